@@ -5280,6 +5280,7 @@ CONC__PRIVATE FILE *conc__stdio(unsigned i) {
    stream just now. Returns bits of streams that stay locked, by which no
    thread prints until the fork: only where buffers cannot be emptied. */
 CONC__PRIVATE unsigned conc__stdio_before_fork(void) {
+  int state = conc__pthread_cancel_off(); /* a stream's lock is a guard, too */
   unsigned locked = 0, i;
   for (i = 0; i < 2; i++) {
     FILE *stream = conc__stdio(i);
@@ -5288,6 +5289,7 @@ CONC__PRIVATE unsigned conc__stdio_before_fork(void) {
     if (CONC_HAVE_FPURGE) funlockfile(stream);
     else locked |= 1u << i;
   }
+  conc__pthread_cancel_back(state);
   return locked;
 }
 
@@ -6020,9 +6022,6 @@ static uintptr_t conc__owner_last; /* of all threads; changed atomically */
 static uintptr_t conc__owner_fork; /* what that was at the last fork, in the
                                       child; 0: there was none */
 
-static unsigned conc__generation; /* how many forks led here; only a fork
-                                     changes it, in the child */
-
 /* The ids from before the fork that are here all the same: of the thread that
    forked, and of its coroutines. Only a fork changes these. */
 static uintptr_t *conc__survivors;
@@ -6625,8 +6624,8 @@ typedef struct conc__fork_row {
 static const conc__fork_row *conc__fork_table[CONC__FORK_ROWS];
 
 /* How many forks lie between the first process and this one: what was made at
-   another depth was made by a parent, and is not this process's own. It only
-   grows from parent to child, so no number comes back. */
+   another depth was made by a parent, and is not this process's own. Only a
+   fork changes it, in the child, where it grows: so no number comes back. */
 static unsigned conc__fork_depth;
 
 /* Held to change the table, and while a fork is under way: a row whose second
@@ -6742,6 +6741,7 @@ typedef struct conc__own_fd {
    fork comes in between. Nothing that can wait is done under it. It is taken
    inside all guards but that of the table of forks. */
 static conc__mutex conc__own_guard;
+static int conc__own_cancel; /* of its holder: see conc__pthread_cancel_off */
 static conc__own_fd *conc__own_fds; /* by number */
 static size_t conc__own_room;       /* rows of it */
 static size_t conc__own_count;      /* that are entered; 0: there is no table.
@@ -6750,20 +6750,23 @@ static size_t conc__own_count;      /* that are entered; 0: there is no table.
                                        asks for */
 static pthread_once_t conc__own_once = PTHREAD_ONCE_INIT;
 
-/* Whether the row's file is still there. The guard is held, here and below. */
+/* Whether there is a row for it. The guard is held, here and below. */
+CONC__PRIVATE bool conc__own_fd_entered(int fd) {
+  CONC__CHECK(conc__mutex_is_held(&conc__own_guard));
+  return fd >= 0 && (size_t)fd < conc__own_room && conc__own_fds[fd].entered;
+}
+
+/* Whether the row's file is still there. */
 CONC__PRIVATE bool conc__own_fd_same(int fd) {
   struct stat st;
-  CONC__CHECK(conc__mutex_is_held(&conc__own_guard));
-  return fd >= 0 && (size_t)fd < conc__own_room &&
-         conc__own_fds[fd].entered && fstat(fd, &st) == 0 &&
+  return conc__own_fd_entered(fd) && fstat(fd, &st) == 0 &&
          st.st_dev == conc__own_fds[fd].device &&
          st.st_ino == conc__own_fds[fd].inode;
 }
 
 /* Clears a row, if it is there. The table goes with the last one. */
 CONC__PRIVATE void conc__own_fd_leave(int fd) {
-  if (fd < 0 || (size_t)fd >= conc__own_room || !conc__own_fds[fd].entered)
-    return;
+  if (!conc__own_fd_entered(fd)) return;
   conc__own_fds[fd].entered = false;
   CONC__CHECK(conc__own_count > 0);
   CONC__STORE_RELAXED(&conc__own_count, conc__own_count - 1);
@@ -6845,14 +6848,19 @@ CONC__PRIVATE void conc__own_init_once(void) {
   conc__fork_enter(CONC__FORK_OWN_FDS, &row);
 }
 
-/* Around the opening of descriptors and conc__own_fd_enter. */
+/* Around the opening of descriptors and conc__own_fd_enter. To open and to
+   close are points of cancellation: hence there is none meanwhile. */
 CONC__PRIVATE void conc__own_fds_lock(void) {
+  int state = conc__pthread_cancel_off();
   pthread_once(&conc__own_once, conc__own_init_once);
   conc__mutex_lock(&conc__own_guard);
+  conc__own_cancel = state;
 }
 
 CONC__PRIVATE void conc__own_fds_unlock(void) {
+  int state = conc__own_cancel;
   conc__mutex_unlock(&conc__own_guard);
+  conc__pthread_cancel_back(state);
 }
 
 /* Enters a descriptor that was opened before: a fork in between has given it
@@ -6889,8 +6897,7 @@ CONC__PRIVATE bool conc__own_fd_close(int fd) {
   bool entered;
   if (CONC__LOAD_RELAXED(&conc__own_count) == 0) return false;
   conc__own_fds_lock();
-  entered = fd >= 0 && (size_t)fd < conc__own_room &&
-            conc__own_fds[fd].entered;
+  entered = conc__own_fd_entered(fd);
   if (conc__own_fd_same(fd)) close(fd);
   conc__own_fd_leave(fd);
   conc__own_fds_unlock();
@@ -7854,19 +7861,19 @@ CONC__PRIVATE int conc__registry_fd(struct conc__registry *r) {
   return CONC__LOAD(&mine->fd);
 }
 
-/* The registry's file opened anew, for a lock that hangs on this open file; or
-   -1: there is no such thing here. Only the family's: another file may have
-   other locks of this process, which its close would drop. */
+/* The registry's file opened anew, for a lock that hangs on this open file; a
+   negative number: there is no such thing here. Only the family's: another
+   file may have other locks of this process, which its close would drop. */
 CONC__PRIVATE int conc__registry_reopen(struct conc__registry *r) {
   char path[32];
   if (r != conc__family || CONC__OFD_SETLK < 0 || CONC__MADV_DONTFORK < 0)
     return -1;
   snprintf(path, sizeof path, "/proc/self/fd/%d", conc__registry_local(r)->fd);
-  return open(path, O_RDWR | O_CLOEXEC);
+  return conc__fd_lift(open(path, O_RDWR | O_CLOEXEC));
 }
 
-/* Hands the locks of an open file over to a mapping of it, which a forked
-   child does not get, and closes the descriptor. NULL: it cannot be done. */
+/* Makes a mapping, which a forked child does not get, that keeps the locks of
+   an open file when its descriptor is closed. NULL: it cannot be done. */
 CONC__PRIVATE void *conc__registry_hold(int fd) {
   void *page = mmap(NULL, conc__page, PROT_READ, MAP_SHARED, fd, 0);
   if (page == MAP_FAILED) return NULL;
@@ -7900,6 +7907,7 @@ CONC__PRIVATE unsigned conc__registry_take(struct conc__registry *r, int fd,
    the guard, so that two threads do not get one each. */
 CONC__PRIVATE unsigned conc__registry_enter(struct conc__registry *r) {
   struct conc__registry_mine *mine = conc__registry_local(r);
+  int state = conc__pthread_cancel_off();
   unsigned id;
   conc__mutex_lock(&conc__shared_guard);
   id = mine->self;
@@ -7915,6 +7923,7 @@ CONC__PRIVATE unsigned conc__registry_enter(struct conc__registry *r) {
   }
   CONC__STORE_RELAXED(&mine->self, id);
   conc__mutex_unlock(&conc__shared_guard);
+  conc__pthread_cancel_back(state);
   return id;
 }
 
@@ -8000,12 +8009,14 @@ CONC__PRIVATE void conc__registry_unmap(struct conc__registry *r,
                                         size_t size) {
   struct conc__registry_mine *mine = conc__registry_local(r);
   int fd = conc__registry_has(mine, mine->fd) ? mine->fd : -1;
+  int state = conc__pthread_cancel_off();
   CONC__CHECK(conc__mutex_is_held(&conc__shared_guard));
   if (mine->held != NULL) munmap(mine->held, conc__page);
   if (*conc__known_place(r) == r)
     CONC__STORE_RELAXED(conc__known_place(r), (struct conc__registry *)NULL);
   munmap((char *)(void *)r - conc__page, conc__page + size);
   if (fd >= 0) close(fd);
+  conc__pthread_cancel_back(state);
 }
 
 /* Makes the family's registry, if there is none. 0 or negative errno. */
@@ -9576,12 +9587,15 @@ CONC__PRIVATE void conc__once_abandon(conc__actor *self);
 CONC__PRIVATE int conc__once_call(conc_once *once, conc__actor *self,
                                   int (*fn)(void *arg), void *arg) {
   void (*left)(conc__actor *) = conc__once_abandon;
+  conc_once *outer = self->once;
   int rc;
   CONC__STORE(&conc__once_left, left);
-  once->outer = self->once;
+  once->outer = outer;
   self->once = once;
   rc = fn(arg);
-  self->once = once->outer;
+  /* Not once->outer: in a child that fn has forked, a shared once may be
+     another process's by now. */
+  self->once = outer;
   return rc;
 }
 
@@ -10318,7 +10332,7 @@ CONC__PRIVATE int conc__shared_barrier_end(conc_barrier *barrier,
   return 0;
 }
 
-/* --- conc_barrier between processes: who is there --- */
+/* --- conc_barrier between processes: which parties are there --- */
 
 /* Enters the guard of `parts`, if that can be had at once. */
 CONC__PRIVATE bool conc__shared_barrier_enter(conc_barrier *barrier,
@@ -11354,8 +11368,8 @@ CONC__PRIVATE void conc__group_look_list(conc_group *g, conc_task **list) {
    which of the others have stayed behind. */
 CONC__PRIVATE void conc__group_look(conc_task *all) {
   conc_group *g = all->group;
-  if (all->number == conc__generation) return;
-  all->number = conc__generation;
+  if (all->number == conc__fork_depth) return;
+  all->number = conc__fork_depth;
   conc__group_enter(g);
   conc__group_look_list(g, &g->first);
   conc__group_look_list(g, &g->cancelled);
@@ -11427,7 +11441,7 @@ CONC_API int conc_group_leave(conc_group *group, double timeout) {
   memset(&all, 0, sizeof all);
   all.kind = &conc__group_kind;
   all.group = group;
-  all.number = conc__generation + 1; /* not looked at in this process */
+  all.number = conc__fork_depth + 1; /* not looked at in this process */
   conc__group_enter(group);
   if (group->count > 0) group->all = &all;
   conc__group_exit(group);
@@ -14937,7 +14951,6 @@ CONC__PRIVATE void conc__fork_count_survivors(void) {
   uintptr_t thread = conc__owner_is_gone(conc__this.id) ? 0 : conc__this.id;
   uintptr_t *ids =
       (uintptr_t *)CONC_REALLOC(conc__survivors, room * sizeof *ids);
-  conc__generation++;
   /* All that was handed out is older from now on: what this thread had left
      for its coroutines, too. */
   conc__owner_fork = conc__owner_last;
@@ -15040,21 +15053,17 @@ typedef struct conc__fork_calls {
 
 /* Without memory for it, it is called at once. */
 CONC__PRIVATE void conc__fork_note(conc__fork_calls *calls, conc_task *t) {
-  conc__fork_call *items = calls->items;
   if (calls->count == calls->room) {
-    size_t room = calls->room * 2 + 8;
-    items = (conc__fork_call *)CONC_REALLOC(items, room * sizeof *items);
-    if (items != NULL) {
-      calls->items = items;
-      calls->room = room;
+    void *items = conc__grow(calls->items, &calls->room, calls->count + 1,
+                             sizeof *calls->items);
+    if (items == NULL) {
+      t->callback(t, -ECHILD, NULL);
+      return;
     }
+    calls->items = (conc__fork_call *)items;
   }
-  if (items == NULL) {
-    t->callback(t, -ECHILD, NULL);
-  } else {
-    items[calls->count].task = t;
-    items[calls->count++].callback = t->callback;
-  }
+  calls->items[calls->count].task = t;
+  calls->items[calls->count++].callback = t->callback;
 }
 
 CONC__PRIVATE void conc__fork_call_back(conc__fork_calls *calls) {
@@ -28785,7 +28794,7 @@ CONC__PRIVATE void conc__procpool_slot_done(void *result, int status) {
   conc__procpool_slot *slot = conc__procpool_here.slot;
   uint64_t seen = conc__procpool_here.word;
   size_t i = (size_t)(slot - s->slots);
-  if (conc__procpool_here.generation != conc__generation)
+  if (conc__procpool_here.generation != conc__fork_depth)
     _exit(0); /* a child that the job has forked, and that came back */
   slot->result = result;
   slot->status = status;
@@ -28823,7 +28832,7 @@ CONC__PRIVATE void conc__procpool_slot_run(conc__procpool_shared *s,
   conc__procpool_here.shared = s;
   conc__procpool_here.slot = slot;
   conc__procpool_here.word = seen;
-  conc__procpool_here.generation = conc__generation;
+  conc__procpool_here.generation = conc__fork_depth;
   memset(job, 0, sizeof *job);
   job->number = (unsigned)(seen >> 24) + 1;
   job->size = slot->size;

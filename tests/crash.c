@@ -8,6 +8,7 @@ static double test_spin_seconds(void);
 #define CONC_SPIN_SECONDS test_spin_seconds()
 #include "inside.h"
 
+#include "primitives.h"
 #include "trace.h"
 
 static double spin; /* 0: a thread sleeps at once */
@@ -19,14 +20,7 @@ enum { NOTHING, BETWEEN, HOLDING };
 
 /* What the processes share. */
 typedef struct table {
-  conc_lock lock;
-  conc_rlock rlock;
-  conc_rwlock rwlock;
-  conc_sem sem;
-  conc_cond cond;
-  conc_event event;
-  conc_barrier barrier;
-  conc_once once;
+  primitives each;
   unsigned long a, b; /* equal, but for who holds a lock */
   unsigned long produced, consumed;
   unsigned inside, ran, passes;
@@ -34,22 +28,15 @@ typedef struct table {
   unsigned turns[CHILDREN];   /* that it has done */
 } table;
 
-static table *its;
+static table *all;
+static primitives *its; /* the first of that */
 static int mine; /* which child it is */
 
 static void lay(void) {
-  its = (table *)conc_shared_alloc(sizeof *its);
-  CHECK(its != NULL);
-  its->sem.value = UNITS;
-  its->barrier.parties = 3;
-  CHECK_EQ(conc_lock_init_shared(&its->lock), 0);
-  CHECK_EQ(conc_rlock_init_shared(&its->rlock), 0);
-  CHECK_EQ(conc_rwlock_init_shared(&its->rwlock), 0);
-  CHECK_EQ(conc_sem_init_shared(&its->sem), 0);
-  CHECK_EQ(conc_cond_init_shared(&its->cond), 0);
-  CHECK_EQ(conc_event_init_shared(&its->event), 0);
-  CHECK_EQ(conc_barrier_init_shared(&its->barrier), 0);
-  CHECK_EQ(conc_once_init_shared(&its->once), 0);
+  all = (table *)conc_shared_alloc(sizeof *all);
+  CHECK(all != NULL);
+  its = &all->each;
+  share(its, UNITS, 3);
 }
 
 static void reap(pid_t pid) {
@@ -65,16 +52,16 @@ static void reap(pid_t pid) {
 static void change(int rc) {
   CHECK_CHILD(rc == 0 || rc == -EOWNERDEAD);
   if (rc == -EOWNERDEAD) {
-    its->inside = 0;
-    CHECK_CHILD(its->a == its->b || its->a == its->b + 1);
-    its->b = its->a;
+    all->inside = 0;
+    CHECK_CHILD(all->a == all->b || all->a == all->b + 1);
+    all->b = all->a;
   }
-  CHECK_CHILD(LOAD(its->inside) == 0);
-  STORE(its->inside, 1);
-  CHECK_CHILD(its->a == its->b);
-  STORE(its->a, its->a + 1);
-  STORE(its->b, its->b + 1);
-  STORE(its->inside, 0);
+  CHECK_CHILD(LOAD(all->inside) == 0);
+  STORE(all->inside, 1);
+  CHECK_CHILD(all->a == all->b);
+  STORE(all->a, all->a + 1);
+  STORE(all->b, all->b + 1);
+  STORE(all->inside, 0);
 }
 
 static void turn_lock(void) {
@@ -98,41 +85,41 @@ static void turn_write(void) {
   CHECK_CHILD(conc_rwlock_release(&its->rwlock) == 0);
 }
 static void turn_rwlock(void) {
-  if ((its->turns[mine] + (unsigned)mine) % 3 == 0)
+  if ((all->turns[mine] + (unsigned)mine) % 3 == 0)
     turn_write();
   else {
     int rc = conc_rwlock_read_acquire(&its->rwlock, CONC_FOREVER);
-    unsigned long a = LOAD(its->a);
+    unsigned long a = LOAD(all->a);
     CHECK_CHILD(rc == 0 || rc == -EOWNERDEAD);
     for (int i = 0; i < 20; i++)
-      CHECK_CHILD(LOAD(its->a) == a); /* nobody writes */
+      CHECK_CHILD(LOAD(all->a) == a); /* nobody writes */
     CHECK_CHILD(conc_rwlock_release(&its->rwlock) == 0);
   }
 }
 
 static void turn_sem(void) {
-  STORE(its->state[mine], BETWEEN);
+  STORE(all->state[mine], BETWEEN);
   CHECK_CHILD(conc_sem_acquire(&its->sem, CONC_FOREVER) == 0);
-  STORE(its->state[mine], HOLDING);
-  STORE(its->state[mine], BETWEEN);
+  STORE(all->state[mine], HOLDING);
+  STORE(all->state[mine], BETWEEN);
   CHECK_CHILD(conc_sem_release(&its->sem, 1) == 0);
-  STORE(its->state[mine], NOTHING);
+  STORE(all->state[mine], NOTHING);
 }
 
 static bool is_some(void *arg) {
   (void)arg;
-  return its->produced != its->consumed;
+  return all->produced != all->consumed;
 }
 static void turn_cond(void) {
   int rc = conc_lock_acquire(&its->lock, CONC_FOREVER);
   CHECK_CHILD(rc == 0 || rc == -EOWNERDEAD);
   if (mine % 2 == 0) {
-    its->produced++;
+    all->produced++;
     CHECK_CHILD(conc_cond_notify(&its->cond, 1) == 0);
   } else {
     rc = conc_cond_wait_for(&its->cond, &its->lock, is_some, NULL,
                             CONC_FOREVER);
-    if (rc == 0) its->consumed++;
+    if (rc == 0) all->consumed++;
     CHECK_CHILD(rc == 0 || rc == -EOWNERDEAD);
   }
   CHECK_CHILD(conc_lock_release(&its->lock) == 0);
@@ -141,7 +128,7 @@ static void turn_cond(void) {
 static void turn_event(void) {
   if (mine == 0) {
     CHECK_CHILD(conc_event_set(&its->event) == 0);
-    if (its->turns[mine] % 2) CHECK_CHILD(conc_event_clear(&its->event) == 0);
+    if (all->turns[mine] % 2) CHECK_CHILD(conc_event_clear(&its->event) == 0);
   } else {
     CHECK_CHILD(conc_event_wait(&its->event, CONC_FOREVER) == 0);
     if (mine == 1) CHECK_CHILD(conc_event_clear(&its->event) == 0);
@@ -157,7 +144,7 @@ static void turn_barrier(void) {
 
 static int once(void *arg) {
   (void)arg;
-  __atomic_add_fetch(&its->ran, 1, __ATOMIC_ACQ_REL);
+  __atomic_add_fetch(&all->ran, 1, __ATOMIC_ACQ_REL);
   return -EAGAIN;
 }
 static void turn_once(void) {
@@ -175,7 +162,7 @@ static void begin_child(int i, void (*turn)(void)) {
     mine = i;
     for (;;) {
       turn();
-      __atomic_add_fetch(&its->turns[i], 1, __ATOMIC_ACQ_REL);
+      __atomic_add_fetch(&all->turns[i], 1, __ATOMIC_ACQ_REL);
     }
   }
   children[i] = pid;
@@ -183,7 +170,7 @@ static void begin_child(int i, void (*turn)(void)) {
 
 static unsigned all_turns(void) {
   unsigned n = 0;
-  for (int i = 0; i < CHILDREN; i++) n += LOAD(its->turns[i]);
+  for (int i = 0; i < CHILDREN; i++) n += LOAD(all->turns[i]);
   return n;
 }
 
@@ -192,9 +179,9 @@ static void go_on(void) {
   double late = test_now() + 20 * test_slow();
   unsigned before[CHILDREN], begin = all_turns();
   int status;
-  memcpy(before, its->turns, sizeof before);
+  memcpy(before, all->turns, sizeof before);
   for (int i = 0; i < CHILDREN; i++)
-    while (LOAD(its->turns[i]) == before[i]) {
+    while (LOAD(all->turns[i]) == before[i]) {
       if (waitpid(children[i], &status, WNOHANG) == children[i])
         TEST_FAIL("child %d ended: %x", i, status);
       if (test_now() > late)
@@ -216,27 +203,27 @@ static void crash(void (*turn)(void)) {
     while (test_now() < until) sched_yield();
     kill(children[i], SIGKILL);
     reap(children[i]);
-    if (turn == turn_sem && LOAD(its->state[i]) == HOLDING)
+    if (turn == turn_sem && LOAD(all->state[i]) == HOLDING)
       CHECK_EQ(conc_sem_release(&its->sem, 1), 0);
-    else if (turn == turn_sem && LOAD(its->state[i]) == BETWEEN) lost++;
+    else if (turn == turn_sem && LOAD(all->state[i]) == BETWEEN) lost++;
     if (lost == UNITS || (k % 16 == 15 && turn == turn_sem)) {
       size_t value;
       for (int j = 0; j < CHILDREN; j++) {
         if (j == i) continue;
         kill(children[j], SIGKILL);
         reap(children[j]);
-        if (LOAD(its->state[j]) != NOTHING) lost++;
+        if (LOAD(all->state[j]) != NOTHING) lost++;
       }
       value = conc_sem_value(&its->sem);
       CHECK(value <= UNITS && value + lost >= UNITS);
       lost = 0;
       its->sem.value = UNITS;
       CHECK_EQ(conc_sem_init_shared(&its->sem), 0);
-      memset(its->state, 0, sizeof its->state);
+      memset(all->state, 0, sizeof all->state);
       for (int j = 0; j < CHILDREN; j++)
         if (j != i) begin_child(j, turn);
     }
-    its->state[i] = NOTHING;
+    all->state[i] = NOTHING;
     begin_child(i, turn);
     if (k % 8 == 7) go_on();
   }
@@ -254,11 +241,11 @@ static void aftermath(void (*turn)(void)) {
   if (turn == turn_rlock) turn();
   if (turn == turn_rwlock) turn_write();
   if (turn == turn_lock || turn == turn_rlock || turn == turn_rwlock)
-    CHECK(its->a == its->b && its->a > 0);
+    CHECK(all->a == all->b && all->a > 0);
   if (turn == turn_cond) {
     int rc = conc_lock_acquire(&its->lock, 5);
     CHECK(rc == 0 || rc == -EOWNERDEAD);
-    CHECK(its->consumed <= its->produced && its->consumed > 0);
+    CHECK(all->consumed <= all->produced && all->consumed > 0);
     CHECK_EQ(conc_lock_release(&its->lock), 0);
   }
   if (turn == turn_event) {
@@ -488,20 +475,20 @@ TEST(no_instruction_of_a_wait_for_an_event_harms) {
 /* A second one waits, too, and a notify is for the living. */
 static pid_t bystander;
 static void begin_bystander(void) {
-  its->passes = 0;
-  its->ran = 0;
+  all->passes = 0;
+  all->ran = 0;
   bystander = fork();
   if (bystander == 0) {
     CHECK_CHILD(take_lock() == 0);
-    STORE(its->ran, 1);
+    STORE(all->ran, 1);
     for (;;) {
       int rc = conc_cond_wait(&its->cond, &its->lock, CONC_FOREVER);
       CHECK_CHILD(rc == 0 || rc == -EOWNERDEAD);
-      STORE(its->passes, its->passes + 1);
+      STORE(all->passes, all->passes + 1);
     }
   }
   CHECK(bystander > 0);
-  while (LOAD(its->ran) == 0) usleep(50);
+  while (LOAD(all->ran) == 0) usleep(50);
 }
 static void run_cond(void) {
   CHECK_CHILD(take_lock() == 0);
@@ -516,14 +503,14 @@ static void notify_all(void) {
 }
 static void after_cond(void) {
   double late = test_now() + 10 * test_slow();
-  while (LOAD(its->passes) == 0) {
+  while (LOAD(all->passes) == 0) {
     usleep(50);
     CHECK(test_now() < late);
   }
   after_lock(); /* which has it wait again */
-  STORE(its->passes, 0);
+  STORE(all->passes, 0);
   CHECK_EQ(conc_cond_notify(&its->cond, 1), 0);
-  while (LOAD(its->passes) == 0) {
+  while (LOAD(all->passes) == 0) {
     usleep(50);
     CHECK(test_now() < late);
   }
@@ -581,7 +568,7 @@ TEST(no_instruction_of_a_barrier_harms) {
 
 static int count(void *arg) {
   (void)arg;
-  its->ran++;
+  all->ran++;
   return 0;
 }
 static void new_once(void) { CHECK_EQ(conc_once_init_shared(&its->once), 0); }
@@ -591,10 +578,10 @@ static void run_once(void) {
 static void after_once(void) {
   unsigned ran;
   CHECK_EQ(conc_once_run(&its->once, count, NULL, 10), 0);
-  ran = its->ran;
+  ran = all->ran;
   CHECK(ran > 0);
   CHECK_EQ(conc_once_run(&its->once, count, NULL, 0), 0);
-  CHECK_EQ(its->ran, ran);
+  CHECK_EQ(all->ran, ran);
 }
 
 TEST(no_instruction_of_a_once_harms) {

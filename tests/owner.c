@@ -9,6 +9,46 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 
+/* --- a thread that is cancelled holds no guard of the library --- */
+
+static void *is_cancelled_as_it_closes(void *arg) {
+  pthread_cancel(pthread_self());
+  conc_close(*(int *)arg);
+  pthread_testcancel();
+  return NULL;
+}
+
+static void *is_cancelled_as_it_gets_an_id(void *arg) {
+  pthread_cancel(pthread_self());
+  if (conc_lock_acquire((conc_lock *)arg, 0) == 0)
+    conc_lock_release((conc_lock *)arg);
+  pthread_testcancel();
+  return NULL;
+}
+
+static void cancelled_in(void *(*act)(void *), void *arg) {
+  pthread_t t;
+  void *result;
+  CHECK_EQ(pthread_create(&t, NULL, act, arg), 0);
+  CHECK_EQ(pthread_join(t, &result), 0);
+  CHECK(result == PTHREAD_CANCELED);
+}
+
+TEST(a_thread_that_is_cancelled_holds_no_guard_of_the_library) {
+  int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  conc_lock *lock = (conc_lock *)conc_shared_alloc(sizeof *lock);
+  CHECK(fd >= 0 && lock != NULL);
+  CHECK_EQ(conc__own_fd_add(fd), 0);
+  cancelled_in(is_cancelled_as_it_closes, &fd);
+  CHECK(!conc__mutex_is_held(&conc__own_guard));
+  CHECK_EQ(conc_lock_init_shared(lock), 0);
+  cancelled_in(is_cancelled_as_it_gets_an_id, lock);
+  CHECK(!conc__mutex_is_held(&conc__shared_guard));
+  CHECK_EQ(conc_lock_acquire(lock, 0), 0);
+  CHECK_EQ(conc_lock_release(lock), 0);
+  conc_shared_free(lock);
+}
+
 /* --- a task that ends with a lock ----------------------------------------- */
 
 typedef struct owned {
@@ -452,6 +492,36 @@ TEST(a_process_that_closes_all_descriptors_is_alive) {
   CHECK_EQ(waitpid(pid, &status, 0), pid);
   CHECK_EQ(conc_lock_acquire(&c->lock, 10), -EOWNERDEAD);
   conc_shared_free(c);
+}
+
+/* The program has put a file of its own in the place of one of the library's:
+   a child keeps it, and the library does not close it. */
+TEST(a_number_that_is_another_file_now_is_the_programs) {
+  int ours = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  int replaced = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  int other = open("/", O_RDONLY | O_CLOEXEC);
+  int status;
+  pid_t pid;
+  NEEDS_FORK;
+  CHECK(ours >= 0 && replaced >= 0 && other >= 0);
+  CHECK_EQ(conc__own_fd_add(ours), 0);
+  CHECK_EQ(conc__own_fd_add(replaced), 0);
+  CHECK_EQ(dup2(other, replaced), replaced);
+  pid = fork();
+  CHECK(pid >= 0);
+  if (pid == 0) {
+    CHECK_CHILD(fcntl(ours, F_GETFD) < 0);
+    CHECK_CHILD(fcntl(replaced, F_GETFD) >= 0);
+    _exit(0);
+  }
+  CHECK_EQ(waitpid(pid, &status, 0), pid);
+  CHECK_EQ(status, 0);
+  CHECK(conc__own_fd_close(replaced));
+  CHECK(fcntl(replaced, F_GETFD) >= 0);
+  CHECK(conc__own_fd_close(ours));
+  CHECK(fcntl(ours, F_GETFD) < 0);
+  CHECK_EQ(close(replaced), 0);
+  CHECK_EQ(close(other), 0);
 }
 
 /* What a process has held is free for the others once it executes another

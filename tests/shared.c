@@ -209,6 +209,20 @@ TEST(a_used_entry_is_another_process) {
   conc_shared_free(shared);
 }
 
+/* An entry is used so often that its number begins again: no id is that of a
+   claim which is done. */
+TEST(no_process_has_the_number_of_a_claim_that_is_done) {
+  pid_t pid;
+  begin();
+  for (unsigned i = 0; i < CONC__PROCESSES; i++)
+    STORE(registry->uses[i], (CONC__PROCESS_ID >> 10) - 1);
+  pid = begin_living();
+  CHECK_EQ(shared->id >> 10, 1);
+  kill(pid, SIGKILL);
+  reap(pid, -SIGKILL);
+  conc_shared_free(shared);
+}
+
 TEST(a_forked_child_is_somebody_else) {
   unsigned me;
   pid_t pid;

@@ -3,38 +3,27 @@
    process dies of it. The memory is left as it is for .name and .action, which
    are pointers, and for the mark that an object is shared. */
 #include "inside.h"
+#include "primitives.h"
 #include "tasks.h"
 
 #include <signal.h>
 #include <sys/wait.h>
 
 typedef struct table {
-  conc_lock lock;
-  conc_rlock rlock;
-  conc_rwlock rwlock;
-  conc_sem sem;
-  conc_cond cond;
-  conc_event event;
-  conc_barrier barrier;
-  conc_once once;
+  primitives each;
   int stop;
   unsigned calls[3];
 } table;
 
-static table *its;
+static table *all;
+static primitives *its; /* the first of that */
 
-static void lay(void) {
-  its->sem.value = 1;
-  its->sem.bound = 0;
-  its->barrier.parties = 2;
-  CHECK_EQ(conc_lock_init_shared(&its->lock), 0);
-  CHECK_EQ(conc_rlock_init_shared(&its->rlock), 0);
-  CHECK_EQ(conc_rwlock_init_shared(&its->rwlock), 0);
-  CHECK_EQ(conc_sem_init_shared(&its->sem), 0);
-  CHECK_EQ(conc_cond_init_shared(&its->cond), 0);
-  CHECK_EQ(conc_event_init_shared(&its->event), 0);
-  CHECK_EQ(conc_barrier_init_shared(&its->barrier), 0);
-  CHECK_EQ(conc_once_init_shared(&its->once), 0);
+static void lay(void) { share(its, 1, 2); }
+static void begin(void) {
+  all = (table *)conc_shared_alloc(sizeof *all);
+  CHECK(all != NULL);
+  its = &all->each;
+  lay();
 }
 
 static unsigned long long seed;
@@ -134,17 +123,15 @@ TEST(what_another_process_has_spoiled_kills_nobody) {
   pid_t pids[3];
   int status;
   NEEDS_FORK;
-  its = (table *)conc_shared_alloc(sizeof *its);
-  CHECK(its != NULL);
-  lay();
+  begin();
   for (unsigned i = 0; i < 3; i++) {
     pids[i] = fork();
     CHECK(pids[i] >= 0);
     if (pids[i] == 0) {
       seed = test_seed + i;
-      while (!LOAD(its->stop)) {
+      while (!LOAD(all->stop)) {
         call();
-        ADD_FETCH(its->calls[i], 1);
+        ADD_FETCH(all->calls[i], 1);
       }
       _exit(0);
     }
@@ -155,7 +142,7 @@ TEST(what_another_process_has_spoiled_kills_nobody) {
     if (any() % 8 == 0) lay();
     if (any() % 4 == 0) usleep(any() % 200);
   }
-  STORE(its->stop, 1);
+  STORE(all->stop, 1);
   /* Those that want their lock back have no time limit: it is made anew. */
   for (int i = 0; i < 3; i++) {
     while (waitpid(pids[i], &status, WNOHANG) == 0) {
@@ -163,16 +150,14 @@ TEST(what_another_process_has_spoiled_kills_nobody) {
       usleep(1000);
     }
     CHECK_EQ(status, 0);
-    CHECK(its->calls[i] > 0);
+    CHECK(all->calls[i] > 0);
   }
   conc_shared_free(its);
 }
 
 /* One number that is wrong, in words. */
 TEST(a_mark_that_leads_nowhere_is_invalid) {
-  its = (table *)conc_shared_alloc(sizeof *its);
-  CHECK(its != NULL);
-  lay();
+  begin();
   its->lock.word ^= 64;
   its->rlock.lock.word ^= 64;
   its->rwlock.word ^= 64;
@@ -187,6 +172,20 @@ TEST(a_mark_that_leads_nowhere_is_invalid) {
   CHECK_EQ(conc_rwlock_release(&its->rwlock), -EPERM);
   CHECK_EQ(conc_barrier_wait(&its->barrier, 1), -EINVAL);
   CHECK_EQ(conc_once_run(&its->once, nothing, NULL, 1), -EINVAL);
+  conc_shared_free(its);
+}
+
+/* A child that the function of a once has forked comes back from it, too, when
+   the once may be another process's: what it finds there is not its own. */
+static int is_taken_over(void *arg) {
+  its->once.outer = (conc_once *)arg;
+  return 0;
+}
+TEST(a_once_may_be_the_next_processs_when_its_function_returns) {
+  static conc_once other;
+  begin();
+  CHECK_EQ(conc_once_run(&its->once, is_taken_over, &other, 1), 0);
+  CHECK(conc__self()->once == NULL);
   conc_shared_free(its);
 }
 

@@ -7,6 +7,7 @@
 static void test_point(void);
 #define CONC__POINT() test_point()
 #include "inside.h"
+#include "primitives.h"
 #include "tasks.h"
 
 #include <signal.h>
@@ -22,18 +23,13 @@ static void test_point(void) {
 
 /* What the processes share. */
 typedef struct table {
-  conc_lock lock, condlock;
-  conc_rlock rlock;
-  conc_rwlock rwlock;
-  conc_sem sem;
-  conc_cond cond;
-  conc_event event;
-  conc_barrier barrier;
-  conc_once once;
+  primitives each;
+  conc_lock condlock;
   unsigned ready, count;
 } table;
 
-static table *its;
+static table *all;
+static primitives *its; /* the first of that */
 
 static int nothing(void *arg) {
   (void)arg;
@@ -41,20 +37,12 @@ static int nothing(void *arg) {
 }
 
 static void lay(void) {
-  if (its == NULL) its = (table *)conc_shared_alloc(sizeof *its);
-  CHECK(its != NULL);
-  memset(its, 0, sizeof *its);
-  its->sem.value = 1;
-  its->barrier.parties = 2;
-  CHECK_EQ(conc_lock_init_shared(&its->lock), 0);
-  CHECK_EQ(conc_lock_init_shared(&its->condlock), 0);
-  CHECK_EQ(conc_rlock_init_shared(&its->rlock), 0);
-  CHECK_EQ(conc_rwlock_init_shared(&its->rwlock), 0);
-  CHECK_EQ(conc_sem_init_shared(&its->sem), 0);
-  CHECK_EQ(conc_cond_init_shared(&its->cond), 0);
-  CHECK_EQ(conc_event_init_shared(&its->event), 0);
-  CHECK_EQ(conc_barrier_init_shared(&its->barrier), 0);
-  CHECK_EQ(conc_once_init_shared(&its->once), 0);
+  if (its == NULL) all = (table *)conc_shared_alloc(sizeof *all);
+  CHECK(all != NULL);
+  memset(all, 0, sizeof *all);
+  its = &all->each;
+  share(its, 1, 2);
+  CHECK_EQ(conc_lock_init_shared(&all->condlock), 0);
 }
 
 /* --- stopped at any step -------------------------------------------------- */
@@ -102,11 +90,11 @@ static void do_once(void) { conc_once_run(&its->once, nothing, NULL, 0.001); }
 
 /* A condition with a lock that the stopped one does not want. */
 static void try_cond(void) {
-  CHECK_EQ(conc_lock_acquire(&its->condlock, 1), 0);
-  conc_cond_wait(&its->cond, &its->condlock, 0.001);
+  CHECK_EQ(conc_lock_acquire(&all->condlock, 1), 0);
+  conc_cond_wait(&its->cond, &all->condlock, 0.001);
   conc_cond_notify(&its->cond, 1);
   conc_cond_notify_all(&its->cond);
-  CHECK_EQ(conc_lock_release(&its->condlock), 0);
+  CHECK_EQ(conc_lock_release(&all->condlock), 0);
 }
 
 /* Returns false if the child has ended before that step. */
@@ -160,43 +148,43 @@ STOPPED(a_process_stopped_at_a_once_stops_nobody, do_once, do_once)
 enum { MANY = 300 };
 
 static void *want_lock(void *arg) {
-  ADD_FETCH(its->ready, 1);
+  ADD_FETCH(all->ready, 1);
   CHECK_EQ(conc_lock_acquire(&its->lock, CONC_FOREVER), 0);
-  ADD_FETCH(its->count, 1);
+  ADD_FETCH(all->count, 1);
   CHECK_EQ(conc_lock_release(&its->lock), 0);
   return arg;
 }
 static void *want_event(void *arg) {
-  ADD_FETCH(its->ready, 1);
+  ADD_FETCH(all->ready, 1);
   CHECK_EQ(conc_event_wait(&its->event, CONC_FOREVER), 0);
-  ADD_FETCH(its->count, 1);
+  ADD_FETCH(all->count, 1);
   return arg;
 }
 static void *want_cond(void *arg) {
-  CHECK_EQ(conc_lock_acquire(&its->condlock, CONC_FOREVER), 0);
-  ADD_FETCH(its->ready, 1);
-  CHECK_EQ(conc_cond_wait(&its->cond, &its->condlock, CONC_FOREVER), 0);
-  ADD_FETCH(its->count, 1);
-  CHECK_EQ(conc_lock_release(&its->condlock), 0);
+  CHECK_EQ(conc_lock_acquire(&all->condlock, CONC_FOREVER), 0);
+  ADD_FETCH(all->ready, 1);
+  CHECK_EQ(conc_cond_wait(&its->cond, &all->condlock, CONC_FOREVER), 0);
+  ADD_FETCH(all->count, 1);
+  CHECK_EQ(conc_lock_release(&all->condlock), 0);
   return arg;
 }
 static void *want_sem(void *arg) {
-  ADD_FETCH(its->ready, 1);
+  ADD_FETCH(all->ready, 1);
   CHECK_EQ(conc_sem_acquire(&its->sem, CONC_FOREVER), 0);
-  ADD_FETCH(its->count, 1);
+  ADD_FETCH(all->count, 1);
   return arg;
 }
 static void *want_read(void *arg) {
-  ADD_FETCH(its->ready, 1);
+  ADD_FETCH(all->ready, 1);
   CHECK_EQ(conc_rwlock_read_acquire(&its->rwlock, CONC_FOREVER), 0);
-  ADD_FETCH(its->count, 1);
+  ADD_FETCH(all->count, 1);
   CHECK_EQ(conc_rwlock_release(&its->rwlock), 0);
   return arg;
 }
 static void *want_barrier(void *arg) {
-  ADD_FETCH(its->ready, 1);
+  ADD_FETCH(all->ready, 1);
   CHECK(conc_barrier_wait(&its->barrier, CONC_FOREVER) >= 0);
-  ADD_FETCH(its->count, 1);
+  ADD_FETCH(all->count, 1);
   return arg;
 }
 
@@ -222,7 +210,7 @@ static void many_wait(conc_fn *what) {
     tasks[i].target = what;
     CHECK_EQ(conc_thread_start(&tasks[i]), 0);
   }
-  UNTIL(LOAD(its->ready) == MANY);
+  UNTIL(LOAD(all->ready) == MANY);
   /* Until all follow the one that looks; a machine with other things to do
      takes longer. */
   end = test_now() + 5 * test_slow();
@@ -232,7 +220,7 @@ static void many_wait(conc_fn *what) {
     usleep(100000);
     before = switches() - before;
   } while (before > MANY);
-  CHECK_EQ(LOAD(its->count), 0);
+  CHECK_EQ(LOAD(all->count), 0);
   /* Each lets all go, one after the other or at once. */
   CHECK_EQ(conc_lock_release(&its->lock), 0);
   CHECK_EQ(conc_rwlock_release(&its->rwlock), 0);
@@ -243,14 +231,43 @@ static void many_wait(conc_fn *what) {
     CHECK(conc_barrier_wait(&its->barrier, CONC_FOREVER) >= 0);
   for (i = 0; i < MANY; i++)
     CHECK_EQ(conc_join(&tasks[i], CONC_FOREVER), 0);
-  CHECK_EQ(LOAD(its->count), MANY);
+  CHECK_EQ(LOAD(all->count), MANY);
 }
 
 TEST(of_many_that_wait_for_another_process_one_looks) {
-  conc_fn *const all[] = {want_lock, want_event, want_cond,
+  conc_fn *const fns[] = {want_lock, want_event, want_cond,
                           want_sem,  want_read,  want_barrier};
   if (!CONC_HAVE_FUTEX) SKIP("threads look by turns");
-  for (size_t i = 0; i < sizeof all / sizeof *all; i++) many_wait(all[i]);
+  for (size_t i = 0; i < sizeof fns / sizeof *fns; i++) many_wait(fns[i]);
+  conc_shared_free(its);
+}
+
+/* The one that looks stayed in the parent: a child does not follow it. */
+static bool has_sentry(const unsigned *word) {
+  bool has;
+  conc__mutex_lock(conc__mutex_of(word));
+  has = conc__sentries[conc__sentry_bucket(word)] != NULL;
+  conc__mutex_unlock(conc__mutex_of(word));
+  return has;
+}
+TEST(a_forked_child_has_no_sentry_of_its_parent) {
+  const unsigned *word;
+  conc_task t;
+  int status;
+  pid_t pid;
+  NEEDS_FORK;
+  lay();
+  CHECK_EQ(conc_lock_acquire(&its->lock, 0), 0);
+  word = &its->lock.claim.word;
+  start(conc_thread_start, &t, want_lock, NULL);
+  UNTIL(has_sentry(word));
+  pid = fork();
+  CHECK(pid >= 0);
+  if (pid == 0) _exit(has_sentry(word));
+  CHECK_EQ(waitpid(pid, &status, 0), pid);
+  CHECK_EQ(status, 0);
+  CHECK_EQ(conc_lock_release(&its->lock), 0);
+  CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
   conc_shared_free(its);
 }
 
@@ -258,7 +275,7 @@ TEST(of_many_that_wait_for_another_process_one_looks) {
    are cancelled at once. */
 static void *till(void *arg) {
   int rc = conc_lock_acquire(&its->lock, *(double *)arg);
-  ADD_FETCH(its->count, 1);
+  ADD_FETCH(all->count, 1);
   return (void *)(intptr_t)rc;
 }
 TEST(who_follows_keeps_its_time_and_is_cancelled) {
@@ -272,10 +289,10 @@ TEST(who_follows_keeps_its_time_and_is_cancelled) {
   CHECK(pid >= 0);
   if (pid == 0) {
     CHECK_CHILD(conc_lock_acquire(&its->lock, 0) == 0);
-    STORE(its->ready, 1);
+    STORE(all->ready, 1);
     pause();
   }
-  UNTIL(LOAD(its->ready) == 1);
+  UNTIL(LOAD(all->ready) == 1);
   for (i = 0; i < 20; i++)
     start(conc_thread_start, &t[i], till, i % 2 ? &soon : &never);
   for (i = 1; i < 20; i += 2) {
@@ -286,11 +303,11 @@ TEST(who_follows_keeps_its_time_and_is_cancelled) {
     CHECK_EQ(conc_cancel(&t[i]), 0);
     CHECK_EQ(conc_join(&t[i], 10), -ECANCELED);
   }
-  CHECK_EQ(LOAD(its->count), 15);
+  CHECK_EQ(LOAD(all->count), 15);
   /* Then the owner dies: one is told, and leaves the lock with it. */
   CHECK_EQ(kill(pid, SIGKILL), 0);
   CHECK_EQ(waitpid(pid, &status, 0), pid);
-  UNTIL(LOAD(its->count) == 16);
+  UNTIL(LOAD(all->count) == 16);
   for (i = 10; i < 20; i += 2) conc_cancel(&t[i]);
   for (i = 10; i < 20; i += 2) conc_join(&t[i], CONC_FOREVER);
   conc_shared_free(its);
@@ -386,10 +403,10 @@ TEST(who_was_let_go_last_may_free_it) {
 /* Made anew right after a notify to all: those that it let go return. */
 static void *wait_then_count(void *arg) {
   CHECK_EQ(conc_lock_acquire(&its->lock, 10), 0);
-  ADD_FETCH(its->ready, 1);
+  ADD_FETCH(all->ready, 1);
   CHECK_EQ(conc_cond_wait(&its->cond, &its->lock, 10), 0);
   CHECK_EQ(conc_lock_release(&its->lock), 0);
-  ADD_FETCH(its->count, 1);
+  ADD_FETCH(all->count, 1);
   return arg;
 }
 TEST(a_condition_may_be_made_anew_when_all_have_been_notified) {
@@ -399,7 +416,7 @@ TEST(a_condition_may_be_made_anew_when_all_have_been_notified) {
     lay();
     for (int k = 0; k < 3; k++)
       start(conc_thread_start, &t[k], wait_then_count, NULL);
-    UNTIL(LOAD(its->ready) == 3);
+    UNTIL(LOAD(all->ready) == 3);
     CHECK_EQ(conc_lock_acquire(&its->lock, 10), 0);
     CHECK_EQ(conc_cond_notify_all(&its->cond), 0);
     if (i % 3 == 0)
@@ -408,7 +425,7 @@ TEST(a_condition_may_be_made_anew_when_all_have_been_notified) {
       memset(&its->cond, 0, sizeof its->cond);
     CHECK_EQ(conc_lock_release(&its->lock), 0);
     for (int k = 0; k < 3; k++) CHECK_EQ(conc_join(&t[k], CONC_FOREVER), 0);
-    CHECK_EQ(LOAD(its->count), 3);
+    CHECK_EQ(LOAD(all->count), 3);
   }
   conc_shared_free(its);
 }
