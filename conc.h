@@ -13039,6 +13039,8 @@ typedef struct conc__loop {
                            have its turn; 0: not known yet */
   conc_task *main;      /* that conc_run was called with; NULL: not started */
   unsigned rounds;      /* how often all tasks were cancelled at the end */
+  conc_task mark;       /* on the list of tasks, in such a round; else its
+                           .link is NULL. Not on a stack, which may be left */
   unsigned spin_failed; /* what its spins have taught it: see conc__spin */
   conc__lookout lookout;
   CONC__APART(0); /* below, other threads write */
@@ -14555,6 +14557,13 @@ CONC_API int conc_coro_start(conc_task *task) {
   return 0;
 }
 
+/* Waits for the end of a round: see below. */
+CONC__PRIVATE void conc__loop_end_round(conc__loop *loop) {
+  conc__loop_run(loop, &loop->mark);
+  conc__task_unlink(&loop->mark);
+  loop->mark.link = NULL;
+}
+
 /* Cancels all that is left and waits for its end, in rounds: what was started
    during a round, by a clean-up, runs as long as the round does, and is
    cancelled then. A mark in the list of tasks, behind which are the older
@@ -14562,13 +14571,10 @@ CONC_API int conc_coro_start(conc_task *task) {
 CONC__PRIVATE void conc__loop_end_rest(conc__loop *loop) {
   while (loop->alive > 0) {
     conc_task *t;
-    conc_task mark;
-    memset(&mark, 0, sizeof mark);
     for (t = loop->tasks; t != NULL; t = t->next) conc_cancel(t);
     loop->rounds++;
-    conc__task_link(&loop->tasks, &mark);
-    conc__loop_run(loop, &mark);
-    conc__task_unlink(&mark);
+    conc__task_link(&loop->tasks, &loop->mark);
+    conc__loop_end_round(loop);
   }
 }
 
@@ -14621,6 +14627,8 @@ CONC__PRIVATE void conc__loop_exit(void *arg) {
   conc__park_retract(loop->thread_actor);
   conc__inbox_end_sleep(&loop->inbox);
   if (conc__is_coro(self)) whole = conc__coro_abandon(loop, self);
+  /* In a round the others have been cancelled, which is to come once. */
+  if (loop->mark.link != NULL) conc__loop_end_round(loop);
   conc__loop_end_rest(loop);
   conc__this.loop = NULL;
   if (whole) {
