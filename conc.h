@@ -15893,8 +15893,6 @@ CONC_API int conc_accept(int fd, double timeout) {
   for (;;) {
     int client = conc__fd_accept(fd);
     if (client >= 0) {
-      client = conc__fd_lift(client);
-      if (client < 0) return client;
       conc__set_nodelay(client);
       conc__fd_is_new(client);
       return client;
