@@ -16109,12 +16109,14 @@ CONC__PRIVATE int conc__socket_connect(int *fd, const conc__place *place,
 
 /* The same for an address as callers write it. */
 CONC__PRIVATE int conc__address_connect(int *fd, const char *address, bool own,
-                                double deadline) {
+                                        double deadline) {
   conc__place places[CONC__ADDRESSES];
-  int i = 0, rc;
-  int n = conc__address_parse(address, false, AF_UNSPEC, deadline, places,
-                              CONC__ADDRESSES);
+  int i = 0, n;
+  int rc = conc__turn(); /* a refusal may come at once */
   *fd = -1;
+  if (rc != 0) return rc;
+  n = conc__address_parse(address, false, AF_UNSPEC, deadline, places,
+                          CONC__ADDRESSES);
   if (n < 0) return n;
   /* All in one time limit: an address that does not answer takes all of it. A
      cancelled caller wants no other one. */
