@@ -1873,7 +1873,7 @@ CONC_API int conc_yield_now(void);
    Memory     nothing is kept after the call; but see conc_stream
    Blocks     a thread blocks, a coroutine parks; with a timeout. conc_listen
               and conc_datagram_open have none: they wait only to look up a
-              name
+              name, or, for 0.1 s at most, for another server's start
 
    A descriptor may be blocking or not. One that is blocking and no socket (a
    terminal, a pipe) is first waited for, then read: if another thread or
@@ -1951,15 +1951,16 @@ CONC_API int conc_close(int fd);
    unix socket is replaced if no process listens there any more. If several
    processes find such a file at one moment, one of them gets the address, and
    the others get -EADDRINUSE.
-   The call waits only if the host is a name, for as long as the look-up takes.
-   Of several addresses it uses the first.
+   The call waits if the host is a name, for as long as the look-up takes; and
+   up to 0.1 s while another process replaces such a file in that directory. Of
+   several addresses it uses the first.
    Returns a descriptor, non-blocking.
    Errors:
    -EINVAL         this is not an address
    -EADDRINUSE     another socket has this address
    -EADDRNOTAVAIL  this machine does not have the address
    -ENOENT         there is no such host
-   -ECANCELED      the look-up was cancelled
+   -ECANCELED      the wait was cancelled
    -EAGAIN         no server answers that could know the name
    others          what socket(), bind() and listen() fail with */
 CONC_API int conc_listen(const char *address);
@@ -4076,8 +4077,10 @@ static const int *const conc__version_check __attribute__((used)) =
 #if CONC_HAVE_FLOCK
 #include <sys/file.h>
 #define CONC__FLOCK(fd) flock((fd), LOCK_EX | LOCK_NB)
+#define CONC__FUNLOCK(fd) flock((fd), LOCK_UN)
 #else
 #define CONC__FLOCK(fd) ((void)(fd), 0)
+#define CONC__FUNLOCK(fd) ((void)(fd), 0)
 #endif
 
 #if !defined(CLOCK_MONOTONIC) || !defined(AI_PASSIVE) || \
@@ -15765,9 +15768,9 @@ CONC__PRIVATE bool conc__socket_file_is_stale(const conc__place *place) {
   return stale && unlink(un->sun_path) == 0;
 }
 
-/* Locks the directory of a socket file, for as long as the descriptor is open
-   that it returns. -EAGAIN: another process has the lock. -ENOTSUP: there is
-   no such lock here, and none is needed by the others. */
+/* Locks the directory of a socket file, and returns a descriptor for
+   conc__socket_file_unlock. -EAGAIN: another process has the lock. -ENOTSUP:
+   there is no such lock here, and none is needed by the others. */
 CONC__PRIVATE int conc__socket_file_lock(const conc__place *place) {
   char path[sizeof((struct sockaddr_un *)NULL)->sun_path];
   char *slash;
@@ -15783,6 +15786,14 @@ CONC__PRIVATE int conc__socket_file_lock(const conc__place *place) {
   rc = errno == EWOULDBLOCK ? -EAGAIN : -ENOTSUP;
   close(fd);
   return rc;
+}
+
+/* Not by the close alone: a child that was forked meanwhile has the descriptor
+   as well, and would keep the lock for as long as it lives. */
+CONC__PRIVATE void conc__socket_file_unlock(int lock) {
+  if (lock < 0) return;
+  CONC__FUNLOCK(lock);
+  close(lock);
 }
 
 /* Binds to a path at which there is a file. If its owner is dead, the file is
@@ -15801,7 +15812,7 @@ CONC__PRIVATE int conc__socket_rebind(int fd, const conc__place *place) {
     rc = bind(fd, (const struct sockaddr *)&place->address, place->size) < 0
              ? -errno
              : 0;
-  if (lock >= 0) close(lock);
+  conc__socket_file_unlock(lock);
   return rc;
 }
 
