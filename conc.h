@@ -14365,10 +14365,21 @@ CONC__PRIVATE void conc__loop_take_cancel(conc__loop *loop) {
     conc_cancel(loop->main);
 }
 
+/* The thread sleeps in the poller no more. A canceller that comes too late may
+   still be about to write to the waker; it holds the guard of the task, so once
+   that guard was taken here, it has. */
+CONC__PRIVATE void conc__loop_polled(conc__loop *loop) {
+  conc__actor *self = loop->thread_actor;
+  if (!conc__park_retract(self)) {
+    conc__mutex *guard = conc__mutex_of(&self->task->done);
+    conc__mutex_lock(guard);
+    conc__mutex_unlock(guard);
+  }
+  conc__this.polled = NULL;
+}
+
 /* The look at the poller that is a sleep, until then at most. The thread's own
-   task can be cancelled meanwhile: then the waker wakes the loop. A canceller
-   that comes too late may still be about to write to the waker; it holds the
-   guard of the task, so once that guard was taken here, it has. Returns
+   task can be cancelled meanwhile: then the waker wakes the loop. Returns
    whether anything came. */
 CONC__PRIVATE bool conc__loop_poll(conc__loop *loop, double until) {
   conc__actor *self = loop->thread_actor;
@@ -14377,15 +14388,9 @@ CONC__PRIVATE bool conc__loop_poll(conc__loop *loop, double until) {
   if (!heeds) return conc__poller_wait(loop, until);
   conc__this.polled = loop->poller.waker;
   if (conc__park_announce(self, conc__cancel_bit(self),
-                          CONC__PARKED | CONC__POLLING)) {
+                          CONC__PARKED | CONC__POLLING))
     came = conc__poller_wait(loop, conc__scope_limit(self, until));
-    if (!conc__park_retract(self)) {
-      conc__mutex *guard = conc__mutex_of(&self->task->done);
-      conc__mutex_lock(guard);
-      conc__mutex_unlock(guard);
-    }
-  }
-  conc__this.polled = NULL;
+  conc__loop_polled(loop);
   return came;
 }
 
@@ -14626,8 +14631,7 @@ CONC__PRIVATE void conc__loop_exit(void *arg) {
   /* In a child of conc_process_start, which has left the loop behind. */
   if (conc__this.loop != loop) return;
   conc__this.current = loop->thread_actor;
-  conc__this.polled = NULL;
-  conc__park_retract(loop->thread_actor);
+  conc__loop_polled(loop);
   conc__inbox_end_sleep(&loop->inbox);
   if (conc__is_coro(self)) whole = conc__coro_abandon(loop, self);
   /* In a round the others have been cancelled, which is to come once. */
