@@ -14196,6 +14196,7 @@ CONC__PRIVATE int conc__coro_wait_fd(conc__actor *self, int fd, int events,
   do self->ops->park(self, bits, deadline);
   while (w.ready == 0 && !(CONC__LOAD(&self->word) & bits) &&
          (deadline >= CONC__NEVER || conc_now() < deadline));
+  conc__this.credit = CONC__CREDIT; /* others had their turn */
   rc = conc__fd_wait_end(loop, fd, &w);
   if (rc != 0) return rc;
   return conc__take_cancel(self) ? -ECANCELED : -ETIMEDOUT;
@@ -15317,7 +15318,8 @@ CONC__PRIVATE int conc__fd_wait(int fd, int events, double deadline) {
   conc__actor *self = conc__self();
   double limit = conc__scope_limit(self, deadline);
   int rc = self->ops->wait_fd(self, fd, events, limit);
-  if (deadline > 0) conc__this.credit = CONC__CREDIT;
+  /* A coroutine may not have waited: for a file, say. */
+  if (deadline > 0 && self->ops->blocks) conc__this.credit = CONC__CREDIT;
   if (rc == -ETIMEDOUT && limit < deadline && conc__take_cancel(self))
     rc = -ECANCELED;
   return rc;

@@ -36,6 +36,9 @@ static int step_poll(greedy *g) {
   int rc = conc_wait_fd(g->fd, CONC_WRITE, 0);
   return rc == -ETIMEDOUT ? 0 : rc;
 }
+static int step_ready(greedy *g) { /* the poller refuses it: always ready */
+  return conc_wait_fd(g->fd, CONC_WRITE, CONC_FOREVER);
+}
 static int step_datagram(greedy *g) {
   int rc = conc_datagram_send(g->fd, "x", 1, g->address, CONC_FOREVER);
   if (rc != 0) return rc;
@@ -93,7 +96,8 @@ static const struct {
             {step_write, "/dev/null"},   {step_poll, "/dev/null"},
             {step_exactly, "/dev/zero"}, {step_datagram, NULL},
             {step_queue, NULL},          {step_line, "/dev/zero"},
-            {step_refused, "/dev/null"}, {step_accept, "its own"}};
+            {step_refused, "/dev/null"}, {step_accept, "its own"},
+            {step_ready, "/dev/null"}};
 enum { WAYS = sizeof ways / sizeof *ways };
 
 static void greedy_begin(greedy *g, int way) {
