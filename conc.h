@@ -4080,7 +4080,7 @@ static const int *const conc__version_check __attribute__((used)) =
 #define CONC__FUNLOCK(fd) flock((fd), LOCK_UN)
 #else
 #define CONC__FLOCK(fd) ((void)(fd), 0)
-#define CONC__FUNLOCK(fd) ((void)(fd), 0)
+#define CONC__FUNLOCK(fd) ((void)(fd))
 #endif
 
 #if !defined(CLOCK_MONOTONIC) || !defined(AI_PASSIVE) || \
