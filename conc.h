@@ -14367,8 +14367,8 @@ CONC__PRIVATE void conc__loop_take_cancel(conc__loop *loop) {
 }
 
 /* The thread sleeps in the poller no more. A canceller that comes too late may
-   still be about to write to the waker; it holds the guard of the task, so once
-   that guard was taken here, it has. */
+   still be about to write to the waker. It holds the guard of the task; so
+   once that guard was taken here, it has. */
 CONC__PRIVATE void conc__loop_polled(conc__loop *loop) {
   conc__actor *self = loop->thread_actor;
   if (!conc__park_retract(self)) {
