@@ -1873,7 +1873,7 @@ CONC_API int conc_yield_now(void);
    Memory     nothing is kept after the call; but see conc_stream
    Blocks     a thread blocks, a coroutine parks; with a timeout. conc_listen
               and conc_datagram_open have none: they wait only to look up a
-              name
+              name, or, for 0.1 s at most, for another server's start
 
    A descriptor may be blocking or not. One that is blocking and no socket (a
    terminal, a pipe) is first waited for, then read: if another thread or
@@ -1951,15 +1951,16 @@ CONC_API int conc_close(int fd);
    unix socket is replaced if no process listens there any more. If several
    processes find such a file at one moment, one of them gets the address, and
    the others get -EADDRINUSE.
-   The call waits only if the host is a name, for as long as the look-up takes.
-   Of several addresses it uses the first.
+   The call waits if the host is a name, for as long as the look-up takes; and
+   up to 0.1 s while another process replaces such a file in that directory. Of
+   several addresses it uses the first.
    Returns a descriptor, non-blocking.
    Errors:
    -EINVAL         this is not an address
    -EADDRINUSE     another socket has this address
    -EADDRNOTAVAIL  this machine does not have the address
    -ENOENT         there is no such host
-   -ECANCELED      the look-up was cancelled
+   -ECANCELED      the wait was cancelled
    -EAGAIN         no server answers that could know the name
    others          what socket(), bind() and listen() fail with */
 CONC_API int conc_listen(const char *address);
@@ -4076,8 +4077,10 @@ static const int *const conc__version_check __attribute__((used)) =
 #if CONC_HAVE_FLOCK
 #include <sys/file.h>
 #define CONC__FLOCK(fd) flock((fd), LOCK_EX | LOCK_NB)
+#define CONC__FUNLOCK(fd) flock((fd), LOCK_UN)
 #else
 #define CONC__FLOCK(fd) ((void)(fd), 0)
+#define CONC__FUNLOCK(fd) ((void)(fd))
 #endif
 
 #if !defined(CLOCK_MONOTONIC) || !defined(AI_PASSIVE) || \
@@ -13053,6 +13056,8 @@ typedef struct conc__loop {
                            have its turn; 0: not known yet */
   conc_task *main;      /* that conc_run was called with; NULL: not started */
   unsigned rounds;      /* how often all tasks were cancelled at the end */
+  conc_task mark;       /* on the list of tasks, in such a round; else its
+                           .link is NULL. Not on a stack, which may be left */
   unsigned spin_failed; /* what its spins have taught it: see conc__spin */
   conc__lookout lookout;
   CONC__APART(0); /* below, other threads write */
@@ -14205,6 +14210,7 @@ CONC__PRIVATE int conc__coro_wait_fd(conc__actor *self, int fd, int events,
   do self->ops->park(self, bits, deadline);
   while (w.ready == 0 && !(CONC__LOAD(&self->word) & bits) &&
          (deadline >= CONC__NEVER || conc_now() < deadline));
+  conc__this.credit = CONC__CREDIT; /* others had their turn */
   rc = conc__fd_wait_end(loop, fd, &w);
   if (rc != 0) return rc;
   return conc__take_cancel(self) ? -ECANCELED : -ETIMEDOUT;
@@ -14374,10 +14380,21 @@ CONC__PRIVATE void conc__loop_take_cancel(conc__loop *loop) {
     conc_cancel(loop->main);
 }
 
+/* The thread sleeps in the poller no more. A canceller that comes too late may
+   still be about to write to the waker. It holds the guard of the task; so
+   once that guard was taken here, it has. */
+CONC__PRIVATE void conc__loop_polled(conc__loop *loop) {
+  conc__actor *self = loop->thread_actor;
+  if (!conc__park_retract(self)) {
+    conc__mutex *guard = conc__mutex_of(&self->task->done);
+    conc__mutex_lock(guard);
+    conc__mutex_unlock(guard);
+  }
+  conc__this.polled = NULL;
+}
+
 /* The look at the poller that is a sleep, until then at most. The thread's own
-   task can be cancelled meanwhile: then the waker wakes the loop. A canceller
-   that comes too late may still be about to write to the waker; it holds the
-   guard of the task, so once that guard was taken here, it has. Returns
+   task can be cancelled meanwhile: then the waker wakes the loop. Returns
    whether anything came. */
 CONC__PRIVATE bool conc__loop_poll(conc__loop *loop, double until) {
   conc__actor *self = loop->thread_actor;
@@ -14386,15 +14403,9 @@ CONC__PRIVATE bool conc__loop_poll(conc__loop *loop, double until) {
   if (!heeds) return conc__poller_wait(loop, until);
   conc__this.polled = loop->poller.waker;
   if (conc__park_announce(self, conc__cancel_bit(self),
-                          CONC__PARKED | CONC__POLLING)) {
+                          CONC__PARKED | CONC__POLLING))
     came = conc__poller_wait(loop, conc__scope_limit(self, until));
-    if (!conc__park_retract(self)) {
-      conc__mutex *guard = conc__mutex_of(&self->task->done);
-      conc__mutex_lock(guard);
-      conc__mutex_unlock(guard);
-    }
-  }
-  conc__this.polled = NULL;
+  conc__loop_polled(loop);
   return came;
 }
 
@@ -14569,6 +14580,13 @@ CONC_API int conc_coro_start(conc_task *task) {
   return 0;
 }
 
+/* Waits for the end of a round: see below. */
+CONC__PRIVATE void conc__loop_end_round(conc__loop *loop) {
+  conc__loop_run(loop, &loop->mark);
+  conc__task_unlink(&loop->mark);
+  loop->mark.link = NULL;
+}
+
 /* Cancels all that is left and waits for its end, in rounds: what was started
    during a round, by a clean-up, runs as long as the round does, and is
    cancelled then. A mark in the list of tasks, behind which are the older
@@ -14576,13 +14594,10 @@ CONC_API int conc_coro_start(conc_task *task) {
 CONC__PRIVATE void conc__loop_end_rest(conc__loop *loop) {
   while (loop->alive > 0) {
     conc_task *t;
-    conc_task mark;
-    memset(&mark, 0, sizeof mark);
     for (t = loop->tasks; t != NULL; t = t->next) conc_cancel(t);
     loop->rounds++;
-    conc__task_link(&loop->tasks, &mark);
-    conc__loop_run(loop, &mark);
-    conc__task_unlink(&mark);
+    conc__task_link(&loop->tasks, &loop->mark);
+    conc__loop_end_round(loop);
   }
 }
 
@@ -14631,10 +14646,11 @@ CONC__PRIVATE void conc__loop_exit(void *arg) {
   /* In a child of conc_process_start, which has left the loop behind. */
   if (conc__this.loop != loop) return;
   conc__this.current = loop->thread_actor;
-  conc__this.polled = NULL;
-  conc__park_retract(loop->thread_actor);
+  conc__loop_polled(loop);
   conc__inbox_end_sleep(&loop->inbox);
   if (conc__is_coro(self)) whole = conc__coro_abandon(loop, self);
+  /* In a round the others have been cancelled, which is to come once. */
+  if (loop->mark.link != NULL) conc__loop_end_round(loop);
   conc__loop_end_rest(loop);
   conc__this.loop = NULL;
   if (whole) {
@@ -15311,7 +15327,8 @@ CONC__PRIVATE int conc__fd_wait(int fd, int events, double deadline) {
   conc__actor *self = conc__self();
   double limit = conc__scope_limit(self, deadline);
   int rc = self->ops->wait_fd(self, fd, events, limit);
-  if (deadline > 0) conc__this.credit = CONC__CREDIT;
+  /* A coroutine may not have waited: for a file, say. */
+  if (deadline > 0 && self->ops->blocks) conc__this.credit = CONC__CREDIT;
   if (rc == -ETIMEDOUT && limit < deadline && conc__take_cancel(self))
     rc = -ECANCELED;
   return rc;
@@ -15766,9 +15783,9 @@ CONC__PRIVATE bool conc__socket_file_is_stale(const conc__place *place) {
   return stale && unlink(un->sun_path) == 0;
 }
 
-/* Locks the directory of a socket file, for as long as the descriptor is open
-   that it returns. -EAGAIN: another process has the lock. -ENOTSUP: there is
-   no such lock here, and none is needed by the others. */
+/* Locks the directory of a socket file, and returns a descriptor for
+   conc__socket_file_unlock. -EAGAIN: another process has the lock. -ENOTSUP:
+   there is no such lock here, and none is needed by the others. */
 CONC__PRIVATE int conc__socket_file_lock(const conc__place *place) {
   char path[sizeof((struct sockaddr_un *)NULL)->sun_path];
   char *slash;
@@ -15784,6 +15801,14 @@ CONC__PRIVATE int conc__socket_file_lock(const conc__place *place) {
   rc = errno == EWOULDBLOCK ? -EAGAIN : -ENOTSUP;
   close(fd);
   return rc;
+}
+
+/* Not by the close alone: a child that was forked meanwhile has the descriptor
+   as well, and would keep the lock for as long as it lives. */
+CONC__PRIVATE void conc__socket_file_unlock(int lock) {
+  if (lock < 0) return;
+  CONC__FUNLOCK(lock);
+  close(lock);
 }
 
 /* Binds to a path at which there is a file. If its owner is dead, the file is
@@ -15802,7 +15827,7 @@ CONC__PRIVATE int conc__socket_rebind(int fd, const conc__place *place) {
     rc = bind(fd, (const struct sockaddr *)&place->address, place->size) < 0
              ? -errno
              : 0;
-  if (lock >= 0) close(lock);
+  conc__socket_file_unlock(lock);
   return rc;
 }
 
@@ -15894,8 +15919,6 @@ CONC_API int conc_accept(int fd, double timeout) {
   for (;;) {
     int client = conc__fd_accept(fd);
     if (client >= 0) {
-      client = conc__fd_lift(client);
-      if (client < 0) return client;
       conc__set_nodelay(client);
       conc__fd_is_new(client);
       return client;
@@ -16112,12 +16135,14 @@ CONC__PRIVATE int conc__socket_connect(int *fd, const conc__place *place,
 
 /* The same for an address as callers write it. */
 CONC__PRIVATE int conc__address_connect(int *fd, const char *address, bool own,
-                                double deadline) {
+                                        double deadline) {
   conc__place places[CONC__ADDRESSES];
-  int i = 0, rc;
-  int n = conc__address_parse(address, false, AF_UNSPEC, deadline, places,
-                              CONC__ADDRESSES);
+  int i = 0, n;
+  int rc = conc__turn(); /* a refusal may come at once */
   *fd = -1;
+  if (rc != 0) return rc;
+  n = conc__address_parse(address, false, AF_UNSPEC, deadline, places,
+                          CONC__ADDRESSES);
   if (n < 0) return n;
   /* All in one time limit: an address that does not answer takes all of it. A
      cancelled caller wants no other one. */

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 
 /* --- without stdio --- */
 
@@ -144,6 +145,40 @@ TEST(a_thread_polls_on_when_its_waker_was_closed) {
     CHECK(cpu() - before < 0.04);
     close_all();
   }
+}
+
+/* --- had by a child, too --- */
+
+/* A child that is forked while a dead server's file is replaced has the lock's
+   descriptor, and keeps no later server from such a file. */
+TEST(a_forked_child_keeps_no_lock_of_a_directory) {
+  conc__place place;
+  struct sockaddr_un *un = (struct sockaddr_un *)&place.address;
+  int lock, status, go[2];
+  char byte;
+  pid_t pid;
+  NEEDS_FORK;
+  if (!CONC_HAVE_FLOCK) SKIP("there is no such lock");
+  memset(&place, 0, sizeof place);
+  un->sun_family = AF_UNIX;
+  memcpy(un->sun_path, "./x.sock", 9);
+  CHECK_EQ(pipe(go), 0);
+  lock = conc__socket_file_lock(&place);
+  CHECK(lock >= 0);
+  CHECK_EQ(conc__socket_file_lock(&place), -EAGAIN);
+  pid = fork();
+  if (pid == 0) {
+    close(go[1]);
+    CHECK_CHILD(read(go[0], &byte, 1) == 0);
+    _exit(0);
+  }
+  conc__socket_file_unlock(lock);
+  lock = conc__socket_file_lock(&place);
+  CHECK(lock >= 0);
+  conc__socket_file_unlock(lock);
+  CHECK(close(go[0]) == 0 && close(go[1]) == 0);
+  CHECK_EQ(waitpid(pid, &status, 0), pid);
+  CHECK_EQ(status, 0);
 }
 
 /* --- stacks --- */

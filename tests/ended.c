@@ -278,6 +278,38 @@ TEST(pthread_exit_of_a_coroutine_ends_its_loop_and_its_thread) {
     CHECK_EQ(h.cleaned, 6);
   }
 }
+
+/* The same while the loop waits for its last tasks, which it has cancelled. */
+static void *exits_when_cancelled(void *arg) {
+  CHECK_EQ(conc_sleep(CONC_FOREVER), -ECANCELED);
+  pthread_exit(arg);
+  return NULL;
+}
+static void *leaves_one_that_exits(void *arg) {
+  house *h = (house *)arg;
+  for (int i = 0; i < 3; i++)
+    start(conc_coro_start, &h->tasks[i], i == 1 ? exits_when_cancelled
+                                                : cleans_up, h);
+  CHECK_EQ(conc_yield_now(), 0);
+  return NULL;
+}
+static void *runs_what_exits_late(void *arg) {
+  conc_task t = task_of(leaves_one_that_exits, arg);
+  conc_run(&t);
+  TEST_FAIL("it went on");
+  return NULL;
+}
+TEST(pthread_exit_ends_a_loop_that_is_ending) {
+  house h;
+  conc_task t;
+  if (TEST_ASAN || TEST_TSAN) SKIP("the sanitizers do not see what is left");
+  memset(&h, 0, sizeof h);
+  start(conc_thread_start, &t, runs_what_exits_late, &h);
+  CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
+  CHECK_EQ(h.cleaned, 2);
+  for (int i = 0; i < 3; i++)
+    CHECK_EQ(conc_join(&h.tasks[i], 0), i == 1 ? -ECHILD : -ECANCELED);
+}
 #endif
 
 TEST(pthread_exit_ends_a_process) {

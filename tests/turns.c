@@ -5,6 +5,7 @@
 #include "tasks.h"
 
 #include <sys/socket.h>
+#include <sys/un.h>
 
 /* --- calls that need not wait --- */
 
@@ -35,6 +36,9 @@ static int step_poll(greedy *g) {
   int rc = conc_wait_fd(g->fd, CONC_WRITE, 0);
   return rc == -ETIMEDOUT ? 0 : rc;
 }
+static int step_ready(greedy *g) { /* the poller refuses it: always ready */
+  return conc_wait_fd(g->fd, CONC_WRITE, CONC_FOREVER);
+}
 static int step_datagram(greedy *g) {
   int rc = conc_datagram_send(g->fd, "x", 1, g->address, CONC_FOREVER);
   if (rc != 0) return rc;
@@ -44,6 +48,24 @@ static int step_queue(greedy *g) {
   int rc = conc_put(g->queue, "x", 1, CONC_FOREVER);
   if (rc != 0) return rc;
   return (int)conc_get(g->queue, space, 1, CONC_FOREVER);
+}
+static int step_refused(greedy *g) {
+  int rc = conc_connect("./nothing-listens-here.sock", CONC_FOREVER);
+  (void)g;
+  return rc == -ENOENT ? 0 : rc;
+}
+/* From outside of the library, so that only conc_accept lets others run. */
+static int step_accept(greedy *g) {
+  struct sockaddr_un a;
+  int client = socket(AF_UNIX, SOCK_STREAM, 0), fd;
+  memset(&a, 0, sizeof a);
+  a.sun_family = AF_UNIX;
+  memcpy(a.sun_path, g->address, sizeof g->address);
+  CHECK_EQ(connect(client, (struct sockaddr *)&a, sizeof a), 0);
+  fd = conc_accept(g->fd, CONC_FOREVER);
+  close(client);
+  if (fd >= 0) CHECK_EQ(conc_close(fd), 0);
+  return fd;
 }
 static int step_line(greedy *g) {
   static char line[80];
@@ -70,16 +92,23 @@ static void *is_greedy(void *arg) {
 static const struct {
   int (*step)(greedy *g);
   const char *file;
-} ways[] = {{step_read, "/dev/zero"},   {step_read_little, "/dev/zero"},
-            {step_write, "/dev/null"},  {step_poll, "/dev/null"},
+} ways[] = {{step_read, "/dev/zero"},    {step_read_little, "/dev/zero"},
+            {step_write, "/dev/null"},   {step_poll, "/dev/null"},
             {step_exactly, "/dev/zero"}, {step_datagram, NULL},
-            {step_queue, NULL},         {step_line, "/dev/zero"}};
+            {step_queue, NULL},          {step_line, "/dev/zero"},
+            {step_refused, "/dev/null"}, {step_accept, "its own"},
+            {step_ready, "/dev/null"}};
 enum { WAYS = sizeof ways / sizeof *ways };
 
 static void greedy_begin(greedy *g, int way) {
   memset(g, 0, sizeof *g);
   g->step = ways[way].step;
-  if (ways[way].file != NULL)
+  if (ways[way].step == step_accept) {
+    static int number;
+    snprintf(g->address, sizeof g->address, "./greedy-%d-%d.sock",
+             (int)getpid(), number++);
+    g->fd = conc_listen(g->address);
+  } else if (ways[way].file != NULL)
     g->fd = open(ways[way].file, O_RDWR | O_CLOEXEC);
   else
     g->fd = conc_datagram_open("127.0.0.1:0");
@@ -92,6 +121,7 @@ static void greedy_begin(greedy *g, int way) {
 static void greedy_end(greedy *g) {
   CHECK_EQ(g->rc, -ECANCELED);
   CHECK_EQ(conc_close(g->fd), 0);
+  if (g->step == step_accept) CHECK_EQ(unlink(g->address), 0);
   conc_queue_free(g->queue);
 }
 
