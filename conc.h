@@ -3820,8 +3820,9 @@ static const int *const conc__version_check __attribute__((used)) =
      >>event      conc_event; conc_cond between processes; conc_cond in one
                   process; conc_sem between processes; conc_sem in one process;
                   conc_barrier between processes; conc_barrier between
-                  processes: who is there; conc_barrier between processes:
-                  wait; conc_barrier in one process; what a barrier tells
+                  processes: which parties are there; conc_barrier between
+                  processes: wait; conc_barrier in one process; what a barrier
+                  tells
      >>task       how a task begins and ends; one task: join, cancel, name;
                   several tasks: one waiter on the list of each; several tasks:
                   conc_wait, conc_gather, conc_as_completed; scopes; groups;
