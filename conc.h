@@ -2355,6 +2355,8 @@ enum {
    -EPERM   CONC_SPAWN: main has not called conc_main
    -EEXIST  CONC_SPAWN: two functions are registered with the same name, file
             and line: they stand in a header that two files include
+   -ECHILD  CONC_SPAWN: another coroutine has forked while the program's file
+            was awaited, and this is the child: the process is the parent's
    -EAGAIN  the system has no room for another process
    -ENOMEM  there is no memory for it
    -EMFILE  the process has too many descriptors
@@ -2506,6 +2508,8 @@ typedef struct conc_output {
                opened
    -ENOENT     there is no such program, cwd or file
    -ECANCELED  the wait for a FIFO, or for the program's file, was cancelled
+   -ECHILD     another coroutine has forked during such a wait, and this is the
+               child: the program, if it begins, is the parent's
    -EAGAIN     the system has no room for another process
    -ENOMEM     there is no memory for it
    -EMFILE     the process has too many descriptors
@@ -17368,11 +17372,13 @@ CONC__PRIVATE void conc__making_enter(conc__child_fds *making) {
   conc__makings = making;
 }
 
+/* In a forked child, into which the starter came along as a coroutine, the
+   list was emptied by the fork. */
 CONC__PRIVATE void conc__making_leave(conc__child_fds *making) {
   conc__child_fds **m = &conc__makings;
   CONC__CHECK(conc__mutex_is_held(&conc__processes_guard));
-  while (*m != making) m = &(*m)->next;
-  *m = making->next;
+  while (*m != NULL && *m != making) m = &(*m)->next;
+  if (*m != NULL) *m = making->next;
 }
 
 /* --- threads of the library's own --- */
@@ -17788,11 +17794,12 @@ CONC__PRIVATE void conc__process_fork_child(void) {
   conc__processes_guard.word = 0;
   conc__processes = NULL;
   /* A child of conc__process_do_fork keeps what is in its own making: that is
-     meant for it. */
+     meant for it. The starter of another one may be a coroutine that waits
+     here for one of these: it is woken, and finds -1 in their places. */
   for (; conc__makings != NULL; conc__makings = conc__makings->next)
     for (i = 0; i < conc__makings->count; i++)
-      if (conc__makings != conc__this.making && *conc__makings->fds[i] >= 0)
-        close(*conc__makings->fds[i]);
+      if (conc__makings != conc__this.making)
+        conc__fd_close(conc__makings->fds[i]);
   /* The poller, pidfds and the like are closed already: see conc__own_fds.
      The reaper's thread is not here. */
   conc__reaper_poller = conc__parent_fd = -1;
@@ -18039,6 +18046,7 @@ CONC__PRIVATE int conc__process_start_finish(conc_task *t, pid_t pid, int rc,
   bool unknown = false;
   CONC__CHECK(conc__mutex_is_held(&conc__processes_guard));
   conc__fd_close(&life[0]);
+  if (rc == -ECHILD) life[1] = -1; /* closed by the fork: conc__own_fds */
   t->as.process.life = life[1];
   if (rc == 0) {
     rc = conc__process_add(t, pid);
@@ -18335,8 +18343,9 @@ CONC__PRIVATE int conc__exec_report(const conc__exec *x, int fd) {
    of a file may take long, since posix_spawn would hold up the thread for that
    time. The child reports by a pipe: an errno if a step has failed; if the
    program has begun, the pipe closes without a word, since it is
-   close-on-exec. 0 and *pid, or negative errno. */
+   close-on-exec. 0 and *pid, or negative errno, as conc__exec_start. */
 CONC__PRIVATE int conc__exec_fork(conc__exec *x, pid_t *pid) {
+  const unsigned depth = conc__fork_depth;
   int count = x->making.count;
   int report[2], error, rc;
   sigset_t all, old;
@@ -18362,12 +18371,12 @@ CONC__PRIVATE int conc__exec_fork(conc__exec *x, pid_t *pid) {
     n = write(report[1], &error, sizeof error);
     _exit(n == (ssize_t)sizeof error ? 127 : 126);
   }
-  conc__this.fork_keeps_count = 0;
   /* Or the report would wait for our own copy. */
   conc__fd_close(&report[1]);
   conc__mutex_unlock(&conc__processes_guard);
   pthread_sigmask(SIG_SETMASK, &old, NULL);
   rc = *pid < 0 ? (int)*pid : conc__exec_report(x, report[0]);
+  if (depth != conc__fork_depth) return -ECHILD;
   if (rc != 0 && *pid > 0) {
     /* Nothing else knows this child: it is waited for here. It is about to
        exit, or its start was cancelled. */
@@ -18387,8 +18396,11 @@ CONC__PRIVATE int conc__exec_fork(conc__exec *x, pid_t *pid) {
 
 /* Executes a program, without the guard. A file that was just written may
    still be open in the child of another fork, for an instant: then it is tried
-   again. 0 and *pid, or negative errno. */
+   again. 0 and *pid, or negative errno: -ECHILD if another coroutine's fork
+   came into a wait, and this is the child. Then the program, if there is one,
+   is the parent's, and what was opened for it is closed here. */
 CONC__PRIVATE int conc__exec_start(conc__exec *x, pid_t *pid) {
+  const unsigned depth = conc__fork_depth;
   double pause = 0.001;
   for (;;) {
     int rc = -ENOSYS;
@@ -18400,6 +18412,7 @@ CONC__PRIVATE int conc__exec_start(conc__exec *x, pid_t *pid) {
     if (rc == -ENOSYS || rc == -EPERM) rc = conc__exec_fork(x, pid);
     if (rc != -ETXTBSY || pause > CONC__EXEC_BUSY) return rc;
     rc = conc_sleep(pause);
+    if (depth != conc__fork_depth) return -ECHILD;
     if (rc != 0) return rc;
     pause *= 2;
   }
@@ -18869,6 +18882,13 @@ CONC__PRIVATE void conc__popen_release(conc_popen *p) {
   conc__mutex_unlock(&conc__processes_guard);
 }
 
+/* In a forked child its parent's pipes are not open, and their numbers may be
+   those of other files: then nothing is left of them but -1. */
+CONC__PRIVATE void conc__popen_fd_close(conc_popen *p, int *fd) {
+  if (p->depth != conc__fork_depth) *fd = -1;
+  conc__fd_close_own(fd);
+}
+
 /* Starts the program. `own`: only the caller will know the task, it is no
    coroutine, and it awaits the end by conc__popen_join: then the library's
    reaper is not needed. 0 or negative errno; after an error nothing is
@@ -18917,7 +18937,7 @@ CONC__PRIVATE int conc__popen_begin(conc_popen *p, bool own) {
     if (made[i]) conc__fd_close(&x.stdio[i]);
   rc = conc__process_start_finish(t, pid, rc, life);
   if (rc != 0) {
-    for (i = 0; i < 3; i++) conc__fd_close(ours[i]);
+    for (i = 0; i < 3; i++) conc__popen_fd_close(p, ours[i]);
     conc__task_start_failed(t);
   }
   return rc;
@@ -18948,13 +18968,6 @@ CONC__PRIVATE int conc__popen_join(conc_popen *p, double timeout) {
     if (conc_is_alive(t) && conc_now() >= deadline) return -ETIMEDOUT;
   }
   return conc_join(t, 0);
-}
-
-/* In a forked child its parent's pipes are not open, and their numbers may be
-   those of other files: then nothing is left of them but -1. */
-CONC__PRIVATE void conc__popen_fd_close(conc_popen *p, int *fd) {
-  if (p->depth != conc__fork_depth) *fd = -1;
-  conc__fd_close_own(fd);
 }
 
 CONC_API void conc_popen_close(conc_popen *p) {

@@ -473,6 +473,49 @@ TEST(two_programs_meet_at_a_fifo_and_hold_up_nobody_else) {
   remove_folder();
 }
 
+/* The coroutine that starts a program comes along into a child. The program
+   is not the child's: so the start ends there, and leaves the program alone,
+   and every descriptor that the child has opened meanwhile. */
+static void *fork_beside_a_start(void *arg) {
+  conc_task r, w;
+  conc_output out;
+  int status;
+  start(conc_coro_start, &r, start_reader, NULL);
+  CHECK_EQ(conc_join(&r, 0.02), -ETIMEDOUT);
+  pid_t child = fork();
+  if (child == 0) {
+    static const char *const argv[] = {"true", NULL};
+    int own[8];
+    for (int i = 0; i < 8; i++) own[i] = open("/dev/null", O_RDONLY);
+    CHECK_CHILD(conc_join(&r, 10) == 0);
+    CHECK_CHILD((intptr_t)conc_result(&r) == -ECHILD);
+    CHECK_CHILD(fifo_reader.out == -1 && !conc_is_alive(&fifo_reader.task));
+    for (int i = 0; i < 8; i++) CHECK_CHILD(fcntl(own[i], F_GETFD) >= 0);
+    CHECK_CHILD(conc_call(argv, 10) == 0);
+    _exit(0);
+  }
+  CHECK_EQ(waitpid(child, &status, 0), child);
+  CHECK_EQ(status, 0);
+  start(conc_coro_start, &w, start_writer, NULL);
+  CHECK_EQ(conc_join(&r, CONC_FOREVER), 0);
+  CHECK_EQ(conc_join(&w, CONC_FOREVER), 0);
+  CHECK(conc_result(&r) == NULL && conc_result(&w) == NULL);
+  CHECK_EQ(conc_communicate(&fifo_reader, NULL, 0, &out, NULL, CONC_FOREVER),
+           0);
+  CHECK_STR(out.data, "through the fifo\n");
+  conc_free(out.data);
+  CHECK_EQ(conc_popen_wait(&fifo_writer, CONC_FOREVER), 0);
+  return arg;
+}
+
+TEST(a_start_that_comes_along_into_a_child_ends_there) {
+  NEEDS_FORK;
+  make_folder();
+  CHECK_EQ(mkfifo(path_of(0, "fifo"), 0600), 0);
+  run(fork_beside_a_start, NULL);
+  remove_folder();
+}
+
 /* --- who is who ---------------------------------------------------------- */
 
 /* Whether it has ended, though its new parent may not have waited for it. */
