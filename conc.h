@@ -17490,12 +17490,19 @@ CONC__PRIVATE void conc__process_reap(conc_task *t) {
   if (t->as.process.pidfd >= 0 && !t->as.process.own_reaper) {
     struct epoll_event e; /* only kernels before 2.6.9 look at it */
     /* Taken out explicitly: a child that has just been forked may have a
-       duplicate of the pidfd, so closing ours would not take it out. */
+       duplicate of the pidfd, so closing ours would not take it out. A poller
+       that does not know it is another one, of the program, which has the
+       number now. */
+    if (epoll_ctl(conc__reaper_poller, EPOLL_CTL_DEL, t->as.process.pidfd,
+                  &e) < 0 &&
+        (errno == ENOENT || errno == EINVAL) &&
+        conc__own_fd_is(t->as.process.pidfd)) {
+      conc__own_fd_remove(conc__reaper_poller);
+      conc__reaper_poller = INT_MAX; /* see conc__reaper_mend */
+    }
     CONC__CHECK(conc__reaper_children > 0);
     conc__reaper_children--;
     conc__reaper_close();
-    if (conc__reaper_poller >= 0)
-      epoll_ctl(conc__reaper_poller, EPOLL_CTL_DEL, t->as.process.pidfd, &e);
   }
 #endif
   conc__process_fds_close(t);
@@ -17585,15 +17592,13 @@ CONC__PRIVATE conc_task *conc__reaper_find(void) {
   return t;
 }
 
-/* Makes the poller anew, and the pidfds that are not ours any more: the
-   children are not reaped yet, so their numbers are good. What cannot be made
-   is tried again at the next look; a child without a pidfd keeps the number of
-   the old one, by which it is known to be the reaper's. */
+/* Makes the poller anew, whose number is the program's now, and the pidfds:
+   the children are not reaped yet, so their numbers are good. What cannot be
+   made is tried again at the next look, and is INT_MAX until then, which no
+   descriptor is. */
 CONC__PRIVATE void conc__reaper_mend(void) {
   conc_task *t;
-  if (conc__own_fd_is(conc__reaper_poller))
-    conc__own_fd_close(conc__reaper_poller);
-  else conc__own_fd_remove(conc__reaper_poller);
+  conc__own_fd_remove(conc__reaper_poller);
   if (conc__reaper_poller_open() != 0) conc__reaper_poller = INT_MAX;
   for (t = conc__processes; t != NULL; t = t->next) {
     int old = t->as.process.pidfd;
@@ -17603,9 +17608,24 @@ CONC__PRIVATE void conc__reaper_mend(void) {
   }
 }
 
+/* Reaps the child that an event of the poller is of. False: it is of none, so
+   the poller is another one, of the program. The list is walked for that, a
+   step for each child: little beside the fork that each child has cost. */
+CONC__PRIVATE bool conc__reaper_event(const void *of) {
+  conc_task *t;
+  conc__mutex_lock(&conc__processes_guard);
+  t = conc__processes;
+  while (t != NULL && (const void *)t != of) t = t->next;
+  if (t != NULL && (t->as.process.pidfd < 0 || t->as.process.own_reaper))
+    t = NULL;
+  conc__mutex_unlock(&conc__processes_guard);
+  if (t != NULL) conc__process_reap(t); /* no other thread does */
+  return t != NULL;
+}
+
 /* What the reaper does when nothing has come from the poller for a while, or
-   the poller is `broken`. */
-CONC__PRIVATE void conc__reaper_look(bool broken) {
+   the poller is `lost`: not ours any more. */
+CONC__PRIVATE void conc__reaper_look(bool lost) {
   conc_task *t;
   conc__mutex_lock(&conc__processes_guard);
   while ((t = conc__reaper_find()) != NULL) {
@@ -17614,7 +17634,7 @@ CONC__PRIVATE void conc__reaper_look(bool broken) {
     conc__mutex_lock(&conc__processes_guard);
   }
   if (conc__reaper_children > 0 &&
-      (broken || !conc__own_fd_is(conc__reaper_poller)))
+      (lost || !conc__own_fd_is(conc__reaper_poller)))
     conc__reaper_mend();
   conc__mutex_unlock(&conc__processes_guard);
 }
@@ -17629,6 +17649,7 @@ CONC__PRIVATE void *conc__reaper_main(void *arg) {
   double until = 0;
   int poller, i, n;
   for (;;) {
+    bool lost = false;
     conc__mutex_lock(&conc__processes_guard);
     /* An open poller is not waited in before it holds a child: if the child
        cannot be made after all, nothing would end the wait. */
@@ -17647,13 +17668,12 @@ CONC__PRIVATE void *conc__reaper_main(void *arg) {
     /* The poller holds children, which only this thread reaps, and it is not
        closed before they are: so the descriptor stays good meanwhile. */
     n = epoll_wait(poller, e, 64, CONC__REAPER_LOOKS);
-    for (i = 0; i < n; i++) conc__process_reap((conc_task *)e[i].data.ptr);
-    if (n == 0 || (n < 0 && errno != EINTR)) {
-      /* A poller that cannot be waited in must not make this thread spin. */
-      if (n < 0) conc__futex_wait(&conc__reaper_sleeps, 0, conc_now() + 0.05,
-                                  false);
-      conc__reaper_look(n < 0);
-    }
+    if (n < 0) lost = errno != EINTR;
+    for (i = 0; i < n; i++) lost |= !conc__reaper_event(e[i].data.ptr);
+    /* A poller that cannot be made anew must not make this thread spin. */
+    if (lost) conc__futex_wait(&conc__reaper_sleeps, 0, conc_now() + 0.05,
+                               false);
+    if (lost || n == 0) conc__reaper_look(lost);
   }
   conc__reaper_lives = false;
   conc__mutex_unlock(&conc__processes_guard);

@@ -693,6 +693,35 @@ TEST(children_end_though_the_library_has_lost_its_descriptors) {
   lose_descriptors(true);
 }
 
+#if CONC_HAVE_EPOLL
+/* In the place of the library's poller the program has one of its own, which
+   tells of what the library does not know. */
+TEST(a_poller_in_the_place_of_the_librarys_is_the_programs) {
+  NEEDS_FORK;
+  struct epoll_event e;
+  conc_task t = task_of(sleep_on, NULL);
+  int ready[2], own = epoll_create1(EPOLL_CLOEXEC);
+  CHECK_EQ(pipe(ready), 0);
+  CHECK_EQ(write(ready[1], "x", 1), 1);
+  memset(&e, 0, sizeof e);
+  e.events = EPOLLIN;
+  e.data.u64 = 7;
+  CHECK_EQ(epoll_ctl(own, EPOLL_CTL_ADD, ready[0], &e), 0);
+  CHECK_EQ(conc_process_start(&t), 0);
+  int place = conc__reaper_poller;
+  if (place >= 0) CHECK_EQ(dup2(own, place), place);
+  CHECK_EQ(conc_kill(&t), 0);
+  CHECK_EQ(conc_join(&t, 20 * test_slow()), -ECHILD);
+  if (place >= 0) { /* it is as it was, and without the library's */
+    CHECK_EQ(epoll_wait(place, &e, 1, 0), 1);
+    CHECK_EQ(e.data.u64, 7);
+    close(place);
+  }
+  close(own), close(ready[0]), close(ready[1]);
+  no_child_is_left();
+}
+#endif
+
 /* --- what is refused ----------------------------------------------------- */
 
 /* The system calls of this list are refused from now on, in this process and
