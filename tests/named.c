@@ -5,6 +5,7 @@
  *
  *   NAMED_SECONDS=10      for the test that kills openers */
 #include "inside.h"
+#include "child.h"
 #include <dirent.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -26,17 +27,6 @@ static void await_gone(void) {
     usleep(200);
     if (test_now() > late) TEST_FAIL("%s is still there", path);
   }
-}
-static pid_t begin_child(void) {
-  pid_t pid = fork();
-  CHECK(pid >= 0);
-  if (pid == 0) alarm((unsigned)(25 * test_slow()));
-  return pid;
-}
-static void reap(pid_t pid, int want) {
-  int status = 0;
-  CHECK_EQ(waitpid(pid, &status, 0), pid);
-  CHECK_EQ(WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), want);
 }
 
 static int make_42(void *memory, void *arg) {
