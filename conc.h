@@ -2244,9 +2244,9 @@ CONC_API void *conc_shared_alloc(size_t size);
    one has died. For the latter a small process of the library waits, one for
    each name, in which nothing of the opener is open. It ends when the name
    does; a SIGTERM ends it after two seconds, if the name is still in use. If
-   it was killed, the next process that opens the name removes what killed
-   processes have left. A file that another program has put in the place of the
-   memory is not touched.
+   it was killed, or a process was killed before it had started one, the next
+   process that opens the name removes what killed processes have left. A file
+   that another program has put in the place of the memory is not touched.
    `name` has 1 to 200 letters, digits and . _ - ; `size` must be the same in
    all processes; `init` may be NULL.
    Returns the memory, for conc_shared_free; or NULL, and errno.
