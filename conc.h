@@ -16546,6 +16546,11 @@ CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout) {
 
 /* --- memory without a name --- */
 
+/* In whole pages. */
+CONC__PRIVATE size_t conc__pages(size_t size) {
+  return (size + conc__page - 1) / conc__page * conc__page;
+}
+
 /* Maps g->size bytes of memory without a name, and puts g on the list. The
    guard is held throughout: fork() takes it, too, so that a child has either
    all of this or nothing. 0; or negative errno, and all is as before. */
@@ -16590,7 +16595,7 @@ CONC_API void *conc_shared_alloc(size_t size) {
     errno = ENOMEM;
     return NULL;
   }
-  g->size = (size + conc__page - 1) / conc__page * conc__page;
+  g->size = conc__pages(size);
   conc__mutex_lock(&conc__shared_guard);
   rc = conc__region_make(g);
   conc__mutex_unlock(&conc__shared_guard);
@@ -17079,11 +17084,6 @@ CONC__PRIVATE int conc__named_is_made(int fd, off_t size, uint64_t want,
   return old.made == CONC__REGISTRY_READY && old.size == want && size == all
              ? 1
              : -EINVAL;
-}
-
-/* In whole pages. */
-CONC__PRIVATE size_t conc__pages(size_t size) {
-  return (size + conc__page - 1) / conc__page * conc__page;
 }
 
 /* How many bytes of the file lie before the memory. */
