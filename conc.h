@@ -16977,6 +16977,7 @@ CONC__PRIVATE void conc__tracker_start(conc__region *g, const char *path,
                                        int fd) {
   bool ours = conc__tracker_is_ours();
   short type = F_WRLCK;
+  sigset_t all, old;
   pid_t pid;
   /* A tracker that is there has not got OPENS, for we have it: so it will not
      remove the file before we use it. */
@@ -16988,6 +16989,10 @@ CONC__PRIVATE void conc__tracker_start(conc__region *g, const char *path,
   conc__mutex_lock(&conc__shared_guard);
   conc__trackers_reap(0, false);
   if (!CONC__LINUX) conc__mutex_unlock(&conc__shared_guard);
+  /* No handler of the program's may run in the children: see
+     conc__tracker_signals, which lets two signals in again. */
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &old);
   pid = conc__tracker_fork();
   if (pid == 0) {
     setsid();
@@ -16995,6 +17000,7 @@ CONC__PRIVATE void conc__tracker_start(conc__region *g, const char *path,
     kill(getpid(), SIGKILL); /* no function of atexit(), no lookup of _exit */
     _exit(0);
   }
+  pthread_sigmask(SIG_SETMASK, &old, NULL);
   if (!CONC__LINUX) conc__mutex_lock(&conc__shared_guard);
   if (ours && pid > 0) g->tracker = pid;
   conc__mutex_unlock(&conc__shared_guard);

@@ -297,6 +297,41 @@ TEST(a_tracker_keeps_nothing_of_its_opener) {
 /* Who stops a service tells all of its processes to end, and then kills those
    that are left: so the tracker ends by SIGTERM, but stays to see what the
    others do. */
+static pid_t opener;
+static unsigned *strays; /* shared */
+
+static void handle(int number) {
+  (void)number;
+  if (getpid() != opener) __atomic_add_fetch(strays, 1u, __ATOMIC_RELAXED);
+}
+
+/* A handler of the program's would write to what the program reads, say. */
+TEST(a_tracker_calls_no_handler_of_the_program) {
+  double until;
+  pid_t pid, sender;
+  NEEDS_FORK;
+  choose_name();
+  strays = (unsigned *)conc_shared_alloc(sizeof *strays);
+  pid = begin_child();
+  if (pid == 0) { /* a group of its own, to which signals are sent */
+    setpgid(0, 0);
+    opener = getpid();
+    signal(SIGUSR1, SIG_IGN);
+    sender = begin_child();
+    if (sender == 0)
+      for (;;) kill(0, SIGUSR1);
+    signal(SIGUSR1, handle);
+    until = test_now() + test_asked("NAMED_SECONDS", 0.2);
+    while (test_now() < until) conc_shared_free(open_42());
+    kill(sender, SIGKILL);
+    _exit(0);
+  }
+  reap(pid, 0);
+  CHECK_EQ(LOAD(*strays), 0);
+  conc_shared_free(strays);
+  await_gone();
+}
+
 TEST(a_tracker_ends_by_sigterm) {
   pid_t pid, tracker, pids[8];
   int ends[2];
