@@ -16713,8 +16713,8 @@ CONC__PRIVATE void conc__named_path(char path[CONC__NAMED_PATH],
 }
 
 /* Removes the file that is open as `fd`, by a process that has its OPENS. The
-   path may name another file by now, if this one was removed by somebody else;
-   that one is left alone. 0 or negative errno. */
+   path may name another file by now, if this one was removed by another
+   process; that one is left alone. 0 or negative errno. */
 CONC__PRIVATE int conc__named_remove(const char *path, int fd) {
   struct stat is, there;
   if (fstat(fd, &is) != 0) return -errno;
@@ -16725,7 +16725,7 @@ CONC__PRIVATE int conc__named_remove(const char *path, int fd) {
 
 /* The last user of this process leaves, and is about to close the descriptor,
    by which OPENS is given back: removes the file if no other process has it.
-   If it is in doubt (OPENS is taken, so somebody begins to use the file, or a
+   If it is in doubt (OPENS is taken, so a process begins to use the file, or a
    forked child or our parent may use it without an entry), the tracker does
    that. Our own locks do not count for us: the entry is this process's, the
    one on USES this open file's. Whether it is removed. */
@@ -16853,10 +16853,10 @@ CONC__PRIVATE void conc__tracker_told(int number) {
   if (before == 0) alarm(2);
 }
 
-/* Of all signals SIGTERM alone is for a tracker: who stops a service tells all
-   of its processes to end, so the users of the name will do so, too, and it
-   stays a little to remove the file. Signals to a group of processes, from a
-   terminal, say, are not for it. */
+/* Of all signals SIGTERM alone is for a tracker: when a service is stopped,
+   all of its processes are told to end, so the users of the name will do so,
+   too, and it stays a little to remove the file. Signals to a group of
+   processes, from a terminal, say, are not for it. */
 CONC__PRIVATE void conc__tracker_signals(void) {
   struct sigaction action;
   sigset_t set;
