@@ -17259,9 +17259,9 @@ CONC__PRIVATE int conc__named_open(const char *name, size_t size,
 /* conc_shared_open for memory of which only the first `reserve` bytes must be
    there at once: the rest is to be asked for by conc__shared_reserve. */
 CONC__PRIVATE void *conc__shared_by_name(const char *name, size_t size,
-                                      size_t reserve,
-                                      int (*init)(void *memory, void *arg),
-                                      void *arg) {
+                                         size_t reserve,
+                                         int (*init)(void *memory, void *arg),
+                                         void *arg) {
   void *memory = NULL;
   double deadline;
   int rc;
@@ -24027,11 +24027,9 @@ CONC__PRIVATE bool conc__packet_is_good(const conc__packet *head, ssize_t n) {
          (n < 0 || (size_t)n - sizeof *head <= head->size);
 }
 
-/* Whether the packet has its whole message inside, or none. */
+/* Whether a packet of `n` bytes has its whole message inside, or none. */
 CONC__PRIVATE bool conc__packet_is_whole(const conc__packet *head, ssize_t n) {
-  size_t inside = CONC__LINUX ? (size_t)n - sizeof *head
-                              : (size_t)CONC__PACKET_DATA;
-  return inside >= head->size;
+  return (size_t)n - sizeof *head >= head->size;
 }
 
 /* On Linux MSG_TRUNC asks for the length that the packet has. */
@@ -24041,8 +24039,9 @@ CONC__PRIVATE bool conc__packet_is_whole(const conc__packet *head, ssize_t n) {
 /* Looks at the file of the packet that comes next, while both stay where they
    are: the task that takes the packet must find the bytes of which its head
    speaks, in a file that is never waited for. It may be another packet than
-   was seen before, so its head is looked at anew. 0; -EPROTO: they are not
-   there; -EAGAIN: there is no packet now; -EMFILE. */
+   was seen before, so its head is looked at anew. On Linux alone: elsewhere a
+   peek need not bring the descriptor. 0; -EPROTO: they are not there; -EAGAIN:
+   there is no packet now; -EMFILE. */
 CONC__PRIVATE int conc__packet_peek_file(int pipe, conc__packet *head) {
   conc__control control;
   struct msghdr m;
@@ -24062,8 +24061,7 @@ CONC__PRIVATE int conc__packet_peek_file(int pipe, conc__packet *head) {
   if (n < 0) return conc__would_block(errno) ? -EAGAIN : -errno;
   if (n == 0) return -EAGAIN;
   fd = conc__control_take(&m);
-  if (n < (ssize_t)sizeof *head ||
-      !conc__packet_is_good(head, CONC__LINUX ? n : -1))
+  if (n < (ssize_t)sizeof *head || !conc__packet_is_good(head, n))
     rc = -EPROTO;
   else if (head->kind == CONC__PACKET_DESCRIPTOR ||
            conc__packet_is_whole(head, n))
@@ -24094,7 +24092,7 @@ CONC__PRIVATE int conc__packet_peek(int pipe, conc__packet *head, bool whole,
     if (n == 0) return -EPIPE;
     if (n >= (ssize_t)sizeof *head &&
         conc__packet_is_good(head, CONC__LINUX ? n : -1)) {
-      if (!whole || conc__packet_is_whole(head, n)) return 0;
+      if (!whole || !CONC__LINUX || conc__packet_is_whole(head, n)) return 0;
       rc = conc__packet_peek_file(pipe, head);
       if (rc != -EPROTO && rc != -EAGAIN) return rc;
     }
@@ -24128,11 +24126,12 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
   int flags = MSG_DONTWAIT;
   *fd = -1;
   if (head->kind == CONC__PACKET_DESCRIPTOR ||
-      head->size > CONC__PACKET_DATA) {
+      (!CONC__LINUX && head->size > CONC__PACKET_DATA)) {
     /* The system would take the packet and drop its descriptor if the process
-       has no number free for it. So one is asked for before: if there is none,
-       the packet stays. Another thread may take the number in between: then
-       the packet is lost, and the error says so (MSG_CTRUNC, below). */
+       has no number free for it. So one is asked for before, unless the peek
+       has had one for the file: if there is none, the packet stays. Another
+       thread may take the number in between: then the packet is lost, and the
+       error says so (MSG_CTRUNC, below). */
     int spare = fcntl(pipe, F_DUPFD_CLOEXEC, 0);
     if (spare < 0) return -errno;
     close(spare);
