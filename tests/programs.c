@@ -409,6 +409,49 @@ TEST(a_file_that_is_written_for_an_instant_is_executed_after_it) {
   remove_folder();
 }
 
+static void *start_first(void *arg) {
+  static const char *argv[2];
+  argv[0] = paths[0];
+  *(conc_popen *)arg = popen_of(argv);
+  ((conc_popen *)arg)->std_out = CONC_PIPE;
+  return (void *)(intptr_t)conc_popen_start((conc_popen *)arg);
+}
+
+/* The coroutine that waits for the file comes along into a child. */
+static void *fork_beside_a_busy_file(void *arg) {
+  int status, fd = open(paths[0], O_WRONLY | O_CLOEXEC);
+  conc_popen p;
+  conc_task t;
+  start(conc_coro_start, &t, start_first, &p);
+  if (conc_join(&t, 0.01) == -ETIMEDOUT) {
+    pid_t child = fork();
+    if (child == 0) {
+      close(fd);
+      CHECK_CHILD(conc_join(&t, 10) == 0);
+      CHECK_CHILD((intptr_t)conc_result(&t) == -ECHILD && p.out == -1);
+      _exit(0);
+    }
+    CHECK_EQ(waitpid(child, &status, 0), child);
+    CHECK_EQ(status, 0);
+  }
+  close(fd);
+  CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
+  int rc = (int)(intptr_t)conc_result(&t);
+  CHECK(rc == 0 || rc == -ETXTBSY); /* the child was slow */
+  if (rc == 0) CHECK_EQ(conc_popen_wait(&p, CONC_FOREVER), 0);
+  if (rc == 0) conc_popen_close(&p);
+  return arg;
+}
+
+TEST(a_start_that_awaits_a_file_ends_in_a_child) {
+  NEEDS_FORK;
+  make_folder();
+  const char *const copy[] = {"cp", "/bin/true", path_of(0, "true"), NULL};
+  CHECK_EQ(conc_call(copy, CONC_FOREVER), 0);
+  run(fork_beside_a_busy_file, NULL);
+  remove_folder();
+}
+
 /* --- a FIFO -------------------------------------------------------------- */
 
 static conc_popen fifo_writer, fifo_reader;
