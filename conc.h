@@ -2245,9 +2245,9 @@ CONC_API void *conc_shared_alloc(size_t size);
    one has died. For the latter a small process of the library waits, one for
    each name, in which nothing of the opener is open. It ends when the name
    does; a SIGTERM ends it after two seconds, if the name is still in use. If
-   it was killed, the next process that opens the name removes what killed
-   processes have left. A file that another program has put in the place of the
-   memory is not touched.
+   it was killed, or a process was killed before it had started one, the next
+   process that opens the name removes what killed processes have left. A file
+   that another program has put in the place of the memory is not touched.
    `name` has 1 to 200 letters, digits and . _ - ; `size` must be the same in
    all processes; `init` may be NULL.
    Returns the memory, for conc_shared_free; or NULL, and errno.
@@ -2356,6 +2356,8 @@ enum {
    -EPERM   CONC_SPAWN: main has not called conc_main
    -EEXIST  CONC_SPAWN: two functions are registered with the same name, file
             and line: they stand in a header that two files include
+   -ECHILD  CONC_SPAWN: another coroutine has forked while the program's file
+            was awaited, and this is the child: the process is the parent's
    -EAGAIN  the system has no room for another process
    -ENOMEM  there is no memory for it
    -EMFILE  the process has too many descriptors
@@ -2507,6 +2509,8 @@ typedef struct conc_output {
                opened
    -ENOENT     there is no such program, cwd or file
    -ECANCELED  the wait for a FIFO, or for the program's file, was cancelled
+   -ECHILD     another coroutine has forked during such a wait, and this is the
+               child: the program, if it begins, is the parent's
    -EAGAIN     the system has no room for another process
    -ENOMEM     there is no memory for it
    -EMFILE     the process has too many descriptors
@@ -16577,6 +16581,11 @@ CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout) {
 
 /* --- memory without a name --- */
 
+/* In whole pages. */
+CONC__PRIVATE size_t conc__pages(size_t size) {
+  return (size + conc__page - 1) / conc__page * conc__page;
+}
+
 /* Maps g->size bytes of memory without a name, and puts g on the list. The
    guard is held throughout: fork() takes it, too, so that a child has either
    all of this or nothing. 0; or negative errno, and all is as before. */
@@ -16621,7 +16630,7 @@ CONC_API void *conc_shared_alloc(size_t size) {
     errno = ENOMEM;
     return NULL;
   }
-  g->size = (size + conc__page - 1) / conc__page * conc__page;
+  g->size = conc__pages(size);
   conc__mutex_lock(&conc__shared_guard);
   rc = conc__region_make(g);
   conc__mutex_unlock(&conc__shared_guard);
@@ -16739,8 +16748,8 @@ CONC__PRIVATE void conc__named_path(char path[CONC__NAMED_PATH],
 }
 
 /* Removes the file that is open as `fd`, by a process that has its OPENS. The
-   path may name another file by now, if this one was removed by somebody else;
-   that one is left alone. 0 or negative errno. */
+   path may name another file by now, if this one was removed by another
+   process; that one is left alone. 0 or negative errno. */
 CONC__PRIVATE int conc__named_remove(const char *path, int fd) {
   struct stat is, there;
   if (fstat(fd, &is) != 0) return -errno;
@@ -16751,7 +16760,7 @@ CONC__PRIVATE int conc__named_remove(const char *path, int fd) {
 
 /* The last user of this process leaves, and is about to close the descriptor,
    by which OPENS is given back: removes the file if no other process has it.
-   If it is in doubt (OPENS is taken, so somebody begins to use the file, or a
+   If it is in doubt (OPENS is taken, so a process begins to use the file, or a
    forked child or our parent may use it without an entry), the tracker does
    that. Our own locks do not count for us: the entry is this process's, the
    one on USES this open file's. Whether it is removed. */
@@ -16879,10 +16888,10 @@ CONC__PRIVATE void conc__tracker_told(int number) {
   if (before == 0) alarm(2);
 }
 
-/* Of all signals SIGTERM alone is for a tracker: who stops a service tells all
-   of its processes to end, so the users of the name will do so, too, and it
-   stays a little to remove the file. Signals to a group of processes, from a
-   terminal, say, are not for it. */
+/* Of all signals SIGTERM alone is for a tracker: when a service is stopped,
+   all of its processes are told to end, so the users of the name will do so,
+   too, and it stays a little to remove the file. Signals to a group of
+   processes, from a terminal, say, are not for it. */
 CONC__PRIVATE void conc__tracker_signals(void) {
   struct sigaction action;
   sigset_t set;
@@ -17003,6 +17012,7 @@ CONC__PRIVATE void conc__tracker_start(conc__region *g, const char *path,
                                        int fd) {
   bool ours = conc__tracker_is_ours();
   short type = F_WRLCK;
+  sigset_t all, old;
   pid_t pid;
   /* A tracker that is there has not got OPENS, for we have it: so it will not
      remove the file before we use it. */
@@ -17014,6 +17024,10 @@ CONC__PRIVATE void conc__tracker_start(conc__region *g, const char *path,
   conc__mutex_lock(&conc__shared_guard);
   conc__trackers_reap(0, false);
   if (!CONC__LINUX) conc__mutex_unlock(&conc__shared_guard);
+  /* No handler of the program's may run in the children: see
+     conc__tracker_signals, which lets two signals in again. */
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &old);
   pid = conc__tracker_fork();
   if (pid == 0) {
     setsid();
@@ -17021,6 +17035,7 @@ CONC__PRIVATE void conc__tracker_start(conc__region *g, const char *path,
     kill(getpid(), SIGKILL); /* no function of atexit(), no lookup of _exit */
     _exit(0);
   }
+  pthread_sigmask(SIG_SETMASK, &old, NULL);
   if (!CONC__LINUX) conc__mutex_lock(&conc__shared_guard);
   if (ours && pid > 0) g->tracker = pid;
   conc__mutex_unlock(&conc__shared_guard);
@@ -17110,11 +17125,6 @@ CONC__PRIVATE int conc__named_is_made(int fd, off_t size, uint64_t want,
   return old.made == CONC__REGISTRY_READY && old.size == want && size == all
              ? 1
              : -EINVAL;
-}
-
-/* In whole pages. */
-CONC__PRIVATE size_t conc__pages(size_t size) {
-  return (size + conc__page - 1) / conc__page * conc__page;
 }
 
 /* How many bytes of the file lie before the memory. */
@@ -17284,9 +17294,9 @@ CONC__PRIVATE int conc__named_open(const char *name, size_t size,
 /* conc_shared_open for memory of which only the first `reserve` bytes must be
    there at once: the rest is to be asked for by conc__shared_reserve. */
 CONC__PRIVATE void *conc__shared_by_name(const char *name, size_t size,
-                                      size_t reserve,
-                                      int (*init)(void *memory, void *arg),
-                                      void *arg) {
+                                         size_t reserve,
+                                         int (*init)(void *memory, void *arg),
+                                         void *arg) {
   void *memory = NULL;
   double deadline;
   int rc;
@@ -17403,11 +17413,13 @@ CONC__PRIVATE void conc__making_enter(conc__child_fds *making) {
   conc__makings = making;
 }
 
+/* In a forked child, into which the starter came along as a coroutine, the
+   list was emptied by the fork. */
 CONC__PRIVATE void conc__making_leave(conc__child_fds *making) {
   conc__child_fds **m = &conc__makings;
   CONC__CHECK(conc__mutex_is_held(&conc__processes_guard));
-  while (*m != making) m = &(*m)->next;
-  *m = making->next;
+  while (*m != NULL && *m != making) m = &(*m)->next;
+  if (*m != NULL) *m = making->next;
 }
 
 /* --- threads of the library's own --- */
@@ -17519,12 +17531,19 @@ CONC__PRIVATE void conc__process_reap(conc_task *t) {
   if (t->as.process.pidfd >= 0 && !t->as.process.own_reaper) {
     struct epoll_event e; /* only kernels before 2.6.9 look at it */
     /* Taken out explicitly: a child that has just been forked may have a
-       duplicate of the pidfd, so closing ours would not take it out. */
+       duplicate of the pidfd, so closing ours would not take it out. A poller
+       that does not know it is another one, of the program, which has the
+       number now. */
+    if (epoll_ctl(conc__reaper_poller, EPOLL_CTL_DEL, t->as.process.pidfd,
+                  &e) < 0 &&
+        (errno == ENOENT || errno == EINVAL) &&
+        conc__own_fd_is(t->as.process.pidfd)) {
+      conc__own_fd_remove(conc__reaper_poller);
+      conc__reaper_poller = INT_MAX; /* see conc__reaper_mend */
+    }
     CONC__CHECK(conc__reaper_children > 0);
     conc__reaper_children--;
     conc__reaper_close();
-    if (conc__reaper_poller >= 0)
-      epoll_ctl(conc__reaper_poller, EPOLL_CTL_DEL, t->as.process.pidfd, &e);
   }
 #endif
   conc__process_fds_close(t);
@@ -17614,15 +17633,13 @@ CONC__PRIVATE conc_task *conc__reaper_find(void) {
   return t;
 }
 
-/* Makes the poller anew, and the pidfds that are not ours any more: the
-   children are not reaped yet, so their numbers are good. What cannot be made
-   is tried again at the next look; a child without a pidfd keeps the number of
-   the old one, by which it is known to be the reaper's. */
+/* Makes the poller anew, whose number is the program's now, and the pidfds:
+   the children are not reaped yet, so their numbers are good. What cannot be
+   made is tried again at the next look, and is INT_MAX until then, which no
+   descriptor is. */
 CONC__PRIVATE void conc__reaper_mend(void) {
   conc_task *t;
-  if (conc__own_fd_is(conc__reaper_poller))
-    conc__own_fd_close(conc__reaper_poller);
-  else conc__own_fd_remove(conc__reaper_poller);
+  conc__own_fd_remove(conc__reaper_poller);
   if (conc__reaper_poller_open() != 0) conc__reaper_poller = INT_MAX;
   for (t = conc__processes; t != NULL; t = t->next) {
     int old = t->as.process.pidfd;
@@ -17632,9 +17649,24 @@ CONC__PRIVATE void conc__reaper_mend(void) {
   }
 }
 
+/* Reaps the child that an event of the poller is of. False: it is of none, so
+   the poller is another one, of the program. The list is walked for that, a
+   step for each child: little beside the fork that each child has cost. */
+CONC__PRIVATE bool conc__reaper_event(const void *of) {
+  conc_task *t;
+  conc__mutex_lock(&conc__processes_guard);
+  t = conc__processes;
+  while (t != NULL && (const void *)t != of) t = t->next;
+  if (t != NULL && (t->as.process.pidfd < 0 || t->as.process.own_reaper))
+    t = NULL;
+  conc__mutex_unlock(&conc__processes_guard);
+  if (t != NULL) conc__process_reap(t); /* no other thread does */
+  return t != NULL;
+}
+
 /* What the reaper does when nothing has come from the poller for a while, or
-   the poller is `broken`. */
-CONC__PRIVATE void conc__reaper_look(bool broken) {
+   the poller is `lost`: not ours any more. */
+CONC__PRIVATE void conc__reaper_look(bool lost) {
   conc_task *t;
   conc__mutex_lock(&conc__processes_guard);
   while ((t = conc__reaper_find()) != NULL) {
@@ -17643,7 +17675,7 @@ CONC__PRIVATE void conc__reaper_look(bool broken) {
     conc__mutex_lock(&conc__processes_guard);
   }
   if (conc__reaper_children > 0 &&
-      (broken || !conc__own_fd_is(conc__reaper_poller)))
+      (lost || !conc__own_fd_is(conc__reaper_poller)))
     conc__reaper_mend();
   conc__mutex_unlock(&conc__processes_guard);
 }
@@ -17658,6 +17690,7 @@ CONC__PRIVATE void *conc__reaper_main(void *arg) {
   double until = 0;
   int poller, i, n;
   for (;;) {
+    bool lost = false;
     conc__mutex_lock(&conc__processes_guard);
     /* An open poller is not waited in before it holds a child: if the child
        cannot be made after all, nothing would end the wait. */
@@ -17676,13 +17709,12 @@ CONC__PRIVATE void *conc__reaper_main(void *arg) {
     /* The poller holds children, which only this thread reaps, and it is not
        closed before they are: so the descriptor stays good meanwhile. */
     n = epoll_wait(poller, e, 64, CONC__REAPER_LOOKS);
-    for (i = 0; i < n; i++) conc__process_reap((conc_task *)e[i].data.ptr);
-    if (n == 0 || (n < 0 && errno != EINTR)) {
-      /* A poller that cannot be waited in must not make this thread spin. */
-      if (n < 0) conc__futex_wait(&conc__reaper_sleeps, 0, conc_now() + 0.05,
-                                  false);
-      conc__reaper_look(n < 0);
-    }
+    if (n < 0) lost = errno != EINTR;
+    for (i = 0; i < n; i++) lost |= !conc__reaper_event(e[i].data.ptr);
+    /* A poller that cannot be made anew must not make this thread spin. */
+    if (lost) conc__futex_wait(&conc__reaper_sleeps, 0, conc_now() + 0.05,
+                               false);
+    if (lost || n == 0) conc__reaper_look(lost);
   }
   conc__reaper_lives = false;
   conc__mutex_unlock(&conc__processes_guard);
@@ -17823,11 +17855,12 @@ CONC__PRIVATE void conc__process_fork_child(void) {
   conc__processes_guard.word = 0;
   conc__processes = NULL;
   /* A child of conc__process_do_fork keeps what is in its own making: that is
-     meant for it. */
+     meant for it. The starter of another one may be a coroutine that waits
+     here for one of these: it is woken, and finds -1 in their places. */
   for (; conc__makings != NULL; conc__makings = conc__makings->next)
     for (i = 0; i < conc__makings->count; i++)
-      if (conc__makings != conc__this.making && *conc__makings->fds[i] >= 0)
-        close(*conc__makings->fds[i]);
+      if (conc__makings != conc__this.making)
+        conc__fd_close(conc__makings->fds[i]);
   /* The poller, pidfds and the like are closed already: see conc__own_fds.
      The reaper's thread is not here. */
   conc__reaper_poller = conc__parent_fd = -1;
@@ -18074,6 +18107,7 @@ CONC__PRIVATE int conc__process_start_finish(conc_task *t, pid_t pid, int rc,
   bool unknown = false;
   CONC__CHECK(conc__mutex_is_held(&conc__processes_guard));
   conc__fd_close(&life[0]);
+  if (rc == -ECHILD) life[1] = -1; /* closed by the fork: conc__own_fds */
   t->as.process.life = life[1];
   if (rc == 0) {
     rc = conc__process_add(t, pid);
@@ -18370,8 +18404,9 @@ CONC__PRIVATE int conc__exec_report(const conc__exec *x, int fd) {
    of a file may take long, since posix_spawn would hold up the thread for that
    time. The child reports by a pipe: an errno if a step has failed; if the
    program has begun, the pipe closes without a word, since it is
-   close-on-exec. 0 and *pid, or negative errno. */
+   close-on-exec. 0 and *pid, or negative errno, as conc__exec_start. */
 CONC__PRIVATE int conc__exec_fork(conc__exec *x, pid_t *pid) {
+  const unsigned depth = conc__fork_depth;
   int count = x->making.count;
   int report[2], error, rc;
   sigset_t all, old;
@@ -18397,12 +18432,12 @@ CONC__PRIVATE int conc__exec_fork(conc__exec *x, pid_t *pid) {
     n = write(report[1], &error, sizeof error);
     _exit(n == (ssize_t)sizeof error ? 127 : 126);
   }
-  conc__this.fork_keeps_count = 0;
   /* Or the report would wait for our own copy. */
   conc__fd_close(&report[1]);
   conc__mutex_unlock(&conc__processes_guard);
   pthread_sigmask(SIG_SETMASK, &old, NULL);
   rc = *pid < 0 ? (int)*pid : conc__exec_report(x, report[0]);
+  if (depth != conc__fork_depth) return -ECHILD;
   if (rc != 0 && *pid > 0) {
     /* Nothing else knows this child: it is waited for here. It is about to
        exit, or its start was cancelled. */
@@ -18422,8 +18457,11 @@ CONC__PRIVATE int conc__exec_fork(conc__exec *x, pid_t *pid) {
 
 /* Executes a program, without the guard. A file that was just written may
    still be open in the child of another fork, for an instant: then it is tried
-   again. 0 and *pid, or negative errno. */
+   again. 0 and *pid, or negative errno: -ECHILD if another coroutine's fork
+   came into a wait, and this is the child. Then the program, if there is one,
+   is the parent's, and what was opened for it is closed here. */
 CONC__PRIVATE int conc__exec_start(conc__exec *x, pid_t *pid) {
+  const unsigned depth = conc__fork_depth;
   double pause = 0.001;
   for (;;) {
     int rc = -ENOSYS;
@@ -18435,6 +18473,7 @@ CONC__PRIVATE int conc__exec_start(conc__exec *x, pid_t *pid) {
     if (rc == -ENOSYS || rc == -EPERM) rc = conc__exec_fork(x, pid);
     if (rc != -ETXTBSY || pause > CONC__EXEC_BUSY) return rc;
     rc = conc_sleep(pause);
+    if (depth != conc__fork_depth) return -ECHILD;
     if (rc != 0) return rc;
     pause *= 2;
   }
@@ -18904,6 +18943,13 @@ CONC__PRIVATE void conc__popen_release(conc_popen *p) {
   conc__mutex_unlock(&conc__processes_guard);
 }
 
+/* In a forked child its parent's pipes are not open, and their numbers may be
+   those of other files: then nothing is left of them but -1. */
+CONC__PRIVATE void conc__popen_fd_close(conc_popen *p, int *fd) {
+  if (p->depth != conc__fork_depth) *fd = -1;
+  conc__fd_close_own(fd);
+}
+
 /* Starts the program. `own`: only the caller will know the task, it is no
    coroutine, and it awaits the end by conc__popen_join: then the library's
    reaper is not needed. 0 or negative errno; after an error nothing is
@@ -18952,7 +18998,7 @@ CONC__PRIVATE int conc__popen_begin(conc_popen *p, bool own) {
     if (made[i]) conc__fd_close(&x.stdio[i]);
   rc = conc__process_start_finish(t, pid, rc, life);
   if (rc != 0) {
-    for (i = 0; i < 3; i++) conc__fd_close(ours[i]);
+    for (i = 0; i < 3; i++) conc__popen_fd_close(p, ours[i]);
     conc__task_start_failed(t);
   }
   return rc;
@@ -18983,13 +19029,6 @@ CONC__PRIVATE int conc__popen_join(conc_popen *p, double timeout) {
     if (conc_is_alive(t) && conc_now() >= deadline) return -ETIMEDOUT;
   }
   return conc_join(t, 0);
-}
-
-/* In a forked child its parent's pipes are not open, and their numbers may be
-   those of other files: then nothing is left of them but -1. */
-CONC__PRIVATE void conc__popen_fd_close(conc_popen *p, int *fd) {
-  if (p->depth != conc__fork_depth) *fd = -1;
-  conc__fd_close_own(fd);
 }
 
 CONC_API void conc_popen_close(conc_popen *p) {
@@ -24023,11 +24062,9 @@ CONC__PRIVATE bool conc__packet_is_good(const conc__packet *head, ssize_t n) {
          (n < 0 || (size_t)n - sizeof *head <= head->size);
 }
 
-/* Whether the packet has its whole message inside, or none. */
+/* Whether a packet of `n` bytes has its whole message inside, or none. */
 CONC__PRIVATE bool conc__packet_is_whole(const conc__packet *head, ssize_t n) {
-  size_t inside = CONC__LINUX ? (size_t)n - sizeof *head
-                              : (size_t)CONC__PACKET_DATA;
-  return inside >= head->size;
+  return (size_t)n - sizeof *head >= head->size;
 }
 
 /* On Linux MSG_TRUNC asks for the length that the packet has. */
@@ -24037,8 +24074,9 @@ CONC__PRIVATE bool conc__packet_is_whole(const conc__packet *head, ssize_t n) {
 /* Looks at the file of the packet that comes next, while both stay where they
    are: the task that takes the packet must find the bytes of which its head
    speaks, in a file that is never waited for. It may be another packet than
-   was seen before, so its head is looked at anew. 0; -EPROTO: they are not
-   there; -EAGAIN: there is no packet now; -EMFILE. */
+   was seen before, so its head is looked at anew. On Linux alone: elsewhere a
+   peek need not bring the descriptor. 0; -EPROTO: they are not there; -EAGAIN:
+   there is no packet now; -EMFILE. */
 CONC__PRIVATE int conc__packet_peek_file(int pipe, conc__packet *head) {
   conc__control control;
   struct msghdr m;
@@ -24058,8 +24096,7 @@ CONC__PRIVATE int conc__packet_peek_file(int pipe, conc__packet *head) {
   if (n < 0) return conc__would_block(errno) ? -EAGAIN : -errno;
   if (n == 0) return -EAGAIN;
   fd = conc__control_take(&m);
-  if (n < (ssize_t)sizeof *head ||
-      !conc__packet_is_good(head, CONC__LINUX ? n : -1))
+  if (n < (ssize_t)sizeof *head || !conc__packet_is_good(head, n))
     rc = -EPROTO;
   else if (head->kind == CONC__PACKET_DESCRIPTOR ||
            conc__packet_is_whole(head, n))
@@ -24090,7 +24127,7 @@ CONC__PRIVATE int conc__packet_peek(int pipe, conc__packet *head, bool whole,
     if (n == 0) return -EPIPE;
     if (n >= (ssize_t)sizeof *head &&
         conc__packet_is_good(head, CONC__LINUX ? n : -1)) {
-      if (!whole || conc__packet_is_whole(head, n)) return 0;
+      if (!whole || !CONC__LINUX || conc__packet_is_whole(head, n)) return 0;
       rc = conc__packet_peek_file(pipe, head);
       if (rc != -EPROTO && rc != -EAGAIN) return rc;
     }
@@ -24124,11 +24161,12 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
   int flags = MSG_DONTWAIT;
   *fd = -1;
   if (head->kind == CONC__PACKET_DESCRIPTOR ||
-      head->size > CONC__PACKET_DATA) {
+      (!CONC__LINUX && head->size > CONC__PACKET_DATA)) {
     /* The system would take the packet and drop its descriptor if the process
-       has no number free for it. So one is asked for before: if there is none,
-       the packet stays. Another thread may take the number in between: then
-       the packet is lost, and the error says so (MSG_CTRUNC, below). */
+       has no number free for it. So one is asked for before, unless the peek
+       has had one for the file: if there is none, the packet stays. Another
+       thread may take the number in between: then the packet is lost, and the
+       error says so (MSG_CTRUNC, below). */
     int spare = fcntl(pipe, F_DUPFD_CLOEXEC, 0);
     if (spare < 0) return -errno;
     close(spare);

@@ -5,6 +5,7 @@
  *
  *   NAMED_SECONDS=10      for the test that kills openers */
 #include "inside.h"
+#include "child.h"
 #include <dirent.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -26,17 +27,6 @@ static void await_gone(void) {
     usleep(200);
     if (test_now() > late) TEST_FAIL("%s is still there", path);
   }
-}
-static pid_t begin_child(void) {
-  pid_t pid = fork();
-  CHECK(pid >= 0);
-  if (pid == 0) alarm((unsigned)(25 * test_slow()));
-  return pid;
-}
-static void reap(pid_t pid, int want) {
-  int status = 0;
-  CHECK_EQ(waitpid(pid, &status, 0), pid);
-  CHECK_EQ(WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), want);
 }
 
 static int make_42(void *memory, void *arg) {
@@ -232,6 +222,7 @@ static void open_and_look(unsigned seed) {
 TEST(openers_that_are_killed_leave_one_memory) {
   double until = test_now() + test_asked("NAMED_SECONDS", 0.4);
   pid_t pids[4];
+  int *p;
   choose_name();
   for (unsigned i = 0; i < 4; i++)
     if ((pids[i] = begin_child()) == 0) open_and_look(i);
@@ -242,6 +233,11 @@ TEST(openers_that_are_killed_leave_one_memory) {
     if ((pids[i] = begin_child()) == 0) open_and_look(test_random());
   }
   for (int i = 0; i < 4; i++) kill(pids[i], SIGKILL), reap(pids[i], -SIGKILL);
+  /* The last one may have been killed before there was a tracker. Then its
+     file is there for the next that opens the name. */
+  p = (int *)conc_shared_open(name, 5000, make_42, NULL);
+  CHECK(p != NULL && *p == 42);
+  conc_shared_free(p);
   await_gone();
 }
 
@@ -301,6 +297,41 @@ TEST(a_tracker_keeps_nothing_of_its_opener) {
 /* Who stops a service tells all of its processes to end, and then kills those
    that are left: so the tracker ends by SIGTERM, but stays to see what the
    others do. */
+static pid_t opener;
+static unsigned *strays; /* shared */
+
+static void handle(int number) {
+  (void)number;
+  if (getpid() != opener) __atomic_add_fetch(strays, 1u, __ATOMIC_RELAXED);
+}
+
+/* A handler of the program's would write to what the program reads, say. */
+TEST(a_tracker_calls_no_handler_of_the_program) {
+  double until;
+  pid_t pid, sender;
+  NEEDS_FORK;
+  choose_name();
+  strays = (unsigned *)conc_shared_alloc(sizeof *strays);
+  pid = begin_child();
+  if (pid == 0) { /* a group of its own, to which signals are sent */
+    setpgid(0, 0);
+    opener = getpid();
+    signal(SIGUSR1, SIG_IGN);
+    sender = begin_child();
+    if (sender == 0)
+      for (;;) kill(0, SIGUSR1);
+    signal(SIGUSR1, handle);
+    until = test_now() + test_asked("NAMED_SECONDS", 0.2);
+    while (test_now() < until) conc_shared_free(open_42());
+    kill(sender, SIGKILL);
+    _exit(0);
+  }
+  reap(pid, 0);
+  CHECK_EQ(LOAD(*strays), 0);
+  conc_shared_free(strays);
+  await_gone();
+}
+
 TEST(a_tracker_ends_by_sigterm) {
   pid_t pid, tracker, pids[8];
   int ends[2];

@@ -409,6 +409,49 @@ TEST(a_file_that_is_written_for_an_instant_is_executed_after_it) {
   remove_folder();
 }
 
+static void *start_first(void *arg) {
+  static const char *argv[2];
+  argv[0] = paths[0];
+  *(conc_popen *)arg = popen_of(argv);
+  ((conc_popen *)arg)->std_out = CONC_PIPE;
+  return (void *)(intptr_t)conc_popen_start((conc_popen *)arg);
+}
+
+/* The coroutine that waits for the file comes along into a child. */
+static void *fork_beside_a_busy_file(void *arg) {
+  int status, fd = open(paths[0], O_WRONLY | O_CLOEXEC);
+  conc_popen p;
+  conc_task t;
+  start(conc_coro_start, &t, start_first, &p);
+  if (conc_join(&t, 0.01) == -ETIMEDOUT) {
+    pid_t child = fork();
+    if (child == 0) {
+      close(fd);
+      CHECK_CHILD(conc_join(&t, 10) == 0);
+      CHECK_CHILD((intptr_t)conc_result(&t) == -ECHILD && p.out == -1);
+      _exit(0);
+    }
+    CHECK_EQ(waitpid(child, &status, 0), child);
+    CHECK_EQ(status, 0);
+  }
+  close(fd);
+  CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
+  int rc = (int)(intptr_t)conc_result(&t);
+  CHECK(rc == 0 || rc == -ETXTBSY); /* the child was slow */
+  if (rc == 0) CHECK_EQ(conc_popen_wait(&p, CONC_FOREVER), 0);
+  if (rc == 0) conc_popen_close(&p);
+  return arg;
+}
+
+TEST(a_start_that_awaits_a_file_ends_in_a_child) {
+  NEEDS_FORK;
+  make_folder();
+  const char *const copy[] = {"cp", "/bin/true", path_of(0, "true"), NULL};
+  CHECK_EQ(conc_call(copy, CONC_FOREVER), 0);
+  run(fork_beside_a_busy_file, NULL);
+  remove_folder();
+}
+
 /* --- a FIFO -------------------------------------------------------------- */
 
 static conc_popen fifo_writer, fifo_reader;
@@ -470,6 +513,49 @@ TEST(two_programs_meet_at_a_fifo_and_hold_up_nobody_else) {
   through_a_fifo(conc_thread_start);
   cancel_at_a_fifo(conc_thread_start);
   run(fifo_in_coroutines, NULL);
+  remove_folder();
+}
+
+/* The coroutine that starts a program comes along into a child. The program
+   is not the child's: so the start ends there, and leaves the program alone,
+   and every descriptor that the child has opened meanwhile. */
+static void *fork_beside_a_start(void *arg) {
+  conc_task r, w;
+  conc_output out;
+  int status;
+  start(conc_coro_start, &r, start_reader, NULL);
+  CHECK_EQ(conc_join(&r, 0.02), -ETIMEDOUT);
+  pid_t child = fork();
+  if (child == 0) {
+    static const char *const argv[] = {"true", NULL};
+    int own[8];
+    for (int i = 0; i < 8; i++) own[i] = open("/dev/null", O_RDONLY);
+    CHECK_CHILD(conc_join(&r, 10) == 0);
+    CHECK_CHILD((intptr_t)conc_result(&r) == -ECHILD);
+    CHECK_CHILD(fifo_reader.out == -1 && !conc_is_alive(&fifo_reader.task));
+    for (int i = 0; i < 8; i++) CHECK_CHILD(fcntl(own[i], F_GETFD) >= 0);
+    CHECK_CHILD(conc_call(argv, 10) == 0);
+    _exit(0);
+  }
+  CHECK_EQ(waitpid(child, &status, 0), child);
+  CHECK_EQ(status, 0);
+  start(conc_coro_start, &w, start_writer, NULL);
+  CHECK_EQ(conc_join(&r, CONC_FOREVER), 0);
+  CHECK_EQ(conc_join(&w, CONC_FOREVER), 0);
+  CHECK(conc_result(&r) == NULL && conc_result(&w) == NULL);
+  CHECK_EQ(conc_communicate(&fifo_reader, NULL, 0, &out, NULL, CONC_FOREVER),
+           0);
+  CHECK_STR(out.data, "through the fifo\n");
+  conc_free(out.data);
+  CHECK_EQ(conc_popen_wait(&fifo_writer, CONC_FOREVER), 0);
+  return arg;
+}
+
+TEST(a_start_that_comes_along_into_a_child_ends_there) {
+  NEEDS_FORK;
+  make_folder();
+  CHECK_EQ(mkfifo(path_of(0, "fifo"), 0600), 0);
+  run(fork_beside_a_start, NULL);
   remove_folder();
 }
 
@@ -649,6 +735,35 @@ TEST(children_end_though_the_library_has_lost_its_descriptors) {
   lose_descriptors(false);
   lose_descriptors(true);
 }
+
+#if CONC_HAVE_EPOLL
+/* In the place of the library's poller the program has one of its own, which
+   tells of what the library does not know. */
+TEST(a_poller_in_the_place_of_the_librarys_is_the_programs) {
+  NEEDS_FORK;
+  struct epoll_event e;
+  conc_task t = task_of(sleep_on, NULL);
+  int ready[2], own = epoll_create1(EPOLL_CLOEXEC);
+  CHECK_EQ(pipe(ready), 0);
+  CHECK_EQ(write(ready[1], "x", 1), 1);
+  memset(&e, 0, sizeof e);
+  e.events = EPOLLIN;
+  e.data.u64 = 7;
+  CHECK_EQ(epoll_ctl(own, EPOLL_CTL_ADD, ready[0], &e), 0);
+  CHECK_EQ(conc_process_start(&t), 0);
+  int place = conc__reaper_poller;
+  if (place >= 0) CHECK_EQ(dup2(own, place), place);
+  CHECK_EQ(conc_kill(&t), 0);
+  CHECK_EQ(conc_join(&t, 20 * test_slow()), -ECHILD);
+  if (place >= 0) { /* it is as it was, and without the library's */
+    CHECK_EQ(epoll_wait(place, &e, 1, 0), 1);
+    CHECK_EQ(e.data.u64, 7);
+    close(place);
+  }
+  close(own), close(ready[0]), close(ready[1]);
+  no_child_is_left();
+}
+#endif
 
 /* --- what is refused ----------------------------------------------------- */
 

@@ -34,6 +34,7 @@
  *   nothing_is_lost_with_the_killed, no_instruction_of_...
  */
 #include "inside.h"
+#include "child.h"
 #include "step.h"
 #include <sys/resource.h>
 
@@ -72,16 +73,9 @@ static conc__cell *cell(conc_queue *q, uint32_t i) {
   return conc__cell_at(cells(q), CONC__AT(0, i));
 }
 
-static void reap(pid_t pid, int want) {
-  int status = 0;
-  CHECK_EQ(waitpid(pid, &status, 0), pid);
-  CHECK_EQ(WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), want);
-}
 static pid_t start(void (*run)(void *), void *arg) {
-  pid_t pid = fork();
-  CHECK(pid >= 0);
+  pid_t pid = begin_child();
   if (pid == 0) {
-    alarm((unsigned)(25 * test_slow()));
     run(arg);
     _exit(0);
   }

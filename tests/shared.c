@@ -1,22 +1,12 @@
 /* Memory that processes share, and who of them is alive. */
 #include "inside.h"
+#include "child.h"
 
 #include <sys/stat.h>
 
 /* A child has no test of its own: it tells by its exit code. */
 
 /* In a child that begins here and does not return. */
-static pid_t begin_child(void) {
-  pid_t pid = fork();
-  CHECK(pid >= 0);
-  return pid;
-}
-
-static void reap(pid_t pid, int want) {
-  int status = 0;
-  CHECK_EQ(waitpid(pid, &status, 0), pid);
-  CHECK_EQ(WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), want);
-}
 
 static void await_zombie(pid_t pid) {
   siginfo_t info;

@@ -2,23 +2,13 @@
  * does not fit into /dev/shm, or is over a limit, is an error, and never a
  * signal; whatever stands in the memory of a queue, its calls return. */
 #include "inside.h"
+#include "child.h"
 #include <limits.h>
 #include <sys/resource.h>
 #if CONC__LINUX
 #include <sys/mount.h>
 #endif
 
-static pid_t begin_child(void) {
-  pid_t pid = fork();
-  CHECK(pid >= 0);
-  if (pid == 0) alarm((unsigned)(25 * test_slow()));
-  return pid;
-}
-static void reap(pid_t pid, int want) {
-  int status = 0;
-  CHECK_EQ(waitpid(pid, &status, 0), pid);
-  CHECK_EQ(WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), want);
-}
 static conc__cells_queue *cells(conc_queue *q) {
   return (conc__cells_queue *)q;
 }
