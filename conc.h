@@ -27711,6 +27711,7 @@ CONC__PRIVATE void conc__worker_quit(conc__worker *w, conc_task *t) {
     CONC__STORE(&t->actor, t == &w->task ? NULL : CONC__NEVER_BEGIN);
     conc__mutex_unlock(guard);
     if (t == &w->task) break;
+    pthread_attr_setguardsize(&attr, CONC__GUARD_SIZE);
   }
   conc__thread_leave(&w->task);
   if (pthread_attr_init(&attr) == 0) {

@@ -898,6 +898,32 @@ TEST(a_job_that_waited_below_one_that_ends_its_thread_has_failed) {
   finish(&p);
 }
 
+static void *guard_of(void *arg) {
+  size_t *size = (size_t *)arg;
+#if CONC__LINUX
+  pthread_attr_t attr;
+  CHECK_EQ(pthread_getattr_np(pthread_self(), &attr), 0);
+  CHECK_EQ(pthread_attr_getguardsize(&attr, size), 0);
+  pthread_attr_destroy(&attr);
+#else
+  *size = CONC__GUARD_SIZE;
+#endif
+  return NULL;
+}
+TEST(a_thread_that_replaces_one_has_the_same_guard) {
+  conc_pool p = pool_of(CONC_THREAD, 1);
+  CHECK_EQ(conc_pool_start(&p), 0);
+  for (int i = 0; i < 3; i++) {
+    size_t size = 0;
+    conc_task job = job_of(guard_of, &size, sizeof size);
+    conc_task last = job_of(quit, NULL, 0);
+    CHECK_EQ(conc_pool_apply(&p, &job, CONC_FOREVER), 0);
+    CHECK(size >= CONC__GUARD_SIZE);
+    CHECK_EQ(conc_pool_apply(&p, &last, CONC_FOREVER), 0);
+  }
+  finish(&p);
+}
+
 static pthread_t thread_of_job;
 static int job_is_there;
 static void *wait_to_be_cancelled(void *arg) {
