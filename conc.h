@@ -26302,9 +26302,13 @@ CONC__PRIVATE ssize_t conc__cells_get_value(conc_queue *q, conc__sink *sink,
   if (rc == 0 || rc == -EPROTO) {
     conc__cells_got(s, &spot, &m);
   } else {
-    CONC__STORE(&spot.cell->word, CONC__CELL(CONC__CELL_LAP(spot.word), 0,
-                                             CONC__CELL_FULL));
+    /* As it was: a putter may sleep until the cell changes, so AWAITED is for
+       the next getter. Another one may have the message at once, and free the
+       queue. */
+    conc__cells_enter(s);
+    CONC__STORE(&spot.cell->word, spot.word);
     conc__cells_wake(s, CONC__GETTERS, 1);
+    conc__cells_leave(s);
   }
   return rc != 0 ? rc : n;
 }

@@ -817,6 +817,22 @@ TEST_SHARED(who_has_the_last_may_free_the_queue) {
   }
 }
 
+/* A putter that sleeps has marked the message that must be got first. A getter
+   that cannot take it leaves the mark, for the one that can. */
+TEST_SHARED(a_message_that_is_refused_is_awaited_still) {
+  conc_queue *q = make(1, 64);
+  char text[8];
+  unsigned seen;
+  int n = 0;
+  CHECK_EQ(conc_put_build(q, 0, "s", "text"), 0);
+  cell(q, 0)->word |= CONC__CELL_AWAITED;
+  CHECK_EQ(conc_get_parse(q, 0, "i", &n), -EBADMSG);
+  seen = cells(q)->cells->sides[CONC__PUTTERS].word;
+  CHECK_EQ(conc_get(q, text, sizeof text, 0), 4);
+  CHECK_EQ(cells(q)->cells->sides[CONC__PUTTERS].word, seen + 1);
+  conc_queue_free(q);
+}
+
 /* --- by name --- */
 
 static char queue_name[64];
