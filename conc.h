@@ -2989,11 +2989,11 @@ typedef struct conc_queue_opts {
    20 ms.
    Messages of one putter reach each getter in the order in which they were
    put. The memory is laid out for .capacity * .max_bytes, but a part of it
-   that is never needed is never allocated: if .max_bytes is above 1,104, each
+   that is never needed is never allocated: if .max_bytes is above 1,100, each
    message of more than 104 bytes takes a block of .max_bytes, and blocks are
    used again before there are more. A queue with a name sets memory aside
    before it is touched: 128 bytes per message when it is made (or .max_bytes
-   and some, if that is at most 1,104), and blocks as they are needed.
+   and some, if that is at most 1,100), and blocks as they are needed.
    Whatever another program writes into the memory of a named queue, every call
    returns: with an error, or with wrong messages. */
 
@@ -28658,8 +28658,8 @@ typedef struct conc__procpool {
   unsigned early_kills;  /* how many of them SIGKILL or SIGTERM has ended */
   unsigned seen_ups;     /* shared->came_up, as it was last seen */
   double hope;           /* when that was */
-  double start_at; /* when the next process may be ordered; CONC__NEVER: none
-                      is missing */
+  double start_at;       /* when the next process may be ordered; 0: at once,
+                            or none is missing */
   double watch_at;       /* when the next look is due, if `watched` */
   conc_task keeper;      /* its thread */
 } conc__procpool;
