@@ -25240,8 +25240,8 @@ typedef struct conc__cells_queue {
   bool named;        /* the memory has a name */
   uint64_t skips;    /* their sum; above it the `skipped` that it is of */
   int wakers[3][2]; /* of each side: see conc__waker_open; or -1 */
-  uint64_t ringer;  /* CONC__RINGER_..., and above it the process whose it
-                       is; see conc__ringer_main */
+  uint64_t ringer;  /* CONC__RINGER_..., and above it conc__fork_depth of the
+                       process whose it is; see conc__ringer_main */
   unsigned ended;   /* a futex: 1: the ringer has ended */
   unsigned heard;   /* the bell's count, as it was when the ringer began */
   bool polls;       /* threads wait at them, too */
@@ -25785,9 +25785,10 @@ enum {
 };
 
 /* A state of this process's ringer. What a forked child has of another process
-   says nothing: its thread is not here. */
-CONC__PRIVATE uint64_t conc__ringer(unsigned state) {
-  return (uint64_t)getpid() << 32 | state;
+   says nothing: its thread is not here. Not by getpid(): that is a system call,
+   and each wait of a coroutine would make it. */
+CONC__INLINE uint64_t conc__ringer(unsigned state) {
+  return (uint64_t)conc__fork_depth << 32 | state;
 }
 
 /* What has been counted before it began to count is in `heard`: so no wake-up
