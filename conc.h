@@ -2994,11 +2994,11 @@ typedef struct conc_queue_opts {
    20 ms.
    Messages of one putter reach each getter in the order in which they were
    put. The memory is laid out for .capacity * .max_bytes, but a part of it
-   that is never needed is never allocated: if .max_bytes is above 1,104, each
+   that is never needed is never allocated: if .max_bytes is above 1,100, each
    message of more than 104 bytes takes a block of .max_bytes, and blocks are
    used again before there are more. A queue with a name sets memory aside
    before it is touched: 128 bytes per message when it is made (or .max_bytes
-   and some, if that is at most 1,104), and blocks as they are needed.
+   and some, if that is at most 1,100), and blocks as they are needed.
    Whatever another program writes into the memory of a named queue, every call
    returns: with an error, or with wrong messages. */
 
@@ -25313,8 +25313,8 @@ typedef struct conc__cells_queue {
   bool named;        /* the memory has a name */
   uint64_t skips;    /* their sum; above it the `skipped` that it is of */
   int wakers[3][2]; /* of each side: see conc__waker_open; or -1 */
-  uint64_t ringer;  /* CONC__RINGER_..., and above it the process whose it
-                       is; see conc__ringer_main */
+  uint64_t ringer;  /* CONC__RINGER_..., and above it conc__fork_depth of the
+                       process whose it is; see conc__ringer_main */
   unsigned ended;   /* a futex: 1: the ringer has ended */
   unsigned heard;   /* the bell's count, as it was when the ringer began */
   bool polls;       /* threads wait at them, too */
@@ -25858,9 +25858,10 @@ enum {
 };
 
 /* A state of this process's ringer. What a forked child has of another process
-   says nothing: its thread is not here. */
-CONC__PRIVATE uint64_t conc__ringer(unsigned state) {
-  return (uint64_t)getpid() << 32 | state;
+   says nothing: its thread is not here. Not by getpid(): that is a system call,
+   and each wait of a coroutine would make it. */
+CONC__INLINE uint64_t conc__ringer(unsigned state) {
+  return (uint64_t)conc__fork_depth << 32 | state;
 }
 
 /* What has been counted before it began to count is in `heard`: so no wake-up
@@ -26112,23 +26113,25 @@ CONC__INLINE int conc__cells_try_put(conc__cells_queue *s,
   return 0;
 }
 
-/* What a getter may know of a cell without having claimed it: the message in
-   *m, and its size, or that of its content unless the sink takes a body; or
-   -EBADMSG, or -EPROTO, if that makes no sense. It holds if the cell's word
-   has not changed meanwhile. That is how a message that the getter cannot take
-   stays for others. */
-CONC__INLINE ssize_t conc__cell_bytes(conc__cells_queue *s, conc__cell *cell,
-                                      bool body, conc__cell_message *m) {
-  size_t around;
+/* What a getter may know of a cell without having claimed it. It holds if the
+   cell's word has not changed meanwhile. That is how a message that the getter
+   cannot take stays for others. 0, -ENOMEM; -EPROTO: it makes no sense. */
+CONC__INLINE int conc__cell_look(conc__cells_queue *s, conc__cell *cell,
+                                 conc__cell_message *m) {
   m->size = CONC__LOAD(&cell->size);
   m->form = CONC__LOAD(&cell->form);
   m->block = 0;
-  if (CONC__UNLIKELY(m->size > s->small)) {
-    m->block = CONC__LOAD(conc__cell_block(cell));
-    if (m->size > s->queue.max_bytes || m->block >= s->all) return -EPROTO;
-    if (conc__blocks_ready(s, (size_t)m->block + 1) != 0) return -ENOMEM;
-  }
-  if (CONC__LIKELY(m->form == 0) || body) return (ssize_t)m->size;
+  if (CONC__LIKELY(m->size <= s->small)) return 0;
+  m->block = CONC__LOAD(conc__cell_block(cell));
+  if (m->size > s->queue.max_bytes || m->block >= s->all) return -EPROTO;
+  return conc__blocks_ready(s, (size_t)m->block + 1);
+}
+
+/* The size of the bytes that a message carries; -EBADMSG: it is something
+   else; -EPROTO: it makes no sense. */
+CONC__INLINE ssize_t conc__cell_content(const conc__cell_message *m) {
+  size_t around;
+  if (CONC__LIKELY(m->form == 0)) return (ssize_t)m->size;
   if (m->form & CONC__FORM_OTHER) return -EBADMSG;
   around = CONC__FORM_BEFORE(m->form) + CONC__FORM_AFTER(m->form);
   return around <= m->size ? (ssize_t)(m->size - around) : -EPROTO;
@@ -26154,28 +26157,28 @@ CONC__PRIVATE void conc__cell_discard(conc__cells_queue *s,
   conc__cells_wake(s, CONC__PUTTERS, 1);
 }
 
-/* Whether a sink takes a message of n bytes as a body: 0, -EMSGSIZE,
-   -EBADMSG or -EPROTO. */
-CONC__PRIVATE int conc__cell_suits(const conc__sink *sink, ssize_t n,
-                                   uint32_t form) {
-  size_t size = (size_t)n, around;
-  if (n < 0) return (int)n;
-  if (sink->wants == CONC__WANTS_BYTES || sink->wants == CONC__WANTS_EXACTLY) {
-    if (form & CONC__FORM_OTHER) return -EBADMSG;
-    around = CONC__FORM_BEFORE(form) + CONC__FORM_AFTER(form);
-    if (around > size) return -EPROTO; /* it has been spoiled */
-    size -= around;
-  }
-  return conc__sink_takes(sink, size);
+/* Whether a sink takes a message, for which a body has room then. How many of
+   its bytes; -EMSGSIZE, -EBADMSG, -ENOMEM, -EPROTO. */
+CONC__INLINE ssize_t conc__cell_suits(const conc__sink *sink,
+                                      const conc__cell_message *m) {
+  bool bytes = sink->body == NULL || sink->wants == CONC__WANTS_BYTES ||
+               sink->wants == CONC__WANTS_EXACTLY;
+  ssize_t n = bytes ? conc__cell_content(m) : (ssize_t)m->size;
+  int rc;
+  if (CONC__UNLIKELY(n < 0)) return n;
+  rc = conc__sink_takes(sink, (size_t)n);
+  if (CONC__UNLIKELY(rc != 0)) return rc;
+  if (CONC__LIKELY(sink->body == NULL)) return n;
+  rc = conc__buffer_reserve(sink->body, m->size + CONC__BODY_SPARE);
+  return rc != 0 ? rc : (ssize_t)m->size;
 }
 
-/* Claims the oldest message, if there is one that the sink can take. With
-   `exact` it must have as many bytes as the sink. Whatever can fail does so
-   before the claim: with the claim the message is this process's. *m is the
-   message. Its size; -EAGAIN, -EPIPE, -ENOSPC, -EMSGSIZE, -EBADMSG, -ENOMEM,
-   -EPROTO. */
+/* Claims the oldest message, if there is one that the sink can take. Whatever
+   can fail does so before the claim: with the claim the message is this
+   process's. *m is the message. Its size; -EAGAIN, -EPIPE, -ENOSPC, -EMSGSIZE,
+   -EBADMSG, -ENOMEM, -EPROTO. */
 CONC__INLINE ssize_t conc__cells_try_claim(conc__cells_queue *s,
-                                           conc__sink *sink, bool exact,
+                                           conc__sink *sink,
                                            conc__cells_position *spot,
                                            conc__cell_message *m) {
   unsigned self = conc__registry_self(s->registry);
@@ -26197,16 +26200,8 @@ CONC__INLINE ssize_t conc__cells_try_claim(conc__cells_queue *s,
       }
     }
     cell = spot->cell;
-    n = conc__cell_bytes(s, cell, sink->body != NULL, m);
-    if (sink->body != NULL) {
-      int rc = conc__cell_suits(sink, n, m->form);
-      if (rc == 0)
-        rc = conc__buffer_reserve(sink->body, (size_t)n + CONC__BODY_SPARE);
-      if (rc != 0) n = rc;
-    } else if (n >= 0 && ((size_t)n > sink->size ||
-                          (exact && (size_t)n < sink->size))) {
-      n = -EMSGSIZE;
-    }
+    n = conc__cell_look(s, cell, m);
+    if (CONC__LIKELY(n == 0)) n = conc__cell_suits(sink, m);
     if (CONC__UNLIKELY(n < 0)) { /* true only of the cell as it was seen */
       if (CONC__LOAD(&cell->word) != spot->word) continue;
       if (n == -EPROTO) conc__cell_discard(s, spot, self);
@@ -26252,10 +26247,10 @@ CONC__INLINE void conc__cells_copy(const conc__cells_queue *s,
 
 /* Gets the oldest message: the result of conc__cells_try_claim. */
 CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
-                                         conc__sink *sink, bool exact,
+                                         conc__sink *sink,
                                          conc__cells_position *spot) {
   conc__cell_message m;
-  ssize_t n = conc__cells_try_claim(s, sink, exact, spot, &m);
+  ssize_t n = conc__cells_try_claim(s, sink, spot, &m);
   if (CONC__UNLIKELY(n < 0)) return n;
   conc__cells_copy(s, spot->cell, &m, (size_t)n, sink);
   conc__cells_got(s, spot, &m);
@@ -26266,7 +26261,7 @@ CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
    it puts; else it gets, or with `claimed` it merely claims. */
 CONC__PRIVATE ssize_t conc__cells_slow(conc__cells_queue *s, int side,
                                        const conc__message *m,
-                                       conc__sink *sink, bool exact,
+                                       conc__sink *sink,
                                        conc__cells_position *spot,
                                        conc__cell_message *claimed,
                                        double deadline) {
@@ -26280,9 +26275,8 @@ CONC__PRIVATE ssize_t conc__cells_slow(conc__cells_queue *s, int side,
     rc = conc__cells_await(s, side, &w, spot);
     if (rc != 0) break;
     rc = m != NULL         ? conc__cells_try_put(s, m, spot)
-         : claimed != NULL ? conc__cells_try_claim(s, sink, exact, spot,
-                                                   claimed)
-                           : conc__cells_try_get(s, sink, exact, spot);
+         : claimed != NULL ? conc__cells_try_claim(s, sink, spot, claimed)
+                           : conc__cells_try_get(s, sink, spot);
   } while (rc == -EAGAIN);
   if (w.slept) conc__cells_pass_on(s, side);
   conc__sentry_end(&w.sentry);
@@ -26296,8 +26290,8 @@ CONC__PRIVATE int conc__cells_put(conc_queue *q, const conc__message *m,
   conc__cells_position spot;
   int rc = conc__cells_try_put(s, m, &spot);
   if (CONC__LIKELY(rc != -EAGAIN)) return rc;
-  return (int)conc__cells_slow(s, CONC__PUTTERS, m, NULL, false, &spot,
-                               NULL, deadline);
+  return (int)conc__cells_slow(s, CONC__PUTTERS, m, NULL, &spot, NULL,
+                               deadline);
 }
 
 /* The class's get_n: how many messages, or negative errno. What came back to
@@ -26313,10 +26307,10 @@ CONC__PRIVATE ssize_t conc__cells_get_n(conc_queue *q, conc__sink *sink,
     if (rc != -ETIMEDOUT) return rc;
   }
   for (; done < n; done++) {
-    rc = conc__cells_try_get(s, sink, true, &spot);
+    rc = conc__cells_try_get(s, sink, &spot);
     if (rc == -EAGAIN)
-      rc = conc__cells_slow(s, CONC__GETTERS, NULL, sink, true, &spot,
-                            NULL, done == 0 ? deadline : 0);
+      rc = conc__cells_slow(s, CONC__GETTERS, NULL, sink, &spot, NULL,
+                            done == 0 ? deadline : 0);
     if (rc < 0) break;
     sink->data = (char *)sink->data + sink->size;
   }
@@ -26345,10 +26339,9 @@ CONC__PRIVATE ssize_t conc__cells_get(conc_queue *q, conc__sink *sink,
     n = conc__cells_get_stashed(s, sink, false);
     if (n != -ETIMEDOUT) return n;
   }
-  n = conc__cells_try_get(s, sink, false, &spot);
+  n = conc__cells_try_get(s, sink, &spot);
   if (CONC__LIKELY(n != -EAGAIN)) return n;
-  return conc__cells_slow(s, CONC__GETTERS, NULL, sink, false, &spot, NULL,
-                          deadline);
+  return conc__cells_slow(s, CONC__GETTERS, NULL, sink, &spot, NULL, deadline);
 }
 
 /* The message stays this process's claim until it has been read: if the reader
@@ -26365,19 +26358,22 @@ CONC__PRIVATE ssize_t conc__cells_get_value(conc_queue *q, conc__sink *sink,
     n = conc__cells_get_stashed(s, sink, true);
     if (n != -ETIMEDOUT) return n;
   }
-  n = conc__cells_try_claim(s, sink, false, &spot, &m);
+  n = conc__cells_try_claim(s, sink, &spot, &m);
   if (n == -EAGAIN)
-    n = conc__cells_slow(s, CONC__GETTERS, NULL, sink, false, &spot, &m,
-                         deadline);
+    n = conc__cells_slow(s, CONC__GETTERS, NULL, sink, &spot, &m, deadline);
   if (n < 0) return n;
   conc__cells_copy(s, spot.cell, &m, (size_t)n, sink);
   rc = conc__sink_read(sink);
   if (rc == 0 || rc == -EPROTO) {
     conc__cells_got(s, &spot, &m);
   } else {
-    CONC__STORE(&spot.cell->word, CONC__CELL(CONC__CELL_LAP(spot.word), 0,
-                                             CONC__CELL_FULL));
+    /* As it was: a putter may sleep until the cell changes, so AWAITED is for
+       the next getter. Another one may have the message at once, and free the
+       queue. */
+    conc__cells_enter(s);
+    CONC__STORE(&spot.cell->word, spot.word);
     conc__cells_wake(s, CONC__GETTERS, 1);
+    conc__cells_leave(s);
   }
   return rc != 0 ? rc : n;
 }
@@ -26462,7 +26458,8 @@ CONC__PRIVATE ssize_t conc__cells_peek(conc_queue *q) {
       if (!spot.suspect || !conc__cells_recover_dead(s))
         return closed && !spot.suspect ? -EPIPE : -ETIMEDOUT;
     }
-    n = conc__cell_bytes(s, spot.cell, false, &m);
+    n = conc__cell_look(s, spot.cell, &m);
+    if (n == 0) n = conc__cell_content(&m);
   } while (CONC__LOAD(&spot.cell->word) != spot.word);
   return n;
 }
@@ -27787,6 +27784,7 @@ CONC__PRIVATE void conc__worker_quit(conc__worker *w, conc_task *t) {
   }
   conc__thread_leave(&w->task);
   if (pthread_attr_init(&attr) == 0) {
+    pthread_attr_setguardsize(&attr, CONC__GUARD_SIZE);
     if (w->task.stack_size > 0)
       pthread_attr_setstacksize(&attr, conc__thread_stack(w->task.stack_size));
     replaced = pthread_create(&id, &attr, conc__worker_again_main, w) == 0;
@@ -28726,8 +28724,8 @@ typedef struct conc__procpool {
   unsigned early_kills;  /* how many of them SIGKILL or SIGTERM has ended */
   unsigned seen_ups;     /* shared->came_up, as it was last seen */
   double hope;           /* when that was */
-  double start_at; /* when the next process may be ordered; CONC__NEVER: none
-                      is missing */
+  double start_at;       /* when the next process may be ordered; 0: at once,
+                            or none is missing */
   double watch_at;       /* when the next look is due, if `watched` */
   conc_task keeper;      /* its thread */
 } conc__procpool;

@@ -836,6 +836,34 @@ TEST(waits_for_processes_are_cancelled) {
   cancelled_waits(CONC_PROCESS);
 }
 
+static int items_begun;
+static void *sleep_in_item(void *arg) {
+  __atomic_add_fetch(&items_begun, 1, __ATOMIC_SEQ_CST);
+  conc_sleep(20);
+  return arg;
+}
+static void *map_in_pool(void *arg) {
+  long items[4] = {0};
+  conc_set_status(conc_pool_map((conc_pool *)arg, sleep_in_item, items,
+                                sizeof *items, 4));
+  return NULL;
+}
+/* The cancellation is for the item that runs; those behind it in its chunk do
+   not begin. */
+TEST(a_cancelled_map_leaves_out_the_rest_of_a_chunk) {
+  conc_pool p = pool_of(CONC_THREAD, 1);
+  conc_task t = job_of(map_in_pool, &p, 0);
+  p.chunk = 4;
+  items_begun = 0;
+  CHECK_EQ(conc_pool_start(&p), 0);
+  CHECK_EQ(conc_thread_start(&t), 0);
+  while (LOAD(items_begun) == 0) usleep(100);
+  CHECK_EQ(conc_cancel(&t), 0);
+  CHECK_EQ(conc_join(&t, 10), -ECANCELED);
+  CHECK_EQ(LOAD(items_begun), 1);
+  finish(&p);
+}
+
 /* --- jobs that end their thread ------------------------------------------ */
 
 static void *quit(void *arg) {
@@ -894,6 +922,32 @@ TEST(a_job_that_waited_below_one_that_ends_its_thread_has_failed) {
     CHECK_EQ((long)(intptr_t)conc_result(&upper), 7);
     CHECK_EQ(conc_pool_apply(&p, &after, CONC_FOREVER), 0);
     CHECK_EQ(n, i * i);
+  }
+  finish(&p);
+}
+
+static void *guard_of(void *arg) {
+  size_t *size = (size_t *)arg;
+#if CONC__LINUX
+  pthread_attr_t attr;
+  CHECK_EQ(pthread_getattr_np(pthread_self(), &attr), 0);
+  CHECK_EQ(pthread_attr_getguardsize(&attr, size), 0);
+  pthread_attr_destroy(&attr);
+#else
+  *size = CONC__GUARD_SIZE;
+#endif
+  return NULL;
+}
+TEST(a_thread_that_replaces_one_has_the_same_guard) {
+  conc_pool p = pool_of(CONC_THREAD, 1);
+  CHECK_EQ(conc_pool_start(&p), 0);
+  for (int i = 0; i < 3; i++) {
+    size_t size = 0;
+    conc_task job = job_of(guard_of, &size, sizeof size);
+    conc_task last = job_of(quit, NULL, 0);
+    CHECK_EQ(conc_pool_apply(&p, &job, CONC_FOREVER), 0);
+    CHECK(size >= CONC__GUARD_SIZE);
+    CHECK_EQ(conc_pool_apply(&p, &last, CONC_FOREVER), 0);
   }
   finish(&p);
 }

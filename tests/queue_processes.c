@@ -811,6 +811,22 @@ TEST_SHARED(who_has_the_last_may_free_the_queue) {
   }
 }
 
+/* A putter that sleeps has marked the message that must be got first. A getter
+   that cannot take it leaves the mark, for the one that can. */
+TEST_SHARED(a_message_that_is_refused_is_awaited_still) {
+  conc_queue *q = make(1, 64);
+  char text[8];
+  unsigned seen;
+  int n = 0;
+  CHECK_EQ(conc_put_build(q, 0, "s", "text"), 0);
+  cell(q, 0)->word |= CONC__CELL_AWAITED;
+  CHECK_EQ(conc_get_parse(q, 0, "i", &n), -EBADMSG);
+  seen = cells(q)->cells->sides[CONC__PUTTERS].word;
+  CHECK_EQ(conc_get(q, text, sizeof text, 0), 4);
+  CHECK_EQ(cells(q)->cells->sides[CONC__PUTTERS].word, seen + 1);
+  conc_queue_free(q);
+}
+
 /* --- by name --- */
 
 static char queue_name[64];
@@ -934,6 +950,59 @@ static void claim(conc_queue *q, uint32_t i, unsigned state) {
     kill(getpid(), SIGKILL);
   }
   reap(pid, -SIGKILL);
+}
+
+/* A getter dies after it has given up its message's block, which is another
+   message's then: so the first one counts as received. */
+TEST_SHARED(a_block_that_was_given_up_is_not_read_again) {
+  conc_queue *q = make(4, 2000);
+  char m[2000] = "";
+  NEEDS_FORK;
+  CHECK_EQ(conc_put(q, m, 500, 0), 0);
+  claim(q, 0, CONC__CELL_READING);
+  *conc__block_owner(cells(q), *conc__cell_block(cell(q, 0))) = 0;
+  CHECK_EQ(conc_put(q, m, 600, 0), 0);
+  CHECK_EQ(*conc__cell_block(cell(q, 1)), *conc__cell_block(cell(q, 0)));
+  CHECK_EQ(conc_put(q, m, 8, 0), 0);
+  CHECK_EQ(conc_get(q, m, sizeof m, 5), 600);
+  CHECK_EQ(conc_get(q, m, sizeof m, 5), 8);
+  CHECK_EQ(conc_get(q, m, sizeof m, 0), -ETIMEDOUT);
+  conc_queue_free(q);
+}
+
+/* All blocks have an owner, and each of these claims is over: processes were
+   killed between their claims and their messages. */
+TEST_SHARED(blocks_of_the_dead_are_used_again) {
+  conc_queue *q = make(4, 2000);
+  char m[2000] = "";
+  for (size_t i = 0; i < cells(q)->all; i++)
+    *conc__block_owner(cells(q), i) = conc__block_claim(CONC__AT(7, 1), 7);
+  cells(q)->cells->blocks = (unsigned)cells(q)->all;
+  for (int i = 0; i < 4; i++) CHECK_EQ(conc_put(q, m, 500, 0), 0);
+  for (int i = 0; i < 4; i++) CHECK_EQ(conc_get(q, m, sizeof m, 0), 500);
+  conc_queue_free(q);
+}
+
+/* What came back lies besides the ring. A process dies while it gets that, or
+   while it brings something back. */
+TEST_SHARED(what_came_back_survives_its_getter) {
+  conc_queue *q = make(4, 2000);
+  uint32_t spare = (uint32_t)cells(q)->count;
+  conc__message message;
+  char m[2000] = "";
+  NEEDS_FORK;
+  message.data = m;
+  message.size = 500;
+  message.kind = CONC__RAW;
+  CHECK_EQ(conc__cells_put_back(cells(q), &message), 0);
+  claim(q, spare, CONC__CELL_READING);
+  claim(q, spare + 1, CONC__CELL_BUSY);
+  CHECK_EQ(conc_get(q, m, sizeof m, 5), 500);
+  CHECK_EQ(conc_get(q, m, sizeof m, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_qsize(q), 0);
+  for (uint32_t i = 0; i < CONC__CELLS_SPARE; i++)
+    CHECK_EQ(CONC__CELL_STATE(cell(q, spare + i)->word), CONC__CELL_FREE);
+  conc_queue_free(q);
 }
 
 /* A process that is stopped while it has a claim, and lives: no other one waits
