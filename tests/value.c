@@ -935,6 +935,41 @@ TEST(a_text_is_not_made_into_others_for_ever) {
   CHECK(loads_rc(p, n) == -EMSGSIZE);
 }
 
+/* Containers made of one again and again, with a long text in it that is not
+   known as shared: each would be written with the text. */
+TEST(a_text_is_not_put_into_containers_for_ever) {
+  static const char *const ways[] = {"cbuiltins\nset\n", "ccollections\ndeque\n",
+                                     "ccollections\nOrderedDict\n"};
+  static unsigned char p[40000];
+  conc__pickle_limits limits = conc__pickle_reply_limits;
+  size_t n, i, k, times;
+  conc_value *v;
+  for (i = 0; i < 3; i++)
+    for (times = 2; times <= 1000; times += 998) {
+      n = (size_t)sprintf((char *)p, "(%sq%c0]", ways[i], 0);
+      if (i == 2) APPEND("]");
+      APPEND("B\x20\x4e\0\0");
+      n += 20000;
+      APPEND("a");
+      if (i == 2) APPEND("Naa");
+      APPEND("q\1");
+      for (k = 0; k < times; k++) APPEND("h\0h\1\x85R");
+      APPEND("t.");
+      CHECK_EQ(loads_rc(p, n), times > 2 ? -EMSGSIZE : 0);
+    }
+  /* all instances of a class have its name, which is one text */
+  n = 0;
+  APPEND("(c");
+  memset(p + n, 'x', 5000);
+  n += 5000;
+  APPEND("\ny\nq\0)\x81");
+  for (k = 0; k < 1000; k++) APPEND("h\0)\x81");
+  APPEND("t.");
+  CHECK_EQ(conc__pickle_decode(p, n, &limits, &v, NULL), 0);
+  CHECK(conc_value_size(v) == 1001);
+  conc_value_free(v);
+}
+
 TEST(collections_of_python_are_data) {
   /* each as its Python writes it, by protocols 0 to 4 */
   CHECK(AS("ccollections\nOrderedDict\n((lp0\n(lp1\nS'a'\np2\naI1\naa(lp3\nS'b'\naI2\naatR.", "{'a': 1, 'b': 2}")); /* 2.7 */
