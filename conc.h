@@ -2710,8 +2710,8 @@ CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
    Returns 0. After an error *out is NULL.
    Errors:
    -EBADMSG   this is not a pickle
-   -EMSGSIZE  it goes beyond the limits of a value (see >>value), or contains
-              itself
+   -EMSGSIZE  it goes beyond the limits of a value (see >>value), contains
+              itself, or makes many texts or containers of the same one
    -EACCES    it asks for more than data: an instance of another class, a name,
               what lies outside of the pickle
    -ENOMEM    there is no memory for the value */
