@@ -20934,15 +20934,14 @@ CONC__PRIVATE int conc__dict_finish(conc_value *items, size_t pairs,
                                     size_t *size) {
   conc__sorting s;
   size_t i, kept;
-  bool again = false;
   int rc;
   s.items = items;
-  for (*size = pairs; pairs > 1; *size = pairs = kept, again = true) {
+  for (*size = pairs; pairs > 1; *size = pairs = kept) {
     s.index = (uint32_t *)(void *)(items + pairs * 2);
     for (i = 0; i < pairs; i++) s.index[i] = (uint32_t)i;
     rc = conc__sort(&s, pairs);
-    /* NaNs may still look equal in the second turn: nothing else does. */
-    if (rc != 0 || !s.equal || again) return rc;
+    /* In the second turn only NaNs look equal, which are not merged. */
+    if (rc != 0 || !s.equal) return rc;
     if (!conc__dict_merge(items, s.index, pairs)) return 0;
     for (i = kept = 0; i < pairs; i++) {
       if (items[i * 2].type == CONC__TYPE_GAP) continue;
