@@ -2715,8 +2715,8 @@ CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
    Returns 0. After an error *out is NULL.
    Errors:
    -EBADMSG   this is not a pickle
-   -EMSGSIZE  it goes beyond the limits of a value (see >>value), or contains
-              itself
+   -EMSGSIZE  it goes beyond the limits of a value (see >>value), contains
+              itself, or makes many texts or containers of the same one
    -EACCES    it asks for more than data: an instance of another class, a name,
               what lies outside of the pickle
    -ENOMEM    there is no memory for the value */
@@ -20564,11 +20564,14 @@ CONC__PRIVATE double conc__decimal_double(const unsigned char *p, size_t n) {
    Which nodes are one object. Only texts and containers are worth a number:
    what has neither takes no more room than a reference. */
 
-/* Makes the top node known as an object. */
-CONC__PRIVATE int conc__maker_number(conc__maker *m) {
-  conc_value *v = CONC__STACK(m) + m->stack.count - 1;
-  int rc;
+CONC__INLINE conc_value *conc__maker_top(const conc__maker *m) {
   CONC__CHECK(m->stack.count > 0);
+  return CONC__STACK(m) + m->stack.count - 1;
+}
+
+/* Makes a node of the stack or the pool known as an object. */
+CONC__PRIVATE int conc__maker_number(conc__maker *m, conc_value *v) {
+  int rc;
   if (v->shared != 0 || !(conc__is_text(v->type) ||
                           (v->type >= CONC_LIST && v->type <= CONC_OBJECT)))
     return 0;
@@ -20587,10 +20590,10 @@ CONC__INLINE int conc__maker_recall(conc__maker *m, const conc_value *v) {
 
 /* Stores the top node at the end of the memo. */
 CONC__PRIVATE int conc__maker_memoize(conc__maker *m) {
-  int rc = conc__maker_number(m);
+  int rc = conc__maker_number(m, conc__maker_top(m));
   if (rc == 0) rc = conc__array_reserve(&m->memo, 1, sizeof(conc_value));
   if (rc == 0)
-    CONC__MEMO(m)[m->memo.count++] = CONC__STACK(m)[m->stack.count - 1];
+    CONC__MEMO(m)[m->memo.count++] = *conc__maker_top(m);
   return rc;
 }
 
@@ -20796,6 +20799,7 @@ CONC__INLINE void conc__measure_item(const conc__maker *m, const conc_value *v,
   if (!conc__is_text(v->type)) return;
   sum->text = true;
   sum->once += v->size;
+  if (sum->once > SIZE_MAX / 4) sum->once = SIZE_MAX / 4; /* as o->bytes */
 }
 
 /* Adds an item, which is done itself, to the container that it is in: item
@@ -20890,7 +20894,10 @@ CONC__PRIVATE void conc__visit_close(const conc__maker *m,
   sum->last = in->container + 1;
 }
 
-/* Visits what container `root` reaches, and adds it up. */
+/* Visits what container `root` reaches, and adds it up. The last limit is for
+   containers that were made of others: each has nodes of its own for the same
+   texts, which count again and are written again. No honest writer makes two
+   containers of one list, and never five. */
 CONC__PRIVATE int conc__maker_measure(const conc__maker *m, size_t root,
                                       conc__measured *sum) {
   conc__visit level[CONC__WALK_DEPTH];
@@ -20907,7 +20914,8 @@ CONC__PRIVATE int conc__maker_measure(const conc__maker *m, size_t root,
       conc__visit_open(m, &level[depth++], fresh);
     }
   }
-  return CONC__CONTAINERS(m)[root].bytes - sum->once > CONC__VALUE_BYTES
+  return CONC__CONTAINERS(m)[root].bytes - sum->once > CONC__VALUE_BYTES ||
+                 sum->once / 4 > m->input_size + m->extra.size
              ? -EMSGSIZE
              : 0;
 }
@@ -21000,15 +21008,14 @@ CONC__PRIVATE int conc__dict_finish(conc_value *items, size_t pairs,
                                     size_t *size) {
   conc__sorting s;
   size_t i, kept;
-  bool again = false;
   int rc;
   s.items = items;
-  for (*size = pairs; pairs > 1; *size = pairs = kept, again = true) {
+  for (*size = pairs; pairs > 1; *size = pairs = kept) {
     s.index = (uint32_t *)(void *)(items + pairs * 2);
     for (i = 0; i < pairs; i++) s.index[i] = (uint32_t)i;
     rc = conc__sort(&s, pairs);
-    /* NaNs may still look equal in the second turn: nothing else does. */
-    if (rc != 0 || !s.equal || again) return rc;
+    /* In the second turn only NaNs look equal, which are not merged. */
+    if (rc != 0 || !s.equal) return rc;
     if (!conc__dict_merge(items, s.index, pairs)) return 0;
     for (i = kept = 0; i < pairs; i++) {
       if (items[i * 2].type == CONC__TYPE_GAP) continue;
@@ -21527,7 +21534,7 @@ CONC__PRIVATE int conc__pickle_memoize(conc__maker *m, uint64_t index) {
   if (conc__maker_above_mark(m) == 0 || index > (uint64_t)m->memo.count + 1)
     return -EBADMSG;
   if (index == m->memo.count) return conc__maker_memoize(m);
-  rc = conc__maker_number(m);
+  rc = conc__maker_number(m, conc__maker_top(m));
   if (rc == 0) rc = conc__array_reserve(&m->memo, 2, sizeof(conc_value));
   if (rc != 0) return rc;
   /* The index that was left out is a gap, which no GET may fetch. */
@@ -21535,7 +21542,7 @@ CONC__PRIVATE int conc__pickle_memoize(conc__maker *m, uint64_t index) {
     CONC__MEMO(m)[m->memo.count].type = CONC__TYPE_GAP;
     m->memo.count += 2;
   }
-  CONC__MEMO(m)[index] = CONC__STACK(m)[m->stack.count - 1];
+  CONC__MEMO(m)[index] = *conc__maker_top(m);
   return 0;
 }
 
@@ -21548,9 +21555,10 @@ CONC__PRIVATE int conc__pickle_recall(conc__maker *m, uint64_t index) {
 
 /* DUP: the top node once more. */
 CONC__PRIVATE int conc__pickle_read_dup(conc__maker *m) {
-  int rc = conc__maker_above_mark(m) == 0 ? -EBADMSG : conc__maker_number(m);
-  if (rc != 0) return rc;
-  return conc__maker_recall(m, CONC__STACK(m) + m->stack.count - 1);
+  int rc;
+  if (conc__maker_above_mark(m) == 0) return -EBADMSG;
+  rc = conc__maker_number(m, conc__maker_top(m));
+  return rc != 0 ? rc : conc__maker_recall(m, conc__maker_top(m));
 }
 
 /* BINPUT and LONG_BINPUT, BINGET and LONG_BINGET: `width` bytes of index. */
@@ -21809,19 +21817,17 @@ CONC__PRIVATE int conc__pickle_call_bytes(conc__pickle_reader *r, size_t call,
 CONC__PRIVATE int conc__pickle_call_class(conc__maker *m,
                                           const conc_value *name,
                                           const conc_value *args) {
-  const conc_value *words =
+  conc_value *words =
       CONC__POOL(m) + CONC__CONTAINERS(m)[name->as.at].run.start;
-  conc_value parts[4];
   uint32_t i;
   int rc = 0;
-  parts[0] = words[0];
-  parts[1] = words[1];
-  parts[2] = *args;
-  parts[3].type = CONC_NONE;
-  parts[3].shared = 0;
-  parts[3].size = 0;
-  parts[3].as.at = 0;
-  for (i = 0; rc == 0 && i < 4; i++) rc = conc__maker_push_node(m, parts + i);
+  /* All instances of a class share its name. */
+  for (i = 0; rc == 0 && i < 2; i++) {
+    rc = conc__maker_number(m, words + i);
+    if (rc == 0) rc = conc__maker_recall(m, words + i);
+  }
+  if (rc == 0) rc = conc__maker_push_node(m, args);
+  if (rc == 0) rc = conc__maker_push(m, CONC_NONE, 0, 0);
   return rc != 0 ? rc : conc__maker_collect(m, CONC_OBJECT, 4);
 }
 

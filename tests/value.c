@@ -811,6 +811,11 @@ TEST(parts_are_one_object_only_if_they_were) {
   conc_free(out);
   conc_value_free(w);
   conc_value_free(v);
+  /* fetched, but not kept at any second place */
+  CHECK(LOADS(&v, "]q\0h\0" "0.") == 0);
+  CHECK(conc_pickle_dumps(v, 4, &out, &size) == 0 && memchr(out, 'q', size) == NULL);
+  conc_free(out);
+  conc_value_free(v);
   /* memoized, but fetched by nobody: nothing of it is left */
   CHECK(LOADS(&v, "(X\1\0\0\0aq\0]q\1t.") == 0);
   CHECK(conc_pickle_dumps(v, 4, &out, &size) == 0 && memchr(out, 'q', size) == NULL);
@@ -935,10 +940,66 @@ TEST(a_text_is_not_made_into_others_for_ever) {
   CHECK(loads_rc(p, n) == -EMSGSIZE);
 }
 
+/* Containers made of one again and again, with a long text in it that is not
+   known as shared: each would be written with the text. */
+TEST(a_text_is_not_put_into_containers_for_ever) {
+  static const char *const ways[] = {"cbuiltins\nset\n", "ccollections\ndeque\n",
+                                     "ccollections\nOrderedDict\n"};
+  static unsigned char p[40000];
+  conc__pickle_limits limits = conc__pickle_reply_limits;
+  size_t n, i, k, times;
+  conc_value *v;
+  for (i = 0; i < 3; i++)
+    for (times = 2; times <= 1000; times += 998) {
+      n = (size_t)sprintf((char *)p, "(%sq%c0]", ways[i], 0);
+      if (i == 2) APPEND("]");
+      APPEND("B\x20\x4e\0\0");
+      n += 20000;
+      APPEND("a");
+      if (i == 2) APPEND("Naa");
+      APPEND("q\1");
+      for (k = 0; k < times; k++) APPEND("h\0h\1\x85R");
+      APPEND("t.");
+      CHECK_EQ(loads_rc(p, n), times > 2 ? -EMSGSIZE : 0);
+    }
+  /* all instances of a class have its name, which is one text */
+  n = 0;
+  APPEND("(c");
+  memset(p + n, 'x', 5000);
+  n += 5000;
+  APPEND("\ny\nq\0)\x81");
+  for (k = 0; k < 1000; k++) APPEND("h\0)\x81");
+  APPEND("t.");
+  CHECK_EQ(conc__pickle_decode(p, n, &limits, &v, NULL), 0);
+  CHECK(conc_value_size(v) == 1001);
+  conc_value_free(v);
+}
+
+/* Parts of keys that have been compared and found equal are not compared
+   again: they have become one. A tuple, and a text of 40 bytes. */
+TEST(equal_parts_of_keys_become_one) {
+  static const char *const part[] = {"(K\1K\2t", "U\x28" "0123456789012345678901234567890123456789"};
+  char p[200];
+  conc_value *v;
+  int i;
+  for (i = 0; i < 2; i++) {
+    const conc_value *a, *b;
+    int n = sprintf(p, "\x8f(%sI1\n\x86%sI2\n\x86\x90.", part[i], part[i]);
+    CHECK_EQ(conc_pickle_loads(&v, p, (size_t)n), 0);
+    a = conc_value_item(conc_value_item(v, 0), 0);
+    b = conc_value_item(conc_value_item(v, 1), 0);
+    CHECK(a != b && conc_value_equal(a, b));
+    CHECK(i ? a->as.bytes == b->as.bytes : a->as.items == b->as.items);
+    conc_value_free(v);
+  }
+}
+
 TEST(collections_of_python_are_data) {
   /* each as its Python writes it, by protocols 0 to 4 */
   CHECK(AS("ccollections\nOrderedDict\n((lp0\n(lp1\nS'a'\np2\naI1\naa(lp3\nS'b'\naI2\naatR.", "{'a': 1, 'b': 2}")); /* 2.7 */
   CHECK(AS("ccollections\nOrderedDict\n)R.", "{}"));
+  /* a pair whose parts lie apart, for another list has grown in between */
+  CHECK(AS("ccollections\nOrderedDict\n]]K\1a]Na0K\2aa\x85R.", "{1: 2}"));
   CHECK(AS("\x80\2ccollections\nOrderedDict\nq\0)Rq\1(X\1\0\0\0aq\2K\1X\1\0\0\0bq\3K\2u.", "{'a': 1, 'b': 2}"));
   CHECK(AS("\x80\4\x95\x20\0\0\0\0\0\0\0\x8c\x0b" "collections\x94\x8c\x07" "Counter\x94\x93\x94}\x94K\1K\2s\x85\x94R\x94.", "{1: 2}") ||
         AS("\x80\4\x8c\x0b" "collections\x94\x8c\x07" "Counter\x94\x93\x94}\x94K\1K\2s\x85\x94R\x94.", "{1: 2}"));

@@ -73,7 +73,7 @@ static void size_forget(void) {
   for (i = 0; i < sizeof other; i += 64) other[i]++;
 }
 
-/* One run; NAN if the step is refused, as JSON does with sets. */
+/* One run; NAN if the step is refused. */
 static double size_run(cost_size *s, const cost_case *c, int step) {
   double start;
   size_forget();
@@ -95,7 +95,8 @@ static void measure(cost_size *s, const cost_case *c, int step) {
   }
 }
 
-/* Measures a step, and prints its row. Whether it is too dear. */
+/* Measures a step, and prints its row. Whether it is too dear, or is refused
+   by another codec than JSON, which has no sets, for one. */
 static int step_row(cost_size *s, const cost_case *c, int step) {
   char name[100];
   double growth = 0, each = 0, most = 2.2;
@@ -103,8 +104,13 @@ static int step_row(cost_size *s, const cost_case *c, int step) {
   for (i = 0; i < TRIES && !(i > 0 && growth <= most); i++) {
     double now;
     measure(s, c, step);
+    if (isnan(s[1].best)) {
+      if (step == COST_JSON) return 0;
+      printf("  %s: %s: refused\n", c->name, cost_steps[step]);
+      return 1;
+    }
     /* what does not grow, like a set of one number, is not of this kind */
-    if (isnan(s[1].best) || s[1].bytes < s[0].bytes * 4) return 0;
+    if (s[1].bytes < s[0].bytes * 4) return 0;
     /* against the bytes, should they not be eight times as many */
     now = pow(s[1].best / s[0].best,
               1 / log2((double)s[1].bytes / (double)s[0].bytes));

@@ -43,6 +43,13 @@ static inline void cost_digits(cost_input *in, size_t n) {
     cost_put(in, &c, 1);
   }
 }
+/* From begin to end, with as many items as n bytes take. */
+#define COST_REPEAT(in, n, begin, item, end)                                  \
+  do {                                                                        \
+    COST_PUT(in, begin);                                                      \
+    while ((in)->size < (n)) COST_PUT(in, item);                              \
+    COST_PUT(in, end);                                                        \
+  } while (0)
 
 /* Each writes a pickle of about n bytes, or JSON if its name says so. */
 
@@ -57,19 +64,14 @@ static inline void cost_nesting(cost_input *in, size_t n) {
   COST_PUT(in, "t.");
 }
 static inline void cost_flat(cost_input *in, size_t n) {
-  COST_PUT(in, "](");
-  while (in->size < n) COST_PUT(in, "N");
-  COST_PUT(in, "e.");
+  COST_REPEAT(in, n, "](", "N", "e.");
 }
 static inline void cost_marks(cost_input *in, size_t n) {
-  while (in->size < n) COST_PUT(in, "((((N1111");
-  COST_PUT(in, "N.");
+  COST_REPEAT(in, n, "", "((((N1111", "N.");
 }
 /* Two lists that grow in turn: each item is a run of its own. */
 static inline void cost_runs(cost_input *in, size_t n) {
-  COST_PUT(in, "(]q\0]q\1");
-  while (in->size < n) COST_PUT(in, "h\0Na0h\1Na0");
-  COST_PUT(in, "t.");
+  COST_REPEAT(in, n, "(]q\0]q\1", "h\0Na0h\1Na0", "t.");
 }
 static inline void cost_decimal_lines(cost_input *in, size_t n) {
   COST_PUT(in, "(");
@@ -105,35 +107,26 @@ static inline void cost_shared_text(cost_input *in, size_t n) {
 }
 /* Pairs of the pair before. */
 static inline void cost_shared_lists(cost_input *in, size_t n) {
-  size_t i;
-  COST_PUT(in, "(");
-  while (in->size < n) {
-    COST_PUT(in, "N");
-    for (i = 0; i < 2; i++) COST_PUT(in, "2\x86");
-  }
-  COST_PUT(in, "t.");
+  COST_REPEAT(in, n, "(", "N2\x86" "2\x86", "t.");
 }
-static inline void cost_ints_in_set(cost_input *in, size_t n) {
+static inline void cost_random_ints(cost_input *in, size_t n) {
   unsigned x = 1;
-  COST_PUT(in, "\x8f(");
   while (in->size < n) {
     x = x * 1664525u + 1013904223u;
     cost_head(in, 'J', x);
   }
+}
+static inline void cost_ints_in_set(cost_input *in, size_t n) {
+  COST_PUT(in, "\x8f(");
+  cost_random_ints(in, n);
   COST_PUT(in, "\x90.");
 }
 static inline void cost_equal_in_set(cost_input *in, size_t n) {
-  COST_PUT(in, "\x8f(");
-  while (in->size < n) COST_PUT(in, "K\1G?\xf0\0\0\0\0\0\0\x88");
-  COST_PUT(in, "\x90.");
+  COST_REPEAT(in, n, "\x8f(", "K\1G?\xf0\0\0\0\0\0\0\x88", "\x90.");
 }
 static inline void cost_called_set(cost_input *in, size_t n) {
-  unsigned x = 1;
   COST_PUT(in, "cbuiltins\nset\n](");
-  while (in->size < n) {
-    x = x * 1664525u + 1013904223u;
-    cost_head(in, 'J', x);
-  }
+  cost_random_ints(in, n);
   COST_PUT(in, "e\x85R.");
 }
 static inline void cost_keys(cost_input *in, size_t n) {
@@ -149,6 +142,18 @@ static inline void cost_keys(cost_input *in, size_t n) {
   }
   COST_PUT(in, "u.");
 }
+/* Keys that begin with 0 or 1 of the memo. */
+static inline void cost_alike_keys(cost_input *in, size_t n) {
+  size_t i;
+  COST_PUT(in, "\x8f(");
+  for (i = 0; in->size < n; i++) {
+    if (i * 5 % 7 % 2) COST_PUT(in, "h\0");
+    else COST_PUT(in, "h\1");
+    cost_head(in, 'J', i * 40503u % 65536);
+    COST_PUT(in, "\x86");
+  }
+  COST_PUT(in, "\x90t.");
+}
 /* Keys that begin alike, with two texts that are equal, but not one. */
 static inline void cost_alike_texts(cost_input *in, size_t n) {
   size_t i;
@@ -158,14 +163,7 @@ static inline void cost_alike_texts(cost_input *in, size_t n) {
     if (i) COST_PUT(in, "q\1");
     else COST_PUT(in, "q\0");
   }
-  COST_PUT(in, "\x8f(");
-  for (i = 0; in->size < n; i++) {
-    if (i * 5 % 7 % 2) COST_PUT(in, "h\0");
-    else COST_PUT(in, "h\1");
-    cost_head(in, 'J', i * 40503u % 65536);
-    COST_PUT(in, "\x86");
-  }
-  COST_PUT(in, "\x90t.");
+  cost_alike_keys(in, n);
 }
 /* The same with tuples. */
 static inline void cost_alike_tuples(cost_input *in, size_t n) {
@@ -179,14 +177,7 @@ static inline void cost_alike_tuples(cost_input *in, size_t n) {
     if (i) COST_PUT(in, "q\1");
     else COST_PUT(in, "q\0");
   }
-  COST_PUT(in, "\x8f(");
-  for (i = 0; in->size < n; i++) {
-    if (i * 5 % 7 % 2) COST_PUT(in, "h\0");
-    else COST_PUT(in, "h\1");
-    cost_head(in, 'J', i * 40503u % 65536);
-    COST_PUT(in, "\x86");
-  }
-  COST_PUT(in, "\x90t.");
+  cost_alike_keys(in, n);
 }
 static inline void cost_controls(cost_input *in, size_t n) {
   cost_text(in, 1, n);
@@ -205,10 +196,8 @@ static inline void cost_escaped_lines(cost_input *in, size_t n) {
   COST_PUT(in, "t.");
 }
 static inline void cost_bytes_of_2(cost_input *in, size_t n) {
-  COST_PUT(in, "(c_codecs\nencode\nq\0X\6\0\0\0latin1q\001""00");
-  while (in->size < n)
-    COST_PUT(in, "h\0X\2\0\0\0\xc3\xbfh\1\x86R");
-  COST_PUT(in, "t.");
+  COST_REPEAT(in, n, "(c_codecs\nencode\nq\0X\6\0\0\0latin1q\001""00",
+              "h\0X\2\0\0\0\xc3\xbfh\1\x86R", "t.");
 }
 static inline void cost_json_nesting(cost_input *in, size_t n) {
   size_t i;
@@ -243,14 +232,10 @@ static inline void cost_json_long_float(cost_input *in, size_t n) {
   COST_PUT(in, "]");
 }
 static inline void cost_json_escapes(cost_input *in, size_t n) {
-  COST_PUT(in, "[\"");
-  while (in->size < n) COST_PUT(in, "\\u0001\\ud83d\\ude00\\ud800\\n");
-  COST_PUT(in, "\"]");
+  COST_REPEAT(in, n, "[\"", "\\u0001\\ud83d\\ude00\\ud800\\n", "\"]");
 }
 static inline void cost_json_keys(cost_input *in, size_t n) {
-  COST_PUT(in, "{\"\":0");
-  while (in->size < n) COST_PUT(in, ",\"a\":[{}],\"b\":1");
-  COST_PUT(in, "}");
+  COST_REPEAT(in, n, "{\"\":0", ",\"a\":[{}],\"b\":1", "}");
 }
 
 typedef struct cost_case {
