@@ -12698,6 +12698,32 @@ CONC_API void conc_local_free(conc_local *local) {
    which it may be gone.
    ------------------------------------------------------------------------ */
 
+/* A size that a thread's stack may have, of at least this. */
+CONC__PRIVATE size_t conc__thread_stack(size_t size) {
+  if (size < (size_t)PTHREAD_STACK_MIN) size = (size_t)PTHREAD_STACK_MIN;
+  return (size + conc__page - 1) / conc__page * conc__page;
+}
+
+/* Makes each thread of the library: with a guard as large as those of
+   coroutines. `stack` is in bytes, 0: the system's usual size. Of a detached
+   one no thread needs to be told of its end. 0 or negative errno. */
+CONC__PRIVATE int conc__thread_create(void *(*fn)(void *), void *arg,
+                                      size_t stack, bool detached) {
+  pthread_attr_t attr;
+  pthread_t id;
+  int rc = -pthread_attr_init(&attr);
+  if (rc != 0) return rc;
+  pthread_attr_setguardsize(&attr, CONC__GUARD_SIZE);
+  if (detached) pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+  if (stack > 0)
+    /* Some systems take the guard out of the stack (glibc before 2.27). */
+    rc = -pthread_attr_setstacksize(
+        &attr, conc__thread_stack(stack + CONC__GUARD_SIZE));
+  if (rc == 0) rc = -pthread_create(&id, &attr, fn, arg);
+  pthread_attr_destroy(&attr);
+  return rc;
+}
+
 /* --- a thread that ends inside of a target ---
 
    pthread_exit() and pthread_cancel() end a thread without a return of its
@@ -12748,19 +12774,11 @@ CONC__PRIVATE void *conc__quitter_main(void *arg) {
    can learn. 0 or negative errno: then the task is still to be finished. */
 CONC__PRIVATE int conc__quitter_start(conc_task *task) {
   conc__quitter *q = (conc__quitter *)CONC_MALLOC(sizeof *q);
-  pthread_attr_t attr;
-  pthread_t id;
   int rc = -ENOMEM;
   if (q == NULL) return rc;
   q->task = task;
   q->thread = pthread_self();
-  rc = -pthread_attr_init(&attr);
-  if (rc == 0) {
-    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-    pthread_attr_setguardsize(&attr, CONC__GUARD_SIZE);
-    rc = -pthread_create(&id, &attr, conc__quitter_main, q);
-    pthread_attr_destroy(&attr);
-  }
+  rc = conc__thread_create(conc__quitter_main, q, 0, true);
   if (rc != 0) CONC_FREE(q);
   return rc;
 }
@@ -12849,20 +12867,11 @@ CONC__PRIVATE void *conc__thread_main(void *arg) {
   return NULL;
 }
 
-/* A size that a thread's stack may have, of at least this. */
-CONC__PRIVATE size_t conc__thread_stack(size_t size) {
-  if (size < (size_t)PTHREAD_STACK_MIN) size = (size_t)PTHREAD_STACK_MIN;
-  return (size + conc__page - 1) / conc__page * conc__page;
-}
-
 /* Threads need not be joined: the end of a task is its event, not
    pthread_join, so that coroutines can wait for threads; each detaches itself
    at its end. The task is in the list of threads before there is a thread,
    which may end at once, and is then off the list before this returns. */
 CONC_API int conc_thread_start(conc_task *task) {
-  pthread_attr_t attr;
-  pthread_t id;
-  size_t size = task->stack_size;
   int rc;
   conc__init();
   rc = conc__task_begin(task, &conc__thread_kind);
@@ -12870,17 +12879,11 @@ CONC_API int conc_thread_start(conc_task *task) {
   if (task->name == NULL)
     task->number =
         __atomic_add_fetch(&conc__thread_numbers, 1u, __ATOMIC_RELAXED);
-  rc = -pthread_attr_init(&attr);
-  if (rc == 0) {
-    pthread_attr_setguardsize(&attr, CONC__GUARD_SIZE);
-    if (size > 0)
-      rc = -pthread_attr_setstacksize(&attr, conc__thread_stack(size));
-    conc__threads_enter(task);
-    if (rc == 0) rc = -pthread_create(&id, &attr, conc__thread_main, task);
-    if (rc != 0) conc__threads_leave(task);
-    pthread_attr_destroy(&attr);
-  }
-  if (rc != 0) conc__task_start_failed(task);
+  conc__threads_enter(task);
+  rc = conc__thread_create(conc__thread_main, task, task->stack_size, false);
+  if (rc == 0) return 0;
+  conc__threads_leave(task);
+  conc__task_start_failed(task);
   return rc;
 }
 
@@ -17447,24 +17450,18 @@ CONC__PRIVATE void *conc__helper_main(void *arg) {
    this returns, since a fork should not meet a thread that is half made: the
    locks of AddressSanitizer are not for that. 0 or negative errno. */
 CONC__PRIVATE int conc__helper_start(void *(*fn)(void *), uintptr_t arg) {
-  pthread_attr_t attr;
-  pthread_t id;
   sigset_t all, old;
   conc__helper h;
-  int rc = -pthread_attr_init(&attr);
-  if (rc != 0) return rc;
+  int rc;
   h.fn = fn;
   h.arg = arg;
   h.begun = 0;
-  pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-  pthread_attr_setguardsize(&attr, CONC__GUARD_SIZE);
   /* The new thread inherits the mask: so it is set before, and there is no
      moment at which the thread could handle a signal. */
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &old);
-  rc = -pthread_create(&id, &attr, conc__helper_main, &h);
+  rc = conc__thread_create(conc__helper_main, &h, 0, true);
   pthread_sigmask(SIG_SETMASK, &old, NULL);
-  pthread_attr_destroy(&attr);
   while (rc == 0 && CONC__LOAD(&h.begun) == 0)
     conc__futex_wait(&h.begun, 0, CONC__NEVER, false);
   return rc;
@@ -27773,9 +27770,6 @@ CONC__PRIVATE void *conc__worker_again_main(void *arg) {
    No task may find the thread's actor any more: conc_cancel looks under the
    guard of `done`. */
 CONC__PRIVATE void conc__worker_quit(conc__worker *w, conc_task *t) {
-  pthread_attr_t attr;
-  pthread_t id;
-  bool replaced = false;
   w->left = t;
   w->gone = pthread_self();
   conc__this.worker = NULL;
@@ -27789,14 +27783,9 @@ CONC__PRIVATE void conc__worker_quit(conc__worker *w, conc_task *t) {
     if (t == &w->task) break;
   }
   conc__thread_leave(&w->task);
-  if (pthread_attr_init(&attr) == 0) {
-    pthread_attr_setguardsize(&attr, CONC__GUARD_SIZE);
-    if (w->task.stack_size > 0)
-      pthread_attr_setstacksize(&attr, conc__thread_stack(w->task.stack_size));
-    replaced = pthread_create(&id, &attr, conc__worker_again_main, w) == 0;
-    pthread_attr_destroy(&attr);
-  }
-  if (!replaced) conc__worker_go_on(w, NULL, -ECHILD);
+  if (conc__thread_create(conc__worker_again_main, w, w->task.stack_size,
+                          false) != 0)
+    conc__worker_go_on(w, NULL, -ECHILD);
 }
 
 /* The quit of a job (see conc__kind). In a forked child the worker is gone. */
