@@ -32279,16 +32279,22 @@ CONC__PRIVATE int conc__serve_function(conc__session *s,
 
    A put or get of a scalar, as the short cut of >>pickle reads it. */
 
-/* Puts a scalar without waiting; as conc__queue_put, or -ENOTSUP. Numbers are
-   the same bytes when they are encoded anew; a str has one spelling here. */
+/* Puts a scalar without waiting for room; as conc__item_put, or -ENOTSUP.
+   Numbers are the same bytes when they are encoded anew; a str has one spelling
+   here. */
 CONC__PRIVATE int conc__put_scalar(conc__session *s, conc_queue *q,
                                    const conc__scalar *v) {
   unsigned char text[5 + 255];
+  conc__item item;
   if (v->size > conc__message_limit(s->manager)) return -ENOTSUP;
   switch (v->op) {
   case CONC__OP_SHORT_BINBYTES:
   case CONC__OP_BINBYTES:
-    return conc__queue_put(q, v->data, v->size, CONC__RAW, 0);
+    memset(&item, 0, sizeof item);
+    item.data = v->data;
+    item.size = v->size;
+    item.kind = CONC__RAW;
+    return conc__item_put(s, q, &item);
   case CONC__OP_SHORT_BINUNICODE:
   case CONC__OP_BINUNICODE:
     if (v->size > 255 || !conc__utf8_valid(v->data, v->size)) return -ENOTSUP;
@@ -32340,20 +32346,6 @@ CONC__PRIVATE bool conc__serve_usual_take(conc__session *s,
   return true;
 }
 
-/* A put of large bytes, made by a thread: it does not wait for room. */
-typedef struct conc__copying {
-  conc__session *session;
-  conc_queue *queue;
-  const conc__scalar *item;
-  int rc;
-} conc__copying;
-
-CONC__PRIVATE void *conc__copying_main(void *arg) {
-  conc__copying *c = (conc__copying *)arg;
-  c->rc = conc__put_scalar(c->session, c->queue, c->item);
-  return NULL;
-}
-
 /* Serves a usual request. False if it is not one: nothing has been done. */
 CONC__PRIVATE bool conc__serve_usual(conc__session *s, const unsigned char *p,
                                      size_t size, int *rc) {
@@ -32376,21 +32368,13 @@ CONC__PRIVATE bool conc__serve_usual(conc__session *s, const unsigned char *p,
   s->protocol = u.protocol;
   if (!put) {
     *rc = conc__serve_get(s, q, timeout);
-  } else {
-    if (u.args[0].size >= CONC__COPY_LARGE) {
-      conc__copying c = {NULL, NULL, NULL, 0};
-      c.session = s;
-      c.queue = q;
-      c.item = &u.args[0];
-      *rc = conc__session_aside(s, conc__copying_main, &c);
-      if (*rc != 0) return true; /* cancelled: nothing has been put */
-      *rc = c.rc;
-    } else {
-      *rc = conc__put_scalar(s, q, &u.args[0]);
-    }
-    if (*rc != 0) return false;
-    *rc = conc__reply_none(s);
+    return true;
   }
+  *rc = conc__put_scalar(s, q, &u.args[0]);
+  if (*rc == 0) *rc = conc__reply_none(s);
+  /* A put that was cancelled is not tried again: in a queue of another machine
+     the message may be there. */
+  else if (*rc != -ECANCELED) return false;
   return true;
 }
 
