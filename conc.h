@@ -31329,14 +31329,22 @@ CONC__PRIVATE void conc__client_give_back(conc__client *c) {
   conc__buffer_free(&c->held);
 }
 
+/* Looks whether the client has closed its side, without reading: `hangup` is
+   set if its end comes next. Returns as recv: above 0 if there are bytes,
+   below 0 if there is nothing. */
+CONC__PRIVATE ssize_t conc__client_peek(conc__client *c) {
+  unsigned char byte;
+  ssize_t n = recv(c->channel.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+  if (n == 0 || (n < 0 && !conc__would_block(errno))) c->hangup = true;
+  return n;
+}
+
 /* The server ends, and not the client: whom a message has been sent to has it,
    unless it is known that the client has gone. */
 CONC__PRIVATE void conc__client_settle(conc__client *c) {
-  unsigned char byte;
-  ssize_t n;
-  if (c->held_from == NULL || !c->held_sent || c->hangup) return;
-  n = recv(c->channel.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-  if (n > 0 || (n < 0 && conc__would_block(errno))) conc__client_confirm(c);
+  if (c->held_from == NULL || !c->held_sent) return;
+  conc__client_peek(c);
+  if (!c->hangup) conc__client_confirm(c);
 }
 
 /* Sends the replies. If messages are among them and the client has closed its
@@ -31351,16 +31359,6 @@ CONC__PRIVATE int conc__session_flush(conc__session *s) {
   conc__session_give_back(s, sent);
   if (rc == 0) s->client->held_sent = true;
   return rc;
-}
-
-/* Looks whether the client has closed its side, without reading: `hangup` is
-   set if its end comes next. Returns as recv: above 0 if there are bytes,
-   below 0 if there is nothing. */
-CONC__PRIVATE ssize_t conc__client_peek(conc__client *c) {
-  unsigned char byte;
-  ssize_t n = recv(c->channel.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-  if (n == 0 || (n < 0 && !conc__would_block(errno))) c->hangup = true;
-  return n;
 }
 
 /* --- replies ---
