@@ -34313,7 +34313,6 @@ CONC__PRIVATE ssize_t conc__proxy_get_late(conc__proxy *proxy,
     } else {
       if (until > now + CONC__ASK_FOR) until = now + CONC__ASK_FOR;
       n = conc__proxy_ask(proxy, ident, &c, until, end);
-      if (n != -ETIMEDOUT && n != 0) return n;
       if (n != 0) return n;
       until = conc__call_end(until);
     }
