@@ -31484,7 +31484,7 @@ CONC__PRIVATE int conc__reply_error(conc__session *s, int rc, bool get) {
   if (rc == -EPIPE)
     return conc__reply_builtin(s, "EOFError", "queue is closed");
   if (rc == -EMSGSIZE)
-    return conc__reply_builtin(s, "ValueError", "message too long");
+    return conc__reply_builtin(s, "ValueError", CONC__TOO_LONG);
   if (rc == -ENOMEM) return conc__reply_builtin(s, "MemoryError", "");
   return conc__reply_builtin(s, "RuntimeError", conc_strerror(rc));
 }
@@ -32563,7 +32563,9 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
        of it is let go by. */
     if (have == -EMSGSIZE && c->methods) {
       have = conc__channel_drop(ch);
-      if (have == 0) rc = conc__reply_error(s, -EMSGSIZE, false);
+      if (have == 0)
+        rc = conc__reply_too_long(s, 0, s->manager->max_message,
+                                  ".max_message of the manager is");
       if (have == 0) continue;
     }
     if (have < 0) return have;
