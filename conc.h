@@ -32630,7 +32630,7 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
             |                the others answer what they are at
      conc__server_close      frees what is left, without the loop
 
-   Invariant: a client is in `clients` from conc__client_new to
+   Invariant: a client is in `clients` from conc__client_accept to
    conc__client_close, and then in `dead` until conc__clients_reap. It is idle
    whenever no coroutine of it exists.
 
@@ -32984,7 +32984,7 @@ CONC__PRIVATE void *conc__server_main(void *arg) {
 
 /* What a forked child does with the server of its parent. Its sockets were
    closed at the fork, but not shut down, for they go on in the parent (see
-   conc__net_fork_child), and a socket of the file system is the parent's to
+   conc__own_fork_child), and a socket of the file system is the parent's to
    unlink. Nothing is freed: the loop, which uses its memory without a guard,
    may have been in the middle of a change at the fork. */
 CONC__PRIVATE void conc__server_abandon(conc__manager_data *m) {
