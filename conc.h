@@ -32277,9 +32277,8 @@ CONC__PRIVATE int conc__serve_function(conc__session *s,
 
    A put or get of a scalar, as the short cut of >>pickle reads it. */
 
-/* Puts a scalar without waiting for room; as conc__item_put, or -ENOTSUP.
-   Numbers are the same bytes when they are encoded anew; a str has one spelling
-   here. */
+/* Puts a scalar if there is room: as conc__item_put, or -ENOTSUP. Numbers are
+   the same bytes when they are encoded anew; a str has one spelling here. */
 CONC__PRIVATE int conc__put_scalar(conc__session *s, conc_queue *q,
                                    const conc__scalar *v) {
   unsigned char text[5 + 255];
