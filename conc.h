@@ -33304,6 +33304,8 @@ CONC__PRIVATE int conc__reply_read(const conc_value *reply,
   if (strcmp(kind, "#ERROR") == 0) return conc__exception_code(*result);
   if (strcmp(kind, "#TRACEBACK") != 0) return -EPROTO;
   text = conc_value_str(*result, NULL);
+  /* Ours writes it so in protocol 2: as the str of a Python 2. */
+  if (text == NULL) text = (const char *)conc_value_bytes(*result, NULL);
   return text != NULL && strstr(text, "KeyError") != NULL ? -ESTALE
                                                           : -EREMOTEIO;
 }
@@ -33821,20 +33823,28 @@ CONC__PRIVATE int conc__proxy_put_once(conc__proxy *proxy,
   return rc;
 }
 
-/* The put of a queue. */
-CONC__PRIVATE int conc__proxy_put(conc_queue *q, const conc__message *m,
-                                  double deadline) {
-  conc__proxy *proxy = (conc__proxy *)q;
-  double end = conc__call_end(deadline);
+/* Puts a message; or, if `back`, puts it back: to its place, if the server is
+   ours. It may have been started anew, and is asked for the id then. */
+CONC__PRIVATE int conc__proxy_send(conc__proxy *proxy, const conc__message *m,
+                                   bool back, double deadline, double end) {
   int i;
   for (i = 0;; i++) {
     const conc__ident *ident = conc__proxy_ident(proxy);
-    int rc = conc__proxy_put_once(proxy, ident, "put", m, deadline, end);
+    int rc = conc__proxy_put_once(
+        proxy, ident, back && ident->confirms ? CONC__METHOD_UNGET : "put", m,
+        deadline, end);
     if (rc != -ESTALE) return rc;
     rc = i == CONC__RESOLVE_TIMES ? -EPROTO
                                   : conc__proxy_resolve(proxy, ident, end);
     if (rc != 0) return rc;
   }
+}
+
+/* The put of a queue. */
+CONC__PRIVATE int conc__proxy_put(conc_queue *q, const conc__message *m,
+                                  double deadline) {
+  return conc__proxy_send((conc__proxy *)q, m, false, deadline,
+                          conc__call_end(deadline));
 }
 
 /* Encodes what came and puts it into the stash, from where a get takes it as
@@ -34394,12 +34404,12 @@ CONC__PRIVATE ssize_t conc__proxy_simple(conc_queue *q, const char *method,
 CONC__PRIVATE int conc__proxy_unget(conc_queue *q, const conc__message *m,
                                     conc__buffer *b) {
   conc__proxy *proxy = (conc__proxy *)q;
-  const conc__ident *ident = conc__proxy_ident(proxy);
   int rc = -ENOTSUP;
-  if (ident->confirms)
-    rc = conc__proxy_put_once(proxy, ident, CONC__METHOD_UNGET, m, CONC__NEVER,
-                              conc_now() + proxy->manager->timeout);
-  if (rc != 0) rc = conc__fifo_unget(proxy->stash, m, b);
+  if (conc__proxy_ident(proxy)->confirms)
+    rc = conc__proxy_send(proxy, m, true, CONC__NEVER,
+                          conc_now() + proxy->manager->timeout);
+  if (rc == 0) return 0;
+  rc = conc__fifo_unget(proxy->stash, m, b);
   if (rc == 0) CONC__STORE(&proxy->stashed, true);
   return rc;
 }
@@ -34518,16 +34528,11 @@ CONC__PRIVATE conc_queue *conc__proxy_of(conc__manager_data *m,
    server does not notice that we do not wait. */
 CONC__PRIVATE void conc__proxy_put_back(conc__proxy *proxy,
                                         const conc__buffer *b, double end) {
-  const conc__ident *ident = conc__proxy_ident(proxy);
   conc__message m;
   m.data = b->data;
   m.size = b->size;
   m.kind = CONC__PICKLED;
-  if (ident->confirms)
-    conc__proxy_put_once(proxy, ident, CONC__METHOD_UNGET, &m, CONC__NEVER,
-                         end);
-  else
-    conc__proxy_put_once(proxy, ident, "put", &m, CONC__NEVER, end);
+  conc__proxy_send(proxy, &m, true, CONC__NEVER, end);
 }
 
 /* Puts back what came for gets that did not take it: the stash, and after it

@@ -817,6 +817,43 @@ TEST(a_proxy_finds_its_queue_at_a_server_that_was_started_anew) {
   conc_queue_free(other);
 }
 
+/* What a get did not take, and what a program that serves the proxy itself
+   gives back, goes to the queue that has the name by then. */
+TEST(what_is_put_back_finds_the_queue_of_a_server_that_was_started_anew) {
+  conc_queue *q = conc_queue_new(NULL), *r;
+  const conc__message back = {"back", 4, CONC__RAW};
+  char address[128];
+  conc_manager s, m;
+  int n;
+  for (int python = 0; python < 2; python++) {
+    memset(&s, 0, sizeof s);
+    memset(&m, 0, sizeof m);
+    s.authkey = m.authkey = "abc";
+    CHECK_EQ(conc_manager_register_queue(&s, "q", q), 0);
+    CHECK_EQ(conc_manager_start(&s), 0);
+    snprintf(address, sizeof address, "%s", conc_manager_address(&s));
+    s.address = m.address = address;
+    CHECK_EQ(conc_manager_connect(&m, 5 * test_slow()), 0);
+    r = conc_manager_get(&m, "q");
+    if (python) {
+      forget_that_it_confirms(r);
+      CHECK_EQ(conc_put_build(q, 1, "s", "text"), 0);
+      CHECK_EQ(conc_get_parse(r, 1, "i", &n), -EBADMSG);
+    }
+    CHECK_EQ(conc_manager_shutdown(&s), 0);
+    CHECK_EQ(conc_manager_register_queue(&s, "q", q), 0);
+    CHECK_EQ(conc_manager_start(&s), 0);
+    conc_sleep(0.11); /* its connections are looked at before they are used */
+    if (!python) CHECK_EQ(r->ops->unget(r, &back, NULL), 0);
+    if (!python) expect(q, "back");
+    CHECK_EQ(conc_manager_shutdown(&m), 0);
+    if (python) expect(q, "text");
+    CHECK_EQ(conc_qsize(q), 0);
+    CHECK_EQ(conc_manager_shutdown(&s), 0);
+  }
+  conc_queue_free(q);
+}
+
 typedef struct asker {
   conc_task task;
   conc_manager *manager;
