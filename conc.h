@@ -30982,8 +30982,7 @@ typedef struct conc__server_side {
   size_t clients_count; /* length of `clients` */
   size_t handshakes;    /* length of that line */
   size_t admitted;      /* clients that have authenticated */
-  conc_event changed;   /* a client was closed, or has authenticated; or, when
-                           stopping, is idle */
+  conc_event changed;   /* a client was closed, or has authenticated */
   conc__buffer spare[CONC__SPARE_BUFFERS]; /* not lent; the first are filled */
   size_t spare_count;                      /* how many of them */
   conc_sem readers; /* threads that may still be started to read requests */
@@ -32780,13 +32779,13 @@ CONC__PRIVATE void *conc__client_main(void *arg) {
     conc__client_close(c);
     return NULL;
   }
+  CONC__CHECK(!s.manager->server.stopping);
   conc__session_return(&s);
   /* Last: from here on news start another coroutine. None were missed: with
      epoll the watch tells of edges while it is not armed, too (then `waited`
      made conc__session_run read again), elsewhere it tells of what is
      there. */
   conc__watch_arm(conc__this.loop, &c->watch);
-  if (s.manager->server.stopping) conc_event_set(&s.manager->server.changed);
   return NULL;
 }
 
@@ -32897,22 +32896,21 @@ CONC__PRIVATE void conc__server_stop(conc__manager_data *m) {
   server->stopping = true;
   for (c = server->clients; c != NULL; c = next) {
     next = c->next;
-    if (!c->serving) {
-      conc__client_settle(c);
-      conc__client_close(c);
-    } else if (c->blocked || !c->authenticated)
-      conc_cancel(&c->task);
+    if (c->serving) {
+      if (c->blocked || !c->authenticated) conc_cancel(&c->task);
+      continue;
+    }
+    conc__client_settle(c);
+    /* To give a message back may be a wait, in which others of this list would
+       go. So that is done by the client's own coroutine, as its last act. */
+    if (c->held_from != NULL) conc__client_start(c);
+    else conc__client_close(c);
   }
+  /* None becomes idle from now on: a session that sees `stopping` closes. */
   while (server->clients != NULL && conc_now() < end) {
     /* No session has run since the last look at them: so no change is lost. */
     conc_event_clear(&server->changed);
     conc_event_wait(&server->changed, end - conc_now());
-    for (c = server->clients; c != NULL; c = next) {
-      next = c->next;
-      if (c->serving) continue;
-      conc__client_settle(c);
-      conc__client_close(c);
-    }
   }
 }
 

@@ -854,6 +854,39 @@ TEST(what_is_put_back_finds_the_queue_of_a_server_that_was_started_anew) {
   conc_queue_free(q);
 }
 
+/* A relay serves the proxy of a queue. It ends just when its client goes: so
+   the message's way back is a request to the other server, made in the midst
+   of the end. */
+TEST(a_relay_that_ends_gives_back_what_its_client_did_not_confirm) {
+  served s;
+  conc_manager m, n;
+  conc_queue *q;
+  char buf[64];
+  serve(&s, 0);
+  for (int i = 0; i < 20; i++) {
+    conc_manager far;
+    int fd[3];
+    q = join_as_client(&s, &far);
+    memset(&m, 0, sizeof m);
+    memset(&n, 0, sizeof n);
+    m.authkey = n.authkey = "abc";
+    CHECK_EQ(conc_manager_register_queue(&m, "q", q), 0);
+    CHECK_EQ(conc_manager_start(&m), 0);
+    n.address = conc_manager_address(&m);
+    CHECK_EQ(conc_manager_connect(&n, 5 * test_slow()), 0);
+    q = conc_manager_get(&n, "q");
+    for (int j = 0; j < 3; j++) CHECK_EQ(conc_put(q, "text", 4, 5), 0);
+    for (int j = 0; j < 3; j++) fd[j] = handed_out(&n, q, buf);
+    for (int j = 0; j < 3; j++) close(fd[j]);
+    CHECK_EQ(conc_manager_shutdown(&m), 0);
+    CHECK_EQ(conc_manager_shutdown(&n), 0);
+    CHECK_EQ(conc_manager_shutdown(&far), 0);
+    for (int j = 0; j < 3; j++) expect(s.queue, "text");
+    CHECK_EQ(conc_qsize(s.queue), 0);
+  }
+  end(&s);
+}
+
 typedef struct asker {
   conc_task task;
   conc_manager *manager;
