@@ -2,46 +2,20 @@
    for everybody when it does not; what no reader may receive is refused at the
    put; a proxy finds its queue again, and keeps its timeouts. */
 #include "inside.h"
+#include "served.h"
 
 #include <sys/mman.h>
 
-typedef struct served {
-  conc_manager server;
-  conc_queue *queue;
-} served;
-
-static void serve_queue(served *s, size_t max, conc_queue *queue) {
-  memset(s, 0, sizeof *s);
-  s->server.max_message = max;
-  s->server.authkey = "abc";
-  s->queue = queue;
-  CHECK_EQ(conc_manager_register_queue(&s->server, "q", queue), 0);
-  CHECK_EQ(conc_manager_start(&s->server), 0);
-}
-
 static void serve(served *s, size_t max) {
-  serve_queue(s, max, conc_queue_new(NULL));
-}
-
-static void end(served *s) {
-  CHECK_EQ(conc_manager_shutdown(&s->server), 0);
-  conc_queue_free(s->queue);
+  *s = nobody();
+  s->server.max_message = max;
+  serve_queue(s, conc_queue_new(NULL));
 }
 
 static conc_queue *join_with(const served *s, conc_manager *m, size_t max) {
-  conc_queue *q;
-  memset(m, 0, sizeof *m);
-  m->address = conc_manager_address(&s->server);
-  m->authkey = "abc";
+  *m = client_of(s);
   m->max_message = max;
-  CHECK_EQ(conc_manager_connect(m, 5 * test_slow()), 0);
-  q = conc_manager_get(m, "q");
-  CHECK(q != NULL);
-  return q;
-}
-
-static conc_queue *join_as_client(const served *s, conc_manager *m) {
-  return join_with(s, m, 0);
+  return join(m);
 }
 
 /* As if the server was Python's, which forgets what it has sent. */
@@ -61,14 +35,6 @@ static void until_size(conc_queue *q, ssize_t n) {
     CHECK(test_now() < limit);
     conc_sleep(1e-3);
   }
-}
-
-static bool somebody_waits(conc_queue *q) {
-  bool yes;
-  conc__mutex_lock(conc__fifo_put_guard(AS_FIFO(q)));
-  yes = AS_FIFO(q)->getters.first != NULL;
-  conc__mutex_unlock(conc__fifo_put_guard(AS_FIFO(q)));
-  return yes;
 }
 
 /* --- refused --- */
@@ -295,7 +261,8 @@ TEST(what_comes_back_to_a_shared_queue_is_there_for_all_processes) {
     const conc__message old[2] = {{"old", 3, CONC__RAW}, {"C\3mid", 5, 1}};
     int fd, status;
     pid_t pid;
-    serve_queue(&s, 0, conc_queue_new(&o));
+    s = nobody();
+    serve_queue(&s, conc_queue_new(&o));
     q = join_as_client(&s, &m);
     CHECK_EQ(conc_put(s.queue, text, sizes[i], 1), 0);
     CHECK_EQ(conc_put(s.queue, "second", 6, 1), 0);
@@ -712,7 +679,8 @@ TEST(the_bound_of_a_queue_is_told_to_its_clients) {
   served s;
   conc_manager m;
   conc_queue *q;
-  serve_queue(&s, 0, conc_queue_new(&o));
+  s = nobody();
+  serve_queue(&s, conc_queue_new(&o));
   q = join_as_client(&s, &m);
   CHECK_EQ(conc_put(s.queue, "12345678901", 11, 1), -EMSGSIZE);
   CHECK_EQ(conc_put(q, "12345678901", 11, 1), -EMSGSIZE);
