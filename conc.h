@@ -31819,7 +31819,7 @@ CONC__PRIVATE int conc__serve_put(conc__session *s, conc_queue *q,
 }
 
 /* _conc_unget(item): a message that a client of ours, itself a server, has got
-   and could not hand over. */
+   and could not hand over. The queue's bound holds for it as for a put. */
 CONC__PRIVATE int conc__serve_unget(conc__session *s, conc_queue *q,
                                     const conc_value *item) {
   conc__message m;
@@ -31829,7 +31829,8 @@ CONC__PRIVATE int conc__serve_unget(conc__session *s, conc_queue *q,
   m.data = i.data;
   m.size = i.size;
   m.kind = i.kind;
-  rc = q->ops->unget(q, &m, NULL);
+  rc = q->max_bytes > 0 && i.size > q->max_bytes ? -EMSGSIZE
+                                                 : q->ops->unget(q, &m, NULL);
   conc__buffer_free(&i.b);
   return rc == 0 ? conc__reply_none(s) : conc__reply_error(s, rc, false);
 }

@@ -676,6 +676,8 @@ TEST(a_put_that_no_reader_may_get_is_refused_and_nothing_is_queued) {
 
 TEST(the_bound_of_a_queue_is_told_to_its_clients) {
   conc_queue_opts o = {.max_bytes = 10};
+  const conc__message back = {"12345678901", 11, CONC__RAW};
+  char buf[16];
   served s;
   conc_manager m;
   conc_queue *q;
@@ -688,6 +690,10 @@ TEST(the_bound_of_a_queue_is_told_to_its_clients) {
   CHECK_EQ(conc_put_build(q, 1, "s", "1234567890"), -EMSGSIZE);
   CHECK_EQ(conc_task_done(q), -EINVAL);
   CHECK_EQ(conc_qsize(q), 0);
+  /* Nor does it come back there: it stays with the client. */
+  CHECK_EQ(q->ops->unget(q, &back, NULL), 0);
+  CHECK_EQ(conc_qsize(s.queue), 0);
+  CHECK_EQ(conc_get(q, buf, sizeof buf, 1), 11);
   CHECK_EQ(conc_put(q, "1234567890", 10, 1), 0);
   CHECK_EQ(conc_manager_shutdown(&m), 0);
   end(&s);
