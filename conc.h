@@ -30779,8 +30779,7 @@ CONC__PRIVATE int conc__auth_challenge(conc__channel *ch, const conc__key *key,
 
 /* Answers the peer's challenge. 0; -EACCES if the peer refuses the answer,
    and what follows is not read, or if it has sent us a challenge of our own;
-   -EPROTO if it is no such peer; or negative
-   errno. */
+   -EPROTO if it is no such peer; or negative errno. */
 CONC__PRIVATE int conc__auth_respond(conc__channel *ch, const conc__key *key,
                                      double deadline) {
   unsigned char answer[CONC__DIGEST_MAX];
@@ -31338,8 +31337,8 @@ CONC__PRIVATE ssize_t conc__client_peek(conc__client *c) {
   return n;
 }
 
-/* The server ends, and not the client: whom a message has been sent to has it,
-   unless it is known that the client has gone. */
+/* The server ends, and not the client: a client that a message has been sent
+   to has it, unless it is known to have gone. */
 CONC__PRIVATE void conc__client_settle(conc__client *c) {
   if (c->held_from == NULL || !c->held_sent) return;
   conc__client_peek(c);
@@ -32515,7 +32514,7 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
    sends without waiting for replies may keep up for ever. So it is a turn that
    ends: after so many requests, bytes, or so much time the others of the loop
    are served, new connections too. A turn is about as long as a call of a
-   client takes when nobody else is there. */
+   client takes when there is no other one. */
 
 #define CONC__TURN_REQUESTS 64
 #define CONC__TURN_BYTES ((size_t)128 << 10) /* read, and again as requests */
@@ -32954,8 +32953,8 @@ CONC__PRIVATE int conc__server_accept(conc__manager_data *m) {
 /* The listener is closed, and the file of a unix socket removed if it is still
    the one that was bound: another server, or anything, may be at its path by
    now, and the path is from the root on, wherever the program is now. First
-   the file: as long as the socket listens nobody takes the file for stale, and
-   its inode's number is not another file's. */
+   the file: as long as the socket listens no server takes the file for stale,
+   and its inode's number is not another file's. */
 CONC__PRIVATE void conc__server_unlisten(conc__server_side *server) {
   struct stat st;
   if (server->path != NULL && lstat(server->path, &st) == 0 &&
@@ -33086,8 +33085,8 @@ CONC__PRIVATE int conc__server_open(conc_manager *manager) {
   int rc = conc__manager_apply_options(manager);
   if (rc != 0) return rc;
   server = &manager->state->server;
-  /* By default nobody but who was told the key comes in: an empty one must be
-     meant. At a unix socket the file system says who does. */
+  /* By default only a program that was told the key comes in: an empty one
+     must be meant. At a unix socket the file system says which ones do. */
   if (manager->state->key.size == 0 && !manager->no_auth && !is_unix)
     rc = -EINVAL;
   if (rc == 0) rc = conc__random(server->number, sizeof server->number);
@@ -33192,8 +33191,8 @@ typedef struct conc__peer {
 
 /* --- connections: their end --- */
 
-/* The word "confirmed". It is small: if it cannot be sent at once, nobody
-   reads at the other end, and the message goes back there. */
+/* The word "confirmed". It is small: if it cannot be sent at once, the other
+   end does not read, and the message goes back there. */
 CONC__PRIVATE void conc__peer_confirm(conc__peer *p) {
   ssize_t n = send(p->channel.fd, "\0\0\0\0", 4, MSG_DONTWAIT | MSG_NOSIGNAL);
   (void)n;
@@ -33994,7 +33993,7 @@ CONC__PRIVATE ssize_t conc__proxy_take(conc__proxy *proxy,
 
    Its get takes a message from the queue for good. So the connection of a get
    that ends without its reply is kept until that has come. For such a get not
-   to take a message that then nobody asks for, the server is never asked to
+   to take a message that no get asks for then, the server is never asked to
    wait for longer than CONC__ASK_FOR at a time. */
 
 #define CONC__ASK_FOR 1.0     /* seconds */
