@@ -592,6 +592,7 @@ static void flood_begin(flood *f, served *s, const void *data, size_t size) {
   conc__peer *p = peer_of(s);
   memset(f, 0, sizeof *f);
   f->fd = dup(p->channel.fd);
+  conc__fd_close_own(&p->channel.fd); /* conc__peer_close would shut it down */
   conc__peer_close(p);
   f->data = data;
   f->size = size;
@@ -639,14 +640,29 @@ TEST(a_client_that_sends_without_end_does_not_keep_others_waiting) {
   end(&s);
 }
 
-/* A request of many large numbers is read by a thread, and arrives. */
+/* An empty frame means "confirmed" only where something was handed out. */
+TEST(an_empty_frame_before_a_message_ends_the_connection) {
+  served s = nobody();
+  conc__peer *p;
+  char byte;
+  serve(&s);
+  join_as_client(&s, &s.client);
+  p = peer_of(&s);
+  CHECK_EQ(conc_write(p->channel.fd, "\0\0\0\0", 4, 1), 4);
+  CHECK_EQ(conc_read(p->channel.fd, &byte, 1, 10 * test_slow()), 0);
+  conc__peer_close(p);
+  end(&s);
+}
+
+/* A request of many large numbers is read by a thread, and arrives. While no
+   thread is to be had it waits, and others are served. */
 TEST(a_large_request_is_read_beside_the_loop) {
   enum { NUMBERS = 60, BYTES = 4000 };
   static char put[NUMBERS * (BYTES + 5) + 64];
   served s = nobody();
   char text[400];
   conc_value *v;
-  conc__peer *p;
+  conc__peer *p, *busy;
   size_t n = 0;
   serve(&s);
   join_as_client(&s, &s.client);
@@ -661,7 +677,19 @@ TEST(a_large_request_is_read_beside_the_loop) {
   memcpy(put + n, "et}t.", 5);
   n += 5;
   CHECK(n > CONC__READING_LARGE);
+  for (int i = 0; i < CONC__READERS; i++)
+    CHECK_EQ(conc_sem_acquire(&s.server.state->server.readers, 5), 0);
+  busy = peer_of(&s);
+  CHECK_EQ(conc__channel_send(&busy->channel, put, n, conc_now() + 5), 0);
+  for (int i = 0; i < 3; i++)
+    CHECK_EQ(conc_qsize(conc_manager_get(&s.client, "q")), 0);
+  CHECK_EQ(conc_wait_fd(busy->channel.fd, CONC_READ, 0.02), -ETIMEDOUT);
+  CHECK_EQ(conc_sem_release(&s.server.state->server.readers, CONC__READERS),
+           0);
   CHECK(strcmp(ask(p, put, n, text), "#RETURN") == 0);
+  CHECK_EQ(conc_get_value(s.queue, &v, 5), 0);
+  conc_value_free(v);
+  conc__peer_close(busy);
   CHECK_EQ(conc_get_value(s.queue, &v, 5), 0);
   CHECK_EQ(conc_value_size(v), NUMBERS);
   conc_value_free(v);
