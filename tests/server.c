@@ -614,7 +614,7 @@ static void flood_end(flood *f) {
 /* Requests without a pause, for which nobody waits: between them another
    client's come through, many times a second. */
 TEST(a_client_that_sends_without_end_does_not_keep_others_waiting) {
-  static char many[1000 * 37];
+  static char many[1000 * 38];
   served s = nobody();
   conc_manager other;
   conc_queue *q;
@@ -622,7 +622,7 @@ TEST(a_client_that_sends_without_end_does_not_keep_others_waiting) {
   int puts = 0;
   double end_at;
   for (int i = 0; i < 1000; i++)
-    memcpy(many + i * 37, "\0\0\0\x21(X\16\0\0\0" "000000000000.1X\5\0\0\0qsize)}t.", 37);
+    memcpy(many + i * 38, "\0\0\0\x22(X\16\0\0\0" "000000000000.1X\5\0\0\0qsize)}t.", 38);
   serve(&s);
   join_as_client(&s, &s.client);
   other = client_of(&s);
@@ -637,6 +637,44 @@ TEST(a_client_that_sends_without_end_does_not_keep_others_waiting) {
   CHECK(puts >= 10);
   flood_end(&f);
   CHECK_EQ(conc_manager_shutdown(&other), 0);
+  end(&s);
+}
+
+/* The server's loop is held while a client sends 2,000 requests for the size
+   of a queue ahead, and another one a put: their replies tell how many of them
+   came before it. */
+TEST(a_client_has_its_turn_between_the_requests_of_another_one) {
+  static const char size_of[] =
+      "\0\0\0\x22(X\16\0\0\0" "000000000000.1X\5\0\0\0qsize)}t.";
+  static const char put[] =
+      "\0\0\0\x22(X\16\0\0\0" "000000000000.1X\3\0\0\0putK\7\x85}t.";
+  enum { MANY = 2000, BEFORE = 500 };
+  served s = nobody();
+  conc__mutex *guard;
+  conc__peer *p, *other;
+  const unsigned char *reply;
+  size_t n, before = 0;
+  serve(&s);
+  join_as_client(&s, &s.client);
+  p = peer_of(&s);
+  other = peer_of(&s);
+  guard = conc__mutex_of(s.server.state);
+  conc__mutex_lock(guard);
+  for (int i = 0; i < MANY; i++)
+    CHECK_EQ(conc_write(p->channel.fd, size_of, sizeof size_of - 1, 5),
+             sizeof size_of - 1);
+  CHECK_EQ(conc_write(other->channel.fd, put, sizeof put - 1, 5),
+           sizeof put - 1);
+  conc__mutex_unlock(guard);
+  for (int i = 0; i < MANY; i++) {
+    CHECK_EQ(conc__channel_receive(&p->channel, 4096, &reply, &n,
+                                   conc_now() + 10 * test_slow()), 0);
+    CHECK(n == 18 && reply[14] == 'K');
+    before += reply[15] == 0;
+  }
+  CHECK(before < BEFORE);
+  conc__peer_close(p);
+  conc__peer_close(other);
   end(&s);
 }
 
