@@ -30845,8 +30845,7 @@ CONC__PRIVATE int conc__auth_challenge(conc__channel *ch, const conc__key *key,
 
 /* Answers the peer's challenge. 0; -EACCES if the peer refuses the answer,
    and what follows is not read, or if it has sent us a challenge of our own;
-   -EPROTO if it is no such peer; or negative
-   errno. */
+   -EPROTO if it is no such peer; or negative errno. */
 CONC__PRIVATE int conc__auth_respond(conc__channel *ch, const conc__key *key,
                                      double deadline) {
   unsigned char answer[CONC__DIGEST_MAX];
@@ -31048,8 +31047,7 @@ typedef struct conc__server_side {
   size_t clients_count; /* length of `clients` */
   size_t handshakes;    /* length of that line */
   size_t admitted;      /* clients that have authenticated */
-  conc_event changed;   /* a client was closed, or has authenticated; or, when
-                           stopping, is idle */
+  conc_event changed;   /* a client was closed, or has authenticated */
   conc__buffer spare[CONC__SPARE_BUFFERS]; /* not lent; the first are filled */
   size_t spare_count;                      /* how many of them */
   conc_sem readers; /* threads that may still be started to read requests */
@@ -31395,14 +31393,22 @@ CONC__PRIVATE void conc__client_give_back(conc__client *c) {
   conc__buffer_free(&c->held);
 }
 
-/* The server ends, and not the client: whom a message has been sent to has it,
-   unless it is known that the client has gone. */
-CONC__PRIVATE void conc__client_settle(conc__client *c) {
+/* Looks whether the client has closed its side, without reading: `hangup` is
+   set if its end comes next. Returns as recv: above 0 if there are bytes,
+   below 0 if there is nothing. */
+CONC__PRIVATE ssize_t conc__client_peek(conc__client *c) {
   unsigned char byte;
-  ssize_t n;
-  if (c->held_from == NULL || !c->held_sent || c->hangup) return;
-  n = recv(c->channel.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-  if (n > 0 || (n < 0 && conc__would_block(errno))) conc__client_confirm(c);
+  ssize_t n = recv(c->channel.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+  if (n == 0 || (n < 0 && !conc__would_block(errno))) c->hangup = true;
+  return n;
+}
+
+/* The server ends, and not the client: a client that a message has been sent
+   to has it, unless it is known to have gone. */
+CONC__PRIVATE void conc__client_settle(conc__client *c) {
+  if (c->held_from == NULL || !c->held_sent) return;
+  conc__client_peek(c);
+  if (!c->hangup) conc__client_confirm(c);
 }
 
 /* Sends the replies. If messages are among them and the client has closed its
@@ -31417,16 +31423,6 @@ CONC__PRIVATE int conc__session_flush(conc__session *s) {
   conc__session_give_back(s, sent);
   if (rc == 0) s->client->held_sent = true;
   return rc;
-}
-
-/* Looks whether the client has closed its side, without reading: `hangup` is
-   set if its end comes next. Returns as recv: above 0 if there are bytes,
-   below 0 if there is nothing. */
-CONC__PRIVATE ssize_t conc__client_peek(conc__client *c) {
-  unsigned char byte;
-  ssize_t n = recv(c->channel.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-  if (n == 0 || (n < 0 && !conc__would_block(errno))) c->hangup = true;
-  return n;
 }
 
 /* --- replies ---
@@ -31552,7 +31548,7 @@ CONC__PRIVATE int conc__reply_error(conc__session *s, int rc, bool get) {
   if (rc == -EPIPE)
     return conc__reply_builtin(s, "EOFError", "queue is closed");
   if (rc == -EMSGSIZE)
-    return conc__reply_builtin(s, "ValueError", "message too long");
+    return conc__reply_builtin(s, "ValueError", CONC__TOO_LONG);
   if (rc == -ENOMEM) return conc__reply_builtin(s, "MemoryError", "");
   return conc__reply_builtin(s, "RuntimeError", conc_strerror(rc));
 }
@@ -31888,7 +31884,7 @@ CONC__PRIVATE int conc__serve_put(conc__session *s, conc_queue *q,
 }
 
 /* _conc_unget(item): a message that a client of ours, itself a server, has got
-   and could not hand over. */
+   and could not hand over. The queue's bound holds for it as for a put. */
 CONC__PRIVATE int conc__serve_unget(conc__session *s, conc_queue *q,
                                     const conc_value *item) {
   conc__message m;
@@ -31898,7 +31894,8 @@ CONC__PRIVATE int conc__serve_unget(conc__session *s, conc_queue *q,
   m.data = i.data;
   m.size = i.size;
   m.kind = i.kind;
-  rc = q->ops->unget(q, &m, NULL);
+  rc = q->max_bytes > 0 && i.size > q->max_bytes ? -EMSGSIZE
+                                                 : q->ops->unget(q, &m, NULL);
   conc__buffer_free(&i.b);
   return rc == 0 ? conc__reply_none(s) : conc__reply_error(s, rc, false);
 }
@@ -32345,16 +32342,21 @@ CONC__PRIVATE int conc__serve_function(conc__session *s,
 
    A put or get of a scalar, as the short cut of >>pickle reads it. */
 
-/* Puts a scalar without waiting; as conc__queue_put, or -ENOTSUP. Numbers are
+/* Puts a scalar if there is room: as conc__item_put, or -ENOTSUP. Numbers are
    the same bytes when they are encoded anew; a str has one spelling here. */
 CONC__PRIVATE int conc__put_scalar(conc__session *s, conc_queue *q,
                                    const conc__scalar *v) {
   unsigned char text[5 + 255];
+  conc__item item;
   if (v->size > conc__message_limit(s->manager)) return -ENOTSUP;
   switch (v->op) {
   case CONC__OP_SHORT_BINBYTES:
   case CONC__OP_BINBYTES:
-    return conc__queue_put(q, v->data, v->size, CONC__RAW, 0);
+    memset(&item, 0, sizeof item);
+    item.data = v->data;
+    item.size = v->size;
+    item.kind = CONC__RAW;
+    return conc__item_put(s, q, &item);
   case CONC__OP_SHORT_BINUNICODE:
   case CONC__OP_BINUNICODE:
     if (v->size > 255 || !conc__utf8_valid(v->data, v->size)) return -ENOTSUP;
@@ -32406,20 +32408,6 @@ CONC__PRIVATE bool conc__serve_usual_take(conc__session *s,
   return true;
 }
 
-/* A put of large bytes, made by a thread: it does not wait for room. */
-typedef struct conc__copying {
-  conc__session *session;
-  conc_queue *queue;
-  const conc__scalar *item;
-  int rc;
-} conc__copying;
-
-CONC__PRIVATE void *conc__copying_main(void *arg) {
-  conc__copying *c = (conc__copying *)arg;
-  c->rc = conc__put_scalar(c->session, c->queue, c->item);
-  return NULL;
-}
-
 /* Serves a usual request. False if it is not one: nothing has been done. */
 CONC__PRIVATE bool conc__serve_usual(conc__session *s, const unsigned char *p,
                                      size_t size, int *rc) {
@@ -32442,21 +32430,13 @@ CONC__PRIVATE bool conc__serve_usual(conc__session *s, const unsigned char *p,
   s->protocol = u.protocol;
   if (!put) {
     *rc = conc__serve_get(s, q, timeout);
-  } else {
-    if (u.args[0].size >= CONC__COPY_LARGE) {
-      conc__copying c = {NULL, NULL, NULL, 0};
-      c.session = s;
-      c.queue = q;
-      c.item = &u.args[0];
-      *rc = conc__session_aside(s, conc__copying_main, &c);
-      if (*rc != 0) return true; /* cancelled: nothing has been put */
-      *rc = c.rc;
-    } else {
-      *rc = conc__put_scalar(s, q, &u.args[0]);
-    }
-    if (*rc != 0) return false;
-    *rc = conc__reply_none(s);
+    return true;
   }
+  *rc = conc__put_scalar(s, q, &u.args[0]);
+  if (*rc == 0) *rc = conc__reply_none(s);
+  /* A put that was cancelled is not tried again: in a queue of another machine
+     the message may be there. */
+  else if (*rc != -ECANCELED) return false;
   return true;
 }
 
@@ -32600,7 +32580,7 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
    sends without waiting for replies may keep up for ever. So it is a turn that
    ends: after so many requests, bytes, or so much time the others of the loop
    are served, new connections too. A turn is about as long as a call of a
-   client takes when nobody else is there. */
+   client takes when there is no other one. */
 
 #define CONC__TURN_REQUESTS 64
 #define CONC__TURN_BYTES ((size_t)128 << 10) /* read, and again as requests */
@@ -32647,7 +32627,9 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
        of it is let go by. */
     if (have == -EMSGSIZE && c->methods) {
       have = conc__channel_drop(ch);
-      if (have == 0) rc = conc__reply_error(s, -EMSGSIZE, false);
+      if (have == 0)
+        rc = conc__reply_too_long(s, 0, s->manager->max_message,
+                                  ".max_message of the manager is");
       if (have == 0) continue;
     }
     if (have < 0) return have;
@@ -32863,13 +32845,13 @@ CONC__PRIVATE void *conc__client_main(void *arg) {
     conc__client_close(c);
     return NULL;
   }
+  CONC__CHECK(!s.manager->server.stopping);
   conc__session_return(&s);
   /* Last: from here on news start another coroutine. None were missed: with
      epoll the watch tells of edges while it is not armed, too (then `waited`
      made conc__session_run read again), elsewhere it tells of what is
      there. */
   conc__watch_arm(conc__this.loop, &c->watch);
-  if (s.manager->server.stopping) conc_event_set(&s.manager->server.changed);
   return NULL;
 }
 
@@ -32980,22 +32962,21 @@ CONC__PRIVATE void conc__server_stop(conc__manager_data *m) {
   server->stopping = true;
   for (c = server->clients; c != NULL; c = next) {
     next = c->next;
-    if (!c->serving) {
-      conc__client_settle(c);
-      conc__client_close(c);
-    } else if (c->blocked || !c->authenticated)
-      conc_cancel(&c->task);
+    if (c->serving) {
+      if (c->blocked || !c->authenticated) conc_cancel(&c->task);
+      continue;
+    }
+    conc__client_settle(c);
+    /* To give a message back may be a wait, in which others of this list would
+       go. So that is done by the client's own coroutine, as its last act. */
+    if (c->held_from != NULL) conc__client_start(c);
+    else conc__client_close(c);
   }
+  /* None becomes idle from now on: a session that sees `stopping` closes. */
   while (server->clients != NULL && conc_now() < end) {
     /* No session has run since the last look at them: so no change is lost. */
     conc_event_clear(&server->changed);
     conc_event_wait(&server->changed, end - conc_now());
-    for (c = server->clients; c != NULL; c = next) {
-      next = c->next;
-      if (c->serving) continue;
-      conc__client_settle(c);
-      conc__client_close(c);
-    }
   }
 }
 
@@ -33038,8 +33019,8 @@ CONC__PRIVATE int conc__server_accept(conc__manager_data *m) {
 /* The listener is closed, and the file of a unix socket removed if it is still
    the one that was bound: another server, or anything, may be at its path by
    now, and the path is from the root on, wherever the program is now. First
-   the file: as long as the socket listens nobody takes the file for stale, and
-   its inode's number is not another file's. */
+   the file: as long as the socket listens no server takes the file for stale,
+   and its inode's number is not another file's. */
 CONC__PRIVATE void conc__server_unlisten(conc__server_side *server) {
   struct stat st;
   if (server->path != NULL && lstat(server->path, &st) == 0 &&
@@ -33170,8 +33151,8 @@ CONC__PRIVATE int conc__server_open(conc_manager *manager) {
   int rc = conc__manager_apply_options(manager);
   if (rc != 0) return rc;
   server = &manager->state->server;
-  /* By default nobody but who was told the key comes in: an empty one must be
-     meant. At a unix socket the file system says who does. */
+  /* By default only a program that was told the key comes in: an empty one
+     must be meant. At a unix socket the file system says which ones do. */
   if (manager->state->key.size == 0 && !manager->no_auth && !is_unix)
     rc = -EINVAL;
   if (rc == 0) rc = conc__random(server->number, sizeof server->number);
@@ -33276,8 +33257,8 @@ typedef struct conc__peer {
 
 /* --- connections: their end --- */
 
-/* The word "confirmed". It is small: if it cannot be sent at once, nobody
-   reads at the other end, and the message goes back there. */
+/* The word "confirmed". It is small: if it cannot be sent at once, the other
+   end does not read, and the message goes back there. */
 CONC__PRIVATE void conc__peer_confirm(conc__peer *p) {
   ssize_t n = send(p->channel.fd, "\0\0\0\0", 4, MSG_DONTWAIT | MSG_NOSIGNAL);
   (void)n;
@@ -33387,6 +33368,8 @@ CONC__PRIVATE int conc__reply_read(const conc_value *reply,
   if (strcmp(kind, "#ERROR") == 0) return conc__exception_code(*result);
   if (strcmp(kind, "#TRACEBACK") != 0) return -EPROTO;
   text = conc_value_str(*result, NULL);
+  /* Ours writes it so in protocol 2: as the str of a Python 2. */
+  if (text == NULL) text = (const char *)conc_value_bytes(*result, NULL);
   return text != NULL && strstr(text, "KeyError") != NULL ? -ESTALE
                                                           : -EREMOTEIO;
 }
@@ -33904,20 +33887,28 @@ CONC__PRIVATE int conc__proxy_put_once(conc__proxy *proxy,
   return rc;
 }
 
-/* The put of a queue. */
-CONC__PRIVATE int conc__proxy_put(conc_queue *q, const conc__message *m,
-                                  double deadline) {
-  conc__proxy *proxy = (conc__proxy *)q;
-  double end = conc__call_end(deadline);
+/* Puts a message; or, if `back`, puts it back: to its place, if the server is
+   ours. It may have been started anew, and is asked for the id then. */
+CONC__PRIVATE int conc__proxy_send(conc__proxy *proxy, const conc__message *m,
+                                   bool back, double deadline, double end) {
   int i;
   for (i = 0;; i++) {
     const conc__ident *ident = conc__proxy_ident(proxy);
-    int rc = conc__proxy_put_once(proxy, ident, "put", m, deadline, end);
+    int rc = conc__proxy_put_once(
+        proxy, ident, back && ident->confirms ? CONC__METHOD_UNGET : "put", m,
+        deadline, end);
     if (rc != -ESTALE) return rc;
     rc = i == CONC__RESOLVE_TIMES ? -EPROTO
                                   : conc__proxy_resolve(proxy, ident, end);
     if (rc != 0) return rc;
   }
+}
+
+/* The put of a queue. */
+CONC__PRIVATE int conc__proxy_put(conc_queue *q, const conc__message *m,
+                                  double deadline) {
+  return conc__proxy_send((conc__proxy *)q, m, false, deadline,
+                          conc__call_end(deadline));
 }
 
 /* Encodes what came and puts it into the stash, from where a get takes it as
@@ -34068,7 +34059,7 @@ CONC__PRIVATE ssize_t conc__proxy_take(conc__proxy *proxy,
 
    Its get takes a message from the queue for good. So the connection of a get
    that ends without its reply is kept until that has come. For such a get not
-   to take a message that then nobody asks for, the server is never asked to
+   to take a message that no get asks for then, the server is never asked to
    wait for longer than CONC__ASK_FOR at a time. */
 
 #define CONC__ASK_FOR 1.0     /* seconds */
@@ -34397,7 +34388,6 @@ CONC__PRIVATE ssize_t conc__proxy_get_late(conc__proxy *proxy,
     } else {
       if (until > now + CONC__ASK_FOR) until = now + CONC__ASK_FOR;
       n = conc__proxy_ask(proxy, ident, &c, until, end);
-      if (n != -ETIMEDOUT && n != 0) return n;
       if (n != 0) return n;
       until = conc__call_end(until);
     }
@@ -34478,12 +34468,12 @@ CONC__PRIVATE ssize_t conc__proxy_simple(conc_queue *q, const char *method,
 CONC__PRIVATE int conc__proxy_unget(conc_queue *q, const conc__message *m,
                                     conc__buffer *b) {
   conc__proxy *proxy = (conc__proxy *)q;
-  const conc__ident *ident = conc__proxy_ident(proxy);
   int rc = -ENOTSUP;
-  if (ident->confirms)
-    rc = conc__proxy_put_once(proxy, ident, CONC__METHOD_UNGET, m, CONC__NEVER,
-                              conc_now() + proxy->manager->timeout);
-  if (rc != 0) rc = conc__fifo_unget(proxy->stash, m, b);
+  if (conc__proxy_ident(proxy)->confirms)
+    rc = conc__proxy_send(proxy, m, true, CONC__NEVER,
+                          conc_now() + proxy->manager->timeout);
+  if (rc == 0) return 0;
+  rc = conc__fifo_unget(proxy->stash, m, b);
   if (rc == 0) CONC__STORE(&proxy->stashed, true);
   return rc;
 }
@@ -34602,16 +34592,11 @@ CONC__PRIVATE conc_queue *conc__proxy_of(conc__manager_data *m,
    server does not notice that we do not wait. */
 CONC__PRIVATE void conc__proxy_put_back(conc__proxy *proxy,
                                         const conc__buffer *b, double end) {
-  const conc__ident *ident = conc__proxy_ident(proxy);
   conc__message m;
   m.data = b->data;
   m.size = b->size;
   m.kind = CONC__PICKLED;
-  if (ident->confirms)
-    conc__proxy_put_once(proxy, ident, CONC__METHOD_UNGET, &m, CONC__NEVER,
-                         end);
-  else
-    conc__proxy_put_once(proxy, ident, "put", &m, CONC__NEVER, end);
+  conc__proxy_send(proxy, &m, true, CONC__NEVER, end);
 }
 
 /* Puts back what came for gets that did not take it: the stash, and after it

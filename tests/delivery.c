@@ -2,46 +2,20 @@
    for everybody when it does not; what no reader may receive is refused at the
    put; a proxy finds its queue again, and keeps its timeouts. */
 #include "inside.h"
+#include "served.h"
 
 #include <sys/mman.h>
 
-typedef struct served {
-  conc_manager server;
-  conc_queue *queue;
-} served;
-
-static void serve_queue(served *s, size_t max, conc_queue *queue) {
-  memset(s, 0, sizeof *s);
-  s->server.max_message = max;
-  s->server.authkey = "abc";
-  s->queue = queue;
-  CHECK_EQ(conc_manager_register_queue(&s->server, "q", queue), 0);
-  CHECK_EQ(conc_manager_start(&s->server), 0);
-}
-
 static void serve(served *s, size_t max) {
-  serve_queue(s, max, conc_queue_new(NULL));
-}
-
-static void end(served *s) {
-  CHECK_EQ(conc_manager_shutdown(&s->server), 0);
-  conc_queue_free(s->queue);
+  *s = nobody();
+  s->server.max_message = max;
+  serve_queue(s, conc_queue_new(NULL));
 }
 
 static conc_queue *join_with(const served *s, conc_manager *m, size_t max) {
-  conc_queue *q;
-  memset(m, 0, sizeof *m);
-  m->address = conc_manager_address(&s->server);
-  m->authkey = "abc";
+  *m = client_of(s);
   m->max_message = max;
-  CHECK_EQ(conc_manager_connect(m, 5 * test_slow()), 0);
-  q = conc_manager_get(m, "q");
-  CHECK(q != NULL);
-  return q;
-}
-
-static conc_queue *join_as_client(const served *s, conc_manager *m) {
-  return join_with(s, m, 0);
+  return join(m);
 }
 
 /* As if the server was Python's, which forgets what it has sent. */
@@ -61,14 +35,6 @@ static void until_size(conc_queue *q, ssize_t n) {
     CHECK(test_now() < limit);
     conc_sleep(1e-3);
   }
-}
-
-static bool somebody_waits(conc_queue *q) {
-  bool yes;
-  conc__mutex_lock(conc__fifo_put_guard(AS_FIFO(q)));
-  yes = AS_FIFO(q)->getters.first != NULL;
-  conc__mutex_unlock(conc__fifo_put_guard(AS_FIFO(q)));
-  return yes;
 }
 
 /* --- refused --- */
@@ -295,7 +261,8 @@ TEST(what_comes_back_to_a_shared_queue_is_there_for_all_processes) {
     const conc__message old[2] = {{"old", 3, CONC__RAW}, {"C\3mid", 5, 1}};
     int fd, status;
     pid_t pid;
-    serve_queue(&s, 0, conc_queue_new(&o));
+    s = nobody();
+    serve_queue(&s, conc_queue_new(&o));
     q = join_as_client(&s, &m);
     CHECK_EQ(conc_put(s.queue, text, sizes[i], 1), 0);
     CHECK_EQ(conc_put(s.queue, "second", 6, 1), 0);
@@ -709,10 +676,13 @@ TEST(a_put_that_no_reader_may_get_is_refused_and_nothing_is_queued) {
 
 TEST(the_bound_of_a_queue_is_told_to_its_clients) {
   conc_queue_opts o = {.max_bytes = 10};
+  const conc__message back = {"12345678901", 11, CONC__RAW};
+  char buf[16];
   served s;
   conc_manager m;
   conc_queue *q;
-  serve_queue(&s, 0, conc_queue_new(&o));
+  s = nobody();
+  serve_queue(&s, conc_queue_new(&o));
   q = join_as_client(&s, &m);
   CHECK_EQ(conc_put(s.queue, "12345678901", 11, 1), -EMSGSIZE);
   CHECK_EQ(conc_put(q, "12345678901", 11, 1), -EMSGSIZE);
@@ -720,6 +690,10 @@ TEST(the_bound_of_a_queue_is_told_to_its_clients) {
   CHECK_EQ(conc_put_build(q, 1, "s", "1234567890"), -EMSGSIZE);
   CHECK_EQ(conc_task_done(q), -EINVAL);
   CHECK_EQ(conc_qsize(q), 0);
+  /* Nor does it come back there: it stays with the client. */
+  CHECK_EQ(q->ops->unget(q, &back, NULL), 0);
+  CHECK_EQ(conc_qsize(s.queue), 0);
+  CHECK_EQ(conc_get(q, buf, sizeof buf, 1), 11);
   CHECK_EQ(conc_put(q, "1234567890", 10, 1), 0);
   CHECK_EQ(conc_manager_shutdown(&m), 0);
   end(&s);
@@ -815,6 +789,76 @@ TEST(a_proxy_finds_its_queue_at_a_server_that_was_started_anew) {
   CHECK_EQ(conc_manager_shutdown(&m), 0);
   conc_queue_free(q);
   conc_queue_free(other);
+}
+
+/* What a get did not take, and what a program that serves the proxy itself
+   gives back, goes to the queue that has the name by then. */
+TEST(what_is_put_back_finds_the_queue_of_a_server_that_was_started_anew) {
+  conc_queue *q = conc_queue_new(NULL), *r;
+  const conc__message back = {"back", 4, CONC__RAW};
+  char address[128];
+  conc_manager s, m;
+  int n;
+  for (int python = 0; python < 2; python++) {
+    memset(&s, 0, sizeof s);
+    memset(&m, 0, sizeof m);
+    s.authkey = m.authkey = "abc";
+    CHECK_EQ(conc_manager_register_queue(&s, "q", q), 0);
+    CHECK_EQ(conc_manager_start(&s), 0);
+    snprintf(address, sizeof address, "%s", conc_manager_address(&s));
+    s.address = m.address = address;
+    CHECK_EQ(conc_manager_connect(&m, 5 * test_slow()), 0);
+    r = conc_manager_get(&m, "q");
+    if (python) {
+      forget_that_it_confirms(r);
+      CHECK_EQ(conc_put_build(q, 1, "s", "text"), 0);
+      CHECK_EQ(conc_get_parse(r, 1, "i", &n), -EBADMSG);
+    }
+    CHECK_EQ(conc_manager_shutdown(&s), 0);
+    CHECK_EQ(conc_manager_register_queue(&s, "q", q), 0);
+    CHECK_EQ(conc_manager_start(&s), 0);
+    conc_sleep(0.11); /* its connections are looked at before they are used */
+    if (!python) CHECK_EQ(r->ops->unget(r, &back, NULL), 0);
+    if (!python) expect(q, "back");
+    CHECK_EQ(conc_manager_shutdown(&m), 0);
+    if (python) expect(q, "text");
+    CHECK_EQ(conc_qsize(q), 0);
+    CHECK_EQ(conc_manager_shutdown(&s), 0);
+  }
+  conc_queue_free(q);
+}
+
+/* A relay serves the proxy of a queue. It ends just when its client goes: so
+   the message's way back is a request to the other server, made in the midst
+   of the end. */
+TEST(a_relay_that_ends_gives_back_what_its_client_did_not_confirm) {
+  served s;
+  conc_manager m, n;
+  conc_queue *q;
+  char buf[64];
+  serve(&s, 0);
+  for (int i = 0; i < 20; i++) {
+    conc_manager far;
+    int fd[3];
+    q = join_as_client(&s, &far);
+    memset(&m, 0, sizeof m);
+    memset(&n, 0, sizeof n);
+    m.authkey = n.authkey = "abc";
+    CHECK_EQ(conc_manager_register_queue(&m, "q", q), 0);
+    CHECK_EQ(conc_manager_start(&m), 0);
+    n.address = conc_manager_address(&m);
+    CHECK_EQ(conc_manager_connect(&n, 5 * test_slow()), 0);
+    q = conc_manager_get(&n, "q");
+    for (int j = 0; j < 3; j++) CHECK_EQ(conc_put(q, "text", 4, 5), 0);
+    for (int j = 0; j < 3; j++) fd[j] = handed_out(&n, q, buf);
+    for (int j = 0; j < 3; j++) close(fd[j]);
+    CHECK_EQ(conc_manager_shutdown(&m), 0);
+    CHECK_EQ(conc_manager_shutdown(&n), 0);
+    CHECK_EQ(conc_manager_shutdown(&far), 0);
+    for (int j = 0; j < 3; j++) expect(s.queue, "text");
+    CHECK_EQ(conc_qsize(s.queue), 0);
+  }
+  end(&s);
 }
 
 typedef struct asker {

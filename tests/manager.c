@@ -1,6 +1,7 @@
 /* The manager against itself and against peers that do not keep to the
    protocol: before and after the handshake. From inside, for the handshake. */
 #include "inside.h"
+#include "served.h"
 
 #include <sys/ioctl.h>
 
@@ -9,42 +10,15 @@ static int frames(int usual) {
   return (int)test_asked("MANAGER_FRAMES", usual);
 }
 
-typedef struct served {
-  conc_manager server;
-  conc_queue *queue;
-} served;
-
 static void serve_with(served *s, double handshake_timeout, size_t max) {
-  memset(s, 0, sizeof *s);
+  *s = nobody();
   s->server.max_message = max;
-  s->queue = conc_queue_new(NULL);
-  s->server.authkey = "abc";
   s->server.handshake_timeout = handshake_timeout;
-  CHECK_EQ(conc_manager_register_queue(&s->server, "q", s->queue), 0);
-  CHECK_EQ(conc_manager_register_queue(&s->server, "q", s->queue), -EEXIST);
-  CHECK_EQ(conc_manager_start(&s->server), 0);
-  CHECK_EQ(conc_manager_start(&s->server), -EBUSY);
+  serve_queue(s, conc_queue_new(NULL));
 }
 
 static void serve(served *s, double handshake_timeout) {
   serve_with(s, handshake_timeout, 0);
-}
-
-static void end(served *s) {
-  CHECK_EQ(conc_manager_shutdown(&s->server), 0);
-  CHECK_EQ(conc_manager_shutdown(&s->server), -EINVAL);
-  conc_queue_free(s->queue);
-}
-
-static conc_queue *join_as_client(const served *s, conc_manager *client) {
-  conc_queue *q;
-  memset(client, 0, sizeof *client);
-  client->address = conc_manager_address(&s->server);
-  client->authkey = "abc";
-  CHECK_EQ(conc_manager_connect(client, 5), 0);
-  q = conc_manager_get(client, "q");
-  CHECK(q != NULL);
-  return q;
 }
 
 /* A server and a client in one process, and every call of a queue at the
@@ -156,14 +130,6 @@ static void *get_one(void *queue) {
   char buf[8];
   CHECK_EQ(conc_get((conc_queue *)queue, buf, 8, 60), 1);
   return NULL;
-}
-
-static bool somebody_waits(conc_queue *q) {
-  bool yes;
-  conc__mutex_lock(conc__fifo_put_guard(AS_FIFO(q)));
-  yes = AS_FIFO(q)->getters.first != NULL;
-  conc__mutex_unlock(conc__fifo_put_guard(AS_FIFO(q)));
-  return yes;
 }
 
 /* It has time for a connection of its own, too. */

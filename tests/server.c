@@ -2,53 +2,16 @@
    what one client may cost the others, what may be asked without the key, what
    is told to whom, and what is left on the disk and in children. */
 #include "inside.h"
+#include "served.h"
 
 #include <dirent.h>
 #include <sys/resource.h>
 
-typedef struct served {
-  conc_manager server;
-  conc_queue *queue;
-  conc_manager client; /* of served_connect */
-} served;
-
-static served nobody(void) {
-  served s;
-  memset(&s, 0, sizeof s);
-  return s;
-}
-
 /* `s` is zeroed, or has options. */
 static void serve(served *s) {
-  s->queue = conc_queue_new(NULL);
-  if (s->server.authkey == NULL) s->server.authkey = "abc";
-  CHECK_EQ(conc_manager_register_queue(&s->server, "q", s->queue), 0);
-  CHECK_EQ(conc_manager_start(&s->server), 0);
+  serve_queue(s, conc_queue_new(NULL));
   /* So that the id of "q" is known to the requests below. */
   memset(s->server.state->server.number, 0, 6);
-}
-
-static conc_manager client_of(const served *s) {
-  conc_manager m;
-  memset(&m, 0, sizeof m);
-  m.address = conc_manager_address(&s->server);
-  m.authkey = "abc";
-  return m;
-}
-
-static conc_queue *join_as_client(served *s) {
-  conc_queue *q;
-  s->client = client_of(s);
-  CHECK_EQ(conc_manager_connect(&s->client, 5 * test_slow()), 0);
-  q = conc_manager_get(&s->client, "q");
-  CHECK(q != NULL);
-  return q;
-}
-
-static void end(served *s) {
-  if (s->client.state != NULL) conc_manager_shutdown(&s->client);
-  CHECK_EQ(conc_manager_shutdown(&s->server), 0);
-  conc_queue_free(s->queue);
 }
 
 /* --- keys --- */
@@ -179,7 +142,7 @@ TEST(a_process_does_not_answer_its_own_server_for_another) {
   thief t;
   int with_server, with_client;
   serve(&s);
-  join_as_client(&s); /* by itself it may */
+  join_as_client(&s, &s.client); /* by itself it may */
   thief_open(&t);
   with_server = conc_connect(conc_manager_address(&s.server), 5);
   n = receive(with_server, challenge);
@@ -207,7 +170,7 @@ TEST(silent_connections_take_no_clients_place) {
     silent[i] = conc_connect(conc_manager_address(&s.server), 5);
     CHECK(conc_read(silent[i], buf, sizeof buf, 5) > 0); /* it was accepted */
   }
-  CHECK_EQ(conc_put(join_as_client(&s), "x", 1, 5), 0);
+  CHECK_EQ(conc_put(join_as_client(&s, &s.client), "x", 1, 5), 0);
   second = third = client_of(&s);
   CHECK_EQ(conc_manager_connect(&second, 10), 0);
   CHECK_EQ(conc_manager_connect(&third, 0.1), -ETIMEDOUT);
@@ -252,7 +215,7 @@ TEST(an_old_silent_connection_makes_room_for_a_client) {
     silent[i] = conc_connect(conc_manager_address(&s.server), 5);
     CHECK(conc_read(silent[i], buf, sizeof buf, 5) > 0);
   }
-  CHECK_EQ(conc_put(join_as_client(&s), "x", 1, 5), 0);
+  CHECK_EQ(conc_put(join_as_client(&s, &s.client), "x", 1, 5), 0);
   CHECK_EQ(conc_read(silent[0], buf, sizeof buf, 10), 0);
   close(silent[0]), close(silent[1]);
   end(&s);
@@ -267,7 +230,7 @@ TEST(a_server_without_descriptors_goes_on_with_its_clients) {
   struct timespec before, after;
   double used;
   serve(&s);
-  q = join_as_client(&s);
+  q = join_as_client(&s, &s.client);
   CHECK_EQ(conc_put(q, "x", 1, 5), 0);
   for (int i = 0; i < 8; i++) {
     waiting[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -355,7 +318,7 @@ TEST(what_is_no_request_is_answered_and_the_connection_goes_on) {
   char text[400];
   conc__peer *p;
   serve(&s);
-  join_as_client(&s);
+  join_as_client(&s, &s.client);
   p = peer_of(&s);
   CHECK(strcmp(ASK(p, "x"), "#TRACEBACK") == 0);
   CHECK(ends_with(text, "this is no pickle\n"));
@@ -393,7 +356,7 @@ TEST(a_class_that_is_refused_is_named) {
   char text[400];
   conc__peer *p;
   serve(&s);
-  join_as_client(&s);
+  join_as_client(&s, &s.client);
   p = peer_of(&s);
   CHECK(strcmp(ASK(p, "(X\16\0\0\0" "000000000000.1X\3\0\0\0putcos\nsystem\n)R\x85}t."),
                "#TRACEBACK") == 0);
@@ -415,7 +378,7 @@ TEST(no_text_is_cut_in_a_character) {
   char text[400], data[400];
   conc__peer *p;
   serve(&s);
-  join_as_client(&s);
+  join_as_client(&s, &s.client);
   p = peer_of(&s);
   for (int form = 0; form < 2; form++)
     for (int first = 0; first < 3; first++) {
@@ -457,7 +420,7 @@ TEST(functions_of_the_server_count_their_arguments) {
   served s = nobody();
   char text[400];
   serve(&s);
-  join_as_client(&s);
+  join_as_client(&s, &s.client);
   CHECK(strcmp(CALL("(NX\6\0\0\0createX\1\0\0\0q\x85}t."), "#RETURN") == 0);
   CHECK(strcmp(CALL("(NX\6\0\0\0createX\1\0\0\0qK\1\x86}t."),
                "#TRACEBACK") == 0);
@@ -485,14 +448,14 @@ TEST(clients_may_end_the_server_unless_that_is_switched_off) {
   char text[400];
   s.server.no_shutdown = true;
   serve(&s);
-  join_as_client(&s);
+  join_as_client(&s, &s.client);
   CHECK(strcmp(CALL("(NX\10\0\0\0shutdown)}t."), "#TRACEBACK") == 0);
   CHECK(strncmp(text, "PermissionError", 15) == 0);
   CHECK_EQ(conc_put(conc_manager_get(&s.client, "q"), "x", 1, 5), 0);
   end(&s);
   memset(&s, 0, sizeof s);
   serve(&s);
-  join_as_client(&s);
+  join_as_client(&s, &s.client);
   CHECK(strcmp(CALL("(NX\10\0\0\0shutdown)}t."), "#RETURN") == 0);
   CHECK_EQ(conc_join(&s.server.state->server.thread, 10), 0);
   end(&s);
@@ -512,7 +475,7 @@ TEST(what_can_be_registered_can_be_asked_for) {
   CHECK_EQ(conc_manager_register_queue(&s.server, "", s.queue), -EINVAL);
   CHECK_EQ(conc_manager_register_queue(&s.server, NULL, s.queue), -EINVAL);
   CHECK_EQ(conc_manager_register_queue(&s.server, "x", NULL), -EINVAL);
-  join_as_client(&s);
+  join_as_client(&s, &s.client);
   CHECK_EQ(conc_put(conc_manager_get(&s.client, name), "x", 1, 5), 0);
   name[255] = 'n', name[256] = 0;
   CHECK(conc_manager_get(&s.client, name) == NULL && errno == ENAMETOOLONG);
@@ -528,7 +491,7 @@ TEST(a_request_that_is_too_long_is_refused_and_the_connection_goes_on) {
   conc__peer *p;
   s.server.max_message = 100000;
   serve(&s);
-  join_as_client(&s);
+  join_as_client(&s, &s.client);
   p = peer_of(&s);
   CHECK(strcmp(ask(p, data, sizeof data, text), "#ERROR") == 0);
   CHECK(strstr(text, "ValueError") != NULL);
@@ -545,7 +508,7 @@ TEST(a_queue_that_is_full_or_empty_says_so) {
   served s = nobody();
   serve(&s);
   CHECK_EQ(conc_manager_register_queue(&s.server, "full", full), 0);
-  join_as_client(&s);
+  join_as_client(&s, &s.client);
   q = conc_manager_get(&s.client, "full");
   CHECK_EQ(conc_put(q, large, sizeof large, 5), 0);
   CHECK_EQ(conc_put(q, "x", 1, 0), -ETIMEDOUT);
@@ -629,6 +592,7 @@ static void flood_begin(flood *f, served *s, const void *data, size_t size) {
   conc__peer *p = peer_of(s);
   memset(f, 0, sizeof *f);
   f->fd = dup(p->channel.fd);
+  conc__fd_close_own(&p->channel.fd); /* conc__peer_close would shut it down */
   conc__peer_close(p);
   f->data = data;
   f->size = size;
@@ -650,7 +614,7 @@ static void flood_end(flood *f) {
 /* Requests without a pause, for which nobody waits: between them another
    client's come through, many times a second. */
 TEST(a_client_that_sends_without_end_does_not_keep_others_waiting) {
-  static char many[1000 * 37];
+  static char many[1000 * 38];
   served s = nobody();
   conc_manager other;
   conc_queue *q;
@@ -658,9 +622,9 @@ TEST(a_client_that_sends_without_end_does_not_keep_others_waiting) {
   int puts = 0;
   double end_at;
   for (int i = 0; i < 1000; i++)
-    memcpy(many + i * 37, "\0\0\0\x21(X\16\0\0\0" "000000000000.1X\5\0\0\0qsize)}t.", 37);
+    memcpy(many + i * 38, "\0\0\0\x22(X\16\0\0\0" "000000000000.1X\5\0\0\0qsize)}t.", 38);
   serve(&s);
-  join_as_client(&s);
+  join_as_client(&s, &s.client);
   other = client_of(&s);
   CHECK_EQ(conc_manager_connect(&other, 5), 0);
   q = conc_manager_get(&other, "q");
@@ -676,17 +640,70 @@ TEST(a_client_that_sends_without_end_does_not_keep_others_waiting) {
   end(&s);
 }
 
-/* A request of many large numbers is read by a thread, and arrives. */
+/* The server's loop is held while a client sends 2,000 requests for the size
+   of a queue ahead, and another one a put: their replies tell how many of them
+   came before it. */
+TEST(a_client_has_its_turn_between_the_requests_of_another_one) {
+  static const char size_of[] =
+      "\0\0\0\x22(X\16\0\0\0" "000000000000.1X\5\0\0\0qsize)}t.";
+  static const char put[] =
+      "\0\0\0\x22(X\16\0\0\0" "000000000000.1X\3\0\0\0putK\7\x85}t.";
+  enum { MANY = 2000, BEFORE = 500 };
+  served s = nobody();
+  conc__mutex *guard;
+  conc__peer *p, *other;
+  const unsigned char *reply;
+  size_t n, before = 0;
+  serve(&s);
+  join_as_client(&s, &s.client);
+  p = peer_of(&s);
+  other = peer_of(&s);
+  guard = conc__mutex_of(s.server.state);
+  conc__mutex_lock(guard);
+  for (int i = 0; i < MANY; i++)
+    CHECK_EQ(conc_write(p->channel.fd, size_of, sizeof size_of - 1, 5),
+             sizeof size_of - 1);
+  CHECK_EQ(conc_write(other->channel.fd, put, sizeof put - 1, 5),
+           sizeof put - 1);
+  conc__mutex_unlock(guard);
+  for (int i = 0; i < MANY; i++) {
+    CHECK_EQ(conc__channel_receive(&p->channel, 4096, &reply, &n,
+                                   conc_now() + 10 * test_slow()), 0);
+    CHECK(n == 18 && reply[14] == 'K');
+    before += reply[15] == 0;
+  }
+  CHECK(before < BEFORE);
+  conc__peer_close(p);
+  conc__peer_close(other);
+  end(&s);
+}
+
+/* An empty frame means "confirmed" only where something was handed out. */
+TEST(an_empty_frame_before_a_message_ends_the_connection) {
+  served s = nobody();
+  conc__peer *p;
+  char byte;
+  serve(&s);
+  join_as_client(&s, &s.client);
+  p = peer_of(&s);
+  CHECK_EQ(conc_write(p->channel.fd, "\0\0\0\0", 4, 1), 4);
+  CHECK_EQ(conc_read(p->channel.fd, &byte, 1, 10 * test_slow()), 0);
+  conc__peer_close(p);
+  end(&s);
+}
+
+/* A request of many large numbers is read by a thread, and arrives. While no
+   thread is to be had it waits, and others are served. */
 TEST(a_large_request_is_read_beside_the_loop) {
   enum { NUMBERS = 60, BYTES = 4000 };
   static char put[NUMBERS * (BYTES + 5) + 64];
   served s = nobody();
   char text[400];
   conc_value *v;
-  conc__peer *p;
+  conc__peer *p, *busy;
   size_t n = 0;
   serve(&s);
-  join_as_client(&s);
+  join_as_client(&s, &s.client);
   p = peer_of(&s);
   memcpy(put, "\x80\4(X\16\0\0\0" "000000000000.1X\3\0\0\0put(](", 33);
   n = 33;
@@ -698,7 +715,19 @@ TEST(a_large_request_is_read_beside_the_loop) {
   memcpy(put + n, "et}t.", 5);
   n += 5;
   CHECK(n > CONC__READING_LARGE);
+  for (int i = 0; i < CONC__READERS; i++)
+    CHECK_EQ(conc_sem_acquire(&s.server.state->server.readers, 5), 0);
+  busy = peer_of(&s);
+  CHECK_EQ(conc__channel_send(&busy->channel, put, n, conc_now() + 5), 0);
+  for (int i = 0; i < 3; i++)
+    CHECK_EQ(conc_qsize(conc_manager_get(&s.client, "q")), 0);
+  CHECK_EQ(conc_wait_fd(busy->channel.fd, CONC_READ, 0.02), -ETIMEDOUT);
+  CHECK_EQ(conc_sem_release(&s.server.state->server.readers, CONC__READERS),
+           0);
   CHECK(strcmp(ask(p, put, n, text), "#RETURN") == 0);
+  CHECK_EQ(conc_get_value(s.queue, &v, 5), 0);
+  conc_value_free(v);
+  conc__peer_close(busy);
   CHECK_EQ(conc_get_value(s.queue, &v, 5), 0);
   CHECK_EQ(conc_value_size(v), NUMBERS);
   conc_value_free(v);
@@ -830,7 +859,7 @@ TEST(a_forked_child_has_neither_the_servers_sockets_nor_the_clients) {
   int go[2], ready[2], raw;
   pid_t child;
   serve(&s);
-  q = join_as_client(&s);
+  q = join_as_client(&s, &s.client);
   CHECK_EQ(conc_put(q, "x", 1, 5), 0);
   raw = conc_connect(conc_manager_address(&s.server), 5);
   CHECK(conc_read(raw, address, sizeof address, 5) > 0);
@@ -884,7 +913,7 @@ static void *get_until_forked(void *arg) {
 
 static void *fork_beside_a_getter(void *arg) {
   served *s = (served *)arg;
-  getter g = {join_as_client(s), -1};
+  getter g = {join_as_client(s, &s->client), -1};
   conc_task t;
   int status;
   memset(&t, 0, sizeof t);
@@ -988,7 +1017,7 @@ TEST(a_number_that_has_become_another_files_is_left_alone) {
   pid_t child;
   conc_queue *q;
   serve(&s);
-  q = join_as_client(&s);
+  q = join_as_client(&s, &s.client);
   CHECK_EQ(conc_put(q, "x", 1, 5), 0);
   number = s.client.state->client.idle->channel.fd;
   listener = s.server.state->server.listener;
