@@ -5421,14 +5421,14 @@ CONC__PRIVATE int conc__file_open(void) {
 }
 
 /* Reads all of `size` bytes from the offset `at`, which leaves the file's own
-   offset alone: other processes may read it, too. -EPROTO: the file is too
-   short. */
+   offset alone: other processes may read it, too. -EPROTO: it is too short, or
+   is nothing that can be read so. */
 CONC__PRIVATE int conc__file_get(int fd, void *data, size_t size, size_t at) {
   char *p = (char *)data;
   while (size > 0) {
     ssize_t n = pread(fd, p, size, (off_t)at);
     if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return n < 0 ? -errno : -EPROTO;
+    if (n <= 0) return -EPROTO;
     p += n;
     at += (size_t)n;
     size -= (size_t)n;
@@ -25861,8 +25861,8 @@ enum {
 };
 
 /* A state of this process's ringer. What a forked child has of another process
-   says nothing: its thread is not here. Not by getpid(): that is a system call,
-   and each wait of a coroutine would make it. */
+   says nothing: its thread is not here. Not by getpid(): that is a system
+   call, and each wait of a coroutine would make it. */
 CONC__INLINE uint64_t conc__ringer(unsigned state) {
   return (uint64_t)conc__fork_depth << 32 | state;
 }

@@ -51,7 +51,8 @@ checked | gcc | CC=gcc $lines OPT=-O1 DEFS=-DCONC_CHECKED $few SCRIPTS=
 fuzz | clang |
 compile-all | cc |
 vendor-all | cc |
-gcc-O2 | gcc | CC=gcc OPT=-O2 $few INTEROP_VALUES=400 SCRIPTS=interop
+interop | gcc python3 | CC=gcc OPT=-O1 INTEROP_VALUES=400 TESTS=interop
+gcc-O2 | gcc | CC=gcc OPT=-O2 $few SCRIPTS=
 long | cc | OPT=-O2 TEST_SLOW=4 DEADLOCK_ROUNDS=1000 DEADLOCK_OPERATIONS=10000000 FORK_ROUNDS=1000 SYNC_STEPS=1000000 PROCESS_MIB=256 PROCESS_STARTS=5000 QUEUE_KILLS=5000 TESTS="deadlock fork process queue_processes sync model"
 chaos | gcc | CC=gcc OPT=-O2 CHAOS_MESSAGES=200000 CHAOS_TELL=1 TEST_SLOW=4 TESTS=chaos
 crash | gcc | CC=gcc $lines OPT=-O3 CRASH_KILLS=1250 CRASH_SECONDS=4 TEST_SLOW=4 TESTS=crash

@@ -393,7 +393,7 @@ static int count_open(void) {
 /* Each of them would stay open for ever: nobody knows its number. */
 TEST(descriptors_that_nobody_asked_for_are_closed) {
   static const int counts[] = {1, 2, 3, 4, 100, 253};
-  static char out[40000];
+  static char out[100000];
   conc_value *v;
   int a, b, before;
   CHECK_EQ(conc_pipe(&a, &b), 0);
@@ -424,15 +424,18 @@ TEST(descriptors_that_nobody_asked_for_are_closed) {
 /* A head that speaks of more than there is ends in an error at once, and does
    not stand in the way of what comes after it. */
 TEST(a_message_that_is_not_there_is_refused) {
-  static char out[40000];
+  static char out[100000];
   conc_value *v;
   int a, b, ends_of[2], file;
   CHECK_EQ(conc_pipe(&a, &b), 0);
   CHECK(pipe(ends_of) == 0);
   file = conc__file_open();
   CHECK(file >= 0 && ftruncate(file, 1000) == 0);
+  /* Elsewhere a file cannot be asked before its packet is taken, so what is
+     too long for the reader stays. */
+  const uint64_t endless = CONC__LINUX ? (uint64_t)1 << 60 : 35000;
   for (int i = 0; i < 9; i++) {
-    uint64_t size = i % 3 == 0 ? (uint64_t)1 << 60 : i % 3 == 1 ? 34000 : 70000;
+    uint64_t size = i % 3 == 0 ? endless : i % 3 == 1 ? 34000 : 70000;
     if (i / 3 == 0) forge(a, size, CONC__PACKET_MESSAGE, 10, -1, 0);
     if (i / 3 == 1) forge(a, size, CONC__PACKET_MESSAGE, 10, ends_of[0], 1);
     if (i / 3 == 2) forge(a, size, CONC__PACKET_MESSAGE, 32768, file, 1);
