@@ -24345,6 +24345,8 @@ typedef struct conc__message {
   const void *data; /* the sender's */
   size_t size;
   int kind; /* CONC__RAW or CONC__PICKLED */
+  conc__buffer *keep; /* that it lies in: a put may keep that buffer, and then
+                         leaves it empty. Or NULL */
 } conc__message;
 
 /* What a getter takes. A message that is something else stays in its queue,
@@ -24529,15 +24531,32 @@ CONC__PRIVATE void conc__fifo_unlock(const conc__fifo *q) {
    the lowest bit; the next one begins at the next whole word. Places are
    counted on from 0 and never start again: the place in the ring is the rest
    by its size, and put_at - got_at is what is in use, also when both counters
-   have wrapped around. */
+   have wrapped around.
+
+   A large message lies in a block of its own, and the ring has the address:
+   then the bit above the kind is set. To copy it takes long, and is done while
+   no guard is held: others that use the queue do not wait for that. */
 #define CONC__ENTRY_HEAD sizeof(size_t)
 #define CONC__ENTRY_SIZE(size)                                                \
   ((CONC__ENTRY_HEAD * 2 - 1 + (size)) & ~(CONC__ENTRY_HEAD - 1))
+#define CONC__ENTRY_LARGE ((size_t)64 << 10)
+/* Bytes that a message has in the ring. */
+#define CONC__ENTRY_INSIDE(size) \
+  ((size) < CONC__ENTRY_LARGE ? (size) : sizeof(conc__block))
+
+/* Where a large message lies: `memory` belongs to its entry. */
+typedef struct conc__block {
+  unsigned char *memory;
+  size_t at;
+} conc__block;
 
 typedef struct conc__entry {
+  const conc__bytering *ring; /* that it lies in */
   size_t at, size; /* of its bytes */
   size_t next;     /* where the one behind it begins */
   int kind;
+  conc__bytering block; /* the ring of a large one, in which it lies alone; it
+                           is to be freed with it. Else without data */
 } conc__entry;
 
 /* Copies bytes to a place, around the end of the ring if need be. The caller
@@ -24621,12 +24640,57 @@ CONC__PRIVATE void conc__bytering_shrink(conc__fifo *q) {
   q->got_at_seen = q->put_at;
 }
 
-/* Writes a whole entry at a place. */
+/* Writes a whole entry at a place: its bytes; or, if there is a block, where
+   they are. */
 CONC__INLINE void conc__bytering_put(conc__fifo *q, size_t at,
-                                     const void *data, size_t size, int kind) {
-  size_t head = size << 1 | (size_t)kind;
+                                     const void *data, size_t size, int kind,
+                                     const conc__block *block) {
+  bool large = block->memory != NULL;
+  size_t head = size << 2 | (size_t)large << 1 | (size_t)kind;
   conc__bytering_write(&q->ring, at, &head, sizeof head);
-  conc__bytering_write(&q->ring, at + sizeof head, data, size);
+  at += sizeof head;
+  if (CONC__LIKELY(!large))
+    conc__bytering_write(&q->ring, at, data, size);
+  else
+    conc__bytering_write(&q->ring, at, block, sizeof *block);
+}
+
+/* The block for a large message: the buffer that it lies in, if it may be
+   kept, or a copy. Other messages have none. 0 or -ENOMEM. Needs no guard. */
+CONC__INLINE int conc__block_make(conc__block *block, const conc__message *m) {
+  block->memory = NULL;
+  block->at = 0;
+  if (CONC__LIKELY(m->size < CONC__ENTRY_LARGE)) return 0;
+  if (m->size > SIZE_MAX / 4) return -ENOMEM;
+  if (m->keep != NULL) {
+    block->memory = m->keep->data;
+    block->at = (size_t)((const unsigned char *)m->data - m->keep->data);
+    CONC__CHECK(block->at + m->size <= m->keep->capacity);
+    return 0;
+  }
+  block->memory = (unsigned char *)CONC_MALLOC(m->size);
+  if (block->memory == NULL) return -ENOMEM;
+  memcpy(block->memory, m->data, m->size);
+  return 0;
+}
+
+/* The message is in a queue: the buffer is the queue's from now on. Or it is
+   not, and a copy is not needed. */
+CONC__INLINE void conc__block_settle(conc__block *block,
+                                     const conc__message *m, bool put) {
+  if (CONC__LIKELY(block->memory == NULL)) return;
+  if (m->keep == NULL) {
+    if (!put) CONC_FREE(block->memory);
+  } else if (put) {
+    memset(m->keep, 0, sizeof *m->keep);
+  }
+}
+
+/* A ring that has one message alone, at `data`. */
+CONC__INLINE void conc__bytering_alone(conc__bytering *ring,
+                                       unsigned char *data) {
+  ring->data = data;
+  ring->size = SIZE_MAX / 2 + 1;
 }
 
 /* Whether there is room for a message behind `more` others that `put` does not
@@ -24650,27 +24714,40 @@ CONC__INLINE bool conc__fifo_has(conc__fifo *q, size_t less) {
   return q->put_seen != got;
 }
 
-/* Finds the first message; there is one. Under the getters' guard. */
-CONC__INLINE void conc__fifo_first(const conc__fifo *q, conc__entry *slot) {
+/* Finds the message whose entry begins at a place. Under the getters' guard.
+ */
+CONC__INLINE void conc__fifo_entry(const conc__fifo *q, size_t at,
+                                   conc__entry *slot) {
   size_t head;
-  conc__bytering_read(&q->ring, q->got_at, &head, sizeof head);
-  slot->at = q->got_at + sizeof head;
-  slot->size = head >> 1;
+  conc__bytering_read(&q->ring, at, &head, sizeof head);
+  slot->ring = &q->ring;
+  slot->at = at + sizeof head;
+  slot->size = head >> 2;
   slot->kind = (int)(head & 1);
-  slot->next = q->got_at + CONC__ENTRY_SIZE(slot->size);
+  slot->block.data = NULL;
+  if (CONC__LIKELY((head & 2) == 0)) {
+    slot->next = at + CONC__ENTRY_SIZE(slot->size);
+  } else {
+    conc__block block;
+    conc__bytering_read(&q->ring, slot->at, &block, sizeof block);
+    conc__bytering_alone(&slot->block, block.memory);
+    slot->ring = &slot->block;
+    slot->at = block.at;
+    slot->next = at + CONC__ENTRY_SIZE(sizeof block);
+  }
 }
+
 
 /* Narrows an entry to the bytes that it carries: all of a raw message, or the
    content of a pickled str or bytes. -EBADMSG for a pickle of anything else.
    Under the getters' guard, or of a ring of the caller's own. */
-CONC__PRIVATE int conc__entry_content(const conc__bytering *ring,
-                                      conc__entry *slot) {
+CONC__PRIVATE int conc__entry_content(conc__entry *slot) {
   unsigned char start[16];
   size_t n = slot->size < sizeof start ? slot->size : sizeof start;
   size_t offset;
   int rc;
   if (slot->kind == CONC__RAW) return 0;
-  conc__bytering_read(ring, slot->at, start, n);
+  conc__bytering_read(slot->ring, slot->at, start, n);
   rc = conc__pickle_content(start, n, slot->size, &offset, &slot->size);
   if (rc == 0) slot->at += offset;
   return rc;
@@ -24678,40 +24755,43 @@ CONC__PRIVATE int conc__entry_content(const conc__bytering *ring,
 
 /* Whether a sink takes a message as a body: 0, -EMSGSIZE or -EBADMSG. Under
    the getters' guard, or of a ring of the caller's own. */
-CONC__PRIVATE int conc__entry_suits(const conc__bytering *ring,
-                                    const conc__entry *slot,
+CONC__PRIVATE int conc__entry_suits(const conc__entry *slot,
                                     const conc__sink *sink) {
   conc__entry content = *slot;
   if (sink->wants == CONC__WANTS_BYTES || sink->wants == CONC__WANTS_EXACTLY) {
-    int rc = conc__entry_content(ring, &content);
+    int rc = conc__entry_content(&content);
     if (rc != 0) return rc;
   }
   return conc__sink_takes(sink, content.size);
 }
 
-/* Copies a message to the sink: to `data`, a place in its buffer, or to its
-   body. Nothing has been copied if it fails. Under the getters' guard, or of a
-   ring of the caller's own. The message's size, or negative errno. */
-CONC__INLINE ssize_t conc__entry_copy(const conc__bytering *ring,
-                                      conc__entry *slot,
-                                      const conc__sink *sink, void *data) {
+/* Makes the sink ready for a message, or says why it does not take it. Under
+   the getters' guard, or of a ring of the caller's own. 0, or negative errno
+   and nothing has changed. */
+CONC__INLINE int conc__entry_prepare(conc__entry *slot,
+                                     const conc__sink *sink) {
   int rc;
   if (sink->body != NULL) {
-    rc = conc__entry_suits(ring, slot, sink);
+    rc = conc__entry_suits(slot, sink);
     if (rc == 0)
       rc = conc__buffer_reserve(sink->body, slot->size + CONC__BODY_SPARE);
-    if (rc != 0) return rc;
-    if (slot->kind == CONC__RAW)
+    if (rc == 0 && slot->kind == CONC__RAW)
       conc__pickle_put_bytes_head(sink->body, slot->size);
-    conc__bytering_read(ring, slot->at, sink->body->data + sink->body->size,
-                        slot->size);
-    sink->body->size += slot->size;
-  } else {
-    rc = slot->kind == CONC__RAW ? 0 : conc__entry_content(ring, slot);
-    if (rc != 0) return rc;
-    if (slot->size > sink->size) return -EMSGSIZE;
-    conc__bytering_read(ring, slot->at, data, slot->size);
+    return rc;
   }
+  rc = slot->kind == CONC__RAW ? 0 : conc__entry_content(slot);
+  return rc == 0 && slot->size > sink->size ? -EMSGSIZE : rc;
+}
+
+/* Copies a message to a sink that is ready for it: to `data`, a place in its
+   buffer, or to its body. Its size. */
+CONC__INLINE ssize_t conc__entry_copy(const conc__entry *slot,
+                                      const conc__sink *sink, void *data) {
+  if (sink->body != NULL) {
+    data = sink->body->data + sink->body->size;
+    sink->body->size += slot->size;
+  }
+  conc__bytering_read(slot->ring, slot->at, data, slot->size);
   return (ssize_t)slot->size;
 }
 
@@ -24788,19 +24868,24 @@ CONC__NOINLINE int conc__fifo_await_room(conc__fifo *q, double deadline) {
 /* Puts as many as there is room for of n messages, whose bytes follow each
    other; waits for room for the first. How many, or negative errno. Entries
    are written first and counted at once at the end: a getter sees all of them
-   or none, and is woken when they are there. */
+   or none, and is woken when they are there. Of large ones n is 1. */
 CONC__INLINE ssize_t conc__fifo_put_n(conc__fifo *q, const conc__message *m,
                                       size_t n, double deadline) {
   conc__mutex *guard = conc__fifo_put_guard(q);
   const char *data = (const char *)m->data;
-  size_t need = CONC__ENTRY_SIZE(m->size), done = 0;
+  size_t need = CONC__ENTRY_SIZE(CONC__ENTRY_INSIDE(m->size)), done = 0;
   conc__waiter *woken = NULL;
-  int rc = 0;
-  if (m->size > SIZE_MAX / 4) return -ENOMEM;
+  conc__block block;
+  int rc = conc__block_make(&block, m);
+  CONC__CHECK(block.memory == NULL || n == 1);
+  if (rc != 0) return rc;
   conc__mutex_lock(guard);
   if (CONC__UNLIKELY(!q->closed && !conc__fifo_fits(q, 0))) {
     rc = conc__fifo_await_room(q, deadline);
-    if (rc != 0) return rc;
+    if (rc != 0) {
+      conc__block_settle(&block, m, false);
+      return rc;
+    }
   }
   if (q->closed) rc = -EPIPE;
   while (rc == 0) {
@@ -24808,7 +24893,7 @@ CONC__INLINE ssize_t conc__fifo_put_n(conc__fifo *q, const conc__message *m,
       rc = conc__bytering_reserve(q, need);
       if (rc != 0) break;
     }
-    conc__bytering_put(q, q->put_at, data, m->size, m->kind);
+    conc__bytering_put(q, q->put_at, data, m->size, m->kind, &block);
     q->put_at += need;
     if (++done == n || !conc__fifo_fits(q, done)) break;
     if (m->size > 0) data += m->size;
@@ -24822,6 +24907,7 @@ CONC__INLINE ssize_t conc__fifo_put_n(conc__fifo *q, const conc__message *m,
     CONC__STORE(&q->put, q->put + done);
   }
   conc__mutex_unlock(guard);
+  conc__block_settle(&block, m, done > 0);
   if (woken != NULL) conc__wake_all(woken);
   /* This putter may have been woken for the room that it has not used. */
   if (CONC__UNLIKELY(rc == -ENOMEM))
@@ -24872,28 +24958,29 @@ CONC__NOINLINE int conc__fifo_await_message(conc__fifo *q, double deadline) {
   return 0;
 }
 
-/* Copies the first message that came back, as conc__entry_copy does, and drops
-   it. With `exact` only if it has as many bytes as the sink: else -EMSGSIZE.
+/* Finds the first message, which may be one that came back; there is one.
    Under the getters' guard. */
-CONC__NOINLINE ssize_t conc__returned_get(conc__fifo *q,
-                                          const conc__sink *sink, void *data,
-                                          bool exact) {
-  conc__returned *r = q->returned;
-  conc__entry slot;
-  ssize_t size;
-  conc__bytering ring; /* in which it lies alone */
-  ring.data = r->memory;
-  ring.size = SIZE_MAX / 2 + 1;
-  slot.at = r->at;
-  slot.size = r->size;
-  slot.kind = CONC__PICKLED;
-  size = conc__entry_copy(&ring, &slot, sink, data);
-  if (exact && size >= 0 && (size_t)size != sink->size) return -EMSGSIZE;
-  if (size >= 0) {
-    q->returned = r->next;
-    CONC_FREE(r->memory);
+CONC__INLINE void conc__fifo_front(const conc__fifo *q, conc__entry *slot) {
+  const conc__returned *r = q->returned;
+  if (CONC__LIKELY(r == NULL)) {
+    conc__fifo_entry(q, q->got_at, slot);
+    return;
   }
-  return size;
+  conc__bytering_alone(&slot->block, r->memory);
+  slot->ring = &slot->block;
+  slot->at = r->at;
+  slot->size = r->size;
+  slot->kind = CONC__PICKLED;
+  slot->next = q->got_at;
+}
+
+/* Takes it off: what it lies in is the caller's now, if that is a block. Under
+   the getters' guard. */
+CONC__INLINE void conc__fifo_take_off(conc__fifo *q, const conc__entry *slot) {
+  if (CONC__UNLIKELY(q->returned != NULL))
+    q->returned = q->returned->next;
+  else
+    CONC__STORE(&q->got_at, slot->next);
 }
 
 /* Gets as many as there are of n messages, each of as many bytes as the sink
@@ -24901,7 +24988,8 @@ CONC__NOINLINE ssize_t conc__returned_get(conc__fifo *q,
    message of any size that the sink takes, and its size.
    `got_at` is stored as soon as a message has been copied, for a putter that
    needs the bytes; `got` is stored once, at the end, for it is what lets
-   putters go, and what says that this get is done with the queue. */
+   putters go, and what says that this get is done with the queue. If it is one
+   message, in a block, that is copied after this: it is the getter's alone. */
 CONC__INLINE ssize_t conc__fifo_get_n(conc__fifo *q, const conc__sink *sink,
                                       size_t n, double deadline) {
   conc__mutex *guard = conc__fifo_get_guard(q);
@@ -24909,22 +24997,27 @@ CONC__INLINE ssize_t conc__fifo_get_n(conc__fifo *q, const conc__sink *sink,
   conc__waiter *woken = NULL;
   size_t done = 0;
   ssize_t size;
+  conc__entry slot;
+  slot.block.data = NULL;
   conc__mutex_lock(guard);
   if (CONC__UNLIKELY(!conc__fifo_has(q, 0))) {
     int rc = conc__fifo_await_message(q, deadline);
     if (rc != 0) return rc;
   }
   for (;;) {
-    if (CONC__UNLIKELY(q->returned != NULL)) {
-      size = conc__returned_get(q, sink, data, n > 0);
-      if (size < 0) break;
-    } else {
-      conc__entry slot;
-      conc__fifo_first(q, &slot);
-      size = conc__entry_copy(&q->ring, &slot, sink, data);
-      if (n > 0 && size >= 0 && (size_t)size != sink->size) size = -EMSGSIZE;
-      if (size < 0) break;
-      CONC__STORE(&q->got_at, slot.next);
+    conc__fifo_front(q, &slot);
+    size = conc__entry_prepare(&slot, sink);
+    if (n > 0 && size == 0 && slot.size != sink->size) size = -EMSGSIZE;
+    if (size < 0) {
+      slot.block.data = NULL; /* it stays the queue's */
+      break;
+    }
+    if (CONC__LIKELY(slot.block.data == NULL) || n > 0)
+      size = conc__entry_copy(&slot, sink, data);
+    conc__fifo_take_off(q, &slot);
+    if (CONC__UNLIKELY(slot.block.data != NULL) && n > 0) {
+      CONC_FREE(slot.block.data);
+      slot.block.data = NULL;
     }
     if (++done >= n || !conc__fifo_has(q, done)) break;
     if (size > 0) data += size;
@@ -24936,6 +25029,10 @@ CONC__INLINE ssize_t conc__fifo_get_n(conc__fifo *q, const conc__sink *sink,
   }
   conc__mutex_unlock(guard);
   if (woken != NULL) conc__wake_all(woken);
+  if (CONC__UNLIKELY(slot.block.data != NULL)) {
+    size = conc__entry_copy(&slot, sink, data);
+    CONC_FREE(slot.block.data);
+  }
   /* A message stayed that another getter may be able to take. */
   if (CONC__UNLIKELY(size < 0))
     conc__fifo_pass(conc__fifo_put_guard(q), &q->getters);
@@ -24978,17 +25075,25 @@ CONC__PRIVATE int conc__returned_keep(conc__fifo *q, const conc__message *m,
 CONC__PRIVATE int conc__fifo_unget(conc_queue *queue, const conc__message *m,
                                    conc__buffer *b) {
   conc__fifo *q = (conc__fifo *)queue;
-  size_t need = CONC__ENTRY_SIZE(m->size);
+  size_t need = CONC__ENTRY_SIZE(CONC__ENTRY_INSIDE(m->size));
   conc__waiter *woken = NULL;
-  int rc = -ENOMEM;
+  conc__message back = *m;
+  conc__block block;
+  bool inside = false;
+  int rc;
+  back.keep = b;
+  rc = conc__block_make(&block, &back);
+  if (rc != 0) return rc;
+  rc = -ENOMEM;
   conc__fifo_lock(q);
   if (q->returned != NULL) rc = conc__returned_keep(q, m, b);
-  if (rc != 0 && m->size <= SIZE_MAX / 4 &&
-      (rc = conc__bytering_grow(q, need)) == 0) {
-    conc__bytering_put(q, q->got_at - need, m->data, m->size, m->kind);
+  if (rc != 0 && (rc = conc__bytering_grow(q, need)) == 0) {
+    conc__bytering_put(q, q->got_at - need, m->data, m->size, m->kind, &block);
     CONC__STORE(&q->got_at, q->got_at - need);
+    inside = true;
   }
   if (rc != 0) rc = conc__returned_keep(q, m, b);
+  conc__block_settle(&block, &back, inside);
   if (rc == 0) {
     woken = conc__waitlist_take(&q->getters);
     CONC__STORE(&q->got, q->got - 1);
@@ -25014,6 +25119,7 @@ CONC__PRIVATE ssize_t conc__fifo_get_value(conc_queue *queue, conc__sink *sink,
   m.data = sink->body->data + CONC__BODY_AT;
   m.size = sink->body->size - CONC__BODY_AT;
   m.kind = CONC__PICKLED;
+  m.keep = NULL;
   if (rc != -EPROTO) conc__fifo_unget(queue, &m, sink->body);
   return rc;
 }
@@ -25080,10 +25186,11 @@ CONC__PRIVATE conc_queue *conc__queue_make(const conc__queue_class *ops,
 
 CONC__PRIVATE void conc__fifo_free(conc_queue *queue) {
   conc__fifo *q = (conc__fifo *)queue;
-  while (q->returned != NULL) {
-    unsigned char *memory = q->returned->memory;
-    q->returned = q->returned->next;
-    CONC_FREE(memory);
+  conc__entry slot;
+  while (q->returned != NULL || q->got_at != q->put_at) {
+    conc__fifo_front(q, &slot);
+    conc__fifo_take_off(q, &slot);
+    CONC_FREE(slot.block.data);
   }
   CONC_FREE(q->ring.data);
   CONC_FREE(queue);
@@ -25111,14 +25218,9 @@ CONC__PRIVATE ssize_t conc__fifo_peek(conc_queue *queue) {
   conc__entry slot;
   int rc;
   conc__fifo_lock(q);
-  if (q->returned != NULL) {
-    const conc__returned *r = q->returned;
-    size_t offset;
-    rc = conc__pickle_content(r->memory + r->at, r->size, r->size, &offset,
-                              &slot.size);
-  } else if (conc__fifo_has(q, 0)) {
-    conc__fifo_first(q, &slot);
-    rc = conc__entry_content(&q->ring, &slot);
+  if (conc__fifo_has(q, 0)) {
+    conc__fifo_front(q, &slot);
+    rc = conc__entry_content(&slot);
   } else {
     rc = q->closed ? -EPIPE : -ETIMEDOUT;
   }
@@ -25126,11 +25228,20 @@ CONC__PRIVATE ssize_t conc__fifo_peek(conc_queue *queue) {
   return rc != 0 ? rc : (ssize_t)slot.size;
 }
 
+/* Large ones are put one after the other, for each has its own block. */
 CONC__PRIVATE ssize_t conc__fifo_put_many(conc_queue *queue,
                                           const conc__message *m, size_t n,
                                           double deadline) {
   conc__fifo *q = (conc__fifo *)queue;
-  return conc__fifo_put_n(q, m, n, deadline);
+  conc__message one = *m;
+  size_t done = 0;
+  ssize_t rc = 0;
+  if (m->size < CONC__ENTRY_LARGE) return conc__fifo_put_n(q, m, n, deadline);
+  for (; done < n && rc >= 0; done += rc > 0) {
+    one.data = (const char *)m->data + done * m->size;
+    rc = conc__fifo_put_n(q, &one, 1, done == 0 ? deadline : 0);
+  }
+  return done > 0 ? (ssize_t)done : rc;
 }
 
 CONC__PRIVATE ssize_t conc__fifo_get_many(conc_queue *queue, conc__sink *sink,
@@ -25144,6 +25255,12 @@ static const conc__queue_class conc__fifo_class = {
     conc__fifo_size,      conc__fifo_task_done, conc__fifo_join,
     conc__fifo_free,      conc__fifo_close, conc__fifo_peek,
     conc__fifo_put_many,  conc__fifo_get_many, conc__fifo_get_value};
+
+/* Whether a put keeps the buffer that a large message lies in. Else it copies
+   the message, which takes long. */
+CONC__INLINE bool conc__queue_keeps(const conc_queue *q) {
+  return q->ops == &conc__fifo_class;
+}
 
 CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
   conc_queue *q = conc__queue_make(&conc__fifo_class, sizeof(conc__fifo));
@@ -26752,12 +26869,14 @@ CONC_API int conc_queue_close(conc_queue *queue) {
 /* The limit is looked at before the class is asked: what no getter may receive
    is refused, whatever the distance. */
 CONC__PRIVATE int conc__queue_put(conc_queue *q, const void *data, size_t size,
-                                  int kind, double timeout) {
+                                  int kind, conc__buffer *keep,
+                                  double timeout) {
   conc__message m;
   if (q->max_bytes > 0 && size > q->max_bytes) return -EMSGSIZE;
   m.data = data;
   m.size = size;
   m.kind = kind;
+  m.keep = keep;
   return q->ops->put(q, &m, conc__deadline(timeout));
 }
 
@@ -26768,7 +26887,7 @@ CONC__NOINLINE int conc__queue_put_later(conc_queue *queue, const void *data,
                                          size_t size, double timeout) {
   int rc = timeout > 0 ? conc__take_turn() : 0;
   if (rc != 0) return rc;
-  return conc__queue_put(queue, data, size, CONC__RAW, timeout);
+  return conc__queue_put(queue, data, size, CONC__RAW, NULL, timeout);
 }
 
 CONC__NOINLINE ssize_t conc__queue_get_later(conc_queue *queue, void *buf,
@@ -26784,7 +26903,7 @@ CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
                       double timeout) {
   if (conc__turn_is_due())
     return conc__queue_put_later(queue, data, size, timeout);
-  return conc__queue_put(queue, data, size, CONC__RAW, timeout);
+  return conc__queue_put(queue, data, size, CONC__RAW, NULL, timeout);
 }
 
 CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
@@ -26809,6 +26928,7 @@ CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
   m.data = items;
   m.size = size;
   m.kind = CONC__RAW;
+  m.keep = NULL;
   if (n > 0 && queue->ops->put_n != NULL)
     return queue->ops->put_n(queue, &m, n, deadline);
   for (; done < n; done++) { /* waits for the first only */
@@ -26866,7 +26986,7 @@ CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
   }
   rc = conc__pickle_encode(&b, value, 4);
   if (rc == 0)
-    rc = conc__queue_put(queue, b.data, b.size, CONC__PICKLED, timeout);
+    rc = conc__queue_put(queue, b.data, b.size, CONC__PICKLED, &b, timeout);
   conc__buffer_free(&b);
   return rc;
 }
@@ -31307,6 +31427,69 @@ CONC__PRIVATE void conc__session_return(conc__session *s) {
   conc__buffer_return(s->manager, &s->taken);
 }
 
+/* --- what takes long ---
+
+   Requests of this size are read by a thread of their own, and large bytes are
+   copied, and given back to the system, by one: each may take long, and the
+   loop serves others meanwhile. Of two or more CPUs one stays the loop's. It
+   is not conc_offload, whose threads may all be busy with jobs of the program
+   that wait for this server. */
+#define CONC__READING_LARGE ((size_t)64 << 10)
+#define CONC__COPY_LARGE ((size_t)1 << 20)
+#define CONC__FREE_LARGE ((size_t)4 << 20)
+#define CONC__READERS 4 /* at most, at one time */
+
+/* Calls fn(arg) in a thread. The session waits, also if it is cancelled: the
+   thread uses its stack, and the bytes in `in`. Without a thread the call is
+   made here. 0, or -ECANCELED: it was not made. */
+CONC__PRIVATE int conc__session_aside(conc__session *s, conc_fn *fn,
+                                      void *arg) {
+  conc_sem *readers = &s->manager->server.readers;
+  conc_task t;
+  conc_scope shield;
+  int rc = conc_sem_acquire(readers, CONC_FOREVER);
+  if (rc != 0) return rc;
+  memset(&t, 0, sizeof t);
+  t.target = fn;
+  t.arg = arg;
+  t.name = "conc-reader";
+  if (conc_thread_start(&t) != 0) {
+    fn(arg);
+  } else {
+    conc_shield(&shield);
+    conc__task_await(&t, true, CONC_FOREVER);
+    conc_scope_end(&shield);
+  }
+  conc_sem_release(readers, 1);
+  return 0;
+}
+
+/* What is freed by a thread. */
+typedef struct conc__leavings {
+  conc__buffer buffer;
+  conc_value *value;
+} conc__leavings;
+
+CONC__PRIVATE void *conc__leavings_main(void *arg) {
+  conc__leavings *l = (conc__leavings *)arg;
+  conc__buffer_free(&l->buffer);
+  conc_value_free(l->value);
+  return NULL;
+}
+
+/* Frees a buffer, which is empty afterwards, and a value, or NULL, that take
+   about `size` bytes. */
+CONC__PRIVATE void conc__session_free(conc__session *s, conc__buffer *b,
+                                      conc_value *value, size_t size) {
+  conc__leavings l;
+  l.buffer = *b;
+  l.value = value;
+  memset(b, 0, sizeof *b);
+  if (size < CONC__FREE_LARGE ||
+      conc__session_aside(s, conc__leavings_main, &l) != 0)
+    conc__leavings_main(&l);
+}
+
 /* --- messages that were taken --- */
 
 /* Puts a body back where a get took it. `b`, if it is not NULL, is the buffer
@@ -31317,6 +31500,7 @@ CONC__PRIVATE void conc__unget_body(conc_queue *q, const void *body,
   m.data = body;
   m.size = size;
   m.kind = CONC__PICKLED;
+  m.keep = NULL;
   q->ops->unget(q, &m, b);
 }
 
@@ -31385,6 +31569,21 @@ CONC__INLINE void conc__client_confirm(conc__client *c) {
   if (c->held.capacity > CONC__HELD_KEPT) conc__buffer_free(&c->held);
 }
 
+/* The same, in a session. */
+CONC__INLINE void conc__session_confirm(conc__session *s) {
+  conc__client *c = s->client;
+  conc__buffer held;
+  if (CONC__LIKELY(c->held_from == NULL)) return;
+  if (c->held.capacity < CONC__FREE_LARGE) {
+    conc__client_confirm(c);
+    return;
+  }
+  held = c->held;
+  memset(&c->held, 0, sizeof c->held);
+  c->held_from = NULL;
+  conc__session_free(s, &held, NULL, held.capacity);
+}
+
 /* The connection ends without a word. */
 CONC__PRIVATE void conc__client_give_back(conc__client *c) {
   conc_queue *q = c->held_from;
@@ -31422,6 +31621,8 @@ CONC__PRIVATE int conc__session_flush(conc__session *s) {
     rc = conc__channel_flush(ch, &sent, CONC__NEVER);
   conc__session_give_back(s, sent);
   if (rc == 0) s->client->held_sent = true;
+  if (ch->out.capacity >= CONC__FREE_LARGE)
+    conc__session_free(s, &ch->out, NULL, ch->out.capacity);
   return rc;
 }
 
@@ -31755,14 +31956,26 @@ typedef struct conc__item {
 } conc__item;
 
 /* Encodes the item of a put; or takes what conc__reading_main has made of it
-   already, and has found to be readable. */
-CONC__PRIVATE int conc__session_encode(conc__session *s, conc__buffer *b,
-                                       const conc_value *item) {
-  if (s->encoded_item != item) return conc__pickle_encode(b, item, 4);
-  *b = s->encoded;
-  memset(&s->encoded, 0, sizeof s->encoded);
-  s->encoded_item = NULL;
-  return 0;
+   already, and has found to be readable. Bytes are what they are: only large
+   ones have been copied there. */
+CONC__PRIVATE int conc__session_encode(conc__session *s, conc__item *item,
+                                       const conc_value *v) {
+  bool bytes = conc_value_type(v) == CONC_BYTES;
+  int rc = 0;
+  item->kind = bytes ? CONC__RAW : CONC__PICKLED;
+  if (s->encoded_item == v) {
+    item->b = s->encoded;
+    memset(&s->encoded, 0, sizeof s->encoded);
+    s->encoded_item = NULL;
+  } else if (bytes) {
+    item->data = conc_value_bytes(v, &item->size);
+    return 0;
+  } else {
+    rc = conc__pickle_encode(&item->b, v, 4);
+  }
+  item->data = item->b.data;
+  item->size = item->b.size;
+  return rc;
 }
 
 /* Encodes an item anew: what the client sent is never passed on, for another
@@ -31774,17 +31987,9 @@ CONC__PRIVATE int conc__item_encode(conc__session *s, const conc_value *v,
                                     conc__item *item, int *rc) {
   const size_t limit = conc__message_limit(s->manager);
   const bool checked = s->encoded_item == v;
-  int error = 0;
+  int error;
   memset(item, 0, sizeof *item);
-  item->kind = CONC__RAW;
-  if (conc_value_type(v) == CONC_BYTES) {
-    item->data = conc_value_bytes(v, &item->size);
-  } else {
-    error = conc__session_encode(s, &item->b, v);
-    item->data = item->b.data;
-    item->size = item->b.size;
-    item->kind = CONC__PICKLED;
-  }
+  error = conc__session_encode(s, item, v);
   if (error != 0)
     *rc = conc__reply_error(s, error, false);
   else if (item->size > limit)
@@ -31801,34 +32006,6 @@ CONC__PRIVATE int conc__item_encode(conc__session *s, const conc_value *v,
   return 1;
 }
 
-/* What has so many bytes is copied by a thread. */
-#define CONC__COPY_LARGE ((size_t)1 << 20)
-
-/* Calls fn(arg) in a thread. The session waits, also if it is cancelled: the
-   thread uses its stack, and the bytes in `in`. Without a thread the call is
-   made here. 0, or -ECANCELED: it was not made. */
-CONC__PRIVATE int conc__session_aside(conc__session *s, conc_fn *fn,
-                                      void *arg) {
-  conc_sem *readers = &s->manager->server.readers;
-  conc_task t;
-  conc_scope shield;
-  int rc = conc_sem_acquire(readers, CONC_FOREVER);
-  if (rc != 0) return rc;
-  memset(&t, 0, sizeof t);
-  t.target = fn;
-  t.arg = arg;
-  t.name = "conc-reader";
-  if (conc_thread_start(&t) != 0) {
-    fn(arg);
-  } else {
-    conc_shield(&shield);
-    conc__task_await(&t, true, CONC_FOREVER);
-    conc_scope_end(&shield);
-  }
-  conc_sem_release(readers, 1);
-  return 0;
-}
-
 /* A put of a large item, made by a thread: it does not wait for room. */
 typedef struct conc__putting {
   conc_queue *queue;
@@ -31839,10 +32016,14 @@ typedef struct conc__putting {
 CONC__PRIVATE void *conc__putting_main(void *arg) {
   conc__putting *p = (conc__putting *)arg;
   p->rc = conc__queue_put(p->queue, p->item->data, p->item->size,
-                          p->item->kind, 0);
-  /* To give so many pages back takes milliseconds, too. */
+                          p->item->kind, NULL, 0);
   if (p->rc == 0) conc__buffer_free(&p->item->b);
   return NULL;
+}
+
+/* The buffer of an item, if it has one of its own. */
+CONC__INLINE conc__buffer *conc__item_buffer(conc__item *item) {
+  return item->b.data != NULL ? &item->b : NULL;
 }
 
 /* Puts an item if there is room: as conc__queue_put, or -ECANCELED. */
@@ -31850,8 +32031,10 @@ CONC__PRIVATE int conc__item_put(conc__session *s, conc_queue *q,
                                  conc__item *item) {
   conc__putting p;
   int rc;
-  if (item->size < CONC__COPY_LARGE)
-    return conc__queue_put(q, item->data, item->size, item->kind, 0);
+  if (item->size < CONC__COPY_LARGE ||
+      (item->b.data != NULL && conc__queue_keeps(q)))
+    return conc__queue_put(q, item->data, item->size, item->kind,
+                           conc__item_buffer(item), 0);
   p.queue = q;
   p.item = item;
   rc = conc__session_aside(s, conc__putting_main, &p);
@@ -31871,10 +32054,11 @@ CONC__PRIVATE int conc__serve_put(conc__session *s, conc_queue *q,
       conc__buffer_free(&i.b);
       return gone;
     }
-    rc = conc__queue_put(q, i.data, i.size, i.kind, timeout);
+    rc = conc__queue_put(q, i.data, i.size, i.kind, conc__item_buffer(&i),
+                         timeout);
     conc__session_unblock(s);
   }
-  conc__buffer_free(&i.b);
+  conc__session_free(s, &i.b, NULL, i.b.capacity);
   /* Cancelled because the client has gone, or because the server ends. */
   if (rc == -ECANCELED) return rc;
   if (rc == -EMSGSIZE)
@@ -31894,25 +32078,99 @@ CONC__PRIVATE int conc__serve_unget(conc__session *s, conc_queue *q,
   m.data = i.data;
   m.size = i.size;
   m.kind = i.kind;
-  rc = q->max_bytes > 0 && i.size > q->max_bytes ? -EMSGSIZE
-                                                 : q->ops->unget(q, &m, NULL);
-  conc__buffer_free(&i.b);
+  m.keep = NULL;
+  rc = q->max_bytes > 0 && i.size > q->max_bytes
+           ? -EMSGSIZE
+           : q->ops->unget(q, &m, i.kind == CONC__PICKLED ? &i.b : NULL);
+  conc__session_free(s, &i.b, NULL, i.b.capacity);
   return rc == 0 ? conc__reply_none(s) : conc__reply_error(s, rc, false);
+}
+
+typedef struct conc__copying {
+  conc__buffer *to;
+  const conc__buffer *from;
+  int rc;
+} conc__copying;
+
+CONC__PRIVATE void *conc__copying_main(void *arg) {
+  conc__copying *c = (conc__copying *)arg;
+  c->rc = conc__buffer_append(c->to, c->from->data, c->from->size);
+  return NULL;
+}
+
+/* Appends a buffer to another one: a large one by a thread. 0, -ENOMEM or
+   -ECANCELED. */
+CONC__PRIVATE int conc__session_copy(conc__session *s, conc__buffer *to,
+                                     const conc__buffer *from) {
+  conc__copying c;
+  int rc = 0;
+  c.to = to;
+  c.from = from;
+  if (from->size < CONC__COPY_LARGE) conc__copying_main(&c);
+  else rc = conc__session_aside(s, conc__copying_main, &c);
+  return rc != 0 ? rc : c.rc;
+}
+
+/* A get that is made by a thread. */
+typedef struct conc__getting {
+  conc_queue *queue;
+  conc__sink *sink;
+  ssize_t n;
+} conc__getting;
+
+CONC__PRIVATE void *conc__getting_main(void *arg) {
+  conc__getting *g = (conc__getting *)arg;
+  g->n = g->queue->ops->get(g->queue, g->sink, 0);
+  return NULL;
+}
+
+/* A sink as this one, but for large messages: these stay, with -EMSGSIZE. No
+   message has so many bytes as one that wants exactly SIZE_MAX asks for. */
+CONC__PRIVATE conc__sink conc__sink_not_large(const conc__sink *sink) {
+  conc__sink small = *sink;
+  if (sink->size > CONC__COPY_LARGE)
+    small.size =
+        sink->wants == CONC__WANTS_EXACTLY ? SIZE_MAX : CONC__COPY_LARGE;
+  return small;
+}
+
+/* Whether the message that such a sink has refused may be for the sink itself.
+ */
+CONC__INLINE bool conc__sink_was_large(const conc__sink *sink, ssize_t n) {
+  return n == -EMSGSIZE && sink->size > CONC__COPY_LARGE;
+}
+
+/* Gets what is there, without waiting: a large message by a thread. As the
+   queue's get, or -ECANCELED. */
+CONC__PRIVATE ssize_t conc__session_get(conc__session *s, conc_queue *q,
+                                        conc__sink *sink) {
+  conc__sink small = conc__sink_not_large(sink);
+  ssize_t n = q->ops->get(q, &small, 0);
+  conc__getting g;
+  int rc;
+  if (!conc__sink_was_large(sink, n)) return n;
+  g.queue = q;
+  g.sink = sink;
+  rc = conc__session_aside(s, conc__getting_main, &g);
+  return rc != 0 ? rc : g.n;
 }
 
 /* The second try of a get, which waits. While it waits no buffer is lent: the
    message comes into one that the queue makes for it, and is moved behind the
-   head of a reply then. Returns as the queue's get; *offset is where the body
-   begins in `out`. If *rc is not 0, the connection is to be closed. */
+   head of a reply then. Returns as the queue's get, or -EMSGSIZE if there is a
+   large message; *offset is where the body begins in `out`. If *rc is not 0,
+   the connection is to be closed. */
 CONC__PRIVATE ssize_t conc__serve_get_waiting(conc__session *s, conc_queue *q,
-                                              conc__sink *sink, double timeout,
-                                              size_t *offset, int *rc) {
+                                              const conc__sink *sink,
+                                              double deadline, size_t *offset,
+                                              int *rc) {
   conc__buffer *out = &s->client->channel.out;
+  conc__sink small = conc__sink_not_large(sink);
   conc__buffer got;
   ssize_t n;
   *rc = conc__session_block(s);
   if (*rc != 0) return *rc;
-  n = q->ops->get(q, sink, conc__deadline(timeout));
+  n = q->ops->get(q, &small, deadline);
   if (n < 0) {
     conc__session_unblock(s);
     return n;
@@ -31974,6 +32232,35 @@ CONC__PRIVATE bool conc__serve_downgraded(conc__session *s, conc_queue *q,
   return true;
 }
 
+typedef struct conc__downgrading {
+  conc__session *session;
+  conc_queue *queue;
+  size_t offset;
+  int rc;
+  bool done;
+} conc__downgrading;
+
+CONC__PRIVATE void *conc__downgrading_main(void *arg) {
+  conc__downgrading *d = (conc__downgrading *)arg;
+  d->done =
+      conc__serve_downgraded(d->session, d->queue, d->offset, &d->rc);
+  return NULL;
+}
+
+/* The same; a large message by a thread. */
+CONC__PRIVATE bool conc__serve_old(conc__session *s, conc_queue *q,
+                                   size_t offset, int *rc) {
+  conc__downgrading d;
+  d.session = s;
+  d.queue = q;
+  d.offset = offset;
+  if (s->client->channel.out.size - offset < CONC__READING_LARGE ||
+      conc__session_aside(s, conc__downgrading_main, &d) != 0)
+    conc__downgrading_main(&d);
+  *rc = d.rc;
+  return d.done;
+}
+
 /* get(block=True, timeout=None). The message goes straight from the queue into
    the reply. From then on `taken` must know of it; so the memory to note it is
    there before the queue is asked. */
@@ -31984,23 +32271,27 @@ CONC__PRIVATE int conc__serve_get(conc__session *s, conc_queue *q,
   conc__sink sink;
   conc__taken t;
   ssize_t n;
-  int rc = conc__buffer_reserve(&s->taken, sizeof t);
-  if (rc == 0) rc = CONC__REPLY_BEGIN(s, "#RETURN");
-  if (rc != 0) return rc;
-  t.offset = out->size;
+  double deadline = 0;
+  int rc;
   conc__sink_body(&sink, out, CONC__WANTS_ANY, limit);
-  n = q->ops->get(q, &sink, 0);
-  /* An error has another reply; and before a wait none is half written. */
-  if (n < 0) out->size = s->reply;
-  if (n == -ETIMEDOUT && timeout > 0) {
-    n = conc__serve_get_waiting(s, q, &sink, timeout, &t.offset, &rc);
+  do {
+    rc = conc__buffer_reserve(&s->taken, sizeof t);
+    if (rc == 0) rc = CONC__REPLY_BEGIN(s, "#RETURN");
     if (rc != 0) return rc;
-  }
+    t.offset = out->size;
+    n = conc__session_get(s, q, &sink);
+    /* An error has another reply; and before a wait none is half written. */
+    if (n < 0) out->size = s->reply;
+    if (n != -ETIMEDOUT || timeout <= 0) break;
+    if (deadline <= 0) deadline = conc__deadline(timeout);
+    n = conc__serve_get_waiting(s, q, &sink, deadline, &t.offset, &rc);
+    if (rc != 0) return rc;
+  } while (conc__sink_was_large(&sink, n));
   if (n == -ECANCELED) return (int)n;
   if (n < 0) return conc__reply_not_got(s, n, limit);
   t.queue = q;
   t.old = s->protocol == 2;
-  if (t.old && !conc__serve_downgraded(s, q, t.offset, &rc)) return rc;
+  if (t.old && !conc__serve_old(s, q, t.offset, &rc)) return rc;
   t.size = out->size - t.offset;
   rc = conc__reply_end(s);
   t.end = out->size;
@@ -32018,7 +32309,8 @@ CONC__PRIVATE int conc__serve_take(conc__session *s, conc_queue *q,
                                    double timeout, int wants, size_t size) {
   conc__client *c = s->client;
   size_t limit = conc__message_limit(s->manager);
-  conc__sink sink;
+  conc__sink sink, small;
+  double deadline = 0;
   ssize_t n;
   int rc;
   CONC__CHECK(c->held_from == NULL && c->held.size == 0);
@@ -32026,21 +32318,23 @@ CONC__PRIVATE int conc__serve_take(conc__session *s, conc_queue *q,
     wants = CONC__WANTS_ANY;
   if (size < limit || wants == CONC__WANTS_EXACTLY) limit = size;
   conc__sink_body(&sink, &c->held, wants, limit);
-  n = q->ops->get(q, &sink, 0);
-  if (n == -ETIMEDOUT && timeout > 0) {
+  small = conc__sink_not_large(&sink);
+  do {
+    n = conc__session_get(s, q, &sink);
+    if (n != -ETIMEDOUT || timeout <= 0) break;
+    if (deadline <= 0) deadline = conc__deadline(timeout);
     rc = conc__session_block(s);
     if (rc != 0) return rc;
-    n = q->ops->get(q, &sink, conc__deadline(timeout));
+    n = q->ops->get(q, &small, deadline);
     conc__session_unblock(s);
-  }
+  } while (conc__sink_was_large(&sink, n));
   if (n == -ECANCELED) return (int)n;
   if (n < 0) return conc__reply_not_got(s, n, limit);
   c->held_from = q;
   c->held_sent = false;
   c->confirms = true;
   rc = CONC__REPLY_BEGIN(s, "#RETURN");
-  if (rc == 0)
-    rc = conc__buffer_append(&c->channel.out, c->held.data, c->held.size);
+  if (rc == 0) rc = conc__session_copy(s, &c->channel.out, &c->held);
   return rc != 0 ? rc : conc__reply_end(s);
 }
 
@@ -32329,15 +32623,6 @@ CONC__PRIVATE int conc__serve_function(conc__session *s,
   return conc__reply_none(s);
 }
 
-/* --- what takes long --- */
-
-/* Requests of this size are read by a thread of their own, and large bytes are
-   copied by one, so many at a time: each may take long, and the loop serves
-   others meanwhile. It is not conc_offload, whose threads may all be busy with
-   jobs of the program that wait for this server. */
-#define CONC__READING_LARGE ((size_t)64 << 10)
-#define CONC__READERS 4
-
 /* --- the usual requests ---
 
    A put or get of a scalar, as the short cut of >>pickle reads it. */
@@ -32352,7 +32637,7 @@ CONC__PRIVATE int conc__put_scalar(conc__session *s, conc_queue *q,
   switch (v->op) {
   case CONC__OP_SHORT_BINBYTES:
   case CONC__OP_BINBYTES:
-    memset(&item, 0, sizeof item);
+    memset(&item, 0, sizeof item); /* no buffer of its own */
     item.data = v->data;
     item.size = v->size;
     item.kind = CONC__RAW;
@@ -32364,9 +32649,10 @@ CONC__PRIVATE int conc__put_scalar(conc__session *s, conc_queue *q,
     text[0] = CONC__OP_BINUNICODE;
     text[1] = (unsigned char)v->size;
     memcpy(text + 5, v->data, v->size);
-    return conc__queue_put(q, text, v->size + 5, CONC__PICKLED, 0);
+    return conc__queue_put(q, text, v->size + 5, CONC__PICKLED, NULL, 0);
   default:
-    return conc__queue_put(q, v->data - 1, v->size + 1, CONC__PICKLED, 0);
+    return conc__queue_put(q, v->data - 1, v->size + 1, CONC__PICKLED, NULL,
+                           0);
   }
 }
 
@@ -32461,7 +32747,8 @@ CONC__PRIVATE void conc__reading_decode(conc__reading *r) {
 }
 
 /* Reads a request; of a put the item is encoded anew, too, for both take long
-   where they take long. Touches nothing but the struct and the bytes. */
+   where they take long, and large bytes get a buffer, which a queue can keep.
+   Touches nothing but the struct and the bytes. */
 CONC__PRIVATE void *conc__reading_main(void *arg) {
   conc__reading *r = (conc__reading *)arg;
   const conc_value *args, *item;
@@ -32471,7 +32758,15 @@ CONC__PRIVATE void *conc__reading_main(void *arg) {
   item = args != NULL && conc_value_type(args) == CONC_TUPLE
              ? conc_value_item(args, 0)
              : NULL;
-  if (item == NULL || conc_value_type(item) == CONC_BYTES) return NULL;
+  if (item == NULL) return NULL;
+  if (conc_value_type(item) == CONC_BYTES) {
+    size_t n = 0;
+    const void *bytes = conc_value_bytes(item, &n);
+    if (n >= CONC__READING_LARGE &&
+        conc__buffer_append(&r->encoded, bytes, n) == 0)
+      r->encoded_item = item;
+    return NULL;
+  }
   /* Without memory, or if it has no encoding, the put itself will say so. */
   if (conc__pickle_encode(&r->encoded, item, 4) == 0 &&
       conc__value_is_readable(item, r->encoded.size))
@@ -32543,7 +32838,7 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
     /* It was sent ahead of the reply: what was handed out goes out first. */
     rc = s->client->channel.out.size > 0 ? conc__session_flush(s) : 0;
     if (rc != 0) return rc;
-    conc__client_confirm(s->client);
+    conc__session_confirm(s);
   }
   if (size == 0 && s->client->confirms) return 0; /* the word "confirmed" */
   if (s->client->methods && conc__serve_usual(s, data, size, &rc)) return rc;
@@ -32565,12 +32860,13 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
   if (reading.rc != 0) return conc__refuse_reading(s, &reading);
   s->encoded = reading.encoded;
   s->encoded_item = reading.encoded_item;
+  memset(&reading.encoded, 0, sizeof reading.encoded);
   if (conc__request_fits(s, reading.value, &r, &rc))
     rc = s->client->methods ? conc__serve_method(s, &r)
                             : conc__serve_function(s, &r);
-  conc__buffer_free(&s->encoded);
+  reading.encoded = s->encoded; /* which no put has taken */
   s->encoded_item = NULL;
-  conc_value_free(reading.value);
+  conc__session_free(s, &reading.encoded, reading.value, size);
   return rc;
 }
 
@@ -32635,6 +32931,8 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
     if (have < 0) return have;
     if (have > 0) {
       rc = conc__serve_request(s, payload, size);
+      if (size >= CONC__FREE_LARGE && conc__buffer_count(&ch->in) == 0)
+        conc__session_free(s, &ch->in, NULL, size);
       if (rc == 0) rc = conc__session_spend(s, size, 1);
       /* Memory for replies is bounded: a client that sends requests and reads
          no replies waits here for itself. */
@@ -32662,7 +32960,7 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
               ch->in.size < ch->in.capacity;
       if (n > 0) rc = conc__session_spend(s, (size_t)n, 0);
     }
-    if (n > 0) conc__client_confirm(c);
+    if (n > 0) conc__session_confirm(s);
     if (n == 0) return -EPIPE; /* the client has closed its side */
     if (n == -EAGAIN) {
       if (ch->eager || conc__buffer_count(&ch->in) > 0)
@@ -33148,6 +33446,7 @@ CONC__PRIVATE int conc__server_open(conc_manager *manager) {
   bool is_unix = address != NULL && strchr(address, '/') != NULL;
   conc__server_side *server;
   conc__place place;
+  int readers;
   int rc = conc__manager_apply_options(manager);
   if (rc != 0) return rc;
   server = &manager->state->server;
@@ -33169,7 +33468,10 @@ CONC__PRIVATE int conc__server_open(conc_manager *manager) {
     return rc;
   }
   server->stopping = false;
-  server->readers.value = CONC__READERS;
+  readers = conc__cpus - 1;
+  if (readers < 1) readers = 1;
+  server->readers.value =
+      (size_t)(readers < CONC__READERS ? readers : CONC__READERS);
   manager->state->role = CONC__MANAGER_SERVES;
   return 0;
 }
@@ -33921,6 +34223,7 @@ CONC__PRIVATE int conc__proxy_stash(conc__proxy *proxy, const conc_value *v) {
   m.data = b.data;
   m.size = b.size;
   m.kind = CONC__PICKLED;
+  m.keep = &b;
   if (rc == 0) rc = conc__fifo_put(proxy->stash, &m, 0);
   if (rc == 0) CONC__STORE(&proxy->stashed, true);
   conc__buffer_free(&b);
@@ -34596,6 +34899,7 @@ CONC__PRIVATE void conc__proxy_put_back(conc__proxy *proxy,
   m.data = b->data;
   m.size = b->size;
   m.kind = CONC__PICKLED;
+  m.keep = NULL;
   conc__proxy_send(proxy, &m, true, CONC__NEVER, end);
 }
 

@@ -258,7 +258,8 @@ TEST(what_comes_back_to_a_shared_queue_is_there_for_all_processes) {
   o.max_bytes = 2000;
   memset(text, 'x', sizeof text);
   for (size_t i = 0; i < 3; i++) {
-    const conc__message old[2] = {{"old", 3, CONC__RAW}, {"C\3mid", 5, 1}};
+    const conc__message old[2] = {{"old", 3, CONC__RAW, NULL},
+                                  {"C\3mid", 5, CONC__PICKLED, NULL}};
     int fd, status;
     pid_t pid;
     s = nobody();
@@ -345,7 +346,7 @@ TEST(what_comes_back_is_not_lost_with_the_dead) {
 /* A getter that sleeps has what comes back. */
 static void *give_back_later(void *arg) {
   conc_queue *q = (conc_queue *)arg;
-  const conc__message m = {"x", 1, CONC__RAW};
+  const conc__message m = {"x", 1, CONC__RAW, NULL};
   /* Without futexes none sleeps: they look. */
   while (CONC_HAVE_FUTEX &&
          LOAD(((conc__cells_queue *)q)->cells->sides[0].sleepers) == 0)
@@ -676,7 +677,7 @@ TEST(a_put_that_no_reader_may_get_is_refused_and_nothing_is_queued) {
 
 TEST(the_bound_of_a_queue_is_told_to_its_clients) {
   conc_queue_opts o = {.max_bytes = 10};
-  const conc__message back = {"12345678901", 11, CONC__RAW};
+  const conc__message back = {"12345678901", 11, CONC__RAW, NULL};
   char buf[16];
   served s;
   conc_manager m;
@@ -795,7 +796,7 @@ TEST(a_proxy_finds_its_queue_at_a_server_that_was_started_anew) {
    gives back, goes to the queue that has the name by then. */
 TEST(what_is_put_back_finds_the_queue_of_a_server_that_was_started_anew) {
   conc_queue *q = conc_queue_new(NULL), *r;
-  const conc__message back = {"back", 4, CONC__RAW};
+  const conc__message back = {"back", 4, CONC__RAW, NULL};
   char address[128];
   conc_manager s, m;
   int n;
