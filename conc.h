@@ -26069,6 +26069,15 @@ CONC__PRIVATE int conc__cells_watch(conc__cells_queue *s, int side, bool polls,
   return rc > 0 || (rc == -ETIMEDOUT && until < deadline) ? 0 : rc;
 }
 
+/* Whether there is something for a getter that came back, for all processes or
+   for this one. */
+CONC__INLINE bool conc__cells_came_back(conc__cells_queue *s) {
+  conc__cells_position back;
+  return CONC__UNLIKELY(CONC__LOAD(&s->stashed)) ||
+         (CONC__UNLIKELY(CONC__LOAD(&s->cells->returned) != 0) &&
+          conc__cells_find_returned(s, &back));
+}
+
 /* Sleeps until a wake-up comes, unless the cell has changed. The order is what
    loses no wake-up: the sleeper counts itself, then reads the word that counts
    wake-ups, then marks the cell. A process that claims the cell after the mark
@@ -26090,12 +26099,8 @@ CONC__PRIVATE int conc__cells_sleep(conc__cells_queue *s, int side,
      sees that one more sleeps. */
   if (CONC__CAS(&spot->cell->word, &word, word | CONC__CELL_AWAITED)) {
     /* What comes back is in no cell that could be marked. */
-    conc__cells_position back;
     w->slept = true;
-    if (CONC__UNLIKELY(CONC__LOAD(&s->cells->returned) != 0) &&
-        side == CONC__GETTERS && conc__cells_find_returned(s, &back))
-      rc = 0;
-    else
+    if (side != CONC__GETTERS || !conc__cells_came_back(s))
       rc = conc__cells_watch(s, side, polls, &w->sentry, seen, w->deadline);
   }
   __atomic_sub_fetch(count, 1u, __ATOMIC_SEQ_CST);
@@ -26378,7 +26383,8 @@ CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
 }
 
 /* What is left to do after a first attempt that failed with -EAGAIN. With `m`
-   it puts; else it gets, or with `claimed` it merely claims. */
+   it puts; else it gets, or with `claimed` it merely claims. -ESTALE: a message
+   came back to this process, which the getter is to take. */
 CONC__PRIVATE ssize_t conc__cells_slow(conc__cells_queue *s, int side,
                                        const conc__message *m,
                                        conc__sink *sink,
@@ -26393,6 +26399,8 @@ CONC__PRIVATE ssize_t conc__cells_slow(conc__cells_queue *s, int side,
   w.round = w.sentry.round = 1; /* it has been spun */
   do {
     rc = conc__cells_await(s, side, &w, spot);
+    if (rc == 0 && side == CONC__GETTERS && CONC__LOAD(&s->stashed))
+      rc = -ESTALE;
     if (rc != 0) break;
     rc = m != NULL         ? conc__cells_try_put(s, m, spot)
          : claimed != NULL ? conc__cells_try_claim(s, sink, spot, claimed)
@@ -26414,6 +26422,24 @@ CONC__PRIVATE int conc__cells_put(conc_queue *q, const conc__message *m,
                                deadline);
 }
 
+/* Gets what came back to this process, as the get, get_value or get_n of a
+   queue; -ETIMEDOUT: nothing did. `stashed` is cleared before the look and set
+   again if there was something: a message that comes back meanwhile sets it,
+   too, and so is not overlooked. */
+enum { CONC__STASH_ONE = 0, CONC__STASH_VALUE, CONC__STASH_MANY };
+
+CONC__NOINLINE ssize_t conc__cells_get_stashed(conc__cells_queue *s,
+                                               conc__sink *sink, int how,
+                                               size_t n) {
+  ssize_t rc;
+  CONC__STORE(&s->stashed, 0u);
+  rc = how == CONC__STASH_ONE     ? conc__fifo_get(s->stash, sink, 0)
+       : how == CONC__STASH_VALUE ? conc__fifo_get_value(s->stash, sink, 0)
+                                  : conc__fifo_get_many(s->stash, sink, n, 0);
+  if (rc != -ETIMEDOUT) CONC__STORE(&s->stashed, 1u);
+  return rc;
+}
+
 /* The class's get_n: how many messages, or negative errno. What came back to
    this process is taken first. */
 CONC__PRIVATE ssize_t conc__cells_get_n(conc_queue *q, conc__sink *sink,
@@ -26422,32 +26448,20 @@ CONC__PRIVATE ssize_t conc__cells_get_n(conc_queue *q, conc__sink *sink,
   conc__cells_position spot;
   size_t done = 0;
   ssize_t rc = 0;
-  if (CONC__UNLIKELY(CONC__LOAD(&s->stashed))) {
-    rc = conc__fifo_get_many(s->stash, sink, n, 0);
-    if (rc != -ETIMEDOUT) return rc;
-  }
-  for (; done < n; done++) {
+  do {
+    if (CONC__UNLIKELY(CONC__LOAD(&s->stashed)) && done == 0) {
+      rc = conc__cells_get_stashed(s, sink, CONC__STASH_MANY, n);
+      if (rc != -ETIMEDOUT) return rc;
+    }
     rc = conc__cells_try_get(s, sink, &spot);
     if (rc == -EAGAIN)
       rc = conc__cells_slow(s, CONC__GETTERS, NULL, sink, &spot, NULL,
                             done == 0 ? deadline : 0);
-    if (rc < 0) break;
+    if (rc < 0) continue;
     sink->data = (char *)sink->data + sink->size;
-  }
+    done++;
+  } while ((rc >= 0 && done < n) || (rc == -ESTALE && done == 0));
   return done > 0 ? (ssize_t)done : rc;
-}
-
-/* Gets what came back to this process; -ETIMEDOUT: nothing did. `stashed` is
-   cleared before the look and set again if there was something: a message that
-   comes back meanwhile sets it, too, and so is not overlooked. */
-CONC__NOINLINE ssize_t conc__cells_get_stashed(conc__cells_queue *s,
-                                               conc__sink *sink, bool value) {
-  ssize_t n;
-  CONC__STORE(&s->stashed, 0u);
-  n = value ? conc__fifo_get_value(s->stash, sink, 0)
-            : conc__fifo_get(s->stash, sink, 0);
-  if (n != -ETIMEDOUT) CONC__STORE(&s->stashed, 1u);
-  return n;
 }
 
 CONC__PRIVATE ssize_t conc__cells_get(conc_queue *q, conc__sink *sink,
@@ -26455,13 +26469,16 @@ CONC__PRIVATE ssize_t conc__cells_get(conc_queue *q, conc__sink *sink,
   conc__cells_queue *s = (conc__cells_queue *)q;
   conc__cells_position spot;
   ssize_t n;
-  if (CONC__UNLIKELY(CONC__LOAD(&s->stashed))) {
-    n = conc__cells_get_stashed(s, sink, false);
-    if (n != -ETIMEDOUT) return n;
-  }
-  n = conc__cells_try_get(s, sink, &spot);
-  if (CONC__LIKELY(n != -EAGAIN)) return n;
-  return conc__cells_slow(s, CONC__GETTERS, NULL, sink, &spot, NULL, deadline);
+  do {
+    if (CONC__UNLIKELY(CONC__LOAD(&s->stashed))) {
+      n = conc__cells_get_stashed(s, sink, CONC__STASH_ONE, 1);
+      if (n != -ETIMEDOUT) return n;
+    }
+    n = conc__cells_try_get(s, sink, &spot);
+    if (CONC__LIKELY(n != -EAGAIN)) return n;
+    n = conc__cells_slow(s, CONC__GETTERS, NULL, sink, &spot, NULL, deadline);
+  } while (n == -ESTALE);
+  return n;
 }
 
 /* The message stays this process's claim until it has been read: if the reader
@@ -26474,13 +26491,15 @@ CONC__PRIVATE ssize_t conc__cells_get_value(conc_queue *q, conc__sink *sink,
   conc__cell_message m;
   ssize_t n;
   int rc;
-  if (CONC__UNLIKELY(CONC__LOAD(&s->stashed))) {
-    n = conc__cells_get_stashed(s, sink, true);
-    if (n != -ETIMEDOUT) return n;
-  }
-  n = conc__cells_try_claim(s, sink, &spot, &m);
-  if (n == -EAGAIN)
-    n = conc__cells_slow(s, CONC__GETTERS, NULL, sink, &spot, &m, deadline);
+  do {
+    if (CONC__UNLIKELY(CONC__LOAD(&s->stashed))) {
+      n = conc__cells_get_stashed(s, sink, CONC__STASH_VALUE, 1);
+      if (n != -ETIMEDOUT) return n;
+    }
+    n = conc__cells_try_claim(s, sink, &spot, &m);
+    if (n == -EAGAIN)
+      n = conc__cells_slow(s, CONC__GETTERS, NULL, sink, &spot, &m, deadline);
+  } while (n == -ESTALE);
   if (n < 0) return n;
   conc__cells_copy(s, spot.cell, &m, (size_t)n, sink);
   rc = conc__sink_read(sink);
@@ -26556,8 +26575,13 @@ CONC__PRIVATE int conc__cells_unget(conc_queue *q, const conc__message *m,
   rc = conc__cells_put_back(s, &back);
   if (rc == 0) return 0;
   rc = conc__fifo_unget(s->stash, m, b);
+  if (rc != 0) return rc;
   CONC__STORE(&s->stashed, 1u);
-  return rc;
+  /* All of them: which of these are of this process is not known. */
+  conc__cells_enter(s);
+  conc__cells_wake(s, CONC__GETTERS, INT_MAX);
+  conc__cells_leave(s);
+  return 0;
 }
 
 /* What is true of a moment: that in which the cell's word was still the same.

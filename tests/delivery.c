@@ -297,6 +297,45 @@ TEST(what_comes_back_to_a_shared_queue_is_there_for_all_processes) {
   }
 }
 
+/* A message that only this process can have comes back while a task of this
+   process waits for one, sleeping or about to: that task gets it. */
+static void *get_five(void *arg) {
+  char out[8];
+  return (void *)conc_get((conc_queue *)arg, out, sizeof out, 20);
+}
+
+TEST(what_comes_back_to_this_process_wakes_its_getter) {
+  const int rounds = 300;
+  conc_queue_opts o;
+  conc_queue *q;
+  NEEDS_FORK;
+  memset(&o, 0, sizeof o);
+  o.shared = true;
+  o.capacity = 2;
+  o.max_bytes = 4;
+  q = conc_queue_new(&o);
+  CHECK(q != NULL);
+  for (int i = 0; i < rounds; i++) {
+    const conc__message long_one = {"12345", 5, CONC__RAW, NULL};
+    conc_task t;
+    memset(&t, 0, sizeof t);
+    t.target = get_five;
+    t.arg = q;
+    CHECK_EQ(conc_thread_start(&t), 0);
+    if (i % 3 == 0)
+      while (CONC__LOAD(&((conc__cells_queue *)q)
+                             ->cells->sides[CONC__GETTERS]
+                             .sleepers) == 0)
+        conc_sleep(1e-4);
+    else
+      for (int k = i % 20; k > 0; k--) conc_yield_now();
+    CHECK_EQ(q->ops->unget(q, &long_one, NULL), 0);
+    CHECK_EQ(conc_join(&t, 20), 0);
+    CHECK_EQ((intptr_t)conc_result(&t), 5);
+  }
+  conc_queue_free(q);
+}
+
 /* More than there are cells for are this process's; of those that are in the
    shared memory, a dead process's claim is taken from it. */
 TEST(what_comes_back_is_not_lost_with_the_dead) {
