@@ -24540,9 +24540,6 @@ CONC__PRIVATE void conc__fifo_unlock(const conc__fifo *q) {
 #define CONC__ENTRY_SIZE(size)                                                \
   ((CONC__ENTRY_HEAD * 2 - 1 + (size)) & ~(CONC__ENTRY_HEAD - 1))
 #define CONC__ENTRY_LARGE ((size_t)64 << 10)
-/* Bytes that a message has in the ring. */
-#define CONC__ENTRY_INSIDE(size) \
-  ((size) < CONC__ENTRY_LARGE ? (size) : sizeof(conc__block))
 
 /* Where a large message lies: `memory` belongs to its entry. */
 typedef struct conc__block {
@@ -24555,8 +24552,7 @@ typedef struct conc__entry {
   size_t at, size; /* of its bytes */
   size_t next;     /* where the one behind it begins */
   int kind;
-  conc__bytering block; /* the ring of a large one, in which it lies alone; it
-                           is to be freed with it. Else without data */
+  conc__bytering alone; /* the ring of a block, which has this message alone */
 } conc__entry;
 
 /* Copies bytes to a place, around the end of the ring if need be. The caller
@@ -24641,11 +24637,11 @@ CONC__PRIVATE void conc__bytering_shrink(conc__fifo *q) {
 }
 
 /* Writes a whole entry at a place: its bytes; or, if there is a block, where
-   they are. */
+   they are (`block` may be NULL). */
 CONC__INLINE void conc__bytering_put(conc__fifo *q, size_t at,
                                      const void *data, size_t size, int kind,
                                      const conc__block *block) {
-  bool large = block->memory != NULL;
+  bool large = block != NULL;
   size_t head = size << 2 | (size_t)large << 1 | (size_t)kind;
   conc__bytering_write(&q->ring, at, &head, sizeof head);
   at += sizeof head;
@@ -24656,11 +24652,10 @@ CONC__INLINE void conc__bytering_put(conc__fifo *q, size_t at,
 }
 
 /* The block for a large message: the buffer that it lies in, if it may be
-   kept, or a copy. Other messages have none. 0 or -ENOMEM. Needs no guard. */
-CONC__INLINE int conc__block_make(conc__block *block, const conc__message *m) {
-  block->memory = NULL;
+   kept, or a copy. 0 or -ENOMEM. Needs no guard. */
+CONC__PRIVATE int conc__block_make(conc__block *block,
+                                   const conc__message *m) {
   block->at = 0;
-  if (CONC__LIKELY(m->size < CONC__ENTRY_LARGE)) return 0;
   if (m->size > SIZE_MAX / 4) return -ENOMEM;
   if (m->keep != NULL) {
     block->memory = m->keep->data;
@@ -24676,9 +24671,8 @@ CONC__INLINE int conc__block_make(conc__block *block, const conc__message *m) {
 
 /* The message is in a queue: the buffer is the queue's from now on. Or it is
    not, and a copy is not needed. */
-CONC__INLINE void conc__block_settle(conc__block *block,
-                                     const conc__message *m, bool put) {
-  if (CONC__LIKELY(block->memory == NULL)) return;
+CONC__PRIVATE void conc__block_settle(conc__block *block,
+                                      const conc__message *m, bool put) {
   if (m->keep == NULL) {
     if (!put) CONC_FREE(block->memory);
   } else if (put) {
@@ -24686,12 +24680,6 @@ CONC__INLINE void conc__block_settle(conc__block *block,
   }
 }
 
-/* A ring that has one message alone, at `data`. */
-CONC__INLINE void conc__bytering_alone(conc__bytering *ring,
-                                       unsigned char *data) {
-  ring->data = data;
-  ring->size = SIZE_MAX / 2 + 1;
-}
 
 /* Whether there is room for a message behind `more` others that `put` does not
    count yet. Under the putters' guard. The getters' counter is in their line
@@ -24714,29 +24702,55 @@ CONC__INLINE bool conc__fifo_has(conc__fifo *q, size_t less) {
   return q->put_seen != got;
 }
 
-/* Finds the message whose entry begins at a place. Under the getters' guard.
- */
-CONC__INLINE void conc__fifo_entry(const conc__fifo *q, size_t at,
-                                   conc__entry *slot) {
-  size_t head;
-  conc__bytering_read(&q->ring, at, &head, sizeof head);
-  slot->ring = &q->ring;
-  slot->at = at + sizeof head;
-  slot->size = head >> 2;
-  slot->kind = (int)(head & 1);
-  slot->block.data = NULL;
-  if (CONC__LIKELY((head & 2) == 0)) {
-    slot->next = at + CONC__ENTRY_SIZE(slot->size);
-  } else {
-    conc__block block;
-    conc__bytering_read(&q->ring, slot->at, &block, sizeof block);
-    conc__bytering_alone(&slot->block, block.memory);
-    slot->ring = &slot->block;
-    slot->at = block.at;
-    slot->next = at + CONC__ENTRY_SIZE(sizeof block);
-  }
+/* Makes an entry of what lies in a block, from `at` on. The block. */
+CONC__INLINE unsigned char *conc__entry_alone(conc__entry *slot,
+                                              unsigned char *block, size_t at,
+                                              size_t size, int kind) {
+  slot->alone.data = block;
+  slot->alone.size = SIZE_MAX / 2 + 1;
+  slot->ring = &slot->alone;
+  slot->at = at;
+  slot->size = size;
+  slot->kind = kind;
+  return block;
 }
 
+/* An entry that says where the message is. */
+CONC__NOINLINE unsigned char *conc__fifo_block(const conc__fifo *q,
+                                               conc__entry *slot) {
+  conc__block block;
+  conc__bytering_read(&q->ring, slot->at, &block, sizeof block);
+  slot->next = slot->at + sizeof block;
+  return conc__entry_alone(slot, block.memory, block.at, slot->size,
+                           slot->kind);
+}
+
+/* Finds the first message, which may be one that came back; there is one. The
+   block that it lies in, or NULL. Under the getters' guard. */
+CONC__INLINE unsigned char *conc__fifo_first(const conc__fifo *q,
+                                             conc__entry *slot) {
+  const conc__returned *r = q->returned;
+  size_t head;
+  if (CONC__UNLIKELY(r != NULL)) {
+    slot->next = q->got_at;
+    return conc__entry_alone(slot, r->memory, r->at, r->size, CONC__PICKLED);
+  }
+  conc__bytering_read(&q->ring, q->got_at, &head, sizeof head);
+  slot->ring = &q->ring;
+  slot->at = q->got_at + sizeof head;
+  slot->size = head >> 2;
+  slot->kind = (int)(head & 1);
+  if (CONC__UNLIKELY((head & 2) != 0)) return conc__fifo_block(q, slot);
+  slot->next = q->got_at + CONC__ENTRY_SIZE(slot->size);
+  return NULL;
+}
+
+/* Takes the first message off: its block is the caller's now. Under the
+   getters' guard. */
+CONC__INLINE void conc__fifo_take_off(conc__fifo *q, const conc__entry *slot) {
+  if (CONC__UNLIKELY(q->returned != NULL)) q->returned = q->returned->next;
+  else CONC__STORE(&q->got_at, slot->next);
+}
 
 /* Narrows an entry to the bytes that it carries: all of a raw message, or the
    content of a pickled str or bytes. -EBADMSG for a pickle of anything else.
@@ -24868,24 +24882,21 @@ CONC__NOINLINE int conc__fifo_await_room(conc__fifo *q, double deadline) {
 /* Puts as many as there is room for of n messages, whose bytes follow each
    other; waits for room for the first. How many, or negative errno. Entries
    are written first and counted at once at the end: a getter sees all of them
-   or none, and is woken when they are there. Of large ones n is 1. */
+   or none, and is woken when they are there. With a block it is one message,
+   in there. */
 CONC__INLINE ssize_t conc__fifo_put_n(conc__fifo *q, const conc__message *m,
-                                      size_t n, double deadline) {
+                                      const conc__block *block, size_t n,
+                                      double deadline) {
   conc__mutex *guard = conc__fifo_put_guard(q);
   const char *data = (const char *)m->data;
-  size_t need = CONC__ENTRY_SIZE(CONC__ENTRY_INSIDE(m->size)), done = 0;
+  size_t need = CONC__ENTRY_SIZE(block != NULL ? sizeof *block : m->size);
+  size_t done = 0;
   conc__waiter *woken = NULL;
-  conc__block block;
-  int rc = conc__block_make(&block, m);
-  CONC__CHECK(block.memory == NULL || n == 1);
-  if (rc != 0) return rc;
+  int rc = 0;
   conc__mutex_lock(guard);
   if (CONC__UNLIKELY(!q->closed && !conc__fifo_fits(q, 0))) {
     rc = conc__fifo_await_room(q, deadline);
-    if (rc != 0) {
-      conc__block_settle(&block, m, false);
-      return rc;
-    }
+    if (rc != 0) return rc;
   }
   if (q->closed) rc = -EPIPE;
   while (rc == 0) {
@@ -24893,7 +24904,7 @@ CONC__INLINE ssize_t conc__fifo_put_n(conc__fifo *q, const conc__message *m,
       rc = conc__bytering_reserve(q, need);
       if (rc != 0) break;
     }
-    conc__bytering_put(q, q->put_at, data, m->size, m->kind, &block);
+    conc__bytering_put(q, q->put_at, data, m->size, m->kind, block);
     q->put_at += need;
     if (++done == n || !conc__fifo_fits(q, done)) break;
     if (m->size > 0) data += m->size;
@@ -24907,7 +24918,6 @@ CONC__INLINE ssize_t conc__fifo_put_n(conc__fifo *q, const conc__message *m,
     CONC__STORE(&q->put, q->put + done);
   }
   conc__mutex_unlock(guard);
-  conc__block_settle(&block, m, done > 0);
   if (woken != NULL) conc__wake_all(woken);
   /* This putter may have been woken for the room that it has not used. */
   if (CONC__UNLIKELY(rc == -ENOMEM))
@@ -24915,10 +24925,24 @@ CONC__INLINE ssize_t conc__fifo_put_n(conc__fifo *q, const conc__message *m,
   return done > 0 ? (ssize_t)done : rc;
 }
 
+/* Puts a large message. */
+CONC__NOINLINE ssize_t conc__fifo_put_large(conc__fifo *q,
+                                            const conc__message *m,
+                                            double deadline) {
+  conc__block block;
+  ssize_t n = conc__block_make(&block, m);
+  if (n != 0) return n;
+  n = conc__fifo_put_n(q, m, &block, 1, deadline);
+  conc__block_settle(&block, m, n > 0);
+  return n;
+}
+
 CONC__PRIVATE int conc__fifo_put(conc_queue *queue, const conc__message *m,
                                  double deadline) {
   conc__fifo *q = (conc__fifo *)queue;
-  ssize_t n = conc__fifo_put_n(q, m, 1, deadline);
+  ssize_t n = CONC__LIKELY(m->size < CONC__ENTRY_LARGE)
+                  ? conc__fifo_put_n(q, m, NULL, 1, deadline)
+                  : conc__fifo_put_large(q, m, deadline);
   return n < 0 ? (int)n : 0;
 }
 
@@ -24958,31 +24982,6 @@ CONC__NOINLINE int conc__fifo_await_message(conc__fifo *q, double deadline) {
   return 0;
 }
 
-/* Finds the first message, which may be one that came back; there is one.
-   Under the getters' guard. */
-CONC__INLINE void conc__fifo_front(const conc__fifo *q, conc__entry *slot) {
-  const conc__returned *r = q->returned;
-  if (CONC__LIKELY(r == NULL)) {
-    conc__fifo_entry(q, q->got_at, slot);
-    return;
-  }
-  conc__bytering_alone(&slot->block, r->memory);
-  slot->ring = &slot->block;
-  slot->at = r->at;
-  slot->size = r->size;
-  slot->kind = CONC__PICKLED;
-  slot->next = q->got_at;
-}
-
-/* Takes it off: what it lies in is the caller's now, if that is a block. Under
-   the getters' guard. */
-CONC__INLINE void conc__fifo_take_off(conc__fifo *q, const conc__entry *slot) {
-  if (CONC__UNLIKELY(q->returned != NULL))
-    q->returned = q->returned->next;
-  else
-    CONC__STORE(&q->got_at, slot->next);
-}
-
 /* Gets as many as there are of n messages, each of as many bytes as the sink
    has; waits for the first. How many, or negative errno. If n is 0: one
    message of any size that the sink takes, and its size.
@@ -24995,30 +24994,27 @@ CONC__INLINE ssize_t conc__fifo_get_n(conc__fifo *q, const conc__sink *sink,
   conc__mutex *guard = conc__fifo_get_guard(q);
   char *data = (char *)sink->data;
   conc__waiter *woken = NULL;
+  unsigned char *block = NULL;
   size_t done = 0;
   ssize_t size;
   conc__entry slot;
-  slot.block.data = NULL;
   conc__mutex_lock(guard);
   if (CONC__UNLIKELY(!conc__fifo_has(q, 0))) {
     int rc = conc__fifo_await_message(q, deadline);
     if (rc != 0) return rc;
   }
   for (;;) {
-    conc__fifo_front(q, &slot);
+    block = conc__fifo_first(q, &slot);
     size = conc__entry_prepare(&slot, sink);
     if (n > 0 && size == 0 && slot.size != sink->size) size = -EMSGSIZE;
     if (size < 0) {
-      slot.block.data = NULL; /* it stays the queue's */
+      block = NULL; /* it stays the queue's */
       break;
     }
-    if (CONC__LIKELY(slot.block.data == NULL) || n > 0)
+    if (CONC__LIKELY(block == NULL) || n > 0)
       size = conc__entry_copy(&slot, sink, data);
     conc__fifo_take_off(q, &slot);
-    if (CONC__UNLIKELY(slot.block.data != NULL) && n > 0) {
-      CONC_FREE(slot.block.data);
-      slot.block.data = NULL;
-    }
+    if (n > 0 && CONC__UNLIKELY(block != NULL)) CONC_FREE(block);
     if (++done >= n || !conc__fifo_has(q, done)) break;
     if (size > 0) data += size;
   }
@@ -25029,9 +25025,9 @@ CONC__INLINE ssize_t conc__fifo_get_n(conc__fifo *q, const conc__sink *sink,
   }
   conc__mutex_unlock(guard);
   if (woken != NULL) conc__wake_all(woken);
-  if (CONC__UNLIKELY(slot.block.data != NULL)) {
+  if (CONC__UNLIKELY(block != NULL) && n == 0) {
     size = conc__entry_copy(&slot, sink, data);
-    CONC_FREE(slot.block.data);
+    CONC_FREE(block);
   }
   /* A message stayed that another getter may be able to take. */
   if (CONC__UNLIKELY(size < 0))
@@ -25075,25 +25071,24 @@ CONC__PRIVATE int conc__returned_keep(conc__fifo *q, const conc__message *m,
 CONC__PRIVATE int conc__fifo_unget(conc_queue *queue, const conc__message *m,
                                    conc__buffer *b) {
   conc__fifo *q = (conc__fifo *)queue;
-  size_t need = CONC__ENTRY_SIZE(CONC__ENTRY_INSIDE(m->size));
+  bool large = m->size >= CONC__ENTRY_LARGE, inside = false;
   conc__waiter *woken = NULL;
   conc__message back = *m;
   conc__block block;
-  bool inside = false;
-  int rc;
+  size_t need = CONC__ENTRY_SIZE(large ? sizeof block : m->size);
+  int rc = -ENOMEM;
   back.keep = b;
-  rc = conc__block_make(&block, &back);
-  if (rc != 0) return rc;
-  rc = -ENOMEM;
+  if (large && conc__block_make(&block, &back) != 0) return -ENOMEM;
   conc__fifo_lock(q);
   if (q->returned != NULL) rc = conc__returned_keep(q, m, b);
   if (rc != 0 && (rc = conc__bytering_grow(q, need)) == 0) {
-    conc__bytering_put(q, q->got_at - need, m->data, m->size, m->kind, &block);
+    conc__bytering_put(q, q->got_at - need, m->data, m->size, m->kind,
+                       large ? &block : NULL);
     CONC__STORE(&q->got_at, q->got_at - need);
     inside = true;
   }
   if (rc != 0) rc = conc__returned_keep(q, m, b);
-  conc__block_settle(&block, &back, inside);
+  if (large) conc__block_settle(&block, &back, inside);
   if (rc == 0) {
     woken = conc__waitlist_take(&q->getters);
     CONC__STORE(&q->got, q->got - 1);
@@ -25188,9 +25183,9 @@ CONC__PRIVATE void conc__fifo_free(conc_queue *queue) {
   conc__fifo *q = (conc__fifo *)queue;
   conc__entry slot;
   while (q->returned != NULL || q->got_at != q->put_at) {
-    conc__fifo_front(q, &slot);
+    unsigned char *block = conc__fifo_first(q, &slot);
     conc__fifo_take_off(q, &slot);
-    CONC_FREE(slot.block.data);
+    CONC_FREE(block);
   }
   CONC_FREE(q->ring.data);
   CONC_FREE(queue);
@@ -25219,7 +25214,7 @@ CONC__PRIVATE ssize_t conc__fifo_peek(conc_queue *queue) {
   int rc;
   conc__fifo_lock(q);
   if (conc__fifo_has(q, 0)) {
-    conc__fifo_front(q, &slot);
+    conc__fifo_first(q, &slot);
     rc = conc__entry_content(&slot);
   } else {
     rc = q->closed ? -EPIPE : -ETIMEDOUT;
@@ -25236,10 +25231,11 @@ CONC__PRIVATE ssize_t conc__fifo_put_many(conc_queue *queue,
   conc__message one = *m;
   size_t done = 0;
   ssize_t rc = 0;
-  if (m->size < CONC__ENTRY_LARGE) return conc__fifo_put_n(q, m, n, deadline);
+  if (m->size < CONC__ENTRY_LARGE)
+    return conc__fifo_put_n(q, m, NULL, n, deadline);
   for (; done < n && rc >= 0; done += rc > 0) {
     one.data = (const char *)m->data + done * m->size;
-    rc = conc__fifo_put_n(q, &one, 1, done == 0 ? deadline : 0);
+    rc = conc__fifo_put_large(q, &one, done == 0 ? deadline : 0);
   }
   return done > 0 ? (ssize_t)done : rc;
 }
