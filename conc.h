@@ -26379,8 +26379,8 @@ CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
 }
 
 /* What is left to do after a first attempt that failed with -EAGAIN. With `m`
-   it puts; else it gets, or with `claimed` it merely claims. -ESTALE: a message
-   came back to this process, which the getter is to take. */
+   it puts; else it gets, or with `claimed` it merely claims. -ESTALE: a
+   message came back to this process, which the getter is to take. */
 CONC__PRIVATE ssize_t conc__cells_slow(conc__cells_queue *s, int side,
                                        const conc__message *m,
                                        conc__sink *sink,
