@@ -31424,29 +31424,6 @@ CONC__PRIVATE void conc__session_lend(conc__session *s) {
   conc__buffer_lend(s->manager, &s->client->channel.out);
 }
 
-/* Before a session waits, or ends: a client that does nothing holds no lent
-   buffer. What has come of an unfinished request moves into memory of its
-   size, if it is small, or if it lies in far more: a part of a long request
-   stays where it is, or each piece of it that comes would cost a copy of those
-   before. Without memory to move to, it stays, too. */
-CONC__PRIVATE void conc__session_return(conc__session *s) {
-  conc__channel *ch = &s->client->channel;
-  size_t rest = conc__buffer_count(&ch->in);
-  conc__buffer small = {NULL, 0, 0, 0};
-  if (rest == 0) {
-    conc__buffer_return(s->manager, &ch->in);
-  } else if ((rest <= CONC__REST_SMALL ||
-              ch->in.capacity / 4 > rest + CONC__IO_BUFFER) &&
-             conc__buffer_append(&small, ch->in.data + ch->in.first, rest) ==
-                 0) {
-    conc__buffer_return(s->manager, &ch->in);
-    ch->in = small;
-  }
-  conc__buffer_return(s->manager, &ch->out);
-  CONC__CHECK(s->taken.size == 0);
-  conc__buffer_return(s->manager, &s->taken);
-}
-
 /* --- what takes long ---
 
    Requests of this size are read by a thread of their own, and large bytes are
@@ -31459,19 +31436,38 @@ CONC__PRIVATE void conc__session_return(conc__session *s) {
 #define CONC__FREE_LARGE ((size_t)4 << 20)
 #define CONC__READERS 4 /* at most, at one time */
 
+typedef struct conc__aside {
+  conc_fn *fn;
+  void *arg;
+} conc__aside;
+
+/* The thread has less of the CPUs than others that want them, the loop among
+   them: on Linux each thread has a nice value of its own. The guards that it
+   takes are held for moments, so it keeps nobody waiting by that. */
+CONC__PRIVATE void *conc__aside_main(void *arg) {
+  conc__aside *a = (conc__aside *)arg;
+#if CONC__LINUX
+  (void)!nice(10); /* it need not work */
+#endif
+  return a->fn(a->arg);
+}
+
 /* Calls fn(arg) in a thread. The session waits, also if it is cancelled: the
    thread uses its stack, and the bytes in `in`. Without a thread the call is
    made here. 0, or -ECANCELED: it was not made. */
 CONC__PRIVATE int conc__session_aside(conc__session *s, conc_fn *fn,
                                       void *arg) {
   conc_sem *readers = &s->manager->server.readers;
+  conc__aside a;
   conc_task t;
   conc_scope shield;
   int rc = conc_sem_acquire(readers, CONC_FOREVER);
   if (rc != 0) return rc;
   memset(&t, 0, sizeof t);
-  t.target = fn;
-  t.arg = arg;
+  a.fn = fn;
+  a.arg = arg;
+  t.target = conc__aside_main;
+  t.arg = &a;
   t.name = "conc-reader";
   if (conc_thread_start(&t) != 0) {
     fn(arg);
@@ -31508,6 +31504,50 @@ CONC__PRIVATE void conc__session_free(conc__session *s, conc__buffer *b,
   if (size < CONC__FREE_LARGE ||
       conc__session_aside(s, conc__leavings_main, &l) != 0)
     conc__leavings_main(&l);
+}
+
+/* What has come of an unfinished request moves into memory of its size, if it
+   is small, or if it lies in far more: a part of a long request stays where it
+   is, or each piece of it that comes would cost a copy of those before.
+   Without memory to move to, it stays, too. *old is what it lay in, or empty.
+ */
+CONC__PRIVATE void conc__session_move_rest(conc__session *s,
+                                           conc__buffer *old) {
+  conc__buffer *in = &s->client->channel.in;
+  size_t rest = conc__buffer_count(in);
+  conc__buffer small = {NULL, 0, 0, 0};
+  memset(old, 0, sizeof *old);
+  if (rest > CONC__REST_SMALL && in->capacity / 4 <= rest + CONC__IO_BUFFER)
+    return;
+  if (rest > 0 &&
+      conc__buffer_append(&small, in->data + in->first, rest) != 0)
+    return;
+  *old = *in;
+  *in = small;
+}
+
+/* Frees the large memory of a client that has nothing to do now. This may be a
+   wait: whether it was. */
+CONC__PRIVATE bool conc__session_slim(conc__session *s) {
+  conc__buffer old;
+  if (CONC__LIKELY(s->client->channel.in.capacity < CONC__FREE_LARGE))
+    return false;
+  conc__session_move_rest(s, &old);
+  if (old.data == NULL) return false;
+  conc__session_free(s, &old, NULL, old.capacity);
+  return true;
+}
+
+/* Before a session waits, or ends: a client that does nothing holds no lent
+   buffer. */
+CONC__PRIVATE void conc__session_return(conc__session *s) {
+  conc__channel *ch = &s->client->channel;
+  conc__buffer old;
+  conc__session_move_rest(s, &old);
+  conc__buffer_return(s->manager, &old);
+  conc__buffer_return(s->manager, &ch->out);
+  CONC__CHECK(s->taken.size == 0);
+  conc__buffer_return(s->manager, &s->taken);
 }
 
 /* --- messages that were taken --- */
@@ -31912,6 +31952,7 @@ CONC__PRIVATE int conc__session_block(conc__session *s) {
   int rc = conc__session_flush(s);
   CONC__CHECK(c->serving && !c->blocked);
   if (rc != 0) return rc;
+  conc__session_slim(s);
   conc__session_return(s);
   /* While the replies went out, the end may have been heard of: an edge, which
      is not told again. */
@@ -32924,6 +32965,34 @@ CONC__PRIVATE int conc__session_spend(conc__session *s, size_t bytes,
   return conc__loop_yield();
 }
 
+/* Reads from the client. Before that a large buffer that is full is made
+   larger by a thread: it may have to be copied. */
+typedef struct conc__growing {
+  conc__channel *channel;
+  size_t missing;
+  int rc;
+} conc__growing;
+
+CONC__PRIVATE void *conc__growing_main(void *arg) {
+  conc__growing *g = (conc__growing *)arg;
+  g->rc = conc__channel_make_room(g->channel, g->missing);
+  return NULL;
+}
+
+CONC__PRIVATE ssize_t conc__session_read(conc__session *s, size_t missing) {
+  conc__channel *ch = &s->client->channel;
+  conc__growing g;
+  int rc;
+  if (CONC__LIKELY(ch->in.capacity < CONC__COPY_LARGE ||
+                   ch->in.capacity - ch->in.size >= CONC__READ_LEAST))
+    return conc__channel_read(ch, missing);
+  g.channel = ch;
+  g.missing = missing;
+  rc = conc__session_aside(s, conc__growing_main, &g);
+  if (rc == 0) rc = g.rc;
+  return rc != 0 ? rc : conc__channel_read(ch, missing);
+}
+
 /* Reads and answers until there is nothing more to read now: then 0. Negative
    errno: the connection is to be closed. The replies to all frames that are in
    `in` go out together; so a client that sends many requests at once costs few
@@ -32975,7 +33044,7 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
     n = -EAGAIN;
     if (conc__watch_repeats() || !empty || ch->waited || c->hangup) {
       ch->waited = false;
-      n = conc__channel_read(ch, size);
+      n = conc__session_read(s, size);
       empty = n > 0 && n < (ssize_t)CONC__READ_MAX &&
               ch->in.size < ch->in.capacity;
       if (n > 0) rc = conc__session_spend(s, (size_t)n, 0);
@@ -32985,7 +33054,9 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
     if (n == -EAGAIN) {
       if (ch->eager || conc__buffer_count(&ch->in) > 0)
         conc__channel_quickack(ch);
-      return 0;
+      if (CONC__LIKELY(!conc__session_slim(s))) return 0;
+      ch->waited = true; /* it has waited: so it looks once more */
+      continue;
     }
     if (n < 0) return (int)n;
   }
@@ -33157,6 +33228,10 @@ CONC__PRIVATE void *conc__client_main(void *arg) {
   /* While this is a coroutine that may wait: the queue may be another
      machine's. */
   if (rc != 0) conc__client_give_back(c);
+  if (rc != 0) {
+    conc__session_free(&s, &c->channel.in, NULL, c->channel.in.capacity);
+    conc__session_free(&s, &c->channel.out, NULL, c->channel.out.capacity);
+  }
   c->serving = false;
   if (rc != 0) {
     conc__buffer_return(s.manager, &s.taken);
