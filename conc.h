@@ -90,6 +90,7 @@
      >>keeper      the life of a pool of processes (private)
      >>pool        conc_pool: jobs for processes or threads; conc_offload
      >>net         frames and authentication (private)
+     >>aside       what takes long is done beside a loop (private)
      >>session     what answers the requests of one client (private)
      >>dispatch    what a client asks for, and its turns (private)
      >>server      what serves queues to clients (private)
@@ -3910,13 +3911,13 @@ static const int *const conc__version_check __attribute__((used)) =
                   of the pool; handing in a job, and closing
      >>pool       the calls of a pool; map; imap; conc_offload
      >>net        channels; frames; reading and writing; authentication
+     >>aside      what takes long is done beside a loop
      >>session    what a manager keeps; names; a session: one run of a client's
                   coroutine; messages that were taken; handing out; replies;
                   the arguments of a request; calls that may wait; calls that
                   do not wait
-     >>dispatch   the methods of a queue, and the functions of the server; what
-                  takes long; the usual requests; one request, and a session of
-                  them; a turn
+     >>dispatch   the methods of a queue, and the functions of the server; the
+                  usual requests; one request, and a session of them; a turn
      >>server     the line of handshakes; clients; the server's thread;
                   starting and ending it
      >>peer       connections: their end; requests and replies; connections
@@ -24454,6 +24455,8 @@ typedef struct conc__queue_class {
   /* Gets by a sink with a reader (conc__sink_read), whose buffer has the begin
      of a pickle. What the reader does not take stays at its place. */
   ssize_t (*get_value)(conc_queue *q, conc__sink *sink, double deadline);
+  bool keeps; /* a put keeps the buffer that a large message lies in. Else it
+                 copies the message, which takes long */
 } conc__queue_class;
 
 /* A message that came back when there was no memory for it in the ring: it
@@ -25250,13 +25253,7 @@ static const conc__queue_class conc__fifo_class = {
     conc__fifo_put,       conc__fifo_get,  conc__fifo_unget,
     conc__fifo_size,      conc__fifo_task_done, conc__fifo_join,
     conc__fifo_free,      conc__fifo_close, conc__fifo_peek,
-    conc__fifo_put_many,  conc__fifo_get_many, conc__fifo_get_value};
-
-/* Whether a put keeps the buffer that a large message lies in. Else it copies
-   the message, which takes long. */
-CONC__INLINE bool conc__queue_keeps(const conc_queue *q) {
-  return q->ops == &conc__fifo_class;
-}
+    conc__fifo_put_many,  conc__fifo_get_many, conc__fifo_get_value, true};
 
 CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
   conc_queue *q = conc__queue_make(&conc__fifo_class, sizeof(conc__fifo));
@@ -26768,7 +26765,8 @@ static const conc__queue_class conc__cells_class = {
     conc__cells_put,  conc__cells_get,       conc__cells_unget,
     conc__cells_size, conc__cells_task_done, conc__cells_join,
     conc__cells_free, conc__cells_close,     conc__cells_peek,
-    NULL,             conc__cells_get_n,     conc__cells_get_value};
+    NULL,             conc__cells_get_n,     conc__cells_get_value,
+    false};
 
 /* --- opening --- */
 
@@ -31036,6 +31034,176 @@ CONC__PRIVATE int conc__auth_connect(conc__channel *ch, const conc__key *key,
 }
 
 /* ---------------------------------------------------------------------------
+   >>aside: what takes long is done beside a loop
+
+   A loop serves many, and none of them may keep it for long. So large requests
+   are read by a thread of their own, and large bytes are copied, and given
+   back to the system, by one. The coroutine that needs it waits meanwhile, and
+   the loop goes on. `threads` counts how many more may be started: of two or
+   more CPUs one stays the loop's. It is not conc_offload, whose threads may
+   all be busy with jobs of the program that wait for this loop.
+
+   Uses threads, a conc_sem and the class of queues. Its users are the sessions
+   of a server.
+   ------------------------------------------------------------------------ */
+
+/* What has so many bytes takes long to be read, copied and freed. */
+#define CONC__READING_LARGE ((size_t)64 << 10)
+#define CONC__COPY_LARGE ((size_t)1 << 20)
+#define CONC__FREE_LARGE ((size_t)4 << 20)
+#define CONC__ASIDE_MAX 4 /* threads at one time, at most */
+
+/* How many at one time. */
+CONC__PRIVATE size_t conc__aside_threads(void) {
+  int n = conc__cpus - 1;
+  if (n < 1) n = 1;
+  return (size_t)(n < CONC__ASIDE_MAX ? n : CONC__ASIDE_MAX);
+}
+
+typedef struct conc__aside {
+  conc_fn *fn;
+  void *arg;
+} conc__aside;
+
+/* The thread has less of the CPUs than others that want them, the loop among
+   them: on Linux each thread has a nice value of its own. The guards that it
+   takes are held for moments, so it keeps nobody waiting by that. */
+CONC__PRIVATE void *conc__aside_main(void *arg) {
+  conc__aside *a = (conc__aside *)arg;
+#if CONC__LINUX
+  (void)!nice(10); /* it need not work */
+#endif
+  return a->fn(a->arg);
+}
+
+/* Calls fn(arg) in a thread. The caller waits, also if it is cancelled: the
+   thread uses what is the caller's. Without a thread the call is made here. 0,
+   or -ECANCELED: it was not made. */
+CONC__PRIVATE int conc__aside_call(conc_sem *threads, conc_fn *fn, void *arg) {
+  conc__aside a;
+  conc_task t;
+  conc_scope shield;
+  int rc = conc_sem_acquire(threads, CONC_FOREVER);
+  if (rc != 0) return rc;
+  memset(&t, 0, sizeof t);
+  a.fn = fn;
+  a.arg = arg;
+  t.target = conc__aside_main;
+  t.arg = &a;
+  t.name = "conc-aside";
+  if (conc_thread_start(&t) != 0) {
+    fn(arg);
+  } else {
+    conc_shield(&shield);
+    conc__task_await(&t, true, CONC_FOREVER);
+    conc_scope_end(&shield);
+  }
+  conc_sem_release(threads, 1);
+  return 0;
+}
+
+/* What is freed by a thread. */
+typedef struct conc__leavings {
+  conc__buffer buffer;
+  conc_value *value;
+} conc__leavings;
+
+CONC__PRIVATE void *conc__leavings_main(void *arg) {
+  conc__leavings *l = (conc__leavings *)arg;
+  conc__buffer_free(&l->buffer);
+  conc_value_free(l->value);
+  return NULL;
+}
+
+/* Frees a buffer, which is empty afterwards, and a value, or NULL, that take
+   about `size` bytes. A cancellation that comes meanwhile stays pending: it is
+   for the caller's next wait. */
+CONC__PRIVATE void conc__aside_free(conc_sem *threads, conc__buffer *b,
+                                    conc_value *value, size_t size) {
+  conc__leavings l;
+  conc_scope shield;
+  l.buffer = *b;
+  l.value = value;
+  memset(b, 0, sizeof *b);
+  if (size < CONC__FREE_LARGE) {
+    conc__leavings_main(&l);
+    return;
+  }
+  conc_shield(&shield);
+  conc__aside_call(threads, conc__leavings_main, &l);
+  conc_scope_end(&shield);
+}
+
+typedef struct conc__copying {
+  conc__buffer *to;
+  const conc__buffer *from;
+  int rc;
+} conc__copying;
+
+CONC__PRIVATE void *conc__copying_main(void *arg) {
+  conc__copying *c = (conc__copying *)arg;
+  c->rc = conc__buffer_append(c->to, c->from->data, c->from->size);
+  return NULL;
+}
+
+/* Appends a buffer to another one: a large one by a thread. 0, -ENOMEM or
+   -ECANCELED. */
+CONC__PRIVATE int conc__aside_append(conc_sem *threads, conc__buffer *to,
+                                     const conc__buffer *from) {
+  conc__copying c;
+  int rc = 0;
+  c.to = to;
+  c.from = from;
+  if (from->size < CONC__COPY_LARGE) conc__copying_main(&c);
+  else rc = conc__aside_call(threads, conc__copying_main, &c);
+  return rc != 0 ? rc : c.rc;
+}
+
+/* A get that is made by a thread. */
+typedef struct conc__getting {
+  conc_queue *queue;
+  conc__sink *sink;
+  ssize_t n;
+} conc__getting;
+
+CONC__PRIVATE void *conc__getting_main(void *arg) {
+  conc__getting *g = (conc__getting *)arg;
+  g->n = g->queue->ops->get(g->queue, g->sink, 0);
+  return NULL;
+}
+
+/* A sink as this one, but for large messages: these stay, with -EMSGSIZE. No
+   message has so many bytes as one that wants exactly SIZE_MAX asks for. */
+CONC__PRIVATE conc__sink conc__sink_not_large(const conc__sink *sink) {
+  conc__sink small = *sink;
+  if (sink->size > CONC__COPY_LARGE)
+    small.size =
+        sink->wants == CONC__WANTS_EXACTLY ? SIZE_MAX : CONC__COPY_LARGE;
+  return small;
+}
+
+/* Whether the message that such a sink has refused may be for the sink itself.
+ */
+CONC__INLINE bool conc__sink_was_large(const conc__sink *sink, ssize_t n) {
+  return n == -EMSGSIZE && sink->size > CONC__COPY_LARGE;
+}
+
+/* Gets what is there, without waiting: a large message by a thread. As the
+   queue's get, or -ECANCELED. */
+CONC__PRIVATE ssize_t conc__aside_get(conc_sem *threads, conc_queue *q,
+                                      conc__sink *sink) {
+  conc__sink small = conc__sink_not_large(sink);
+  ssize_t n = q->ops->get(q, &small, 0);
+  conc__getting g;
+  int rc;
+  if (!conc__sink_was_large(sink, n)) return n;
+  g.queue = q;
+  g.sink = sink;
+  rc = conc__aside_call(threads, conc__getting_main, &g);
+  return rc != 0 ? rc : g.n;
+}
+
+/* ---------------------------------------------------------------------------
    >>session: what answers the requests of one client
 
    A manager serves queues to clients. The protocol is that of Python's
@@ -31085,9 +31253,9 @@ CONC__PRIVATE int conc__auth_connect(conc__channel *ch, const conc__key *key,
    the last byte of its reply is the kernel's. Every way out of a session
    passes through conc__session_give_back, which puts the others back.
 
-   This section uses frames of >>net, >>pickle, the classes of queues, and
-   watches. Its user is >>server, whose loop runs the sessions. What a manager
-   keeps is defined here for >>proxy and >>manager, too.
+   This section uses frames of >>net, >>aside, >>pickle, the classes of queues,
+   and watches. Its user is >>server, whose loop runs the sessions. What a
+   manager keeps is defined here for >>proxy and >>manager, too.
    ------------------------------------------------------------------------ */
 
 /* --- what a manager keeps --- */
@@ -31190,7 +31358,7 @@ typedef struct conc__server_side {
   conc_event changed;   /* a client was closed, or has authenticated */
   conc__buffer spare[CONC__SPARE_BUFFERS]; /* not lent; the first are filled */
   size_t spare_count;                      /* how many of them */
-  conc_sem readers; /* threads that may still be started to read requests */
+  conc_sem aside; /* threads that may still be started: see >>aside */
 } conc__server_side;
 
 /* What a manager has as a client; see >>proxy. */
@@ -31358,6 +31526,7 @@ typedef struct conc__taken {
 typedef struct conc__session {
   conc__client *client;
   conc__manager_data *manager;
+  conc_sem *aside;    /* of the server */
   int protocol;       /* of the last request: 2 is Python 2 with older names */
   bool leave;         /* the connection is closed when the replies are out */
   size_t turn_bytes;  /* of this turn; see conc__session_spend */
@@ -31424,88 +31593,6 @@ CONC__PRIVATE void conc__session_lend(conc__session *s) {
   conc__buffer_lend(s->manager, &s->client->channel.out);
 }
 
-/* --- what takes long ---
-
-   Requests of this size are read by a thread of their own, and large bytes are
-   copied, and given back to the system, by one: each may take long, and the
-   loop serves others meanwhile. Of two or more CPUs one stays the loop's. It
-   is not conc_offload, whose threads may all be busy with jobs of the program
-   that wait for this server. */
-#define CONC__READING_LARGE ((size_t)64 << 10)
-#define CONC__COPY_LARGE ((size_t)1 << 20)
-#define CONC__FREE_LARGE ((size_t)4 << 20)
-#define CONC__READERS 4 /* at most, at one time */
-
-typedef struct conc__aside {
-  conc_fn *fn;
-  void *arg;
-} conc__aside;
-
-/* The thread has less of the CPUs than others that want them, the loop among
-   them: on Linux each thread has a nice value of its own. The guards that it
-   takes are held for moments, so it keeps nobody waiting by that. */
-CONC__PRIVATE void *conc__aside_main(void *arg) {
-  conc__aside *a = (conc__aside *)arg;
-#if CONC__LINUX
-  (void)!nice(10); /* it need not work */
-#endif
-  return a->fn(a->arg);
-}
-
-/* Calls fn(arg) in a thread. The session waits, also if it is cancelled: the
-   thread uses its stack, and the bytes in `in`. Without a thread the call is
-   made here. 0, or -ECANCELED: it was not made. */
-CONC__PRIVATE int conc__session_aside(conc__session *s, conc_fn *fn,
-                                      void *arg) {
-  conc_sem *readers = &s->manager->server.readers;
-  conc__aside a;
-  conc_task t;
-  conc_scope shield;
-  int rc = conc_sem_acquire(readers, CONC_FOREVER);
-  if (rc != 0) return rc;
-  memset(&t, 0, sizeof t);
-  a.fn = fn;
-  a.arg = arg;
-  t.target = conc__aside_main;
-  t.arg = &a;
-  t.name = "conc-reader";
-  if (conc_thread_start(&t) != 0) {
-    fn(arg);
-  } else {
-    conc_shield(&shield);
-    conc__task_await(&t, true, CONC_FOREVER);
-    conc_scope_end(&shield);
-  }
-  conc_sem_release(readers, 1);
-  return 0;
-}
-
-/* What is freed by a thread. */
-typedef struct conc__leavings {
-  conc__buffer buffer;
-  conc_value *value;
-} conc__leavings;
-
-CONC__PRIVATE void *conc__leavings_main(void *arg) {
-  conc__leavings *l = (conc__leavings *)arg;
-  conc__buffer_free(&l->buffer);
-  conc_value_free(l->value);
-  return NULL;
-}
-
-/* Frees a buffer, which is empty afterwards, and a value, or NULL, that take
-   about `size` bytes. */
-CONC__PRIVATE void conc__session_free(conc__session *s, conc__buffer *b,
-                                      conc_value *value, size_t size) {
-  conc__leavings l;
-  l.buffer = *b;
-  l.value = value;
-  memset(b, 0, sizeof *b);
-  if (size < CONC__FREE_LARGE ||
-      conc__session_aside(s, conc__leavings_main, &l) != 0)
-    conc__leavings_main(&l);
-}
-
 /* What has come of an unfinished request moves into memory of its size, if it
    is small, or if it lies in far more: a part of a long request stays where it
    is, or each piece of it that comes would cost a copy of those before.
@@ -31534,7 +31621,7 @@ CONC__PRIVATE bool conc__session_slim(conc__session *s) {
     return false;
   conc__session_move_rest(s, &old);
   if (old.data == NULL) return false;
-  conc__session_free(s, &old, NULL, old.capacity);
+  conc__aside_free(s->aside, &old, NULL, old.capacity);
   return true;
 }
 
@@ -31641,7 +31728,7 @@ CONC__INLINE void conc__session_confirm(conc__session *s) {
   held = c->held;
   memset(&c->held, 0, sizeof c->held);
   c->held_from = NULL;
-  conc__session_free(s, &held, NULL, held.capacity);
+  conc__aside_free(s->aside, &held, NULL, held.capacity);
 }
 
 /* The connection ends without a word. */
@@ -31682,7 +31769,7 @@ CONC__PRIVATE int conc__session_flush(conc__session *s) {
   conc__session_give_back(s, sent);
   if (rc == 0) s->client->held_sent = true;
   if (ch->out.capacity >= CONC__FREE_LARGE)
-    conc__session_free(s, &ch->out, NULL, ch->out.capacity);
+    conc__aside_free(s->aside, &ch->out, NULL, ch->out.capacity);
   return rc;
 }
 
@@ -32093,12 +32180,12 @@ CONC__PRIVATE int conc__item_put(conc__session *s, conc_queue *q,
   conc__putting p;
   int rc;
   if (item->size < CONC__COPY_LARGE ||
-      (item->b.data != NULL && conc__queue_keeps(q)))
+      (item->b.data != NULL && q->ops->keeps))
     return conc__queue_put(q, item->data, item->size, item->kind,
                            conc__item_buffer(item), 0);
   p.queue = q;
   p.item = item;
-  rc = conc__session_aside(s, conc__putting_main, &p);
+  rc = conc__aside_call(s->aside, conc__putting_main, &p);
   return rc != 0 ? rc : p.rc;
 }
 
@@ -32119,7 +32206,7 @@ CONC__PRIVATE int conc__serve_put(conc__session *s, conc_queue *q,
                          timeout);
     conc__session_unblock(s);
   }
-  conc__session_free(s, &i.b, NULL, i.b.capacity);
+  conc__aside_free(s->aside, &i.b, NULL, i.b.capacity);
   /* Cancelled because the client has gone, or because the server ends. */
   if (rc == -ECANCELED) return rc;
   if (rc == -EMSGSIZE)
@@ -32143,77 +32230,8 @@ CONC__PRIVATE int conc__serve_unget(conc__session *s, conc_queue *q,
   rc = q->max_bytes > 0 && i.size > q->max_bytes
            ? -EMSGSIZE
            : q->ops->unget(q, &m, i.kind == CONC__PICKLED ? &i.b : NULL);
-  conc__session_free(s, &i.b, NULL, i.b.capacity);
+  conc__aside_free(s->aside, &i.b, NULL, i.b.capacity);
   return rc == 0 ? conc__reply_none(s) : conc__reply_error(s, rc, false);
-}
-
-typedef struct conc__copying {
-  conc__buffer *to;
-  const conc__buffer *from;
-  int rc;
-} conc__copying;
-
-CONC__PRIVATE void *conc__copying_main(void *arg) {
-  conc__copying *c = (conc__copying *)arg;
-  c->rc = conc__buffer_append(c->to, c->from->data, c->from->size);
-  return NULL;
-}
-
-/* Appends a buffer to another one: a large one by a thread. 0, -ENOMEM or
-   -ECANCELED. */
-CONC__PRIVATE int conc__session_copy(conc__session *s, conc__buffer *to,
-                                     const conc__buffer *from) {
-  conc__copying c;
-  int rc = 0;
-  c.to = to;
-  c.from = from;
-  if (from->size < CONC__COPY_LARGE) conc__copying_main(&c);
-  else rc = conc__session_aside(s, conc__copying_main, &c);
-  return rc != 0 ? rc : c.rc;
-}
-
-/* A get that is made by a thread. */
-typedef struct conc__getting {
-  conc_queue *queue;
-  conc__sink *sink;
-  ssize_t n;
-} conc__getting;
-
-CONC__PRIVATE void *conc__getting_main(void *arg) {
-  conc__getting *g = (conc__getting *)arg;
-  g->n = g->queue->ops->get(g->queue, g->sink, 0);
-  return NULL;
-}
-
-/* A sink as this one, but for large messages: these stay, with -EMSGSIZE. No
-   message has so many bytes as one that wants exactly SIZE_MAX asks for. */
-CONC__PRIVATE conc__sink conc__sink_not_large(const conc__sink *sink) {
-  conc__sink small = *sink;
-  if (sink->size > CONC__COPY_LARGE)
-    small.size =
-        sink->wants == CONC__WANTS_EXACTLY ? SIZE_MAX : CONC__COPY_LARGE;
-  return small;
-}
-
-/* Whether the message that such a sink has refused may be for the sink itself.
- */
-CONC__INLINE bool conc__sink_was_large(const conc__sink *sink, ssize_t n) {
-  return n == -EMSGSIZE && sink->size > CONC__COPY_LARGE;
-}
-
-/* Gets what is there, without waiting: a large message by a thread. As the
-   queue's get, or -ECANCELED. */
-CONC__PRIVATE ssize_t conc__session_get(conc__session *s, conc_queue *q,
-                                        conc__sink *sink) {
-  conc__sink small = conc__sink_not_large(sink);
-  ssize_t n = q->ops->get(q, &small, 0);
-  conc__getting g;
-  int rc;
-  if (!conc__sink_was_large(sink, n)) return n;
-  g.queue = q;
-  g.sink = sink;
-  rc = conc__session_aside(s, conc__getting_main, &g);
-  return rc != 0 ? rc : g.n;
 }
 
 /* The second try of a get, which waits. While it waits no buffer is lent: the
@@ -32316,7 +32334,7 @@ CONC__PRIVATE bool conc__serve_old(conc__session *s, conc_queue *q,
   d.queue = q;
   d.offset = offset;
   if (s->client->channel.out.size - offset < CONC__READING_LARGE ||
-      conc__session_aside(s, conc__downgrading_main, &d) != 0)
+      conc__aside_call(s->aside, conc__downgrading_main, &d) != 0)
     conc__downgrading_main(&d);
   *rc = d.rc;
   return d.done;
@@ -32340,7 +32358,7 @@ CONC__PRIVATE int conc__serve_get(conc__session *s, conc_queue *q,
     if (rc == 0) rc = CONC__REPLY_BEGIN(s, "#RETURN");
     if (rc != 0) return rc;
     t.offset = out->size;
-    n = conc__session_get(s, q, &sink);
+    n = conc__aside_get(s->aside, q, &sink);
     /* An error has another reply; and before a wait none is half written. */
     if (n < 0) out->size = s->reply;
     if (n != -ETIMEDOUT || timeout <= 0) break;
@@ -32381,7 +32399,7 @@ CONC__PRIVATE int conc__serve_take(conc__session *s, conc_queue *q,
   conc__sink_body(&sink, &c->held, wants, limit);
   small = conc__sink_not_large(&sink);
   do {
-    n = conc__session_get(s, q, &sink);
+    n = conc__aside_get(s->aside, q, &sink);
     if (n != -ETIMEDOUT || timeout <= 0) break;
     if (deadline <= 0) deadline = conc__deadline(timeout);
     rc = conc__session_block(s);
@@ -32395,7 +32413,7 @@ CONC__PRIVATE int conc__serve_take(conc__session *s, conc_queue *q,
   c->held_sent = false;
   c->confirms = true;
   rc = CONC__REPLY_BEGIN(s, "#RETURN");
-  if (rc == 0) rc = conc__session_copy(s, &c->channel.out, &c->held);
+  if (rc == 0) rc = conc__aside_append(s->aside, &c->channel.out, &c->held);
   return rc != 0 ? rc : conc__reply_end(s);
 }
 
@@ -32910,7 +32928,7 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
   if (size < CONC__READING_LARGE)
     conc__reading_decode(&reading);
   else
-    rc = conc__session_aside(s, conc__reading_main, &reading);
+    rc = conc__aside_call(s->aside, conc__reading_main, &reading);
   if (rc != 0) return rc;
   /* What does not say in which protocol it is has a reply in that of the
      request before it, or in one that every Python reads. */
@@ -32927,7 +32945,7 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
                             : conc__serve_function(s, &r);
   reading.encoded = s->encoded; /* which no put has taken */
   s->encoded_item = NULL;
-  conc__session_free(s, &reading.encoded, reading.value, size);
+  conc__aside_free(s->aside, &reading.encoded, reading.value, size);
   return rc;
 }
 
@@ -32988,7 +33006,7 @@ CONC__PRIVATE ssize_t conc__session_read(conc__session *s, size_t missing) {
     return conc__channel_read(ch, missing);
   g.channel = ch;
   g.missing = missing;
-  rc = conc__session_aside(s, conc__growing_main, &g);
+  rc = conc__aside_call(s->aside, conc__growing_main, &g);
   if (rc == 0) rc = g.rc;
   return rc != 0 ? rc : conc__channel_read(ch, missing);
 }
@@ -33021,7 +33039,7 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
     if (have > 0) {
       rc = conc__serve_request(s, payload, size);
       if (size >= CONC__FREE_LARGE && conc__buffer_count(&ch->in) == 0)
-        conc__session_free(s, &ch->in, NULL, size);
+        conc__aside_free(s->aside, &ch->in, NULL, size);
       if (rc == 0) rc = conc__session_spend(s, size, 1);
       /* Memory for replies is bounded: a client that sends requests and reads
          no replies waits here for itself. */
@@ -33209,6 +33227,7 @@ CONC__PRIVATE void *conc__client_main(void *arg) {
   int rc = 0;
   s.client = c;
   s.manager = c->manager;
+  s.aside = &c->manager->server.aside;
   s.protocol = 4;
   s.leave = false;
   s.turn_bytes = s.turn_requests = 0;
@@ -33229,8 +33248,9 @@ CONC__PRIVATE void *conc__client_main(void *arg) {
      machine's. */
   if (rc != 0) conc__client_give_back(c);
   if (rc != 0) {
-    conc__session_free(&s, &c->channel.in, NULL, c->channel.in.capacity);
-    conc__session_free(&s, &c->channel.out, NULL, c->channel.out.capacity);
+    conc__aside_free(s.aside, &c->channel.in, NULL, c->channel.in.capacity);
+    conc__aside_free(s.aside, &c->channel.out, NULL,
+                     c->channel.out.capacity);
   }
   c->serving = false;
   if (rc != 0) {
@@ -33541,7 +33561,6 @@ CONC__PRIVATE int conc__server_open(conc_manager *manager) {
   bool is_unix = address != NULL && strchr(address, '/') != NULL;
   conc__server_side *server;
   conc__place place;
-  int readers;
   int rc = conc__manager_apply_options(manager);
   if (rc != 0) return rc;
   server = &manager->state->server;
@@ -33563,10 +33582,7 @@ CONC__PRIVATE int conc__server_open(conc_manager *manager) {
     return rc;
   }
   server->stopping = false;
-  readers = conc__cpus - 1;
-  if (readers < 1) readers = 1;
-  server->readers.value =
-      (size_t)(readers < CONC__READERS ? readers : CONC__READERS);
+  server->aside.value = conc__aside_threads();
   manager->state->role = CONC__MANAGER_SERVES;
   return 0;
 }
@@ -34903,7 +34919,7 @@ static const conc__queue_class conc__proxy_class = {
     conc__proxy_put,  conc__proxy_get,       conc__proxy_unget,
     conc__proxy_size, conc__proxy_task_done, conc__proxy_join,
     NULL,             NULL,                  NULL,
-    NULL,             conc__proxy_get_n,     conc__proxy_get};
+    NULL,             conc__proxy_get_n,     conc__proxy_get, false};
 
 /* --- making and freeing proxies --- */
 

@@ -715,16 +715,16 @@ TEST(a_large_request_is_read_beside_the_loop) {
   memcpy(put + n, "et}t.", 5);
   n += 5;
   CHECK(n > CONC__READING_LARGE);
-  readers = s.server.state->server.readers.value;
-  CHECK(readers >= 1 && readers <= CONC__READERS);
+  readers = s.server.state->server.aside.value;
+  CHECK(readers >= 1 && readers <= CONC__ASIDE_MAX);
   for (size_t i = 0; i < readers; i++)
-    CHECK_EQ(conc_sem_acquire(&s.server.state->server.readers, 5), 0);
+    CHECK_EQ(conc_sem_acquire(&s.server.state->server.aside, 5), 0);
   busy = peer_of(&s);
   CHECK_EQ(conc__channel_send(&busy->channel, put, n, conc_now() + 5), 0);
   for (int i = 0; i < 3; i++)
     CHECK_EQ(conc_qsize(conc_manager_get(&s.client, "q")), 0);
   CHECK_EQ(conc_wait_fd(busy->channel.fd, CONC_READ, 0.02), -ETIMEDOUT);
-  CHECK_EQ(conc_sem_release(&s.server.state->server.readers, readers), 0);
+  CHECK_EQ(conc_sem_release(&s.server.state->server.aside, readers), 0);
   CHECK(strcmp(ask(p, put, n, text), "#RETURN") == 0);
   CHECK_EQ(conc_get_value(s.queue, &v, 5), 0);
   conc_value_free(v);
@@ -765,7 +765,7 @@ TEST(a_large_message_is_copied_beside_the_loop) {
   size_t readers;
   serve(&s);
   join_as_client(&s, &s.client);
-  sem = &s.server.state->server.readers;
+  sem = &s.server.state->server.aside;
   readers = sem->value;
   for (int i = 0; i < 3; i++) {
     conc_queue *q = conc_manager_get(&s.client, "q");
