@@ -3415,8 +3415,10 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
 
    A server is one thread, which gives each client its turn: after 64 requests,
    128 KiB or a tenth of a millisecond the others are served. A request of 64
-   KiB or more is read by a thread of its own, four at a time. A client that
-   sends without reading delays only itself. A forked child has none of the
+   KiB or more is read, and a message of 1 MiB or more is copied, by a thread
+   of its own: up to four at a time, but one fewer than there are CPUs. On
+   Linux such a thread has a nice value that is 10 above the server's. A client
+   that sends without reading delays only itself. A forked child has none of the
    connections and listeners of its parent: a server stays the parent's alone,
    and a client makes new connections in the child.
 
