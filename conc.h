@@ -35764,13 +35764,15 @@ typedef struct conc__served_lock {
   bool ended;      /* the last owner ended, and nobody was told yet */
 } conc__served_lock;
 
-/* Releases a level, or all of them, in the name of the owner. */
+/* Releases a level, or all of them, in the name of the owner. To TSan, which
+   knows no owners but the fibers, it is held within the calls alone. */
 CONC__PRIVATE void conc__served_lock_free(conc__served_lock *l, bool all) {
   uintptr_t before = conc__act_as(l->owner);
   if (all) l->lock.lock.depth = 0;
   if (l->lock.lock.depth == 0) {
     conc__unhold(&l->holding);
     l->owner = 0;
+    conc__tsan_acquired(&l->lock.lock, false, false);
   }
   conc_rlock_release(&l->lock);
   conc__act_as(before);
@@ -35795,7 +35797,9 @@ CONC__PRIVATE void conc__served_lock_hold(conc__session *s,
                                           conc__served_lock *l,
                                           uintptr_t owner) {
   l->owner = owner;
-  if (l->holding.link == NULL) conc__hold(&s->client->holdings, &l->holding);
+  if (l->holding.link != NULL) return; /* another level of it */
+  conc__hold(&s->client->holdings, &l->holding);
+  conc__tsan_released(&l->lock.lock, false);
 }
 
 /* After a wait: whether the client has gone meanwhile. Then what it has got
@@ -36237,6 +36241,7 @@ CONC__PRIVATE int conc__serve_cond_wait(conc__session *s, conc__object *o,
   l->owner = 0;
   c->waiting++;
   before = conc__act_as(owner);
+  conc__tsan_acquired(&l->lock.lock, false, false);
   rc = conc_cond_wait(&c->cond, &l->lock.lock, timeout);
   conc__act_as(before);
   c->waiting--;

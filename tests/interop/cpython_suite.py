@@ -58,7 +58,7 @@ def is_not_served(error):
 
 class Result(unittest.TestResult):
     def line(self, word, test, reason=''):
-        name = test.id().split('.', 1)[1] if '.' in test.id() else test.id()
+        name = test.id().replace('suite.', '')
         print('%-4s interop: %s%s%s' % (word, TITLE, name,
                                         reason and ': ' + reason))
         sys.stdout.flush()

@@ -355,6 +355,20 @@ def cpython_suite(python):
         server.end()
 
 
+def sync_types(python):
+    """Passes on the lines of sync_types.py, each of them a test."""
+    with Program(TYPES + ['127.0.0.1:0', KEY]) as server:
+        with Program([python.path, '-W', 'ignore',
+                      os.path.join(HERE, 'sync_types.py'),
+                      server.until(''), KEY]) as client:
+            client.process.wait(2 * LIMIT)
+            client.end(0, 3)  # 3: it has said what failed
+            with OUTPUT:
+                print(client.text(client.out), end='', flush=True)
+        server.process.terminate()
+        server.end()
+
+
 def latency(python):
     reference = [python.path, os.path.join(HERE, 'reference_server.py')]
     with serve(SERVER) as ours, serve(reference) as pythons:
@@ -453,6 +467,8 @@ def main():
         tests += [
             ('the server of these %s clients ends well' % name,
              semantics, python),
+            ('the server of these types of a SyncManager of %s ends well'
+             % name, sync_types, python),
             ('random values come back from C to %s as they were, by pickle '
              'and JSON' % name, values, python, VALUES_EACH),
             ('what a C client cannot read is in the queue of %s again' % name,
