@@ -3621,10 +3621,11 @@ CONC_API int conc_manager_shutdown(conc_manager *manager);
    serves. A name that the program has registered itself stays the program's;
    a second call is without effect.
 
-   An object lives as long as a proxy of it. The clients count these, so a
-   client that is killed leaves what it had made, until the manager ends, as in
-   Python; there may be a million objects. A queue that the program has
-   registered stays until the manager ends.
+   An object lives as long as a proxy of it. The clients count these. What a
+   client has left that was killed goes, at a unix socket of Linux, when others
+   make objects; elsewhere it stays until the manager ends, as in Python. There
+   may be a million objects. What the program has registered itself stays until
+   the manager ends.
 
    What a client has acquired is its connection's, of which each thread of
    Python has one. An RLock is released by its owner alone; a Lock, as in
@@ -5350,6 +5351,21 @@ CONC__PRIVATE int conc__pipe_high(int fds[2]) {
   if (conc__pipe_raw(fds) == 0) return conc__fds_lift(fds);
   fds[0] = fds[1] = -1;
   return -errno;
+}
+
+/* The process at the other end of a connected unix socket; 0: the system does
+   not tell, or it is not among the processes that this one can see. */
+CONC__PRIVATE pid_t conc__socket_peer(int fd) {
+#if CONC__LINUX
+  struct ucred peer;
+  socklen_t size = (socklen_t)sizeof peer;
+  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 &&
+      size == sizeof peer && peer.pid > 0)
+    return peer.pid;
+#else
+  (void)fd;
+#endif
+  return 0;
 }
 
 /* --- stdio in a forked child ---
@@ -31026,8 +31042,10 @@ CONC__PRIVATE int conc__auth_connect(conc__channel *ch, const conc__key *key,
 
    The one that takes the last of these away drops the object. A client that is
    killed leaves its references behind, for they are told on connections that
-   end at once, and name nobody: so such an object lives on until the server
-   ends, as in Python. CONC__OBJECTS_MAX bounds how many there may be.
+   end at once, and name nobody. Only of a unix socket the system tells which
+   process is at its other end: so such references are counted by process, and
+   go when that has ended. Others stay until the server ends, as in Python.
+   CONC__OBJECTS_MAX bounds how many objects there may be.
 
    All of this belongs to the thread of the loop, but for what a program
    registers meanwhile: so the two tables are under the guard of the struct.
@@ -31115,12 +31133,20 @@ CONC__PRIVATE const conc__method *conc__class_method(const conc__class *type,
 
 /* --- objects, and their ids --- */
 
+/* How many of an object's references are a process's. */
+typedef struct conc__referrer {
+  pid_t pid;
+  size_t refs;
+  struct conc__referrer *next;
+} conc__referrer;
+
 typedef struct conc__object {
   const conc__class *type;
   void *state;       /* the class's */
   conc_queue *queue; /* the state of what is a queue; of all else NULL */
   uint64_t number;   /* of its id */
   size_t refs, uses; /* see the head */
+  conc__referrer *referrers; /* whose `refs` are, as far as that is known */
   bool named;        /* it is never dropped before the manager is */
   bool shut;         /* a client has shut the queue down */
   struct conc__object *next; /* among those that are being dropped */
@@ -31154,6 +31180,7 @@ typedef struct conc__objects {
   size_t names_count, names_size;
   /* The rest is the loop's. */
   size_t referenced;   /* how many have references */
+  size_t looked;       /* the place that conc__objects_look comes to next */
   conc__object *dying; /* to be dropped next, linked by `next` */
   bool dropping;       /* a call further up is about to do so */
 } conc__objects;
@@ -31246,7 +31273,7 @@ CONC__PRIVATE conc__object *conc__object_by_id(conc__objects *t,
 /* The object in a place, counted from 0; NULL: it is free. False: there are no
    more places. */
 CONC__PRIVATE bool conc__object_at(conc__objects *t, size_t place,
-                                   const conc__object **o) {
+                                   conc__object **o) {
   conc__mutex *guard = conc__mutex_of(t);
   bool more;
   conc__mutex_lock(guard);
@@ -31258,10 +31285,20 @@ CONC__PRIVATE bool conc__object_at(conc__objects *t, size_t place,
 
 /* --- how long an object lives --- */
 
+/* Frees an object whose state has been dropped. */
+CONC__PRIVATE void conc__object_forget(conc__object *o) {
+  while (o->referrers != NULL) {
+    conc__referrer *r = o->referrers;
+    o->referrers = r->next;
+    CONC_FREE(r);
+  }
+  CONC_FREE(o);
+}
+
 /* Drops an object that has a place, or is to have none. */
 CONC__PRIVATE void conc__object_free(conc__object *o) {
   if (o->type->drop != NULL) o->type->drop(o);
-  CONC_FREE(o);
+  conc__object_forget(o);
 }
 
 /* Drops what nothing keeps any more. What it contained may go with it, and
@@ -31299,20 +31336,92 @@ CONC__INLINE void conc__object_unuse(conc__objects *t, conc__object *o) {
   if (CONC__UNLIKELY(--o->uses == 0)) conc__object_settle(t, o);
 }
 
-/* A client has a proxy more. */
-CONC__PRIVATE void conc__object_incref(conc__objects *t, conc__object *o) {
-  if (o->refs++ == 0) t->referenced++;
+/* Takes off references that are there. */
+CONC__PRIVATE void conc__object_take_refs(conc__objects *t, conc__object *o,
+                                          size_t n) {
+  CONC__CHECK(o->refs >= n && n > 0);
+  o->refs -= n;
+  if (o->refs > 0) return;
+  CONC__CHECK(t->referenced > 0);
+  t->referenced--;
+  conc__object_settle(t, o);
 }
 
-/* A client has a proxy less. False: it had none. */
-CONC__PRIVATE bool conc__object_decref(conc__objects *t, conc__object *o) {
-  if (o->refs == 0) return false;
-  if (--o->refs == 0) {
-    CONC__CHECK(t->referenced > 0);
-    t->referenced--;
-    conc__object_settle(t, o);
+/* A client has a proxy more. `pid` is its process; 0: that is not known. What
+   there is no memory for counts as not known. */
+CONC__PRIVATE void conc__object_incref(conc__objects *t, conc__object *o,
+                                       pid_t pid) {
+  conc__referrer *r = o->referrers;
+  if (o->refs++ == 0) t->referenced++;
+  if (pid == 0) return;
+  while (r != NULL && r->pid != pid) r = r->next;
+  if (r == NULL) {
+    r = (conc__referrer *)CONC_MALLOC(sizeof *r);
+    if (r == NULL) return;
+    r->pid = pid;
+    r->refs = 0;
+    r->next = o->referrers;
+    o->referrers = r;
   }
+  r->refs++;
+}
+
+/* A client has a proxy less. False: there was none. */
+CONC__PRIVATE bool conc__object_decref(conc__objects *t, conc__object *o,
+                                       pid_t pid) {
+  conc__referrer **p = &o->referrers;
+  if (o->refs == 0) return false;
+  while (*p != NULL && (*p)->pid != pid) p = &(*p)->next;
+  if (*p != NULL && --(*p)->refs == 0) {
+    conc__referrer *r = *p;
+    *p = r->next;
+    CONC_FREE(r);
+  }
+  conc__object_take_refs(t, o, 1);
   return true;
+}
+
+/* Takes off what processes had that are there no more. If a number is another
+   process's by now, that one is waited for, too. */
+CONC__PRIVATE void conc__object_look(conc__objects *t, conc__object *o) {
+  conc__referrer **p = &o->referrers;
+  size_t gone = 0;
+  while (*p != NULL) {
+    conc__referrer *r = *p;
+    if (kill(r->pid, 0) == 0 || errno != ESRCH) {
+      p = &r->next;
+      continue;
+    }
+    gone += r->refs;
+    *p = r->next;
+    CONC_FREE(r);
+  }
+  if (gone > o->refs) gone = o->refs; /* another process has told of them */
+  if (gone > 0) conc__object_take_refs(t, o, gone);
+}
+
+/* In how many places is looked before an object is made, and when clients ask
+   about all objects. */
+#define CONC__LOOKS 4
+#define CONC__LOOKS_MAX 4096
+
+/* Looks so at the objects in some places, which are others each time: so what
+   the dead have left is found as others make objects. */
+CONC__PRIVATE void conc__objects_look(conc__objects *t, size_t places) {
+  const size_t first = t->looked;
+  bool round = false;
+  conc__object *o;
+  while (places-- > 0 && !(round && t->looked >= first)) {
+    if (conc__object_at(t, t->looked, &o)) {
+      t->looked++;
+      if (o != NULL && o->referrers != NULL) conc__object_look(t, o);
+    } else if (!round) {
+      round = true;
+      t->looked = 0;
+    } else {
+      return;
+    }
+  }
 }
 
 /* --- names --- */
@@ -31398,7 +31507,8 @@ CONC__PRIVATE void conc__objects_free(conc__objects *t) {
     conc__object *o = t->slots[i].object;
     if (o != NULL && o->type->drop != NULL) o->type->drop(o);
   }
-  for (i = 0; i < t->slots_count; i++) CONC_FREE(t->slots[i].object);
+  for (i = 0; i < t->slots_count; i++)
+    if (t->slots[i].object != NULL) conc__object_forget(t->slots[i].object);
   for (i = 0; i < t->names_count; i++) CONC_FREE(t->names[i].text);
   CONC_FREE(t->slots);
   CONC_FREE(t->names);
@@ -32876,6 +32986,12 @@ CONC__PRIVATE int conc__refuse_arguments(conc__session *s,
   return conc__reply_refuse(s, text);
 }
 
+/* The process of a client; 0: that is not known. */
+CONC__PRIVATE pid_t conc__session_pid(const conc__session *s) {
+  const conc__channel *ch = &s->client->channel;
+  return ch->tcp ? 0 : conc__socket_peer(ch->fd);
+}
+
 /* Makes an object of a class whose state is made already, with the reference
    of the client that is told of it. NULL: there is no memory, and the state is
    freed. For a method that replies with a proxy, too. */
@@ -32886,7 +33002,7 @@ CONC__PRIVATE conc__object *conc__object_serve(conc__session *s,
     conc__object_free(made);
     return NULL;
   }
-  conc__object_incref(t, made);
+  conc__object_incref(t, made, conc__session_pid(s));
   return made;
 }
 
@@ -32897,6 +33013,7 @@ CONC__PRIVATE conc__object *conc__serve_make(conc__session *s,
                                              const conc__request *r, int *rc) {
   char text[CONC__LINE_MAX + 1] = "MemoryError";
   conc__object *o = conc__object_new(type, NULL, NULL);
+  conc__objects_look(&s->manager->objects, CONC__LOOKS);
   if (o != NULL && type->make(s, o, r, text, sizeof text) != 0) {
     CONC_FREE(o);
     o = NULL;
@@ -32938,7 +33055,7 @@ CONC__PRIVATE int conc__serve_create(conc__session *s, conc__request *r) {
        is registered with register() and has no parameters. */
     if (conc__request_given(r) > 0 || conc_value_size(r->kwds) > 0)
       return conc__refuse_arguments(s, r, name);
-    conc__object_incref(&s->manager->objects, o);
+    conc__object_incref(&s->manager->objects, o, conc__session_pid(s));
   }
   rc = CONC__REPLY_BEGIN(s, "#RETURN");
   if (rc == 0) rc = conc__reply_id(s, o);
@@ -33018,8 +33135,8 @@ CONC__PRIVATE int conc__serve_reference(conc__session *s,
   conc__object *o = conc__request_object(s, id, &rc);
   if (o == NULL) return rc;
   if (more) {
-    conc__object_incref(t, o);
-  } else if (!conc__object_decref(t, o)) {
+    conc__object_incref(t, o, conc__session_pid(s));
+  } else if (!conc__object_decref(t, o, conc__session_pid(s))) {
     char text[96];
     snprintf(text, sizeof text, "KeyError: '%.*s'", CONC__SHOWN(id, 40));
     return conc__reply_refuse(s, text);
@@ -33036,9 +33153,10 @@ CONC__PRIVATE int conc__serve_debug_info(conc__session *s) {
   conc__objects *t = &s->manager->objects;
   conc__buffer b = {NULL, 0, 0, 0}, one = {NULL, 0, 0, 0};
   char line[CONC__ID_SIZE + 60], id[CONC__ID_SIZE];
-  const conc__object *o;
+  conc__object *o;
   size_t i;
   int rc = 0;
+  conc__objects_look(t, CONC__LOOKS_MAX);
   for (i = 0; rc == 0 && b.size < CONC__DEBUG_INFO &&
               conc__object_at(t, i, &o);
        i++) {
@@ -33111,8 +33229,10 @@ CONC__PRIVATE int conc__serve_function(conc__session *s, conc__request *r) {
   if (strcmp(f, "incref") == 0 || strcmp(f, "decref") == 0)
     return conc__serve_reference(s, r, *f == 'i');
   if (strcmp(f, "get_methods") == 0) return conc__serve_get_methods(s, r);
-  if (strcmp(f, "number_of_objects") == 0)
+  if (strcmp(f, "number_of_objects") == 0) {
+    conc__objects_look(&s->manager->objects, CONC__LOOKS_MAX);
     return conc__reply_int(s, (int64_t)s->manager->objects.referenced);
+  }
   if (strcmp(f, "debug_info") == 0) return conc__serve_debug_info(s);
   CONC__CHECK(strcmp(f, "shutdown") == 0);
   if (s->manager->options->no_shutdown)

@@ -227,6 +227,74 @@ TEST(many_objects_come_and_go_in_one_place) {
   end(&s);
 }
 
+/* At a unix socket, where the system tells which process is a client. */
+TEST(what_a_killed_process_has_left_goes) {
+#if CONC__LINUX
+  char path[64];
+  served s = nobody();
+  int status;
+  pid_t child;
+  snprintf(path, sizeof path, "/tmp/conc-types-%d.sock", (int)getpid());
+  s.server.address = path;
+  types(&s);
+  id ours = MAKE(&s, "(s)", "Event"), both = MAKE(&s, "(s)", "Event");
+  child = fork();
+  if (child == 0) {
+    conc_manager m = client_of(&s);
+    served c = s;
+    c.client = m;
+    if (conc_manager_connect(&c.client, 20) != 0) _exit(1);
+    for (int i = 0; i < 10; i++) MAKE(&c, "(s)", "Lock");
+    call(&c, "incref", "(s)", both.text);
+    call(&c, "incref", "(s)", both.text);
+    call(&c, "decref", "(s)", both.text);
+    _exit(7);
+  }
+  CHECK(child > 0);
+  CHECK_EQ(waitpid(child, &status, 0), child);
+  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 7);
+  CALL_SAYS("2", &s, "number_of_objects", "()");
+  CHECK_EQ(object(&s, both)->refs, 1);
+  CHECK_EQ(object(&s, ours)->refs, 1);
+  CALL_SAYS("None", &s, "decref", "(s)", both.text);
+  CALL_SAYS("1", &s, "number_of_objects", "()");
+  end(&s);
+#else
+  SKIP("this system does not tell it");
+#endif
+}
+
+/* Without asking about them: as others make objects. */
+TEST(what_the_killed_have_left_does_not_pile_up) {
+#if CONC__LINUX
+  char path[64];
+  served s = nobody();
+  conc__objects *t;
+  conc__object *o;
+  int status;
+  pid_t child = fork();
+  if (child == 0) _exit(0);
+  snprintf(path, sizeof path, "/tmp/conc-types-%d.sock", (int)getpid());
+  s.server.address = path;
+  types(&s);
+  t = &s.server.state->objects;
+  for (int i = 0; i < 20; i++) {
+    id made = MAKE(&s, "(s)", "Event");
+    o = object(&s, made);
+    o->referrers->pid = child; /* which was never ours: nobody decrefs it */
+  }
+  CHECK_EQ(waitpid(child, &status, 0), child);
+  for (int i = 0; i < 20; i++) {
+    id made = MAKE(&s, "(s)", "Event");
+    CALL_SAYS("None", &s, "decref", "(s)", made.text);
+  }
+  CHECK_EQ(t->referenced, 0);
+  end(&s);
+#else
+  SKIP("this system does not tell it");
+#endif
+}
+
 TEST(an_object_that_is_used_lives_until_the_call_is_over) {
   served s = nobody();
   types(&s);
