@@ -19494,34 +19494,42 @@ CONC__PRIVATE size_t conc__bigint_size(const unsigned char *p, size_t n) {
   return n;
 }
 
-/* Compares a bigint with a float, exactly: a bigint may have more digits than
-   any float, so it is the float that is turned into bytes. */
-CONC__PRIVATE int conc__compare_bigint_float(const conc_value *v, double f) {
-  const bool minus = v->as.bytes[v->size - 1] >= 0x80;
-  unsigned char bytes[144];
+/* The two's complement of a float of 9.2e18 or more, or below -9.2e18, that is
+   not infinite: such a float is a whole number. Returns how many bytes there
+   are, the lowest first, without repeated sign bytes. */
+#define CONC__FLOAT_BYTES 144
+CONC__PRIVATE size_t conc__float_bytes(double f, unsigned char *bytes) {
   uint64_t bits, mantissa;
   unsigned shift, i;
-  if (f != f) return -1; /* a NaN stands above all numbers */
-  if (f > -9.2e18 && f < 9.2e18) return minus ? -1 : 1;
   memcpy(&bits, &f, sizeof bits);
-  shift = (unsigned)(bits >> 52 & 2047);
-  if (shift == 2047) return f > 0 ? -1 : 1; /* infinite */
-  shift -= 1075; /* 10 to 971, as f is beyond 9.2e18 */
+  shift = (unsigned)(bits >> 52 & 2047) - 1075; /* 10 to 971 */
   mantissa = (bits & (((uint64_t)1 << 52) - 1)) | (uint64_t)1 << 52;
-  memset(bytes, 0, sizeof bytes);
+  memset(bytes, 0, CONC__FLOAT_BYTES);
   mantissa <<= shift % 8; /* 53 + 7 bits: fits */
   for (i = 0; i < 8; i++)
     bytes[shift / 8 + i] = (unsigned char)(mantissa >> 8 * i);
   if (f < 0) { /* the complement, plus one */
     unsigned carry = 1;
-    for (i = 0; i < sizeof bytes; i++) {
+    for (i = 0; i < CONC__FLOAT_BYTES; i++) {
       carry += bytes[i] ^ 255u;
       bytes[i] = (unsigned char)carry;
       carry >>= 8;
     }
   }
-  return conc__compare_bigints(v->as.bytes, v->size, bytes,
-                               conc__bigint_size(bytes, sizeof bytes));
+  return conc__bigint_size(bytes, CONC__FLOAT_BYTES);
+}
+
+/* Compares a bigint with a float, exactly: a bigint may have more digits than
+   any float, so it is the float that is turned into bytes. */
+CONC__PRIVATE int conc__compare_bigint_float(const conc_value *v, double f) {
+  const bool minus = v->as.bytes[v->size - 1] >= 0x80;
+  unsigned char bytes[CONC__FLOAT_BYTES];
+  size_t size;
+  if (f != f) return -1; /* a NaN stands above all numbers */
+  if (f > -9.2e18 && f < 9.2e18) return minus ? -1 : 1;
+  if (f - f != 0) return f > 0 ? -1 : 1; /* infinite */
+  size = conc__float_bytes(f, bytes);
+  return conc__compare_bigints(v->as.bytes, v->size, bytes, size);
 }
 
 /* Compares bools, ints, bigints and floats by what they are worth. A NaN
@@ -21231,6 +21239,9 @@ typedef struct conc__pickle_limits {
   bool objects; /* any class may be named and instantiated: inert */
   bool exact;   /* what would come back as another type is refused: an
                    OrderedDict, a deque, a defaultdict, a Counter */
+  bool proxies; /* what a list of a server can be given besides data: proxies,
+                   slices, ranges. They become objects that its methods read;
+                   nothing else takes them */
   uint32_t depth, parts; /* how many of both are around the value, as an
                             envelope: they do not count as its own */
   char *refused; /* CONC__REFUSED_MAX bytes, or NULL: after -EACCES, what was
@@ -21243,12 +21254,12 @@ typedef struct conc__pickle_limits {
    What a client puts must come back as what it was. To be copied, with
    `refused` set. */
 static const conc__pickle_limits conc__pickle_request_limits
-    __attribute__((unused)) = {false, true, 2, 8, NULL};
+    __attribute__((unused)) = {false, true, false, 2, 8, NULL};
 
 /* For a client: (kind, result). Messages of a value are read as data alone, as
    conc_pickle_loads does it. */
 static const conc__pickle_limits conc__pickle_reply_limits
-    __attribute__((unused)) = {true, false, 2, 4, NULL};
+    __attribute__((unused)) = {true, false, false, 2, 4, NULL};
 
 /* The largest value, in the worst form of any protocol and with everything
    memoized, has no more opcodes; a program of more does nothing but keep the
@@ -21266,12 +21277,14 @@ enum {
   CONC__CALL_DICT,        /* becomes a dict: of nothing, a dict, pairs */
   CONC__CALL_DEFAULTDICT, /* the same; its first argument is left out */
   CONC__CALL_FACTORY,     /* that argument: it is never called */
+  CONC__CALL_CLASS,  /* a class of proxies: a name, which nothing calls */
+  CONC__CALL_LIST,   /* list(list): what becomes of the views of a dict */
   CONC__CALL_OBJECT /* as.at: a container of two texts, module and class */
 };
 
 typedef struct conc__pickle_reader {
   const unsigned char *begin, *p, *end; /* begin <= p <= end */
-  bool objects, exact;                  /* of the limits */
+  bool objects, exact, proxies;         /* of the limits */
   int protocol;                         /* of the last PROTO; 0 before it */
   char *refused;                        /* of the limits */
   conc__maker m;
@@ -21651,6 +21664,18 @@ CONC__PRIVATE int conc__pickle_known_name(const conc__pickle_reader *r,
       {"collections", "deque", CONC__CALL_DEQUE},
       {"multiprocessing.managers", "Token", CONC__CALL_OBJECT},
   };
+  static const struct {
+    const char *module, *name;
+    int call;
+  } proxies[] = {
+      {"multiprocessing.managers", "RebuildProxy", CONC__CALL_OBJECT},
+      {"multiprocessing.managers", NULL, CONC__CALL_CLASS},
+      {"builtins", "slice", CONC__CALL_OBJECT},
+      {"builtins", "range", CONC__CALL_OBJECT},
+      {"builtins", "list", CONC__CALL_LIST},
+      {"__builtin__", "slice", CONC__CALL_OBJECT},
+      {"__builtin__", "xrange", CONC__CALL_OBJECT},
+  };
   const conc__maker *m = &r->m;
   size_t i;
   int call = -1;
@@ -21665,6 +21690,12 @@ CONC__PRIVATE int conc__pickle_known_name(const conc__pickle_reader *r,
           conc__maker_text_is(m, top + 1, others[i].name))
         call = others[i].call;
   }
+  for (i = 0; r->proxies && i < sizeof proxies / sizeof *proxies; i++)
+    if ((call < 0 || call == CONC__CALL_FACTORY) &&
+        conc__maker_text_is(m, top, proxies[i].module) &&
+        (proxies[i].name == NULL ||
+         conc__maker_text_is(m, top + 1, proxies[i].name)))
+      call = proxies[i].call;
   /* `exact`: what is written again must be of the same type to Python. But a
      deque would be a list by then, and the factory of a defaultdict lost. */
   if (r->exact && call >= CONC__CALL_DEQUE && call <= CONC__CALL_FACTORY)
@@ -21685,6 +21716,12 @@ CONC__PRIVATE int conc__pickle_read_name(conc__pickle_reader *r) {
   if (call < 0 && !r->objects)
     return conc__pickle_refuse(r, conc__maker_text(m, top), top[0].size,
                                conc__maker_text(m, top + 1), top[1].size);
+  /* A class that is not called is data: an object that is made of nothing. */
+  if (call == CONC__CALL_CLASS) {
+    rc = conc__maker_push(m, CONC_NONE, 0, 0);
+    if (rc == 0) rc = conc__maker_push(m, CONC_NONE, 0, 0);
+    return rc != 0 ? rc : conc__maker_collect(m, CONC_OBJECT, 4);
+  }
   if (call >= 0 && call != CONC__CALL_OBJECT) {
     m->stack.count -= 2;
     return conc__maker_push(m, CONC__TYPE_CALLABLE, (size_t)call, 0);
@@ -21839,6 +21876,8 @@ CONC__PRIVATE int conc__pickle_read_call(conc__pickle_reader *r,
   if (conc__maker_above_mark(m) < 2) return -EBADMSG;
   name = CONC__STACK(m)[m->stack.count - 2];
   args = CONC__STACK(m)[m->stack.count - 1];
+  if (name.type == CONC_OBJECT) /* of CONC__CALL_CLASS */
+    return conc__pickle_refuse_word(r, "an instance of a class of managers");
   if (name.type != CONC__TYPE_CALLABLE || args.type != CONC_TUPLE)
     return -EBADMSG;
   if (name.size == CONC__CALL_FACTORY ||
@@ -21860,6 +21899,8 @@ CONC__PRIVATE int conc__pickle_read_call(conc__pickle_reader *r,
   case CONC__CALL_DEFAULTDICT:
     return conc__pickle_call_collection(m, name.size, arg, tuple->count);
   case CONC__CALL_OBJECT: return conc__pickle_call_class(m, &name, &args);
+  case CONC__CALL_LIST:
+    return conc__pickle_call_set(m, CONC_LIST, arg, tuple->count);
   default: return conc__pickle_call_bytes(r, name.size, arg, tuple->count);
   }
 }
@@ -22018,12 +22059,13 @@ CONC__PRIVATE int conc__pickle_read_opcode(conc__pickle_reader *r,
 CONC__PRIVATE void conc__pickle_begin(conc__pickle_reader *r, const void *data,
                                       size_t size,
                                       const conc__pickle_limits *limits) {
-  static const conc__pickle_limits none = {false, false, 0, 0, NULL};
+  static const conc__pickle_limits none = {false, false, false, 0, 0, NULL};
   if (limits == NULL) limits = &none;
   r->begin = r->p = (const unsigned char *)data;
   r->end = size > 0 ? r->p + size : r->p;
   r->objects = limits->objects;
   r->exact = limits->exact;
+  r->proxies = limits->proxies;
   r->refused = limits->refused;
   if (r->refused != NULL) *r->refused = 0;
   r->protocol = 0;
