@@ -90,6 +90,7 @@
      >>keeper      the life of a pool of processes (private)
      >>pool        conc_pool: jobs for processes or threads; conc_offload
      >>net         frames and authentication (private)
+     >>objects     what a server serves: classes, objects, names (private)
      >>session     what answers the requests of one client (private)
      >>dispatch    what a client asks for, and its turns (private)
      >>server      what serves queues to clients (private)
@@ -30938,13 +30939,446 @@ CONC__PRIVATE int conc__auth_connect(conc__channel *ch, const conc__key *key,
 }
 
 /* ---------------------------------------------------------------------------
+   >>objects: what a server serves: classes, objects, names
+
+   What clients use is an object: a queue, a lock, a list. It has a class, a
+   constant row with its methods. Here is the table of all objects of a server,
+   by which an id becomes an object, and that of the names, which clients call
+   to get one:
+
+     a name of an object   is that one for ever, say a queue of the program
+     a name of a class     each call makes a new object
+
+   How long an object lives:
+
+     refs   counts the proxies that clients have, as they tell it: create and
+            incref add one, decref takes one off
+     uses   counts what the server itself does with it: a call that is being
+            carried out, a message of it that is under way, another object in
+            which it is
+     named  it is the program's, and stays until the manager ends
+
+   The one that takes the last of these away drops the object. A client that is
+   killed leaves its references behind, for they are told on connections that
+   end at once, and name nobody: so such an object lives on until the server
+   ends, as in Python. CONC__OBJECTS_MAX bounds how many there may be.
+
+   All of this belongs to the thread of the loop, but for what a program
+   registers meanwhile: so the two tables are under the guard of the struct.
+
+   A class is reached by the names alone. So a program that has not asked for a
+   class, say by conc_manager_register_types, does not contain it. To add one:
+   write its methods and its row, and enter the row under a name with
+   conc__names_add.
+
+   Uses >>bytes and guards. Its users are >>session, >>dispatch, and the rooms
+   of the classes.
+   ------------------------------------------------------------------------ */
+
+/* --- classes --- */
+
+struct conc__session;
+struct conc__request;
+struct conc__object;
+
+/* What a method takes, for conc__request_arguments_fit. */
+typedef struct conc__parameters {
+  const char *names[3];
+  size_t count;    /* of these names; CONC__UNCHECKED: its function looks */
+  size_t required; /* of them have no default: the first ones */
+} conc__parameters;
+
+#define CONC__UNCHECKED SIZE_MAX
+#define CONC__TAKES_NONE \
+  { {NULL, NULL, NULL}, 0, 0 }
+#define CONC__TAKES_ANY \
+  { {NULL, NULL, NULL}, CONC__UNCHECKED, 0 }
+
+/* Carries a request out. The object lives at least until it returns. 0: the
+   reply is in `out`. Negative errno: the connection is to be closed. If it has
+   to wait it does so between conc__session_block and _unblock. */
+typedef int conc__serve_fn(struct conc__session *s, struct conc__object *o,
+                           const struct conc__request *r);
+
+/* A client executes the names that it is told, if it is Python: so a name is a
+   constant of this file, and an identifier, ever. */
+typedef struct conc__method {
+  const char *name;
+  conc__parameters takes;
+  conc__serve_fn *serve;
+  bool hidden; /* clients are not told of it */
+} conc__method;
+
+typedef struct conc__class {
+  const struct conc__class *base; /* whose methods it has, too; or NULL */
+  const char *python;          /* what Python's type() says: "queue.Queue" */
+  const conc__method *methods; /* in the order in which clients are told */
+  size_t count;
+  /* Makes the state of a new object from the arguments of create. 0; or
+     negative errno, no state, and in `text` an exception of Python, such as
+     "ValueError: ...". NULL: no client makes such objects by a name. */
+  int (*make)(struct conc__session *s, struct conc__object *o,
+              const struct conc__request *r, char *text, size_t size);
+  /* Frees the state. Called once, when nothing uses the object any more; of
+     those that are left when the manager ends, too. NULL: the state is not
+     ours. It must not wait. */
+  void (*drop)(struct conc__object *o);
+  /* Appends what Python's repr() says. 0 or -ENOMEM. NULL: <... object at>. */
+  int (*text)(const struct conc__object *o, conc__buffer *b);
+  conc__serve_fn *value; /* replies with a copy, for _getvalue(); NULL: it has
+                            no value, and Python says that it cannot be
+                            pickled */
+} conc__class;
+
+/* The method of a class, or NULL. A dozen comparisons at most: those that are
+   called most have a short cut of their own, see conc__serve_usual. */
+CONC__PRIVATE const conc__method *conc__class_method(const conc__class *type,
+                                                     const char *name) {
+  size_t i;
+  for (; type != NULL; type = type->base)
+    for (i = 0; i < type->count; i++)
+      if (strcmp(type->methods[i].name, name) == 0) return &type->methods[i];
+  return NULL;
+}
+
+/* --- objects, and their ids --- */
+
+typedef struct conc__object {
+  const conc__class *type;
+  void *state;       /* the class's */
+  conc_queue *queue; /* the state of what is a queue; of all else NULL */
+  uint64_t number;   /* of its id */
+  size_t refs, uses; /* see the head */
+  bool named;        /* it is never dropped before the manager is */
+  bool shut;         /* a client has shut the queue down */
+  struct conc__object *next; /* among those that are being dropped */
+} conc__object;
+
+/* How many objects there may be at a time; a power of two, less one. */
+#define CONC__OBJECTS_MAX (CONC__OBJECT_PLACES - 1)
+#define CONC__OBJECT_PLACES ((size_t)1 << 20)
+
+/* A place in the table. An object's number is its place, counted from 1, and
+   CONC__OBJECT_PLACES for each object that was in this place before. So no
+   number is used again, and the first objects have short ones. */
+typedef struct conc__slot {
+  conc__object *object; /* NULL: the place is free */
+  uint64_t number;      /* of that object; of a free place: of the next one */
+  size_t next;          /* of a free place: the next free one; 0: none */
+} conc__slot;
+
+/* A name that clients call. */
+typedef struct conc__name {
+  char *text;              /* a copy of ours */
+  const conc__class *type; /* of which each call makes an object; or NULL */
+  conc__object *object;    /* that is served under this name; or NULL */
+} conc__name;
+
+typedef struct conc__objects {
+  conc__slot *slots; /* under the guard, as all up to `names_size` */
+  size_t slots_count, slots_size;
+  size_t free; /* the first free place that was used before; 0: none */
+  conc__name *names;
+  size_t names_count, names_size;
+  /* The rest is the loop's. */
+  size_t referenced;   /* how many have references */
+  conc__object *dying; /* to be dropped next, linked by `next` */
+  bool dropping;       /* a call further up is about to do so */
+} conc__objects;
+
+/* An object without a place yet. NULL: there is no memory. */
+CONC__PRIVATE conc__object *conc__object_new(const conc__class *type,
+                                             void *state, conc_queue *queue) {
+  conc__object *o = (conc__object *)CONC_MALLOC(sizeof *o);
+  if (o == NULL) return NULL;
+  memset(o, 0, sizeof *o);
+  o->type = type;
+  o->state = state;
+  o->queue = queue;
+  return o;
+}
+
+/* Gives an object a place, and so its number. 0, or -ENOMEM, also if there are
+   too many. The guard is held. */
+CONC__PRIVATE int conc__object_place(conc__objects *t, conc__object *o) {
+  size_t place = t->free;
+  conc__slot *slot;
+  CONC__CHECK(conc__mutex_is_held(conc__mutex_of(t)) && o->number == 0);
+  if (place == 0) {
+    if (t->slots_count == CONC__OBJECTS_MAX) return -ENOMEM;
+    if (t->slots_count == t->slots_size) {
+      void *slots = conc__grow(t->slots, &t->slots_size, t->slots_count + 1,
+                               sizeof *t->slots);
+      if (slots == NULL) return -ENOMEM;
+      t->slots = (conc__slot *)slots;
+    }
+    place = ++t->slots_count;
+    t->slots[place - 1].number = place;
+  }
+  slot = &t->slots[place - 1];
+  if (place == t->free) t->free = slot->next;
+  slot->object = o;
+  o->number = slot->number;
+  return 0;
+}
+
+/* The same without the guard. */
+CONC__PRIVATE int conc__object_enter(conc__objects *t, conc__object *o) {
+  conc__mutex *guard = conc__mutex_of(t);
+  int rc;
+  conc__mutex_lock(guard);
+  rc = conc__object_place(t, o);
+  conc__mutex_unlock(guard);
+  return rc;
+}
+
+/* An id as text: the server's number in 12 hexadecimal digits, a point, and
+   the object's in decimal ones. So it is never that of another object, nor of
+   a server that is started at the same address later. */
+#define CONC__ID_SIZE 36
+
+CONC__PRIVATE void conc__object_id(const conc__object *o,
+                                   const unsigned char server[6],
+                                   char id[CONC__ID_SIZE]) {
+  const unsigned char *p = server;
+  CONC__CHECK(o->number > 0);
+  snprintf(id, CONC__ID_SIZE, "%02x%02x%02x%02x%02x%02x.%llu", p[0], p[1],
+           p[2], p[3], p[4], p[5], (unsigned long long)o->number);
+}
+
+/* The object of an id as a client writes it. NULL: there is none, or not any
+   more. The bound on n keeps a long text from overflowing. */
+CONC__PRIVATE conc__object *conc__object_by_id(conc__objects *t,
+                                               const unsigned char server[6],
+                                               const char *id) {
+  static const char digits[] = "0123456789abcdef";
+  conc__mutex *guard = conc__mutex_of(t);
+  conc__object *o = NULL;
+  uint64_t n = 0;
+  size_t i, place;
+  for (i = 0; i < 12; i++, id++)
+    if (*id != digits[server[i / 2] >> (i % 2 ? 0 : 4) & 15]) return NULL;
+  if (*id++ != '.' || *id < '1' || *id > '9') return NULL;
+  for (; *id >= '0' && *id <= '9' && n < (uint64_t)1 << 60; id++)
+    n = n * 10 + (uint64_t)(*id - '0');
+  if (*id != 0) return NULL;
+  place = (size_t)(n % CONC__OBJECT_PLACES);
+  conc__mutex_lock(guard);
+  if (place >= 1 && place <= t->slots_count &&
+      t->slots[place - 1].number == n)
+    o = t->slots[place - 1].object;
+  conc__mutex_unlock(guard);
+  return o;
+}
+
+/* The object in a place, counted from 0; NULL: it is free. False: there are no
+   more places. */
+CONC__PRIVATE bool conc__object_at(conc__objects *t, size_t place,
+                                   const conc__object **o) {
+  conc__mutex *guard = conc__mutex_of(t);
+  bool more;
+  conc__mutex_lock(guard);
+  more = place < t->slots_count;
+  *o = more ? t->slots[place].object : NULL;
+  conc__mutex_unlock(guard);
+  return more;
+}
+
+/* --- how long an object lives --- */
+
+/* Drops an object that has a place, or is to have none. */
+CONC__PRIVATE void conc__object_free(conc__object *o) {
+  if (o->type->drop != NULL) o->type->drop(o);
+  CONC_FREE(o);
+}
+
+/* Drops what nothing keeps any more. What it contained may go with it, and
+   what that contained: so this is a loop, and the calls from within only add
+   to its list. */
+CONC__PRIVATE void conc__object_settle(conc__objects *t, conc__object *o) {
+  conc__mutex *guard = conc__mutex_of(t);
+  conc__slot *slot;
+  if (o->refs > 0 || o->uses > 0 || o->named) return;
+  conc__mutex_lock(guard);
+  slot = &t->slots[o->number % CONC__OBJECT_PLACES - 1];
+  CONC__CHECK(slot->object == o && slot->number == o->number);
+  slot->object = NULL;
+  slot->number += CONC__OBJECT_PLACES;
+  slot->next = t->free;
+  t->free = (size_t)(o->number % CONC__OBJECT_PLACES);
+  conc__mutex_unlock(guard);
+  o->next = t->dying;
+  t->dying = o;
+  if (t->dropping) return;
+  t->dropping = true;
+  while (t->dying != NULL) {
+    o = t->dying;
+    t->dying = o->next;
+    conc__object_free(o);
+  }
+  t->dropping = false;
+}
+
+/* The server uses the object until conc__object_unuse. */
+CONC__INLINE void conc__object_use(conc__object *o) { o->uses++; }
+
+CONC__INLINE void conc__object_unuse(conc__objects *t, conc__object *o) {
+  CONC__CHECK(o->uses > 0);
+  if (CONC__UNLIKELY(--o->uses == 0)) conc__object_settle(t, o);
+}
+
+/* A client has a proxy more. */
+CONC__PRIVATE void conc__object_incref(conc__objects *t, conc__object *o) {
+  if (o->refs++ == 0) t->referenced++;
+}
+
+/* A client has a proxy less. False: it had none. */
+CONC__PRIVATE bool conc__object_decref(conc__objects *t, conc__object *o) {
+  if (o->refs == 0) return false;
+  if (--o->refs == 0) {
+    CONC__CHECK(t->referenced > 0);
+    t->referenced--;
+    conc__object_settle(t, o);
+  }
+  return true;
+}
+
+/* --- names --- */
+
+/* The name, or NULL. The guard is held. */
+CONC__PRIVATE conc__name *conc__names_find(const conc__objects *t,
+                                           const char *text) {
+  size_t i;
+  CONC__CHECK(conc__mutex_is_held(conc__mutex_of(t)));
+  for (i = 0; i < t->names_count; i++)
+    if (strcmp(t->names[i].text, text) == 0) return &t->names[i];
+  return NULL;
+}
+
+/* What a name stands for: its class, and the object if it has one. False: it
+   is unknown. Clients are served while names are still being added: hence the
+   guard. */
+CONC__PRIVATE bool conc__names_get(conc__objects *t, const char *text,
+                                   const conc__class **type,
+                                   conc__object **object) {
+  conc__mutex *guard = conc__mutex_of(t);
+  const conc__name *name;
+  conc__mutex_lock(guard);
+  name = conc__names_find(t, text);
+  *type = name != NULL ? name->type : NULL;
+  *object = name != NULL ? name->object : NULL;
+  conc__mutex_unlock(guard);
+  return name != NULL;
+}
+
+/* Adds a name of a class, or of an object if there is one, which then stays
+   until the end: the name takes it over. Under the guard nothing is allocated
+   that may as well be allocated outside. 0, -EEXIST or -ENOMEM. */
+CONC__PRIVATE int conc__names_add(conc__objects *t, const char *text,
+                                  const conc__class *type, conc__object *o) {
+  conc__mutex *guard = conc__mutex_of(t);
+  size_t size = strlen(text) + 1;
+  char *copy = (char *)CONC_MALLOC(size);
+  int rc = 0;
+  if (copy == NULL) return -ENOMEM;
+  memcpy(copy, text, size);
+  conc__mutex_lock(guard);
+  if (conc__names_find(t, text) != NULL) {
+    rc = -EEXIST;
+  } else if (t->names_count == t->names_size) {
+    void *names = conc__grow(t->names, &t->names_size, t->names_count + 1,
+                             sizeof *t->names);
+    if (names != NULL) t->names = (conc__name *)names;
+    else rc = -ENOMEM;
+  }
+  if (rc == 0 && o != NULL) rc = conc__object_place(t, o);
+  if (rc == 0) {
+    conc__name *name = &t->names[t->names_count++];
+    if (o != NULL) o->named = true;
+    name->text = copy;
+    name->type = type;
+    name->object = o;
+  }
+  conc__mutex_unlock(guard);
+  if (rc != 0) CONC_FREE(copy);
+  return rc;
+}
+
+/* Serves a queue of the program under a name. The class is one whose state is
+   the queue. */
+CONC__PRIVATE int conc__names_add_queue(conc__objects *t, const char *text,
+                                        const conc__class *type,
+                                        conc_queue *queue) {
+  conc__object *o = conc__object_new(type, queue, queue);
+  int rc = o != NULL ? conc__names_add(t, text, type, o) : -ENOMEM;
+  if (rc != 0) CONC_FREE(o);
+  return rc;
+}
+
+/* The manager ends: drops all objects, named or not, and forgets the names.
+   The loop does not run any more. An object may hold others in it: so all of
+   them are used until the last one is dropped. */
+CONC__PRIVATE void conc__objects_free(conc__objects *t) {
+  size_t i;
+  for (i = 0; i < t->slots_count; i++)
+    if (t->slots[i].object != NULL) conc__object_use(t->slots[i].object);
+  for (i = 0; i < t->slots_count; i++) {
+    conc__object *o = t->slots[i].object;
+    if (o != NULL && o->type->drop != NULL) o->type->drop(o);
+  }
+  for (i = 0; i < t->slots_count; i++) CONC_FREE(t->slots[i].object);
+  for (i = 0; i < t->names_count; i++) CONC_FREE(t->names[i].text);
+  CONC_FREE(t->slots);
+  CONC_FREE(t->names);
+  memset(t, 0, sizeof *t);
+}
+
+/* --- what a connection holds ---
+
+   A lock that a client has acquired is to be given back when its connection
+   ends. It is the connection that has it: a thread of Python has one of its
+   own. */
+
+typedef struct conc__holding {
+  struct conc__holding *next, **link; /* of the same client; no link: it is
+                                         held by none */
+  /* The connection has ended, and this is off its list. It must not wait. */
+  void (*ended)(struct conc__holding *holding);
+} conc__holding;
+
+CONC__INLINE void conc__hold(conc__holding **list, conc__holding *h) {
+  CONC__CHECK(h->link == NULL);
+  h->link = list;
+  h->next = *list;
+  if (h->next != NULL) h->next->link = &h->next;
+  *list = h;
+}
+
+/* Without effect if nothing is held. */
+CONC__INLINE void conc__unhold(conc__holding *h) {
+  if (h->link == NULL) return;
+  *h->link = h->next;
+  if (h->next != NULL) h->next->link = h->link;
+  h->link = NULL;
+}
+
+/* Ends all that is on a list. */
+CONC__PRIVATE void conc__holdings_end(conc__holding **list) {
+  while (*list != NULL) {
+    conc__holding *h = *list;
+    conc__unhold(h);
+    h->ended(h);
+  }
+}
+
+/* ---------------------------------------------------------------------------
    >>session: what answers the requests of one client
 
-   A manager serves queues to clients. The protocol is that of Python's
+   A manager serves objects to clients. The protocol is that of Python's
    multiprocessing.managers: requests are pickles, (object, method, args,
    keywords). The first request of a connection has the object None and names a
    function of the server. After accept_connection the requests name the
-   methods of a queue.
+   methods of objects.
 
    A session is a coroutine that has been started because bytes arrived on a
    connection. It reads, answers in order, and ends when there is nothing more
@@ -30961,7 +31395,7 @@ CONC__PRIVATE int conc__auth_connect(conc__channel *ch, const conc__key *key,
             |               handshake
      conc__session_run      reads until `in` holds a whole frame <--------.
             |                                                             |
-     conc__serve_request    finds the function, or the queue and method   |
+     conc__serve_request    finds the function, or the object and method  |
             |                                                             |
      conc__serve_get ...    if it must wait: conc__session_block (sends   |
             |               all replies before it), then the queue's call |
@@ -30987,9 +31421,9 @@ CONC__PRIVATE int conc__auth_connect(conc__channel *ch, const conc__key *key,
    the last byte of its reply is the kernel's. Every way out of a session
    passes through conc__session_give_back, which puts the others back.
 
-   This section uses frames of >>net, >>pickle, the classes of queues, and
-   watches. Its user is >>server, whose loop runs the sessions. What a manager
-   keeps is defined here for >>proxy and >>manager, too.
+   This section uses frames of >>net, >>pickle, >>objects, the classes of
+   queues, and watches. Its user is >>server, whose loop runs the sessions.
+   What a manager keeps is defined here for >>proxy and >>manager, too.
    ------------------------------------------------------------------------ */
 
 /* --- what a manager keeps --- */
@@ -31024,15 +31458,6 @@ CONC__PRIVATE int conc__auth_connect(conc__channel *ch, const conc__key *key,
 #define CONC__TOO_LONG "message too long"
 #define CONC__NOT_BYTES "message is not bytes"
 
-/* A name and its queue. Its id, by which clients call it, is the server's own
-   random number, and its place in the array, counted from 1. Exports are only
-   added: so an id stays valid, and is never used again for another queue, nor
-   by a server that is started at the same address later. */
-typedef struct conc__export {
-  char *name;        /* a copy of ours */
-  conc_queue *queue; /* the caller's */
-} conc__export;
-
 /* A client's connection, at the server. All of it belongs to the thread of the
    loop. It is in one of four states:
 
@@ -31057,8 +31482,11 @@ typedef struct conc__client {
   bool serving;
   bool blocked;
   bool hangup; /* the client has closed its side: it gets no more messages */
+  uintptr_t owner;         /* what it has acquired is owned by this, as a task
+                              owns what it has: see CONC__OWNER; 0: nothing */
+  conc__holding *holdings; /* what that is */
   /* A message that was handed out and is not confirmed: see "handing out". */
-  conc_queue *held_from; /* NULL: there is none */
+  conc__object *held_from; /* the queue, which is used; NULL: there is none */
   conc__buffer held;     /* its body */
   bool held_sent;        /* its reply is the kernel's, all of it */
   bool confirms;         /* something was handed out: so an empty frame is the
@@ -31071,7 +31499,8 @@ typedef struct conc__client {
 typedef struct conc__server_side {
   conc_task thread; /* any: runs the loop, and is joined at the end */
   conc_task root;   /* any: accepts; the server ends when it is cancelled */
-  unsigned char number[6]; /* any: random, of this start; see conc__export */
+  unsigned char number[6]; /* any: random, of this start: see
+                              conc__object_id */
   conc_event ready; /* any: set when root runs, and if it never will */
   bool running;     /* root has run; read after `ready`, as `error` */
   int error;        /* negative errno: why root does not run */
@@ -31124,8 +31553,7 @@ typedef struct conc__manager_data {
   size_t max_message;          /* bytes of a request or a reply */
   double handshake_timeout;    /* seconds */
   double timeout;              /* seconds */
-  conc__export *exports;       /* under the guard, as the two sizes */
-  size_t exports_count, exports_size;
+  conc__objects objects;       /* that it serves, and their names */
   conc__server_side server; /* if it serves */
   conc__client_side client; /* if it is connected, or is connecting */
 } conc__manager_data;
@@ -31168,81 +31596,12 @@ CONC__PRIVATE int conc__manager_apply_options(conc_manager *m) {
   return 0;
 }
 
-/* Start or connect has failed: then nothing stays behind. Only registered
-   queues do, for the next try. */
+/* Start or connect has failed: then nothing stays behind. Only what is
+   registered does, for the next try. */
 CONC__PRIVATE void conc__manager_undo_state(conc_manager *m) {
-  if (m->state == NULL || m->state->exports_count > 0) return;
-  CONC_FREE(m->state->exports);
+  if (m->state == NULL || m->state->objects.names_count > 0) return;
   CONC_FREE(m->state);
   m->state = NULL;
-}
-
-/* --- names --- */
-
-/* The id of a name, from 1; 0: unknown. The guard is held. */
-CONC__PRIVATE size_t conc__export_find(const conc__manager_data *m,
-                                       const char *name) {
-  size_t i;
-  CONC__CHECK(conc__mutex_is_held(conc__mutex_of(m)));
-  CONC__CHECK(m->exports_count <= m->exports_size);
-  for (i = 0; i < m->exports_count; i++)
-    if (strcmp(m->exports[i].name, name) == 0) return i + 1;
-  return 0;
-}
-
-/* How many queues are served. */
-CONC__PRIVATE size_t conc__exports_count(conc__manager_data *m) {
-  conc__mutex *guard = conc__mutex_of(m);
-  size_t n;
-  conc__mutex_lock(guard);
-  n = m->exports_count;
-  conc__mutex_unlock(guard);
-  return n;
-}
-
-/* The queue of a name, and its id in *id; NULL and 0: unknown. Clients are
-   served while queues are still being registered: hence the guard. */
-CONC__PRIVATE conc_queue *conc__export_by_name(conc__manager_data *m,
-                                               const char *name, size_t *id) {
-  conc__mutex *guard = conc__mutex_of(m);
-  conc_queue *q;
-  conc__mutex_lock(guard);
-  *id = conc__export_find(m, name);
-  q = *id > 0 ? m->exports[*id - 1].queue : NULL;
-  conc__mutex_unlock(guard);
-  return q;
-}
-
-/* An id as text: the server's number in 12 hexadecimal digits, a point, and
-   the place in decimal ones. */
-#define CONC__ID_SIZE 36
-
-CONC__PRIVATE void conc__export_id(const conc__manager_data *m, size_t place,
-                                   char id[CONC__ID_SIZE]) {
-  const unsigned char *p = m->server.number;
-  snprintf(id, CONC__ID_SIZE, "%02x%02x%02x%02x%02x%02x.%lu", p[0], p[1], p[2],
-           p[3], p[4], p[5], (unsigned long)place);
-}
-
-/* The queue of an id as a client writes it. NULL: there is none. The bound on
-   n keeps a long text from overflowing. */
-CONC__PRIVATE conc_queue *conc__export_by_id(conc__manager_data *m,
-                                             const char *id) {
-  static const char digits[] = "0123456789abcdef";
-  conc__mutex *guard = conc__mutex_of(m);
-  conc_queue *q = NULL;
-  size_t n = 0, i;
-  for (i = 0; i < 2 * sizeof m->server.number; i++, id++)
-    if (*id != digits[m->server.number[i / 2] >> (i % 2 ? 0 : 4) & 15])
-      return NULL;
-  if (*id++ != '.' || *id < '1' || *id > '9') return NULL;
-  for (; *id >= '0' && *id <= '9' && n < 100000000; id++)
-    n = n * 10 + (size_t)(*id - '0');
-  if (*id != 0) return NULL;
-  conc__mutex_lock(guard);
-  if (n >= 1 && n <= m->exports_count) q = m->exports[n - 1].queue;
-  conc__mutex_unlock(guard);
-  return q;
 }
 
 /* --- a session: one run of a client's coroutine --- */
@@ -31251,7 +31610,7 @@ CONC__PRIVATE conc_queue *conc__export_by_id(conc__manager_data *m,
    cannot be sent, the message goes back to its queue: so the reply's bytes in
    `out` are the message's only copy, and are described here. */
 typedef struct conc__taken {
-  conc_queue *queue;
+  conc__object *queue; /* which is used */
   size_t offset, size; /* of its body in `out` */
   size_t end;          /* of its frame: when that is sent, it is gone */
   bool old;            /* the body was made one for Python 2 */
@@ -31260,6 +31619,7 @@ typedef struct conc__taken {
 typedef struct conc__session {
   conc__client *client;
   conc__manager_data *manager;
+  const conc__object *object; /* whose method is being called */
   int protocol;       /* of the last request: 2 is Python 2 with older names */
   bool leave;         /* the connection is closed when the replies are out */
   size_t turn_bytes;  /* of this turn; see conc__session_spend */
@@ -31394,14 +31754,14 @@ CONC__PRIVATE void conc__session_give_back(conc__session *s, size_t sent) {
     memcpy(&t, s->taken.data + s->taken.size, sizeof t);
     /* Not `size`: what was flushed has 0, though its bytes are still there. */
     CONC__CHECK(t.offset + t.size <= t.end && t.end <= out->capacity);
-    if (sent >= t.end) continue;
     /* Without memory a body for Python 2 goes back as it is, in protocol 2:
        as a value it can still be read. */
-    if (t.old &&
-        conc__unget_as_protocol_4(t.queue, out->data + t.offset, t.size))
-      continue;
-    conc__unget_body(t.queue, out->data + t.offset, t.size,
-                     s->taken.size == 0 ? out : NULL);
+    if (sent < t.end &&
+        !(t.old && conc__unget_as_protocol_4(t.queue->queue,
+                                             out->data + t.offset, t.size)))
+      conc__unget_body(t.queue->queue, out->data + t.offset, t.size,
+                       s->taken.size == 0 ? out : NULL);
+    conc__object_unuse(&s->manager->objects, t.queue);
   }
 }
 
@@ -31422,16 +31782,22 @@ CONC__PRIVATE void conc__session_give_back(conc__session *s, size_t sent) {
    next get. */
 CONC__INLINE void conc__client_confirm(conc__client *c) {
   if (CONC__LIKELY(c->held_from == NULL)) return;
+  conc__object_unuse(&c->manager->objects, c->held_from);
   c->held_from = NULL;
   c->held.size = 0;
   if (c->held.capacity > CONC__HELD_KEPT) conc__buffer_free(&c->held);
 }
 
-/* The connection ends without a word. */
+/* The connection ends without a word. First what it holds, which needs no
+   wait. */
 CONC__PRIVATE void conc__client_give_back(conc__client *c) {
-  conc_queue *q = c->held_from;
+  conc__object *o = c->held_from;
+  conc__holdings_end(&c->holdings);
   c->held_from = NULL;
-  if (q != NULL) conc__unget_body(q, c->held.data, c->held.size, &c->held);
+  if (o != NULL) {
+    conc__unget_body(o->queue, c->held.data, c->held.size, &c->held);
+    conc__object_unuse(&c->manager->objects, o);
+  }
   conc__buffer_free(&c->held);
 }
 
@@ -31517,6 +31883,10 @@ CONC__PRIVATE int conc__reply_none(conc__session *s) {
   return conc__reply_op(s, CONC__OP_NONE);
 }
 
+CONC__PRIVATE int conc__reply_bool(conc__session *s, bool yes) {
+  return conc__reply_op(s, yes ? CONC__OP_NEWTRUE : CONC__OP_NEWFALSE);
+}
+
 CONC__PRIVATE int conc__reply_int(conc__session *s, int64_t n) {
   int rc = CONC__REPLY_BEGIN(s, "#RETURN");
   if (rc == 0) rc = conc__pickle_put_int(&s->client->channel.out, n);
@@ -31543,18 +31913,23 @@ CONC__PRIVATE int conc__text_room(const char *text, size_t max) {
 /* For a format's "%.*s". */
 #define CONC__SHOWN(text, max) conc__text_room(text, max), (text)
 
-/* ('#TRACEBACK', text): Python raises RemoteError(text), which it prints with
-   a line below: so a newline is the last of a traceback. */
-CONC__PRIVATE int conc__reply_refuse(conc__session *s, const char *text) {
+/* Ends a reply, behind its begin, with a text that Python shows to the user.
+   It prints a line below: so a newline is the last of a traceback. */
+CONC__PRIVATE int conc__reply_line(conc__session *s, int rc,
+                                   const char *text) {
   conc__buffer *out = &s->client->channel.out;
   char line[CONC__LINE_MAX + 2];
   int n = snprintf(line, sizeof line, "%.*s\n",
                    CONC__SHOWN(text, CONC__LINE_MAX));
-  int rc = CONC__REPLY_BEGIN(s, "#TRACEBACK");
   if (rc == 0) /* Python 2 insists on its own str */
     rc = s->protocol == 2 ? conc__pickle_put_bytes(out, line, (size_t)n, 2)
                           : conc__pickle_put_str(out, line, (size_t)n);
   return rc != 0 ? rc : conc__reply_end(s);
+}
+
+/* ('#TRACEBACK', text): Python raises RemoteError(text). */
+CONC__PRIVATE int conc__reply_refuse(conc__session *s, const char *text) {
+  return conc__reply_line(s, CONC__REPLY_BEGIN(s, "#TRACEBACK"), text);
 }
 
 /* ('#ERROR', exception): Python raises it. An empty text is no argument. */
@@ -31587,6 +31962,8 @@ CONC__PRIVATE int conc__reply_builtin(conc__session *s, const char *name,
 CONC__PRIVATE int conc__reply_error(conc__session *s, int rc, bool get) {
   if (rc == -ETIMEDOUT)
     return conc__reply_raise(s, "queue", "Queue", get ? "Empty" : "Full", "");
+  if (rc == -EPIPE && s->object->shut) /* new in Python 3.13 */
+    return conc__reply_raise(s, "queue", "Queue", "ShutDown", "");
   if (rc == -EPIPE)
     return conc__reply_builtin(s, "EOFError", "queue is closed");
   if (rc == -EMSGSIZE)
@@ -31601,15 +31978,23 @@ CONC__PRIVATE int conc__reply_error(conc__session *s, int rc, bool get) {
 typedef struct conc__request {
   const conc_value *args; /* a tuple */
   const conc_value *kwds; /* a dict */
-  const char *ident;      /* the queue's id; NULL: a function of the server */
+  const char *ident;      /* the object's; NULL: a function of the server */
   const char *method;
+  size_t skip; /* how many of `args` come before those of the method: of
+                  create, the name */
 } conc__request;
+
+/* How many arguments have no name. */
+CONC__INLINE size_t conc__request_given(const conc__request *r) {
+  return conc_value_size(r->args) - r->skip;
+}
 
 /* Finds parameter `i` by place or by name; NULL if it is not given. */
 CONC__PRIVATE const conc_value *conc__request_argument(const conc__request *r,
                                                        size_t i,
                                                        const char *name) {
-  if (i < conc_value_size(r->args)) return conc_value_item(r->args, i);
+  if (i < conc__request_given(r))
+    return conc_value_item(r->args, r->skip + i);
   return conc_value_get(r->kwds, name);
 }
 
@@ -31621,27 +32006,24 @@ CONC__PRIVATE const char *conc__request_text(const conc_value *v) {
   return text != NULL && strlen(text) == size ? text : NULL;
 }
 
-/* What the methods put and get of queue.Queue take. Block and timeout, if a
-   method has them, are its last two parameters. */
-typedef struct conc__parameters {
-  const char *names[3];
-  size_t count;    /* of these names */
-  size_t required; /* of them have no default: the first ones */
-} conc__parameters;
-
 /* Checks the arguments against a method's parameters. Writes Python's own
    complaint, which its programmer knows, and returns false if they do not
    fit. */
 CONC__PRIVATE bool conc__request_arguments_fit(const conc__request *r,
                                                const conc__parameters *p,
                                                char *text, size_t size) {
-  size_t given = conc_value_size(r->args);
+  size_t given = conc__request_given(r);
   size_t keywords = conc_value_size(r->kwds);
+  char from[24] = "";
   size_t i, j;
-  if (given > p->count) {
+  if (p->count == CONC__UNCHECKED) return true;
+  if (given > p->count) { /* Python counts self, too */
+    if (p->required < p->count)
+      snprintf(from, sizeof from, "from %u to ", (unsigned)p->required + 1);
     snprintf(text, size,
-             "%s() takes %u positional arguments but %u were given", r->method,
-             (unsigned)p->count + 1, (unsigned)given + 1); /* and self */
+             "%s() takes %s%u positional argument%s but %u were given",
+             r->method, from, (unsigned)p->count + 1,
+             p->count > 0 ? "s" : "", (unsigned)given + 1);
     return false;
   }
   for (i = 0; i < keywords; i++) {
@@ -31715,6 +32097,27 @@ CONC__PRIVATE const char *conc__parse_block_timeout(const conc_value *block,
   if (!(f >= 0)) return "'timeout' must be a non-negative number";
   *out = f;
   return NULL;
+}
+
+/* --- what a connection owns ---
+
+   A lock is owned by a connection, for a thread of Python has one of its own,
+   while the coroutines that serve it come and go. So each of them acquires in
+   the name of the connection: it takes the connection's number for its own,
+   which is no other task's. All that asks for the owner of a lock, a waiter
+   that is handed it, a look for deadlocks, then finds the connection. */
+
+CONC__INLINE void conc__session_own(const conc__session *s) {
+  if (s->client->owner != 0) conc__self()->id = s->client->owner;
+}
+
+/* From here to the second call, with what this has returned, the caller acts
+   in the name of another owner. */
+CONC__PRIVATE uintptr_t conc__act_as(uintptr_t owner) {
+  conc__actor *self = conc__self();
+  uintptr_t before = self->id;
+  self->id = owner;
+  return before;
 }
 
 /* --- calls that may wait ---
@@ -32019,8 +32422,9 @@ CONC__PRIVATE bool conc__serve_downgraded(conc__session *s, conc_queue *q,
 /* get(block=True, timeout=None). The message goes straight from the queue into
    the reply. From then on `taken` must know of it; so the memory to note it is
    there before the queue is asked. */
-CONC__PRIVATE int conc__serve_get(conc__session *s, conc_queue *q,
+CONC__PRIVATE int conc__serve_get(conc__session *s, conc__object *o,
                                   double timeout) {
+  conc_queue *q = o->queue;
   conc__buffer *out = &s->client->channel.out;
   const size_t limit = conc__message_limit(s->manager);
   conc__sink sink;
@@ -32040,9 +32444,10 @@ CONC__PRIVATE int conc__serve_get(conc__session *s, conc_queue *q,
   }
   if (n == -ECANCELED) return (int)n;
   if (n < 0) return conc__reply_not_got(s, n, limit);
-  t.queue = q;
+  t.queue = o;
   t.old = s->protocol == 2;
   if (t.old && !conc__serve_downgraded(s, q, t.offset, &rc)) return rc;
+  conc__object_use(o);
   t.size = out->size - t.offset;
   rc = conc__reply_end(s);
   t.end = out->size;
@@ -32056,8 +32461,9 @@ CONC__PRIVATE int conc__serve_get(conc__session *s, conc_queue *q,
 /* _conc_get(timeout, wants, size): the message is handed out. It goes from the
    queue into the client's own buffer, which is its place until it is confirmed
    or given back, and is copied from there: so it cannot be lost on the way. */
-CONC__PRIVATE int conc__serve_take(conc__session *s, conc_queue *q,
+CONC__PRIVATE int conc__serve_take(conc__session *s, conc__object *o,
                                    double timeout, int wants, size_t size) {
+  conc_queue *q = o->queue;
   conc__client *c = s->client;
   size_t limit = conc__message_limit(s->manager);
   conc__sink sink;
@@ -32077,7 +32483,8 @@ CONC__PRIVATE int conc__serve_take(conc__session *s, conc_queue *q,
   }
   if (n == -ECANCELED) return (int)n;
   if (n < 0) return conc__reply_not_got(s, n, limit);
-  c->held_from = q;
+  conc__object_use(o);
+  c->held_from = o;
   c->held_sent = false;
   c->confirms = true;
   rc = CONC__REPLY_BEGIN(s, "#RETURN");
@@ -32119,14 +32526,15 @@ CONC__PRIVATE int conc__serve_size(conc__session *s, conc_queue *q,
   if (n < 0) return conc__reply_error(s, (int)n, true);
   if (*method == 'q') return conc__reply_int(s, n);
   yes = *method == 'e' ? n == 0 : q->capacity > 0 && (size_t)n >= q->capacity;
-  return conc__reply_op(s, yes ? CONC__OP_NEWTRUE : CONC__OP_NEWFALSE);
+  return conc__reply_bool(s, yes);
 }
 
 /* ---------------------------------------------------------------------------
    >>dispatch: what a client asks for, and for how long it has its turn
 
    The second half of a session: it reads a request, finds the function of the
-   server or the method of a queue, and calls what >>session has for it. What
+   server or the method of an object, and calls it; what calls of queues need
+   is in >>session. What
    is wrong with a request is told to the client, as CPython's server tells it;
    only what is no frame ends the connection without a word.
 
@@ -32134,112 +32542,245 @@ CONC__PRIVATE int conc__serve_size(conc__session *s, conc_queue *q,
    request, which may take seconds, is left to a thread, and a session that
    goes on and on has turns (conc__session_spend).
 
-   Uses >>session, >>pickle and threads. Its user is >>server.
+   Uses >>objects, >>session, >>pickle and threads. Its user is >>server.
    ------------------------------------------------------------------------ */
 
-/* --- the methods of a queue, and the functions of the server --- */
+/* --- a queue, as a class --- */
 
-/* The methods that a client may call. It executes these names, if it is
-   Python: so they are these words and nothing else, ever. */
-static const char *const conc__methods[] = {
-    "empty", "full",       "get",   "get_nowait", "join",
-    "put",   "put_nowait", "qsize", "task_done"};
-#define CONC__METHODS (sizeof conc__methods / sizeof *conc__methods)
-
-CONC__PRIVATE bool conc__method_is_exposed(const char *method) {
-  size_t i;
-  for (i = 0; i < CONC__METHODS; i++)
-    if (strcmp(method, conc__methods[i]) == 0) return true;
+/* Reads block and timeout, the parameters `i` and `i` + 1. False: they are no
+   such, and *rc is how it went to say so. */
+CONC__PRIVATE bool conc__serve_timeout(conc__session *s,
+                                       const conc__request *r, size_t i,
+                                       double *timeout, int *rc) {
+  bool type;
+  const char *complaint = conc__parse_block_timeout(
+      conc__request_argument(r, i, "block"),
+      conc__request_argument(r, i + 1, "timeout"), timeout, &type);
+  if (complaint == NULL) return true;
+  *rc = conc__reply_builtin(s, type ? "TypeError" : "ValueError", complaint);
   return false;
 }
 
-/* A method that is not among these. Python asks for a text when a program
-   prints a proxy. */
-CONC__PRIVATE int conc__serve_unexposed(conc__session *s, const char *method) {
-  char text[160];
-  if (strcmp(method, "__str__") == 0 || strcmp(method, "__repr__") == 0) {
-    int rc = CONC__REPLY_BEGIN(s, "#RETURN");
-    if (rc == 0)
-      rc = conc__pickle_put_str(&s->client->channel.out,
-                                "<conc_queue object>", 19);
-    return rc != 0 ? rc : conc__reply_end(s);
-  }
-  snprintf(text, sizeof text,
-           "AttributeError: method '%.*s' of a queue is not exposed",
-           CONC__SHOWN(method, 60));
-  return conc__reply_refuse(s, text);
+CONC__PRIVATE int conc__serve_queue_put(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
+  double timeout;
+  int rc;
+  if (!conc__serve_timeout(s, r, 1, &timeout, &rc)) return rc;
+  return conc__serve_put(s, o->queue, conc__request_argument(r, 0, "item"),
+                         timeout);
 }
 
-/* A method that only clients of ours call: these make no mistakes that a
-   programmer would have to read about. */
-CONC__PRIVATE int conc__serve_own_method(conc__session *s, conc_queue *q,
+CONC__PRIVATE int conc__serve_queue_put_nowait(conc__session *s,
+                                               conc__object *o,
+                                               const conc__request *r) {
+  return conc__serve_put(s, o->queue, conc__request_argument(r, 0, "item"), 0);
+}
+
+CONC__PRIVATE int conc__serve_queue_get(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
+  double timeout;
+  int rc;
+  if (!conc__serve_timeout(s, r, 0, &timeout, &rc)) return rc;
+  return conc__serve_get(s, o, timeout);
+}
+
+CONC__PRIVATE int conc__serve_queue_get_nowait(conc__session *s,
+                                               conc__object *o,
+                                               const conc__request *r) {
+  (void)r;
+  return conc__serve_get(s, o, 0);
+}
+
+CONC__PRIVATE int conc__serve_queue_join(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
+  (void)r;
+  return conc__serve_join(s, o->queue);
+}
+
+CONC__PRIVATE int conc__serve_queue_task_done(conc__session *s,
+                                              conc__object *o,
+                                              const conc__request *r) {
+  (void)r;
+  return conc__serve_task_done(s, o->queue);
+}
+
+CONC__PRIVATE int conc__serve_queue_size(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
+  return conc__serve_size(s, o->queue, r->method);
+}
+
+/* The two methods that only clients of ours call: these make no mistakes that
+   a programmer would have to read about. */
+CONC__PRIVATE int conc__serve_queue_take(conc__session *s, conc__object *o,
                                          const conc__request *r) {
   const conc_value *size = conc_value_item(r->args, 2);
   double timeout = 0;
   int64_t wants = 0, most = 0;
-  if (strcmp(r->method, CONC__METHOD_UNGET) == 0 &&
-      conc_value_size(r->args) == 1)
-    return conc__serve_unget(s, q, conc_value_item(r->args, 0));
-  if (strcmp(r->method, CONC__METHOD_GET) != 0 ||
-      conc_value_size(r->args) != 3 ||
+  if (conc_value_size(r->args) != 3 ||
       conc_value_float(conc_value_item(r->args, 0), &timeout) != 0 ||
       conc_value_int(conc_value_item(r->args, 1), &wants) != 0 ||
       (conc_value_type(size) != CONC_NONE &&
        (conc_value_int(size, &most) != 0 || most < 0)))
-    return conc__serve_unexposed(s, r->method);
-  return conc__serve_take(s, q, timeout, (int)wants,
+    return conc__reply_refuse(s, "TypeError: " CONC__METHOD_GET "()");
+  return conc__serve_take(s, o, timeout, (int)wants,
                           conc_value_type(size) == CONC_NONE ? SIZE_MAX
                                                              : (size_t)most);
 }
 
-/* A method of a queue. What is wrong with a request is told in the order in
+CONC__PRIVATE int conc__serve_queue_unget(conc__session *s, conc__object *o,
+                                          const conc__request *r) {
+  if (conc_value_size(r->args) != 1)
+    return conc__reply_refuse(s, "TypeError: " CONC__METHOD_UNGET "()");
+  return conc__serve_unget(s, o->queue, conc_value_item(r->args, 0));
+}
+
+/* The methods of queue.Queue, and ours. */
+static const conc__method conc__queue_methods[] = {
+    {"empty", CONC__TAKES_NONE, conc__serve_queue_size, false},
+    {"full", CONC__TAKES_NONE, conc__serve_queue_size, false},
+    {"get", {{"block", "timeout", NULL}, 2, 0}, conc__serve_queue_get, false},
+    {"get_nowait", CONC__TAKES_NONE, conc__serve_queue_get_nowait, false},
+    {"join", CONC__TAKES_NONE, conc__serve_queue_join, false},
+    {"put",
+     {{"item", "block", "timeout"}, 3, 1},
+     conc__serve_queue_put,
+     false},
+    {"put_nowait",
+     {{"item", NULL, NULL}, 1, 1},
+     conc__serve_queue_put_nowait,
+     false},
+    {"qsize", CONC__TAKES_NONE, conc__serve_queue_size, false},
+    {"task_done", CONC__TAKES_NONE, conc__serve_queue_task_done, false},
+    {CONC__METHOD_GET, CONC__TAKES_ANY, conc__serve_queue_take, false},
+    {CONC__METHOD_UNGET, CONC__TAKES_ANY, conc__serve_queue_unget, true}};
+#define CONC__QUEUE_METHODS \
+  (sizeof conc__queue_methods / sizeof *conc__queue_methods)
+
+/* A queue of the program: clients neither make nor free one. */
+static const conc__class conc__served_queue = {
+    NULL, "queue.Queue", conc__queue_methods, CONC__QUEUE_METHODS,
+    NULL, NULL,          NULL,                NULL};
+
+/* --- the methods of an object --- */
+
+/* Whether clients are told of a method. `ours`: also of those that only
+   clients of ours call. */
+CONC__PRIVATE bool conc__method_is_told(const conc__method *m, bool ours) {
+  return !m->hidden && (ours || strncmp(m->name, "_conc_", 6) != 0);
+}
+
+/* Appends the names of a class's methods, as a tuple. With those that only
+   clients of ours call there is the bytes of the longest request, too. */
+CONC__PRIVATE int conc__reply_methods(conc__session *s,
+                                      const conc__class *type, bool ours) {
+  conc__buffer *out = &s->client->channel.out;
+  char text[40];
+  size_t i;
+  int rc = conc__pickle_put_op(out, CONC__OP_MARK);
+  for (; type != NULL; type = type->base)
+    for (i = 0; rc == 0 && i < type->count; i++)
+      if (conc__method_is_told(&type->methods[i], ours))
+        rc = conc__pickle_put_str(out, type->methods[i].name,
+                                  strlen(type->methods[i].name));
+  snprintf(text, sizeof text, CONC__METHOD_MAX "%zu", s->manager->max_message);
+  if (rc == 0 && ours) rc = conc__pickle_put_str(out, text, strlen(text));
+  return rc != 0 ? rc : conc__pickle_put_op(out, CONC__OP_TUPLE);
+}
+
+/* Appends what Python's repr() says of an object. Where Python shows an
+   address there is the object's number. */
+CONC__PRIVATE int conc__object_text(const conc__object *o, conc__buffer *b) {
+  char text[160];
+  int n;
+  if (o->type->text != NULL) return o->type->text(o, b);
+  n = snprintf(text, sizeof text, "<%.100s object at 0x%llx>", o->type->python,
+               (unsigned long long)o->number);
+  return conc__buffer_append(b, text, (size_t)n);
+}
+
+/* ('#RETURN', the object's text). */
+CONC__PRIVATE int conc__reply_text(conc__session *s, const conc__object *o) {
+  conc__buffer *out = &s->client->channel.out;
+  conc__buffer b = {NULL, 0, 0, 0};
+  int rc = conc__object_text(o, &b);
+  if (rc == 0) rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  if (rc == 0)
+    rc = conc__pickle_put_str(out, (const char *)b.data, b.size);
+  conc__buffer_free(&b);
+  return rc != 0 ? rc : conc__reply_end(s);
+}
+
+/* A method that is not among those of the class. Python's server has three for
+   every object: it asks for a text when a program prints a proxy. */
+CONC__PRIVATE int conc__serve_unexposed(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
+  const conc__class *type = o->type;
+  char text[CONC__LINE_MAX + 1];
+  size_t i;
+  int n;
+  if (strcmp(r->method, "__str__") == 0 || strcmp(r->method, "__repr__") == 0)
+    return conc__reply_text(s, o);
+  if (strcmp(r->method, "#GETVALUE") == 0) {
+    if (type->value != NULL) return type->value(s, o, r);
+    snprintf(text, sizeof text, "TypeError: cannot pickle '%.80s' object",
+             type->python);
+    return conc__reply_line(s, CONC__REPLY_BEGIN(s, "#UNSERIALIZABLE"), text);
+  }
+  n = snprintf(text, sizeof text,
+               "AttributeError: method '%.*s' of <class '%.60s'> object is "
+               "not in exposed={",
+               CONC__SHOWN(r->method, 60), type->python);
+  for (; type != NULL; type = type->base)
+    for (i = 0; i < type->count; i++)
+      if (conc__method_is_told(&type->methods[i], false) &&
+          (size_t)n + strlen(type->methods[i].name) + 5 < sizeof text)
+        n += snprintf(text + n, sizeof text - (size_t)n, "%s'%s'",
+                      text[n - 1] == '{' ? "" : ", ", type->methods[i].name);
+  snprintf(text + n, sizeof text - (size_t)n, "}");
+  return conc__reply_refuse(s, text);
+}
+
+/* The object that a request is for. NULL: *rc is how it went to say that there
+   is none: the id is of another server that was here before, or of an object
+   that has gone, or made up. */
+CONC__PRIVATE conc__object *conc__request_object(conc__session *s,
+                                                 const char *id, int *rc) {
+  char text[96];
+  conc__object *o =
+      id != NULL ? conc__object_by_id(&s->manager->objects,
+                                      s->manager->server.number, id)
+                 : NULL;
+  if (o != NULL) return o;
+  snprintf(text, sizeof text, "KeyError: no object with id '%.*s'",
+           CONC__SHOWN(id != NULL ? id : "?", 40));
+  *rc = conc__reply_refuse(s, text);
+  return NULL;
+}
+
+/* A method of an object. What is wrong with a request is told in the order in
    which Python's server finds it: the object, the method, the arguments, their
    values. Such a request has a reply as any other; the connection stays. */
 CONC__PRIVATE int conc__serve_method(conc__session *s,
                                      const conc__request *r) {
-  static const conc__parameters none = {{NULL, NULL, NULL}, 0, 0};
-  static const conc__parameters get_all = {{"block", "timeout", NULL}, 2, 0};
-  static const conc__parameters put_item = {{"item", NULL, NULL}, 1, 1};
-  static const conc__parameters put_all = {{"item", "block", "timeout"}, 3, 1};
-  conc_queue *q = conc__export_by_id(s->manager, r->ident);
-  const char *method = r->method;
-  bool put = strncmp(method, "put", 3) == 0;
-  bool get = strncmp(method, "get", 3) == 0;
-  bool waits = (put || get) && method[3] == 0; /* else: ..._nowait */
-  const conc__parameters *p =
-      put ? (waits ? &put_all : &put_item) : (waits ? &get_all : &none);
-  double timeout = 0;
+  const conc__method *m;
   char text[160];
-  /* The id is of another server that was here before, or made up. */
-  if (q != NULL && *method == '_' && strncmp(method, "_conc_", 6) == 0)
-    return conc__serve_own_method(s, q, r);
-  if (q == NULL) {
-    snprintf(text, sizeof text, "KeyError: no object with id '%.*s'",
-             CONC__SHOWN(r->ident, 40));
-    return conc__reply_refuse(s, text);
-  }
-  if (!conc__method_is_exposed(method))
-    return conc__serve_unexposed(s, method);
-  if (!conc__request_arguments_fit(r, p, text, sizeof text))
-    return conc__reply_builtin(s, "TypeError", text);
-  if (waits) {
-    bool type;
-    const char *complaint = conc__parse_block_timeout(
-        conc__request_argument(r, p->count - 2, "block"),
-        conc__request_argument(r, p->count - 1, "timeout"), &timeout, &type);
-    if (complaint != NULL)
-      return conc__reply_builtin(s, type ? "TypeError" : "ValueError",
-                                 complaint);
-  }
-  /* From here on the queue is touched; only the first letters still matter. */
-  if (put)
-    return conc__serve_put(s, q, conc__request_argument(r, 0, "item"),
-                           timeout);
-  if (get) return conc__serve_get(s, q, timeout);
-  if (*method == 'j') return conc__serve_join(s, q);
-  if (*method == 't') return conc__serve_task_done(s, q);
-  return conc__serve_size(s, q, method);
+  int rc = 0;
+  conc__object *o = conc__request_object(s, r->ident, &rc);
+  if (o == NULL) return rc;
+  conc__object_use(o); /* a client may take its last reference meanwhile */
+  s->object = o;
+  m = conc__class_method(o->type, r->method);
+  if (m == NULL)
+    rc = conc__serve_unexposed(s, o, r);
+  else if (!conc__request_arguments_fit(r, &m->takes, text, sizeof text))
+    rc = conc__reply_builtin(s, "TypeError", text);
+  else
+    rc = m->serve(s, o, r);
+  conc__object_unuse(&s->manager->objects, o);
+  return rc;
 }
+
+/* --- the functions of the server: objects --- */
 
 /* A call with arguments that there are no parameters for, in Python's words.
    `name` is what it calls. */
@@ -32247,7 +32788,7 @@ CONC__PRIVATE int conc__refuse_arguments(conc__session *s,
                                          const conc__request *r,
                                          const char *name) {
   char text[256];
-  size_t given = conc_value_size(r->args) - 1; /* without the name itself */
+  size_t given = conc__request_given(r);
   const char *key = conc_value_size(r->kwds) > 0
                         ? conc_value_str(conc_value_key(r->kwds, 0), NULL)
                         : NULL;
@@ -32263,51 +32804,191 @@ CONC__PRIVATE int conc__refuse_arguments(conc__session *s,
   return conc__reply_refuse(s, text);
 }
 
-/* create(name): a pair, the id of a queue and the names of its methods. */
-CONC__PRIVATE int conc__serve_create(conc__session *s,
-                                     const conc__request *r) {
-  conc__buffer *out = &s->client->channel.out;
-  const char *name = NULL;
+/* Makes an object of a class whose state is made already, with the reference
+   of the client that is told of it. NULL: there is no memory, and the state is
+   freed. For a method that replies with a proxy, too. */
+CONC__PRIVATE conc__object *conc__object_serve(conc__session *s,
+                                               conc__object *made) {
+  conc__objects *t = &s->manager->objects;
+  if (conc__object_enter(t, made) != 0) {
+    conc__object_free(made);
+    return NULL;
+  }
+  conc__object_incref(t, made);
+  return made;
+}
+
+/* Makes an object from the arguments of create. NULL: *rc is how it went to
+   say why not. */
+CONC__PRIVATE conc__object *conc__serve_make(conc__session *s,
+                                             const conc__class *type,
+                                             const conc__request *r, int *rc) {
+  char text[CONC__LINE_MAX + 1] = "MemoryError";
+  conc__object *o = conc__object_new(type, NULL, NULL);
+  if (o != NULL && type->make(s, o, r, text, sizeof text) != 0) {
+    CONC_FREE(o);
+    o = NULL;
+  }
+  if (o != NULL) o = conc__object_serve(s, o);
+  if (o == NULL) *rc = conc__reply_refuse(s, text);
+  return o;
+}
+
+/* Appends the id of an object. */
+CONC__PRIVATE int conc__reply_id(conc__session *s, const conc__object *o) {
+  char id[CONC__ID_SIZE];
+  conc__object_id(o, s->manager->server.number, id);
+  return conc__pickle_put_str(&s->client->channel.out, id, strlen(id));
+}
+
+/* create(name, ...): a pair, the id of an object and the names of its
+   methods. */
+CONC__PRIVATE int conc__serve_create(conc__session *s, conc__request *r) {
+  const conc__class *type = NULL;
+  conc__object *o = NULL;
+  const char *name = conc__request_text(conc_value_item(r->args, 0));
   char text[160];
-  size_t id = 0;
-  size_t i;
-  int rc;
-  name = conc__request_text(conc_value_item(r->args, 0));
-  if (name != NULL) conc__export_by_name(s->manager, name, &id);
-  if (id == 0) {
+  int rc = 0;
+  r->skip = 1;
+  if (name == NULL ||
+      !conc__names_get(&s->manager->objects, name, &type, &o) ||
+      (o == NULL && type->make == NULL)) {
     snprintf(text, sizeof text, "KeyError: '%.*s'",
              CONC__SHOWN(name != NULL ? name : "?", 80));
     return conc__reply_refuse(s, text);
   }
-  /* The queue is there, and is not made of anything: as of a function that is
-     registered with register() and has no parameters. */
-  if (conc_value_size(r->args) > 1 || conc_value_size(r->kwds) > 0)
-    return conc__refuse_arguments(s, r, name);
-  conc__export_id(s->manager, id, text);
+  if (o == NULL) {
+    r->method = name;
+    o = conc__serve_make(s, type, r, &rc);
+    if (o == NULL) return rc;
+  } else {
+    /* The object is there, and is not made of anything: as of a function that
+       is registered with register() and has no parameters. */
+    if (conc__request_given(r) > 0 || conc_value_size(r->kwds) > 0)
+      return conc__refuse_arguments(s, r, name);
+    conc__object_incref(&s->manager->objects, o);
+  }
   rc = CONC__REPLY_BEGIN(s, "#RETURN");
-  if (rc == 0) rc = conc__pickle_put_str(out, text, strlen(text));
-  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_MARK);
-  for (i = 0; rc == 0 && i < CONC__METHODS; i++)
-    rc = conc__pickle_put_str(out, conc__methods[i], strlen(conc__methods[i]));
+  if (rc == 0) rc = conc__reply_id(s, o);
+  if (rc == 0) rc = conc__reply_methods(s, o->type, true);
   if (rc == 0)
-    rc = conc__pickle_put_str(out, CONC__METHOD_GET,
-                              sizeof CONC__METHOD_GET - 1);
-  snprintf(text, sizeof text, CONC__METHOD_MAX "%zu", s->manager->max_message);
-  if (rc == 0) rc = conc__pickle_put_str(out, text, strlen(text));
-  if (rc == 0) rc = conc__pickle_put_ops(out, CONC__OP_TUPLE, CONC__OP_TUPLE2);
+    rc = conc__pickle_put_op(&s->client->channel.out, CONC__OP_TUPLE2);
   return rc != 0 ? rc : conc__reply_end(s);
 }
 
-/* get_methods(): their names alone. */
-CONC__PRIVATE int conc__serve_get_methods(conc__session *s) {
+/* ('#PROXY', (methods, Token(name, None, id))): the client makes a proxy for
+   an object of that name, whose first reference it takes over. It puts its own
+   address in the place of None. For methods, of objects that were made by
+   conc__object_serve. */
+CONC__PRIVATE int conc__reply_proxy(conc__session *s, const conc__object *o,
+                                    const char *name) {
   conc__buffer *out = &s->client->channel.out;
-  size_t i;
-  int rc = CONC__REPLY_BEGIN(s, "#RETURN");
-  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_MARK);
-  for (i = 0; rc == 0 && i < CONC__METHODS; i++)
-    rc = conc__pickle_put_str(out, conc__methods[i], strlen(conc__methods[i]));
-  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE);
+  int rc = CONC__REPLY_BEGIN(s, "#PROXY");
+  if (rc == 0) rc = conc__reply_methods(s, o->type, false);
+  if (rc == 0)
+    rc = conc__pickle_put_global(out, "multiprocessing.managers", "Token");
+  if (rc == 0)
+    rc = conc__pickle_put_ops(out, CONC__OP_EMPTY_TUPLE, CONC__OP_NEWOBJ);
+  if (rc == 0) rc = conc__pickle_put_str(out, name, strlen(name));
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_NONE);
+  if (rc == 0) rc = conc__reply_id(s, o);
+  if (rc == 0) rc = conc__pickle_put_ops(out, CONC__OP_TUPLE3, CONC__OP_BUILD);
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE2);
   return rc != 0 ? rc : conc__reply_end(s);
+}
+
+/* The id in a Token, of which only that counts; NULL: it is none. */
+CONC__PRIVATE const char *conc__token_id(const conc_value *token) {
+  const conc_value *state;
+  const char *name;
+  if (conc_value_type(token) != CONC_OBJECT) return NULL;
+  name = conc__request_text(conc_value_item(token, 1));
+  state = conc_value_item(token, 3);
+  if (name == NULL || strcmp(name, "Token") != 0 || state == NULL ||
+      conc_value_type(state) != CONC_TUPLE || conc_value_size(state) != 3)
+    return NULL;
+  return conc__request_text(conc_value_item(state, 2));
+}
+
+/* The id in what Python makes of a proxy: RebuildProxy(class, token, ...), of
+   which only the token counts. NULL: it is none. */
+CONC__PRIVATE __attribute__((unused)) const char *
+conc__proxy_id(const conc_value *proxy) {
+  const conc_value *args;
+  const char *name;
+  if (conc_value_type(proxy) != CONC_OBJECT) return NULL;
+  name = conc__request_text(conc_value_item(proxy, 1));
+  args = conc_value_item(proxy, 2);
+  if (name == NULL || strcmp(name, "RebuildProxy") != 0 || args == NULL ||
+      conc_value_type(args) != CONC_TUPLE || conc_value_size(args) < 2)
+    return NULL;
+  return conc__token_id(conc_value_item(args, 1));
+}
+
+/* get_methods(token): their names alone. */
+CONC__PRIVATE int conc__serve_get_methods(conc__session *s,
+                                          const conc__request *r) {
+  int rc = 0;
+  conc__object *o = conc__request_object(
+      s, conc__token_id(conc_value_item(r->args, 0)), &rc);
+  if (o == NULL) return rc;
+  rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  if (rc == 0) rc = conc__reply_methods(s, o->type, false);
+  return rc != 0 ? rc : conc__reply_end(s);
+}
+
+/* incref(id) and decref(id). */
+CONC__PRIVATE int conc__serve_reference(conc__session *s,
+                                        const conc__request *r, bool more) {
+  conc__objects *t = &s->manager->objects;
+  const char *id = conc__request_text(conc_value_item(r->args, 0));
+  int rc = 0;
+  conc__object *o = conc__request_object(s, id, &rc);
+  if (o == NULL) return rc;
+  if (more) {
+    conc__object_incref(t, o);
+  } else if (!conc__object_decref(t, o)) {
+    char text[96];
+    snprintf(text, sizeof text, "KeyError: '%.*s'", CONC__SHOWN(id, 40));
+    return conc__reply_refuse(s, text);
+  }
+  return conc__reply_none(s);
+}
+
+/* Bytes of debug_info, about, at most; and of what it shows of an object. */
+#define CONC__DEBUG_INFO 65536
+#define CONC__DEBUG_TEXT 75
+
+/* debug_info(): the objects that clients refer to, two lines for each. */
+CONC__PRIVATE int conc__serve_debug_info(conc__session *s) {
+  conc__objects *t = &s->manager->objects;
+  conc__buffer b = {NULL, 0, 0, 0}, one = {NULL, 0, 0, 0};
+  char line[CONC__ID_SIZE + 60], id[CONC__ID_SIZE];
+  const conc__object *o;
+  size_t i;
+  int rc = 0;
+  for (i = 0; rc == 0 && b.size < CONC__DEBUG_INFO &&
+              conc__object_at(t, i, &o);
+       i++) {
+    int n;
+    if (o == NULL || o->refs == 0) continue;
+    conc__object_id(o, s->manager->server.number, id);
+    n = snprintf(line, sizeof line, "%s  %s:       refcount=%lu\n    ",
+                 b.size > 0 ? "\n" : "", id, (unsigned long)o->refs);
+    rc = conc__buffer_append(&b, line, (size_t)n);
+    one.size = 0;
+    if (rc == 0) rc = conc__object_text(o, &one);
+    if (rc == 0) rc = conc__buffer_append(&one, "", 1);
+    if (rc == 0)
+      rc = conc__buffer_append(
+          &b, one.data,
+          (size_t)conc__text_room((const char *)one.data, CONC__DEBUG_TEXT));
+  }
+  if (rc == 0) rc = conc__buffer_append(&b, "", 1);
+  if (rc == 0) rc = conc__reply_str(s, (const char *)b.data);
+  conc__buffer_free(&b);
+  conc__buffer_free(&one);
+  return rc;
 }
 
 /* The functions, and how many arguments each has. */
@@ -32323,10 +33004,8 @@ static const struct {
 #define CONC__FUNCTIONS (sizeof conc__functions / sizeof *conc__functions)
 
 /* A function of the server. It is the only request of its connection; only
-   accept_connection lets others follow. References, which incref and decref
-   are about, are not counted: queues are the program's. */
-CONC__PRIVATE int conc__serve_function(conc__session *s,
-                                       const conc__request *r) {
+   accept_connection lets others follow. */
+CONC__PRIVATE int conc__serve_function(conc__session *s, conc__request *r) {
   const char *f = r->method;
   char text[160];
   size_t given = conc_value_size(r->args);
@@ -32351,16 +33030,18 @@ CONC__PRIVATE int conc__serve_function(conc__session *s,
     s->leave = false;
     s->client->methods = true;
     s->client->channel.eager = false;
+    s->client->owner = conc__owner_new();
+    conc__session_own(s);
     return conc__reply_none(s);
   }
   if (strcmp(f, "create") == 0) return conc__serve_create(s, r);
-  if (strcmp(f, "dummy") == 0 || strcmp(f, "incref") == 0 ||
-      strcmp(f, "decref") == 0)
-    return conc__reply_none(s);
-  if (strcmp(f, "get_methods") == 0) return conc__serve_get_methods(s);
+  if (strcmp(f, "dummy") == 0) return conc__reply_none(s);
+  if (strcmp(f, "incref") == 0 || strcmp(f, "decref") == 0)
+    return conc__serve_reference(s, r, *f == 'i');
+  if (strcmp(f, "get_methods") == 0) return conc__serve_get_methods(s, r);
   if (strcmp(f, "number_of_objects") == 0)
-    return conc__reply_int(s, (int64_t)conc__exports_count(s->manager));
-  if (strcmp(f, "debug_info") == 0) return conc__reply_str(s, "");
+    return conc__reply_int(s, (int64_t)s->manager->objects.referenced);
+  if (strcmp(f, "debug_info") == 0) return conc__serve_debug_info(s);
   CONC__CHECK(strcmp(f, "shutdown") == 0);
   if (s->manager->options->no_shutdown)
     return conc__reply_refuse(
@@ -32412,14 +33093,16 @@ CONC__PRIVATE int conc__put_scalar(conc__session *s, conc_queue *q,
   }
 }
 
-/* The queue of a usual request, or NULL. */
-CONC__PRIVATE conc_queue *conc__usual_queue(conc__session *s,
-                                            const conc__usual_request *u) {
+/* The object of a usual request, if that is a queue, or NULL. */
+CONC__PRIVATE conc__object *conc__usual_queue(conc__session *s,
+                                              const conc__usual_request *u) {
   char id[CONC__ID_SIZE];
+  conc__object *o;
   CONC__CHECK(u->ident.size < sizeof id);
   memcpy(id, u->ident.data, u->ident.size);
   id[u->ident.size] = 0;
-  return conc__export_by_id(s->manager, id);
+  o = conc__object_by_id(&s->manager->objects, s->manager->server.number, id);
+  return o != NULL && o->queue != NULL ? o : NULL;
 }
 
 /* Serves _conc_get, which comes with three scalars always. False if this is
@@ -32430,7 +33113,7 @@ CONC__PRIVATE bool conc__serve_usual_take(conc__session *s,
   const conc__scalar *v = u->args;
   uint64_t wants, most = SIZE_MAX;
   double timeout;
-  conc_queue *q;
+  conc__object *o;
   if (memcmp(u->method.data, CONC__METHOD_GET, u->method.size) != 0 ||
       u->count != 3 || v[0].op != CONC__OP_BINFLOAT ||
       v[1].op != CONC__OP_BININT1)
@@ -32443,10 +33126,13 @@ CONC__PRIVATE bool conc__serve_usual_take(conc__session *s,
     return false;
   if (v[2].op != CONC__OP_NONE && most > 0x7fffffff) return false;
   if (!conc__usual_float(&v[0], &timeout)) return false;
-  q = conc__usual_queue(s, u);
-  if (q == NULL) return false;
+  o = conc__usual_queue(s, u);
+  if (o == NULL) return false;
   s->protocol = u->protocol;
-  *rc = conc__serve_take(s, q, timeout, (int)wants, (size_t)most);
+  s->object = o;
+  conc__object_use(o);
+  *rc = conc__serve_take(s, o, timeout, (int)wants, (size_t)most);
+  conc__object_unuse(&s->manager->objects, o);
   return true;
 }
 
@@ -32454,7 +33140,7 @@ CONC__PRIVATE bool conc__serve_usual_take(conc__session *s,
 CONC__PRIVATE bool conc__serve_usual(conc__session *s, const unsigned char *p,
                                      size_t size, int *rc) {
   conc__usual_request u;
-  conc_queue *q;
+  conc__object *o;
   double timeout;
   bool put;
   if (!conc__usual_read(p, size, &u)) return false;
@@ -32467,14 +33153,15 @@ CONC__PRIVATE bool conc__serve_usual(conc__session *s, const unsigned char *p,
   if (u.count < put || u.count > 2u + put) return false;
   if (!conc__usual_timeout(u.args + put, u.count - put, &timeout))
     return false;
-  q = conc__usual_queue(s, &u);
-  if (q == NULL) return false;
+  o = conc__usual_queue(s, &u);
+  if (o == NULL) return false;
   s->protocol = u.protocol;
-  if (!put) {
-    *rc = conc__serve_get(s, q, timeout);
-    return true;
-  }
-  *rc = conc__put_scalar(s, q, &u.args[0]);
+  s->object = o;
+  conc__object_use(o);
+  *rc = put ? conc__put_scalar(s, o->queue, &u.args[0])
+            : conc__serve_get(s, o, timeout);
+  conc__object_unuse(&s->manager->objects, o);
+  if (!put) return true;
   if (*rc == 0) *rc = conc__reply_none(s);
   /* A put that was cancelled is not tried again: in a queue of another machine
      the message may be there. */
@@ -32558,6 +33245,7 @@ CONC__PRIVATE bool conc__request_fits(conc__session *s, const conc_value *v,
     r->method = conc__request_text(conc_value_item(v, 1));
     r->args = conc_value_item(v, 2);
     r->kwds = conc_value_item(v, 3);
+    r->skip = 0;
     type = conc_value_type(r->args);
     if (s->client->methods && r->ident == NULL)
       wrong = "KeyError: there is no such object";
@@ -32659,6 +33347,7 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
   conc__channel *ch = &c->channel;
   bool empty = false;
   int rc = 0;
+  conc__session_own(s);
   while (rc == 0) {
     const unsigned char *payload = NULL;
     size_t size = 0;
@@ -34797,41 +35486,18 @@ CONC_API int conc_manager_random_key(char *key, size_t size) {
   return 0;
 }
 
-/* The name is copied before the guard is taken: under it nothing is allocated
-   that may as well be allocated outside. Serving begins with the next lookup
-   of a client. */
+/* Serving begins with the next lookup of a client. */
 CONC_API int conc_manager_register_queue(conc_manager *manager,
                                          const char *name, conc_queue *queue) {
   conc__manager_data *m;
-  conc__mutex *guard;
-  char *copy;
-  int rc = 0;
   if (name == NULL || *name == 0 || queue == NULL) return -EINVAL;
   /* What no client could ask for is refused here. */
   if (!conc__utf8_valid((const unsigned char *)name, strlen(name)))
     return -EINVAL;
   if (strlen(name) > CONC__NAME_MAX) return -ENAMETOOLONG;
   m = conc__manager_make_state(manager);
-  copy = m != NULL ? (char *)CONC_MALLOC(strlen(name) + 1) : NULL;
-  if (copy == NULL) return -ENOMEM;
-  memcpy(copy, name, strlen(name) + 1);
-  guard = conc__mutex_of(m);
-  conc__mutex_lock(guard);
-  if (conc__export_find(m, name) != 0) {
-    rc = -EEXIST;
-  } else if (m->exports_count == m->exports_size) {
-    void *e = conc__grow(m->exports, &m->exports_size, m->exports_count + 1,
-                         sizeof *m->exports);
-    if (e != NULL) m->exports = (conc__export *)e;
-    else rc = -ENOMEM;
-  }
-  if (rc == 0) {
-    m->exports[m->exports_count].name = copy;
-    m->exports[m->exports_count++].queue = queue;
-  }
-  conc__mutex_unlock(guard);
-  if (rc != 0) CONC_FREE(copy);
-  return rc;
+  if (m == NULL) return -ENOMEM;
+  return conc__names_add_queue(&m->objects, name, &conc__served_queue, queue);
 }
 
 CONC_API int conc_manager_start(conc_manager *manager) {
@@ -34880,8 +35546,8 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout) {
 CONC_API conc_queue *conc_manager_get(conc_manager *manager,
                                       const char *name) {
   conc__manager_data *m = manager->state;
-  conc_queue *q = NULL;
-  size_t id;
+  const conc__class *type;
+  conc__object *o;
   if (m == NULL || m->role == CONC__MANAGER_UNUSED || name == NULL) {
     errno = EINVAL;
     return NULL;
@@ -34891,9 +35557,11 @@ CONC_API conc_queue *conc_manager_get(conc_manager *manager,
     return NULL;
   }
   if (m->role == CONC__MANAGER_SERVES) {
-    q = conc__export_by_name(m, name, &id);
-    if (q == NULL) errno = ENOENT;
-    return q;
+    if (conc__names_get(&m->objects, name, &type, &o) && o != NULL &&
+        o->queue != NULL)
+      return o->queue;
+    errno = ENOENT;
+    return NULL;
   }
   return conc__proxy_of(m, name);
 }
@@ -34908,12 +35576,10 @@ CONC_API const char *conc_manager_address(const conc_manager *manager) {
    so do proxies. Without a role there are only registered names to free. */
 CONC_API int conc_manager_shutdown(conc_manager *manager) {
   conc__manager_data *m = manager->state;
-  size_t i;
   if (m == NULL) return -EINVAL;
   if (m->role == CONC__MANAGER_SERVES) conc__server_shutdown(m);
   if (m->role == CONC__MANAGER_CONNECTED) conc__proxies_shutdown(m);
-  for (i = 0; i < m->exports_count; i++) CONC_FREE(m->exports[i].name);
-  CONC_FREE(m->exports);
+  conc__objects_free(&m->objects);
   CONC_FREE(m);
   manager->state = NULL;
   return 0;
