@@ -31030,6 +31030,12 @@ typedef struct conc__class {
                             pickled */
 } conc__class;
 
+/* A class, and the name under which a client makes an object of it. */
+typedef struct conc__type_name {
+  const char *name;
+  const conc__class *type;
+} conc__type_name;
+
 /* The method of a class, or NULL. A dozen comparisons at most: those that are
    called most have a short cut of their own, see conc__serve_usual. */
 CONC__PRIVATE const conc__method *conc__class_method(const conc__class *type,
@@ -31078,6 +31084,7 @@ typedef struct conc__objects {
   conc__slot *slots; /* under the guard, as all up to `names_size` */
   size_t slots_count, slots_size;
   size_t free; /* the first free place that was used before; 0: none */
+  bool makes;  /* a name is of a class: see conc__objects_makes */
   conc__name *names;
   size_t names_count, names_size;
   /* The rest is the loop's. */
@@ -31295,6 +31302,7 @@ CONC__PRIVATE int conc__names_add(conc__objects *t, const char *text,
   if (rc == 0) {
     conc__name *name = &t->names[t->names_count++];
     if (o != NULL) o->named = true;
+    if (o == NULL) t->makes = true;
     name->text = copy;
     name->type = type;
     name->object = o;
@@ -31302,6 +31310,17 @@ CONC__PRIVATE int conc__names_add(conc__objects *t, const char *text,
   conc__mutex_unlock(guard);
   if (rc != 0) CONC_FREE(copy);
   return rc;
+}
+
+/* Whether clients can make objects: then their requests may have proxies in
+   them, which are read as such. */
+CONC__PRIVATE bool conc__objects_makes(conc__objects *t) {
+  conc__mutex *guard = conc__mutex_of(t);
+  bool makes;
+  conc__mutex_lock(guard);
+  makes = t->makes;
+  conc__mutex_unlock(guard);
+  return makes;
 }
 
 /* Serves a queue of the program under a name. The class is one whose state is
@@ -32230,7 +32249,10 @@ CONC__PRIVATE int conc__item_encode(conc__session *s, const conc_value *v,
     item->size = item->b.size;
     item->kind = CONC__PICKLED;
   }
-  if (error != 0)
+  if (error == -EACCES) /* of what conc__objects_makes lets be read */
+    *rc = conc__reply_refuse(s, "UnpicklingError: only data is accepted, not "
+                                "a proxy, a slice or a range");
+  else if (error != 0)
     *rc = conc__reply_error(s, error, false);
   else if (item->size > limit)
     *rc = conc__reply_too_long(s, item->size, limit,
@@ -33176,6 +33198,7 @@ typedef struct conc__reading {
   const unsigned char *data;
   size_t size;
   conc_value *value;
+  bool proxies; /* there may be proxies in it: see conc__objects_makes */
   int protocol, rc;
   conc__buffer encoded; /* as in conc__session */
   const conc_value *encoded_item;
@@ -33185,6 +33208,7 @@ typedef struct conc__reading {
 CONC__PRIVATE void conc__reading_decode(conc__reading *r) {
   conc__pickle_limits limits = conc__pickle_request_limits;
   limits.refused = r->refused;
+  limits.proxies = r->proxies;
   r->rc = conc__pickle_decode(r->data, r->size, &limits, &r->value,
                               &r->protocol);
 }
@@ -33281,6 +33305,7 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
   memset(&reading, 0, sizeof reading);
   reading.data = data;
   reading.size = size;
+  reading.proxies = conc__objects_makes(&s->manager->objects);
   if (size < CONC__READING_LARGE)
     conc__reading_decode(&reading);
   else
