@@ -97,6 +97,7 @@
      >>peer        what a client has of a server (private)
      >>proxy       a client, and its queues (private)
      >>manager     conc_manager: queues over the network
+     >>types       conc_manager_register_types: locks, events and others
      >>extras      conc_progress: a bar that grows
      >>index       every public name
      >>version     what the numbers promise; history
@@ -3592,6 +3593,56 @@ CONC_API const char *conc_manager_address(const conc_manager *manager);
    -EINVAL  the manager neither serves nor is connected, and no queue is
             registered */
 CONC_API int conc_manager_shutdown(conc_manager *manager);
+
+/* ---------------------------------------------------------------------------
+   >>types: what a SyncManager of Python serves
+
+   Threads    any number, mixed with coroutines of any loops
+   Processes  that is what a manager is for
+   Signals    no
+   Memory     what clients make is the manager's, until it ends
+   Blocks     never
+   ------------------------------------------------------------------------ */
+
+/* Serves what Python's SyncManager serves, under Python's names. From now on a
+   client, such as Python's SyncManager(address, authkey) after connect(),
+   makes objects here, and shares them with other clients:
+
+     Queue, JoinableQueue      as queue.Queue(maxsize=0)
+     Event, Lock, RLock
+     Semaphore(value=1), BoundedSemaphore(value=1)
+     Condition(lock=None)      with a Lock or an RLock of this manager
+     Barrier(parties, action=None, timeout=None)    without an action, which
+                               would be code of the client
+
+   They have the methods, arguments and exceptions of the same classes in
+   Python (3.13, where versions differ). What waits there ends when its client
+   does. The call may come before the start, or at any time while the manager
+   serves. A name that the program has registered itself stays the program's;
+   a second call is without effect.
+
+   An object lives as long as a proxy of it. The clients count these, so a
+   client that is killed leaves what it had made, until the manager ends, as in
+   Python; there may be a million objects. A queue that the program has
+   registered stays until the manager ends.
+
+   What a client has acquired is its connection's, of which each thread of
+   Python has one. An RLock is released by its owner alone; a Lock, as in
+   Python, by any client. Where the owners of RLocks wait for each other in a
+   circle, and none of these waits has a timeout, one of them gets a
+   RuntimeError after 0.1 s.
+   When a connection ends, the locks that it holds are released. The next
+   client that acquires such a lock is told so once, by a RuntimeError whose
+   text says that the owner of the lock has ended, and does not have the lock
+   then: what it protects may be half changed. The acquire after that succeeds
+   as ever. A client that was waiting in a Condition gets the same error from
+   its wait, but has the lock then, as after each return of wait. Units of a
+   semaphore belong to nobody, and do not come back. A barrier is broken if a
+   client ends that waits there.
+   Returns 0.
+   Errors:
+   -ENOMEM  there is no memory for the names; some may have been registered */
+CONC_API int conc_manager_register_types(conc_manager *manager);
 
 /* ---------------------------------------------------------------------------
    >>extras: conc_progress
@@ -35608,6 +35659,938 @@ CONC_API int conc_manager_shutdown(conc_manager *manager) {
   CONC_FREE(m);
   manager->state = NULL;
   return 0;
+}
+
+/* ---------------------------------------------------------------------------
+   >>types: what a SyncManager of Python serves
+
+   The classes of conc_manager_register_types. Each object is one of our own
+   primitives, a conc_lock, a conc_cond, with a row of methods whose arguments,
+   results and exceptions are those of Python's threading and queue. Here and
+   there Python's differ from release to release: then it is 3.13.
+
+   A method tries first, without a wait. Only if that does not do, the session
+   blocks, as it does for a queue, and waits in the same call that a task of
+   the program would wait in; so the end of the client ends the wait.
+
+   A lock is acquired in the name of the client's connection (see "what a
+   connection owns"). Python's Lock has no owner, for any thread may release
+   it: so each of its acquires has a number of its own, in whose name whichever
+   client releases it. An RLock has the connection's.
+
+   When a connection ends, what it holds is released, and the lock remembers
+   that: the next client that acquires it is told so, by a RuntimeError, and
+   does not have it then. So a `with` of Python, which releases only what it
+   has acquired, leaves it free; after that it is as before.
+
+   Uses >>objects, >>session, >>dispatch, and the primitives. Its user is the
+   program; nothing else names it.
+   ------------------------------------------------------------------------ */
+
+#define CONC__OWNER_ENDED                                        \
+  "the owner of the lock has ended: what the lock protects may " \
+  "be half changed"
+
+/* --- arguments --- */
+
+/* A number, as Python reads a timeout: False if it is none. A bool is one. */
+CONC__PRIVATE bool conc__argument_float(const conc_value *v, double *f) {
+  int64_t n;
+  bool b;
+  if (conc_value_type(v) == CONC_BIGINT) *f = CONC_FOREVER;
+  else if (conc_value_bool(v, &b) == 0) *f = b;
+  else if (conc_value_int(v, &n) == 0) *f = (double)n;
+  else return conc_value_float(v, f) == 0;
+  return true;
+}
+
+/* A whole number, which is clipped to what an int64_t holds. */
+CONC__PRIVATE bool conc__argument_int(const conc_value *v, int64_t *n) {
+  bool b;
+  if (conc_value_type(v) == CONC_BIGINT) *n = INT64_MAX;
+  else if (conc_value_bool(v, &b) == 0) *n = b;
+  else return conc_value_int(v, n) == 0;
+  return true;
+}
+
+/* Reads a timeout that may be None, as the waits of Event, Condition, Barrier
+   and Semaphore do: not given is `otherwise`, and less than 0 is 0. False: it
+   is no number. */
+CONC__PRIVATE bool conc__argument_timeout(const conc_value *v,
+                                          double otherwise, double *timeout) {
+  *timeout = otherwise;
+  if (v == NULL || conc_value_type(v) == CONC_NONE) return true;
+  if (!conc__argument_float(v, timeout)) return false;
+  if (!(*timeout > 0)) *timeout = 0; /* a NaN, too */
+  return true;
+}
+
+CONC__PRIVATE int conc__reply_no_number(conc__session *s) {
+  return conc__reply_builtin(s, "TypeError", "'timeout' must be a number");
+}
+
+/* Checks the arguments of create: 0, or -EINVAL and the exception. `init` is
+   what Python calls with them. */
+CONC__PRIVATE int conc__make_fits(const conc__request *r, const char *init,
+                                  const conc__parameters *p, char *text,
+                                  size_t size) {
+  conc__request called = *r;
+  size_t n = (size_t)snprintf(text, size, "TypeError: ");
+  called.method = init;
+  return conc__request_arguments_fit(&called, p, text + n, size - n) ? 0
+                                                                    : -EINVAL;
+}
+
+/* Appends a text. 0 or -ENOMEM. */
+CONC__PRIVATE int conc__text_append(conc__buffer *b, const char *text) {
+  return conc__buffer_append(b, text, strlen(text));
+}
+
+/* Memory for the state of an object, all of it 0: as CONC_MALLOC. */
+CONC__PRIVATE void *conc__state_new(size_t size) {
+  void *state = CONC_MALLOC(size);
+  if (state != NULL) memset(state, 0, size);
+  return state;
+}
+
+CONC__PRIVATE void conc__state_drop(conc__object *o) { CONC_FREE(o->state); }
+
+/* --- Queue, JoinableQueue --- */
+
+CONC__PRIVATE int conc__make_queue(conc__session *s, conc__object *o,
+                                   const conc__request *r, char *text,
+                                   size_t size) {
+  static const conc__parameters p = {{"maxsize", NULL, NULL}, 1, 0};
+  int rc = conc__make_fits(r, "Queue.__init__", &p, text, size);
+  const conc_value *maxsize;
+  conc_queue_opts opts;
+  int64_t n = 0;
+  (void)s;
+  if (rc != 0) return rc;
+  maxsize = conc__request_argument(r, 0, "maxsize");
+  if (maxsize != NULL && !conc__argument_int(maxsize, &n)) {
+    snprintf(text, size, "TypeError: 'maxsize' must be an integer");
+    return -EINVAL;
+  }
+  memset(&opts, 0, sizeof opts);
+  if (n > 0) opts.capacity = (uint64_t)n < SIZE_MAX ? (size_t)n : SIZE_MAX;
+  o->state = o->queue = conc_queue_new(&opts);
+  if (o->queue != NULL) return 0;
+  snprintf(text, size, "MemoryError");
+  return -ENOMEM;
+}
+
+CONC__PRIVATE void conc__drop_queue(conc__object *o) {
+  conc_queue_free(o->queue);
+}
+
+/* shutdown(immediate=False): from now on a put raises queue.ShutDown, and so
+   does a get when there is nothing left; which is so at once if `immediate`.
+   What is left then counts as done. */
+CONC__PRIVATE int conc__serve_queue_shutdown(conc__session *s, conc__object *o,
+                                             const conc__request *r) {
+  const conc_value *v = conc__request_argument(r, 0, "immediate");
+  conc_queue *q = o->queue;
+  o->shut = true;
+  conc_queue_close(q);
+  if (v != NULL && conc__value_is_true(v)) {
+    conc__buffer b = {NULL, 0, 0, 0};
+    conc__sink sink;
+    do {
+      b.size = 0;
+      conc__sink_body(&sink, &b, CONC__WANTS_ANY, SIZE_MAX);
+    } while (q->ops->get(q, &sink, 0) >= 0 && conc_task_done(q) == 0);
+    conc__buffer_free(&b);
+  }
+  return conc__reply_none(s);
+}
+
+static const conc__method conc__queue_more[] = {
+    {"shutdown",
+     {{"immediate", NULL, NULL}, 1, 0},
+     conc__serve_queue_shutdown,
+     false}};
+
+static const conc__class conc__queue_type = {
+    &conc__served_queue, "queue.Queue",    conc__queue_more, 1,
+    conc__make_queue,   conc__drop_queue, NULL,             NULL};
+
+/* --- Lock and RLock: a conc_rlock --- */
+
+typedef struct conc__served_lock {
+  conc__holding holding; /* first: in the list of the client that has it */
+  conc_rlock lock;
+  uintptr_t owner; /* in whose name; 0: no client has it */
+  bool recursive;  /* an RLock */
+  bool ended;      /* the last owner ended, and nobody was told yet */
+} conc__served_lock;
+
+/* Releases a level, or all of them, in the name of the owner. To TSan, which
+   knows no owners but the fibers, it is held within the calls alone. */
+CONC__PRIVATE void conc__served_lock_free(conc__served_lock *l, bool all) {
+  uintptr_t before = conc__act_as(l->owner);
+  if (all) l->lock.lock.depth = 0;
+  if (l->lock.lock.depth == 0) {
+    conc__unhold(&l->holding);
+    l->owner = 0;
+    conc__tsan_acquired(&l->lock.lock, false, false);
+  }
+  conc_rlock_release(&l->lock);
+  conc__act_as(before);
+}
+
+/* The connection that held it has ended. */
+CONC__PRIVATE void conc__served_lock_ended(conc__holding *holding) {
+  conc__served_lock *l = (conc__served_lock *)holding;
+  l->ended = true;
+  conc__served_lock_free(l, true);
+}
+
+CONC__PRIVATE void conc__served_lock_init(conc__served_lock *l,
+                                          bool recursive) {
+  memset(l, 0, sizeof *l);
+  l->holding.ended = conc__served_lock_ended;
+  l->recursive = recursive;
+}
+
+/* The caller's client has it from now on. */
+CONC__PRIVATE void conc__served_lock_hold(conc__session *s,
+                                          conc__served_lock *l,
+                                          uintptr_t owner) {
+  l->owner = owner;
+  if (l->holding.link != NULL) return; /* another level of it */
+  conc__hold(&s->client->holdings, &l->holding);
+  conc__tsan_released(&l->lock.lock, false);
+}
+
+/* After a wait: whether the client has gone meanwhile. Then what it has got
+   will be of no use to it. */
+CONC__PRIVATE bool conc__session_is_gone(conc__session *s) {
+  conc__client_peek(s->client);
+  return s->client->hangup;
+}
+
+/* acquire(blocking=True, timeout=-1), both read already. */
+CONC__PRIVATE int conc__served_lock_acquire(conc__session *s,
+                                            conc__served_lock *l,
+                                            double timeout) {
+  uintptr_t owner = l->recursive ? s->client->owner : conc__owner_new();
+  uintptr_t before = conc__act_as(owner);
+  bool waits = false;
+  int rc = conc_rlock_acquire(&l->lock, 0);
+  conc__act_as(before);
+  if (rc == -ETIMEDOUT && timeout > 0) {
+    rc = conc__session_block(s);
+    if (rc != 0) return rc;
+    waits = true;
+    conc__act_as(owner);
+    rc = conc_rlock_acquire(&l->lock, timeout);
+    conc__act_as(before);
+    conc__session_unblock(s);
+  }
+  if (rc == -ECANCELED) return rc;
+  if (rc == -ETIMEDOUT) return conc__reply_bool(s, false);
+  /* A lock that a fork has left behind says -EOWNERDEAD, and is acquired. */
+  if (rc != 0 && rc != -EOWNERDEAD) return conc__reply_error(s, rc, true);
+  conc__served_lock_hold(s, l, owner);
+  if (waits && conc__session_is_gone(s)) {
+    conc__served_lock_free(l, true);
+    return -EPIPE;
+  }
+  if (l->ended || rc == -EOWNERDEAD) {
+    l->ended = false;
+    conc__served_lock_free(l, true);
+    return conc__reply_builtin(s, "RuntimeError", CONC__OWNER_ENDED);
+  }
+  return conc__reply_bool(s, true);
+}
+
+/* Reads blocking and timeout as threading.Lock does, whose timeout may be -1
+   for ever. False: *rc is how it went to say what is wrong. */
+CONC__PRIVATE bool conc__lock_arguments(conc__session *s,
+                                        const conc__request *r,
+                                        double *timeout, int *rc) {
+  const conc_value *blocking = conc__request_argument(r, 0, "blocking");
+  const conc_value *v = conc__request_argument(r, 1, "timeout");
+  bool blocks = blocking == NULL || conc__value_is_true(blocking);
+  double f = -1;
+  if (v != NULL && !conc__argument_float(v, &f))
+    *rc = conc__reply_no_number(s);
+  else if (!(f >= 0) && !(f <= 0))
+    *rc = conc__reply_builtin(s, "ValueError",
+                              "Invalid value NaN (not a number)");
+  else if (!blocks && (f < -1 || f > -1))
+    *rc = conc__reply_builtin(
+        s, "ValueError", "can't specify a timeout for a non-blocking call");
+  else if (f < 0 && (f < -1 || f > -1))
+    *rc = conc__reply_builtin(s, "ValueError",
+                              "timeout value must be a non-negative number");
+  else {
+    *timeout = !blocks ? 0 : f < 0 ? CONC_FOREVER : f;
+    return true;
+  }
+  return false;
+}
+
+CONC__PRIVATE int conc__serve_lock_acquire(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
+  double timeout;
+  int rc;
+  if (!conc__lock_arguments(s, r, &timeout, &rc)) return rc;
+  return conc__served_lock_acquire(s, (conc__served_lock *)o->state, timeout);
+}
+
+/* release(). Any client may release a Lock, and only the owner an RLock. */
+CONC__PRIVATE int conc__served_lock_release(conc__session *s,
+                                            conc__served_lock *l) {
+  if (l->recursive && l->owner != s->client->owner)
+    return conc__reply_builtin(s, "RuntimeError",
+                               "cannot release un-acquired lock");
+  if (l->owner == 0)
+    return conc__reply_builtin(s, "RuntimeError", "release unlocked lock");
+  conc__served_lock_free(l, false);
+  return conc__reply_none(s);
+}
+
+CONC__PRIVATE int conc__serve_lock_release(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
+  (void)r;
+  return conc__served_lock_release(s, (conc__served_lock *)o->state);
+}
+
+/* Both are made alike. */
+CONC__PRIVATE int conc__make_any_lock(conc__object *o, const conc__request *r,
+                                      const char *init, bool recursive,
+                                      char *text, size_t size) {
+  static const conc__parameters none = CONC__TAKES_NONE;
+  int rc = conc__make_fits(r, init, &none, text, size);
+  if (rc != 0) return rc;
+  o->state = conc__state_new(sizeof(conc__served_lock));
+  if (o->state == NULL) {
+    snprintf(text, size, "MemoryError");
+    return -ENOMEM;
+  }
+  conc__served_lock_init((conc__served_lock *)o->state, recursive);
+  return 0;
+}
+
+CONC__PRIVATE int conc__make_lock(conc__session *s, conc__object *o,
+                                  const conc__request *r, char *text,
+                                  size_t size) {
+  (void)s;
+  return conc__make_any_lock(o, r, "lock", false, text, size);
+}
+
+CONC__PRIVATE int conc__make_rlock(conc__session *s, conc__object *o,
+                                   const conc__request *r, char *text,
+                                   size_t size) {
+  (void)s;
+  return conc__make_any_lock(o, r, "RLock", true, text, size);
+}
+
+/* Nobody uses it any more, but a client may hold it, whose proxy has gone. */
+CONC__PRIVATE void conc__drop_lock(conc__object *o) {
+  conc__unhold(&((conc__served_lock *)o->state)->holding);
+  CONC_FREE(o->state);
+}
+
+CONC__PRIVATE int conc__served_lock_text(const conc__served_lock *l,
+                                         uint64_t number, conc__buffer *b) {
+  const char *state = l->owner != 0 ? "locked" : "unlocked";
+  char text[160];
+  if (l->recursive)
+    snprintf(text, sizeof text,
+             "<%s _thread.RLock object owner=%llu count=%u at 0x%llx>", state,
+             (unsigned long long)l->owner,
+             l->owner != 0 ? l->lock.lock.depth + 1 : 0,
+             (unsigned long long)number);
+  else
+    snprintf(text, sizeof text, "<%s _thread.lock object at 0x%llx>", state,
+             (unsigned long long)number);
+  return conc__text_append(b, text);
+}
+
+CONC__PRIVATE int conc__text_lock(const conc__object *o, conc__buffer *b) {
+  return conc__served_lock_text((const conc__served_lock *)o->state, o->number,
+                                b);
+}
+
+static const conc__method conc__lock_methods[] = {
+    {"acquire",
+     {{"blocking", "timeout", NULL}, 2, 0},
+     conc__serve_lock_acquire,
+     false},
+    {"release", CONC__TAKES_NONE, conc__serve_lock_release, false}};
+
+static const conc__class conc__lock_type = {
+    NULL,
+    "_thread.lock",  conc__lock_methods, 2,
+    conc__make_lock, conc__drop_lock,    conc__text_lock,
+    NULL};
+
+static const conc__class conc__rlock_type = {
+    NULL,
+    "_thread.RLock",  conc__lock_methods, 2,
+    conc__make_rlock, conc__drop_lock,    conc__text_lock,
+    NULL};
+
+/* --- Semaphore and BoundedSemaphore: a conc_sem --- */
+
+typedef struct conc__served_sem {
+  conc_sem sem;
+  bool bounded;
+  size_t initial; /* a conc_sem's bound of 0 is none: so it is kept here */
+} conc__served_sem;
+
+CONC__PRIVATE int conc__serve_sem_acquire(conc__session *s, conc__object *o,
+                                          const conc__request *r) {
+  conc_sem *sem = &((conc__served_sem *)o->state)->sem;
+  const conc_value *blocking = conc__request_argument(r, 0, "blocking");
+  const conc_value *v = conc__request_argument(r, 1, "timeout");
+  double timeout;
+  int rc;
+  if (blocking != NULL && !conc__value_is_true(blocking)) {
+    if (v != NULL && conc_value_type(v) != CONC_NONE)
+      return conc__reply_builtin(
+          s, "ValueError", "can't specify timeout for non-blocking acquire");
+    timeout = 0;
+  } else if (!conc__argument_timeout(v, CONC_FOREVER, &timeout)) {
+    return conc__reply_no_number(s);
+  }
+  rc = conc_sem_acquire(sem, 0);
+  if (rc == -ETIMEDOUT && timeout > 0) {
+    rc = conc__session_block(s);
+    if (rc != 0) return rc;
+    rc = conc_sem_acquire(sem, timeout);
+    conc__session_unblock(s);
+    if (rc == 0 && conc__session_is_gone(s)) { /* the unit is another one's */
+      conc_sem_release(sem, 1);
+      return -EPIPE;
+    }
+  }
+  return rc == -ECANCELED ? rc : conc__reply_bool(s, rc == 0);
+}
+
+CONC__PRIVATE int conc__serve_sem_release(conc__session *s, conc__object *o,
+                                          const conc__request *r) {
+  conc__served_sem *served = (conc__served_sem *)o->state;
+  const conc_value *v = conc__request_argument(r, 0, "n");
+  int64_t n = 1;
+  int rc;
+  if (v != NULL && !conc__argument_int(v, &n))
+    return conc__reply_builtin(s, "TypeError", "'n' must be an integer");
+  if (n < 1)
+    return conc__reply_builtin(s, "ValueError", "n must be one or more");
+  rc = served->bounded && served->initial == 0
+           ? -EOVERFLOW
+           : conc_sem_release(&served->sem,
+                              (uint64_t)n < SIZE_MAX ? (size_t)n : SIZE_MAX);
+  if (rc == 0) return conc__reply_none(s);
+  if (served->bounded)
+    return conc__reply_builtin(s, "ValueError",
+                               "Semaphore released too many times");
+  return conc__reply_builtin(s, "OverflowError", "the value is too large");
+}
+
+CONC__PRIVATE int conc__make_any_sem(conc__object *o, const conc__request *r,
+                                     bool bounded, char *text, size_t size) {
+  static const conc__parameters p = {{"value", NULL, NULL}, 1, 0};
+  int rc = conc__make_fits(
+      r, bounded ? "BoundedSemaphore.__init__" : "Semaphore.__init__", &p,
+      text, size);
+  conc__served_sem *served;
+  const conc_value *v;
+  int64_t n = 1;
+  if (rc != 0) return rc;
+  v = conc__request_argument(r, 0, "value");
+  if (v != NULL && !conc__argument_int(v, &n)) {
+    snprintf(text, size, "TypeError: 'value' must be an integer");
+    return -EINVAL;
+  }
+  if (n < 0 || (uint64_t)n > SIZE_MAX / 2) {
+    snprintf(text, size, n < 0 ? "ValueError: semaphore initial value must be "
+                                 ">= 0"
+                               : "OverflowError: the value is too large");
+    return -EINVAL;
+  }
+  served = (conc__served_sem *)conc__state_new(sizeof *served);
+  if (served == NULL) {
+    snprintf(text, size, "MemoryError");
+    return -ENOMEM;
+  }
+  served->sem.value = served->initial = (size_t)n;
+  served->bounded = bounded;
+  if (bounded) served->sem.bound = (size_t)n;
+  o->state = served;
+  return 0;
+}
+
+CONC__PRIVATE int conc__make_sem(conc__session *s, conc__object *o,
+                                 const conc__request *r, char *text,
+                                 size_t size) {
+  (void)s;
+  return conc__make_any_sem(o, r, false, text, size);
+}
+
+CONC__PRIVATE int conc__make_bounded(conc__session *s, conc__object *o,
+                                     const conc__request *r, char *text,
+                                     size_t size) {
+  (void)s;
+  return conc__make_any_sem(o, r, true, text, size);
+}
+
+CONC__PRIVATE int conc__text_sem(const conc__object *o, conc__buffer *b) {
+  const conc__served_sem *served = (const conc__served_sem *)o->state;
+  char text[160], bound[32] = "";
+  if (served->bounded) snprintf(bound, sizeof bound, "/%zu", served->initial);
+  snprintf(text, sizeof text, "<%s at 0x%llx: value=%zu%s>", o->type->python,
+           (unsigned long long)o->number, conc_sem_value(&served->sem), bound);
+  return conc__text_append(b, text);
+}
+
+static const conc__method conc__sem_methods[] = {
+    {"acquire",
+     {{"blocking", "timeout", NULL}, 2, 0},
+     conc__serve_sem_acquire,
+     false},
+    {"release",
+     {{"n", NULL, NULL}, 1, 0},
+     conc__serve_sem_release,
+     false}};
+
+static const conc__class conc__sem_type = {
+    NULL,
+    "threading.Semaphore", conc__sem_methods, 2,
+    conc__make_sem,        conc__state_drop,  conc__text_sem,
+    NULL};
+
+static const conc__class conc__bounded_type = {
+    NULL,
+    "threading.BoundedSemaphore", conc__sem_methods, 2,
+    conc__make_bounded,           conc__state_drop,  conc__text_sem,
+    NULL};
+
+/* --- Event: a conc_event --- */
+
+CONC__PRIVATE int conc__serve_event_is_set(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
+  (void)r;
+  return conc__reply_bool(s, conc_event_is_set((conc_event *)o->state));
+}
+
+CONC__PRIVATE int conc__serve_event_set(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
+  (void)r;
+  conc_event_set((conc_event *)o->state);
+  return conc__reply_none(s);
+}
+
+CONC__PRIVATE int conc__serve_event_clear(conc__session *s, conc__object *o,
+                                          const conc__request *r) {
+  (void)r;
+  conc_event_clear((conc_event *)o->state);
+  return conc__reply_none(s);
+}
+
+CONC__PRIVATE int conc__serve_event_wait(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
+  conc_event *e = (conc_event *)o->state;
+  double timeout;
+  int rc;
+  if (!conc__argument_timeout(conc__request_argument(r, 0, "timeout"),
+                              CONC_FOREVER, &timeout))
+    return conc__reply_no_number(s);
+  rc = conc_event_wait(e, 0);
+  if (rc == -ETIMEDOUT && timeout > 0) {
+    rc = conc__session_block(s);
+    if (rc != 0) return rc;
+    rc = conc_event_wait(e, timeout);
+    conc__session_unblock(s);
+  }
+  return rc == -ECANCELED ? rc : conc__reply_bool(s, rc == 0);
+}
+
+CONC__PRIVATE int conc__make_event(conc__session *s, conc__object *o,
+                                   const conc__request *r, char *text,
+                                   size_t size) {
+  static const conc__parameters none = CONC__TAKES_NONE;
+  int rc = conc__make_fits(r, "Event.__init__", &none, text, size);
+  (void)s;
+  if (rc != 0) return rc;
+  o->state = conc__state_new(sizeof(conc_event));
+  if (o->state != NULL) return 0;
+  snprintf(text, size, "MemoryError");
+  return -ENOMEM;
+}
+
+CONC__PRIVATE int conc__text_event(const conc__object *o, conc__buffer *b) {
+  char text[80];
+  snprintf(text, sizeof text, "<threading.Event at 0x%llx: %s>",
+           (unsigned long long)o->number,
+           conc_event_is_set((const conc_event *)o->state) ? "set" : "unset");
+  return conc__text_append(b, text);
+}
+
+static const conc__method conc__event_methods[] = {
+    {"is_set", CONC__TAKES_NONE, conc__serve_event_is_set, false},
+    {"set", CONC__TAKES_NONE, conc__serve_event_set, false},
+    {"clear", CONC__TAKES_NONE, conc__serve_event_clear, false},
+    {"wait", {{"timeout", NULL, NULL}, 1, 0}, conc__serve_event_wait, false}};
+
+static const conc__class conc__event_type = {
+    NULL,
+    "threading.Event", conc__event_methods, 4,
+    conc__make_event,  conc__state_drop,    conc__text_event,
+    NULL};
+
+/* --- Condition: a conc_cond, and a lock --- */
+
+typedef struct conc__served_cond {
+  conc_cond cond;
+  conc__served_lock own;   /* an RLock, unless another one was given */
+  conc__served_lock *lock; /* the one that it goes with */
+  conc__object *object;    /* whose that is, and which is used; NULL: ours */
+  conc__objects *objects;  /* in which that is */
+  size_t waiting;          /* for its text */
+} conc__served_cond;
+
+/* Whether the client has the lock, as Python looks: of a Lock, which has no
+   owner, whether anyone has. */
+CONC__PRIVATE bool conc__served_lock_is_had(const conc__session *s,
+                                            const conc__served_lock *l) {
+  return l->owner != 0 && (!l->recursive || l->owner == s->client->owner);
+}
+
+CONC__PRIVATE int conc__serve_cond_acquire(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
+  double timeout;
+  int rc;
+  if (!conc__lock_arguments(s, r, &timeout, &rc)) return rc;
+  return conc__served_lock_acquire(
+      s, ((conc__served_cond *)o->state)->lock, timeout);
+}
+
+CONC__PRIVATE int conc__serve_cond_release(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
+  (void)r;
+  return conc__served_lock_release(s, ((conc__served_cond *)o->state)->lock);
+}
+
+/* wait(timeout=None). The lock is given up, and acquired again, in the same
+   name. Meanwhile others have it: so it is off the client's list. However the
+   wait ends, the client has the lock again: so if an owner ended meanwhile,
+   this says so with the lock held, as a `with` expects it. */
+CONC__PRIVATE int conc__serve_cond_wait(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
+  conc__served_cond *c = (conc__served_cond *)o->state;
+  conc__served_lock *l = c->lock;
+  uintptr_t owner, before;
+  double timeout;
+  bool ended;
+  int rc;
+  if (!conc__served_lock_is_had(s, l))
+    return conc__reply_builtin(s, "RuntimeError",
+                               "cannot wait on un-acquired lock");
+  if (!conc__argument_timeout(conc__request_argument(r, 0, "timeout"),
+                              CONC_FOREVER, &timeout))
+    return conc__reply_no_number(s);
+  if (timeout <= 0) return conc__reply_bool(s, false);
+  rc = conc__session_block(s);
+  if (rc != 0) return rc;
+  owner = l->owner;
+  conc__unhold(&l->holding);
+  l->owner = 0;
+  c->waiting++;
+  before = conc__act_as(owner);
+  conc__tsan_acquired(&l->lock.lock, false, false);
+  rc = conc_cond_wait(&c->cond, &l->lock.lock, timeout);
+  conc__act_as(before);
+  c->waiting--;
+  conc__session_unblock(s);
+  conc__served_lock_hold(s, l, owner);
+  if (rc == -ECANCELED || conc__session_is_gone(s)) {
+    /* It has the lock by rights only when it hears of it; and the notify is
+       for another one. */
+    conc__served_lock_free(l, true);
+    if (rc == 0) conc_cond_notify(&c->cond, 1);
+    return rc == -ECANCELED ? rc : -EPIPE;
+  }
+  ended = l->ended || rc == -EOWNERDEAD;
+  l->ended = false;
+  if (ended) return conc__reply_builtin(s, "RuntimeError", CONC__OWNER_ENDED);
+  return conc__reply_bool(s, rc == 0);
+}
+
+/* Lets n of them go. Not in the name of the lock's owner: then they would not
+   be woken before that releases it, which may be in another coroutine. */
+CONC__PRIVATE int conc__served_cond_notify(conc__session *s,
+                                           conc__served_cond *c, size_t n) {
+  uintptr_t before;
+  if (!conc__served_lock_is_had(s, c->lock))
+    return conc__reply_builtin(s, "RuntimeError",
+                               "cannot notify on un-acquired lock");
+  before = conc__act_as(conc__owner_new());
+  conc_cond_notify(&c->cond, n);
+  conc__act_as(before);
+  return conc__reply_none(s);
+}
+
+CONC__PRIVATE int conc__serve_cond_notify(conc__session *s, conc__object *o,
+                                          const conc__request *r) {
+  const conc_value *v = conc__request_argument(r, 0, "n");
+  int64_t n = 1;
+  if (v != NULL && !conc__argument_int(v, &n))
+    return conc__reply_builtin(s, "TypeError", "'n' must be an integer");
+  if (n < 0) n = 0;
+  return conc__served_cond_notify(
+      s, (conc__served_cond *)o->state,
+      (uint64_t)n < SIZE_MAX ? (size_t)n : SIZE_MAX);
+}
+
+CONC__PRIVATE int conc__serve_cond_notify_all(conc__session *s,
+                                              conc__object *o,
+                                              const conc__request *r) {
+  (void)r;
+  return conc__served_cond_notify(s, (conc__served_cond *)o->state, SIZE_MAX);
+}
+
+/* Condition(lock=None): a proxy of a Lock or an RLock of this server. */
+CONC__PRIVATE int conc__make_cond(conc__session *s, conc__object *o,
+                                  const conc__request *r, char *text,
+                                  size_t size) {
+  static const conc__parameters p = {{"lock", NULL, NULL}, 1, 0};
+  int rc = conc__make_fits(r, "Condition.__init__", &p, text, size);
+  conc__served_cond *c;
+  conc__object *lock = NULL;
+  const conc_value *v;
+  if (rc != 0) return rc;
+  v = conc__request_argument(r, 0, "lock");
+  if (v != NULL && conc_value_type(v) != CONC_NONE) {
+    const char *id = conc__proxy_id(v);
+    if (id != NULL)
+      lock = conc__object_by_id(&s->manager->objects,
+                                s->manager->server.number, id);
+    if (lock == NULL || (lock->type != &conc__lock_type &&
+                         lock->type != &conc__rlock_type)) {
+      snprintf(text, size,
+               "TypeError: 'lock' must be a Lock or an RLock of this manager");
+      return -EINVAL;
+    }
+  }
+  c = (conc__served_cond *)conc__state_new(sizeof *c);
+  if (c == NULL) {
+    snprintf(text, size, "MemoryError");
+    return -ENOMEM;
+  }
+  conc__served_lock_init(&c->own, true);
+  c->lock = lock != NULL ? (conc__served_lock *)lock->state : &c->own;
+  c->object = lock;
+  c->objects = &s->manager->objects;
+  if (lock != NULL) conc__object_use(lock);
+  o->state = c;
+  return 0;
+}
+
+CONC__PRIVATE void conc__drop_cond(conc__object *o) {
+  conc__served_cond *c = (conc__served_cond *)o->state;
+  conc__unhold(&c->own.holding);
+  if (c->object != NULL) conc__object_unuse(c->objects, c->object);
+  CONC_FREE(c);
+}
+
+CONC__PRIVATE int conc__text_cond(const conc__object *o, conc__buffer *b) {
+  const conc__served_cond *c = (const conc__served_cond *)o->state;
+  char text[40];
+  int rc = conc__text_append(b, "<Condition(");
+  if (rc == 0)
+    rc = conc__served_lock_text(
+        c->lock, c->object != NULL ? c->object->number : o->number, b);
+  snprintf(text, sizeof text, ", %zu)>", c->waiting);
+  return rc != 0 ? rc : conc__text_append(b, text);
+}
+
+static const conc__method conc__cond_methods[] = {
+    {"acquire",
+     {{"blocking", "timeout", NULL}, 2, 0},
+     conc__serve_cond_acquire,
+     false},
+    {"release", CONC__TAKES_NONE, conc__serve_cond_release, false},
+    {"wait", {{"timeout", NULL, NULL}, 1, 0}, conc__serve_cond_wait, false},
+    {"notify", {{"n", NULL, NULL}, 1, 0}, conc__serve_cond_notify, false},
+    {"notify_all", CONC__TAKES_NONE, conc__serve_cond_notify_all, false}};
+
+static const conc__class conc__cond_type = {
+    NULL,
+    "threading.Condition", conc__cond_methods, 5,
+    conc__make_cond,       conc__drop_cond,    conc__text_cond,
+    NULL};
+
+/* --- Barrier: a conc_barrier --- */
+
+typedef struct conc__served_barrier {
+  conc_barrier barrier;
+  double timeout; /* of a wait without one */
+} conc__served_barrier;
+
+/* The one that completes the barrier does not wait, and neither does one that
+   finds it broken; nor one without time, which breaks it. */
+CONC__PRIVATE int conc__serve_barrier_wait(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
+  conc__served_barrier *served = (conc__served_barrier *)o->state;
+  conc_barrier *b = &served->barrier;
+  double timeout;
+  int rc;
+  if (!conc__argument_timeout(conc__request_argument(r, 0, "timeout"),
+                              served->timeout, &timeout))
+    return conc__reply_no_number(s);
+  if (timeout > 0 && !conc_barrier_broken(b) &&
+      conc_barrier_n_waiting(b) + 1 < b->parties) {
+    rc = conc__session_block(s);
+    if (rc != 0) return rc;
+    rc = conc_barrier_wait(b, timeout);
+    conc__session_unblock(s);
+  } else {
+    rc = conc_barrier_wait(b, 0);
+  }
+  if (rc >= 0) return conc__reply_int(s, rc);
+  if (rc == -ECANCELED) return rc;
+  return conc__reply_raise(s, "threading", "threading", "BrokenBarrierError",
+                           "");
+}
+
+CONC__PRIVATE int conc__serve_barrier_abort(conc__session *s, conc__object *o,
+                                            const conc__request *r) {
+  (void)r;
+  conc_barrier_abort(&((conc__served_barrier *)o->state)->barrier);
+  return conc__reply_none(s);
+}
+
+CONC__PRIVATE int conc__serve_barrier_reset(conc__session *s, conc__object *o,
+                                            const conc__request *r) {
+  (void)r;
+  conc_barrier_reset(&((conc__served_barrier *)o->state)->barrier);
+  return conc__reply_none(s);
+}
+
+/* __getattribute__(name): how proxies read the three attributes. */
+CONC__PRIVATE int conc__serve_barrier_attribute(conc__session *s,
+                                                conc__object *o,
+                                                const conc__request *r) {
+  const conc_barrier *b = &((conc__served_barrier *)o->state)->barrier;
+  const char *name =
+      conc__request_text(conc__request_argument(r, 0, "name"));
+  char text[120];
+  if (name == NULL)
+    return conc__reply_builtin(s, "TypeError",
+                               "attribute name must be string");
+  if (strcmp(name, "parties") == 0) return conc__reply_int(s, b->parties);
+  if (strcmp(name, "n_waiting") == 0)
+    return conc__reply_int(s, conc_barrier_n_waiting(b));
+  if (strcmp(name, "broken") == 0)
+    return conc__reply_bool(s, conc_barrier_broken(b));
+  snprintf(text, sizeof text, "'Barrier' object has no attribute '%.*s'",
+           CONC__SHOWN(name, 60));
+  return conc__reply_builtin(s, "AttributeError", text);
+}
+
+/* Barrier(parties, action=None, timeout=None). An action would be code of the
+   client: such a request is refused before it comes here. */
+CONC__PRIVATE int conc__make_barrier(conc__session *s, conc__object *o,
+                                     const conc__request *r, char *text,
+                                     size_t size) {
+  static const conc__parameters p = {{"parties", "action", "timeout"}, 3, 1};
+  int rc = conc__make_fits(r, "Barrier.__init__", &p, text, size);
+  conc__served_barrier *served;
+  const conc_value *action;
+  double timeout;
+  int64_t n = 0;
+  (void)s;
+  if (rc != 0) return rc;
+  action = conc__request_argument(r, 1, "action");
+  if (!conc__argument_int(conc__request_argument(r, 0, "parties"), &n))
+    snprintf(text, size, "TypeError: 'parties' must be an integer");
+  else if (n < 1)
+    snprintf(text, size, "ValueError: parties must be > 0");
+  else if (n > INT_MAX)
+    snprintf(text, size, "OverflowError: too many parties");
+  else if (action != NULL && conc_value_type(action) != CONC_NONE)
+    snprintf(text, size, "TypeError: a barrier of this manager has no action");
+  else if (!conc__argument_timeout(conc__request_argument(r, 2, "timeout"),
+                                   CONC_FOREVER, &timeout))
+    snprintf(text, size, "TypeError: 'timeout' must be a number");
+  else {
+    served = (conc__served_barrier *)conc__state_new(sizeof *served);
+    if (served == NULL) {
+      snprintf(text, size, "MemoryError");
+      return -ENOMEM;
+    }
+    served->barrier.parties = (int)n;
+    served->timeout = timeout;
+    o->state = served;
+    return 0;
+  }
+  return -EINVAL;
+}
+
+CONC__PRIVATE int conc__text_barrier(const conc__object *o, conc__buffer *b) {
+  const conc_barrier *barrier =
+      &((const conc__served_barrier *)o->state)->barrier;
+  char text[120], state[40] = "broken";
+  if (!conc_barrier_broken(barrier))
+    snprintf(state, sizeof state, "waiters=%d/%d",
+             conc_barrier_n_waiting(barrier), barrier->parties);
+  snprintf(text, sizeof text, "<threading.Barrier at 0x%llx: %s>",
+           (unsigned long long)o->number, state);
+  return conc__text_append(b, text);
+}
+
+static const conc__method conc__barrier_methods[] = {
+    {"__getattribute__",
+     {{"name", NULL, NULL}, 1, 1},
+     conc__serve_barrier_attribute,
+     false},
+    {"wait", {{"timeout", NULL, NULL}, 1, 0}, conc__serve_barrier_wait, false},
+    {"abort", CONC__TAKES_NONE, conc__serve_barrier_abort, false},
+    {"reset", CONC__TAKES_NONE, conc__serve_barrier_reset, false}};
+
+static const conc__class conc__barrier_type = {
+    NULL,
+    "threading.Barrier", conc__barrier_methods, 4,
+    conc__make_barrier,  conc__state_drop,      conc__text_barrier,
+    NULL};
+
+/* --- the names --- */
+
+/* The names that Python's SyncManager has registered. */
+static const conc__type_name conc__types[] = {
+    {"Queue", &conc__queue_type},
+    {"JoinableQueue", &conc__queue_type},
+    {"Event", &conc__event_type},
+    {"Lock", &conc__lock_type},
+    {"RLock", &conc__rlock_type},
+    {"Semaphore", &conc__sem_type},
+    {"BoundedSemaphore", &conc__bounded_type},
+    {"Condition", &conc__cond_type},
+    {"Barrier", &conc__barrier_type}};
+
+/* Enters names of classes. One that is taken stays what it is, be it the
+   program's or of an earlier call. 0 or -ENOMEM. */
+CONC__PRIVATE int conc__types_enter(conc__objects *t,
+                                    const conc__type_name *types, size_t n) {
+  size_t i;
+  int rc = 0;
+  for (i = 0; rc == 0 && i < n; i++) {
+    rc = conc__names_add(t, types[i].name, types[i].type, NULL);
+    if (rc == -EEXIST) rc = 0;
+  }
+  return rc;
+}
+
+CONC_API int conc_manager_register_types(conc_manager *manager) {
+  conc__manager_data *m = conc__manager_make_state(manager);
+  if (m == NULL) return -ENOMEM;
+  return conc__types_enter(&m->objects, conc__types,
+                           sizeof conc__types / sizeof *conc__types);
 }
 
 /* ---------------------------------------------------------------------------
