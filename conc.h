@@ -37233,9 +37233,10 @@ CONC__PRIVATE int conc__put_exposed(conc__session *s, conc__buffer *b,
   int rc = conc__pickle_put_ops(b, CONC__OP_EMPTY_DICT, CONC__OP_MARK);
   if (rc == 0) rc = conc__put_native(b, "exposed", s->protocol);
   if (rc == 0) rc = conc__pickle_put_op(b, CONC__OP_MARK);
-  for (i = 0; rc == 0 && i < type->count; i++)
-    if (conc__method_is_told(&type->methods[i], false))
-      rc = conc__put_native(b, type->methods[i].name, s->protocol);
+  for (; rc == 0 && type != NULL; type = type->base)
+    for (i = 0; rc == 0 && i < type->count; i++)
+      if (conc__method_is_told(&type->methods[i], false))
+        rc = conc__put_native(b, type->methods[i].name, s->protocol);
   return rc != 0 ? rc
                  : conc__pickle_put_ops(b, CONC__OP_TUPLE, CONC__OP_SETITEMS);
 }
