@@ -3629,10 +3629,11 @@ CONC_API int conc_manager_shutdown(conc_manager *manager);
    serves. A name that the program has registered itself stays the program's;
    a second call is without effect.
 
-   An object lives as long as a proxy of it. The clients count these, so a
-   client that is killed leaves what it had made, until the manager ends, as in
-   Python; there may be a million objects. A queue that the program has
-   registered stays until the manager ends.
+   An object lives as long as a proxy of it. The clients count these. What a
+   client has left that was killed goes, at a unix socket of Linux, when others
+   make objects; elsewhere it stays until the manager ends, as in Python. There
+   may be a million objects. What the program has registered itself stays until
+   the manager ends.
 
    What a client has acquired is its connection's, of which each thread of
    Python has one. An RLock is released by its owner alone; a Lock, as in
@@ -3651,6 +3652,40 @@ CONC_API int conc_manager_shutdown(conc_manager *manager);
    Errors:
    -ENOMEM  there is no memory for the names; some may have been registered */
 CONC_API int conc_manager_register_types(conc_manager *manager);
+
+/* Serves a primitive of the program under a name, as
+   conc_manager_register_queue serves a queue. For clients it is Python's class
+   of that kind, and what the text above says of it holds. For the program it
+   stays what it is: its tasks and the clients acquire the same lock, and wait
+   for the same event.
+   A lock of a client that has ended is acquired next with a RuntimeError by a
+   client; by a task of the program with -EOWNERDEAD, and that has it then. A
+   client cannot release what a task of the program has acquired.
+   `lock` of a condition is the name under which its lock is served. The action
+   of a barrier is called by the server's thread, if the last party is a
+   client: it must not wait.
+   The primitive stays the caller's, and must outlive the manager; the name is
+   copied. The calls may come before the start, or at any time while the
+   manager serves.
+   Returns 0.
+   Errors: as conc_manager_register_queue, and
+   -EINVAL  a lock or a condition is shared between processes; or no lock is
+            named
+   -ENOENT  no lock is served under the name `lock` */
+CONC_API int conc_manager_register_lock(conc_manager *manager,
+                                        const char *name, conc_lock *lock);
+CONC_API int conc_manager_register_rlock(conc_manager *manager,
+                                         const char *name, conc_rlock *rlock);
+CONC_API int conc_manager_register_event(conc_manager *manager,
+                                         const char *name, conc_event *event);
+CONC_API int conc_manager_register_cond(conc_manager *manager,
+                                        const char *name, conc_cond *cond,
+                                        const char *lock);
+CONC_API int conc_manager_register_sem(conc_manager *manager, const char *name,
+                                       conc_sem *sem);
+CONC_API int conc_manager_register_barrier(conc_manager *manager,
+                                           const char *name,
+                                           conc_barrier *barrier);
 
 /* ---------------------------------------------------------------------------
    >>extras: conc_progress
@@ -5326,6 +5361,21 @@ CONC__PRIVATE int conc__pipe_high(int fds[2]) {
   return -errno;
 }
 
+/* The process at the other end of a connected unix socket; 0: the system does
+   not tell, or it is not among the processes that this one can see. */
+CONC__PRIVATE pid_t conc__socket_peer(int fd) {
+#if CONC__LINUX
+  struct ucred peer;
+  socklen_t size = (socklen_t)sizeof peer;
+  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 &&
+      size == sizeof peer && peer.pid > 0)
+    return peer.pid;
+#else
+  (void)fd;
+#endif
+  return 0;
+}
+
 /* --- stdio in a forked child ---
 
    A fork copies the buffers of streams. What the parent has printed is the
@@ -6086,7 +6136,12 @@ struct conc__actor {
 /* How many ids a thread takes at once, for its coroutines. */
 #define CONC__OWNERS_AT_ONCE 64
 
-static uintptr_t conc__owner_last; /* of all threads; changed atomically */
+/* The id of no actor. It is in the word of a lock whose owner was no task of
+   ours, and has ended: see conc__lock_abandon. */
+#define CONC__OWNER_ENDED CONC__OWNER_ONE
+
+static uintptr_t conc__owner_last = CONC__OWNER_ENDED; /* of all threads;
+                                                          atomic */
 static uintptr_t conc__owner_fork; /* what that was at the last fork, in the
                                       child; 0: there was none */
 
@@ -6107,10 +6162,11 @@ CONC__INLINE bool conc__owner_is_older(uintptr_t id) {
   return id <= conc__owner_fork;
 }
 
-/* Whether the owner stayed behind in the parent. */
+/* Whether the owner stayed behind in the parent, or has ended. */
 CONC__PRIVATE bool conc__owner_is_gone(uintptr_t word) {
   uintptr_t id = CONC__OWNER(word);
   size_t i;
+  if (id == CONC__OWNER_ENDED) return true;
   if (id == 0 || !conc__owner_is_older(id)) return false;
   for (i = 0; i < conc__survivors_count; i++)
     if (conc__survivors[i] == id) return false;
@@ -9064,6 +9120,23 @@ CONC_API int conc_lock_release(conc_lock *lock) {
   if (CONC__UNLIKELY(order > CONC__ORDER_NONE) && rc == 0)
     self->held &= ~CONC__LOCK_ORDER_BIT(order);
   return rc;
+}
+
+/* The caller is the owner, or acts for it, and will never release the lock,
+   which is of this process: the next task that acquires it gets -EOWNERDEAD.
+   As a release, but the lock is handed to no waiter: each looks for itself. */
+CONC__PRIVATE void conc__lock_abandon(conc_lock *lock) {
+  conc__mutex *guard = conc__mutex_of(lock);
+  uintptr_t next = CONC__OWNER_ENDED;
+  conc__waiter *w;
+  CONC__CHECK(conc__lock_is_mine(lock, conc__self()->id));
+  conc__tsan_released(lock, false);
+  conc__mutex_lock(guard);
+  w = conc__waitlist_take(&lock->waiters);
+  if (lock->waiters.first != NULL) next |= CONC__LOCK_WAITERS;
+  CONC__STORE(&lock->word, next);
+  conc__mutex_unlock(guard);
+  conc__wake_all(w);
 }
 
 CONC_API bool conc_lock_locked(const conc_lock *lock) {
@@ -31019,8 +31092,10 @@ CONC__PRIVATE int conc__auth_connect(conc__channel *ch, const conc__key *key,
 
    The one that takes the last of these away drops the object. A client that is
    killed leaves its references behind, for they are told on connections that
-   end at once, and name nobody: so such an object lives on until the server
-   ends, as in Python. CONC__OBJECTS_MAX bounds how many there may be.
+   end at once, and name nobody. Only of a unix socket the system tells which
+   process is at its other end: so such references are counted by process, and
+   go when that has ended. Others stay until the server ends, as in Python.
+   CONC__OBJECTS_MAX bounds how many objects there may be.
 
    All of this belongs to the thread of the loop, but for what a program
    registers meanwhile: so the two tables are under the guard of the struct.
@@ -31108,12 +31183,20 @@ CONC__PRIVATE const conc__method *conc__class_method(const conc__class *type,
 
 /* --- objects, and their ids --- */
 
+/* How many of an object's references are a process's. */
+typedef struct conc__referrer {
+  pid_t pid;
+  size_t refs;
+  struct conc__referrer *next;
+} conc__referrer;
+
 typedef struct conc__object {
   const conc__class *type;
   void *state;       /* the class's */
   conc_queue *queue; /* the state of what is a queue; of all else NULL */
   uint64_t number;   /* of its id */
   size_t refs, uses; /* see the head */
+  conc__referrer *referrers; /* whose `refs` are, as far as that is known */
   bool named;        /* it is never dropped before the manager is */
   bool shut;         /* a client has shut the queue down */
   struct conc__object *next; /* among those that are being dropped */
@@ -31148,6 +31231,7 @@ typedef struct conc__objects {
   size_t names_count, names_size;
   /* The rest is the loop's. */
   size_t referenced;   /* how many have references */
+  size_t looked;       /* the place that conc__objects_look comes to next */
   conc__object *dying; /* to be dropped next, linked by `next` */
   bool dropping;       /* a call further up is about to do so */
 } conc__objects;
@@ -31240,7 +31324,7 @@ CONC__PRIVATE conc__object *conc__object_by_id(conc__objects *t,
 /* The object in a place, counted from 0; NULL: it is free. False: there are no
    more places. */
 CONC__PRIVATE bool conc__object_at(conc__objects *t, size_t place,
-                                   const conc__object **o) {
+                                   conc__object **o) {
   conc__mutex *guard = conc__mutex_of(t);
   bool more;
   conc__mutex_lock(guard);
@@ -31252,10 +31336,20 @@ CONC__PRIVATE bool conc__object_at(conc__objects *t, size_t place,
 
 /* --- how long an object lives --- */
 
+/* Frees an object whose state has been dropped. */
+CONC__PRIVATE void conc__object_forget(conc__object *o) {
+  while (o->referrers != NULL) {
+    conc__referrer *r = o->referrers;
+    o->referrers = r->next;
+    CONC_FREE(r);
+  }
+  CONC_FREE(o);
+}
+
 /* Drops an object that has a place, or is to have none. */
 CONC__PRIVATE void conc__object_free(conc__object *o) {
   if (o->type->drop != NULL) o->type->drop(o);
-  CONC_FREE(o);
+  conc__object_forget(o);
 }
 
 /* Drops what nothing keeps any more. What it contained may go with it, and
@@ -31293,20 +31387,92 @@ CONC__INLINE void conc__object_unuse(conc__objects *t, conc__object *o) {
   if (CONC__UNLIKELY(--o->uses == 0)) conc__object_settle(t, o);
 }
 
-/* A client has a proxy more. */
-CONC__PRIVATE void conc__object_incref(conc__objects *t, conc__object *o) {
-  if (o->refs++ == 0) t->referenced++;
+/* Takes off references that are there. */
+CONC__PRIVATE void conc__object_take_refs(conc__objects *t, conc__object *o,
+                                          size_t n) {
+  CONC__CHECK(o->refs >= n && n > 0);
+  o->refs -= n;
+  if (o->refs > 0) return;
+  CONC__CHECK(t->referenced > 0);
+  t->referenced--;
+  conc__object_settle(t, o);
 }
 
-/* A client has a proxy less. False: it had none. */
-CONC__PRIVATE bool conc__object_decref(conc__objects *t, conc__object *o) {
-  if (o->refs == 0) return false;
-  if (--o->refs == 0) {
-    CONC__CHECK(t->referenced > 0);
-    t->referenced--;
-    conc__object_settle(t, o);
+/* A client has a proxy more. `pid` is its process; 0: that is not known. What
+   there is no memory for counts as not known. */
+CONC__PRIVATE void conc__object_incref(conc__objects *t, conc__object *o,
+                                       pid_t pid) {
+  conc__referrer *r = o->referrers;
+  if (o->refs++ == 0) t->referenced++;
+  if (pid == 0) return;
+  while (r != NULL && r->pid != pid) r = r->next;
+  if (r == NULL) {
+    r = (conc__referrer *)CONC_MALLOC(sizeof *r);
+    if (r == NULL) return;
+    r->pid = pid;
+    r->refs = 0;
+    r->next = o->referrers;
+    o->referrers = r;
   }
+  r->refs++;
+}
+
+/* A client has a proxy less. False: there was none. */
+CONC__PRIVATE bool conc__object_decref(conc__objects *t, conc__object *o,
+                                       pid_t pid) {
+  conc__referrer **p = &o->referrers;
+  if (o->refs == 0) return false;
+  while (*p != NULL && (*p)->pid != pid) p = &(*p)->next;
+  if (*p != NULL && --(*p)->refs == 0) {
+    conc__referrer *r = *p;
+    *p = r->next;
+    CONC_FREE(r);
+  }
+  conc__object_take_refs(t, o, 1);
   return true;
+}
+
+/* Takes off what processes had that are there no more. If a number is another
+   process's by now, that one is waited for, too. */
+CONC__PRIVATE void conc__object_look(conc__objects *t, conc__object *o) {
+  conc__referrer **p = &o->referrers;
+  size_t gone = 0;
+  while (*p != NULL) {
+    conc__referrer *r = *p;
+    if (kill(r->pid, 0) == 0 || errno != ESRCH) {
+      p = &r->next;
+      continue;
+    }
+    gone += r->refs;
+    *p = r->next;
+    CONC_FREE(r);
+  }
+  if (gone > o->refs) gone = o->refs; /* another process has told of them */
+  if (gone > 0) conc__object_take_refs(t, o, gone);
+}
+
+/* In how many places is looked before an object is made, and when clients ask
+   about all objects. */
+#define CONC__LOOKS 4
+#define CONC__LOOKS_MAX 4096
+
+/* Looks so at the objects in some places, which are others each time: so what
+   the dead have left is found as others make objects. */
+CONC__PRIVATE void conc__objects_look(conc__objects *t, size_t places) {
+  const size_t first = t->looked;
+  bool round = false;
+  conc__object *o;
+  while (places-- > 0 && !(round && t->looked >= first)) {
+    if (conc__object_at(t, t->looked, &o)) {
+      t->looked++;
+      if (o != NULL && o->referrers != NULL) conc__object_look(t, o);
+    } else if (!round) {
+      round = true;
+      t->looked = 0;
+    } else {
+      return;
+    }
+  }
 }
 
 /* --- names --- */
@@ -31382,12 +31548,12 @@ CONC__PRIVATE bool conc__objects_makes(conc__objects *t) {
   return makes;
 }
 
-/* Serves a queue of the program under a name. The class is one whose state is
-   the queue. */
-CONC__PRIVATE int conc__names_add_queue(conc__objects *t, const char *text,
-                                        const conc__class *type,
-                                        conc_queue *queue) {
-  conc__object *o = conc__object_new(type, queue, queue);
+/* Serves an object of this state under a name. After an error the state is
+   the caller's still. */
+CONC__PRIVATE int conc__names_add_object(conc__objects *t, const char *text,
+                                         const conc__class *type, void *state,
+                                         conc_queue *queue) {
+  conc__object *o = conc__object_new(type, state, queue);
   int rc = o != NULL ? conc__names_add(t, text, type, o) : -ENOMEM;
   if (rc != 0) CONC_FREE(o);
   return rc;
@@ -31404,7 +31570,8 @@ CONC__PRIVATE void conc__objects_free(conc__objects *t) {
     conc__object *o = t->slots[i].object;
     if (o != NULL && o->type->drop != NULL) o->type->drop(o);
   }
-  for (i = 0; i < t->slots_count; i++) CONC_FREE(t->slots[i].object);
+  for (i = 0; i < t->slots_count; i++)
+    if (t->slots[i].object != NULL) conc__object_forget(t->slots[i].object);
   for (i = 0; i < t->names_count; i++) CONC_FREE(t->names[i].text);
   CONC_FREE(t->slots);
   CONC_FREE(t->names);
@@ -32885,6 +33052,12 @@ CONC__PRIVATE int conc__refuse_arguments(conc__session *s,
   return conc__reply_refuse(s, text);
 }
 
+/* The process of a client; 0: that is not known. */
+CONC__PRIVATE pid_t conc__session_pid(const conc__session *s) {
+  const conc__channel *ch = &s->client->channel;
+  return ch->tcp ? 0 : conc__socket_peer(ch->fd);
+}
+
 /* Makes an object of a class whose state is made already, with the reference
    of the client that is told of it. NULL: there is no memory, and the state is
    freed. For a method that replies with a proxy, too. */
@@ -32895,7 +33068,7 @@ CONC__PRIVATE conc__object *conc__object_serve(conc__session *s,
     conc__object_free(made);
     return NULL;
   }
-  conc__object_incref(t, made);
+  conc__object_incref(t, made, conc__session_pid(s));
   return made;
 }
 
@@ -32906,6 +33079,7 @@ CONC__PRIVATE conc__object *conc__serve_make(conc__session *s,
                                              const conc__request *r, int *rc) {
   char text[CONC__LINE_MAX + 1] = "MemoryError";
   conc__object *o = conc__object_new(type, NULL, NULL);
+  conc__objects_look(&s->manager->objects, CONC__LOOKS);
   if (o != NULL && type->make(s, o, r, text, sizeof text) != 0) {
     CONC_FREE(o);
     o = NULL;
@@ -32947,7 +33121,7 @@ CONC__PRIVATE int conc__serve_create(conc__session *s, conc__request *r) {
        is registered with register() and has no parameters. */
     if (conc__request_given(r) > 0 || conc_value_size(r->kwds) > 0)
       return conc__refuse_arguments(s, r, name);
-    conc__object_incref(&s->manager->objects, o);
+    conc__object_incref(&s->manager->objects, o, conc__session_pid(s));
   }
   rc = CONC__REPLY_BEGIN(s, "#RETURN");
   if (rc == 0) rc = conc__reply_id(s, o);
@@ -33027,8 +33201,8 @@ CONC__PRIVATE int conc__serve_reference(conc__session *s,
   conc__object *o = conc__request_object(s, id, &rc);
   if (o == NULL) return rc;
   if (more) {
-    conc__object_incref(t, o);
-  } else if (!conc__object_decref(t, o)) {
+    conc__object_incref(t, o, conc__session_pid(s));
+  } else if (!conc__object_decref(t, o, conc__session_pid(s))) {
     char text[96];
     snprintf(text, sizeof text, "KeyError: '%.*s'", CONC__SHOWN(id, 40));
     return conc__reply_refuse(s, text);
@@ -33045,9 +33219,10 @@ CONC__PRIVATE int conc__serve_debug_info(conc__session *s) {
   conc__objects *t = &s->manager->objects;
   conc__buffer b = {NULL, 0, 0, 0}, one = {NULL, 0, 0, 0};
   char line[CONC__ID_SIZE + 60], id[CONC__ID_SIZE];
-  const conc__object *o;
+  conc__object *o;
   size_t i;
   int rc = 0;
+  conc__objects_look(t, CONC__LOOKS_MAX);
   for (i = 0; rc == 0 && b.size < CONC__DEBUG_INFO &&
               conc__object_at(t, i, &o);
        i++) {
@@ -33120,8 +33295,10 @@ CONC__PRIVATE int conc__serve_function(conc__session *s, conc__request *r) {
   if (strcmp(f, "incref") == 0 || strcmp(f, "decref") == 0)
     return conc__serve_reference(s, r, *f == 'i');
   if (strcmp(f, "get_methods") == 0) return conc__serve_get_methods(s, r);
-  if (strcmp(f, "number_of_objects") == 0)
+  if (strcmp(f, "number_of_objects") == 0) {
+    conc__objects_look(&s->manager->objects, CONC__LOOKS_MAX);
     return conc__reply_int(s, (int64_t)s->manager->objects.referenced);
+  }
   if (strcmp(f, "debug_info") == 0) return conc__serve_debug_info(s);
   CONC__CHECK(strcmp(f, "shutdown") == 0);
   if (s->manager->options->no_shutdown)
@@ -35570,18 +35747,24 @@ CONC_API int conc_manager_random_key(char *key, size_t size) {
   return 0;
 }
 
-/* Serving begins with the next lookup of a client. */
-CONC_API int conc_manager_register_queue(conc_manager *manager,
-                                         const char *name, conc_queue *queue) {
-  conc__manager_data *m;
-  if (name == NULL || *name == 0 || queue == NULL) return -EINVAL;
-  /* What no client could ask for is refused here. */
+/* How every registration of `what` begins: 0, or what is wrong with it. A name
+   that no client could ask for is refused here. */
+CONC__PRIVATE int conc__register_begin(conc_manager *manager, const char *name,
+                                       const void *what) {
+  if (name == NULL || *name == 0 || what == NULL) return -EINVAL;
   if (!conc__utf8_valid((const unsigned char *)name, strlen(name)))
     return -EINVAL;
   if (strlen(name) > CONC__NAME_MAX) return -ENAMETOOLONG;
-  m = conc__manager_make_state(manager);
-  if (m == NULL) return -ENOMEM;
-  return conc__names_add_queue(&m->objects, name, &conc__served_queue, queue);
+  return conc__manager_make_state(manager) != NULL ? 0 : -ENOMEM;
+}
+
+/* Serving begins with the next lookup of a client. */
+CONC_API int conc_manager_register_queue(conc_manager *manager,
+                                         const char *name, conc_queue *queue) {
+  int rc = conc__register_begin(manager, name, queue);
+  if (rc != 0) return rc;
+  return conc__names_add_object(&manager->state->objects, name,
+                                &conc__served_queue, queue, queue);
 }
 
 CONC_API int conc_manager_start(conc_manager *manager) {
@@ -39426,16 +39609,17 @@ static const conc__type_name conc__container_types[]
    it: so each of its acquires has a number of its own, in whose name whichever
    client releases it. An RLock has the connection's.
 
-   When a connection ends, what it holds is released, and the lock remembers
-   that: the next client that acquires it is told so, by a RuntimeError, and
-   does not have it then. So a `with` of Python, which releases only what it
-   has acquired, leaves it free; after that it is as before.
+   When a connection ends, what it holds is given up as by an owner that has
+   ended: the next task that acquires it gets -EOWNERDEAD. If that is a client,
+   it is told so, by a RuntimeError, and does not have the lock then. So a
+   `with` of Python, which releases only what it has acquired, leaves it free;
+   after that it is as before.
 
    Uses >>objects, >>session, >>dispatch, and the primitives. Its user is the
    program; nothing else names it.
    ------------------------------------------------------------------------ */
 
-#define CONC__OWNER_ENDED                                        \
+#define CONC__ENDED_TEXT                                         \
   "the owner of the lock has ended: what the lock protects may " \
   "be half changed"
 
@@ -39499,6 +39683,27 @@ CONC__PRIVATE void *conc__state_new(size_t size) {
   void *state = CONC_MALLOC(size);
   if (state != NULL) memset(state, 0, size);
   return state;
+}
+
+/* The same for what the program registers under a name, which is checked
+   first. NULL: *rc is what is wrong. */
+CONC__PRIVATE void *conc__register_state(conc_manager *manager,
+                                         const char *name, const void *what,
+                                         size_t size, int *rc) {
+  void *state;
+  *rc = conc__register_begin(manager, name, what);
+  if (*rc != 0) return NULL;
+  state = conc__state_new(size);
+  if (state == NULL) *rc = -ENOMEM;
+  return state;
+}
+
+CONC__PRIVATE int conc__register_end(conc_manager *manager, const char *name,
+                                     const conc__class *type, void *state) {
+  int rc = conc__names_add_object(&manager->state->objects, name, type, state,
+                                  NULL);
+  if (rc != 0) CONC_FREE(state);
+  return rc;
 }
 
 CONC__PRIVATE void conc__state_drop(conc__object *o) { CONC_FREE(o->state); }
@@ -39567,37 +39772,42 @@ static const conc__class conc__queue_type = {
 
 typedef struct conc__served_lock {
   conc__holding holding; /* first: in the list of the client that has it */
-  conc_rlock lock;
-  uintptr_t owner; /* in whose name; 0: no client has it */
-  bool recursive;  /* an RLock */
-  bool ended;      /* the last owner ended, and nobody was told yet */
+  conc_rlock own;
+  conc_rlock *lock; /* `own`, or the program's; of a Lock its .lock alone */
+  uintptr_t owner;  /* in whose name; 0: no client has it */
+  bool recursive;   /* an RLock */
 } conc__served_lock;
 
 /* Releases a level, or all of them, in the name of the owner. To TSan, which
    knows no owners but the fibers, it is held within the calls alone. */
 CONC__PRIVATE void conc__served_lock_free(conc__served_lock *l, bool all) {
   uintptr_t before = conc__act_as(l->owner);
-  if (all) l->lock.lock.depth = 0;
-  if (l->lock.lock.depth == 0) {
+  if (all) l->lock->lock.depth = 0;
+  if (l->lock->lock.depth == 0) {
     conc__unhold(&l->holding);
     l->owner = 0;
-    conc__tsan_acquired(&l->lock.lock, false, false);
+    conc__tsan_acquired(&l->lock->lock, false, false);
   }
-  conc_rlock_release(&l->lock);
+  conc_rlock_release(l->lock);
   conc__act_as(before);
 }
 
 /* The connection that held it has ended. */
 CONC__PRIVATE void conc__served_lock_ended(conc__holding *holding) {
   conc__served_lock *l = (conc__served_lock *)holding;
-  l->ended = true;
-  conc__served_lock_free(l, true);
+  uintptr_t before = conc__act_as(l->owner);
+  l->owner = 0;
+  conc__tsan_acquired(&l->lock->lock, false, false);
+  conc__lock_abandon(&l->lock->lock);
+  conc__act_as(before);
 }
 
+/* `lock` is the program's, or NULL. */
 CONC__PRIVATE void conc__served_lock_init(conc__served_lock *l,
-                                          bool recursive) {
+                                          conc_rlock *lock, bool recursive) {
   memset(l, 0, sizeof *l);
   l->holding.ended = conc__served_lock_ended;
+  l->lock = lock != NULL ? lock : &l->own;
   l->recursive = recursive;
 }
 
@@ -39608,7 +39818,7 @@ CONC__PRIVATE void conc__served_lock_hold(conc__session *s,
   l->owner = owner;
   if (l->holding.link != NULL) return; /* another level of it */
   conc__hold(&s->client->holdings, &l->holding);
-  conc__tsan_released(&l->lock.lock, false);
+  conc__tsan_released(&l->lock->lock, false);
 }
 
 /* After a wait: whether the client has gone meanwhile. Then what it has got
@@ -39625,30 +39835,31 @@ CONC__PRIVATE int conc__served_lock_acquire(conc__session *s,
   uintptr_t owner = l->recursive ? s->client->owner : conc__owner_new();
   uintptr_t before = conc__act_as(owner);
   bool waits = false;
-  int rc = conc_rlock_acquire(&l->lock, 0);
+  int rc = conc_rlock_acquire(l->lock, 0);
   conc__act_as(before);
   if (rc == -ETIMEDOUT && timeout > 0) {
     rc = conc__session_block(s);
     if (rc != 0) return rc;
     waits = true;
     conc__act_as(owner);
-    rc = conc_rlock_acquire(&l->lock, timeout);
+    rc = conc_rlock_acquire(l->lock, timeout);
     conc__act_as(before);
     conc__session_unblock(s);
   }
   if (rc == -ECANCELED) return rc;
   if (rc == -ETIMEDOUT) return conc__reply_bool(s, false);
-  /* A lock that a fork has left behind says -EOWNERDEAD, and is acquired. */
   if (rc != 0 && rc != -EOWNERDEAD) return conc__reply_error(s, rc, true);
   conc__served_lock_hold(s, l, owner);
   if (waits && conc__session_is_gone(s)) {
+    /* Nobody was told yet; and if it has not been told of an end, the next one
+       is not either. */
+    if (rc == -EOWNERDEAD) return -EPIPE;
     conc__served_lock_free(l, true);
     return -EPIPE;
   }
-  if (l->ended || rc == -EOWNERDEAD) {
-    l->ended = false;
+  if (rc == -EOWNERDEAD) {
     conc__served_lock_free(l, true);
-    return conc__reply_builtin(s, "RuntimeError", CONC__OWNER_ENDED);
+    return conc__reply_builtin(s, "RuntimeError", CONC__ENDED_TEXT);
   }
   return conc__reply_bool(s, true);
 }
@@ -39694,7 +39905,7 @@ CONC__PRIVATE int conc__served_lock_release(conc__session *s,
   if (l->recursive && l->owner != s->client->owner)
     return conc__reply_builtin(s, "RuntimeError",
                                "cannot release un-acquired lock");
-  if (l->owner == 0)
+  if (l->owner == 0) /* it is free, or a task of the program has it */
     return conc__reply_builtin(s, "RuntimeError", "release unlocked lock");
   conc__served_lock_free(l, false);
   return conc__reply_none(s);
@@ -39718,7 +39929,7 @@ CONC__PRIVATE int conc__make_any_lock(conc__object *o, const conc__request *r,
     snprintf(text, size, "MemoryError");
     return -ENOMEM;
   }
-  conc__served_lock_init((conc__served_lock *)o->state, recursive);
+  conc__served_lock_init((conc__served_lock *)o->state, NULL, recursive);
   return 0;
 }
 
@@ -39744,13 +39955,13 @@ CONC__PRIVATE void conc__drop_lock(conc__object *o) {
 
 CONC__PRIVATE int conc__served_lock_text(const conc__served_lock *l,
                                          uint64_t number, conc__buffer *b) {
-  const char *state = l->owner != 0 ? "locked" : "unlocked";
+  const char *state = conc_lock_locked(&l->lock->lock) ? "locked" : "unlocked";
   char text[160];
   if (l->recursive)
     snprintf(text, sizeof text,
              "<%s _thread.RLock object owner=%llu count=%u at 0x%llx>", state,
              (unsigned long long)l->owner,
-             l->owner != 0 ? l->lock.lock.depth + 1 : 0,
+             l->owner != 0 ? l->lock->lock.depth + 1 : 0,
              (unsigned long long)number);
   else
     snprintf(text, sizeof text, "<%s _thread.lock object at 0x%llx>", state,
@@ -39782,17 +39993,45 @@ static const conc__class conc__rlock_type = {
     conc__make_rlock, conc__drop_lock,    conc__text_lock,
     NULL};
 
+/* Between processes an owner is a process, so a client cannot be one. */
+CONC__PRIVATE int conc__register_lock(conc_manager *manager, const char *name,
+                                      conc_rlock *lock,
+                                      const conc__class *type,
+                                      bool recursive) {
+  int rc = 0;
+  conc__served_lock *l = (conc__served_lock *)conc__register_state(
+      manager, name, lock, sizeof *l, &rc);
+  if (l == NULL) return rc;
+  if (conc__is_shared(CONC__LOAD_RELAXED(&lock->lock.word))) {
+    CONC_FREE(l);
+    return -EINVAL;
+  }
+  conc__served_lock_init(l, lock, recursive);
+  return conc__register_end(manager, name, type, l);
+}
+
+/* A conc_rlock is nothing but a conc_lock, and of a Lock no more is used. */
+CONC_API int conc_manager_register_lock(conc_manager *manager,
+                                        const char *name, conc_lock *lock) {
+  return conc__register_lock(manager, name, (conc_rlock *)(void *)lock,
+                             &conc__lock_type, false);
+}
+
+CONC_API int conc_manager_register_rlock(conc_manager *manager,
+                                         const char *name, conc_rlock *rlock) {
+  return conc__register_lock(manager, name, rlock, &conc__rlock_type, true);
+}
+
 /* --- Semaphore and BoundedSemaphore: a conc_sem --- */
 
 typedef struct conc__served_sem {
-  conc_sem sem;
-  bool bounded;
-  size_t initial; /* a conc_sem's bound of 0 is none: so it is kept here */
+  conc_sem own, *sem; /* `own`, or the program's */
+  bool bounded;       /* also by 0, which to a conc_sem is no bound */
 } conc__served_sem;
 
 CONC__PRIVATE int conc__serve_sem_acquire(conc__session *s, conc__object *o,
                                           const conc__request *r) {
-  conc_sem *sem = &((conc__served_sem *)o->state)->sem;
+  conc_sem *sem = ((conc__served_sem *)o->state)->sem;
   const conc_value *blocking = conc__request_argument(r, 0, "blocking");
   const conc_value *v = conc__request_argument(r, 1, "timeout");
   double timeout;
@@ -39829,9 +40068,9 @@ CONC__PRIVATE int conc__serve_sem_release(conc__session *s, conc__object *o,
     return conc__reply_builtin(s, "TypeError", "'n' must be an integer");
   if (n < 1)
     return conc__reply_builtin(s, "ValueError", "n must be one or more");
-  rc = served->bounded && served->initial == 0
+  rc = served->bounded && served->sem->bound == 0
            ? -EOVERFLOW
-           : conc_sem_release(&served->sem,
+           : conc_sem_release(served->sem,
                               (uint64_t)n < SIZE_MAX ? (size_t)n : SIZE_MAX);
   if (rc == 0) return conc__reply_none(s);
   if (served->bounded)
@@ -39866,9 +40105,10 @@ CONC__PRIVATE int conc__make_any_sem(conc__object *o, const conc__request *r,
     snprintf(text, size, "MemoryError");
     return -ENOMEM;
   }
-  served->sem.value = served->initial = (size_t)n;
+  served->sem = &served->own;
+  served->own.value = (size_t)n;
   served->bounded = bounded;
-  if (bounded) served->sem.bound = (size_t)n;
+  if (bounded) served->own.bound = (size_t)n;
   o->state = served;
   return 0;
 }
@@ -39890,9 +40130,10 @@ CONC__PRIVATE int conc__make_bounded(conc__session *s, conc__object *o,
 CONC__PRIVATE int conc__text_sem(const conc__object *o, conc__buffer *b) {
   const conc__served_sem *served = (const conc__served_sem *)o->state;
   char text[160], bound[32] = "";
-  if (served->bounded) snprintf(bound, sizeof bound, "/%zu", served->initial);
+  if (served->bounded)
+    snprintf(bound, sizeof bound, "/%zu", served->sem->bound);
   snprintf(text, sizeof text, "<%s at 0x%llx: value=%zu%s>", o->type->python,
-           (unsigned long long)o->number, conc_sem_value(&served->sem), bound);
+           (unsigned long long)o->number, conc_sem_value(served->sem), bound);
   return conc__text_append(b, text);
 }
 
@@ -39918,31 +40159,52 @@ static const conc__class conc__bounded_type = {
     conc__make_bounded,           conc__state_drop,  conc__text_sem,
     NULL};
 
+CONC_API int conc_manager_register_sem(conc_manager *manager, const char *name,
+                                       conc_sem *sem) {
+  int rc = 0;
+  conc__served_sem *served = (conc__served_sem *)conc__register_state(
+      manager, name, sem, sizeof *served, &rc);
+  if (served == NULL) return rc;
+  served->sem = sem;
+  served->bounded = sem->bound > 0;
+  return conc__register_end(
+      manager, name, served->bounded ? &conc__bounded_type : &conc__sem_type,
+      served);
+}
+
 /* --- Event: a conc_event --- */
+
+typedef struct conc__served_event {
+  conc_event own, *event; /* `own`, or the program's */
+} conc__served_event;
+
+CONC__INLINE conc_event *conc__event_of(const conc__object *o) {
+  return ((conc__served_event *)o->state)->event;
+}
 
 CONC__PRIVATE int conc__serve_event_is_set(conc__session *s, conc__object *o,
                                            const conc__request *r) {
   (void)r;
-  return conc__reply_bool(s, conc_event_is_set((conc_event *)o->state));
+  return conc__reply_bool(s, conc_event_is_set(conc__event_of(o)));
 }
 
 CONC__PRIVATE int conc__serve_event_set(conc__session *s, conc__object *o,
                                         const conc__request *r) {
   (void)r;
-  conc_event_set((conc_event *)o->state);
+  conc_event_set(conc__event_of(o));
   return conc__reply_none(s);
 }
 
 CONC__PRIVATE int conc__serve_event_clear(conc__session *s, conc__object *o,
                                           const conc__request *r) {
   (void)r;
-  conc_event_clear((conc_event *)o->state);
+  conc_event_clear(conc__event_of(o));
   return conc__reply_none(s);
 }
 
 CONC__PRIVATE int conc__serve_event_wait(conc__session *s, conc__object *o,
                                          const conc__request *r) {
-  conc_event *e = (conc_event *)o->state;
+  conc_event *e = conc__event_of(o);
   double timeout;
   int rc;
   if (!conc__argument_timeout(conc__request_argument(r, 0, "timeout"),
@@ -39963,19 +40225,24 @@ CONC__PRIVATE int conc__make_event(conc__session *s, conc__object *o,
                                    size_t size) {
   static const conc__parameters none = CONC__TAKES_NONE;
   int rc = conc__make_fits(r, "Event.__init__", &none, text, size);
+  conc__served_event *served;
   (void)s;
   if (rc != 0) return rc;
-  o->state = conc__state_new(sizeof(conc_event));
-  if (o->state != NULL) return 0;
-  snprintf(text, size, "MemoryError");
-  return -ENOMEM;
+  served = (conc__served_event *)conc__state_new(sizeof *served);
+  if (served == NULL) {
+    snprintf(text, size, "MemoryError");
+    return -ENOMEM;
+  }
+  served->event = &served->own;
+  o->state = served;
+  return 0;
 }
 
 CONC__PRIVATE int conc__text_event(const conc__object *o, conc__buffer *b) {
   char text[80];
   snprintf(text, sizeof text, "<threading.Event at 0x%llx: %s>",
            (unsigned long long)o->number,
-           conc_event_is_set((const conc_event *)o->state) ? "set" : "unset");
+           conc_event_is_set(conc__event_of(o)) ? "set" : "unset");
   return conc__text_append(b, text);
 }
 
@@ -39991,10 +40258,20 @@ static const conc__class conc__event_type = {
     conc__make_event,  conc__state_drop,    conc__text_event,
     NULL};
 
+CONC_API int conc_manager_register_event(conc_manager *manager,
+                                         const char *name, conc_event *event) {
+  int rc = 0;
+  conc__served_event *served = (conc__served_event *)conc__register_state(
+      manager, name, event, sizeof *served, &rc);
+  if (served == NULL) return rc;
+  served->event = event;
+  return conc__register_end(manager, name, &conc__event_type, served);
+}
+
 /* --- Condition: a conc_cond, and a lock --- */
 
 typedef struct conc__served_cond {
-  conc_cond cond;
+  conc_cond own_cond, *cond; /* `own_cond`, or the program's */
   conc__served_lock own;   /* an RLock, unless another one was given */
   conc__served_lock *lock; /* the one that it goes with */
   conc__object *object;    /* whose that is, and which is used; NULL: ours */
@@ -40034,7 +40311,6 @@ CONC__PRIVATE int conc__serve_cond_wait(conc__session *s, conc__object *o,
   conc__served_lock *l = c->lock;
   uintptr_t owner, before;
   double timeout;
-  bool ended;
   int rc;
   if (!conc__served_lock_is_had(s, l))
     return conc__reply_builtin(s, "RuntimeError",
@@ -40050,22 +40326,21 @@ CONC__PRIVATE int conc__serve_cond_wait(conc__session *s, conc__object *o,
   l->owner = 0;
   c->waiting++;
   before = conc__act_as(owner);
-  conc__tsan_acquired(&l->lock.lock, false, false);
-  rc = conc_cond_wait(&c->cond, &l->lock.lock, timeout);
+  conc__tsan_acquired(&l->lock->lock, false, false);
+  rc = conc_cond_wait(c->cond, &l->lock->lock, timeout);
   conc__act_as(before);
   c->waiting--;
   conc__session_unblock(s);
   conc__served_lock_hold(s, l, owner);
   if (rc == -ECANCELED || conc__session_is_gone(s)) {
-    /* It has the lock by rights only when it hears of it; and the notify is
-       for another one. */
-    conc__served_lock_free(l, true);
-    if (rc == 0) conc_cond_notify(&c->cond, 1);
+    /* The lock, and the notify, are for others. One that does not hear of an
+       owner's end leaves that to be told. */
+    if (rc == 0 || rc == -EOWNERDEAD) conc_cond_notify(c->cond, 1);
+    if (rc != -EOWNERDEAD) conc__served_lock_free(l, true);
     return rc == -ECANCELED ? rc : -EPIPE;
   }
-  ended = l->ended || rc == -EOWNERDEAD;
-  l->ended = false;
-  if (ended) return conc__reply_builtin(s, "RuntimeError", CONC__OWNER_ENDED);
+  if (rc == -EOWNERDEAD)
+    return conc__reply_builtin(s, "RuntimeError", CONC__ENDED_TEXT);
   return conc__reply_bool(s, rc == 0);
 }
 
@@ -40078,7 +40353,7 @@ CONC__PRIVATE int conc__served_cond_notify(conc__session *s,
     return conc__reply_builtin(s, "RuntimeError",
                                "cannot notify on un-acquired lock");
   before = conc__act_as(conc__owner_new());
-  conc_cond_notify(&c->cond, n);
+  conc_cond_notify(c->cond, n);
   conc__act_as(before);
   return conc__reply_none(s);
 }
@@ -40102,6 +40377,22 @@ CONC__PRIVATE int conc__serve_cond_notify_all(conc__session *s,
   return conc__served_cond_notify(s, (conc__served_cond *)o->state, SIZE_MAX);
 }
 
+CONC__PRIVATE bool conc__object_is_lock(const conc__object *o) {
+  return o->type == &conc__lock_type || o->type == &conc__rlock_type;
+}
+
+/* `cond` is the program's, or NULL; `lock` an object, or NULL. */
+CONC__PRIVATE void conc__served_cond_init(conc__served_cond *c,
+                                          conc_cond *cond, conc__object *lock,
+                                          conc__objects *t) {
+  conc__served_lock_init(&c->own, NULL, true);
+  c->cond = cond != NULL ? cond : &c->own_cond;
+  c->lock = lock != NULL ? (conc__served_lock *)lock->state : &c->own;
+  c->object = lock;
+  c->objects = t;
+  if (lock != NULL) conc__object_use(lock);
+}
+
 /* Condition(lock=None): a proxy of a Lock or an RLock of this server. */
 CONC__PRIVATE int conc__make_cond(conc__session *s, conc__object *o,
                                   const conc__request *r, char *text,
@@ -40118,8 +40409,7 @@ CONC__PRIVATE int conc__make_cond(conc__session *s, conc__object *o,
     if (id != NULL)
       lock = conc__object_by_id(&s->manager->objects,
                                 s->manager->server.number, id);
-    if (lock == NULL || (lock->type != &conc__lock_type &&
-                         lock->type != &conc__rlock_type)) {
+    if (lock == NULL || !conc__object_is_lock(lock)) {
       snprintf(text, size,
                "TypeError: 'lock' must be a Lock or an RLock of this manager");
       return -EINVAL;
@@ -40130,11 +40420,7 @@ CONC__PRIVATE int conc__make_cond(conc__session *s, conc__object *o,
     snprintf(text, size, "MemoryError");
     return -ENOMEM;
   }
-  conc__served_lock_init(&c->own, true);
-  c->lock = lock != NULL ? (conc__served_lock *)lock->state : &c->own;
-  c->object = lock;
-  c->objects = &s->manager->objects;
-  if (lock != NULL) conc__object_use(lock);
+  conc__served_cond_init(c, NULL, lock, &s->manager->objects);
   o->state = c;
   return 0;
 }
@@ -40173,26 +40459,59 @@ static const conc__class conc__cond_type = {
     conc__make_cond,       conc__drop_cond,    conc__text_cond,
     NULL};
 
+/* A named object is used for ever: so the loop, which counts uses, need not
+   know that this thread does. */
+CONC_API int conc_manager_register_cond(conc_manager *manager,
+                                        const char *name, conc_cond *cond,
+                                        const char *lock) {
+  const conc__class *type;
+  conc__object *o = NULL;
+  int rc = lock != NULL ? 0 : -EINVAL;
+  conc__served_cond *c =
+      rc == 0 ? (conc__served_cond *)conc__register_state(manager, name, cond,
+                                                          sizeof *c, &rc)
+              : NULL;
+  if (c == NULL) return rc;
+  if (conc__is_shared(CONC__LOAD_RELAXED(&cond->word)))
+    rc = -EINVAL;
+  else if (!conc__names_get(&manager->state->objects, lock, &type, &o) ||
+           o == NULL || !conc__object_is_lock(o))
+    rc = -ENOENT;
+  if (rc != 0) {
+    CONC_FREE(c);
+    return rc;
+  }
+  conc__served_cond_init(c, cond, NULL, NULL);
+  c->lock = (conc__served_lock *)o->state;
+  return conc__register_end(manager, name, &conc__cond_type, c);
+}
+
 /* --- Barrier: a conc_barrier --- */
 
 typedef struct conc__served_barrier {
-  conc_barrier barrier;
-  double timeout; /* of a wait without one */
+  conc_barrier own, *barrier; /* `own`, or the program's */
+  double timeout;             /* of a wait without one */
 } conc__served_barrier;
 
+CONC__INLINE conc_barrier *conc__barrier_of(const conc__object *o) {
+  return ((conc__served_barrier *)o->state)->barrier;
+}
+
 /* The one that completes the barrier does not wait, and neither does one that
-   finds it broken; nor one without time, which breaks it. */
+   finds it broken; nor one without time, which breaks it. Of the program's it
+   is not known before. */
 CONC__PRIVATE int conc__serve_barrier_wait(conc__session *s, conc__object *o,
                                            const conc__request *r) {
   conc__served_barrier *served = (conc__served_barrier *)o->state;
-  conc_barrier *b = &served->barrier;
+  conc_barrier *b = served->barrier;
   double timeout;
   int rc;
   if (!conc__argument_timeout(conc__request_argument(r, 0, "timeout"),
                               served->timeout, &timeout))
     return conc__reply_no_number(s);
-  if (timeout > 0 && !conc_barrier_broken(b) &&
-      conc_barrier_n_waiting(b) + 1 < b->parties) {
+  if (timeout > 0 &&
+      (b != &served->own || (!conc_barrier_broken(b) &&
+                             conc_barrier_n_waiting(b) + 1 < b->parties))) {
     rc = conc__session_block(s);
     if (rc != 0) return rc;
     rc = conc_barrier_wait(b, timeout);
@@ -40209,14 +40528,14 @@ CONC__PRIVATE int conc__serve_barrier_wait(conc__session *s, conc__object *o,
 CONC__PRIVATE int conc__serve_barrier_abort(conc__session *s, conc__object *o,
                                             const conc__request *r) {
   (void)r;
-  conc_barrier_abort(&((conc__served_barrier *)o->state)->barrier);
+  conc_barrier_abort(conc__barrier_of(o));
   return conc__reply_none(s);
 }
 
 CONC__PRIVATE int conc__serve_barrier_reset(conc__session *s, conc__object *o,
                                             const conc__request *r) {
   (void)r;
-  conc_barrier_reset(&((conc__served_barrier *)o->state)->barrier);
+  conc_barrier_reset(conc__barrier_of(o));
   return conc__reply_none(s);
 }
 
@@ -40224,7 +40543,7 @@ CONC__PRIVATE int conc__serve_barrier_reset(conc__session *s, conc__object *o,
 CONC__PRIVATE int conc__serve_barrier_attribute(conc__session *s,
                                                 conc__object *o,
                                                 const conc__request *r) {
-  const conc_barrier *b = &((conc__served_barrier *)o->state)->barrier;
+  const conc_barrier *b = conc__barrier_of(o);
   const char *name =
       conc__request_text(conc__request_argument(r, 0, "name"));
   char text[120];
@@ -40272,7 +40591,8 @@ CONC__PRIVATE int conc__make_barrier(conc__session *s, conc__object *o,
       snprintf(text, size, "MemoryError");
       return -ENOMEM;
     }
-    served->barrier.parties = (int)n;
+    served->barrier = &served->own;
+    served->own.parties = (int)n;
     served->timeout = timeout;
     o->state = served;
     return 0;
@@ -40281,8 +40601,7 @@ CONC__PRIVATE int conc__make_barrier(conc__session *s, conc__object *o,
 }
 
 CONC__PRIVATE int conc__text_barrier(const conc__object *o, conc__buffer *b) {
-  const conc_barrier *barrier =
-      &((const conc__served_barrier *)o->state)->barrier;
+  const conc_barrier *barrier = conc__barrier_of(o);
   char text[120], state[40] = "broken";
   if (!conc_barrier_broken(barrier))
     snprintf(state, sizeof state, "waiters=%d/%d",
@@ -40306,6 +40625,18 @@ static const conc__class conc__barrier_type = {
     "threading.Barrier", conc__barrier_methods, 4,
     conc__make_barrier,  conc__state_drop,      conc__text_barrier,
     NULL};
+
+CONC_API int conc_manager_register_barrier(conc_manager *manager,
+                                           const char *name,
+                                           conc_barrier *barrier) {
+  int rc = 0;
+  conc__served_barrier *served = (conc__served_barrier *)conc__register_state(
+      manager, name, barrier, sizeof *served, &rc);
+  if (served == NULL) return rc;
+  served->barrier = barrier;
+  served->timeout = CONC_FOREVER;
+  return conc__register_end(manager, name, &conc__barrier_type, served);
+}
 
 /* --- the names --- */
 

@@ -161,7 +161,7 @@ static void until_waits(const void *of, const struct conc__waitlist *list,
 }
 
 static conc_lock *lock_of(served *s, id made) {
-  return &((conc__served_lock *)state_of(s, made))->lock.lock;
+  return &((conc__served_lock *)state_of(s, made))->lock->lock;
 }
 
 /* --- objects and their references --- */
@@ -227,12 +227,80 @@ TEST(many_objects_come_and_go_in_one_place) {
   end(&s);
 }
 
+/* At a unix socket, where the system tells which process is a client. */
+TEST(what_a_killed_process_has_left_goes) {
+#if CONC__LINUX
+  char path[64];
+  served s = nobody();
+  int status;
+  pid_t child;
+  snprintf(path, sizeof path, "/tmp/conc-types-%d.sock", (int)getpid());
+  s.server.address = path;
+  types(&s);
+  id ours = MAKE(&s, "(s)", "Event"), both = MAKE(&s, "(s)", "Event");
+  child = fork();
+  if (child == 0) {
+    conc_manager m = client_of(&s);
+    served c = s;
+    c.client = m;
+    if (conc_manager_connect(&c.client, 20) != 0) _exit(1);
+    for (int i = 0; i < 10; i++) MAKE(&c, "(s)", "Lock");
+    call(&c, "incref", "(s)", both.text);
+    call(&c, "incref", "(s)", both.text);
+    call(&c, "decref", "(s)", both.text);
+    _exit(7);
+  }
+  CHECK(child > 0);
+  CHECK_EQ(waitpid(child, &status, 0), child);
+  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 7);
+  CALL_SAYS("2", &s, "number_of_objects", "()");
+  CHECK_EQ(object(&s, both)->refs, 1);
+  CHECK_EQ(object(&s, ours)->refs, 1);
+  CALL_SAYS("None", &s, "decref", "(s)", both.text);
+  CALL_SAYS("1", &s, "number_of_objects", "()");
+  end(&s);
+#else
+  SKIP("this system does not tell it");
+#endif
+}
+
+/* Without asking about them: as others make objects. */
+TEST(what_the_killed_have_left_does_not_pile_up) {
+#if CONC__LINUX
+  char path[64];
+  served s = nobody();
+  conc__objects *t;
+  conc__object *o;
+  int status;
+  pid_t child = fork();
+  if (child == 0) _exit(0);
+  snprintf(path, sizeof path, "/tmp/conc-types-%d.sock", (int)getpid());
+  s.server.address = path;
+  types(&s);
+  t = &s.server.state->objects;
+  for (int i = 0; i < 20; i++) {
+    id made = MAKE(&s, "(s)", "Event");
+    o = object(&s, made);
+    o->referrers->pid = child; /* which was never ours: nobody decrefs it */
+  }
+  CHECK_EQ(waitpid(child, &status, 0), child);
+  for (int i = 0; i < 20; i++) {
+    id made = MAKE(&s, "(s)", "Event");
+    CALL_SAYS("None", &s, "decref", "(s)", made.text);
+  }
+  CHECK_EQ(t->referenced, 0);
+  end(&s);
+#else
+  SKIP("this system does not tell it");
+#endif
+}
+
 TEST(an_object_that_is_used_lives_until_the_call_is_over) {
   served s = nobody();
   types(&s);
   id e = MAKE(&s, "(s)", "Event"), q = MAKE(&s, "(s)", "Queue");
   conc__peer *a = person(&s), *b = person(&s), *p = person(&s);
-  conc_event *event = (conc_event *)state_of(&s, e);
+  conc_event *event = conc__event_of(object(&s, e));
   conc_queue *queue = object(&s, q)->queue;
   tell(a, e.text, "wait", "()");
   until_waits(event, &event->waiters, 1);
@@ -597,7 +665,7 @@ TEST(a_server_ends_while_clients_hold_and_wait) {
   id l = MAKE(&s, "(s)", "RLock"), c = MAKE(&s, "(s)", "Condition");
   id b = MAKE(&s, "(si)", "Barrier", 2), e = MAKE(&s, "(s)", "Event");
   conc_lock *lock = lock_of(&s, l);
-  conc_cond *cond = &((conc__served_cond *)state_of(&s, c))->cond;
+  conc_cond *cond = ((conc__served_cond *)state_of(&s, c))->cond;
   conc__peer *p[5];
   double began;
   for (int i = 0; i < 5; i++) p[i] = person(&s);
@@ -626,7 +694,7 @@ TEST(semaphores_count_as_pythons) {
   id plain = MAKE(&s, "(s)", "Semaphore");
   id two = MAKE(&s, "(si)", "BoundedSemaphore", 2);
   id none = MAKE(&s, "(si)", "BoundedSemaphore", 0);
-  conc_sem *sem = &((conc__served_sem *)state_of(&s, plain))->sem;
+  conc_sem *sem = ((conc__served_sem *)state_of(&s, plain))->sem;
   conc__peer *a = person(&s), *b = person(&s);
   char text[100];
   SAYS("True", a, plain.text, "acquire", "()");
@@ -667,7 +735,7 @@ TEST(a_unit_does_not_go_with_a_client_that_waited_for_it) {
   served s = nobody();
   types(&s);
   id made = MAKE(&s, "(si)", "Semaphore", 0);
-  conc_sem *sem = &((conc__served_sem *)state_of(&s, made))->sem;
+  conc_sem *sem = ((conc__served_sem *)state_of(&s, made))->sem;
   conc__peer *a = person(&s), *b = person(&s);
   tell(b, made.text, "acquire", "()");
   until_waits(sem, &sem->waiters, 1);
@@ -685,7 +753,7 @@ TEST(an_event_is_pythons) {
   served s = nobody();
   types(&s);
   id made = MAKE(&s, "(s)", "Event");
-  conc_event *event = (conc_event *)state_of(&s, made);
+  conc_event *event = conc__event_of(object(&s, made));
   conc__peer *a = person(&s), *b = person(&s);
   SAYS("False", a, made.text, "wait", "(i)", 0);
   SAYS("False", a, made.text, "wait", "(d)", -1.0);
@@ -711,7 +779,7 @@ TEST(a_condition_lets_as_many_go_as_it_is_told) {
   served s = nobody();
   types(&s);
   id made = MAKE(&s, "(s)", "Condition");
-  conc_cond *cond = &((conc__served_cond *)state_of(&s, made))->cond;
+  conc_cond *cond = ((conc__served_cond *)state_of(&s, made))->cond;
   conc__peer *a = person(&s), *p[MANY];
   const char *c = made.text;
   char text[200];
@@ -759,7 +827,7 @@ TEST(a_client_that_ends_in_a_wait_takes_neither_lock_nor_notify_along) {
   served s = nobody();
   types(&s);
   id made = MAKE(&s, "(s)", "Condition");
-  conc_cond *cond = &((conc__served_cond *)state_of(&s, made))->cond;
+  conc_cond *cond = ((conc__served_cond *)state_of(&s, made))->cond;
   conc__peer *a = person(&s), *b = person(&s), *p = person(&s);
   const char *c = made.text;
   SAYS("True", a, c, "acquire", "()");
@@ -783,7 +851,7 @@ TEST(an_owner_that_ends_during_a_wait_is_told_with_the_lock_held) {
   served s = nobody();
   types(&s);
   id made = MAKE(&s, "(s)", "Condition");
-  conc_cond *cond = &((conc__served_cond *)state_of(&s, made))->cond;
+  conc_cond *cond = ((conc__served_cond *)state_of(&s, made))->cond;
   conc__peer *a = person(&s), *b = person(&s);
   const char *c = made.text;
   SAYS("True", a, c, "acquire", "()");
@@ -806,8 +874,7 @@ TEST(a_barrier_is_pythons) {
   served s = nobody();
   types(&s);
   id made = MAKE(&s, "(si)", "Barrier", 3);
-  conc_barrier *barrier =
-      &((conc__served_barrier *)state_of(&s, made))->barrier;
+  conc_barrier *barrier = conc__barrier_of(object(&s, made));
   conc__peer *p[3];
   const char *b = made.text;
   int seen = 0;
@@ -857,6 +924,159 @@ TEST(a_barrier_has_a_timeout_of_its_own) {
   SAYS("BrokenBarrierError", p, made.text, "wait", "(N)");
   conc__peer_close(p);
   end(&s);
+}
+
+/* --- primitives of the program --- */
+
+typedef struct own {
+  served s;
+  conc_lock lock;
+  conc_rlock rlock;
+  conc_event event;
+  conc_cond cond, rcond;
+  conc_sem sem;
+  conc_barrier barrier;
+  int acted;
+} own;
+
+static int act(void *arg) { return ++*(int *)arg; }
+
+static void serve_own(own *o) {
+  conc_manager *m = &o->s.server;
+  memset(o, 0, sizeof *o);
+  o->sem.value = o->sem.bound = 1;
+  o->barrier.parties = 2;
+  o->barrier.action = act;
+  o->barrier.arg = &o->acted;
+  CHECK_EQ(conc_manager_register_cond(m, "cond", &o->cond, "lock"), -ENOENT);
+  CHECK_EQ(conc_manager_register_lock(m, "lock", &o->lock), 0);
+  CHECK_EQ(conc_manager_register_lock(m, "lock", &o->lock), -EEXIST);
+  CHECK_EQ(conc_manager_register_rlock(m, "rlock", &o->rlock), 0);
+  CHECK_EQ(conc_manager_register_event(m, "event", &o->event), 0);
+  CHECK_EQ(conc_manager_register_sem(m, "sem", &o->sem), 0);
+  CHECK_EQ(conc_manager_register_barrier(m, "barrier", &o->barrier), 0);
+  types(&o->s);
+  /* While it serves, too. */
+  CHECK_EQ(conc_manager_register_cond(m, "cond", &o->cond, "lock"), 0);
+  CHECK_EQ(conc_manager_register_cond(m, "rcond", &o->rcond, "rlock"), 0);
+}
+
+TEST(primitives_are_registered_as_queues_are) {
+  conc_lock *shared = (conc_lock *)conc_shared_alloc(sizeof *shared);
+  own o;
+  conc_manager *m = &o.s.server;
+  serve_own(&o);
+  CHECK_EQ(conc_manager_register_lock(m, NULL, &o.lock), -EINVAL);
+  CHECK_EQ(conc_manager_register_event(m, "", &o.event), -EINVAL);
+  CHECK_EQ(conc_manager_register_sem(m, "x", NULL), -EINVAL);
+  CHECK_EQ(conc_manager_register_cond(m, "x", &o.cond, NULL), -EINVAL);
+  CHECK_EQ(conc_manager_register_cond(m, "x", &o.cond, "event"), -ENOENT);
+  CHECK_EQ(conc_manager_register_cond(m, "x", &o.cond, "Lock"), -ENOENT);
+  CHECK_EQ(conc_lock_init_shared(shared), 0);
+  CHECK_EQ(conc_manager_register_lock(m, "x", shared), -EINVAL);
+  conc_shared_free(shared);
+  /* The type Lock has this name already. */
+  CHECK_EQ(conc_manager_register_lock(m, "Lock", &o.lock), -EEXIST);
+  CHECK(conc_manager_get(m, "lock") == NULL && errno == ENOENT);
+  CALL_SAYS("TRACEBACK TypeError: lock() takes 0 positional arguments but 1 "
+            "was given",
+            &o.s, "create", "(si)", "lock", 1);
+  end(&o.s);
+}
+
+TEST(the_program_and_its_clients_have_the_same_lock) {
+  own o;
+  serve_own(&o);
+  id l = MAKE(&o.s, "(s)", "lock"), r = MAKE(&o.s, "(s)", "rlock");
+  conc__peer *a = person(&o.s), *b = person(&o.s);
+  CHECK_EQ(conc_lock_acquire(&o.lock, 0), 0);
+  SAYS("False", a, l.text, "acquire", "(p)", 0);
+  SAYS("RuntimeError: release unlocked lock", a, l.text, "release", "()");
+  tell(a, l.text, "acquire", "()");
+  until_waits(&o.lock, &o.lock.waiters, 1);
+  CHECK_EQ(conc_lock_release(&o.lock), 0);
+  CHECK_STR(hear(a), "True");
+  CHECK_EQ(conc_lock_acquire(&o.lock, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_lock_release(&o.lock), -EPERM);
+  conc__peer_close(a);
+  CHECK_EQ(conc_lock_acquire(&o.lock, 20 * test_slow()), -EOWNERDEAD);
+  CHECK_EQ(conc_lock_release(&o.lock), 0);
+  CHECK_EQ(conc_lock_acquire(&o.lock, 0), 0);
+  CHECK_EQ(conc_lock_release(&o.lock), 0);
+
+  SAYS("True", b, r.text, "acquire", "()");
+  SAYS("True", b, r.text, "acquire", "()");
+  CHECK_EQ(conc_rlock_acquire(&o.rlock, 0), -ETIMEDOUT);
+  SAYS("None", b, r.text, "release", "()");
+  SAYS("None", b, r.text, "release", "()");
+  CHECK_EQ(conc_rlock_acquire(&o.rlock, 0), 0);
+  CHECK_EQ(conc_rlock_acquire(&o.rlock, 0), 0);
+  SAYS("RuntimeError: cannot release un-acquired lock", b, r.text, "release",
+       "()");
+  CHECK_EQ(conc_rlock_release(&o.rlock), 0);
+  CHECK_EQ(conc_rlock_release(&o.rlock), 0);
+  SAYS("True", b, r.text, "acquire", "(p)", 0);
+  /* The end of the manager is that of its clients. */
+  end(&o.s);
+  CHECK_EQ(conc_rlock_acquire(&o.rlock, 0), -EOWNERDEAD);
+  CHECK_EQ(conc_rlock_release(&o.rlock), 0);
+  conc__peer_close(b);
+}
+
+TEST(the_program_and_its_clients_wake_each_other) {
+  own o;
+  serve_own(&o);
+  id e = MAKE(&o.s, "(s)", "event"), c = MAKE(&o.s, "(s)", "cond");
+  id rc = MAKE(&o.s, "(s)", "rcond"), l = MAKE(&o.s, "(s)", "lock");
+  id sem = MAKE(&o.s, "(s)", "sem"), b = MAKE(&o.s, "(s)", "barrier");
+  conc__peer *p = person(&o.s), *other = person(&o.s);
+  tell(p, e.text, "wait", "()");
+  until_waits(&o.event, &o.event.waiters, 1);
+  CHECK_EQ(conc_event_set(&o.event), 0);
+  CHECK_STR(hear(p), "True");
+  SAYS("None", p, e.text, "clear", "()");
+  CHECK(!conc_event_is_set(&o.event));
+
+  /* A condition with a Lock: any client that holds it may wait. */
+  SAYS("True", p, l.text, "acquire", "()");
+  tell(p, c.text, "wait", "()");
+  until_waits(&o.cond, &o.cond.waiters, 1);
+  CHECK_EQ(conc_lock_acquire(&o.lock, 5), 0);
+  CHECK_EQ(conc_cond_notify(&o.cond, 1), 0);
+  CHECK_EQ(conc_lock_release(&o.lock), 0);
+  CHECK_STR(hear(p), "True");
+  CHECK_EQ(conc_lock_acquire(&o.lock, 0), -ETIMEDOUT);
+  SAYS("None", p, c.text, "release", "()");
+
+  /* With an RLock of two levels, and a client that notifies. */
+  SAYS("True", p, rc.text, "acquire", "()");
+  SAYS("True", p, rc.text, "acquire", "()");
+  tell(p, rc.text, "wait", "()");
+  until_waits(&o.rcond, &o.rcond.waiters, 1);
+  SAYS("True", other, rc.text, "acquire", "()");
+  SAYS("None", other, rc.text, "notify", "()");
+  SAYS("None", other, rc.text, "release", "()");
+  CHECK_STR(hear(p), "True");
+  SAYS("None", p, rc.text, "release", "()");
+  CHECK_EQ(conc_rlock_acquire(&o.rlock, 0), -ETIMEDOUT);
+  SAYS("None", p, rc.text, "release", "()");
+
+  CHECK_EQ(conc_sem_acquire(&o.sem, 0), 0);
+  tell(p, sem.text, "acquire", "()");
+  until_waits(&o.sem, &o.sem.waiters, 1);
+  CHECK_EQ(conc_sem_release(&o.sem, 1), 0);
+  CHECK_STR(hear(p), "True");
+  SAYS("None", p, sem.text, "release", "()");
+  SAYS("ValueError: Semaphore released too many times", p, sem.text,
+       "release", "()");
+
+  tell(p, b.text, "wait", "()");
+  until_waits(&o.barrier, &o.barrier.waiters, 1);
+  CHECK_EQ(conc_barrier_wait(&o.barrier, 5), 1);
+  CHECK_STR(hear(p), "0");
+  CHECK_EQ(o.acted, 1);
+  conc__peer_close(p), conc__peer_close(other);
+  end(&o.s);
 }
 
 TEST_MAIN
