@@ -97,6 +97,11 @@
      >>peer        what a client has of a server (private)
      >>proxy       a client, and its queues (private)
      >>manager     conc_manager: queues over the network
+     >>python      values as Python compares and hashes them (private)
+     >>elements    what lists and dicts hold (private)
+     >>containers  what all classes of data have in common (private)
+     >>lists       the methods of a list that is served (private)
+     >>dicts       those of dict, Namespace, Value and Array (private)
      >>types       conc_manager_register_types: locks, events and others
      >>extras      conc_progress: a bar that grows
      >>index       every public name
@@ -3614,6 +3619,9 @@ CONC_API int conc_manager_shutdown(conc_manager *manager);
      Condition(lock=None)      with a Lock or an RLock of this manager
      Barrier(parties, action=None, timeout=None)    without an action, which
                                would be code of the client
+     list(iterable), dict(...), Namespace(...)      of data, and of proxies of
+     Value(typecode, value)                         objects of this manager
+     Array(typecode, sequence)                      as array.array
 
    They have the methods, arguments and exceptions of the same classes in
    Python (3.13, where versions differ). What waits there ends when its client
@@ -19619,34 +19627,42 @@ CONC__PRIVATE size_t conc__bigint_size(const unsigned char *p, size_t n) {
   return n;
 }
 
-/* Compares a bigint with a float, exactly: a bigint may have more digits than
-   any float, so it is the float that is turned into bytes. */
-CONC__PRIVATE int conc__compare_bigint_float(const conc_value *v, double f) {
-  const bool minus = v->as.bytes[v->size - 1] >= 0x80;
-  unsigned char bytes[144];
+/* The two's complement of a float of 9.2e18 or more, or below -9.2e18, that is
+   not infinite: such a float is a whole number. Returns how many bytes there
+   are, the lowest first, without repeated sign bytes. */
+#define CONC__FLOAT_BYTES 144
+CONC__PRIVATE size_t conc__float_bytes(double f, unsigned char *bytes) {
   uint64_t bits, mantissa;
   unsigned shift, i;
-  if (f != f) return -1; /* a NaN stands above all numbers */
-  if (f > -9.2e18 && f < 9.2e18) return minus ? -1 : 1;
   memcpy(&bits, &f, sizeof bits);
-  shift = (unsigned)(bits >> 52 & 2047);
-  if (shift == 2047) return f > 0 ? -1 : 1; /* infinite */
-  shift -= 1075; /* 10 to 971, as f is beyond 9.2e18 */
+  shift = (unsigned)(bits >> 52 & 2047) - 1075; /* 10 to 971 */
   mantissa = (bits & (((uint64_t)1 << 52) - 1)) | (uint64_t)1 << 52;
-  memset(bytes, 0, sizeof bytes);
+  memset(bytes, 0, CONC__FLOAT_BYTES);
   mantissa <<= shift % 8; /* 53 + 7 bits: fits */
   for (i = 0; i < 8; i++)
     bytes[shift / 8 + i] = (unsigned char)(mantissa >> 8 * i);
   if (f < 0) { /* the complement, plus one */
     unsigned carry = 1;
-    for (i = 0; i < sizeof bytes; i++) {
+    for (i = 0; i < CONC__FLOAT_BYTES; i++) {
       carry += bytes[i] ^ 255u;
       bytes[i] = (unsigned char)carry;
       carry >>= 8;
     }
   }
-  return conc__compare_bigints(v->as.bytes, v->size, bytes,
-                               conc__bigint_size(bytes, sizeof bytes));
+  return conc__bigint_size(bytes, CONC__FLOAT_BYTES);
+}
+
+/* Compares a bigint with a float, exactly: a bigint may have more digits than
+   any float, so it is the float that is turned into bytes. */
+CONC__PRIVATE int conc__compare_bigint_float(const conc_value *v, double f) {
+  const bool minus = v->as.bytes[v->size - 1] >= 0x80;
+  unsigned char bytes[CONC__FLOAT_BYTES];
+  size_t size;
+  if (f != f) return -1; /* a NaN stands above all numbers */
+  if (f > -9.2e18 && f < 9.2e18) return minus ? -1 : 1;
+  if (f - f != 0) return f > 0 ? -1 : 1; /* infinite */
+  size = conc__float_bytes(f, bytes);
+  return conc__compare_bigints(v->as.bytes, v->size, bytes, size);
 }
 
 /* Compares bools, ints, bigints and floats by what they are worth. A NaN
@@ -21356,6 +21372,9 @@ typedef struct conc__pickle_limits {
   bool objects; /* any class may be named and instantiated: inert */
   bool exact;   /* what would come back as another type is refused: an
                    OrderedDict, a deque, a defaultdict, a Counter */
+  bool proxies; /* what a list of a server can be given besides data: proxies,
+                   slices, ranges. They become objects that its methods read;
+                   nothing else takes them */
   uint32_t depth, parts; /* how many of both are around the value, as an
                             envelope: they do not count as its own */
   char *refused; /* CONC__REFUSED_MAX bytes, or NULL: after -EACCES, what was
@@ -21368,12 +21387,12 @@ typedef struct conc__pickle_limits {
    What a client puts must come back as what it was. To be copied, with
    `refused` set. */
 static const conc__pickle_limits conc__pickle_request_limits
-    __attribute__((unused)) = {false, true, 2, 8, NULL};
+    __attribute__((unused)) = {false, true, false, 2, 8, NULL};
 
 /* For a client: (kind, result). Messages of a value are read as data alone, as
    conc_pickle_loads does it. */
 static const conc__pickle_limits conc__pickle_reply_limits
-    __attribute__((unused)) = {true, false, 2, 4, NULL};
+    __attribute__((unused)) = {true, false, false, 2, 4, NULL};
 
 /* The largest value, in the worst form of any protocol and with everything
    memoized, has no more opcodes; a program of more does nothing but keep the
@@ -21391,12 +21410,14 @@ enum {
   CONC__CALL_DICT,        /* becomes a dict: of nothing, a dict, pairs */
   CONC__CALL_DEFAULTDICT, /* the same; its first argument is left out */
   CONC__CALL_FACTORY,     /* that argument: it is never called */
+  CONC__CALL_CLASS,  /* a class of proxies: a name, which nothing calls */
+  CONC__CALL_LIST,   /* list(list): what becomes of the views of a dict */
   CONC__CALL_OBJECT /* as.at: a container of two texts, module and class */
 };
 
 typedef struct conc__pickle_reader {
   const unsigned char *begin, *p, *end; /* begin <= p <= end */
-  bool objects, exact;                  /* of the limits */
+  bool objects, exact, proxies;         /* of the limits */
   int protocol;                         /* of the last PROTO; 0 before it */
   char *refused;                        /* of the limits */
   conc__maker m;
@@ -21776,6 +21797,18 @@ CONC__PRIVATE int conc__pickle_known_name(const conc__pickle_reader *r,
       {"collections", "deque", CONC__CALL_DEQUE},
       {"multiprocessing.managers", "Token", CONC__CALL_OBJECT},
   };
+  static const struct {
+    const char *module, *name;
+    int call;
+  } proxies[] = {
+      {"multiprocessing.managers", "RebuildProxy", CONC__CALL_OBJECT},
+      {"multiprocessing.managers", NULL, CONC__CALL_CLASS},
+      {"builtins", "slice", CONC__CALL_OBJECT},
+      {"builtins", "range", CONC__CALL_OBJECT},
+      {"builtins", "list", CONC__CALL_LIST},
+      {"__builtin__", "slice", CONC__CALL_OBJECT},
+      {"__builtin__", "xrange", CONC__CALL_OBJECT},
+  };
   const conc__maker *m = &r->m;
   size_t i;
   int call = -1;
@@ -21790,6 +21823,12 @@ CONC__PRIVATE int conc__pickle_known_name(const conc__pickle_reader *r,
           conc__maker_text_is(m, top + 1, others[i].name))
         call = others[i].call;
   }
+  for (i = 0; r->proxies && i < sizeof proxies / sizeof *proxies; i++)
+    if ((call < 0 || call == CONC__CALL_FACTORY) &&
+        conc__maker_text_is(m, top, proxies[i].module) &&
+        (proxies[i].name == NULL ||
+         conc__maker_text_is(m, top + 1, proxies[i].name)))
+      call = proxies[i].call;
   /* `exact`: what is written again must be of the same type to Python. But a
      deque would be a list by then, and the factory of a defaultdict lost. */
   if (r->exact && call >= CONC__CALL_DEQUE && call <= CONC__CALL_FACTORY)
@@ -21810,6 +21849,12 @@ CONC__PRIVATE int conc__pickle_read_name(conc__pickle_reader *r) {
   if (call < 0 && !r->objects)
     return conc__pickle_refuse(r, conc__maker_text(m, top), top[0].size,
                                conc__maker_text(m, top + 1), top[1].size);
+  /* A class that is not called is data: an object that is made of nothing. */
+  if (call == CONC__CALL_CLASS) {
+    rc = conc__maker_push(m, CONC_NONE, 0, 0);
+    if (rc == 0) rc = conc__maker_push(m, CONC_NONE, 0, 0);
+    return rc != 0 ? rc : conc__maker_collect(m, CONC_OBJECT, 4);
+  }
   if (call >= 0 && call != CONC__CALL_OBJECT) {
     m->stack.count -= 2;
     return conc__maker_push(m, CONC__TYPE_CALLABLE, (size_t)call, 0);
@@ -21964,6 +22009,8 @@ CONC__PRIVATE int conc__pickle_read_call(conc__pickle_reader *r,
   if (conc__maker_above_mark(m) < 2) return -EBADMSG;
   name = CONC__STACK(m)[m->stack.count - 2];
   args = CONC__STACK(m)[m->stack.count - 1];
+  if (name.type == CONC_OBJECT) /* of CONC__CALL_CLASS */
+    return conc__pickle_refuse_word(r, "an instance of a class of managers");
   if (name.type != CONC__TYPE_CALLABLE || args.type != CONC_TUPLE)
     return -EBADMSG;
   if (name.size == CONC__CALL_FACTORY ||
@@ -21985,6 +22032,8 @@ CONC__PRIVATE int conc__pickle_read_call(conc__pickle_reader *r,
   case CONC__CALL_DEFAULTDICT:
     return conc__pickle_call_collection(m, name.size, arg, tuple->count);
   case CONC__CALL_OBJECT: return conc__pickle_call_class(m, &name, &args);
+  case CONC__CALL_LIST:
+    return conc__pickle_call_set(m, CONC_LIST, arg, tuple->count);
   default: return conc__pickle_call_bytes(r, name.size, arg, tuple->count);
   }
 }
@@ -22143,12 +22192,13 @@ CONC__PRIVATE int conc__pickle_read_opcode(conc__pickle_reader *r,
 CONC__PRIVATE void conc__pickle_begin(conc__pickle_reader *r, const void *data,
                                       size_t size,
                                       const conc__pickle_limits *limits) {
-  static const conc__pickle_limits none = {false, false, 0, 0, NULL};
+  static const conc__pickle_limits none = {false, false, false, 0, 0, NULL};
   if (limits == NULL) limits = &none;
   r->begin = r->p = (const unsigned char *)data;
   r->end = size > 0 ? r->p + size : r->p;
   r->objects = limits->objects;
   r->exact = limits->exact;
+  r->proxies = limits->proxies;
   r->refused = limits->refused;
   if (r->refused != NULL) *r->refused = 0;
   r->protocol = 0;
@@ -31176,6 +31226,7 @@ typedef struct conc__objects {
   conc__slot *slots; /* under the guard, as all up to `names_size` */
   size_t slots_count, slots_size;
   size_t free; /* the first free place that was used before; 0: none */
+  bool makes;  /* a name is of a class: see conc__objects_makes */
   conc__name *names;
   size_t names_count, names_size;
   /* The rest is the loop's. */
@@ -31476,6 +31527,7 @@ CONC__PRIVATE int conc__names_add(conc__objects *t, const char *text,
   if (rc == 0) {
     conc__name *name = &t->names[t->names_count++];
     if (o != NULL) o->named = true;
+    if (o == NULL) t->makes = true;
     name->text = copy;
     name->type = type;
     name->object = o;
@@ -31483,6 +31535,17 @@ CONC__PRIVATE int conc__names_add(conc__objects *t, const char *text,
   conc__mutex_unlock(guard);
   if (rc != 0) CONC_FREE(copy);
   return rc;
+}
+
+/* Whether clients can make objects: then their requests may have proxies in
+   them, which are read as such. */
+CONC__PRIVATE bool conc__objects_makes(conc__objects *t) {
+  conc__mutex *guard = conc__mutex_of(t);
+  bool makes;
+  conc__mutex_lock(guard);
+  makes = t->makes;
+  conc__mutex_unlock(guard);
+  return makes;
 }
 
 /* Serves an object of this state under a name. After an error the state is
@@ -32412,7 +32475,10 @@ CONC__PRIVATE int conc__item_encode(conc__session *s, const conc_value *v,
     item->size = item->b.size;
     item->kind = CONC__PICKLED;
   }
-  if (error != 0)
+  if (error == -EACCES) /* of what conc__objects_makes lets be read */
+    *rc = conc__reply_refuse(s, "UnpicklingError: only data is accepted, not "
+                                "a proxy, a slice or a range");
+  else if (error != 0)
     *rc = conc__reply_error(s, error, false);
   else if (item->size > limit)
     *rc = conc__reply_too_long(s, item->size, limit,
@@ -33368,6 +33434,7 @@ typedef struct conc__reading {
   const unsigned char *data;
   size_t size;
   conc_value *value;
+  bool proxies; /* there may be proxies in it: see conc__objects_makes */
   int protocol, rc;
   conc__buffer encoded; /* as in conc__session */
   const conc_value *encoded_item;
@@ -33377,6 +33444,7 @@ typedef struct conc__reading {
 CONC__PRIVATE void conc__reading_decode(conc__reading *r) {
   conc__pickle_limits limits = conc__pickle_request_limits;
   limits.refused = r->refused;
+  limits.proxies = r->proxies;
   r->rc = conc__pickle_decode(r->data, r->size, &limits, &r->value,
                               &r->protocol);
 }
@@ -33473,6 +33541,7 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
   memset(&reading, 0, sizeof reading);
   reading.data = data;
   reading.size = size;
+  reading.proxies = conc__objects_makes(&s->manager->objects);
   if (size < CONC__READING_LARGE)
     conc__reading_decode(&reading);
   else
@@ -35784,6 +35853,3746 @@ CONC_API int conc_manager_shutdown(conc_manager *manager) {
 }
 
 /* ---------------------------------------------------------------------------
+   >>python: values as Python compares, orders and hashes them
+
+   The rules of conc_value_equal and of the order in >>value are for C: types
+   differ, and all values have an order. A list or dict that a manager serves
+   must answer as Python's: 1 == 1.0 == True, a NaN is equal to nothing, and
+   'a' < 1 is a TypeError. Here is what Python says to two values, and the
+   bytes by which a key is found.
+
+   Uses >>value, >>maker, >>pickle and the writer of >>format; the rooms that
+   use it are >>elements and >>containers. Whoever reads a value that a peer has
+   sent may call all of it: no loop here goes deeper than CONC__WALK_DEPTH.
+   ------------------------------------------------------------------------ */
+
+/* --- what a value is to Python --- */
+
+#define CONC__MANAGERS "multiprocessing.managers"
+/* A proxy is pickled as a call, (class, Token, 'pickle', {}), of this function
+   of that module. Nothing else of it is in a value but the names of classes of
+   proxies, and Token. */
+#define CONC__PROXY_CLASS "RebuildProxy"
+#define CONC__PROXY_AUTO "AutoProxy"
+
+/* Whether a value is an object of that module, and of that class (NULL: of
+   any). */
+CONC__PRIVATE bool conc__is_object(const conc_value *v, const char *module,
+                                   const char *name) {
+  return v != NULL && v->type == CONC_OBJECT &&
+         strcmp((const char *)v->as.items[0].as.bytes, module) == 0 &&
+         (name == NULL ||
+          strcmp((const char *)v->as.items[1].as.bytes, name) == 0);
+}
+
+/* The same, of a class that is built in. */
+CONC__PRIVATE bool conc__is_builtin_object(const conc_value *v,
+                                           const char *name) {
+  return conc__is_object(v, "builtins", name) ||
+         conc__is_object(v, "__builtin__", name);
+}
+
+/* What an object was made of, a tuple. NULL: it is a class, which nothing was
+   made of. */
+CONC__PRIVATE const conc_value *conc__object_arguments(const conc_value *v) {
+  return v->as.items[2].type == CONC_TUPLE ? &v->as.items[2] : NULL;
+}
+
+CONC__PRIVATE bool conc__is_proxy(const conc_value *v) {
+  return conc__is_object(v, CONC__MANAGERS, NULL);
+}
+
+/* The name of its type, for errors. Of a proxy that is its own class, which is
+   the first argument of the call that makes it. */
+CONC__PRIVATE const char *conc__python_type(const conc_value *v) {
+  static const char *const names[] = {
+      "NoneType",  "bool", "int",   "int",  "float", "str",      "bytes",
+      "bytearray", "list", "tuple", "dict", "set",   "frozenset"};
+  const conc_value *arguments;
+  if (v->type != CONC_OBJECT) return names[v->type];
+  arguments = conc__object_arguments(v);
+  if (conc__is_proxy(v) && arguments != NULL && arguments->size > 0 &&
+      arguments->as.items->type == CONC_OBJECT)
+    v = arguments->as.items;
+  return conc__object_name(v);
+}
+
+CONC__INLINE bool conc__is_number(const conc_value *v) {
+  return v->type >= CONC_BOOL && v->type <= CONC_FLOAT;
+}
+
+CONC__INLINE bool conc__is_nan(const conc_value *v) {
+  return v->type == CONC_FLOAT && v->as.real != v->as.real;
+}
+
+CONC__INLINE bool conc__is_binary(const conc_value *v) {
+  return v->type == CONC_BYTES || v->type == CONC_BYTEARRAY;
+}
+
+CONC__INLINE bool conc__is_set(const conc_value *v) {
+  return v->type == CONC_SET || v->type == CONC_FROZENSET;
+}
+
+/* Whether Python's < takes these two as they are. */
+CONC__INLINE bool conc__is_ordered(const conc_value *a, const conc_value *b) {
+  return (conc__is_number(a) && conc__is_number(b)) ||
+         (conc__is_binary(a) && conc__is_binary(b)) ||
+         (a->type == CONC_STR && b->type == CONC_STR);
+}
+
+/* Compares two that conc__is_ordered: 1, 0 or -1. The order of UTF-8 is that
+   of the characters. A NaN is for the caller. */
+CONC__PRIVATE int conc__compare_ordered(const conc_value *a,
+                                        const conc_value *b) {
+  const size_t n = a->size < b->size ? a->size : b->size;
+  int c;
+  if (conc__is_number(a)) return conc__compare_numbers(a, b);
+  c = n > 0 ? memcmp(a->as.bytes, b->as.bytes, n) : 0;
+  return c != 0 ? c : conc__sign(a->size > b->size, a->size < b->size);
+}
+
+/* --- equality --- */
+
+/* Two values that are inside one another are being compared: items of a pair
+   of containers. */
+typedef struct conc__pair {
+  const conc_value *a, *b;
+  size_t i, n;
+} conc__pair;
+
+/* Python's a == b, but for the items of containers: those are only asked
+   whether they can be equal at all. */
+CONC__PRIVATE bool conc__python_alike(const conc_value *a,
+                                      const conc_value *b) {
+  if (conc__is_ordered(a, b))
+    return !conc__is_nan(a) && !conc__is_nan(b) &&
+           conc__compare_ordered(a, b) == 0;
+  if (a->type != b->type && !(conc__is_set(a) && conc__is_set(b)))
+    return false;
+  /* A proxy has no equality in Python: two of one object differ. */
+  if (a->type == CONC_OBJECT)
+    return !conc__is_proxy(a) && !conc__is_proxy(b) && conc_value_equal(a, b);
+  return a->size == b->size; /* of two Nones, too */
+}
+
+/* Python's a == b. The items of sets and the pairs of dicts stand in an order
+   that is the same for what Python holds equal: so they are compared side by
+   side. */
+CONC__PRIVATE bool conc__python_equal(const conc_value *a,
+                                      const conc_value *b) {
+  conc__pair level[CONC__WALK_DEPTH];
+  unsigned depth = 0;
+  for (;;) {
+    if (!conc__python_alike(a, b)) return false;
+    if (conc__is_container(a->type) && a->type != CONC_OBJECT) {
+      CONC__CHECK(depth < CONC__WALK_DEPTH);
+      level[depth].a = a;
+      level[depth].b = b;
+      level[depth].i = 0;
+      level[depth].n = conc__item_count(a);
+      depth++;
+    }
+    while (depth > 0 && level[depth - 1].i == level[depth - 1].n) depth--;
+    if (depth == 0) return true;
+    a = conc__item_ordered(level[depth - 1].a, level[depth - 1].i);
+    b = conc__item_ordered(level[depth - 1].b, level[depth - 1].i);
+    level[depth - 1].i++;
+  }
+}
+
+/* --- order --- */
+
+/* Whether set a is a part of set b, and smaller: Python's a < b. Items that
+   are equal may be made one, as conc__compare_values does: both values must
+   live as long as either is used. */
+CONC__PRIVATE bool conc__python_subset(const conc_value *a,
+                                       const conc_value *b) {
+  size_t i = 0, k = 0;
+  if (a->size >= b->size) return false;
+  while (i < a->size && k < b->size) {
+    const int c =
+        conc__compare_values(a->as.items + i, b->as.items + k, false);
+    if (c < 0) return false;
+    if (c == 0) i++;
+    k++;
+  }
+  return i == a->size;
+}
+
+/* Python's a < b: 1, 0, or -EINVAL where it raises a TypeError; then *left and
+   *right are the two parts whose types have no order. Of lists, and of tuples,
+   the first items that differ decide, and so on inside these: one walk down
+   finds them, because all that it has passed is equal. As for sets, see
+   conc__python_subset. */
+CONC__PRIVATE int conc__python_below(const conc_value *a, const conc_value *b,
+                                     const conc_value **left,
+                                     const conc_value **right) {
+  conc__pair level[CONC__WALK_DEPTH];
+  unsigned depth = 0;
+  for (;;) {
+    if (a->type == b->type &&
+        (a->type == CONC_LIST || a->type == CONC_TUPLE)) {
+      CONC__CHECK(depth < CONC__WALK_DEPTH);
+      level[depth].a = a;
+      level[depth].b = b;
+      level[depth].i = 0;
+      level[depth].n = a->size < b->size ? a->size : b->size;
+      depth++;
+    } else if (depth == 0 || !conc__python_equal(a, b)) {
+      *left = a;
+      *right = b;
+      if (conc__is_set(a) && conc__is_set(b)) return conc__python_subset(a, b);
+      if (!conc__is_ordered(a, b)) return -EINVAL;
+      return !conc__is_nan(a) && !conc__is_nan(b) &&
+             conc__compare_ordered(a, b) < 0;
+    }
+    while (depth > 0 && level[depth - 1].i == level[depth - 1].n) {
+      depth--;
+      if (level[depth].a->size != level[depth].b->size)
+        return level[depth].a->size < level[depth].b->size;
+    }
+    if (depth == 0) return 0;
+    a = level[depth - 1].a->as.items + level[depth - 1].i;
+    b = level[depth - 1].b->as.items + level[depth - 1].i;
+    level[depth - 1].i++;
+  }
+}
+
+/* --- keys ---
+
+   Two keys are one to Python if their bytes here are the same: the body of the
+   pickle, but with one spelling of each number, nothing shared, and the size
+   of a container in front. Of nearly all keys, strs and ints, these are the
+   bytes of their pickle. */
+
+/* Writes a float as the int that it is equal to, if it is one. */
+CONC__PRIVATE int conc__key_put_float(conc__buffer *b, double f) {
+  unsigned char bytes[CONC__FLOAT_BYTES];
+  size_t size;
+  int rc;
+  if (f >= -9223372036854775808.0 && f < 9223372036854775808.0)
+    return (double)(int64_t)f < f || (double)(int64_t)f > f
+               ? conc__pickle_put_float(b, f)
+               : conc__pickle_put_int(b, (int64_t)f);
+  if (f - f != 0) return conc__pickle_put_float(b, f); /* infinite */
+  /* From here on there is nothing behind the point. */
+  size = conc__float_bytes(f, bytes);
+  rc = conc__pickle_put_head(b, CONC__OP_LONG1, CONC__OP_LONG4, 0, size);
+  return rc != 0 ? rc : conc__buffer_append(b, bytes, size);
+}
+
+/* Appends the bytes of a key. 0; 1: there is a NaN in it, so it is equal to no
+   other key; -ENOMEM; -EINVAL: Python cannot hash it, and *wrong is the part
+   that is why. */
+CONC__PRIVATE int conc__key_encode(conc__buffer *b, const conc_value *key,
+                                   const conc_value **wrong) {
+  bool nan = false;
+  conc__walk w;
+  int step, rc = 0;
+  conc__walk_begin(&w, key);
+  while (rc == 0 && (step = conc__walk_step(&w)) != CONC__WALK_END) {
+    const conc_value *v = w.value;
+    if (step == CONC__WALK_CLOSE) continue;
+    nan = nan || conc__is_nan(v);
+    *wrong = v;
+    switch (v->type) {
+    case CONC_BOOL:
+      rc = conc__pickle_put_int(b, v->as.boolean);
+      break;
+    case CONC_FLOAT:
+      rc = conc__key_put_float(b, v->as.real);
+      break;
+    case CONC_TUPLE:
+      rc = conc__pickle_put_number(b, CONC__OP_MARK, v->size, 8);
+      break;
+    case CONC_FROZENSET:
+      rc = conc__pickle_put_number(b, CONC__OP_FROZENSET, v->size, 8);
+      break;
+    case CONC_BYTEARRAY:
+    case CONC_LIST:
+    case CONC_DICT:
+    case CONC_SET:
+    case CONC_OBJECT:
+      return -EINVAL;
+    default:
+      rc = conc__pickle_put_leaf(b, v, 4);
+      break;
+    }
+  }
+  return rc != 0 ? rc : nan;
+}
+
+/* --- the hash of a key: SipHash-1-3 ---
+
+   With a secret that no client knows, so that none can choose keys that share
+   a place: then a look-up would be a search. */
+
+typedef struct conc__secret {
+  uint64_t words[2];
+} conc__secret;
+
+CONC__INLINE uint64_t conc__rol64(uint64_t x, unsigned n) {
+  return x << n | x >> (64 - n);
+}
+
+/* One round of it. */
+CONC__PRIVATE void conc__sip_round(uint64_t *v) {
+  v[0] += v[1];
+  v[1] = conc__rol64(v[1], 13) ^ v[0];
+  v[0] = conc__rol64(v[0], 32);
+  v[2] += v[3];
+  v[3] = conc__rol64(v[3], 16) ^ v[2];
+  v[0] += v[3];
+  v[3] = conc__rol64(v[3], 21) ^ v[0];
+  v[2] += v[1];
+  v[1] = conc__rol64(v[1], 17) ^ v[2];
+  v[2] = conc__rol64(v[2], 32);
+}
+
+CONC__PRIVATE uint64_t conc__sip(const conc__secret *secret,
+                                 const unsigned char *p, size_t n) {
+  const uint64_t k0 = secret->words[0], k1 = secret->words[1];
+  uint64_t v[4], word;
+  size_t i;
+  v[0] = k0 ^ UINT64_C(0x736f6d6570736575);
+  v[1] = k1 ^ UINT64_C(0x646f72616e646f6d);
+  v[2] = k0 ^ UINT64_C(0x6c7967656e657261);
+  v[3] = k1 ^ UINT64_C(0x7465646279746573);
+  for (i = 0; i + 8 <= n; i += 8) {
+    word = conc__little_endian(p + i, 8);
+    v[3] ^= word;
+    conc__sip_round(v);
+    v[0] ^= word;
+  }
+  /* The last word: what is left, and the length. */
+  word = conc__little_endian(p + i, n - i) | (uint64_t)(n & 255) << 56;
+  v[3] ^= word;
+  conc__sip_round(v);
+  v[0] ^= word;
+  v[2] ^= 255;
+  for (i = 0; i < 3; i++) conc__sip_round(v);
+  return v[0] ^ v[1] ^ v[2] ^ v[3];
+}
+
+/* --- repr() into a buffer --- */
+
+/* Appends Python's repr() of a value. 0 or -ENOMEM. Most fits at once; what
+   does not is written a second time, into the room that it takes. */
+CONC__PRIVATE int conc__python_repr(conc__buffer *b, const conc_value *v) {
+  conc__writer s;
+  int rc = conc__buffer_reserve(b, 64);
+  while (rc == 0) {
+    s.buf = (char *)b->data + b->size;
+    s.size = b->capacity - b->size;
+    s.length = 0;
+    if (conc__is_container(v->type)) conc__writer_container(&s, v);
+    else conc__writer_leaf(&s, v);
+    if (s.length <= s.size) {
+      b->size += s.length;
+      return 0;
+    }
+    rc = conc__buffer_reserve(b, s.length);
+  }
+  return rc;
+}
+/* ---------------------------------------------------------------------------
+   >>elements: what lists and dicts hold that a manager serves
+
+   An element is kept as the body of its pickle, as the queues keep messages:
+   it is encoded once, when a client gives it, and a reply splices it in. Most
+   are scalars, whose bodies have 15 bytes or less and lie in the array itself.
+   Only what must look into an element (==, <, repr) reads its body, and of a
+   scalar without an allocation.
+
+   An element may have other objects of the server in it: a client has put a
+   proxy there. The proxy is left out of the body; the element keeps a
+   reference to the object instead, and at which byte it belongs. What goes to
+   a client in that place is written by conc__reference_put from the server's
+   own table: a Python client executes the names that it finds in a proxy.
+
+   A list is an array of elements: to index and to append cost O(1). A dict is
+   an array of rows in the order in which they were set, and a table of
+   hashes: all of its calls cost O(1). `weight` counts the memory, and
+   CONC__WEIGHT_MAX bounds it for each object. Only a copy of an object (a
+   slice, repr) costs more, and by as much as it has.
+
+   Nothing here waits or has a guard: an object belongs to whoever holds its
+   lock, see >>containers. Uses >>python, >>objects and frames of >>session.
+   ------------------------------------------------------------------------ */
+
+/* Bytes of memory of one object, at most. */
+#ifndef CONC__WEIGHT_MAX
+#define CONC__WEIGHT_MAX ((size_t)256 << 20)
+#endif
+
+/* --- one element --- */
+
+/* An object inside an element: it belongs before byte `at` of the body. The
+   element uses it: so it lives as long. */
+typedef struct conc__reference {
+  size_t at;
+  conc__object *object;
+  conc__objects *table; /* in which that is */
+} conc__reference;
+
+/* An element. A body of 15 bytes or less lies in `bytes`; else that is the
+   address of a conc__far. So the array needs no more than 16 bytes for each,
+   and no alignment. */
+typedef struct conc__element {
+  unsigned char bytes[15];
+  unsigned char size; /* of the body; or one of these: */
+} conc__element;
+
+#define CONC__ELEMENT_NEAR 15 /* no body in `bytes` is longer */
+#define CONC__ELEMENT_FAR 254
+#define CONC__ELEMENT_NONE 255 /* there is no element: a gap */
+
+/* The body of an element, in one allocation: this, the references, all bytes.
+   It does not change any more. */
+typedef struct conc__far {
+  size_t size, references;
+} conc__far;
+
+CONC__INLINE conc__far *conc__element_far(const conc__element *c) {
+  conc__far *far = NULL;
+  if (c->size == CONC__ELEMENT_FAR) memcpy(&far, c->bytes, sizeof far);
+  return far;
+}
+
+/* The references of an element: *count of them. */
+CONC__INLINE conc__reference *conc__element_references(const conc__element *c,
+                                                       size_t *count) {
+  conc__far *far = conc__element_far(c);
+  *count = far != NULL ? far->references : 0;
+  return (conc__reference *)(void *)(far + 1);
+}
+
+/* The body of an element, without its references. */
+CONC__INLINE const unsigned char *conc__element_body(const conc__element *c,
+                                                     size_t *size) {
+  conc__far *far = conc__element_far(c);
+  CONC__CHECK(c->size != CONC__ELEMENT_NONE);
+  if (far == NULL) {
+    *size = c->size;
+    return c->bytes;
+  }
+  *size = far->size;
+  return (const unsigned char *)((conc__reference *)(void *)(far + 1) +
+                                 far->references);
+}
+
+/* Bytes of memory that it takes beside its place in an array. */
+CONC__INLINE size_t conc__element_weight(const conc__element *c) {
+  const conc__far *far = conc__element_far(c);
+  if (far == NULL) return 0;
+  return sizeof *far + far->references * sizeof(conc__reference) + far->size;
+}
+
+/* Makes an element of a body and its references, which it uses from then on.
+   0, or -ENOMEM. */
+CONC__PRIVATE int conc__element_make(conc__element *c, const void *body,
+                                     size_t size,
+                                     const conc__reference *references,
+                                     size_t count) {
+  conc__far *far;
+  size_t i;
+  if (count == 0 && size <= CONC__ELEMENT_NEAR) {
+    memcpy(c->bytes, body, size);
+    c->size = (unsigned char)size;
+    return 0;
+  }
+  /* No body and no array of references is longer than a message. */
+  far = (conc__far *)CONC_MALLOC(sizeof *far + count * sizeof *references +
+                                 size);
+  if (far == NULL) return -ENOMEM;
+  far->size = size;
+  far->references = count;
+  if (count > 0) memcpy(far + 1, references, count * sizeof *references);
+  memcpy((unsigned char *)(far + 1) + count * sizeof *references, body, size);
+  for (i = 0; i < count; i++) conc__object_use(references[i].object);
+  memcpy(c->bytes, &far, sizeof far);
+  c->size = CONC__ELEMENT_FAR;
+  return 0;
+}
+
+CONC__PRIVATE int conc__element_copy(conc__element *c,
+                                     const conc__element *from) {
+  size_t size = 0, count = 0;
+  const conc__reference *references = conc__element_references(from, &count);
+  const unsigned char *body = conc__element_body(from, &size);
+  return conc__element_make(c, body, size, references, count);
+}
+
+/* Frees an element; there is a gap then. */
+CONC__PRIVATE void conc__element_free(conc__element *c) {
+  conc__far *far = conc__element_far(c);
+  size_t count = 0, i;
+  conc__reference *references = conc__element_references(c, &count);
+  for (i = 0; i < count; i++)
+    conc__object_unuse(references[i].table, references[i].object);
+  CONC_FREE(far);
+  c->size = CONC__ELEMENT_NONE;
+}
+
+/* --- from a value to an element --- */
+
+/* Memory for the body that is being made: it serves for any number of elements
+   one after the other. */
+typedef struct conc__draft {
+  conc__buffer body;
+  conc__buffer references; /* an array of conc__reference, not used yet */
+} conc__draft;
+
+CONC__PRIVATE void conc__draft_free(conc__draft *d) {
+  conc__buffer_free(&d->body);
+  conc__buffer_free(&d->references);
+}
+
+/* The object of this server that a proxy stands for. NULL: there is none. */
+CONC__PRIVATE conc__object *conc__proxy_object(conc__manager_data *m,
+                                               const conc_value *v) {
+  const char *id = conc__proxy_id(v);
+  return id != NULL ? conc__object_by_id(&m->objects, m->server.number, id)
+                    : NULL;
+}
+
+/* Takes one proxy out of a value whose pickle is being written: instead of it
+   there is a reference. 0, -ENOMEM, -EACCES if it is no proxy, -ENOENT if
+   there is no such object. */
+CONC__PRIVATE int conc__draft_refer(conc__manager_data *m, conc__draft *d,
+                                    const conc_value *v) {
+  conc__reference r;
+  if (!conc__is_object(v, CONC__MANAGERS, CONC__PROXY_CLASS)) return -EACCES;
+  r.object = conc__proxy_object(m, v);
+  if (r.object == NULL) return -ENOENT;
+  r.at = d->body.size;
+  r.table = &m->objects;
+  return conc__buffer_append(&d->references, &r, sizeof r);
+}
+
+/* Writes the body of a value as conc__pickle_encode does it, but for proxies:
+   those become references. `wrong` as in conc__element_encode. */
+CONC__PRIVATE int conc__draft_write(conc__manager_data *m, conc__draft *d,
+                                    const conc_value *v, int protocol,
+                                    const conc_value **wrong) {
+  conc__met met = {NULL, 0, 0};
+  conc__walk w;
+  uint32_t index;
+  int step, rc = 0;
+  d->body.size = d->references.size = 0;
+  conc__walk_begin(&w, v);
+  while (rc == 0 && (step = conc__walk_step(&w)) != CONC__WALK_END) {
+    *wrong = w.value;
+    if (step != CONC__WALK_OPEN || w.value->type != CONC_OBJECT ||
+        (w.value->shared != 0 &&
+         conc__met_find(&met, w.value->shared, &index))) {
+      rc = conc__pickle_put_step(&d->body, &w, step, protocol, &met);
+      continue;
+    }
+    rc = conc__draft_refer(m, d, w.value);
+    conc__walk_skip(&w);
+    if (rc != 0 || w.value->shared == 0) continue;
+    rc = conc__met_add(&met, w.value->shared);
+    if (rc == 0)
+      rc = conc__pickle_put_memo(&d->body, CONC__OP_BINPUT,
+                                 CONC__OP_LONG_BINPUT, met.count - 1);
+  }
+  CONC_FREE(met.slots);
+  return rc;
+}
+
+/* Makes an element of a value. 0, -ENOMEM; -EACCES: there is an object in it
+   that is no proxy; -ENOENT: a proxy of an object that is not here. *wrong is
+   that object. */
+CONC__PRIVATE int conc__element_encode(conc__manager_data *m, conc__draft *d,
+                                       const conc_value *v, conc__element *out,
+                                       const conc_value **wrong) {
+  int rc = conc__draft_write(m, d, v, 4, wrong);
+  if (rc != 0) return rc;
+  return conc__element_make(
+      out, d->body.data, d->body.size,
+      (const conc__reference *)(const void *)d->references.data,
+      d->references.size / sizeof(conc__reference));
+}
+
+/* --- from an element to a pickle --- */
+
+/* What is written where an element refers to an object. */
+typedef int conc__reference_put(conc__buffer *b, const conc__object *object,
+                                void *arg);
+
+/* Appends a body with what it refers to. */
+CONC__PRIVATE int conc__body_put(conc__buffer *b, const unsigned char *body,
+                                 size_t size, const conc__reference *r,
+                                 size_t count, conc__reference_put *put,
+                                 void *arg) {
+  size_t done = 0, i;
+  int rc = 0;
+  for (i = 0; rc == 0 && i < count; i++) {
+    rc = conc__buffer_append(b, body + done, r[i].at - done);
+    if (rc == 0) rc = put(b, r[i].object, arg);
+    done = r[i].at;
+  }
+  return rc != 0 ? rc : conc__buffer_append(b, body + done, size - done);
+}
+
+/* Appends an element. */
+CONC__PRIVATE int conc__element_put(conc__buffer *b, const conc__element *c,
+                                    conc__reference_put *put, void *arg) {
+  size_t size = 0, count = 0;
+  const conc__reference *r = conc__element_references(c, &count);
+  const unsigned char *body = conc__element_body(c, &size);
+  return conc__body_put(b, body, size, r, count, put, arg);
+}
+
+/* The same of what has been written to a draft. */
+CONC__PRIVATE int conc__draft_put(conc__buffer *b, const conc__draft *d,
+                                  conc__reference_put *put, void *arg) {
+  return conc__body_put(
+      b, d->body.data, d->body.size,
+      (const conc__reference *)(const void *)d->references.data,
+      d->references.size / sizeof(conc__reference), put, arg);
+}
+
+/* The class of the proxies that Python has for an object. Those of what is not
+   in this table are made by the names of its methods. */
+CONC__PRIVATE const char *conc__object_proxy(const conc__object *o) {
+  static const char *const proxies[][2] = {
+      {"list", "ListProxy"},
+      {"dict", "DictProxy"},
+      {"multiprocessing.managers.Value", "ValueProxy"},
+      {"array.array", "ArrayProxy"},
+      {"multiprocessing.managers.Namespace", "NamespaceProxy"},
+      {"dict_keyiterator", "IteratorProxy"},
+      {"threading.Event", "EventProxy"},
+      {"_thread.lock", "AcquirerProxy"},
+      {"_thread.RLock", "AcquirerProxy"},
+      {"threading.Semaphore", "AcquirerProxy"},
+      {"threading.BoundedSemaphore", "AcquirerProxy"},
+      {"threading.Condition", "ConditionProxy"},
+      {"threading.Barrier", "BarrierProxy"}};
+  size_t i;
+  for (i = 0; i < sizeof proxies / sizeof *proxies; i++)
+    if (strcmp(o->type->python, proxies[i][0]) == 0) return proxies[i][1];
+  return CONC__PROXY_AUTO;
+}
+
+/* A name under which clients can have such an object, for a Token. */
+CONC__PRIVATE const char *conc__object_name_of(conc__objects *t,
+                                               const conc__object *o) {
+  conc__mutex *guard = conc__mutex_of(t);
+  const char *text = NULL;
+  size_t i;
+  conc__mutex_lock(guard);
+  for (i = 0; i < t->names_count && text == NULL; i++)
+    if (t->names[i].object != NULL ? t->names[i].object == o
+                                   : t->names[i].type == o->type)
+      text = t->names[i].text; /* stays until the manager ends */
+  conc__mutex_unlock(guard);
+  return text != NULL ? text : "object";
+}
+
+/* A class of the module of proxies, by its name alone: nothing calls it. This
+   is what a proxy is to ==, < and repr. */
+CONC__PRIVATE int conc__reference_put_class(conc__buffer *b,
+                                            const conc__object *object,
+                                            void *arg) {
+  (void)arg;
+  return conc__pickle_put_global(b, CONC__MANAGERS,
+                                 conc__object_proxy(object));
+}
+
+/* The same, as CPython shows a proxy that is in a list; the number is that of
+   its id, for no client needs to know an address of ours. */
+CONC__PRIVATE int conc__reference_put_repr(conc__buffer *b,
+                                           const conc__object *object,
+                                           void *arg) {
+  char text[160];
+  snprintf(text, sizeof text, "<%s object, typeid '%.*s' at 0x%llx>",
+           conc__object_proxy(object),
+           CONC__SHOWN(conc__object_name_of((conc__objects *)arg, object), 60),
+           (unsigned long long)object->number);
+  return conc__pickle_put_global(b, CONC__MANAGERS, text);
+}
+
+/* --- looking into an element --- */
+
+/* An element as a value, as long as the element lives. */
+typedef struct conc__view {
+  const conc_value *value;
+  conc_value leaf;   /* of a scalar; its text is the element's own */
+  conc_value *whole; /* of others: made for this view. Or NULL */
+} conc__view;
+
+/* Reads a body that is a number, a text or a word: false if it is more. All of
+   these have one spelling: see conc__pickle_put_leaf. */
+CONC__PRIVATE bool conc__view_scalar(conc_value *v, const unsigned char *p,
+                                     size_t n) {
+  const unsigned char op = *p++;
+  size_t size, i;
+  uint64_t bits = 0;
+  memset(v, 0, sizeof *v);
+  n--;
+  switch (op) {
+  case CONC__OP_NONE:
+    v->type = CONC_NONE;
+    return n == 0;
+  case CONC__OP_NEWTRUE:
+  case CONC__OP_NEWFALSE:
+    v->type = CONC_BOOL;
+    v->as.boolean = op == CONC__OP_NEWTRUE;
+    return n == 0;
+  case CONC__OP_BININT1:
+  case CONC__OP_BININT2:
+  case CONC__OP_BININT:
+    if (n != (op == CONC__OP_BININT1 ? 1u : op == CONC__OP_BININT2 ? 2u : 4u))
+      return false;
+    bits = conc__little_endian(p, n);
+    v->type = CONC_INT;
+    v->as.integer = n == 4 ? (int32_t)(uint32_t)bits : (int64_t)bits;
+    return true;
+  case CONC__OP_LONG1:
+    if (n != 1u + *p) return false;
+    v->type = n - 1 > 8 ? CONC_BIGINT : CONC_INT;
+    v->size = n - 1 > 8 ? n - 1 : 0;
+    if (n - 1 > 8) {
+      v->as.bytes = p + 1;
+      return true;
+    }
+    if (p[n - 1] >= 0x80) bits = ~bits; /* the sign */
+    for (i = n - 1; i > 0; i--) bits = bits << 8 | p[i];
+    v->as.integer = (int64_t)bits;
+    return true;
+  case CONC__OP_BINFLOAT:
+    if (n != 8) return false;
+    for (i = 0; i < 8; i++) bits = bits << 8 | p[i];
+    v->type = CONC_FLOAT;
+    memcpy(&v->as.real, &bits, sizeof bits);
+    return true;
+  default:
+    v->type = op == CONC__OP_BINUNICODE || op == CONC__OP_BINUNICODE8
+                  ? CONC_STR
+                  : CONC_BYTES;
+    if (conc__pickle_content(p - 1, n + 1, n + 1, &i, &size) != 0)
+      return false;
+    v->as.bytes = p - 1 + i;
+    v->size = size;
+    return true;
+  }
+}
+
+/* Shows an element as a value; `b` is memory for it, which serves for any
+   number of views. 0, or -ENOMEM; and what it must not be, for it was written
+   here: an error of reading. */
+CONC__PRIVATE int conc__view_open(conc__view *v, const conc__element *c,
+                                  conc__reference_put *put, void *arg,
+                                  conc__buffer *b) {
+  conc__pickle_limits limits = conc__pickle_request_limits;
+  size_t size = 0;
+  const unsigned char *body = conc__element_body(c, &size);
+  int rc;
+  v->whole = NULL;
+  v->value = &v->leaf;
+  if (conc__view_scalar(&v->leaf, body, size)) return 0;
+  b->size = 0;
+  rc = conc__element_put(b, c, put, arg);
+  if (rc == 0) rc = conc__pickle_put_op(b, CONC__OP_STOP);
+  limits.proxies = true;
+  if (rc == 0)
+    rc = conc__pickle_decode(b->data, b->size, &limits, &v->whole, NULL);
+  v->value = v->whole;
+  return rc;
+}
+
+CONC__PRIVATE void conc__view_close(conc__view *v) {
+  conc_value_free(v->whole);
+}
+
+/* Appends what Python's repr() says of an element. `scratch` as in
+   conc__view_open. */
+CONC__PRIVATE int conc__element_text(const conc__element *c, conc__buffer *b,
+                                     conc__buffer *scratch) {
+  size_t count = 0;
+  conc__reference *r = conc__element_references(c, &count);
+  conc__view view;
+  int rc = conc__view_open(&view, c, conc__reference_put_repr,
+                           count > 0 ? r->table : NULL, scratch);
+  if (rc != 0) return rc;
+  rc = conc__python_repr(b, view.value);
+  conc__view_close(&view);
+  return rc;
+}
+
+/* --- an array of elements --- */
+
+typedef struct conc__elements {
+  conc__element *at;
+  size_t count, capacity;
+  size_t weight; /* of all of them; no more than CONC__WEIGHT_MAX */
+} conc__elements;
+
+CONC__PRIVATE void conc__elements_free(conc__elements *cs) {
+  size_t i;
+  for (i = 0; i < cs->count; i++) conc__element_free(&cs->at[i]);
+  CONC_FREE(cs->at);
+  memset(cs, 0, sizeof *cs);
+}
+
+/* Makes room for `more` elements of that weight beside their places. 0,
+   -ENOMEM, or -EMSGSIZE: then the object would be too large. */
+CONC__PRIVATE int conc__elements_reserve(conc__elements *cs, size_t more,
+                                         size_t weight) {
+  conc__element *at;
+  if (more > CONC__WEIGHT_MAX / sizeof *at || weight > CONC__WEIGHT_MAX ||
+      cs->weight + weight + more * sizeof *at > CONC__WEIGHT_MAX)
+    return -EMSGSIZE;
+  if (more <= cs->capacity - cs->count) return 0;
+  at = (conc__element *)conc__grow(cs->at, &cs->capacity, cs->count + more,
+                                   sizeof *at);
+  if (at == NULL) return -ENOMEM;
+  cs->at = at;
+  return 0;
+}
+
+/* Adds an element, which is the array's then, at the end. It is freed if that
+   fails. */
+CONC__PRIVATE int conc__elements_append(conc__elements *cs, conc__element *c) {
+  const size_t weight = conc__element_weight(c);
+  int rc = conc__elements_reserve(cs, 1, weight);
+  if (rc != 0) {
+    conc__element_free(c);
+    return rc;
+  }
+  cs->at[cs->count++] = *c;
+  cs->weight += weight + sizeof *c;
+  return 0;
+}
+
+/* Adds copies of `count` elements of an array: of the one at `start`, and then
+   each that is `step` further. It may be the same array. After an error some
+   are there. */
+CONC__PRIVATE int conc__elements_copy(conc__elements *cs,
+                                      const conc__elements *from,
+                                      int64_t start, int64_t step,
+                                      size_t count) {
+  size_t i;
+  for (i = 0; i < count; i++) {
+    conc__element c;
+    int rc = conc__element_copy(&c, &from->at[start + (int64_t)i * step]);
+    if (rc == 0) rc = conc__elements_append(cs, &c);
+    if (rc != 0) return rc;
+  }
+  return 0;
+}
+
+/* Replaces `n` elements from `from` on by all those of another array, which is
+   empty then. 0, or an error and nothing has changed. */
+CONC__PRIVATE int conc__elements_replace(conc__elements *cs, size_t from,
+                                         size_t n, conc__elements *with) {
+  const size_t more = with->count;
+  size_t i;
+  int rc;
+  CONC__CHECK(from <= cs->count && n <= cs->count - from);
+  rc = conc__elements_reserve(cs, more,
+                              with->weight - more * sizeof(conc__element));
+  if (rc != 0) return rc;
+  for (i = from; i < from + n; i++) {
+    cs->weight -= conc__element_weight(&cs->at[i]) + sizeof(conc__element);
+    conc__element_free(&cs->at[i]);
+  }
+  if (cs->count > 0)
+    memmove(cs->at + from + more, cs->at + from + n,
+            (cs->count - from - n) * sizeof(conc__element));
+  if (more > 0) memcpy(cs->at + from, with->at, more * sizeof(conc__element));
+  cs->count += more;
+  cs->count -= n;
+  cs->weight += with->weight;
+  with->count = 0;
+  with->weight = 0;
+  return 0;
+}
+
+/* Takes out `count` elements: that at `start`, and each `step` further, with a
+   step above 0. */
+CONC__PRIVATE void conc__elements_remove(conc__elements *cs, size_t start,
+                                         size_t step, size_t count) {
+  size_t i, kept = start, done = 0;
+  for (i = start; i < cs->count; i++) {
+    if (done < count && i == start + done * step) {
+      cs->weight -= conc__element_weight(&cs->at[i]) + sizeof(conc__element);
+      conc__element_free(&cs->at[i]);
+      done++;
+    } else {
+      cs->at[kept++] = cs->at[i];
+    }
+  }
+  CONC__CHECK(done == count);
+  cs->count = kept;
+}
+
+/* Turns the order round. */
+CONC__PRIVATE void conc__elements_reverse(conc__elements *cs) {
+  size_t i, k;
+  for (i = 0, k = cs->count; i + 1 < k; i++) {
+    const conc__element c = cs->at[i];
+    cs->at[i] = cs->at[--k];
+    cs->at[k] = c;
+  }
+}
+
+/* --- searching and sorting --- */
+
+/* The first element from `from` to before `to` that Python holds equal to v.
+   Its place in *place: `to` if there is none. 0, or -ENOMEM. */
+CONC__PRIVATE int conc__elements_find(const conc__elements *cs,
+                                      const conc_value *v, size_t from,
+                                      size_t to, size_t *place) {
+  conc__buffer b = {NULL, 0, 0, 0};
+  int rc = 0;
+  for (*place = from; *place < to; ++*place) {
+    conc__view view;
+    bool found;
+    rc = conc__view_open(&view, &cs->at[*place], conc__reference_put_class,
+                         NULL, &b);
+    if (rc != 0) break;
+    found = conc__python_equal(view.value, v);
+    conc__view_close(&view);
+    if (found) break;
+  }
+  conc__buffer_free(&b);
+  return rc;
+}
+
+/* What a sort works with. */
+typedef struct conc__ordering {
+  conc__view *views;
+  uint32_t *order, *other; /* numbers of views; the second is for merging */
+  const conc_value *left, *right; /* what has no order, after -EINVAL */
+} conc__ordering;
+
+/* Whether view i is below view k: as conc__python_below. */
+CONC__INLINE int conc__ordering_below(conc__ordering *o, uint32_t i,
+                                      uint32_t k) {
+  return conc__python_below(o->views[i].value, o->views[k].value, &o->left,
+                            &o->right);
+}
+
+/* Merges two sorted runs that lie side by side in `order`, into `other`. Of
+   two that are equal the first one stays first. */
+CONC__PRIVATE int conc__ordering_merge(conc__ordering *o, size_t from,
+                                       size_t middle, size_t end) {
+  size_t i = from, k = middle, to = from;
+  while (i < middle && k < end) {
+    const int below = conc__ordering_below(o, o->order[k], o->order[i]);
+    if (below < 0) return below;
+    o->other[to++] = below ? o->order[k++] : o->order[i++];
+  }
+  while (i < middle) o->other[to++] = o->order[i++];
+  while (k < end) o->other[to++] = o->order[k++];
+  return 0;
+}
+
+/* Sorts `order`, which has n numbers. A first look finds what is sorted; and
+   it meets two that have no order where Python meets them. */
+CONC__PRIVATE int conc__ordering_sort(conc__ordering *o, size_t n) {
+  size_t i, width;
+  int below = 0;
+  for (i = 1; i < n && below == 0; i++)
+    below = conc__ordering_below(o, o->order[i], o->order[i - 1]);
+  if (below <= 0) return below;
+  for (width = 1; width < n; width *= 2) {
+    uint32_t *swap;
+    for (i = 0; i < n; i += 2 * width) {
+      const size_t middle = i + width < n ? i + width : n;
+      const size_t end = middle + width < n ? middle + width : n;
+      int rc = conc__ordering_merge(o, i, middle, end);
+      if (rc != 0) return rc;
+    }
+    swap = o->order;
+    o->order = o->other;
+    o->other = swap;
+  }
+  return 0;
+}
+
+/* Puts the elements in the order that was found. There is no memory for it but
+   that of the views, which are not needed any more. */
+CONC__PRIVATE void conc__ordering_apply(conc__ordering *o,
+                                        conc__elements *cs) {
+  conc__element *sorted = (conc__element *)(void *)o->views;
+  size_t i;
+  CONC__CHECK(sizeof *sorted <= sizeof *o->views);
+  for (i = 0; i < cs->count; i++) sorted[i] = cs->at[o->order[i]];
+  if (cs->count > 0) memcpy(cs->at, sorted, cs->count * sizeof *sorted);
+}
+
+/* Sorts as Python's list.sort: 0, or -ENOMEM; or -EINVAL, and `text` says
+   which types have no order. After an error the order is as it was. To keep
+   equal ones as they are, a reversed sort begins and ends with the order
+   turned round. */
+CONC__PRIVATE int conc__elements_sort(conc__elements *cs, bool reverse,
+                                      char *text, size_t size) {
+  const size_t n = cs->count;
+  conc__buffer b = {NULL, 0, 0, 0};
+  conc__ordering o;
+  size_t opened = 0, i;
+  int rc = 0;
+  if (n < 2) return 0;
+  o.views = (conc__view *)CONC_MALLOC(n * sizeof *o.views);
+  o.order = (uint32_t *)CONC_MALLOC(n * 2 * sizeof *o.order);
+  o.other = o.order != NULL ? o.order + n : NULL;
+  if (o.views == NULL || o.order == NULL) rc = -ENOMEM;
+  if (reverse) conc__elements_reverse(cs);
+  for (; rc == 0 && opened < n; opened++) {
+    o.order[opened] = (uint32_t)opened;
+    rc = conc__view_open(&o.views[opened], &cs->at[opened],
+                         conc__reference_put_class, NULL, &b);
+  }
+  if (rc == 0) rc = conc__ordering_sort(&o, n);
+  if (rc == -EINVAL)
+    snprintf(text, size,
+             "'<' not supported between instances of '%.*s' and '%.*s'",
+             CONC__SHOWN(conc__python_type(o.left), 60),
+             CONC__SHOWN(conc__python_type(o.right), 60));
+  for (i = 0; i < opened; i++) conc__view_close(&o.views[i]);
+  if (rc == 0) conc__ordering_apply(&o, cs);
+  if (reverse) conc__elements_reverse(cs);
+  conc__buffer_free(&b);
+  CONC_FREE(o.views);
+  CONC_FREE(o.order < o.other ? o.order : o.other);
+  return rc;
+}
+
+/* --- rows, found by their keys --- */
+
+typedef struct conc__row {
+  uint64_t serial;   /* ascends: by it an iterator finds its place again */
+  uint64_t hash;     /* of the bytes of `key` */
+  conc__element key; /* conc__key_encode; CONC__ELEMENT_NONE: it was removed */
+  conc__element
+      original; /* the key's pickle; CONC__ELEMENT_NONE: the same bytes */
+  conc__element value;
+} conc__row;
+
+typedef struct conc__table {
+  conc__secret secret; /* random; since there are rows */
+  conc__row *rows;
+  size_t used, capacity; /* of rows: `used` of them, with gaps */
+  size_t count;          /* without gaps */
+  uint32_t *slots;       /* 2 * capacity, a power of two: number of the row +
+                            1, at its hash or behind; 0: nothing is here */
+  uint64_t serial;       /* of the next row */
+  size_t weight;         /* of all rows; at most CONC__WEIGHT_MAX */
+} conc__table;
+
+/* A key that is looked up. */
+typedef struct conc__lookup {
+  conc__buffer bytes;
+  uint64_t hash;
+  bool nan; /* it is equal to no other */
+} conc__lookup;
+
+CONC__PRIVATE void conc__table_free(conc__table *t) {
+  size_t i;
+  for (i = 0; i < t->used; i++) {
+    if (t->rows[i].key.size == CONC__ELEMENT_NONE) continue;
+    conc__element_free(&t->rows[i].key);
+    conc__element_free(&t->rows[i].original);
+    conc__element_free(&t->rows[i].value);
+  }
+  CONC_FREE(t->rows);
+  CONC_FREE(t->slots);
+  memset(t, 0, sizeof *t);
+}
+
+/* Removes all rows. What is added later has other numbers. */
+CONC__PRIVATE void conc__table_clear(conc__table *t) {
+  const uint64_t serial = t->serial;
+  conc__table_free(t);
+  t->serial = serial;
+}
+
+/* Makes the secret, if there is none. 0, or negative errno. */
+CONC__PRIVATE int conc__table_secret(conc__table *t) {
+  if (t->secret.words[0] != 0 || t->secret.words[1] != 0) return 0;
+  return conc__random(&t->secret, sizeof t->secret);
+}
+
+/* Reads a key. 0, -ENOMEM, or -EINVAL for one that Python cannot hash: *wrong
+   is the part that is why. */
+CONC__PRIVATE int conc__table_key(conc__table *t, const conc_value *v,
+                                  conc__lookup *key,
+                                  const conc_value **wrong) {
+  int rc = conc__table_secret(t);
+  memset(key, 0, sizeof *key);
+  if (rc == 0) rc = conc__key_encode(&key->bytes, v, wrong);
+  if (rc < 0) {
+    conc__buffer_free(&key->bytes);
+    return rc;
+  }
+  key->nan = rc > 0;
+  key->hash = conc__sip(&t->secret, key->bytes.data, key->bytes.size);
+  return 0;
+}
+
+/* The slot of a key's row. NULL: there is none. */
+CONC__PRIVATE uint32_t *conc__table_slot(const conc__table *t,
+                                         const conc__lookup *key) {
+  const size_t mask = t->capacity * 2 - 1;
+  size_t i = (size_t)key->hash & mask;
+  if (t->capacity == 0 || key->nan) return NULL;
+  for (; t->slots[i] != 0; i = (i + 1) & mask) {
+    const conc__row *e = &t->rows[t->slots[i] - 1];
+    size_t size = 0;
+    const unsigned char *p;
+    if (e->hash != key->hash) continue;
+    p = conc__element_body(&e->key, &size);
+    if (size == key->bytes.size && memcmp(p, key->bytes.data, size) == 0)
+      return &t->slots[i];
+  }
+  return NULL;
+}
+
+CONC__PRIVATE conc__row *conc__table_find(const conc__table *t,
+                                          const conc__lookup *key) {
+  const uint32_t *slot = conc__table_slot(t, key);
+  return slot != NULL ? &t->rows[*slot - 1] : NULL;
+}
+
+/* Closes the gaps, and makes room for one more row. 0 or -ENOMEM. The sizes
+   are powers of two. */
+CONC__PRIVATE int conc__table_tidy(conc__table *t) {
+  size_t capacity = t->capacity > 0 ? t->capacity : 8, kept = 0, mask, i, k;
+  conc__row *rows = t->rows;
+  uint32_t *slots;
+  while (t->count + 1 > capacity - capacity / 4) capacity *= 2;
+  slots = (uint32_t *)CONC_MALLOC(capacity * 2 * sizeof *slots);
+  if (slots == NULL) return -ENOMEM;
+  if (capacity > t->capacity)
+    rows = (conc__row *)CONC_REALLOC(t->rows, capacity * sizeof *rows);
+  if (rows == NULL) {
+    CONC_FREE(slots);
+    return -ENOMEM;
+  }
+  memset(slots, 0, capacity * 2 * sizeof *slots);
+  mask = capacity * 2 - 1;
+  for (i = 0; i < t->used; i++) {
+    if (rows[i].key.size == CONC__ELEMENT_NONE) continue;
+    rows[kept] = rows[i];
+    k = (size_t)rows[kept].hash & mask;
+    while (slots[k] != 0) k = (k + 1) & mask;
+    slots[k] = (uint32_t)++kept;
+  }
+  CONC__CHECK(kept == t->count);
+  CONC_FREE(t->slots);
+  t->slots = slots;
+  t->rows = rows;
+  t->capacity = capacity;
+  t->used = kept;
+  return 0;
+}
+
+/* Bytes that a row takes. */
+CONC__INLINE size_t conc__row_weight(const conc__row *e) {
+  return sizeof *e + 4 * sizeof(uint32_t) + conc__element_weight(&e->key) +
+         conc__element_weight(&e->original) + conc__element_weight(&e->value);
+}
+
+/* Adds a row for a key that is not there. `original` and `value` are the
+   table's then; they are freed if that fails. 0, -ENOMEM or -EMSGSIZE. */
+CONC__PRIVATE int conc__table_add(conc__table *t, const conc__lookup *key,
+                                  conc__element *original,
+                                  conc__element *value) {
+  conc__row e;
+  size_t size = 0, i;
+  const unsigned char *body = conc__element_body(original, &size);
+  int rc =
+      conc__element_make(&e.key, key->bytes.data, key->bytes.size, NULL, 0);
+  if (rc != 0) e.key.size = CONC__ELEMENT_NONE;
+  if (size == key->bytes.size && memcmp(body, key->bytes.data, size) == 0)
+    conc__element_free(original);
+  e.original = *original;
+  e.value = *value;
+  e.hash = key->hash;
+  e.serial = t->serial;
+  if (rc == 0 && t->weight + conc__row_weight(&e) > CONC__WEIGHT_MAX)
+    rc = -EMSGSIZE;
+  if (rc == 0 && t->used == t->capacity) rc = conc__table_tidy(t);
+  if (rc != 0) {
+    conc__element_free(&e.key);
+    conc__element_free(&e.original);
+    conc__element_free(&e.value);
+    return rc;
+  }
+  i = (size_t)e.hash & (t->capacity * 2 - 1);
+  while (t->slots[i] != 0) i = (i + 1) & (t->capacity * 2 - 1);
+  t->weight += conc__row_weight(&e);
+  t->rows[t->used++] = e;
+  t->slots[i] = (uint32_t)t->used;
+  t->count++;
+  t->serial++;
+  return 0;
+}
+
+/* Gives a row another value, which is the table's then, and is freed if
+   that fails: 0, or -EMSGSIZE. */
+CONC__PRIVATE int conc__table_change(conc__table *t, conc__row *e,
+                                     conc__element *value) {
+  const size_t weight = t->weight - conc__element_weight(&e->value);
+  if (weight + conc__element_weight(value) > CONC__WEIGHT_MAX) {
+    conc__element_free(value);
+    return -EMSGSIZE;
+  }
+  t->weight = weight + conc__element_weight(value);
+  conc__element_free(&e->value);
+  e->value = *value;
+  return 0;
+}
+
+/* Removes the row of a slot. Those that stand behind it because it was in the
+   way move up: so a search may end at the first empty slot. */
+CONC__PRIVATE void conc__table_remove(conc__table *t, uint32_t *slot) {
+  const size_t mask = t->capacity * 2 - 1;
+  conc__row *e = &t->rows[*slot - 1];
+  size_t gap = (size_t)(slot - t->slots), i = gap;
+  t->weight -= conc__row_weight(e);
+  t->count--;
+  conc__element_free(&e->value);
+  conc__element_free(&e->key);
+  conc__element_free(&e->original);
+  for (;;) {
+    size_t home;
+    i = (i + 1) & mask;
+    if (t->slots[i] == 0) break;
+    home = (size_t)t->rows[t->slots[i] - 1].hash & mask;
+    if (((i - home) & mask) < ((i - gap) & mask)) continue;
+    t->slots[gap] = t->slots[i];
+    gap = i;
+  }
+  t->slots[gap] = 0;
+  /* Gaps at the end are none: so the last row is always at hand. */
+  while (t->used > 0 && t->rows[t->used - 1].key.size == CONC__ELEMENT_NONE)
+    t->used--;
+}
+
+/* The slot of a row that is there. */
+CONC__PRIVATE uint32_t *conc__table_slot_of(const conc__table *t,
+                                            const conc__row *e) {
+  const size_t mask = t->capacity * 2 - 1;
+  const uint32_t number = (uint32_t)(e - t->rows) + 1;
+  size_t i = (size_t)e->hash & mask;
+  while (t->slots[i] != number) i = (i + 1) & mask;
+  return &t->slots[i];
+}
+
+/* The first row that was added as number `serial` or later. NULL: there is
+   none. Entries stand in the order of their numbers, gaps too. */
+CONC__PRIVATE conc__row *conc__table_from(const conc__table *t,
+                                          uint64_t serial) {
+  size_t low = 0, high = t->used;
+  while (low < high) {
+    const size_t middle = low + (high - low) / 2;
+    if (t->rows[middle].serial < serial) low = middle + 1;
+    else high = middle;
+  }
+  while (low < t->used && t->rows[low].key.size == CONC__ELEMENT_NONE) low++;
+  return low < t->used ? &t->rows[low] : NULL;
+}
+
+/* The pickle of a row's key, as it was given. */
+CONC__INLINE const conc__element *conc__row_key(const conc__row *e) {
+  return e->original.size != CONC__ELEMENT_NONE ? &e->original : &e->key;
+}
+/* ---------------------------------------------------------------------------
+   >>containers: what all classes of data have in common that are served
+
+   What Python's SyncManager makes of data: list, dict, Value, Array, Namespace
+   and Iterator. Each is a class of >>objects, whose state is an array of
+   elements, a table of them, or bytes. The methods are those of Python's own
+   types, with their arguments and their exceptions: what they do is CPython's
+   Objects/listobject.c, dictobject.c and Modules/arraymodule.c, and the texts
+   are those of CPython 3.11. Here is what these classes keep, how arguments
+   are read, how replies with elements are written, and what can be iterated
+   over; the methods are in >>lists and >>dicts.
+
+   A method is carried out without a wait, in the thread of the loop: so it is
+   atomic to all clients, as it is in Python. Its cost is linear in what it
+   looks at.
+
+   Uses >>elements, >>dispatch and >>session.
+   ------------------------------------------------------------------------ */
+
+/* --- complaints --- */
+
+/* An exception that is to be raised at the client, instead of a result. */
+typedef struct conc__complaint {
+  const char *name; /* of a builtin exception; NULL: see conc__reply_failed */
+  char text[CONC__LINE_MAX + 1];
+  const conc_value *wrong; /* what part of an argument was refused */
+} conc__complaint;
+
+/* Notes an exception. Returns -EINVAL, for the caller to return. */
+__attribute__((format(printf, 3, 4))) CONC__PRIVATE int
+conc__complain(conc__complaint *c, const char *name, const char *format, ...) {
+  va_list args;
+  va_start(args, format);
+  c->name = name;
+  vsnprintf(c->text, sizeof c->text, format, args);
+  va_end(args);
+  /* A text that is cut must be a whole one. */
+  c->text[conc__utf8_cut(c->text, strlen(c->text))] = 0;
+  return -EINVAL;
+}
+
+/* The same with the names of types in it, which may be a peer's. */
+CONC__PRIVATE int conc__complain_type(conc__complaint *c, const char *before,
+                                      const conc_value *v, const char *after) {
+  return conc__complain(c, "TypeError", "%s%.*s%s", before,
+                        CONC__SHOWN(conc__python_type(v), 80), after);
+}
+
+/* Makes a complaint of an error that has none yet. True: it is not raised as
+   an exception of Python's own, but told as what the server has against the
+   request. */
+CONC__PRIVATE bool conc__complaint_finish(conc__complaint *c, int rc) {
+  const conc_value *v = c->wrong;
+  if (c->name != NULL) return false;
+  switch (rc) {
+  case -EINVAL: /* of conc__key_encode */
+    conc__complain_type(c, "unhashable type: '", v, "'");
+    return false;
+  case -EMSGSIZE:
+    conc__complain(c, "MemoryError",
+                   "an object of this server has %lu bytes at most",
+                   (unsigned long)CONC__WEIGHT_MAX);
+    return false;
+  case -EACCES:
+    conc__complain(c, "UnpicklingError",
+                   "only data is accepted, not code: %.*s.%.*s",
+                   CONC__SHOWN((const char *)v->as.items[0].as.bytes, 80),
+                   CONC__SHOWN((const char *)v->as.items[1].as.bytes, 80));
+    return true;
+  case -ENOENT:
+    conc__complain(c, "KeyError", "a proxy of no object of this server");
+    return true;
+  default:
+    conc__complain(c, "MemoryError", "%s", rc == -ENOMEM ? "" : "internal");
+    return false;
+  }
+}
+
+/* Replies that a method has failed with `rc`. Whatever was written of another
+   reply goes. */
+CONC__PRIVATE int conc__reply_failed(conc__session *s, conc__complaint *c,
+                                     int rc) {
+  char text[sizeof c->text + 40];
+  const bool refused = conc__complaint_finish(c, rc);
+  if (!refused) return conc__reply_builtin(s, c->name, c->text);
+  snprintf(text, sizeof text, "%s: %s", c->name, c->text);
+  return conc__reply_refuse(s, text);
+}
+
+/* The same for the making of an object: `text` is told by conc__serve_create,
+   as the end of a traceback. */
+CONC__PRIVATE int conc__make_failed(conc__complaint *c, int rc, char *text,
+                                    size_t size) {
+  conc__complaint_finish(c, rc);
+  snprintf(text, size, "%s%s%s", c->name, *c->text != 0 ? ": " : "", c->text);
+  return rc;
+}
+
+/* --- arguments ---
+
+   Python's builtin methods take no keywords, and have their own words for a
+   wrong number of arguments. */
+
+/* Checks how many arguments there are. `type` is what the method belongs to,
+   for the words about a method that always takes as many. */
+CONC__PRIVATE int conc__arguments_check(const conc__request *r,
+                                        const char *type, size_t least,
+                                        size_t most, conc__complaint *c) {
+  const size_t given = conc__request_given(r);
+  if (conc_value_size(r->kwds) > 0)
+    return conc__complain(c, "TypeError",
+                          "%s.%.60s() takes no keyword "
+                          "arguments",
+                          type, r->method);
+  if (given >= least && given <= most) return 0;
+  if (most == 0)
+    return conc__complain(c, "TypeError",
+                          "%s.%.60s() takes no arguments "
+                          "(%lu given)",
+                          type, r->method, (unsigned long)given);
+  if (most == 1 && least == 1)
+    return conc__complain(c, "TypeError",
+                          "%s.%.60s() takes exactly one "
+                          "argument (%lu given)",
+                          type, r->method, (unsigned long)given);
+  return conc__complain(
+      c, "TypeError", "%.60s expected %s%lu argument%s, got %lu", r->method,
+      least == most   ? ""
+      : given < least ? "at least "
+                      : "at most ",
+      (unsigned long)(given < least ? least : most),
+      (given < least ? least : most) == 1 ? "" : "s", (unsigned long)given);
+}
+
+/* The i-th argument, by its place alone. NULL: it is not given. */
+CONC__INLINE const conc_value *conc__argument(const conc__request *r,
+                                              size_t i) {
+  return conc__request_argument(r, i, "");
+}
+
+/* Reads a whole number; one that does not fit in 64 bits becomes the nearest
+   that does. False: it is none. */
+CONC__PRIVATE bool conc__whole(const conc_value *v, int64_t *n) {
+  if (v->type == CONC_BOOL) {
+    *n = v->as.boolean;
+    return true;
+  }
+  if (v->type == CONC_BIGINT)
+    *n = v->as.bytes[v->size - 1] >= 0x80 ? INT64_MIN : INT64_MAX;
+  else if (v->type == CONC_INT) *n = v->as.integer;
+  return v->type == CONC_INT || v->type == CONC_BIGINT;
+}
+
+/* Reads a number for how many, or for which. */
+CONC__PRIVATE int conc__whole_read(const conc_value *v, int64_t *n,
+                                   conc__complaint *c) {
+  if (!conc__whole(v, n))
+    return conc__complain_type(c, "'", v,
+                               "' object cannot be interpreted as an integer");
+  if (v->type == CONC_BIGINT)
+    return conc__complain(c, "OverflowError",
+                          "Python int too large to convert to C ssize_t");
+  return 0;
+}
+
+/* Places in a sequence: one, or those of a slice. */
+typedef struct conc__places {
+  int64_t start, step;
+  size_t count;
+  bool slice;
+} conc__places;
+
+/* Reads one end of a slice, for a sequence of n. */
+CONC__PRIVATE int conc__slice_end(const conc_value *v, int64_t n, bool back,
+                                  int64_t missing, int64_t *out,
+                                  conc__complaint *c) {
+  *out = missing;
+  if (v->type == CONC_NONE) return 0;
+  if (!conc__whole(v, out))
+    return conc__complain(c, "TypeError",
+                          "slice indices must be integers or None or have an "
+                          "__index__ method");
+  if (*out < 0) *out = *out < -n ? (back ? -1 : 0) : *out + n;
+  else if (*out >= n) *out = back ? n - 1 : n;
+  return 0;
+}
+
+/* Reads a slice, which is an object of three arguments, for a sequence of n,
+   as PySlice_Unpack and PySlice_AdjustIndices do it. */
+CONC__PRIVATE int conc__slice_read(const conc_value *v, size_t length,
+                                   conc__places *p, conc__complaint *c) {
+  const conc_value *arguments = conc__object_arguments(v);
+  const int64_t n = (int64_t)length;
+  int64_t stop = 0;
+  bool back;
+  int rc;
+  if (arguments == NULL || arguments->size != 3)
+    return conc__complain(c, "TypeError", "slice expected 3 arguments");
+  p->slice = true;
+  p->step = 1;
+  if (arguments->as.items[2].type != CONC_NONE &&
+      !conc__whole(&arguments->as.items[2], &p->step))
+    return conc__complain(c, "TypeError",
+                          "slice indices must be integers or None or have an "
+                          "__index__ method");
+  if (p->step == 0)
+    return conc__complain(c, "ValueError", "slice step cannot be zero");
+  if (p->step < -INT64_MAX) p->step = -INT64_MAX;
+  back = p->step < 0;
+  rc = conc__slice_end(&arguments->as.items[0], n, back, back ? n - 1 : 0,
+                       &p->start, c);
+  if (rc == 0)
+    rc = conc__slice_end(&arguments->as.items[1], n, back, back ? -1 : n,
+                         &stop, c);
+  if (rc != 0) return rc;
+  p->count = 0;
+  if (back && stop < p->start)
+    p->count = (size_t)((p->start - stop - 1) / -p->step + 1);
+  if (!back && p->start < stop)
+    p->count = (size_t)((stop - p->start - 1) / p->step + 1);
+  return 0;
+}
+
+/* Reads what stands in brackets behind a sequence of n. `type` is for the
+   words, `what` those about an index that is too large. */
+CONC__PRIVATE int conc__places_read(const conc_value *v, size_t length,
+                                    const char *type, const char *what,
+                                    conc__places *p, conc__complaint *c) {
+  const int64_t n = (int64_t)length;
+  if (conc__is_builtin_object(v, "slice"))
+    return conc__slice_read(v, length, p, c);
+  p->slice = false;
+  p->step = 1;
+  p->count = 1;
+  if (!conc__whole(v, &p->start))
+    return conc__complain(c, "TypeError",
+                          "%s indices must be integers%s, "
+                          "not %.*s",
+                          type, *type == 'l' ? " or slices" : "",
+                          CONC__SHOWN(conc__python_type(v), 80));
+  if (v->type == CONC_BIGINT)
+    return conc__complain(c, "IndexError",
+                          "cannot fit 'int' into an index-sized integer");
+  if (p->start < 0) p->start += n;
+  if (p->start < 0 || p->start >= n)
+    return conc__complain(c, "IndexError", "%s%s index out of range", type,
+                          what);
+  return 0;
+}
+
+/* The two arguments of Python 2's __getslice__ and the like, as a slice. It
+   has added the length to negative ones, and asks for the largest int where
+   there is no end. */
+CONC__PRIVATE int conc__places_read_old(const conc__request *r, size_t length,
+                                        conc__places *p, conc__complaint *c) {
+  int64_t ends[2] = {0, 0};
+  size_t i;
+  for (i = 0; i < 2; i++) {
+    int rc = conc__whole_read(conc__argument(r, i), &ends[i], c);
+    if (rc != 0) return rc;
+    if (ends[i] < 0) ends[i] = 0;
+    if (ends[i] > (int64_t)length) ends[i] = (int64_t)length;
+  }
+  p->slice = true;
+  p->step = 1;
+  p->start = ends[0];
+  p->count = ends[1] > ends[0] ? (size_t)(ends[1] - ends[0]) : 0;
+  return 0;
+}
+
+/* --- replies with elements --- */
+
+/* A text that Python 2 insists to have as its own str. */
+CONC__PRIVATE int conc__put_native(conc__buffer *b, const char *text,
+                                   int protocol) {
+  return protocol == 2 ? conc__pickle_put_bytes(b, text, strlen(text), 2)
+                       : conc__pickle_put_str(b, text, strlen(text));
+}
+
+/* Where this client has reached the server, as Python writes addresses: so it
+   reaches it there once more. */
+CONC__PRIVATE int conc__put_address(conc__session *s, conc__buffer *b) {
+  char text[160];
+  char *host = text, *colon = NULL;
+  int rc;
+  if (s->manager->server.path == NULL &&
+      conc_address(s->client->channel.fd, text, sizeof text) > 0)
+    colon = strrchr(text, ':');
+  if (colon == NULL)
+    return conc__put_native(b,
+                            s->manager->server.path != NULL
+                                ? s->manager->server.path
+                                : s->manager->server.address,
+                            s->protocol);
+  *colon = 0;
+  if (*text == '[') { /* IPv6, or an IPv4 that a listener of both has taken */
+    host++;
+    colon[-1] = 0;
+    if (strncmp(host, "::ffff:", 7) == 0) host += 7;
+  }
+  rc = conc__put_native(b, host, s->protocol);
+  if (rc == 0) rc = conc__pickle_put_int(b, strtol(colon + 1, NULL, 10));
+  return rc != 0 ? rc : conc__pickle_put_op(b, CONC__OP_TUPLE2);
+}
+
+/* {'exposed': names}: what Python must know to make a proxy by the names of an
+   object's methods. */
+CONC__PRIVATE int conc__put_exposed(conc__session *s, conc__buffer *b,
+                                    const conc__class *type) {
+  size_t i;
+  int rc = conc__pickle_put_ops(b, CONC__OP_EMPTY_DICT, CONC__OP_MARK);
+  if (rc == 0) rc = conc__put_native(b, "exposed", s->protocol);
+  if (rc == 0) rc = conc__pickle_put_op(b, CONC__OP_MARK);
+  for (; rc == 0 && type != NULL; type = type->base)
+    for (i = 0; rc == 0 && i < type->count; i++)
+      if (conc__method_is_told(&type->methods[i], false))
+        rc = conc__put_native(b, type->methods[i].name, s->protocol);
+  return rc != 0 ? rc
+                 : conc__pickle_put_ops(b, CONC__OP_TUPLE, CONC__OP_SETITEMS);
+}
+
+/* Begins a proxy as Python's server pickles one: ends with conc__put_proxy_id.
+   `proxy` is its class, or NULL. */
+CONC__PRIVATE int conc__put_proxy_class(conc__buffer *b, const char *proxy) {
+  int rc = conc__pickle_put_global(b, CONC__MANAGERS, CONC__PROXY_CLASS);
+  if (rc == 0) rc = conc__pickle_put_op(b, CONC__OP_MARK);
+  if (rc == 0)
+    rc = proxy != NULL ? conc__pickle_put_global(b, CONC__MANAGERS, proxy)
+                       : conc__pickle_put_op(b, CONC__OP_NONE);
+  if (rc == 0) rc = conc__pickle_put_global(b, CONC__MANAGERS, "Token");
+  if (rc != 0) return rc;
+  return conc__pickle_put_ops(b, CONC__OP_EMPTY_TUPLE, CONC__OP_NEWOBJ);
+}
+
+/* Writes the id of an object, behind the name of its type and its address, and
+   ends its Token. */
+CONC__PRIVATE int conc__put_proxy_id(conc__session *s, conc__buffer *b,
+                                     const conc__object *o, int protocol) {
+  char id[CONC__ID_SIZE];
+  int rc;
+  conc__object_id(o, s->manager->server.number, id);
+  rc = conc__put_native(b, id, protocol);
+  return rc != 0 ? rc
+                 : conc__pickle_put_ops(b, CONC__OP_TUPLE3, CONC__OP_BUILD);
+}
+
+/* Writes a proxy as CPython's server does. A client executes the names of the
+   methods: they are constants of this file, and nothing here is a peer's. */
+CONC__PRIVATE int conc__reference_put_proxy(conc__buffer *b,
+                                            const conc__object *o, void *arg) {
+  conc__session *s = (conc__session *)arg;
+  const char *proxy = conc__object_proxy(o);
+  int rc = conc__put_proxy_class(b, proxy);
+  if (rc == 0)
+    rc = conc__put_native(b, conc__object_name_of(&s->manager->objects, o),
+                          s->protocol);
+  if (rc == 0) rc = conc__put_address(s, b);
+  if (rc == 0) rc = conc__put_proxy_id(s, b, o, s->protocol);
+  if (rc == 0) rc = conc__put_native(b, "pickle", s->protocol);
+  if (rc != 0) return rc;
+  rc = strcmp(proxy, CONC__PROXY_AUTO) == 0
+           ? conc__put_exposed(s, b, o->type)
+           : conc__pickle_put_op(b, CONC__OP_EMPTY_DICT);
+  return rc != 0 ? rc
+                 : conc__pickle_put_ops(b, CONC__OP_TUPLE, CONC__OP_REDUCE);
+}
+
+/* Writes a proxy for conc__reply_settle, which knows it by its id. */
+CONC__PRIVATE int conc__reference_put_id(conc__buffer *b,
+                                         const conc__object *o, void *arg) {
+  int rc = conc__put_proxy_class(b, NULL);
+  if (rc == 0) rc = conc__pickle_put_ops(b, CONC__OP_NONE, CONC__OP_NONE);
+  if (rc == 0) rc = conc__put_proxy_id((conc__session *)arg, b, o, 4);
+  return rc != 0 ? rc
+                 : conc__pickle_put_ops(b, CONC__OP_TUPLE, CONC__OP_REDUCE);
+}
+
+/* Appends an element to a reply. For Python 2 all of it is written once more:
+   see conc__reply_settle. */
+CONC__PRIVATE int conc__put_element(conc__session *s, const conc__element *e) {
+  return conc__element_put(&s->client->channel.out, e,
+                           s->protocol == 2 ? conc__reference_put_id
+                                            : conc__reference_put_proxy,
+                           s);
+}
+
+/* Puts what was written from `at` on into protocol 2, if a Python 2 is to read
+   it: it is read and written again. */
+CONC__PRIVATE int conc__reply_settle(conc__session *s, size_t at) {
+  conc__buffer *out = &s->client->channel.out;
+  conc__pickle_limits limits = conc__pickle_request_limits;
+  conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
+  const conc_value *wrong;
+  conc_value *v = NULL;
+  int rc;
+  if (s->protocol != 2) return 0;
+  rc = conc__pickle_put_op(out, CONC__OP_STOP);
+  if (rc != 0) return rc;
+  limits.proxies = true;
+  rc = conc__pickle_decode(out->data + at, out->size - at, &limits, &v, NULL);
+  out->size = at;
+  if (rc == 0) rc = conc__draft_write(s->manager, &d, v, 2, &wrong);
+  if (rc == 0) rc = conc__draft_put(out, &d, conc__reference_put_proxy, s);
+  conc__draft_free(&d);
+  conc_value_free(v);
+  return rc;
+}
+
+/* Ends a reply that has elements in it: it must not be longer than a client
+   with the same limits can receive. */
+CONC__PRIVATE int conc__reply_finish(conc__session *s) {
+  conc__buffer *out = &s->client->channel.out;
+  const size_t limit = s->manager->max_message, size = out->size - s->reply;
+  if (size <= limit) return conc__reply_end(s);
+  out->size = s->reply;
+  return conc__reply_too_long(s, size, limit,
+                              ".max_message of the manager is");
+}
+
+/* Whether a reply has become longer than that: then there is no need to write
+   the rest. */
+CONC__INLINE bool conc__reply_is_full(const conc__session *s) {
+  return s->client->channel.out.size - s->reply > s->manager->max_message;
+}
+
+/* Appends elements to a reply: that at `start`, and each `step` further. */
+CONC__PRIVATE int conc__put_elements(conc__session *s,
+                                     const conc__elements *cs, int64_t start,
+                                     int64_t step, size_t count) {
+  size_t i;
+  int rc = 0;
+  for (i = 0; rc == 0 && i < count && !conc__reply_is_full(s); i++)
+    rc = conc__put_element(s, &cs->at[start + (int64_t)i * step]);
+  return rc;
+}
+
+/* ('#RETURN', element). */
+CONC__PRIVATE int conc__reply_element(conc__session *s,
+                                      const conc__element *c) {
+  conc__buffer *out = &s->client->channel.out;
+  size_t at;
+  int rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  at = out->size;
+  if (rc == 0) rc = conc__put_element(s, c);
+  if (rc == 0) rc = conc__reply_settle(s, at);
+  return rc != 0 ? rc : conc__reply_finish(s);
+}
+
+/* ('#RETURN', [element, ...]). */
+CONC__PRIVATE int conc__reply_elements(conc__session *s,
+                                       const conc__elements *cs, int64_t start,
+                                       int64_t step, size_t count) {
+  conc__buffer *out = &s->client->channel.out;
+  size_t at;
+  int rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  at = out->size;
+  if (rc == 0)
+    rc = conc__pickle_put_ops(out, CONC__OP_EMPTY_LIST, CONC__OP_MARK);
+  if (rc == 0) rc = conc__put_elements(s, cs, start, step, count);
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_APPENDS);
+  if (rc == 0 && !conc__reply_is_full(s)) rc = conc__reply_settle(s, at);
+  return rc != 0 ? rc : conc__reply_finish(s);
+}
+
+/* Whether the reply that has just been written is a result: not an exception,
+   say because a result would have been too long. */
+CONC__PRIVATE bool conc__reply_is_result(const conc__session *s) {
+  return memcmp(s->client->channel.out.data + s->reply + 11, "#RETURN", 7) ==
+         0;
+}
+
+/* What most methods that change something reply. */
+CONC__PRIVATE int conc__reply_done(conc__session *s, conc__complaint *c,
+                                   int rc) {
+  return rc != 0 ? conc__reply_failed(s, c, rc) : conc__reply_none(s);
+}
+
+/* ('#ERROR', KeyError(key)): the exception has the key itself. */
+CONC__PRIVATE int conc__reply_key_error(conc__session *s,
+                                        const conc_value *key) {
+  conc__buffer *out = &s->client->channel.out;
+  int rc = CONC__REPLY_BEGIN(s, "#ERROR");
+  if (rc == 0)
+    rc = conc__pickle_put_global(
+        out, s->protocol == 2 ? "exceptions" : "builtins", "KeyError");
+  if (rc == 0) rc = conc__pickle_encode(out, key, s->protocol == 2 ? 2 : 4);
+  if (rc == 0)
+    rc = conc__pickle_put_ops(out, CONC__OP_TUPLE1, CONC__OP_REDUCE);
+  return rc != 0 ? rc : conc__reply_end(s);
+}
+
+/* --- what the classes keep --- */
+
+typedef struct conc__list {
+  conc__elements cells;
+} conc__list;
+
+/* A dict; a Namespace, too, whose keys are the names of its attributes. */
+typedef struct conc__dict {
+  conc__table table;
+} conc__dict;
+
+/* An iterator over the keys of a dict. */
+typedef struct conc__iterator {
+  conc__objects *table; /* in which the dict is */
+  conc__object *dict;   /* used; NULL: it is at its end */
+  uint64_t serial;      /* the next key is that of this row, or a later one */
+  size_t count;         /* of the dict's rows, when it began */
+} conc__iterator;
+
+/* A Value: two elements. */
+typedef struct conc__variable {
+  conc__element code, value;
+} conc__variable;
+
+/* A typecode of array.array: what an item is. */
+typedef struct conc__code {
+  char letter;
+  unsigned char size;    /* bytes of an item */
+  bool sign, real, text; /* an int below 0; a float; a character */
+  const char *name;      /* in the words about one that does not fit */
+} conc__code;
+
+typedef struct conc__items {
+  const conc__code *code;
+  conc__buffer data;
+} conc__items;
+
+CONC__PRIVATE void conc__list_drop(conc__object *o) {
+  conc__elements_free(&((conc__list *)o->state)->cells);
+  CONC_FREE(o->state);
+}
+
+CONC__PRIVATE void conc__dict_drop(conc__object *o) {
+  conc__table_free(&((conc__dict *)o->state)->table);
+  CONC_FREE(o->state);
+}
+
+CONC__PRIVATE void conc__iterator_drop(conc__object *o) {
+  conc__iterator *it = (conc__iterator *)o->state;
+  if (it->dict != NULL) conc__object_unuse(it->table, it->dict);
+  CONC_FREE(it);
+}
+
+CONC__PRIVATE void conc__variable_drop(conc__object *o) {
+  conc__variable *v = (conc__variable *)o->state;
+  conc__element_free(&v->code);
+  conc__element_free(&v->value);
+  CONC_FREE(v);
+}
+
+CONC__PRIVATE void conc__array_drop(conc__object *o) {
+  conc__buffer_free(&((conc__items *)o->state)->data);
+  CONC_FREE(o->state);
+}
+
+/* The state of a list, dict or array; NULL: the object is something else. */
+CONC__INLINE conc__elements *conc__list_of(const conc__object *o) {
+  return o->type->drop == conc__list_drop ? &((conc__list *)o->state)->cells
+                                          : NULL;
+}
+
+CONC__INLINE conc__table *conc__dict_of(const conc__object *o) {
+  return o->type->drop == conc__dict_drop ? &((conc__dict *)o->state)->table
+                                          : NULL;
+}
+
+CONC__INLINE conc__items *conc__array_of(const conc__object *o) {
+  return o->type->drop == conc__array_drop ? (conc__items *)o->state : NULL;
+}
+
+/* --- items of an array ---
+
+   They lie as in C, in the CPU's own order, for nobody else sees them. */
+
+static const conc__code conc__codes[] = {
+    {'b', 1, true, false, false, "signed char"},
+    {'B', 1, false, false, false, "unsigned byte integer"},
+    {'u', 4, false, false, true, "unicode"},
+    {'w', 4, false, false, true, "unicode"}, /* since Python 3.13 */
+    {'h', 2, true, false, false, "signed short integer"},
+    {'H', 2, false, false, false, "unsigned short"},
+    {'i', 4, true, false, false, "signed integer"},
+    {'I', 4, false, false, false, "unsigned int"},
+    {'l', sizeof(long), true, false, false, "signed long"},
+    {'L', sizeof(long), false, false, false, "unsigned long"},
+    {'q', 8, true, false, false, "signed long long"},
+    {'Q', 8, false, false, false, "unsigned long long"},
+    {'f', 4, false, true, false, "float"},
+    {'d', 8, false, true, false, "double"}};
+
+/* Reads an int for an item, in 64 bits. */
+CONC__PRIVATE int conc__unit_whole(const conc__code *code, const conc_value *v,
+                                   uint64_t *bits, conc__complaint *c) {
+  const unsigned width = code->size * 8u;
+  const int64_t most = (int64_t)(UINT64_MAX >> (65 - width));
+  int64_t n = 0;
+  if (!conc__whole(v, &n))
+    return conc__complain_type(c, "'", v,
+                               "' object cannot be interpreted as an integer");
+  *bits = (uint64_t)n;
+  if (code->sign && v->type != CONC_BIGINT && n <= most && n >= -most - 1)
+    return 0;
+  if (!code->sign && v->type != CONC_BIGINT && n >= 0 &&
+      (width == 64 || (uint64_t)n >> width == 0))
+    return 0;
+  /* From 2^63 on, a bigint of eight bytes and a zero. */
+  if (!code->sign && width == 64 && v->type == CONC_BIGINT && v->size == 9 &&
+      v->as.bytes[8] == 0) {
+    *bits = conc__little_endian(v->as.bytes, 8);
+    return 0;
+  }
+  if (n < 0 && !code->sign && width > 16)
+    return conc__complain(c, "OverflowError", "can't convert negative %s",
+                          width == 64 ? "int to unsigned"
+                                      : "value to unsigned int");
+  if (width == 64)
+    return conc__complain(c, "OverflowError", "int too big to convert");
+  return conc__complain(c, "OverflowError", "%s is %s than %simum", code->name,
+                        n < 0 ? "less" : "greater", n < 0 ? "min" : "max");
+}
+
+/* Makes an item of a value, at `to`. */
+CONC__PRIVATE int conc__unit_read(const conc__code *code, const conc_value *v,
+                                  unsigned char *to, conc__complaint *c) {
+  uint64_t bits = 0;
+  uint32_t character = 0;
+  double real = 0;
+  float single;
+  int rc = 0;
+  if (code->text) {
+    if (v->type != CONC_STR || v->size == 0 ||
+        conc__utf8_get(v->as.bytes, v->size, &character) != v->size)
+      return conc__complain(c, "TypeError",
+                            "array item must be a unicode character, not %.*s",
+                            CONC__SHOWN(conc__python_type(v), 80));
+    memcpy(to, &character, sizeof character);
+    return 0;
+  }
+  if (code->real) {
+    if (v->type == CONC_BOOL) real = v->as.boolean;
+    else rc = conc_value_float(v, &real);
+    if (rc == -ERANGE)
+      return conc__complain(c, "OverflowError",
+                            "int too large to convert to float");
+    if (rc != 0)
+      return conc__complain_type(c, "must be real number, not ", v, "");
+    single = (float)real;
+    if (code->size == 4) memcpy(to, &single, sizeof single);
+    else memcpy(to, &real, sizeof real);
+    return 0;
+  }
+  rc = conc__unit_whole(code, v, &bits, c);
+  if (rc != 0) return rc;
+  {
+    const uint8_t one = (uint8_t)bits;
+    const uint16_t two = (uint16_t)bits;
+    const uint32_t four = (uint32_t)bits;
+    memcpy(to,
+           code->size == 1   ? (const void *)&one
+           : code->size == 2 ? (const void *)&two
+           : code->size == 4 ? (const void *)&four
+                             : (const void *)&bits,
+           code->size);
+  }
+  return 0;
+}
+
+/* Appends the pickle of an item. */
+CONC__PRIVATE int conc__unit_put(conc__buffer *b, const conc__code *code,
+                                 const unsigned char *p) {
+  unsigned char text[4];
+  uint8_t one = 0;
+  uint16_t two = 0;
+  uint32_t four = 0;
+  uint64_t bits = 0;
+  double real;
+  float single;
+  if (code->real && code->size == 8) {
+    memcpy(&real, p, sizeof real);
+    return conc__pickle_put_float(b, real);
+  }
+  if (code->real) {
+    memcpy(&single, p, sizeof single);
+    return conc__pickle_put_float(b, (double)single);
+  }
+  switch (code->size) {
+  case 1:
+    memcpy(&one, p, 1);
+    bits = one;
+    break;
+  case 2:
+    memcpy(&two, p, 2);
+    bits = two;
+    break;
+  case 4:
+    memcpy(&four, p, 4);
+    bits = four;
+    break;
+  default:
+    memcpy(&bits, p, 8);
+    break;
+  }
+  if (code->text)
+    return conc__pickle_put_str(b, (const char *)text,
+                                conc__utf8_put(text, four));
+  if (code->sign) {
+    const unsigned unused = 64u - code->size * 8u;
+    if (bits << unused >> 63 != 0 && unused > 0)
+      bits |= ~(UINT64_MAX >> unused); /* the sign, in all bits above */
+    return conc__pickle_put_int(b, (int64_t)bits);
+  }
+  if (bits > (uint64_t)INT64_MAX) {
+    unsigned char nine[11] = {CONC__OP_LONG1, 9};
+    size_t i;
+    for (i = 0; i < 8; i++) nine[2 + i] = (unsigned char)(bits >> 8 * i);
+    return conc__buffer_append(b, nine, sizeof nine);
+  }
+  return conc__pickle_put_int(b, (int64_t)bits);
+}
+
+CONC__INLINE size_t conc__items_count(const conc__items *a) {
+  return a->data.size / a->code->size;
+}
+
+/* --- what can be iterated over ---
+
+   An argument that is to be a list or a dict may be any of Python's types that
+   have items, or a proxy of an object of this server: then these are the
+   items. */
+
+/* Encodes one value, and adds it. */
+CONC__PRIVATE int conc__gather_value(conc__manager_data *m, conc__draft *d,
+                                     conc__elements *to, const conc_value *v,
+                                     conc__complaint *c) {
+  conc__element cell;
+  int rc = conc__element_encode(m, d, v, &cell, &c->wrong);
+  return rc != 0 ? rc : conc__elements_append(to, &cell);
+}
+
+/* The characters of a str, or the bytes of what is binary, as ints. */
+CONC__PRIVATE int conc__gather_text(conc__elements *to, const conc_value *v) {
+  conc__buffer b = {NULL, 0, 0, 0};
+  size_t i = 0;
+  int rc = 0;
+  while (rc == 0 && i < v->size) {
+    conc__element cell;
+    uint32_t character = 0;
+    size_t n = 1;
+    b.size = 0;
+    if (v->type == CONC_STR) {
+      n = conc__utf8_get(v->as.bytes + i, v->size - i, &character);
+      rc = conc__pickle_put_str(&b, (const char *)v->as.bytes + i, n);
+    } else {
+      rc = conc__pickle_put_int(&b, v->as.bytes[i]);
+    }
+    if (rc == 0) rc = conc__element_make(&cell, b.data, b.size, NULL, 0);
+    if (rc == 0) rc = conc__elements_append(to, &cell);
+    i += n;
+  }
+  conc__buffer_free(&b);
+  return rc;
+}
+
+/* The numbers of a range, which is an object of (start, stop, step). */
+CONC__PRIVATE int conc__gather_range(conc__elements *to, const conc_value *v,
+                                     conc__complaint *c) {
+  const conc_value *arguments = conc__object_arguments(v);
+  conc__buffer b = {NULL, 0, 0, 0};
+  int64_t n[3] = {0, 0, 0};
+  uint64_t count = 0;
+  size_t i;
+  int rc = 0;
+  if (arguments == NULL || arguments->size != 3)
+    return conc__complain(c, "TypeError", "range expected 3 arguments");
+  for (i = 0; i < 3; i++)
+    if (arguments->as.items[i].type == CONC_BIGINT ||
+        !conc__whole(&arguments->as.items[i], &n[i]))
+      return conc__complain(c, "OverflowError",
+                            "Python int too large to convert to C ssize_t");
+  if (n[2] > 0 && n[0] < n[1])
+    count = ((uint64_t)n[1] - (uint64_t)n[0] - 1) / (uint64_t)n[2] + 1;
+  if (n[2] < 0 && n[0] > n[1])
+    count = ((uint64_t)n[0] - (uint64_t)n[1] - 1) / (0 - (uint64_t)n[2]) + 1;
+  if (count > CONC__WEIGHT_MAX / sizeof(conc__element)) return -EMSGSIZE;
+  for (i = 0; rc == 0 && i < count; i++) {
+    conc__element cell;
+    b.size = 0;
+    /* In numbers without a sign, for these may go round. */
+    rc = conc__pickle_put_int(&b,
+                              (int64_t)((uint64_t)n[0] + i * (uint64_t)n[2]));
+    if (rc == 0) rc = conc__element_make(&cell, b.data, b.size, NULL, 0);
+    if (rc == 0) rc = conc__elements_append(to, &cell);
+  }
+  conc__buffer_free(&b);
+  return rc;
+}
+
+/* The items of an object of this server: those of a list, the keys of a dict,
+   the numbers of an array. -ENOTSUP: it has none. */
+CONC__PRIVATE int conc__gather_object(conc__elements *to,
+                                      const conc__object *o) {
+  const conc__elements *cells = conc__list_of(o);
+  const conc__table *table = conc__dict_of(o);
+  const conc__items *array = conc__array_of(o);
+  conc__buffer b = {NULL, 0, 0, 0};
+  size_t i, n;
+  int rc = 0;
+  if (cells != NULL) return conc__elements_copy(to, cells, 0, 1, cells->count);
+  if (table != NULL) {
+    const conc__row *e = conc__table_from(table, 0);
+    while (rc == 0 && e != NULL) {
+      conc__element cell;
+      rc = conc__element_copy(&cell, conc__row_key(e));
+      if (rc == 0) rc = conc__elements_append(to, &cell);
+      e = conc__table_from(table, e->serial + 1);
+    }
+    return rc;
+  }
+  if (array == NULL) return -ENOTSUP;
+  n = conc__items_count(array);
+  for (i = 0; rc == 0 && i < n; i++) {
+    conc__element cell;
+    b.size = 0;
+    rc = conc__unit_put(&b, array->code,
+                        array->data.data + i * array->code->size);
+    if (rc == 0) rc = conc__element_make(&cell, b.data, b.size, NULL, 0);
+    if (rc == 0) rc = conc__elements_append(to, &cell);
+  }
+  conc__buffer_free(&b);
+  return rc;
+}
+
+/* Adds all items of a value to an array, which is the caller's to free in any
+   case. */
+CONC__PRIVATE int conc__gather(conc__manager_data *m, conc__elements *to,
+                               const conc_value *v, conc__complaint *c) {
+  conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
+  const size_t step = v->type == CONC_DICT ? 2 : 1;
+  size_t i;
+  int rc = 0;
+  if (v->type == CONC_STR || conc__is_binary(v))
+    return conc__gather_text(to, v);
+  if (conc__is_builtin_object(v, "range") ||
+      conc__is_builtin_object(v, "xrange"))
+    return conc__gather_range(to, v, c);
+  if (conc__is_object(v, CONC__MANAGERS, CONC__PROXY_CLASS)) {
+    const conc__object *o = conc__proxy_object(m, v);
+    c->wrong = v;
+    rc = o != NULL ? conc__gather_object(to, o) : -ENOENT;
+    if (rc != -ENOTSUP) return rc;
+  }
+  if (!conc__is_container(v->type) || v->type == CONC_OBJECT)
+    return conc__complain_type(c, "'", v, "' object is not iterable");
+  for (i = 0; rc == 0 && i < v->size; i++)
+    rc = conc__gather_value(m, &d, to, v->as.items + i * step, c);
+  conc__draft_free(&d);
+  return rc;
+}
+/* ---------------------------------------------------------------------------
+   >>lists: the methods of a list that is served
+
+   Uses >>containers. The order is that of a manual: what reads a list, what
+   changes one, the table of its methods.
+   ------------------------------------------------------------------------ */
+
+/* --- reading a list --- */
+
+CONC__PRIVATE int conc__list_len(conc__session *s, conc__object *o,
+                                 const conc__request *r) {
+  conc__complaint c = {NULL, "", NULL};
+  int rc = conc__arguments_check(r, "list", 0, 0, &c);
+  if (rc != 0) return conc__reply_failed(s, &c, rc);
+  return conc__reply_int(s, (int64_t)conc__list_of(o)->count);
+}
+
+/* Replies with one element, or with a list of those of a slice. */
+CONC__PRIVATE int conc__reply_places(conc__session *s,
+                                     const conc__elements *cs,
+                                     const conc__places *p) {
+  return p->slice ? conc__reply_elements(s, cs, p->start, p->step, p->count)
+                  : conc__reply_element(s, &cs->at[p->start]);
+}
+
+CONC__PRIVATE int conc__list_getitem(conc__session *s, conc__object *o,
+                                     const conc__request *r) {
+  const conc__elements *cs = conc__list_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  conc__places p;
+  int rc = conc__arguments_check(r, "list", 1, 1, &c);
+  if (rc == 0)
+    rc =
+        conc__places_read(conc__argument(r, 0), cs->count, "list", "", &p, &c);
+  if (rc != 0) return conc__reply_failed(s, &c, rc);
+  return conc__reply_places(s, cs, &p);
+}
+
+CONC__PRIVATE int conc__list_getslice(conc__session *s, conc__object *o,
+                                      const conc__request *r) {
+  const conc__elements *cs = conc__list_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  conc__places p;
+  int rc = conc__arguments_check(r, "list", 2, 2, &c);
+  if (rc == 0) rc = conc__places_read_old(r, cs->count, &p, &c);
+  if (rc != 0) return conc__reply_failed(s, &c, rc);
+  return conc__reply_places(s, cs, &p);
+}
+
+/* A copy of all: copy(), and _getvalue(). */
+CONC__PRIVATE int conc__list_copy(conc__session *s, conc__object *o,
+                                  const conc__request *r) {
+  const conc__elements *cs = conc__list_of(o);
+  (void)r;
+  return conc__reply_elements(s, cs, 0, 1, cs->count);
+}
+
+/* reversed(list): an iterator, which Python pickles as the call. */
+CONC__PRIVATE int conc__list_reversed(conc__session *s, conc__object *o,
+                                      const conc__request *r) {
+  conc__buffer *out = &s->client->channel.out;
+  const conc__elements *cs = conc__list_of(o);
+  size_t at;
+  int rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  (void)r;
+  if (rc == 0) rc = conc__pickle_put_builtin(out, "reversed", s->protocol);
+  at = out->size;
+  if (rc == 0)
+    rc = conc__pickle_put_ops(out, CONC__OP_EMPTY_LIST, CONC__OP_MARK);
+  if (rc == 0) rc = conc__put_elements(s, cs, 0, 1, cs->count);
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_APPENDS);
+  if (rc == 0 && !conc__reply_is_full(s)) rc = conc__reply_settle(s, at);
+  if (rc == 0)
+    rc = conc__pickle_put_ops(out, CONC__OP_TUPLE1, CONC__OP_REDUCE);
+  return rc != 0 ? rc : conc__reply_finish(s);
+}
+
+/* list + list: both in one reply, the list stays as it is. */
+CONC__PRIVATE int conc__list_add(conc__session *s, conc__object *o,
+                                 const conc__request *r) {
+  const conc__elements *cs = conc__list_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  conc__elements sum = {NULL, 0, 0, 0};
+  const conc_value *v;
+  int rc = conc__arguments_check(r, "list", 1, 1, &c);
+  if (rc == 0) {
+    v = conc__argument(r, 0);
+    if (v->type != CONC_LIST) {
+      rc = conc__complain_type(&c, "can only concatenate list (not \"", v,
+                               "\") to list");
+    } else {
+      rc = conc__elements_copy(&sum, cs, 0, 1, cs->count);
+      if (rc == 0) rc = conc__gather(s->manager, &sum, v, &c);
+    }
+  }
+  rc = rc != 0 ? conc__reply_failed(s, &c, rc)
+               : conc__reply_elements(s, &sum, 0, 1, sum.count);
+  conc__elements_free(&sum);
+  return rc;
+}
+
+/* Reads how often a list is to be repeated, which may become too large. */
+CONC__PRIVATE int conc__list_times(const conc__elements *cs,
+                                   const conc__request *r, size_t *times,
+                                   conc__complaint *c) {
+  int64_t n = 0;
+  int rc = conc__arguments_check(r, "list", 1, 1, c);
+  if (rc != 0) return rc;
+  if (!conc__whole(conc__argument(r, 0), &n))
+    return conc__complain_type(c,
+                               "can't multiply sequence by non-int of type "
+                               "'",
+                               conc__argument(r, 0), "'");
+  if (n < 0 || cs->count == 0) n = 0;
+  /* Each element weighs more than one byte. */
+  if (n > 0 && (uint64_t)n > CONC__WEIGHT_MAX / cs->weight) return -EMSGSIZE;
+  *times = (size_t)n;
+  return 0;
+}
+
+/* list * n, and n * list. */
+CONC__PRIVATE int conc__list_mul(conc__session *s, conc__object *o,
+                                 const conc__request *r) {
+  conc__buffer *out = &s->client->channel.out;
+  const conc__elements *cs = conc__list_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  size_t times = 0, at;
+  int rc = conc__list_times(cs, r, &times, &c);
+  if (rc != 0) return conc__reply_failed(s, &c, rc);
+  rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  at = out->size;
+  if (rc == 0)
+    rc = conc__pickle_put_ops(out, CONC__OP_EMPTY_LIST, CONC__OP_MARK);
+  while (rc == 0 && times-- > 0 && !conc__reply_is_full(s))
+    rc = conc__put_elements(s, cs, 0, 1, cs->count);
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_APPENDS);
+  if (rc == 0 && !conc__reply_is_full(s)) rc = conc__reply_settle(s, at);
+  return rc != 0 ? rc : conc__reply_finish(s);
+}
+
+/* Finds the first argument, from the second on and before the third, which are
+   as in a slice. */
+CONC__PRIVATE int conc__list_search(const conc__elements *cs,
+                                    const conc__request *r, size_t *place,
+                                    size_t *to, conc__complaint *c) {
+  int64_t ends[2], n = (int64_t)cs->count;
+  size_t i;
+  ends[0] = 0;
+  ends[1] = n;
+  for (i = 0; i < 2; i++) {
+    const conc_value *v = conc__argument(r, i + 1);
+    int rc;
+    if (v == NULL) continue;
+    if (v->type == CONC_NONE) /* which Python does not take here */
+      return conc__complain(c, "TypeError",
+                            "slice indices must be integers or have an "
+                            "__index__ method");
+    rc = conc__slice_end(v, n, false, 0, &ends[i], c);
+    if (rc != 0) return rc;
+  }
+  *to = (size_t)ends[1];
+  if (ends[0] >= ends[1]) {
+    *place = *to;
+    return 0;
+  }
+  return conc__elements_find(cs, conc__argument(r, 0), (size_t)ends[0], *to,
+                             place);
+}
+
+CONC__PRIVATE int conc__list_contains(conc__session *s, conc__object *o,
+                                      const conc__request *r) {
+  conc__complaint c = {NULL, "", NULL};
+  size_t place = 0, to = 0;
+  int rc = conc__arguments_check(r, "list", 1, 1, &c);
+  if (rc == 0) rc = conc__list_search(conc__list_of(o), r, &place, &to, &c);
+  if (rc != 0) return conc__reply_failed(s, &c, rc);
+  return conc__reply_bool(s, place < to);
+}
+
+CONC__PRIVATE int conc__list_index(conc__session *s, conc__object *o,
+                                   const conc__request *r) {
+  conc__complaint c = {NULL, "", NULL};
+  size_t place = 0, to = 0;
+  int rc = conc__arguments_check(r, "list", 1, 3, &c);
+  if (rc == 0) rc = conc__list_search(conc__list_of(o), r, &place, &to, &c);
+  if (rc == 0 && place == to) {
+    conc__buffer b = {NULL, 0, 0, 0};
+    rc = conc__python_repr(&b, conc__argument(r, 0));
+    if (rc == 0) rc = conc__buffer_append(&b, "", 1);
+    if (rc == 0)
+      rc = conc__complain(&c, "ValueError", "%.*s is not in list",
+                          CONC__SHOWN((const char *)b.data, 200));
+    conc__buffer_free(&b);
+  }
+  if (rc != 0) return conc__reply_failed(s, &c, rc);
+  return conc__reply_int(s, (int64_t)place);
+}
+
+CONC__PRIVATE int conc__list_count(conc__session *s, conc__object *o,
+                                   const conc__request *r) {
+  const conc__elements *cs = conc__list_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  size_t place = 0, n = 0;
+  int rc = conc__arguments_check(r, "list", 1, 1, &c);
+  while (rc == 0 && place < cs->count) {
+    rc = conc__elements_find(cs, conc__argument(r, 0), place, cs->count,
+                             &place);
+    if (rc != 0 || place == cs->count) break;
+    place++;
+    n++;
+  }
+  if (rc != 0) return conc__reply_failed(s, &c, rc);
+  return conc__reply_int(s, (int64_t)n);
+}
+
+/* Appends what Python's repr() says of elements: [a, b]. */
+CONC__PRIVATE int conc__list_text(const conc__object *o, conc__buffer *b) {
+  const conc__elements *cs = conc__list_of(o);
+  conc__buffer scratch = {NULL, 0, 0, 0};
+  size_t i;
+  int rc = conc__buffer_append(b, "[", 1);
+  for (i = 0; rc == 0 && i < cs->count; i++) {
+    if (i > 0) rc = conc__buffer_append(b, ", ", 2);
+    if (rc == 0) rc = conc__element_text(&cs->at[i], b, &scratch);
+  }
+  conc__buffer_free(&scratch);
+  return rc != 0 ? rc : conc__buffer_append(b, "]", 1);
+}
+
+/* --- changing a list --- */
+
+CONC__PRIVATE int conc__list_append(conc__session *s, conc__object *o,
+                                    const conc__request *r) {
+  conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
+  conc__complaint c = {NULL, "", NULL};
+  int rc = conc__arguments_check(r, "list", 1, 1, &c);
+  if (rc == 0)
+    rc = conc__gather_value(s->manager, &d, conc__list_of(o),
+                            conc__argument(r, 0), &c);
+  conc__draft_free(&d);
+  return conc__reply_done(s, &c, rc);
+}
+
+CONC__PRIVATE int conc__list_extend(conc__session *s, conc__object *o,
+                                    const conc__request *r) {
+  conc__elements *cs = conc__list_of(o), more = {NULL, 0, 0, 0};
+  conc__complaint c = {NULL, "", NULL};
+  int rc = conc__arguments_check(r, "list", 1, 1, &c);
+  if (rc == 0) rc = conc__gather(s->manager, &more, conc__argument(r, 0), &c);
+  if (rc == 0) rc = conc__elements_replace(cs, cs->count, 0, &more);
+  conc__elements_free(&more);
+  return conc__reply_done(s, &c, rc);
+}
+
+CONC__PRIVATE int conc__list_insert(conc__session *s, conc__object *o,
+                                    const conc__request *r) {
+  conc__elements *cs = conc__list_of(o), one = {NULL, 0, 0, 0};
+  conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
+  conc__complaint c = {NULL, "", NULL};
+  const int64_t n = (int64_t)cs->count;
+  int64_t place = 0;
+  int rc = conc__arguments_check(r, "list", 2, 2, &c);
+  if (rc == 0) rc = conc__whole_read(conc__argument(r, 0), &place, &c);
+  if (place < 0) place = place < -n ? 0 : place + n;
+  if (place > n) place = n;
+  if (rc == 0)
+    rc = conc__gather_value(s->manager, &d, &one, conc__argument(r, 1), &c);
+  if (rc == 0) rc = conc__elements_replace(cs, (size_t)place, 0, &one);
+  conc__draft_free(&d);
+  conc__elements_free(&one);
+  return conc__reply_done(s, &c, rc);
+}
+
+CONC__PRIVATE int conc__list_pop(conc__session *s, conc__object *o,
+                                 const conc__request *r) {
+  conc__elements *cs = conc__list_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  int64_t place = -1;
+  int rc = conc__arguments_check(r, "list", 0, 1, &c);
+  if (rc == 0 && conc__request_given(r) > 0)
+    rc = conc__whole_read(conc__argument(r, 0), &place, &c);
+  if (place < 0) place += (int64_t)cs->count;
+  if (rc == 0 && cs->count == 0)
+    rc = conc__complain(&c, "IndexError", "pop from empty list");
+  if (rc == 0 && (place < 0 || place >= (int64_t)cs->count))
+    rc = conc__complain(&c, "IndexError", "pop index out of range");
+  if (rc != 0) return conc__reply_failed(s, &c, rc);
+  /* It goes when the reply is written; if there is no memory for that, or the
+     reply is too long, it stays. */
+  rc = conc__reply_element(s, &cs->at[place]);
+  if (rc == 0 && conc__reply_is_result(s))
+    conc__elements_remove(cs, (size_t)place, 1, 1);
+  return rc;
+}
+
+CONC__PRIVATE int conc__list_remove(conc__session *s, conc__object *o,
+                                    const conc__request *r) {
+  conc__elements *cs = conc__list_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  size_t place = 0;
+  int rc = conc__arguments_check(r, "list", 1, 1, &c);
+  if (rc == 0)
+    rc = conc__elements_find(cs, conc__argument(r, 0), 0, cs->count, &place);
+  if (rc == 0 && place == cs->count)
+    rc = conc__complain(&c, "ValueError", "list.remove(x): x not in list");
+  if (rc == 0) conc__elements_remove(cs, place, 1, 1);
+  return conc__reply_done(s, &c, rc);
+}
+
+CONC__PRIVATE int conc__list_clear(conc__session *s, conc__object *o,
+                                   const conc__request *r) {
+  conc__complaint c = {NULL, "", NULL};
+  int rc = conc__arguments_check(r, "list", 0, 0, &c);
+  if (rc == 0) conc__elements_free(conc__list_of(o));
+  return conc__reply_done(s, &c, rc);
+}
+
+CONC__PRIVATE int conc__list_reverse(conc__session *s, conc__object *o,
+                                     const conc__request *r) {
+  conc__complaint c = {NULL, "", NULL};
+  int rc = conc__arguments_check(r, "list", 0, 0, &c);
+  if (rc == 0) conc__elements_reverse(conc__list_of(o));
+  return conc__reply_done(s, &c, rc);
+}
+
+/* sort(*, key=None, reverse=False). A key is a function, and would be code: it
+   does not get as far as this. */
+CONC__PRIVATE int conc__list_sort(conc__session *s, conc__object *o,
+                                  const conc__request *r) {
+  const conc_value *key = conc_value_get(r->kwds, "key");
+  const conc_value *reverse = conc_value_get(r->kwds, "reverse");
+  conc__complaint c = {NULL, "", NULL};
+  char text[sizeof c.text];
+  int64_t back = 0;
+  int rc = 0;
+  if (conc__request_given(r) > 0)
+    rc = conc__complain(&c, "TypeError",
+                        "sort() takes no positional arguments");
+  else if (conc_value_size(r->kwds) >
+           (size_t)(key != NULL) + (size_t)(reverse != NULL))
+    rc = conc__complain(&c, "TypeError",
+                        "sort() got an unexpected keyword "
+                        "argument");
+  else if (key != NULL && key->type != CONC_NONE)
+    rc = conc__complain_type(&c, "'", key, "' object is not callable");
+  if (rc == 0 && reverse != NULL) rc = conc__whole_read(reverse, &back, &c);
+  if (rc == 0) {
+    rc = conc__elements_sort(conc__list_of(o), back != 0, text, sizeof text);
+    if (rc == -EINVAL) conc__complain(&c, "TypeError", "%s", text);
+  }
+  return conc__reply_done(s, &c, rc);
+}
+
+/* list *= n, which replies with the list, as Python's method returns it. */
+CONC__PRIVATE int conc__list_imul(conc__session *s, conc__object *o,
+                                  const conc__request *r) {
+  conc__elements *cs = conc__list_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  const size_t before = cs->count;
+  size_t times = 0, i;
+  int rc = conc__list_times(cs, r, &times, &c);
+  if (rc == 0 && times == 0) conc__elements_free(cs);
+  for (i = 1; rc == 0 && i < times; i++)
+    rc = conc__elements_copy(cs, cs, 0, 1, before);
+  if (rc != 0) { /* all or nothing */
+    if (cs->count > before)
+      conc__elements_remove(cs, before, 1, cs->count - before);
+    return conc__reply_failed(s, &c, rc);
+  }
+  return conc__list_copy(s, o, r);
+}
+
+CONC__PRIVATE int conc__list_iadd(conc__session *s, conc__object *o,
+                                  const conc__request *r) {
+  conc__elements *cs = conc__list_of(o), more = {NULL, 0, 0, 0};
+  conc__complaint c = {NULL, "", NULL};
+  int rc = conc__arguments_check(r, "list", 1, 1, &c);
+  if (rc == 0) rc = conc__gather(s->manager, &more, conc__argument(r, 0), &c);
+  if (rc == 0) rc = conc__elements_replace(cs, cs->count, 0, &more);
+  conc__elements_free(&more);
+  return rc != 0 ? conc__reply_failed(s, &c, rc) : conc__list_copy(s, o, r);
+}
+
+/* Gives places of a list the items of a value: of one place, the value. */
+CONC__PRIVATE int conc__list_assign(conc__manager_data *m, conc__elements *cs,
+                                    conc__places *p, const conc_value *v,
+                                    conc__complaint *c) {
+  conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
+  conc__elements with = {NULL, 0, 0, 0};
+  size_t i;
+  int rc = p->slice ? conc__gather(m, &with, v, c)
+                    : conc__gather_value(m, &d, &with, v, c);
+  /* Gathering may have changed nothing here: no other method runs meanwhile.
+     Python puts what is assigned to an empty slice before its beginning. */
+  if (rc == 0 && p->step == 1) {
+    rc = conc__elements_replace(cs, (size_t)p->start, p->count, &with);
+  } else if (rc == 0 && with.count != p->count) {
+    rc = conc__complain(c, "ValueError",
+                        "attempt to assign sequence of size %lu to extended "
+                        "slice of size %lu",
+                        (unsigned long)with.count, (unsigned long)p->count);
+  } else if (rc == 0 && cs->weight + with.weight > CONC__WEIGHT_MAX) {
+    rc = -EMSGSIZE;
+  } else if (rc == 0) {
+    for (i = 0; i < p->count; i++) { /* what was there comes into `with` */
+      conc__element *place = &cs->at[p->start + (int64_t)i * p->step];
+      const conc__element old = *place;
+      cs->weight += conc__element_weight(&with.at[i]);
+      cs->weight -= conc__element_weight(place);
+      *place = with.at[i];
+      with.at[i] = old;
+    }
+  }
+  conc__draft_free(&d);
+  conc__elements_free(&with);
+  return rc;
+}
+
+CONC__PRIVATE int conc__list_setitem(conc__session *s, conc__object *o,
+                                     const conc__request *r) {
+  conc__elements *cs = conc__list_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  conc__places p;
+  int rc = conc__arguments_check(r, "list", 2, 2, &c);
+  if (rc == 0)
+    rc = conc__places_read(conc__argument(r, 0), cs->count, "list",
+                           " assignment", &p, &c);
+  if (rc == 0)
+    rc = conc__list_assign(s->manager, cs, &p, conc__argument(r, 1), &c);
+  return conc__reply_done(s, &c, rc);
+}
+
+CONC__PRIVATE int conc__list_setslice(conc__session *s, conc__object *o,
+                                      const conc__request *r) {
+  conc__elements *cs = conc__list_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  conc__places p;
+  int rc = conc__arguments_check(r, "list", 3, 3, &c);
+  if (rc == 0) rc = conc__places_read_old(r, cs->count, &p, &c);
+  if (rc == 0)
+    rc = conc__list_assign(s->manager, cs, &p, conc__argument(r, 2), &c);
+  return conc__reply_done(s, &c, rc);
+}
+
+/* Takes out the elements of places, from the lowest up. */
+CONC__PRIVATE void conc__list_delete(conc__elements *cs,
+                                     const conc__places *p) {
+  if (p->count == 0) return;
+  if (p->step > 0)
+    conc__elements_remove(cs, (size_t)p->start, (size_t)p->step, p->count);
+  else
+    conc__elements_remove(
+        cs, (size_t)(p->start + (int64_t)(p->count - 1) * p->step),
+        (size_t)-p->step, p->count);
+}
+
+CONC__PRIVATE int conc__list_delitem(conc__session *s, conc__object *o,
+                                     const conc__request *r) {
+  conc__elements *cs = conc__list_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  conc__places p;
+  int rc = conc__arguments_check(r, "list", 1, 1, &c);
+  if (rc == 0)
+    rc = conc__places_read(conc__argument(r, 0), cs->count, "list",
+                           " assignment", &p, &c);
+  if (rc == 0) conc__list_delete(cs, &p);
+  return conc__reply_done(s, &c, rc);
+}
+
+CONC__PRIVATE int conc__list_delslice(conc__session *s, conc__object *o,
+                                      const conc__request *r) {
+  conc__elements *cs = conc__list_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  conc__places p;
+  int rc = conc__arguments_check(r, "list", 2, 2, &c);
+  if (rc == 0) rc = conc__places_read_old(r, cs->count, &p, &c);
+  if (rc == 0) conc__list_delete(cs, &p);
+  return conc__reply_done(s, &c, rc);
+}
+
+/* list(iterable=()). */
+CONC__PRIVATE int conc__list_make(conc__session *s, conc__object *o,
+                                  const conc__request *r, char *text,
+                                  size_t size) {
+  conc__complaint c = {NULL, "", NULL};
+  conc__list *list = (conc__list *)CONC_MALLOC(sizeof *list);
+  int rc = list != NULL ? 0 : -ENOMEM;
+  if (rc == 0) {
+    memset(list, 0, sizeof *list);
+    rc = conc__arguments_check(r, "builtins", 0, 1, &c);
+  }
+  if (rc == 0 && conc__request_given(r) > 0)
+    rc = conc__gather(s->manager, &list->cells, conc__argument(r, 0), &c);
+  if (rc == 0) {
+    o->state = list;
+    return 0;
+  }
+  if (list != NULL) conc__elements_free(&list->cells);
+  CONC_FREE(list);
+  return conc__make_failed(&c, rc, text, size);
+}
+
+/* The hidden ones are Python 2's; clear and copy are those of the proxies of
+   3.14. */
+static const conc__method conc__list_methods[] = {
+    {"__add__", CONC__TAKES_ANY, conc__list_add, false},
+    {"__contains__", CONC__TAKES_ANY, conc__list_contains, false},
+    {"__delitem__", CONC__TAKES_ANY, conc__list_delitem, false},
+    {"__getitem__", CONC__TAKES_ANY, conc__list_getitem, false},
+    {"__iadd__", CONC__TAKES_ANY, conc__list_iadd, false},
+    {"__imul__", CONC__TAKES_ANY, conc__list_imul, false},
+    {"__len__", CONC__TAKES_ANY, conc__list_len, false},
+    {"__mul__", CONC__TAKES_ANY, conc__list_mul, false},
+    {"__reversed__", CONC__TAKES_NONE, conc__list_reversed, false},
+    {"__rmul__", CONC__TAKES_ANY, conc__list_mul, false},
+    {"__setitem__", CONC__TAKES_ANY, conc__list_setitem, false},
+    {"append", CONC__TAKES_ANY, conc__list_append, false},
+    {"clear", CONC__TAKES_ANY, conc__list_clear, false},
+    {"copy", CONC__TAKES_NONE, conc__list_copy, false},
+    {"count", CONC__TAKES_ANY, conc__list_count, false},
+    {"extend", CONC__TAKES_ANY, conc__list_extend, false},
+    {"index", CONC__TAKES_ANY, conc__list_index, false},
+    {"insert", CONC__TAKES_ANY, conc__list_insert, false},
+    {"pop", CONC__TAKES_ANY, conc__list_pop, false},
+    {"remove", CONC__TAKES_ANY, conc__list_remove, false},
+    {"reverse", CONC__TAKES_ANY, conc__list_reverse, false},
+    {"sort", CONC__TAKES_ANY, conc__list_sort, false},
+    {"__delslice__", CONC__TAKES_ANY, conc__list_delslice, true},
+    {"__getslice__", CONC__TAKES_ANY, conc__list_getslice, true},
+    {"__setslice__", CONC__TAKES_ANY, conc__list_setslice, true}};
+
+static const conc__class conc__list_type = {NULL,
+                                             "list",
+                                             conc__list_methods,
+                                             sizeof conc__list_methods /
+                                                 sizeof *conc__list_methods,
+                                             conc__list_make,
+                                             conc__list_drop,
+                                             conc__list_text,
+                                             conc__list_copy};
+/* ---------------------------------------------------------------------------
+   >>dicts: the methods of dict, Iterator, Namespace, Value and Array, served
+
+   Uses >>containers. Each class has its methods, then their table.
+   ------------------------------------------------------------------------ */
+
+/* --- a dict: reading it --- */
+
+/* Reads the first argument as a key. After 0 the key is to be freed. */
+CONC__PRIVATE int conc__dict_key(conc__table *t, const conc__request *r,
+                                 conc__lookup *key, conc__complaint *c) {
+  return conc__table_key(t, conc__argument(r, 0), key, &c->wrong);
+}
+
+CONC__PRIVATE int conc__dict_len(conc__session *s, conc__object *o,
+                                 const conc__request *r) {
+  (void)r;
+  return conc__reply_int(s, (int64_t)conc__dict_of(o)->count);
+}
+
+CONC__PRIVATE int conc__dict_contains(conc__session *s, conc__object *o,
+                                      const conc__request *r) {
+  conc__table *t = conc__dict_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  conc__lookup key;
+  bool there;
+  int rc = conc__arguments_check(r, "dict", 1, 1, &c);
+  if (rc == 0) rc = conc__dict_key(t, r, &key, &c);
+  if (rc != 0) return conc__reply_failed(s, &c, rc);
+  there = conc__table_find(t, &key) != NULL;
+  conc__buffer_free(&key.bytes);
+  return conc__reply_bool(s, there);
+}
+
+CONC__PRIVATE int conc__dict_getitem(conc__session *s, conc__object *o,
+                                     const conc__request *r) {
+  conc__table *t = conc__dict_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  const conc__row *e;
+  conc__lookup key;
+  int rc = conc__arguments_check(r, "dict", 1, 1, &c);
+  if (rc == 0) rc = conc__dict_key(t, r, &key, &c);
+  if (rc != 0) return conc__reply_failed(s, &c, rc);
+  e = conc__table_find(t, &key);
+  conc__buffer_free(&key.bytes);
+  return e != NULL ? conc__reply_element(s, &e->value)
+                   : conc__reply_key_error(s, conc__argument(r, 0));
+}
+
+/* Replies with an argument, or with None if it is NULL: as with an element,
+   for there may be proxies in it. */
+CONC__PRIVATE int conc__reply_argument(conc__session *s, const conc_value *v,
+                                       conc__complaint *c) {
+  conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
+  conc__element cell;
+  int rc;
+  if (v == NULL) return conc__reply_none(s);
+  rc = conc__element_encode(s->manager, &d, v, &cell, &c->wrong);
+  conc__draft_free(&d);
+  if (rc != 0) return conc__reply_failed(s, c, rc);
+  rc = conc__reply_element(s, &cell);
+  conc__element_free(&cell);
+  return rc;
+}
+
+/* get(key, default=None). */
+CONC__PRIVATE int conc__dict_get(conc__session *s, conc__object *o,
+                                 const conc__request *r) {
+  conc__table *t = conc__dict_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  const conc__row *e;
+  conc__lookup key;
+  int rc = conc__arguments_check(r, "dict", 1, 2, &c);
+  if (rc == 0) rc = conc__dict_key(t, r, &key, &c);
+  if (rc != 0) return conc__reply_failed(s, &c, rc);
+  e = conc__table_find(t, &key);
+  conc__buffer_free(&key.bytes);
+  return e != NULL ? conc__reply_element(s, &e->value)
+                   : conc__reply_argument(s, conc__argument(r, 1), &c);
+}
+
+/* Which parts of a row a reply has. */
+enum { CONC__PART_KEY = 1, CONC__PART_VALUE = 2, CONC__PART_PAIR = 3 };
+
+/* Appends those parts of a row: of a pair, both. */
+CONC__PRIVATE int conc__put_row(conc__session *s, const conc__row *e,
+                                int parts) {
+  int rc = 0;
+  if (parts & CONC__PART_KEY) rc = conc__put_element(s, conc__row_key(e));
+  if (rc == 0 && (parts & CONC__PART_VALUE))
+    rc = conc__put_element(s, &e->value);
+  return rc;
+}
+
+/* ('#RETURN', parts of all rows): a dict, or a list. Python's server makes
+   lists of the views that keys() and the others return, too. */
+CONC__PRIVATE int conc__reply_rows(conc__session *s, const conc__table *t,
+                                   int parts, bool dict) {
+  conc__buffer *out = &s->client->channel.out;
+  size_t at, i;
+  int rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  at = out->size;
+  if (rc == 0)
+    rc = conc__pickle_put_ops(
+        out, dict ? CONC__OP_EMPTY_DICT : CONC__OP_EMPTY_LIST, CONC__OP_MARK);
+  for (i = 0; rc == 0 && i < t->used && !conc__reply_is_full(s); i++) {
+    if (t->rows[i].key.size == CONC__ELEMENT_NONE) continue;
+    rc = conc__put_row(s, &t->rows[i], parts);
+    if (rc == 0 && parts == CONC__PART_PAIR && !dict)
+      rc = conc__pickle_put_op(out, CONC__OP_TUPLE2);
+  }
+  if (rc == 0)
+    rc = conc__pickle_put_op(out, dict ? CONC__OP_SETITEMS : CONC__OP_APPENDS);
+  if (rc == 0 && !conc__reply_is_full(s)) rc = conc__reply_settle(s, at);
+  return rc != 0 ? rc : conc__reply_finish(s);
+}
+
+CONC__PRIVATE int conc__dict_copy(conc__session *s, conc__object *o,
+                                  const conc__request *r) {
+  (void)r;
+  return conc__reply_rows(s, conc__dict_of(o), CONC__PART_PAIR, true);
+}
+
+CONC__PRIVATE int conc__dict_keys(conc__session *s, conc__object *o,
+                                  const conc__request *r) {
+  (void)r;
+  return conc__reply_rows(s, conc__dict_of(o), CONC__PART_KEY, false);
+}
+
+CONC__PRIVATE int conc__dict_values(conc__session *s, conc__object *o,
+                                    const conc__request *r) {
+  (void)r;
+  return conc__reply_rows(s, conc__dict_of(o), CONC__PART_VALUE, false);
+}
+
+CONC__PRIVATE int conc__dict_items(conc__session *s, conc__object *o,
+                                   const conc__request *r) {
+  (void)r;
+  return conc__reply_rows(s, conc__dict_of(o), CONC__PART_PAIR, false);
+}
+
+/* Python's repr(): {key: value, key: value}. */
+CONC__PRIVATE int conc__dict_text(const conc__object *o, conc__buffer *b) {
+  const conc__table *t = conc__dict_of(o);
+  conc__buffer scratch = {NULL, 0, 0, 0};
+  bool first = true;
+  size_t i;
+  int rc = conc__buffer_append(b, "{", 1);
+  for (i = 0; rc == 0 && i < t->used; i++) {
+    const conc__row *e = &t->rows[i];
+    if (e->key.size == CONC__ELEMENT_NONE) continue;
+    if (!first) rc = conc__buffer_append(b, ", ", 2);
+    first = false;
+    if (rc == 0) rc = conc__element_text(conc__row_key(e), b, &scratch);
+    if (rc == 0) rc = conc__buffer_append(b, ": ", 2);
+    if (rc == 0) rc = conc__element_text(&e->value, b, &scratch);
+  }
+  conc__buffer_free(&scratch);
+  return rc != 0 ? rc : conc__buffer_append(b, "}", 1);
+}
+
+/* --- a dict: changing it --- */
+
+/* Sets what is under a key to an element, which is the table's then, and is
+   freed after an error. */
+CONC__PRIVATE int conc__dict_put(conc__manager_data *m, conc__table *t,
+                                 const conc_value *v, conc__element *value,
+                                 conc__complaint *c) {
+  conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
+  conc__element original;
+  conc__row *e;
+  conc__lookup key;
+  int rc = conc__table_key(t, v, &key, &c->wrong);
+  if (rc != 0) {
+    conc__element_free(value);
+    return rc;
+  }
+  e = conc__table_find(t, &key);
+  if (e != NULL) { /* the key stays as it was given first */
+    rc = conc__table_change(t, e, value);
+  } else {
+    rc = conc__element_encode(m, &d, v, &original, &c->wrong);
+    if (rc == 0) rc = conc__table_add(t, &key, &original, value);
+    else conc__element_free(value);
+  }
+  conc__buffer_free(&key.bytes);
+  conc__draft_free(&d);
+  return rc;
+}
+
+/* The same with a value. */
+CONC__PRIVATE int conc__dict_set(conc__manager_data *m, conc__table *t,
+                                 const conc_value *key, const conc_value *v,
+                                 conc__complaint *c) {
+  conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
+  conc__element cell;
+  int rc = conc__element_encode(m, &d, v, &cell, &c->wrong);
+  conc__draft_free(&d);
+  return rc != 0 ? rc : conc__dict_put(m, t, key, &cell, c);
+}
+
+/* Copies all that another one has. */
+CONC__PRIVATE int conc__dict_merge_table(conc__table *t,
+                                         const conc__table *from) {
+  size_t i;
+  int rc = 0;
+  if (t == from) return 0;
+  for (i = 0; rc == 0 && i < from->used; i++) {
+    const conc__row *e = &from->rows[i];
+    conc__element value, original;
+    conc__row *old;
+    conc__lookup key;
+    size_t size = 0;
+    const unsigned char *body;
+    if (e->key.size == CONC__ELEMENT_NONE) continue;
+    /* It was hashed with the other table's secret. */
+    memset(&key, 0, sizeof key);
+    rc = conc__table_secret(t);
+    body = conc__element_body(&e->key, &size);
+    if (rc == 0) rc = conc__buffer_append(&key.bytes, body, size);
+    if (rc == 0) rc = conc__element_copy(&value, &e->value);
+    if (rc == 0) {
+      key.hash = conc__sip(&t->secret, body, size);
+      old = conc__table_find(t, &key);
+      if (old != NULL) {
+        rc = conc__table_change(t, old, &value);
+      } else {
+        rc = conc__element_copy(&original, conc__row_key(e));
+        if (rc == 0) rc = conc__table_add(t, &key, &original, &value);
+        else conc__element_free(&value);
+      }
+    }
+    conc__buffer_free(&key.bytes);
+  }
+  return rc;
+}
+
+/* Sets what an iterable of pairs says, of which this is number i. */
+CONC__PRIVATE int conc__dict_merge_pair(conc__manager_data *m, conc__table *t,
+                                        const conc_value *pair, size_t i,
+                                        conc__complaint *c) {
+  if (pair->type != CONC_LIST && pair->type != CONC_TUPLE)
+    return conc__complain(c, "TypeError",
+                          "cannot convert dictionary update sequence element "
+                          "#%lu to a sequence",
+                          (unsigned long)i);
+  if (pair->size != 2)
+    return conc__complain(c, "ValueError",
+                          "dictionary update sequence element #%lu has length "
+                          "%lu; 2 is required",
+                          (unsigned long)i, (unsigned long)pair->size);
+  return conc__dict_set(m, t, pair->as.items, pair->as.items + 1, c);
+}
+
+/* What dict() and update() have in common: a dict, a proxy of one, or an
+   iterable of pairs; and keywords. */
+CONC__PRIVATE int conc__dict_merge_request(conc__session *s, conc__table *t,
+                                           const conc__request *r,
+                                           const char *name,
+                                           conc__complaint *c) {
+  const size_t given = conc__request_given(r);
+  const conc_value *v = conc__argument(r, 0);
+  const conc__object *o = NULL;
+  size_t i;
+  int rc = 0;
+  if (given > 1)
+    return conc__complain(c, "TypeError",
+                          "%s expected at most 1 argument, got %lu", name,
+                          (unsigned long)given);
+  if (given == 1 && conc__is_object(v, CONC__MANAGERS, CONC__PROXY_CLASS))
+    o = conc__proxy_object(s->manager, v);
+  if (o != NULL && conc__dict_of(o) != NULL) {
+    rc = conc__dict_merge_table(t, conc__dict_of(o));
+  } else if (given == 1 && v->type == CONC_DICT) {
+    for (i = 0; rc == 0 && i < v->size; i++)
+      rc = conc__dict_set(s->manager, t, conc_value_key(v, i),
+                          conc_value_item(v, i), c);
+  } else if (given == 1 &&
+             (!conc__is_container(v->type) || v->type == CONC_OBJECT)) {
+    rc = conc__complain_type(c, "'", v, "' object is not iterable");
+  } else if (given == 1) {
+    for (i = 0; rc == 0 && i < v->size; i++)
+      rc = conc__dict_merge_pair(s->manager, t, v->as.items + i, i, c);
+  }
+  for (i = 0; rc == 0 && i < conc_value_size(r->kwds); i++)
+    rc = conc__dict_set(s->manager, t, conc_value_key(r->kwds, i),
+                        conc_value_item(r->kwds, i), c);
+  return rc;
+}
+
+CONC__PRIVATE int conc__dict_update(conc__session *s, conc__object *o,
+                                    const conc__request *r) {
+  conc__complaint c = {NULL, "", NULL};
+  return conc__reply_done(
+      s, &c, conc__dict_merge_request(s, conc__dict_of(o), r, "update", &c));
+}
+
+CONC__PRIVATE int conc__dict_setitem(conc__session *s, conc__object *o,
+                                     const conc__request *r) {
+  conc__complaint c = {NULL, "", NULL};
+  int rc = conc__arguments_check(r, "dict", 2, 2, &c);
+  if (rc == 0)
+    rc = conc__dict_set(s->manager, conc__dict_of(o), conc__argument(r, 0),
+                        conc__argument(r, 1), &c);
+  return conc__reply_done(s, &c, rc);
+}
+
+CONC__PRIVATE int conc__dict_delitem(conc__session *s, conc__object *o,
+                                     const conc__request *r) {
+  conc__table *t = conc__dict_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  uint32_t *slot;
+  conc__lookup key;
+  int rc = conc__arguments_check(r, "dict", 1, 1, &c);
+  if (rc == 0) rc = conc__dict_key(t, r, &key, &c);
+  if (rc != 0) return conc__reply_failed(s, &c, rc);
+  slot = conc__table_slot(t, &key);
+  conc__buffer_free(&key.bytes);
+  if (slot == NULL) return conc__reply_key_error(s, conc__argument(r, 0));
+  conc__table_remove(t, slot);
+  return conc__reply_none(s);
+}
+
+/* pop(key[, default]). */
+CONC__PRIVATE int conc__dict_pop(conc__session *s, conc__object *o,
+                                 const conc__request *r) {
+  conc__table *t = conc__dict_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  uint32_t *slot = NULL;
+  conc__lookup key;
+  int rc = conc__arguments_check(r, "dict", 1, 2, &c);
+  /* Of an empty dict Python does not even look whether it is a key. */
+  if (rc == 0 && t->count > 0) {
+    rc = conc__dict_key(t, r, &key, &c);
+    if (rc == 0) slot = conc__table_slot(t, &key);
+    if (rc == 0) conc__buffer_free(&key.bytes);
+  }
+  if (rc != 0) return conc__reply_failed(s, &c, rc);
+  if (slot == NULL)
+    return conc__argument(r, 1) != NULL
+               ? conc__reply_argument(s, conc__argument(r, 1), &c)
+               : conc__reply_key_error(s, conc__argument(r, 0));
+  rc = conc__reply_element(s, &t->rows[*slot - 1].value);
+  if (rc == 0 && conc__reply_is_result(s)) conc__table_remove(t, slot);
+  return rc;
+}
+
+/* popitem(): the pair that was set last. */
+CONC__PRIVATE int conc__dict_popitem(conc__session *s, conc__object *o,
+                                     const conc__request *r) {
+  conc__buffer *out = &s->client->channel.out;
+  conc__table *t = conc__dict_of(o);
+  conc__row *e = t->count > 0 ? &t->rows[t->used - 1] : NULL;
+  size_t at;
+  int rc;
+  (void)r;
+  if (e == NULL)
+    return conc__reply_builtin(s, "KeyError",
+                               "popitem(): dictionary is empty");
+  rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  at = out->size;
+  if (rc == 0) rc = conc__put_row(s, e, CONC__PART_PAIR);
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE2);
+  if (rc == 0) rc = conc__reply_settle(s, at);
+  if (rc == 0) rc = conc__reply_finish(s);
+  if (rc == 0 && conc__reply_is_result(s))
+    conc__table_remove(t, conc__table_slot_of(t, e));
+  return rc;
+}
+
+/* setdefault(key, default=None). */
+CONC__PRIVATE int conc__dict_setdefault(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
+  static const conc_value none = {CONC_NONE, 0, 0, {false}};
+  conc__table *t = conc__dict_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  const conc_value *v;
+  conc__row *e = NULL;
+  conc__lookup key;
+  int rc = conc__arguments_check(r, "dict", 1, 2, &c);
+  if (rc == 0) rc = conc__dict_key(t, r, &key, &c);
+  if (rc == 0) {
+    e = conc__table_find(t, &key);
+    conc__buffer_free(&key.bytes);
+    if (e == NULL) {
+      v = conc__argument(r, 1);
+      rc = conc__dict_set(s->manager, t, conc__argument(r, 0),
+                          v != NULL ? v : &none, &c);
+      e = rc == 0 ? &t->rows[t->used - 1] : NULL;
+    }
+  }
+  return rc != 0 ? conc__reply_failed(s, &c, rc)
+                 : conc__reply_element(s, &e->value);
+}
+
+CONC__PRIVATE int conc__dict_clear(conc__session *s, conc__object *o,
+                                   const conc__request *r) {
+  (void)r;
+  conc__table_clear(conc__dict_of(o));
+  return conc__reply_none(s);
+}
+
+/* Makes the state of a dict, empty. */
+CONC__PRIVATE conc__dict *conc__dict_new(void) {
+  conc__dict *dict = (conc__dict *)CONC_MALLOC(sizeof *dict);
+  if (dict != NULL) memset(dict, 0, sizeof *dict);
+  return dict;
+}
+
+/* dict(), dict(mapping), dict(pairs), each with keywords. */
+CONC__PRIVATE int conc__dict_make(conc__session *s, conc__object *o,
+                                  const conc__request *r, char *text,
+                                  size_t size) {
+  conc__complaint c = {NULL, "", NULL};
+  conc__dict *dict = conc__dict_new();
+  int rc = -ENOMEM;
+  if (dict != NULL)
+    rc = conc__dict_merge_request(s, &dict->table, r, "dict", &c);
+  if (rc == 0) {
+    o->state = dict;
+    return 0;
+  }
+  if (dict != NULL) conc__table_free(&dict->table);
+  CONC_FREE(dict);
+  return conc__make_failed(&c, rc, text, size);
+}
+
+/* --- an iterator over a dict's keys --- */
+
+/* __next__(). Python's own words for a dict that has changed; it says them
+   again and again, as there. */
+CONC__PRIVATE int conc__iterator_next(conc__session *s, conc__object *o,
+                                      const conc__request *r) {
+  conc__iterator *it = (conc__iterator *)o->state;
+  const conc__table *t;
+  const conc__row *e = NULL;
+  int rc;
+  (void)r;
+  if (it->dict != NULL) {
+    t = conc__dict_of(it->dict);
+    if (t->count != it->count) {
+      it->count = SIZE_MAX;
+      return conc__reply_builtin(s, "RuntimeError",
+                                 "dictionary changed size during iteration");
+    }
+    e = conc__table_from(t, it->serial);
+  }
+  if (e == NULL) {
+    if (it->dict != NULL) conc__object_unuse(it->table, it->dict);
+    it->dict = NULL;
+    return conc__reply_builtin(s, "StopIteration", "");
+  }
+  rc = conc__reply_element(s, conc__row_key(e));
+  if (rc == 0 && conc__reply_is_result(s)) it->serial = e->serial + 1;
+  return rc;
+}
+
+static const conc__method conc__iterator_methods[] = {
+    {"__next__", CONC__TAKES_NONE, conc__iterator_next, false},
+    {"next", CONC__TAKES_NONE, conc__iterator_next, true}}; /* of Python 2 */
+
+/* Methods make iterators, not clients by a name. */
+static const conc__class conc__iterator_type = {
+    NULL,
+    "dict_keyiterator",
+    conc__iterator_methods,
+    sizeof conc__iterator_methods / sizeof *conc__iterator_methods,
+    NULL,
+    conc__iterator_drop,
+    NULL,
+    NULL};
+
+/* iter(dict): the client gets a proxy for the iterator. */
+CONC__PRIVATE int conc__dict_iter(conc__session *s, conc__object *o,
+                                  const conc__request *r) {
+  conc__iterator *it = (conc__iterator *)CONC_MALLOC(sizeof *it);
+  conc__object *made =
+      it != NULL ? conc__object_new(&conc__iterator_type, it, NULL) : NULL;
+  (void)r;
+  if (made == NULL) {
+    CONC_FREE(it);
+    return conc__reply_builtin(s, "MemoryError", "");
+  }
+  it->table = &s->manager->objects;
+  it->dict = o;
+  it->serial = 0;
+  it->count = conc__dict_of(o)->count;
+  conc__object_use(o);
+  made = conc__object_serve(s, made);
+  return made != NULL ? conc__reply_proxy(s, made, "Iterator")
+                      : conc__reply_builtin(s, "MemoryError", "");
+}
+
+static const conc__method conc__dict_methods[] = {
+    {"__contains__", CONC__TAKES_ANY, conc__dict_contains, false},
+    {"__delitem__", CONC__TAKES_ANY, conc__dict_delitem, false},
+    {"__getitem__", CONC__TAKES_ANY, conc__dict_getitem, false},
+    {"__iter__", CONC__TAKES_NONE, conc__dict_iter, false},
+    {"__len__", CONC__TAKES_NONE, conc__dict_len, false},
+    {"__setitem__", CONC__TAKES_ANY, conc__dict_setitem, false},
+    {"clear", CONC__TAKES_NONE, conc__dict_clear, false},
+    {"copy", CONC__TAKES_NONE, conc__dict_copy, false},
+    {"get", CONC__TAKES_ANY, conc__dict_get, false},
+    {"items", CONC__TAKES_NONE, conc__dict_items, false},
+    {"keys", CONC__TAKES_NONE, conc__dict_keys, false},
+    {"pop", CONC__TAKES_ANY, conc__dict_pop, false},
+    {"popitem", CONC__TAKES_NONE, conc__dict_popitem, false},
+    {"setdefault", CONC__TAKES_ANY, conc__dict_setdefault, false},
+    {"update", CONC__TAKES_ANY, conc__dict_update, false},
+    {"values", CONC__TAKES_NONE, conc__dict_values, false},
+    {"has_key", CONC__TAKES_ANY, conc__dict_contains, true}}; /* Python 2 */
+
+static const conc__class conc__dict_type = {NULL,
+                                             "dict",
+                                             conc__dict_methods,
+                                             sizeof conc__dict_methods /
+                                                 sizeof *conc__dict_methods,
+                                             conc__dict_make,
+                                             conc__dict_drop,
+                                             conc__dict_text,
+                                             conc__dict_copy};
+
+/* --- a Namespace --- */
+
+CONC__PRIVATE void conc__namespace_drop(conc__object *o) {
+  conc__dict_drop(o);
+}
+
+/* A dict, but not to conc__dict_of: it can neither be iterated over nor
+   copied. */
+CONC__INLINE conc__table *conc__namespace_of(const conc__object *o) {
+  return &((conc__dict *)o->state)->table;
+}
+
+/* The name of an attribute, the first argument. */
+CONC__PRIVATE int conc__namespace_key(conc__table *t, const conc__request *r,
+                                      conc__lookup *key, conc__complaint *c) {
+  const conc_value *v = conc__argument(r, 0);
+  if (v->type != CONC_STR)
+    return conc__complain_type(c, "attribute name must be string, not '", v,
+                               "'");
+  return conc__dict_key(t, r, key, c);
+}
+
+/* There is no such attribute. */
+CONC__PRIVATE int conc__namespace_missing(conc__session *s,
+                                          const conc__request *r) {
+  conc__complaint c = {NULL, "", NULL};
+  const conc_value *v = conc__argument(r, 0);
+  conc__complain(&c, "AttributeError",
+                 "'Namespace' object has no attribute '%.*s'",
+                 CONC__SHOWN((const char *)v->as.bytes, 120));
+  return conc__reply_failed(s, &c, -EINVAL);
+}
+
+CONC__PRIVATE int conc__namespace_get(conc__session *s, conc__object *o,
+                                      const conc__request *r) {
+  conc__table *t = conc__namespace_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  const conc__row *e;
+  conc__lookup key;
+  int rc = conc__arguments_check(r, "Namespace", 1, 1, &c);
+  if (rc == 0) rc = conc__namespace_key(t, r, &key, &c);
+  if (rc != 0) return conc__reply_failed(s, &c, rc);
+  e = conc__table_find(t, &key);
+  conc__buffer_free(&key.bytes);
+  if (e != NULL) return conc__reply_element(s, &e->value);
+  if (strcmp((const char *)conc__argument(r, 0)->as.bytes, "__dict__") == 0)
+    return conc__reply_rows(s, t, CONC__PART_PAIR, true);
+  return conc__namespace_missing(s, r);
+}
+
+CONC__PRIVATE int conc__namespace_set(conc__session *s, conc__object *o,
+                                      const conc__request *r) {
+  conc__table *t = conc__namespace_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  conc__lookup key;
+  int rc = conc__arguments_check(r, "Namespace", 2, 2, &c);
+  if (rc == 0) rc = conc__namespace_key(t, r, &key, &c);
+  if (rc == 0) {
+    conc__buffer_free(&key.bytes);
+    rc = conc__dict_set(s->manager, t, conc__argument(r, 0),
+                        conc__argument(r, 1), &c);
+  }
+  return conc__reply_done(s, &c, rc);
+}
+
+CONC__PRIVATE int conc__namespace_delete(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
+  conc__table *t = conc__namespace_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  uint32_t *slot;
+  conc__lookup key;
+  int rc = conc__arguments_check(r, "Namespace", 1, 1, &c);
+  if (rc == 0) rc = conc__namespace_key(t, r, &key, &c);
+  if (rc != 0) return conc__reply_failed(s, &c, rc);
+  slot = conc__table_slot(t, &key);
+  conc__buffer_free(&key.bytes);
+  if (slot == NULL) return conc__namespace_missing(s, r);
+  conc__table_remove(t, slot);
+  return conc__reply_none(s);
+}
+
+/* An attribute as it is shown: name=value. */
+CONC__PRIVATE int conc__namespace_line(const conc__row *e, conc__buffer *b,
+                                       conc__buffer *scratch) {
+  conc_value name;
+  size_t size = 0;
+  const unsigned char *body = conc__element_body(&e->key, &size);
+  int rc = conc__view_scalar(&name, body, size) ? 0 : -EBADMSG;
+  if (rc == 0) rc = conc__buffer_append(b, name.as.bytes, name.size);
+  if (rc == 0) rc = conc__buffer_append(b, "=", 1);
+  return rc != 0 ? rc : conc__element_text(&e->value, b, scratch);
+}
+
+/* One of these lines. */
+typedef struct conc__line {
+  size_t at, size;
+} conc__line;
+
+/* Sorts lines of a text by their bytes, which is the order of strs. Merge
+   sort: no names make it slow. `other` is room for as many. */
+CONC__PRIVATE void conc__lines_sort(const unsigned char *text,
+                                    conc__line *lines, conc__line *other,
+                                    size_t n) {
+  const size_t half = n / 2;
+  size_t i = 0, k = half, to = 0;
+  if (n < 2) return;
+  conc__lines_sort(text, lines, other, half);
+  conc__lines_sort(text, lines + half, other, n - half);
+  while (i < half && k < n) {
+    const conc__line *a = &lines[i], *b = &lines[k];
+    const int c = memcmp(text + a->at, text + b->at,
+                         a->size < b->size ? a->size : b->size);
+    if (c < 0 || (c == 0 && a->size <= b->size)) other[to++] = lines[i++];
+    else other[to++] = lines[k++];
+  }
+  while (i < half) other[to++] = lines[i++];
+  memcpy(lines, other, to * sizeof *lines);
+}
+
+/* Namespace(a=1, b=2), sorted, without the names that begin with a line. */
+CONC__PRIVATE int conc__namespace_text(const conc__object *o,
+                                       conc__buffer *b) {
+  const conc__table *t = conc__namespace_of(o);
+  conc__buffer text = {NULL, 0, 0, 0}, scratch = {NULL, 0, 0, 0};
+  conc__line *lines =
+      (conc__line *)CONC_MALLOC((t->count * 2 + 1) * sizeof *lines);
+  size_t n = 0, i;
+  int rc = lines != NULL ? conc__buffer_append(b, "Namespace(", 10) : -ENOMEM;
+  for (i = 0; rc == 0 && i < t->used; i++) {
+    if (t->rows[i].key.size == CONC__ELEMENT_NONE) continue;
+    lines[n].at = text.size;
+    rc = conc__namespace_line(&t->rows[i], &text, &scratch);
+    lines[n].size = text.size - lines[n].at;
+    if (rc == 0 && text.data[lines[n].at] != '_') n++;
+  }
+  if (rc == 0) conc__lines_sort(text.data, lines, lines + t->count, n);
+  for (i = 0; rc == 0 && i < n; i++) {
+    if (i > 0) rc = conc__buffer_append(b, ", ", 2);
+    if (rc == 0)
+      rc = conc__buffer_append(b, text.data + lines[i].at, lines[i].size);
+  }
+  CONC_FREE(lines);
+  conc__buffer_free(&text);
+  conc__buffer_free(&scratch);
+  return rc != 0 ? rc : conc__buffer_append(b, ")", 1);
+}
+
+/* A copy of an object of the module of managers, of which only the state is
+   ours to write: it begins here, and ends with conc__reply_instance_end. *at
+   is where the state begins. */
+CONC__PRIVATE int conc__reply_instance(conc__session *s, const char *name,
+                                       size_t *at) {
+  conc__buffer *out = &s->client->channel.out;
+  int rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  if (rc == 0) rc = conc__pickle_put_global(out, CONC__MANAGERS, name);
+  if (rc == 0)
+    rc = conc__pickle_put_ops(out, CONC__OP_EMPTY_TUPLE, CONC__OP_NEWOBJ);
+  *at = out->size;
+  return rc;
+}
+
+CONC__PRIVATE int conc__reply_instance_end(conc__session *s, size_t at) {
+  int rc = conc__reply_is_full(s) ? 0 : conc__reply_settle(s, at);
+  if (rc == 0)
+    rc = conc__pickle_put_op(&s->client->channel.out, CONC__OP_BUILD);
+  return rc != 0 ? rc : conc__reply_finish(s);
+}
+
+CONC__PRIVATE int conc__namespace_copy(conc__session *s, conc__object *o,
+                                       const conc__request *r) {
+  conc__buffer *out = &s->client->channel.out;
+  const conc__table *t = conc__namespace_of(o);
+  size_t at = 0, i;
+  int rc = conc__reply_instance(s, "Namespace", &at);
+  (void)r;
+  if (rc == 0)
+    rc = conc__pickle_put_ops(out, CONC__OP_EMPTY_DICT, CONC__OP_MARK);
+  for (i = 0; rc == 0 && i < t->used && !conc__reply_is_full(s); i++)
+    if (t->rows[i].key.size != CONC__ELEMENT_NONE)
+      rc = conc__put_row(s, &t->rows[i], CONC__PART_PAIR);
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_SETITEMS);
+  return rc != 0 ? rc : conc__reply_instance_end(s, at);
+}
+
+/* Namespace(**attributes). */
+CONC__PRIVATE int conc__namespace_make(conc__session *s, conc__object *o,
+                                       const conc__request *r, char *text,
+                                       size_t size) {
+  conc__complaint c = {NULL, "", NULL};
+  conc__dict *dict = conc__dict_new();
+  int rc = dict != NULL ? 0 : -ENOMEM;
+  if (rc == 0 && conc__request_given(r) > 0)
+    rc = conc__complain(&c, "TypeError",
+                        "Namespace.__init__() takes 1 positional argument but "
+                        "%lu were given",
+                        (unsigned long)conc__request_given(r) + 1);
+  if (rc == 0)
+    rc = conc__dict_merge_request(s, &dict->table, r, "Namespace", &c);
+  if (rc == 0) {
+    o->state = dict;
+    return 0;
+  }
+  if (dict != NULL) conc__table_free(&dict->table);
+  CONC_FREE(dict);
+  return conc__make_failed(&c, rc, text, size);
+}
+
+static const conc__method conc__namespace_methods[] = {
+    {"__getattribute__", CONC__TAKES_ANY, conc__namespace_get, false},
+    {"__setattr__", CONC__TAKES_ANY, conc__namespace_set, false},
+    {"__delattr__", CONC__TAKES_ANY, conc__namespace_delete, false}};
+
+static const conc__class conc__namespace_type = {
+    NULL,
+    CONC__MANAGERS ".Namespace",
+    conc__namespace_methods,
+    sizeof conc__namespace_methods / sizeof *conc__namespace_methods,
+    conc__namespace_make,
+    conc__namespace_drop,
+    conc__namespace_text,
+    conc__namespace_copy};
+
+/* --- a Value --- */
+
+CONC__PRIVATE int conc__variable_get(conc__session *s, conc__object *o,
+                                     const conc__request *r) {
+  (void)r;
+  return conc__reply_element(s, &((conc__variable *)o->state)->value);
+}
+
+CONC__PRIVATE int conc__variable_set(conc__session *s, conc__object *o,
+                                     const conc__request *r) {
+  conc__variable *v = (conc__variable *)o->state;
+  conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
+  conc__complaint c = {NULL, "", NULL};
+  conc__element cell;
+  int rc = conc__element_encode(
+      s->manager, &d, conc__request_argument(r, 0, "value"), &cell, &c.wrong);
+  conc__draft_free(&d);
+  if (rc == 0) {
+    conc__element_free(&v->value);
+    v->value = cell;
+  }
+  return conc__reply_done(s, &c, rc);
+}
+
+/* Value('i', 5). */
+CONC__PRIVATE int conc__variable_text(const conc__object *o, conc__buffer *b) {
+  const conc__variable *v = (const conc__variable *)o->state;
+  conc__buffer scratch = {NULL, 0, 0, 0};
+  int rc = conc__buffer_append(b, "Value(", 6);
+  if (rc == 0) rc = conc__element_text(&v->code, b, &scratch);
+  if (rc == 0) rc = conc__buffer_append(b, ", ", 2);
+  if (rc == 0) rc = conc__element_text(&v->value, b, &scratch);
+  conc__buffer_free(&scratch);
+  return rc != 0 ? rc : conc__buffer_append(b, ")", 1);
+}
+
+CONC__PRIVATE int conc__variable_copy(conc__session *s, conc__object *o,
+                                      const conc__request *r) {
+  const conc__variable *v = (const conc__variable *)o->state;
+  conc__buffer *out = &s->client->channel.out;
+  size_t at = 0;
+  int rc = conc__reply_instance(s, "Value", &at);
+  (void)r;
+  if (rc == 0)
+    rc = conc__pickle_put_ops(out, CONC__OP_EMPTY_DICT, CONC__OP_MARK);
+  if (rc == 0) rc = conc__pickle_put_str(out, "_typecode", 9);
+  if (rc == 0) rc = conc__put_element(s, &v->code);
+  if (rc == 0) rc = conc__pickle_put_str(out, "_value", 6);
+  if (rc == 0) rc = conc__put_element(s, &v->value);
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_SETITEMS);
+  return rc != 0 ? rc : conc__reply_instance_end(s, at);
+}
+
+/* Value(typecode, value, lock=True): Python's looks at none of them. */
+CONC__PRIVATE int conc__variable_make(conc__session *s, conc__object *o,
+                                      const conc__request *r, char *text,
+                                      size_t size) {
+  static const conc__parameters takes = {{"typecode", "value", "lock"}, 3, 2};
+  conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
+  conc__complaint c = {NULL, "", NULL};
+  conc__variable *v = (conc__variable *)CONC_MALLOC(sizeof *v);
+  int rc = v != NULL ? 0 : -ENOMEM;
+  if (rc == 0) {
+    v->code.size = v->value.size = CONC__ELEMENT_NONE;
+    if (!conc__request_arguments_fit(r, &takes, c.text, sizeof c.text)) {
+      c.name = "TypeError";
+      rc = -EINVAL;
+    }
+  }
+  if (rc == 0)
+    rc = conc__element_encode(s->manager, &d,
+                              conc__request_argument(r, 0, "typecode"),
+                              &v->code, &c.wrong);
+  if (rc == 0)
+    rc = conc__element_encode(s->manager, &d,
+                              conc__request_argument(r, 1, "value"), &v->value,
+                              &c.wrong);
+  conc__draft_free(&d);
+  if (rc == 0) {
+    o->state = v;
+    return 0;
+  }
+  if (v != NULL) {
+    conc__element_free(&v->code);
+    conc__element_free(&v->value);
+  }
+  CONC_FREE(v);
+  return conc__make_failed(&c, rc, text, size);
+}
+
+static const conc__method conc__variable_methods[] = {
+    {"get", CONC__TAKES_NONE, conc__variable_get, false},
+    {"set", {{"value", NULL, NULL}, 1, 1}, conc__variable_set, false}};
+
+static const conc__class conc__variable_type = {
+    NULL,
+    CONC__MANAGERS ".Value",
+    conc__variable_methods,
+    sizeof conc__variable_methods / sizeof *conc__variable_methods,
+    conc__variable_make,
+    conc__variable_drop,
+    conc__variable_text,
+    conc__variable_copy};
+
+/* --- an Array --- */
+
+CONC__PRIVATE int conc__array_len(conc__session *s, conc__object *o,
+                                  const conc__request *r) {
+  (void)r;
+  return conc__reply_int(s, (int64_t)conc__items_count(conc__array_of(o)));
+}
+
+/* ('#RETURN', array.array(code, [items])): the items of places. */
+CONC__PRIVATE int conc__reply_items(conc__session *s, const conc__items *a,
+                                    const conc__places *p) {
+  conc__buffer *out = &s->client->channel.out;
+  char letter[2] = {0, 0};
+  size_t i;
+  int rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  letter[0] = a->code->letter;
+  if (rc == 0) rc = conc__pickle_put_global(out, "array", "array");
+  if (rc == 0) rc = conc__put_native(out, letter, s->protocol);
+  if (rc == 0)
+    rc = conc__pickle_put_ops(out, CONC__OP_EMPTY_LIST, CONC__OP_MARK);
+  for (i = 0; rc == 0 && i < p->count && !conc__reply_is_full(s); i++)
+    rc = conc__unit_put(out, a->code,
+                        a->data.data +
+                            (p->start + (int64_t)i * p->step) * a->code->size);
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_APPENDS);
+  if (rc == 0)
+    rc = conc__pickle_put_ops(out, CONC__OP_TUPLE2, CONC__OP_REDUCE);
+  return rc != 0 ? rc : conc__reply_finish(s);
+}
+
+CONC__PRIVATE int conc__array_copy(conc__session *s, conc__object *o,
+                                   const conc__request *r) {
+  conc__places all = {0, 1, 0, true};
+  (void)r;
+  all.count = conc__items_count(conc__array_of(o));
+  return conc__reply_items(s, conc__array_of(o), &all);
+}
+
+/* Replies with one item, or those of a slice. */
+CONC__PRIVATE int conc__array_reply(conc__session *s, const conc__items *a,
+                                    const conc__places *p) {
+  int rc;
+  if (p->slice) return conc__reply_items(s, a, p);
+  rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  if (rc == 0)
+    rc = conc__unit_put(&s->client->channel.out, a->code,
+                        a->data.data + p->start * a->code->size);
+  return rc != 0 ? rc : conc__reply_end(s);
+}
+
+CONC__PRIVATE int conc__array_getitem(conc__session *s, conc__object *o,
+                                      const conc__request *r) {
+  const conc__items *a = conc__array_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  conc__places p;
+  int rc = conc__arguments_check(r, "array.array", 1, 1, &c);
+  if (rc == 0)
+    rc = conc__places_read(conc__argument(r, 0), conc__items_count(a), "array",
+                           "", &p, &c);
+  return rc != 0 ? conc__reply_failed(s, &c, rc) : conc__array_reply(s, a, &p);
+}
+
+CONC__PRIVATE int conc__array_getslice(conc__session *s, conc__object *o,
+                                       const conc__request *r) {
+  const conc__items *a = conc__array_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  conc__places p;
+  int rc = conc__arguments_check(r, "array.array", 2, 2, &c);
+  if (rc == 0) rc = conc__places_read_old(r, conc__items_count(a), &p, &c);
+  return rc != 0 ? conc__reply_failed(s, &c, rc) : conc__array_reply(s, a, &p);
+}
+
+/* One item. To a slice Python assigns only another array, which a client
+   cannot send as data. */
+CONC__PRIVATE int conc__array_setitem(conc__session *s, conc__object *o,
+                                      const conc__request *r) {
+  conc__items *a = conc__array_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  conc__places p;
+  int rc = conc__arguments_check(r, "array.array", 2, 2, &c);
+  if (rc == 0)
+    rc = conc__places_read(conc__argument(r, 0), conc__items_count(a), "array",
+                           " assignment", &p, &c);
+  if (rc == 0 && p.slice)
+    rc = conc__complain_type(&c, "can only assign array (not \"",
+                             conc__argument(r, 1), "\") to array slice");
+  if (rc == 0)
+    rc = conc__unit_read(a->code, conc__argument(r, 1),
+                         a->data.data + p.start * a->code->size, &c);
+  return conc__reply_done(s, &c, rc);
+}
+
+/* array('i', [1, 2]); array('u', 'text'); array('i') */
+CONC__PRIVATE int conc__array_text(const conc__object *o, conc__buffer *b) {
+  const conc__items *a = conc__array_of(o);
+  const size_t n = conc__items_count(a);
+  conc__buffer item = {NULL, 0, 0, 0}, text = {NULL, 0, 0, 0};
+  conc_value v;
+  size_t i;
+  int rc = conc__buffer_append(b, "array('", 7);
+  if (rc == 0) rc = conc__buffer_append(b, &a->code->letter, 1);
+  if (rc == 0) rc = conc__buffer_append(b, "'", 1);
+  if (rc == 0 && n > 0)
+    rc = conc__buffer_append(b, a->code->text ? ", " : ", [",
+                             a->code->text ? 2 : 3);
+  for (i = 0; rc == 0 && i < n; i++) {
+    item.size = 0;
+    rc = conc__unit_put(&item, a->code, a->data.data + i * a->code->size);
+    if (rc != 0) break;
+    if (!conc__view_scalar(&v, item.data, item.size)) rc = -EBADMSG;
+    else if (a->code->text)
+      rc = conc__buffer_append(&text, v.as.bytes, v.size);
+    else {
+      if (i > 0) rc = conc__buffer_append(b, ", ", 2);
+      if (rc == 0) rc = conc__python_repr(b, &v);
+    }
+  }
+  if (rc == 0 && n > 0 && a->code->text) {
+    memset(&v, 0, sizeof v);
+    v.type = CONC_STR;
+    v.as.bytes = text.data;
+    v.size = text.size;
+    rc = conc__python_repr(b, &v);
+  } else if (rc == 0 && n > 0) {
+    rc = conc__buffer_append(b, "]", 1);
+  }
+  conc__buffer_free(&item);
+  conc__buffer_free(&text);
+  return rc != 0 ? rc : conc__buffer_append(b, ")", 1);
+}
+
+/* Reads a typecode. */
+CONC__PRIVATE int conc__code_read(const conc_value *v, const conc__code **code,
+                                  conc__complaint *c) {
+  size_t i;
+  if (v->type != CONC_STR || v->size != 1)
+    return conc__complain_type(
+        c, "array() argument 1 must be a unicode character, not ", v, "");
+  for (i = 0; i < sizeof conc__codes / sizeof *conc__codes; i++) {
+    *code = &conc__codes[i];
+    if ((*code)->letter == (char)*v->as.bytes) return 0;
+  }
+  return conc__complain(c, "ValueError",
+                        "bad typecode (must be b, B, u, h, H, i, I, l, L, q, "
+                        "Q, f or d)");
+}
+
+/* Fills an array with the items of a value. Of bytes, these are what lies in
+   memory, as array.frombytes takes it. */
+CONC__PRIVATE int conc__array_fill(conc__manager_data *m, conc__items *a,
+                                   const conc_value *v, conc__complaint *c) {
+  const size_t size = a->code->size;
+  conc__elements items = {NULL, 0, 0, 0};
+  conc__buffer scratch = {NULL, 0, 0, 0};
+  size_t i;
+  int rc;
+  if (conc__is_binary(v) && !a->code->text) {
+    if (v->size % size != 0)
+      return conc__complain(c, "ValueError",
+                            "bytes length not a multiple of item size");
+    return v->size > CONC__WEIGHT_MAX
+               ? -EMSGSIZE
+               : conc__buffer_append(&a->data, v->as.bytes, v->size);
+  }
+  if (v->type == CONC_STR && !a->code->text)
+    return conc__complain(c, "TypeError",
+                          "cannot use a str to initialize an "
+                          "array with typecode '%c'",
+                          a->code->letter);
+  rc = conc__gather(m, &items, v, c);
+  if (rc == 0) rc = conc__buffer_reserve(&a->data, items.count * size + 1);
+  for (i = 0; rc == 0 && i < items.count; i++) {
+    conc__view view;
+    rc = conc__view_open(&view, &items.at[i], conc__reference_put_class, NULL,
+                         &scratch);
+    if (rc != 0) break;
+    rc = conc__unit_read(a->code, view.value, a->data.data + a->data.size, c);
+    a->data.size += size; /* there is room */
+    conc__view_close(&view);
+  }
+  conc__buffer_free(&scratch);
+  conc__elements_free(&items);
+  return rc;
+}
+
+/* Array(typecode, sequence, lock=True). */
+CONC__PRIVATE int conc__array_make(conc__session *s, conc__object *o,
+                                   const conc__request *r, char *text,
+                                   size_t size) {
+  static const conc__parameters takes = {
+      {"typecode", "sequence", "lock"}, 3, 2};
+  conc__complaint c = {NULL, "", NULL};
+  conc__items *a = (conc__items *)CONC_MALLOC(sizeof *a);
+  int rc = a != NULL ? 0 : -ENOMEM;
+  if (rc == 0) {
+    memset(a, 0, sizeof *a);
+    if (!conc__request_arguments_fit(r, &takes, c.text, sizeof c.text)) {
+      c.name = "TypeError";
+      rc = -EINVAL;
+    }
+  }
+  if (rc == 0)
+    rc = conc__code_read(conc__request_argument(r, 0, "typecode"), &a->code,
+                         &c);
+  if (rc == 0)
+    rc = conc__array_fill(s->manager, a,
+                          conc__request_argument(r, 1, "sequence"), &c);
+  if (rc == 0) {
+    o->state = a;
+    return 0;
+  }
+  if (a != NULL) conc__buffer_free(&a->data);
+  CONC_FREE(a);
+  return conc__make_failed(&c, rc, text, size);
+}
+
+static const conc__method conc__array_methods[] = {
+    {"__len__", CONC__TAKES_NONE, conc__array_len, false},
+    {"__getitem__", CONC__TAKES_ANY, conc__array_getitem, false},
+    {"__setitem__", CONC__TAKES_ANY, conc__array_setitem, false},
+    {"__getslice__", CONC__TAKES_ANY, conc__array_getslice, true}};
+
+static const conc__class conc__array_type = {NULL,
+                                              "array.array",
+                                              conc__array_methods,
+                                              sizeof conc__array_methods /
+                                                  sizeof *conc__array_methods,
+                                              conc__array_make,
+                                              conc__array_drop,
+                                              conc__array_text,
+                                              conc__array_copy};
+
+/* --- their names --- */
+
+/* What Python's SyncManager calls them. An iterator has a name, too, but is
+   made by a method alone. */
+static const conc__type_name conc__container_types[]
+    __attribute__((unused)) = {{"list", &conc__list_type},
+                               {"dict", &conc__dict_type},
+                               {"Value", &conc__variable_type},
+                               {"Array", &conc__array_type},
+                               {"Namespace", &conc__namespace_type}};
+/* ---------------------------------------------------------------------------
    >>types: what a SyncManager of Python serves
 
    The classes of conc_manager_register_types. Each object is one of our own
@@ -36858,9 +40667,14 @@ CONC__PRIVATE int conc__types_enter(conc__objects *t,
 
 CONC_API int conc_manager_register_types(conc_manager *manager) {
   conc__manager_data *m = conc__manager_make_state(manager);
+  int rc;
   if (m == NULL) return -ENOMEM;
-  return conc__types_enter(&m->objects, conc__types,
-                           sizeof conc__types / sizeof *conc__types);
+  rc = conc__types_enter(&m->objects, conc__types,
+                         sizeof conc__types / sizeof *conc__types);
+  if (rc != 0) return rc;
+  return conc__types_enter(
+      &m->objects, conc__container_types,
+      sizeof conc__container_types / sizeof *conc__container_types);
 }
 
 /* ---------------------------------------------------------------------------
