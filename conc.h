@@ -91,12 +91,19 @@
      >>pool        conc_pool: jobs for processes or threads; conc_offload
      >>net         frames and authentication (private)
      >>aside       what takes long is done beside a loop (private)
+     >>objects     what a server serves: classes, objects, names (private)
      >>session     what answers the requests of one client (private)
      >>dispatch    what a client asks for, and its turns (private)
      >>server      what serves queues to clients (private)
      >>peer        what a client has of a server (private)
      >>proxy       a client, and its queues (private)
      >>manager     conc_manager: queues over the network
+     >>python      values as Python compares and hashes them (private)
+     >>elements    what lists and dicts hold (private)
+     >>containers  what all classes of data have in common (private)
+     >>lists       the methods of a list that is served (private)
+     >>dicts       those of dict, Namespace, Value and Array (private)
+     >>types       conc_manager_register_types: locks, events and others
      >>extras      conc_progress: a bar that grows
      >>index       every public name
      >>version     what the numbers promise; history
@@ -3596,6 +3603,94 @@ CONC_API const char *conc_manager_address(const conc_manager *manager);
 CONC_API int conc_manager_shutdown(conc_manager *manager);
 
 /* ---------------------------------------------------------------------------
+   >>types: what a SyncManager of Python serves
+
+   Threads    any number, mixed with coroutines of any loops
+   Processes  that is what a manager is for
+   Signals    no
+   Memory     what clients make is the manager's, until it ends
+   Blocks     never
+   ------------------------------------------------------------------------ */
+
+/* Serves what Python's SyncManager serves, under Python's names. From now on a
+   client, such as Python's SyncManager(address, authkey) after connect(),
+   makes objects here, and shares them with other clients:
+
+     Queue, JoinableQueue      as queue.Queue(maxsize=0)
+     Event, Lock, RLock
+     Semaphore(value=1), BoundedSemaphore(value=1)
+     Condition(lock=None)      with a Lock or an RLock of this manager
+     Barrier(parties, action=None, timeout=None)    without an action, which
+                               would be code of the client
+     list(iterable), dict(...), Namespace(...)      of data, and of proxies of
+     Value(typecode, value)                         objects of this manager
+     Array(typecode, sequence)                      as array.array
+
+   They have the methods, arguments and exceptions of the same classes in
+   Python (3.13, where versions differ). What waits there ends when its client
+   does. The call may come before the start, or at any time while the manager
+   serves. A name that the program has registered itself stays the program's;
+   a second call is without effect.
+
+   An object lives as long as a proxy of it. The clients count these. What a
+   client has left that was killed goes, at a unix socket of Linux, when others
+   make objects; elsewhere it stays until the manager ends, as in Python. There
+   may be a million objects. What the program has registered itself stays until
+   the manager ends.
+
+   What a client has acquired is its connection's, of which each thread of
+   Python has one. An RLock is released by its owner alone; a Lock, as in
+   Python, by any client. Where the owners of RLocks wait for each other in a
+   circle, and none of these waits has a timeout, one of them gets a
+   RuntimeError after 0.1 s.
+   When a connection ends, the locks that it holds are released. The next
+   client that acquires such a lock is told so once, by a RuntimeError whose
+   text says that the owner of the lock has ended, and does not have the lock
+   then: what it protects may be half changed. The acquire after that succeeds
+   as ever. A client that was waiting in a Condition gets the same error from
+   its wait, but has the lock then, as after each return of wait. Units of a
+   semaphore belong to nobody, and do not come back. A barrier is broken if a
+   client ends that waits there.
+   Returns 0.
+   Errors:
+   -ENOMEM  there is no memory for the names; some may have been registered */
+CONC_API int conc_manager_register_types(conc_manager *manager);
+
+/* Serves a primitive of the program under a name, as
+   conc_manager_register_queue serves a queue. For clients it is Python's class
+   of that kind, and what the text above says of it holds. For the program it
+   stays what it is: its tasks and the clients acquire the same lock, and wait
+   for the same event.
+   A lock of a client that has ended is acquired next with a RuntimeError by a
+   client; by a task of the program with -EOWNERDEAD, and that has it then. A
+   client cannot release what a task of the program has acquired.
+   `lock` of a condition is the name under which its lock is served. The action
+   of a barrier is called by the server's thread, if the last party is a
+   client: it must not wait.
+   The primitive stays the caller's, and must outlive the manager; the name is
+   copied. The calls may come before the start, or at any time while the
+   manager serves.
+   Returns 0.
+   Errors: as conc_manager_register_queue, and
+   -EINVAL  a lock or a condition is shared between processes; or no lock is
+            named
+   -ENOENT  no lock is served under the name `lock` */
+CONC_API int conc_manager_register_lock(conc_manager *manager,
+                                        const char *name, conc_lock *lock);
+CONC_API int conc_manager_register_rlock(conc_manager *manager,
+                                         const char *name, conc_rlock *rlock);
+CONC_API int conc_manager_register_event(conc_manager *manager,
+                                         const char *name, conc_event *event);
+CONC_API int conc_manager_register_cond(conc_manager *manager,
+                                        const char *name, conc_cond *cond,
+                                        const char *lock);
+CONC_API int conc_manager_register_sem(conc_manager *manager, const char *name,
+                                       conc_sem *sem);
+CONC_API int conc_manager_register_barrier(conc_manager *manager,
+                                           const char *name,
+                                           conc_barrier *barrier);
+
+/* ---------------------------------------------------------------------------
    >>extras: conc_progress
 
    Threads    any number, mixed with coroutines of any loops
@@ -3732,6 +3827,10 @@ CONC_API int conc_progress_close(conc_progress *progress);
              conc_manager_register_queue conc_manager_start
              conc_manager_serve_forever conc_manager_connect conc_manager_get
              conc_manager_address conc_manager_shutdown
+   types      conc_manager_register_types conc_manager_register_lock
+             conc_manager_register_rlock conc_manager_register_event
+             conc_manager_register_cond conc_manager_register_sem
+             conc_manager_register_barrier
    extras     conc_progress (.total .name .unit .fd .off .interval .width)
              conc_progress_update conc_progress_close
    ------------------------------------------------------------------------ */
@@ -3914,12 +4013,15 @@ static const int *const conc__version_check __attribute__((used)) =
      >>pool       the calls of a pool; map; imap; conc_offload
      >>net        channels; frames; reading and writing; authentication
      >>aside      what takes long is done beside a loop
-     >>session    what a manager keeps; names; a session: one run of a client's
+     >>objects    classes; objects, and their ids; how long an object lives;
+                  names; what a connection holds
+     >>session    what a manager keeps; a session: one run of a client's
                   coroutine; messages that were taken; handing out; replies;
-                  the arguments of a request; calls that may wait; calls that
-                  do not wait
-     >>dispatch   the methods of a queue, and the functions of the server; the
-                  usual requests; one request, and a session of them; a turn
+                  the arguments of a request; what a connection owns; calls
+                  that may wait; calls that do not wait
+     >>dispatch   a queue, as a class; the methods of an object; the functions
+                  of the server: objects; the usual requests; one request, and
+                  a session of them; a turn
      >>server     the line of handshakes; clients; the server's thread;
                   starting and ending it
      >>peer       connections: their end; requests and replies; connections
@@ -3930,6 +4032,20 @@ static const int *const conc__version_check __attribute__((used)) =
                   queue; making and freeing proxies; the end of a client; the
                   end of the process
      >>manager    conc_manager
+     >>python     what a value is to Python; equality; order; keys; the hash of
+                  a key: SipHash-1-3; repr() into a buffer
+     >>elements   one element; from a value to an element; from an element to a
+                  pickle; looking into an element; an array of elements;
+                  searching and sorting; rows, found by their keys
+     >>containers complaints; arguments; replies with elements; what the
+                  classes keep; items of an array; what can be iterated over
+     >>lists      reading a list; changing a list
+     >>dicts      a dict: reading it; a dict: changing it; an iterator over a
+                  dict's keys; a Namespace; a Value; an Array; their names
+     >>types      arguments; Queue, JoinableQueue; Lock and RLock: a
+                  conc_rlock; Semaphore and BoundedSemaphore: a conc_sem;
+                  Event: a conc_event; Condition: a conc_cond, and a lock;
+                  Barrier: a conc_barrier; the names
      >>extras     a line; where and when it is written
    ======================================================================== */
 
@@ -5269,6 +5385,21 @@ CONC__PRIVATE int conc__pipe_high(int fds[2]) {
   return -errno;
 }
 
+/* The process at the other end of a connected unix socket; 0: the system does
+   not tell, or it is not among the processes that this one can see. */
+CONC__PRIVATE pid_t conc__socket_peer(int fd) {
+#if CONC__LINUX
+  struct ucred peer;
+  socklen_t size = (socklen_t)sizeof peer;
+  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 &&
+      size == sizeof peer && peer.pid > 0)
+    return peer.pid;
+#else
+  (void)fd;
+#endif
+  return 0;
+}
+
 /* --- stdio in a forked child ---
 
    A fork copies the buffers of streams. What the parent has printed is the
@@ -6029,7 +6160,12 @@ struct conc__actor {
 /* How many ids a thread takes at once, for its coroutines. */
 #define CONC__OWNERS_AT_ONCE 64
 
-static uintptr_t conc__owner_last; /* of all threads; changed atomically */
+/* The id of no actor. It is in the word of a lock whose owner was no task of
+   ours, and has ended: see conc__lock_abandon. */
+#define CONC__OWNER_ENDED CONC__OWNER_ONE
+
+static uintptr_t conc__owner_last = CONC__OWNER_ENDED; /* of all threads;
+                                                          atomic */
 static uintptr_t conc__owner_fork; /* what that was at the last fork, in the
                                       child; 0: there was none */
 
@@ -6050,10 +6186,11 @@ CONC__INLINE bool conc__owner_is_older(uintptr_t id) {
   return id <= conc__owner_fork;
 }
 
-/* Whether the owner stayed behind in the parent. */
+/* Whether the owner stayed behind in the parent, or has ended. */
 CONC__PRIVATE bool conc__owner_is_gone(uintptr_t word) {
   uintptr_t id = CONC__OWNER(word);
   size_t i;
+  if (id == CONC__OWNER_ENDED) return true;
   if (id == 0 || !conc__owner_is_older(id)) return false;
   for (i = 0; i < conc__survivors_count; i++)
     if (conc__survivors[i] == id) return false;
@@ -9007,6 +9144,23 @@ CONC_API int conc_lock_release(conc_lock *lock) {
   if (CONC__UNLIKELY(order > CONC__ORDER_NONE) && rc == 0)
     self->held &= ~CONC__LOCK_ORDER_BIT(order);
   return rc;
+}
+
+/* The caller is the owner, or acts for it, and will never release the lock,
+   which is of this process: the next task that acquires it gets -EOWNERDEAD.
+   As a release, but the lock is handed to no waiter: each looks for itself. */
+CONC__PRIVATE void conc__lock_abandon(conc_lock *lock) {
+  conc__mutex *guard = conc__mutex_of(lock);
+  uintptr_t next = CONC__OWNER_ENDED;
+  conc__waiter *w;
+  CONC__CHECK(conc__lock_is_mine(lock, conc__self()->id));
+  conc__tsan_released(lock, false);
+  conc__mutex_lock(guard);
+  w = conc__waitlist_take(&lock->waiters);
+  if (lock->waiters.first != NULL) next |= CONC__LOCK_WAITERS;
+  CONC__STORE(&lock->word, next);
+  conc__mutex_unlock(guard);
+  conc__wake_all(w);
 }
 
 CONC_API bool conc_lock_locked(const conc_lock *lock) {
@@ -19497,34 +19651,42 @@ CONC__PRIVATE size_t conc__bigint_size(const unsigned char *p, size_t n) {
   return n;
 }
 
-/* Compares a bigint with a float, exactly: a bigint may have more digits than
-   any float, so it is the float that is turned into bytes. */
-CONC__PRIVATE int conc__compare_bigint_float(const conc_value *v, double f) {
-  const bool minus = v->as.bytes[v->size - 1] >= 0x80;
-  unsigned char bytes[144];
+/* The two's complement of a float of 9.2e18 or more, or below -9.2e18, that is
+   not infinite: such a float is a whole number. Returns how many bytes there
+   are, the lowest first, without repeated sign bytes. */
+#define CONC__FLOAT_BYTES 144
+CONC__PRIVATE size_t conc__float_bytes(double f, unsigned char *bytes) {
   uint64_t bits, mantissa;
   unsigned shift, i;
-  if (f != f) return -1; /* a NaN stands above all numbers */
-  if (f > -9.2e18 && f < 9.2e18) return minus ? -1 : 1;
   memcpy(&bits, &f, sizeof bits);
-  shift = (unsigned)(bits >> 52 & 2047);
-  if (shift == 2047) return f > 0 ? -1 : 1; /* infinite */
-  shift -= 1075; /* 10 to 971, as f is beyond 9.2e18 */
+  shift = (unsigned)(bits >> 52 & 2047) - 1075; /* 10 to 971 */
   mantissa = (bits & (((uint64_t)1 << 52) - 1)) | (uint64_t)1 << 52;
-  memset(bytes, 0, sizeof bytes);
+  memset(bytes, 0, CONC__FLOAT_BYTES);
   mantissa <<= shift % 8; /* 53 + 7 bits: fits */
   for (i = 0; i < 8; i++)
     bytes[shift / 8 + i] = (unsigned char)(mantissa >> 8 * i);
   if (f < 0) { /* the complement, plus one */
     unsigned carry = 1;
-    for (i = 0; i < sizeof bytes; i++) {
+    for (i = 0; i < CONC__FLOAT_BYTES; i++) {
       carry += bytes[i] ^ 255u;
       bytes[i] = (unsigned char)carry;
       carry >>= 8;
     }
   }
-  return conc__compare_bigints(v->as.bytes, v->size, bytes,
-                               conc__bigint_size(bytes, sizeof bytes));
+  return conc__bigint_size(bytes, CONC__FLOAT_BYTES);
+}
+
+/* Compares a bigint with a float, exactly: a bigint may have more digits than
+   any float, so it is the float that is turned into bytes. */
+CONC__PRIVATE int conc__compare_bigint_float(const conc_value *v, double f) {
+  const bool minus = v->as.bytes[v->size - 1] >= 0x80;
+  unsigned char bytes[CONC__FLOAT_BYTES];
+  size_t size;
+  if (f != f) return -1; /* a NaN stands above all numbers */
+  if (f > -9.2e18 && f < 9.2e18) return minus ? -1 : 1;
+  if (f - f != 0) return f > 0 ? -1 : 1; /* infinite */
+  size = conc__float_bytes(f, bytes);
+  return conc__compare_bigints(v->as.bytes, v->size, bytes, size);
 }
 
 /* Compares bools, ints, bigints and floats by what they are worth. A NaN
@@ -21234,6 +21396,9 @@ typedef struct conc__pickle_limits {
   bool objects; /* any class may be named and instantiated: inert */
   bool exact;   /* what would come back as another type is refused: an
                    OrderedDict, a deque, a defaultdict, a Counter */
+  bool proxies; /* what a list of a server can be given besides data: proxies,
+                   slices, ranges. They become objects that its methods read;
+                   nothing else takes them */
   uint32_t depth, parts; /* how many of both are around the value, as an
                             envelope: they do not count as its own */
   char *refused; /* CONC__REFUSED_MAX bytes, or NULL: after -EACCES, what was
@@ -21246,12 +21411,12 @@ typedef struct conc__pickle_limits {
    What a client puts must come back as what it was. To be copied, with
    `refused` set. */
 static const conc__pickle_limits conc__pickle_request_limits
-    __attribute__((unused)) = {false, true, 2, 8, NULL};
+    __attribute__((unused)) = {false, true, false, 2, 8, NULL};
 
 /* For a client: (kind, result). Messages of a value are read as data alone, as
    conc_pickle_loads does it. */
 static const conc__pickle_limits conc__pickle_reply_limits
-    __attribute__((unused)) = {true, false, 2, 4, NULL};
+    __attribute__((unused)) = {true, false, false, 2, 4, NULL};
 
 /* The largest value, in the worst form of any protocol and with everything
    memoized, has no more opcodes; a program of more does nothing but keep the
@@ -21269,12 +21434,14 @@ enum {
   CONC__CALL_DICT,        /* becomes a dict: of nothing, a dict, pairs */
   CONC__CALL_DEFAULTDICT, /* the same; its first argument is left out */
   CONC__CALL_FACTORY,     /* that argument: it is never called */
+  CONC__CALL_CLASS,  /* a class of proxies: a name, which nothing calls */
+  CONC__CALL_LIST,   /* list(list): what becomes of the views of a dict */
   CONC__CALL_OBJECT /* as.at: a container of two texts, module and class */
 };
 
 typedef struct conc__pickle_reader {
   const unsigned char *begin, *p, *end; /* begin <= p <= end */
-  bool objects, exact;                  /* of the limits */
+  bool objects, exact, proxies;         /* of the limits */
   int protocol;                         /* of the last PROTO; 0 before it */
   char *refused;                        /* of the limits */
   conc__maker m;
@@ -21654,6 +21821,18 @@ CONC__PRIVATE int conc__pickle_known_name(const conc__pickle_reader *r,
       {"collections", "deque", CONC__CALL_DEQUE},
       {"multiprocessing.managers", "Token", CONC__CALL_OBJECT},
   };
+  static const struct {
+    const char *module, *name;
+    int call;
+  } proxies[] = {
+      {"multiprocessing.managers", "RebuildProxy", CONC__CALL_OBJECT},
+      {"multiprocessing.managers", NULL, CONC__CALL_CLASS},
+      {"builtins", "slice", CONC__CALL_OBJECT},
+      {"builtins", "range", CONC__CALL_OBJECT},
+      {"builtins", "list", CONC__CALL_LIST},
+      {"__builtin__", "slice", CONC__CALL_OBJECT},
+      {"__builtin__", "xrange", CONC__CALL_OBJECT},
+  };
   const conc__maker *m = &r->m;
   size_t i;
   int call = -1;
@@ -21668,6 +21847,12 @@ CONC__PRIVATE int conc__pickle_known_name(const conc__pickle_reader *r,
           conc__maker_text_is(m, top + 1, others[i].name))
         call = others[i].call;
   }
+  for (i = 0; r->proxies && i < sizeof proxies / sizeof *proxies; i++)
+    if ((call < 0 || call == CONC__CALL_FACTORY) &&
+        conc__maker_text_is(m, top, proxies[i].module) &&
+        (proxies[i].name == NULL ||
+         conc__maker_text_is(m, top + 1, proxies[i].name)))
+      call = proxies[i].call;
   /* `exact`: what is written again must be of the same type to Python. But a
      deque would be a list by then, and the factory of a defaultdict lost. */
   if (r->exact && call >= CONC__CALL_DEQUE && call <= CONC__CALL_FACTORY)
@@ -21688,6 +21873,12 @@ CONC__PRIVATE int conc__pickle_read_name(conc__pickle_reader *r) {
   if (call < 0 && !r->objects)
     return conc__pickle_refuse(r, conc__maker_text(m, top), top[0].size,
                                conc__maker_text(m, top + 1), top[1].size);
+  /* A class that is not called is data: an object that is made of nothing. */
+  if (call == CONC__CALL_CLASS) {
+    rc = conc__maker_push(m, CONC_NONE, 0, 0);
+    if (rc == 0) rc = conc__maker_push(m, CONC_NONE, 0, 0);
+    return rc != 0 ? rc : conc__maker_collect(m, CONC_OBJECT, 4);
+  }
   if (call >= 0 && call != CONC__CALL_OBJECT) {
     m->stack.count -= 2;
     return conc__maker_push(m, CONC__TYPE_CALLABLE, (size_t)call, 0);
@@ -21842,6 +22033,8 @@ CONC__PRIVATE int conc__pickle_read_call(conc__pickle_reader *r,
   if (conc__maker_above_mark(m) < 2) return -EBADMSG;
   name = CONC__STACK(m)[m->stack.count - 2];
   args = CONC__STACK(m)[m->stack.count - 1];
+  if (name.type == CONC_OBJECT) /* of CONC__CALL_CLASS */
+    return conc__pickle_refuse_word(r, "an instance of a class of managers");
   if (name.type != CONC__TYPE_CALLABLE || args.type != CONC_TUPLE)
     return -EBADMSG;
   if (name.size == CONC__CALL_FACTORY ||
@@ -21863,6 +22056,8 @@ CONC__PRIVATE int conc__pickle_read_call(conc__pickle_reader *r,
   case CONC__CALL_DEFAULTDICT:
     return conc__pickle_call_collection(m, name.size, arg, tuple->count);
   case CONC__CALL_OBJECT: return conc__pickle_call_class(m, &name, &args);
+  case CONC__CALL_LIST:
+    return conc__pickle_call_set(m, CONC_LIST, arg, tuple->count);
   default: return conc__pickle_call_bytes(r, name.size, arg, tuple->count);
   }
 }
@@ -22021,12 +22216,13 @@ CONC__PRIVATE int conc__pickle_read_opcode(conc__pickle_reader *r,
 CONC__PRIVATE void conc__pickle_begin(conc__pickle_reader *r, const void *data,
                                       size_t size,
                                       const conc__pickle_limits *limits) {
-  static const conc__pickle_limits none = {false, false, 0, 0, NULL};
+  static const conc__pickle_limits none = {false, false, false, 0, 0, NULL};
   if (limits == NULL) limits = &none;
   r->begin = r->p = (const unsigned char *)data;
   r->end = size > 0 ? r->p + size : r->p;
   r->objects = limits->objects;
   r->exact = limits->exact;
+  r->proxies = limits->proxies;
   r->refused = limits->refused;
   if (r->refused != NULL) *r->refused = 0;
   r->protocol = 0;
@@ -31206,13 +31402,559 @@ CONC__PRIVATE ssize_t conc__aside_get(conc_sem *threads, conc_queue *q,
 }
 
 /* ---------------------------------------------------------------------------
+   >>objects: what a server serves: classes, objects, names
+
+   What clients use is an object: a queue, a lock, a list. It has a class, a
+   constant row with its methods. Here is the table of all objects of a server,
+   by which an id becomes an object, and that of the names, which clients call
+   to get one:
+
+     a name of an object   is that one for ever, say a queue of the program
+     a name of a class     each call makes a new object
+
+   How long an object lives:
+
+     refs   counts the proxies that clients have, as they tell it: create and
+            incref add one, decref takes one off
+     uses   counts what the server itself does with it: a call that is being
+            carried out, a message of it that is under way, another object in
+            which it is
+     named  it is the program's, and stays until the manager ends
+
+   The one that takes the last of these away drops the object. A client that is
+   killed leaves its references behind, for they are told on connections that
+   end at once, and name nobody. Only of a unix socket the system tells which
+   process is at its other end: so such references are counted by process, and
+   go when that has ended. Others stay until the server ends, as in Python.
+   CONC__OBJECTS_MAX bounds how many objects there may be.
+
+   All of this belongs to the thread of the loop, but for what a program
+   registers meanwhile: so the two tables are under the guard of the struct.
+
+   A class is reached by the names alone. So a program that has not asked for a
+   class, say by conc_manager_register_types, does not contain it. To add one:
+   write its methods and its row, and enter the row under a name with
+   conc__names_add.
+
+   Uses >>bytes and guards. Its users are >>session, >>dispatch, and the rooms
+   of the classes.
+   ------------------------------------------------------------------------ */
+
+/* --- classes --- */
+
+struct conc__session;
+struct conc__request;
+struct conc__object;
+
+/* What a method takes, for conc__request_arguments_fit. */
+typedef struct conc__parameters {
+  const char *names[3];
+  size_t count;    /* of these names; CONC__UNCHECKED: its function looks */
+  size_t required; /* of them have no default: the first ones */
+} conc__parameters;
+
+#define CONC__UNCHECKED SIZE_MAX
+#define CONC__TAKES_NONE \
+  { {NULL, NULL, NULL}, 0, 0 }
+#define CONC__TAKES_ANY \
+  { {NULL, NULL, NULL}, CONC__UNCHECKED, 0 }
+
+/* Carries a request out. The object lives at least until it returns. 0: the
+   reply is in `out`. Negative errno: the connection is to be closed. If it has
+   to wait it does so between conc__session_block and _unblock. */
+typedef int conc__serve_fn(struct conc__session *s, struct conc__object *o,
+                           const struct conc__request *r);
+
+/* A client executes the names that it is told, if it is Python: so a name is a
+   constant of this file, and an identifier, ever. */
+typedef struct conc__method {
+  const char *name;
+  conc__parameters takes;
+  conc__serve_fn *serve;
+  bool hidden; /* clients are not told of it */
+} conc__method;
+
+typedef struct conc__class {
+  const struct conc__class *base; /* whose methods it has, too; or NULL */
+  const char *python;          /* what Python's type() says: "queue.Queue" */
+  const conc__method *methods; /* in the order in which clients are told */
+  size_t count;
+  /* Makes the state of a new object from the arguments of create. 0; or
+     negative errno, no state, and in `text` an exception of Python, such as
+     "ValueError: ...". NULL: no client makes such objects by a name. */
+  int (*make)(struct conc__session *s, struct conc__object *o,
+              const struct conc__request *r, char *text, size_t size);
+  /* Frees the state. Called once, when nothing uses the object any more; of
+     those that are left when the manager ends, too. NULL: the state is not
+     ours. It must not wait. */
+  void (*drop)(struct conc__object *o);
+  /* Appends what Python's repr() says. 0 or -ENOMEM. NULL: <... object at>. */
+  int (*text)(const struct conc__object *o, conc__buffer *b);
+  conc__serve_fn *value; /* replies with a copy, for _getvalue(); NULL: it has
+                            no value, and Python says that it cannot be
+                            pickled */
+} conc__class;
+
+/* A class, and the name under which a client makes an object of it. */
+typedef struct conc__type_name {
+  const char *name;
+  const conc__class *type;
+} conc__type_name;
+
+/* The method of a class, or NULL. A dozen comparisons at most: those that are
+   called most have a short cut of their own, see conc__serve_usual. */
+CONC__PRIVATE const conc__method *conc__class_method(const conc__class *type,
+                                                     const char *name) {
+  size_t i;
+  for (; type != NULL; type = type->base)
+    for (i = 0; i < type->count; i++)
+      if (strcmp(type->methods[i].name, name) == 0) return &type->methods[i];
+  return NULL;
+}
+
+/* --- objects, and their ids --- */
+
+/* How many of an object's references are a process's. */
+typedef struct conc__referrer {
+  pid_t pid;
+  size_t refs;
+  struct conc__referrer *next;
+} conc__referrer;
+
+typedef struct conc__object {
+  const conc__class *type;
+  void *state;       /* the class's */
+  conc_queue *queue; /* the state of what is a queue; of all else NULL */
+  uint64_t number;   /* of its id */
+  size_t refs, uses; /* see the head */
+  conc__referrer *referrers; /* whose `refs` are, as far as that is known */
+  bool named;        /* it is never dropped before the manager is */
+  bool shut;         /* a client has shut the queue down */
+  struct conc__object *next; /* among those that are being dropped */
+} conc__object;
+
+/* How many objects there may be at a time; a power of two, less one. */
+#define CONC__OBJECTS_MAX (CONC__OBJECT_PLACES - 1)
+#define CONC__OBJECT_PLACES ((size_t)1 << 20)
+
+/* A place in the table. An object's number is its place, counted from 1, and
+   CONC__OBJECT_PLACES for each object that was in this place before. So no
+   number is used again, and the first objects have short ones. */
+typedef struct conc__slot {
+  conc__object *object; /* NULL: the place is free */
+  uint64_t number;      /* of that object; of a free place: of the next one */
+  size_t next;          /* of a free place: the next free one; 0: none */
+} conc__slot;
+
+/* A name that clients call. */
+typedef struct conc__served_name {
+  char *text;              /* a copy of ours */
+  const conc__class *type; /* of which each call makes an object; or NULL */
+  conc__object *object;    /* that is served under this name; or NULL */
+} conc__served_name;
+
+typedef struct conc__objects {
+  conc__slot *slots; /* under the guard, as all up to `names_size` */
+  size_t slots_count, slots_size;
+  size_t free; /* the first free place that was used before; 0: none */
+  bool makes;  /* a name is of a class: see conc__objects_makes */
+  conc__served_name *names;
+  size_t names_count, names_size;
+  /* The rest is the loop's. */
+  size_t referenced;   /* how many have references */
+  size_t looked;       /* the place that conc__objects_look comes to next */
+  conc__object *dying; /* to be dropped next, linked by `next` */
+  bool dropping;       /* a call further up is about to do so */
+} conc__objects;
+
+/* An object without a place yet. NULL: there is no memory. */
+CONC__PRIVATE conc__object *conc__object_new(const conc__class *type,
+                                             void *state, conc_queue *queue) {
+  conc__object *o = (conc__object *)CONC_MALLOC(sizeof *o);
+  if (o == NULL) return NULL;
+  memset(o, 0, sizeof *o);
+  o->type = type;
+  o->state = state;
+  o->queue = queue;
+  return o;
+}
+
+/* Gives an object a place, and so its number. 0, or -ENOMEM, also if there are
+   too many. The guard is held. */
+CONC__PRIVATE int conc__object_place(conc__objects *t, conc__object *o) {
+  size_t place = t->free;
+  conc__slot *slot;
+  CONC__CHECK(conc__mutex_is_held(conc__mutex_of(t)) && o->number == 0);
+  if (place == 0) {
+    if (t->slots_count == CONC__OBJECTS_MAX) return -ENOMEM;
+    if (t->slots_count == t->slots_size) {
+      void *slots = conc__grow(t->slots, &t->slots_size, t->slots_count + 1,
+                               sizeof *t->slots);
+      if (slots == NULL) return -ENOMEM;
+      t->slots = (conc__slot *)slots;
+    }
+    place = ++t->slots_count;
+    t->slots[place - 1].number = place;
+  }
+  slot = &t->slots[place - 1];
+  if (place == t->free) t->free = slot->next;
+  slot->object = o;
+  o->number = slot->number;
+  return 0;
+}
+
+/* The same without the guard. */
+CONC__PRIVATE int conc__object_enter(conc__objects *t, conc__object *o) {
+  conc__mutex *guard = conc__mutex_of(t);
+  int rc;
+  conc__mutex_lock(guard);
+  rc = conc__object_place(t, o);
+  conc__mutex_unlock(guard);
+  return rc;
+}
+
+/* An id as text: the server's number in 12 hexadecimal digits, a point, and
+   the object's in decimal ones. So it is never that of another object, nor of
+   a server that is started at the same address later. */
+#define CONC__ID_SIZE 36
+
+CONC__PRIVATE void conc__object_id(const conc__object *o,
+                                   const unsigned char server[6],
+                                   char id[CONC__ID_SIZE]) {
+  const unsigned char *p = server;
+  CONC__CHECK(o->number > 0);
+  snprintf(id, CONC__ID_SIZE, "%02x%02x%02x%02x%02x%02x.%llu", p[0], p[1],
+           p[2], p[3], p[4], p[5], (unsigned long long)o->number);
+}
+
+/* The object of an id as a client writes it. NULL: there is none, or not any
+   more. The bound on n keeps a long text from overflowing. */
+CONC__PRIVATE conc__object *conc__object_by_id(conc__objects *t,
+                                               const unsigned char server[6],
+                                               const char *id) {
+  static const char digits[] = "0123456789abcdef";
+  conc__mutex *guard = conc__mutex_of(t);
+  conc__object *o = NULL;
+  uint64_t n = 0;
+  size_t i, place;
+  for (i = 0; i < 12; i++, id++)
+    if (*id != digits[server[i / 2] >> (i % 2 ? 0 : 4) & 15]) return NULL;
+  if (*id++ != '.' || *id < '1' || *id > '9') return NULL;
+  for (; *id >= '0' && *id <= '9' && n < (uint64_t)1 << 60; id++)
+    n = n * 10 + (uint64_t)(*id - '0');
+  if (*id != 0) return NULL;
+  place = (size_t)(n % CONC__OBJECT_PLACES);
+  conc__mutex_lock(guard);
+  if (place >= 1 && place <= t->slots_count &&
+      t->slots[place - 1].number == n)
+    o = t->slots[place - 1].object;
+  conc__mutex_unlock(guard);
+  return o;
+}
+
+/* The object in a place, counted from 0; NULL: it is free. False: there are no
+   more places. */
+CONC__PRIVATE bool conc__object_at(conc__objects *t, size_t place,
+                                   conc__object **o) {
+  conc__mutex *guard = conc__mutex_of(t);
+  bool more;
+  conc__mutex_lock(guard);
+  more = place < t->slots_count;
+  *o = more ? t->slots[place].object : NULL;
+  conc__mutex_unlock(guard);
+  return more;
+}
+
+/* --- how long an object lives --- */
+
+/* Frees an object whose state has been dropped. */
+CONC__PRIVATE void conc__object_forget(conc__object *o) {
+  while (o->referrers != NULL) {
+    conc__referrer *r = o->referrers;
+    o->referrers = r->next;
+    CONC_FREE(r);
+  }
+  CONC_FREE(o);
+}
+
+/* Drops an object that has a place, or is to have none. */
+CONC__PRIVATE void conc__object_free(conc__object *o) {
+  if (o->type->drop != NULL) o->type->drop(o);
+  conc__object_forget(o);
+}
+
+/* Drops what nothing keeps any more. What it contained may go with it, and
+   what that contained: so this is a loop, and the calls from within only add
+   to its list. */
+CONC__PRIVATE void conc__object_settle(conc__objects *t, conc__object *o) {
+  conc__mutex *guard = conc__mutex_of(t);
+  conc__slot *slot;
+  if (o->refs > 0 || o->uses > 0 || o->named) return;
+  conc__mutex_lock(guard);
+  slot = &t->slots[o->number % CONC__OBJECT_PLACES - 1];
+  CONC__CHECK(slot->object == o && slot->number == o->number);
+  slot->object = NULL;
+  slot->number += CONC__OBJECT_PLACES;
+  slot->next = t->free;
+  t->free = (size_t)(o->number % CONC__OBJECT_PLACES);
+  conc__mutex_unlock(guard);
+  o->next = t->dying;
+  t->dying = o;
+  if (t->dropping) return;
+  t->dropping = true;
+  while (t->dying != NULL) {
+    o = t->dying;
+    t->dying = o->next;
+    conc__object_free(o);
+  }
+  t->dropping = false;
+}
+
+/* The server uses the object until conc__object_unuse. */
+CONC__INLINE void conc__object_use(conc__object *o) { o->uses++; }
+
+CONC__INLINE void conc__object_unuse(conc__objects *t, conc__object *o) {
+  CONC__CHECK(o->uses > 0);
+  if (CONC__UNLIKELY(--o->uses == 0)) conc__object_settle(t, o);
+}
+
+/* Takes off references that are there. */
+CONC__PRIVATE void conc__object_take_refs(conc__objects *t, conc__object *o,
+                                          size_t n) {
+  CONC__CHECK(o->refs >= n && n > 0);
+  o->refs -= n;
+  if (o->refs > 0) return;
+  CONC__CHECK(t->referenced > 0);
+  t->referenced--;
+  conc__object_settle(t, o);
+}
+
+/* A client has a proxy more. `pid` is its process; 0: that is not known. What
+   there is no memory for counts as not known. */
+CONC__PRIVATE void conc__object_incref(conc__objects *t, conc__object *o,
+                                       pid_t pid) {
+  conc__referrer *r = o->referrers;
+  if (o->refs++ == 0) t->referenced++;
+  if (pid == 0) return;
+  while (r != NULL && r->pid != pid) r = r->next;
+  if (r == NULL) {
+    r = (conc__referrer *)CONC_MALLOC(sizeof *r);
+    if (r == NULL) return;
+    r->pid = pid;
+    r->refs = 0;
+    r->next = o->referrers;
+    o->referrers = r;
+  }
+  r->refs++;
+}
+
+/* A client has a proxy less. False: there was none. */
+CONC__PRIVATE bool conc__object_decref(conc__objects *t, conc__object *o,
+                                       pid_t pid) {
+  conc__referrer **p = &o->referrers;
+  if (o->refs == 0) return false;
+  while (*p != NULL && (*p)->pid != pid) p = &(*p)->next;
+  if (*p != NULL && --(*p)->refs == 0) {
+    conc__referrer *r = *p;
+    *p = r->next;
+    CONC_FREE(r);
+  }
+  conc__object_take_refs(t, o, 1);
+  return true;
+}
+
+/* Takes off what processes had that are there no more. If a number is another
+   process's by now, that one is waited for, too. */
+CONC__PRIVATE void conc__object_look(conc__objects *t, conc__object *o) {
+  conc__referrer **p = &o->referrers;
+  size_t gone = 0;
+  while (*p != NULL) {
+    conc__referrer *r = *p;
+    if (kill(r->pid, 0) == 0 || errno != ESRCH) {
+      p = &r->next;
+      continue;
+    }
+    gone += r->refs;
+    *p = r->next;
+    CONC_FREE(r);
+  }
+  if (gone > o->refs) gone = o->refs; /* another process has told of them */
+  if (gone > 0) conc__object_take_refs(t, o, gone);
+}
+
+/* In how many places is looked before an object is made, and when clients ask
+   about all objects. */
+#define CONC__LOOKS 4
+#define CONC__LOOKS_MAX 4096
+
+/* Looks so at the objects in some places, which are others each time: so what
+   the dead have left is found as others make objects. */
+CONC__PRIVATE void conc__objects_look(conc__objects *t, size_t places) {
+  const size_t first = t->looked;
+  bool round = false;
+  conc__object *o;
+  while (places-- > 0 && !(round && t->looked >= first)) {
+    if (conc__object_at(t, t->looked, &o)) {
+      t->looked++;
+      if (o != NULL && o->referrers != NULL) conc__object_look(t, o);
+    } else if (!round) {
+      round = true;
+      t->looked = 0;
+    } else {
+      return;
+    }
+  }
+}
+
+/* --- names --- */
+
+/* The name, or NULL. The guard is held. */
+CONC__PRIVATE conc__served_name *conc__names_find(const conc__objects *t,
+                                           const char *text) {
+  size_t i;
+  CONC__CHECK(conc__mutex_is_held(conc__mutex_of(t)));
+  for (i = 0; i < t->names_count; i++)
+    if (strcmp(t->names[i].text, text) == 0) return &t->names[i];
+  return NULL;
+}
+
+/* What a name stands for: its class, and the object if it has one. False: it
+   is unknown. Clients are served while names are still being added: hence the
+   guard. */
+CONC__PRIVATE bool conc__names_get(conc__objects *t, const char *text,
+                                   const conc__class **type,
+                                   conc__object **object) {
+  conc__mutex *guard = conc__mutex_of(t);
+  const conc__served_name *name;
+  conc__mutex_lock(guard);
+  name = conc__names_find(t, text);
+  *type = name != NULL ? name->type : NULL;
+  *object = name != NULL ? name->object : NULL;
+  conc__mutex_unlock(guard);
+  return name != NULL;
+}
+
+/* Adds a name of a class, or of an object if there is one, which then stays
+   until the end: the name takes it over. Under the guard nothing is allocated
+   that may as well be allocated outside. 0, -EEXIST or -ENOMEM. */
+CONC__PRIVATE int conc__names_add(conc__objects *t, const char *text,
+                                  const conc__class *type, conc__object *o) {
+  conc__mutex *guard = conc__mutex_of(t);
+  size_t size = strlen(text) + 1;
+  char *copy = (char *)CONC_MALLOC(size);
+  int rc = 0;
+  if (copy == NULL) return -ENOMEM;
+  memcpy(copy, text, size);
+  conc__mutex_lock(guard);
+  if (conc__names_find(t, text) != NULL) {
+    rc = -EEXIST;
+  } else if (t->names_count == t->names_size) {
+    void *names = conc__grow(t->names, &t->names_size, t->names_count + 1,
+                             sizeof *t->names);
+    if (names != NULL) t->names = (conc__served_name *)names;
+    else rc = -ENOMEM;
+  }
+  if (rc == 0 && o != NULL) rc = conc__object_place(t, o);
+  if (rc == 0) {
+    conc__served_name *name = &t->names[t->names_count++];
+    if (o != NULL) o->named = true;
+    if (o == NULL) t->makes = true;
+    name->text = copy;
+    name->type = type;
+    name->object = o;
+  }
+  conc__mutex_unlock(guard);
+  if (rc != 0) CONC_FREE(copy);
+  return rc;
+}
+
+/* Whether clients can make objects: then their requests may have proxies in
+   them, which are read as such. */
+CONC__PRIVATE bool conc__objects_makes(conc__objects *t) {
+  conc__mutex *guard = conc__mutex_of(t);
+  bool makes;
+  conc__mutex_lock(guard);
+  makes = t->makes;
+  conc__mutex_unlock(guard);
+  return makes;
+}
+
+/* Serves an object of this state under a name. After an error the state is
+   the caller's still. */
+CONC__PRIVATE int conc__names_add_object(conc__objects *t, const char *text,
+                                         const conc__class *type, void *state,
+                                         conc_queue *queue) {
+  conc__object *o = conc__object_new(type, state, queue);
+  int rc = o != NULL ? conc__names_add(t, text, type, o) : -ENOMEM;
+  if (rc != 0) CONC_FREE(o);
+  return rc;
+}
+
+/* The manager ends: drops all objects, named or not, and forgets the names.
+   The loop does not run any more. An object may hold others in it: so all of
+   them are used until the last one is dropped. */
+CONC__PRIVATE void conc__objects_free(conc__objects *t) {
+  size_t i;
+  for (i = 0; i < t->slots_count; i++)
+    if (t->slots[i].object != NULL) conc__object_use(t->slots[i].object);
+  for (i = 0; i < t->slots_count; i++) {
+    conc__object *o = t->slots[i].object;
+    if (o != NULL && o->type->drop != NULL) o->type->drop(o);
+  }
+  for (i = 0; i < t->slots_count; i++)
+    if (t->slots[i].object != NULL) conc__object_forget(t->slots[i].object);
+  for (i = 0; i < t->names_count; i++) CONC_FREE(t->names[i].text);
+  CONC_FREE(t->slots);
+  CONC_FREE(t->names);
+  memset(t, 0, sizeof *t);
+}
+
+/* --- what a connection holds ---
+
+   A lock that a client has acquired is to be given back when its connection
+   ends. It is the connection that has it: a thread of Python has one of its
+   own. */
+
+typedef struct conc__holding {
+  struct conc__holding *next, **link; /* of the same client; no link: it is
+                                         held by none */
+  /* The connection has ended, and this is off its list. It must not wait. */
+  void (*ended)(struct conc__holding *holding);
+} conc__holding;
+
+CONC__INLINE void conc__hold(conc__holding **list, conc__holding *h) {
+  CONC__CHECK(h->link == NULL);
+  h->link = list;
+  h->next = *list;
+  if (h->next != NULL) h->next->link = &h->next;
+  *list = h;
+}
+
+/* Without effect if nothing is held. */
+CONC__INLINE void conc__unhold(conc__holding *h) {
+  if (h->link == NULL) return;
+  *h->link = h->next;
+  if (h->next != NULL) h->next->link = h->link;
+  h->link = NULL;
+}
+
+/* Ends all that is on a list. */
+CONC__PRIVATE void conc__holdings_end(conc__holding **list) {
+  while (*list != NULL) {
+    conc__holding *h = *list;
+    conc__unhold(h);
+    h->ended(h);
+  }
+}
+
+/* ---------------------------------------------------------------------------
    >>session: what answers the requests of one client
 
-   A manager serves queues to clients. The protocol is that of Python's
+   A manager serves objects to clients. The protocol is that of Python's
    multiprocessing.managers: requests are pickles, (object, method, args,
    keywords). The first request of a connection has the object None and names a
    function of the server. After accept_connection the requests name the
-   methods of a queue.
+   methods of objects.
 
    A session is a coroutine that has been started because bytes arrived on a
    connection. It reads, answers in order, and ends when there is nothing more
@@ -31229,7 +31971,7 @@ CONC__PRIVATE ssize_t conc__aside_get(conc_sem *threads, conc_queue *q,
             |               handshake
      conc__session_run      reads until `in` holds a whole frame <--------.
             |                                                             |
-     conc__serve_request    finds the function, or the queue and method   |
+     conc__serve_request    finds the function, or the object and method  |
             |                                                             |
      conc__serve_get ...    if it must wait: conc__session_block (sends   |
             |               all replies before it), then the queue's call |
@@ -31255,9 +31997,9 @@ CONC__PRIVATE ssize_t conc__aside_get(conc_sem *threads, conc_queue *q,
    the last byte of its reply is the kernel's. Every way out of a session
    passes through conc__session_give_back, which puts the others back.
 
-   This section uses frames of >>net, >>aside, >>pickle, the classes of queues,
-   and watches. Its user is >>server, whose loop runs the sessions. What a
-   manager keeps is defined here for >>proxy and >>manager, too.
+   This section uses frames of >>net, >>aside, >>pickle, >>objects, the classes
+   of queues, and watches. Its user is >>server, whose loop runs the sessions.
+   What a manager keeps is defined here for >>proxy and >>manager, too.
    ------------------------------------------------------------------------ */
 
 /* --- what a manager keeps --- */
@@ -31292,15 +32034,6 @@ CONC__PRIVATE ssize_t conc__aside_get(conc_sem *threads, conc_queue *q,
 #define CONC__TOO_LONG "message too long"
 #define CONC__NOT_BYTES "message is not bytes"
 
-/* A name and its queue. Its id, by which clients call it, is the server's own
-   random number, and its place in the array, counted from 1. Exports are only
-   added: so an id stays valid, and is never used again for another queue, nor
-   by a server that is started at the same address later. */
-typedef struct conc__export {
-  char *name;        /* a copy of ours */
-  conc_queue *queue; /* the caller's */
-} conc__export;
-
 /* A client's connection, at the server. All of it belongs to the thread of the
    loop. It is in one of four states:
 
@@ -31325,8 +32058,11 @@ typedef struct conc__client {
   bool serving;
   bool blocked;
   bool hangup; /* the client has closed its side: it gets no more messages */
+  uintptr_t owner;         /* what it has acquired is owned by this, as a task
+                              owns what it has: see CONC__OWNER; 0: nothing */
+  conc__holding *holdings; /* what that is */
   /* A message that was handed out and is not confirmed: see "handing out". */
-  conc_queue *held_from; /* NULL: there is none */
+  conc__object *held_from; /* the queue, which is used; NULL: there is none */
   conc__buffer held;     /* its body */
   bool held_sent;        /* its reply is the kernel's, all of it */
   bool confirms;         /* something was handed out: so an empty frame is the
@@ -31339,7 +32075,8 @@ typedef struct conc__client {
 typedef struct conc__server_side {
   conc_task thread; /* any: runs the loop, and is joined at the end */
   conc_task root;   /* any: accepts; the server ends when it is cancelled */
-  unsigned char number[6]; /* any: random, of this start; see conc__export */
+  unsigned char number[6]; /* any: random, of this start: see
+                              conc__object_id */
   conc_event ready; /* any: set when root runs, and if it never will */
   bool running;     /* root has run; read after `ready`, as `error` */
   int error;        /* negative errno: why root does not run */
@@ -31392,8 +32129,7 @@ typedef struct conc__manager_data {
   size_t max_message;          /* bytes of a request or a reply */
   double handshake_timeout;    /* seconds */
   double timeout;              /* seconds */
-  conc__export *exports;       /* under the guard, as the two sizes */
-  size_t exports_count, exports_size;
+  conc__objects objects;       /* that it serves, and their names */
   conc__server_side server; /* if it serves */
   conc__client_side client; /* if it is connected, or is connecting */
 } conc__manager_data;
@@ -31436,81 +32172,12 @@ CONC__PRIVATE int conc__manager_apply_options(conc_manager *m) {
   return 0;
 }
 
-/* Start or connect has failed: then nothing stays behind. Only registered
-   queues do, for the next try. */
+/* Start or connect has failed: then nothing stays behind. Only what is
+   registered does, for the next try. */
 CONC__PRIVATE void conc__manager_undo_state(conc_manager *m) {
-  if (m->state == NULL || m->state->exports_count > 0) return;
-  CONC_FREE(m->state->exports);
+  if (m->state == NULL || m->state->objects.names_count > 0) return;
   CONC_FREE(m->state);
   m->state = NULL;
-}
-
-/* --- names --- */
-
-/* The id of a name, from 1; 0: unknown. The guard is held. */
-CONC__PRIVATE size_t conc__export_find(const conc__manager_data *m,
-                                       const char *name) {
-  size_t i;
-  CONC__CHECK(conc__mutex_is_held(conc__mutex_of(m)));
-  CONC__CHECK(m->exports_count <= m->exports_size);
-  for (i = 0; i < m->exports_count; i++)
-    if (strcmp(m->exports[i].name, name) == 0) return i + 1;
-  return 0;
-}
-
-/* How many queues are served. */
-CONC__PRIVATE size_t conc__exports_count(conc__manager_data *m) {
-  conc__mutex *guard = conc__mutex_of(m);
-  size_t n;
-  conc__mutex_lock(guard);
-  n = m->exports_count;
-  conc__mutex_unlock(guard);
-  return n;
-}
-
-/* The queue of a name, and its id in *id; NULL and 0: unknown. Clients are
-   served while queues are still being registered: hence the guard. */
-CONC__PRIVATE conc_queue *conc__export_by_name(conc__manager_data *m,
-                                               const char *name, size_t *id) {
-  conc__mutex *guard = conc__mutex_of(m);
-  conc_queue *q;
-  conc__mutex_lock(guard);
-  *id = conc__export_find(m, name);
-  q = *id > 0 ? m->exports[*id - 1].queue : NULL;
-  conc__mutex_unlock(guard);
-  return q;
-}
-
-/* An id as text: the server's number in 12 hexadecimal digits, a point, and
-   the place in decimal ones. */
-#define CONC__ID_SIZE 36
-
-CONC__PRIVATE void conc__export_id(const conc__manager_data *m, size_t place,
-                                   char id[CONC__ID_SIZE]) {
-  const unsigned char *p = m->server.number;
-  snprintf(id, CONC__ID_SIZE, "%02x%02x%02x%02x%02x%02x.%lu", p[0], p[1], p[2],
-           p[3], p[4], p[5], (unsigned long)place);
-}
-
-/* The queue of an id as a client writes it. NULL: there is none. The bound on
-   n keeps a long text from overflowing. */
-CONC__PRIVATE conc_queue *conc__export_by_id(conc__manager_data *m,
-                                             const char *id) {
-  static const char digits[] = "0123456789abcdef";
-  conc__mutex *guard = conc__mutex_of(m);
-  conc_queue *q = NULL;
-  size_t n = 0, i;
-  for (i = 0; i < 2 * sizeof m->server.number; i++, id++)
-    if (*id != digits[m->server.number[i / 2] >> (i % 2 ? 0 : 4) & 15])
-      return NULL;
-  if (*id++ != '.' || *id < '1' || *id > '9') return NULL;
-  for (; *id >= '0' && *id <= '9' && n < 100000000; id++)
-    n = n * 10 + (size_t)(*id - '0');
-  if (*id != 0) return NULL;
-  conc__mutex_lock(guard);
-  if (n >= 1 && n <= m->exports_count) q = m->exports[n - 1].queue;
-  conc__mutex_unlock(guard);
-  return q;
 }
 
 /* --- a session: one run of a client's coroutine --- */
@@ -31519,7 +32186,7 @@ CONC__PRIVATE conc_queue *conc__export_by_id(conc__manager_data *m,
    cannot be sent, the message goes back to its queue: so the reply's bytes in
    `out` are the message's only copy, and are described here. */
 typedef struct conc__taken {
-  conc_queue *queue;
+  conc__object *queue; /* which is used */
   size_t offset, size; /* of its body in `out` */
   size_t end;          /* of its frame: when that is sent, it is gone */
   bool old;            /* the body was made one for Python 2 */
@@ -31529,6 +32196,7 @@ typedef struct conc__session {
   conc__client *client;
   conc__manager_data *manager;
   conc_sem *aside;    /* of the server */
+  const conc__object *object; /* whose method is being called */
   int protocol;       /* of the last request: 2 is Python 2 with older names */
   bool leave;         /* the connection is closed when the replies are out */
   size_t turn_bytes;  /* of this turn; see conc__session_spend */
@@ -31685,14 +32353,14 @@ CONC__PRIVATE void conc__session_give_back(conc__session *s, size_t sent) {
     memcpy(&t, s->taken.data + s->taken.size, sizeof t);
     /* Not `size`: what was flushed has 0, though its bytes are still there. */
     CONC__CHECK(t.offset + t.size <= t.end && t.end <= out->capacity);
-    if (sent >= t.end) continue;
     /* Without memory a body for Python 2 goes back as it is, in protocol 2:
        as a value it can still be read. */
-    if (t.old &&
-        conc__unget_as_protocol_4(t.queue, out->data + t.offset, t.size))
-      continue;
-    conc__unget_body(t.queue, out->data + t.offset, t.size,
-                     s->taken.size == 0 ? out : NULL);
+    if (sent < t.end &&
+        !(t.old && conc__unget_as_protocol_4(t.queue->queue,
+                                             out->data + t.offset, t.size)))
+      conc__unget_body(t.queue->queue, out->data + t.offset, t.size,
+                       s->taken.size == 0 ? out : NULL);
+    conc__object_unuse(&s->manager->objects, t.queue);
   }
 }
 
@@ -31713,6 +32381,7 @@ CONC__PRIVATE void conc__session_give_back(conc__session *s, size_t sent) {
    next get. */
 CONC__INLINE void conc__client_confirm(conc__client *c) {
   if (CONC__LIKELY(c->held_from == NULL)) return;
+  conc__object_unuse(&c->manager->objects, c->held_from);
   c->held_from = NULL;
   c->held.size = 0;
   if (c->held.capacity > CONC__HELD_KEPT) conc__buffer_free(&c->held);
@@ -31721,23 +32390,24 @@ CONC__INLINE void conc__client_confirm(conc__client *c) {
 /* The same, in a session. */
 CONC__INLINE void conc__session_confirm(conc__session *s) {
   conc__client *c = s->client;
-  conc__buffer held;
-  if (CONC__LIKELY(c->held_from == NULL)) return;
-  if (c->held.capacity < CONC__FREE_LARGE) {
-    conc__client_confirm(c);
-    return;
-  }
-  held = c->held;
-  memset(&c->held, 0, sizeof c->held);
-  c->held_from = NULL;
-  conc__aside_free(s->aside, &held, NULL, held.capacity);
+  conc__buffer held = c->held;
+  if (CONC__UNLIKELY(held.capacity >= CONC__FREE_LARGE))
+    memset(&c->held, 0, sizeof c->held);
+  conc__client_confirm(c);
+  if (CONC__UNLIKELY(held.capacity >= CONC__FREE_LARGE))
+    conc__aside_free(s->aside, &held, NULL, held.capacity);
 }
 
-/* The connection ends without a word. */
+/* The connection ends without a word. First what it holds, which needs no
+   wait. */
 CONC__PRIVATE void conc__client_give_back(conc__client *c) {
-  conc_queue *q = c->held_from;
+  conc__object *o = c->held_from;
+  conc__holdings_end(&c->holdings);
   c->held_from = NULL;
-  if (q != NULL) conc__unget_body(q, c->held.data, c->held.size, &c->held);
+  if (o != NULL) {
+    conc__unget_body(o->queue, c->held.data, c->held.size, &c->held);
+    conc__object_unuse(&c->manager->objects, o);
+  }
   conc__buffer_free(&c->held);
 }
 
@@ -31825,6 +32495,10 @@ CONC__PRIVATE int conc__reply_none(conc__session *s) {
   return conc__reply_op(s, CONC__OP_NONE);
 }
 
+CONC__PRIVATE int conc__reply_bool(conc__session *s, bool yes) {
+  return conc__reply_op(s, yes ? CONC__OP_NEWTRUE : CONC__OP_NEWFALSE);
+}
+
 CONC__PRIVATE int conc__reply_int(conc__session *s, int64_t n) {
   int rc = CONC__REPLY_BEGIN(s, "#RETURN");
   if (rc == 0) rc = conc__pickle_put_int(&s->client->channel.out, n);
@@ -31851,18 +32525,23 @@ CONC__PRIVATE int conc__text_room(const char *text, size_t max) {
 /* For a format's "%.*s". */
 #define CONC__SHOWN(text, max) conc__text_room(text, max), (text)
 
-/* ('#TRACEBACK', text): Python raises RemoteError(text), which it prints with
-   a line below: so a newline is the last of a traceback. */
-CONC__PRIVATE int conc__reply_refuse(conc__session *s, const char *text) {
+/* Ends a reply, behind its begin, with a text that Python shows to the user.
+   It prints a line below: so a newline is the last of a traceback. */
+CONC__PRIVATE int conc__reply_line(conc__session *s, int rc,
+                                   const char *text) {
   conc__buffer *out = &s->client->channel.out;
   char line[CONC__LINE_MAX + 2];
   int n = snprintf(line, sizeof line, "%.*s\n",
                    CONC__SHOWN(text, CONC__LINE_MAX));
-  int rc = CONC__REPLY_BEGIN(s, "#TRACEBACK");
   if (rc == 0) /* Python 2 insists on its own str */
     rc = s->protocol == 2 ? conc__pickle_put_bytes(out, line, (size_t)n, 2)
                           : conc__pickle_put_str(out, line, (size_t)n);
   return rc != 0 ? rc : conc__reply_end(s);
+}
+
+/* ('#TRACEBACK', text): Python raises RemoteError(text). */
+CONC__PRIVATE int conc__reply_refuse(conc__session *s, const char *text) {
+  return conc__reply_line(s, CONC__REPLY_BEGIN(s, "#TRACEBACK"), text);
 }
 
 /* ('#ERROR', exception): Python raises it. An empty text is no argument. */
@@ -31895,6 +32574,8 @@ CONC__PRIVATE int conc__reply_builtin(conc__session *s, const char *name,
 CONC__PRIVATE int conc__reply_error(conc__session *s, int rc, bool get) {
   if (rc == -ETIMEDOUT)
     return conc__reply_raise(s, "queue", "Queue", get ? "Empty" : "Full", "");
+  if (rc == -EPIPE && s->object->shut) /* new in Python 3.13 */
+    return conc__reply_raise(s, "queue", "Queue", "ShutDown", "");
   if (rc == -EPIPE)
     return conc__reply_builtin(s, "EOFError", "queue is closed");
   if (rc == -EMSGSIZE)
@@ -31909,15 +32590,23 @@ CONC__PRIVATE int conc__reply_error(conc__session *s, int rc, bool get) {
 typedef struct conc__request {
   const conc_value *args; /* a tuple */
   const conc_value *kwds; /* a dict */
-  const char *ident;      /* the queue's id; NULL: a function of the server */
+  const char *ident;      /* the object's; NULL: a function of the server */
   const char *method;
+  size_t skip; /* how many of `args` come before those of the method: of
+                  create, the name */
 } conc__request;
+
+/* How many arguments have no name. */
+CONC__INLINE size_t conc__request_given(const conc__request *r) {
+  return conc_value_size(r->args) - r->skip;
+}
 
 /* Finds parameter `i` by place or by name; NULL if it is not given. */
 CONC__PRIVATE const conc_value *conc__request_argument(const conc__request *r,
                                                        size_t i,
                                                        const char *name) {
-  if (i < conc_value_size(r->args)) return conc_value_item(r->args, i);
+  if (i < conc__request_given(r))
+    return conc_value_item(r->args, r->skip + i);
   return conc_value_get(r->kwds, name);
 }
 
@@ -31929,27 +32618,24 @@ CONC__PRIVATE const char *conc__request_text(const conc_value *v) {
   return text != NULL && strlen(text) == size ? text : NULL;
 }
 
-/* What the methods put and get of queue.Queue take. Block and timeout, if a
-   method has them, are its last two parameters. */
-typedef struct conc__parameters {
-  const char *names[3];
-  size_t count;    /* of these names */
-  size_t required; /* of them have no default: the first ones */
-} conc__parameters;
-
 /* Checks the arguments against a method's parameters. Writes Python's own
    complaint, which its programmer knows, and returns false if they do not
    fit. */
 CONC__PRIVATE bool conc__request_arguments_fit(const conc__request *r,
                                                const conc__parameters *p,
                                                char *text, size_t size) {
-  size_t given = conc_value_size(r->args);
+  size_t given = conc__request_given(r);
   size_t keywords = conc_value_size(r->kwds);
+  char from[24] = "";
   size_t i, j;
-  if (given > p->count) {
+  if (p->count == CONC__UNCHECKED) return true;
+  if (given > p->count) { /* Python counts self, too */
+    if (p->required < p->count)
+      snprintf(from, sizeof from, "from %u to ", (unsigned)p->required + 1);
     snprintf(text, size,
-             "%s() takes %u positional arguments but %u were given", r->method,
-             (unsigned)p->count + 1, (unsigned)given + 1); /* and self */
+             "%s() takes %s%u positional argument%s but %u were given",
+             r->method, from, (unsigned)p->count + 1,
+             p->count > 0 ? "s" : "", (unsigned)given + 1);
     return false;
   }
   for (i = 0; i < keywords; i++) {
@@ -32023,6 +32709,27 @@ CONC__PRIVATE const char *conc__parse_block_timeout(const conc_value *block,
   if (!(f >= 0)) return "'timeout' must be a non-negative number";
   *out = f;
   return NULL;
+}
+
+/* --- what a connection owns ---
+
+   A lock is owned by a connection, for a thread of Python has one of its own,
+   while the coroutines that serve it come and go. So each of them acquires in
+   the name of the connection: it takes the connection's number for its own,
+   which is no other task's. All that asks for the owner of a lock, a waiter
+   that is handed it, a look for deadlocks, then finds the connection. */
+
+CONC__INLINE void conc__session_own(const conc__session *s) {
+  if (s->client->owner != 0) conc__self()->id = s->client->owner;
+}
+
+/* From here to the second call, with what this has returned, the caller acts
+   in the name of another owner. */
+CONC__PRIVATE uintptr_t conc__act_as(uintptr_t owner) {
+  conc__actor *self = conc__self();
+  uintptr_t before = self->id;
+  self->id = owner;
+  return before;
 }
 
 /* --- calls that may wait ---
@@ -32140,7 +32847,10 @@ CONC__PRIVATE int conc__item_encode(conc__session *s, const conc_value *v,
   int error;
   memset(item, 0, sizeof *item);
   error = conc__session_encode(s, item, v);
-  if (error != 0)
+  if (error == -EACCES) /* of what conc__objects_makes lets be read */
+    *rc = conc__reply_refuse(s, "UnpicklingError: only data is accepted, not "
+                                "a proxy, a slice or a range");
+  else if (error != 0)
     *rc = conc__reply_error(s, error, false);
   else if (item->size > limit)
     *rc = conc__reply_too_long(s, item->size, limit,
@@ -32345,8 +33055,9 @@ CONC__PRIVATE bool conc__serve_old(conc__session *s, conc_queue *q,
 /* get(block=True, timeout=None). The message goes straight from the queue into
    the reply. From then on `taken` must know of it; so the memory to note it is
    there before the queue is asked. */
-CONC__PRIVATE int conc__serve_get(conc__session *s, conc_queue *q,
+CONC__PRIVATE int conc__serve_get(conc__session *s, conc__object *o,
                                   double timeout) {
+  conc_queue *q = o->queue;
   conc__buffer *out = &s->client->channel.out;
   const size_t limit = conc__message_limit(s->manager);
   conc__sink sink;
@@ -32370,9 +33081,10 @@ CONC__PRIVATE int conc__serve_get(conc__session *s, conc_queue *q,
   } while (conc__sink_was_large(&sink, n));
   if (n == -ECANCELED) return (int)n;
   if (n < 0) return conc__reply_not_got(s, n, limit);
-  t.queue = q;
+  t.queue = o;
   t.old = s->protocol == 2;
   if (t.old && !conc__serve_old(s, q, t.offset, &rc)) return rc;
+  conc__object_use(o);
   t.size = out->size - t.offset;
   rc = conc__reply_end(s);
   t.end = out->size;
@@ -32386,8 +33098,9 @@ CONC__PRIVATE int conc__serve_get(conc__session *s, conc_queue *q,
 /* _conc_get(timeout, wants, size): the message is handed out. It goes from the
    queue into the client's own buffer, which is its place until it is confirmed
    or given back, and is copied from there: so it cannot be lost on the way. */
-CONC__PRIVATE int conc__serve_take(conc__session *s, conc_queue *q,
+CONC__PRIVATE int conc__serve_take(conc__session *s, conc__object *o,
                                    double timeout, int wants, size_t size) {
+  conc_queue *q = o->queue;
   conc__client *c = s->client;
   size_t limit = conc__message_limit(s->manager);
   conc__sink sink, small;
@@ -32411,7 +33124,8 @@ CONC__PRIVATE int conc__serve_take(conc__session *s, conc_queue *q,
   } while (conc__sink_was_large(&sink, n));
   if (n == -ECANCELED) return (int)n;
   if (n < 0) return conc__reply_not_got(s, n, limit);
-  c->held_from = q;
+  conc__object_use(o);
+  c->held_from = o;
   c->held_sent = false;
   c->confirms = true;
   rc = CONC__REPLY_BEGIN(s, "#RETURN");
@@ -32452,14 +33166,15 @@ CONC__PRIVATE int conc__serve_size(conc__session *s, conc_queue *q,
   if (n < 0) return conc__reply_error(s, (int)n, true);
   if (*method == 'q') return conc__reply_int(s, n);
   yes = *method == 'e' ? n == 0 : q->capacity > 0 && (size_t)n >= q->capacity;
-  return conc__reply_op(s, yes ? CONC__OP_NEWTRUE : CONC__OP_NEWFALSE);
+  return conc__reply_bool(s, yes);
 }
 
 /* ---------------------------------------------------------------------------
    >>dispatch: what a client asks for, and for how long it has its turn
 
    The second half of a session: it reads a request, finds the function of the
-   server or the method of a queue, and calls what >>session has for it. What
+   server or the method of an object, and calls it; what calls of queues need
+   is in >>session. What
    is wrong with a request is told to the client, as CPython's server tells it;
    only what is no frame ends the connection without a word.
 
@@ -32467,112 +33182,245 @@ CONC__PRIVATE int conc__serve_size(conc__session *s, conc_queue *q,
    request, which may take seconds, is left to a thread, and a session that
    goes on and on has turns (conc__session_spend).
 
-   Uses >>session, >>pickle and threads. Its user is >>server.
+   Uses >>objects, >>session, >>pickle and threads. Its user is >>server.
    ------------------------------------------------------------------------ */
 
-/* --- the methods of a queue, and the functions of the server --- */
+/* --- a queue, as a class --- */
 
-/* The methods that a client may call. It executes these names, if it is
-   Python: so they are these words and nothing else, ever. */
-static const char *const conc__methods[] = {
-    "empty", "full",       "get",   "get_nowait", "join",
-    "put",   "put_nowait", "qsize", "task_done"};
-#define CONC__METHODS (sizeof conc__methods / sizeof *conc__methods)
-
-CONC__PRIVATE bool conc__method_is_exposed(const char *method) {
-  size_t i;
-  for (i = 0; i < CONC__METHODS; i++)
-    if (strcmp(method, conc__methods[i]) == 0) return true;
+/* Reads block and timeout, the parameters `i` and `i` + 1. False: they are no
+   such, and *rc is how it went to say so. */
+CONC__PRIVATE bool conc__serve_timeout(conc__session *s,
+                                       const conc__request *r, size_t i,
+                                       double *timeout, int *rc) {
+  bool type;
+  const char *complaint = conc__parse_block_timeout(
+      conc__request_argument(r, i, "block"),
+      conc__request_argument(r, i + 1, "timeout"), timeout, &type);
+  if (complaint == NULL) return true;
+  *rc = conc__reply_builtin(s, type ? "TypeError" : "ValueError", complaint);
   return false;
 }
 
-/* A method that is not among these. Python asks for a text when a program
-   prints a proxy. */
-CONC__PRIVATE int conc__serve_unexposed(conc__session *s, const char *method) {
-  char text[160];
-  if (strcmp(method, "__str__") == 0 || strcmp(method, "__repr__") == 0) {
-    int rc = CONC__REPLY_BEGIN(s, "#RETURN");
-    if (rc == 0)
-      rc = conc__pickle_put_str(&s->client->channel.out,
-                                "<conc_queue object>", 19);
-    return rc != 0 ? rc : conc__reply_end(s);
-  }
-  snprintf(text, sizeof text,
-           "AttributeError: method '%.*s' of a queue is not exposed",
-           CONC__SHOWN(method, 60));
-  return conc__reply_refuse(s, text);
+CONC__PRIVATE int conc__serve_queue_put(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
+  double timeout;
+  int rc;
+  if (!conc__serve_timeout(s, r, 1, &timeout, &rc)) return rc;
+  return conc__serve_put(s, o->queue, conc__request_argument(r, 0, "item"),
+                         timeout);
 }
 
-/* A method that only clients of ours call: these make no mistakes that a
-   programmer would have to read about. */
-CONC__PRIVATE int conc__serve_own_method(conc__session *s, conc_queue *q,
+CONC__PRIVATE int conc__serve_queue_put_nowait(conc__session *s,
+                                               conc__object *o,
+                                               const conc__request *r) {
+  return conc__serve_put(s, o->queue, conc__request_argument(r, 0, "item"), 0);
+}
+
+CONC__PRIVATE int conc__serve_queue_get(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
+  double timeout;
+  int rc;
+  if (!conc__serve_timeout(s, r, 0, &timeout, &rc)) return rc;
+  return conc__serve_get(s, o, timeout);
+}
+
+CONC__PRIVATE int conc__serve_queue_get_nowait(conc__session *s,
+                                               conc__object *o,
+                                               const conc__request *r) {
+  (void)r;
+  return conc__serve_get(s, o, 0);
+}
+
+CONC__PRIVATE int conc__serve_queue_join(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
+  (void)r;
+  return conc__serve_join(s, o->queue);
+}
+
+CONC__PRIVATE int conc__serve_queue_task_done(conc__session *s,
+                                              conc__object *o,
+                                              const conc__request *r) {
+  (void)r;
+  return conc__serve_task_done(s, o->queue);
+}
+
+CONC__PRIVATE int conc__serve_queue_size(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
+  return conc__serve_size(s, o->queue, r->method);
+}
+
+/* The two methods that only clients of ours call: these make no mistakes that
+   a programmer would have to read about. */
+CONC__PRIVATE int conc__serve_queue_take(conc__session *s, conc__object *o,
                                          const conc__request *r) {
   const conc_value *size = conc_value_item(r->args, 2);
   double timeout = 0;
   int64_t wants = 0, most = 0;
-  if (strcmp(r->method, CONC__METHOD_UNGET) == 0 &&
-      conc_value_size(r->args) == 1)
-    return conc__serve_unget(s, q, conc_value_item(r->args, 0));
-  if (strcmp(r->method, CONC__METHOD_GET) != 0 ||
-      conc_value_size(r->args) != 3 ||
+  if (conc_value_size(r->args) != 3 ||
       conc_value_float(conc_value_item(r->args, 0), &timeout) != 0 ||
       conc_value_int(conc_value_item(r->args, 1), &wants) != 0 ||
       (conc_value_type(size) != CONC_NONE &&
        (conc_value_int(size, &most) != 0 || most < 0)))
-    return conc__serve_unexposed(s, r->method);
-  return conc__serve_take(s, q, timeout, (int)wants,
+    return conc__reply_refuse(s, "TypeError: " CONC__METHOD_GET "()");
+  return conc__serve_take(s, o, timeout, (int)wants,
                           conc_value_type(size) == CONC_NONE ? SIZE_MAX
                                                              : (size_t)most);
 }
 
-/* A method of a queue. What is wrong with a request is told in the order in
+CONC__PRIVATE int conc__serve_queue_unget(conc__session *s, conc__object *o,
+                                          const conc__request *r) {
+  if (conc_value_size(r->args) != 1)
+    return conc__reply_refuse(s, "TypeError: " CONC__METHOD_UNGET "()");
+  return conc__serve_unget(s, o->queue, conc_value_item(r->args, 0));
+}
+
+/* The methods of queue.Queue, and ours. */
+static const conc__method conc__queue_methods[] = {
+    {"empty", CONC__TAKES_NONE, conc__serve_queue_size, false},
+    {"full", CONC__TAKES_NONE, conc__serve_queue_size, false},
+    {"get", {{"block", "timeout", NULL}, 2, 0}, conc__serve_queue_get, false},
+    {"get_nowait", CONC__TAKES_NONE, conc__serve_queue_get_nowait, false},
+    {"join", CONC__TAKES_NONE, conc__serve_queue_join, false},
+    {"put",
+     {{"item", "block", "timeout"}, 3, 1},
+     conc__serve_queue_put,
+     false},
+    {"put_nowait",
+     {{"item", NULL, NULL}, 1, 1},
+     conc__serve_queue_put_nowait,
+     false},
+    {"qsize", CONC__TAKES_NONE, conc__serve_queue_size, false},
+    {"task_done", CONC__TAKES_NONE, conc__serve_queue_task_done, false},
+    {CONC__METHOD_GET, CONC__TAKES_ANY, conc__serve_queue_take, false},
+    {CONC__METHOD_UNGET, CONC__TAKES_ANY, conc__serve_queue_unget, true}};
+#define CONC__QUEUE_METHODS \
+  (sizeof conc__queue_methods / sizeof *conc__queue_methods)
+
+/* A queue of the program: clients neither make nor free one. */
+static const conc__class conc__served_queue = {
+    NULL, "queue.Queue", conc__queue_methods, CONC__QUEUE_METHODS,
+    NULL, NULL,          NULL,                NULL};
+
+/* --- the methods of an object --- */
+
+/* Whether clients are told of a method. `ours`: also of those that only
+   clients of ours call. */
+CONC__PRIVATE bool conc__method_is_told(const conc__method *m, bool ours) {
+  return !m->hidden && (ours || strncmp(m->name, "_conc_", 6) != 0);
+}
+
+/* Appends the names of a class's methods, as a tuple. With those that only
+   clients of ours call there is the bytes of the longest request, too. */
+CONC__PRIVATE int conc__reply_methods(conc__session *s,
+                                      const conc__class *type, bool ours) {
+  conc__buffer *out = &s->client->channel.out;
+  char text[40];
+  size_t i;
+  int rc = conc__pickle_put_op(out, CONC__OP_MARK);
+  for (; type != NULL; type = type->base)
+    for (i = 0; rc == 0 && i < type->count; i++)
+      if (conc__method_is_told(&type->methods[i], ours))
+        rc = conc__pickle_put_str(out, type->methods[i].name,
+                                  strlen(type->methods[i].name));
+  snprintf(text, sizeof text, CONC__METHOD_MAX "%zu", s->manager->max_message);
+  if (rc == 0 && ours) rc = conc__pickle_put_str(out, text, strlen(text));
+  return rc != 0 ? rc : conc__pickle_put_op(out, CONC__OP_TUPLE);
+}
+
+/* Appends what Python's repr() says of an object. Where Python shows an
+   address there is the object's number. */
+CONC__PRIVATE int conc__object_text(const conc__object *o, conc__buffer *b) {
+  char text[160];
+  int n;
+  if (o->type->text != NULL) return o->type->text(o, b);
+  n = snprintf(text, sizeof text, "<%.100s object at 0x%llx>", o->type->python,
+               (unsigned long long)o->number);
+  return conc__buffer_append(b, text, (size_t)n);
+}
+
+/* ('#RETURN', the object's text). */
+CONC__PRIVATE int conc__reply_text(conc__session *s, const conc__object *o) {
+  conc__buffer *out = &s->client->channel.out;
+  conc__buffer b = {NULL, 0, 0, 0};
+  int rc = conc__object_text(o, &b);
+  if (rc == 0) rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  if (rc == 0)
+    rc = conc__pickle_put_str(out, (const char *)b.data, b.size);
+  conc__buffer_free(&b);
+  return rc != 0 ? rc : conc__reply_end(s);
+}
+
+/* A method that is not among those of the class. Python's server has three for
+   every object: it asks for a text when a program prints a proxy. */
+CONC__PRIVATE int conc__serve_unexposed(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
+  const conc__class *type = o->type;
+  char text[CONC__LINE_MAX + 1];
+  size_t i;
+  int n;
+  if (strcmp(r->method, "__str__") == 0 || strcmp(r->method, "__repr__") == 0)
+    return conc__reply_text(s, o);
+  if (strcmp(r->method, "#GETVALUE") == 0) {
+    if (type->value != NULL) return type->value(s, o, r);
+    snprintf(text, sizeof text, "TypeError: cannot pickle '%.80s' object",
+             type->python);
+    return conc__reply_line(s, CONC__REPLY_BEGIN(s, "#UNSERIALIZABLE"), text);
+  }
+  n = snprintf(text, sizeof text,
+               "AttributeError: method '%.*s' of <class '%.60s'> object is "
+               "not in exposed={",
+               CONC__SHOWN(r->method, 60), type->python);
+  for (; type != NULL; type = type->base)
+    for (i = 0; i < type->count; i++)
+      if (conc__method_is_told(&type->methods[i], false) &&
+          (size_t)n + strlen(type->methods[i].name) + 5 < sizeof text)
+        n += snprintf(text + n, sizeof text - (size_t)n, "%s'%s'",
+                      text[n - 1] == '{' ? "" : ", ", type->methods[i].name);
+  snprintf(text + n, sizeof text - (size_t)n, "}");
+  return conc__reply_refuse(s, text);
+}
+
+/* The object that a request is for. NULL: *rc is how it went to say that there
+   is none: the id is of another server that was here before, or of an object
+   that has gone, or made up. */
+CONC__PRIVATE conc__object *conc__request_object(conc__session *s,
+                                                 const char *id, int *rc) {
+  char text[96];
+  conc__object *o =
+      id != NULL ? conc__object_by_id(&s->manager->objects,
+                                      s->manager->server.number, id)
+                 : NULL;
+  if (o != NULL) return o;
+  snprintf(text, sizeof text, "KeyError: no object with id '%.*s'",
+           CONC__SHOWN(id != NULL ? id : "?", 40));
+  *rc = conc__reply_refuse(s, text);
+  return NULL;
+}
+
+/* A method of an object. What is wrong with a request is told in the order in
    which Python's server finds it: the object, the method, the arguments, their
    values. Such a request has a reply as any other; the connection stays. */
 CONC__PRIVATE int conc__serve_method(conc__session *s,
                                      const conc__request *r) {
-  static const conc__parameters none = {{NULL, NULL, NULL}, 0, 0};
-  static const conc__parameters get_all = {{"block", "timeout", NULL}, 2, 0};
-  static const conc__parameters put_item = {{"item", NULL, NULL}, 1, 1};
-  static const conc__parameters put_all = {{"item", "block", "timeout"}, 3, 1};
-  conc_queue *q = conc__export_by_id(s->manager, r->ident);
-  const char *method = r->method;
-  bool put = strncmp(method, "put", 3) == 0;
-  bool get = strncmp(method, "get", 3) == 0;
-  bool waits = (put || get) && method[3] == 0; /* else: ..._nowait */
-  const conc__parameters *p =
-      put ? (waits ? &put_all : &put_item) : (waits ? &get_all : &none);
-  double timeout = 0;
+  const conc__method *m;
   char text[160];
-  /* The id is of another server that was here before, or made up. */
-  if (q != NULL && *method == '_' && strncmp(method, "_conc_", 6) == 0)
-    return conc__serve_own_method(s, q, r);
-  if (q == NULL) {
-    snprintf(text, sizeof text, "KeyError: no object with id '%.*s'",
-             CONC__SHOWN(r->ident, 40));
-    return conc__reply_refuse(s, text);
-  }
-  if (!conc__method_is_exposed(method))
-    return conc__serve_unexposed(s, method);
-  if (!conc__request_arguments_fit(r, p, text, sizeof text))
-    return conc__reply_builtin(s, "TypeError", text);
-  if (waits) {
-    bool type;
-    const char *complaint = conc__parse_block_timeout(
-        conc__request_argument(r, p->count - 2, "block"),
-        conc__request_argument(r, p->count - 1, "timeout"), &timeout, &type);
-    if (complaint != NULL)
-      return conc__reply_builtin(s, type ? "TypeError" : "ValueError",
-                                 complaint);
-  }
-  /* From here on the queue is touched; only the first letters still matter. */
-  if (put)
-    return conc__serve_put(s, q, conc__request_argument(r, 0, "item"),
-                           timeout);
-  if (get) return conc__serve_get(s, q, timeout);
-  if (*method == 'j') return conc__serve_join(s, q);
-  if (*method == 't') return conc__serve_task_done(s, q);
-  return conc__serve_size(s, q, method);
+  int rc = 0;
+  conc__object *o = conc__request_object(s, r->ident, &rc);
+  if (o == NULL) return rc;
+  conc__object_use(o); /* a client may take its last reference meanwhile */
+  s->object = o;
+  m = conc__class_method(o->type, r->method);
+  if (m == NULL)
+    rc = conc__serve_unexposed(s, o, r);
+  else if (!conc__request_arguments_fit(r, &m->takes, text, sizeof text))
+    rc = conc__reply_builtin(s, "TypeError", text);
+  else
+    rc = m->serve(s, o, r);
+  conc__object_unuse(&s->manager->objects, o);
+  return rc;
 }
+
+/* --- the functions of the server: objects --- */
 
 /* A call with arguments that there are no parameters for, in Python's words.
    `name` is what it calls. */
@@ -32580,7 +33428,7 @@ CONC__PRIVATE int conc__refuse_arguments(conc__session *s,
                                          const conc__request *r,
                                          const char *name) {
   char text[256];
-  size_t given = conc_value_size(r->args) - 1; /* without the name itself */
+  size_t given = conc__request_given(r);
   const char *key = conc_value_size(r->kwds) > 0
                         ? conc_value_str(conc_value_key(r->kwds, 0), NULL)
                         : NULL;
@@ -32596,51 +33444,199 @@ CONC__PRIVATE int conc__refuse_arguments(conc__session *s,
   return conc__reply_refuse(s, text);
 }
 
-/* create(name): a pair, the id of a queue and the names of its methods. */
-CONC__PRIVATE int conc__serve_create(conc__session *s,
-                                     const conc__request *r) {
-  conc__buffer *out = &s->client->channel.out;
-  const char *name = NULL;
+/* The process of a client; 0: that is not known. */
+CONC__PRIVATE pid_t conc__session_pid(const conc__session *s) {
+  const conc__channel *ch = &s->client->channel;
+  return ch->tcp ? 0 : conc__socket_peer(ch->fd);
+}
+
+/* Makes an object of a class whose state is made already, with the reference
+   of the client that is told of it. NULL: there is no memory, and the state is
+   freed. For a method that replies with a proxy, too. */
+CONC__PRIVATE conc__object *conc__object_serve(conc__session *s,
+                                               conc__object *made) {
+  conc__objects *t = &s->manager->objects;
+  if (conc__object_enter(t, made) != 0) {
+    conc__object_free(made);
+    return NULL;
+  }
+  conc__object_incref(t, made, conc__session_pid(s));
+  return made;
+}
+
+/* Makes an object from the arguments of create. NULL: *rc is how it went to
+   say why not. */
+CONC__PRIVATE conc__object *conc__serve_make(conc__session *s,
+                                             const conc__class *type,
+                                             const conc__request *r, int *rc) {
+  char text[CONC__LINE_MAX + 1] = "MemoryError";
+  conc__object *o = conc__object_new(type, NULL, NULL);
+  conc__objects_look(&s->manager->objects, CONC__LOOKS);
+  if (o != NULL && type->make(s, o, r, text, sizeof text) != 0) {
+    CONC_FREE(o);
+    o = NULL;
+  }
+  if (o != NULL) o = conc__object_serve(s, o);
+  if (o == NULL) *rc = conc__reply_refuse(s, text);
+  return o;
+}
+
+/* Appends the id of an object. */
+CONC__PRIVATE int conc__reply_id(conc__session *s, const conc__object *o) {
+  char id[CONC__ID_SIZE];
+  conc__object_id(o, s->manager->server.number, id);
+  return conc__pickle_put_str(&s->client->channel.out, id, strlen(id));
+}
+
+/* create(name, ...): a pair, the id of an object and the names of its
+   methods. */
+CONC__PRIVATE int conc__serve_create(conc__session *s, conc__request *r) {
+  const conc__class *type = NULL;
+  conc__object *o = NULL;
+  const char *name = conc__request_text(conc_value_item(r->args, 0));
   char text[160];
-  size_t id = 0;
-  size_t i;
-  int rc;
-  name = conc__request_text(conc_value_item(r->args, 0));
-  if (name != NULL) conc__export_by_name(s->manager, name, &id);
-  if (id == 0) {
+  int rc = 0;
+  r->skip = 1;
+  if (name == NULL ||
+      !conc__names_get(&s->manager->objects, name, &type, &o) ||
+      (o == NULL && type->make == NULL)) {
     snprintf(text, sizeof text, "KeyError: '%.*s'",
              CONC__SHOWN(name != NULL ? name : "?", 80));
     return conc__reply_refuse(s, text);
   }
-  /* The queue is there, and is not made of anything: as of a function that is
-     registered with register() and has no parameters. */
-  if (conc_value_size(r->args) > 1 || conc_value_size(r->kwds) > 0)
-    return conc__refuse_arguments(s, r, name);
-  conc__export_id(s->manager, id, text);
+  if (o == NULL) {
+    r->method = name;
+    o = conc__serve_make(s, type, r, &rc);
+    if (o == NULL) return rc;
+  } else {
+    /* The object is there, and is not made of anything: as of a function that
+       is registered with register() and has no parameters. */
+    if (conc__request_given(r) > 0 || conc_value_size(r->kwds) > 0)
+      return conc__refuse_arguments(s, r, name);
+    conc__object_incref(&s->manager->objects, o, conc__session_pid(s));
+  }
   rc = CONC__REPLY_BEGIN(s, "#RETURN");
-  if (rc == 0) rc = conc__pickle_put_str(out, text, strlen(text));
-  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_MARK);
-  for (i = 0; rc == 0 && i < CONC__METHODS; i++)
-    rc = conc__pickle_put_str(out, conc__methods[i], strlen(conc__methods[i]));
+  if (rc == 0) rc = conc__reply_id(s, o);
+  if (rc == 0) rc = conc__reply_methods(s, o->type, true);
   if (rc == 0)
-    rc = conc__pickle_put_str(out, CONC__METHOD_GET,
-                              sizeof CONC__METHOD_GET - 1);
-  snprintf(text, sizeof text, CONC__METHOD_MAX "%zu", s->manager->max_message);
-  if (rc == 0) rc = conc__pickle_put_str(out, text, strlen(text));
-  if (rc == 0) rc = conc__pickle_put_ops(out, CONC__OP_TUPLE, CONC__OP_TUPLE2);
+    rc = conc__pickle_put_op(&s->client->channel.out, CONC__OP_TUPLE2);
   return rc != 0 ? rc : conc__reply_end(s);
 }
 
-/* get_methods(): their names alone. */
-CONC__PRIVATE int conc__serve_get_methods(conc__session *s) {
+/* ('#PROXY', (methods, Token(name, None, id))): the client makes a proxy for
+   an object of that name, whose first reference it takes over. It puts its own
+   address in the place of None. For methods, of objects that were made by
+   conc__object_serve. */
+CONC__PRIVATE int conc__reply_proxy(conc__session *s, const conc__object *o,
+                                    const char *name) {
   conc__buffer *out = &s->client->channel.out;
-  size_t i;
-  int rc = CONC__REPLY_BEGIN(s, "#RETURN");
-  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_MARK);
-  for (i = 0; rc == 0 && i < CONC__METHODS; i++)
-    rc = conc__pickle_put_str(out, conc__methods[i], strlen(conc__methods[i]));
-  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE);
+  int rc = CONC__REPLY_BEGIN(s, "#PROXY");
+  if (rc == 0) rc = conc__reply_methods(s, o->type, false);
+  if (rc == 0)
+    rc = conc__pickle_put_global(out, "multiprocessing.managers", "Token");
+  if (rc == 0)
+    rc = conc__pickle_put_ops(out, CONC__OP_EMPTY_TUPLE, CONC__OP_NEWOBJ);
+  if (rc == 0) rc = conc__pickle_put_str(out, name, strlen(name));
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_NONE);
+  if (rc == 0) rc = conc__reply_id(s, o);
+  if (rc == 0) rc = conc__pickle_put_ops(out, CONC__OP_TUPLE3, CONC__OP_BUILD);
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE2);
   return rc != 0 ? rc : conc__reply_end(s);
+}
+
+/* The id in a Token, of which only that counts; NULL: it is none. */
+CONC__PRIVATE const char *conc__token_id(const conc_value *token) {
+  const conc_value *state;
+  const char *name;
+  if (conc_value_type(token) != CONC_OBJECT) return NULL;
+  name = conc__request_text(conc_value_item(token, 1));
+  state = conc_value_item(token, 3);
+  if (name == NULL || strcmp(name, "Token") != 0 || state == NULL ||
+      conc_value_type(state) != CONC_TUPLE || conc_value_size(state) != 3)
+    return NULL;
+  return conc__request_text(conc_value_item(state, 2));
+}
+
+/* The id in what Python makes of a proxy: RebuildProxy(class, token, ...), of
+   which only the token counts. NULL: it is none. */
+CONC__PRIVATE __attribute__((unused)) const char *
+conc__proxy_id(const conc_value *proxy) {
+  const conc_value *args;
+  const char *name;
+  if (conc_value_type(proxy) != CONC_OBJECT) return NULL;
+  name = conc__request_text(conc_value_item(proxy, 1));
+  args = conc_value_item(proxy, 2);
+  if (name == NULL || strcmp(name, "RebuildProxy") != 0 || args == NULL ||
+      conc_value_type(args) != CONC_TUPLE || conc_value_size(args) < 2)
+    return NULL;
+  return conc__token_id(conc_value_item(args, 1));
+}
+
+/* get_methods(token): their names alone. */
+CONC__PRIVATE int conc__serve_get_methods(conc__session *s,
+                                          const conc__request *r) {
+  int rc = 0;
+  conc__object *o = conc__request_object(
+      s, conc__token_id(conc_value_item(r->args, 0)), &rc);
+  if (o == NULL) return rc;
+  rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  if (rc == 0) rc = conc__reply_methods(s, o->type, false);
+  return rc != 0 ? rc : conc__reply_end(s);
+}
+
+/* incref(id) and decref(id). */
+CONC__PRIVATE int conc__serve_reference(conc__session *s,
+                                        const conc__request *r, bool more) {
+  conc__objects *t = &s->manager->objects;
+  const char *id = conc__request_text(conc_value_item(r->args, 0));
+  int rc = 0;
+  conc__object *o = conc__request_object(s, id, &rc);
+  if (o == NULL) return rc;
+  if (more) {
+    conc__object_incref(t, o, conc__session_pid(s));
+  } else if (!conc__object_decref(t, o, conc__session_pid(s))) {
+    char text[96];
+    snprintf(text, sizeof text, "KeyError: '%.*s'", CONC__SHOWN(id, 40));
+    return conc__reply_refuse(s, text);
+  }
+  return conc__reply_none(s);
+}
+
+/* Bytes of debug_info, about, at most; and of what it shows of an object. */
+#define CONC__DEBUG_INFO 65536
+#define CONC__DEBUG_TEXT 75
+
+/* debug_info(): the objects that clients refer to, two lines for each. */
+CONC__PRIVATE int conc__serve_debug_info(conc__session *s) {
+  conc__objects *t = &s->manager->objects;
+  conc__buffer b = {NULL, 0, 0, 0}, one = {NULL, 0, 0, 0};
+  char line[CONC__ID_SIZE + 60], id[CONC__ID_SIZE];
+  conc__object *o;
+  size_t i;
+  int rc = 0;
+  conc__objects_look(t, CONC__LOOKS_MAX);
+  for (i = 0; rc == 0 && b.size < CONC__DEBUG_INFO &&
+              conc__object_at(t, i, &o);
+       i++) {
+    int n;
+    if (o == NULL || o->refs == 0) continue;
+    conc__object_id(o, s->manager->server.number, id);
+    n = snprintf(line, sizeof line, "%s  %s:       refcount=%lu\n    ",
+                 b.size > 0 ? "\n" : "", id, (unsigned long)o->refs);
+    rc = conc__buffer_append(&b, line, (size_t)n);
+    one.size = 0;
+    if (rc == 0) rc = conc__object_text(o, &one);
+    if (rc == 0) rc = conc__buffer_append(&one, "", 1);
+    if (rc == 0)
+      rc = conc__buffer_append(
+          &b, one.data,
+          (size_t)conc__text_room((const char *)one.data, CONC__DEBUG_TEXT));
+  }
+  if (rc == 0) rc = conc__buffer_append(&b, "", 1);
+  if (rc == 0) rc = conc__reply_str(s, (const char *)b.data);
+  conc__buffer_free(&b);
+  conc__buffer_free(&one);
+  return rc;
 }
 
 /* The functions, and how many arguments each has. */
@@ -32656,10 +33652,8 @@ static const struct {
 #define CONC__FUNCTIONS (sizeof conc__functions / sizeof *conc__functions)
 
 /* A function of the server. It is the only request of its connection; only
-   accept_connection lets others follow. References, which incref and decref
-   are about, are not counted: queues are the program's. */
-CONC__PRIVATE int conc__serve_function(conc__session *s,
-                                       const conc__request *r) {
+   accept_connection lets others follow. */
+CONC__PRIVATE int conc__serve_function(conc__session *s, conc__request *r) {
   const char *f = r->method;
   char text[160];
   size_t given = conc_value_size(r->args);
@@ -32684,16 +33678,20 @@ CONC__PRIVATE int conc__serve_function(conc__session *s,
     s->leave = false;
     s->client->methods = true;
     s->client->channel.eager = false;
+    s->client->owner = conc__owner_new();
+    conc__session_own(s);
     return conc__reply_none(s);
   }
   if (strcmp(f, "create") == 0) return conc__serve_create(s, r);
-  if (strcmp(f, "dummy") == 0 || strcmp(f, "incref") == 0 ||
-      strcmp(f, "decref") == 0)
-    return conc__reply_none(s);
-  if (strcmp(f, "get_methods") == 0) return conc__serve_get_methods(s);
-  if (strcmp(f, "number_of_objects") == 0)
-    return conc__reply_int(s, (int64_t)conc__exports_count(s->manager));
-  if (strcmp(f, "debug_info") == 0) return conc__reply_str(s, "");
+  if (strcmp(f, "dummy") == 0) return conc__reply_none(s);
+  if (strcmp(f, "incref") == 0 || strcmp(f, "decref") == 0)
+    return conc__serve_reference(s, r, *f == 'i');
+  if (strcmp(f, "get_methods") == 0) return conc__serve_get_methods(s, r);
+  if (strcmp(f, "number_of_objects") == 0) {
+    conc__objects_look(&s->manager->objects, CONC__LOOKS_MAX);
+    return conc__reply_int(s, (int64_t)s->manager->objects.referenced);
+  }
+  if (strcmp(f, "debug_info") == 0) return conc__serve_debug_info(s);
   CONC__CHECK(strcmp(f, "shutdown") == 0);
   if (s->manager->options->no_shutdown)
     return conc__reply_refuse(
@@ -32737,14 +33735,16 @@ CONC__PRIVATE int conc__put_scalar(conc__session *s, conc_queue *q,
   }
 }
 
-/* The queue of a usual request, or NULL. */
-CONC__PRIVATE conc_queue *conc__usual_queue(conc__session *s,
-                                            const conc__usual_request *u) {
+/* The object of a usual request, if that is a queue, or NULL. */
+CONC__PRIVATE conc__object *conc__usual_queue(conc__session *s,
+                                              const conc__usual_request *u) {
   char id[CONC__ID_SIZE];
+  conc__object *o;
   CONC__CHECK(u->ident.size < sizeof id);
   memcpy(id, u->ident.data, u->ident.size);
   id[u->ident.size] = 0;
-  return conc__export_by_id(s->manager, id);
+  o = conc__object_by_id(&s->manager->objects, s->manager->server.number, id);
+  return o != NULL && o->queue != NULL ? o : NULL;
 }
 
 /* Serves _conc_get, which comes with three scalars always. False if this is
@@ -32755,7 +33755,7 @@ CONC__PRIVATE bool conc__serve_usual_take(conc__session *s,
   const conc__scalar *v = u->args;
   uint64_t wants, most = SIZE_MAX;
   double timeout;
-  conc_queue *q;
+  conc__object *o;
   if (memcmp(u->method.data, CONC__METHOD_GET, u->method.size) != 0 ||
       u->count != 3 || v[0].op != CONC__OP_BINFLOAT ||
       v[1].op != CONC__OP_BININT1)
@@ -32768,10 +33768,13 @@ CONC__PRIVATE bool conc__serve_usual_take(conc__session *s,
     return false;
   if (v[2].op != CONC__OP_NONE && most > 0x7fffffff) return false;
   if (!conc__usual_float(&v[0], &timeout)) return false;
-  q = conc__usual_queue(s, u);
-  if (q == NULL) return false;
+  o = conc__usual_queue(s, u);
+  if (o == NULL) return false;
   s->protocol = u->protocol;
-  *rc = conc__serve_take(s, q, timeout, (int)wants, (size_t)most);
+  s->object = o;
+  conc__object_use(o);
+  *rc = conc__serve_take(s, o, timeout, (int)wants, (size_t)most);
+  conc__object_unuse(&s->manager->objects, o);
   return true;
 }
 
@@ -32779,7 +33782,7 @@ CONC__PRIVATE bool conc__serve_usual_take(conc__session *s,
 CONC__PRIVATE bool conc__serve_usual(conc__session *s, const unsigned char *p,
                                      size_t size, int *rc) {
   conc__usual_request u;
-  conc_queue *q;
+  conc__object *o;
   double timeout;
   bool put;
   if (!conc__usual_read(p, size, &u)) return false;
@@ -32792,14 +33795,15 @@ CONC__PRIVATE bool conc__serve_usual(conc__session *s, const unsigned char *p,
   if (u.count < put || u.count > 2u + put) return false;
   if (!conc__usual_timeout(u.args + put, u.count - put, &timeout))
     return false;
-  q = conc__usual_queue(s, &u);
-  if (q == NULL) return false;
+  o = conc__usual_queue(s, &u);
+  if (o == NULL) return false;
   s->protocol = u.protocol;
-  if (!put) {
-    *rc = conc__serve_get(s, q, timeout);
-    return true;
-  }
-  *rc = conc__put_scalar(s, q, &u.args[0]);
+  s->object = o;
+  conc__object_use(o);
+  *rc = put ? conc__put_scalar(s, o->queue, &u.args[0])
+            : conc__serve_get(s, o, timeout);
+  conc__object_unuse(&s->manager->objects, o);
+  if (!put) return true;
   if (*rc == 0) *rc = conc__reply_none(s);
   /* A put that was cancelled is not tried again: in a queue of another machine
      the message may be there. */
@@ -32814,6 +33818,7 @@ typedef struct conc__reading {
   const unsigned char *data;
   size_t size;
   conc_value *value;
+  bool proxies; /* there may be proxies in it: see conc__objects_makes */
   int protocol, rc;
   conc__buffer encoded; /* as in conc__session */
   const conc_value *encoded_item;
@@ -32823,6 +33828,7 @@ typedef struct conc__reading {
 CONC__PRIVATE void conc__reading_decode(conc__reading *r) {
   conc__pickle_limits limits = conc__pickle_request_limits;
   limits.refused = r->refused;
+  limits.proxies = r->proxies;
   r->rc = conc__pickle_decode(r->data, r->size, &limits, &r->value,
                               &r->protocol);
 }
@@ -32892,6 +33898,7 @@ CONC__PRIVATE bool conc__request_fits(conc__session *s, const conc_value *v,
     r->method = conc__request_text(conc_value_item(v, 1));
     r->args = conc_value_item(v, 2);
     r->kwds = conc_value_item(v, 3);
+    r->skip = 0;
     type = conc_value_type(r->args);
     if (s->client->methods && r->ident == NULL)
       wrong = "KeyError: there is no such object";
@@ -32927,6 +33934,7 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
   memset(&reading, 0, sizeof reading);
   reading.data = data;
   reading.size = size;
+  reading.proxies = conc__objects_makes(&s->manager->objects);
   if (size < CONC__READING_LARGE)
     conc__reading_decode(&reading);
   else
@@ -33022,6 +34030,7 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
   conc__channel *ch = &c->channel;
   bool empty = false;
   int rc = 0;
+  conc__session_own(s);
   while (rc == 0) {
     const unsigned char *payload = NULL;
     size_t size = 0;
@@ -35172,41 +36181,24 @@ CONC_API int conc_manager_random_key(char *key, size_t size) {
   return 0;
 }
 
-/* The name is copied before the guard is taken: under it nothing is allocated
-   that may as well be allocated outside. Serving begins with the next lookup
-   of a client. */
-CONC_API int conc_manager_register_queue(conc_manager *manager,
-                                         const char *name, conc_queue *queue) {
-  conc__manager_data *m;
-  conc__mutex *guard;
-  char *copy;
-  int rc = 0;
-  if (name == NULL || *name == 0 || queue == NULL) return -EINVAL;
-  /* What no client could ask for is refused here. */
+/* How every registration of `what` begins: 0, or what is wrong with it. A name
+   that no client could ask for is refused here. */
+CONC__PRIVATE int conc__register_begin(conc_manager *manager, const char *name,
+                                       const void *what) {
+  if (name == NULL || *name == 0 || what == NULL) return -EINVAL;
   if (!conc__utf8_valid((const unsigned char *)name, strlen(name)))
     return -EINVAL;
   if (strlen(name) > CONC__NAME_MAX) return -ENAMETOOLONG;
-  m = conc__manager_make_state(manager);
-  copy = m != NULL ? (char *)CONC_MALLOC(strlen(name) + 1) : NULL;
-  if (copy == NULL) return -ENOMEM;
-  memcpy(copy, name, strlen(name) + 1);
-  guard = conc__mutex_of(m);
-  conc__mutex_lock(guard);
-  if (conc__export_find(m, name) != 0) {
-    rc = -EEXIST;
-  } else if (m->exports_count == m->exports_size) {
-    void *e = conc__grow(m->exports, &m->exports_size, m->exports_count + 1,
-                         sizeof *m->exports);
-    if (e != NULL) m->exports = (conc__export *)e;
-    else rc = -ENOMEM;
-  }
-  if (rc == 0) {
-    m->exports[m->exports_count].name = copy;
-    m->exports[m->exports_count++].queue = queue;
-  }
-  conc__mutex_unlock(guard);
-  if (rc != 0) CONC_FREE(copy);
-  return rc;
+  return conc__manager_make_state(manager) != NULL ? 0 : -ENOMEM;
+}
+
+/* Serving begins with the next lookup of a client. */
+CONC_API int conc_manager_register_queue(conc_manager *manager,
+                                         const char *name, conc_queue *queue) {
+  int rc = conc__register_begin(manager, name, queue);
+  if (rc != 0) return rc;
+  return conc__names_add_object(&manager->state->objects, name,
+                                &conc__served_queue, queue, queue);
 }
 
 CONC_API int conc_manager_start(conc_manager *manager) {
@@ -35255,8 +36247,8 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout) {
 CONC_API conc_queue *conc_manager_get(conc_manager *manager,
                                       const char *name) {
   conc__manager_data *m = manager->state;
-  conc_queue *q = NULL;
-  size_t id;
+  const conc__class *type;
+  conc__object *o;
   if (m == NULL || m->role == CONC__MANAGER_UNUSED || name == NULL) {
     errno = EINVAL;
     return NULL;
@@ -35266,9 +36258,11 @@ CONC_API conc_queue *conc_manager_get(conc_manager *manager,
     return NULL;
   }
   if (m->role == CONC__MANAGER_SERVES) {
-    q = conc__export_by_name(m, name, &id);
-    if (q == NULL) errno = ENOENT;
-    return q;
+    if (conc__names_get(&m->objects, name, &type, &o) && o != NULL &&
+        o->queue != NULL)
+      return o->queue;
+    errno = ENOENT;
+    return NULL;
   }
   return conc__proxy_of(m, name);
 }
@@ -35283,15 +36277,4842 @@ CONC_API const char *conc_manager_address(const conc_manager *manager) {
    so do proxies. Without a role there are only registered names to free. */
 CONC_API int conc_manager_shutdown(conc_manager *manager) {
   conc__manager_data *m = manager->state;
-  size_t i;
   if (m == NULL) return -EINVAL;
   if (m->role == CONC__MANAGER_SERVES) conc__server_shutdown(m);
   if (m->role == CONC__MANAGER_CONNECTED) conc__proxies_shutdown(m);
-  for (i = 0; i < m->exports_count; i++) CONC_FREE(m->exports[i].name);
-  CONC_FREE(m->exports);
+  conc__objects_free(&m->objects);
   CONC_FREE(m);
   manager->state = NULL;
   return 0;
+}
+
+/* ---------------------------------------------------------------------------
+   >>python: values as Python compares, orders and hashes them
+
+   The rules of conc_value_equal and of the order in >>value are for C: types
+   differ, and all values have an order. A list or dict that a manager serves
+   must answer as Python's: 1 == 1.0 == True, a NaN is equal to nothing, and
+   'a' < 1 is a TypeError. Here is what Python says to two values, and the
+   bytes by which a key is found.
+
+   Uses >>value, >>maker, >>pickle and the writer of >>format; the rooms that
+   use it are >>elements and >>containers. Whoever reads a value that a peer has
+   sent may call all of it: no loop here goes deeper than CONC__WALK_DEPTH.
+   ------------------------------------------------------------------------ */
+
+/* --- what a value is to Python --- */
+
+#define CONC__MANAGERS "multiprocessing.managers"
+/* A proxy is pickled as a call, (class, Token, 'pickle', {}), of this function
+   of that module. Nothing else of it is in a value but the names of classes of
+   proxies, and Token. */
+#define CONC__PROXY_CLASS "RebuildProxy"
+#define CONC__PROXY_AUTO "AutoProxy"
+
+/* Whether a value is an object of that module, and of that class (NULL: of
+   any). */
+CONC__PRIVATE bool conc__is_object(const conc_value *v, const char *module,
+                                   const char *name) {
+  return v != NULL && v->type == CONC_OBJECT &&
+         strcmp((const char *)v->as.items[0].as.bytes, module) == 0 &&
+         (name == NULL ||
+          strcmp((const char *)v->as.items[1].as.bytes, name) == 0);
+}
+
+/* The same, of a class that is built in. */
+CONC__PRIVATE bool conc__is_builtin_object(const conc_value *v,
+                                           const char *name) {
+  return conc__is_object(v, "builtins", name) ||
+         conc__is_object(v, "__builtin__", name);
+}
+
+/* What an object was made of, a tuple. NULL: it is a class, which nothing was
+   made of. */
+CONC__PRIVATE const conc_value *conc__object_arguments(const conc_value *v) {
+  return v->as.items[2].type == CONC_TUPLE ? &v->as.items[2] : NULL;
+}
+
+CONC__PRIVATE bool conc__is_proxy(const conc_value *v) {
+  return conc__is_object(v, CONC__MANAGERS, NULL);
+}
+
+/* The name of its type, for errors. Of a proxy that is its own class, which is
+   the first argument of the call that makes it. */
+CONC__PRIVATE const char *conc__python_type(const conc_value *v) {
+  static const char *const names[] = {
+      "NoneType",  "bool", "int",   "int",  "float", "str",      "bytes",
+      "bytearray", "list", "tuple", "dict", "set",   "frozenset"};
+  const conc_value *arguments;
+  if (v->type != CONC_OBJECT) return names[v->type];
+  arguments = conc__object_arguments(v);
+  if (conc__is_proxy(v) && arguments != NULL && arguments->size > 0 &&
+      arguments->as.items->type == CONC_OBJECT)
+    v = arguments->as.items;
+  return conc__object_name(v);
+}
+
+CONC__INLINE bool conc__is_number(const conc_value *v) {
+  return v->type >= CONC_BOOL && v->type <= CONC_FLOAT;
+}
+
+CONC__INLINE bool conc__is_nan(const conc_value *v) {
+  return v->type == CONC_FLOAT && v->as.real != v->as.real;
+}
+
+CONC__INLINE bool conc__is_binary(const conc_value *v) {
+  return v->type == CONC_BYTES || v->type == CONC_BYTEARRAY;
+}
+
+CONC__INLINE bool conc__is_set(const conc_value *v) {
+  return v->type == CONC_SET || v->type == CONC_FROZENSET;
+}
+
+/* Whether Python's < takes these two as they are. */
+CONC__INLINE bool conc__is_ordered(const conc_value *a, const conc_value *b) {
+  return (conc__is_number(a) && conc__is_number(b)) ||
+         (conc__is_binary(a) && conc__is_binary(b)) ||
+         (a->type == CONC_STR && b->type == CONC_STR);
+}
+
+/* Compares two that conc__is_ordered: 1, 0 or -1. The order of UTF-8 is that
+   of the characters. A NaN is for the caller. */
+CONC__PRIVATE int conc__compare_ordered(const conc_value *a,
+                                        const conc_value *b) {
+  const size_t n = a->size < b->size ? a->size : b->size;
+  int c;
+  if (conc__is_number(a)) return conc__compare_numbers(a, b);
+  c = n > 0 ? memcmp(a->as.bytes, b->as.bytes, n) : 0;
+  return c != 0 ? c : conc__sign(a->size > b->size, a->size < b->size);
+}
+
+/* --- equality --- */
+
+/* Two values that are inside one another are being compared: items of a pair
+   of containers. */
+typedef struct conc__pair {
+  const conc_value *a, *b;
+  size_t i, n;
+} conc__pair;
+
+/* Python's a == b, but for the items of containers: those are only asked
+   whether they can be equal at all. */
+CONC__PRIVATE bool conc__python_alike(const conc_value *a,
+                                      const conc_value *b) {
+  if (conc__is_ordered(a, b))
+    return !conc__is_nan(a) && !conc__is_nan(b) &&
+           conc__compare_ordered(a, b) == 0;
+  if (a->type != b->type && !(conc__is_set(a) && conc__is_set(b)))
+    return false;
+  /* A proxy has no equality in Python: two of one object differ. */
+  if (a->type == CONC_OBJECT)
+    return !conc__is_proxy(a) && !conc__is_proxy(b) && conc_value_equal(a, b);
+  return a->size == b->size; /* of two Nones, too */
+}
+
+/* Python's a == b. The items of sets and the pairs of dicts stand in an order
+   that is the same for what Python holds equal: so they are compared side by
+   side. */
+CONC__PRIVATE bool conc__python_equal(const conc_value *a,
+                                      const conc_value *b) {
+  conc__pair level[CONC__WALK_DEPTH];
+  unsigned depth = 0;
+  for (;;) {
+    if (!conc__python_alike(a, b)) return false;
+    if (conc__is_container(a->type) && a->type != CONC_OBJECT) {
+      CONC__CHECK(depth < CONC__WALK_DEPTH);
+      level[depth].a = a;
+      level[depth].b = b;
+      level[depth].i = 0;
+      level[depth].n = conc__item_count(a);
+      depth++;
+    }
+    while (depth > 0 && level[depth - 1].i == level[depth - 1].n) depth--;
+    if (depth == 0) return true;
+    a = conc__item_ordered(level[depth - 1].a, level[depth - 1].i);
+    b = conc__item_ordered(level[depth - 1].b, level[depth - 1].i);
+    level[depth - 1].i++;
+  }
+}
+
+/* --- order --- */
+
+/* Whether set a is a part of set b, and smaller: Python's a < b. Items that
+   are equal may be made one, as conc__compare_values does: both values must
+   live as long as either is used. */
+CONC__PRIVATE bool conc__python_subset(const conc_value *a,
+                                       const conc_value *b) {
+  size_t i = 0, k = 0;
+  if (a->size >= b->size) return false;
+  while (i < a->size && k < b->size) {
+    const int c =
+        conc__compare_values(a->as.items + i, b->as.items + k, false);
+    if (c < 0) return false;
+    if (c == 0) i++;
+    k++;
+  }
+  return i == a->size;
+}
+
+/* Python's a < b: 1, 0, or -EINVAL where it raises a TypeError; then *left and
+   *right are the two parts whose types have no order. Of lists, and of tuples,
+   the first items that differ decide, and so on inside these: one walk down
+   finds them, because all that it has passed is equal. As for sets, see
+   conc__python_subset. */
+CONC__PRIVATE int conc__python_below(const conc_value *a, const conc_value *b,
+                                     const conc_value **left,
+                                     const conc_value **right) {
+  conc__pair level[CONC__WALK_DEPTH];
+  unsigned depth = 0;
+  for (;;) {
+    if (a->type == b->type &&
+        (a->type == CONC_LIST || a->type == CONC_TUPLE)) {
+      CONC__CHECK(depth < CONC__WALK_DEPTH);
+      level[depth].a = a;
+      level[depth].b = b;
+      level[depth].i = 0;
+      level[depth].n = a->size < b->size ? a->size : b->size;
+      depth++;
+    } else if (depth == 0 || !conc__python_equal(a, b)) {
+      *left = a;
+      *right = b;
+      if (conc__is_set(a) && conc__is_set(b)) return conc__python_subset(a, b);
+      if (!conc__is_ordered(a, b)) return -EINVAL;
+      return !conc__is_nan(a) && !conc__is_nan(b) &&
+             conc__compare_ordered(a, b) < 0;
+    }
+    while (depth > 0 && level[depth - 1].i == level[depth - 1].n) {
+      depth--;
+      if (level[depth].a->size != level[depth].b->size)
+        return level[depth].a->size < level[depth].b->size;
+    }
+    if (depth == 0) return 0;
+    a = level[depth - 1].a->as.items + level[depth - 1].i;
+    b = level[depth - 1].b->as.items + level[depth - 1].i;
+    level[depth - 1].i++;
+  }
+}
+
+/* --- keys ---
+
+   Two keys are one to Python if their bytes here are the same: the body of the
+   pickle, but with one spelling of each number, nothing shared, and the size
+   of a container in front. Of nearly all keys, strs and ints, these are the
+   bytes of their pickle. */
+
+/* Writes a float as the int that it is equal to, if it is one. */
+CONC__PRIVATE int conc__key_put_float(conc__buffer *b, double f) {
+  unsigned char bytes[CONC__FLOAT_BYTES];
+  size_t size;
+  int rc;
+  if (f >= -9223372036854775808.0 && f < 9223372036854775808.0)
+    return (double)(int64_t)f < f || (double)(int64_t)f > f
+               ? conc__pickle_put_float(b, f)
+               : conc__pickle_put_int(b, (int64_t)f);
+  if (f - f != 0) return conc__pickle_put_float(b, f); /* infinite */
+  /* From here on there is nothing behind the point. */
+  size = conc__float_bytes(f, bytes);
+  rc = conc__pickle_put_head(b, CONC__OP_LONG1, CONC__OP_LONG4, 0, size);
+  return rc != 0 ? rc : conc__buffer_append(b, bytes, size);
+}
+
+/* Appends the bytes of a key. 0; 1: there is a NaN in it, so it is equal to no
+   other key; -ENOMEM; -EINVAL: Python cannot hash it, and *wrong is the part
+   that is why. */
+CONC__PRIVATE int conc__key_encode(conc__buffer *b, const conc_value *key,
+                                   const conc_value **wrong) {
+  bool nan = false;
+  conc__walk w;
+  int step, rc = 0;
+  conc__walk_begin(&w, key);
+  while (rc == 0 && (step = conc__walk_step(&w)) != CONC__WALK_END) {
+    const conc_value *v = w.value;
+    if (step == CONC__WALK_CLOSE) continue;
+    nan = nan || conc__is_nan(v);
+    *wrong = v;
+    switch (v->type) {
+    case CONC_BOOL:
+      rc = conc__pickle_put_int(b, v->as.boolean);
+      break;
+    case CONC_FLOAT:
+      rc = conc__key_put_float(b, v->as.real);
+      break;
+    case CONC_TUPLE:
+      rc = conc__pickle_put_number(b, CONC__OP_MARK, v->size, 8);
+      break;
+    case CONC_FROZENSET:
+      rc = conc__pickle_put_number(b, CONC__OP_FROZENSET, v->size, 8);
+      break;
+    case CONC_BYTEARRAY:
+    case CONC_LIST:
+    case CONC_DICT:
+    case CONC_SET:
+    case CONC_OBJECT:
+      return -EINVAL;
+    default:
+      rc = conc__pickle_put_leaf(b, v, 4);
+      break;
+    }
+  }
+  return rc != 0 ? rc : nan;
+}
+
+/* --- the hash of a key: SipHash-1-3 ---
+
+   With a secret that no client knows, so that none can choose keys that share
+   a place: then a look-up would be a search. */
+
+typedef struct conc__secret {
+  uint64_t words[2];
+} conc__secret;
+
+CONC__INLINE uint64_t conc__rol64(uint64_t x, unsigned n) {
+  return x << n | x >> (64 - n);
+}
+
+/* One round of it. */
+CONC__PRIVATE void conc__sip_round(uint64_t *v) {
+  v[0] += v[1];
+  v[1] = conc__rol64(v[1], 13) ^ v[0];
+  v[0] = conc__rol64(v[0], 32);
+  v[2] += v[3];
+  v[3] = conc__rol64(v[3], 16) ^ v[2];
+  v[0] += v[3];
+  v[3] = conc__rol64(v[3], 21) ^ v[0];
+  v[2] += v[1];
+  v[1] = conc__rol64(v[1], 17) ^ v[2];
+  v[2] = conc__rol64(v[2], 32);
+}
+
+CONC__PRIVATE uint64_t conc__sip(const conc__secret *secret,
+                                 const unsigned char *p, size_t n) {
+  const uint64_t k0 = secret->words[0], k1 = secret->words[1];
+  uint64_t v[4], word;
+  size_t i;
+  v[0] = k0 ^ UINT64_C(0x736f6d6570736575);
+  v[1] = k1 ^ UINT64_C(0x646f72616e646f6d);
+  v[2] = k0 ^ UINT64_C(0x6c7967656e657261);
+  v[3] = k1 ^ UINT64_C(0x7465646279746573);
+  for (i = 0; i + 8 <= n; i += 8) {
+    word = conc__little_endian(p + i, 8);
+    v[3] ^= word;
+    conc__sip_round(v);
+    v[0] ^= word;
+  }
+  /* The last word: what is left, and the length. */
+  word = conc__little_endian(p + i, n - i) | (uint64_t)(n & 255) << 56;
+  v[3] ^= word;
+  conc__sip_round(v);
+  v[0] ^= word;
+  v[2] ^= 255;
+  for (i = 0; i < 3; i++) conc__sip_round(v);
+  return v[0] ^ v[1] ^ v[2] ^ v[3];
+}
+
+/* --- repr() into a buffer --- */
+
+/* Appends Python's repr() of a value. 0 or -ENOMEM. Most fits at once; what
+   does not is written a second time, into the room that it takes. */
+CONC__PRIVATE int conc__python_repr(conc__buffer *b, const conc_value *v) {
+  conc__writer s;
+  int rc = conc__buffer_reserve(b, 64);
+  while (rc == 0) {
+    s.buf = (char *)b->data + b->size;
+    s.size = b->capacity - b->size;
+    s.length = 0;
+    if (conc__is_container(v->type)) conc__writer_container(&s, v);
+    else conc__writer_leaf(&s, v);
+    if (s.length <= s.size) {
+      b->size += s.length;
+      return 0;
+    }
+    rc = conc__buffer_reserve(b, s.length);
+  }
+  return rc;
+}
+/* ---------------------------------------------------------------------------
+   >>elements: what lists and dicts hold that a manager serves
+
+   An element is kept as the body of its pickle, as the queues keep messages:
+   it is encoded once, when a client gives it, and a reply splices it in. Most
+   are scalars, whose bodies have 15 bytes or less and lie in the array itself.
+   Only what must look into an element (==, <, repr) reads its body, and of a
+   scalar without an allocation.
+
+   An element may have other objects of the server in it: a client has put a
+   proxy there. The proxy is left out of the body; the element keeps a
+   reference to the object instead, and at which byte it belongs. What goes to
+   a client in that place is written by conc__reference_put from the server's
+   own table: a Python client executes the names that it finds in a proxy.
+
+   A list is an array of elements: to index and to append cost O(1). A dict is
+   an array of rows in the order in which they were set, and a table of
+   hashes: all of its calls cost O(1). `weight` counts the memory, and
+   CONC__WEIGHT_MAX bounds it for each object. Only a copy of an object (a
+   slice, repr) costs more, and by as much as it has.
+
+   Nothing here waits or has a guard: an object belongs to whoever holds its
+   lock, see >>containers. Uses >>python, >>objects and frames of >>session.
+   ------------------------------------------------------------------------ */
+
+/* Bytes of memory of one object, at most. */
+#ifndef CONC__WEIGHT_MAX
+#define CONC__WEIGHT_MAX ((size_t)256 << 20)
+#endif
+
+/* --- one element --- */
+
+/* An object inside an element: it belongs before byte `at` of the body. The
+   element uses it: so it lives as long. */
+typedef struct conc__reference {
+  size_t at;
+  conc__object *object;
+  conc__objects *table; /* in which that is */
+} conc__reference;
+
+/* An element. A body of 15 bytes or less lies in `bytes`; else that is the
+   address of a conc__far. So the array needs no more than 16 bytes for each,
+   and no alignment. */
+typedef struct conc__element {
+  unsigned char bytes[15];
+  unsigned char size; /* of the body; or one of these: */
+} conc__element;
+
+#define CONC__ELEMENT_NEAR 15 /* no body in `bytes` is longer */
+#define CONC__ELEMENT_FAR 254
+#define CONC__ELEMENT_NONE 255 /* there is no element: a gap */
+
+/* The body of an element, in one allocation: this, the references, all bytes.
+   It does not change any more. */
+typedef struct conc__far {
+  size_t size, references;
+} conc__far;
+
+CONC__INLINE conc__far *conc__element_far(const conc__element *c) {
+  conc__far *far = NULL;
+  if (c->size == CONC__ELEMENT_FAR) memcpy(&far, c->bytes, sizeof far);
+  return far;
+}
+
+/* The references of an element: *count of them. */
+CONC__INLINE conc__reference *conc__element_references(const conc__element *c,
+                                                       size_t *count) {
+  conc__far *far = conc__element_far(c);
+  *count = far != NULL ? far->references : 0;
+  return (conc__reference *)(void *)(far + 1);
+}
+
+/* The body of an element, without its references. */
+CONC__INLINE const unsigned char *conc__element_body(const conc__element *c,
+                                                     size_t *size) {
+  conc__far *far = conc__element_far(c);
+  CONC__CHECK(c->size != CONC__ELEMENT_NONE);
+  if (far == NULL) {
+    *size = c->size;
+    return c->bytes;
+  }
+  *size = far->size;
+  return (const unsigned char *)((conc__reference *)(void *)(far + 1) +
+                                 far->references);
+}
+
+/* Bytes of memory that it takes beside its place in an array. */
+CONC__INLINE size_t conc__element_weight(const conc__element *c) {
+  const conc__far *far = conc__element_far(c);
+  if (far == NULL) return 0;
+  return sizeof *far + far->references * sizeof(conc__reference) + far->size;
+}
+
+/* Makes an element of a body and its references, which it uses from then on.
+   0, or -ENOMEM. */
+CONC__PRIVATE int conc__element_make(conc__element *c, const void *body,
+                                     size_t size,
+                                     const conc__reference *references,
+                                     size_t count) {
+  conc__far *far;
+  size_t i;
+  if (count == 0 && size <= CONC__ELEMENT_NEAR) {
+    memcpy(c->bytes, body, size);
+    c->size = (unsigned char)size;
+    return 0;
+  }
+  /* No body and no array of references is longer than a message. */
+  far = (conc__far *)CONC_MALLOC(sizeof *far + count * sizeof *references +
+                                 size);
+  if (far == NULL) return -ENOMEM;
+  far->size = size;
+  far->references = count;
+  if (count > 0) memcpy(far + 1, references, count * sizeof *references);
+  memcpy((unsigned char *)(far + 1) + count * sizeof *references, body, size);
+  for (i = 0; i < count; i++) conc__object_use(references[i].object);
+  memcpy(c->bytes, &far, sizeof far);
+  c->size = CONC__ELEMENT_FAR;
+  return 0;
+}
+
+CONC__PRIVATE int conc__element_copy(conc__element *c,
+                                     const conc__element *from) {
+  size_t size = 0, count = 0;
+  const conc__reference *references = conc__element_references(from, &count);
+  const unsigned char *body = conc__element_body(from, &size);
+  return conc__element_make(c, body, size, references, count);
+}
+
+/* Frees an element; there is a gap then. */
+CONC__PRIVATE void conc__element_free(conc__element *c) {
+  conc__far *far = conc__element_far(c);
+  size_t count = 0, i;
+  conc__reference *references = conc__element_references(c, &count);
+  for (i = 0; i < count; i++)
+    conc__object_unuse(references[i].table, references[i].object);
+  CONC_FREE(far);
+  c->size = CONC__ELEMENT_NONE;
+}
+
+/* --- from a value to an element --- */
+
+/* Memory for the body that is being made: it serves for any number of elements
+   one after the other. */
+typedef struct conc__draft {
+  conc__buffer body;
+  conc__buffer references; /* an array of conc__reference, not used yet */
+} conc__draft;
+
+CONC__PRIVATE void conc__draft_free(conc__draft *d) {
+  conc__buffer_free(&d->body);
+  conc__buffer_free(&d->references);
+}
+
+/* The object of this server that a proxy stands for. NULL: there is none. */
+CONC__PRIVATE conc__object *conc__proxy_object(conc__manager_data *m,
+                                               const conc_value *v) {
+  const char *id = conc__proxy_id(v);
+  return id != NULL ? conc__object_by_id(&m->objects, m->server.number, id)
+                    : NULL;
+}
+
+/* Takes one proxy out of a value whose pickle is being written: instead of it
+   there is a reference. 0, -ENOMEM, -EACCES if it is no proxy, -ENOENT if
+   there is no such object. */
+CONC__PRIVATE int conc__draft_refer(conc__manager_data *m, conc__draft *d,
+                                    const conc_value *v) {
+  conc__reference r;
+  if (!conc__is_object(v, CONC__MANAGERS, CONC__PROXY_CLASS)) return -EACCES;
+  r.object = conc__proxy_object(m, v);
+  if (r.object == NULL) return -ENOENT;
+  r.at = d->body.size;
+  r.table = &m->objects;
+  return conc__buffer_append(&d->references, &r, sizeof r);
+}
+
+/* Writes the body of a value as conc__pickle_encode does it, but for proxies:
+   those become references. `wrong` as in conc__element_encode. */
+CONC__PRIVATE int conc__draft_write(conc__manager_data *m, conc__draft *d,
+                                    const conc_value *v, int protocol,
+                                    const conc_value **wrong) {
+  conc__met met = {NULL, 0, 0};
+  conc__walk w;
+  uint32_t index;
+  int step, rc = 0;
+  d->body.size = d->references.size = 0;
+  conc__walk_begin(&w, v);
+  while (rc == 0 && (step = conc__walk_step(&w)) != CONC__WALK_END) {
+    *wrong = w.value;
+    if (step != CONC__WALK_OPEN || w.value->type != CONC_OBJECT ||
+        (w.value->shared != 0 &&
+         conc__met_find(&met, w.value->shared, &index))) {
+      rc = conc__pickle_put_step(&d->body, &w, step, protocol, &met);
+      continue;
+    }
+    rc = conc__draft_refer(m, d, w.value);
+    conc__walk_skip(&w);
+    if (rc != 0 || w.value->shared == 0) continue;
+    rc = conc__met_add(&met, w.value->shared);
+    if (rc == 0)
+      rc = conc__pickle_put_memo(&d->body, CONC__OP_BINPUT,
+                                 CONC__OP_LONG_BINPUT, met.count - 1);
+  }
+  CONC_FREE(met.slots);
+  return rc;
+}
+
+/* Makes an element of a value. 0, -ENOMEM; -EACCES: there is an object in it
+   that is no proxy; -ENOENT: a proxy of an object that is not here. *wrong is
+   that object. */
+CONC__PRIVATE int conc__element_encode(conc__manager_data *m, conc__draft *d,
+                                       const conc_value *v, conc__element *out,
+                                       const conc_value **wrong) {
+  int rc = conc__draft_write(m, d, v, 4, wrong);
+  if (rc != 0) return rc;
+  return conc__element_make(
+      out, d->body.data, d->body.size,
+      (const conc__reference *)(const void *)d->references.data,
+      d->references.size / sizeof(conc__reference));
+}
+
+/* --- from an element to a pickle --- */
+
+/* What is written where an element refers to an object. */
+typedef int conc__reference_put(conc__buffer *b, const conc__object *object,
+                                void *arg);
+
+/* Appends a body with what it refers to. */
+CONC__PRIVATE int conc__body_put(conc__buffer *b, const unsigned char *body,
+                                 size_t size, const conc__reference *r,
+                                 size_t count, conc__reference_put *put,
+                                 void *arg) {
+  size_t done = 0, i;
+  int rc = 0;
+  for (i = 0; rc == 0 && i < count; i++) {
+    rc = conc__buffer_append(b, body + done, r[i].at - done);
+    if (rc == 0) rc = put(b, r[i].object, arg);
+    done = r[i].at;
+  }
+  return rc != 0 ? rc : conc__buffer_append(b, body + done, size - done);
+}
+
+/* Appends an element. */
+CONC__PRIVATE int conc__element_put(conc__buffer *b, const conc__element *c,
+                                    conc__reference_put *put, void *arg) {
+  size_t size = 0, count = 0;
+  const conc__reference *r = conc__element_references(c, &count);
+  const unsigned char *body = conc__element_body(c, &size);
+  return conc__body_put(b, body, size, r, count, put, arg);
+}
+
+/* The same of what has been written to a draft. */
+CONC__PRIVATE int conc__draft_put(conc__buffer *b, const conc__draft *d,
+                                  conc__reference_put *put, void *arg) {
+  return conc__body_put(
+      b, d->body.data, d->body.size,
+      (const conc__reference *)(const void *)d->references.data,
+      d->references.size / sizeof(conc__reference), put, arg);
+}
+
+/* The class of the proxies that Python has for an object. Those of what is not
+   in this table are made by the names of its methods. */
+CONC__PRIVATE const char *conc__object_proxy(const conc__object *o) {
+  static const char *const proxies[][2] = {
+      {"list", "ListProxy"},
+      {"dict", "DictProxy"},
+      {"multiprocessing.managers.Value", "ValueProxy"},
+      {"array.array", "ArrayProxy"},
+      {"multiprocessing.managers.Namespace", "NamespaceProxy"},
+      {"dict_keyiterator", "IteratorProxy"},
+      {"threading.Event", "EventProxy"},
+      {"_thread.lock", "AcquirerProxy"},
+      {"_thread.RLock", "AcquirerProxy"},
+      {"threading.Semaphore", "AcquirerProxy"},
+      {"threading.BoundedSemaphore", "AcquirerProxy"},
+      {"threading.Condition", "ConditionProxy"},
+      {"threading.Barrier", "BarrierProxy"}};
+  size_t i;
+  for (i = 0; i < sizeof proxies / sizeof *proxies; i++)
+    if (strcmp(o->type->python, proxies[i][0]) == 0) return proxies[i][1];
+  return CONC__PROXY_AUTO;
+}
+
+/* A name under which clients can have such an object, for a Token. */
+CONC__PRIVATE const char *conc__object_name_of(conc__objects *t,
+                                               const conc__object *o) {
+  conc__mutex *guard = conc__mutex_of(t);
+  const char *text = NULL;
+  size_t i;
+  conc__mutex_lock(guard);
+  for (i = 0; i < t->names_count && text == NULL; i++)
+    if (t->names[i].object != NULL ? t->names[i].object == o
+                                   : t->names[i].type == o->type)
+      text = t->names[i].text; /* stays until the manager ends */
+  conc__mutex_unlock(guard);
+  return text != NULL ? text : "object";
+}
+
+/* A class of the module of proxies, by its name alone: nothing calls it. This
+   is what a proxy is to ==, < and repr. */
+CONC__PRIVATE int conc__reference_put_class(conc__buffer *b,
+                                            const conc__object *object,
+                                            void *arg) {
+  (void)arg;
+  return conc__pickle_put_global(b, CONC__MANAGERS,
+                                 conc__object_proxy(object));
+}
+
+/* The same, as CPython shows a proxy that is in a list; the number is that of
+   its id, for no client needs to know an address of ours. */
+CONC__PRIVATE int conc__reference_put_repr(conc__buffer *b,
+                                           const conc__object *object,
+                                           void *arg) {
+  char text[160];
+  snprintf(text, sizeof text, "<%s object, typeid '%.*s' at 0x%llx>",
+           conc__object_proxy(object),
+           CONC__SHOWN(conc__object_name_of((conc__objects *)arg, object), 60),
+           (unsigned long long)object->number);
+  return conc__pickle_put_global(b, CONC__MANAGERS, text);
+}
+
+/* --- looking into an element --- */
+
+/* An element as a value, as long as the element lives. */
+typedef struct conc__view {
+  const conc_value *value;
+  conc_value leaf;   /* of a scalar; its text is the element's own */
+  conc_value *whole; /* of others: made for this view. Or NULL */
+} conc__view;
+
+/* Reads a body that is a number, a text or a word: false if it is more. All of
+   these have one spelling: see conc__pickle_put_leaf. */
+CONC__PRIVATE bool conc__view_scalar(conc_value *v, const unsigned char *p,
+                                     size_t n) {
+  const unsigned char op = *p++;
+  size_t size, i;
+  uint64_t bits = 0;
+  memset(v, 0, sizeof *v);
+  n--;
+  switch (op) {
+  case CONC__OP_NONE:
+    v->type = CONC_NONE;
+    return n == 0;
+  case CONC__OP_NEWTRUE:
+  case CONC__OP_NEWFALSE:
+    v->type = CONC_BOOL;
+    v->as.boolean = op == CONC__OP_NEWTRUE;
+    return n == 0;
+  case CONC__OP_BININT1:
+  case CONC__OP_BININT2:
+  case CONC__OP_BININT:
+    if (n != (op == CONC__OP_BININT1 ? 1u : op == CONC__OP_BININT2 ? 2u : 4u))
+      return false;
+    bits = conc__little_endian(p, n);
+    v->type = CONC_INT;
+    v->as.integer = n == 4 ? (int32_t)(uint32_t)bits : (int64_t)bits;
+    return true;
+  case CONC__OP_LONG1:
+    if (n != 1u + *p) return false;
+    v->type = n - 1 > 8 ? CONC_BIGINT : CONC_INT;
+    v->size = n - 1 > 8 ? n - 1 : 0;
+    if (n - 1 > 8) {
+      v->as.bytes = p + 1;
+      return true;
+    }
+    if (p[n - 1] >= 0x80) bits = ~bits; /* the sign */
+    for (i = n - 1; i > 0; i--) bits = bits << 8 | p[i];
+    v->as.integer = (int64_t)bits;
+    return true;
+  case CONC__OP_BINFLOAT:
+    if (n != 8) return false;
+    for (i = 0; i < 8; i++) bits = bits << 8 | p[i];
+    v->type = CONC_FLOAT;
+    memcpy(&v->as.real, &bits, sizeof bits);
+    return true;
+  default:
+    v->type = op == CONC__OP_BINUNICODE || op == CONC__OP_BINUNICODE8
+                  ? CONC_STR
+                  : CONC_BYTES;
+    if (conc__pickle_content(p - 1, n + 1, n + 1, &i, &size) != 0)
+      return false;
+    v->as.bytes = p - 1 + i;
+    v->size = size;
+    return true;
+  }
+}
+
+/* Shows an element as a value; `b` is memory for it, which serves for any
+   number of views. 0, or -ENOMEM; and what it must not be, for it was written
+   here: an error of reading. */
+CONC__PRIVATE int conc__view_open(conc__view *v, const conc__element *c,
+                                  conc__reference_put *put, void *arg,
+                                  conc__buffer *b) {
+  conc__pickle_limits limits = conc__pickle_request_limits;
+  size_t size = 0;
+  const unsigned char *body = conc__element_body(c, &size);
+  int rc;
+  v->whole = NULL;
+  v->value = &v->leaf;
+  if (conc__view_scalar(&v->leaf, body, size)) return 0;
+  b->size = 0;
+  rc = conc__element_put(b, c, put, arg);
+  if (rc == 0) rc = conc__pickle_put_op(b, CONC__OP_STOP);
+  limits.proxies = true;
+  if (rc == 0)
+    rc = conc__pickle_decode(b->data, b->size, &limits, &v->whole, NULL);
+  v->value = v->whole;
+  return rc;
+}
+
+CONC__PRIVATE void conc__view_close(conc__view *v) {
+  conc_value_free(v->whole);
+}
+
+/* Appends what Python's repr() says of an element. `scratch` as in
+   conc__view_open. */
+CONC__PRIVATE int conc__element_text(const conc__element *c, conc__buffer *b,
+                                     conc__buffer *scratch) {
+  size_t count = 0;
+  conc__reference *r = conc__element_references(c, &count);
+  conc__view view;
+  int rc = conc__view_open(&view, c, conc__reference_put_repr,
+                           count > 0 ? r->table : NULL, scratch);
+  if (rc != 0) return rc;
+  rc = conc__python_repr(b, view.value);
+  conc__view_close(&view);
+  return rc;
+}
+
+/* --- an array of elements --- */
+
+typedef struct conc__elements {
+  conc__element *at;
+  size_t count, capacity;
+  size_t weight; /* of all of them; no more than CONC__WEIGHT_MAX */
+} conc__elements;
+
+CONC__PRIVATE void conc__elements_free(conc__elements *cs) {
+  size_t i;
+  for (i = 0; i < cs->count; i++) conc__element_free(&cs->at[i]);
+  CONC_FREE(cs->at);
+  memset(cs, 0, sizeof *cs);
+}
+
+/* Makes room for `more` elements of that weight beside their places. 0,
+   -ENOMEM, or -EMSGSIZE: then the object would be too large. */
+CONC__PRIVATE int conc__elements_reserve(conc__elements *cs, size_t more,
+                                         size_t weight) {
+  conc__element *at;
+  if (more > CONC__WEIGHT_MAX / sizeof *at || weight > CONC__WEIGHT_MAX ||
+      cs->weight + weight + more * sizeof *at > CONC__WEIGHT_MAX)
+    return -EMSGSIZE;
+  if (more <= cs->capacity - cs->count) return 0;
+  at = (conc__element *)conc__grow(cs->at, &cs->capacity, cs->count + more,
+                                   sizeof *at);
+  if (at == NULL) return -ENOMEM;
+  cs->at = at;
+  return 0;
+}
+
+/* Adds an element, which is the array's then, at the end. It is freed if that
+   fails. */
+CONC__PRIVATE int conc__elements_append(conc__elements *cs, conc__element *c) {
+  const size_t weight = conc__element_weight(c);
+  int rc = conc__elements_reserve(cs, 1, weight);
+  if (rc != 0) {
+    conc__element_free(c);
+    return rc;
+  }
+  cs->at[cs->count++] = *c;
+  cs->weight += weight + sizeof *c;
+  return 0;
+}
+
+/* Adds copies of `count` elements of an array: of the one at `start`, and then
+   each that is `step` further. It may be the same array. After an error some
+   are there. */
+CONC__PRIVATE int conc__elements_copy(conc__elements *cs,
+                                      const conc__elements *from,
+                                      int64_t start, int64_t step,
+                                      size_t count) {
+  size_t i;
+  for (i = 0; i < count; i++) {
+    conc__element c;
+    int rc = conc__element_copy(&c, &from->at[start + (int64_t)i * step]);
+    if (rc == 0) rc = conc__elements_append(cs, &c);
+    if (rc != 0) return rc;
+  }
+  return 0;
+}
+
+/* Replaces `n` elements from `from` on by all those of another array, which is
+   empty then. 0, or an error and nothing has changed. */
+CONC__PRIVATE int conc__elements_replace(conc__elements *cs, size_t from,
+                                         size_t n, conc__elements *with) {
+  const size_t more = with->count;
+  size_t i;
+  int rc;
+  CONC__CHECK(from <= cs->count && n <= cs->count - from);
+  rc = conc__elements_reserve(cs, more,
+                              with->weight - more * sizeof(conc__element));
+  if (rc != 0) return rc;
+  for (i = from; i < from + n; i++) {
+    cs->weight -= conc__element_weight(&cs->at[i]) + sizeof(conc__element);
+    conc__element_free(&cs->at[i]);
+  }
+  if (cs->count > 0)
+    memmove(cs->at + from + more, cs->at + from + n,
+            (cs->count - from - n) * sizeof(conc__element));
+  if (more > 0) memcpy(cs->at + from, with->at, more * sizeof(conc__element));
+  cs->count += more;
+  cs->count -= n;
+  cs->weight += with->weight;
+  with->count = 0;
+  with->weight = 0;
+  return 0;
+}
+
+/* Takes out `count` elements: that at `start`, and each `step` further, with a
+   step above 0. */
+CONC__PRIVATE void conc__elements_remove(conc__elements *cs, size_t start,
+                                         size_t step, size_t count) {
+  size_t i, kept = start, done = 0;
+  for (i = start; i < cs->count; i++) {
+    if (done < count && i == start + done * step) {
+      cs->weight -= conc__element_weight(&cs->at[i]) + sizeof(conc__element);
+      conc__element_free(&cs->at[i]);
+      done++;
+    } else {
+      cs->at[kept++] = cs->at[i];
+    }
+  }
+  CONC__CHECK(done == count);
+  cs->count = kept;
+}
+
+/* Turns the order round. */
+CONC__PRIVATE void conc__elements_reverse(conc__elements *cs) {
+  size_t i, k;
+  for (i = 0, k = cs->count; i + 1 < k; i++) {
+    const conc__element c = cs->at[i];
+    cs->at[i] = cs->at[--k];
+    cs->at[k] = c;
+  }
+}
+
+/* --- searching and sorting --- */
+
+/* The first element from `from` to before `to` that Python holds equal to v.
+   Its place in *place: `to` if there is none. 0, or -ENOMEM. */
+CONC__PRIVATE int conc__elements_find(const conc__elements *cs,
+                                      const conc_value *v, size_t from,
+                                      size_t to, size_t *place) {
+  conc__buffer b = {NULL, 0, 0, 0};
+  int rc = 0;
+  for (*place = from; *place < to; ++*place) {
+    conc__view view;
+    bool found;
+    rc = conc__view_open(&view, &cs->at[*place], conc__reference_put_class,
+                         NULL, &b);
+    if (rc != 0) break;
+    found = conc__python_equal(view.value, v);
+    conc__view_close(&view);
+    if (found) break;
+  }
+  conc__buffer_free(&b);
+  return rc;
+}
+
+/* What a sort works with. */
+typedef struct conc__ordering {
+  conc__view *views;
+  uint32_t *order, *other; /* numbers of views; the second is for merging */
+  const conc_value *left, *right; /* what has no order, after -EINVAL */
+} conc__ordering;
+
+/* Whether view i is below view k: as conc__python_below. */
+CONC__INLINE int conc__ordering_below(conc__ordering *o, uint32_t i,
+                                      uint32_t k) {
+  return conc__python_below(o->views[i].value, o->views[k].value, &o->left,
+                            &o->right);
+}
+
+/* Merges two sorted runs that lie side by side in `order`, into `other`. Of
+   two that are equal the first one stays first. */
+CONC__PRIVATE int conc__ordering_merge(conc__ordering *o, size_t from,
+                                       size_t middle, size_t end) {
+  size_t i = from, k = middle, to = from;
+  while (i < middle && k < end) {
+    const int below = conc__ordering_below(o, o->order[k], o->order[i]);
+    if (below < 0) return below;
+    o->other[to++] = below ? o->order[k++] : o->order[i++];
+  }
+  while (i < middle) o->other[to++] = o->order[i++];
+  while (k < end) o->other[to++] = o->order[k++];
+  return 0;
+}
+
+/* Sorts `order`, which has n numbers. A first look finds what is sorted; and
+   it meets two that have no order where Python meets them. */
+CONC__PRIVATE int conc__ordering_sort(conc__ordering *o, size_t n) {
+  size_t i, width;
+  int below = 0;
+  for (i = 1; i < n && below == 0; i++)
+    below = conc__ordering_below(o, o->order[i], o->order[i - 1]);
+  if (below <= 0) return below;
+  for (width = 1; width < n; width *= 2) {
+    uint32_t *swap;
+    for (i = 0; i < n; i += 2 * width) {
+      const size_t middle = i + width < n ? i + width : n;
+      const size_t end = middle + width < n ? middle + width : n;
+      int rc = conc__ordering_merge(o, i, middle, end);
+      if (rc != 0) return rc;
+    }
+    swap = o->order;
+    o->order = o->other;
+    o->other = swap;
+  }
+  return 0;
+}
+
+/* Puts the elements in the order that was found. There is no memory for it but
+   that of the views, which are not needed any more. */
+CONC__PRIVATE void conc__ordering_apply(conc__ordering *o,
+                                        conc__elements *cs) {
+  conc__element *sorted = (conc__element *)(void *)o->views;
+  size_t i;
+  CONC__CHECK(sizeof *sorted <= sizeof *o->views);
+  for (i = 0; i < cs->count; i++) sorted[i] = cs->at[o->order[i]];
+  if (cs->count > 0) memcpy(cs->at, sorted, cs->count * sizeof *sorted);
+}
+
+/* Sorts as Python's list.sort: 0, or -ENOMEM; or -EINVAL, and `text` says
+   which types have no order. After an error the order is as it was. To keep
+   equal ones as they are, a reversed sort begins and ends with the order
+   turned round. */
+CONC__PRIVATE int conc__elements_sort(conc__elements *cs, bool reverse,
+                                      char *text, size_t size) {
+  const size_t n = cs->count;
+  conc__buffer b = {NULL, 0, 0, 0};
+  conc__ordering o;
+  size_t opened = 0, i;
+  int rc = 0;
+  if (n < 2) return 0;
+  o.views = (conc__view *)CONC_MALLOC(n * sizeof *o.views);
+  o.order = (uint32_t *)CONC_MALLOC(n * 2 * sizeof *o.order);
+  o.other = o.order != NULL ? o.order + n : NULL;
+  if (o.views == NULL || o.order == NULL) rc = -ENOMEM;
+  if (reverse) conc__elements_reverse(cs);
+  for (; rc == 0 && opened < n; opened++) {
+    o.order[opened] = (uint32_t)opened;
+    rc = conc__view_open(&o.views[opened], &cs->at[opened],
+                         conc__reference_put_class, NULL, &b);
+  }
+  if (rc == 0) rc = conc__ordering_sort(&o, n);
+  if (rc == -EINVAL)
+    snprintf(text, size,
+             "'<' not supported between instances of '%.*s' and '%.*s'",
+             CONC__SHOWN(conc__python_type(o.left), 60),
+             CONC__SHOWN(conc__python_type(o.right), 60));
+  for (i = 0; i < opened; i++) conc__view_close(&o.views[i]);
+  if (rc == 0) conc__ordering_apply(&o, cs);
+  if (reverse) conc__elements_reverse(cs);
+  conc__buffer_free(&b);
+  CONC_FREE(o.views);
+  CONC_FREE(o.order < o.other ? o.order : o.other);
+  return rc;
+}
+
+/* --- rows, found by their keys --- */
+
+typedef struct conc__row {
+  uint64_t serial;   /* ascends: by it an iterator finds its place again */
+  uint64_t hash;     /* of the bytes of `key` */
+  conc__element key; /* conc__key_encode; CONC__ELEMENT_NONE: it was removed */
+  conc__element
+      original; /* the key's pickle; CONC__ELEMENT_NONE: the same bytes */
+  conc__element value;
+} conc__row;
+
+typedef struct conc__table {
+  conc__secret secret; /* random; since there are rows */
+  conc__row *rows;
+  size_t used, capacity; /* of rows: `used` of them, with gaps */
+  size_t count;          /* without gaps */
+  uint32_t *slots;       /* 2 * capacity, a power of two: number of the row +
+                            1, at its hash or behind; 0: nothing is here */
+  uint64_t serial;       /* of the next row */
+  size_t weight;         /* of all rows; at most CONC__WEIGHT_MAX */
+} conc__table;
+
+/* A key that is looked up. */
+typedef struct conc__lookup {
+  conc__buffer bytes;
+  uint64_t hash;
+  bool nan; /* it is equal to no other */
+} conc__lookup;
+
+CONC__PRIVATE void conc__table_free(conc__table *t) {
+  size_t i;
+  for (i = 0; i < t->used; i++) {
+    if (t->rows[i].key.size == CONC__ELEMENT_NONE) continue;
+    conc__element_free(&t->rows[i].key);
+    conc__element_free(&t->rows[i].original);
+    conc__element_free(&t->rows[i].value);
+  }
+  CONC_FREE(t->rows);
+  CONC_FREE(t->slots);
+  memset(t, 0, sizeof *t);
+}
+
+/* Removes all rows. What is added later has other numbers. */
+CONC__PRIVATE void conc__table_clear(conc__table *t) {
+  const uint64_t serial = t->serial;
+  conc__table_free(t);
+  t->serial = serial;
+}
+
+/* Makes the secret, if there is none. 0, or negative errno. */
+CONC__PRIVATE int conc__table_secret(conc__table *t) {
+  if (t->secret.words[0] != 0 || t->secret.words[1] != 0) return 0;
+  return conc__random(&t->secret, sizeof t->secret);
+}
+
+/* Reads a key. 0, -ENOMEM, or -EINVAL for one that Python cannot hash: *wrong
+   is the part that is why. */
+CONC__PRIVATE int conc__table_key(conc__table *t, const conc_value *v,
+                                  conc__lookup *key,
+                                  const conc_value **wrong) {
+  int rc = conc__table_secret(t);
+  memset(key, 0, sizeof *key);
+  if (rc == 0) rc = conc__key_encode(&key->bytes, v, wrong);
+  if (rc < 0) {
+    conc__buffer_free(&key->bytes);
+    return rc;
+  }
+  key->nan = rc > 0;
+  key->hash = conc__sip(&t->secret, key->bytes.data, key->bytes.size);
+  return 0;
+}
+
+/* The slot of a key's row. NULL: there is none. */
+CONC__PRIVATE uint32_t *conc__table_slot(const conc__table *t,
+                                         const conc__lookup *key) {
+  const size_t mask = t->capacity * 2 - 1;
+  size_t i = (size_t)key->hash & mask;
+  if (t->capacity == 0 || key->nan) return NULL;
+  for (; t->slots[i] != 0; i = (i + 1) & mask) {
+    const conc__row *e = &t->rows[t->slots[i] - 1];
+    size_t size = 0;
+    const unsigned char *p;
+    if (e->hash != key->hash) continue;
+    p = conc__element_body(&e->key, &size);
+    if (size == key->bytes.size && memcmp(p, key->bytes.data, size) == 0)
+      return &t->slots[i];
+  }
+  return NULL;
+}
+
+CONC__PRIVATE conc__row *conc__table_find(const conc__table *t,
+                                          const conc__lookup *key) {
+  const uint32_t *slot = conc__table_slot(t, key);
+  return slot != NULL ? &t->rows[*slot - 1] : NULL;
+}
+
+/* Closes the gaps, and makes room for one more row. 0 or -ENOMEM. The sizes
+   are powers of two. */
+CONC__PRIVATE int conc__table_tidy(conc__table *t) {
+  size_t capacity = t->capacity > 0 ? t->capacity : 8, kept = 0, mask, i, k;
+  conc__row *rows = t->rows;
+  uint32_t *slots;
+  while (t->count + 1 > capacity - capacity / 4) capacity *= 2;
+  slots = (uint32_t *)CONC_MALLOC(capacity * 2 * sizeof *slots);
+  if (slots == NULL) return -ENOMEM;
+  if (capacity > t->capacity)
+    rows = (conc__row *)CONC_REALLOC(t->rows, capacity * sizeof *rows);
+  if (rows == NULL) {
+    CONC_FREE(slots);
+    return -ENOMEM;
+  }
+  memset(slots, 0, capacity * 2 * sizeof *slots);
+  mask = capacity * 2 - 1;
+  for (i = 0; i < t->used; i++) {
+    if (rows[i].key.size == CONC__ELEMENT_NONE) continue;
+    rows[kept] = rows[i];
+    k = (size_t)rows[kept].hash & mask;
+    while (slots[k] != 0) k = (k + 1) & mask;
+    slots[k] = (uint32_t)++kept;
+  }
+  CONC__CHECK(kept == t->count);
+  CONC_FREE(t->slots);
+  t->slots = slots;
+  t->rows = rows;
+  t->capacity = capacity;
+  t->used = kept;
+  return 0;
+}
+
+/* Bytes that a row takes. */
+CONC__INLINE size_t conc__row_weight(const conc__row *e) {
+  return sizeof *e + 4 * sizeof(uint32_t) + conc__element_weight(&e->key) +
+         conc__element_weight(&e->original) + conc__element_weight(&e->value);
+}
+
+/* Adds a row for a key that is not there. `original` and `value` are the
+   table's then; they are freed if that fails. 0, -ENOMEM or -EMSGSIZE. */
+CONC__PRIVATE int conc__table_add(conc__table *t, const conc__lookup *key,
+                                  conc__element *original,
+                                  conc__element *value) {
+  conc__row e;
+  size_t size = 0, i;
+  const unsigned char *body = conc__element_body(original, &size);
+  int rc =
+      conc__element_make(&e.key, key->bytes.data, key->bytes.size, NULL, 0);
+  if (rc != 0) e.key.size = CONC__ELEMENT_NONE;
+  if (size == key->bytes.size && memcmp(body, key->bytes.data, size) == 0)
+    conc__element_free(original);
+  e.original = *original;
+  e.value = *value;
+  e.hash = key->hash;
+  e.serial = t->serial;
+  if (rc == 0 && t->weight + conc__row_weight(&e) > CONC__WEIGHT_MAX)
+    rc = -EMSGSIZE;
+  if (rc == 0 && t->used == t->capacity) rc = conc__table_tidy(t);
+  if (rc != 0) {
+    conc__element_free(&e.key);
+    conc__element_free(&e.original);
+    conc__element_free(&e.value);
+    return rc;
+  }
+  i = (size_t)e.hash & (t->capacity * 2 - 1);
+  while (t->slots[i] != 0) i = (i + 1) & (t->capacity * 2 - 1);
+  t->weight += conc__row_weight(&e);
+  t->rows[t->used++] = e;
+  t->slots[i] = (uint32_t)t->used;
+  t->count++;
+  t->serial++;
+  return 0;
+}
+
+/* Gives a row another value, which is the table's then, and is freed if
+   that fails: 0, or -EMSGSIZE. */
+CONC__PRIVATE int conc__table_change(conc__table *t, conc__row *e,
+                                     conc__element *value) {
+  const size_t weight = t->weight - conc__element_weight(&e->value);
+  if (weight + conc__element_weight(value) > CONC__WEIGHT_MAX) {
+    conc__element_free(value);
+    return -EMSGSIZE;
+  }
+  t->weight = weight + conc__element_weight(value);
+  conc__element_free(&e->value);
+  e->value = *value;
+  return 0;
+}
+
+/* Removes the row of a slot. Those that stand behind it because it was in the
+   way move up: so a search may end at the first empty slot. */
+CONC__PRIVATE void conc__table_remove(conc__table *t, uint32_t *slot) {
+  const size_t mask = t->capacity * 2 - 1;
+  conc__row *e = &t->rows[*slot - 1];
+  size_t gap = (size_t)(slot - t->slots), i = gap;
+  t->weight -= conc__row_weight(e);
+  t->count--;
+  conc__element_free(&e->value);
+  conc__element_free(&e->key);
+  conc__element_free(&e->original);
+  for (;;) {
+    size_t home;
+    i = (i + 1) & mask;
+    if (t->slots[i] == 0) break;
+    home = (size_t)t->rows[t->slots[i] - 1].hash & mask;
+    if (((i - home) & mask) < ((i - gap) & mask)) continue;
+    t->slots[gap] = t->slots[i];
+    gap = i;
+  }
+  t->slots[gap] = 0;
+  /* Gaps at the end are none: so the last row is always at hand. */
+  while (t->used > 0 && t->rows[t->used - 1].key.size == CONC__ELEMENT_NONE)
+    t->used--;
+}
+
+/* The slot of a row that is there. */
+CONC__PRIVATE uint32_t *conc__table_slot_of(const conc__table *t,
+                                            const conc__row *e) {
+  const size_t mask = t->capacity * 2 - 1;
+  const uint32_t number = (uint32_t)(e - t->rows) + 1;
+  size_t i = (size_t)e->hash & mask;
+  while (t->slots[i] != number) i = (i + 1) & mask;
+  return &t->slots[i];
+}
+
+/* The first row that was added as number `serial` or later. NULL: there is
+   none. Entries stand in the order of their numbers, gaps too. */
+CONC__PRIVATE conc__row *conc__table_from(const conc__table *t,
+                                          uint64_t serial) {
+  size_t low = 0, high = t->used;
+  while (low < high) {
+    const size_t middle = low + (high - low) / 2;
+    if (t->rows[middle].serial < serial) low = middle + 1;
+    else high = middle;
+  }
+  while (low < t->used && t->rows[low].key.size == CONC__ELEMENT_NONE) low++;
+  return low < t->used ? &t->rows[low] : NULL;
+}
+
+/* The pickle of a row's key, as it was given. */
+CONC__INLINE const conc__element *conc__row_key(const conc__row *e) {
+  return e->original.size != CONC__ELEMENT_NONE ? &e->original : &e->key;
+}
+/* ---------------------------------------------------------------------------
+   >>containers: what all classes of data have in common that are served
+
+   What Python's SyncManager makes of data: list, dict, Value, Array, Namespace
+   and Iterator. Each is a class of >>objects, whose state is an array of
+   elements, a table of them, or bytes. The methods are those of Python's own
+   types, with their arguments and their exceptions: what they do is CPython's
+   Objects/listobject.c, dictobject.c and Modules/arraymodule.c, and the texts
+   are those of CPython 3.11. Here is what these classes keep, how arguments
+   are read, how replies with elements are written, and what can be iterated
+   over; the methods are in >>lists and >>dicts.
+
+   A method is carried out without a wait, in the thread of the loop: so it is
+   atomic to all clients, as it is in Python. Its cost is linear in what it
+   looks at.
+
+   Uses >>elements, >>dispatch and >>session.
+   ------------------------------------------------------------------------ */
+
+/* --- complaints --- */
+
+/* An exception that is to be raised at the client, instead of a result. */
+typedef struct conc__complaint {
+  const char *name; /* of a builtin exception; NULL: see conc__reply_failed */
+  char text[CONC__LINE_MAX + 1];
+  const conc_value *wrong; /* what part of an argument was refused */
+} conc__complaint;
+
+/* Notes an exception. Returns -EINVAL, for the caller to return. */
+__attribute__((format(printf, 3, 4))) CONC__PRIVATE int
+conc__complain(conc__complaint *c, const char *name, const char *format, ...) {
+  va_list args;
+  va_start(args, format);
+  c->name = name;
+  vsnprintf(c->text, sizeof c->text, format, args);
+  va_end(args);
+  /* A text that is cut must be a whole one. */
+  c->text[conc__utf8_cut(c->text, strlen(c->text))] = 0;
+  return -EINVAL;
+}
+
+/* The same with the names of types in it, which may be a peer's. */
+CONC__PRIVATE int conc__complain_type(conc__complaint *c, const char *before,
+                                      const conc_value *v, const char *after) {
+  return conc__complain(c, "TypeError", "%s%.*s%s", before,
+                        CONC__SHOWN(conc__python_type(v), 80), after);
+}
+
+/* Makes a complaint of an error that has none yet. True: it is not raised as
+   an exception of Python's own, but told as what the server has against the
+   request. */
+CONC__PRIVATE bool conc__complaint_finish(conc__complaint *c, int rc) {
+  const conc_value *v = c->wrong;
+  if (c->name != NULL) return false;
+  switch (rc) {
+  case -EINVAL: /* of conc__key_encode */
+    conc__complain_type(c, "unhashable type: '", v, "'");
+    return false;
+  case -EMSGSIZE:
+    conc__complain(c, "MemoryError",
+                   "an object of this server has %lu bytes at most",
+                   (unsigned long)CONC__WEIGHT_MAX);
+    return false;
+  case -EACCES:
+    conc__complain(c, "UnpicklingError",
+                   "only data is accepted, not code: %.*s.%.*s",
+                   CONC__SHOWN((const char *)v->as.items[0].as.bytes, 80),
+                   CONC__SHOWN((const char *)v->as.items[1].as.bytes, 80));
+    return true;
+  case -ENOENT:
+    conc__complain(c, "KeyError", "a proxy of no object of this server");
+    return true;
+  default:
+    conc__complain(c, "MemoryError", "%s", rc == -ENOMEM ? "" : "internal");
+    return false;
+  }
+}
+
+/* Replies that a method has failed with `rc`. Whatever was written of another
+   reply goes. */
+CONC__PRIVATE int conc__reply_failed(conc__session *s, conc__complaint *c,
+                                     int rc) {
+  char text[sizeof c->text + 40];
+  const bool refused = conc__complaint_finish(c, rc);
+  if (!refused) return conc__reply_builtin(s, c->name, c->text);
+  snprintf(text, sizeof text, "%s: %s", c->name, c->text);
+  return conc__reply_refuse(s, text);
+}
+
+/* The same for the making of an object: `text` is told by conc__serve_create,
+   as the end of a traceback. */
+CONC__PRIVATE int conc__make_failed(conc__complaint *c, int rc, char *text,
+                                    size_t size) {
+  conc__complaint_finish(c, rc);
+  snprintf(text, size, "%s%s%s", c->name, *c->text != 0 ? ": " : "", c->text);
+  return rc;
+}
+
+/* --- arguments ---
+
+   Python's builtin methods take no keywords, and have their own words for a
+   wrong number of arguments. */
+
+/* Checks how many arguments there are. `type` is what the method belongs to,
+   for the words about a method that always takes as many. */
+CONC__PRIVATE int conc__arguments_check(const conc__request *r,
+                                        const char *type, size_t least,
+                                        size_t most, conc__complaint *c) {
+  const size_t given = conc__request_given(r);
+  if (conc_value_size(r->kwds) > 0)
+    return conc__complain(c, "TypeError",
+                          "%s.%.60s() takes no keyword "
+                          "arguments",
+                          type, r->method);
+  if (given >= least && given <= most) return 0;
+  if (most == 0)
+    return conc__complain(c, "TypeError",
+                          "%s.%.60s() takes no arguments "
+                          "(%lu given)",
+                          type, r->method, (unsigned long)given);
+  if (most == 1 && least == 1)
+    return conc__complain(c, "TypeError",
+                          "%s.%.60s() takes exactly one "
+                          "argument (%lu given)",
+                          type, r->method, (unsigned long)given);
+  return conc__complain(
+      c, "TypeError", "%.60s expected %s%lu argument%s, got %lu", r->method,
+      least == most   ? ""
+      : given < least ? "at least "
+                      : "at most ",
+      (unsigned long)(given < least ? least : most),
+      (given < least ? least : most) == 1 ? "" : "s", (unsigned long)given);
+}
+
+/* The i-th argument, by its place alone. NULL: it is not given. */
+CONC__INLINE const conc_value *conc__argument(const conc__request *r,
+                                              size_t i) {
+  return conc__request_argument(r, i, "");
+}
+
+/* Reads a whole number; one that does not fit in 64 bits becomes the nearest
+   that does. False: it is none. */
+CONC__PRIVATE bool conc__whole(const conc_value *v, int64_t *n) {
+  if (v->type == CONC_BOOL) {
+    *n = v->as.boolean;
+    return true;
+  }
+  if (v->type == CONC_BIGINT)
+    *n = v->as.bytes[v->size - 1] >= 0x80 ? INT64_MIN : INT64_MAX;
+  else if (v->type == CONC_INT) *n = v->as.integer;
+  return v->type == CONC_INT || v->type == CONC_BIGINT;
+}
+
+/* Reads a number for how many, or for which. */
+CONC__PRIVATE int conc__whole_read(const conc_value *v, int64_t *n,
+                                   conc__complaint *c) {
+  if (!conc__whole(v, n))
+    return conc__complain_type(c, "'", v,
+                               "' object cannot be interpreted as an integer");
+  if (v->type == CONC_BIGINT)
+    return conc__complain(c, "OverflowError",
+                          "Python int too large to convert to C ssize_t");
+  return 0;
+}
+
+/* Places in a sequence: one, or those of a slice. */
+typedef struct conc__places {
+  int64_t start, step;
+  size_t count;
+  bool slice;
+} conc__places;
+
+/* Reads one end of a slice, for a sequence of n. */
+CONC__PRIVATE int conc__slice_end(const conc_value *v, int64_t n, bool back,
+                                  int64_t missing, int64_t *out,
+                                  conc__complaint *c) {
+  *out = missing;
+  if (v->type == CONC_NONE) return 0;
+  if (!conc__whole(v, out))
+    return conc__complain(c, "TypeError",
+                          "slice indices must be integers or None or have an "
+                          "__index__ method");
+  if (*out < 0) *out = *out < -n ? (back ? -1 : 0) : *out + n;
+  else if (*out >= n) *out = back ? n - 1 : n;
+  return 0;
+}
+
+/* Reads a slice, which is an object of three arguments, for a sequence of n,
+   as PySlice_Unpack and PySlice_AdjustIndices do it. */
+CONC__PRIVATE int conc__slice_read(const conc_value *v, size_t length,
+                                   conc__places *p, conc__complaint *c) {
+  const conc_value *arguments = conc__object_arguments(v);
+  const int64_t n = (int64_t)length;
+  int64_t stop = 0;
+  bool back;
+  int rc;
+  if (arguments == NULL || arguments->size != 3)
+    return conc__complain(c, "TypeError", "slice expected 3 arguments");
+  p->slice = true;
+  p->step = 1;
+  if (arguments->as.items[2].type != CONC_NONE &&
+      !conc__whole(&arguments->as.items[2], &p->step))
+    return conc__complain(c, "TypeError",
+                          "slice indices must be integers or None or have an "
+                          "__index__ method");
+  if (p->step == 0)
+    return conc__complain(c, "ValueError", "slice step cannot be zero");
+  if (p->step < -INT64_MAX) p->step = -INT64_MAX;
+  back = p->step < 0;
+  rc = conc__slice_end(&arguments->as.items[0], n, back, back ? n - 1 : 0,
+                       &p->start, c);
+  if (rc == 0)
+    rc = conc__slice_end(&arguments->as.items[1], n, back, back ? -1 : n,
+                         &stop, c);
+  if (rc != 0) return rc;
+  p->count = 0;
+  if (back && stop < p->start)
+    p->count = (size_t)((p->start - stop - 1) / -p->step + 1);
+  if (!back && p->start < stop)
+    p->count = (size_t)((stop - p->start - 1) / p->step + 1);
+  return 0;
+}
+
+/* Reads what stands in brackets behind a sequence of n. `type` is for the
+   words, `what` those about an index that is too large. */
+CONC__PRIVATE int conc__places_read(const conc_value *v, size_t length,
+                                    const char *type, const char *what,
+                                    conc__places *p, conc__complaint *c) {
+  const int64_t n = (int64_t)length;
+  if (conc__is_builtin_object(v, "slice"))
+    return conc__slice_read(v, length, p, c);
+  p->slice = false;
+  p->step = 1;
+  p->count = 1;
+  if (!conc__whole(v, &p->start))
+    return conc__complain(c, "TypeError",
+                          "%s indices must be integers%s, "
+                          "not %.*s",
+                          type, *type == 'l' ? " or slices" : "",
+                          CONC__SHOWN(conc__python_type(v), 80));
+  if (v->type == CONC_BIGINT)
+    return conc__complain(c, "IndexError",
+                          "cannot fit 'int' into an index-sized integer");
+  if (p->start < 0) p->start += n;
+  if (p->start < 0 || p->start >= n)
+    return conc__complain(c, "IndexError", "%s%s index out of range", type,
+                          what);
+  return 0;
+}
+
+/* The two arguments of Python 2's __getslice__ and the like, as a slice. It
+   has added the length to negative ones, and asks for the largest int where
+   there is no end. */
+CONC__PRIVATE int conc__places_read_old(const conc__request *r, size_t length,
+                                        conc__places *p, conc__complaint *c) {
+  int64_t ends[2] = {0, 0};
+  size_t i;
+  for (i = 0; i < 2; i++) {
+    int rc = conc__whole_read(conc__argument(r, i), &ends[i], c);
+    if (rc != 0) return rc;
+    if (ends[i] < 0) ends[i] = 0;
+    if (ends[i] > (int64_t)length) ends[i] = (int64_t)length;
+  }
+  p->slice = true;
+  p->step = 1;
+  p->start = ends[0];
+  p->count = ends[1] > ends[0] ? (size_t)(ends[1] - ends[0]) : 0;
+  return 0;
+}
+
+/* --- replies with elements --- */
+
+/* A text that Python 2 insists to have as its own str. */
+CONC__PRIVATE int conc__put_native(conc__buffer *b, const char *text,
+                                   int protocol) {
+  return protocol == 2 ? conc__pickle_put_bytes(b, text, strlen(text), 2)
+                       : conc__pickle_put_str(b, text, strlen(text));
+}
+
+/* Where this client has reached the server, as Python writes addresses: so it
+   reaches it there once more. */
+CONC__PRIVATE int conc__put_address(conc__session *s, conc__buffer *b) {
+  char text[160];
+  char *host = text, *colon = NULL;
+  int rc;
+  if (s->manager->server.path == NULL &&
+      conc_address(s->client->channel.fd, text, sizeof text) > 0)
+    colon = strrchr(text, ':');
+  if (colon == NULL)
+    return conc__put_native(b,
+                            s->manager->server.path != NULL
+                                ? s->manager->server.path
+                                : s->manager->server.address,
+                            s->protocol);
+  *colon = 0;
+  if (*text == '[') { /* IPv6, or an IPv4 that a listener of both has taken */
+    host++;
+    colon[-1] = 0;
+    if (strncmp(host, "::ffff:", 7) == 0) host += 7;
+  }
+  rc = conc__put_native(b, host, s->protocol);
+  if (rc == 0) rc = conc__pickle_put_int(b, strtol(colon + 1, NULL, 10));
+  return rc != 0 ? rc : conc__pickle_put_op(b, CONC__OP_TUPLE2);
+}
+
+/* {'exposed': names}: what Python must know to make a proxy by the names of an
+   object's methods. */
+CONC__PRIVATE int conc__put_exposed(conc__session *s, conc__buffer *b,
+                                    const conc__class *type) {
+  size_t i;
+  int rc = conc__pickle_put_ops(b, CONC__OP_EMPTY_DICT, CONC__OP_MARK);
+  if (rc == 0) rc = conc__put_native(b, "exposed", s->protocol);
+  if (rc == 0) rc = conc__pickle_put_op(b, CONC__OP_MARK);
+  for (; rc == 0 && type != NULL; type = type->base)
+    for (i = 0; rc == 0 && i < type->count; i++)
+      if (conc__method_is_told(&type->methods[i], false))
+        rc = conc__put_native(b, type->methods[i].name, s->protocol);
+  return rc != 0 ? rc
+                 : conc__pickle_put_ops(b, CONC__OP_TUPLE, CONC__OP_SETITEMS);
+}
+
+/* Begins a proxy as Python's server pickles one: ends with conc__put_proxy_id.
+   `proxy` is its class, or NULL. */
+CONC__PRIVATE int conc__put_proxy_class(conc__buffer *b, const char *proxy) {
+  int rc = conc__pickle_put_global(b, CONC__MANAGERS, CONC__PROXY_CLASS);
+  if (rc == 0) rc = conc__pickle_put_op(b, CONC__OP_MARK);
+  if (rc == 0)
+    rc = proxy != NULL ? conc__pickle_put_global(b, CONC__MANAGERS, proxy)
+                       : conc__pickle_put_op(b, CONC__OP_NONE);
+  if (rc == 0) rc = conc__pickle_put_global(b, CONC__MANAGERS, "Token");
+  if (rc != 0) return rc;
+  return conc__pickle_put_ops(b, CONC__OP_EMPTY_TUPLE, CONC__OP_NEWOBJ);
+}
+
+/* Writes the id of an object, behind the name of its type and its address, and
+   ends its Token. */
+CONC__PRIVATE int conc__put_proxy_id(conc__session *s, conc__buffer *b,
+                                     const conc__object *o, int protocol) {
+  char id[CONC__ID_SIZE];
+  int rc;
+  conc__object_id(o, s->manager->server.number, id);
+  rc = conc__put_native(b, id, protocol);
+  return rc != 0 ? rc
+                 : conc__pickle_put_ops(b, CONC__OP_TUPLE3, CONC__OP_BUILD);
+}
+
+/* Writes a proxy as CPython's server does. A client executes the names of the
+   methods: they are constants of this file, and nothing here is a peer's. */
+CONC__PRIVATE int conc__reference_put_proxy(conc__buffer *b,
+                                            const conc__object *o, void *arg) {
+  conc__session *s = (conc__session *)arg;
+  const char *proxy = conc__object_proxy(o);
+  int rc = conc__put_proxy_class(b, proxy);
+  if (rc == 0)
+    rc = conc__put_native(b, conc__object_name_of(&s->manager->objects, o),
+                          s->protocol);
+  if (rc == 0) rc = conc__put_address(s, b);
+  if (rc == 0) rc = conc__put_proxy_id(s, b, o, s->protocol);
+  if (rc == 0) rc = conc__put_native(b, "pickle", s->protocol);
+  if (rc != 0) return rc;
+  rc = strcmp(proxy, CONC__PROXY_AUTO) == 0
+           ? conc__put_exposed(s, b, o->type)
+           : conc__pickle_put_op(b, CONC__OP_EMPTY_DICT);
+  return rc != 0 ? rc
+                 : conc__pickle_put_ops(b, CONC__OP_TUPLE, CONC__OP_REDUCE);
+}
+
+/* Writes a proxy for conc__reply_settle, which knows it by its id. */
+CONC__PRIVATE int conc__reference_put_id(conc__buffer *b,
+                                         const conc__object *o, void *arg) {
+  int rc = conc__put_proxy_class(b, NULL);
+  if (rc == 0) rc = conc__pickle_put_ops(b, CONC__OP_NONE, CONC__OP_NONE);
+  if (rc == 0) rc = conc__put_proxy_id((conc__session *)arg, b, o, 4);
+  return rc != 0 ? rc
+                 : conc__pickle_put_ops(b, CONC__OP_TUPLE, CONC__OP_REDUCE);
+}
+
+/* Appends an element to a reply. For Python 2 all of it is written once more:
+   see conc__reply_settle. */
+CONC__PRIVATE int conc__put_element(conc__session *s, const conc__element *e) {
+  return conc__element_put(&s->client->channel.out, e,
+                           s->protocol == 2 ? conc__reference_put_id
+                                            : conc__reference_put_proxy,
+                           s);
+}
+
+/* Puts what was written from `at` on into protocol 2, if a Python 2 is to read
+   it: it is read and written again. */
+CONC__PRIVATE int conc__reply_settle(conc__session *s, size_t at) {
+  conc__buffer *out = &s->client->channel.out;
+  conc__pickle_limits limits = conc__pickle_request_limits;
+  conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
+  const conc_value *wrong;
+  conc_value *v = NULL;
+  int rc;
+  if (s->protocol != 2) return 0;
+  rc = conc__pickle_put_op(out, CONC__OP_STOP);
+  if (rc != 0) return rc;
+  limits.proxies = true;
+  rc = conc__pickle_decode(out->data + at, out->size - at, &limits, &v, NULL);
+  out->size = at;
+  if (rc == 0) rc = conc__draft_write(s->manager, &d, v, 2, &wrong);
+  if (rc == 0) rc = conc__draft_put(out, &d, conc__reference_put_proxy, s);
+  conc__draft_free(&d);
+  conc_value_free(v);
+  return rc;
+}
+
+/* Ends a reply that has elements in it: it must not be longer than a client
+   with the same limits can receive. */
+CONC__PRIVATE int conc__reply_finish(conc__session *s) {
+  conc__buffer *out = &s->client->channel.out;
+  const size_t limit = s->manager->max_message, size = out->size - s->reply;
+  if (size <= limit) return conc__reply_end(s);
+  out->size = s->reply;
+  return conc__reply_too_long(s, size, limit,
+                              ".max_message of the manager is");
+}
+
+/* Whether a reply has become longer than that: then there is no need to write
+   the rest. */
+CONC__INLINE bool conc__reply_is_full(const conc__session *s) {
+  return s->client->channel.out.size - s->reply > s->manager->max_message;
+}
+
+/* Appends elements to a reply: that at `start`, and each `step` further. */
+CONC__PRIVATE int conc__put_elements(conc__session *s,
+                                     const conc__elements *cs, int64_t start,
+                                     int64_t step, size_t count) {
+  size_t i;
+  int rc = 0;
+  for (i = 0; rc == 0 && i < count && !conc__reply_is_full(s); i++)
+    rc = conc__put_element(s, &cs->at[start + (int64_t)i * step]);
+  return rc;
+}
+
+/* ('#RETURN', element). */
+CONC__PRIVATE int conc__reply_element(conc__session *s,
+                                      const conc__element *c) {
+  conc__buffer *out = &s->client->channel.out;
+  size_t at;
+  int rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  at = out->size;
+  if (rc == 0) rc = conc__put_element(s, c);
+  if (rc == 0) rc = conc__reply_settle(s, at);
+  return rc != 0 ? rc : conc__reply_finish(s);
+}
+
+/* ('#RETURN', [element, ...]). */
+CONC__PRIVATE int conc__reply_elements(conc__session *s,
+                                       const conc__elements *cs, int64_t start,
+                                       int64_t step, size_t count) {
+  conc__buffer *out = &s->client->channel.out;
+  size_t at;
+  int rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  at = out->size;
+  if (rc == 0)
+    rc = conc__pickle_put_ops(out, CONC__OP_EMPTY_LIST, CONC__OP_MARK);
+  if (rc == 0) rc = conc__put_elements(s, cs, start, step, count);
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_APPENDS);
+  if (rc == 0 && !conc__reply_is_full(s)) rc = conc__reply_settle(s, at);
+  return rc != 0 ? rc : conc__reply_finish(s);
+}
+
+/* Whether the reply that has just been written is a result: not an exception,
+   say because a result would have been too long. */
+CONC__PRIVATE bool conc__reply_is_result(const conc__session *s) {
+  return memcmp(s->client->channel.out.data + s->reply + 11, "#RETURN", 7) ==
+         0;
+}
+
+/* What most methods that change something reply. */
+CONC__PRIVATE int conc__reply_done(conc__session *s, conc__complaint *c,
+                                   int rc) {
+  return rc != 0 ? conc__reply_failed(s, c, rc) : conc__reply_none(s);
+}
+
+/* ('#ERROR', KeyError(key)): the exception has the key itself. */
+CONC__PRIVATE int conc__reply_key_error(conc__session *s,
+                                        const conc_value *key) {
+  conc__buffer *out = &s->client->channel.out;
+  int rc = CONC__REPLY_BEGIN(s, "#ERROR");
+  if (rc == 0)
+    rc = conc__pickle_put_global(
+        out, s->protocol == 2 ? "exceptions" : "builtins", "KeyError");
+  if (rc == 0) rc = conc__pickle_encode(out, key, s->protocol == 2 ? 2 : 4);
+  if (rc == 0)
+    rc = conc__pickle_put_ops(out, CONC__OP_TUPLE1, CONC__OP_REDUCE);
+  return rc != 0 ? rc : conc__reply_end(s);
+}
+
+/* --- what the classes keep --- */
+
+typedef struct conc__list {
+  conc__elements cells;
+} conc__list;
+
+/* A dict; a Namespace, too, whose keys are the names of its attributes. */
+typedef struct conc__dict {
+  conc__table table;
+} conc__dict;
+
+/* An iterator over the keys of a dict. */
+typedef struct conc__iterator {
+  conc__objects *table; /* in which the dict is */
+  conc__object *dict;   /* used; NULL: it is at its end */
+  uint64_t serial;      /* the next key is that of this row, or a later one */
+  size_t count;         /* of the dict's rows, when it began */
+} conc__iterator;
+
+/* A Value: two elements. */
+typedef struct conc__variable {
+  conc__element code, value;
+} conc__variable;
+
+/* A typecode of array.array: what an item is. */
+typedef struct conc__code {
+  char letter;
+  unsigned char size;    /* bytes of an item */
+  bool sign, real, text; /* an int below 0; a float; a character */
+  const char *name;      /* in the words about one that does not fit */
+} conc__code;
+
+typedef struct conc__items {
+  const conc__code *code;
+  conc__buffer data;
+} conc__items;
+
+CONC__PRIVATE void conc__list_drop(conc__object *o) {
+  conc__elements_free(&((conc__list *)o->state)->cells);
+  CONC_FREE(o->state);
+}
+
+CONC__PRIVATE void conc__dict_drop(conc__object *o) {
+  conc__table_free(&((conc__dict *)o->state)->table);
+  CONC_FREE(o->state);
+}
+
+CONC__PRIVATE void conc__iterator_drop(conc__object *o) {
+  conc__iterator *it = (conc__iterator *)o->state;
+  if (it->dict != NULL) conc__object_unuse(it->table, it->dict);
+  CONC_FREE(it);
+}
+
+CONC__PRIVATE void conc__variable_drop(conc__object *o) {
+  conc__variable *v = (conc__variable *)o->state;
+  conc__element_free(&v->code);
+  conc__element_free(&v->value);
+  CONC_FREE(v);
+}
+
+CONC__PRIVATE void conc__array_drop(conc__object *o) {
+  conc__buffer_free(&((conc__items *)o->state)->data);
+  CONC_FREE(o->state);
+}
+
+/* The state of a list, dict or array; NULL: the object is something else. */
+CONC__INLINE conc__elements *conc__list_of(const conc__object *o) {
+  return o->type->drop == conc__list_drop ? &((conc__list *)o->state)->cells
+                                          : NULL;
+}
+
+CONC__INLINE conc__table *conc__dict_of(const conc__object *o) {
+  return o->type->drop == conc__dict_drop ? &((conc__dict *)o->state)->table
+                                          : NULL;
+}
+
+CONC__INLINE conc__items *conc__array_of(const conc__object *o) {
+  return o->type->drop == conc__array_drop ? (conc__items *)o->state : NULL;
+}
+
+/* --- items of an array ---
+
+   They lie as in C, in the CPU's own order, for nobody else sees them. */
+
+static const conc__code conc__codes[] = {
+    {'b', 1, true, false, false, "signed char"},
+    {'B', 1, false, false, false, "unsigned byte integer"},
+    {'u', 4, false, false, true, "unicode"},
+    {'w', 4, false, false, true, "unicode"}, /* since Python 3.13 */
+    {'h', 2, true, false, false, "signed short integer"},
+    {'H', 2, false, false, false, "unsigned short"},
+    {'i', 4, true, false, false, "signed integer"},
+    {'I', 4, false, false, false, "unsigned int"},
+    {'l', sizeof(long), true, false, false, "signed long"},
+    {'L', sizeof(long), false, false, false, "unsigned long"},
+    {'q', 8, true, false, false, "signed long long"},
+    {'Q', 8, false, false, false, "unsigned long long"},
+    {'f', 4, false, true, false, "float"},
+    {'d', 8, false, true, false, "double"}};
+
+/* Reads an int for an item, in 64 bits. */
+CONC__PRIVATE int conc__unit_whole(const conc__code *code, const conc_value *v,
+                                   uint64_t *bits, conc__complaint *c) {
+  const unsigned width = code->size * 8u;
+  const int64_t most = (int64_t)(UINT64_MAX >> (65 - width));
+  int64_t n = 0;
+  if (!conc__whole(v, &n))
+    return conc__complain_type(c, "'", v,
+                               "' object cannot be interpreted as an integer");
+  *bits = (uint64_t)n;
+  if (code->sign && v->type != CONC_BIGINT && n <= most && n >= -most - 1)
+    return 0;
+  if (!code->sign && v->type != CONC_BIGINT && n >= 0 &&
+      (width == 64 || (uint64_t)n >> width == 0))
+    return 0;
+  /* From 2^63 on, a bigint of eight bytes and a zero. */
+  if (!code->sign && width == 64 && v->type == CONC_BIGINT && v->size == 9 &&
+      v->as.bytes[8] == 0) {
+    *bits = conc__little_endian(v->as.bytes, 8);
+    return 0;
+  }
+  if (n < 0 && !code->sign && width > 16)
+    return conc__complain(c, "OverflowError", "can't convert negative %s",
+                          width == 64 ? "int to unsigned"
+                                      : "value to unsigned int");
+  if (width == 64)
+    return conc__complain(c, "OverflowError", "int too big to convert");
+  return conc__complain(c, "OverflowError", "%s is %s than %simum", code->name,
+                        n < 0 ? "less" : "greater", n < 0 ? "min" : "max");
+}
+
+/* Makes an item of a value, at `to`. */
+CONC__PRIVATE int conc__unit_read(const conc__code *code, const conc_value *v,
+                                  unsigned char *to, conc__complaint *c) {
+  uint64_t bits = 0;
+  uint32_t character = 0;
+  double real = 0;
+  float single;
+  int rc = 0;
+  if (code->text) {
+    if (v->type != CONC_STR || v->size == 0 ||
+        conc__utf8_get(v->as.bytes, v->size, &character) != v->size)
+      return conc__complain(c, "TypeError",
+                            "array item must be a unicode character, not %.*s",
+                            CONC__SHOWN(conc__python_type(v), 80));
+    memcpy(to, &character, sizeof character);
+    return 0;
+  }
+  if (code->real) {
+    if (v->type == CONC_BOOL) real = v->as.boolean;
+    else rc = conc_value_float(v, &real);
+    if (rc == -ERANGE)
+      return conc__complain(c, "OverflowError",
+                            "int too large to convert to float");
+    if (rc != 0)
+      return conc__complain_type(c, "must be real number, not ", v, "");
+    single = (float)real;
+    if (code->size == 4) memcpy(to, &single, sizeof single);
+    else memcpy(to, &real, sizeof real);
+    return 0;
+  }
+  rc = conc__unit_whole(code, v, &bits, c);
+  if (rc != 0) return rc;
+  {
+    const uint8_t one = (uint8_t)bits;
+    const uint16_t two = (uint16_t)bits;
+    const uint32_t four = (uint32_t)bits;
+    memcpy(to,
+           code->size == 1   ? (const void *)&one
+           : code->size == 2 ? (const void *)&two
+           : code->size == 4 ? (const void *)&four
+                             : (const void *)&bits,
+           code->size);
+  }
+  return 0;
+}
+
+/* Appends the pickle of an item. */
+CONC__PRIVATE int conc__unit_put(conc__buffer *b, const conc__code *code,
+                                 const unsigned char *p) {
+  unsigned char text[4];
+  uint8_t one = 0;
+  uint16_t two = 0;
+  uint32_t four = 0;
+  uint64_t bits = 0;
+  double real;
+  float single;
+  if (code->real && code->size == 8) {
+    memcpy(&real, p, sizeof real);
+    return conc__pickle_put_float(b, real);
+  }
+  if (code->real) {
+    memcpy(&single, p, sizeof single);
+    return conc__pickle_put_float(b, (double)single);
+  }
+  switch (code->size) {
+  case 1:
+    memcpy(&one, p, 1);
+    bits = one;
+    break;
+  case 2:
+    memcpy(&two, p, 2);
+    bits = two;
+    break;
+  case 4:
+    memcpy(&four, p, 4);
+    bits = four;
+    break;
+  default:
+    memcpy(&bits, p, 8);
+    break;
+  }
+  if (code->text)
+    return conc__pickle_put_str(b, (const char *)text,
+                                conc__utf8_put(text, four));
+  if (code->sign) {
+    const unsigned unused = 64u - code->size * 8u;
+    if (bits << unused >> 63 != 0 && unused > 0)
+      bits |= ~(UINT64_MAX >> unused); /* the sign, in all bits above */
+    return conc__pickle_put_int(b, (int64_t)bits);
+  }
+  if (bits > (uint64_t)INT64_MAX) {
+    unsigned char nine[11] = {CONC__OP_LONG1, 9};
+    size_t i;
+    for (i = 0; i < 8; i++) nine[2 + i] = (unsigned char)(bits >> 8 * i);
+    return conc__buffer_append(b, nine, sizeof nine);
+  }
+  return conc__pickle_put_int(b, (int64_t)bits);
+}
+
+CONC__INLINE size_t conc__items_count(const conc__items *a) {
+  return a->data.size / a->code->size;
+}
+
+/* --- what can be iterated over ---
+
+   An argument that is to be a list or a dict may be any of Python's types that
+   have items, or a proxy of an object of this server: then these are the
+   items. */
+
+/* Encodes one value, and adds it. */
+CONC__PRIVATE int conc__gather_value(conc__manager_data *m, conc__draft *d,
+                                     conc__elements *to, const conc_value *v,
+                                     conc__complaint *c) {
+  conc__element cell;
+  int rc = conc__element_encode(m, d, v, &cell, &c->wrong);
+  return rc != 0 ? rc : conc__elements_append(to, &cell);
+}
+
+/* The characters of a str, or the bytes of what is binary, as ints. */
+CONC__PRIVATE int conc__gather_text(conc__elements *to, const conc_value *v) {
+  conc__buffer b = {NULL, 0, 0, 0};
+  size_t i = 0;
+  int rc = 0;
+  while (rc == 0 && i < v->size) {
+    conc__element cell;
+    uint32_t character = 0;
+    size_t n = 1;
+    b.size = 0;
+    if (v->type == CONC_STR) {
+      n = conc__utf8_get(v->as.bytes + i, v->size - i, &character);
+      rc = conc__pickle_put_str(&b, (const char *)v->as.bytes + i, n);
+    } else {
+      rc = conc__pickle_put_int(&b, v->as.bytes[i]);
+    }
+    if (rc == 0) rc = conc__element_make(&cell, b.data, b.size, NULL, 0);
+    if (rc == 0) rc = conc__elements_append(to, &cell);
+    i += n;
+  }
+  conc__buffer_free(&b);
+  return rc;
+}
+
+/* The numbers of a range, which is an object of (start, stop, step). */
+CONC__PRIVATE int conc__gather_range(conc__elements *to, const conc_value *v,
+                                     conc__complaint *c) {
+  const conc_value *arguments = conc__object_arguments(v);
+  conc__buffer b = {NULL, 0, 0, 0};
+  int64_t n[3] = {0, 0, 0};
+  uint64_t count = 0;
+  size_t i;
+  int rc = 0;
+  if (arguments == NULL || arguments->size != 3)
+    return conc__complain(c, "TypeError", "range expected 3 arguments");
+  for (i = 0; i < 3; i++)
+    if (arguments->as.items[i].type == CONC_BIGINT ||
+        !conc__whole(&arguments->as.items[i], &n[i]))
+      return conc__complain(c, "OverflowError",
+                            "Python int too large to convert to C ssize_t");
+  if (n[2] > 0 && n[0] < n[1])
+    count = ((uint64_t)n[1] - (uint64_t)n[0] - 1) / (uint64_t)n[2] + 1;
+  if (n[2] < 0 && n[0] > n[1])
+    count = ((uint64_t)n[0] - (uint64_t)n[1] - 1) / (0 - (uint64_t)n[2]) + 1;
+  if (count > CONC__WEIGHT_MAX / sizeof(conc__element)) return -EMSGSIZE;
+  for (i = 0; rc == 0 && i < count; i++) {
+    conc__element cell;
+    b.size = 0;
+    /* In numbers without a sign, for these may go round. */
+    rc = conc__pickle_put_int(&b,
+                              (int64_t)((uint64_t)n[0] + i * (uint64_t)n[2]));
+    if (rc == 0) rc = conc__element_make(&cell, b.data, b.size, NULL, 0);
+    if (rc == 0) rc = conc__elements_append(to, &cell);
+  }
+  conc__buffer_free(&b);
+  return rc;
+}
+
+/* The items of an object of this server: those of a list, the keys of a dict,
+   the numbers of an array. -ENOTSUP: it has none. */
+CONC__PRIVATE int conc__gather_object(conc__elements *to,
+                                      const conc__object *o) {
+  const conc__elements *cells = conc__list_of(o);
+  const conc__table *table = conc__dict_of(o);
+  const conc__items *array = conc__array_of(o);
+  conc__buffer b = {NULL, 0, 0, 0};
+  size_t i, n;
+  int rc = 0;
+  if (cells != NULL) return conc__elements_copy(to, cells, 0, 1, cells->count);
+  if (table != NULL) {
+    const conc__row *e = conc__table_from(table, 0);
+    while (rc == 0 && e != NULL) {
+      conc__element cell;
+      rc = conc__element_copy(&cell, conc__row_key(e));
+      if (rc == 0) rc = conc__elements_append(to, &cell);
+      e = conc__table_from(table, e->serial + 1);
+    }
+    return rc;
+  }
+  if (array == NULL) return -ENOTSUP;
+  n = conc__items_count(array);
+  for (i = 0; rc == 0 && i < n; i++) {
+    conc__element cell;
+    b.size = 0;
+    rc = conc__unit_put(&b, array->code,
+                        array->data.data + i * array->code->size);
+    if (rc == 0) rc = conc__element_make(&cell, b.data, b.size, NULL, 0);
+    if (rc == 0) rc = conc__elements_append(to, &cell);
+  }
+  conc__buffer_free(&b);
+  return rc;
+}
+
+/* Adds all items of a value to an array, which is the caller's to free in any
+   case. */
+CONC__PRIVATE int conc__gather(conc__manager_data *m, conc__elements *to,
+                               const conc_value *v, conc__complaint *c) {
+  conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
+  const size_t step = v->type == CONC_DICT ? 2 : 1;
+  size_t i;
+  int rc = 0;
+  if (v->type == CONC_STR || conc__is_binary(v))
+    return conc__gather_text(to, v);
+  if (conc__is_builtin_object(v, "range") ||
+      conc__is_builtin_object(v, "xrange"))
+    return conc__gather_range(to, v, c);
+  if (conc__is_object(v, CONC__MANAGERS, CONC__PROXY_CLASS)) {
+    const conc__object *o = conc__proxy_object(m, v);
+    c->wrong = v;
+    rc = o != NULL ? conc__gather_object(to, o) : -ENOENT;
+    if (rc != -ENOTSUP) return rc;
+  }
+  if (!conc__is_container(v->type) || v->type == CONC_OBJECT)
+    return conc__complain_type(c, "'", v, "' object is not iterable");
+  for (i = 0; rc == 0 && i < v->size; i++)
+    rc = conc__gather_value(m, &d, to, v->as.items + i * step, c);
+  conc__draft_free(&d);
+  return rc;
+}
+/* ---------------------------------------------------------------------------
+   >>lists: the methods of a list that is served
+
+   Uses >>containers. The order is that of a manual: what reads a list, what
+   changes one, the table of its methods.
+   ------------------------------------------------------------------------ */
+
+/* --- reading a list --- */
+
+CONC__PRIVATE int conc__list_len(conc__session *s, conc__object *o,
+                                 const conc__request *r) {
+  conc__complaint c = {NULL, "", NULL};
+  int rc = conc__arguments_check(r, "list", 0, 0, &c);
+  if (rc != 0) return conc__reply_failed(s, &c, rc);
+  return conc__reply_int(s, (int64_t)conc__list_of(o)->count);
+}
+
+/* Replies with one element, or with a list of those of a slice. */
+CONC__PRIVATE int conc__reply_places(conc__session *s,
+                                     const conc__elements *cs,
+                                     const conc__places *p) {
+  return p->slice ? conc__reply_elements(s, cs, p->start, p->step, p->count)
+                  : conc__reply_element(s, &cs->at[p->start]);
+}
+
+CONC__PRIVATE int conc__list_getitem(conc__session *s, conc__object *o,
+                                     const conc__request *r) {
+  const conc__elements *cs = conc__list_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  conc__places p;
+  int rc = conc__arguments_check(r, "list", 1, 1, &c);
+  if (rc == 0)
+    rc =
+        conc__places_read(conc__argument(r, 0), cs->count, "list", "", &p, &c);
+  if (rc != 0) return conc__reply_failed(s, &c, rc);
+  return conc__reply_places(s, cs, &p);
+}
+
+CONC__PRIVATE int conc__list_getslice(conc__session *s, conc__object *o,
+                                      const conc__request *r) {
+  const conc__elements *cs = conc__list_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  conc__places p;
+  int rc = conc__arguments_check(r, "list", 2, 2, &c);
+  if (rc == 0) rc = conc__places_read_old(r, cs->count, &p, &c);
+  if (rc != 0) return conc__reply_failed(s, &c, rc);
+  return conc__reply_places(s, cs, &p);
+}
+
+/* A copy of all: copy(), and _getvalue(). */
+CONC__PRIVATE int conc__list_copy(conc__session *s, conc__object *o,
+                                  const conc__request *r) {
+  const conc__elements *cs = conc__list_of(o);
+  (void)r;
+  return conc__reply_elements(s, cs, 0, 1, cs->count);
+}
+
+/* reversed(list): an iterator, which Python pickles as the call. */
+CONC__PRIVATE int conc__list_reversed(conc__session *s, conc__object *o,
+                                      const conc__request *r) {
+  conc__buffer *out = &s->client->channel.out;
+  const conc__elements *cs = conc__list_of(o);
+  size_t at;
+  int rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  (void)r;
+  if (rc == 0) rc = conc__pickle_put_builtin(out, "reversed", s->protocol);
+  at = out->size;
+  if (rc == 0)
+    rc = conc__pickle_put_ops(out, CONC__OP_EMPTY_LIST, CONC__OP_MARK);
+  if (rc == 0) rc = conc__put_elements(s, cs, 0, 1, cs->count);
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_APPENDS);
+  if (rc == 0 && !conc__reply_is_full(s)) rc = conc__reply_settle(s, at);
+  if (rc == 0)
+    rc = conc__pickle_put_ops(out, CONC__OP_TUPLE1, CONC__OP_REDUCE);
+  return rc != 0 ? rc : conc__reply_finish(s);
+}
+
+/* list + list: both in one reply, the list stays as it is. */
+CONC__PRIVATE int conc__list_add(conc__session *s, conc__object *o,
+                                 const conc__request *r) {
+  const conc__elements *cs = conc__list_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  conc__elements sum = {NULL, 0, 0, 0};
+  const conc_value *v;
+  int rc = conc__arguments_check(r, "list", 1, 1, &c);
+  if (rc == 0) {
+    v = conc__argument(r, 0);
+    if (v->type != CONC_LIST) {
+      rc = conc__complain_type(&c, "can only concatenate list (not \"", v,
+                               "\") to list");
+    } else {
+      rc = conc__elements_copy(&sum, cs, 0, 1, cs->count);
+      if (rc == 0) rc = conc__gather(s->manager, &sum, v, &c);
+    }
+  }
+  rc = rc != 0 ? conc__reply_failed(s, &c, rc)
+               : conc__reply_elements(s, &sum, 0, 1, sum.count);
+  conc__elements_free(&sum);
+  return rc;
+}
+
+/* Reads how often a list is to be repeated, which may become too large. */
+CONC__PRIVATE int conc__list_times(const conc__elements *cs,
+                                   const conc__request *r, size_t *times,
+                                   conc__complaint *c) {
+  int64_t n = 0;
+  int rc = conc__arguments_check(r, "list", 1, 1, c);
+  if (rc != 0) return rc;
+  if (!conc__whole(conc__argument(r, 0), &n))
+    return conc__complain_type(c,
+                               "can't multiply sequence by non-int of type "
+                               "'",
+                               conc__argument(r, 0), "'");
+  if (n < 0 || cs->count == 0) n = 0;
+  /* Each element weighs more than one byte. */
+  if (n > 0 && (uint64_t)n > CONC__WEIGHT_MAX / cs->weight) return -EMSGSIZE;
+  *times = (size_t)n;
+  return 0;
+}
+
+/* list * n, and n * list. */
+CONC__PRIVATE int conc__list_mul(conc__session *s, conc__object *o,
+                                 const conc__request *r) {
+  conc__buffer *out = &s->client->channel.out;
+  const conc__elements *cs = conc__list_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  size_t times = 0, at;
+  int rc = conc__list_times(cs, r, &times, &c);
+  if (rc != 0) return conc__reply_failed(s, &c, rc);
+  rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  at = out->size;
+  if (rc == 0)
+    rc = conc__pickle_put_ops(out, CONC__OP_EMPTY_LIST, CONC__OP_MARK);
+  while (rc == 0 && times-- > 0 && !conc__reply_is_full(s))
+    rc = conc__put_elements(s, cs, 0, 1, cs->count);
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_APPENDS);
+  if (rc == 0 && !conc__reply_is_full(s)) rc = conc__reply_settle(s, at);
+  return rc != 0 ? rc : conc__reply_finish(s);
+}
+
+/* Finds the first argument, from the second on and before the third, which are
+   as in a slice. */
+CONC__PRIVATE int conc__list_search(const conc__elements *cs,
+                                    const conc__request *r, size_t *place,
+                                    size_t *to, conc__complaint *c) {
+  int64_t ends[2], n = (int64_t)cs->count;
+  size_t i;
+  ends[0] = 0;
+  ends[1] = n;
+  for (i = 0; i < 2; i++) {
+    const conc_value *v = conc__argument(r, i + 1);
+    int rc;
+    if (v == NULL) continue;
+    if (v->type == CONC_NONE) /* which Python does not take here */
+      return conc__complain(c, "TypeError",
+                            "slice indices must be integers or have an "
+                            "__index__ method");
+    rc = conc__slice_end(v, n, false, 0, &ends[i], c);
+    if (rc != 0) return rc;
+  }
+  *to = (size_t)ends[1];
+  if (ends[0] >= ends[1]) {
+    *place = *to;
+    return 0;
+  }
+  return conc__elements_find(cs, conc__argument(r, 0), (size_t)ends[0], *to,
+                             place);
+}
+
+CONC__PRIVATE int conc__list_contains(conc__session *s, conc__object *o,
+                                      const conc__request *r) {
+  conc__complaint c = {NULL, "", NULL};
+  size_t place = 0, to = 0;
+  int rc = conc__arguments_check(r, "list", 1, 1, &c);
+  if (rc == 0) rc = conc__list_search(conc__list_of(o), r, &place, &to, &c);
+  if (rc != 0) return conc__reply_failed(s, &c, rc);
+  return conc__reply_bool(s, place < to);
+}
+
+CONC__PRIVATE int conc__list_index(conc__session *s, conc__object *o,
+                                   const conc__request *r) {
+  conc__complaint c = {NULL, "", NULL};
+  size_t place = 0, to = 0;
+  int rc = conc__arguments_check(r, "list", 1, 3, &c);
+  if (rc == 0) rc = conc__list_search(conc__list_of(o), r, &place, &to, &c);
+  if (rc == 0 && place == to) {
+    conc__buffer b = {NULL, 0, 0, 0};
+    rc = conc__python_repr(&b, conc__argument(r, 0));
+    if (rc == 0) rc = conc__buffer_append(&b, "", 1);
+    if (rc == 0)
+      rc = conc__complain(&c, "ValueError", "%.*s is not in list",
+                          CONC__SHOWN((const char *)b.data, 200));
+    conc__buffer_free(&b);
+  }
+  if (rc != 0) return conc__reply_failed(s, &c, rc);
+  return conc__reply_int(s, (int64_t)place);
+}
+
+CONC__PRIVATE int conc__list_count(conc__session *s, conc__object *o,
+                                   const conc__request *r) {
+  const conc__elements *cs = conc__list_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  size_t place = 0, n = 0;
+  int rc = conc__arguments_check(r, "list", 1, 1, &c);
+  while (rc == 0 && place < cs->count) {
+    rc = conc__elements_find(cs, conc__argument(r, 0), place, cs->count,
+                             &place);
+    if (rc != 0 || place == cs->count) break;
+    place++;
+    n++;
+  }
+  if (rc != 0) return conc__reply_failed(s, &c, rc);
+  return conc__reply_int(s, (int64_t)n);
+}
+
+/* Appends what Python's repr() says of elements: [a, b]. */
+CONC__PRIVATE int conc__list_text(const conc__object *o, conc__buffer *b) {
+  const conc__elements *cs = conc__list_of(o);
+  conc__buffer scratch = {NULL, 0, 0, 0};
+  size_t i;
+  int rc = conc__buffer_append(b, "[", 1);
+  for (i = 0; rc == 0 && i < cs->count; i++) {
+    if (i > 0) rc = conc__buffer_append(b, ", ", 2);
+    if (rc == 0) rc = conc__element_text(&cs->at[i], b, &scratch);
+  }
+  conc__buffer_free(&scratch);
+  return rc != 0 ? rc : conc__buffer_append(b, "]", 1);
+}
+
+/* --- changing a list --- */
+
+CONC__PRIVATE int conc__list_append(conc__session *s, conc__object *o,
+                                    const conc__request *r) {
+  conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
+  conc__complaint c = {NULL, "", NULL};
+  int rc = conc__arguments_check(r, "list", 1, 1, &c);
+  if (rc == 0)
+    rc = conc__gather_value(s->manager, &d, conc__list_of(o),
+                            conc__argument(r, 0), &c);
+  conc__draft_free(&d);
+  return conc__reply_done(s, &c, rc);
+}
+
+CONC__PRIVATE int conc__list_extend(conc__session *s, conc__object *o,
+                                    const conc__request *r) {
+  conc__elements *cs = conc__list_of(o), more = {NULL, 0, 0, 0};
+  conc__complaint c = {NULL, "", NULL};
+  int rc = conc__arguments_check(r, "list", 1, 1, &c);
+  if (rc == 0) rc = conc__gather(s->manager, &more, conc__argument(r, 0), &c);
+  if (rc == 0) rc = conc__elements_replace(cs, cs->count, 0, &more);
+  conc__elements_free(&more);
+  return conc__reply_done(s, &c, rc);
+}
+
+CONC__PRIVATE int conc__list_insert(conc__session *s, conc__object *o,
+                                    const conc__request *r) {
+  conc__elements *cs = conc__list_of(o), one = {NULL, 0, 0, 0};
+  conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
+  conc__complaint c = {NULL, "", NULL};
+  const int64_t n = (int64_t)cs->count;
+  int64_t place = 0;
+  int rc = conc__arguments_check(r, "list", 2, 2, &c);
+  if (rc == 0) rc = conc__whole_read(conc__argument(r, 0), &place, &c);
+  if (place < 0) place = place < -n ? 0 : place + n;
+  if (place > n) place = n;
+  if (rc == 0)
+    rc = conc__gather_value(s->manager, &d, &one, conc__argument(r, 1), &c);
+  if (rc == 0) rc = conc__elements_replace(cs, (size_t)place, 0, &one);
+  conc__draft_free(&d);
+  conc__elements_free(&one);
+  return conc__reply_done(s, &c, rc);
+}
+
+CONC__PRIVATE int conc__list_pop(conc__session *s, conc__object *o,
+                                 const conc__request *r) {
+  conc__elements *cs = conc__list_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  int64_t place = -1;
+  int rc = conc__arguments_check(r, "list", 0, 1, &c);
+  if (rc == 0 && conc__request_given(r) > 0)
+    rc = conc__whole_read(conc__argument(r, 0), &place, &c);
+  if (place < 0) place += (int64_t)cs->count;
+  if (rc == 0 && cs->count == 0)
+    rc = conc__complain(&c, "IndexError", "pop from empty list");
+  if (rc == 0 && (place < 0 || place >= (int64_t)cs->count))
+    rc = conc__complain(&c, "IndexError", "pop index out of range");
+  if (rc != 0) return conc__reply_failed(s, &c, rc);
+  /* It goes when the reply is written; if there is no memory for that, or the
+     reply is too long, it stays. */
+  rc = conc__reply_element(s, &cs->at[place]);
+  if (rc == 0 && conc__reply_is_result(s))
+    conc__elements_remove(cs, (size_t)place, 1, 1);
+  return rc;
+}
+
+CONC__PRIVATE int conc__list_remove(conc__session *s, conc__object *o,
+                                    const conc__request *r) {
+  conc__elements *cs = conc__list_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  size_t place = 0;
+  int rc = conc__arguments_check(r, "list", 1, 1, &c);
+  if (rc == 0)
+    rc = conc__elements_find(cs, conc__argument(r, 0), 0, cs->count, &place);
+  if (rc == 0 && place == cs->count)
+    rc = conc__complain(&c, "ValueError", "list.remove(x): x not in list");
+  if (rc == 0) conc__elements_remove(cs, place, 1, 1);
+  return conc__reply_done(s, &c, rc);
+}
+
+CONC__PRIVATE int conc__list_clear(conc__session *s, conc__object *o,
+                                   const conc__request *r) {
+  conc__complaint c = {NULL, "", NULL};
+  int rc = conc__arguments_check(r, "list", 0, 0, &c);
+  if (rc == 0) conc__elements_free(conc__list_of(o));
+  return conc__reply_done(s, &c, rc);
+}
+
+CONC__PRIVATE int conc__list_reverse(conc__session *s, conc__object *o,
+                                     const conc__request *r) {
+  conc__complaint c = {NULL, "", NULL};
+  int rc = conc__arguments_check(r, "list", 0, 0, &c);
+  if (rc == 0) conc__elements_reverse(conc__list_of(o));
+  return conc__reply_done(s, &c, rc);
+}
+
+/* sort(*, key=None, reverse=False). A key is a function, and would be code: it
+   does not get as far as this. */
+CONC__PRIVATE int conc__list_sort(conc__session *s, conc__object *o,
+                                  const conc__request *r) {
+  const conc_value *key = conc_value_get(r->kwds, "key");
+  const conc_value *reverse = conc_value_get(r->kwds, "reverse");
+  conc__complaint c = {NULL, "", NULL};
+  char text[sizeof c.text];
+  int64_t back = 0;
+  int rc = 0;
+  if (conc__request_given(r) > 0)
+    rc = conc__complain(&c, "TypeError",
+                        "sort() takes no positional arguments");
+  else if (conc_value_size(r->kwds) >
+           (size_t)(key != NULL) + (size_t)(reverse != NULL))
+    rc = conc__complain(&c, "TypeError",
+                        "sort() got an unexpected keyword "
+                        "argument");
+  else if (key != NULL && key->type != CONC_NONE)
+    rc = conc__complain_type(&c, "'", key, "' object is not callable");
+  if (rc == 0 && reverse != NULL) rc = conc__whole_read(reverse, &back, &c);
+  if (rc == 0) {
+    rc = conc__elements_sort(conc__list_of(o), back != 0, text, sizeof text);
+    if (rc == -EINVAL) conc__complain(&c, "TypeError", "%s", text);
+  }
+  return conc__reply_done(s, &c, rc);
+}
+
+/* list *= n, which replies with the list, as Python's method returns it. */
+CONC__PRIVATE int conc__list_imul(conc__session *s, conc__object *o,
+                                  const conc__request *r) {
+  conc__elements *cs = conc__list_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  const size_t before = cs->count;
+  size_t times = 0, i;
+  int rc = conc__list_times(cs, r, &times, &c);
+  if (rc == 0 && times == 0) conc__elements_free(cs);
+  for (i = 1; rc == 0 && i < times; i++)
+    rc = conc__elements_copy(cs, cs, 0, 1, before);
+  if (rc != 0) { /* all or nothing */
+    if (cs->count > before)
+      conc__elements_remove(cs, before, 1, cs->count - before);
+    return conc__reply_failed(s, &c, rc);
+  }
+  return conc__list_copy(s, o, r);
+}
+
+CONC__PRIVATE int conc__list_iadd(conc__session *s, conc__object *o,
+                                  const conc__request *r) {
+  conc__elements *cs = conc__list_of(o), more = {NULL, 0, 0, 0};
+  conc__complaint c = {NULL, "", NULL};
+  int rc = conc__arguments_check(r, "list", 1, 1, &c);
+  if (rc == 0) rc = conc__gather(s->manager, &more, conc__argument(r, 0), &c);
+  if (rc == 0) rc = conc__elements_replace(cs, cs->count, 0, &more);
+  conc__elements_free(&more);
+  return rc != 0 ? conc__reply_failed(s, &c, rc) : conc__list_copy(s, o, r);
+}
+
+/* Gives places of a list the items of a value: of one place, the value. */
+CONC__PRIVATE int conc__list_assign(conc__manager_data *m, conc__elements *cs,
+                                    conc__places *p, const conc_value *v,
+                                    conc__complaint *c) {
+  conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
+  conc__elements with = {NULL, 0, 0, 0};
+  size_t i;
+  int rc = p->slice ? conc__gather(m, &with, v, c)
+                    : conc__gather_value(m, &d, &with, v, c);
+  /* Gathering may have changed nothing here: no other method runs meanwhile.
+     Python puts what is assigned to an empty slice before its beginning. */
+  if (rc == 0 && p->step == 1) {
+    rc = conc__elements_replace(cs, (size_t)p->start, p->count, &with);
+  } else if (rc == 0 && with.count != p->count) {
+    rc = conc__complain(c, "ValueError",
+                        "attempt to assign sequence of size %lu to extended "
+                        "slice of size %lu",
+                        (unsigned long)with.count, (unsigned long)p->count);
+  } else if (rc == 0 && cs->weight + with.weight > CONC__WEIGHT_MAX) {
+    rc = -EMSGSIZE;
+  } else if (rc == 0) {
+    for (i = 0; i < p->count; i++) { /* what was there comes into `with` */
+      conc__element *place = &cs->at[p->start + (int64_t)i * p->step];
+      const conc__element old = *place;
+      cs->weight += conc__element_weight(&with.at[i]);
+      cs->weight -= conc__element_weight(place);
+      *place = with.at[i];
+      with.at[i] = old;
+    }
+  }
+  conc__draft_free(&d);
+  conc__elements_free(&with);
+  return rc;
+}
+
+CONC__PRIVATE int conc__list_setitem(conc__session *s, conc__object *o,
+                                     const conc__request *r) {
+  conc__elements *cs = conc__list_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  conc__places p;
+  int rc = conc__arguments_check(r, "list", 2, 2, &c);
+  if (rc == 0)
+    rc = conc__places_read(conc__argument(r, 0), cs->count, "list",
+                           " assignment", &p, &c);
+  if (rc == 0)
+    rc = conc__list_assign(s->manager, cs, &p, conc__argument(r, 1), &c);
+  return conc__reply_done(s, &c, rc);
+}
+
+CONC__PRIVATE int conc__list_setslice(conc__session *s, conc__object *o,
+                                      const conc__request *r) {
+  conc__elements *cs = conc__list_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  conc__places p;
+  int rc = conc__arguments_check(r, "list", 3, 3, &c);
+  if (rc == 0) rc = conc__places_read_old(r, cs->count, &p, &c);
+  if (rc == 0)
+    rc = conc__list_assign(s->manager, cs, &p, conc__argument(r, 2), &c);
+  return conc__reply_done(s, &c, rc);
+}
+
+/* Takes out the elements of places, from the lowest up. */
+CONC__PRIVATE void conc__list_delete(conc__elements *cs,
+                                     const conc__places *p) {
+  if (p->count == 0) return;
+  if (p->step > 0)
+    conc__elements_remove(cs, (size_t)p->start, (size_t)p->step, p->count);
+  else
+    conc__elements_remove(
+        cs, (size_t)(p->start + (int64_t)(p->count - 1) * p->step),
+        (size_t)-p->step, p->count);
+}
+
+CONC__PRIVATE int conc__list_delitem(conc__session *s, conc__object *o,
+                                     const conc__request *r) {
+  conc__elements *cs = conc__list_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  conc__places p;
+  int rc = conc__arguments_check(r, "list", 1, 1, &c);
+  if (rc == 0)
+    rc = conc__places_read(conc__argument(r, 0), cs->count, "list",
+                           " assignment", &p, &c);
+  if (rc == 0) conc__list_delete(cs, &p);
+  return conc__reply_done(s, &c, rc);
+}
+
+CONC__PRIVATE int conc__list_delslice(conc__session *s, conc__object *o,
+                                      const conc__request *r) {
+  conc__elements *cs = conc__list_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  conc__places p;
+  int rc = conc__arguments_check(r, "list", 2, 2, &c);
+  if (rc == 0) rc = conc__places_read_old(r, cs->count, &p, &c);
+  if (rc == 0) conc__list_delete(cs, &p);
+  return conc__reply_done(s, &c, rc);
+}
+
+/* list(iterable=()). */
+CONC__PRIVATE int conc__list_make(conc__session *s, conc__object *o,
+                                  const conc__request *r, char *text,
+                                  size_t size) {
+  conc__complaint c = {NULL, "", NULL};
+  conc__list *list = (conc__list *)CONC_MALLOC(sizeof *list);
+  int rc = list != NULL ? 0 : -ENOMEM;
+  if (rc == 0) {
+    memset(list, 0, sizeof *list);
+    rc = conc__arguments_check(r, "builtins", 0, 1, &c);
+  }
+  if (rc == 0 && conc__request_given(r) > 0)
+    rc = conc__gather(s->manager, &list->cells, conc__argument(r, 0), &c);
+  if (rc == 0) {
+    o->state = list;
+    return 0;
+  }
+  if (list != NULL) conc__elements_free(&list->cells);
+  CONC_FREE(list);
+  return conc__make_failed(&c, rc, text, size);
+}
+
+/* The hidden ones are Python 2's; clear and copy are those of the proxies of
+   3.14. */
+static const conc__method conc__list_methods[] = {
+    {"__add__", CONC__TAKES_ANY, conc__list_add, false},
+    {"__contains__", CONC__TAKES_ANY, conc__list_contains, false},
+    {"__delitem__", CONC__TAKES_ANY, conc__list_delitem, false},
+    {"__getitem__", CONC__TAKES_ANY, conc__list_getitem, false},
+    {"__iadd__", CONC__TAKES_ANY, conc__list_iadd, false},
+    {"__imul__", CONC__TAKES_ANY, conc__list_imul, false},
+    {"__len__", CONC__TAKES_ANY, conc__list_len, false},
+    {"__mul__", CONC__TAKES_ANY, conc__list_mul, false},
+    {"__reversed__", CONC__TAKES_NONE, conc__list_reversed, false},
+    {"__rmul__", CONC__TAKES_ANY, conc__list_mul, false},
+    {"__setitem__", CONC__TAKES_ANY, conc__list_setitem, false},
+    {"append", CONC__TAKES_ANY, conc__list_append, false},
+    {"clear", CONC__TAKES_ANY, conc__list_clear, false},
+    {"copy", CONC__TAKES_NONE, conc__list_copy, false},
+    {"count", CONC__TAKES_ANY, conc__list_count, false},
+    {"extend", CONC__TAKES_ANY, conc__list_extend, false},
+    {"index", CONC__TAKES_ANY, conc__list_index, false},
+    {"insert", CONC__TAKES_ANY, conc__list_insert, false},
+    {"pop", CONC__TAKES_ANY, conc__list_pop, false},
+    {"remove", CONC__TAKES_ANY, conc__list_remove, false},
+    {"reverse", CONC__TAKES_ANY, conc__list_reverse, false},
+    {"sort", CONC__TAKES_ANY, conc__list_sort, false},
+    {"__delslice__", CONC__TAKES_ANY, conc__list_delslice, true},
+    {"__getslice__", CONC__TAKES_ANY, conc__list_getslice, true},
+    {"__setslice__", CONC__TAKES_ANY, conc__list_setslice, true}};
+
+static const conc__class conc__list_type = {NULL,
+                                             "list",
+                                             conc__list_methods,
+                                             sizeof conc__list_methods /
+                                                 sizeof *conc__list_methods,
+                                             conc__list_make,
+                                             conc__list_drop,
+                                             conc__list_text,
+                                             conc__list_copy};
+/* ---------------------------------------------------------------------------
+   >>dicts: the methods of dict, Iterator, Namespace, Value and Array, served
+
+   Uses >>containers. Each class has its methods, then their table.
+   ------------------------------------------------------------------------ */
+
+/* --- a dict: reading it --- */
+
+/* Reads the first argument as a key. After 0 the key is to be freed. */
+CONC__PRIVATE int conc__dict_key(conc__table *t, const conc__request *r,
+                                 conc__lookup *key, conc__complaint *c) {
+  return conc__table_key(t, conc__argument(r, 0), key, &c->wrong);
+}
+
+CONC__PRIVATE int conc__dict_len(conc__session *s, conc__object *o,
+                                 const conc__request *r) {
+  (void)r;
+  return conc__reply_int(s, (int64_t)conc__dict_of(o)->count);
+}
+
+CONC__PRIVATE int conc__dict_contains(conc__session *s, conc__object *o,
+                                      const conc__request *r) {
+  conc__table *t = conc__dict_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  conc__lookup key;
+  bool there;
+  int rc = conc__arguments_check(r, "dict", 1, 1, &c);
+  if (rc == 0) rc = conc__dict_key(t, r, &key, &c);
+  if (rc != 0) return conc__reply_failed(s, &c, rc);
+  there = conc__table_find(t, &key) != NULL;
+  conc__buffer_free(&key.bytes);
+  return conc__reply_bool(s, there);
+}
+
+CONC__PRIVATE int conc__dict_getitem(conc__session *s, conc__object *o,
+                                     const conc__request *r) {
+  conc__table *t = conc__dict_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  const conc__row *e;
+  conc__lookup key;
+  int rc = conc__arguments_check(r, "dict", 1, 1, &c);
+  if (rc == 0) rc = conc__dict_key(t, r, &key, &c);
+  if (rc != 0) return conc__reply_failed(s, &c, rc);
+  e = conc__table_find(t, &key);
+  conc__buffer_free(&key.bytes);
+  return e != NULL ? conc__reply_element(s, &e->value)
+                   : conc__reply_key_error(s, conc__argument(r, 0));
+}
+
+/* Replies with an argument, or with None if it is NULL: as with an element,
+   for there may be proxies in it. */
+CONC__PRIVATE int conc__reply_argument(conc__session *s, const conc_value *v,
+                                       conc__complaint *c) {
+  conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
+  conc__element cell;
+  int rc;
+  if (v == NULL) return conc__reply_none(s);
+  rc = conc__element_encode(s->manager, &d, v, &cell, &c->wrong);
+  conc__draft_free(&d);
+  if (rc != 0) return conc__reply_failed(s, c, rc);
+  rc = conc__reply_element(s, &cell);
+  conc__element_free(&cell);
+  return rc;
+}
+
+/* get(key, default=None). */
+CONC__PRIVATE int conc__dict_get(conc__session *s, conc__object *o,
+                                 const conc__request *r) {
+  conc__table *t = conc__dict_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  const conc__row *e;
+  conc__lookup key;
+  int rc = conc__arguments_check(r, "dict", 1, 2, &c);
+  if (rc == 0) rc = conc__dict_key(t, r, &key, &c);
+  if (rc != 0) return conc__reply_failed(s, &c, rc);
+  e = conc__table_find(t, &key);
+  conc__buffer_free(&key.bytes);
+  return e != NULL ? conc__reply_element(s, &e->value)
+                   : conc__reply_argument(s, conc__argument(r, 1), &c);
+}
+
+/* Which parts of a row a reply has. */
+enum { CONC__PART_KEY = 1, CONC__PART_VALUE = 2, CONC__PART_PAIR = 3 };
+
+/* Appends those parts of a row: of a pair, both. */
+CONC__PRIVATE int conc__put_row(conc__session *s, const conc__row *e,
+                                int parts) {
+  int rc = 0;
+  if (parts & CONC__PART_KEY) rc = conc__put_element(s, conc__row_key(e));
+  if (rc == 0 && (parts & CONC__PART_VALUE))
+    rc = conc__put_element(s, &e->value);
+  return rc;
+}
+
+/* ('#RETURN', parts of all rows): a dict, or a list. Python's server makes
+   lists of the views that keys() and the others return, too. */
+CONC__PRIVATE int conc__reply_rows(conc__session *s, const conc__table *t,
+                                   int parts, bool dict) {
+  conc__buffer *out = &s->client->channel.out;
+  size_t at, i;
+  int rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  at = out->size;
+  if (rc == 0)
+    rc = conc__pickle_put_ops(
+        out, dict ? CONC__OP_EMPTY_DICT : CONC__OP_EMPTY_LIST, CONC__OP_MARK);
+  for (i = 0; rc == 0 && i < t->used && !conc__reply_is_full(s); i++) {
+    if (t->rows[i].key.size == CONC__ELEMENT_NONE) continue;
+    rc = conc__put_row(s, &t->rows[i], parts);
+    if (rc == 0 && parts == CONC__PART_PAIR && !dict)
+      rc = conc__pickle_put_op(out, CONC__OP_TUPLE2);
+  }
+  if (rc == 0)
+    rc = conc__pickle_put_op(out, dict ? CONC__OP_SETITEMS : CONC__OP_APPENDS);
+  if (rc == 0 && !conc__reply_is_full(s)) rc = conc__reply_settle(s, at);
+  return rc != 0 ? rc : conc__reply_finish(s);
+}
+
+CONC__PRIVATE int conc__dict_copy(conc__session *s, conc__object *o,
+                                  const conc__request *r) {
+  (void)r;
+  return conc__reply_rows(s, conc__dict_of(o), CONC__PART_PAIR, true);
+}
+
+CONC__PRIVATE int conc__dict_keys(conc__session *s, conc__object *o,
+                                  const conc__request *r) {
+  (void)r;
+  return conc__reply_rows(s, conc__dict_of(o), CONC__PART_KEY, false);
+}
+
+CONC__PRIVATE int conc__dict_values(conc__session *s, conc__object *o,
+                                    const conc__request *r) {
+  (void)r;
+  return conc__reply_rows(s, conc__dict_of(o), CONC__PART_VALUE, false);
+}
+
+CONC__PRIVATE int conc__dict_items(conc__session *s, conc__object *o,
+                                   const conc__request *r) {
+  (void)r;
+  return conc__reply_rows(s, conc__dict_of(o), CONC__PART_PAIR, false);
+}
+
+/* Python's repr(): {key: value, key: value}. */
+CONC__PRIVATE int conc__dict_text(const conc__object *o, conc__buffer *b) {
+  const conc__table *t = conc__dict_of(o);
+  conc__buffer scratch = {NULL, 0, 0, 0};
+  bool first = true;
+  size_t i;
+  int rc = conc__buffer_append(b, "{", 1);
+  for (i = 0; rc == 0 && i < t->used; i++) {
+    const conc__row *e = &t->rows[i];
+    if (e->key.size == CONC__ELEMENT_NONE) continue;
+    if (!first) rc = conc__buffer_append(b, ", ", 2);
+    first = false;
+    if (rc == 0) rc = conc__element_text(conc__row_key(e), b, &scratch);
+    if (rc == 0) rc = conc__buffer_append(b, ": ", 2);
+    if (rc == 0) rc = conc__element_text(&e->value, b, &scratch);
+  }
+  conc__buffer_free(&scratch);
+  return rc != 0 ? rc : conc__buffer_append(b, "}", 1);
+}
+
+/* --- a dict: changing it --- */
+
+/* Sets what is under a key to an element, which is the table's then, and is
+   freed after an error. */
+CONC__PRIVATE int conc__dict_put(conc__manager_data *m, conc__table *t,
+                                 const conc_value *v, conc__element *value,
+                                 conc__complaint *c) {
+  conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
+  conc__element original;
+  conc__row *e;
+  conc__lookup key;
+  int rc = conc__table_key(t, v, &key, &c->wrong);
+  if (rc != 0) {
+    conc__element_free(value);
+    return rc;
+  }
+  e = conc__table_find(t, &key);
+  if (e != NULL) { /* the key stays as it was given first */
+    rc = conc__table_change(t, e, value);
+  } else {
+    rc = conc__element_encode(m, &d, v, &original, &c->wrong);
+    if (rc == 0) rc = conc__table_add(t, &key, &original, value);
+    else conc__element_free(value);
+  }
+  conc__buffer_free(&key.bytes);
+  conc__draft_free(&d);
+  return rc;
+}
+
+/* The same with a value. */
+CONC__PRIVATE int conc__dict_set(conc__manager_data *m, conc__table *t,
+                                 const conc_value *key, const conc_value *v,
+                                 conc__complaint *c) {
+  conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
+  conc__element cell;
+  int rc = conc__element_encode(m, &d, v, &cell, &c->wrong);
+  conc__draft_free(&d);
+  return rc != 0 ? rc : conc__dict_put(m, t, key, &cell, c);
+}
+
+/* Copies all that another one has. */
+CONC__PRIVATE int conc__dict_merge_table(conc__table *t,
+                                         const conc__table *from) {
+  size_t i;
+  int rc = 0;
+  if (t == from) return 0;
+  for (i = 0; rc == 0 && i < from->used; i++) {
+    const conc__row *e = &from->rows[i];
+    conc__element value, original;
+    conc__row *old;
+    conc__lookup key;
+    size_t size = 0;
+    const unsigned char *body;
+    if (e->key.size == CONC__ELEMENT_NONE) continue;
+    /* It was hashed with the other table's secret. */
+    memset(&key, 0, sizeof key);
+    rc = conc__table_secret(t);
+    body = conc__element_body(&e->key, &size);
+    if (rc == 0) rc = conc__buffer_append(&key.bytes, body, size);
+    if (rc == 0) rc = conc__element_copy(&value, &e->value);
+    if (rc == 0) {
+      key.hash = conc__sip(&t->secret, body, size);
+      old = conc__table_find(t, &key);
+      if (old != NULL) {
+        rc = conc__table_change(t, old, &value);
+      } else {
+        rc = conc__element_copy(&original, conc__row_key(e));
+        if (rc == 0) rc = conc__table_add(t, &key, &original, &value);
+        else conc__element_free(&value);
+      }
+    }
+    conc__buffer_free(&key.bytes);
+  }
+  return rc;
+}
+
+/* Sets what an iterable of pairs says, of which this is number i. */
+CONC__PRIVATE int conc__dict_merge_pair(conc__manager_data *m, conc__table *t,
+                                        const conc_value *pair, size_t i,
+                                        conc__complaint *c) {
+  if (pair->type != CONC_LIST && pair->type != CONC_TUPLE)
+    return conc__complain(c, "TypeError",
+                          "cannot convert dictionary update sequence element "
+                          "#%lu to a sequence",
+                          (unsigned long)i);
+  if (pair->size != 2)
+    return conc__complain(c, "ValueError",
+                          "dictionary update sequence element #%lu has length "
+                          "%lu; 2 is required",
+                          (unsigned long)i, (unsigned long)pair->size);
+  return conc__dict_set(m, t, pair->as.items, pair->as.items + 1, c);
+}
+
+/* What dict() and update() have in common: a dict, a proxy of one, or an
+   iterable of pairs; and keywords. */
+CONC__PRIVATE int conc__dict_merge_request(conc__session *s, conc__table *t,
+                                           const conc__request *r,
+                                           const char *name,
+                                           conc__complaint *c) {
+  const size_t given = conc__request_given(r);
+  const conc_value *v = conc__argument(r, 0);
+  const conc__object *o = NULL;
+  size_t i;
+  int rc = 0;
+  if (given > 1)
+    return conc__complain(c, "TypeError",
+                          "%s expected at most 1 argument, got %lu", name,
+                          (unsigned long)given);
+  if (given == 1 && conc__is_object(v, CONC__MANAGERS, CONC__PROXY_CLASS))
+    o = conc__proxy_object(s->manager, v);
+  if (o != NULL && conc__dict_of(o) != NULL) {
+    rc = conc__dict_merge_table(t, conc__dict_of(o));
+  } else if (given == 1 && v->type == CONC_DICT) {
+    for (i = 0; rc == 0 && i < v->size; i++)
+      rc = conc__dict_set(s->manager, t, conc_value_key(v, i),
+                          conc_value_item(v, i), c);
+  } else if (given == 1 &&
+             (!conc__is_container(v->type) || v->type == CONC_OBJECT)) {
+    rc = conc__complain_type(c, "'", v, "' object is not iterable");
+  } else if (given == 1) {
+    for (i = 0; rc == 0 && i < v->size; i++)
+      rc = conc__dict_merge_pair(s->manager, t, v->as.items + i, i, c);
+  }
+  for (i = 0; rc == 0 && i < conc_value_size(r->kwds); i++)
+    rc = conc__dict_set(s->manager, t, conc_value_key(r->kwds, i),
+                        conc_value_item(r->kwds, i), c);
+  return rc;
+}
+
+CONC__PRIVATE int conc__dict_update(conc__session *s, conc__object *o,
+                                    const conc__request *r) {
+  conc__complaint c = {NULL, "", NULL};
+  return conc__reply_done(
+      s, &c, conc__dict_merge_request(s, conc__dict_of(o), r, "update", &c));
+}
+
+CONC__PRIVATE int conc__dict_setitem(conc__session *s, conc__object *o,
+                                     const conc__request *r) {
+  conc__complaint c = {NULL, "", NULL};
+  int rc = conc__arguments_check(r, "dict", 2, 2, &c);
+  if (rc == 0)
+    rc = conc__dict_set(s->manager, conc__dict_of(o), conc__argument(r, 0),
+                        conc__argument(r, 1), &c);
+  return conc__reply_done(s, &c, rc);
+}
+
+CONC__PRIVATE int conc__dict_delitem(conc__session *s, conc__object *o,
+                                     const conc__request *r) {
+  conc__table *t = conc__dict_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  uint32_t *slot;
+  conc__lookup key;
+  int rc = conc__arguments_check(r, "dict", 1, 1, &c);
+  if (rc == 0) rc = conc__dict_key(t, r, &key, &c);
+  if (rc != 0) return conc__reply_failed(s, &c, rc);
+  slot = conc__table_slot(t, &key);
+  conc__buffer_free(&key.bytes);
+  if (slot == NULL) return conc__reply_key_error(s, conc__argument(r, 0));
+  conc__table_remove(t, slot);
+  return conc__reply_none(s);
+}
+
+/* pop(key[, default]). */
+CONC__PRIVATE int conc__dict_pop(conc__session *s, conc__object *o,
+                                 const conc__request *r) {
+  conc__table *t = conc__dict_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  uint32_t *slot = NULL;
+  conc__lookup key;
+  int rc = conc__arguments_check(r, "dict", 1, 2, &c);
+  /* Of an empty dict Python does not even look whether it is a key. */
+  if (rc == 0 && t->count > 0) {
+    rc = conc__dict_key(t, r, &key, &c);
+    if (rc == 0) slot = conc__table_slot(t, &key);
+    if (rc == 0) conc__buffer_free(&key.bytes);
+  }
+  if (rc != 0) return conc__reply_failed(s, &c, rc);
+  if (slot == NULL)
+    return conc__argument(r, 1) != NULL
+               ? conc__reply_argument(s, conc__argument(r, 1), &c)
+               : conc__reply_key_error(s, conc__argument(r, 0));
+  rc = conc__reply_element(s, &t->rows[*slot - 1].value);
+  if (rc == 0 && conc__reply_is_result(s)) conc__table_remove(t, slot);
+  return rc;
+}
+
+/* popitem(): the pair that was set last. */
+CONC__PRIVATE int conc__dict_popitem(conc__session *s, conc__object *o,
+                                     const conc__request *r) {
+  conc__buffer *out = &s->client->channel.out;
+  conc__table *t = conc__dict_of(o);
+  conc__row *e = t->count > 0 ? &t->rows[t->used - 1] : NULL;
+  size_t at;
+  int rc;
+  (void)r;
+  if (e == NULL)
+    return conc__reply_builtin(s, "KeyError",
+                               "popitem(): dictionary is empty");
+  rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  at = out->size;
+  if (rc == 0) rc = conc__put_row(s, e, CONC__PART_PAIR);
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE2);
+  if (rc == 0) rc = conc__reply_settle(s, at);
+  if (rc == 0) rc = conc__reply_finish(s);
+  if (rc == 0 && conc__reply_is_result(s))
+    conc__table_remove(t, conc__table_slot_of(t, e));
+  return rc;
+}
+
+/* setdefault(key, default=None). */
+CONC__PRIVATE int conc__dict_setdefault(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
+  static const conc_value none = {CONC_NONE, 0, 0, {false}};
+  conc__table *t = conc__dict_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  const conc_value *v;
+  conc__row *e = NULL;
+  conc__lookup key;
+  int rc = conc__arguments_check(r, "dict", 1, 2, &c);
+  if (rc == 0) rc = conc__dict_key(t, r, &key, &c);
+  if (rc == 0) {
+    e = conc__table_find(t, &key);
+    conc__buffer_free(&key.bytes);
+    if (e == NULL) {
+      v = conc__argument(r, 1);
+      rc = conc__dict_set(s->manager, t, conc__argument(r, 0),
+                          v != NULL ? v : &none, &c);
+      e = rc == 0 ? &t->rows[t->used - 1] : NULL;
+    }
+  }
+  return rc != 0 ? conc__reply_failed(s, &c, rc)
+                 : conc__reply_element(s, &e->value);
+}
+
+CONC__PRIVATE int conc__dict_clear(conc__session *s, conc__object *o,
+                                   const conc__request *r) {
+  (void)r;
+  conc__table_clear(conc__dict_of(o));
+  return conc__reply_none(s);
+}
+
+/* Makes the state of a dict, empty. */
+CONC__PRIVATE conc__dict *conc__dict_new(void) {
+  conc__dict *dict = (conc__dict *)CONC_MALLOC(sizeof *dict);
+  if (dict != NULL) memset(dict, 0, sizeof *dict);
+  return dict;
+}
+
+/* dict(), dict(mapping), dict(pairs), each with keywords. */
+CONC__PRIVATE int conc__dict_make(conc__session *s, conc__object *o,
+                                  const conc__request *r, char *text,
+                                  size_t size) {
+  conc__complaint c = {NULL, "", NULL};
+  conc__dict *dict = conc__dict_new();
+  int rc = -ENOMEM;
+  if (dict != NULL)
+    rc = conc__dict_merge_request(s, &dict->table, r, "dict", &c);
+  if (rc == 0) {
+    o->state = dict;
+    return 0;
+  }
+  if (dict != NULL) conc__table_free(&dict->table);
+  CONC_FREE(dict);
+  return conc__make_failed(&c, rc, text, size);
+}
+
+/* --- an iterator over a dict's keys --- */
+
+/* __next__(). Python's own words for a dict that has changed; it says them
+   again and again, as there. */
+CONC__PRIVATE int conc__iterator_next(conc__session *s, conc__object *o,
+                                      const conc__request *r) {
+  conc__iterator *it = (conc__iterator *)o->state;
+  const conc__table *t;
+  const conc__row *e = NULL;
+  int rc;
+  (void)r;
+  if (it->dict != NULL) {
+    t = conc__dict_of(it->dict);
+    if (t->count != it->count) {
+      it->count = SIZE_MAX;
+      return conc__reply_builtin(s, "RuntimeError",
+                                 "dictionary changed size during iteration");
+    }
+    e = conc__table_from(t, it->serial);
+  }
+  if (e == NULL) {
+    if (it->dict != NULL) conc__object_unuse(it->table, it->dict);
+    it->dict = NULL;
+    return conc__reply_builtin(s, "StopIteration", "");
+  }
+  rc = conc__reply_element(s, conc__row_key(e));
+  if (rc == 0 && conc__reply_is_result(s)) it->serial = e->serial + 1;
+  return rc;
+}
+
+static const conc__method conc__iterator_methods[] = {
+    {"__next__", CONC__TAKES_NONE, conc__iterator_next, false},
+    {"next", CONC__TAKES_NONE, conc__iterator_next, true}}; /* of Python 2 */
+
+/* Methods make iterators, not clients by a name. */
+static const conc__class conc__iterator_type = {
+    NULL,
+    "dict_keyiterator",
+    conc__iterator_methods,
+    sizeof conc__iterator_methods / sizeof *conc__iterator_methods,
+    NULL,
+    conc__iterator_drop,
+    NULL,
+    NULL};
+
+/* iter(dict): the client gets a proxy for the iterator. */
+CONC__PRIVATE int conc__dict_iter(conc__session *s, conc__object *o,
+                                  const conc__request *r) {
+  conc__iterator *it = (conc__iterator *)CONC_MALLOC(sizeof *it);
+  conc__object *made =
+      it != NULL ? conc__object_new(&conc__iterator_type, it, NULL) : NULL;
+  (void)r;
+  if (made == NULL) {
+    CONC_FREE(it);
+    return conc__reply_builtin(s, "MemoryError", "");
+  }
+  it->table = &s->manager->objects;
+  it->dict = o;
+  it->serial = 0;
+  it->count = conc__dict_of(o)->count;
+  conc__object_use(o);
+  made = conc__object_serve(s, made);
+  return made != NULL ? conc__reply_proxy(s, made, "Iterator")
+                      : conc__reply_builtin(s, "MemoryError", "");
+}
+
+static const conc__method conc__dict_methods[] = {
+    {"__contains__", CONC__TAKES_ANY, conc__dict_contains, false},
+    {"__delitem__", CONC__TAKES_ANY, conc__dict_delitem, false},
+    {"__getitem__", CONC__TAKES_ANY, conc__dict_getitem, false},
+    {"__iter__", CONC__TAKES_NONE, conc__dict_iter, false},
+    {"__len__", CONC__TAKES_NONE, conc__dict_len, false},
+    {"__setitem__", CONC__TAKES_ANY, conc__dict_setitem, false},
+    {"clear", CONC__TAKES_NONE, conc__dict_clear, false},
+    {"copy", CONC__TAKES_NONE, conc__dict_copy, false},
+    {"get", CONC__TAKES_ANY, conc__dict_get, false},
+    {"items", CONC__TAKES_NONE, conc__dict_items, false},
+    {"keys", CONC__TAKES_NONE, conc__dict_keys, false},
+    {"pop", CONC__TAKES_ANY, conc__dict_pop, false},
+    {"popitem", CONC__TAKES_NONE, conc__dict_popitem, false},
+    {"setdefault", CONC__TAKES_ANY, conc__dict_setdefault, false},
+    {"update", CONC__TAKES_ANY, conc__dict_update, false},
+    {"values", CONC__TAKES_NONE, conc__dict_values, false},
+    {"has_key", CONC__TAKES_ANY, conc__dict_contains, true}}; /* Python 2 */
+
+static const conc__class conc__dict_type = {NULL,
+                                             "dict",
+                                             conc__dict_methods,
+                                             sizeof conc__dict_methods /
+                                                 sizeof *conc__dict_methods,
+                                             conc__dict_make,
+                                             conc__dict_drop,
+                                             conc__dict_text,
+                                             conc__dict_copy};
+
+/* --- a Namespace --- */
+
+CONC__PRIVATE void conc__namespace_drop(conc__object *o) {
+  conc__dict_drop(o);
+}
+
+/* A dict, but not to conc__dict_of: it can neither be iterated over nor
+   copied. */
+CONC__INLINE conc__table *conc__namespace_of(const conc__object *o) {
+  return &((conc__dict *)o->state)->table;
+}
+
+/* The name of an attribute, the first argument. */
+CONC__PRIVATE int conc__namespace_key(conc__table *t, const conc__request *r,
+                                      conc__lookup *key, conc__complaint *c) {
+  const conc_value *v = conc__argument(r, 0);
+  if (v->type != CONC_STR)
+    return conc__complain_type(c, "attribute name must be string, not '", v,
+                               "'");
+  return conc__dict_key(t, r, key, c);
+}
+
+/* There is no such attribute. */
+CONC__PRIVATE int conc__namespace_missing(conc__session *s,
+                                          const conc__request *r) {
+  conc__complaint c = {NULL, "", NULL};
+  const conc_value *v = conc__argument(r, 0);
+  conc__complain(&c, "AttributeError",
+                 "'Namespace' object has no attribute '%.*s'",
+                 CONC__SHOWN((const char *)v->as.bytes, 120));
+  return conc__reply_failed(s, &c, -EINVAL);
+}
+
+CONC__PRIVATE int conc__namespace_get(conc__session *s, conc__object *o,
+                                      const conc__request *r) {
+  conc__table *t = conc__namespace_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  const conc__row *e;
+  conc__lookup key;
+  int rc = conc__arguments_check(r, "Namespace", 1, 1, &c);
+  if (rc == 0) rc = conc__namespace_key(t, r, &key, &c);
+  if (rc != 0) return conc__reply_failed(s, &c, rc);
+  e = conc__table_find(t, &key);
+  conc__buffer_free(&key.bytes);
+  if (e != NULL) return conc__reply_element(s, &e->value);
+  if (strcmp((const char *)conc__argument(r, 0)->as.bytes, "__dict__") == 0)
+    return conc__reply_rows(s, t, CONC__PART_PAIR, true);
+  return conc__namespace_missing(s, r);
+}
+
+CONC__PRIVATE int conc__namespace_set(conc__session *s, conc__object *o,
+                                      const conc__request *r) {
+  conc__table *t = conc__namespace_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  conc__lookup key;
+  int rc = conc__arguments_check(r, "Namespace", 2, 2, &c);
+  if (rc == 0) rc = conc__namespace_key(t, r, &key, &c);
+  if (rc == 0) {
+    conc__buffer_free(&key.bytes);
+    rc = conc__dict_set(s->manager, t, conc__argument(r, 0),
+                        conc__argument(r, 1), &c);
+  }
+  return conc__reply_done(s, &c, rc);
+}
+
+CONC__PRIVATE int conc__namespace_delete(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
+  conc__table *t = conc__namespace_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  uint32_t *slot;
+  conc__lookup key;
+  int rc = conc__arguments_check(r, "Namespace", 1, 1, &c);
+  if (rc == 0) rc = conc__namespace_key(t, r, &key, &c);
+  if (rc != 0) return conc__reply_failed(s, &c, rc);
+  slot = conc__table_slot(t, &key);
+  conc__buffer_free(&key.bytes);
+  if (slot == NULL) return conc__namespace_missing(s, r);
+  conc__table_remove(t, slot);
+  return conc__reply_none(s);
+}
+
+/* An attribute as it is shown: name=value. */
+CONC__PRIVATE int conc__namespace_line(const conc__row *e, conc__buffer *b,
+                                       conc__buffer *scratch) {
+  conc_value name;
+  size_t size = 0;
+  const unsigned char *body = conc__element_body(&e->key, &size);
+  int rc = conc__view_scalar(&name, body, size) ? 0 : -EBADMSG;
+  if (rc == 0) rc = conc__buffer_append(b, name.as.bytes, name.size);
+  if (rc == 0) rc = conc__buffer_append(b, "=", 1);
+  return rc != 0 ? rc : conc__element_text(&e->value, b, scratch);
+}
+
+/* One of these lines. */
+typedef struct conc__line {
+  size_t at, size;
+} conc__line;
+
+/* Sorts lines of a text by their bytes, which is the order of strs. Merge
+   sort: no names make it slow. `other` is room for as many. */
+CONC__PRIVATE void conc__lines_sort(const unsigned char *text,
+                                    conc__line *lines, conc__line *other,
+                                    size_t n) {
+  const size_t half = n / 2;
+  size_t i = 0, k = half, to = 0;
+  if (n < 2) return;
+  conc__lines_sort(text, lines, other, half);
+  conc__lines_sort(text, lines + half, other, n - half);
+  while (i < half && k < n) {
+    const conc__line *a = &lines[i], *b = &lines[k];
+    const int c = memcmp(text + a->at, text + b->at,
+                         a->size < b->size ? a->size : b->size);
+    if (c < 0 || (c == 0 && a->size <= b->size)) other[to++] = lines[i++];
+    else other[to++] = lines[k++];
+  }
+  while (i < half) other[to++] = lines[i++];
+  memcpy(lines, other, to * sizeof *lines);
+}
+
+/* Namespace(a=1, b=2), sorted, without the names that begin with a line. */
+CONC__PRIVATE int conc__namespace_text(const conc__object *o,
+                                       conc__buffer *b) {
+  const conc__table *t = conc__namespace_of(o);
+  conc__buffer text = {NULL, 0, 0, 0}, scratch = {NULL, 0, 0, 0};
+  conc__line *lines =
+      (conc__line *)CONC_MALLOC((t->count * 2 + 1) * sizeof *lines);
+  size_t n = 0, i;
+  int rc = lines != NULL ? conc__buffer_append(b, "Namespace(", 10) : -ENOMEM;
+  for (i = 0; rc == 0 && i < t->used; i++) {
+    if (t->rows[i].key.size == CONC__ELEMENT_NONE) continue;
+    lines[n].at = text.size;
+    rc = conc__namespace_line(&t->rows[i], &text, &scratch);
+    lines[n].size = text.size - lines[n].at;
+    if (rc == 0 && text.data[lines[n].at] != '_') n++;
+  }
+  if (rc == 0) conc__lines_sort(text.data, lines, lines + t->count, n);
+  for (i = 0; rc == 0 && i < n; i++) {
+    if (i > 0) rc = conc__buffer_append(b, ", ", 2);
+    if (rc == 0)
+      rc = conc__buffer_append(b, text.data + lines[i].at, lines[i].size);
+  }
+  CONC_FREE(lines);
+  conc__buffer_free(&text);
+  conc__buffer_free(&scratch);
+  return rc != 0 ? rc : conc__buffer_append(b, ")", 1);
+}
+
+/* A copy of an object of the module of managers, of which only the state is
+   ours to write: it begins here, and ends with conc__reply_instance_end. *at
+   is where the state begins. */
+CONC__PRIVATE int conc__reply_instance(conc__session *s, const char *name,
+                                       size_t *at) {
+  conc__buffer *out = &s->client->channel.out;
+  int rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  if (rc == 0) rc = conc__pickle_put_global(out, CONC__MANAGERS, name);
+  if (rc == 0)
+    rc = conc__pickle_put_ops(out, CONC__OP_EMPTY_TUPLE, CONC__OP_NEWOBJ);
+  *at = out->size;
+  return rc;
+}
+
+CONC__PRIVATE int conc__reply_instance_end(conc__session *s, size_t at) {
+  int rc = conc__reply_is_full(s) ? 0 : conc__reply_settle(s, at);
+  if (rc == 0)
+    rc = conc__pickle_put_op(&s->client->channel.out, CONC__OP_BUILD);
+  return rc != 0 ? rc : conc__reply_finish(s);
+}
+
+CONC__PRIVATE int conc__namespace_copy(conc__session *s, conc__object *o,
+                                       const conc__request *r) {
+  conc__buffer *out = &s->client->channel.out;
+  const conc__table *t = conc__namespace_of(o);
+  size_t at = 0, i;
+  int rc = conc__reply_instance(s, "Namespace", &at);
+  (void)r;
+  if (rc == 0)
+    rc = conc__pickle_put_ops(out, CONC__OP_EMPTY_DICT, CONC__OP_MARK);
+  for (i = 0; rc == 0 && i < t->used && !conc__reply_is_full(s); i++)
+    if (t->rows[i].key.size != CONC__ELEMENT_NONE)
+      rc = conc__put_row(s, &t->rows[i], CONC__PART_PAIR);
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_SETITEMS);
+  return rc != 0 ? rc : conc__reply_instance_end(s, at);
+}
+
+/* Namespace(**attributes). */
+CONC__PRIVATE int conc__namespace_make(conc__session *s, conc__object *o,
+                                       const conc__request *r, char *text,
+                                       size_t size) {
+  conc__complaint c = {NULL, "", NULL};
+  conc__dict *dict = conc__dict_new();
+  int rc = dict != NULL ? 0 : -ENOMEM;
+  if (rc == 0 && conc__request_given(r) > 0)
+    rc = conc__complain(&c, "TypeError",
+                        "Namespace.__init__() takes 1 positional argument but "
+                        "%lu were given",
+                        (unsigned long)conc__request_given(r) + 1);
+  if (rc == 0)
+    rc = conc__dict_merge_request(s, &dict->table, r, "Namespace", &c);
+  if (rc == 0) {
+    o->state = dict;
+    return 0;
+  }
+  if (dict != NULL) conc__table_free(&dict->table);
+  CONC_FREE(dict);
+  return conc__make_failed(&c, rc, text, size);
+}
+
+static const conc__method conc__namespace_methods[] = {
+    {"__getattribute__", CONC__TAKES_ANY, conc__namespace_get, false},
+    {"__setattr__", CONC__TAKES_ANY, conc__namespace_set, false},
+    {"__delattr__", CONC__TAKES_ANY, conc__namespace_delete, false}};
+
+static const conc__class conc__namespace_type = {
+    NULL,
+    CONC__MANAGERS ".Namespace",
+    conc__namespace_methods,
+    sizeof conc__namespace_methods / sizeof *conc__namespace_methods,
+    conc__namespace_make,
+    conc__namespace_drop,
+    conc__namespace_text,
+    conc__namespace_copy};
+
+/* --- a Value --- */
+
+CONC__PRIVATE int conc__variable_get(conc__session *s, conc__object *o,
+                                     const conc__request *r) {
+  (void)r;
+  return conc__reply_element(s, &((conc__variable *)o->state)->value);
+}
+
+CONC__PRIVATE int conc__variable_set(conc__session *s, conc__object *o,
+                                     const conc__request *r) {
+  conc__variable *v = (conc__variable *)o->state;
+  conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
+  conc__complaint c = {NULL, "", NULL};
+  conc__element cell;
+  int rc = conc__element_encode(
+      s->manager, &d, conc__request_argument(r, 0, "value"), &cell, &c.wrong);
+  conc__draft_free(&d);
+  if (rc == 0) {
+    conc__element_free(&v->value);
+    v->value = cell;
+  }
+  return conc__reply_done(s, &c, rc);
+}
+
+/* Value('i', 5). */
+CONC__PRIVATE int conc__variable_text(const conc__object *o, conc__buffer *b) {
+  const conc__variable *v = (const conc__variable *)o->state;
+  conc__buffer scratch = {NULL, 0, 0, 0};
+  int rc = conc__buffer_append(b, "Value(", 6);
+  if (rc == 0) rc = conc__element_text(&v->code, b, &scratch);
+  if (rc == 0) rc = conc__buffer_append(b, ", ", 2);
+  if (rc == 0) rc = conc__element_text(&v->value, b, &scratch);
+  conc__buffer_free(&scratch);
+  return rc != 0 ? rc : conc__buffer_append(b, ")", 1);
+}
+
+CONC__PRIVATE int conc__variable_copy(conc__session *s, conc__object *o,
+                                      const conc__request *r) {
+  const conc__variable *v = (const conc__variable *)o->state;
+  conc__buffer *out = &s->client->channel.out;
+  size_t at = 0;
+  int rc = conc__reply_instance(s, "Value", &at);
+  (void)r;
+  if (rc == 0)
+    rc = conc__pickle_put_ops(out, CONC__OP_EMPTY_DICT, CONC__OP_MARK);
+  if (rc == 0) rc = conc__pickle_put_str(out, "_typecode", 9);
+  if (rc == 0) rc = conc__put_element(s, &v->code);
+  if (rc == 0) rc = conc__pickle_put_str(out, "_value", 6);
+  if (rc == 0) rc = conc__put_element(s, &v->value);
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_SETITEMS);
+  return rc != 0 ? rc : conc__reply_instance_end(s, at);
+}
+
+/* Value(typecode, value, lock=True): Python's looks at none of them. */
+CONC__PRIVATE int conc__variable_make(conc__session *s, conc__object *o,
+                                      const conc__request *r, char *text,
+                                      size_t size) {
+  static const conc__parameters takes = {{"typecode", "value", "lock"}, 3, 2};
+  conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
+  conc__complaint c = {NULL, "", NULL};
+  conc__variable *v = (conc__variable *)CONC_MALLOC(sizeof *v);
+  int rc = v != NULL ? 0 : -ENOMEM;
+  if (rc == 0) {
+    v->code.size = v->value.size = CONC__ELEMENT_NONE;
+    if (!conc__request_arguments_fit(r, &takes, c.text, sizeof c.text)) {
+      c.name = "TypeError";
+      rc = -EINVAL;
+    }
+  }
+  if (rc == 0)
+    rc = conc__element_encode(s->manager, &d,
+                              conc__request_argument(r, 0, "typecode"),
+                              &v->code, &c.wrong);
+  if (rc == 0)
+    rc = conc__element_encode(s->manager, &d,
+                              conc__request_argument(r, 1, "value"), &v->value,
+                              &c.wrong);
+  conc__draft_free(&d);
+  if (rc == 0) {
+    o->state = v;
+    return 0;
+  }
+  if (v != NULL) {
+    conc__element_free(&v->code);
+    conc__element_free(&v->value);
+  }
+  CONC_FREE(v);
+  return conc__make_failed(&c, rc, text, size);
+}
+
+static const conc__method conc__variable_methods[] = {
+    {"get", CONC__TAKES_NONE, conc__variable_get, false},
+    {"set", {{"value", NULL, NULL}, 1, 1}, conc__variable_set, false}};
+
+static const conc__class conc__variable_type = {
+    NULL,
+    CONC__MANAGERS ".Value",
+    conc__variable_methods,
+    sizeof conc__variable_methods / sizeof *conc__variable_methods,
+    conc__variable_make,
+    conc__variable_drop,
+    conc__variable_text,
+    conc__variable_copy};
+
+/* --- an Array --- */
+
+CONC__PRIVATE int conc__array_len(conc__session *s, conc__object *o,
+                                  const conc__request *r) {
+  (void)r;
+  return conc__reply_int(s, (int64_t)conc__items_count(conc__array_of(o)));
+}
+
+/* ('#RETURN', array.array(code, [items])): the items of places. */
+CONC__PRIVATE int conc__reply_items(conc__session *s, const conc__items *a,
+                                    const conc__places *p) {
+  conc__buffer *out = &s->client->channel.out;
+  char letter[2] = {0, 0};
+  size_t i;
+  int rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  letter[0] = a->code->letter;
+  if (rc == 0) rc = conc__pickle_put_global(out, "array", "array");
+  if (rc == 0) rc = conc__put_native(out, letter, s->protocol);
+  if (rc == 0)
+    rc = conc__pickle_put_ops(out, CONC__OP_EMPTY_LIST, CONC__OP_MARK);
+  for (i = 0; rc == 0 && i < p->count && !conc__reply_is_full(s); i++)
+    rc = conc__unit_put(out, a->code,
+                        a->data.data +
+                            (p->start + (int64_t)i * p->step) * a->code->size);
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_APPENDS);
+  if (rc == 0)
+    rc = conc__pickle_put_ops(out, CONC__OP_TUPLE2, CONC__OP_REDUCE);
+  return rc != 0 ? rc : conc__reply_finish(s);
+}
+
+CONC__PRIVATE int conc__array_copy(conc__session *s, conc__object *o,
+                                   const conc__request *r) {
+  conc__places all = {0, 1, 0, true};
+  (void)r;
+  all.count = conc__items_count(conc__array_of(o));
+  return conc__reply_items(s, conc__array_of(o), &all);
+}
+
+/* Replies with one item, or those of a slice. */
+CONC__PRIVATE int conc__array_reply(conc__session *s, const conc__items *a,
+                                    const conc__places *p) {
+  int rc;
+  if (p->slice) return conc__reply_items(s, a, p);
+  rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  if (rc == 0)
+    rc = conc__unit_put(&s->client->channel.out, a->code,
+                        a->data.data + p->start * a->code->size);
+  return rc != 0 ? rc : conc__reply_end(s);
+}
+
+CONC__PRIVATE int conc__array_getitem(conc__session *s, conc__object *o,
+                                      const conc__request *r) {
+  const conc__items *a = conc__array_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  conc__places p;
+  int rc = conc__arguments_check(r, "array.array", 1, 1, &c);
+  if (rc == 0)
+    rc = conc__places_read(conc__argument(r, 0), conc__items_count(a), "array",
+                           "", &p, &c);
+  return rc != 0 ? conc__reply_failed(s, &c, rc) : conc__array_reply(s, a, &p);
+}
+
+CONC__PRIVATE int conc__array_getslice(conc__session *s, conc__object *o,
+                                       const conc__request *r) {
+  const conc__items *a = conc__array_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  conc__places p;
+  int rc = conc__arguments_check(r, "array.array", 2, 2, &c);
+  if (rc == 0) rc = conc__places_read_old(r, conc__items_count(a), &p, &c);
+  return rc != 0 ? conc__reply_failed(s, &c, rc) : conc__array_reply(s, a, &p);
+}
+
+/* One item. To a slice Python assigns only another array, which a client
+   cannot send as data. */
+CONC__PRIVATE int conc__array_setitem(conc__session *s, conc__object *o,
+                                      const conc__request *r) {
+  conc__items *a = conc__array_of(o);
+  conc__complaint c = {NULL, "", NULL};
+  conc__places p;
+  int rc = conc__arguments_check(r, "array.array", 2, 2, &c);
+  if (rc == 0)
+    rc = conc__places_read(conc__argument(r, 0), conc__items_count(a), "array",
+                           " assignment", &p, &c);
+  if (rc == 0 && p.slice)
+    rc = conc__complain_type(&c, "can only assign array (not \"",
+                             conc__argument(r, 1), "\") to array slice");
+  if (rc == 0)
+    rc = conc__unit_read(a->code, conc__argument(r, 1),
+                         a->data.data + p.start * a->code->size, &c);
+  return conc__reply_done(s, &c, rc);
+}
+
+/* array('i', [1, 2]); array('u', 'text'); array('i') */
+CONC__PRIVATE int conc__array_text(const conc__object *o, conc__buffer *b) {
+  const conc__items *a = conc__array_of(o);
+  const size_t n = conc__items_count(a);
+  conc__buffer item = {NULL, 0, 0, 0}, text = {NULL, 0, 0, 0};
+  conc_value v;
+  size_t i;
+  int rc = conc__buffer_append(b, "array('", 7);
+  if (rc == 0) rc = conc__buffer_append(b, &a->code->letter, 1);
+  if (rc == 0) rc = conc__buffer_append(b, "'", 1);
+  if (rc == 0 && n > 0)
+    rc = conc__buffer_append(b, a->code->text ? ", " : ", [",
+                             a->code->text ? 2 : 3);
+  for (i = 0; rc == 0 && i < n; i++) {
+    item.size = 0;
+    rc = conc__unit_put(&item, a->code, a->data.data + i * a->code->size);
+    if (rc != 0) break;
+    if (!conc__view_scalar(&v, item.data, item.size)) rc = -EBADMSG;
+    else if (a->code->text)
+      rc = conc__buffer_append(&text, v.as.bytes, v.size);
+    else {
+      if (i > 0) rc = conc__buffer_append(b, ", ", 2);
+      if (rc == 0) rc = conc__python_repr(b, &v);
+    }
+  }
+  if (rc == 0 && n > 0 && a->code->text) {
+    memset(&v, 0, sizeof v);
+    v.type = CONC_STR;
+    v.as.bytes = text.data;
+    v.size = text.size;
+    rc = conc__python_repr(b, &v);
+  } else if (rc == 0 && n > 0) {
+    rc = conc__buffer_append(b, "]", 1);
+  }
+  conc__buffer_free(&item);
+  conc__buffer_free(&text);
+  return rc != 0 ? rc : conc__buffer_append(b, ")", 1);
+}
+
+/* Reads a typecode. */
+CONC__PRIVATE int conc__code_read(const conc_value *v, const conc__code **code,
+                                  conc__complaint *c) {
+  size_t i;
+  if (v->type != CONC_STR || v->size != 1)
+    return conc__complain_type(
+        c, "array() argument 1 must be a unicode character, not ", v, "");
+  for (i = 0; i < sizeof conc__codes / sizeof *conc__codes; i++) {
+    *code = &conc__codes[i];
+    if ((*code)->letter == (char)*v->as.bytes) return 0;
+  }
+  return conc__complain(c, "ValueError",
+                        "bad typecode (must be b, B, u, h, H, i, I, l, L, q, "
+                        "Q, f or d)");
+}
+
+/* Fills an array with the items of a value. Of bytes, these are what lies in
+   memory, as array.frombytes takes it. */
+CONC__PRIVATE int conc__array_fill(conc__manager_data *m, conc__items *a,
+                                   const conc_value *v, conc__complaint *c) {
+  const size_t size = a->code->size;
+  conc__elements items = {NULL, 0, 0, 0};
+  conc__buffer scratch = {NULL, 0, 0, 0};
+  size_t i;
+  int rc;
+  if (conc__is_binary(v) && !a->code->text) {
+    if (v->size % size != 0)
+      return conc__complain(c, "ValueError",
+                            "bytes length not a multiple of item size");
+    return v->size > CONC__WEIGHT_MAX
+               ? -EMSGSIZE
+               : conc__buffer_append(&a->data, v->as.bytes, v->size);
+  }
+  if (v->type == CONC_STR && !a->code->text)
+    return conc__complain(c, "TypeError",
+                          "cannot use a str to initialize an "
+                          "array with typecode '%c'",
+                          a->code->letter);
+  rc = conc__gather(m, &items, v, c);
+  if (rc == 0) rc = conc__buffer_reserve(&a->data, items.count * size + 1);
+  for (i = 0; rc == 0 && i < items.count; i++) {
+    conc__view view;
+    rc = conc__view_open(&view, &items.at[i], conc__reference_put_class, NULL,
+                         &scratch);
+    if (rc != 0) break;
+    rc = conc__unit_read(a->code, view.value, a->data.data + a->data.size, c);
+    a->data.size += size; /* there is room */
+    conc__view_close(&view);
+  }
+  conc__buffer_free(&scratch);
+  conc__elements_free(&items);
+  return rc;
+}
+
+/* Array(typecode, sequence, lock=True). */
+CONC__PRIVATE int conc__array_make(conc__session *s, conc__object *o,
+                                   const conc__request *r, char *text,
+                                   size_t size) {
+  static const conc__parameters takes = {
+      {"typecode", "sequence", "lock"}, 3, 2};
+  conc__complaint c = {NULL, "", NULL};
+  conc__items *a = (conc__items *)CONC_MALLOC(sizeof *a);
+  int rc = a != NULL ? 0 : -ENOMEM;
+  if (rc == 0) {
+    memset(a, 0, sizeof *a);
+    if (!conc__request_arguments_fit(r, &takes, c.text, sizeof c.text)) {
+      c.name = "TypeError";
+      rc = -EINVAL;
+    }
+  }
+  if (rc == 0)
+    rc = conc__code_read(conc__request_argument(r, 0, "typecode"), &a->code,
+                         &c);
+  if (rc == 0)
+    rc = conc__array_fill(s->manager, a,
+                          conc__request_argument(r, 1, "sequence"), &c);
+  if (rc == 0) {
+    o->state = a;
+    return 0;
+  }
+  if (a != NULL) conc__buffer_free(&a->data);
+  CONC_FREE(a);
+  return conc__make_failed(&c, rc, text, size);
+}
+
+static const conc__method conc__array_methods[] = {
+    {"__len__", CONC__TAKES_NONE, conc__array_len, false},
+    {"__getitem__", CONC__TAKES_ANY, conc__array_getitem, false},
+    {"__setitem__", CONC__TAKES_ANY, conc__array_setitem, false},
+    {"__getslice__", CONC__TAKES_ANY, conc__array_getslice, true}};
+
+static const conc__class conc__array_type = {NULL,
+                                              "array.array",
+                                              conc__array_methods,
+                                              sizeof conc__array_methods /
+                                                  sizeof *conc__array_methods,
+                                              conc__array_make,
+                                              conc__array_drop,
+                                              conc__array_text,
+                                              conc__array_copy};
+
+/* --- their names --- */
+
+/* What Python's SyncManager calls them. An iterator has a name, too, but is
+   made by a method alone. */
+static const conc__type_name conc__container_types[]
+    __attribute__((unused)) = {{"list", &conc__list_type},
+                               {"dict", &conc__dict_type},
+                               {"Value", &conc__variable_type},
+                               {"Array", &conc__array_type},
+                               {"Namespace", &conc__namespace_type}};
+/* ---------------------------------------------------------------------------
+   >>types: what a SyncManager of Python serves
+
+   The classes of conc_manager_register_types. Each object is one of our own
+   primitives, a conc_lock, a conc_cond, with a row of methods whose arguments,
+   results and exceptions are those of Python's threading and queue. Here and
+   there Python's differ from release to release: then it is 3.13.
+
+   A method tries first, without a wait. Only if that does not do, the session
+   blocks, as it does for a queue, and waits in the same call that a task of
+   the program would wait in; so the end of the client ends the wait.
+
+   A lock is acquired in the name of the client's connection (see "what a
+   connection owns"). Python's Lock has no owner, for any thread may release
+   it: so each of its acquires has a number of its own, in whose name whichever
+   client releases it. An RLock has the connection's.
+
+   When a connection ends, what it holds is given up as by an owner that has
+   ended: the next task that acquires it gets -EOWNERDEAD. If that is a client,
+   it is told so, by a RuntimeError, and does not have the lock then. So a
+   `with` of Python, which releases only what it has acquired, leaves it free;
+   after that it is as before.
+
+   Uses >>objects, >>session, >>dispatch, and the primitives. Its user is the
+   program; nothing else names it.
+   ------------------------------------------------------------------------ */
+
+#define CONC__ENDED_TEXT                                         \
+  "the owner of the lock has ended: what the lock protects may " \
+  "be half changed"
+
+/* --- arguments --- */
+
+/* A number, as Python reads a timeout: False if it is none. A bool is one. */
+CONC__PRIVATE bool conc__argument_float(const conc_value *v, double *f) {
+  int64_t n;
+  bool b;
+  if (conc_value_type(v) == CONC_BIGINT) *f = CONC_FOREVER;
+  else if (conc_value_bool(v, &b) == 0) *f = b;
+  else if (conc_value_int(v, &n) == 0) *f = (double)n;
+  else return conc_value_float(v, f) == 0;
+  return true;
+}
+
+/* A whole number, which is clipped to what an int64_t holds. */
+CONC__PRIVATE bool conc__argument_int(const conc_value *v, int64_t *n) {
+  bool b;
+  if (conc_value_type(v) == CONC_BIGINT) *n = INT64_MAX;
+  else if (conc_value_bool(v, &b) == 0) *n = b;
+  else return conc_value_int(v, n) == 0;
+  return true;
+}
+
+/* Reads a timeout that may be None, as the waits of Event, Condition, Barrier
+   and Semaphore do: not given is `otherwise`, and less than 0 is 0. False: it
+   is no number. */
+CONC__PRIVATE bool conc__argument_timeout(const conc_value *v,
+                                          double otherwise, double *timeout) {
+  *timeout = otherwise;
+  if (v == NULL || conc_value_type(v) == CONC_NONE) return true;
+  if (!conc__argument_float(v, timeout)) return false;
+  if (!(*timeout > 0)) *timeout = 0; /* a NaN, too */
+  return true;
+}
+
+CONC__PRIVATE int conc__reply_no_number(conc__session *s) {
+  return conc__reply_builtin(s, "TypeError", "'timeout' must be a number");
+}
+
+/* Checks the arguments of create: 0, or -EINVAL and the exception. `init` is
+   what Python calls with them. */
+CONC__PRIVATE int conc__make_fits(const conc__request *r, const char *init,
+                                  const conc__parameters *p, char *text,
+                                  size_t size) {
+  conc__request called = *r;
+  size_t n = (size_t)snprintf(text, size, "TypeError: ");
+  called.method = init;
+  return conc__request_arguments_fit(&called, p, text + n, size - n) ? 0
+                                                                    : -EINVAL;
+}
+
+/* Appends a text. 0 or -ENOMEM. */
+CONC__PRIVATE int conc__text_append(conc__buffer *b, const char *text) {
+  return conc__buffer_append(b, text, strlen(text));
+}
+
+/* Memory for the state of an object, all of it 0: as CONC_MALLOC. */
+CONC__PRIVATE void *conc__state_new(size_t size) {
+  void *state = CONC_MALLOC(size);
+  if (state != NULL) memset(state, 0, size);
+  return state;
+}
+
+/* The same for what the program registers under a name, which is checked
+   first. NULL: *rc is what is wrong. */
+CONC__PRIVATE void *conc__register_state(conc_manager *manager,
+                                         const char *name, const void *what,
+                                         size_t size, int *rc) {
+  void *state;
+  *rc = conc__register_begin(manager, name, what);
+  if (*rc != 0) return NULL;
+  state = conc__state_new(size);
+  if (state == NULL) *rc = -ENOMEM;
+  return state;
+}
+
+CONC__PRIVATE int conc__register_end(conc_manager *manager, const char *name,
+                                     const conc__class *type, void *state) {
+  int rc = conc__names_add_object(&manager->state->objects, name, type, state,
+                                  NULL);
+  if (rc != 0) CONC_FREE(state);
+  return rc;
+}
+
+CONC__PRIVATE void conc__state_drop(conc__object *o) { CONC_FREE(o->state); }
+
+/* --- Queue, JoinableQueue --- */
+
+/* Queue(maxsize=0), where less than 1 is no bound. */
+CONC__PRIVATE int conc__make_queue(conc__session *s, conc__object *o,
+                                   const conc__request *r, char *text,
+                                   size_t size) {
+  static const conc__parameters p = {{"maxsize", NULL, NULL}, 1, 0};
+  int rc = conc__make_fits(r, "Queue.__init__", &p, text, size);
+  const conc_value *maxsize;
+  conc_queue_opts opts;
+  int64_t n = 0;
+  (void)s;
+  if (rc != 0) return rc;
+  maxsize = conc__request_argument(r, 0, "maxsize");
+  if (maxsize != NULL && !conc__argument_int(maxsize, &n)) {
+    snprintf(text, size, "TypeError: 'maxsize' must be an integer");
+    return -EINVAL;
+  }
+  memset(&opts, 0, sizeof opts);
+  if (n > 0) opts.capacity = (uint64_t)n < SIZE_MAX ? (size_t)n : SIZE_MAX;
+  o->state = o->queue = conc_queue_new(&opts);
+  if (o->queue != NULL) return 0;
+  snprintf(text, size, "MemoryError");
+  return -ENOMEM;
+}
+
+CONC__PRIVATE void conc__drop_queue(conc__object *o) {
+  conc_queue_free(o->queue);
+}
+
+/* shutdown(immediate=False): from now on a put raises queue.ShutDown, and so
+   does a get when there is nothing left; which is so at once if `immediate`.
+   What is left then counts as done. */
+CONC__PRIVATE int conc__serve_queue_shutdown(conc__session *s, conc__object *o,
+                                             const conc__request *r) {
+  const conc_value *v = conc__request_argument(r, 0, "immediate");
+  conc_queue *q = o->queue;
+  o->shut = true;
+  conc_queue_close(q);
+  if (v != NULL && conc__value_is_true(v)) {
+    conc__buffer b = {NULL, 0, 0, 0};
+    conc__sink sink;
+    do {
+      b.size = 0;
+      conc__sink_body(&sink, &b, CONC__WANTS_ANY, SIZE_MAX);
+    } while (q->ops->get(q, &sink, 0) >= 0 && conc_task_done(q) == 0);
+    conc__buffer_free(&b);
+  }
+  return conc__reply_none(s);
+}
+
+static const conc__method conc__queue_more[] = {
+    {"shutdown",
+     {{"immediate", NULL, NULL}, 1, 0},
+     conc__serve_queue_shutdown,
+     false}};
+
+static const conc__class conc__queue_type = {
+    &conc__served_queue, "queue.Queue",    conc__queue_more, 1,
+    conc__make_queue,   conc__drop_queue, NULL,             NULL};
+
+/* --- Lock and RLock: a conc_rlock --- */
+
+typedef struct conc__served_lock {
+  conc__holding holding; /* first: in the list of the client that has it */
+  conc_rlock own;
+  conc_rlock *lock; /* `own`, or the program's; of a Lock its .lock alone */
+  uintptr_t owner;  /* in whose name; 0: no client has it */
+  bool recursive;   /* an RLock */
+} conc__served_lock;
+
+/* Releases a level, or all of them, in the name of the owner. To TSan, which
+   knows no owners but the fibers, it is held within the calls alone. */
+CONC__PRIVATE void conc__served_lock_free(conc__served_lock *l, bool all) {
+  uintptr_t before = conc__act_as(l->owner);
+  if (all) l->lock->lock.depth = 0;
+  if (l->lock->lock.depth == 0) {
+    conc__unhold(&l->holding);
+    l->owner = 0;
+    conc__tsan_acquired(&l->lock->lock, false, false);
+  }
+  conc_rlock_release(l->lock);
+  conc__act_as(before);
+}
+
+/* The connection that held it has ended. */
+CONC__PRIVATE void conc__served_lock_ended(conc__holding *holding) {
+  conc__served_lock *l = (conc__served_lock *)holding;
+  uintptr_t before = conc__act_as(l->owner);
+  l->owner = 0;
+  conc__tsan_acquired(&l->lock->lock, false, false);
+  conc__lock_abandon(&l->lock->lock);
+  conc__act_as(before);
+}
+
+/* `lock` is the program's, or NULL. */
+CONC__PRIVATE void conc__served_lock_init(conc__served_lock *l,
+                                          conc_rlock *lock, bool recursive) {
+  memset(l, 0, sizeof *l);
+  l->holding.ended = conc__served_lock_ended;
+  l->lock = lock != NULL ? lock : &l->own;
+  l->recursive = recursive;
+}
+
+/* The caller's client has it from now on. */
+CONC__PRIVATE void conc__served_lock_hold(conc__session *s,
+                                          conc__served_lock *l,
+                                          uintptr_t owner) {
+  l->owner = owner;
+  if (l->holding.link != NULL) return; /* another level of it */
+  conc__hold(&s->client->holdings, &l->holding);
+  conc__tsan_released(&l->lock->lock, false);
+}
+
+/* After a wait: whether the client has gone meanwhile. Then what it has got
+   will be of no use to it. */
+CONC__PRIVATE bool conc__session_is_gone(conc__session *s) {
+  conc__client_peek(s->client);
+  return s->client->hangup;
+}
+
+/* acquire(blocking=True, timeout=-1), both read already. */
+CONC__PRIVATE int conc__served_lock_acquire(conc__session *s,
+                                            conc__served_lock *l,
+                                            double timeout) {
+  uintptr_t owner = l->recursive ? s->client->owner : conc__owner_new();
+  uintptr_t before = conc__act_as(owner);
+  bool waits = false;
+  int rc = conc_rlock_acquire(l->lock, 0);
+  conc__act_as(before);
+  if (rc == -ETIMEDOUT && timeout > 0) {
+    rc = conc__session_block(s);
+    if (rc != 0) return rc;
+    waits = true;
+    conc__act_as(owner);
+    rc = conc_rlock_acquire(l->lock, timeout);
+    conc__act_as(before);
+    conc__session_unblock(s);
+  }
+  if (rc == -ECANCELED) return rc;
+  if (rc == -ETIMEDOUT) return conc__reply_bool(s, false);
+  if (rc != 0 && rc != -EOWNERDEAD) return conc__reply_error(s, rc, true);
+  conc__served_lock_hold(s, l, owner);
+  if (waits && conc__session_is_gone(s)) {
+    /* Nobody was told yet; and if it has not been told of an end, the next one
+       is not either. */
+    if (rc == -EOWNERDEAD) return -EPIPE;
+    conc__served_lock_free(l, true);
+    return -EPIPE;
+  }
+  if (rc == -EOWNERDEAD) {
+    conc__served_lock_free(l, true);
+    return conc__reply_builtin(s, "RuntimeError", CONC__ENDED_TEXT);
+  }
+  return conc__reply_bool(s, true);
+}
+
+/* Reads blocking and timeout as threading.Lock does, whose timeout may be -1
+   for ever. False: *rc is how it went to say what is wrong. */
+CONC__PRIVATE bool conc__lock_arguments(conc__session *s,
+                                        const conc__request *r,
+                                        double *timeout, int *rc) {
+  const conc_value *blocking = conc__request_argument(r, 0, "blocking");
+  const conc_value *v = conc__request_argument(r, 1, "timeout");
+  bool blocks = blocking == NULL || conc__value_is_true(blocking);
+  double f = -1;
+  if (v != NULL && !conc__argument_float(v, &f))
+    *rc = conc__reply_no_number(s);
+  else if (!(f >= 0) && !(f <= 0))
+    *rc = conc__reply_builtin(s, "ValueError",
+                              "Invalid value NaN (not a number)");
+  else if (!blocks && (f < -1 || f > -1))
+    *rc = conc__reply_builtin(
+        s, "ValueError", "can't specify a timeout for a non-blocking call");
+  else if (f < 0 && (f < -1 || f > -1))
+    *rc = conc__reply_builtin(s, "ValueError",
+                              "timeout value must be a non-negative number");
+  else {
+    *timeout = !blocks ? 0 : f < 0 ? CONC_FOREVER : f;
+    return true;
+  }
+  return false;
+}
+
+CONC__PRIVATE int conc__serve_lock_acquire(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
+  double timeout;
+  int rc;
+  if (!conc__lock_arguments(s, r, &timeout, &rc)) return rc;
+  return conc__served_lock_acquire(s, (conc__served_lock *)o->state, timeout);
+}
+
+/* release(). Any client may release a Lock, and only the owner an RLock. */
+CONC__PRIVATE int conc__served_lock_release(conc__session *s,
+                                            conc__served_lock *l) {
+  if (l->recursive && l->owner != s->client->owner)
+    return conc__reply_builtin(s, "RuntimeError",
+                               "cannot release un-acquired lock");
+  if (l->owner == 0) /* it is free, or a task of the program has it */
+    return conc__reply_builtin(s, "RuntimeError", "release unlocked lock");
+  conc__served_lock_free(l, false);
+  return conc__reply_none(s);
+}
+
+CONC__PRIVATE int conc__serve_lock_release(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
+  (void)r;
+  return conc__served_lock_release(s, (conc__served_lock *)o->state);
+}
+
+/* Both are made alike. */
+CONC__PRIVATE int conc__make_any_lock(conc__object *o, const conc__request *r,
+                                      const char *init, bool recursive,
+                                      char *text, size_t size) {
+  static const conc__parameters none = CONC__TAKES_NONE;
+  int rc = conc__make_fits(r, init, &none, text, size);
+  if (rc != 0) return rc;
+  o->state = conc__state_new(sizeof(conc__served_lock));
+  if (o->state == NULL) {
+    snprintf(text, size, "MemoryError");
+    return -ENOMEM;
+  }
+  conc__served_lock_init((conc__served_lock *)o->state, NULL, recursive);
+  return 0;
+}
+
+CONC__PRIVATE int conc__make_lock(conc__session *s, conc__object *o,
+                                  const conc__request *r, char *text,
+                                  size_t size) {
+  (void)s;
+  return conc__make_any_lock(o, r, "lock", false, text, size);
+}
+
+CONC__PRIVATE int conc__make_rlock(conc__session *s, conc__object *o,
+                                   const conc__request *r, char *text,
+                                   size_t size) {
+  (void)s;
+  return conc__make_any_lock(o, r, "RLock", true, text, size);
+}
+
+/* Nobody uses it any more, but a client may hold it, whose proxy has gone. */
+CONC__PRIVATE void conc__drop_lock(conc__object *o) {
+  conc__unhold(&((conc__served_lock *)o->state)->holding);
+  CONC_FREE(o->state);
+}
+
+CONC__PRIVATE int conc__served_lock_text(const conc__served_lock *l,
+                                         uint64_t number, conc__buffer *b) {
+  const char *state = conc_lock_locked(&l->lock->lock) ? "locked" : "unlocked";
+  char text[160];
+  if (l->recursive)
+    snprintf(text, sizeof text,
+             "<%s _thread.RLock object owner=%llu count=%u at 0x%llx>", state,
+             (unsigned long long)l->owner,
+             l->owner != 0 ? l->lock->lock.depth + 1 : 0,
+             (unsigned long long)number);
+  else
+    snprintf(text, sizeof text, "<%s _thread.lock object at 0x%llx>", state,
+             (unsigned long long)number);
+  return conc__text_append(b, text);
+}
+
+CONC__PRIVATE int conc__text_lock(const conc__object *o, conc__buffer *b) {
+  return conc__served_lock_text((const conc__served_lock *)o->state, o->number,
+                                b);
+}
+
+static const conc__method conc__lock_methods[] = {
+    {"acquire",
+     {{"blocking", "timeout", NULL}, 2, 0},
+     conc__serve_lock_acquire,
+     false},
+    {"release", CONC__TAKES_NONE, conc__serve_lock_release, false}};
+
+static const conc__class conc__lock_type = {
+    NULL,
+    "_thread.lock",  conc__lock_methods, 2,
+    conc__make_lock, conc__drop_lock,    conc__text_lock,
+    NULL};
+
+static const conc__class conc__rlock_type = {
+    NULL,
+    "_thread.RLock",  conc__lock_methods, 2,
+    conc__make_rlock, conc__drop_lock,    conc__text_lock,
+    NULL};
+
+/* Between processes an owner is a process, so a client cannot be one. */
+CONC__PRIVATE int conc__register_lock(conc_manager *manager, const char *name,
+                                      conc_rlock *lock,
+                                      const conc__class *type,
+                                      bool recursive) {
+  int rc = 0;
+  conc__served_lock *l = (conc__served_lock *)conc__register_state(
+      manager, name, lock, sizeof *l, &rc);
+  if (l == NULL) return rc;
+  if (conc__is_shared(CONC__LOAD_RELAXED(&lock->lock.word))) {
+    CONC_FREE(l);
+    return -EINVAL;
+  }
+  conc__served_lock_init(l, lock, recursive);
+  return conc__register_end(manager, name, type, l);
+}
+
+/* A conc_rlock is nothing but a conc_lock, and of a Lock no more is used. */
+CONC_API int conc_manager_register_lock(conc_manager *manager,
+                                        const char *name, conc_lock *lock) {
+  return conc__register_lock(manager, name, (conc_rlock *)(void *)lock,
+                             &conc__lock_type, false);
+}
+
+CONC_API int conc_manager_register_rlock(conc_manager *manager,
+                                         const char *name, conc_rlock *rlock) {
+  return conc__register_lock(manager, name, rlock, &conc__rlock_type, true);
+}
+
+/* --- Semaphore and BoundedSemaphore: a conc_sem --- */
+
+typedef struct conc__served_sem {
+  conc_sem own, *sem; /* `own`, or the program's */
+  bool bounded;       /* also by 0, which to a conc_sem is no bound */
+} conc__served_sem;
+
+/* acquire(blocking=True, timeout=None). Unlike a Lock's, a timeout below 0 is
+   none at all: it returns at once. */
+CONC__PRIVATE int conc__serve_sem_acquire(conc__session *s, conc__object *o,
+                                          const conc__request *r) {
+  conc_sem *sem = ((conc__served_sem *)o->state)->sem;
+  const conc_value *blocking = conc__request_argument(r, 0, "blocking");
+  const conc_value *v = conc__request_argument(r, 1, "timeout");
+  double timeout;
+  int rc;
+  if (blocking != NULL && !conc__value_is_true(blocking)) {
+    if (v != NULL && conc_value_type(v) != CONC_NONE)
+      return conc__reply_builtin(
+          s, "ValueError", "can't specify timeout for non-blocking acquire");
+    timeout = 0;
+  } else if (!conc__argument_timeout(v, CONC_FOREVER, &timeout)) {
+    return conc__reply_no_number(s);
+  }
+  rc = conc_sem_acquire(sem, 0);
+  if (rc == -ETIMEDOUT && timeout > 0) {
+    rc = conc__session_block(s);
+    if (rc != 0) return rc;
+    rc = conc_sem_acquire(sem, timeout);
+    conc__session_unblock(s);
+    if (rc == 0 && conc__session_is_gone(s)) { /* the unit is another one's */
+      conc_sem_release(sem, 1);
+      return -EPIPE;
+    }
+  }
+  return rc == -ECANCELED ? rc : conc__reply_bool(s, rc == 0);
+}
+
+CONC__PRIVATE int conc__serve_sem_release(conc__session *s, conc__object *o,
+                                          const conc__request *r) {
+  conc__served_sem *served = (conc__served_sem *)o->state;
+  const conc_value *v = conc__request_argument(r, 0, "n");
+  int64_t n = 1;
+  int rc;
+  if (v != NULL && !conc__argument_int(v, &n))
+    return conc__reply_builtin(s, "TypeError", "'n' must be an integer");
+  if (n < 1)
+    return conc__reply_builtin(s, "ValueError", "n must be one or more");
+  rc = served->bounded && served->sem->bound == 0
+           ? -EOVERFLOW
+           : conc_sem_release(served->sem,
+                              (uint64_t)n < SIZE_MAX ? (size_t)n : SIZE_MAX);
+  if (rc == 0) return conc__reply_none(s);
+  if (served->bounded)
+    return conc__reply_builtin(s, "ValueError",
+                               "Semaphore released too many times");
+  return conc__reply_builtin(s, "OverflowError", "the value is too large");
+}
+
+/* Semaphore(value=1) and BoundedSemaphore(value=1) are made alike. */
+CONC__PRIVATE int conc__make_any_sem(conc__object *o, const conc__request *r,
+                                     bool bounded, char *text, size_t size) {
+  static const conc__parameters p = {{"value", NULL, NULL}, 1, 0};
+  int rc = conc__make_fits(
+      r, bounded ? "BoundedSemaphore.__init__" : "Semaphore.__init__", &p,
+      text, size);
+  conc__served_sem *served;
+  const conc_value *v;
+  int64_t n = 1;
+  if (rc != 0) return rc;
+  v = conc__request_argument(r, 0, "value");
+  if (v != NULL && !conc__argument_int(v, &n)) {
+    snprintf(text, size, "TypeError: 'value' must be an integer");
+    return -EINVAL;
+  }
+  if (n < 0 || (uint64_t)n > SIZE_MAX / 2) {
+    snprintf(text, size, n < 0 ? "ValueError: semaphore initial value must be "
+                                 ">= 0"
+                               : "OverflowError: the value is too large");
+    return -EINVAL;
+  }
+  served = (conc__served_sem *)conc__state_new(sizeof *served);
+  if (served == NULL) {
+    snprintf(text, size, "MemoryError");
+    return -ENOMEM;
+  }
+  served->sem = &served->own;
+  served->own.value = (size_t)n;
+  served->bounded = bounded;
+  if (bounded) served->own.bound = (size_t)n;
+  o->state = served;
+  return 0;
+}
+
+CONC__PRIVATE int conc__make_sem(conc__session *s, conc__object *o,
+                                 const conc__request *r, char *text,
+                                 size_t size) {
+  (void)s;
+  return conc__make_any_sem(o, r, false, text, size);
+}
+
+CONC__PRIVATE int conc__make_bounded(conc__session *s, conc__object *o,
+                                     const conc__request *r, char *text,
+                                     size_t size) {
+  (void)s;
+  return conc__make_any_sem(o, r, true, text, size);
+}
+
+CONC__PRIVATE int conc__text_sem(const conc__object *o, conc__buffer *b) {
+  const conc__served_sem *served = (const conc__served_sem *)o->state;
+  char text[160], bound[32] = "";
+  if (served->bounded)
+    snprintf(bound, sizeof bound, "/%zu", served->sem->bound);
+  snprintf(text, sizeof text, "<%s at 0x%llx: value=%zu%s>", o->type->python,
+           (unsigned long long)o->number, conc_sem_value(served->sem), bound);
+  return conc__text_append(b, text);
+}
+
+static const conc__method conc__sem_methods[] = {
+    {"acquire",
+     {{"blocking", "timeout", NULL}, 2, 0},
+     conc__serve_sem_acquire,
+     false},
+    {"release",
+     {{"n", NULL, NULL}, 1, 0},
+     conc__serve_sem_release,
+     false}};
+
+static const conc__class conc__sem_type = {
+    NULL,
+    "threading.Semaphore", conc__sem_methods, 2,
+    conc__make_sem,        conc__state_drop,  conc__text_sem,
+    NULL};
+
+static const conc__class conc__bounded_type = {
+    NULL,
+    "threading.BoundedSemaphore", conc__sem_methods, 2,
+    conc__make_bounded,           conc__state_drop,  conc__text_sem,
+    NULL};
+
+CONC_API int conc_manager_register_sem(conc_manager *manager, const char *name,
+                                       conc_sem *sem) {
+  int rc = 0;
+  conc__served_sem *served = (conc__served_sem *)conc__register_state(
+      manager, name, sem, sizeof *served, &rc);
+  if (served == NULL) return rc;
+  served->sem = sem;
+  served->bounded = sem->bound > 0;
+  return conc__register_end(
+      manager, name, served->bounded ? &conc__bounded_type : &conc__sem_type,
+      served);
+}
+
+/* --- Event: a conc_event --- */
+
+typedef struct conc__served_event {
+  conc_event own, *event; /* `own`, or the program's */
+} conc__served_event;
+
+CONC__INLINE conc_event *conc__event_of(const conc__object *o) {
+  return ((conc__served_event *)o->state)->event;
+}
+
+CONC__PRIVATE int conc__serve_event_is_set(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
+  (void)r;
+  return conc__reply_bool(s, conc_event_is_set(conc__event_of(o)));
+}
+
+CONC__PRIVATE int conc__serve_event_set(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
+  (void)r;
+  conc_event_set(conc__event_of(o));
+  return conc__reply_none(s);
+}
+
+CONC__PRIVATE int conc__serve_event_clear(conc__session *s, conc__object *o,
+                                          const conc__request *r) {
+  (void)r;
+  conc_event_clear(conc__event_of(o));
+  return conc__reply_none(s);
+}
+
+CONC__PRIVATE int conc__serve_event_wait(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
+  conc_event *e = conc__event_of(o);
+  double timeout;
+  int rc;
+  if (!conc__argument_timeout(conc__request_argument(r, 0, "timeout"),
+                              CONC_FOREVER, &timeout))
+    return conc__reply_no_number(s);
+  rc = conc_event_wait(e, 0);
+  if (rc == -ETIMEDOUT && timeout > 0) {
+    rc = conc__session_block(s);
+    if (rc != 0) return rc;
+    rc = conc_event_wait(e, timeout);
+    conc__session_unblock(s);
+  }
+  return rc == -ECANCELED ? rc : conc__reply_bool(s, rc == 0);
+}
+
+CONC__PRIVATE int conc__make_event(conc__session *s, conc__object *o,
+                                   const conc__request *r, char *text,
+                                   size_t size) {
+  static const conc__parameters none = CONC__TAKES_NONE;
+  int rc = conc__make_fits(r, "Event.__init__", &none, text, size);
+  conc__served_event *served;
+  (void)s;
+  if (rc != 0) return rc;
+  served = (conc__served_event *)conc__state_new(sizeof *served);
+  if (served == NULL) {
+    snprintf(text, size, "MemoryError");
+    return -ENOMEM;
+  }
+  served->event = &served->own;
+  o->state = served;
+  return 0;
+}
+
+CONC__PRIVATE int conc__text_event(const conc__object *o, conc__buffer *b) {
+  char text[80];
+  snprintf(text, sizeof text, "<threading.Event at 0x%llx: %s>",
+           (unsigned long long)o->number,
+           conc_event_is_set(conc__event_of(o)) ? "set" : "unset");
+  return conc__text_append(b, text);
+}
+
+static const conc__method conc__event_methods[] = {
+    {"is_set", CONC__TAKES_NONE, conc__serve_event_is_set, false},
+    {"set", CONC__TAKES_NONE, conc__serve_event_set, false},
+    {"clear", CONC__TAKES_NONE, conc__serve_event_clear, false},
+    {"wait", {{"timeout", NULL, NULL}, 1, 0}, conc__serve_event_wait, false}};
+
+static const conc__class conc__event_type = {
+    NULL,
+    "threading.Event", conc__event_methods, 4,
+    conc__make_event,  conc__state_drop,    conc__text_event,
+    NULL};
+
+CONC_API int conc_manager_register_event(conc_manager *manager,
+                                         const char *name, conc_event *event) {
+  int rc = 0;
+  conc__served_event *served = (conc__served_event *)conc__register_state(
+      manager, name, event, sizeof *served, &rc);
+  if (served == NULL) return rc;
+  served->event = event;
+  return conc__register_end(manager, name, &conc__event_type, served);
+}
+
+/* --- Condition: a conc_cond, and a lock --- */
+
+typedef struct conc__served_cond {
+  conc_cond own_cond, *cond; /* `own_cond`, or the program's */
+  conc__served_lock own;   /* an RLock, unless another one was given */
+  conc__served_lock *lock; /* the one that it goes with */
+  conc__object *object;    /* whose that is, and which is used; NULL: ours */
+  conc__objects *objects;  /* in which that is */
+  size_t waiting;          /* for its text */
+} conc__served_cond;
+
+/* Whether the client has the lock, as Python looks: of a Lock, which has no
+   owner, whether anyone has. */
+CONC__PRIVATE bool conc__served_lock_is_had(const conc__session *s,
+                                            const conc__served_lock *l) {
+  return l->owner != 0 && (!l->recursive || l->owner == s->client->owner);
+}
+
+CONC__PRIVATE int conc__serve_cond_acquire(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
+  double timeout;
+  int rc;
+  if (!conc__lock_arguments(s, r, &timeout, &rc)) return rc;
+  return conc__served_lock_acquire(
+      s, ((conc__served_cond *)o->state)->lock, timeout);
+}
+
+CONC__PRIVATE int conc__serve_cond_release(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
+  (void)r;
+  return conc__served_lock_release(s, ((conc__served_cond *)o->state)->lock);
+}
+
+/* wait(timeout=None). The lock is given up, and acquired again, in the same
+   name. Meanwhile others have it: so it is off the client's list. However the
+   wait ends, the client has the lock again: so if an owner ended meanwhile,
+   this says so with the lock held, as a `with` expects it. */
+CONC__PRIVATE int conc__serve_cond_wait(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
+  conc__served_cond *c = (conc__served_cond *)o->state;
+  conc__served_lock *l = c->lock;
+  uintptr_t owner, before;
+  double timeout;
+  int rc;
+  if (!conc__served_lock_is_had(s, l))
+    return conc__reply_builtin(s, "RuntimeError",
+                               "cannot wait on un-acquired lock");
+  if (!conc__argument_timeout(conc__request_argument(r, 0, "timeout"),
+                              CONC_FOREVER, &timeout))
+    return conc__reply_no_number(s);
+  if (timeout <= 0) return conc__reply_bool(s, false);
+  rc = conc__session_block(s);
+  if (rc != 0) return rc;
+  owner = l->owner;
+  conc__unhold(&l->holding);
+  l->owner = 0;
+  c->waiting++;
+  before = conc__act_as(owner);
+  conc__tsan_acquired(&l->lock->lock, false, false);
+  rc = conc_cond_wait(c->cond, &l->lock->lock, timeout);
+  conc__act_as(before);
+  c->waiting--;
+  conc__session_unblock(s);
+  conc__served_lock_hold(s, l, owner);
+  if (rc == -ECANCELED || conc__session_is_gone(s)) {
+    /* The lock, and the notify, are for others. One that does not hear of an
+       owner's end leaves that to be told. */
+    if (rc == 0 || rc == -EOWNERDEAD) conc_cond_notify(c->cond, 1);
+    if (rc != -EOWNERDEAD) conc__served_lock_free(l, true);
+    return rc == -ECANCELED ? rc : -EPIPE;
+  }
+  if (rc == -EOWNERDEAD)
+    return conc__reply_builtin(s, "RuntimeError", CONC__ENDED_TEXT);
+  return conc__reply_bool(s, rc == 0);
+}
+
+/* Lets n of them go. Not in the name of the lock's owner: then they would not
+   be woken before that releases it, which may be in another coroutine. */
+CONC__PRIVATE int conc__served_cond_notify(conc__session *s,
+                                           conc__served_cond *c, size_t n) {
+  uintptr_t before;
+  if (!conc__served_lock_is_had(s, c->lock))
+    return conc__reply_builtin(s, "RuntimeError",
+                               "cannot notify on un-acquired lock");
+  before = conc__act_as(conc__owner_new());
+  conc_cond_notify(c->cond, n);
+  conc__act_as(before);
+  return conc__reply_none(s);
+}
+
+CONC__PRIVATE int conc__serve_cond_notify(conc__session *s, conc__object *o,
+                                          const conc__request *r) {
+  const conc_value *v = conc__request_argument(r, 0, "n");
+  int64_t n = 1;
+  if (v != NULL && !conc__argument_int(v, &n))
+    return conc__reply_builtin(s, "TypeError", "'n' must be an integer");
+  if (n < 0) n = 0;
+  return conc__served_cond_notify(
+      s, (conc__served_cond *)o->state,
+      (uint64_t)n < SIZE_MAX ? (size_t)n : SIZE_MAX);
+}
+
+CONC__PRIVATE int conc__serve_cond_notify_all(conc__session *s,
+                                              conc__object *o,
+                                              const conc__request *r) {
+  (void)r;
+  return conc__served_cond_notify(s, (conc__served_cond *)o->state, SIZE_MAX);
+}
+
+CONC__PRIVATE bool conc__object_is_lock(const conc__object *o) {
+  return o->type == &conc__lock_type || o->type == &conc__rlock_type;
+}
+
+/* `cond` is the program's, or NULL; `lock` an object, or NULL. */
+CONC__PRIVATE void conc__served_cond_init(conc__served_cond *c,
+                                          conc_cond *cond, conc__object *lock,
+                                          conc__objects *t) {
+  conc__served_lock_init(&c->own, NULL, true);
+  c->cond = cond != NULL ? cond : &c->own_cond;
+  c->lock = lock != NULL ? (conc__served_lock *)lock->state : &c->own;
+  c->object = lock;
+  c->objects = t;
+  if (lock != NULL) conc__object_use(lock);
+}
+
+/* Condition(lock=None): a proxy of a Lock or an RLock of this server. */
+CONC__PRIVATE int conc__make_cond(conc__session *s, conc__object *o,
+                                  const conc__request *r, char *text,
+                                  size_t size) {
+  static const conc__parameters p = {{"lock", NULL, NULL}, 1, 0};
+  int rc = conc__make_fits(r, "Condition.__init__", &p, text, size);
+  conc__served_cond *c;
+  conc__object *lock = NULL;
+  const conc_value *v;
+  if (rc != 0) return rc;
+  v = conc__request_argument(r, 0, "lock");
+  if (v != NULL && conc_value_type(v) != CONC_NONE) {
+    const char *id = conc__proxy_id(v);
+    if (id != NULL)
+      lock = conc__object_by_id(&s->manager->objects,
+                                s->manager->server.number, id);
+    if (lock == NULL || !conc__object_is_lock(lock)) {
+      snprintf(text, size,
+               "TypeError: 'lock' must be a Lock or an RLock of this manager");
+      return -EINVAL;
+    }
+  }
+  c = (conc__served_cond *)conc__state_new(sizeof *c);
+  if (c == NULL) {
+    snprintf(text, size, "MemoryError");
+    return -ENOMEM;
+  }
+  conc__served_cond_init(c, NULL, lock, &s->manager->objects);
+  o->state = c;
+  return 0;
+}
+
+CONC__PRIVATE void conc__drop_cond(conc__object *o) {
+  conc__served_cond *c = (conc__served_cond *)o->state;
+  conc__unhold(&c->own.holding);
+  if (c->object != NULL) conc__object_unuse(c->objects, c->object);
+  CONC_FREE(c);
+}
+
+CONC__PRIVATE int conc__text_cond(const conc__object *o, conc__buffer *b) {
+  const conc__served_cond *c = (const conc__served_cond *)o->state;
+  char text[40];
+  int rc = conc__text_append(b, "<Condition(");
+  if (rc == 0)
+    rc = conc__served_lock_text(
+        c->lock, c->object != NULL ? c->object->number : o->number, b);
+  snprintf(text, sizeof text, ", %zu)>", c->waiting);
+  return rc != 0 ? rc : conc__text_append(b, text);
+}
+
+static const conc__method conc__cond_methods[] = {
+    {"acquire",
+     {{"blocking", "timeout", NULL}, 2, 0},
+     conc__serve_cond_acquire,
+     false},
+    {"release", CONC__TAKES_NONE, conc__serve_cond_release, false},
+    {"wait", {{"timeout", NULL, NULL}, 1, 0}, conc__serve_cond_wait, false},
+    {"notify", {{"n", NULL, NULL}, 1, 0}, conc__serve_cond_notify, false},
+    {"notify_all", CONC__TAKES_NONE, conc__serve_cond_notify_all, false}};
+
+static const conc__class conc__cond_type = {
+    NULL,
+    "threading.Condition", conc__cond_methods, 5,
+    conc__make_cond,       conc__drop_cond,    conc__text_cond,
+    NULL};
+
+/* A named object is used for ever: so the loop, which counts uses, need not
+   know that this thread does. */
+CONC_API int conc_manager_register_cond(conc_manager *manager,
+                                        const char *name, conc_cond *cond,
+                                        const char *lock) {
+  const conc__class *type;
+  conc__object *o = NULL;
+  int rc = lock != NULL ? 0 : -EINVAL;
+  conc__served_cond *c =
+      rc == 0 ? (conc__served_cond *)conc__register_state(manager, name, cond,
+                                                          sizeof *c, &rc)
+              : NULL;
+  if (c == NULL) return rc;
+  if (conc__is_shared(CONC__LOAD_RELAXED(&cond->word)))
+    rc = -EINVAL;
+  else if (!conc__names_get(&manager->state->objects, lock, &type, &o) ||
+           o == NULL || !conc__object_is_lock(o))
+    rc = -ENOENT;
+  if (rc != 0) {
+    CONC_FREE(c);
+    return rc;
+  }
+  conc__served_cond_init(c, cond, NULL, NULL);
+  c->lock = (conc__served_lock *)o->state;
+  return conc__register_end(manager, name, &conc__cond_type, c);
+}
+
+/* --- Barrier: a conc_barrier --- */
+
+typedef struct conc__served_barrier {
+  conc_barrier own, *barrier; /* `own`, or the program's */
+  double timeout;             /* of a wait without one */
+} conc__served_barrier;
+
+CONC__INLINE conc_barrier *conc__barrier_of(const conc__object *o) {
+  return ((conc__served_barrier *)o->state)->barrier;
+}
+
+/* The one that completes the barrier does not wait, and neither does one that
+   finds it broken; nor one without time, which breaks it. Of the program's it
+   is not known before. */
+CONC__PRIVATE int conc__serve_barrier_wait(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
+  conc__served_barrier *served = (conc__served_barrier *)o->state;
+  conc_barrier *b = served->barrier;
+  double timeout;
+  int rc;
+  if (!conc__argument_timeout(conc__request_argument(r, 0, "timeout"),
+                              served->timeout, &timeout))
+    return conc__reply_no_number(s);
+  if (timeout > 0 &&
+      (b != &served->own || (!conc_barrier_broken(b) &&
+                             conc_barrier_n_waiting(b) + 1 < b->parties))) {
+    rc = conc__session_block(s);
+    if (rc != 0) return rc;
+    rc = conc_barrier_wait(b, timeout);
+    conc__session_unblock(s);
+  } else {
+    rc = conc_barrier_wait(b, 0);
+  }
+  if (rc >= 0) return conc__reply_int(s, rc);
+  if (rc == -ECANCELED) return rc;
+  return conc__reply_raise(s, "threading", "threading", "BrokenBarrierError",
+                           "");
+}
+
+CONC__PRIVATE int conc__serve_barrier_abort(conc__session *s, conc__object *o,
+                                            const conc__request *r) {
+  (void)r;
+  conc_barrier_abort(conc__barrier_of(o));
+  return conc__reply_none(s);
+}
+
+CONC__PRIVATE int conc__serve_barrier_reset(conc__session *s, conc__object *o,
+                                            const conc__request *r) {
+  (void)r;
+  conc_barrier_reset(conc__barrier_of(o));
+  return conc__reply_none(s);
+}
+
+/* __getattribute__(name): how proxies read the three attributes. */
+CONC__PRIVATE int conc__serve_barrier_attribute(conc__session *s,
+                                                conc__object *o,
+                                                const conc__request *r) {
+  const conc_barrier *b = conc__barrier_of(o);
+  const char *name =
+      conc__request_text(conc__request_argument(r, 0, "name"));
+  char text[120];
+  if (name == NULL)
+    return conc__reply_builtin(s, "TypeError",
+                               "attribute name must be string");
+  if (strcmp(name, "parties") == 0) return conc__reply_int(s, b->parties);
+  if (strcmp(name, "n_waiting") == 0)
+    return conc__reply_int(s, conc_barrier_n_waiting(b));
+  if (strcmp(name, "broken") == 0)
+    return conc__reply_bool(s, conc_barrier_broken(b));
+  snprintf(text, sizeof text, "'Barrier' object has no attribute '%.*s'",
+           CONC__SHOWN(name, 60));
+  return conc__reply_builtin(s, "AttributeError", text);
+}
+
+/* Barrier(parties, action=None, timeout=None). An action would be code of the
+   client: such a request is refused before it comes here. */
+CONC__PRIVATE int conc__make_barrier(conc__session *s, conc__object *o,
+                                     const conc__request *r, char *text,
+                                     size_t size) {
+  static const conc__parameters p = {{"parties", "action", "timeout"}, 3, 1};
+  int rc = conc__make_fits(r, "Barrier.__init__", &p, text, size);
+  conc__served_barrier *served;
+  const conc_value *action;
+  double timeout;
+  int64_t n = 0;
+  (void)s;
+  if (rc != 0) return rc;
+  action = conc__request_argument(r, 1, "action");
+  if (!conc__argument_int(conc__request_argument(r, 0, "parties"), &n))
+    snprintf(text, size, "TypeError: 'parties' must be an integer");
+  else if (n < 1)
+    snprintf(text, size, "ValueError: parties must be > 0");
+  else if (n > INT_MAX)
+    snprintf(text, size, "OverflowError: too many parties");
+  else if (action != NULL && conc_value_type(action) != CONC_NONE)
+    snprintf(text, size, "TypeError: a barrier of this manager has no action");
+  else if (!conc__argument_timeout(conc__request_argument(r, 2, "timeout"),
+                                   CONC_FOREVER, &timeout))
+    snprintf(text, size, "TypeError: 'timeout' must be a number");
+  else {
+    served = (conc__served_barrier *)conc__state_new(sizeof *served);
+    if (served == NULL) {
+      snprintf(text, size, "MemoryError");
+      return -ENOMEM;
+    }
+    served->barrier = &served->own;
+    served->own.parties = (int)n;
+    served->timeout = timeout;
+    o->state = served;
+    return 0;
+  }
+  return -EINVAL;
+}
+
+CONC__PRIVATE int conc__text_barrier(const conc__object *o, conc__buffer *b) {
+  const conc_barrier *barrier = conc__barrier_of(o);
+  char text[120], state[40] = "broken";
+  if (!conc_barrier_broken(barrier))
+    snprintf(state, sizeof state, "waiters=%d/%d",
+             conc_barrier_n_waiting(barrier), barrier->parties);
+  snprintf(text, sizeof text, "<threading.Barrier at 0x%llx: %s>",
+           (unsigned long long)o->number, state);
+  return conc__text_append(b, text);
+}
+
+static const conc__method conc__barrier_methods[] = {
+    {"__getattribute__",
+     {{"name", NULL, NULL}, 1, 1},
+     conc__serve_barrier_attribute,
+     false},
+    {"wait", {{"timeout", NULL, NULL}, 1, 0}, conc__serve_barrier_wait, false},
+    {"abort", CONC__TAKES_NONE, conc__serve_barrier_abort, false},
+    {"reset", CONC__TAKES_NONE, conc__serve_barrier_reset, false}};
+
+static const conc__class conc__barrier_type = {
+    NULL,
+    "threading.Barrier", conc__barrier_methods, 4,
+    conc__make_barrier,  conc__state_drop,      conc__text_barrier,
+    NULL};
+
+CONC_API int conc_manager_register_barrier(conc_manager *manager,
+                                           const char *name,
+                                           conc_barrier *barrier) {
+  int rc = 0;
+  conc__served_barrier *served = (conc__served_barrier *)conc__register_state(
+      manager, name, barrier, sizeof *served, &rc);
+  if (served == NULL) return rc;
+  served->barrier = barrier;
+  served->timeout = CONC_FOREVER;
+  return conc__register_end(manager, name, &conc__barrier_type, served);
+}
+
+/* --- the names --- */
+
+/* The names that Python's SyncManager has registered. */
+static const conc__type_name conc__types[] = {
+    {"Queue", &conc__queue_type},
+    {"JoinableQueue", &conc__queue_type},
+    {"Event", &conc__event_type},
+    {"Lock", &conc__lock_type},
+    {"RLock", &conc__rlock_type},
+    {"Semaphore", &conc__sem_type},
+    {"BoundedSemaphore", &conc__bounded_type},
+    {"Condition", &conc__cond_type},
+    {"Barrier", &conc__barrier_type}};
+
+/* Enters names of classes. One that is taken stays what it is, be it the
+   program's or of an earlier call. 0 or -ENOMEM. */
+CONC__PRIVATE int conc__types_enter(conc__objects *t,
+                                    const conc__type_name *types, size_t n) {
+  size_t i;
+  int rc = 0;
+  for (i = 0; rc == 0 && i < n; i++) {
+    rc = conc__names_add(t, types[i].name, types[i].type, NULL);
+    if (rc == -EEXIST) rc = 0;
+  }
+  return rc;
+}
+
+CONC_API int conc_manager_register_types(conc_manager *manager) {
+  conc__manager_data *m = conc__manager_make_state(manager);
+  int rc;
+  if (m == NULL) return -ENOMEM;
+  rc = conc__types_enter(&m->objects, conc__types,
+                         sizeof conc__types / sizeof *conc__types);
+  if (rc != 0) return rc;
+  return conc__types_enter(
+      &m->objects, conc__container_types,
+      sizeof conc__container_types / sizeof *conc__container_types);
 }
 
 /* ---------------------------------------------------------------------------

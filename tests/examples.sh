@@ -39,6 +39,7 @@
 #   asyncio.timeout, signal.sigwait                     timeout
 #   asyncio.to_thread                                   offload
 #   asyncio.start_server, socketserver                  http
+#   multiprocessing.Manager                             manager_server
 : "${EXAMPLES:=build/examples}"
 export TIME_SCALE=0.01
 log=$EXAMPLES/examples.log
@@ -91,10 +92,27 @@ try 'each includes what it uses, also without the implementation' includes
 try 'a task master and two task workers (make run)' \
   env TIME_SCALE="$(awk "BEGIN { print 0.1 * ${TEST_SLOW:-1} }")" \
   sh tests/run_demo.sh "$EXAMPLES"
+# It prints where it serves, and ends well when it is asked to end. What it
+# serves tests/interop tries.
+serves() {
+  $limit $WRAPPER "$EXAMPLES/manager_server" 127.0.0.1:0 key \
+    >"$log.address" &
+  served=$!
+  tries=0
+  until grep -q '^127\.0\.0\.1:[0-9]*$' "$log.address"; do
+    tries=$((tries + 1))
+    [ $tries -lt 1000 ] || break
+    sleep 0.01
+  done
+  cat "$log.address"
+  kill "$served"
+  wait "$served" && [ $tries -lt 1000 ]
+}
+try manager_server serves
 for source in examples/*.c; do
   name=$(basename "$source" .c)
   case $name in
-  task_master | task_worker | '*') ;; # above; none
+  task_master | task_worker | manager_server | '*') ;; # above; none
   *) try "$name" prints "$name" $limit $WRAPPER "$EXAMPLES/$name" ;;
   esac
 done

@@ -658,7 +658,7 @@ TEST(a_client_has_its_turn_between_the_requests_of_another_one) {
   join_as_client(&s, &s.client);
   p = peer_of(&s);
   other = peer_of(&s);
-  guard = conc__mutex_of(s.server.state);
+  guard = conc__mutex_of(&s.server.state->objects);
   conc__mutex_lock(guard);
   for (int i = 0; i < MANY; i++)
     CHECK_EQ(conc_write(p->channel.fd, size_of, sizeof size_of - 1, 5),

@@ -38,6 +38,7 @@ MASTER = command('MASTER', EXAMPLES + '/task_master')
 WORKER = command('WORKER', EXAMPLES + '/task_worker')
 SERVER = command('SERVER', BUILD + '/interop/server')
 CROWD = command('CROWD', BUILD + '/interop/crowd')
+TYPES = command('TYPES', EXAMPLES + '/manager_server')
 VALUES = BUILD + '/interop/values'
 REFUSED = BUILD + '/interop/refused'
 
@@ -338,6 +339,36 @@ def semantics(python):
         stop(server)
 
 
+def cpython_suite(python):
+    """Passes on the lines of cpython_suite.py, each of them a test. Then the
+    server has nothing left of its clients, and ends as it is asked to."""
+    with Program(TYPES + ['127.0.0.1:0', KEY]) as server:
+        with Program([python.path, '-W', 'ignore',
+                      os.path.join(HERE, 'cpython_suite.py'),
+                      server.until(''), KEY] +
+                     os.environ.get('SUITE', '').split()) as client:
+            client.process.wait(10 * LIMIT)
+            client.end(0, 3)  # 3: it has said what failed
+            with OUTPUT:
+                print(client.text(client.out), end='', flush=True)
+        server.process.terminate()
+        server.end()
+
+
+def sync_types(python):
+    """Passes on the lines of sync_types.py, each of them a test."""
+    with Program(TYPES + ['127.0.0.1:0', KEY]) as server:
+        with Program([python.path, '-W', 'ignore',
+                      os.path.join(HERE, 'sync_types.py'),
+                      server.until(''), KEY]) as client:
+            client.process.wait(2 * LIMIT)
+            client.end(0, 3)  # 3: it has said what failed
+            with OUTPUT:
+                print(client.text(client.out), end='', flush=True)
+        server.process.terminate()
+        server.end()
+
+
 def latency(python):
     reference = [python.path, os.path.join(HERE, 'reference_server.py')]
     with serve(SERVER) as ours, serve(reference) as pythons:
@@ -436,6 +467,8 @@ def main():
         tests += [
             ('the server of these %s clients ends well' % name,
              semantics, python),
+            ('the server of these types of a SyncManager of %s ends well'
+             % name, sync_types, python),
             ('random values come back from C to %s as they were, by pickle '
              'and JSON' % name, values, python, VALUES_EACH),
             ('what a C client cannot read is in the queue of %s again' % name,
@@ -446,6 +479,12 @@ def main():
              'goes on' % name, wrong_python_worker, python),
             ('a C worker with a wrong key is refused by a %s master and says '
              'so' % name, wrong_c_worker, python)]
+    # Of the three that differ in what they test. First: they sleep most of
+    # their time.
+    tests[:0] = [
+        ("the server of Python %s's own tests ends well" % python.name,
+         cpython_suite, python)
+        for python in found if python.name in ('3.8', '3.11', '3.13')]
     tests += [
         ('C master, C worker', c_master_c_worker),
         ('C master, two C workers', two_c_workers),

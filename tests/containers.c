@@ -1,0 +1,798 @@
+/* What lists, dicts and the like are made of that a manager serves: values as
+   Python compares and hashes them, elements, tables; and their methods as a
+   client asks for them. From inside; the weight of one object is bound to 1
+   MiB. tests/interop/containers.py compares the same with Python's own. */
+#define CONC__WEIGHT_MAX ((size_t)1 << 20)
+#include "inside.h"
+#include "served.h"
+
+#include <math.h>
+
+/* --- values --- */
+
+static conc_value *json(const char *text) {
+  conc_value *v = NULL;
+  CHECK_EQ(conc_json_loads(&v, text, strlen(text), NULL), 0);
+  return v;
+}
+
+/* A value of the pickle in a literal. */
+#define LOADED(literal) loaded(literal, sizeof(literal) - 1)
+static conc_value *loaded(const char *data, size_t size) {
+  conc_value *v = NULL;
+  CHECK_EQ(conc_pickle_loads(&v, data, size), 0);
+  return v;
+}
+
+static conc_value *real(double f) {
+  conc_value *v;
+  CHECK_EQ(conc_build(&v, "d", f), 0);
+  return v;
+}
+
+static conc_value *raw(const char *text) {
+  conc_value *v;
+  CHECK_EQ(conc_build(&v, "y", text), 0);
+  return v;
+}
+
+static conc_value *boolean(int b) {
+  conc_value *v;
+  CHECK_EQ(conc_build(&v, "p", b), 0);
+  return v;
+}
+
+/* Whether two values are equal in Python; both are freed. */
+static bool are_equal(conc_value *a, conc_value *b) {
+  const bool equal = conc__python_equal(a, b);
+  CHECK_EQ(conc__python_equal(b, a), equal);
+  conc_value_free(a);
+  conc_value_free(b);
+  return equal;
+}
+
+TEST(values_are_equal_as_in_python) {
+  CHECK(are_equal(json("1"), real(1.0)));
+  CHECK(are_equal(json("1"), boolean(1)));
+  CHECK(are_equal(real(0.0), real(-0.0)));
+  CHECK(!are_equal(real(NAN), real(NAN)));
+  CHECK(are_equal(json("1180591620717411303424"), real(ldexp(1, 70))));
+  CHECK(!are_equal(json("1180591620717411303425"), real(ldexp(1, 70))));
+  CHECK(!are_equal(json("1"), json("\"1\"")));
+  CHECK(!are_equal(json("\"a\""), raw("a")));
+  CHECK(are_equal(json("null"), json("null")));
+  CHECK(!are_equal(json("null"), json("false")));
+  CHECK(are_equal(json("[1, [2, {\"a\": 1}]]"),
+                  json("[1.0, [2.0, {\"a\": 1.0}]]")));
+  CHECK(!are_equal(json("[1, [2, {\"a\": 1}]]"),
+                   json("[1, [2, {\"b\": 1}]]")));
+  CHECK(!are_equal(json("[1]"), json("[1, 2]")));
+  CHECK(are_equal(json("{\"a\": 1, \"b\": 2}"), json("{\"b\": 2, \"a\": 1}")));
+  CHECK(!are_equal(json("[1]"), LOADED("\x80\x02K\x01\x85."))); /* a tuple */
+  /* bytearray(b'a') == b'a', {1} == frozenset({1}) */
+  CHECK(are_equal(LOADED("\x80\x05\x96\x01\0\0\0\0\0\0\0a."), raw("a")));
+  CHECK(are_equal(LOADED("\x80\x04\x8f(K\x01\x90."),
+                  LOADED("\x80\x04(K\x01\x91.")));
+}
+
+/* a < b in Python: 1, 0, or -EINVAL. Both are freed. */
+static int below(conc_value *a, conc_value *b, const char *error) {
+  const conc_value *left, *right;
+  char text[100] = "";
+  int rc = conc__python_below(a, b, &left, &right);
+  if (rc < 0)
+    snprintf(text, sizeof text, "%s %s", conc__python_type(left),
+             conc__python_type(right));
+  CHECK_STR(text, error);
+  conc_value_free(a);
+  conc_value_free(b);
+  return rc;
+}
+
+TEST(values_have_the_order_of_python_or_none) {
+  CHECK_EQ(below(json("1"), json("2"), ""), 1);
+  CHECK_EQ(below(json("2"), real(1.5), ""), 0);
+  CHECK_EQ(below(boolean(0), json("1"), ""), 1);
+  CHECK_EQ(below(json("9223372036854775807"), json("9223372036854775808"), ""),
+           1);
+  CHECK_EQ(below(real(NAN), json("1"), ""), 0);
+  CHECK_EQ(below(json("1"), real(NAN), ""), 0);
+  CHECK_EQ(below(json("\"a\""), json("\"ab\""), ""), 1);
+  CHECK_EQ(below(json("\"z\""), json("\"\\u00e9\""), ""), 1);
+  CHECK_EQ(below(json("[1, 2]"), json("[1, 3]"), ""), 1);
+  CHECK_EQ(below(json("[1, 2]"), json("[1]"), ""), 0);
+  CHECK_EQ(below(json("[1]"), json("[1.0, 0]"), ""), 1);
+  CHECK_EQ(below(json("[[1, [5]], 2]"), json("[[1, [5, 0]], 1]"), ""), 1);
+  CHECK_EQ(below(json("[{\"a\": 1}, 2]"), json("[{\"a\": 1}, 3]"), ""), 1);
+  CHECK_EQ(below(json("[]"), json("[]"), ""), 0);
+  /* {1} < {1, 2}, and {1} and {2} have no order that raises anything */
+  CHECK_EQ(below(LOADED("\x80\x04\x8f(K\x01\x90."),
+                 LOADED("\x80\x04\x8f(K\x01K\x02\x90."), ""), 1);
+  CHECK_EQ(below(LOADED("\x80\x04\x8f(K\x01\x90."),
+                 LOADED("\x80\x04\x8f(K\x02\x90."), ""), 0);
+  CHECK_EQ(below(json("1"), json("\"a\""), "int str"), -EINVAL);
+  CHECK_EQ(below(json("null"), json("null"), "NoneType NoneType"), -EINVAL);
+  CHECK_EQ(below(json("[1, null]"), json("[1, 2]"), "NoneType int"), -EINVAL);
+  CHECK_EQ(below(json("{}"), json("{}"), "dict dict"), -EINVAL);
+  CHECK_EQ(below(json("[]"), LOADED("\x80\x02)."), "list tuple"), -EINVAL);
+}
+
+/* --- keys --- */
+
+typedef struct key_bytes {
+  unsigned char data[200];
+  size_t size;
+  int rc;
+} key_bytes;
+
+static key_bytes key(conc_value *v) {
+  const conc_value *wrong;
+  conc__buffer b = {NULL, 0, 0, 0};
+  key_bytes k;
+  memset(&k, 0, sizeof k);
+  k.rc = conc__key_encode(&b, v, &wrong);
+  CHECK(b.size <= sizeof k.data);
+  k.size = b.size;
+  if (b.size > 0) memcpy(k.data, b.data, b.size);
+  conc__buffer_free(&b);
+  conc_value_free(v);
+  return k;
+}
+
+static bool one_key(conc_value *a, conc_value *b) {
+  const key_bytes k = key(a), l = key(b);
+  CHECK_EQ(k.rc, 0);
+  CHECK_EQ(l.rc, 0);
+  return k.size == l.size && memcmp(k.data, l.data, k.size) == 0;
+}
+
+TEST(what_python_holds_equal_is_one_key) {
+  CHECK(one_key(json("1"), real(1.0)));
+  CHECK(one_key(json("1"), boolean(1)));
+  CHECK(one_key(boolean(0), real(-0.0)));
+  CHECK(one_key(json("-300"), real(-300)));
+  CHECK(one_key(json("1180591620717411303424"), real(ldexp(1, 70))));
+  CHECK(one_key(json("-9223372036854775808"), real(-ldexp(1, 63))));
+  CHECK(one_key(json("9223372036854775808"), real(ldexp(1, 63))));
+  CHECK(one_key(json("-18446744073709551616"), real(-ldexp(1, 64))));
+  CHECK(!one_key(json("9007199254740993"), real(9007199254740992.0)));
+  CHECK(!one_key(real(1.5), json("1")));
+  CHECK(!one_key(real(INFINITY), real(-INFINITY)));
+  CHECK(!one_key(json("\"1\""), json("1")));
+  CHECK(!one_key(json("\"1\""), raw("1")));
+  /* (1, (True,)) and (1.0, (1,)); ((1,), 2) and (1, (2,)) */
+  CHECK(one_key(LOADED("\x80\x02K\x01\x88\x85\x86."),
+                LOADED("\x80\x02G\x3f\xf0\0\0\0\0\0\0K\x01\x85\x86.")));
+  CHECK(!one_key(LOADED("\x80\x02K\x01\x85K\x02\x86."),
+                 LOADED("\x80\x02K\x01K\x02\x85\x86.")));
+  /* frozenset({1, 2}) of ints and of floats; a tuple is none */
+  CHECK(one_key(LOADED("\x80\x04(K\x02K\x01\x91."),
+                LOADED("\x80\x04(K\x01G\x40\0\0\0\0\0\0\0\x91.")));
+  CHECK(!one_key(LOADED("\x80\x04(K\x01\x91."), LOADED("\x80\x04K\x01\x85.")));
+  CHECK_EQ(key(real(NAN)).rc, 1);
+  CHECK_EQ(key(json("[]")).rc, -EINVAL);
+  CHECK_EQ(key(json("{}")).rc, -EINVAL);
+  CHECK_EQ(key(LOADED("\x80\x02K\x01]\x86.")).rc, -EINVAL); /* (1, []) */
+}
+
+TEST(siphash_is_siphash) {
+  conc__secret s;
+  unsigned char p[15];
+  size_t i;
+  s.words[0] = UINT64_C(0x0706050403020100);
+  s.words[1] = UINT64_C(0x0f0e0d0c0b0a0908);
+  for (i = 0; i < sizeof p; i++) p[i] = (unsigned char)i;
+  /* SipHash-1-3 of the reference implementation, with the same key */
+  CHECK(conc__sip(&s, p, 0) == UINT64_C(0xabac0158050fc4dc));
+  CHECK(conc__sip(&s, p, 15) == UINT64_C(0xd320d86d2a519956));
+}
+
+/* --- elements --- */
+
+static conc__element element(conc_value *v) {
+  conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
+  const conc_value *wrong;
+  conc__element e;
+  CHECK_EQ(conc__element_encode(NULL, &d, v, &e, &wrong), 0);
+  conc__draft_free(&d);
+  conc_value_free(v);
+  return e;
+}
+
+static bool shows(const conc__element *e, const char *want) {
+  conc__buffer b = {NULL, 0, 0, 0}, scratch = {NULL, 0, 0, 0};
+  bool same;
+  CHECK_EQ(conc__element_text(e, &b, &scratch), 0);
+  same = b.size == strlen(want) && memcmp(b.data, want, b.size) == 0;
+  if (!same) printf("  %.*s\n", (int)b.size, (const char *)b.data);
+  conc__buffer_free(&b);
+  conc__buffer_free(&scratch);
+  return same;
+}
+
+TEST(an_element_is_what_it_was_made_of) {
+  static const char *const texts[] = {
+      "null", "true", "false", "0", "255", "256", "65535", "65536", "-1",
+      "2147483647", "2147483648", "-2147483649", "9223372036854775807",
+      "-9223372036854775808", "9223372036854775808",
+      "123456789012345678901234567890", "1.5", "\"\"", "\"seven\"",
+      "\"ten bytes.\"", "\"eleven byte\"", "[]", "[1, \"two\", [3.5]]",
+      "{\"a\": {\"b\": null}}"};
+  static const char *const shown[] = {
+      "None", "True", "False", "0", "255", "256", "65535", "65536", "-1",
+      "2147483647", "2147483648", "-2147483649", "9223372036854775807",
+      "-9223372036854775808", "9223372036854775808",
+      "123456789012345678901234567890", "1.5", "''", "'seven'",
+      "'ten bytes.'", "'eleven byte'", "[]", "[1, 'two', [3.5]]",
+      "{'a': {'b': None}}"};
+  size_t i;
+  for (i = 0; i < sizeof texts / sizeof *texts; i++) {
+    conc__element e = element(json(texts[i])), copy;
+    conc_value *v = json(texts[i]);
+    conc__buffer b = {NULL, 0, 0, 0};
+    conc__view view;
+    CHECK(shows(&e, shown[i]));
+    CHECK_EQ(conc__element_copy(&copy, &e), 0);
+    conc__element_free(&e);
+    CHECK_EQ(conc__view_open(&view, &copy, NULL, NULL, &b), 0);
+    CHECK(conc__python_equal(view.value, v));
+    conc__view_close(&view);
+    conc__buffer_free(&b);
+    conc__element_free(&copy);
+    conc_value_free(v);
+  }
+}
+
+/* Python 2's u'\x00' in bytes and what looks like a scalar at its beginning:
+   (1,) begins as 1 does. */
+TEST(a_view_tells_a_scalar_from_what_begins_like_one) {
+  conc__element e = element(LOADED("\x80\x02K\x01\x85."));
+  CHECK(shows(&e, "(1,)"));
+  conc__element_free(&e);
+  e = element(LOADED("\x80\x02NN\x86."));
+  CHECK(shows(&e, "(None, None)"));
+  conc__element_free(&e);
+  e = element(LOADED("\x80\x04X\1\0\0\0aK\1\x86."));
+  CHECK(shows(&e, "('a', 1)"));
+  conc__element_free(&e);
+  e = element(LOADED("\x80\x05\x96\x01\0\0\0\0\0\0\0a."));
+  CHECK(shows(&e, "bytearray(b'a')"));
+  conc__element_free(&e);
+}
+
+static void push(conc__elements *cs, conc_value *v) {
+  conc__element e = element(v);
+  CHECK_EQ(conc__elements_append(cs, &e), 0);
+}
+
+static conc__elements numbers(const char *list) {
+  conc__elements cs = {NULL, 0, 0, 0};
+  conc_value *v = json(list);
+  conc__complaint c = {NULL, "", NULL};
+  CHECK_EQ(conc__gather(NULL, &cs, v, &c), 0);
+  conc_value_free(v);
+  return cs;
+}
+
+static bool holds(const conc__elements *cs, const char *list) {
+  conc__buffer b = {NULL, 0, 0, 0}, scratch = {NULL, 0, 0, 0};
+  size_t i, weight = 0;
+  bool same;
+  for (i = 0; i < cs->count; i++) {
+    CHECK_EQ(conc__buffer_append(&b, " ", 1), 0);
+    CHECK_EQ(conc__element_text(&cs->at[i], &b, &scratch), 0);
+    weight += sizeof(conc__element) + conc__element_weight(&cs->at[i]);
+  }
+  CHECK_EQ(weight, cs->weight);
+  same = b.size == strlen(list) &&
+         (b.size == 0 || memcmp(b.data, list, b.size) == 0);
+  if (!same) printf("  %.*s\n", (int)b.size, (const char *)b.data);
+  conc__buffer_free(&b);
+  conc__buffer_free(&scratch);
+  return same;
+}
+
+TEST(elements_are_replaced_and_removed_anywhere) {
+  conc__elements cs = numbers("[0, 1, 2, 3, \"a text of some length\", 5]");
+  conc__elements with = numbers("[\"another text of some length\", 7]");
+  CHECK_EQ(conc__elements_replace(&cs, 1, 2, &with), 0);
+  CHECK(holds(&cs, " 0 'another text of some length' 7 3 "
+                   "'a text of some length' 5"));
+  CHECK_EQ(with.count, 0);
+  conc__elements_free(&with);
+  CHECK_EQ(conc__elements_replace(&cs, 6, 0, &with), 0);
+  conc__elements_remove(&cs, 0, 4, 2);
+  CHECK(holds(&cs, " 'another text of some length' 7 3 5"));
+  conc__elements_reverse(&cs);
+  CHECK(holds(&cs, " 5 3 7 'another text of some length'"));
+  with = numbers("[1, 2, 3]");
+  CHECK_EQ(conc__elements_replace(&cs, 0, 4, &with), 0);
+  conc__elements_free(&with);
+  CHECK_EQ(conc__elements_copy(&cs, &cs, 2, -1, 3), 0);
+  CHECK(holds(&cs, " 1 2 3 3 2 1"));
+  conc__elements_free(&cs);
+}
+
+TEST(an_object_has_a_bound_on_its_weight) {
+  conc__elements cs = {NULL, 0, 0, 0}, more;
+  size_t i = 0, before;
+  conc__element e;
+  for (;; i++) {
+    e = element(json("1"));
+    if (conc__elements_append(&cs, &e) != 0) break;
+  }
+  CHECK_EQ(i, CONC__WEIGHT_MAX / sizeof e);
+  CHECK_EQ(cs.weight, CONC__WEIGHT_MAX);
+  more = numbers("[2]");
+  before = cs.count;
+  CHECK_EQ(conc__elements_replace(&cs, 0, 0, &more), -EMSGSIZE);
+  CHECK_EQ(cs.count, before);
+  conc__elements_free(&more);
+  conc__elements_free(&cs);
+  CHECK_EQ(cs.weight, 0);
+}
+
+static bool sorts(const char *list, bool reverse, const char *want) {
+  conc__elements cs = numbers(list);
+  char text[200] = "";
+  bool ok;
+  int rc = conc__elements_sort(&cs, reverse, text, sizeof text);
+  if (rc == -EINVAL) {
+    ok = strcmp(text, want) == 0;
+    if (!ok) puts(text);
+  } else {
+    CHECK_EQ(rc, 0);
+    ok = holds(&cs, want);
+  }
+  conc__elements_free(&cs);
+  return ok;
+}
+
+TEST(sorting_is_stable_and_complains_as_python) {
+  CHECK(sorts("[3, 1, 2]", false, " 1 2 3"));
+  CHECK(sorts("[]", false, ""));
+  CHECK(sorts("[1, 1.0, true, 0]", false, " 0 1 1.0 True"));
+  CHECK(sorts("[1, 1.0, true, 0]", true, " 1 1.0 True 0"));
+  CHECK(sorts("[[2, 1], [1, 9], [1]]", false, " [1] [1, 9] [2, 1]"));
+  CHECK(sorts("[\"b\", \"a\", \"\"]", true, " 'b' 'a' ''"));
+  CHECK(sorts("[1, \"a\"]", false,
+              "'<' not supported between instances of 'str' and 'int'"));
+  CHECK(sorts("[2, 1, null]", false,
+              "'<' not supported between instances of 'NoneType' and 'int'"));
+}
+
+/* Against a sort that is simple. */
+TEST(sorting_many_gives_the_order_of_insertion_sort) {
+  conc__elements cs = {NULL, 0, 0, 0};
+  int want[500], n = 500, i, k;
+  char text[10];
+  srand((unsigned)test_seed);
+  for (i = 0; i < n; i++) {
+    const int x = rand() % 100;
+    snprintf(text, sizeof text, "%d", x);
+    push(&cs, json(text));
+    for (k = i; k > 0 && want[k - 1] > x; k--) want[k] = want[k - 1];
+    want[k] = x;
+  }
+  CHECK_EQ(conc__elements_sort(&cs, false, text, sizeof text), 0);
+  for (i = 0; i < n; i++) {
+    snprintf(text, sizeof text, "%d", want[i]);
+    CHECK(shows(&cs.at[i], text));
+  }
+  conc__elements_free(&cs);
+}
+
+/* --- tables --- */
+
+/* Sets a str or number of JSON to a number. */
+static void set(conc__table *t, const char *k, int value) {
+  conc__complaint c = {NULL, "", NULL};
+  conc_value *key = json(k), *v;
+  CHECK_EQ(conc_build(&v, "i", value), 0);
+  CHECK_EQ(conc__dict_set(NULL, t, key, v, &c), 0);
+  conc_value_free(key);
+  conc_value_free(v);
+}
+
+static uint32_t *find(conc__table *t, conc_value *v) {
+  const conc_value *wrong;
+  conc__lookup key;
+  uint32_t *slot;
+  CHECK_EQ(conc__table_key(t, v, &key, &wrong), 0);
+  slot = conc__table_slot(t, &key);
+  conc__buffer_free(&key.bytes);
+  conc_value_free(v);
+  return slot;
+}
+
+TEST(a_table_keeps_its_order_and_the_first_key) {
+  conc__table t;
+  memset(&t, 0, sizeof t);
+  CHECK(find(&t, json("1")) == NULL);
+  set(&t, "1", 10);
+  set(&t, "\"b\"", 20);
+  set(&t, "1.0", 11); /* is 1 */
+  set(&t, "2.5", 30);
+  CHECK_EQ(t.count, 3);
+  CHECK(shows(conc__row_key(&t.rows[0]), "1"));
+  CHECK(shows(&t.rows[0].value, "11"));
+  conc__table_remove(&t, find(&t, json("1")));
+  set(&t, "1.0", 12);
+  CHECK(shows(conc__row_key(&t.rows[t.used - 1]), "1.0"));
+  CHECK(find(&t, real(NAN)) == NULL);
+  conc__table_free(&t);
+}
+
+/* At random, against an array: 64 keys, set and removed again and again. */
+TEST(a_table_finds_what_was_set_and_nothing_else) {
+  conc__table t;
+  int there[64], count = 0, i, k;
+  memset(&t, 0, sizeof t);
+  for (i = 0; i < 64; i++) there[i] = -1;
+  srand((unsigned)test_seed);
+  for (i = 0; i < 20000; i++) {
+    char text[40];
+    uint32_t *slot;
+    k = rand() % 64;
+    snprintf(text, sizeof text, k % 2 ? "%d" : "\"a key that is long %d\"", k);
+    slot = find(&t, json(text));
+    CHECK_EQ(slot != NULL, there[k] >= 0);
+    if (slot != NULL) {
+      snprintf(text, sizeof text, "%d", there[k]);
+      CHECK(shows(&t.rows[*slot - 1].value, text));
+      if (rand() % 2 == 0) {
+        conc__table_remove(&t, slot);
+        there[k] = -1;
+        count--;
+        CHECK_EQ(t.count, count);
+        continue;
+      }
+    }
+    snprintf(text, sizeof text, k % 2 ? "%d" : "\"a key that is long %d\"", k);
+    count += there[k] < 0;
+    there[k] = i;
+    set(&t, text, i);
+    CHECK_EQ(t.count, count);
+  }
+  for (i = 0; t.count > 0; i++) { /* as popitem does */
+    conc__row *last = &t.rows[t.used - 1];
+    conc__table_remove(&t, conc__table_slot_of(&t, last));
+  }
+  CHECK_EQ(i, count);
+  CHECK_EQ(t.weight, 0);
+  CHECK_EQ(t.used, 0);
+  conc__table_free(&t);
+}
+
+TEST(an_iterator_finds_its_place_in_a_table_that_was_tidied) {
+  const conc__row *row;
+  conc__table t;
+  char text[20];
+  int i;
+  memset(&t, 0, sizeof t);
+  for (i = 0; i < 20; i++) {
+    snprintf(text, sizeof text, "%d", i);
+    set(&t, text, i);
+  }
+  for (i = 0; i < 15; i++) {
+    snprintf(text, sizeof text, "%d", i);
+    conc__table_remove(&t, find(&t, json(text)));
+  }
+  row = conc__table_from(&t, 3);
+  CHECK(shows(&row->value, "15"));
+  CHECK_EQ(conc__table_tidy(&t), 0);
+  CHECK_EQ(t.used, 5);
+  row = conc__table_from(&t, row->serial + 1);
+  CHECK(shows(&row->value, "16"));
+  CHECK(conc__table_from(&t, 20) == NULL);
+  conc__table_free(&t);
+}
+
+/* Without memory nothing changes, and nothing is lost. */
+TEST(a_failed_allocation_leaves_lists_and_tables_as_they_were) {
+  conc_value *v = json("[\"a text of some length\", {\"k\": [1, 2, 3]}]");
+  conc_value *k = json("\"a key of some length\"");
+  long at;
+  for (at = 1; at < 100; at++) {
+    conc__complaint c = {NULL, "", NULL};
+    conc__elements cs = {NULL, 0, 0, 0};
+    conc__table t;
+    int rc;
+    memset(&t, 0, sizeof t);
+    test_fail_at = at;
+    rc = conc__gather(NULL, &cs, v, &c);
+    if (rc == 0) rc = conc__dict_set(NULL, &t, k, v, &c);
+    if (rc == 0) rc = conc__elements_sort(&cs, true, c.text, sizeof c.text);
+    if (rc == -EINVAL) rc = 0; /* a str and a dict */
+    if (rc == 0) rc = conc__dict_set(NULL, &t, k, k, &c);
+    test_fail_at = 0;
+    CHECK(rc == 0 || rc == -ENOMEM);
+    CHECK(t.count <= 1);
+    conc__elements_free(&cs);
+    conc__table_free(&t);
+    if (rc == 0) break;
+  }
+  CHECK(at > 10 && at < 100);
+  conc_value_free(v);
+  conc_value_free(k);
+}
+
+/* --- served --- */
+
+typedef struct room {
+  served s;
+  conc__peer *peer;
+} room;
+
+static double soon(void) { return conc_now() + 20 * test_slow(); }
+
+static void open_room(room *r) {
+  memset(r, 0, sizeof *r);
+  CHECK_EQ(conc_manager_register_types(&r->s.server), 0);
+  serve_queue(&r->s, conc_queue_new(NULL));
+  r->s.client = client_of(&r->s);
+  CHECK_EQ(conc_manager_connect(&r->s.client, 5 * test_slow()), 0);
+  CHECK_EQ(conc__peer_get(r->s.client.state, &r->peer, soon()), 0);
+}
+
+static void close_room(room *r) {
+  conc__peer_close(r->peer);
+  end(&r->s);
+}
+
+/* Sends a pickle, and returns the reply as text: of an exception
+   "Name: text", of what was refused "TRACEBACK text". */
+static const char *exchange(conc__peer *p, const void *data, size_t size) {
+  static char text[3000];
+  conc__pickle_limits limits = conc__pickle_reply_limits;
+  const unsigned char *payload;
+  const conc_value *result;
+  conc_value *v;
+  size_t n;
+  limits.proxies = true;
+  CHECK_EQ(conc__channel_send(&p->channel, data, size, soon()), 0);
+  CHECK_EQ(conc__channel_receive(&p->channel, (size_t)1 << 26, &payload, &n,
+                                 soon()), 0);
+  CHECK_EQ(conc__pickle_decode(payload, n, &limits, &v, NULL), 0);
+  result = conc_value_item(v, 1);
+  if (strcmp(conc_value_str(conc_value_item(v, 0), NULL), "#RETURN") == 0) {
+    conc_value_text(result, text, sizeof text);
+  } else if (conc_value_type(result) == CONC_OBJECT) {
+    conc_value_text(result, text, sizeof text);
+  } else {
+    n = (size_t)snprintf(text, 30, "%s ",
+                         conc_value_str(conc_value_item(v, 0), NULL) + 1);
+    conc_value_text(result, text + n, sizeof text - n);
+  }
+  conc_value_free(v);
+  return text;
+}
+
+/* (ident, method, args, {}), args by a format. */
+static const char *ask(room *r, const char *ident, const char *method,
+                       const char *format, ...) {
+  conc_value *args, *request;
+  const char *text;
+  conc__peer *p = r->peer;
+  void *data;
+  size_t size;
+  va_list ap;
+  va_start(ap, format);
+  CHECK_EQ(conc__build_va(&args, format, ap), 0);
+  va_end(ap);
+  CHECK_EQ(conc_build(&request, "(ssO{})", ident, method, args), 0);
+  CHECK_EQ(conc_pickle_dumps(request, 4, &data, &size), 0);
+  if (ident == NULL)
+    CHECK_EQ(conc__peer_open(r->s.client.state, &p, soon()), 0);
+  text = exchange(p, data, size);
+  if (ident == NULL) conc__peer_close(p);
+  conc_free(data);
+  conc_value_free(request);
+  conc_value_free(args);
+  return text;
+}
+
+typedef struct ident {
+  char text[CONC__ID_SIZE];
+} ident;
+
+static ident made(const char *reply) {
+  ident id;
+  size_t n;
+  CHECK(strncmp(reply, "('", 2) == 0);
+  n = strcspn(reply + 2, "'");
+  CHECK(n < sizeof id.text);
+  memcpy(id.text, reply + 2, n);
+  id.text[n] = 0;
+  return id;
+}
+#define MAKE(r, ...) made(ask(r, NULL, "create", __VA_ARGS__))
+#define SAYS(want, ...) CHECK_STR(ask(__VA_ARGS__), want)
+#define SAYS_PART(want, ...) CHECK(strstr(ask(__VA_ARGS__), want) != NULL)
+
+TEST(a_list_answers_as_pythons) {
+  room r;
+  ident l;
+  open_room(&r);
+  l = MAKE(&r, "(s[iii])", "list", 1, 2, 3);
+  SAYS("3", &r, l.text, "__len__", "()");
+  SAYS("3", &r, l.text, "__getitem__", "(i)", -1);
+  SAYS("IndexError('list index out of range')", &r, l.text, "__getitem__",
+       "(i)", 3);
+  SAYS("IndexError('list assignment index out of range')", &r, l.text,
+       "__setitem__", "(ii)", -4, 1);
+  SAYS("TypeError('list indices must be integers or slices, not str')", &r,
+       l.text, "__getitem__", "(s)", "x");
+  SAYS("TypeError('list.append() takes exactly one argument (0 given)')", &r,
+       l.text, "append", "()");
+  SAYS("None", &r, l.text, "insert", "(is)", -100, "first");
+  SAYS("ValueError('list.remove(x): x not in list')", &r, l.text, "remove",
+       "(i)", 7);
+  SAYS("ValueError('7 is not in list')", &r, l.text, "index", "(i)", 7);
+  SAYS("1", &r, l.text, "index", "(d)", 1.0);
+  SAYS("True", &r, l.text, "__contains__", "(d)", 2.0);
+  SAYS("3", &r, l.text, "pop", "()");
+  SAYS("['first', 1, 2, 'first', 1, 2]", &r, l.text, "__imul__", "(i)", 2);
+  SAYS("['first', 1, 2, 'first', 1, 2, 5]", &r, l.text, "__add__", "([i])", 5);
+  SAYS("TypeError(\"'<' not supported between instances of 'int' and "
+       "'str'\")", &r, l.text, "sort", "()");
+  SAYS("MemoryError('an object of this server has 1048576 bytes at most')", &r,
+       l.text, "__imul__", "(i)", 1 << 20);
+  SAYS("6", &r, l.text, "__len__", "()");
+  SAYS("None", &r, l.text, "clear", "()");
+  SAYS("IndexError('pop from empty list')", &r, l.text, "pop", "()");
+  SAYS("[]", &r, l.text, "#GETVALUE", "()");
+  SAYS("[]", &r, l.text, "__repr__", "()");
+  close_room(&r);
+}
+
+TEST(a_dict_answers_as_pythons) {
+  room r;
+  ident d;
+  open_room(&r);
+  d = MAKE(&r, "(s{s:i,i:s})", "dict", "a", 1, 2, "two");
+  SAYS("1", &r, d.text, "__getitem__", "(s)", "a");
+  SAYS("two", &r, d.text, "__getitem__", "(d)", 2.0);
+  SAYS("KeyError('b')", &r, d.text, "__getitem__", "(s)", "b");
+  SAYS("KeyError((1, 2))", &r, d.text, "pop", "((ii))", 1, 2);
+  SAYS("TypeError(\"unhashable type: 'list'\")", &r, d.text, "__setitem__",
+       "([]i)", 1);
+  SAYS("9", &r, d.text, "setdefault", "(si)", "b", 9);
+  SAYS("['a', 2, 'b']", &r, d.text, "keys", "()");
+  SAYS("[('a', 1), (2, 'two'), ('b', 9)]", &r, d.text, "items", "()");
+  SAYS("('b', 9)", &r, d.text, "popitem", "()");
+  SAYS("{'a': 1, 2: 'two'}", &r, d.text, "copy", "()");
+  SAYS("{'a': 1, 2: 'two'}", &r, d.text, "__str__", "()");
+  SAYS("ValueError('dictionary update sequence element #1 has length 3; 2 is "
+       "required')", &r, d.text, "update", "([(ii)(iii)])", 3, 4, 5, 6, 7);
+  SAYS("4", &r, d.text, "pop", "(i)", 3); /* as in Python: so far it went */
+  SAYS("None", &r, d.text, "clear", "()");
+  SAYS("KeyError('popitem(): dictionary is empty')", &r, d.text, "popitem",
+       "()");
+  close_room(&r);
+}
+
+/* RebuildProxy(cls, Token(type, None, id), 'pickle', {}) as an argument of
+   append, with what a hostile client may write there. */
+static const char *append_proxy(room *r, const char *to, const char *module,
+                                const char *type, const char *id) {
+  conc__buffer b = {NULL, 0, 0, 0};
+  const char *text;
+#define PUT(x) CHECK_EQ(conc__buffer_append(&b, x, sizeof(x) - 1), 0)
+  PUT("\x80\x04(");
+  CHECK_EQ(conc__pickle_put_str(&b, to, strlen(to)), 0);
+  CHECK_EQ(conc__pickle_put_str(&b, "append", 6), 0);
+  PUT("cmultiprocessing.managers\nRebuildProxy\n(");
+  CHECK_EQ(conc__pickle_put_global(&b, module, type), 0);
+  PUT("cmultiprocessing.managers\nToken\n)\x81");
+  CHECK_EQ(conc__pickle_put_str(&b, "x\ny", 3), 0);
+  CHECK_EQ(conc__pickle_put_str(&b, "evil.example", 12), 0);
+  CHECK_EQ(conc__pickle_put_str(&b, id, strlen(id)), 0);
+  PUT("\x87" "b");
+  CHECK_EQ(conc__pickle_put_str(&b, "pickle", 6), 0);
+  PUT("}(");
+  CHECK_EQ(conc__pickle_put_str(&b, "exposed", 7), 0);
+  CHECK_EQ(conc__pickle_put_str(&b, "f(): pass", 9), 0);
+  PUT("utR\x85}t.");
+#undef PUT
+  text = exchange(r->peer, b.data, b.size);
+  conc__buffer_free(&b);
+  return text;
+}
+
+static size_t objects(room *r) {
+  conc__objects *t = &((conc__manager_data *)r->s.server.state)->objects;
+  const conc__object *o;
+  size_t i, n = 0;
+  for (i = 0; conc__object_at(t, i, &o); i++) n += o != NULL;
+  return n;
+}
+
+TEST(a_proxy_is_written_anew_and_keeps_its_object) {
+  const char *text;
+  size_t before;
+  ident l, inner;
+  room r;
+  open_room(&r);
+  before = objects(&r);
+  l = MAKE(&r, "(s)", "list");
+  inner = MAKE(&r, "(s[i])", "list", 7);
+  CHECK_STR(append_proxy(&r, l.text, "multiprocessing.managers", "ListProxy",
+                         inner.text), "None");
+  SAYS("None", &r, NULL, "decref", "(s)", inner.text);
+  CHECK_EQ(objects(&r), before + 2);
+  SAYS("[7]", &r, inner.text, "copy", "()");
+  /* Of what the client has said, the id is left. */
+  text = ask(&r, l.text, "__getitem__", "(i)", 0);
+  CHECK(strstr(text, "RebuildProxy(") == text);
+  CHECK(strstr(text, inner.text) != NULL);
+  CHECK(strstr(text, "evil") == NULL && strstr(text, "f()") == NULL);
+  SAYS_PART("<ListProxy object, typeid 'list' at 0x", &r, l.text, "__repr__",
+            "()");
+  SAYS("False", &r, l.text, "__contains__", "(i)", 7);
+  SAYS("None", &r, l.text, "__delitem__", "(i)", 0);
+  CHECK_EQ(objects(&r), before + 1);
+  SAYS_PART("no object", &r, inner.text, "copy", "()");
+  /* No object; and a class that is not of the module of proxies. */
+  text = append_proxy(&r, l.text, "multiprocessing.managers", "ListProxy",
+                      "0.1");
+
+  CHECK(strstr(text, "TRACEBACK KeyError: a proxy of no object") == text);
+  text = append_proxy(&r, l.text, "os", "system", l.text);
+  CHECK(strstr(text, "TRACEBACK UnpicklingError") == text);
+  CHECK(strstr(text, "os.system") != NULL);
+  SAYS("0", &r, l.text, "__len__", "()");
+  close_room(&r);
+}
+
+/* A chain of objects, each in the next, goes as a whole; and a circle, which
+   nobody can drop, at the end of the manager. */
+TEST(objects_inside_of_objects_go_with_them) {
+  ident inner, outer;
+  size_t before;
+  room r;
+  int i;
+  open_room(&r);
+  before = objects(&r);
+  inner = MAKE(&r, "(s)", "list");
+  for (i = 0; i < 200; i++) {
+    outer = MAKE(&r, "(s)", "list");
+    CHECK_STR(append_proxy(&r, outer.text, "multiprocessing.managers",
+                           "ListProxy", inner.text), "None");
+    SAYS("None", &r, NULL, "decref", "(s)", inner.text);
+    inner = outer;
+  }
+  CHECK_EQ(objects(&r), before + 201);
+  SAYS("None", &r, NULL, "decref", "(s)", inner.text);
+  CHECK_EQ(objects(&r), before);
+  inner = MAKE(&r, "(s)", "list");
+  CHECK_STR(append_proxy(&r, inner.text, "multiprocessing.managers",
+                         "ListProxy", inner.text), "None");
+  SAYS("None", &r, NULL, "decref", "(s)", inner.text);
+  CHECK_EQ(objects(&r), before + 1);
+  close_room(&r);
+}
+
+TEST(an_array_takes_what_fits_its_items) {
+  ident a;
+  room r;
+  open_room(&r);
+  a = MAKE(&r, "(ss[iii])", "Array", "b", 1, -128, 127);
+  SAYS("-128", &r, a.text, "__getitem__", "(i)", 1);
+  SAYS("OverflowError('signed char is greater than maximum')", &r, a.text,
+       "__setitem__", "(ii)", 0, 128);
+  SAYS("OverflowError('signed char is less than minimum')", &r, a.text,
+       "__setitem__", "(ii)", 0, -129);
+  SAYS("IndexError('array assignment index out of range')", &r, a.text,
+       "__setitem__", "(ii)", 3, 0);
+  SAYS("array('b', [1, -128, 127])", &r, a.text, "__repr__", "()");
+  SAYS_PART("ValueError: bad typecode", &r, NULL, "create", "(ss[])", "Array",
+            "x");
+  a = MAKE(&r, "(ss[L])", "Array", "q", (long long)INT64_MIN);
+  SAYS("-9223372036854775808", &r, a.text, "__getitem__", "(i)", 0);
+  a = MAKE(&r, "(ss[K])", "Array", "Q", (unsigned long long)UINT64_MAX);
+  SAYS("18446744073709551615", &r, a.text, "__getitem__", "(i)", 0);
+  close_room(&r);
+}
+
+TEST_MAIN
