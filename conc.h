@@ -16778,7 +16778,7 @@ CONC__PRIVATE int conc__region_make(conc__region *g) {
    The file that is mapped has no name, so it goes with its last process. */
 CONC_API void *conc_shared_alloc(size_t size) {
   conc__region *g;
-  int rc;
+  int state, rc;
   conc__shared_init();
   if (size == 0 || size > SIZE_MAX / 2) {
     errno = size == 0 ? EINVAL : ENOMEM;
@@ -16791,9 +16791,11 @@ CONC_API void *conc_shared_alloc(size_t size) {
     return NULL;
   }
   g->size = conc__pages(size);
+  state = conc__pthread_cancel_off();
   conc__mutex_lock(&conc__shared_guard);
   rc = conc__region_make(g);
   conc__mutex_unlock(&conc__shared_guard);
+  conc__pthread_cancel_back(state);
   if (rc == 0) return g->memory;
   CONC_FREE(g);
   errno = -rc;
@@ -16819,6 +16821,7 @@ CONC__PRIVATE void conc__region_drop(conc__region *g) {
   size_t size = conc__region_mapped(g);
   conc__region **p = &conc__regions;
   bool removed = false;
+  int state = conc__pthread_cancel_off();
   conc__mutex_lock(&conc__shared_guard);
   while (*p != g) p = &(*p)->next;
   CONC__CHECK(g->users > 0 && conc__registry_local(r)->users > 0);
@@ -16836,6 +16839,7 @@ CONC__PRIVATE void conc__region_drop(conc__region *g) {
   }
   conc__mutex_unlock(&conc__shared_guard);
   CONC_FREE(g);
+  conc__pthread_cancel_back(state);
 }
 
 /* The region that begins at `memory`; or that has `name`, if that is not NULL,
@@ -17466,8 +17470,10 @@ CONC__PRIVATE void *conc__shared_by_name(const char *name, size_t size,
   /* -EOWNERDEAD: a thread of our parent was opening memory when we were
      forked. That is the parent's business; the lock is ours. */
   if (rc == 0 || rc == -EOWNERDEAD) {
+    int state = conc__pthread_cancel_off();
     rc = conc__named_open(name, size, reserve, init, arg, deadline, &memory);
     conc_lock_release(&conc__shared_opening);
+    conc__pthread_cancel_back(state);
   }
   if (memory == NULL) errno = -rc;
   return memory;

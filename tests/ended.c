@@ -85,6 +85,39 @@ TEST(pthread_cancel_ends_a_thread) {
   CHECK(conc_result(&t) == NULL);
 }
 
+/* A thread that opens files and closes them, under guards of the library, is
+   not ended there: neither is a guard left held, nor a file left behind. */
+static void *makes_shared_memory(void *arg) {
+  for (;;) {
+    void *memory = conc_shared_alloc(100);
+    void *named = conc_shared_open((const char *)arg, 100, NULL, NULL);
+    CHECK(memory != NULL && named != NULL);
+    conc_shared_free(memory);
+    conc_shared_free(named);
+    pthread_testcancel();
+  }
+  return NULL;
+}
+
+TEST(pthread_cancel_leaves_no_guard_held) {
+  char name[40];
+  NEEDS_FORK;
+  snprintf(name, sizeof name, "conc-ended-%d", (int)getpid());
+  for (int i = 0; i < 150; i++) {
+    pthread_t thread;
+    void *memory, *named;
+    CHECK_EQ(pthread_create(&thread, NULL, makes_shared_memory, name), 0);
+    usleep((unsigned)(i * 13 % 400));
+    CHECK_EQ(pthread_cancel(thread), 0);
+    CHECK_EQ(pthread_join(thread, NULL), 0);
+    memory = conc_shared_alloc(100);
+    named = conc_shared_open(name, 100, NULL, NULL);
+    CHECK(memory != NULL && named != NULL);
+    conc_shared_free(memory);
+    conc_shared_free(named);
+  }
+}
+
 #if !defined(__cplusplus) && !TEST_ASAN
 static void *sleeps_in_a_loop(void *arg) {
   conc_event *cleaned = (conc_event *)arg;
