@@ -31199,6 +31199,9 @@ typedef struct conc__object {
   conc__referrer *referrers; /* whose `refs` are, as far as that is known */
   bool named;        /* it is never dropped before the manager is */
   bool shut;         /* a client has shut the queue down */
+  struct conc__session *busy; /* has its turns while it works with the state;
+                                 others wait: see conc__session_pace */
+  conc_lock alone;            /* that session holds it meanwhile */
   struct conc__object *next; /* among those that are being dropped */
 } conc__object;
 
@@ -31864,7 +31867,8 @@ typedef struct conc__taken {
 typedef struct conc__session {
   conc__client *client;
   conc__manager_data *manager;
-  const conc__object *object; /* whose method is being called */
+  conc__object *object; /* whose method is being called */
+  size_t done;          /* by a method since its last turn, about */
   int protocol;       /* of the last request: 2 is Python 2 with older names */
   bool leave;         /* the connection is closed when the replies are out */
   size_t turn_bytes;  /* of this turn; see conc__session_spend */
@@ -33005,6 +33009,50 @@ CONC__PRIVATE conc__object *conc__request_object(conc__session *s,
   return NULL;
 }
 
+/* --- methods that take long ---
+
+   A method that looks at a million elements would keep all clients waiting. So
+   it counts what it does, and lets the others have their turns. It works on
+   with what it has found: so no other session may call a method of the object
+   meanwhile, and waits. */
+
+/* What is done between two turns: comparing or copying so many elements takes
+   about as long as a turn, see CONC__TURN_SECONDS. */
+#define CONC__PACE 2048
+
+/* Counts what a method has done. 0; -ECANCELED: the session was cancelled
+   meanwhile. `s` is NULL where nobody else is to have a turn. */
+CONC__PRIVATE int conc__session_pace(conc__session *s, size_t done) {
+  conc__object *o;
+  int rc = 0;
+  if (s == NULL || (s->done += done) < CONC__PACE) return 0;
+  s->done = 0;
+  o = s->object; /* NULL: it is being made, so nobody knows it */
+  if (o != NULL && o->busy == NULL) {
+    o->busy = s; /* first: those that wait for the lock look at it */
+    rc = conc_lock_acquire(&o->alone, CONC_FOREVER);
+    if (rc != 0) o->busy = NULL;
+  }
+  return rc != 0 ? rc : conc__loop_yield();
+}
+
+/* Waits until no other session works with an object. */
+CONC__PRIVATE int conc__object_await(conc__session *s, conc__object *o) {
+  int rc = 0;
+  while (rc == 0 && o->busy != NULL && o->busy != s) {
+    rc = conc_lock_acquire(&o->alone, CONC_FOREVER);
+    if (rc == 0) rc = conc_lock_release(&o->alone);
+  }
+  return rc;
+}
+
+/* The method is done. */
+CONC__INLINE void conc__object_rest(conc__session *s, conc__object *o) {
+  if (CONC__LIKELY(o->busy != s)) return;
+  o->busy = NULL;
+  conc_lock_release(&o->alone);
+}
+
 /* A method of an object. What is wrong with a request is told in the order in
    which Python's server finds it: the object, the method, the arguments, their
    values. Such a request has a reply as any other; the connection stays. */
@@ -33018,12 +33066,16 @@ CONC__PRIVATE int conc__serve_method(conc__session *s,
   conc__object_use(o); /* a client may take its last reference meanwhile */
   s->object = o;
   m = conc__class_method(o->type, r->method);
-  if (m == NULL)
+  if (CONC__UNLIKELY(o->busy != NULL)) rc = conc__object_await(s, o);
+  if (rc != 0)
+    ; /* cancelled */
+  else if (m == NULL)
     rc = conc__serve_unexposed(s, o, r);
   else if (!conc__request_arguments_fit(r, &m->takes, text, sizeof text))
     rc = conc__reply_builtin(s, "TypeError", text);
   else
     rc = m->serve(s, o, r);
+  conc__object_rest(s, o);
   conc__object_unuse(&s->manager->objects, o);
   return rc;
 }
@@ -33812,6 +33864,8 @@ CONC__PRIVATE void *conc__client_main(void *arg) {
   int rc = 0;
   s.client = c;
   s.manager = c->manager;
+  s.object = NULL;
+  s.done = 0;
   s.protocol = 4;
   s.leave = false;
   s.turn_bytes = s.turn_requests = 0;
@@ -36671,7 +36725,7 @@ CONC__PRIVATE int conc__elements_append(conc__elements *cs, conc__element *c) {
 /* Adds copies of `count` elements of an array: of the one at `start`, and then
    each that is `step` further. It may be the same array. After an error some
    are there. */
-CONC__PRIVATE int conc__elements_copy(conc__elements *cs,
+CONC__PRIVATE int conc__elements_copy(conc__session *s, conc__elements *cs,
                                       const conc__elements *from,
                                       int64_t start, int64_t step,
                                       size_t count) {
@@ -36680,6 +36734,7 @@ CONC__PRIVATE int conc__elements_copy(conc__elements *cs,
     conc__element c;
     int rc = conc__element_copy(&c, &from->at[start + (int64_t)i * step]);
     if (rc == 0) rc = conc__elements_append(cs, &c);
+    if (rc == 0) rc = conc__session_pace(s, 1);
     if (rc != 0) return rc;
   }
   return 0;
@@ -36744,7 +36799,8 @@ CONC__PRIVATE void conc__elements_reverse(conc__elements *cs) {
 
 /* The first element from `from` to before `to` that Python holds equal to v.
    Its place in *place: `to` if there is none. 0, or -ENOMEM. */
-CONC__PRIVATE int conc__elements_find(const conc__elements *cs,
+CONC__PRIVATE int conc__elements_find(conc__session *s,
+                                      const conc__elements *cs,
                                       const conc_value *v, size_t from,
                                       size_t to, size_t *place) {
   conc__buffer b = {NULL, 0, 0, 0};
@@ -36758,6 +36814,8 @@ CONC__PRIVATE int conc__elements_find(const conc__elements *cs,
     found = conc__python_equal(view.value, v);
     conc__view_close(&view);
     if (found) break;
+    rc = conc__session_pace(s, 1);
+    if (rc != 0) break;
   }
   conc__buffer_free(&b);
   return rc;
@@ -36765,16 +36823,19 @@ CONC__PRIVATE int conc__elements_find(const conc__elements *cs,
 
 /* What a sort works with. */
 typedef struct conc__ordering {
+  conc__session *session; /* see conc__session_pace */
   conc__view *views;
   uint32_t *order, *other; /* numbers of views; the second is for merging */
   const conc_value *left, *right; /* what has no order, after -EINVAL */
 } conc__ordering;
 
-/* Whether view i is below view k: as conc__python_below. */
-CONC__INLINE int conc__ordering_below(conc__ordering *o, uint32_t i,
-                                      uint32_t k) {
-  return conc__python_below(o->views[i].value, o->views[k].value, &o->left,
-                            &o->right);
+/* Whether view i is below view k: as conc__python_below, or -ECANCELED. */
+CONC__PRIVATE int conc__ordering_below(conc__ordering *o, uint32_t i,
+                                       uint32_t k) {
+  int rc = conc__session_pace(o->session, 1);
+  return rc != 0 ? rc
+                 : conc__python_below(o->views[i].value, o->views[k].value,
+                                      &o->left, &o->right);
 }
 
 /* Merges two sorted runs that lie side by side in `order`, into `other`. Of
@@ -36830,14 +36891,15 @@ CONC__PRIVATE void conc__ordering_apply(conc__ordering *o,
    which types have no order. After an error the order is as it was. To keep
    equal ones as they are, a reversed sort begins and ends with the order
    turned round. */
-CONC__PRIVATE int conc__elements_sort(conc__elements *cs, bool reverse,
-                                      char *text, size_t size) {
+CONC__PRIVATE int conc__elements_sort(conc__session *s, conc__elements *cs,
+                                      bool reverse, char *text, size_t size) {
   const size_t n = cs->count;
   conc__buffer b = {NULL, 0, 0, 0};
   conc__ordering o;
   size_t opened = 0, i;
   int rc = 0;
   if (n < 2) return 0;
+  o.session = s;
   o.views = (conc__view *)CONC_MALLOC(n * sizeof *o.views);
   o.order = (uint32_t *)CONC_MALLOC(n * 2 * sizeof *o.order);
   o.other = o.order != NULL ? o.order + n : NULL;
@@ -36847,6 +36909,7 @@ CONC__PRIVATE int conc__elements_sort(conc__elements *cs, bool reverse,
     o.order[opened] = (uint32_t)opened;
     rc = conc__view_open(&o.views[opened], &cs->at[opened],
                          conc__reference_put_class, NULL, &b);
+    if (rc == 0) rc = conc__session_pace(s, 1);
   }
   if (rc == 0) rc = conc__ordering_sort(&o, n);
   if (rc == -EINVAL)
@@ -37115,9 +37178,9 @@ CONC__INLINE const conc__element *conc__row_key(const conc__row *e) {
    are read, how replies with elements are written, and what can be iterated
    over; the methods are in >>lists and >>dicts.
 
-   A method is carried out without a wait, in the thread of the loop: so it is
-   atomic to all clients, as it is in Python. Its cost is linear in what it
-   looks at.
+   A method is carried out in the thread of the loop. One that takes long gives
+   others their turns, but no other method of the object: so it is atomic to
+   all clients, as it is in Python. Its cost is linear in what it looks at.
 
    Uses >>elements, >>dispatch and >>session.
    ------------------------------------------------------------------------ */
@@ -37181,12 +37244,14 @@ CONC__PRIVATE bool conc__complaint_finish(conc__complaint *c, int rc) {
   }
 }
 
-/* Replies that a method has failed with `rc`. Whatever was written of another
-   reply goes. */
+/* Replies that a method has failed with `rc`, before anything of a reply was
+   written. If the session was cancelled there is nobody to reply to. */
 CONC__PRIVATE int conc__reply_failed(conc__session *s, conc__complaint *c,
                                      int rc) {
   char text[sizeof c->text + 40];
-  const bool refused = conc__complaint_finish(c, rc);
+  bool refused;
+  if (rc == -ECANCELED) return rc;
+  refused = conc__complaint_finish(c, rc);
   if (!refused) return conc__reply_builtin(s, c->name, c->text);
   snprintf(text, sizeof text, "%s: %s", c->name, c->text);
   return conc__reply_refuse(s, text);
@@ -37534,8 +37599,10 @@ CONC__PRIVATE int conc__put_elements(conc__session *s,
                                      int64_t step, size_t count) {
   size_t i;
   int rc = 0;
-  for (i = 0; rc == 0 && i < count && !conc__reply_is_full(s); i++)
+  for (i = 0; rc == 0 && i < count && !conc__reply_is_full(s); i++) {
     rc = conc__put_element(s, &cs->at[start + (int64_t)i * step]);
+    if (rc == 0) rc = conc__session_pace(s, 1);
+  }
   return rc;
 }
 
@@ -37578,6 +37645,26 @@ CONC__PRIVATE bool conc__reply_is_result(const conc__session *s) {
 CONC__PRIVATE int conc__reply_done(conc__session *s, conc__complaint *c,
                                    int rc) {
   return rc != 0 ? conc__reply_failed(s, c, rc) : conc__reply_none(s);
+}
+
+/* Writes what Python's repr() says of an object, for a session or, if that is
+   NULL, at once: then a beginning is enough. */
+typedef int conc__write_fn(conc__session *s, const conc__object *o,
+                           conc__buffer *b);
+
+/* No more than this is needed of an object by debug_info. */
+#define CONC__TEXT_ENOUGH 1000
+
+/* ('#RETURN', repr(object)). */
+CONC__PRIVATE int conc__reply_repr(conc__session *s, const conc__object *o,
+                                   conc__write_fn *write) {
+  conc__buffer *out = &s->client->channel.out;
+  conc__buffer b = {NULL, 0, 0, 0};
+  int rc = write(s, o, &b);
+  if (rc == 0) rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  if (rc == 0) rc = conc__pickle_put_str(out, (const char *)b.data, b.size);
+  conc__buffer_free(&b);
+  return rc != 0 ? rc : conc__reply_finish(s);
 }
 
 /* ('#ERROR', KeyError(key)): the exception has the key itself. */
@@ -37835,16 +37922,19 @@ CONC__INLINE size_t conc__items_count(const conc__items *a) {
    items. */
 
 /* Encodes one value, and adds it. */
-CONC__PRIVATE int conc__gather_value(conc__manager_data *m, conc__draft *d,
+CONC__PRIVATE int conc__gather_value(conc__session *s, conc__draft *d,
                                      conc__elements *to, const conc_value *v,
                                      conc__complaint *c) {
   conc__element cell;
-  int rc = conc__element_encode(m, d, v, &cell, &c->wrong);
-  return rc != 0 ? rc : conc__elements_append(to, &cell);
+  int rc = conc__element_encode(s != NULL ? s->manager : NULL, d, v, &cell,
+                                &c->wrong);
+  if (rc == 0) rc = conc__elements_append(to, &cell);
+  return rc != 0 ? rc : conc__session_pace(s, 1 + d->body.size / 256);
 }
 
 /* The characters of a str, or the bytes of what is binary, as ints. */
-CONC__PRIVATE int conc__gather_text(conc__elements *to, const conc_value *v) {
+CONC__PRIVATE int conc__gather_text(conc__session *s, conc__elements *to,
+                                    const conc_value *v) {
   conc__buffer b = {NULL, 0, 0, 0};
   size_t i = 0;
   int rc = 0;
@@ -37861,6 +37951,7 @@ CONC__PRIVATE int conc__gather_text(conc__elements *to, const conc_value *v) {
     }
     if (rc == 0) rc = conc__element_make(&cell, b.data, b.size, NULL, 0);
     if (rc == 0) rc = conc__elements_append(to, &cell);
+    if (rc == 0) rc = conc__session_pace(s, 1);
     i += n;
   }
   conc__buffer_free(&b);
@@ -37868,8 +37959,8 @@ CONC__PRIVATE int conc__gather_text(conc__elements *to, const conc_value *v) {
 }
 
 /* The numbers of a range, which is an object of (start, stop, step). */
-CONC__PRIVATE int conc__gather_range(conc__elements *to, const conc_value *v,
-                                     conc__complaint *c) {
+CONC__PRIVATE int conc__gather_range(conc__session *s, conc__elements *to,
+                                     const conc_value *v, conc__complaint *c) {
   const conc_value *arguments = conc__object_arguments(v);
   conc__buffer b = {NULL, 0, 0, 0};
   int64_t n[3] = {0, 0, 0};
@@ -37896,6 +37987,7 @@ CONC__PRIVATE int conc__gather_range(conc__elements *to, const conc_value *v,
                               (int64_t)((uint64_t)n[0] + i * (uint64_t)n[2]));
     if (rc == 0) rc = conc__element_make(&cell, b.data, b.size, NULL, 0);
     if (rc == 0) rc = conc__elements_append(to, &cell);
+    if (rc == 0) rc = conc__session_pace(s, 1);
   }
   conc__buffer_free(&b);
   return rc;
@@ -37911,7 +38003,8 @@ CONC__PRIVATE int conc__gather_object(conc__elements *to,
   conc__buffer b = {NULL, 0, 0, 0};
   size_t i, n;
   int rc = 0;
-  if (cells != NULL) return conc__elements_copy(to, cells, 0, 1, cells->count);
+  if (cells != NULL)
+    return conc__elements_copy(NULL, to, cells, 0, 1, cells->count);
   if (table != NULL) {
     const conc__row *e = conc__table_from(table, 0);
     while (rc == 0 && e != NULL) {
@@ -37937,28 +38030,34 @@ CONC__PRIVATE int conc__gather_object(conc__elements *to,
 }
 
 /* Adds all items of a value to an array, which is the caller's to free in any
-   case. */
-CONC__PRIVATE int conc__gather(conc__manager_data *m, conc__elements *to,
+   case. If it has to wait for the object that a proxy stands for, the object
+   whose method this is may be another one afterwards: so it is called before
+   anything is looked at there. */
+CONC__PRIVATE int conc__gather(conc__session *s, conc__elements *to,
                                const conc_value *v, conc__complaint *c) {
   conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
   const size_t step = v->type == CONC_DICT ? 2 : 1;
   size_t i;
   int rc = 0;
   if (v->type == CONC_STR || conc__is_binary(v))
-    return conc__gather_text(to, v);
+    return conc__gather_text(s, to, v);
   if (conc__is_builtin_object(v, "range") ||
       conc__is_builtin_object(v, "xrange"))
-    return conc__gather_range(to, v, c);
+    return conc__gather_range(s, to, v, c);
   if (conc__is_object(v, CONC__MANAGERS, CONC__PROXY_CLASS)) {
-    const conc__object *o = conc__proxy_object(m, v);
+    conc__object *o = conc__proxy_object(s->manager, v);
     c->wrong = v;
-    rc = o != NULL ? conc__gather_object(to, o) : -ENOENT;
+    if (o == NULL) return -ENOENT;
+    conc__object_use(o);
+    rc = conc__object_await(s, o);
+    if (rc == 0) rc = conc__gather_object(to, o);
+    conc__object_unuse(&s->manager->objects, o);
     if (rc != -ENOTSUP) return rc;
   }
   if (!conc__is_container(v->type) || v->type == CONC_OBJECT)
     return conc__complain_type(c, "'", v, "' object is not iterable");
   for (i = 0; rc == 0 && i < v->size; i++)
-    rc = conc__gather_value(m, &d, to, v->as.items + i * step, c);
+    rc = conc__gather_value(s, &d, to, v->as.items + i * step, c);
   conc__draft_free(&d);
   return rc;
 }
@@ -38053,8 +38152,8 @@ CONC__PRIVATE int conc__list_add(conc__session *s, conc__object *o,
       rc = conc__complain_type(&c, "can only concatenate list (not \"", v,
                                "\") to list");
     } else {
-      rc = conc__elements_copy(&sum, cs, 0, 1, cs->count);
-      if (rc == 0) rc = conc__gather(s->manager, &sum, v, &c);
+      rc = conc__elements_copy(s, &sum, cs, 0, 1, cs->count);
+      if (rc == 0) rc = conc__gather(s, &sum, v, &c);
     }
   }
   rc = rc != 0 ? conc__reply_failed(s, &c, rc)
@@ -38104,7 +38203,7 @@ CONC__PRIVATE int conc__list_mul(conc__session *s, conc__object *o,
 
 /* Finds the first argument, from the second on and before the third, which are
    as in a slice. */
-CONC__PRIVATE int conc__list_search(const conc__elements *cs,
+CONC__PRIVATE int conc__list_search(conc__session *s, const conc__elements *cs,
                                     const conc__request *r, size_t *place,
                                     size_t *to, conc__complaint *c) {
   int64_t ends[2], n = (int64_t)cs->count;
@@ -38127,7 +38226,7 @@ CONC__PRIVATE int conc__list_search(const conc__elements *cs,
     *place = *to;
     return 0;
   }
-  return conc__elements_find(cs, conc__argument(r, 0), (size_t)ends[0], *to,
+  return conc__elements_find(s, cs, conc__argument(r, 0), (size_t)ends[0], *to,
                              place);
 }
 
@@ -38136,7 +38235,7 @@ CONC__PRIVATE int conc__list_contains(conc__session *s, conc__object *o,
   conc__complaint c = {NULL, "", NULL};
   size_t place = 0, to = 0;
   int rc = conc__arguments_check(r, "list", 1, 1, &c);
-  if (rc == 0) rc = conc__list_search(conc__list_of(o), r, &place, &to, &c);
+  if (rc == 0) rc = conc__list_search(s, conc__list_of(o), r, &place, &to, &c);
   if (rc != 0) return conc__reply_failed(s, &c, rc);
   return conc__reply_bool(s, place < to);
 }
@@ -38146,7 +38245,7 @@ CONC__PRIVATE int conc__list_index(conc__session *s, conc__object *o,
   conc__complaint c = {NULL, "", NULL};
   size_t place = 0, to = 0;
   int rc = conc__arguments_check(r, "list", 1, 3, &c);
-  if (rc == 0) rc = conc__list_search(conc__list_of(o), r, &place, &to, &c);
+  if (rc == 0) rc = conc__list_search(s, conc__list_of(o), r, &place, &to, &c);
   if (rc == 0 && place == to) {
     conc__buffer b = {NULL, 0, 0, 0};
     rc = conc__python_repr(&b, conc__argument(r, 0));
@@ -38167,7 +38266,7 @@ CONC__PRIVATE int conc__list_count(conc__session *s, conc__object *o,
   size_t place = 0, n = 0;
   int rc = conc__arguments_check(r, "list", 1, 1, &c);
   while (rc == 0 && place < cs->count) {
-    rc = conc__elements_find(cs, conc__argument(r, 0), place, cs->count,
+    rc = conc__elements_find(s, cs, conc__argument(r, 0), place, cs->count,
                              &place);
     if (rc != 0 || place == cs->count) break;
     place++;
@@ -38177,18 +38276,31 @@ CONC__PRIVATE int conc__list_count(conc__session *s, conc__object *o,
   return conc__reply_int(s, (int64_t)n);
 }
 
-/* Appends what Python's repr() says of elements: [a, b]. */
-CONC__PRIVATE int conc__list_text(const conc__object *o, conc__buffer *b) {
+/* Python's repr(): [a, b]. */
+CONC__PRIVATE int conc__list_write(conc__session *s, const conc__object *o,
+                                   conc__buffer *b) {
   const conc__elements *cs = conc__list_of(o);
   conc__buffer scratch = {NULL, 0, 0, 0};
   size_t i;
   int rc = conc__buffer_append(b, "[", 1);
   for (i = 0; rc == 0 && i < cs->count; i++) {
+    if (s == NULL && b->size > CONC__TEXT_ENOUGH) break;
     if (i > 0) rc = conc__buffer_append(b, ", ", 2);
     if (rc == 0) rc = conc__element_text(&cs->at[i], b, &scratch);
+    if (rc == 0) rc = conc__session_pace(s, 1);
   }
   conc__buffer_free(&scratch);
   return rc != 0 ? rc : conc__buffer_append(b, "]", 1);
+}
+
+CONC__PRIVATE int conc__list_text(const conc__object *o, conc__buffer *b) {
+  return conc__list_write(NULL, o, b);
+}
+
+CONC__PRIVATE int conc__list_repr(conc__session *s, conc__object *o,
+                                  const conc__request *r) {
+  (void)r;
+  return conc__reply_repr(s, o, conc__list_write);
 }
 
 /* --- changing a list --- */
@@ -38199,8 +38311,7 @@ CONC__PRIVATE int conc__list_append(conc__session *s, conc__object *o,
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 1, 1, &c);
   if (rc == 0)
-    rc = conc__gather_value(s->manager, &d, conc__list_of(o),
-                            conc__argument(r, 0), &c);
+    rc = conc__gather_value(s, &d, conc__list_of(o), conc__argument(r, 0), &c);
   conc__draft_free(&d);
   return conc__reply_done(s, &c, rc);
 }
@@ -38210,7 +38321,7 @@ CONC__PRIVATE int conc__list_extend(conc__session *s, conc__object *o,
   conc__elements *cs = conc__list_of(o), more = {NULL, 0, 0, 0};
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 1, 1, &c);
-  if (rc == 0) rc = conc__gather(s->manager, &more, conc__argument(r, 0), &c);
+  if (rc == 0) rc = conc__gather(s, &more, conc__argument(r, 0), &c);
   if (rc == 0) rc = conc__elements_replace(cs, cs->count, 0, &more);
   conc__elements_free(&more);
   return conc__reply_done(s, &c, rc);
@@ -38227,8 +38338,7 @@ CONC__PRIVATE int conc__list_insert(conc__session *s, conc__object *o,
   if (rc == 0) rc = conc__whole_read(conc__argument(r, 0), &place, &c);
   if (place < 0) place = place < -n ? 0 : place + n;
   if (place > n) place = n;
-  if (rc == 0)
-    rc = conc__gather_value(s->manager, &d, &one, conc__argument(r, 1), &c);
+  if (rc == 0) rc = conc__gather_value(s, &d, &one, conc__argument(r, 1), &c);
   if (rc == 0) rc = conc__elements_replace(cs, (size_t)place, 0, &one);
   conc__draft_free(&d);
   conc__elements_free(&one);
@@ -38264,7 +38374,8 @@ CONC__PRIVATE int conc__list_remove(conc__session *s, conc__object *o,
   size_t place = 0;
   int rc = conc__arguments_check(r, "list", 1, 1, &c);
   if (rc == 0)
-    rc = conc__elements_find(cs, conc__argument(r, 0), 0, cs->count, &place);
+    rc =
+        conc__elements_find(s, cs, conc__argument(r, 0), 0, cs->count, &place);
   if (rc == 0 && place == cs->count)
     rc = conc__complain(&c, "ValueError", "list.remove(x): x not in list");
   if (rc == 0) conc__elements_remove(cs, place, 1, 1);
@@ -38309,7 +38420,8 @@ CONC__PRIVATE int conc__list_sort(conc__session *s, conc__object *o,
     rc = conc__complain_type(&c, "'", key, "' object is not callable");
   if (rc == 0 && reverse != NULL) rc = conc__whole_read(reverse, &back, &c);
   if (rc == 0) {
-    rc = conc__elements_sort(conc__list_of(o), back != 0, text, sizeof text);
+    rc =
+        conc__elements_sort(s, conc__list_of(o), back != 0, text, sizeof text);
     if (rc == -EINVAL) conc__complain(&c, "TypeError", "%s", text);
   }
   return conc__reply_done(s, &c, rc);
@@ -38325,7 +38437,7 @@ CONC__PRIVATE int conc__list_imul(conc__session *s, conc__object *o,
   int rc = conc__list_times(cs, r, &times, &c);
   if (rc == 0 && times == 0) conc__elements_free(cs);
   for (i = 1; rc == 0 && i < times; i++)
-    rc = conc__elements_copy(cs, cs, 0, 1, before);
+    rc = conc__elements_copy(s, cs, cs, 0, 1, before);
   if (rc != 0) { /* all or nothing */
     if (cs->count > before)
       conc__elements_remove(cs, before, 1, cs->count - before);
@@ -38339,70 +38451,81 @@ CONC__PRIVATE int conc__list_iadd(conc__session *s, conc__object *o,
   conc__elements *cs = conc__list_of(o), more = {NULL, 0, 0, 0};
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 1, 1, &c);
-  if (rc == 0) rc = conc__gather(s->manager, &more, conc__argument(r, 0), &c);
+  if (rc == 0) rc = conc__gather(s, &more, conc__argument(r, 0), &c);
   if (rc == 0) rc = conc__elements_replace(cs, cs->count, 0, &more);
   conc__elements_free(&more);
   return rc != 0 ? conc__reply_failed(s, &c, rc) : conc__list_copy(s, o, r);
 }
 
-/* Gives places of a list the items of a value: of one place, the value. */
-CONC__PRIVATE int conc__list_assign(conc__manager_data *m, conc__elements *cs,
-                                    conc__places *p, const conc_value *v,
-                                    conc__complaint *c) {
+/* What is to be assigned to places of a list: the items of a value to those of
+   a slice, to one place the value. */
+CONC__PRIVATE int conc__list_with(conc__session *s, const conc__places *p,
+                                  const conc_value *v, conc__elements *with,
+                                  conc__complaint *c) {
   conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
-  conc__elements with = {NULL, 0, 0, 0};
-  size_t i;
-  int rc = p->slice ? conc__gather(m, &with, v, c)
-                    : conc__gather_value(m, &d, &with, v, c);
-  /* Gathering may have changed nothing here: no other method runs meanwhile.
-     Python puts what is assigned to an empty slice before its beginning. */
-  if (rc == 0 && p->step == 1) {
-    rc = conc__elements_replace(cs, (size_t)p->start, p->count, &with);
-  } else if (rc == 0 && with.count != p->count) {
-    rc = conc__complain(c, "ValueError",
-                        "attempt to assign sequence of size %lu to extended "
-                        "slice of size %lu",
-                        (unsigned long)with.count, (unsigned long)p->count);
-  } else if (rc == 0 && cs->weight + with.weight > CONC__WEIGHT_MAX) {
-    rc = -EMSGSIZE;
-  } else if (rc == 0) {
-    for (i = 0; i < p->count; i++) { /* what was there comes into `with` */
-      conc__element *place = &cs->at[p->start + (int64_t)i * p->step];
-      const conc__element old = *place;
-      cs->weight += conc__element_weight(&with.at[i]);
-      cs->weight -= conc__element_weight(place);
-      *place = with.at[i];
-      with.at[i] = old;
-    }
-  }
+  int rc;
+  if (p->slice) return conc__gather(s, with, v, c);
+  rc = conc__gather_value(s, &d, with, v, c);
   conc__draft_free(&d);
-  conc__elements_free(&with);
   return rc;
 }
 
+/* Gives places of a list these elements, and the caller what was there. Python
+   puts what is assigned to an empty slice before its beginning. */
+CONC__PRIVATE int conc__list_assign(conc__elements *cs, const conc__places *p,
+                                    conc__elements *with, conc__complaint *c) {
+  size_t i;
+  if (p->step == 1)
+    return conc__elements_replace(cs, (size_t)p->start, p->count, with);
+  if (with->count != p->count)
+    return conc__complain(c, "ValueError",
+                          "attempt to assign sequence of size %lu to extended "
+                          "slice of size %lu",
+                          (unsigned long)with->count, (unsigned long)p->count);
+  if (cs->weight + with->weight > CONC__WEIGHT_MAX) return -EMSGSIZE;
+  for (i = 0; i < p->count; i++) {
+    conc__element *place = &cs->at[p->start + (int64_t)i * p->step];
+    const conc__element old = *place;
+    cs->weight += conc__element_weight(&with->at[i]);
+    cs->weight -= conc__element_weight(place);
+    *place = with->at[i];
+    with->at[i] = old;
+  }
+  return 0;
+}
+
+/* list[places] = value. The places are read twice: before, for what is wrong
+   with them, and after, for the list may have changed while the value was read
+   that is a proxy of another one. */
 CONC__PRIVATE int conc__list_setitem(conc__session *s, conc__object *o,
                                      const conc__request *r) {
-  conc__elements *cs = conc__list_of(o);
+  conc__elements *cs = conc__list_of(o), with = {NULL, 0, 0, 0};
   conc__complaint c = {NULL, "", NULL};
   conc__places p;
   int rc = conc__arguments_check(r, "list", 2, 2, &c);
   if (rc == 0)
     rc = conc__places_read(conc__argument(r, 0), cs->count, "list",
                            " assignment", &p, &c);
+  if (rc == 0) rc = conc__list_with(s, &p, conc__argument(r, 1), &with, &c);
   if (rc == 0)
-    rc = conc__list_assign(s->manager, cs, &p, conc__argument(r, 1), &c);
+    rc = conc__places_read(conc__argument(r, 0), cs->count, "list",
+                           " assignment", &p, &c);
+  if (rc == 0) rc = conc__list_assign(cs, &p, &with, &c);
+  conc__elements_free(&with);
   return conc__reply_done(s, &c, rc);
 }
 
+/* list[from:to] = iterable, of Python 2. */
 CONC__PRIVATE int conc__list_setslice(conc__session *s, conc__object *o,
                                       const conc__request *r) {
-  conc__elements *cs = conc__list_of(o);
+  conc__elements *cs = conc__list_of(o), with = {NULL, 0, 0, 0};
   conc__complaint c = {NULL, "", NULL};
   conc__places p;
   int rc = conc__arguments_check(r, "list", 3, 3, &c);
+  if (rc == 0) rc = conc__gather(s, &with, conc__argument(r, 2), &c);
   if (rc == 0) rc = conc__places_read_old(r, cs->count, &p, &c);
-  if (rc == 0)
-    rc = conc__list_assign(s->manager, cs, &p, conc__argument(r, 2), &c);
+  if (rc == 0) rc = conc__list_assign(cs, &p, &with, &c);
+  conc__elements_free(&with);
   return conc__reply_done(s, &c, rc);
 }
 
@@ -38454,7 +38577,7 @@ CONC__PRIVATE int conc__list_make(conc__session *s, conc__object *o,
     rc = conc__arguments_check(r, "builtins", 0, 1, &c);
   }
   if (rc == 0 && conc__request_given(r) > 0)
-    rc = conc__gather(s->manager, &list->cells, conc__argument(r, 0), &c);
+    rc = conc__gather(s, &list->cells, conc__argument(r, 0), &c);
   if (rc == 0) {
     o->state = list;
     return 0;
@@ -38489,19 +38612,21 @@ static const conc__method conc__list_methods[] = {
     {"remove", CONC__TAKES_ANY, conc__list_remove, false},
     {"reverse", CONC__TAKES_ANY, conc__list_reverse, false},
     {"sort", CONC__TAKES_ANY, conc__list_sort, false},
+    {"__repr__", CONC__TAKES_NONE, conc__list_repr, true},
+    {"__str__", CONC__TAKES_NONE, conc__list_repr, true},
     {"__delslice__", CONC__TAKES_ANY, conc__list_delslice, true},
     {"__getslice__", CONC__TAKES_ANY, conc__list_getslice, true},
     {"__setslice__", CONC__TAKES_ANY, conc__list_setslice, true}};
 
 static const conc__class conc__list_type = {NULL,
-                                             "list",
-                                             conc__list_methods,
-                                             sizeof conc__list_methods /
-                                                 sizeof *conc__list_methods,
-                                             conc__list_make,
-                                             conc__list_drop,
-                                             conc__list_text,
-                                             conc__list_copy};
+                                            "list",
+                                            conc__list_methods,
+                                            sizeof conc__list_methods /
+                                                sizeof *conc__list_methods,
+                                            conc__list_make,
+                                            conc__list_drop,
+                                            conc__list_text,
+                                            conc__list_copy};
 /* ---------------------------------------------------------------------------
    >>dicts: the methods of dict, Iterator, Namespace, Value and Array, served
 
@@ -38609,7 +38734,8 @@ CONC__PRIVATE int conc__reply_rows(conc__session *s, const conc__table *t,
         out, dict ? CONC__OP_EMPTY_DICT : CONC__OP_EMPTY_LIST, CONC__OP_MARK);
   for (i = 0; rc == 0 && i < t->used && !conc__reply_is_full(s); i++) {
     if (t->rows[i].key.size == CONC__ELEMENT_NONE) continue;
-    rc = conc__put_row(s, &t->rows[i], parts);
+    rc = conc__session_pace(s, 2);
+    if (rc == 0) rc = conc__put_row(s, &t->rows[i], parts);
     if (rc == 0 && parts == CONC__PART_PAIR && !dict)
       rc = conc__pickle_put_op(out, CONC__OP_TUPLE2);
   }
@@ -38644,7 +38770,8 @@ CONC__PRIVATE int conc__dict_items(conc__session *s, conc__object *o,
 }
 
 /* Python's repr(): {key: value, key: value}. */
-CONC__PRIVATE int conc__dict_text(const conc__object *o, conc__buffer *b) {
+CONC__PRIVATE int conc__dict_write(conc__session *s, const conc__object *o,
+                                   conc__buffer *b) {
   const conc__table *t = conc__dict_of(o);
   conc__buffer scratch = {NULL, 0, 0, 0};
   bool first = true;
@@ -38653,14 +38780,26 @@ CONC__PRIVATE int conc__dict_text(const conc__object *o, conc__buffer *b) {
   for (i = 0; rc == 0 && i < t->used; i++) {
     const conc__row *e = &t->rows[i];
     if (e->key.size == CONC__ELEMENT_NONE) continue;
+    if (s == NULL && b->size > CONC__TEXT_ENOUGH) break;
     if (!first) rc = conc__buffer_append(b, ", ", 2);
     first = false;
     if (rc == 0) rc = conc__element_text(conc__row_key(e), b, &scratch);
     if (rc == 0) rc = conc__buffer_append(b, ": ", 2);
     if (rc == 0) rc = conc__element_text(&e->value, b, &scratch);
+    if (rc == 0) rc = conc__session_pace(s, 2);
   }
   conc__buffer_free(&scratch);
   return rc != 0 ? rc : conc__buffer_append(b, "}", 1);
+}
+
+CONC__PRIVATE int conc__dict_text(const conc__object *o, conc__buffer *b) {
+  return conc__dict_write(NULL, o, b);
+}
+
+CONC__PRIVATE int conc__dict_repr(conc__session *s, conc__object *o,
+                                  const conc__request *r) {
+  (void)r;
+  return conc__reply_repr(s, o, conc__dict_write);
 }
 
 /* --- a dict: changing it --- */
@@ -38756,6 +38895,20 @@ CONC__PRIVATE int conc__dict_merge_pair(conc__manager_data *m, conc__table *t,
   return conc__dict_set(m, t, pair->as.items, pair->as.items + 1, c);
 }
 
+/* Sets what a dict says. */
+CONC__PRIVATE int conc__dict_merge_value(conc__session *s, conc__table *t,
+                                         const conc_value *v,
+                                         conc__complaint *c) {
+  size_t i;
+  int rc = 0;
+  for (i = 0; rc == 0 && i < conc_value_size(v); i++) {
+    rc = conc__dict_set(s->manager, t, conc_value_key(v, i),
+                        conc_value_item(v, i), c);
+    if (rc == 0) rc = conc__session_pace(s, 2);
+  }
+  return rc;
+}
+
 /* What dict() and update() have in common: a dict, a proxy of one, or an
    iterable of pairs; and keywords. */
 CONC__PRIVATE int conc__dict_merge_request(conc__session *s, conc__table *t,
@@ -38764,7 +38917,7 @@ CONC__PRIVATE int conc__dict_merge_request(conc__session *s, conc__table *t,
                                            conc__complaint *c) {
   const size_t given = conc__request_given(r);
   const conc_value *v = conc__argument(r, 0);
-  const conc__object *o = NULL;
+  conc__object *o = NULL;
   size_t i;
   int rc = 0;
   if (given > 1)
@@ -38774,22 +38927,22 @@ CONC__PRIVATE int conc__dict_merge_request(conc__session *s, conc__table *t,
   if (given == 1 && conc__is_object(v, CONC__MANAGERS, CONC__PROXY_CLASS))
     o = conc__proxy_object(s->manager, v);
   if (o != NULL && conc__dict_of(o) != NULL) {
-    rc = conc__dict_merge_table(t, conc__dict_of(o));
+    conc__object_use(o);
+    rc = conc__object_await(s, o);
+    if (rc == 0) rc = conc__dict_merge_table(t, conc__dict_of(o));
+    conc__object_unuse(&s->manager->objects, o);
   } else if (given == 1 && v->type == CONC_DICT) {
-    for (i = 0; rc == 0 && i < v->size; i++)
-      rc = conc__dict_set(s->manager, t, conc_value_key(v, i),
-                          conc_value_item(v, i), c);
+    rc = conc__dict_merge_value(s, t, v, c);
   } else if (given == 1 &&
              (!conc__is_container(v->type) || v->type == CONC_OBJECT)) {
     rc = conc__complain_type(c, "'", v, "' object is not iterable");
   } else if (given == 1) {
-    for (i = 0; rc == 0 && i < v->size; i++)
+    for (i = 0; rc == 0 && i < v->size; i++) {
       rc = conc__dict_merge_pair(s->manager, t, v->as.items + i, i, c);
+      if (rc == 0) rc = conc__session_pace(s, 2);
+    }
   }
-  for (i = 0; rc == 0 && i < conc_value_size(r->kwds); i++)
-    rc = conc__dict_set(s->manager, t, conc_value_key(r->kwds, i),
-                        conc_value_item(r->kwds, i), c);
-  return rc;
+  return rc != 0 ? rc : conc__dict_merge_value(s, t, r->kwds, c);
 }
 
 CONC__PRIVATE int conc__dict_update(conc__session *s, conc__object *o,
@@ -39012,17 +39165,19 @@ static const conc__method conc__dict_methods[] = {
     {"setdefault", CONC__TAKES_ANY, conc__dict_setdefault, false},
     {"update", CONC__TAKES_ANY, conc__dict_update, false},
     {"values", CONC__TAKES_NONE, conc__dict_values, false},
+    {"__repr__", CONC__TAKES_NONE, conc__dict_repr, true},
+    {"__str__", CONC__TAKES_NONE, conc__dict_repr, true},
     {"has_key", CONC__TAKES_ANY, conc__dict_contains, true}}; /* Python 2 */
 
 static const conc__class conc__dict_type = {NULL,
-                                             "dict",
-                                             conc__dict_methods,
-                                             sizeof conc__dict_methods /
-                                                 sizeof *conc__dict_methods,
-                                             conc__dict_make,
-                                             conc__dict_drop,
-                                             conc__dict_text,
-                                             conc__dict_copy};
+                                            "dict",
+                                            conc__dict_methods,
+                                            sizeof conc__dict_methods /
+                                                sizeof *conc__dict_methods,
+                                            conc__dict_make,
+                                            conc__dict_drop,
+                                            conc__dict_text,
+                                            conc__dict_copy};
 
 /* --- a Namespace --- */
 
@@ -39499,7 +39654,7 @@ CONC__PRIVATE int conc__code_read(const conc_value *v, const conc__code **code,
 
 /* Fills an array with the items of a value. Of bytes, these are what lies in
    memory, as array.frombytes takes it. */
-CONC__PRIVATE int conc__array_fill(conc__manager_data *m, conc__items *a,
+CONC__PRIVATE int conc__array_fill(conc__session *s, conc__items *a,
                                    const conc_value *v, conc__complaint *c) {
   const size_t size = a->code->size;
   conc__elements items = {NULL, 0, 0, 0};
@@ -39519,7 +39674,7 @@ CONC__PRIVATE int conc__array_fill(conc__manager_data *m, conc__items *a,
                           "cannot use a str to initialize an "
                           "array with typecode '%c'",
                           a->code->letter);
-  rc = conc__gather(m, &items, v, c);
+  rc = conc__gather(s, &items, v, c);
   if (rc == 0) rc = conc__buffer_reserve(&a->data, items.count * size + 1);
   for (i = 0; rc == 0 && i < items.count; i++) {
     conc__view view;
@@ -39555,8 +39710,7 @@ CONC__PRIVATE int conc__array_make(conc__session *s, conc__object *o,
     rc = conc__code_read(conc__request_argument(r, 0, "typecode"), &a->code,
                          &c);
   if (rc == 0)
-    rc = conc__array_fill(s->manager, a,
-                          conc__request_argument(r, 1, "sequence"), &c);
+    rc = conc__array_fill(s, a, conc__request_argument(r, 1, "sequence"), &c);
   if (rc == 0) {
     o->state = a;
     return 0;
@@ -39573,14 +39727,14 @@ static const conc__method conc__array_methods[] = {
     {"__getslice__", CONC__TAKES_ANY, conc__array_getslice, true}};
 
 static const conc__class conc__array_type = {NULL,
-                                              "array.array",
-                                              conc__array_methods,
-                                              sizeof conc__array_methods /
-                                                  sizeof *conc__array_methods,
-                                              conc__array_make,
-                                              conc__array_drop,
-                                              conc__array_text,
-                                              conc__array_copy};
+                                             "array.array",
+                                             conc__array_methods,
+                                             sizeof conc__array_methods /
+                                                 sizeof *conc__array_methods,
+                                             conc__array_make,
+                                             conc__array_drop,
+                                             conc__array_text,
+                                             conc__array_copy};
 
 /* --- their names --- */
 

@@ -308,7 +308,7 @@ TEST(elements_are_replaced_and_removed_anywhere) {
   with = numbers("[1, 2, 3]");
   CHECK_EQ(conc__elements_replace(&cs, 0, 4, &with), 0);
   conc__elements_free(&with);
-  CHECK_EQ(conc__elements_copy(&cs, &cs, 2, -1, 3), 0);
+  CHECK_EQ(conc__elements_copy(NULL, &cs, &cs, 2, -1, 3), 0);
   CHECK(holds(&cs, " 1 2 3 3 2 1"));
   conc__elements_free(&cs);
 }
@@ -336,7 +336,7 @@ static bool sorts(const char *list, bool reverse, const char *want) {
   conc__elements cs = numbers(list);
   char text[200] = "";
   bool ok;
-  int rc = conc__elements_sort(&cs, reverse, text, sizeof text);
+  int rc = conc__elements_sort(NULL, &cs, reverse, text, sizeof text);
   if (rc == -EINVAL) {
     ok = strcmp(text, want) == 0;
     if (!ok) puts(text);
@@ -374,7 +374,7 @@ TEST(sorting_many_gives_the_order_of_insertion_sort) {
     for (k = i; k > 0 && want[k - 1] > x; k--) want[k] = want[k - 1];
     want[k] = x;
   }
-  CHECK_EQ(conc__elements_sort(&cs, false, text, sizeof text), 0);
+  CHECK_EQ(conc__elements_sort(NULL, &cs, false, text, sizeof text), 0);
   for (i = 0; i < n; i++) {
     snprintf(text, sizeof text, "%d", want[i]);
     CHECK(shows(&cs.at[i], text));
@@ -502,7 +502,7 @@ TEST(a_failed_allocation_leaves_lists_and_tables_as_they_were) {
     test_fail_at = at;
     rc = conc__gather(NULL, &cs, v, &c);
     if (rc == 0) rc = conc__dict_set(NULL, &t, k, v, &c);
-    if (rc == 0) rc = conc__elements_sort(&cs, true, c.text, sizeof c.text);
+    if (rc == 0) rc = conc__elements_sort(NULL, &cs, true, c.text, sizeof c.text);
     if (rc == -EINVAL) rc = 0; /* a str and a dict */
     if (rc == 0) rc = conc__dict_set(NULL, &t, k, k, &c);
     test_fail_at = 0;
@@ -540,9 +540,13 @@ static void close_room(room *r) {
   end(&r->s);
 }
 
-/* Sends a pickle, and returns the reply as text: of an exception
-   "Name: text", of what was refused "TRACEBACK text". */
-static const char *exchange(conc__peer *p, const void *data, size_t size) {
+static void send_pickle(conc__peer *p, const void *data, size_t size) {
+  CHECK_EQ(conc__channel_send(&p->channel, data, size, soon()), 0);
+}
+
+/* The reply as text: of an exception as repr() shows it, of what was refused
+   "TRACEBACK text". */
+static const char *hear(conc__peer *p) {
   static char text[3000];
   conc__pickle_limits limits = conc__pickle_reply_limits;
   const unsigned char *payload;
@@ -550,7 +554,6 @@ static const char *exchange(conc__peer *p, const void *data, size_t size) {
   conc_value *v;
   size_t n;
   limits.proxies = true;
-  CHECK_EQ(conc__channel_send(&p->channel, data, size, soon()), 0);
   CHECK_EQ(conc__channel_receive(&p->channel, (size_t)1 << 26, &payload, &n,
                                  soon()), 0);
   CHECK_EQ(conc__pickle_decode(payload, n, &limits, &v, NULL), 0);
@@ -566,6 +569,11 @@ static const char *exchange(conc__peer *p, const void *data, size_t size) {
   }
   conc_value_free(v);
   return text;
+}
+
+static const char *exchange(conc__peer *p, const void *data, size_t size) {
+  send_pickle(p, data, size);
+  return hear(p);
 }
 
 /* (ident, method, args, {}), args by a format. */
@@ -702,7 +710,7 @@ static const char *append_proxy(room *r, const char *to, const char *module,
 
 static size_t objects(room *r) {
   conc__objects *t = &((conc__manager_data *)r->s.server.state)->objects;
-  const conc__object *o;
+  conc__object *o;
   size_t i, n = 0;
   for (i = 0; conc__object_at(t, i, &o); i++) n += o != NULL;
   return n;
@@ -770,6 +778,98 @@ TEST(objects_inside_of_objects_go_with_them) {
                          "ListProxy", inner.text), "None");
   SAYS("None", &r, NULL, "decref", "(s)", inner.text);
   CHECK_EQ(objects(&r), before + 1);
+  close_room(&r);
+}
+
+/* Sends (ident, method, args, {}), and does not wait for the reply. */
+static void tell(conc__peer *p, const char *ident, const char *method,
+                 const char *format, int arg) {
+  conc_value *args, *request;
+  void *data;
+  size_t size;
+  CHECK_EQ(conc_build(&args, format, arg), 0);
+  CHECK_EQ(conc_build(&request, "(ssO{})", ident, method, args), 0);
+  CHECK_EQ(conc_pickle_dumps(request, 4, &data, &size), 0);
+  send_pickle(p, data, size);
+  conc_free(data);
+  conc_value_free(request);
+  conc_value_free(args);
+}
+
+/* A list of 40,000 numbers in a bad order. */
+static ident long_list(room *r) {
+  ident l = MAKE(r, "(s)", "list");
+  char text[20];
+  int i;
+  SAYS("None", r, l.text, "extend", "([iiiiiiii])", 7, 3, 5, 1, 8, 2, 6, 4);
+  for (i = 0; i < 5; i++) {
+    tell(r->peer, l.text, "__imul__", "(i)", i < 4 ? 8 : 1);
+    hear(r->peer);
+  }
+  snprintf(text, sizeof text, "%d", 8 * 8 * 8 * 8 * 8);
+  SAYS(text, r, l.text, "__len__", "()");
+  return l;
+}
+
+/* Others have their turns meanwhile. It may be over before the other one has
+   asked: so there are some tries. */
+TEST(a_sort_keeps_nobody_waiting) {
+  conc__peer *other;
+  bool waited = true;
+  ident l, m;
+  room r;
+  int i;
+  open_room(&r);
+  CHECK_EQ(conc__peer_open(r.s.client.state, &other, soon()), 0);
+  l = long_list(&r);
+  m = MAKE(&r, "(s)", "list");
+  tell(other, NULL, "accept_connection", "(i)", 0);
+  CHECK_STR(hear(other), "None");
+  for (i = 0; i < 50 && waited; i++) {
+    char byte;
+    tell(r.peer, l.text, i % 2 ? "reverse" : "sort", "()", 0);
+    if (i % 2) {
+      hear(r.peer);
+      continue;
+    }
+    tell(other, m.text, "__len__", "()", 0);
+    CHECK_STR(hear(other), "0");
+    waited = recv(r.peer->channel.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+    CHECK_STR(hear(r.peer), "None");
+  }
+  CHECK(!waited);
+  conc__peer_close(other);
+  close_room(&r);
+}
+
+/* A method that comes while another one has its turns waits for it: the new
+   element is at the one end or at the other, and nothing is lost. */
+TEST(methods_of_an_object_follow_one_another) {
+  conc__peer *other;
+  char text[20];
+  ident l;
+  room r;
+  int i, n = 8 * 8 * 8 * 8 * 8;
+  open_room(&r);
+  CHECK_EQ(conc__peer_open(r.s.client.state, &other, soon()), 0);
+  l = long_list(&r);
+  tell(other, NULL, "accept_connection", "(i)", 0);
+  CHECK_STR(hear(other), "None");
+  for (i = 0; i < 10; i++) {
+    tell(r.peer, l.text, "sort", "()", 0);
+    tell(other, l.text, "append", "(i)", -i);
+    CHECK_STR(hear(other), "None");
+    CHECK_STR(hear(r.peer), "None");
+    snprintf(text, sizeof text, "%d", n + 1);
+    SAYS(text, &r, l.text, "__len__", "()");
+    snprintf(text, sizeof text, "%d", -i);
+    if (strcmp(ask(&r, l.text, "__getitem__", "(i)", 0), text) == 0)
+      SAYS(text, &r, l.text, "pop", "(i)", 0);
+    else
+      SAYS(text, &r, l.text, "pop", "()");
+    SAYS("None", &r, l.text, "reverse", "()");
+  }
+  conc__peer_close(other);
   close_room(&r);
 }
 
