@@ -600,12 +600,12 @@ static const char *ask(room *r, const char *ident, const char *method,
   return text;
 }
 
-typedef struct ident {
+typedef struct name {
   char text[CONC__ID_SIZE];
-} ident;
+} name;
 
-static ident made(const char *reply) {
-  ident id;
+static name made(const char *reply) {
+  name id;
   size_t n;
   CHECK(strncmp(reply, "('", 2) == 0);
   n = strcspn(reply + 2, "'");
@@ -620,7 +620,7 @@ static ident made(const char *reply) {
 
 TEST(a_list_answers_as_pythons) {
   room r;
-  ident l;
+  name l;
   open_room(&r);
   l = MAKE(&r, "(s[iii])", "list", 1, 2, 3);
   SAYS("3", &r, l.text, "__len__", "()");
@@ -656,7 +656,7 @@ TEST(a_list_answers_as_pythons) {
 
 TEST(a_dict_answers_as_pythons) {
   room r;
-  ident d;
+  name d;
   open_room(&r);
   d = MAKE(&r, "(s{s:i,i:s})", "dict", "a", 1, 2, "two");
   SAYS("1", &r, d.text, "__getitem__", "(s)", "a");
@@ -719,7 +719,7 @@ static size_t objects(room *r) {
 TEST(a_proxy_is_written_anew_and_keeps_its_object) {
   const char *text;
   size_t before;
-  ident l, inner;
+  name l, inner;
   room r;
   open_room(&r);
   before = objects(&r);
@@ -756,7 +756,7 @@ TEST(a_proxy_is_written_anew_and_keeps_its_object) {
 /* A chain of objects, each in the next, goes as a whole; and a circle, which
    nobody can drop, at the end of the manager. */
 TEST(objects_inside_of_objects_go_with_them) {
-  ident inner, outer;
+  name inner, outer;
   size_t before;
   room r;
   int i;
@@ -797,8 +797,8 @@ static void tell(conc__peer *p, const char *ident, const char *method,
 }
 
 /* A list of 40,000 numbers in a bad order. */
-static ident long_list(room *r) {
-  ident l = MAKE(r, "(s)", "list");
+static name long_list(room *r) {
+  name l = MAKE(r, "(s)", "list");
   char text[20];
   int i;
   SAYS("None", r, l.text, "extend", "([iiiiiiii])", 7, 3, 5, 1, 8, 2, 6, 4);
@@ -816,7 +816,7 @@ static ident long_list(room *r) {
 TEST(a_sort_keeps_nobody_waiting) {
   conc__peer *other;
   bool waited = true;
-  ident l, m;
+  name l, m;
   room r;
   int i;
   open_room(&r);
@@ -847,7 +847,7 @@ TEST(a_sort_keeps_nobody_waiting) {
 TEST(methods_of_an_object_follow_one_another) {
   conc__peer *other;
   char text[20];
-  ident l;
+  name l;
   room r;
   int i, n = 8 * 8 * 8 * 8 * 8;
   open_room(&r);
@@ -874,7 +874,7 @@ TEST(methods_of_an_object_follow_one_another) {
 }
 
 TEST(an_array_takes_what_fits_its_items) {
-  ident a;
+  name a;
   room r;
   open_room(&r);
   a = MAKE(&r, "(ss[iii])", "Array", "b", 1, -128, 127);
