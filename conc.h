@@ -31219,18 +31219,18 @@ typedef struct conc__slot {
 } conc__slot;
 
 /* A name that clients call. */
-typedef struct conc__name {
+typedef struct conc__served_name {
   char *text;              /* a copy of ours */
   const conc__class *type; /* of which each call makes an object; or NULL */
   conc__object *object;    /* that is served under this name; or NULL */
-} conc__name;
+} conc__served_name;
 
 typedef struct conc__objects {
   conc__slot *slots; /* under the guard, as all up to `names_size` */
   size_t slots_count, slots_size;
   size_t free; /* the first free place that was used before; 0: none */
   bool makes;  /* a name is of a class: see conc__objects_makes */
-  conc__name *names;
+  conc__served_name *names;
   size_t names_count, names_size;
   /* The rest is the loop's. */
   size_t referenced;   /* how many have references */
@@ -31481,7 +31481,7 @@ CONC__PRIVATE void conc__objects_look(conc__objects *t, size_t places) {
 /* --- names --- */
 
 /* The name, or NULL. The guard is held. */
-CONC__PRIVATE conc__name *conc__names_find(const conc__objects *t,
+CONC__PRIVATE conc__served_name *conc__names_find(const conc__objects *t,
                                            const char *text) {
   size_t i;
   CONC__CHECK(conc__mutex_is_held(conc__mutex_of(t)));
@@ -31497,7 +31497,7 @@ CONC__PRIVATE bool conc__names_get(conc__objects *t, const char *text,
                                    const conc__class **type,
                                    conc__object **object) {
   conc__mutex *guard = conc__mutex_of(t);
-  const conc__name *name;
+  const conc__served_name *name;
   conc__mutex_lock(guard);
   name = conc__names_find(t, text);
   *type = name != NULL ? name->type : NULL;
@@ -31523,12 +31523,12 @@ CONC__PRIVATE int conc__names_add(conc__objects *t, const char *text,
   } else if (t->names_count == t->names_size) {
     void *names = conc__grow(t->names, &t->names_size, t->names_count + 1,
                              sizeof *t->names);
-    if (names != NULL) t->names = (conc__name *)names;
+    if (names != NULL) t->names = (conc__served_name *)names;
     else rc = -ENOMEM;
   }
   if (rc == 0 && o != NULL) rc = conc__object_place(t, o);
   if (rc == 0) {
-    conc__name *name = &t->names[t->names_count++];
+    conc__served_name *name = &t->names[t->names_count++];
     if (o != NULL) o->named = true;
     if (o == NULL) t->makes = true;
     name->text = copy;
@@ -39864,6 +39864,7 @@ CONC__PRIVATE void conc__state_drop(conc__object *o) { CONC_FREE(o->state); }
 
 /* --- Queue, JoinableQueue --- */
 
+/* Queue(maxsize=0), where less than 1 is no bound. */
 CONC__PRIVATE int conc__make_queue(conc__session *s, conc__object *o,
                                    const conc__request *r, char *text,
                                    size_t size) {
@@ -40183,6 +40184,8 @@ typedef struct conc__served_sem {
   bool bounded;       /* also by 0, which to a conc_sem is no bound */
 } conc__served_sem;
 
+/* acquire(blocking=True, timeout=None). Unlike a Lock's, a timeout below 0 is
+   none at all: it returns at once. */
 CONC__PRIVATE int conc__serve_sem_acquire(conc__session *s, conc__object *o,
                                           const conc__request *r) {
   conc_sem *sem = ((conc__served_sem *)o->state)->sem;
@@ -40233,6 +40236,7 @@ CONC__PRIVATE int conc__serve_sem_release(conc__session *s, conc__object *o,
   return conc__reply_builtin(s, "OverflowError", "the value is too large");
 }
 
+/* Semaphore(value=1) and BoundedSemaphore(value=1) are made alike. */
 CONC__PRIVATE int conc__make_any_sem(conc__object *o, const conc__request *r,
                                      bool bounded, char *text, size_t size) {
   static const conc__parameters p = {{"value", NULL, NULL}, 1, 0};

@@ -27,6 +27,12 @@ except ImportError as error:
     sys.exit(0)
 
 
+# What cannot be as it is there, by the names of the tests.
+DIFFERS = {
+    'WithManagerTestBarrier.test_action':
+        'an action is code of the client, which no server of C runs'}
+
+
 class Manager(multiprocessing.managers.SyncManager):
     """A client, that Python's tests may treat as the server they have
     started."""
@@ -70,6 +76,9 @@ class Result(unittest.TestResult):
         self.line('skip', test, reason)
 
     def bad(self, test, error):
+        for name in DIFFERS:
+            if test.id().endswith(name) and SPLIT == 3:
+                return self.line('skip', test, DIFFERS[name])
         if is_not_served(error[1]):
             return self.line('skip', test, 'the server has no such type')
         super().addError(test, error)
