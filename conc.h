@@ -3635,6 +3635,18 @@ CONC_API int conc_manager_shutdown(conc_manager *manager);
    may be a million objects. What the program has registered itself stays until
    the manager ends.
 
+   Lists and dicts, and what else holds values, hold what a queue does (see
+   >>value), and proxies of objects of this manager, at any place; of such a
+   proxy only the id is kept, and a client that reads it gets one that is made
+   here. An object that a list contains lives as long as the list. One object
+   has at most 256 MiB, with at least 16 bytes for each element; what would
+   need more is a MemoryError, and changes nothing. A method is carried out as
+   a whole before the next one of the object; one that takes long gives other
+   clients their turns. What differs from Python: a sort has no key, which
+   would be code; the items of a set are shown in their order; an array cannot
+   be assigned to a slice of an Array; a proxy of a class of the program's own,
+   instead of one of multiprocessing.managers, cannot be put anywhere.
+
    What a client has acquired is its connection's, of which each thread of
    Python has one. An RLock is released by its owner alone; a Lock, as in
    Python, by any client. Where the owners of RLocks wait for each other in a
@@ -31733,6 +31745,7 @@ typedef struct conc__client {
   uintptr_t owner;         /* what it has acquired is owned by this, as a task
                               owns what it has: see CONC__OWNER; 0: nothing */
   conc__holding *holdings; /* what that is */
+  conc__holding *loans; /* of the last reply: see conc__object_lend */
   /* A message that was handed out and is not confirmed: see "handing out". */
   conc__object *held_from; /* the queue, which is used; NULL: there is none */
   conc__buffer held;     /* its body */
@@ -32042,6 +32055,7 @@ CONC__INLINE void conc__client_confirm(conc__client *c) {
 CONC__PRIVATE void conc__client_give_back(conc__client *c) {
   conc__object *o = c->held_from;
   conc__holdings_end(&c->holdings);
+  conc__holdings_end(&c->loans);
   c->held_from = NULL;
   if (o != NULL) {
     conc__unget_body(o->queue, c->held.data, c->held.size, &c->held);
@@ -33009,6 +33023,39 @@ CONC__PRIVATE conc__object *conc__request_object(conc__session *s,
   return NULL;
 }
 
+/* --- objects inside of replies ---
+
+   A client that is told of an object by a reply makes a proxy of it while it
+   reads the reply, and tells that by another connection (incref). Meanwhile
+   another client may take out the object of where it is: so it is used until
+   the next request of the client, which comes after the reply was read, or
+   until the connection ends. In Python such an object is gone. */
+
+typedef struct conc__loan {
+  conc__holding holding; /* first: conc__loan_ended makes a loan of it */
+  conc__objects *table;
+  conc__object *object;
+} conc__loan;
+
+CONC__PRIVATE void conc__loan_ended(conc__holding *holding) {
+  conc__loan *loan = (conc__loan *)(void *)holding;
+  conc__object_unuse(loan->table, loan->object);
+  CONC_FREE(loan);
+}
+
+/* Uses an object for a client that is told of it. 0 or -ENOMEM. */
+CONC__PRIVATE int conc__object_lend(conc__session *s, conc__object *o) {
+  conc__loan *loan = (conc__loan *)CONC_MALLOC(sizeof *loan);
+  if (loan == NULL) return -ENOMEM;
+  memset(loan, 0, sizeof *loan);
+  loan->holding.ended = conc__loan_ended;
+  loan->table = &s->manager->objects;
+  loan->object = o;
+  conc__object_use(o);
+  conc__hold(&s->client->loans, &loan->holding);
+  return 0;
+}
+
 /* --- methods that take long ---
 
    A method that looks at a million elements would keep all clients waiting. So
@@ -33064,6 +33111,7 @@ CONC__PRIVATE int conc__serve_method(conc__session *s,
   conc__object *o = conc__request_object(s, r->ident, &rc);
   if (o == NULL) return rc;
   conc__object_use(o); /* a client may take its last reference meanwhile */
+  conc__holdings_end(&s->client->loans);
   s->object = o;
   m = conc__class_method(o->type, r->method);
   if (CONC__UNLIKELY(o->busy != NULL)) rc = conc__object_await(s, o);
@@ -35916,8 +35964,8 @@ CONC_API int conc_manager_shutdown(conc_manager *manager) {
    bytes by which a key is found.
 
    Uses >>value, >>maker, >>pickle and the writer of >>format; the rooms that
-   use it are >>elements and >>containers. Whoever reads a value that a peer has
-   sent may call all of it: no loop here goes deeper than CONC__WALK_DEPTH.
+   use it are >>elements and >>containers. All of it may be called for a value
+   that a peer has sent: no loop here goes deeper than CONC__WALK_DEPTH.
    ------------------------------------------------------------------------ */
 
 /* --- what a value is to Python --- */
@@ -36369,6 +36417,7 @@ CONC__PRIVATE int conc__element_make(conc__element *c, const void *body,
   return 0;
 }
 
+/* Makes another element with the same body. */
 CONC__PRIVATE int conc__element_copy(conc__element *c,
                                      const conc__element *from) {
   size_t size = 0, count = 0;
@@ -36397,6 +36446,7 @@ typedef struct conc__draft {
   conc__buffer references; /* an array of conc__reference, not used yet */
 } conc__draft;
 
+/* Frees the memory, after the last element. */
 CONC__PRIVATE void conc__draft_free(conc__draft *d) {
   conc__buffer_free(&d->body);
   conc__buffer_free(&d->references);
@@ -36472,7 +36522,7 @@ CONC__PRIVATE int conc__element_encode(conc__manager_data *m, conc__draft *d,
 /* --- from an element to a pickle --- */
 
 /* What is written where an element refers to an object. */
-typedef int conc__reference_put(conc__buffer *b, const conc__object *object,
+typedef int conc__reference_put(conc__buffer *b, conc__object *object,
                                 void *arg);
 
 /* Appends a body with what it refers to. */
@@ -36549,7 +36599,7 @@ CONC__PRIVATE const char *conc__object_name_of(conc__objects *t,
 /* A class of the module of proxies, by its name alone: nothing calls it. This
    is what a proxy is to ==, < and repr. */
 CONC__PRIVATE int conc__reference_put_class(conc__buffer *b,
-                                            const conc__object *object,
+                                            conc__object *object,
                                             void *arg) {
   (void)arg;
   return conc__pickle_put_global(b, CONC__MANAGERS,
@@ -36559,7 +36609,7 @@ CONC__PRIVATE int conc__reference_put_class(conc__buffer *b,
 /* The same, as CPython shows a proxy that is in a list; the number is that of
    its id, for no client needs to know an address of ours. */
 CONC__PRIVATE int conc__reference_put_repr(conc__buffer *b,
-                                           const conc__object *object,
+                                           conc__object *object,
                                            void *arg) {
   char text[160];
   snprintf(text, sizeof text, "<%s object, typeid '%.*s' at 0x%llx>",
@@ -36658,6 +36708,7 @@ CONC__PRIVATE int conc__view_open(conc__view *v, const conc__element *c,
   return rc;
 }
 
+/* Frees what the view was made of, if anything was. */
 CONC__PRIVATE void conc__view_close(conc__view *v) {
   conc_value_free(v->whole);
 }
@@ -36685,6 +36736,7 @@ typedef struct conc__elements {
   size_t weight; /* of all of them; no more than CONC__WEIGHT_MAX */
 } conc__elements;
 
+/* Frees all elements, and the array. It can be used again. */
 CONC__PRIVATE void conc__elements_free(conc__elements *cs) {
   size_t i;
   for (i = 0; i < cs->count; i++) conc__element_free(&cs->at[i]);
@@ -36955,6 +37007,7 @@ typedef struct conc__lookup {
   bool nan; /* it is equal to no other */
 } conc__lookup;
 
+/* Frees all rows. The table can be used again, as a new one. */
 CONC__PRIVATE void conc__table_free(conc__table *t) {
   size_t i;
   for (i = 0; i < t->used; i++) {
@@ -37016,6 +37069,7 @@ CONC__PRIVATE uint32_t *conc__table_slot(const conc__table *t,
   return NULL;
 }
 
+/* The row of a key, or NULL. */
 CONC__PRIVATE conc__row *conc__table_find(const conc__table *t,
                                           const conc__lookup *key) {
   const uint32_t *slot = conc__table_slot(t, key);
@@ -37517,10 +37571,11 @@ CONC__PRIVATE int conc__put_proxy_id(conc__session *s, conc__buffer *b,
 /* Writes a proxy as CPython's server does. A client executes the names of the
    methods: they are constants of this file, and nothing here is a peer's. */
 CONC__PRIVATE int conc__reference_put_proxy(conc__buffer *b,
-                                            const conc__object *o, void *arg) {
+                                            conc__object *o, void *arg) {
   conc__session *s = (conc__session *)arg;
   const char *proxy = conc__object_proxy(o);
-  int rc = conc__put_proxy_class(b, proxy);
+  int rc = conc__object_lend(s, o);
+  if (rc == 0) rc = conc__put_proxy_class(b, proxy);
   if (rc == 0)
     rc = conc__put_native(b, conc__object_name_of(&s->manager->objects, o),
                           s->protocol);
@@ -37537,7 +37592,7 @@ CONC__PRIVATE int conc__reference_put_proxy(conc__buffer *b,
 
 /* Writes a proxy for conc__reply_settle, which knows it by its id. */
 CONC__PRIVATE int conc__reference_put_id(conc__buffer *b,
-                                         const conc__object *o, void *arg) {
+                                         conc__object *o, void *arg) {
   int rc = conc__put_proxy_class(b, NULL);
   if (rc == 0) rc = conc__pickle_put_ops(b, CONC__OP_NONE, CONC__OP_NONE);
   if (rc == 0) rc = conc__put_proxy_id((conc__session *)arg, b, o, 4);
@@ -38070,6 +38125,7 @@ CONC__PRIVATE int conc__gather(conc__session *s, conc__elements *to,
 
 /* --- reading a list --- */
 
+/* len(list). */
 CONC__PRIVATE int conc__list_len(conc__session *s, conc__object *o,
                                  const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
@@ -38086,6 +38142,7 @@ CONC__PRIVATE int conc__reply_places(conc__session *s,
                   : conc__reply_element(s, &cs->at[p->start]);
 }
 
+/* list[index], or a list of what a slice selects. */
 CONC__PRIVATE int conc__list_getitem(conc__session *s, conc__object *o,
                                      const conc__request *r) {
   const conc__elements *cs = conc__list_of(o);
@@ -38099,6 +38156,7 @@ CONC__PRIVATE int conc__list_getitem(conc__session *s, conc__object *o,
   return conc__reply_places(s, cs, &p);
 }
 
+/* list[from:to], as Python 2 asks for it. */
 CONC__PRIVATE int conc__list_getslice(conc__session *s, conc__object *o,
                                       const conc__request *r) {
   const conc__elements *cs = conc__list_of(o);
@@ -38230,6 +38288,8 @@ CONC__PRIVATE int conc__list_search(conc__session *s, const conc__elements *cs,
                              place);
 }
 
+/* value in list. It looks at one after the other, as Python does: so the cost
+   is that of all that stand before. */
 CONC__PRIVATE int conc__list_contains(conc__session *s, conc__object *o,
                                       const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
@@ -38240,6 +38300,7 @@ CONC__PRIVATE int conc__list_contains(conc__session *s, conc__object *o,
   return conc__reply_bool(s, place < to);
 }
 
+/* index(value, start=0, stop=...). Until 3.12 Python's text has the value. */
 CONC__PRIVATE int conc__list_index(conc__session *s, conc__object *o,
                                    const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
@@ -38259,6 +38320,7 @@ CONC__PRIVATE int conc__list_index(conc__session *s, conc__object *o,
   return conc__reply_int(s, (int64_t)place);
 }
 
+/* count(value): the search goes on behind each that is found. */
 CONC__PRIVATE int conc__list_count(conc__session *s, conc__object *o,
                                    const conc__request *r) {
   const conc__elements *cs = conc__list_of(o);
@@ -38293,10 +38355,12 @@ CONC__PRIVATE int conc__list_write(conc__session *s, const conc__object *o,
   return rc != 0 ? rc : conc__buffer_append(b, "]", 1);
 }
 
+/* For debug_info, which shows a line of it. */
 CONC__PRIVATE int conc__list_text(const conc__object *o, conc__buffer *b) {
   return conc__list_write(NULL, o, b);
 }
 
+/* str() and repr() of a proxy's object: Python's server has them for each. */
 CONC__PRIVATE int conc__list_repr(conc__session *s, conc__object *o,
                                   const conc__request *r) {
   (void)r;
@@ -38305,6 +38369,7 @@ CONC__PRIVATE int conc__list_repr(conc__session *s, conc__object *o,
 
 /* --- changing a list --- */
 
+/* append(value): the element is encoded, and no other one is touched. */
 CONC__PRIVATE int conc__list_append(conc__session *s, conc__object *o,
                                     const conc__request *r) {
   conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
@@ -38316,6 +38381,8 @@ CONC__PRIVATE int conc__list_append(conc__session *s, conc__object *o,
   return conc__reply_done(s, &c, rc);
 }
 
+/* extend(iterable). All items are read before the list changes: an item that
+   is refused leaves it as it was. */
 CONC__PRIVATE int conc__list_extend(conc__session *s, conc__object *o,
                                     const conc__request *r) {
   conc__elements *cs = conc__list_of(o), more = {NULL, 0, 0, 0};
@@ -38327,6 +38394,7 @@ CONC__PRIVATE int conc__list_extend(conc__session *s, conc__object *o,
   return conc__reply_done(s, &c, rc);
 }
 
+/* insert(index, value): an index beyond an end is that end. */
 CONC__PRIVATE int conc__list_insert(conc__session *s, conc__object *o,
                                     const conc__request *r) {
   conc__elements *cs = conc__list_of(o), one = {NULL, 0, 0, 0};
@@ -38345,6 +38413,7 @@ CONC__PRIVATE int conc__list_insert(conc__session *s, conc__object *o,
   return conc__reply_done(s, &c, rc);
 }
 
+/* pop(index=-1). */
 CONC__PRIVATE int conc__list_pop(conc__session *s, conc__object *o,
                                  const conc__request *r) {
   conc__elements *cs = conc__list_of(o);
@@ -38367,6 +38436,7 @@ CONC__PRIVATE int conc__list_pop(conc__session *s, conc__object *o,
   return rc;
 }
 
+/* remove(value): the first that is equal. */
 CONC__PRIVATE int conc__list_remove(conc__session *s, conc__object *o,
                                     const conc__request *r) {
   conc__elements *cs = conc__list_of(o);
@@ -38382,6 +38452,7 @@ CONC__PRIVATE int conc__list_remove(conc__session *s, conc__object *o,
   return conc__reply_done(s, &c, rc);
 }
 
+/* clear(), and the memory goes, too. */
 CONC__PRIVATE int conc__list_clear(conc__session *s, conc__object *o,
                                    const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
@@ -38390,6 +38461,7 @@ CONC__PRIVATE int conc__list_clear(conc__session *s, conc__object *o,
   return conc__reply_done(s, &c, rc);
 }
 
+/* reverse(), in place. */
 CONC__PRIVATE int conc__list_reverse(conc__session *s, conc__object *o,
                                      const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
@@ -38446,6 +38518,8 @@ CONC__PRIVATE int conc__list_imul(conc__session *s, conc__object *o,
   return conc__list_copy(s, o, r);
 }
 
+/* list += iterable for a proxy that is made by the names of methods; Python's
+   own ListProxy calls extend. */
 CONC__PRIVATE int conc__list_iadd(conc__session *s, conc__object *o,
                                   const conc__request *r) {
   conc__elements *cs = conc__list_of(o), more = {NULL, 0, 0, 0};
@@ -38541,6 +38615,7 @@ CONC__PRIVATE void conc__list_delete(conc__elements *cs,
         (size_t)-p->step, p->count);
 }
 
+/* del list[index], or what a slice selects. */
 CONC__PRIVATE int conc__list_delitem(conc__session *s, conc__object *o,
                                      const conc__request *r) {
   conc__elements *cs = conc__list_of(o);
@@ -38554,6 +38629,7 @@ CONC__PRIVATE int conc__list_delitem(conc__session *s, conc__object *o,
   return conc__reply_done(s, &c, rc);
 }
 
+/* del list[from:to], of Python 2. */
 CONC__PRIVATE int conc__list_delslice(conc__session *s, conc__object *o,
                                       const conc__request *r) {
   conc__elements *cs = conc__list_of(o);
@@ -38641,12 +38717,14 @@ CONC__PRIVATE int conc__dict_key(conc__table *t, const conc__request *r,
   return conc__table_key(t, conc__argument(r, 0), key, &c->wrong);
 }
 
+/* len(dict). */
 CONC__PRIVATE int conc__dict_len(conc__session *s, conc__object *o,
                                  const conc__request *r) {
   (void)r;
   return conc__reply_int(s, (int64_t)conc__dict_of(o)->count);
 }
 
+/* key in dict; and has_key(key) of older Pythons. */
 CONC__PRIVATE int conc__dict_contains(conc__session *s, conc__object *o,
                                       const conc__request *r) {
   conc__table *t = conc__dict_of(o);
@@ -38661,6 +38739,7 @@ CONC__PRIVATE int conc__dict_contains(conc__session *s, conc__object *o,
   return conc__reply_bool(s, there);
 }
 
+/* dict[key]. */
 CONC__PRIVATE int conc__dict_getitem(conc__session *s, conc__object *o,
                                      const conc__request *r) {
   conc__table *t = conc__dict_of(o);
@@ -38745,24 +38824,28 @@ CONC__PRIVATE int conc__reply_rows(conc__session *s, const conc__table *t,
   return rc != 0 ? rc : conc__reply_finish(s);
 }
 
+/* copy(), and _getvalue(). */
 CONC__PRIVATE int conc__dict_copy(conc__session *s, conc__object *o,
                                   const conc__request *r) {
   (void)r;
   return conc__reply_rows(s, conc__dict_of(o), CONC__PART_PAIR, true);
 }
 
+/* keys(): a list, see conc__reply_rows. */
 CONC__PRIVATE int conc__dict_keys(conc__session *s, conc__object *o,
                                   const conc__request *r) {
   (void)r;
   return conc__reply_rows(s, conc__dict_of(o), CONC__PART_KEY, false);
 }
 
+/* values(), in the order of the keys. */
 CONC__PRIVATE int conc__dict_values(conc__session *s, conc__object *o,
                                     const conc__request *r) {
   (void)r;
   return conc__reply_rows(s, conc__dict_of(o), CONC__PART_VALUE, false);
 }
 
+/* items(): pairs, which are tuples. */
 CONC__PRIVATE int conc__dict_items(conc__session *s, conc__object *o,
                                    const conc__request *r) {
   (void)r;
@@ -38792,10 +38875,12 @@ CONC__PRIVATE int conc__dict_write(conc__session *s, const conc__object *o,
   return rc != 0 ? rc : conc__buffer_append(b, "}", 1);
 }
 
+/* For debug_info. */
 CONC__PRIVATE int conc__dict_text(const conc__object *o, conc__buffer *b) {
   return conc__dict_write(NULL, o, b);
 }
 
+/* str() and repr(). */
 CONC__PRIVATE int conc__dict_repr(conc__session *s, conc__object *o,
                                   const conc__request *r) {
   (void)r;
@@ -38945,6 +39030,8 @@ CONC__PRIVATE int conc__dict_merge_request(conc__session *s, conc__table *t,
   return rc != 0 ? rc : conc__dict_merge_value(s, t, r->kwds, c);
 }
 
+/* update(mapping or pairs, **more). As in Python, what was set before an error
+   stays. */
 CONC__PRIVATE int conc__dict_update(conc__session *s, conc__object *o,
                                     const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
@@ -38952,6 +39039,7 @@ CONC__PRIVATE int conc__dict_update(conc__session *s, conc__object *o,
       s, &c, conc__dict_merge_request(s, conc__dict_of(o), r, "update", &c));
 }
 
+/* dict[key] = value. */
 CONC__PRIVATE int conc__dict_setitem(conc__session *s, conc__object *o,
                                      const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
@@ -38962,6 +39050,7 @@ CONC__PRIVATE int conc__dict_setitem(conc__session *s, conc__object *o,
   return conc__reply_done(s, &c, rc);
 }
 
+/* del dict[key]. */
 CONC__PRIVATE int conc__dict_delitem(conc__session *s, conc__object *o,
                                      const conc__request *r) {
   conc__table *t = conc__dict_of(o);
@@ -39050,6 +39139,7 @@ CONC__PRIVATE int conc__dict_setdefault(conc__session *s, conc__object *o,
                  : conc__reply_element(s, &e->value);
 }
 
+/* clear(). Iterators find that the size has changed. */
 CONC__PRIVATE int conc__dict_clear(conc__session *s, conc__object *o,
                                    const conc__request *r) {
   (void)r;
@@ -39181,6 +39271,8 @@ static const conc__class conc__dict_type = {NULL,
 
 /* --- a Namespace --- */
 
+/* Another function than that of a dict, for it tells a dict from this: see
+   conc__dict_of. */
 CONC__PRIVATE void conc__namespace_drop(conc__object *o) {
   conc__dict_drop(o);
 }
@@ -39212,6 +39304,8 @@ CONC__PRIVATE int conc__namespace_missing(conc__session *s,
   return conc__reply_failed(s, &c, -EINVAL);
 }
 
+/* namespace.name. Python's objects have more attributes than those that were
+   set; of them a program may want __dict__. */
 CONC__PRIVATE int conc__namespace_get(conc__session *s, conc__object *o,
                                       const conc__request *r) {
   conc__table *t = conc__namespace_of(o);
@@ -39229,6 +39323,7 @@ CONC__PRIVATE int conc__namespace_get(conc__session *s, conc__object *o,
   return conc__namespace_missing(s, r);
 }
 
+/* namespace.name = value. The name is checked as a key first. */
 CONC__PRIVATE int conc__namespace_set(conc__session *s, conc__object *o,
                                       const conc__request *r) {
   conc__table *t = conc__namespace_of(o);
@@ -39244,6 +39339,7 @@ CONC__PRIVATE int conc__namespace_set(conc__session *s, conc__object *o,
   return conc__reply_done(s, &c, rc);
 }
 
+/* del namespace.name. */
 CONC__PRIVATE int conc__namespace_delete(conc__session *s, conc__object *o,
                                          const conc__request *r) {
   conc__table *t = conc__namespace_of(o);
@@ -39347,6 +39443,7 @@ CONC__PRIVATE int conc__reply_instance_end(conc__session *s, size_t at) {
   return rc != 0 ? rc : conc__reply_finish(s);
 }
 
+/* _getvalue(): Python makes a Namespace of its own of it. */
 CONC__PRIVATE int conc__namespace_copy(conc__session *s, conc__object *o,
                                        const conc__request *r) {
   conc__buffer *out = &s->client->channel.out;
@@ -39403,12 +39500,14 @@ static const conc__class conc__namespace_type = {
 
 /* --- a Value --- */
 
+/* get(), which is also how a proxy's .value is read. */
 CONC__PRIVATE int conc__variable_get(conc__session *s, conc__object *o,
                                      const conc__request *r) {
   (void)r;
   return conc__reply_element(s, &((conc__variable *)o->state)->value);
 }
 
+/* set(value): any, for Python's Value does not look at its typecode either. */
 CONC__PRIVATE int conc__variable_set(conc__session *s, conc__object *o,
                                      const conc__request *r) {
   conc__variable *v = (conc__variable *)o->state;
@@ -39437,6 +39536,7 @@ CONC__PRIVATE int conc__variable_text(const conc__object *o, conc__buffer *b) {
   return rc != 0 ? rc : conc__buffer_append(b, ")", 1);
 }
 
+/* _getvalue(): an object with the two attributes of Python's Value. */
 CONC__PRIVATE int conc__variable_copy(conc__session *s, conc__object *o,
                                       const conc__request *r) {
   const conc__variable *v = (const conc__variable *)o->state;
@@ -39507,6 +39607,7 @@ static const conc__class conc__variable_type = {
 
 /* --- an Array --- */
 
+/* len(array). */
 CONC__PRIVATE int conc__array_len(conc__session *s, conc__object *o,
                                   const conc__request *r) {
   (void)r;
@@ -39535,6 +39636,7 @@ CONC__PRIVATE int conc__reply_items(conc__session *s, const conc__items *a,
   return rc != 0 ? rc : conc__reply_finish(s);
 }
 
+/* _getvalue(): an array.array. */
 CONC__PRIVATE int conc__array_copy(conc__session *s, conc__object *o,
                                    const conc__request *r) {
   conc__places all = {0, 1, 0, true};
@@ -39555,6 +39657,7 @@ CONC__PRIVATE int conc__array_reply(conc__session *s, const conc__items *a,
   return rc != 0 ? rc : conc__reply_end(s);
 }
 
+/* array[index], or an array of what a slice selects. */
 CONC__PRIVATE int conc__array_getitem(conc__session *s, conc__object *o,
                                       const conc__request *r) {
   const conc__items *a = conc__array_of(o);
@@ -39567,6 +39670,7 @@ CONC__PRIVATE int conc__array_getitem(conc__session *s, conc__object *o,
   return rc != 0 ? conc__reply_failed(s, &c, rc) : conc__array_reply(s, a, &p);
 }
 
+/* array[from:to], of Python 2. */
 CONC__PRIVATE int conc__array_getslice(conc__session *s, conc__object *o,
                                        const conc__request *r) {
   const conc__items *a = conc__array_of(o);

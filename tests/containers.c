@@ -811,6 +811,38 @@ static name long_list(room *r) {
   return l;
 }
 
+/* Another client takes an object out of a list while the one that was told of
+   it is still reading the reply. */
+TEST(an_object_that_a_reply_tells_of_lives_until_the_next_request) {
+  conc__peer *other;
+  name l, inner;
+  size_t before;
+  room r;
+  int keep;
+  open_room(&r);
+  before = objects(&r);
+  CHECK_EQ(conc__peer_open(r.s.client.state, &other, soon()), 0);
+  tell(other, NULL, "accept_connection", "(i)", 0);
+  CHECK_STR(hear(other), "None");
+  l = MAKE(&r, "(s)", "list");
+  for (keep = 0; keep < 2; keep++) {
+    inner = MAKE(&r, "(s)", "list");
+    CHECK_STR(append_proxy(&r, l.text, "multiprocessing.managers",
+                           "ListProxy", inner.text), "None");
+    SAYS("None", &r, NULL, "decref", "(s)", inner.text);
+    SAYS_PART(inner.text, &r, l.text, "__getitem__", "(i)", 0);
+    tell(other, l.text, "__delitem__", "(i)", 0);
+    CHECK_STR(hear(other), "None");
+    CHECK_EQ(objects(&r), before + 2);
+    if (keep) SAYS("None", &r, NULL, "incref", "(s)", inner.text);
+    SAYS("0", &r, l.text, "__len__", "()");
+    CHECK_EQ(objects(&r), before + 1 + (size_t)keep);
+  }
+  SAYS("[]", &r, inner.text, "copy", "()");
+  conc__peer_close(other);
+  close_room(&r);
+}
+
 /* Others have their turns meanwhile. It may be over before the other one has
    asked: so there are some tries. */
 TEST(a_sort_keeps_nobody_waiting) {
