@@ -544,6 +544,29 @@ static void send_pickle(conc__peer *p, const void *data, size_t size) {
   CHECK_EQ(conc__channel_send(&p->channel, data, size, soon()), 0);
 }
 
+/* The bytes of the last reply, and whether a text is in them. */
+static char heard[3000];
+static size_t heard_size;
+
+static bool has_bytes(const char *text) {
+  const size_t n = strlen(text);
+  size_t i;
+  for (i = 0; i + n <= heard_size; i++)
+    if (memcmp(heard + i, text, n) == 0) return true;
+  return false;
+}
+
+/* An exception as repr() shows it: Name('text'). */
+static void show_call(const conc_value *v, char *text, size_t size) {
+  const conc_value *args = conc__object_arguments(v);
+  conc__buffer b = {NULL, 0, 0, 0};
+  if (conc_value_size(args) > 0)
+    CHECK_EQ(conc__python_repr(&b, conc_value_item(args, 0)), 0);
+  snprintf(text, size, "%s(%.*s)", conc__object_name(v), (int)b.size,
+           b.size > 0 ? (const char *)b.data : "");
+  conc__buffer_free(&b);
+}
+
 /* The reply as text: of an exception as repr() shows it, of what was refused
    "TRACEBACK text". */
 static const char *hear(conc__peer *p) {
@@ -556,12 +579,14 @@ static const char *hear(conc__peer *p) {
   limits.proxies = true;
   CHECK_EQ(conc__channel_receive(&p->channel, (size_t)1 << 26, &payload, &n,
                                  soon()), 0);
+  heard_size = n < sizeof heard ? n : sizeof heard;
+  memcpy(heard, payload, heard_size);
   CHECK_EQ(conc__pickle_decode(payload, n, &limits, &v, NULL), 0);
   result = conc_value_item(v, 1);
   if (strcmp(conc_value_str(conc_value_item(v, 0), NULL), "#RETURN") == 0) {
     conc_value_text(result, text, sizeof text);
   } else if (conc_value_type(result) == CONC_OBJECT) {
-    conc_value_text(result, text, sizeof text);
+    show_call(result, text, sizeof text);
   } else {
     n = (size_t)snprintf(text, 30, "%s ",
                          conc_value_str(conc_value_item(v, 0), NULL) + 1);
@@ -731,10 +756,9 @@ TEST(a_proxy_is_written_anew_and_keeps_its_object) {
   CHECK_EQ(objects(&r), before + 2);
   SAYS("[7]", &r, inner.text, "copy", "()");
   /* Of what the client has said, the id is left. */
-  text = ask(&r, l.text, "__getitem__", "(i)", 0);
-  CHECK(strstr(text, "RebuildProxy(") == text);
-  CHECK(strstr(text, inner.text) != NULL);
-  CHECK(strstr(text, "evil") == NULL && strstr(text, "f()") == NULL);
+  ask(&r, l.text, "__getitem__", "(i)", 0);
+  CHECK(has_bytes("RebuildProxy") && has_bytes(inner.text));
+  CHECK(!has_bytes("evil") && !has_bytes("f()"));
   SAYS_PART("<ListProxy object, typeid 'list' at 0x", &r, l.text, "__repr__",
             "()");
   SAYS("False", &r, l.text, "__contains__", "(i)", 7);
@@ -830,7 +854,8 @@ TEST(an_object_that_a_reply_tells_of_lives_until_the_next_request) {
     CHECK_STR(append_proxy(&r, l.text, "multiprocessing.managers",
                            "ListProxy", inner.text), "None");
     SAYS("None", &r, NULL, "decref", "(s)", inner.text);
-    SAYS_PART(inner.text, &r, l.text, "__getitem__", "(i)", 0);
+    ask(&r, l.text, "__getitem__", "(i)", 0);
+    CHECK(has_bytes(inner.text));
     tell(other, l.text, "__delitem__", "(i)", 0);
     CHECK_STR(hear(other), "None");
     CHECK_EQ(objects(&r), before + 2);
