@@ -3635,16 +3635,16 @@ CONC_API int conc_manager_shutdown(conc_manager *manager);
    may be a million objects. What the program has registered itself stays until
    the manager ends.
 
-   Lists and dicts, and what else holds values, hold what a queue does (see
-   >>value), and proxies of objects of this manager, at any place; of such a
-   proxy only the id is kept, and a client that reads it gets one that is made
-   here. An object that a list contains lives as long as the list. One object
-   has at most 256 MiB, with at least 16 bytes for each element; what would
-   need more is a MemoryError, and changes nothing. A method is carried out as
-   a whole before the next one of the object; one that takes long gives other
-   clients their turns. What differs from Python: a sort has no key, which
-   would be code; the items of a set are shown in their order; an array cannot
-   be assigned to a slice of an Array; a proxy of a class of the program's own,
+   Lists and dicts, and what else holds values, hold what a queue does, see
+   there, and proxies of objects of this manager, at any place; of such a proxy
+   only the id is kept, and a client that reads it gets one that is made here.
+   An object that a list contains lives as long as the list. One object has at
+   most 256 MiB, with at least 16 bytes for each element; what would need more
+   is a MemoryError, and changes nothing. A method is carried out as a whole
+   before the next one of the object; one that takes long gives other clients
+   their turns. What differs from Python: a sort has no key, which would be
+   code; the items of a set are shown in their order; an array cannot be
+   assigned to a slice of an Array; a proxy of a class of the program's own,
    instead of one of multiprocessing.managers, cannot be put anywhere.
 
    What a client has acquired is its connection's, of which each thread of
@@ -36251,6 +36251,7 @@ CONC__PRIVATE void conc__sip_round(uint64_t *v) {
   v[2] = conc__rol64(v[2], 32);
 }
 
+/* The hash of n bytes. */
 CONC__PRIVATE uint64_t conc__sip(const conc__secret *secret,
                                  const unsigned char *p, size_t n) {
   const uint64_t k0 = secret->words[0], k1 = secret->words[1];
@@ -37977,7 +37978,7 @@ CONC__INLINE size_t conc__items_count(const conc__items *a) {
    items. */
 
 /* Encodes one value, and adds it. */
-CONC__PRIVATE int conc__gather_value(conc__session *s, conc__draft *d,
+CONC__PRIVATE int conc__iterate_value(conc__session *s, conc__draft *d,
                                      conc__elements *to, const conc_value *v,
                                      conc__complaint *c) {
   conc__element cell;
@@ -37988,7 +37989,7 @@ CONC__PRIVATE int conc__gather_value(conc__session *s, conc__draft *d,
 }
 
 /* The characters of a str, or the bytes of what is binary, as ints. */
-CONC__PRIVATE int conc__gather_text(conc__session *s, conc__elements *to,
+CONC__PRIVATE int conc__iterate_text(conc__session *s, conc__elements *to,
                                     const conc_value *v) {
   conc__buffer b = {NULL, 0, 0, 0};
   size_t i = 0;
@@ -38014,7 +38015,7 @@ CONC__PRIVATE int conc__gather_text(conc__session *s, conc__elements *to,
 }
 
 /* The numbers of a range, which is an object of (start, stop, step). */
-CONC__PRIVATE int conc__gather_range(conc__session *s, conc__elements *to,
+CONC__PRIVATE int conc__iterate_range(conc__session *s, conc__elements *to,
                                      const conc_value *v, conc__complaint *c) {
   const conc_value *arguments = conc__object_arguments(v);
   conc__buffer b = {NULL, 0, 0, 0};
@@ -38050,7 +38051,7 @@ CONC__PRIVATE int conc__gather_range(conc__session *s, conc__elements *to,
 
 /* The items of an object of this server: those of a list, the keys of a dict,
    the numbers of an array. -ENOTSUP: it has none. */
-CONC__PRIVATE int conc__gather_object(conc__elements *to,
+CONC__PRIVATE int conc__iterate_object(conc__elements *to,
                                       const conc__object *o) {
   const conc__elements *cells = conc__list_of(o);
   const conc__table *table = conc__dict_of(o);
@@ -38088,31 +38089,31 @@ CONC__PRIVATE int conc__gather_object(conc__elements *to,
    case. If it has to wait for the object that a proxy stands for, the object
    whose method this is may be another one afterwards: so it is called before
    anything is looked at there. */
-CONC__PRIVATE int conc__gather(conc__session *s, conc__elements *to,
+CONC__PRIVATE int conc__iterate(conc__session *s, conc__elements *to,
                                const conc_value *v, conc__complaint *c) {
   conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
   const size_t step = v->type == CONC_DICT ? 2 : 1;
   size_t i;
   int rc = 0;
   if (v->type == CONC_STR || conc__is_binary(v))
-    return conc__gather_text(s, to, v);
+    return conc__iterate_text(s, to, v);
   if (conc__is_builtin_object(v, "range") ||
       conc__is_builtin_object(v, "xrange"))
-    return conc__gather_range(s, to, v, c);
+    return conc__iterate_range(s, to, v, c);
   if (conc__is_object(v, CONC__MANAGERS, CONC__PROXY_CLASS)) {
     conc__object *o = conc__proxy_object(s->manager, v);
     c->wrong = v;
     if (o == NULL) return -ENOENT;
     conc__object_use(o);
     rc = conc__object_await(s, o);
-    if (rc == 0) rc = conc__gather_object(to, o);
+    if (rc == 0) rc = conc__iterate_object(to, o);
     conc__object_unuse(&s->manager->objects, o);
     if (rc != -ENOTSUP) return rc;
   }
   if (!conc__is_container(v->type) || v->type == CONC_OBJECT)
     return conc__complain_type(c, "'", v, "' object is not iterable");
   for (i = 0; rc == 0 && i < v->size; i++)
-    rc = conc__gather_value(s, &d, to, v->as.items + i * step, c);
+    rc = conc__iterate_value(s, &d, to, v->as.items + i * step, c);
   conc__draft_free(&d);
   return rc;
 }
@@ -38211,7 +38212,7 @@ CONC__PRIVATE int conc__list_add(conc__session *s, conc__object *o,
                                "\") to list");
     } else {
       rc = conc__elements_copy(s, &sum, cs, 0, 1, cs->count);
-      if (rc == 0) rc = conc__gather(s, &sum, v, &c);
+      if (rc == 0) rc = conc__iterate(s, &sum, v, &c);
     }
   }
   rc = rc != 0 ? conc__reply_failed(s, &c, rc)
@@ -38376,7 +38377,7 @@ CONC__PRIVATE int conc__list_append(conc__session *s, conc__object *o,
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 1, 1, &c);
   if (rc == 0)
-    rc = conc__gather_value(s, &d, conc__list_of(o), conc__argument(r, 0), &c);
+    rc = conc__iterate_value(s, &d, conc__list_of(o), conc__argument(r, 0), &c);
   conc__draft_free(&d);
   return conc__reply_done(s, &c, rc);
 }
@@ -38388,7 +38389,7 @@ CONC__PRIVATE int conc__list_extend(conc__session *s, conc__object *o,
   conc__elements *cs = conc__list_of(o), more = {NULL, 0, 0, 0};
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 1, 1, &c);
-  if (rc == 0) rc = conc__gather(s, &more, conc__argument(r, 0), &c);
+  if (rc == 0) rc = conc__iterate(s, &more, conc__argument(r, 0), &c);
   if (rc == 0) rc = conc__elements_replace(cs, cs->count, 0, &more);
   conc__elements_free(&more);
   return conc__reply_done(s, &c, rc);
@@ -38406,7 +38407,7 @@ CONC__PRIVATE int conc__list_insert(conc__session *s, conc__object *o,
   if (rc == 0) rc = conc__whole_read(conc__argument(r, 0), &place, &c);
   if (place < 0) place = place < -n ? 0 : place + n;
   if (place > n) place = n;
-  if (rc == 0) rc = conc__gather_value(s, &d, &one, conc__argument(r, 1), &c);
+  if (rc == 0) rc = conc__iterate_value(s, &d, &one, conc__argument(r, 1), &c);
   if (rc == 0) rc = conc__elements_replace(cs, (size_t)place, 0, &one);
   conc__draft_free(&d);
   conc__elements_free(&one);
@@ -38525,7 +38526,7 @@ CONC__PRIVATE int conc__list_iadd(conc__session *s, conc__object *o,
   conc__elements *cs = conc__list_of(o), more = {NULL, 0, 0, 0};
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 1, 1, &c);
-  if (rc == 0) rc = conc__gather(s, &more, conc__argument(r, 0), &c);
+  if (rc == 0) rc = conc__iterate(s, &more, conc__argument(r, 0), &c);
   if (rc == 0) rc = conc__elements_replace(cs, cs->count, 0, &more);
   conc__elements_free(&more);
   return rc != 0 ? conc__reply_failed(s, &c, rc) : conc__list_copy(s, o, r);
@@ -38538,8 +38539,8 @@ CONC__PRIVATE int conc__list_with(conc__session *s, const conc__places *p,
                                   conc__complaint *c) {
   conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
   int rc;
-  if (p->slice) return conc__gather(s, with, v, c);
-  rc = conc__gather_value(s, &d, with, v, c);
+  if (p->slice) return conc__iterate(s, with, v, c);
+  rc = conc__iterate_value(s, &d, with, v, c);
   conc__draft_free(&d);
   return rc;
 }
@@ -38596,7 +38597,7 @@ CONC__PRIVATE int conc__list_setslice(conc__session *s, conc__object *o,
   conc__complaint c = {NULL, "", NULL};
   conc__places p;
   int rc = conc__arguments_check(r, "list", 3, 3, &c);
-  if (rc == 0) rc = conc__gather(s, &with, conc__argument(r, 2), &c);
+  if (rc == 0) rc = conc__iterate(s, &with, conc__argument(r, 2), &c);
   if (rc == 0) rc = conc__places_read_old(r, cs->count, &p, &c);
   if (rc == 0) rc = conc__list_assign(cs, &p, &with, &c);
   conc__elements_free(&with);
@@ -38653,7 +38654,7 @@ CONC__PRIVATE int conc__list_make(conc__session *s, conc__object *o,
     rc = conc__arguments_check(r, "builtins", 0, 1, &c);
   }
   if (rc == 0 && conc__request_given(r) > 0)
-    rc = conc__gather(s, &list->cells, conc__argument(r, 0), &c);
+    rc = conc__iterate(s, &list->cells, conc__argument(r, 0), &c);
   if (rc == 0) {
     o->state = list;
     return 0;
@@ -39778,7 +39779,7 @@ CONC__PRIVATE int conc__array_fill(conc__session *s, conc__items *a,
                           "cannot use a str to initialize an "
                           "array with typecode '%c'",
                           a->code->letter);
-  rc = conc__gather(s, &items, v, c);
+  rc = conc__iterate(s, &items, v, c);
   if (rc == 0) rc = conc__buffer_reserve(&a->data, items.count * size + 1);
   for (i = 0; rc == 0 && i < items.count; i++) {
     conc__view view;

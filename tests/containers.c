@@ -269,7 +269,7 @@ static conc__elements numbers(const char *list) {
   conc__elements cs = {NULL, 0, 0, 0};
   conc_value *v = json(list);
   conc__complaint c = {NULL, "", NULL};
-  CHECK_EQ(conc__gather(NULL, &cs, v, &c), 0);
+  CHECK_EQ(conc__iterate(NULL, &cs, v, &c), 0);
   conc_value_free(v);
   return cs;
 }
@@ -500,7 +500,7 @@ TEST(a_failed_allocation_leaves_lists_and_tables_as_they_were) {
     int rc;
     memset(&t, 0, sizeof t);
     test_fail_at = at;
-    rc = conc__gather(NULL, &cs, v, &c);
+    rc = conc__iterate(NULL, &cs, v, &c);
     if (rc == 0) rc = conc__dict_set(NULL, &t, k, v, &c);
     if (rc == 0) rc = conc__elements_sort(NULL, &cs, true, c.text, sizeof c.text);
     if (rc == -EINVAL) rc = 0; /* a str and a dict */
