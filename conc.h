@@ -38377,7 +38377,8 @@ CONC__PRIVATE int conc__list_append(conc__session *s, conc__object *o,
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 1, 1, &c);
   if (rc == 0)
-    rc = conc__iterate_value(s, &d, conc__list_of(o), conc__argument(r, 0), &c);
+    rc = conc__iterate_value(s, &d, conc__list_of(o), conc__argument(r, 0),
+                             &c);
   conc__draft_free(&d);
   return conc__reply_done(s, &c, rc);
 }
