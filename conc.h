@@ -3836,6 +3836,10 @@ CONC_API int conc_progress_close(conc_progress *progress);
              conc_manager_register_queue conc_manager_start
              conc_manager_serve_forever conc_manager_connect conc_manager_get
              conc_manager_address conc_manager_shutdown
+   types      conc_manager_register_types conc_manager_register_lock
+             conc_manager_register_rlock conc_manager_register_event
+             conc_manager_register_cond conc_manager_register_sem
+             conc_manager_register_barrier
    extras     conc_progress (.total .name .unit .fd .off .interval .width)
              conc_progress_update conc_progress_close
    ------------------------------------------------------------------------ */
@@ -4017,13 +4021,16 @@ static const int *const conc__version_check __attribute__((used)) =
                   of the pool; handing in a job, and closing
      >>pool       the calls of a pool; map; imap; conc_offload
      >>net        channels; frames; reading and writing; authentication
-     >>session    what a manager keeps; names; a session: one run of a client's
+     >>objects    classes; objects, and their ids; how long an object lives;
+                  names; what a connection holds
+     >>session    what a manager keeps; a session: one run of a client's
                   coroutine; messages that were taken; handing out; replies;
-                  the arguments of a request; calls that may wait; calls that
-                  do not wait
-     >>dispatch   the methods of a queue, and the functions of the server; what
-                  takes long; the usual requests; one request, and a session of
-                  them; a turn
+                  the arguments of a request; what a connection owns; calls
+                  that may wait; calls that do not wait
+     >>dispatch   a queue, as a class; the methods of an object; objects inside
+                  of replies; methods that take long; the functions of the
+                  server: objects; what takes long; the usual requests; one
+                  request, and a session of them; a turn
      >>server     the line of handshakes; clients; the server's thread;
                   starting and ending it
      >>peer       connections: their end; requests and replies; connections
@@ -4034,6 +4041,20 @@ static const int *const conc__version_check __attribute__((used)) =
                   queue; making and freeing proxies; the end of a client; the
                   end of the process
      >>manager    conc_manager
+     >>python     what a value is to Python; equality; order; keys; the hash of
+                  a key: SipHash-1-3; repr() into a buffer
+     >>elements   one element; from a value to an element; from an element to a
+                  pickle; looking into an element; an array of elements;
+                  searching and sorting; rows, found by their keys
+     >>containers complaints; arguments; replies with elements; what the
+                  classes keep; items of an array; what can be iterated over
+     >>lists      reading a list; changing a list
+     >>dicts      a dict: reading it; a dict: changing it; an iterator over a
+                  dict's keys; a Namespace; a Value; an Array; their names
+     >>types      arguments; Queue, JoinableQueue; Lock and RLock: a
+                  conc_rlock; Semaphore and BoundedSemaphore: a conc_sem;
+                  Event: a conc_event; Condition: a conc_cond, and a lock;
+                  Barrier: a conc_barrier; the names
      >>extras     a line; where and when it is written
    ======================================================================== */
 
@@ -37611,7 +37632,8 @@ CONC__PRIVATE int conc__put_element(conc__session *s, const conc__element *e) {
 }
 
 /* Puts what was written from `at` on into protocol 2, if a Python 2 is to read
-   it: it is read and written again. */
+   it: it is read and written again. 1: it is too large for that, and this is
+   what the reply says. */
 CONC__PRIVATE int conc__reply_settle(conc__session *s, size_t at) {
   conc__buffer *out = &s->client->channel.out;
   conc__pickle_limits limits = conc__pickle_request_limits;
@@ -37629,14 +37651,19 @@ CONC__PRIVATE int conc__reply_settle(conc__session *s, size_t at) {
   if (rc == 0) rc = conc__draft_put(out, &d, conc__reference_put_proxy, s);
   conc__draft_free(&d);
   conc_value_free(v);
-  return rc;
+  if (rc != -EMSGSIZE && rc != -EACCES) return rc;
+  out->size = s->reply;
+  rc = conc__reply_too_long(s, 0, CONC__VALUE_NODES,
+                            "parts that can be told a Python 2 are");
+  return rc != 0 ? rc : 1;
 }
 
-/* Ends a reply that has elements in it: it must not be longer than a client
-   with the same limits can receive. */
-CONC__PRIVATE int conc__reply_finish(conc__session *s) {
+/* Ends a reply that has elements in it, after `rc`: it must not be longer than
+   a client with the same limits can receive. */
+CONC__PRIVATE int conc__reply_finish(conc__session *s, int rc) {
   conc__buffer *out = &s->client->channel.out;
   const size_t limit = s->manager->max_message, size = out->size - s->reply;
+  if (rc != 0) return rc > 0 ? 0 : rc;
   if (size <= limit) return conc__reply_end(s);
   out->size = s->reply;
   return conc__reply_too_long(s, size, limit,
@@ -37671,7 +37698,7 @@ CONC__PRIVATE int conc__reply_element(conc__session *s,
   at = out->size;
   if (rc == 0) rc = conc__put_element(s, c);
   if (rc == 0) rc = conc__reply_settle(s, at);
-  return rc != 0 ? rc : conc__reply_finish(s);
+  return conc__reply_finish(s, rc);
 }
 
 /* ('#RETURN', [element, ...]). */
@@ -37687,7 +37714,7 @@ CONC__PRIVATE int conc__reply_elements(conc__session *s,
   if (rc == 0) rc = conc__put_elements(s, cs, start, step, count);
   if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_APPENDS);
   if (rc == 0 && !conc__reply_is_full(s)) rc = conc__reply_settle(s, at);
-  return rc != 0 ? rc : conc__reply_finish(s);
+  return conc__reply_finish(s, rc);
 }
 
 /* Whether the reply that has just been written is a result: not an exception,
@@ -37720,7 +37747,7 @@ CONC__PRIVATE int conc__reply_repr(conc__session *s, const conc__object *o,
   if (rc == 0) rc = CONC__REPLY_BEGIN(s, "#RETURN");
   if (rc == 0) rc = conc__pickle_put_str(out, (const char *)b.data, b.size);
   conc__buffer_free(&b);
-  return rc != 0 ? rc : conc__reply_finish(s);
+  return conc__reply_finish(s, rc);
 }
 
 /* ('#ERROR', KeyError(key)): the exception has the key itself. */
@@ -38194,7 +38221,7 @@ CONC__PRIVATE int conc__list_reversed(conc__session *s, conc__object *o,
   if (rc == 0 && !conc__reply_is_full(s)) rc = conc__reply_settle(s, at);
   if (rc == 0)
     rc = conc__pickle_put_ops(out, CONC__OP_TUPLE1, CONC__OP_REDUCE);
-  return rc != 0 ? rc : conc__reply_finish(s);
+  return conc__reply_finish(s, rc);
 }
 
 /* list + list: both in one reply, the list stays as it is. */
@@ -38257,7 +38284,7 @@ CONC__PRIVATE int conc__list_mul(conc__session *s, conc__object *o,
     rc = conc__put_elements(s, cs, 0, 1, cs->count);
   if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_APPENDS);
   if (rc == 0 && !conc__reply_is_full(s)) rc = conc__reply_settle(s, at);
-  return rc != 0 ? rc : conc__reply_finish(s);
+  return conc__reply_finish(s, rc);
 }
 
 /* Finds the first argument, from the second on and before the third, which are
@@ -38823,7 +38850,7 @@ CONC__PRIVATE int conc__reply_rows(conc__session *s, const conc__table *t,
   if (rc == 0)
     rc = conc__pickle_put_op(out, dict ? CONC__OP_SETITEMS : CONC__OP_APPENDS);
   if (rc == 0 && !conc__reply_is_full(s)) rc = conc__reply_settle(s, at);
-  return rc != 0 ? rc : conc__reply_finish(s);
+  return conc__reply_finish(s, rc);
 }
 
 /* copy(), and _getvalue(). */
@@ -39110,7 +39137,7 @@ CONC__PRIVATE int conc__dict_popitem(conc__session *s, conc__object *o,
   if (rc == 0) rc = conc__put_row(s, e, CONC__PART_PAIR);
   if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE2);
   if (rc == 0) rc = conc__reply_settle(s, at);
-  if (rc == 0) rc = conc__reply_finish(s);
+  rc = conc__reply_finish(s, rc);
   if (rc == 0 && conc__reply_is_result(s))
     conc__table_remove(t, conc__table_slot_of(t, e));
   return rc;
@@ -39442,7 +39469,7 @@ CONC__PRIVATE int conc__reply_instance_end(conc__session *s, size_t at) {
   int rc = conc__reply_is_full(s) ? 0 : conc__reply_settle(s, at);
   if (rc == 0)
     rc = conc__pickle_put_op(&s->client->channel.out, CONC__OP_BUILD);
-  return rc != 0 ? rc : conc__reply_finish(s);
+  return conc__reply_finish(s, rc);
 }
 
 /* _getvalue(): Python makes a Namespace of its own of it. */
@@ -39635,7 +39662,7 @@ CONC__PRIVATE int conc__reply_items(conc__session *s, const conc__items *a,
   if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_APPENDS);
   if (rc == 0)
     rc = conc__pickle_put_ops(out, CONC__OP_TUPLE2, CONC__OP_REDUCE);
-  return rc != 0 ? rc : conc__reply_finish(s);
+  return conc__reply_finish(s, rc);
 }
 
 /* _getvalue(): an array.array. */
