@@ -3425,9 +3425,9 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
    KiB or more is read, and a message of 1 MiB or more is copied, by a thread
    of its own: up to four at a time, but one fewer than there are CPUs. On
    Linux such a thread has a nice value that is 10 above the server's. A client
-   that sends without reading delays only itself. A forked child has none of the
-   connections and listeners of its parent: a server stays the parent's alone,
-   and a client makes new connections in the child.
+   that sends without reading delays only itself. A forked child has none of
+   the connections and listeners of its parent: a server stays the parent's
+   alone, and a client makes new connections in the child.
 
    A program that knows the key may use the queues. A program that can read the
    network can read what is sent: see >>limits. A program without the key is
