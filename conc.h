@@ -3491,7 +3491,7 @@ typedef enum conc_manager_news {
   CONC_MANAGER_REFUSE,  /* one was closed before that */
   CONC_MANAGER_LIMIT,   /* a request was refused, for it is above a limit */
   CONC_MANAGER_LEAVE,   /* a connection that had authenticated has ended */
-  CONC_MANAGER_FULL,    /* .max_clients are there: further ones wait */
+  CONC_MANAGER_FULL,    /* .max_clients are there, and a further one waits */
   CONC_MANAGER_DRAIN,   /* the end has begun: nobody new is let in */
   CONC_MANAGER_END      /* and is over */
 } conc_manager_news;
@@ -33515,6 +33515,8 @@ CONC__PRIVATE int conc__client_admit(conc__session *s) {
     if (rc != 0) return rc;
   }
   c->placed = true;
+  /* What has come with the end of the handshake. */
+  CONC__COUNT(&server->account, bytes_in, conc__buffer_count(&c->channel.in));
   CONC__STORE_RELAXED(&server->account.counts.clients, server->admitted);
   conc__account_tell(&server->account, CONC_MANAGER_CONNECT, c->from, 0,
                      "a client has connected");
@@ -33809,7 +33811,7 @@ CONC__PRIVATE int conc__server_accept(conc__manager_data *m) {
     if (max > 0 && server->admitted >= max) {
       if (!server->full)
         conc__account_tell(&server->account, CONC_MANAGER_FULL, NULL, 0,
-                           "there are .max_clients: further ones wait");
+                           "there are .max_clients, and a further one waits");
       server->full = true;
       return conc_event_wait(&server->changed, CONC_FOREVER);
     }

@@ -262,7 +262,7 @@ static void own_address(const conc__peer *p, char *text, size_t size) {
 TEST(a_server_tells_of_its_clients) {
   static diary d;
   served s = nobody();
-  conc_manager wrong;
+  conc_manager wrong; /* or another one */
   const conc_manager_event *e;
   char mine[80], byte;
   conc__peer *p;
@@ -291,8 +291,16 @@ TEST(a_server_tells_of_its_clients) {
   join_as_client(&s, &s.client);
   e = read_diary(&d, CONC_MANAGER_CONNECT, &at);
   CHECK_EQ(e->error, 0);
-  read_diary(&d, CONC_MANAGER_FULL, &at);
   UNTIL(counts_of(&s).clients == 1);
+  /* A second one, and a third that must wait. */
+  wrong = client_of(&s);
+  CHECK_EQ(conc_manager_connect(&wrong, 5 * test_slow()), 0);
+  {
+    int fd = conc_connect(conc_manager_address(&s.server), 5);
+    read_diary(&d, CONC_MANAGER_FULL, &at);
+    close(fd);
+  }
+  CHECK_EQ(conc_manager_shutdown(&wrong), 0);
   at = 0;
   p = peer_of(&s);
   own_address(p, mine, sizeof mine);
