@@ -74,7 +74,7 @@ typedef struct putter {
 } putter;
 
 static void *put_bytes(void *arg) {
-  static const char bytes[1000];
+  static char bytes[1000];
   putter *p = (putter *)arg;
   p->rc = conc_put(p->queue, bytes, p->size, 60);
   return NULL;
@@ -146,7 +146,7 @@ typedef struct traffic {
 enum { TRAFFIC = 4000, PUTTERS = 3 };
 
 static void *put_random(void *arg) {
-  static const char bytes[1000];
+  static char bytes[1000];
   traffic *t = (traffic *)arg;
   for (int i = 0; i < TRAFFIC; i++) {
     size_t size = test_random_of(&t->seed) % 900;

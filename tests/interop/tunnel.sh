@@ -15,6 +15,7 @@ tmp=$(mktemp -d) || exit 1
 started=
 stop() {
   [ -z "$started" ] || kill $started 2>/dev/null
+  wait $started 2>/dev/null
   started=
 }
 trap 'stop; rm -rf "$tmp"' EXIT
