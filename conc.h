@@ -3701,7 +3701,7 @@ CONC_API const char *conc_manager_address(const conc_manager *manager);
    after SIZE_MAX. */
 typedef struct conc_manager_counts {
   size_t clients;           /* now: connections that have authenticated */
-  size_t clients_ever;
+  size_t clients_ever;      /* that have ever authenticated */
   size_t handshakes;        /* now: connections that have not */
   size_t connections_ever;  /* of both kinds */
   size_t refused_key;       /* the key was wrong, or it was no handshake */
@@ -3710,12 +3710,12 @@ typedef struct conc_manager_counts {
                                others than a flooder */
   size_t refused_address;   /* .max_handshakes_per_address */
   size_t refused_failures;  /* .max_failures */
-  size_t requests;
+  size_t requests;          /* each is one call of a client */
   size_t refused_message;   /* requests above .max_message */
   size_t refused_memory;    /* requests for which .max_memory or
                                .max_client_memory left no room */
-  size_t bytes_in;          /* without the handshakes, as the next */
-  size_t bytes_out;
+  size_t bytes_in;          /* of requests */
+  size_t bytes_out;         /* of replies */
   size_t puts, gets;        /* messages that clients put and got */
   size_t returned;          /* messages that went back to their queues, since
                                their getters have gone */
@@ -16098,29 +16098,6 @@ CONC__PRIVATE int conc__socket_at(const char *address, int type) {
 
 CONC_API int conc_listen(const char *address) {
   return conc__socket_at(address, SOCK_STREAM);
-}
-
-/* Sets an option of TCP that the system may lack. */
-CONC__PRIVATE void conc__set_tcp(int fd, int option, int value) {
-  if (option >= 0)
-    setsockopt(fd, IPPROTO_TCP, option, &value, sizeof value);
-}
-
-/* Sees to it that a connection over TCP ends about so many seconds after the
-   machine at its other end has vanished, whether anything is sent or not. Half
-   of that time it may be silent; then it is asked three times. What is sent
-   and not acknowledged has the whole time. A socket that is not TCP's is left
-   as it is. */
-CONC__PRIVATE void conc__set_keepalive(int fd, double seconds) {
-  int one = 1;
-  int whole = seconds < 3 ? 3 : seconds > 32767 ? 32767 : (int)seconds;
-  int interval = whole < 6 ? 1 : whole / 6;
-  int idle = whole > 3 ? whole - 3 * interval : 1;
-  setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
-  conc__set_tcp(fd, CONC__TCP_KEEPIDLE, idle);
-  conc__set_tcp(fd, CONC__TCP_KEEPINTVL, interval);
-  conc__set_tcp(fd, CONC__TCP_KEEPCNT, 3);
-  conc__set_tcp(fd, CONC__TCP_USER_TIMEOUT, whole * 1000);
 }
 
 /* Lets small messages out at once, as requests and replies must be. */
@@ -30695,6 +30672,30 @@ CONC__PRIVATE void conc__channel_quickack(conc__channel *ch) {
     setsockopt(ch->fd, IPPROTO_TCP, CONC__TCP_QUICKACK, &one, sizeof one);
 }
 
+/* Sets an option of TCP that the system may lack. */
+CONC__PRIVATE void conc__channel_set(conc__channel *ch, int option,
+                                     int value) {
+  if (option >= 0)
+    setsockopt(ch->fd, IPPROTO_TCP, option, &value, sizeof value);
+}
+
+/* Sees to it that a connection ends about so many seconds after the machine at
+   its other end has vanished, of which nothing is heard otherwise; whether
+   anything is sent or not. Half of that time it may be silent; then it is
+   asked three times. What is sent and not acknowledged has the whole time. */
+CONC__PRIVATE void conc__channel_keepalive(conc__channel *ch, double seconds) {
+  int one = 1;
+  int whole = seconds < 3 ? 3 : seconds > 32767 ? 32767 : (int)seconds;
+  int interval = whole < 6 ? 1 : whole / 6;
+  int idle = whole > 3 ? whole - 3 * interval : 1;
+  if (!ch->tcp) return;
+  setsockopt(ch->fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
+  conc__channel_set(ch, CONC__TCP_KEEPIDLE, idle);
+  conc__channel_set(ch, CONC__TCP_KEEPINTVL, interval);
+  conc__channel_set(ch, CONC__TCP_KEEPCNT, 3);
+  conc__channel_set(ch, CONC__TCP_USER_TIMEOUT, whole * 1000);
+}
+
 /* --- frames --- */
 
 /* Begins a frame at the end of a buffer: what is appended next is its payload.
@@ -33687,8 +33688,7 @@ CONC__PRIVATE int conc__client_accept(conc__manager_data *m) {
   if (rc == 0) {
     conc__client_look(c, &unwelcome);
     if (unwelcome == NULL) {
-      /* Of a machine that was switched off nothing is heard otherwise. */
-      if (c->channel.tcp) conc__set_keepalive(c->channel.fd, m->keepalive);
+      conc__channel_keepalive(&c->channel, m->keepalive);
       c->watch.ready = conc__client_ready;
       rc = conc__watch_start(conc__this.loop, c->channel.fd, &c->watch);
     }
@@ -34313,7 +34313,7 @@ CONC__PRIVATE int conc__peer_open(conc__manager_data *m, conc__peer **out,
     CONC_FREE(p);
     return rc;
   }
-  if (p->channel.tcp) conc__set_keepalive(p->channel.fd, m->keepalive);
+  conc__channel_keepalive(&p->channel, m->keepalive);
   rc = conc__auth_connect(&p->channel, &m->key, deadline);
   if (rc == 0) {
     *out = p;
