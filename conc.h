@@ -3500,7 +3500,7 @@ typedef enum conc_manager_news {
    connection for each thread that uses a proxy, and one for each call of a
    manager: so its clients connect and leave often. */
 typedef struct conc_manager_event {
-  conc_manager_news kind;
+  conc_manager_news kind; /* what has happened */
   const char *client; /* its address, as conc_connect takes it. "": it is at a
                          unix socket, or the event is no client's */
   int error;          /* a negative errno: why. 0: nothing is wrong */
