@@ -89,8 +89,8 @@
      >>procpool    processes that run jobs (private)
      >>keeper      the life of a pool of processes (private)
      >>pool        conc_pool: jobs for processes or threads; conc_offload
-     >>net         frames and authentication (private)
      >>account     what a server counts, bounds and tells (private)
+     >>net         frames and authentication (private)
      >>session     what answers the requests of one client (private)
      >>dispatch    what a client asks for, and its turns (private)
      >>server      what serves queues to clients (private)
@@ -30566,6 +30566,164 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg) {
 }
 
 /* ---------------------------------------------------------------------------
+   >>account: what a server counts, bounds and tells
+
+   The counters of conc_manager_stats, the memory that connections take, and
+   the news for .log. All of it is written by the thread of the server's loop
+   alone. The counters may be read by any thread at any time: so each is stored
+   whole (CONC__STORE_RELAXED), which costs what a plain store does, and they
+   publish nothing besides themselves.
+
+   What a connection takes is not followed from one allocation to the next. Now
+   and then the session says what its buffers have by now
+   (conc__account_charge): after a read, before and after a wait, and at its
+   end. So the sum of all is true whenever another session looks at it.
+
+   Each failure of a handshake is noted under the address that it came from: in
+   a table of few rows, whose oldest row goes when there is a new address. A
+   program that has many addresses may so have its failures forgotten; it is
+   bounded by .max_handshakes all the same.
+
+   Uses nothing but the clock. Session, dispatch and server stand on it.
+   ------------------------------------------------------------------------ */
+
+/* Addresses whose failures are remembered. */
+#define CONC__FAILERS 64
+
+/* What an address is to the limits: an IPv4 address, or the network of 64 bits
+   of an IPv6 one, of which a single machine has all. 0: none, as a unix socket
+   has. */
+typedef uint64_t conc__home;
+
+typedef struct conc__failer {
+  conc__home home;
+  size_t count; /* failures since then */
+  double since; /* by conc_now(); a second later they count no more */
+} conc__failer;
+
+typedef struct conc__account {
+  conc_manager_counts counts; /* relaxed; written by the loop alone */
+  size_t max_memory;          /* bytes; 0: no bound */
+  size_t max_client_memory;
+  conc__failer failers[CONC__FAILERS]; /* unused ones have no home */
+  conc_manager *manager; /* for its .log */
+  void (*log)(conc_manager *manager, const conc_manager_event *event,
+              void *arg); /* NULL: nobody listens */
+  void *log_arg;
+} conc__account;
+
+/* --- counters --- */
+
+/* Adds to a counter of an account; -1 is SIZE_MAX. */
+#define CONC__COUNT(account, counter, n)                                      \
+  CONC__STORE_RELAXED(&(account)->counts.counter,                             \
+                      (account)->counts.counter + (size_t)(n))
+
+/* All of them, as they are read by any thread. They are all of one type. */
+CONC__PRIVATE void conc__account_read(const conc__account *a,
+                                      conc_manager_counts *out) {
+  const size_t *from = (const size_t *)(const void *)&a->counts;
+  size_t *to = (size_t *)(void *)out;
+  size_t i;
+  for (i = 0; i < sizeof *out / sizeof *to; i++)
+    to[i] = CONC__LOAD_RELAXED(&from[i]);
+}
+
+/* --- memory --- */
+
+/* A connection takes so many bytes now; *charged is what it took before. */
+CONC__INLINE void conc__account_charge(conc__account *a, size_t *charged,
+                                       size_t now) {
+  if (*charged == now) return;
+  CONC__CHECK(a->counts.memory >= *charged);
+  CONC__COUNT(a, memory, now - *charged);
+  *charged = now;
+  if (a->counts.memory > a->counts.memory_most)
+    CONC__STORE_RELAXED(&a->counts.memory_most, a->counts.memory);
+}
+
+/* The option that does not let a connection have so many bytes more, or
+   NULL. */
+CONC__INLINE const char *conc__account_lacks(const conc__account *a,
+                                             size_t charged, size_t more) {
+  if (a->max_client_memory > 0 &&
+      (charged > a->max_client_memory ||
+       more > a->max_client_memory - charged))
+    return ".max_client_memory";
+  if (a->max_memory > 0 && (a->counts.memory > a->max_memory ||
+                            more > a->max_memory - a->counts.memory))
+    return ".max_memory";
+  return NULL;
+}
+
+/* --- news --- */
+
+/* Tells .log. `client` may be NULL. */
+CONC__PRIVATE void conc__account_tell(conc__account *a, conc_manager_news kind,
+                                      const char *client, int error,
+                                      const char *text) {
+  conc_manager_event event;
+  if (a->log == NULL) return;
+  memset(&event, 0, sizeof event);
+  event.kind = kind;
+  event.client = client != NULL ? client : "";
+  event.error = error;
+  event.text = text;
+  a->log(a->manager, &event, a->log_arg);
+}
+
+/* --- failures of an address --- */
+
+/* The row of an address, or else the one to be used for it: an empty one, or
+   the oldest. */
+CONC__PRIVATE conc__failer *conc__failer_of(conc__account *a,
+                                            conc__home home) {
+  conc__failer *oldest = a->failers;
+  size_t i;
+  for (i = 0; i < CONC__FAILERS; i++) {
+    conc__failer *f = &a->failers[i];
+    if (f->home == home) return f;
+    if (f->since < oldest->since) oldest = f;
+  }
+  return oldest;
+}
+
+/* A handshake has failed. */
+CONC__PRIVATE void conc__account_failure(conc__account *a, conc__home home) {
+  double now = conc_now();
+  conc__failer *f;
+  if (home == 0) return;
+  f = conc__failer_of(a, home);
+  if (f->home != home || now - f->since >= 1) {
+    f->home = home;
+    f->since = now;
+    f->count = 0;
+  }
+  f->count++;
+}
+
+/* Whether of any address so many have failed within a second. */
+CONC__PRIVATE bool conc__account_is_flooded(const conc__account *a,
+                                            size_t many) {
+  double now = conc_now();
+  size_t i;
+  for (i = 0; i < CONC__FAILERS; i++)
+    if (a->failers[i].count >= many && now - a->failers[i].since < 1)
+      return true;
+  return false;
+}
+
+/* How many there were of an address in the second that began with the first of
+   them. */
+CONC__PRIVATE size_t conc__account_failures(conc__account *a,
+                                            conc__home home) {
+  const conc__failer *f;
+  if (home == 0) return 0;
+  f = conc__failer_of(a, home);
+  return f->home == home && conc_now() - f->since < 1 ? f->count : 0;
+}
+
+/* ---------------------------------------------------------------------------
    >>net: frames and authentication
 
    The connection of Python's multiprocessing: a message is its length (four
@@ -31204,164 +31362,6 @@ CONC__PRIVATE int conc__auth_connect(conc__channel *ch, const conc__key *key,
   if (rc == 0) rc = conc__auth_challenge(ch, key, false, deadline);
   ch->read_limit = SIZE_MAX;
   return rc != 0 ? rc : conc__frame_append(&ch->out, CONC__WELCOME, 9);
-}
-
-/* ---------------------------------------------------------------------------
-   >>account: what a server counts, bounds and tells
-
-   The counters of conc_manager_stats, the memory that connections take, and
-   the news for .log. All of it is written by the thread of the server's loop
-   alone. The counters may be read by any thread at any time: so each is stored
-   whole (CONC__STORE_RELAXED), which costs what a plain store does, and they
-   publish nothing besides themselves.
-
-   What a connection takes is not followed from one allocation to the next. Now
-   and then the session says what its buffers have by now
-   (conc__account_charge): after a read, before and after a wait, and at its
-   end. So the sum of all is true whenever another session looks at it.
-
-   Each failure of a handshake is noted under the address that it came from: in
-   a table of few rows, whose oldest row goes when there is a new address. A
-   program that has many addresses may so have its failures forgotten; it is
-   bounded by .max_handshakes all the same.
-
-   Uses nothing but the clock. Session, dispatch and server stand on it.
-   ------------------------------------------------------------------------ */
-
-/* Addresses whose failures are remembered. */
-#define CONC__FAILERS 64
-
-/* What an address is to the limits: an IPv4 address, or the network of 64 bits
-   of an IPv6 one, of which a single machine has all. 0: none, as a unix socket
-   has. */
-typedef uint64_t conc__home;
-
-typedef struct conc__failer {
-  conc__home home;
-  size_t count; /* failures since then */
-  double since; /* by conc_now(); a second later they count no more */
-} conc__failer;
-
-typedef struct conc__account {
-  conc_manager_counts counts; /* relaxed; written by the loop alone */
-  size_t max_memory;          /* bytes; 0: no bound */
-  size_t max_client_memory;
-  conc__failer failers[CONC__FAILERS]; /* unused ones have no home */
-  conc_manager *manager; /* for its .log */
-  void (*log)(conc_manager *manager, const conc_manager_event *event,
-              void *arg); /* NULL: nobody listens */
-  void *log_arg;
-} conc__account;
-
-/* --- counters --- */
-
-/* Adds to a counter of an account; -1 is SIZE_MAX. */
-#define CONC__COUNT(account, counter, n)                                      \
-  CONC__STORE_RELAXED(&(account)->counts.counter,                             \
-                      (account)->counts.counter + (size_t)(n))
-
-/* All of them, as they are read by any thread. They are all of one type. */
-CONC__PRIVATE void conc__account_read(const conc__account *a,
-                                      conc_manager_counts *out) {
-  const size_t *from = (const size_t *)(const void *)&a->counts;
-  size_t *to = (size_t *)(void *)out;
-  size_t i;
-  for (i = 0; i < sizeof *out / sizeof *to; i++)
-    to[i] = CONC__LOAD_RELAXED(&from[i]);
-}
-
-/* --- memory --- */
-
-/* A connection takes so many bytes now; *charged is what it took before. */
-CONC__INLINE void conc__account_charge(conc__account *a, size_t *charged,
-                                       size_t now) {
-  if (*charged == now) return;
-  CONC__CHECK(a->counts.memory >= *charged);
-  CONC__COUNT(a, memory, now - *charged);
-  *charged = now;
-  if (a->counts.memory > a->counts.memory_most)
-    CONC__STORE_RELAXED(&a->counts.memory_most, a->counts.memory);
-}
-
-/* The option that does not let a connection have so many bytes more, or
-   NULL. */
-CONC__INLINE const char *conc__account_lacks(const conc__account *a,
-                                             size_t charged, size_t more) {
-  if (a->max_client_memory > 0 &&
-      (charged > a->max_client_memory ||
-       more > a->max_client_memory - charged))
-    return ".max_client_memory";
-  if (a->max_memory > 0 && (a->counts.memory > a->max_memory ||
-                            more > a->max_memory - a->counts.memory))
-    return ".max_memory";
-  return NULL;
-}
-
-/* --- news --- */
-
-/* Tells .log. `client` may be NULL. */
-CONC__PRIVATE void conc__account_tell(conc__account *a, conc_manager_news kind,
-                                      const char *client, int error,
-                                      const char *text) {
-  conc_manager_event event;
-  if (a->log == NULL) return;
-  memset(&event, 0, sizeof event);
-  event.kind = kind;
-  event.client = client != NULL ? client : "";
-  event.error = error;
-  event.text = text;
-  a->log(a->manager, &event, a->log_arg);
-}
-
-/* --- failures of an address --- */
-
-/* The row of an address, or else the one to be used for it: an empty one, or
-   the oldest. */
-CONC__PRIVATE conc__failer *conc__failer_of(conc__account *a,
-                                            conc__home home) {
-  conc__failer *oldest = a->failers;
-  size_t i;
-  for (i = 0; i < CONC__FAILERS; i++) {
-    conc__failer *f = &a->failers[i];
-    if (f->home == home) return f;
-    if (f->since < oldest->since) oldest = f;
-  }
-  return oldest;
-}
-
-/* A handshake has failed. */
-CONC__PRIVATE void conc__account_failure(conc__account *a, conc__home home) {
-  double now = conc_now();
-  conc__failer *f;
-  if (home == 0) return;
-  f = conc__failer_of(a, home);
-  if (f->home != home || now - f->since >= 1) {
-    f->home = home;
-    f->since = now;
-    f->count = 0;
-  }
-  f->count++;
-}
-
-/* Whether of any address so many have failed within a second. */
-CONC__PRIVATE bool conc__account_is_flooded(const conc__account *a,
-                                            size_t many) {
-  double now = conc_now();
-  size_t i;
-  for (i = 0; i < CONC__FAILERS; i++)
-    if (a->failers[i].count >= many && now - a->failers[i].since < 1)
-      return true;
-  return false;
-}
-
-/* How many there were of an address in the second that began with the first of
-   them. */
-CONC__PRIVATE size_t conc__account_failures(conc__account *a,
-                                            conc__home home) {
-  const conc__failer *f;
-  if (home == 0) return 0;
-  f = conc__failer_of(a, home);
-  return f->home == home && conc_now() - f->since < 1 ? f->count : 0;
 }
 
 /* ---------------------------------------------------------------------------
