@@ -31650,17 +31650,6 @@ CONC__PRIVATE conc_queue *conc__export_by_name(conc__manager_data *m,
   return q;
 }
 
-/* The queues that are served, one by one; NULL: there is no such place. */
-CONC__PRIVATE conc_queue *conc__export_at(conc__manager_data *m,
-                                          size_t place) {
-  conc__mutex *guard = conc__mutex_of(m);
-  conc_queue *q;
-  conc__mutex_lock(guard);
-  q = place < m->exports_count ? m->exports[place].queue : NULL;
-  conc__mutex_unlock(guard);
-  return q;
-}
-
 /* An id as text: the server's number in 12 hexadecimal digits, a point, and
    the place in decimal ones. */
 #define CONC__ID_SIZE 36
@@ -33752,6 +33741,17 @@ CONC__PRIVATE void conc__server_stop(conc__manager_data *m) {
     conc_event_clear(&server->changed);
     conc_event_wait(&server->changed, end - conc_now());
   }
+}
+
+/* The queues that are served, one by one; NULL: there is no such place. */
+CONC__PRIVATE conc_queue *conc__export_at(conc__manager_data *m,
+                                          size_t place) {
+  conc__mutex *guard = conc__mutex_of(m);
+  conc_queue *q;
+  conc__mutex_lock(guard);
+  q = place < m->exports_count ? m->exports[place].queue : NULL;
+  conc__mutex_unlock(guard);
+  return q;
 }
 
 /* Seconds between two looks at the queues while a server drains: no queue says
