@@ -91,6 +91,7 @@
      >>pool        conc_pool: jobs for processes or threads; conc_offload
      >>account     what a server counts, bounds and tells (private)
      >>net         frames and authentication (private)
+     >>aside       what takes long is done beside a loop (private)
      >>session     what answers the requests of one client (private)
      >>dispatch    what a client asks for, and its turns (private)
      >>server      what serves queues to clients (private)
@@ -3421,8 +3422,10 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
 
    A server is one thread, which gives each client its turn: after 64 requests,
    128 KiB or a tenth of a millisecond the others are served. A request of 64
-   KiB or more is read by a thread of its own, four at a time. A client that
-   sends without reading delays only itself. A forked child has none of the
+   KiB or more is read, and a message of 1 MiB or more is copied, by a thread
+   of its own: up to four at a time, but one fewer than there are CPUs. On
+   Linux such a thread has a nice value that is 10 above the server's. A client
+   that sends without reading delays only itself. A forked child has none of the
    connections and listeners of its parent: a server stays the parent's alone,
    and a client makes new connections in the child.
 
@@ -4067,13 +4070,13 @@ static const int *const conc__version_check __attribute__((used)) =
                   of the pool; handing in a job, and closing
      >>pool       the calls of a pool; map; imap; conc_offload
      >>net        channels; frames; reading and writing; authentication
+     >>aside      what takes long is done beside a loop
      >>session    what a manager keeps; names; a session: one run of a client's
                   coroutine; messages that were taken; handing out; replies;
                   the arguments of a request; calls that may wait; calls that
                   do not wait
-     >>dispatch   the methods of a queue, and the functions of the server; what
-                  takes long; the usual requests; one request, and a session of
-                  them; a turn
+     >>dispatch   the methods of a queue, and the functions of the server; the
+                  usual requests; one request, and a session of them; a turn
      >>server     the line of handshakes; clients; the server's thread;
                   starting and ending it
      >>peer       connections: their end; requests and replies; connections
@@ -24555,6 +24558,8 @@ typedef struct conc__message {
   const void *data; /* the sender's */
   size_t size;
   int kind; /* CONC__RAW or CONC__PICKLED */
+  conc__buffer *keep; /* that it lies in: a put may keep that buffer, and then
+                         leaves it empty. Or NULL */
 } conc__message;
 
 /* What a getter takes. A message that is something else stays in its queue,
@@ -24662,6 +24667,8 @@ typedef struct conc__queue_class {
   /* Gets by a sink with a reader (conc__sink_read), whose buffer has the begin
      of a pickle. What the reader does not take stays at its place. */
   ssize_t (*get_value)(conc_queue *q, conc__sink *sink, double deadline);
+  bool keeps; /* a put keeps the buffer that a large message lies in. Else it
+                 copies the message, which takes long */
 } conc__queue_class;
 
 /* A message that came back when there was no memory for it in the ring: it
@@ -24703,12 +24710,14 @@ typedef struct conc__fifo {
   size_t put;    /* messages ever */
   size_t put_at; /* where the next one goes to */
   size_t got_seen, got_at_seen;
+  size_t put_bytes; /* as .max_total counts them; if there is such a bound */
   struct conc__waitlist getters;
   CONC__APART(2);
   /* Under the getters' guard. */
   size_t got;      /* messages ever; less one for each that came back */
   size_t got_at;   /* where the first one is */
   size_t put_seen; /* of the other side */
+  size_t got_bytes; /* as put_bytes; less those of what came back */
   size_t done;     /* reported by conc_task_done */
   conc__returned *returned; /* come before all in the ring */
   struct conc__waitlist putters, joiners;
@@ -24741,15 +24750,31 @@ CONC__PRIVATE void conc__fifo_unlock(const conc__fifo *q) {
    the lowest bit; the next one begins at the next whole word. Places are
    counted on from 0 and never start again: the place in the ring is the rest
    by its size, and put_at - got_at is what is in use, also when both counters
-   have wrapped around. */
+   have wrapped around.
+
+   A large message lies in a block of its own, and the ring has the address:
+   then the bit above the kind is set. To copy it takes long, and is done while
+   no guard is held: others that use the queue do not wait for that. */
 #define CONC__ENTRY_HEAD sizeof(size_t)
 #define CONC__ENTRY_SIZE(size)                                                \
   ((CONC__ENTRY_HEAD * 2 - 1 + (size)) & ~(CONC__ENTRY_HEAD - 1))
+#define CONC__ENTRY_LARGE ((size_t)64 << 10)
+/* What a message counts for in .max_total, wherever it lies. */
+#define CONC__ENTRY_COUNT(size) CONC__ENTRY_SIZE(size)
+
+/* Where a large message lies: `memory` belongs to its entry. */
+typedef struct conc__block {
+  unsigned char *memory;
+  size_t at;
+} conc__block;
 
 typedef struct conc__entry {
+  const conc__bytering *ring; /* that it lies in */
   size_t at, size; /* of its bytes */
+  size_t whole;    /* their number; `size` may come to be that of a part */
   size_t next;     /* where the one behind it begins */
   int kind;
+  conc__bytering alone; /* the ring of a block, which has this message alone */
 } conc__entry;
 
 /* Copies bytes to a place, around the end of the ring if need be. The caller
@@ -24833,39 +24858,71 @@ CONC__PRIVATE void conc__bytering_shrink(conc__fifo *q) {
   q->got_at_seen = q->put_at;
 }
 
-/* Writes a whole entry at a place. */
+/* Writes a whole entry at a place: its bytes; or, if there is a block, where
+   they are (`block` may be NULL). */
 CONC__INLINE void conc__bytering_put(conc__fifo *q, size_t at,
-                                     const void *data, size_t size, int kind) {
-  size_t head = size << 1 | (size_t)kind;
+                                     const void *data, size_t size, int kind,
+                                     const conc__block *block) {
+  bool large = block != NULL;
+  size_t head = size << 2 | (size_t)large << 1 | (size_t)kind;
   conc__bytering_write(&q->ring, at, &head, sizeof head);
-  conc__bytering_write(&q->ring, at + sizeof head, data, size);
+  at += sizeof head;
+  if (CONC__LIKELY(!large))
+    conc__bytering_write(&q->ring, at, data, size);
+  else
+    conc__bytering_write(&q->ring, at, block, sizeof *block);
 }
 
-/* Whether an entry of `need` bytes is within the bound of all bytes. Under the
-   putters' guard. What came back and lies outside of the ring does not count.
-   If it is not, `got_seen` is no newer than that: a get that makes room later
-   changes the counter from what was seen. */
-CONC__NOINLINE bool conc__fifo_fits_bytes(conc__fifo *q, size_t need) {
-  size_t max = q->queue.max_total;
-  if (q->put_at - q->got_at_seen > max - need) {
-    q->got_seen = CONC__LOAD(&q->got);
-    q->got_at_seen = CONC__LOAD(&q->got_at);
+/* The block for a large message: the buffer that it lies in, if it may be
+   kept, or a copy. 0 or -ENOMEM. Needs no guard. */
+CONC__PRIVATE int conc__block_make(conc__block *block,
+                                   const conc__message *m) {
+  block->at = 0;
+  if (m->size > SIZE_MAX / 4) return -ENOMEM;
+  if (m->keep != NULL) {
+    block->memory = m->keep->data;
+    block->at = (size_t)((const unsigned char *)m->data - m->keep->data);
+    CONC__CHECK(block->at + m->size <= m->keep->capacity);
+    return 0;
   }
-  return q->put_at - q->got_at_seen <= max - need;
+  block->memory = (unsigned char *)CONC_MALLOC(m->size);
+  if (block->memory == NULL) return -ENOMEM;
+  memcpy(block->memory, m->data, m->size);
+  return 0;
 }
 
-/* Whether a putter of an entry of `need` bytes must wait. Under the getters'
-   guard alone: a put may come meanwhile, which makes it fuller, and is seen or
-   not. */
+/* The message is in a queue: the buffer is the queue's from now on. Or it is
+   not, and a copy is not needed. */
+CONC__PRIVATE void conc__block_settle(conc__block *block,
+                                      const conc__message *m, bool put) {
+  if (m->keep == NULL) {
+    if (!put) CONC_FREE(block->memory);
+  } else if (put) {
+    memset(m->keep, 0, sizeof *m->keep);
+  }
+}
+
+/* Whether `need` bytes more are within the bound of all bytes. Under the
+   putters' guard. If they are not, `got_seen` is no newer than that: a get
+   that makes room later changes the counter from what was seen. */
+CONC__NOINLINE bool conc__fifo_fits_bytes(conc__fifo *q, size_t need) {
+  q->got_seen = CONC__LOAD(&q->got);
+  return q->put_bytes - CONC__LOAD(&q->got_bytes) <=
+         q->queue.max_total - need;
+}
+
+/* Whether a putter of so many bytes must wait. Under the getters' guard alone:
+   a put may come meanwhile, which makes it fuller, and is seen or not. */
 CONC__PRIVATE bool conc__fifo_is_full(const conc__fifo *q, size_t need) {
   size_t max = q->queue.max_total;
   if (q->queue.capacity > 0 &&
       CONC__LOAD(&q->put) - q->got >= q->queue.capacity)
     return true;
-  return max > 0 && CONC__LOAD_RELAXED(&q->put_at) - q->got_at > max - need;
+  return max > 0 &&
+         CONC__LOAD_RELAXED(&q->put_bytes) - q->got_bytes > max - need;
 }
 
-/* Whether there is room for a message, an entry of `need` bytes, behind `more`
+/* Whether there is room for a message, of `need` bytes, behind `more`
    others that `put` does not count yet. Under the putters' guard. The getters'
    counter is in their line of the cache: it is read only if the value seen
    last does not do. */
@@ -24890,27 +24947,69 @@ CONC__INLINE bool conc__fifo_has(conc__fifo *q, size_t less) {
   return q->put_seen != got;
 }
 
-/* Finds the first message; there is one. Under the getters' guard. */
-CONC__INLINE void conc__fifo_first(const conc__fifo *q, conc__entry *slot) {
+/* Makes an entry of what lies in a block, from `at` on. The block. */
+CONC__INLINE unsigned char *conc__entry_alone(conc__entry *slot,
+                                              unsigned char *block, size_t at,
+                                              size_t size, int kind) {
+  slot->alone.data = block;
+  slot->alone.size = SIZE_MAX / 2 + 1;
+  slot->ring = &slot->alone;
+  slot->at = at;
+  slot->size = size;
+  slot->kind = kind;
+  return block;
+}
+
+/* An entry that says where the message is. */
+CONC__NOINLINE unsigned char *conc__fifo_block(const conc__fifo *q,
+                                               conc__entry *slot) {
+  conc__block block;
+  conc__bytering_read(&q->ring, slot->at, &block, sizeof block);
+  slot->next = slot->at + sizeof block;
+  return conc__entry_alone(slot, block.memory, block.at, slot->size,
+                           slot->kind);
+}
+
+/* Finds the first message, which may be one that came back; there is one. The
+   block that it lies in, or NULL. Under the getters' guard. */
+CONC__INLINE unsigned char *conc__fifo_first(const conc__fifo *q,
+                                             conc__entry *slot) {
+  const conc__returned *r = q->returned;
   size_t head;
+  if (CONC__UNLIKELY(r != NULL)) {
+    slot->next = q->got_at;
+    slot->whole = r->size;
+    return conc__entry_alone(slot, r->memory, r->at, r->size, CONC__PICKLED);
+  }
   conc__bytering_read(&q->ring, q->got_at, &head, sizeof head);
+  slot->ring = &q->ring;
   slot->at = q->got_at + sizeof head;
-  slot->size = head >> 1;
+  slot->size = slot->whole = head >> 2;
   slot->kind = (int)(head & 1);
+  if (CONC__UNLIKELY((head & 2) != 0)) return conc__fifo_block(q, slot);
   slot->next = q->got_at + CONC__ENTRY_SIZE(slot->size);
+  return NULL;
+}
+
+/* Takes the first message off: its block is the caller's now. Under the
+   getters' guard. */
+CONC__INLINE void conc__fifo_take_off(conc__fifo *q, const conc__entry *slot) {
+  if (CONC__UNLIKELY(q->queue.max_total > 0))
+    CONC__STORE(&q->got_bytes, q->got_bytes + CONC__ENTRY_COUNT(slot->whole));
+  if (CONC__UNLIKELY(q->returned != NULL)) q->returned = q->returned->next;
+  else CONC__STORE(&q->got_at, slot->next);
 }
 
 /* Narrows an entry to the bytes that it carries: all of a raw message, or the
    content of a pickled str or bytes. -EBADMSG for a pickle of anything else.
    Under the getters' guard, or of a ring of the caller's own. */
-CONC__PRIVATE int conc__entry_content(const conc__bytering *ring,
-                                      conc__entry *slot) {
+CONC__PRIVATE int conc__entry_content(conc__entry *slot) {
   unsigned char start[16];
   size_t n = slot->size < sizeof start ? slot->size : sizeof start;
   size_t offset;
   int rc;
   if (slot->kind == CONC__RAW) return 0;
-  conc__bytering_read(ring, slot->at, start, n);
+  conc__bytering_read(slot->ring, slot->at, start, n);
   rc = conc__pickle_content(start, n, slot->size, &offset, &slot->size);
   if (rc == 0) slot->at += offset;
   return rc;
@@ -24918,40 +25017,43 @@ CONC__PRIVATE int conc__entry_content(const conc__bytering *ring,
 
 /* Whether a sink takes a message as a body: 0, -EMSGSIZE or -EBADMSG. Under
    the getters' guard, or of a ring of the caller's own. */
-CONC__PRIVATE int conc__entry_suits(const conc__bytering *ring,
-                                    const conc__entry *slot,
+CONC__PRIVATE int conc__entry_suits(const conc__entry *slot,
                                     const conc__sink *sink) {
   conc__entry content = *slot;
   if (sink->wants == CONC__WANTS_BYTES || sink->wants == CONC__WANTS_EXACTLY) {
-    int rc = conc__entry_content(ring, &content);
+    int rc = conc__entry_content(&content);
     if (rc != 0) return rc;
   }
   return conc__sink_takes(sink, content.size);
 }
 
-/* Copies a message to the sink: to `data`, a place in its buffer, or to its
-   body. Nothing has been copied if it fails. Under the getters' guard, or of a
-   ring of the caller's own. The message's size, or negative errno. */
-CONC__INLINE ssize_t conc__entry_copy(const conc__bytering *ring,
-                                      conc__entry *slot,
-                                      const conc__sink *sink, void *data) {
+/* Makes the sink ready for a message, or says why it does not take it. Under
+   the getters' guard, or of a ring of the caller's own. 0, or negative errno
+   and nothing has changed. */
+CONC__INLINE int conc__entry_prepare(conc__entry *slot,
+                                     const conc__sink *sink) {
   int rc;
   if (sink->body != NULL) {
-    rc = conc__entry_suits(ring, slot, sink);
+    rc = conc__entry_suits(slot, sink);
     if (rc == 0)
       rc = conc__buffer_reserve(sink->body, slot->size + CONC__BODY_SPARE);
-    if (rc != 0) return rc;
-    if (slot->kind == CONC__RAW)
+    if (rc == 0 && slot->kind == CONC__RAW)
       conc__pickle_put_bytes_head(sink->body, slot->size);
-    conc__bytering_read(ring, slot->at, sink->body->data + sink->body->size,
-                        slot->size);
-    sink->body->size += slot->size;
-  } else {
-    rc = slot->kind == CONC__RAW ? 0 : conc__entry_content(ring, slot);
-    if (rc != 0) return rc;
-    if (slot->size > sink->size) return -EMSGSIZE;
-    conc__bytering_read(ring, slot->at, data, slot->size);
+    return rc;
   }
+  rc = slot->kind == CONC__RAW ? 0 : conc__entry_content(slot);
+  return rc == 0 && slot->size > sink->size ? -EMSGSIZE : rc;
+}
+
+/* Copies a message to a sink that is ready for it: to `data`, a place in its
+   buffer, or to its body. Its size. */
+CONC__INLINE ssize_t conc__entry_copy(const conc__entry *slot,
+                                      const conc__sink *sink, void *data) {
+  if (sink->body != NULL) {
+    data = sink->body->data + sink->body->size;
+    sink->body->size += slot->size;
+  }
+  conc__bytering_read(slot->ring, slot->at, data, slot->size);
   return (ssize_t)slot->size;
 }
 
@@ -25046,19 +25148,22 @@ CONC__NOINLINE int conc__fifo_await_room(conc__fifo *q, size_t need,
 /* Puts as many as there is room for of n messages, whose bytes follow each
    other; waits for room for the first. How many, or negative errno. Entries
    are written first and counted at once at the end: a getter sees all of them
-   or none, and is woken when they are there. */
+   or none, and is woken when they are there. With a block it is one message,
+   in there. */
 CONC__INLINE ssize_t conc__fifo_put_n(conc__fifo *q, const conc__message *m,
-                                      size_t n, double deadline) {
+                                      const conc__block *block, size_t n,
+                                      double deadline) {
   conc__mutex *guard = conc__fifo_put_guard(q);
   const char *data = (const char *)m->data;
-  size_t need = CONC__ENTRY_SIZE(m->size), done = 0;
+  size_t need = CONC__ENTRY_SIZE(block != NULL ? sizeof *block : m->size);
+  const size_t bytes = CONC__ENTRY_COUNT(m->size);
+  size_t done = 0;
   conc__waiter *woken = NULL, *next = NULL;
   bool waited = false;
   int rc = 0;
-  if (m->size > SIZE_MAX / 4) return -ENOMEM;
   conc__mutex_lock(guard);
-  if (CONC__UNLIKELY(!q->closed && !conc__fifo_fits(q, 0, need))) {
-    rc = conc__fifo_await_room(q, need, deadline);
+  if (CONC__UNLIKELY(!q->closed && !conc__fifo_fits(q, 0, bytes))) {
+    rc = conc__fifo_await_room(q, bytes, deadline);
     if (rc != 0) return rc;
     waited = true;
   }
@@ -25068,9 +25173,11 @@ CONC__INLINE ssize_t conc__fifo_put_n(conc__fifo *q, const conc__message *m,
       rc = conc__bytering_reserve(q, need);
       if (rc != 0) break;
     }
-    conc__bytering_put(q, q->put_at, data, m->size, m->kind);
-    CONC__STORE_RELAXED(&q->put_at, q->put_at + need);
-    if (++done == n || !conc__fifo_fits(q, done, need)) break;
+    conc__bytering_put(q, q->put_at, data, m->size, m->kind, block);
+    q->put_at += need;
+    if (CONC__UNLIKELY(q->queue.max_total > 0))
+      CONC__STORE_RELAXED(&q->put_bytes, q->put_bytes + bytes);
+    if (++done == n || !conc__fifo_fits(q, done, bytes)) break;
     if (m->size > 0) data += m->size;
   }
   /* The waiters are taken off before the counter is stored: after that the
@@ -25091,10 +25198,24 @@ CONC__INLINE ssize_t conc__fifo_put_n(conc__fifo *q, const conc__message *m,
   return done > 0 ? (ssize_t)done : rc;
 }
 
+/* Puts a large message. */
+CONC__NOINLINE ssize_t conc__fifo_put_large(conc__fifo *q,
+                                            const conc__message *m,
+                                            double deadline) {
+  conc__block block;
+  ssize_t n = conc__block_make(&block, m);
+  if (n != 0) return n;
+  n = conc__fifo_put_n(q, m, &block, 1, deadline);
+  conc__block_settle(&block, m, n > 0);
+  return n;
+}
+
 CONC__PRIVATE int conc__fifo_put(conc_queue *queue, const conc__message *m,
                                  double deadline) {
   conc__fifo *q = (conc__fifo *)queue;
-  ssize_t n = conc__fifo_put_n(q, m, 1, deadline);
+  ssize_t n = CONC__LIKELY(m->size < CONC__ENTRY_LARGE)
+                  ? conc__fifo_put_n(q, m, NULL, 1, deadline)
+                  : conc__fifo_put_large(q, m, deadline);
   return n < 0 ? (int)n : 0;
 }
 
@@ -25134,60 +25255,39 @@ CONC__NOINLINE int conc__fifo_await_message(conc__fifo *q, double deadline) {
   return 0;
 }
 
-/* Copies the first message that came back, as conc__entry_copy does, and drops
-   it. With `exact` only if it has as many bytes as the sink: else -EMSGSIZE.
-   Under the getters' guard. */
-CONC__NOINLINE ssize_t conc__returned_get(conc__fifo *q,
-                                          const conc__sink *sink, void *data,
-                                          bool exact) {
-  conc__returned *r = q->returned;
-  conc__entry slot;
-  ssize_t size;
-  conc__bytering ring; /* in which it lies alone */
-  ring.data = r->memory;
-  ring.size = SIZE_MAX / 2 + 1;
-  slot.at = r->at;
-  slot.size = r->size;
-  slot.kind = CONC__PICKLED;
-  size = conc__entry_copy(&ring, &slot, sink, data);
-  if (exact && size >= 0 && (size_t)size != sink->size) return -EMSGSIZE;
-  if (size >= 0) {
-    q->returned = r->next;
-    CONC_FREE(r->memory);
-  }
-  return size;
-}
-
 /* Gets as many as there are of n messages, each of as many bytes as the sink
    has; waits for the first. How many, or negative errno. If n is 0: one
    message of any size that the sink takes, and its size.
    `got_at` is stored as soon as a message has been copied, for a putter that
    needs the bytes; `got` is stored once, at the end, for it is what lets
-   putters go, and what says that this get is done with the queue. */
+   putters go, and what says that this get is done with the queue. If it is one
+   message, in a block, that is copied after this: it is the getter's alone. */
 CONC__INLINE ssize_t conc__fifo_get_n(conc__fifo *q, const conc__sink *sink,
                                       size_t n, double deadline) {
   conc__mutex *guard = conc__fifo_get_guard(q);
   char *data = (char *)sink->data;
   conc__waiter *woken = NULL;
+  unsigned char *block = NULL;
   size_t done = 0;
   ssize_t size;
+  conc__entry slot;
   conc__mutex_lock(guard);
   if (CONC__UNLIKELY(!conc__fifo_has(q, 0))) {
     int rc = conc__fifo_await_message(q, deadline);
     if (rc != 0) return rc;
   }
   for (;;) {
-    if (CONC__UNLIKELY(q->returned != NULL)) {
-      size = conc__returned_get(q, sink, data, n > 0);
-      if (size < 0) break;
-    } else {
-      conc__entry slot;
-      conc__fifo_first(q, &slot);
-      size = conc__entry_copy(&q->ring, &slot, sink, data);
-      if (n > 0 && size >= 0 && (size_t)size != sink->size) size = -EMSGSIZE;
-      if (size < 0) break;
-      CONC__STORE(&q->got_at, slot.next);
+    block = conc__fifo_first(q, &slot);
+    size = conc__entry_prepare(&slot, sink);
+    if (n > 0 && size == 0 && slot.size != sink->size) size = -EMSGSIZE;
+    if (size < 0) {
+      block = NULL; /* it stays the queue's */
+      break;
     }
+    if (CONC__LIKELY(block == NULL) || n > 0)
+      size = conc__entry_copy(&slot, sink, data);
+    conc__fifo_take_off(q, &slot);
+    if (n > 0 && CONC__UNLIKELY(block != NULL)) CONC_FREE(block);
     if (++done >= n || !conc__fifo_has(q, done)) break;
     if (size > 0) data += size;
   }
@@ -25198,6 +25298,10 @@ CONC__INLINE ssize_t conc__fifo_get_n(conc__fifo *q, const conc__sink *sink,
   }
   conc__mutex_unlock(guard);
   if (woken != NULL) conc__wake_all(woken);
+  if (CONC__UNLIKELY(block != NULL) && n == 0) {
+    size = conc__entry_copy(&slot, sink, data);
+    CONC_FREE(block);
+  }
   /* A message stayed that another getter may be able to take. */
   if (CONC__UNLIKELY(size < 0))
     conc__fifo_pass(conc__fifo_put_guard(q), &q->getters);
@@ -25240,20 +25344,29 @@ CONC__PRIVATE int conc__returned_keep(conc__fifo *q, const conc__message *m,
 CONC__PRIVATE int conc__fifo_unget(conc_queue *queue, const conc__message *m,
                                    conc__buffer *b) {
   conc__fifo *q = (conc__fifo *)queue;
-  size_t need = CONC__ENTRY_SIZE(m->size);
+  bool large = m->size >= CONC__ENTRY_LARGE, inside = false;
   conc__waiter *woken = NULL;
+  conc__message back = *m;
+  conc__block block;
+  size_t need = CONC__ENTRY_SIZE(large ? sizeof block : m->size);
   int rc = -ENOMEM;
+  back.keep = b;
+  if (large && conc__block_make(&block, &back) != 0) return -ENOMEM;
   conc__fifo_lock(q);
   if (q->returned != NULL) rc = conc__returned_keep(q, m, b);
-  if (rc != 0 && m->size <= SIZE_MAX / 4 &&
-      (rc = conc__bytering_grow(q, need)) == 0) {
-    conc__bytering_put(q, q->got_at - need, m->data, m->size, m->kind);
+  if (rc != 0 && (rc = conc__bytering_grow(q, need)) == 0) {
+    conc__bytering_put(q, q->got_at - need, m->data, m->size, m->kind,
+                       large ? &block : NULL);
     CONC__STORE(&q->got_at, q->got_at - need);
+    inside = true;
   }
   if (rc != 0) rc = conc__returned_keep(q, m, b);
+  if (large) conc__block_settle(&block, &back, inside);
   if (rc == 0) {
     woken = conc__waitlist_take(&q->getters);
     CONC__STORE(&q->got, q->got - 1);
+    if (q->queue.max_total > 0)
+      CONC__STORE(&q->got_bytes, q->got_bytes - CONC__ENTRY_COUNT(m->size));
     q->got_at_seen = q->got_at;
     q->got_seen = q->got;
   }
@@ -25276,6 +25389,7 @@ CONC__PRIVATE ssize_t conc__fifo_get_value(conc_queue *queue, conc__sink *sink,
   m.data = sink->body->data + CONC__BODY_AT;
   m.size = sink->body->size - CONC__BODY_AT;
   m.kind = CONC__PICKLED;
+  m.keep = NULL;
   if (rc != -EPROTO) conc__fifo_unget(queue, &m, sink->body);
   return rc;
 }
@@ -25342,10 +25456,11 @@ CONC__PRIVATE conc_queue *conc__queue_make(const conc__queue_class *ops,
 
 CONC__PRIVATE void conc__fifo_free(conc_queue *queue) {
   conc__fifo *q = (conc__fifo *)queue;
-  while (q->returned != NULL) {
-    unsigned char *memory = q->returned->memory;
-    q->returned = q->returned->next;
-    CONC_FREE(memory);
+  conc__entry slot;
+  while (q->returned != NULL || q->got_at != q->put_at) {
+    unsigned char *block = conc__fifo_first(q, &slot);
+    conc__fifo_take_off(q, &slot);
+    CONC_FREE(block);
   }
   CONC_FREE(q->ring.data);
   CONC_FREE(queue);
@@ -25373,14 +25488,9 @@ CONC__PRIVATE ssize_t conc__fifo_peek(conc_queue *queue) {
   conc__entry slot;
   int rc;
   conc__fifo_lock(q);
-  if (q->returned != NULL) {
-    const conc__returned *r = q->returned;
-    size_t offset;
-    rc = conc__pickle_content(r->memory + r->at, r->size, r->size, &offset,
-                              &slot.size);
-  } else if (conc__fifo_has(q, 0)) {
+  if (conc__fifo_has(q, 0)) {
     conc__fifo_first(q, &slot);
-    rc = conc__entry_content(&q->ring, &slot);
+    rc = conc__entry_content(&slot);
   } else {
     rc = q->closed ? -EPIPE : -ETIMEDOUT;
   }
@@ -25388,11 +25498,21 @@ CONC__PRIVATE ssize_t conc__fifo_peek(conc_queue *queue) {
   return rc != 0 ? rc : (ssize_t)slot.size;
 }
 
+/* Large ones are put one after the other, for each has its own block. */
 CONC__PRIVATE ssize_t conc__fifo_put_many(conc_queue *queue,
                                           const conc__message *m, size_t n,
                                           double deadline) {
   conc__fifo *q = (conc__fifo *)queue;
-  return conc__fifo_put_n(q, m, n, deadline);
+  conc__message one = *m;
+  size_t done = 0;
+  ssize_t rc = 0;
+  if (m->size < CONC__ENTRY_LARGE)
+    return conc__fifo_put_n(q, m, NULL, n, deadline);
+  for (; done < n && rc >= 0; done += rc > 0) {
+    one.data = (const char *)m->data + done * m->size;
+    rc = conc__fifo_put_large(q, &one, done == 0 ? deadline : 0);
+  }
+  return done > 0 ? (ssize_t)done : rc;
 }
 
 CONC__PRIVATE ssize_t conc__fifo_get_many(conc_queue *queue, conc__sink *sink,
@@ -25405,7 +25525,7 @@ static const conc__queue_class conc__fifo_class = {
     conc__fifo_put,       conc__fifo_get,  conc__fifo_unget,
     conc__fifo_size,      conc__fifo_task_done, conc__fifo_join,
     conc__fifo_free,      conc__fifo_close, conc__fifo_peek,
-    conc__fifo_put_many,  conc__fifo_get_many, conc__fifo_get_value};
+    conc__fifo_put_many,  conc__fifo_get_many, conc__fifo_get_value, true};
 
 /* The content of the longest message that a bound of all bytes lets through
    when it is alone. */
@@ -26238,6 +26358,15 @@ CONC__PRIVATE int conc__cells_watch(conc__cells_queue *s, int side, bool polls,
   return rc > 0 || (rc == -ETIMEDOUT && until < deadline) ? 0 : rc;
 }
 
+/* Whether there is something for a getter that came back, for all processes or
+   for this one. */
+CONC__INLINE bool conc__cells_came_back(conc__cells_queue *s) {
+  conc__cells_position back;
+  return CONC__UNLIKELY(CONC__LOAD(&s->stashed)) ||
+         (CONC__UNLIKELY(CONC__LOAD(&s->cells->returned) != 0) &&
+          conc__cells_find_returned(s, &back));
+}
+
 /* Sleeps until a wake-up comes, unless the cell has changed. The order is what
    loses no wake-up: the sleeper counts itself, then reads the word that counts
    wake-ups, then marks the cell. A process that claims the cell after the mark
@@ -26259,12 +26388,8 @@ CONC__PRIVATE int conc__cells_sleep(conc__cells_queue *s, int side,
      sees that one more sleeps. */
   if (CONC__CAS(&spot->cell->word, &word, word | CONC__CELL_AWAITED)) {
     /* What comes back is in no cell that could be marked. */
-    conc__cells_position back;
     w->slept = true;
-    if (CONC__UNLIKELY(CONC__LOAD(&s->cells->returned) != 0) &&
-        side == CONC__GETTERS && conc__cells_find_returned(s, &back))
-      rc = 0;
-    else
+    if (side != CONC__GETTERS || !conc__cells_came_back(s))
       rc = conc__cells_watch(s, side, polls, &w->sentry, seen, w->deadline);
   }
   __atomic_sub_fetch(count, 1u, __ATOMIC_SEQ_CST);
@@ -26547,7 +26672,8 @@ CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
 }
 
 /* What is left to do after a first attempt that failed with -EAGAIN. With `m`
-   it puts; else it gets, or with `claimed` it merely claims. */
+   it puts; else it gets, or with `claimed` it merely claims. -ESTALE: a
+   message came back to this process, which the getter is to take. */
 CONC__PRIVATE ssize_t conc__cells_slow(conc__cells_queue *s, int side,
                                        const conc__message *m,
                                        conc__sink *sink,
@@ -26562,6 +26688,8 @@ CONC__PRIVATE ssize_t conc__cells_slow(conc__cells_queue *s, int side,
   w.round = w.sentry.round = 1; /* it has been spun */
   do {
     rc = conc__cells_await(s, side, &w, spot);
+    if (rc == 0 && side == CONC__GETTERS && CONC__LOAD(&s->stashed))
+      rc = -ESTALE;
     if (rc != 0) break;
     rc = m != NULL         ? conc__cells_try_put(s, m, spot)
          : claimed != NULL ? conc__cells_try_claim(s, sink, spot, claimed)
@@ -26583,6 +26711,24 @@ CONC__PRIVATE int conc__cells_put(conc_queue *q, const conc__message *m,
                                deadline);
 }
 
+/* Gets what came back to this process, as the get, get_value or get_n of a
+   queue; -ETIMEDOUT: nothing did. `stashed` is cleared before the look and set
+   again if there was something: a message that comes back meanwhile sets it,
+   too, and so is not overlooked. */
+enum { CONC__STASH_ONE = 0, CONC__STASH_VALUE, CONC__STASH_MANY };
+
+CONC__NOINLINE ssize_t conc__cells_get_stashed(conc__cells_queue *s,
+                                               conc__sink *sink, int how,
+                                               size_t n) {
+  ssize_t rc;
+  CONC__STORE(&s->stashed, 0u);
+  rc = how == CONC__STASH_ONE     ? conc__fifo_get(s->stash, sink, 0)
+       : how == CONC__STASH_VALUE ? conc__fifo_get_value(s->stash, sink, 0)
+                                  : conc__fifo_get_many(s->stash, sink, n, 0);
+  if (rc != -ETIMEDOUT) CONC__STORE(&s->stashed, 1u);
+  return rc;
+}
+
 /* The class's get_n: how many messages, or negative errno. What came back to
    this process is taken first. */
 CONC__PRIVATE ssize_t conc__cells_get_n(conc_queue *q, conc__sink *sink,
@@ -26591,32 +26737,20 @@ CONC__PRIVATE ssize_t conc__cells_get_n(conc_queue *q, conc__sink *sink,
   conc__cells_position spot;
   size_t done = 0;
   ssize_t rc = 0;
-  if (CONC__UNLIKELY(CONC__LOAD(&s->stashed))) {
-    rc = conc__fifo_get_many(s->stash, sink, n, 0);
-    if (rc != -ETIMEDOUT) return rc;
-  }
-  for (; done < n; done++) {
+  do {
+    if (CONC__UNLIKELY(CONC__LOAD(&s->stashed)) && done == 0) {
+      rc = conc__cells_get_stashed(s, sink, CONC__STASH_MANY, n);
+      if (rc != -ETIMEDOUT) return rc;
+    }
     rc = conc__cells_try_get(s, sink, &spot);
     if (rc == -EAGAIN)
       rc = conc__cells_slow(s, CONC__GETTERS, NULL, sink, &spot, NULL,
                             done == 0 ? deadline : 0);
-    if (rc < 0) break;
+    if (rc < 0) continue;
     sink->data = (char *)sink->data + sink->size;
-  }
+    done++;
+  } while ((rc >= 0 && done < n) || (rc == -ESTALE && done == 0));
   return done > 0 ? (ssize_t)done : rc;
-}
-
-/* Gets what came back to this process; -ETIMEDOUT: nothing did. `stashed` is
-   cleared before the look and set again if there was something: a message that
-   comes back meanwhile sets it, too, and so is not overlooked. */
-CONC__NOINLINE ssize_t conc__cells_get_stashed(conc__cells_queue *s,
-                                               conc__sink *sink, bool value) {
-  ssize_t n;
-  CONC__STORE(&s->stashed, 0u);
-  n = value ? conc__fifo_get_value(s->stash, sink, 0)
-            : conc__fifo_get(s->stash, sink, 0);
-  if (n != -ETIMEDOUT) CONC__STORE(&s->stashed, 1u);
-  return n;
 }
 
 CONC__PRIVATE ssize_t conc__cells_get(conc_queue *q, conc__sink *sink,
@@ -26624,13 +26758,16 @@ CONC__PRIVATE ssize_t conc__cells_get(conc_queue *q, conc__sink *sink,
   conc__cells_queue *s = (conc__cells_queue *)q;
   conc__cells_position spot;
   ssize_t n;
-  if (CONC__UNLIKELY(CONC__LOAD(&s->stashed))) {
-    n = conc__cells_get_stashed(s, sink, false);
-    if (n != -ETIMEDOUT) return n;
-  }
-  n = conc__cells_try_get(s, sink, &spot);
-  if (CONC__LIKELY(n != -EAGAIN)) return n;
-  return conc__cells_slow(s, CONC__GETTERS, NULL, sink, &spot, NULL, deadline);
+  do {
+    if (CONC__UNLIKELY(CONC__LOAD(&s->stashed))) {
+      n = conc__cells_get_stashed(s, sink, CONC__STASH_ONE, 1);
+      if (n != -ETIMEDOUT) return n;
+    }
+    n = conc__cells_try_get(s, sink, &spot);
+    if (CONC__LIKELY(n != -EAGAIN)) return n;
+    n = conc__cells_slow(s, CONC__GETTERS, NULL, sink, &spot, NULL, deadline);
+  } while (n == -ESTALE);
+  return n;
 }
 
 /* The message stays this process's claim until it has been read: if the reader
@@ -26643,13 +26780,15 @@ CONC__PRIVATE ssize_t conc__cells_get_value(conc_queue *q, conc__sink *sink,
   conc__cell_message m;
   ssize_t n;
   int rc;
-  if (CONC__UNLIKELY(CONC__LOAD(&s->stashed))) {
-    n = conc__cells_get_stashed(s, sink, true);
-    if (n != -ETIMEDOUT) return n;
-  }
-  n = conc__cells_try_claim(s, sink, &spot, &m);
-  if (n == -EAGAIN)
-    n = conc__cells_slow(s, CONC__GETTERS, NULL, sink, &spot, &m, deadline);
+  do {
+    if (CONC__UNLIKELY(CONC__LOAD(&s->stashed))) {
+      n = conc__cells_get_stashed(s, sink, CONC__STASH_VALUE, 1);
+      if (n != -ETIMEDOUT) return n;
+    }
+    n = conc__cells_try_claim(s, sink, &spot, &m);
+    if (n == -EAGAIN)
+      n = conc__cells_slow(s, CONC__GETTERS, NULL, sink, &spot, &m, deadline);
+  } while (n == -ESTALE);
   if (n < 0) return n;
   conc__cells_copy(s, spot.cell, &m, (size_t)n, sink);
   rc = conc__sink_read(sink);
@@ -26725,8 +26864,13 @@ CONC__PRIVATE int conc__cells_unget(conc_queue *q, const conc__message *m,
   rc = conc__cells_put_back(s, &back);
   if (rc == 0) return 0;
   rc = conc__fifo_unget(s->stash, m, b);
+  if (rc != 0) return rc;
   CONC__STORE(&s->stashed, 1u);
-  return rc;
+  /* All of them: which of these are of this process is not known. */
+  conc__cells_enter(s);
+  conc__cells_wake(s, CONC__GETTERS, INT_MAX);
+  conc__cells_leave(s);
+  return 0;
 }
 
 /* What is true of a moment: that in which the cell's word was still the same.
@@ -26917,7 +27061,8 @@ static const conc__queue_class conc__cells_class = {
     conc__cells_put,  conc__cells_get,       conc__cells_unget,
     conc__cells_size, conc__cells_task_done, conc__cells_join,
     conc__cells_free, conc__cells_close,     conc__cells_peek,
-    NULL,             conc__cells_get_n,     conc__cells_get_value};
+    NULL,             conc__cells_get_n,     conc__cells_get_value,
+    false};
 
 /* --- opening --- */
 
@@ -27039,12 +27184,14 @@ CONC_API int conc_queue_close(conc_queue *queue) {
 /* The limit is looked at before the class is asked: what no getter may receive
    is refused, whatever the distance. */
 CONC__PRIVATE int conc__queue_put(conc_queue *q, const void *data, size_t size,
-                                  int kind, double timeout) {
+                                  int kind, conc__buffer *keep,
+                                  double timeout) {
   conc__message m;
   if (q->max_bytes > 0 && size > q->max_bytes) return -EMSGSIZE;
   m.data = data;
   m.size = size;
   m.kind = kind;
+  m.keep = keep;
   return q->ops->put(q, &m, conc__deadline(timeout));
 }
 
@@ -27055,7 +27202,7 @@ CONC__NOINLINE int conc__queue_put_later(conc_queue *queue, const void *data,
                                          size_t size, double timeout) {
   int rc = timeout > 0 ? conc__take_turn() : 0;
   if (rc != 0) return rc;
-  return conc__queue_put(queue, data, size, CONC__RAW, timeout);
+  return conc__queue_put(queue, data, size, CONC__RAW, NULL, timeout);
 }
 
 CONC__NOINLINE ssize_t conc__queue_get_later(conc_queue *queue, void *buf,
@@ -27071,7 +27218,7 @@ CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
                       double timeout) {
   if (conc__turn_is_due())
     return conc__queue_put_later(queue, data, size, timeout);
-  return conc__queue_put(queue, data, size, CONC__RAW, timeout);
+  return conc__queue_put(queue, data, size, CONC__RAW, NULL, timeout);
 }
 
 CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
@@ -27096,6 +27243,7 @@ CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
   m.data = items;
   m.size = size;
   m.kind = CONC__RAW;
+  m.keep = NULL;
   if (n > 0 && queue->ops->put_n != NULL)
     return queue->ops->put_n(queue, &m, n, deadline);
   for (; done < n; done++) { /* waits for the first only */
@@ -27153,7 +27301,7 @@ CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
   }
   rc = conc__pickle_encode(&b, value, 4);
   if (rc == 0)
-    rc = conc__queue_put(queue, b.data, b.size, CONC__PICKLED, timeout);
+    rc = conc__queue_put(queue, b.data, b.size, CONC__PICKLED, &b, timeout);
   conc__buffer_free(&b);
   return rc;
 }
@@ -31365,6 +31513,176 @@ CONC__PRIVATE int conc__auth_connect(conc__channel *ch, const conc__key *key,
 }
 
 /* ---------------------------------------------------------------------------
+   >>aside: what takes long is done beside a loop
+
+   A loop serves many, and none of them may keep it for long. So large requests
+   are read by a thread of their own, and large bytes are copied, and given
+   back to the system, by one. The coroutine that needs it waits meanwhile, and
+   the loop goes on. `threads` counts how many more may be started: of two or
+   more CPUs one stays the loop's. It is not conc_offload, whose threads may
+   all be busy with jobs of the program that wait for this loop.
+
+   Uses threads, a conc_sem and the class of queues. Its users are the sessions
+   of a server.
+   ------------------------------------------------------------------------ */
+
+/* What has so many bytes takes long to be read, copied and freed. */
+#define CONC__READING_LARGE ((size_t)64 << 10)
+#define CONC__COPY_LARGE ((size_t)1 << 20)
+#define CONC__FREE_LARGE ((size_t)4 << 20)
+#define CONC__ASIDE_MAX 4 /* threads at one time, at most */
+
+/* How many at one time. */
+CONC__PRIVATE size_t conc__aside_threads(void) {
+  int n = conc__cpus - 1;
+  if (n < 1) n = 1;
+  return (size_t)(n < CONC__ASIDE_MAX ? n : CONC__ASIDE_MAX);
+}
+
+typedef struct conc__aside {
+  conc_fn *fn;
+  void *arg;
+} conc__aside;
+
+/* The thread has less of the CPUs than others that want them, the loop among
+   them: on Linux each thread has a nice value of its own. The guards that it
+   takes are held for moments, so it keeps nobody waiting by that. */
+CONC__PRIVATE void *conc__aside_main(void *arg) {
+  conc__aside *a = (conc__aside *)arg;
+#if CONC__LINUX
+  (void)!nice(10); /* it need not work */
+#endif
+  return a->fn(a->arg);
+}
+
+/* Calls fn(arg) in a thread. The caller waits, also if it is cancelled: the
+   thread uses what is the caller's. Without a thread the call is made here. 0,
+   or -ECANCELED: it was not made. */
+CONC__PRIVATE int conc__aside_call(conc_sem *threads, conc_fn *fn, void *arg) {
+  conc__aside a;
+  conc_task t;
+  conc_scope shield;
+  int rc = conc_sem_acquire(threads, CONC_FOREVER);
+  if (rc != 0) return rc;
+  memset(&t, 0, sizeof t);
+  a.fn = fn;
+  a.arg = arg;
+  t.target = conc__aside_main;
+  t.arg = &a;
+  t.name = "conc-aside";
+  if (conc_thread_start(&t) != 0) {
+    fn(arg);
+  } else {
+    conc_shield(&shield);
+    conc__task_await(&t, true, CONC_FOREVER);
+    conc_scope_end(&shield);
+  }
+  conc_sem_release(threads, 1);
+  return 0;
+}
+
+/* What is freed by a thread. */
+typedef struct conc__leavings {
+  conc__buffer buffer;
+  conc_value *value;
+} conc__leavings;
+
+CONC__PRIVATE void *conc__leavings_main(void *arg) {
+  conc__leavings *l = (conc__leavings *)arg;
+  conc__buffer_free(&l->buffer);
+  conc_value_free(l->value);
+  return NULL;
+}
+
+/* Frees a buffer, which is empty afterwards, and a value, or NULL, that take
+   about `size` bytes. A cancellation that comes meanwhile stays pending: it is
+   for the caller's next wait. */
+CONC__PRIVATE void conc__aside_free(conc_sem *threads, conc__buffer *b,
+                                    conc_value *value, size_t size) {
+  conc__leavings l;
+  conc_scope shield;
+  l.buffer = *b;
+  l.value = value;
+  memset(b, 0, sizeof *b);
+  if (size < CONC__FREE_LARGE) {
+    conc__leavings_main(&l);
+    return;
+  }
+  conc_shield(&shield);
+  conc__aside_call(threads, conc__leavings_main, &l);
+  conc_scope_end(&shield);
+}
+
+typedef struct conc__copying {
+  conc__buffer *to;
+  const conc__buffer *from;
+  int rc;
+} conc__copying;
+
+CONC__PRIVATE void *conc__copying_main(void *arg) {
+  conc__copying *c = (conc__copying *)arg;
+  c->rc = conc__buffer_append(c->to, c->from->data, c->from->size);
+  return NULL;
+}
+
+/* Appends a buffer to another one: a large one by a thread. 0, -ENOMEM or
+   -ECANCELED. */
+CONC__PRIVATE int conc__aside_append(conc_sem *threads, conc__buffer *to,
+                                     const conc__buffer *from) {
+  conc__copying c;
+  int rc = 0;
+  c.to = to;
+  c.from = from;
+  if (from->size < CONC__COPY_LARGE) conc__copying_main(&c);
+  else rc = conc__aside_call(threads, conc__copying_main, &c);
+  return rc != 0 ? rc : c.rc;
+}
+
+/* A get that is made by a thread. */
+typedef struct conc__getting {
+  conc_queue *queue;
+  conc__sink *sink;
+  ssize_t n;
+} conc__getting;
+
+CONC__PRIVATE void *conc__getting_main(void *arg) {
+  conc__getting *g = (conc__getting *)arg;
+  g->n = g->queue->ops->get(g->queue, g->sink, 0);
+  return NULL;
+}
+
+/* A sink as this one, but for large messages: these stay, with -EMSGSIZE. No
+   message has so many bytes as one that wants exactly SIZE_MAX asks for. */
+CONC__PRIVATE conc__sink conc__sink_not_large(const conc__sink *sink) {
+  conc__sink small = *sink;
+  if (sink->size > CONC__COPY_LARGE)
+    small.size =
+        sink->wants == CONC__WANTS_EXACTLY ? SIZE_MAX : CONC__COPY_LARGE;
+  return small;
+}
+
+/* Whether the message that such a sink has refused may be for the sink itself.
+ */
+CONC__INLINE bool conc__sink_was_large(const conc__sink *sink, ssize_t n) {
+  return n == -EMSGSIZE && sink->size > CONC__COPY_LARGE;
+}
+
+/* Gets what is there, without waiting: a large message by a thread. As the
+   queue's get, or -ECANCELED. */
+CONC__PRIVATE ssize_t conc__aside_get(conc_sem *threads, conc_queue *q,
+                                      conc__sink *sink) {
+  conc__sink small = conc__sink_not_large(sink);
+  ssize_t n = q->ops->get(q, &small, 0);
+  conc__getting g;
+  int rc;
+  if (!conc__sink_was_large(sink, n)) return n;
+  g.queue = q;
+  g.sink = sink;
+  rc = conc__aside_call(threads, conc__getting_main, &g);
+  return rc != 0 ? rc : g.n;
+}
+
+/* ---------------------------------------------------------------------------
    >>session: what answers the requests of one client
 
    A manager serves queues to clients. The protocol is that of Python's
@@ -31414,9 +31732,9 @@ CONC__PRIVATE int conc__auth_connect(conc__channel *ch, const conc__key *key,
    the last byte of its reply is the kernel's. Every way out of a session
    passes through conc__session_give_back, which puts the others back.
 
-   This section uses frames of >>net, >>pickle, the classes of queues, and
-   watches. Its user is >>server, whose loop runs the sessions. What a manager
-   keeps is defined here for >>proxy and >>manager, too.
+   This section uses frames of >>net, >>aside, >>pickle, the classes of queues,
+   and watches. Its user is >>server, whose loop runs the sessions. What a
+   manager keeps is defined here for >>proxy and >>manager, too.
    ------------------------------------------------------------------------ */
 
 /* --- what a manager keeps --- */
@@ -31524,7 +31842,7 @@ typedef struct conc__server_side {
   conc_event changed;   /* a client was closed, or has authenticated */
   conc__buffer spare[CONC__SPARE_BUFFERS]; /* not lent; the first are filled */
   size_t spare_count;                      /* how many of them */
-  conc_sem readers; /* threads that may still be started to read requests */
+  conc_sem aside; /* threads that may still be started: see >>aside */
   conc__account account;
   bool full;        /* .max_clients are there, and .log was told */
   bool left_undone; /* .drain was over too early; after the thread's end */
@@ -31697,6 +32015,7 @@ typedef struct conc__taken {
 typedef struct conc__session {
   conc__client *client;
   conc__manager_data *manager;
+  conc_sem *aside;    /* of the server */
   int protocol;       /* of the last request: 2 is Python 2 with older names */
   bool leave;         /* the connection is closed when the replies are out */
   size_t turn_bytes;  /* of this turn; see conc__session_spend */
@@ -31774,24 +32093,45 @@ CONC__PRIVATE void conc__session_lend(conc__session *s) {
   conc__session_charge(s);
 }
 
+/* What has come of an unfinished request moves into memory of its size, if it
+   is small, or if it lies in far more: a part of a long request stays where it
+   is, or each piece of it that comes would cost a copy of those before.
+   Without memory to move to, it stays, too. *old is what it lay in, or empty.
+ */
+CONC__PRIVATE void conc__session_move_rest(conc__session *s,
+                                           conc__buffer *old) {
+  conc__buffer *in = &s->client->channel.in;
+  size_t rest = conc__buffer_count(in);
+  conc__buffer small = {NULL, 0, 0, 0};
+  memset(old, 0, sizeof *old);
+  if (rest > CONC__REST_SMALL && in->capacity / 4 <= rest + CONC__IO_BUFFER)
+    return;
+  if (rest > 0 &&
+      conc__buffer_append(&small, in->data + in->first, rest) != 0)
+    return;
+  *old = *in;
+  *in = small;
+}
+
+/* Frees the large memory of a client that has nothing to do now. This may be a
+   wait: whether it was. */
+CONC__PRIVATE bool conc__session_slim(conc__session *s) {
+  conc__buffer old;
+  if (CONC__LIKELY(s->client->channel.in.capacity < CONC__FREE_LARGE))
+    return false;
+  conc__session_move_rest(s, &old);
+  if (old.data == NULL) return false;
+  conc__aside_free(s->aside, &old, NULL, old.capacity);
+  return true;
+}
+
 /* Before a session waits, or ends: a client that does nothing holds no lent
-   buffer. What has come of an unfinished request moves into memory of its
-   size, if it is small, or if it lies in far more: a part of a long request
-   stays where it is, or each piece of it that comes would cost a copy of those
-   before. Without memory to move to, it stays, too. */
+   buffer. */
 CONC__PRIVATE void conc__session_return(conc__session *s) {
   conc__channel *ch = &s->client->channel;
-  size_t rest = conc__buffer_count(&ch->in);
-  conc__buffer small = {NULL, 0, 0, 0};
-  if (rest == 0) {
-    conc__buffer_return(s->manager, &ch->in);
-  } else if ((rest <= CONC__REST_SMALL ||
-              ch->in.capacity / 4 > rest + CONC__IO_BUFFER) &&
-             conc__buffer_append(&small, ch->in.data + ch->in.first, rest) ==
-                 0) {
-    conc__buffer_return(s->manager, &ch->in);
-    ch->in = small;
-  }
+  conc__buffer old;
+  conc__session_move_rest(s, &old);
+  conc__buffer_return(s->manager, &old);
   conc__buffer_return(s->manager, &ch->out);
   CONC__CHECK(s->taken.size == 0);
   conc__buffer_return(s->manager, &s->taken);
@@ -31808,6 +32148,7 @@ CONC__PRIVATE void conc__unget_body(conc_queue *q, const void *body,
   m.data = body;
   m.size = size;
   m.kind = CONC__PICKLED;
+  m.keep = NULL;
   q->ops->unget(q, &m, b);
 }
 
@@ -31877,6 +32218,21 @@ CONC__INLINE void conc__client_confirm(conc__client *c) {
   if (c->held.capacity > CONC__HELD_KEPT) conc__buffer_free(&c->held);
 }
 
+/* The same, in a session. */
+CONC__INLINE void conc__session_confirm(conc__session *s) {
+  conc__client *c = s->client;
+  conc__buffer held;
+  if (CONC__LIKELY(c->held_from == NULL)) return;
+  if (c->held.capacity < CONC__FREE_LARGE) {
+    conc__client_confirm(c);
+    return;
+  }
+  held = c->held;
+  memset(&c->held, 0, sizeof c->held);
+  c->held_from = NULL;
+  conc__aside_free(s->aside, &held, NULL, held.capacity);
+}
+
 /* The connection ends without a word. */
 CONC__PRIVATE void conc__client_give_back(conc__client *c) {
   conc_queue *q = c->held_from;
@@ -31919,6 +32275,8 @@ CONC__PRIVATE int conc__session_flush(conc__session *s) {
   CONC__COUNT(&s->manager->server.account, bytes_out, sent);
   conc__session_give_back(s, sent);
   if (rc == 0) s->client->held_sent = true;
+  if (ch->out.capacity >= CONC__FREE_LARGE)
+    conc__aside_free(s->aside, &ch->out, NULL, ch->out.capacity);
   return rc;
 }
 
@@ -32188,6 +32546,7 @@ CONC__PRIVATE int conc__session_block(conc__session *s) {
   int rc = conc__session_flush(s);
   CONC__CHECK(c->serving && !c->blocked);
   if (rc != 0) return rc;
+  conc__session_slim(s);
   conc__session_return(s);
   /* While the replies went out, the end may have been heard of: an edge, which
      is not told again. */
@@ -32294,14 +32653,26 @@ typedef struct conc__item {
 } conc__item;
 
 /* Encodes the item of a put; or takes what conc__reading_main has made of it
-   already, and has found to be readable. */
-CONC__PRIVATE int conc__session_encode(conc__session *s, conc__buffer *b,
-                                       const conc_value *item) {
-  if (s->encoded_item != item) return conc__pickle_encode(b, item, 4);
-  *b = s->encoded;
-  memset(&s->encoded, 0, sizeof s->encoded);
-  s->encoded_item = NULL;
-  return 0;
+   already, and has found to be readable. Bytes are what they are: only large
+   ones have been copied there. */
+CONC__PRIVATE int conc__session_encode(conc__session *s, conc__item *item,
+                                       const conc_value *v) {
+  bool bytes = conc_value_type(v) == CONC_BYTES;
+  int rc = 0;
+  item->kind = bytes ? CONC__RAW : CONC__PICKLED;
+  if (s->encoded_item == v) {
+    item->b = s->encoded;
+    memset(&s->encoded, 0, sizeof s->encoded);
+    s->encoded_item = NULL;
+  } else if (bytes) {
+    item->data = conc_value_bytes(v, &item->size);
+    return 0;
+  } else {
+    rc = conc__pickle_encode(&item->b, v, 4);
+  }
+  item->data = item->b.data;
+  item->size = item->b.size;
+  return rc;
 }
 
 /* Encodes an item anew: what the client sent is never passed on, for another
@@ -32313,17 +32684,9 @@ CONC__PRIVATE int conc__item_encode(conc__session *s, const conc_value *v,
                                     conc__item *item, int *rc) {
   const size_t limit = conc__message_limit(s->manager);
   const bool checked = s->encoded_item == v;
-  int error = 0;
+  int error;
   memset(item, 0, sizeof *item);
-  item->kind = CONC__RAW;
-  if (conc_value_type(v) == CONC_BYTES) {
-    item->data = conc_value_bytes(v, &item->size);
-  } else {
-    error = conc__session_encode(s, &item->b, v);
-    item->data = item->b.data;
-    item->size = item->b.size;
-    item->kind = CONC__PICKLED;
-  }
+  error = conc__session_encode(s, item, v);
   if (error != 0)
     *rc = conc__reply_error(s, error, false);
   else if (item->size > limit)
@@ -32340,34 +32703,6 @@ CONC__PRIVATE int conc__item_encode(conc__session *s, const conc_value *v,
   return 1;
 }
 
-/* What has so many bytes is copied by a thread. */
-#define CONC__COPY_LARGE ((size_t)1 << 20)
-
-/* Calls fn(arg) in a thread. The session waits, also if it is cancelled: the
-   thread uses its stack, and the bytes in `in`. Without a thread the call is
-   made here. 0, or -ECANCELED: it was not made. */
-CONC__PRIVATE int conc__session_aside(conc__session *s, conc_fn *fn,
-                                      void *arg) {
-  conc_sem *readers = &s->manager->server.readers;
-  conc_task t;
-  conc_scope shield;
-  int rc = conc_sem_acquire(readers, CONC_FOREVER);
-  if (rc != 0) return rc;
-  memset(&t, 0, sizeof t);
-  t.target = fn;
-  t.arg = arg;
-  t.name = "conc-reader";
-  if (conc_thread_start(&t) != 0) {
-    fn(arg);
-  } else {
-    conc_shield(&shield);
-    conc__task_await(&t, true, CONC_FOREVER);
-    conc_scope_end(&shield);
-  }
-  conc_sem_release(readers, 1);
-  return 0;
-}
-
 /* A put of a large item, made by a thread: it does not wait for room. */
 typedef struct conc__putting {
   conc_queue *queue;
@@ -32378,10 +32713,14 @@ typedef struct conc__putting {
 CONC__PRIVATE void *conc__putting_main(void *arg) {
   conc__putting *p = (conc__putting *)arg;
   p->rc = conc__queue_put(p->queue, p->item->data, p->item->size,
-                          p->item->kind, 0);
-  /* To give so many pages back takes milliseconds, too. */
+                          p->item->kind, NULL, 0);
   if (p->rc == 0) conc__buffer_free(&p->item->b);
   return NULL;
+}
+
+/* The buffer of an item, if it has one of its own. */
+CONC__INLINE conc__buffer *conc__item_buffer(conc__item *item) {
+  return item->b.data != NULL ? &item->b : NULL;
 }
 
 /* Puts an item if there is room: as conc__queue_put, or -ECANCELED. */
@@ -32389,11 +32728,13 @@ CONC__PRIVATE int conc__item_put(conc__session *s, conc_queue *q,
                                  conc__item *item) {
   conc__putting p;
   int rc;
-  if (item->size < CONC__COPY_LARGE)
-    return conc__queue_put(q, item->data, item->size, item->kind, 0);
+  if (item->size < CONC__COPY_LARGE ||
+      (item->b.data != NULL && q->ops->keeps))
+    return conc__queue_put(q, item->data, item->size, item->kind,
+                           conc__item_buffer(item), 0);
   p.queue = q;
   p.item = item;
-  rc = conc__session_aside(s, conc__putting_main, &p);
+  rc = conc__aside_call(s->aside, conc__putting_main, &p);
   return rc != 0 ? rc : p.rc;
 }
 
@@ -32414,11 +32755,12 @@ CONC__PRIVATE int conc__serve_put(conc__session *s, conc_queue *q,
     /* The value of the request is kept as well: hence twice. */
     lacks = conc__session_keep(s, 2 * i.size);
     if (lacks == NULL)
-      rc = conc__queue_put(q, i.data, i.size, i.kind, timeout);
+      rc = conc__queue_put(q, i.data, i.size, i.kind, conc__item_buffer(&i),
+                           timeout);
     s->keeps = 0;
     conc__session_unblock(s);
   }
-  conc__buffer_free(&i.b);
+  conc__aside_free(s->aside, &i.b, NULL, i.b.capacity);
   if (lacks != NULL) return conc__refuse_memory(s, 2 * i.size, lacks);
   /* Cancelled because the client has gone, or because the server ends. */
   if (rc == -ECANCELED) return rc;
@@ -32442,25 +32784,30 @@ CONC__PRIVATE int conc__serve_unget(conc__session *s, conc_queue *q,
   m.data = i.data;
   m.size = i.size;
   m.kind = i.kind;
-  rc = q->max_bytes > 0 && i.size > q->max_bytes ? -EMSGSIZE
-                                                 : q->ops->unget(q, &m, NULL);
-  conc__buffer_free(&i.b);
+  m.keep = NULL;
+  rc = q->max_bytes > 0 && i.size > q->max_bytes
+           ? -EMSGSIZE
+           : q->ops->unget(q, &m, i.kind == CONC__PICKLED ? &i.b : NULL);
+  conc__aside_free(s->aside, &i.b, NULL, i.b.capacity);
   return rc == 0 ? conc__reply_none(s) : conc__reply_error(s, rc, false);
 }
 
 /* The second try of a get, which waits. While it waits no buffer is lent: the
    message comes into one that the queue makes for it, and is moved behind the
-   head of a reply then. Returns as the queue's get; *offset is where the body
-   begins in `out`. If *rc is not 0, the connection is to be closed. */
+   head of a reply then. Returns as the queue's get, or -EMSGSIZE if there is a
+   large message; *offset is where the body begins in `out`. If *rc is not 0,
+   the connection is to be closed. */
 CONC__PRIVATE ssize_t conc__serve_get_waiting(conc__session *s, conc_queue *q,
-                                              conc__sink *sink, double timeout,
-                                              size_t *offset, int *rc) {
+                                              const conc__sink *sink,
+                                              double deadline, size_t *offset,
+                                              int *rc) {
   conc__buffer *out = &s->client->channel.out;
+  conc__sink small = conc__sink_not_large(sink);
   conc__buffer got;
   ssize_t n;
   *rc = conc__session_block(s);
   if (*rc != 0) return *rc;
-  n = q->ops->get(q, sink, conc__deadline(timeout));
+  n = q->ops->get(q, &small, deadline);
   if (n < 0) {
     conc__session_unblock(s);
     return n;
@@ -32522,6 +32869,35 @@ CONC__PRIVATE bool conc__serve_downgraded(conc__session *s, conc_queue *q,
   return true;
 }
 
+typedef struct conc__downgrading {
+  conc__session *session;
+  conc_queue *queue;
+  size_t offset;
+  int rc;
+  bool done;
+} conc__downgrading;
+
+CONC__PRIVATE void *conc__downgrading_main(void *arg) {
+  conc__downgrading *d = (conc__downgrading *)arg;
+  d->done =
+      conc__serve_downgraded(d->session, d->queue, d->offset, &d->rc);
+  return NULL;
+}
+
+/* The same; a large message by a thread. */
+CONC__PRIVATE bool conc__serve_old(conc__session *s, conc_queue *q,
+                                   size_t offset, int *rc) {
+  conc__downgrading d;
+  d.session = s;
+  d.queue = q;
+  d.offset = offset;
+  if (s->client->channel.out.size - offset < CONC__READING_LARGE ||
+      conc__aside_call(s->aside, conc__downgrading_main, &d) != 0)
+    conc__downgrading_main(&d);
+  *rc = d.rc;
+  return d.done;
+}
+
 /* get(block=True, timeout=None). The message goes straight from the queue into
    the reply. From then on `taken` must know of it; so the memory to note it is
    there before the queue is asked. */
@@ -32532,23 +32908,27 @@ CONC__PRIVATE int conc__serve_get(conc__session *s, conc_queue *q,
   conc__sink sink;
   conc__taken t;
   ssize_t n;
-  int rc = conc__buffer_reserve(&s->taken, sizeof t);
-  if (rc == 0) rc = CONC__REPLY_BEGIN(s, "#RETURN");
-  if (rc != 0) return rc;
-  t.offset = out->size;
+  double deadline = 0;
+  int rc;
   conc__sink_body(&sink, out, CONC__WANTS_ANY, limit);
-  n = q->ops->get(q, &sink, 0);
-  /* An error has another reply; and before a wait none is half written. */
-  if (n < 0) out->size = s->reply;
-  if (n == -ETIMEDOUT && timeout > 0) {
-    n = conc__serve_get_waiting(s, q, &sink, timeout, &t.offset, &rc);
+  do {
+    rc = conc__buffer_reserve(&s->taken, sizeof t);
+    if (rc == 0) rc = CONC__REPLY_BEGIN(s, "#RETURN");
     if (rc != 0) return rc;
-  }
+    t.offset = out->size;
+    n = conc__aside_get(s->aside, q, &sink);
+    /* An error has another reply; and before a wait none is half written. */
+    if (n < 0) out->size = s->reply;
+    if (n != -ETIMEDOUT || timeout <= 0) break;
+    if (deadline <= 0) deadline = conc__deadline(timeout);
+    n = conc__serve_get_waiting(s, q, &sink, deadline, &t.offset, &rc);
+    if (rc != 0) return rc;
+  } while (conc__sink_was_large(&sink, n));
   if (n == -ECANCELED) return (int)n;
   if (n < 0) return conc__reply_not_got(s, n, limit);
   t.queue = q;
   t.old = s->protocol == 2;
-  if (t.old && !conc__serve_downgraded(s, q, t.offset, &rc)) return rc;
+  if (t.old && !conc__serve_old(s, q, t.offset, &rc)) return rc;
   t.size = out->size - t.offset;
   rc = conc__reply_end(s);
   t.end = out->size;
@@ -32567,7 +32947,8 @@ CONC__PRIVATE int conc__serve_take(conc__session *s, conc_queue *q,
                                    double timeout, int wants, size_t size) {
   conc__client *c = s->client;
   size_t limit = conc__message_limit(s->manager);
-  conc__sink sink;
+  conc__sink sink, small;
+  double deadline = 0;
   ssize_t n;
   int rc;
   CONC__CHECK(c->held_from == NULL && c->held.size == 0);
@@ -32575,13 +32956,16 @@ CONC__PRIVATE int conc__serve_take(conc__session *s, conc_queue *q,
     wants = CONC__WANTS_ANY;
   if (size < limit || wants == CONC__WANTS_EXACTLY) limit = size;
   conc__sink_body(&sink, &c->held, wants, limit);
-  n = q->ops->get(q, &sink, 0);
-  if (n == -ETIMEDOUT && timeout > 0) {
+  small = conc__sink_not_large(&sink);
+  do {
+    n = conc__aside_get(s->aside, q, &sink);
+    if (n != -ETIMEDOUT || timeout <= 0) break;
+    if (deadline <= 0) deadline = conc__deadline(timeout);
     rc = conc__session_block(s);
     if (rc != 0) return rc;
-    n = q->ops->get(q, &sink, conc__deadline(timeout));
+    n = q->ops->get(q, &small, deadline);
     conc__session_unblock(s);
-  }
+  } while (conc__sink_was_large(&sink, n));
   if (n == -ECANCELED) return (int)n;
   if (n < 0) return conc__reply_not_got(s, n, limit);
   CONC__COUNT(&s->manager->server.account, gets, 1);
@@ -32589,8 +32973,7 @@ CONC__PRIVATE int conc__serve_take(conc__session *s, conc_queue *q,
   c->held_sent = false;
   c->confirms = true;
   rc = CONC__REPLY_BEGIN(s, "#RETURN");
-  if (rc == 0)
-    rc = conc__buffer_append(&c->channel.out, c->held.data, c->held.size);
+  if (rc == 0) rc = conc__aside_append(s->aside, &c->channel.out, &c->held);
   return rc != 0 ? rc : conc__reply_end(s);
 }
 
@@ -32879,15 +33262,6 @@ CONC__PRIVATE int conc__serve_function(conc__session *s,
   return conc__reply_none(s);
 }
 
-/* --- what takes long --- */
-
-/* Requests of this size are read by a thread of their own, and large bytes are
-   copied by one, so many at a time: each may take long, and the loop serves
-   others meanwhile. It is not conc_offload, whose threads may all be busy with
-   jobs of the program that wait for this server. */
-#define CONC__READING_LARGE ((size_t)64 << 10)
-#define CONC__READERS 4
-
 /* --- the usual requests ---
 
    A put or get of a scalar, as the short cut of >>pickle reads it. */
@@ -32902,7 +33276,7 @@ CONC__PRIVATE int conc__put_scalar(conc__session *s, conc_queue *q,
   switch (v->op) {
   case CONC__OP_SHORT_BINBYTES:
   case CONC__OP_BINBYTES:
-    memset(&item, 0, sizeof item);
+    memset(&item, 0, sizeof item); /* no buffer of its own */
     item.data = v->data;
     item.size = v->size;
     item.kind = CONC__RAW;
@@ -32914,9 +33288,10 @@ CONC__PRIVATE int conc__put_scalar(conc__session *s, conc_queue *q,
     text[0] = CONC__OP_BINUNICODE;
     text[1] = (unsigned char)v->size;
     memcpy(text + 5, v->data, v->size);
-    return conc__queue_put(q, text, v->size + 5, CONC__PICKLED, 0);
+    return conc__queue_put(q, text, v->size + 5, CONC__PICKLED, NULL, 0);
   default:
-    return conc__queue_put(q, v->data - 1, v->size + 1, CONC__PICKLED, 0);
+    return conc__queue_put(q, v->data - 1, v->size + 1, CONC__PICKLED, NULL,
+                           0);
   }
 }
 
@@ -33014,7 +33389,8 @@ CONC__PRIVATE void conc__reading_decode(conc__reading *r) {
 }
 
 /* Reads a request; of a put the item is encoded anew, too, for both take long
-   where they take long. Touches nothing but the struct and the bytes. */
+   where they take long, and large bytes get a buffer, which a queue can keep.
+   Touches nothing but the struct and the bytes. */
 CONC__PRIVATE void *conc__reading_main(void *arg) {
   conc__reading *r = (conc__reading *)arg;
   const conc_value *args, *item;
@@ -33024,7 +33400,15 @@ CONC__PRIVATE void *conc__reading_main(void *arg) {
   item = args != NULL && conc_value_type(args) == CONC_TUPLE
              ? conc_value_item(args, 0)
              : NULL;
-  if (item == NULL || conc_value_type(item) == CONC_BYTES) return NULL;
+  if (item == NULL) return NULL;
+  if (conc_value_type(item) == CONC_BYTES) {
+    size_t n = 0;
+    const void *bytes = conc_value_bytes(item, &n);
+    if (n >= CONC__READING_LARGE &&
+        conc__buffer_append(&r->encoded, bytes, n) == 0)
+      r->encoded_item = item;
+    return NULL;
+  }
   /* Without memory, or if it has no encoding, the put itself will say so. */
   if (conc__pickle_encode(&r->encoded, item, 4) == 0 &&
       conc__value_is_readable(item, r->encoded.size))
@@ -33097,7 +33481,7 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
     /* It was sent ahead of the reply: what was handed out goes out first. */
     rc = s->client->channel.out.size > 0 ? conc__session_flush(s) : 0;
     if (rc != 0) return rc;
-    conc__client_confirm(s->client);
+    conc__session_confirm(s);
   }
   if (size == 0 && s->client->confirms) return 0; /* the word "confirmed" */
   if (s->client->methods && conc__serve_usual(s, data, size, &rc)) return rc;
@@ -33108,7 +33492,7 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
   if (size < CONC__READING_LARGE)
     conc__reading_decode(&reading);
   else
-    rc = conc__session_aside(s, conc__reading_main, &reading);
+    rc = conc__aside_call(s->aside, conc__reading_main, &reading);
   if (rc != 0) return rc;
   /* What does not say in which protocol it is has a reply in that of the
      request before it, or in one that every Python reads. */
@@ -33119,12 +33503,13 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
   if (reading.rc != 0) return conc__refuse_reading(s, &reading);
   s->encoded = reading.encoded;
   s->encoded_item = reading.encoded_item;
+  memset(&reading.encoded, 0, sizeof reading.encoded);
   if (conc__request_fits(s, reading.value, &r, &rc))
     rc = s->client->methods ? conc__serve_method(s, &r)
                             : conc__serve_function(s, &r);
-  conc__buffer_free(&s->encoded);
+  reading.encoded = s->encoded; /* which no put has taken */
   s->encoded_item = NULL;
-  conc_value_free(reading.value);
+  conc__aside_free(s->aside, &reading.encoded, reading.value, size);
   return rc;
 }
 
@@ -33160,6 +33545,34 @@ CONC__PRIVATE int conc__session_spend(conc__session *s, size_t bytes,
   s->turn_bytes = s->turn_requests = 0;
   s->turn_end = 0;
   return conc__loop_yield();
+}
+
+/* Reads from the client. Before that a large buffer that is full is made
+   larger by a thread: it may have to be copied. */
+typedef struct conc__growing {
+  conc__channel *channel;
+  size_t missing;
+  int rc;
+} conc__growing;
+
+CONC__PRIVATE void *conc__growing_main(void *arg) {
+  conc__growing *g = (conc__growing *)arg;
+  g->rc = conc__channel_make_room(g->channel, g->missing);
+  return NULL;
+}
+
+CONC__PRIVATE ssize_t conc__session_read(conc__session *s, size_t missing) {
+  conc__channel *ch = &s->client->channel;
+  conc__growing g;
+  int rc;
+  if (CONC__LIKELY(ch->in.capacity < CONC__COPY_LARGE ||
+                   ch->in.capacity - ch->in.size >= CONC__READ_LEAST))
+    return conc__channel_read(ch, missing);
+  g.channel = ch;
+  g.missing = missing;
+  rc = conc__aside_call(s->aside, conc__growing_main, &g);
+  if (rc == 0) rc = g.rc;
+  return rc != 0 ? rc : conc__channel_read(ch, missing);
 }
 
 /* Reads and answers until there is nothing more to read now: then 0. Negative
@@ -33198,6 +33611,8 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
     if (have < 0) return have;
     if (have > 0) {
       rc = conc__serve_request(s, payload, size);
+      if (size >= CONC__FREE_LARGE && conc__buffer_count(&ch->in) == 0)
+        conc__aside_free(s->aside, &ch->in, NULL, size);
       if (rc == 0) rc = conc__session_spend(s, size, 1);
       /* Memory for replies is bounded: a client that sends requests and reads
          no replies waits here for itself. */
@@ -33220,13 +33635,13 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
     n = -EAGAIN;
     if (conc__watch_repeats() || !empty || ch->waited || c->hangup) {
       ch->waited = false;
-      n = conc__channel_read(ch, size);
+      n = conc__session_read(s, size);
       empty = n > 0 && n < (ssize_t)CONC__READ_MAX &&
               ch->in.size < ch->in.capacity;
       if (n > 0) rc = conc__session_spend(s, (size_t)n, 0);
     }
     if (n > 0) {
-      conc__client_confirm(c);
+      conc__session_confirm(s);
       CONC__COUNT(&s->manager->server.account, bytes_in, n);
       conc__session_charge(s);
     }
@@ -33234,7 +33649,9 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
     if (n == -EAGAIN) {
       if (ch->eager || conc__buffer_count(&ch->in) > 0)
         conc__channel_quickack(ch);
-      return 0;
+      if (CONC__LIKELY(!conc__session_slim(s))) return 0;
+      ch->waited = true; /* it has waited: so it looks once more */
+      continue;
     }
     if (n < 0) return (int)n;
   }
@@ -33521,6 +33938,7 @@ CONC__PRIVATE void *conc__client_main(void *arg) {
   int rc = 0;
   s.client = c;
   s.manager = c->manager;
+  s.aside = &c->manager->server.aside;
   s.protocol = 4;
   s.leave = false;
   s.turn_bytes = s.turn_requests = 0;
@@ -33542,6 +33960,11 @@ CONC__PRIVATE void *conc__client_main(void *arg) {
   /* While this is a coroutine that may wait: the queue may be another
      machine's. */
   if (rc != 0) conc__client_give_back(c);
+  if (rc != 0) {
+    conc__aside_free(s.aside, &c->channel.in, NULL, c->channel.in.capacity);
+    conc__aside_free(s.aside, &c->channel.out, NULL,
+                     c->channel.out.capacity);
+  }
   c->serving = false;
   if (rc != 0) {
     conc__buffer_return(s.manager, &s.taken);
@@ -34013,7 +34436,7 @@ CONC__PRIVATE int conc__server_open(conc_manager *manager) {
     return rc;
   }
   server->stopping = server->left_undone = server->full = false;
-  server->readers.value = CONC__READERS;
+  server->aside.value = conc__aside_threads();
   conc__server_open_account(manager);
   manager->state->role = CONC__MANAGER_SERVES;
   return 0;
@@ -34772,6 +35195,7 @@ CONC__PRIVATE int conc__proxy_stash(conc__proxy *proxy, const conc_value *v) {
   m.data = b.data;
   m.size = b.size;
   m.kind = CONC__PICKLED;
+  m.keep = &b;
   if (rc == 0) rc = conc__fifo_put(proxy->stash, &m, 0);
   if (rc == 0) CONC__STORE(&proxy->stashed, true);
   conc__buffer_free(&b);
@@ -35356,7 +35780,7 @@ static const conc__queue_class conc__proxy_class = {
     conc__proxy_put,  conc__proxy_get,       conc__proxy_unget,
     conc__proxy_size, conc__proxy_task_done, conc__proxy_join,
     NULL,             NULL,                  NULL,
-    NULL,             conc__proxy_get_n,     conc__proxy_get};
+    NULL,             conc__proxy_get_n,     conc__proxy_get, false};
 
 /* --- making and freeing proxies --- */
 
@@ -35447,6 +35871,7 @@ CONC__PRIVATE void conc__proxy_put_back(conc__proxy *proxy,
   m.data = b->data;
   m.size = b->size;
   m.kind = CONC__PICKLED;
+  m.keep = NULL;
   conc__proxy_send(proxy, &m, true, CONC__NEVER, end);
 }
 

@@ -1,7 +1,7 @@
 /* What hostile values cost, roughly: tests/bench/cost.c measures it closely.
-   Here sixteen times as many bytes may take eighty times as long, in CPU time
-   and in the best of several runs: what is quadratic takes 256 times. Of what
-   is written, its own bytes count. */
+   Here sixteen times as many bytes may take a hundred times as long, in CPU time
+   and in the best of several runs: what is quadratic takes 256 times as long.
+   Of what is written, its own bytes count. */
 #include "inside.h"
 #include "bench/cost.h"
 
@@ -32,6 +32,7 @@ static double best(const cost_case *c, int step, const cost_input *in,
     double start = cpu_now(), took;
     if (cost_step(c, step, in, a, b, written, grown) != 0) {
       CHECK(step == COST_JSON);
+      *grown = 1;
       return 0;
     }
     took = cpu_now() - start;
@@ -40,31 +41,46 @@ static double best(const cost_case *c, int step, const cost_input *in,
   return least;
 }
 
+/* How many times as much a byte costs in a large input as in a small one, for
+   each step; 16 is quadratic. */
+static void growth(const cost_case *c, cost_input *in, double out[COST_STEPS]) {
+  double took[2][COST_STEPS];
+  size_t bytes[2][COST_STEPS];
+  int k, step;
+  for (k = 0; k < 2; k++) {
+    conc_value *a = value_of(c, in, k ? 32000 : 2000);
+    conc_value *b = value_of(c, in, k ? 32000 : 2000);
+    for (step = 0; step < COST_STEPS; step++)
+      took[k][step] = best(c, step, in, a, b, &bytes[k][step]);
+    conc_value_free(a);
+    conc_value_free(b);
+  }
+  for (step = 0; step < COST_STEPS; step++) /* a clock's own steps: 20 us */
+    out[step] = took[1][step] / (took[0][step] + 20e-6) *
+                (double)bytes[0][step] / (double)bytes[1][step];
+}
+
+/* What a machine with other work makes slow is not slow three times. */
 TEST(no_codec_is_far_from_linear) {
   enum { ROOM = 100000 };
   cost_input in = {(unsigned char *)malloc(ROOM), 0, ROOM};
-  int i, step;
+  int i, step, tries;
   if (test_wrapped("valgrind")) SKIP("Valgrind's time says nothing");
   for (i = 0; i < COST_CASES; i++) {
-    double took[2][COST_STEPS];
-    size_t bytes[2][COST_STEPS];
-    int k;
-    for (k = 0; k < 2; k++) {
-      conc_value *a = value_of(&cost_cases[i], &in, k ? 32000 : 2000);
-      conc_value *b = value_of(&cost_cases[i], &in, k ? 32000 : 2000);
-      for (step = 0; step < COST_STEPS; step++)
-        took[k][step] = best(&cost_cases[i], step, &in, a, b, &bytes[k][step]);
-      conc_value_free(a);
-      conc_value_free(b);
+    double least[COST_STEPS];
+    for (tries = 0; tries < 3; tries++) {
+      double now[COST_STEPS], most = 0;
+      growth(&cost_cases[i], &in, now);
+      for (step = 0; step < COST_STEPS; step++) {
+        if (tries == 0 || now[step] < least[step]) least[step] = now[step];
+        if (least[step] > most) most = least[step];
+      }
+      if (most <= 6) break;
     }
     for (step = 0; step < COST_STEPS; step++)
-      /* 20 us: below that a clock's own steps count */
-      if (took[1][step] > 5. * (double)bytes[1][step] /
-                              (double)bytes[0][step] * (took[0][step] + 20e-6))
-        TEST_FAIL("%s, %s: %g s for %lu bytes, %g s for %lu",
-                  cost_cases[i].name, cost_steps[step], took[0][step],
-                  (unsigned long)bytes[0][step], took[1][step],
-                  (unsigned long)bytes[1][step]);
+      if (least[step] > 6)
+        TEST_FAIL("%s, %s: a byte costs %g times as much in 16 times as many",
+                  cost_cases[i].name, cost_steps[step], least[step]);
   }
   free(in.data);
 }

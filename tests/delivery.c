@@ -258,7 +258,8 @@ TEST(what_comes_back_to_a_shared_queue_is_there_for_all_processes) {
   o.max_bytes = 2000;
   memset(text, 'x', sizeof text);
   for (size_t i = 0; i < 3; i++) {
-    const conc__message old[2] = {{"old", 3, CONC__RAW}, {"C\3mid", 5, 1}};
+    const conc__message old[2] = {{"old", 3, CONC__RAW, NULL},
+                                  {"C\3mid", 5, CONC__PICKLED, NULL}};
     int fd, status;
     pid_t pid;
     s = nobody();
@@ -294,6 +295,45 @@ TEST(what_comes_back_to_a_shared_queue_is_there_for_all_processes) {
     CHECK_EQ(conc_manager_shutdown(&m), 0);
     end(&s);
   }
+}
+
+/* A message that only this process can have comes back while a task of this
+   process waits for one, sleeping or about to: that task gets it. */
+static void *get_five(void *arg) {
+  char out[8];
+  return (void *)conc_get((conc_queue *)arg, out, sizeof out, 20);
+}
+
+TEST(what_comes_back_to_this_process_wakes_its_getter) {
+  const int rounds = 300;
+  conc_queue_opts o;
+  conc_queue *q;
+  NEEDS_FORK;
+  memset(&o, 0, sizeof o);
+  o.shared = true;
+  o.capacity = 2;
+  o.max_bytes = 4;
+  q = conc_queue_new(&o);
+  CHECK(q != NULL);
+  for (int i = 0; i < rounds; i++) {
+    const conc__message long_one = {"12345", 5, CONC__RAW, NULL};
+    conc_task t;
+    memset(&t, 0, sizeof t);
+    t.target = get_five;
+    t.arg = q;
+    CHECK_EQ(conc_thread_start(&t), 0);
+    if (i % 3 == 0)
+      while (CONC__LOAD(&((conc__cells_queue *)q)
+                             ->cells->sides[CONC__GETTERS]
+                             .sleepers) == 0)
+        conc_sleep(1e-4);
+    else
+      for (int k = i % 20; k > 0; k--) conc_yield_now();
+    CHECK_EQ(q->ops->unget(q, &long_one, NULL), 0);
+    CHECK_EQ(conc_join(&t, 20), 0);
+    CHECK_EQ((intptr_t)conc_result(&t), 5);
+  }
+  conc_queue_free(q);
 }
 
 /* More than there are cells for are this process's; of those that are in the
@@ -345,7 +385,7 @@ TEST(what_comes_back_is_not_lost_with_the_dead) {
 /* A getter that sleeps has what comes back. */
 static void *give_back_later(void *arg) {
   conc_queue *q = (conc_queue *)arg;
-  const conc__message m = {"x", 1, CONC__RAW};
+  const conc__message m = {"x", 1, CONC__RAW, NULL};
   /* Without futexes none sleeps: they look. */
   while (CONC_HAVE_FUTEX &&
          LOAD(((conc__cells_queue *)q)->cells->sides[0].sleepers) == 0)
@@ -676,7 +716,7 @@ TEST(a_put_that_no_reader_may_get_is_refused_and_nothing_is_queued) {
 
 TEST(the_bound_of_a_queue_is_told_to_its_clients) {
   conc_queue_opts o = {.max_bytes = 10};
-  const conc__message back = {"12345678901", 11, CONC__RAW};
+  const conc__message back = {"12345678901", 11, CONC__RAW, NULL};
   char buf[16];
   served s;
   conc_manager m;
@@ -795,7 +835,7 @@ TEST(a_proxy_finds_its_queue_at_a_server_that_was_started_anew) {
    gives back, goes to the queue that has the name by then. */
 TEST(what_is_put_back_finds_the_queue_of_a_server_that_was_started_anew) {
   conc_queue *q = conc_queue_new(NULL), *r;
-  const conc__message back = {"back", 4, CONC__RAW};
+  const conc__message back = {"back", 4, CONC__RAW, NULL};
   char address[128];
   conc_manager s, m;
   int n;

@@ -102,17 +102,78 @@ TEST(the_ring_grows_wherever_it_begins) {
 
 TEST(a_burst_gives_its_memory_back) {
   conc_queue *q = conc_queue_new(NULL);
-  static unsigned char data[100000];
+  static unsigned char data[50000];
   for (int round = 0; round < 3; round++) {
-    for (int i = 0; i < 20; i++)
+    for (int i = 0; i < 40; i++)
       CHECK_EQ(conc_put(q, data, sizeof data, 0), 0);
     CHECK(AS_FIFO(q)->ring.size >= 2000000);
-    for (int i = 0; i < 20; i++)
+    for (int i = 0; i < 40; i++)
       CHECK_EQ(conc_get(q, data, sizeof data, 0), sizeof data);
     CHECK_EQ(conc_get(q, data, sizeof data, 0), -ETIMEDOUT);
     CHECK(AS_FIFO(q)->ring.size <= 65536);
   }
   conc_queue_free(q);
+}
+
+/* A large message lies in a block beside the ring, among small ones in it. */
+TEST(large_messages_keep_their_place_among_small_ones) {
+  enum { LARGE = 300000, N = 40 };
+  static unsigned char in[LARGE], out[LARGE];
+  conc_queue_opts few = {.capacity = 3};
+  conc_queue *q = conc_queue_new(NULL), *full = conc_queue_new(&few);
+  conc_value *v, *w;
+  char *text;
+  CHECK(q != NULL && full != NULL);
+  for (unsigned round = 0; round < 3; round++) {
+    for (unsigned i = 0; i < N; i++) { /* around both sides of the bound */
+      size_t size = i % 4 == 0 ? LARGE : i % 4 == 1 ? 65536 : i % 4 == 2 ? 65535
+                                                                         : i;
+      fill(in, size, i);
+      CHECK_EQ(conc_put(q, in, size, 0), 0);
+    }
+    CHECK(AS_FIFO(q)->ring.size < (size_t)LARGE * 8);
+    for (unsigned i = 0; i < N; i++) {
+      size_t size = i % 4 == 0 ? LARGE : i % 4 == 1 ? 65536 : i % 4 == 2 ? 65535
+                                                                         : i;
+      fill(in, size, i);
+      CHECK_EQ(conc_peek_size(q), size);
+      if (size > 0) CHECK_EQ(conc_get(q, out, size - 1, 0), -EMSGSIZE);
+      CHECK_EQ(conc_get(q, out, sizeof out, 0), size);
+      CHECK(memcmp(in, out, size) == 0);
+    }
+  }
+  /* What is refused is still the caller's; what is full keeps nothing. */
+  for (unsigned i = 0; i < 3; i++) {
+    fill(in, LARGE, i);
+    CHECK_EQ(conc_put(full, in, LARGE, 0), 0);
+  }
+  CHECK_EQ(conc_put(full, in, LARGE, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_put(full, in, LARGE, 0.01), -ETIMEDOUT);
+  /* Several at once. */
+  CHECK_EQ(conc_put_many(q, in, 100000, 3, 0), 3);
+  CHECK_EQ(conc_get_many(q, out, 100000, 3, 0), 3);
+  CHECK(memcmp(in, out, LARGE) == 0);
+  CHECK_EQ(conc_put_many(full, in, 100000, 3, 0), -ETIMEDOUT);
+  /* A value, whose buffer the queue keeps; what is no value goes back. */
+  text = (char *)malloc(LARGE);
+  CHECK(text != NULL);
+  memset(text, 't', LARGE);
+  CHECK_EQ(conc_build(&v, "(s#,i)", text, (size_t)LARGE, 7), 0);
+  CHECK_EQ(conc_put_value(q, v, 0), 0);
+  CHECK_EQ(conc_get(q, out, sizeof out, 0), -EBADMSG);
+  CHECK_EQ(conc_get_parse(q, 0, "i", &(int){0}), -EBADMSG);
+  CHECK_EQ(conc_put_value(q, v, 0), 0);
+  for (int i = 0; i < 2; i++) {
+    CHECK_EQ(conc_get_value(q, &w, 0), 0);
+    CHECK(conc_value_equal(v, w));
+    conc_value_free(w);
+  }
+  CHECK_EQ(conc_put_value(q, v, 0), 0);
+  conc_value_free(v);
+  free(text);
+  CHECK_EQ(conc_put(q, "small", 5, 0), 0);
+  conc_queue_free(q); /* with what is in it */
+  conc_queue_free(full);
 }
 
 TEST(a_timeout_may_be_anything) {

@@ -701,7 +701,7 @@ TEST(a_large_request_is_read_beside_the_loop) {
   char text[400];
   conc_value *v;
   conc__peer *p, *busy;
-  size_t n = 0;
+  size_t n = 0, readers;
   serve(&s);
   join_as_client(&s, &s.client);
   p = peer_of(&s);
@@ -715,15 +715,16 @@ TEST(a_large_request_is_read_beside_the_loop) {
   memcpy(put + n, "et}t.", 5);
   n += 5;
   CHECK(n > CONC__READING_LARGE);
-  for (int i = 0; i < CONC__READERS; i++)
-    CHECK_EQ(conc_sem_acquire(&s.server.state->server.readers, 5), 0);
+  readers = s.server.state->server.aside.value;
+  CHECK(readers >= 1 && readers <= CONC__ASIDE_MAX);
+  for (size_t i = 0; i < readers; i++)
+    CHECK_EQ(conc_sem_acquire(&s.server.state->server.aside, 5), 0);
   busy = peer_of(&s);
   CHECK_EQ(conc__channel_send(&busy->channel, put, n, conc_now() + 5), 0);
   for (int i = 0; i < 3; i++)
     CHECK_EQ(conc_qsize(conc_manager_get(&s.client, "q")), 0);
   CHECK_EQ(conc_wait_fd(busy->channel.fd, CONC_READ, 0.02), -ETIMEDOUT);
-  CHECK_EQ(conc_sem_release(&s.server.state->server.readers, CONC__READERS),
-           0);
+  CHECK_EQ(conc_sem_release(&s.server.state->server.aside, readers), 0);
   CHECK(strcmp(ask(p, put, n, text), "#RETURN") == 0);
   CHECK_EQ(conc_get_value(s.queue, &v, 5), 0);
   conc_value_free(v);
@@ -735,6 +736,59 @@ TEST(a_large_request_is_read_beside_the_loop) {
   put[n - 2] = 'e';
   CHECK(strcmp(ask(p, put, n, text), "#TRACEBACK") == 0);
   conc__peer_close(p);
+  end(&s);
+}
+
+/* A large message is copied by a thread, in both directions: while none is to
+   be had, others are served, and it arrives as soon as there is one. */
+static void *get_large(void *arg) {
+  static char out[CONC__COPY_LARGE + 1000];
+  return conc_get((conc_queue *)arg, out, sizeof out, 20) == sizeof out
+             ? NULL
+             : arg;
+}
+
+static bool has_getter(conc_queue *q) {
+  conc__mutex *guard = conc__fifo_put_guard((conc__fifo *)q);
+  bool yes;
+  conc__mutex_lock(guard);
+  yes = ((conc__fifo *)q)->getters.first != NULL;
+  conc__mutex_unlock(guard);
+  return yes;
+}
+
+/* In the third round the get waits in the queue before there is a message. */
+TEST(a_large_message_is_copied_beside_the_loop) {
+  static char large[CONC__COPY_LARGE + 1000];
+  served s = nobody();
+  conc_sem *sem;
+  size_t readers;
+  serve(&s);
+  join_as_client(&s, &s.client);
+  sem = &s.server.state->server.aside;
+  readers = sem->value;
+  for (int i = 0; i < 3; i++) {
+    conc_queue *q = conc_manager_get(&s.client, "q");
+    conc_task t;
+    memset(&t, 0, sizeof t);
+    t.target = get_large;
+    t.arg = q;
+    for (size_t k = 0; k < readers; k++) CHECK_EQ(conc_sem_acquire(sem, 5), 0);
+    if (i > 0) CHECK_EQ(conc_thread_start(&t), 0);
+    while (i == 2 && !has_getter(s.queue)) conc_yield_now();
+    memset(large, 'a' + i, sizeof large);
+    CHECK_EQ(conc_put(s.queue, large, sizeof large, 0), 0);
+    if (i == 0) CHECK_EQ(conc_thread_start(&t), 0);
+    CHECK_EQ(conc_join(&t, 0.05), -ETIMEDOUT);
+    CHECK_EQ(conc_qsize(q), 1); /* it is there still; the loop answers */
+    CHECK_EQ(conc_sem_release(sem, readers), 0);
+    CHECK_EQ(conc_join(&t, 20), 0);
+    CHECK(conc_result(&t) == NULL);
+    CHECK_EQ(conc_qsize(q), 0);
+  }
+  CHECK_EQ(conc_put(conc_manager_get(&s.client, "q"), large, sizeof large, 20),
+           0);
+  CHECK_EQ(conc_peek_size(s.queue), sizeof large);
   end(&s);
 }
 

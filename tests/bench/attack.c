@@ -20,16 +20,18 @@
  *   no reader        requests without end; its replies are not read
  *   EMFILE           more connections than the server has descriptors
  *
- * The attackers are processes with the lowest priority (nice 19), so that what
- * they cost is what they make the server do, and not their share of these
- * CPUs. Nothing is bound to a CPU. An attacker is killed after each turn, and a
- * while is given to the server to have done with what it left.
+ * The attackers, and the thread that takes away what they put, would be on
+ * other machines. Here they only get what the others leave of the CPUs
+ * (SCHED_IDLE): so what they cost is what they make the server do. Nothing is
+ * bound to a CPU. An attacker is killed after each turn, and a while is given
+ * to the server to have done with what it left.
  */
 #define CONC_STATIC
 #define CONC_IMPLEMENTATION
 #include "../../conc.h"
 
 #include "bench.h"
+#include <sched.h>
 #include <sys/resource.h>
 
 #define KEY "attack"
@@ -38,7 +40,25 @@ static double span = 0.6; /* seconds of one turn */
 static const char *filter = "";
 static char address[64]; /* of the server */
 
+/* The calling thread runs when no other wants to. */
+static void run_last(void) {
+#ifdef SCHED_IDLE
+  struct sched_param p = {0};
+  if (sched_setscheduler(0, SCHED_IDLE, &p) == 0) return;
+#endif
+  if (setpriority(PRIO_PROCESS, 0, 19) != 0) _exit(1);
+}
+
 /* --- the server --- */
+
+/* What is put into "bin" is thrown away, as a reader would. */
+static void *empty_bin(void *bin) {
+  conc_value *v;
+  run_last();
+  while (conc_get_value((conc_queue *)bin, &v, CONC_FOREVER) == 0)
+    conc_value_free(v);
+  return NULL;
+}
 
 /* In a child. Writes its address to a pipe, and serves until it is killed. */
 static pid_t start_server(rlim_t descriptors) {
@@ -50,18 +70,17 @@ static pid_t start_server(rlim_t descriptors) {
   if (pid == 0) {
     struct rlimit files = {descriptors, descriptors};
     conc_manager m = {.address = "127.0.0.1:0", .authkey = KEY};
+    conc_queue_opts few = {.capacity = 4};
+    conc_task emptier = {.target = empty_bin};
     if (descriptors > 0) m.max_handshakes = 10000;
     if (descriptors > 0 && setrlimit(RLIMIT_NOFILE, &files) != 0) _exit(1);
     conc_manager_register_queue(&m, "q", conc_queue_new(NULL));
-    conc_manager_register_queue(&m, "bin", conc_queue_new(NULL));
+    emptier.arg = conc_queue_new(&few);
+    conc_manager_register_queue(&m, "bin", (conc_queue *)emptier.arg);
     if (conc_manager_start(&m) != 0) _exit(1);
     if (write(ends[1], conc_manager_address(&m), 63) < 0) _exit(1);
-    /* What is put into "bin" is thrown away, as a reader would. */
-    for (;;) {
-      conc_value *v = NULL;
-      conc_get_value(conc_manager_get(&m, "bin"), &v, CONC_FOREVER);
-      conc_value_free(v);
-    }
+    if (conc_thread_start(&emptier) != 0) _exit(1);
+    for (;;) pause();
   }
   close(ends[1]);
   n = read(ends[0], address, sizeof address - 1);
@@ -276,7 +295,7 @@ static double measure_attack(crowd *c, void (*attack)(void)) {
   double p99;
   pid_t attacker = bench_fork();
   if (attacker == 0) {
-    if (setpriority(PRIO_PROCESS, 0, 19) != 0) _exit(1);
+    run_last();
     attack();
     _exit(0);
   }
