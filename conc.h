@@ -3440,7 +3440,7 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
    comes in one piece. Replies are never refused, for what a get takes has left
    its queue. A queue's own bounds are .capacity, .max_bytes and .max_total.
    While a large request is read as a value, it takes a multiple of its size
-   besides, of four such requests at one time.
+   besides, of up to four such requests at one time.
 
    A program that knows the key may use the queues. A program that can read the
    network can read what is sent: see >>limits, and "tunnels" below. A program
@@ -24922,10 +24922,10 @@ CONC__PRIVATE bool conc__fifo_is_full(const conc__fifo *q, size_t need) {
          CONC__LOAD_RELAXED(&q->put_bytes) - q->got_bytes > max - need;
 }
 
-/* Whether there is room for a message, of `need` bytes, behind `more`
-   others that `put` does not count yet. Under the putters' guard. The getters'
-   counter is in their line of the cache: it is read only if the value seen
-   last does not do. */
+/* Whether there is room for a message of `need` bytes behind `more` others that
+   `put` does not count yet. Under the putters' guard. The getters' counter is
+   in their line of the cache: it is read only if the value seen last does not
+   do. */
 CONC__INLINE bool conc__fifo_fits(conc__fifo *q, size_t more, size_t need) {
   size_t put = q->put + more;
   if (CONC__UNLIKELY(q->queue.max_total > 0) &&

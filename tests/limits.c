@@ -66,6 +66,33 @@ TEST(a_queue_holds_so_many_bytes) {
   CHECK(conc_queue_new(&o) == NULL && errno == EINVAL);
 }
 
+/* What is large lies elsewhere, and what came back may; it counts as well. */
+TEST(what_is_large_and_what_comes_back_counts) {
+  static char bytes[100000];
+  conc_queue *q = queue_of(0, 300000);
+  conc_value *v = NULL;
+  int n;
+  for (int i = 0; i < 2; i++)
+    CHECK_EQ(conc_put(q, bytes, sizeof bytes, 0), 0);
+  CHECK_EQ(conc_put(q, bytes, sizeof bytes, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_get(q, bytes, 10, 0), -EMSGSIZE);
+  CHECK_EQ(conc_get_parse(q, 0, "i", &n), -EBADMSG); /* got, and put back */
+  CHECK_EQ(conc_put(q, bytes, sizeof bytes, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_get(q, bytes, sizeof bytes, 0), sizeof bytes);
+  CHECK_EQ(conc_put(q, bytes, sizeof bytes, 0), 0);
+  CHECK_EQ(conc_put(q, bytes, sizeof bytes, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_get_value(q, &v, 0), 0);
+  conc_value_free(v);
+  CHECK_EQ(conc_get(q, bytes, sizeof bytes, 0), sizeof bytes);
+  CHECK_EQ(AS_FIFO(q)->put_bytes, AS_FIFO(q)->got_bytes);
+  /* Small ones: all of it is free again. */
+  CHECK_EQ(conc_put(q, bytes, 50000, 0), 0);
+  CHECK_EQ(conc_get_parse(q, 0, "i", &n), -EBADMSG);
+  CHECK_EQ(conc_get(q, bytes, sizeof bytes, 0), 50000);
+  CHECK_EQ(AS_FIFO(q)->put_bytes, AS_FIFO(q)->got_bytes);
+  conc_queue_free(q);
+}
+
 typedef struct putter {
   conc_task task;
   conc_queue *queue;
