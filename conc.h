@@ -89,6 +89,7 @@
      >>procpool    processes that run jobs (private)
      >>keeper      the life of a pool of processes (private)
      >>pool        conc_pool: jobs for processes or threads; conc_offload
+     >>account     what a server counts, bounds and tells (private)
      >>net         frames and authentication (private)
      >>aside       what takes long is done beside a loop (private)
      >>objects     what a server serves: classes, objects, names (private)
@@ -2973,6 +2974,10 @@ typedef struct conc_queue_opts {
   size_t max_bytes; /* of one message; default 0: no bound; if shared,
                        65,536. Of a typed value other than bytes, its encoded
                        form counts, which is some bytes longer than the text */
+  size_t max_total; /* of all messages in it, each counted with up to 15
+                       bytes more; default 0: no bound. A queue that is full of
+                       bytes is full. Not of a shared queue, which has its
+                       bound: .capacity * .max_bytes */
   const char *name; /* for reports; must outlive the queue; default none. If
                        shared: by this name other processes find the queue */
   bool shared;      /* between processes, see below; default false */
@@ -3013,8 +3018,9 @@ typedef struct conc_queue_opts {
 /* Makes a queue. `options` may be NULL: all defaults.
    Returns the queue, for conc_queue_free; or NULL, and errno.
    Errors:
-   EINVAL  of a shared queue: .capacity or .max_bytes is 2 Gi or more, there is
-           no such .backend, or the name belongs to something else
+   EINVAL  .max_total is less than 16; of a shared queue: there is a
+           .max_total, .capacity or .max_bytes is 2 Gi or more, there is no
+           such .backend, or the name belongs to something else
    ENOMEM  there is no memory for it
    EMFILE  of a shared queue: the process has too many descriptors
    ENFILE  of a shared queue: the system has too many
@@ -3040,9 +3046,10 @@ CONC_API int conc_queue_close(conc_queue *queue);
    Returns 0.
    Errors:
    -EPIPE      the queue is closed
-   -EMSGSIZE   the message has more than .max_bytes; this comes first, also of
-               a full or closed queue. Of a manager's queue also: it is more
-               than .max_message lets through. Nothing is queued
+   -EMSGSIZE   the message has more than .max_bytes, or would not fit into
+               .max_total alone; this comes first, also of a full or closed
+               queue. Of a manager's queue also: it is more than .max_message
+               lets through. Nothing is queued
    -ETIMEDOUT  the queue stayed full for the whole timeout
    -ECANCELED  the wait was cancelled
    -ENOMEM     there is no memory for the message; of a shared queue with a
@@ -3418,7 +3425,7 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
               until shutdown; strings and queues must outlive that
    Blocks     connect, and the calls of a queue, with a timeout; get, of a
               client, for at most .handshake_timeout; shutdown, for about a
-              second; serve_forever
+              second, and .drain; serve_forever
 
    A server is one thread, which gives each client its turn: after 64 requests,
    128 KiB or a tenth of a millisecond the others are served. A request of 64
@@ -3429,17 +3436,92 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
    the connections and listeners of its parent: a server stays the parent's
    alone, and a client makes new connections in the child.
 
+   What a server keeps of its clients is bounded. Of a connection it keeps the
+   request that is coming in, replies that go out, 64 KiB or a single one, a
+   message that was handed out and is not confirmed, and a put that waits for
+   room, twice. That is some four times .max_message, which .max_client_memory
+   can bound further, and .max_memory for all connections together. If there is
+   not as much left as a request needs, to come in or to wait, it is refused:
+   with a MemoryError, in C with -ENOMEM. The rest of it is not kept, and the
+   connection goes on. So the server still has memory for what is small and
+   comes in one piece. Replies are never refused, for what a get takes has left
+   its queue. A queue's own bounds are .capacity, .max_bytes and .max_total.
+   While a large request is read as a value, it takes a multiple of its size
+   besides, of up to four such requests at one time.
+
    A program that knows the key may use the queues. A program that can read the
-   network can read what is sent: see >>limits. A program without the key is
-   told nothing. conc_manager_random_key makes a key that cannot be guessed;
-   give it to the clients in a file that only they may read, or in their
-   environment (examples/ and tests/ use arguments, which every user of a
-   machine sees). If a challenge comes that this very process has sent, and
-   that was not answered yet, the handshake is refused (-EACCES): so no peer
-   can make a process answer its own challenge. Therefore a process that is its
-   own client must reach itself directly, not through a translator of
-   addresses.
+   network can read what is sent: see >>limits, and "tunnels" below. A program
+   without the key is told nothing. conc_manager_random_key makes a key that
+   cannot be guessed; give it to the clients in a file that only they may read,
+   or in their environment (examples/ and tests/ use arguments, which every
+   user of a machine sees). If a challenge comes that this very process has
+   sent, and that was not answered yet, the handshake is refused (-EACCES): so
+   no peer can make a process answer its own challenge. Therefore a process
+   that is its own client must reach itself directly, not through a translator
+   of addresses.
+
+   --- tunnels ---
+
+   Where the network is not to be trusted, the protocol goes through a tunnel
+   that there is already. The server then listens at loopback
+   ("127.0.0.1:5000"), and a client, C or Python, connects to the end of the
+   tunnel on its own machine, at loopback as well. Both keep their keys. With
+   ssh, on the client's machine:
+
+     ssh -N -L 5000:127.0.0.1:5000 user@server
+
+   With stunnel, which both machines run, and a secret that both have in a file
+   that only stunnel can read ("name:" and 32 or more random characters, as
+   conc_manager_random_key makes them). On the server's machine:
+
+     [manager]
+     accept = 5001
+     connect = 127.0.0.1:5000
+     ciphers = PSK
+     PSKsecrets = /etc/stunnel/psk.txt
+
+   And on the client's:
+
+     [manager]
+     client = yes
+     accept = 127.0.0.1:5000
+     connect = server:5001
+     ciphers = PSK
+     PSKsecrets = /etc/stunnel/psk.txt
+
+   With WireGuard there is nothing to do but to listen at the address that its
+   interface has, and to connect to that. For the server all clients of a
+   tunnel have the tunnel's address, and their machines are the tunnel's to
+   watch: see .max_handshakes_per_address, .max_failures and .keepalive.
    ------------------------------------------------------------------------ */
+
+/* What a server tells of. */
+typedef enum conc_manager_news {
+  CONC_MANAGER_CONNECT, /* a connection has authenticated, and has a place */
+  CONC_MANAGER_REFUSE,  /* one was closed before that */
+  CONC_MANAGER_LIMIT,   /* a request was refused, for it is above a limit */
+  CONC_MANAGER_LEAVE,   /* a connection that had authenticated has ended */
+  CONC_MANAGER_FULL,    /* .max_clients are there, and a further one waits */
+  CONC_MANAGER_DRAIN,   /* the end has begun: nobody new is let in */
+  CONC_MANAGER_END      /* and is over */
+} conc_manager_news;
+
+/* One event, for .log. It is valid during the call only. Python makes a
+   connection for each thread that uses a proxy, and one for each call of a
+   manager: so its clients connect and leave often. */
+typedef struct conc_manager_event {
+  conc_manager_news kind; /* what has happened */
+  const char *client; /* its address, as conc_connect takes it. "": it is at a
+                         unix socket, or the event is no client's */
+  int error;          /* a negative errno: why. 0: nothing is wrong */
+  const char *text;   /* the same in words. If a limit is the reason, it names
+                         the option */
+} conc_manager_event;
+
+/* The function .log is called in the thread of the server, on a stack of
+   CONC_STACK_SIZE, and the server does nothing else meanwhile: it must not
+   wait, for a lock or a full pipe, say. It may call conc_manager_stats; it may
+   put the event on a queue, with a timeout of 0, for a task that writes. */
 
 /* A server, or a client: the same struct. */
 typedef struct conc_manager {
@@ -3469,6 +3551,39 @@ typedef struct conc_manager {
                                not authenticated; default 256. If there are so
                                many, the oldest is closed for the next, once
                                it is a second old */
+  size_t max_handshakes_per_address; /* of those, of one address (of IPv6: of
+                               one network of 64 bits); further ones are closed
+                               at once. Default 0: no bound; but while all of
+                               .max_handshakes are used up, an address of which
+                               half as many have failed within a second, or
+                               were closed for the next, gives way to others.
+                               Unix sockets have no address */
+  size_t max_failures;      /* of a server: handshakes of one address that may
+                               fail in a second; until it is over, further
+                               connections of it are closed at once. Default
+                               0: no bound */
+  size_t max_memory;        /* of a server: bytes of requests and replies that
+                               all connections together may take at one time; a
+                               request that would need more than is left is
+                               refused. Default 0: no bound. See above */
+  size_t max_client_memory; /* the same of each connection alone */
+  double keepalive;         /* over TCP, of both sides: about so many seconds
+                               after the other machine has vanished, the
+                               connection ends; default 60, at least 3. On
+                               Linux, also if it does not read what it was
+                               sent for so long */
+  double drain;             /* of a server: seconds that its end waits for its
+                               clients to take what is left; default 0. See
+                               conc_manager_shutdown */
+  unsigned mode;            /* of the file of a unix socket: its permissions,
+                               as 0600; who may write to it may connect. It is
+                               never wider, not even for a moment. Default 0:
+                               what the umask leaves */
+  void (*log)(struct conc_manager *manager,
+              const struct conc_manager_event *event, void *arg);
+                            /* of a server: is told what happens, for a log;
+                               see conc_manager_event. Default none */
+  void *log_arg;            /* its last argument */
   bool no_auth;             /* of a server: the key may be empty, so that every
                                program that reaches the address is a client;
                                default false: only at a unix socket */
@@ -3507,7 +3622,8 @@ CONC_API int conc_manager_register_queue(conc_manager *manager,
    Returns 0.
    Errors: as conc_listen, and
    -EINVAL  there is no key, or an empty one, and neither .no_auth nor a unix
-            socket; or there is an .authkey_size without .authkey
+            socket; or there is an .authkey_size without .authkey; or .mode has
+            other bits than those of 0777, or the socket is no unix socket
    -EBUSY   the manager has been started, or is connected
    -EAGAIN  the system has no room for another thread
    -ENOMEM  there is no memory for it */
@@ -3590,16 +3706,57 @@ CONC_API conc_queue *conc_manager_get(conc_manager *manager,
    conc_manager_shutdown. NULL if the manager does not serve. */
 CONC_API const char *conc_manager_address(const conc_manager *manager);
 
-/* Ends a server or a client. A server stops listening, answers the requests
-   that are under way, cancels those that wait in a queue, and ends. A client
-   drops its connections and its queues. All that the manager owns is freed,
-   and registered names are forgotten; then the struct may be used again. In a
-   forked child the call frees the child's copy of its parent's manager; the
-   parent and its peers do not notice.
+/* What a server counts, from its start on. Of what begins with "now" in its
+   comment the number falls, too; all others only grow, and begin again at 0
+   after SIZE_MAX. */
+typedef struct conc_manager_counts {
+  size_t clients;           /* now: connections that have authenticated */
+  size_t clients_ever;      /* that have ever authenticated */
+  size_t handshakes;        /* now: connections that have not */
+  size_t connections_ever;  /* of both kinds */
+  size_t refused_key;       /* the key was wrong, or it was no handshake */
+  size_t refused_late;      /* above .handshake_timeout */
+  size_t refused_full;      /* .max_handshakes: closed for the next, or for
+                               others than a flooder */
+  size_t refused_address;   /* .max_handshakes_per_address */
+  size_t refused_failures;  /* .max_failures */
+  size_t requests;          /* each is one call of a client */
+  size_t refused_message;   /* requests above .max_message */
+  size_t refused_memory;    /* requests for which .max_memory or
+                               .max_client_memory left no room */
+  size_t bytes_in;          /* of requests */
+  size_t bytes_out;         /* of replies */
+  size_t puts, gets;        /* messages that clients put and got */
+  size_t returned;          /* messages that went back to their queues, since
+                               their getters have gone */
+  size_t waiting;           /* now: requests that wait, for a message, say */
+  size_t memory;            /* now: bytes as .max_memory counts them */
+  size_t memory_most;       /* that there have been of these at one time */
+} conc_manager_counts;
+
+/* Reads what a server counts. That costs a few loads: the server does not
+   notice. The numbers are not all of one moment.
    Returns 0.
    Errors:
-   -EINVAL  the manager neither serves nor is connected, and no queue is
-            registered */
+   -EINVAL  the manager does not serve; *counts is all 0 */
+CONC_API int conc_manager_stats(const conc_manager *manager,
+                                conc_manager_counts *counts);
+
+/* Ends a server or a client. A server stops listening, answers the requests
+   that are under way, cancels those that wait in a queue, and ends. With
+   .drain, it first serves the clients that it has for at most so many seconds
+   more, until its queues are empty and all that was handed out is confirmed,
+   or no client is left: for what is in the queues is still the program's then.
+   A client drops its connections and its queues. All that the manager owns is
+   freed, and registered names are forgotten; then the struct may be used
+   again. In a forked child the call frees the child's copy of its parent's
+   manager; the parent and its peers do not notice.
+   Returns 0.
+   Errors:
+   -EINVAL     the manager neither serves nor is connected, and no queue is
+               registered
+   -ETIMEDOUT  all of that was done, but .drain was over before the queues were
+               empty */
 CONC_API int conc_manager_shutdown(conc_manager *manager);
 
 /* ---------------------------------------------------------------------------
@@ -3821,8 +3978,8 @@ CONC_API int conc_progress_close(conc_progress *progress);
    pipe       conc_pipe conc_pipe_one_way conc_send conc_recv conc_poll
              conc_send_fd conc_recv_fd conc_pipe_send_value
              conc_pipe_recv_value
-   queue      conc_queue conc_queue_opts (.capacity .max_bytes .name .shared
-             .backend) CONC_QUEUE_RING CONC_QUEUE_PIPE conc_queue_new
+   queue      conc_queue conc_queue_opts (.capacity .max_bytes .max_total .name
+             .shared .backend) CONC_QUEUE_RING CONC_QUEUE_PIPE conc_queue_new
              conc_queue_free conc_queue_close conc_put conc_get conc_put_many
              conc_get_many conc_peek_size conc_qsize conc_task_done
              conc_queue_join conc_put_value conc_get_value conc_put_build
@@ -3833,12 +3990,23 @@ CONC_API int conc_progress_close(conc_progress *progress);
              conc_pool_apply conc_pool_map conc_imap conc_pool_imap
              conc_pool_imap_unordered conc_imap_next conc_imap_end
              conc_pool_close conc_pool_terminate conc_pool_join conc_offload
-   manager    conc_manager (.address .authkey .authkey_size .require_sha256
-             .max_message .max_clients .handshake_timeout .timeout
-             .max_handshakes .no_auth .no_shutdown) conc_manager_random_key
+   manager    conc_manager_news CONC_MANAGER_CONNECT CONC_MANAGER_REFUSE
+             CONC_MANAGER_LIMIT CONC_MANAGER_LEAVE CONC_MANAGER_FULL
+             CONC_MANAGER_DRAIN CONC_MANAGER_END conc_manager_event (.kind
+             .client .error .text) conc_manager (.address .authkey
+             .authkey_size .require_sha256 .max_message .max_clients
+             .handshake_timeout .timeout .max_handshakes
+             .max_handshakes_per_address .max_failures .max_memory
+             .max_client_memory .keepalive .drain .mode .log .event .log_arg
+             .no_auth .no_shutdown) conc_manager_random_key
              conc_manager_register_queue conc_manager_start
              conc_manager_serve_forever conc_manager_connect conc_manager_get
-             conc_manager_address conc_manager_shutdown
+             conc_manager_address conc_manager_counts (.clients .clients_ever
+             .handshakes .connections_ever .refused_key .refused_late
+             .refused_full .refused_address .refused_failures .requests
+             .refused_message .refused_memory .bytes_in .bytes_out .puts .gets
+             .returned .waiting .memory .memory_most) conc_manager_stats
+             conc_manager_shutdown
    types      conc_manager_register_types conc_manager_register_lock
              conc_manager_register_rlock conc_manager_register_event
              conc_manager_register_cond conc_manager_register_sem
@@ -4023,6 +4191,7 @@ static const int *const conc__version_check __attribute__((used)) =
      >>keeper     replacing workers; stopping and killing; the keeper; the life
                   of the pool; handing in a job, and closing
      >>pool       the calls of a pool; map; imap; conc_offload
+     >>account    counters; memory; news; failures of an address
      >>net        channels; frames; reading and writing; authentication
      >>aside      what takes long is done beside a loop
      >>objects    classes; objects, and their ids; how long an object lives;
@@ -4476,6 +4645,30 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC__TCP_QUICKACK TCP_QUICKACK
 #else
 #define CONC__TCP_QUICKACK (-1)
+#endif
+
+/* How long nothing is heard over TCP before the other side is asked whether it
+   lives, in seconds; how often it is asked again, and how many times; and how
+   many milliseconds what was sent may stay without an answer. -1: the system
+   cannot be told. */
+#if defined(TCP_KEEPIDLE)
+#define CONC__TCP_KEEPIDLE TCP_KEEPIDLE
+#elif defined(TCP_KEEPALIVE)
+#define CONC__TCP_KEEPIDLE TCP_KEEPALIVE /* macOS */
+#else
+#define CONC__TCP_KEEPIDLE (-1)
+#endif
+#if defined(TCP_KEEPINTVL) && defined(TCP_KEEPCNT)
+#define CONC__TCP_KEEPINTVL TCP_KEEPINTVL
+#define CONC__TCP_KEEPCNT TCP_KEEPCNT
+#else
+#define CONC__TCP_KEEPINTVL (-1)
+#define CONC__TCP_KEEPCNT (-1)
+#endif
+#ifdef TCP_USER_TIMEOUT
+#define CONC__TCP_USER_TIMEOUT TCP_USER_TIMEOUT
+#else
+#define CONC__TCP_USER_TIMEOUT (-1)
 #endif
 
 /* --- the coroutine switch, and tools that must know of it --- */
@@ -16013,11 +16206,37 @@ CONC__PRIVATE int conc__socket_rebind(int fd, const conc__place *place) {
    each time. Who has that lock for longer is no such server. */
 #define CONC__REBIND_TRIES 100
 
+/* Gives the file of a unix socket that has just been bound its permissions. It
+   does not listen yet: so nobody has connected by those that the umask left.
+   What conc__socket_mode could not do comes by the path, if the file there is
+   a socket. 0 or negative errno. */
+CONC__PRIVATE int conc__socket_file_mode(const conc__place *place,
+                                         unsigned mode) {
+  const struct sockaddr_un *un = (const struct sockaddr_un *)&place->address;
+  struct stat st;
+  int rc;
+  if (lstat(un->sun_path, &st) != 0) return -errno;
+  if (!S_ISSOCK(st.st_mode)) return -EADDRINUSE; /* another one's by now */
+  if ((st.st_mode & 0777) == (mode_t)mode) return 0;
+  if (chmod(un->sun_path, (mode_t)mode) == 0) return 0;
+  rc = -errno;
+  unlink(un->sun_path);
+  return rc;
+}
+
+/* The file has no more than these permissions at its birth, where the system
+   gives it those of the socket. Elsewhere this fails, and in its place
+   conc__socket_file_mode is in time, too. */
+CONC__PRIVATE void conc__socket_mode(int fd, unsigned mode) {
+  int rc = fchmod(fd, (mode_t)mode);
+  (void)rc;
+}
+
 /* Binds a socket of that type to an address; one for streams listens then. 0
    or negative errno. Waits only for other servers at a stale file, and little:
-   see above. */
-CONC__PRIVATE int conc__socket_bind(int fd, const conc__place *place,
-                                    int type) {
+   see above. `mode`: of the file of a unix socket, or 0. */
+CONC__PRIVATE int conc__socket_bind(int fd, const conc__place *place, int type,
+                                    unsigned mode) {
   bool is_unix = place->address.ss_family == AF_UNIX;
   int one = 1;
   int tries = 0;
@@ -16027,6 +16246,7 @@ CONC__PRIVATE int conc__socket_bind(int fd, const conc__place *place,
      have one port. */
   if (!is_unix && type == SOCK_STREAM)
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+  if (is_unix && mode != 0) conc__socket_mode(fd, mode);
   rc = bind(fd, (const struct sockaddr *)&place->address, place->size) < 0
            ? -errno
            : 0;
@@ -16036,6 +16256,8 @@ CONC__PRIVATE int conc__socket_bind(int fd, const conc__place *place,
       if (conc_sleep(1e-3) == -ECANCELED) return -ECANCELED;
     if (rc == -EAGAIN) rc = -EADDRINUSE;
   }
+  if (rc == 0 && is_unix && mode != 0)
+    rc = conc__socket_file_mode(place, mode);
   if (rc == 0 && type == SOCK_STREAM && listen(fd, SOMAXCONN) < 0) rc = -errno;
   return rc;
 }
@@ -16050,7 +16272,7 @@ CONC__PRIVATE int conc__socket_at(const char *address, int type) {
   if (rc < 0) return rc;
   fd = conc__socket(place.address.ss_family, type);
   if (fd < 0) return fd;
-  rc = conc__socket_bind(fd, &place, type);
+  rc = conc__socket_bind(fd, &place, type, 0);
   if (rc == 0) return fd;
   close(fd);
   return rc;
@@ -24693,6 +24915,8 @@ struct conc_queue {
   const conc__queue_class *ops;
   const char *name;           /* for reports; or NULL */
   size_t capacity, max_bytes; /* 0: none */
+  size_t max_total; /* bytes of all messages, with their heads; 0: no bound, as
+                       in every queue but that of one process */
 };
 
 /* A ring of bytes; `size` is a power of two, or 0. */
@@ -24713,12 +24937,14 @@ typedef struct conc__fifo {
   size_t put;    /* messages ever */
   size_t put_at; /* where the next one goes to */
   size_t got_seen, got_at_seen;
+  size_t put_bytes; /* as .max_total counts them; if there is such a bound */
   struct conc__waitlist getters;
   CONC__APART(2);
   /* Under the getters' guard. */
   size_t got;      /* messages ever; less one for each that came back */
   size_t got_at;   /* where the first one is */
   size_t put_seen; /* of the other side */
+  size_t got_bytes; /* as put_bytes; less those of what came back */
   size_t done;     /* reported by conc_task_done */
   conc__returned *returned; /* come before all in the ring */
   struct conc__waitlist putters, joiners;
@@ -24760,6 +24986,8 @@ CONC__PRIVATE void conc__fifo_unlock(const conc__fifo *q) {
 #define CONC__ENTRY_SIZE(size)                                                \
   ((CONC__ENTRY_HEAD * 2 - 1 + (size)) & ~(CONC__ENTRY_HEAD - 1))
 #define CONC__ENTRY_LARGE ((size_t)64 << 10)
+/* What a message counts for in .max_total, wherever it lies. */
+#define CONC__ENTRY_COUNT(size) CONC__ENTRY_SIZE(size)
 
 /* Where a large message lies: `memory` belongs to its entry. */
 typedef struct conc__block {
@@ -24770,6 +24998,7 @@ typedef struct conc__block {
 typedef struct conc__entry {
   const conc__bytering *ring; /* that it lies in */
   size_t at, size; /* of its bytes */
+  size_t whole;    /* their number; `size` may come to be that of a part */
   size_t next;     /* where the one behind it begins */
   int kind;
   conc__bytering alone; /* the ring of a block, which has this message alone */
@@ -24900,12 +25129,35 @@ CONC__PRIVATE void conc__block_settle(conc__block *block,
   }
 }
 
+/* Whether `need` bytes more are within the bound of all bytes. Under the
+   putters' guard. If they are not, `got_seen` is no newer than that: a get
+   that makes room later changes the counter from what was seen. */
+CONC__NOINLINE bool conc__fifo_fits_bytes(conc__fifo *q, size_t need) {
+  q->got_seen = CONC__LOAD(&q->got);
+  return q->put_bytes - CONC__LOAD(&q->got_bytes) <=
+         q->queue.max_total - need;
+}
 
-/* Whether there is room for a message behind `more` others that `put` does not
-   count yet. Under the putters' guard. The getters' counter is in their line
-   of the cache: it is read only if the value seen last does not do. */
-CONC__INLINE bool conc__fifo_fits(conc__fifo *q, size_t more) {
+/* Whether a putter of so many bytes must wait. Under the getters' guard alone:
+   a put may come meanwhile, which makes it fuller, and is seen or not. */
+CONC__PRIVATE bool conc__fifo_is_full(const conc__fifo *q, size_t need) {
+  size_t max = q->queue.max_total;
+  if (q->queue.capacity > 0 &&
+      CONC__LOAD(&q->put) - q->got >= q->queue.capacity)
+    return true;
+  return max > 0 &&
+         CONC__LOAD_RELAXED(&q->put_bytes) - q->got_bytes > max - need;
+}
+
+/* Whether there is room for a message of `need` bytes behind `more` others that
+   `put` does not count yet. Under the putters' guard. The getters' counter is
+   in their line of the cache: it is read only if the value seen last does not
+   do. */
+CONC__INLINE bool conc__fifo_fits(conc__fifo *q, size_t more, size_t need) {
   size_t put = q->put + more;
+  if (CONC__UNLIKELY(q->queue.max_total > 0) &&
+      !conc__fifo_fits_bytes(q, need))
+    return false;
   if (q->queue.capacity == 0 || put - q->got_seen < q->queue.capacity)
     return true;
   q->got_seen = CONC__LOAD(&q->got);
@@ -24953,12 +25205,13 @@ CONC__INLINE unsigned char *conc__fifo_first(const conc__fifo *q,
   size_t head;
   if (CONC__UNLIKELY(r != NULL)) {
     slot->next = q->got_at;
+    slot->whole = r->size;
     return conc__entry_alone(slot, r->memory, r->at, r->size, CONC__PICKLED);
   }
   conc__bytering_read(&q->ring, q->got_at, &head, sizeof head);
   slot->ring = &q->ring;
   slot->at = q->got_at + sizeof head;
-  slot->size = head >> 2;
+  slot->size = slot->whole = head >> 2;
   slot->kind = (int)(head & 1);
   if (CONC__UNLIKELY((head & 2) != 0)) return conc__fifo_block(q, slot);
   slot->next = q->got_at + CONC__ENTRY_SIZE(slot->size);
@@ -24968,6 +25221,8 @@ CONC__INLINE unsigned char *conc__fifo_first(const conc__fifo *q,
 /* Takes the first message off: its block is the caller's now. Under the
    getters' guard. */
 CONC__INLINE void conc__fifo_take_off(conc__fifo *q, const conc__entry *slot) {
+  if (CONC__UNLIKELY(q->queue.max_total > 0))
+    CONC__STORE(&q->got_bytes, q->got_bytes + CONC__ENTRY_COUNT(slot->whole));
   if (CONC__UNLIKELY(q->returned != NULL)) q->returned = q->returned->next;
   else CONC__STORE(&q->got_at, slot->next);
 }
@@ -25064,11 +25319,26 @@ CONC__PRIVATE bool conc__fifo_spin(conc__actor *self, const size_t *counter,
   return false;
 }
 
+/* The bound is one of bytes, so a message that was got may have made room for
+   several, or for none of the first putter: the next one that waits looks,
+   when the first has put or has left. Under the putters' guard, or when the
+   caller does not put. The waiter is to be woken. */
+CONC__PRIVATE conc__waiter *conc__fifo_next_putter(conc__fifo *q) {
+  conc__mutex *guard = conc__fifo_get_guard(q);
+  conc__waiter *next;
+  if (q->queue.max_total == 0) return NULL;
+  conc__mutex_lock(guard);
+  next = conc__waitlist_take(&q->putters);
+  conc__mutex_unlock(guard);
+  return next;
+}
+
 /* Called with the putters' guard held, when the queue is full: waits until it
    is not, or is closed, and returns with the guard held again. If it fails,
    the guard has been released. The guard is not held while it looks under the
    getters' guard: a waiter is told from a get by that one alone. */
-CONC__NOINLINE int conc__fifo_await_room(conc__fifo *q, double deadline) {
+CONC__NOINLINE int conc__fifo_await_room(conc__fifo *q, size_t need,
+                                         double deadline) {
   conc__mutex *guard = conc__fifo_put_guard(q);
   conc__mutex *other = conc__fifo_get_guard(q);
   bool front = false;
@@ -25084,10 +25354,13 @@ CONC__NOINLINE int conc__fifo_await_room(conc__fifo *q, double deadline) {
       /* Under this guard no get advances `got`: so either it is not full, or
          the next get finds this waiter in the list. */
       conc__mutex_lock(other);
-      if (!q->closed && CONC__LOAD(&q->put) - q->got >= q->queue.capacity) {
+      if (!q->closed && conc__fifo_is_full(q, need)) {
         int rc =
             conc__waitlist_wait(other, &q->putters, &w, front, true, deadline);
-        if (rc != 0 && rc != -EAGAIN) return rc;
+        if (rc != 0 && rc != -EAGAIN) {
+          conc__wake_all(conc__fifo_next_putter(q));
+          return rc;
+        }
         w.failure = 0;
         front = true;
       } else {
@@ -25095,7 +25368,7 @@ CONC__NOINLINE int conc__fifo_await_room(conc__fifo *q, double deadline) {
       }
     }
     conc__mutex_lock(guard);
-  } while (!q->closed && !conc__fifo_fits(q, 0));
+  } while (!q->closed && !conc__fifo_fits(q, 0, need));
   return 0;
 }
 
@@ -25110,13 +25383,16 @@ CONC__INLINE ssize_t conc__fifo_put_n(conc__fifo *q, const conc__message *m,
   conc__mutex *guard = conc__fifo_put_guard(q);
   const char *data = (const char *)m->data;
   size_t need = CONC__ENTRY_SIZE(block != NULL ? sizeof *block : m->size);
+  const size_t bytes = CONC__ENTRY_COUNT(m->size);
   size_t done = 0;
-  conc__waiter *woken = NULL;
+  conc__waiter *woken = NULL, *next = NULL;
+  bool waited = false;
   int rc = 0;
   conc__mutex_lock(guard);
-  if (CONC__UNLIKELY(!q->closed && !conc__fifo_fits(q, 0))) {
-    rc = conc__fifo_await_room(q, deadline);
+  if (CONC__UNLIKELY(!q->closed && !conc__fifo_fits(q, 0, bytes))) {
+    rc = conc__fifo_await_room(q, bytes, deadline);
     if (rc != 0) return rc;
+    waited = true;
   }
   if (q->closed) rc = -EPIPE;
   while (rc == 0) {
@@ -25126,12 +25402,15 @@ CONC__INLINE ssize_t conc__fifo_put_n(conc__fifo *q, const conc__message *m,
     }
     conc__bytering_put(q, q->put_at, data, m->size, m->kind, block);
     q->put_at += need;
-    if (++done == n || !conc__fifo_fits(q, done)) break;
+    if (CONC__UNLIKELY(q->queue.max_total > 0))
+      CONC__STORE_RELAXED(&q->put_bytes, q->put_bytes + bytes);
+    if (++done == n || !conc__fifo_fits(q, done, bytes)) break;
     if (m->size > 0) data += m->size;
   }
   /* The waiters are taken off before the counter is stored: after that the
      queue may be gone, and only the guard, which is not part of it, is left.
    */
+  if (CONC__UNLIKELY(waited)) next = conc__fifo_next_putter(q);
   if (done > 0) {
     if (q->getters.first != NULL)
       woken = conc__waitlist_take_n(&q->getters, done);
@@ -25139,6 +25418,7 @@ CONC__INLINE ssize_t conc__fifo_put_n(conc__fifo *q, const conc__message *m,
   }
   conc__mutex_unlock(guard);
   if (woken != NULL) conc__wake_all(woken);
+  if (CONC__UNLIKELY(next != NULL)) conc__wake_all(next);
   /* This putter may have been woken for the room that it has not used. */
   if (CONC__UNLIKELY(rc == -ENOMEM))
     conc__fifo_pass(conc__fifo_get_guard(q), &q->putters);
@@ -25312,6 +25592,8 @@ CONC__PRIVATE int conc__fifo_unget(conc_queue *queue, const conc__message *m,
   if (rc == 0) {
     woken = conc__waitlist_take(&q->getters);
     CONC__STORE(&q->got, q->got - 1);
+    if (q->queue.max_total > 0)
+      CONC__STORE(&q->got_bytes, q->got_bytes - CONC__ENTRY_COUNT(m->size));
     q->got_at_seen = q->got_at;
     q->got_seen = q->got;
   }
@@ -25472,12 +25754,36 @@ static const conc__queue_class conc__fifo_class = {
     conc__fifo_free,      conc__fifo_close, conc__fifo_peek,
     conc__fifo_put_many,  conc__fifo_get_many, conc__fifo_get_value, true};
 
+/* The content of the longest message that a bound of all bytes lets through
+   when it is alone. */
+CONC__PRIVATE size_t conc__fifo_longest(size_t max_total) {
+  return (max_total & ~(CONC__ENTRY_HEAD - 1)) - CONC__ENTRY_HEAD;
+}
+
+/* Whether that is what bounds a message, and not .max_bytes. */
+CONC__PRIVATE bool conc__fifo_is_bounded_by_total(const conc_queue *q) {
+  return q->max_total > 0 &&
+         q->max_bytes == conc__fifo_longest(q->max_total);
+}
+
+/* A message that would not fit into an empty queue is refused as one that is
+   too long: so .max_bytes is the smaller of the two bounds. */
 CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
-  conc_queue *q = conc__queue_make(&conc__fifo_class, sizeof(conc__fifo));
+  const size_t max_total = options != NULL ? options->max_total : 0;
+  conc_queue *q;
+  if (max_total > 0 && max_total < 16) {
+    errno = EINVAL;
+    return NULL;
+  }
+  q = conc__queue_make(&conc__fifo_class, sizeof(conc__fifo));
   if (q == NULL || options == NULL) return q;
   q->name = options->name;
   q->capacity = options->capacity;
   q->max_bytes = options->max_bytes;
+  q->max_total = max_total;
+  if (q->max_total > 0 &&
+      (q->max_bytes == 0 || q->max_bytes > conc__fifo_longest(q->max_total)))
+    q->max_bytes = conc__fifo_longest(q->max_total);
   return q;
 }
 
@@ -27062,7 +27368,8 @@ CONC__PRIVATE conc_queue *conc__cells_new(const conc_queue_opts *options) {
   conc__cells_queue *s;
   int rc = -EINVAL;
   if (options->capacity <= INT32_MAX && options->max_bytes <= INT32_MAX &&
-      options->backend >= 0 && options->backend <= CONC_QUEUE_PIPE) {
+      options->max_total == 0 && options->backend >= 0 &&
+      options->backend <= CONC_QUEUE_PIPE) {
     s = (conc__cells_queue *)conc__queue_make(&conc__cells_class, sizeof *s);
     if (s == NULL) return NULL;
     s->queue.name = options->name;
@@ -30634,6 +30941,164 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg) {
 }
 
 /* ---------------------------------------------------------------------------
+   >>account: what a server counts, bounds and tells
+
+   The counters of conc_manager_stats, the memory that connections take, and
+   the news for .log. All of it is written by the thread of the server's loop
+   alone. The counters may be read by any thread at any time: so each is stored
+   whole (CONC__STORE_RELAXED), which costs what a plain store does, and they
+   publish nothing besides themselves.
+
+   What a connection takes is not followed from one allocation to the next. Now
+   and then the session says what its buffers have by now
+   (conc__account_charge): after a read, before and after a wait, and at its
+   end. So the sum of all is true whenever another session looks at it.
+
+   Each failure of a handshake is noted under the address that it came from: in
+   a table of few rows, whose oldest row goes when there is a new address. A
+   program that has many addresses may so have its failures forgotten; it is
+   bounded by .max_handshakes all the same.
+
+   Uses nothing but the clock. Session, dispatch and server stand on it.
+   ------------------------------------------------------------------------ */
+
+/* Addresses whose failures are remembered. */
+#define CONC__FAILERS 64
+
+/* What an address is to the limits: an IPv4 address, or the network of 64 bits
+   of an IPv6 one, of which a single machine has all. 0: none, as a unix socket
+   has. */
+typedef uint64_t conc__home;
+
+typedef struct conc__failer {
+  conc__home home;
+  size_t count; /* failures since then */
+  double since; /* by conc_now(); a second later they count no more */
+} conc__failer;
+
+typedef struct conc__account {
+  conc_manager_counts counts; /* relaxed; written by the loop alone */
+  size_t max_memory;          /* bytes; 0: no bound */
+  size_t max_client_memory;
+  conc__failer failers[CONC__FAILERS]; /* unused ones have no home */
+  conc_manager *manager; /* for its .log */
+  void (*log)(conc_manager *manager, const conc_manager_event *event,
+              void *arg); /* NULL: nobody listens */
+  void *log_arg;
+} conc__account;
+
+/* --- counters --- */
+
+/* Adds to a counter of an account; -1 is SIZE_MAX. */
+#define CONC__COUNT(account, counter, n)                                      \
+  CONC__STORE_RELAXED(&(account)->counts.counter,                             \
+                      (account)->counts.counter + (size_t)(n))
+
+/* All of them, as they are read by any thread. They are all of one type. */
+CONC__PRIVATE void conc__account_read(const conc__account *a,
+                                      conc_manager_counts *out) {
+  const size_t *from = (const size_t *)(const void *)&a->counts;
+  size_t *to = (size_t *)(void *)out;
+  size_t i;
+  for (i = 0; i < sizeof *out / sizeof *to; i++)
+    to[i] = CONC__LOAD_RELAXED(&from[i]);
+}
+
+/* --- memory --- */
+
+/* A connection takes so many bytes now; *charged is what it took before. */
+CONC__INLINE void conc__account_charge(conc__account *a, size_t *charged,
+                                       size_t now) {
+  if (*charged == now) return;
+  CONC__CHECK(a->counts.memory >= *charged);
+  CONC__COUNT(a, memory, now - *charged);
+  *charged = now;
+  if (a->counts.memory > a->counts.memory_most)
+    CONC__STORE_RELAXED(&a->counts.memory_most, a->counts.memory);
+}
+
+/* The option that does not let a connection have so many bytes more, or
+   NULL. */
+CONC__INLINE const char *conc__account_lacks(const conc__account *a,
+                                             size_t charged, size_t more) {
+  if (a->max_client_memory > 0 &&
+      (charged > a->max_client_memory ||
+       more > a->max_client_memory - charged))
+    return ".max_client_memory";
+  if (a->max_memory > 0 && (a->counts.memory > a->max_memory ||
+                            more > a->max_memory - a->counts.memory))
+    return ".max_memory";
+  return NULL;
+}
+
+/* --- news --- */
+
+/* Tells .log. `client` may be NULL. */
+CONC__PRIVATE void conc__account_tell(conc__account *a, conc_manager_news kind,
+                                      const char *client, int error,
+                                      const char *text) {
+  conc_manager_event event;
+  if (a->log == NULL) return;
+  memset(&event, 0, sizeof event);
+  event.kind = kind;
+  event.client = client != NULL ? client : "";
+  event.error = error;
+  event.text = text;
+  a->log(a->manager, &event, a->log_arg);
+}
+
+/* --- failures of an address --- */
+
+/* The row of an address, or else the one to be used for it: an empty one, or
+   the oldest. */
+CONC__PRIVATE conc__failer *conc__failer_of(conc__account *a,
+                                            conc__home home) {
+  conc__failer *oldest = a->failers;
+  size_t i;
+  for (i = 0; i < CONC__FAILERS; i++) {
+    conc__failer *f = &a->failers[i];
+    if (f->home == home) return f;
+    if (f->since < oldest->since) oldest = f;
+  }
+  return oldest;
+}
+
+/* A handshake has failed. */
+CONC__PRIVATE void conc__account_failure(conc__account *a, conc__home home) {
+  double now = conc_now();
+  conc__failer *f;
+  if (home == 0) return;
+  f = conc__failer_of(a, home);
+  if (f->home != home || now - f->since >= 1) {
+    f->home = home;
+    f->since = now;
+    f->count = 0;
+  }
+  f->count++;
+}
+
+/* Whether of any address so many have failed within a second. */
+CONC__PRIVATE bool conc__account_is_flooded(const conc__account *a,
+                                            size_t many) {
+  double now = conc_now();
+  size_t i;
+  for (i = 0; i < CONC__FAILERS; i++)
+    if (a->failers[i].count >= many && now - a->failers[i].since < 1)
+      return true;
+  return false;
+}
+
+/* How many there were of an address in the second that began with the first of
+   them. */
+CONC__PRIVATE size_t conc__account_failures(conc__account *a,
+                                            conc__home home) {
+  const conc__failer *f;
+  if (home == 0) return 0;
+  f = conc__failer_of(a, home);
+  return f->home == home && conc_now() - f->since < 1 ? f->count : 0;
+}
+
+/* ---------------------------------------------------------------------------
    >>net: frames and authentication
 
    The connection of Python's multiprocessing: a message is its length (four
@@ -30738,6 +31203,30 @@ CONC__PRIVATE void conc__channel_quickack(conc__channel *ch) {
   int one = 1;
   if (ch->tcp && CONC__TCP_QUICKACK >= 0)
     setsockopt(ch->fd, IPPROTO_TCP, CONC__TCP_QUICKACK, &one, sizeof one);
+}
+
+/* Sets an option of TCP that the system may lack. */
+CONC__PRIVATE void conc__channel_set(conc__channel *ch, int option,
+                                     int value) {
+  if (option >= 0)
+    setsockopt(ch->fd, IPPROTO_TCP, option, &value, sizeof value);
+}
+
+/* Sees to it that a connection ends about so many seconds after the machine at
+   its other end has vanished, of which nothing is heard otherwise; whether
+   anything is sent or not. Half of that time it may be silent; then it is
+   asked three times. What is sent and not acknowledged has the whole time. */
+CONC__PRIVATE void conc__channel_keepalive(conc__channel *ch, double seconds) {
+  int one = 1;
+  int whole = seconds < 3 ? 3 : seconds > 32767 ? 32767 : (int)seconds;
+  int interval = whole < 6 ? 1 : whole / 6;
+  int idle = whole > 3 ? whole - 3 * interval : 1;
+  if (!ch->tcp) return;
+  setsockopt(ch->fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
+  conc__channel_set(ch, CONC__TCP_KEEPIDLE, idle);
+  conc__channel_set(ch, CONC__TCP_KEEPINTVL, interval);
+  conc__channel_set(ch, CONC__TCP_KEEPCNT, 3);
+  conc__channel_set(ch, CONC__TCP_USER_TIMEOUT, whole * 1000);
 }
 
 /* --- frames --- */
@@ -32031,6 +32520,7 @@ CONC__PRIVATE void conc__holdings_end(conc__holding **list) {
 #define CONC__IO_BUFFER 65536       /* bytes of a buffer that is lent */
 #define CONC__SPARE_BUFFERS 64      /* that are kept while they are not lent */
 #define CONC__TIMEOUT 5.0 /* seconds; default for calls without a timeout */
+#define CONC__KEEPALIVE 60.0 /* seconds; default */
 /* Bytes that a request or a reply has at most besides its message: what a put
    takes is this much shorter than a message of the protocol, so that every
    client with the same limit can get it. */
@@ -32074,7 +32564,11 @@ typedef struct conc__client {
   bool authenticated; /* the handshake is over */
   struct conc__client *later, *earlier; /* in the line of handshakes */
   double since;       /* when it was accepted, by conc_now() */
+  conc__home home;    /* where it comes from */
+  char *from;         /* its address, for .log; NULL: nobody listens */
+  size_t charged;     /* bytes that it takes, see conc__session_charge */
   bool dropped;       /* out of that line, to make room for others */
+  bool placed;        /* it has had its place among the clients */
   bool methods;       /* after accept_connection: requests name methods */
   int protocol;       /* of the last request that said it; 0: none has */
   bool serving;
@@ -32121,6 +32615,9 @@ typedef struct conc__server_side {
   conc__buffer spare[CONC__SPARE_BUFFERS]; /* not lent; the first are filled */
   size_t spare_count;                      /* how many of them */
   conc_sem aside; /* threads that may still be started: see >>aside */
+  conc__account account;
+  bool full;        /* .max_clients are there, and .log was told */
+  bool left_undone; /* .drain was over too early; after the thread's end */
 } conc__server_side;
 
 /* What a manager has as a client; see >>proxy. */
@@ -32152,6 +32649,7 @@ typedef struct conc__manager_data {
   size_t max_message;          /* bytes of a request or a reply */
   double handshake_timeout;    /* seconds */
   double timeout;              /* seconds */
+  double keepalive;            /* seconds */
   conc__objects objects;       /* that it serves, and their names */
   conc__server_side server; /* if it serves */
   conc__client_side client; /* if it is connected, or is connecting */
@@ -32192,6 +32690,7 @@ CONC__PRIVATE int conc__manager_apply_options(conc_manager *m) {
                                  ? m->handshake_timeout
                                  : CONC__HANDSHAKE_TIMEOUT;
   state->timeout = m->timeout > 0 ? m->timeout : CONC__TIMEOUT;
+  state->keepalive = m->keepalive > 0 ? m->keepalive : CONC__KEEPALIVE;
   return 0;
 }
 
@@ -32229,9 +32728,19 @@ typedef struct conc__session {
   conc__buffer encoded; /* the item of a put, encoded already; */
   const conc_value *encoded_item; /* this one. NULL: none is */
   size_t reply;       /* where the frame of this request's reply is in `out` */
+  size_t keeps;       /* bytes that its request keeps while it waits */
   conc__buffer taken; /* an array of conc__taken, the oldest first; a buffer
                          that is lent, for a stack is small */
 } conc__session;
+
+/* Says what the connection takes now: its buffers, the message that it has not
+   confirmed, and what a request that waits keeps. */
+CONC__PRIVATE void conc__session_charge(conc__session *s) {
+  conc__client *c = s->client;
+  conc__account_charge(&s->manager->server.account, &c->charged,
+                       c->channel.in.capacity + c->channel.out.capacity +
+                           c->held.capacity + s->taken.capacity + s->keeps);
+}
 
 /* Lends a buffer while a client is served. Without memory the buffer stays
    empty: that is no error yet, but one of the call that appends to it. */
@@ -32285,6 +32794,7 @@ CONC__PRIVATE void conc__session_lend(conc__session *s) {
   }
   conc__buffer_lend(s->manager, &s->taken);
   conc__buffer_lend(s->manager, &s->client->channel.out);
+  conc__session_charge(s);
 }
 
 /* What has come of an unfinished request moves into memory of its size, if it
@@ -32329,6 +32839,7 @@ CONC__PRIVATE void conc__session_return(conc__session *s) {
   conc__buffer_return(s->manager, &ch->out);
   CONC__CHECK(s->taken.size == 0);
   conc__buffer_return(s->manager, &s->taken);
+  conc__session_charge(s);
 }
 
 /* --- messages that were taken --- */
@@ -32377,6 +32888,7 @@ CONC__PRIVATE void conc__session_give_back(conc__session *s, size_t sent) {
     memcpy(&t, s->taken.data + s->taken.size, sizeof t);
     /* Not `size`: what was flushed has 0, though its bytes are still there. */
     CONC__CHECK(t.offset + t.size <= t.end && t.end <= out->capacity);
+    if (sent < t.end) CONC__COUNT(&s->manager->server.account, returned, 1);
     /* Without memory a body for Python 2 goes back as it is, in protocol 2:
        as a value it can still be read. */
     if (sent < t.end &&
@@ -32430,6 +32942,7 @@ CONC__PRIVATE void conc__client_give_back(conc__client *c) {
   conc__holdings_end(&c->loans);
   c->held_from = NULL;
   if (o != NULL) {
+    CONC__COUNT(&c->manager->server.account, returned, 1);
     conc__unget_body(o->queue, c->held.data, c->held.size, &c->held);
     conc__object_unuse(&c->manager->objects, o);
   }
@@ -32461,8 +32974,10 @@ CONC__PRIVATE int conc__session_flush(conc__session *s) {
   conc__channel *ch = &s->client->channel;
   size_t sent = 0;
   int rc = -EPIPE;
+  conc__session_charge(s); /* it may take long until they are sent */
   if (!s->client->hangup || s->taken.size == 0)
     rc = conc__channel_flush(ch, &sent, CONC__NEVER);
+  CONC__COUNT(&s->manager->server.account, bytes_out, sent);
   conc__session_give_back(s, sent);
   if (rc == 0) s->client->held_sent = true;
   if (ch->out.capacity >= CONC__FREE_LARGE)
@@ -32779,6 +33294,7 @@ CONC__PRIVATE int conc__session_block(conc__session *s) {
      is not told again. */
   if (c->hangup) return -EPIPE;
   c->blocked = true;
+  CONC__COUNT(&s->manager->server.account, waiting, 1);
   /* The same may be true of bytes: the socket must be read once more before
      the session ends. */
   s->client->channel.waited = true;
@@ -32790,6 +33306,7 @@ CONC__PRIVATE int conc__session_block(conc__session *s) {
 CONC__PRIVATE void conc__session_unblock(conc__session *s) {
   CONC__CHECK(s->client->blocked);
   s->client->blocked = false;
+  CONC__COUNT(&s->manager->server.account, waiting, -1);
   conc__session_lend(s);
 }
 
@@ -32805,6 +33322,46 @@ CONC__PRIVATE int conc__reply_too_long(conc__session *s, size_t size,
   else
     snprintf(text, sizeof text, CONC__TOO_LONG ": %s %zu", what, limit);
   return conc__reply_builtin(s, "ValueError", text);
+}
+
+/* A request is refused since it is above a limit of the server: .log is told,
+   too. */
+CONC__PRIVATE void conc__session_tell_limit(conc__session *s, int error,
+                                            const char *text) {
+  conc__account_tell(&s->manager->server.account, CONC_MANAGER_LIMIT,
+                     s->client->from, error, text);
+}
+
+/* The reply to a request that comes in a frame above .max_message. */
+CONC__PRIVATE int conc__refuse_frame(conc__session *s) {
+  CONC__COUNT(&s->manager->server.account, refused_message, 1);
+  conc__session_tell_limit(s, -EMSGSIZE, "a request is above .max_message");
+  return conc__reply_too_long(s, 0, s->manager->max_message,
+                              ".max_message of the manager is");
+}
+
+/* The reply to a request that needs so many bytes more than the server has
+   left by that option. */
+CONC__PRIVATE int conc__refuse_memory(conc__session *s, size_t more,
+                                      const char *option) {
+  char text[160];
+  snprintf(text, sizeof text,
+           "there is no room for %zu bytes more: %s of the manager", more,
+           option);
+  CONC__COUNT(&s->manager->server.account, refused_memory, 1);
+  conc__session_tell_limit(s, -ENOMEM, text);
+  return conc__reply_builtin(s, "MemoryError", text);
+}
+
+/* The request that waits keeps so many bytes from now on. Or there is no room
+   for them: then the option that says so, and they are not counted. */
+CONC__PRIVATE const char *conc__session_keep(conc__session *s, size_t bytes) {
+  const char *option = conc__account_lacks(&s->manager->server.account,
+                                           s->client->charged, bytes);
+  if (option != NULL) return option;
+  s->keeps = bytes;
+  conc__session_charge(s);
+  return NULL;
 }
 
 /* Bytes of a message, as the body of a pickle, that go into one reply. */
@@ -32929,6 +33486,7 @@ CONC__PRIVATE int conc__item_put(conc__session *s, conc_queue *q,
 /* put(item, block=True, timeout=None). */
 CONC__PRIVATE int conc__serve_put(conc__session *s, conc_queue *q,
                                   const conc_value *item, double timeout) {
+  const char *lacks = NULL;
   conc__item i;
   int rc = 0;
   if (conc__item_encode(s, item, &i, &rc) != 0) return rc;
@@ -32939,16 +33497,24 @@ CONC__PRIVATE int conc__serve_put(conc__session *s, conc_queue *q,
       conc__buffer_free(&i.b);
       return gone;
     }
-    rc = conc__queue_put(q, i.data, i.size, i.kind, conc__item_buffer(&i),
-                         timeout);
+    /* The value of the request is kept as well: hence twice. */
+    lacks = conc__session_keep(s, 2 * i.size);
+    if (lacks == NULL)
+      rc = conc__queue_put(q, i.data, i.size, i.kind, conc__item_buffer(&i),
+                           timeout);
+    s->keeps = 0;
     conc__session_unblock(s);
   }
   conc__aside_free(s->aside, &i.b, NULL, i.b.capacity);
+  if (lacks != NULL) return conc__refuse_memory(s, 2 * i.size, lacks);
   /* Cancelled because the client has gone, or because the server ends. */
   if (rc == -ECANCELED) return rc;
   if (rc == -EMSGSIZE)
     return conc__reply_too_long(s, i.size, q->max_bytes,
-                                ".max_bytes of the queue is");
+                                conc__fifo_is_bounded_by_total(q)
+                                    ? ".max_total of the queue lets through"
+                                    : ".max_bytes of the queue is");
+  if (rc == 0) CONC__COUNT(&s->manager->server.account, puts, 1);
   return rc == 0 ? conc__reply_none(s) : conc__reply_error(s, rc, false);
 }
 
@@ -33113,6 +33679,7 @@ CONC__PRIVATE int conc__serve_get(conc__session *s, conc__object *o,
   t.size = out->size - t.offset;
   rc = conc__reply_end(s);
   t.end = out->size;
+  CONC__COUNT(&s->manager->server.account, gets, 1);
   /* Also after an error: then the connection is closed, and the message goes
      back. */
   CONC__CHECK(s->taken.capacity - s->taken.size >= sizeof t);
@@ -33149,6 +33716,7 @@ CONC__PRIVATE int conc__serve_take(conc__session *s, conc__object *o,
   } while (conc__sink_was_large(&sink, n));
   if (n == -ECANCELED) return (int)n;
   if (n < 0) return conc__reply_not_got(s, n, limit);
+  CONC__COUNT(&s->manager->server.account, gets, 1);
   conc__object_use(o);
   c->held_from = o;
   c->held_sent = false;
@@ -33911,7 +34479,10 @@ CONC__PRIVATE bool conc__serve_usual(conc__session *s, const unsigned char *p,
             : conc__serve_get(s, o, timeout);
   conc__object_unuse(&s->manager->objects, o);
   if (!put) return true;
-  if (*rc == 0) *rc = conc__reply_none(s);
+  if (*rc == 0) {
+    CONC__COUNT(&s->manager->server.account, puts, 1);
+    *rc = conc__reply_none(s);
+  }
   /* A put that was cancelled is not tried again: in a queue of another machine
      the message may be there. */
   else if (*rc != -ECANCELED) return false;
@@ -34029,6 +34600,7 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
   conc__reading reading;
   conc__request r;
   int rc = 0;
+  CONC__COUNT(&s->manager->server.account, requests, 1);
   if (s->client->held_from != NULL) {
     /* It was sent ahead of the reply: what was handed out goes out first. */
     rc = s->client->channel.out.size > 0 ? conc__session_flush(s) : 0;
@@ -34148,10 +34720,19 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
        of it is let go by. */
     if (have == -EMSGSIZE && c->methods) {
       have = conc__channel_drop(ch);
-      if (have == 0)
-        rc = conc__reply_too_long(s, 0, s->manager->max_message,
-                                  ".max_message of the manager is");
+      if (have == 0) rc = conc__refuse_frame(s);
       if (have == 0) continue;
+    }
+    /* Likewise if there is no memory left for the rest of it. */
+    if (have == 0 && size > 4) {
+      const char *lacks = conc__account_lacks(&s->manager->server.account,
+                                              c->charged, size);
+      if (lacks != NULL) {
+        rc = conc__refuse_memory(s, size, lacks);
+        if (!c->methods) return -ENOMEM;
+        have = conc__channel_drop(ch);
+        if (have == 0) continue;
+      }
     }
     if (have < 0) return have;
     if (have > 0) {
@@ -34185,7 +34766,11 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
               ch->in.size < ch->in.capacity;
       if (n > 0) rc = conc__session_spend(s, (size_t)n, 0);
     }
-    if (n > 0) conc__session_confirm(s);
+    if (n > 0) {
+      conc__session_confirm(s);
+      CONC__COUNT(&s->manager->server.account, bytes_in, n);
+      conc__session_charge(s);
+    }
     if (n == 0) return -EPIPE; /* the client has closed its side */
     if (n == -EAGAIN) {
       if (ch->eager || conc__buffer_count(&ch->in) > 0)
@@ -34227,8 +34812,14 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
    .max_handshakes of them at most, in a line with the oldest first; they take
    no place of .max_clients, and hold no buffers. If the line is full, nothing
    is accepted until one of them is through, or has failed, or until the oldest
-   is a second old: then it is closed. So neither many honest clients at one
-   moment nor any number of silent ones keep others out for long.
+   is a second old: so many honest clients at one moment wait for each other,
+   and are not refused. The oldest goes for the next one then. If so many of an
+   address go within a second, or fail otherwise, that they were half of the
+   line, the address is a flooder, for the rest of that second. While there are
+   such ones in the line, it is never full: what comes is accepted, to see from
+   where. What comes from a flooder is closed at once, or it would be in the
+   listener's own line, before others; for another one the oldest of a flooder
+   goes.
 
    Everything but conc__server_start, _shutdown and, after the loop, _close
    runs in the thread of the loop, and needs no guard.
@@ -34242,6 +34833,39 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
 
 #define CONC__MAX_HANDSHAKES 256  /* default */
 #define CONC__HANDSHAKE_OLD 1.0   /* seconds: then it makes room for others */
+
+/* Bytes of an address as .log gets it. */
+#define CONC__FROM_SIZE 80
+
+/* Where a connection comes from, for the limits; with `text`, of
+   CONC__FROM_SIZE bytes, also in words. */
+CONC__PRIVATE conc__home conc__channel_home(const conc__channel *ch,
+                                            char *text) {
+  struct sockaddr_storage a;
+  socklen_t size = (socklen_t)sizeof a;
+  const unsigned char *p;
+  conc__home home = 0;
+  unsigned port;
+  int i, n = 4;
+  if (text != NULL) *text = 0;
+  if (!ch->tcp || getpeername(ch->fd, (struct sockaddr *)&a, &size) != 0)
+    return 0;
+  if (text != NULL) conc__address_text(&a, size, text, CONC__FROM_SIZE);
+  p = (const unsigned char *)conc__address_ipv4(&a, &port);
+  if (p == NULL) {
+    p = (const unsigned char *)&((const struct sockaddr_in6 *)&a)->sin6_addr;
+    n = 8;
+  }
+  for (i = 0; i < n; i++) home = home << 8 | p[i];
+  /* No network has an address of IPv4 for its number, and none has 0. */
+  return n == 4 ? home | (uint64_t)0xffff << 32 : home != 0 ? home : 1;
+}
+
+/* How many of them there may be. */
+CONC__PRIVATE size_t conc__max_handshakes(const conc__manager_data *m) {
+  return m->options->max_handshakes > 0 ? m->options->max_handshakes
+                                        : CONC__MAX_HANDSHAKES;
+}
 
 CONC__PRIVATE void conc__handshake_enter(conc__client *c) {
   conc__server_side *server = &c->manager->server;
@@ -34261,17 +34885,63 @@ CONC__PRIVATE void conc__handshake_leave(conc__client *c) {
   server->handshakes--;
 }
 
-/* There is a want of places, or of descriptors: lets the oldest go, if it is
-   old. Returns the seconds until it may be worth a try again. */
-CONC__PRIVATE double conc__handshake_make_room(conc__server_side *server) {
+/* The one of the line that goes next: the oldest, without those that have been
+   told to go. NULL: there is none. */
+CONC__PRIVATE conc__client *
+conc__handshake_next(const conc__server_side *server) {
   conc__client *c = server->oldest;
-  double age;
-  if (c == NULL || c->dropped) return CONC__HANDSHAKE_OLD;
-  age = conc_now() - c->since;
-  if (age < CONC__HANDSHAKE_OLD) return CONC__HANDSHAKE_OLD - age;
+  while (c != NULL && c->dropped) c = c->later;
+  return c;
+}
+
+/* Seconds until that one is old; 0: it is. If there is none, it is a while
+   before it is worth another look. */
+CONC__PRIVATE double conc__handshake_wait(const conc__server_side *server) {
+  const conc__client *c = conc__handshake_next(server);
+  double age = c != NULL ? conc_now() - c->since : 0;
+  return age < CONC__HANDSHAKE_OLD ? CONC__HANDSHAKE_OLD - age : 0;
+}
+
+/* Lets one of the line go. It leaves the line in its own coroutine, which also
+   sets `changed`: here it is only told to. */
+CONC__PRIVATE void conc__handshake_drop(conc__client *c) {
   c->dropped = true;
-  conc_cancel(&c->task); /* it closes the connection, and sets `changed` */
+  conc_cancel(&c->task);
+}
+
+/* There is a want of descriptors: lets the next one go, if it is old. Returns
+   the seconds until it may be worth a try again. */
+CONC__PRIVATE double conc__handshake_make_room(conc__server_side *server) {
+  double wait = conc__handshake_wait(server);
+  if (wait > 0) return wait;
+  conc__handshake_drop(conc__handshake_next(server));
   return CONC__HANDSHAKE_OLD;
+}
+
+/* The oldest in the line that comes from a flooder. NULL: there is none. */
+CONC__PRIVATE conc__client *conc__handshake_flooder(conc__manager_data *m) {
+  conc__account *a = &m->server.account;
+  const size_t many = (conc__max_handshakes(m) + 1) / 2;
+  conc__home honest = 0;
+  conc__client *c;
+  if (!conc__account_is_flooded(a, many)) return NULL;
+  for (c = m->server.oldest; c != NULL; c = c->later) {
+    if (c->dropped || c->home == honest) continue;
+    if (conc__account_failures(a, c->home) >= many) return c;
+    honest = c->home; /* the next ones are often of the same */
+  }
+  return NULL;
+}
+
+/* How many of the line come from an address. Those that were told to go do not
+   count: they are as good as gone. */
+CONC__PRIVATE size_t conc__handshakes_of(const conc__server_side *server,
+                                         conc__home home) {
+  const conc__client *c;
+  size_t n = 0;
+  for (c = server->oldest; c != NULL; c = c->later)
+    n += c->home == home && !c->dropped;
+  return n;
 }
 
 /* --- clients --- */
@@ -34285,12 +34955,15 @@ CONC__PRIVATE void conc__client_close(conc__client *c) {
   CONC__CHECK(!c->serving && !c->blocked);
   CONC__CHECK(*c->link == c && server->clients_count > 0);
   conc__client_give_back(c);
+  conc__account_charge(&server->account, &c->charged, 0);
   conc__watch_stop(conc__this.loop, c->channel.fd);
   *c->link = c->next;
   if (c->next != NULL) c->next->link = c->link;
   server->clients_count--;
   if (c->authenticated) server->admitted--;
   else conc__handshake_leave(c);
+  CONC__STORE_RELAXED(&server->account.counts.clients, server->admitted);
+  CONC__STORE_RELAXED(&server->account.counts.handshakes, server->handshakes);
   conc__channel_close(&c->channel);
   c->next = server->dead;
   server->dead = c;
@@ -34304,8 +34977,46 @@ CONC__PRIVATE void conc__clients_reap(conc__manager_data *m) {
   while (m->server.dead != NULL) {
     conc__client *c = m->server.dead;
     m->server.dead = c->next;
+    CONC_FREE(c->from);
     CONC_FREE(c);
   }
+}
+
+/* Says in words why a handshake has failed, and counts it. */
+CONC__PRIVATE const char *conc__handshake_failed(conc__client *c, int rc) {
+  conc__account *a = &c->manager->server.account;
+  if (c->manager->server.stopping) return "the server ends";
+  if (rc == -ENOMEM) return conc_strerror(rc);
+  conc__account_failure(a, c->home);
+  if (c->dropped) {
+    CONC__COUNT(a, refused_full, 1);
+    return "its handshake made room for another one: .max_handshakes";
+  }
+  if (rc == -ETIMEDOUT) {
+    CONC__COUNT(a, refused_late, 1);
+    return "its handshake took longer than .handshake_timeout";
+  }
+  CONC__COUNT(a, refused_key, 1);
+  return rc == -EACCES ? "the keys differ" : "its handshake was none";
+}
+
+/* A connection ends: what is told of it. `rc` is how its session ended, and
+   what it has not confirmed has not gone back yet. */
+CONC__PRIVATE void conc__client_tell_end(conc__client *c, int rc) {
+  conc__account *a = &c->manager->server.account;
+  if (!c->authenticated) {
+    const char *why = conc__handshake_failed(c, rc);
+    conc__account_tell(a, CONC_MANAGER_REFUSE, c->from, rc, why);
+    return;
+  }
+  if (!c->placed) return; /* it has never been told of */
+  /* -EPIPE is the end that every client has. */
+  if (rc == -EPIPE || c->manager->server.stopping) rc = 0;
+  conc__account_tell(a, CONC_MANAGER_LEAVE, c->from, rc,
+                     c->held_from != NULL
+                         ? "its last message goes back to its queue"
+                     : rc != 0 ? conc_strerror(rc)
+                               : "its connection has ended");
 }
 
 /* The handshake, and then the wait for a place among the clients. That wait is
@@ -34322,6 +35033,8 @@ CONC__PRIVATE int conc__client_admit(conc__session *s) {
   conc__handshake_leave(c);
   c->authenticated = true;
   server->admitted++;
+  CONC__COUNT(&server->account, clients_ever, 1);
+  CONC__STORE_RELAXED(&server->account.counts.handshakes, server->handshakes);
   conc_event_set(&server->changed);
   while (max > 0 && server->admitted > max) {
     server->admitted--;
@@ -34334,6 +35047,12 @@ CONC__PRIVATE int conc__client_admit(conc__session *s) {
     server->admitted++;
     if (rc != 0) return rc;
   }
+  c->placed = true;
+  /* What has come with the end of the handshake. */
+  CONC__COUNT(&server->account, bytes_in, conc__buffer_count(&c->channel.in));
+  CONC__STORE_RELAXED(&server->account.counts.clients, server->admitted);
+  conc__account_tell(&server->account, CONC_MANAGER_CONNECT, c->from, 0,
+                     "a client has connected");
   return 0;
 }
 
@@ -34355,6 +35074,7 @@ CONC__PRIVATE void *conc__client_main(void *arg) {
   s.encoded_item = NULL;
   memset(&s.encoded, 0, sizeof s.encoded);
   memset(&s.taken, 0, sizeof s.taken);
+  s.keeps = 0;
   if (!c->authenticated) rc = conc__client_admit(&s);
   if (rc == 0) {
     conc__session_lend(&s);
@@ -34364,6 +35084,7 @@ CONC__PRIVATE void *conc__client_main(void *arg) {
      sent. */
   if (rc != 0) conc__session_give_back(&s, 0);
   if (rc != 0 && s.manager->server.stopping) conc__client_settle(c);
+  if (rc != 0) conc__client_tell_end(c, rc);
   /* While this is a coroutine that may wait: the queue may be another
      machine's. */
   if (rc != 0) conc__client_give_back(c);
@@ -34398,6 +35119,7 @@ CONC__PRIVATE void conc__client_start(conc__client *c) {
   c->serving = true;
   if (conc_coro_start(&c->task) == 0) return;
   c->serving = false;
+  conc__client_tell_end(c, -ENOMEM);
   conc__client_close(c);
 }
 
@@ -34432,7 +35154,7 @@ CONC__PRIVATE void conc__client_ready(conc__watch *watch, int events) {
    is entered in conc__own_fds from its birth. Does not wait. 0 or negative
    errno. */
 CONC__PRIVATE int conc__channel_accept(conc__channel *ch, int listener) {
-  int one = 1, rc;
+  int rc;
   conc__own_fds_lock();
   do rc = conc__fd_accept(listener);
   /* A client that has gone before it was accepted is no failure. */
@@ -34444,32 +35166,86 @@ CONC__PRIVATE int conc__channel_accept(conc__channel *ch, int listener) {
   conc__channel_begin(ch);
   conc__set_nodelay(ch->fd);
   conc__fd_is_new(ch->fd);
-  /* Of a machine that was switched off nothing is heard otherwise. */
-  setsockopt(ch->fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
   return 0;
 }
 
+/* A connection has been accepted. Returns NULL; or why it is closed again at
+   once, for the limits of its address, and counts that. */
+CONC__PRIVATE const char *conc__client_unwelcome(conc__client *c) {
+  const conc_manager *options = c->manager->options;
+  conc__server_side *server = &c->manager->server;
+  const size_t line = conc__max_handshakes(c->manager);
+  const size_t most = options->max_handshakes_per_address;
+  size_t failures;
+  if (c->home == 0) return NULL;
+  failures = conc__account_failures(&server->account, c->home);
+  if (options->max_failures > 0 && failures >= options->max_failures) {
+    CONC__COUNT(&server->account, refused_failures, 1);
+    return "too many handshakes of its address have failed: .max_failures";
+  }
+  if (most > 0 && conc__handshakes_of(server, c->home) >= most) {
+    CONC__COUNT(&server->account, refused_address, 1);
+    return "its address has too many handshakes: .max_handshakes_per_address";
+  }
+  if (server->handshakes >= line && failures >= (line + 1) / 2 &&
+      conc__handshake_wait(server) > 0) {
+    CONC__COUNT(&server->account, refused_full, 1);
+    return "its address has used up .max_handshakes";
+  }
+  return NULL;
+}
+
+/* Finds out where a connection comes from, and whether that is reason enough
+   to close it again: then *why. Its address in words is kept only if somebody
+   listens to .log, and there is memory for it. */
+CONC__PRIVATE void conc__client_look(conc__client *c, const char **why) {
+  conc__account *a = &c->manager->server.account;
+  char text[CONC__FROM_SIZE];
+  CONC__COUNT(a, connections_ever, 1);
+  c->home = conc__channel_home(&c->channel, a->log != NULL ? text : NULL);
+  *why = conc__client_unwelcome(c);
+  if (a->log == NULL) return;
+  if (*why != NULL)
+    conc__account_tell(a, CONC_MANAGER_REFUSE, text, -EBUSY, *why);
+  else if ((c->from = (char *)CONC_MALLOC(strlen(text) + 1)) != NULL)
+    memcpy(c->from, text, strlen(text) + 1);
+}
+
 /* Accepts a connection, if there is one: it becomes a client, whose coroutine
-   begins with the handshake. 0; -EAGAIN: there is none; or another negative
-   errno, and if one was accepted it has been closed. */
+   begins with the handshake; or its address is above a limit, and it is closed
+   again. 0; -EAGAIN: there is none; or another negative errno, and if one was
+   accepted it has been closed. */
 CONC__PRIVATE int conc__client_accept(conc__manager_data *m) {
   conc__client *c = (conc__client *)CONC_MALLOC(sizeof *c);
   conc__server_side *server = &m->server;
+  const char *unwelcome = NULL;
   int rc;
   CONC__CHECK(!server->stopping);
   if (c == NULL) return -ENOMEM;
   memset(c, 0, sizeof *c);
+  c->manager = m;
   rc = conc__channel_accept(&c->channel, server->listener);
   if (rc == 0) {
-    c->manager = m;
-    c->watch.ready = conc__client_ready;
-    rc = conc__watch_start(conc__this.loop, c->channel.fd, &c->watch);
-    if (rc != 0) conc__channel_close(&c->channel);
+    conc__client_look(c, &unwelcome);
+    if (unwelcome == NULL) {
+      conc__channel_keepalive(&c->channel, m->keepalive);
+      c->watch.ready = conc__client_ready;
+      rc = conc__watch_start(conc__this.loop, c->channel.fd, &c->watch);
+    }
+    if (rc != 0 || unwelcome != NULL) conc__channel_close(&c->channel);
     if (rc == -EAGAIN) rc = -ENOMEM;
   }
-  if (rc != 0) {
+  if (rc != 0 || unwelcome != NULL) {
+    CONC_FREE(c->from);
     CONC_FREE(c);
     return rc;
+  }
+  /* The line is full, and this one is let in: another one goes for it. */
+  if (server->handshakes >= conc__max_handshakes(m)) {
+    conc__client *next = conc__handshake_wait(server) > 0
+                             ? conc__handshake_flooder(m)
+                             : conc__handshake_next(server);
+    if (next != NULL) conc__handshake_drop(next);
   }
   c->link = &server->clients;
   c->next = server->clients;
@@ -34477,6 +35253,7 @@ CONC__PRIVATE int conc__client_accept(conc__manager_data *m) {
   server->clients = c;
   server->clients_count++;
   conc__handshake_enter(c);
+  CONC__STORE_RELAXED(&server->account.counts.handshakes, server->handshakes);
   conc__client_start(c);
   return 0;
 }
@@ -34502,8 +35279,12 @@ CONC__PRIVATE void conc__server_stop(conc__manager_data *m) {
     conc__client_settle(c);
     /* To give a message back may be a wait, in which others of this list would
        go. So that is done by the client's own coroutine, as its last act. */
-    if (c->held_from != NULL) conc__client_start(c);
-    else conc__client_close(c);
+    if (c->held_from != NULL) {
+      conc__client_start(c);
+    } else {
+      conc__client_tell_end(c, -EPIPE);
+      conc__client_close(c);
+    }
   }
   /* None becomes idle from now on: a session that sees `stopping` closes. */
   while (server->clients != NULL && conc_now() < end) {
@@ -34511,6 +35292,53 @@ CONC__PRIVATE void conc__server_stop(conc__manager_data *m) {
     conc_event_clear(&server->changed);
     conc_event_wait(&server->changed, end - conc_now());
   }
+}
+
+/* Seconds between two looks at the queues while a server drains: no queue says
+   when it is empty. */
+#define CONC__DRAIN_LOOK 10e-3
+
+/* Whether its clients have had all that is to be had: the queues are empty,
+   and no message is on its way. A queue whose size cannot be known, such as
+   another server's that has gone, is taken for empty. */
+CONC__PRIVATE bool conc__server_is_drained(conc__manager_data *m) {
+  const conc__client *c;
+  conc__object *o;
+  ssize_t left = 0;
+  size_t i = 0;
+  /* To ask a queue may be a wait: so the clients come last. */
+  while (left <= 0 && conc__object_at(&m->objects, i++, &o)) {
+    if (o == NULL || o->queue == NULL) continue;
+    conc__object_use(o);
+    left = conc_qsize(o->queue);
+    conc__object_unuse(&m->objects, o);
+  }
+  if (left > 0) return false;
+  for (c = m->server.clients; c != NULL; c = c->next)
+    if (c->held_from != NULL || (c->serving && !c->blocked)) return false;
+  return true;
+}
+
+/* Nobody new is let in, and the clients that there are go on for a while. What
+   is in the queues when all of them have gone is the program's. A shutdown
+   cancels root over and over, which knows already. */
+CONC__PRIVATE void conc__server_drain(conc__manager_data *m) {
+  conc__server_side *server = &m->server;
+  double end = conc_now() + m->options->drain;
+  bool drained = m->options->drain <= 0;
+  conc_scope shield;
+  conc__account_tell(&server->account, CONC_MANAGER_DRAIN, NULL, 0,
+                     "no further client is let in");
+  conc_shield(&shield);
+  while (!drained && server->admitted > 0) {
+    double left = end - conc_now();
+    drained = conc__server_is_drained(m);
+    if (drained || left <= 0) break;
+    conc__clients_reap(m);
+    conc_sleep(left < CONC__DRAIN_LOOK ? left : CONC__DRAIN_LOOK);
+  }
+  conc_scope_end(&shield);
+  server->left_undone = !drained && server->admitted > 0;
 }
 
 /* How many connections are accepted before others of the loop have their
@@ -34522,18 +35350,23 @@ CONC__PRIVATE void conc__server_stop(conc__manager_data *m) {
 CONC__PRIVATE int conc__server_accept(conc__manager_data *m) {
   conc__server_side *server = &m->server;
   size_t max = m->options->max_clients;
-  size_t handshakes = m->options->max_handshakes > 0
-                          ? m->options->max_handshakes
-                          : CONC__MAX_HANDSHAKES;
   int i, rc;
   for (i = 0; i < CONC__ACCEPTS; i++) {
     conc_event_clear(&server->changed);
     /* Further clients wait in the listener's line, not accepted. */
-    if (max > 0 && server->admitted >= max)
+    if (max > 0 && server->admitted >= max) {
+      if (!server->full)
+        conc__account_tell(&server->account, CONC_MANAGER_FULL, NULL, 0,
+                           "there are .max_clients, and a further one waits");
+      server->full = true;
       return conc_event_wait(&server->changed, CONC_FOREVER);
-    if (server->handshakes >= handshakes)
-      return conc_event_wait(&server->changed,
-                             conc__handshake_make_room(server));
+    }
+    server->full = false;
+    if (server->handshakes >= conc__max_handshakes(m)) {
+      double wait = conc__handshake_wait(server);
+      if (wait > 0 && conc__handshake_flooder(m) == NULL)
+        return conc_event_wait(&server->changed, wait);
+    }
     conc__clients_reap(m);
     rc = conc__client_accept(m);
     if (rc == -EAGAIN)
@@ -34574,6 +35407,7 @@ CONC__PRIVATE void *conc__server_main(void *arg) {
   }
   /* First the listener: a client that connects now is refused at once. */
   conc__server_unlisten(server);
+  conc__server_drain(m);
   conc__server_stop(m);
   return NULL;
 }
@@ -34599,8 +35433,10 @@ CONC__PRIVATE void conc__server_close(conc__manager_data *m) {
     conc__client *c = server->clients;
     server->clients = c->next;
     conc__client_settle(c);
+    conc__client_tell_end(c, -ECANCELED);
     conc__client_give_back(c);
     conc__channel_close(&c->channel);
+    CONC_FREE(c->from);
     CONC_FREE(c);
   }
   server->oldest = server->newest = NULL;
@@ -34622,6 +35458,12 @@ CONC__PRIVATE void *conc__server_thread(void *arg) {
   server->error = conc_run(&server->root);
   conc_event_set(&server->ready);
   conc__server_close(m);
+  if (server->running)
+    conc__account_tell(&server->account, CONC_MANAGER_END, NULL,
+                       server->left_undone ? -ETIMEDOUT : 0,
+                       server->left_undone
+                           ? "the server has ended: .drain was too short"
+                           : "the server has ended");
   return NULL;
 }
 
@@ -34651,11 +35493,13 @@ CONC__PRIVATE char *conc__path_from_root(const char *path) {
 
 /* Listens at a place. 0 or negative errno. */
 CONC__PRIVATE int conc__server_listen(conc__server_side *server,
-                                      const conc__place *place) {
+                                      const conc__place *place,
+                                      unsigned mode) {
   int rc = conc__socket_open(&server->listener, place->address.ss_family,
                              SOCK_STREAM, true);
   return rc != 0 ? rc
-                 : conc__socket_bind(server->listener, place, SOCK_STREAM);
+                 : conc__socket_bind(server->listener, place, SOCK_STREAM,
+                                     mode);
 }
 
 /* What is known of a unix socket's file when it has just been bound. 0 or
@@ -34674,6 +35518,17 @@ CONC__PRIVATE int conc__server_note_path(conc__server_side *server,
   return 0;
 }
 
+/* Counts from 0 on, with the limits and the .log of the options. */
+CONC__PRIVATE void conc__server_open_account(conc_manager *manager) {
+  conc__account *a = &manager->state->server.account;
+  memset(a, 0, sizeof *a);
+  a->max_memory = manager->max_memory;
+  a->max_client_memory = manager->max_client_memory;
+  a->manager = manager;
+  a->log = manager->log;
+  a->log_arg = manager->log_arg;
+}
+
 /* Listens: what can go wrong with an address is told before there is a
    thread. 0, or negative errno and the manager is as before. */
 CONC__PRIVATE int conc__server_open(conc_manager *manager) {
@@ -34688,10 +35543,12 @@ CONC__PRIVATE int conc__server_open(conc_manager *manager) {
      must be meant. At a unix socket the file system says which ones do. */
   if (manager->state->key.size == 0 && !manager->no_auth && !is_unix)
     rc = -EINVAL;
+  if (manager->mode != 0 && (!is_unix || (manager->mode & ~0777u) != 0))
+    rc = -EINVAL;
   if (rc == 0) rc = conc__random(server->number, sizeof server->number);
   if (rc == 0)
     rc = conc__address_parse(address, true, AF_UNSPEC, CONC__NEVER, &place, 1);
-  if (rc > 0) rc = conc__server_listen(server, &place);
+  if (rc > 0) rc = conc__server_listen(server, &place, manager->mode);
   if (rc == 0) {
     conc_address(server->listener, server->address, sizeof server->address);
     if (is_unix) rc = conc__server_note_path(server, address);
@@ -34701,8 +35558,9 @@ CONC__PRIVATE int conc__server_open(conc_manager *manager) {
     conc__manager_undo_state(manager);
     return rc;
   }
-  server->stopping = false;
+  server->stopping = server->left_undone = server->full = false;
   server->aside.value = conc__aside_threads();
+  conc__server_open_account(manager);
   manager->state->role = CONC__MANAGER_SERVES;
   return 0;
 }
@@ -34744,8 +35602,9 @@ CONC__PRIVATE int conc__server_start(conc_manager *manager, bool forever) {
 
 /* Ends the server and waits until its thread, and a call of serve_forever, do
    not use the state any more. That cannot be cancelled: the state is freed
-   next. In the child of a fork there is neither of them. */
-CONC__PRIVATE void conc__server_shutdown(conc__manager_data *m) {
+   next. In the child of a fork there is neither of them. 0, or -ETIMEDOUT:
+   .drain was too short. */
+CONC__PRIVATE int conc__server_shutdown(conc__manager_data *m) {
   conc__server_side *server = &m->server;
   CONC__CHECK(m->role == CONC__MANAGER_SERVES);
   /* In short turns: if the caller is cancelled, that ends a join, not the
@@ -34758,7 +35617,11 @@ CONC__PRIVATE void conc__server_shutdown(conc__manager_data *m) {
          conc_event_wait(&server->left, CONC_FOREVER) != 0) {
   }
   /* It stayed behind: the parent goes on serving. */
-  if (server->thread.status == -ECHILD) conc__server_abandon(m);
+  if (server->thread.status == -ECHILD) {
+    conc__server_abandon(m);
+    return 0;
+  }
+  return server->left_undone ? -ETIMEDOUT : 0;
 }
 
 /* ---------------------------------------------------------------------------
@@ -34996,6 +35859,7 @@ CONC__PRIVATE int conc__peer_open(conc__manager_data *m, conc__peer **out,
     CONC_FREE(p);
     return rc;
   }
+  conc__channel_keepalive(&p->channel, m->keepalive);
   rc = conc__auth_connect(&p->channel, &m->key, deadline);
   if (rc == 0) {
     *out = p;
@@ -36382,17 +37246,27 @@ CONC_API const char *conc_manager_address(const conc_manager *manager) {
                                                       : NULL;
 }
 
+CONC_API int conc_manager_stats(const conc_manager *manager,
+                                conc_manager_counts *counts) {
+  const conc__manager_data *m = manager->state;
+  memset(counts, 0, sizeof *counts);
+  if (m == NULL || m->role != CONC__MANAGER_SERVES) return -EINVAL;
+  conc__account_read(&m->server.account, counts);
+  return 0;
+}
+
 /* The state is freed last: the server's thread uses it until it has ended, and
    so do proxies. Without a role there are only registered names to free. */
 CONC_API int conc_manager_shutdown(conc_manager *manager) {
   conc__manager_data *m = manager->state;
+  int rc = 0;
   if (m == NULL) return -EINVAL;
-  if (m->role == CONC__MANAGER_SERVES) conc__server_shutdown(m);
+  if (m->role == CONC__MANAGER_SERVES) rc = conc__server_shutdown(m);
   if (m->role == CONC__MANAGER_CONNECTED) conc__proxies_shutdown(m);
   conc__objects_free(&m->objects);
   CONC_FREE(m);
   manager->state = NULL;
-  return 0;
+  return rc;
 }
 
 /* ---------------------------------------------------------------------------

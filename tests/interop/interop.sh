@@ -18,4 +18,7 @@ if [ -z "$driver" ]; then
   echo "skip interop: no Python 3 found"
   exit 0
 fi
-exec "$driver" -W ignore "$here/interop.py" $found
+"$driver" -W ignore "$here/interop.py" $found
+status=$?
+PYTHON=$driver sh "$here/tunnel.sh" || status=1
+exit $status
