@@ -25150,10 +25150,10 @@ CONC__PRIVATE bool conc__fifo_is_full(const conc__fifo *q, size_t need) {
          CONC__LOAD_RELAXED(&q->put_bytes) - q->got_bytes > max - need;
 }
 
-/* Whether there is room for a message of `need` bytes behind `more` others that
-   `put` does not count yet. Under the putters' guard. The getters' counter is
-   in their line of the cache: it is read only if the value seen last does not
-   do. */
+/* Whether there is room for a message of `need` bytes behind `more` others
+   that `put` does not count yet. Under the putters' guard. The getters'
+   counter is in their line of the cache: it is read only if the value seen
+   last does not do. */
 CONC__INLINE bool conc__fifo_fits(conc__fifo *q, size_t more, size_t need) {
   size_t put = q->put + more;
   if (CONC__UNLIKELY(q->queue.max_total > 0) &&
@@ -25761,10 +25761,11 @@ CONC__PRIVATE size_t conc__fifo_longest(size_t max_total) {
   return (max_total & ~(CONC__ENTRY_HEAD - 1)) - CONC__ENTRY_HEAD;
 }
 
-/* Whether that is what bounds a message, and not .max_bytes. */
-CONC__PRIVATE bool conc__fifo_is_bounded_by_total(const conc_queue *q) {
-  return q->max_total > 0 &&
-         q->max_bytes == conc__fifo_longest(q->max_total);
+/* What bounds a message, in words. */
+CONC__PRIVATE const char *conc__fifo_bound(const conc_queue *q) {
+  return q->max_total > 0 && q->max_bytes == conc__fifo_longest(q->max_total)
+             ? ".max_total of the queue lets through"
+             : ".max_bytes of the queue is";
 }
 
 /* A message that would not fit into an empty queue is refused as one that is
@@ -30963,6 +30964,7 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg) {
    Uses nothing but the clock. Session, dispatch and server stand on it.
    ------------------------------------------------------------------------ */
 
+#define CONC__KEEPALIVE 60.0 /* seconds; default */
 /* Addresses whose failures are remembered. */
 #define CONC__FAILERS 64
 
@@ -30982,6 +30984,8 @@ typedef struct conc__account {
   size_t max_memory;          /* bytes; 0: no bound */
   size_t max_client_memory;
   conc__failer failers[CONC__FAILERS]; /* unused ones have no home */
+  bool full;        /* .max_clients are there, and .log was told */
+  bool left_undone; /* .drain was over too early; after the thread's end */
   conc_manager *manager; /* for its .log */
   void (*log)(conc_manager *manager, const conc_manager_event *event,
               void *arg); /* NULL: nobody listens */
@@ -32521,7 +32525,6 @@ CONC__PRIVATE void conc__holdings_end(conc__holding **list) {
 #define CONC__IO_BUFFER 65536       /* bytes of a buffer that is lent */
 #define CONC__SPARE_BUFFERS 64      /* that are kept while they are not lent */
 #define CONC__TIMEOUT 5.0 /* seconds; default for calls without a timeout */
-#define CONC__KEEPALIVE 60.0 /* seconds; default */
 /* Bytes that a request or a reply has at most besides its message: what a put
    takes is this much shorter than a message of the protocol, so that every
    client with the same limit can get it. */
@@ -32617,8 +32620,6 @@ typedef struct conc__server_side {
   size_t spare_count;                      /* how many of them */
   conc_sem aside; /* threads that may still be started: see >>aside */
   conc__account account;
-  bool full;        /* .max_clients are there, and .log was told */
-  bool left_undone; /* .drain was over too early; after the thread's end */
 } conc__server_side;
 
 /* What a manager has as a client; see >>proxy. */
@@ -33325,44 +33326,17 @@ CONC__PRIVATE int conc__reply_too_long(conc__session *s, size_t size,
   return conc__reply_builtin(s, "ValueError", text);
 }
 
-/* A request is refused since it is above a limit of the server: .log is told,
-   too. */
-CONC__PRIVATE void conc__session_tell_limit(conc__session *s, int error,
-                                            const char *text) {
-  conc__account_tell(&s->manager->server.account, CONC_MANAGER_LIMIT,
-                     s->client->from, error, text);
-}
-
-/* The reply to a request that comes in a frame above .max_message. */
-CONC__PRIVATE int conc__refuse_frame(conc__session *s) {
-  CONC__COUNT(&s->manager->server.account, refused_message, 1);
-  conc__session_tell_limit(s, -EMSGSIZE, "a request is above .max_message");
-  return conc__reply_too_long(s, 0, s->manager->max_message,
-                              ".max_message of the manager is");
-}
-
 /* The reply to a request that needs so many bytes more than the server has
    left by that option. */
 CONC__PRIVATE int conc__refuse_memory(conc__session *s, size_t more,
                                       const char *option) {
+  conc__account *a = &s->manager->server.account;
   char text[160];
-  snprintf(text, sizeof text,
-           "there is no room for %zu bytes more: %s of the manager", more,
-           option);
-  CONC__COUNT(&s->manager->server.account, refused_memory, 1);
-  conc__session_tell_limit(s, -ENOMEM, text);
+  snprintf(text, sizeof text, "no room for %zu bytes more: %s of the manager",
+           more, option);
+  CONC__COUNT(a, refused_memory, 1);
+  conc__account_tell(a, CONC_MANAGER_LIMIT, s->client->from, -ENOMEM, text);
   return conc__reply_builtin(s, "MemoryError", text);
-}
-
-/* The request that waits keeps so many bytes from now on. Or there is no room
-   for them: then the option that says so, and they are not counted. */
-CONC__PRIVATE const char *conc__session_keep(conc__session *s, size_t bytes) {
-  const char *option = conc__account_lacks(&s->manager->server.account,
-                                           s->client->charged, bytes);
-  if (option != NULL) return option;
-  s->keeps = bytes;
-  conc__session_charge(s);
-  return NULL;
 }
 
 /* Bytes of a message, as the body of a pickle, that go into one reply. */
@@ -33499,7 +33473,10 @@ CONC__PRIVATE int conc__serve_put(conc__session *s, conc_queue *q,
       return gone;
     }
     /* The value of the request is kept as well: hence twice. */
-    lacks = conc__session_keep(s, 2 * i.size);
+    lacks = conc__account_lacks(&s->manager->server.account,
+                                s->client->charged, 2 * i.size);
+    s->keeps = lacks == NULL ? 2 * i.size : 0;
+    conc__session_charge(s);
     if (lacks == NULL)
       rc = conc__queue_put(q, i.data, i.size, i.kind, conc__item_buffer(&i),
                            timeout);
@@ -33512,9 +33489,7 @@ CONC__PRIVATE int conc__serve_put(conc__session *s, conc_queue *q,
   if (rc == -ECANCELED) return rc;
   if (rc == -EMSGSIZE)
     return conc__reply_too_long(s, i.size, q->max_bytes,
-                                conc__fifo_is_bounded_by_total(q)
-                                    ? ".max_total of the queue lets through"
-                                    : ".max_bytes of the queue is");
+                                conc__fifo_bound(q));
   if (rc == 0) CONC__COUNT(&s->manager->server.account, puts, 1);
   return rc == 0 ? conc__reply_none(s) : conc__reply_error(s, rc, false);
 }
@@ -34701,6 +34676,16 @@ CONC__PRIVATE ssize_t conc__session_read(conc__session *s, size_t missing) {
   return rc != 0 ? rc : conc__channel_read(ch, missing);
 }
 
+/* The reply to a request that comes in a frame above .max_message. */
+CONC__PRIVATE int conc__refuse_frame(conc__session *s) {
+  conc__account *a = &s->manager->server.account;
+  CONC__COUNT(a, refused_message, 1);
+  conc__account_tell(a, CONC_MANAGER_LIMIT, s->client->from, -EMSGSIZE,
+                     "a request is above .max_message");
+  return conc__reply_too_long(s, 0, s->manager->max_message,
+                              ".max_message of the manager is");
+}
+
 /* Reads and answers until there is nothing more to read now: then 0. Negative
    errno: the connection is to be closed. The replies to all frames that are in
    `in` go out together; so a client that sends many requests at once costs few
@@ -35339,7 +35324,7 @@ CONC__PRIVATE void conc__server_drain(conc__manager_data *m) {
     conc_sleep(left < CONC__DRAIN_LOOK ? left : CONC__DRAIN_LOOK);
   }
   conc_scope_end(&shield);
-  server->left_undone = !drained && server->admitted > 0;
+  server->account.left_undone = !drained && server->admitted > 0;
 }
 
 /* How many connections are accepted before others of the loop have their
@@ -35356,13 +35341,13 @@ CONC__PRIVATE int conc__server_accept(conc__manager_data *m) {
     conc_event_clear(&server->changed);
     /* Further clients wait in the listener's line, not accepted. */
     if (max > 0 && server->admitted >= max) {
-      if (!server->full)
+      if (!server->account.full)
         conc__account_tell(&server->account, CONC_MANAGER_FULL, NULL, 0,
                            "there are .max_clients, and a further one waits");
-      server->full = true;
+      server->account.full = true;
       return conc_event_wait(&server->changed, CONC_FOREVER);
     }
-    server->full = false;
+    server->account.full = false;
     if (server->handshakes >= conc__max_handshakes(m)) {
       double wait = conc__handshake_wait(server);
       if (wait > 0 && conc__handshake_flooder(m) == NULL)
@@ -35461,8 +35446,8 @@ CONC__PRIVATE void *conc__server_thread(void *arg) {
   conc__server_close(m);
   if (server->running)
     conc__account_tell(&server->account, CONC_MANAGER_END, NULL,
-                       server->left_undone ? -ETIMEDOUT : 0,
-                       server->left_undone
+                       server->account.left_undone ? -ETIMEDOUT : 0,
+                       server->account.left_undone
                            ? "the server has ended: .drain was too short"
                            : "the server has ended");
   return NULL;
@@ -35559,7 +35544,7 @@ CONC__PRIVATE int conc__server_open(conc_manager *manager) {
     conc__manager_undo_state(manager);
     return rc;
   }
-  server->stopping = server->left_undone = server->full = false;
+  server->stopping = false;
   server->aside.value = conc__aside_threads();
   conc__server_open_account(manager);
   manager->state->role = CONC__MANAGER_SERVES;
@@ -35622,7 +35607,7 @@ CONC__PRIVATE int conc__server_shutdown(conc__manager_data *m) {
     conc__server_abandon(m);
     return 0;
   }
-  return server->left_undone ? -ETIMEDOUT : 0;
+  return server->account.left_undone ? -ETIMEDOUT : 0;
 }
 
 /* ---------------------------------------------------------------------------
