@@ -2618,8 +2618,7 @@ typedef enum conc_type {
   CONC_DICT,
   CONC_SET,
   CONC_FROZENSET,
-  CONC_OBJECT /* an instance of a Python class, inert: it can be looked at,
-                 not sent on. Items: module, class, arguments, state */
+  CONC_OBJECT /* what only Python can make: see conc_value_object */
 } conc_type;
 
 /* A value, or a part of one. */
@@ -2682,8 +2681,35 @@ CONC_API const conc_value *conc_value_get(const conc_value *dict,
                                           const char *key);
 
 /* Returns whether two values have the same types and the same content. The
-   order in a dict does not count; 0.0 equals -0.0, and a NaN equals a NaN. */
+   order in a dict does not count; 0.0 equals -0.0, and a NaN equals a NaN. Two
+   objects are equal if they have the same class and are made of equal parts:
+   what their class holds equal is not known here. */
 CONC_API bool conc_value_equal(const conc_value *a, const conc_value *b);
+
+/* Whether something may carry objects: .objects of conc_queue_opts and
+   conc_manager, and a flag for conc_pickle_dumps. */
+#define CONC_PASS 16
+
+/* Tells what a CONC_OBJECT is, which only Python can make: an instance of a
+   class (datetime, Decimal, a namedtuple, a program's own class, an array of
+   numpy), or a class or function itself. C keeps it closed, as the recipe that
+   its pickle is: it has no size and no items for the calls above, and nothing
+   of what the recipe says is done. conc_pickle_dumps(object, CONC_PASS, ...)
+   makes its pickle, which is whole also where the object was a part of a
+   larger value. *module and *name say its class, or the function that makes
+   it; of a class or function itself, its own name. A class inside of a class
+   is named "Outer.Inner". They point into the value.
+   A value has objects in it only where the program has asked for it: it is of
+   a queue with .objects = CONC_PASS, or of conc_pickle_loads_objects. THE
+   PROGRAM THAT UNPICKLES AN OBJECT IN PYTHON EXECUTES WHAT ITS SENDER WROTE:
+   it may call any function with any arguments. So objects are for peers that
+   trust one another as if they were one program; who may put one may do
+   whatever those programs may that get it.
+   Returns 0.
+   Errors:
+   -EINVAL  the value is no CONC_OBJECT */
+CONC_API int conc_value_object(const conc_value *value, const char **module,
+                               const char **name);
 
 /* ---------------------------------------------------------------------------
    >>pickle: conc_pickle_dumps, conc_pickle_loads
@@ -2696,12 +2722,15 @@ CONC_API bool conc_value_equal(const conc_value *a, const conc_value *b);
    ------------------------------------------------------------------------ */
 
 /* Makes a pickle of a value (Python's pickle.dumps). `protocol` is 2, which
-   Python 2 can read too, to 5, or 0 for 4. Parts that the value shares are one
+   Python 2 can read too, to 5, or 0 for 4. To it CONC_PASS may be added (4 |
+   CONC_PASS): then there may be objects in the value, which come to life in
+   the reader (see conc_value_object). Parts that the value shares are one
    object to the reader. *out, of *size bytes, is to be freed by conc_free.
    Returns 0. After an error *out is NULL.
    Errors:
    -EINVAL  there is no such protocol, or the value is NULL
-   -EACCES  there is a CONC_OBJECT in it: it would come to life in the reader
+   -EACCES  there is a CONC_OBJECT in it, and no CONC_PASS was added; or one
+            that is made with keywords, which protocols before 4 cannot say
    -ENOMEM  there is no memory for the pickle */
 CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
                                void **out, size_t *size);
@@ -2723,6 +2752,19 @@ CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
 CONC_API int conc_pickle_loads(conc_value **out, const void *data,
                                size_t size);
 
+/* The same, but what asks for more than data becomes a CONC_OBJECT, in which
+   nothing is imported, made or called either. So do Python's collections,
+   which come back as what they were. The names of modules are those of Python
+   3, also of a pickle of Python 2. The limits of a value hold for what objects
+   are made of.
+   Returns 0. After an error *out is NULL.
+   Errors: as conc_pickle_loads, but
+   -EACCES  it has what lies outside of the pickle (a persistent id, a buffer
+            that comes by another way), an object that refers to itself, a call
+            whose result is not used, or what no pickler of Python writes */
+CONC_API int conc_pickle_loads_objects(conc_value **out, const void *data,
+                                       size_t size);
+
 /* ---------------------------------------------------------------------------
    >>format: conc_value_text, conc_build, conc_parse
 
@@ -2735,7 +2777,7 @@ CONC_API int conc_pickle_loads(conc_value **out, const void *data,
    ------------------------------------------------------------------------ */
 
 /* Writes what Python's str() gives: of a str its text, of other types their
-   repr(). As in snprintf, at most `size` bytes are written to buf, the last of
+   repr(); of a CONC_OBJECT <module.name object>. As in snprintf, at most `size` bytes are written to buf, the last of
    them a NUL; but a text that is cut ends with a whole character. It allocates
    nothing and cannot fail.
    Returns the length of the whole text, without the NUL. */
@@ -2970,6 +3012,9 @@ typedef struct conc_queue_opts {
   bool shared;      /* between processes, see below; default false */
   int backend;      /* of a shared queue: CONC_QUEUE_...; default 0: the first
                        that the system has */
+  int objects;      /* CONC_PASS: a message may have objects in it, which
+                       Python's programs that get it execute (see
+                       conc_value_object); default 0: it is refused */
 } conc_queue_opts;
 
 /* How a thread waits for a shared queue: on a word of its memory (_RING, where
@@ -3118,7 +3163,8 @@ CONC_API int conc_queue_join(conc_queue *queue, double timeout);
 /* Appends a copy of a typed value, as conc_put does. A value of bytes is the
    same message as conc_put of these bytes.
    Returns 0.
-   Errors: as conc_put and conc_pickle_dumps. */
+   Errors: as conc_put and conc_pickle_dumps; so
+   -EACCES  there is a CONC_OBJECT in it, and the queue has not CONC_PASS */
 CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
                             double timeout);
 
@@ -3464,6 +3510,12 @@ typedef struct conc_manager {
                                default false: only at a unix socket */
   bool no_shutdown;         /* of a server: clients may not end it; default
                                false: they may, as in Python */
+  int objects;              /* CONC_PASS: values may have objects in them,
+                               which Python's programs execute (see
+                               conc_value_object). Of a client: those that its
+                               queues put and get. Of a server: what it keeps
+                               for its clients; a queue that is registered has
+                               its own .objects. Default 0: they are refused */
   /* private */
   struct conc__manager_data *state; /* NULL: none of its calls was made */
 } conc_manager;
@@ -3560,8 +3612,8 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
      -EPROTO      the server has not understood the request, or the client not
                   the reply
      -ENOENT      the server was started anew, and has no queue of that name
-     -EACCES      the message is, or contains, an instance of a Python class;
-                  it stays in its queue
+     -EACCES      the message is, or contains, an instance of a Python class,
+                  and .objects is not CONC_PASS; it stays in its queue
      -ECONNRESET  the connection was lost; the call may or may not have been
                   carried out
 
@@ -19447,11 +19499,12 @@ CONC_API const void *conc_value_bytes(const conc_value *value, size_t *size) {
 }
 
 CONC_API size_t conc_value_size(const conc_value *value) {
-  return value == NULL ? 0 : value->size;
+  return value == NULL || value->type == CONC_OBJECT ? 0 : value->size;
 }
 
 CONC_API const conc_value *conc_value_item(const conc_value *value, size_t i) {
-  if (value == NULL || !conc__is_container(value->type) || i >= value->size)
+  if (value == NULL || !conc__is_container(value->type) ||
+      i >= conc_value_size(value))
     return NULL;
   return value->as.items + (value->type == CONC_DICT ? i * 2 + 1 : i);
 }
@@ -20707,27 +20760,15 @@ CONC__INLINE int conc__maker_take_mark(conc__maker *m, uint32_t *n) {
   return 0;
 }
 
-/* Moves the top n nodes into the container of that type below them. What a
-   pickle gives to an instance of a class item by item is left out: the class
-   would have to say what it does with them. */
+/* Moves the top n nodes into the container of that type below them. */
 CONC__PRIVATE int conc__maker_fill(conc__maker *m, conc_type type,
                                    uint32_t n) {
   const conc_value *target;
   if (conc__maker_above_mark(m) <= n) return -EBADMSG;
   target = CONC__STACK(m) + m->stack.count - n - 1;
-  if (target->type == CONC_OBJECT) {
-    m->stack.count -= n;
-    return 0;
-  }
   if (target->type != type || (type == CONC_DICT && n % 2 != 0))
     return -EBADMSG;
   return conc__maker_move_top(m, target->as.at, n);
-}
-
-CONC__PRIVATE int conc__maker_fill_marked(conc__maker *m, conc_type type) {
-  uint32_t n = 0;
-  int rc = conc__maker_take_mark(m, &n);
-  return rc != 0 ? rc : conc__maker_fill(m, type, n);
 }
 
 /* Replaces the top n nodes by a new container that holds them. */
@@ -20826,7 +20867,8 @@ CONC__PRIVATE int conc__container_add(const conc__maker *m, conc__container *o,
     if (o->type == CONC_SET || o->type == CONC_FROZENSET ||
         (o->type == CONC_DICT && i % 2 == 0))
       return -EBADMSG;
-    o->hashable = false;
+    /* Whether an object can be a key, only its class knows. */
+    o->hashable = o->type == CONC_OBJECT;
   }
   /* What is added is at most SIZE_MAX / 4 each time: so nothing overflows.
      How much it may be is not known before all texts have been counted. */
@@ -20841,7 +20883,8 @@ CONC__PRIVATE void conc__visit_open(const conc__maker *m, conc__visit *in,
   CONC__CHECK(o->state == CONC__VISIT_FRESH);
   o->state = CONC__VISIT_OPEN;
   o->height = 1;
-  o->hashable = o->type == CONC_TUPLE || o->type == CONC_FROZENSET;
+  o->hashable = o->type == CONC_TUPLE || o->type == CONC_FROZENSET ||
+                o->type == CONC_OBJECT;
   in->container = (uint32_t)container;
   in->item = 0;
   in->run = o->run;
@@ -20861,7 +20904,7 @@ CONC__PRIVATE int conc__visit_items(const conc__maker *m, conc__visit *in,
     v = CONC__POOL(m) + in->run.start;
     if (conc__is_container(v->type) && v->type < CONC__TYPE_CALLABLE) {
       const conc__container *part = CONC__CONTAINERS(m) + v->as.at;
-      if (part->state == CONC__VISIT_OPEN) return -EMSGSIZE; /* endless */
+      if (part->state == CONC__VISIT_OPEN) return -ELOOP; /* endless */
       if (part->state == CONC__VISIT_FRESH) {
         *fresh = v->as.at;
         return 0;
@@ -20891,6 +20934,17 @@ CONC__PRIVATE void conc__visit_close(const conc__maker *m,
   sum->last = in->container + 1;
 }
 
+/* What is open contains itself: -ELOOP if there is an object among it, else
+   -EMSGSIZE. */
+CONC__PRIVATE int conc__measure_loop(const conc__maker *m,
+                                     const conc__visit *level,
+                                     unsigned depth) {
+  while (depth-- > 0)
+    if (CONC__CONTAINERS(m)[level[depth].container].type == CONC_OBJECT)
+      return -ELOOP;
+  return -EMSGSIZE;
+}
+
 /* Visits what container `root` reaches, and adds it up. The last limit is for
    containers that were made of others: each has nodes of its own for the same
    texts, which count again and are written again. No honest writer makes two
@@ -20903,6 +20957,7 @@ CONC__PRIVATE int conc__maker_measure(const conc__maker *m, size_t root,
   conc__visit_open(m, &level[0], root);
   while (depth > 0) {
     int rc = conc__visit_items(m, &level[depth - 1], sum, &fresh);
+    if (rc == -ELOOP) return conc__measure_loop(m, level, depth);
     if (rc != 0) return rc;
     if (fresh == SIZE_MAX) {
       conc__visit_close(m, &level[--depth], sum);
@@ -20943,15 +20998,18 @@ CONC__PRIVATE void conc__node_finish(const conc__maker *m, conc_value *v,
   }
 }
 
-/* Whether a key differs from itself in Python, by a NaN in it: such keys are
-   never one. Keys are small, and only those that look equal are asked. */
-CONC__PRIVATE bool conc__has_nan(const conc_value *v) {
+/* Whether a key may differ in Python from one that looks the same here, by a
+   NaN in it, or by an object, whose class may hold it equal to itself alone:
+   such keys are never one. Keys are small, and only those that look equal are
+   asked. */
+CONC__PRIVATE bool conc__is_unlike(const conc_value *v) {
   conc__walk w;
   int step;
   conc__walk_begin(&w, v);
   while ((step = conc__walk_step(&w)) != CONC__WALK_END)
-    if (step == CONC__WALK_LEAF && w.value->type == CONC_FLOAT &&
-        w.value->as.real != w.value->as.real)
+    if (w.value->type == CONC_OBJECT ||
+        (step == CONC__WALK_LEAF && w.value->type == CONC_FLOAT &&
+         w.value->as.real != w.value->as.real))
       return true;
   return false;
 }
@@ -20970,7 +21028,7 @@ CONC__PRIVATE int conc__set_finish(conc_value *items, size_t n,
   rc = conc__sort(&s, n);
   if (rc != 0 || !s.equal) return rc;
   for (i = 1; i < n; i++)
-    if (conc__sort_order(&s, kept - 1, i) != 0 || conc__has_nan(items + i))
+    if (conc__sort_order(&s, kept - 1, i) != 0 || conc__is_unlike(items + i))
       items[kept++] = items[i];
   *size = kept;
   return 0;
@@ -20985,7 +21043,7 @@ CONC__PRIVATE bool conc__dict_merge(conc_value *items, const uint32_t *index,
   size_t i;
   for (i = 1; i < pairs; i++) {
     conc_value *pair = items + (size_t)index[i] * 2;
-    if (conc__compare_values(first, pair, false) != 0 || conc__has_nan(pair)) {
+    if (conc__compare_values(first, pair, false) != 0 || conc__is_unlike(pair)) {
       first = pair;
     } else {
       first[1] = pair[1];
@@ -21011,7 +21069,7 @@ CONC__PRIVATE int conc__dict_finish(conc_value *items, size_t pairs,
     s.index = (uint32_t *)(void *)(items + pairs * 2);
     for (i = 0; i < pairs; i++) s.index[i] = (uint32_t)i;
     rc = conc__sort(&s, pairs);
-    /* In the second turn only NaNs look equal, which are not merged. */
+    /* In the second turn only those look equal that are not merged. */
     if (rc != 0 || !s.equal) return rc;
     if (!conc__dict_merge(items, s.index, pairs)) return 0;
     for (i = kept = 0; i < pairs; i++) {
@@ -21070,7 +21128,7 @@ CONC__PRIVATE int conc__maker_check(const conc__maker *m,
 
 /* Makes the value of the one node on the stack, in one allocation: the root,
    the items of all containers with their indexes, all text. 0, -ENOMEM, or
-   what measuring says. The maker is only good to be freed afterwards. */
+   what measuring says; -ELOOP is an object that contains itself. The maker is only good to be freed afterwards. */
 CONC__PRIVATE int conc__maker_finish(conc__maker *m, conc_value **out) {
   const conc_value *root = CONC__STACK(m);
   conc__measured sum;
@@ -21113,6 +21171,353 @@ CONC__PRIVATE int conc__maker_finish(conc__maker *m, conc_value **out) {
 }
 
 /* ---------------------------------------------------------------------------
+   >>recipe: objects that only Python can make
+
+   A CONC_OBJECT is the recipe by which a pickle makes an object: what is
+   called, with what, and what the object is given then. It is a container like
+   the others, so all that walks a value walks through it, its parts may be
+   shared with parts outside of it, and the limits of a value hold for it. What
+   the caller sees is closed; the items are for this file.
+
+   Invariants: item 0 of a recipe is an int, CONC__BY_... and CONC__WITH_...;
+   the items behind it are those that conc__recipe_part names; what is called
+   is a recipe itself. Nothing here calls, imports or makes anything.
+
+   The names of classes are those of Python 3, and have neither a newline, with
+   which GLOBAL ends them, nor a NUL, and if there are dots only few.
+
+   Uses the maker. Its users are >>unpickle and >>pickle.
+   ------------------------------------------------------------------------ */
+
+/* --- what a recipe is made of --- */
+
+/* How the object is made, and the items that say so. */
+enum {
+  CONC__BY_NAME,     /* module, name: a class or function itself */
+  CONC__BY_CODE,     /* an int: the same, by its number in Python's copyreg */
+  CONC__BY_CALL,     /* what is called, a tuple of arguments (REDUCE) */
+  CONC__BY_NEW,      /* the same, by __new__ of a class (NEWOBJ) */
+  CONC__BY_KEYWORDS, /* the same, and a dict of arguments (NEWOBJ_EX) */
+  CONC__BY_OLD,      /* class, arguments: of Python 2's old classes (OBJ) */
+  CONC__BY = 7,      /* the bits of these */
+  /* What it is given behind that, in this order; an item for each. */
+  CONC__WITH_ITEMS = 8,  /* a list: these are appended to it */
+  CONC__WITH_PAIRS = 16, /* a list: key, value, key, value, which are set */
+  CONC__WITH_STATE = 32  /* what its __setstate__ gets, or its attributes */
+};
+
+/* What an item is: one of CONC__WITH_..., or one of these. */
+enum {
+  CONC__PART_HOW,
+  CONC__PART_CALLED,
+  CONC__PART_ARGUMENTS,
+  CONC__PART_KEYWORDS
+};
+
+/* How many items there are of what the object is made by. */
+CONC__INLINE uint32_t conc__recipe_made(int64_t how) {
+  how &= CONC__BY;
+  return how == CONC__BY_CODE ? 2 : how == CONC__BY_KEYWORDS ? 4 : 3;
+}
+
+/* What item i of a recipe is. Of a name or a code only the first is asked. */
+CONC__PRIVATE int conc__recipe_part(const conc_value *v, size_t i) {
+  const int64_t how = v->as.items[0].as.integer;
+  const uint32_t made = conc__recipe_made(how);
+  int with;
+  if (i < made) return (int)i;
+  for (i -= made, with = CONC__WITH_ITEMS; with <= CONC__WITH_STATE; with *= 2)
+    if ((how & with) != 0 && i-- == 0) break;
+  CONC__CHECK(with <= CONC__WITH_STATE);
+  return with;
+}
+
+CONC__INLINE int conc__recipe_by(const conc_value *v) {
+  return (int)(v->as.items[0].as.integer & CONC__BY);
+}
+
+/* The tuple of arguments of a value that is an object and was made of some;
+   else NULL. */
+CONC__PRIVATE const conc_value *conc__recipe_arguments(const conc_value *v) {
+  return conc_value_type(v) == CONC_OBJECT &&
+                 conc__recipe_by(v) >= CONC__BY_CALL
+             ? v->as.items + CONC__PART_ARGUMENTS
+             : NULL;
+}
+
+/* The state of a value that is an object and was given one; else NULL. It is
+   the last item. */
+CONC__PRIVATE const conc_value *conc__recipe_state(const conc_value *v) {
+  return conc_value_type(v) == CONC_OBJECT &&
+                 (v->as.items[0].as.integer & CONC__WITH_STATE) != 0
+             ? v->as.items + v->size - 1
+             : NULL;
+}
+
+/* Whether what is called is one of Python's own functions that make an object
+   of the class that is their first argument. */
+CONC__PRIVATE bool conc__recipe_is_maker(const conc_value *called) {
+  const char *module, *name;
+  if (conc__recipe_by(called) != CONC__BY_NAME) return false;
+  module = (const char *)called->as.items[1].as.bytes;
+  name = (const char *)called->as.items[2].as.bytes;
+  return (strcmp(module, "copyreg") == 0 &&
+          (strcmp(name, "_reconstructor") == 0 ||
+           strcmp(name, "__newobj__") == 0 ||
+           strcmp(name, "__newobj_ex__") == 0)) ||
+         (strcmp(module, "builtins") == 0 && strcmp(name, "getattr") == 0);
+}
+
+/* The recipe of the class of an object, CONC__BY_NAME or _CODE; it itself if
+   it is one. Each turn goes a level deeper into the value. */
+CONC__PRIVATE const conc_value *conc__recipe_class(const conc_value *v) {
+  CONC__CHECK(v->type == CONC_OBJECT);
+  while (conc__recipe_by(v) >= CONC__BY_CALL) {
+    const conc_value *args = v->as.items + CONC__PART_ARGUMENTS;
+    v = v->as.items + CONC__PART_CALLED;
+    CONC__CHECK(v->type == CONC_OBJECT);
+    if (conc__recipe_is_maker(v) && args->size > 0 &&
+        args->as.items->type == CONC_OBJECT)
+      v = args->as.items;
+  }
+  return v;
+}
+
+CONC_API int conc_value_object(const conc_value *value, const char **module,
+                               const char **name) {
+  if (conc_value_type(value) != CONC_OBJECT) return -EINVAL;
+  value = conc__recipe_class(value);
+  if (conc__recipe_by(value) == CONC__BY_CODE) {
+    *module = "copyreg";
+    *name = "_extension_registry";
+  } else {
+    *module = (const char *)value->as.items[1].as.bytes;
+    *name = (const char *)value->as.items[2].as.bytes;
+  }
+  return 0;
+}
+
+/* The class of a CONC_OBJECT, without its module; NULL for other values. */
+CONC__PRIVATE const char *conc__object_name(const conc_value *v) {
+  const char *module, *name;
+  return conc_value_object(v, &module, &name) == 0 ? name : NULL;
+}
+
+/* The first object in a value; NULL if there is none. */
+CONC__PRIVATE const conc_value *conc__recipe_find(const conc_value *v) {
+  conc__walk w;
+  int step;
+  conc__walk_begin(&w, v);
+  while ((step = conc__walk_step(&w)) != CONC__WALK_END)
+    if (step == CONC__WALK_OPEN && w.value->type == CONC_OBJECT)
+      return w.value;
+  return NULL;
+}
+
+/* --- names of Python 2 ---
+
+   What Python's _compat_pickle does with a pickle of a protocol before 3, in
+   both directions; without the modules of Tk, and others that make nothing
+   that is sent. */
+
+typedef struct conc__renamed {
+  const char *old_module, *old_name; /* no name: all names of the module */
+  const char *module, *name;
+} conc__renamed;
+
+static const conc__renamed conc__renamed_table[] = {
+    {"__builtin__", "xrange", "builtins", "range"},
+    {"__builtin__", "unicode", "builtins", "str"},
+    {"__builtin__", "long", "builtins", "int"},
+    {"__builtin__", "unichr", "builtins", "chr"},
+    {"__builtin__", "reduce", "functools", "reduce"},
+    {"__builtin__", "intern", "sys", "intern"},
+    {"itertools", "izip", "builtins", "zip"},
+    {"itertools", "imap", "builtins", "map"},
+    {"itertools", "ifilter", "builtins", "filter"},
+    {"itertools", "ifilterfalse", "itertools", "filterfalse"},
+    {"itertools", "izip_longest", "itertools", "zip_longest"},
+    {"UserDict", "IterableUserDict", "collections", "UserDict"},
+    {"UserList", "UserList", "collections", "UserList"},
+    {"UserString", "UserString", "collections", "UserString"},
+    {"multiprocessing.process", "Process", "multiprocessing.context",
+     "Process"},
+    {"_multiprocessing", "Connection", "multiprocessing.connection",
+     "Connection"},
+    {"exceptions", NULL, "builtins", NULL}, /* see conc__renamed_fits */
+    {"__builtin__", NULL, "builtins", NULL},
+    {"copy_reg", NULL, "copyreg", NULL},
+    {"Queue", NULL, "queue", NULL},
+    {"SocketServer", NULL, "socketserver", NULL},
+    {"ConfigParser", NULL, "configparser", NULL},
+    {"repr", NULL, "reprlib", NULL},
+    {"thread", NULL, "_thread", NULL},
+    {"dummy_thread", NULL, "_dummy_thread", NULL},
+    {"xmlrpclib", NULL, "xmlrpc.client", NULL},
+    {"SimpleXMLRPCServer", NULL, "xmlrpc.server", NULL},
+    {"httplib", NULL, "http.client", NULL},
+    {"htmlentitydefs", NULL, "html.entities", NULL},
+    {"HTMLParser", NULL, "html.parser", NULL},
+    {"Cookie", NULL, "http.cookies", NULL},
+    {"cookielib", NULL, "http.cookiejar", NULL},
+    {"BaseHTTPServer", NULL, "http.server", NULL},
+    {"commands", NULL, "subprocess", NULL},
+    {"urlparse", NULL, "urllib.parse", NULL},
+    {"robotparser", NULL, "urllib.robotparser", NULL},
+    {"urllib2", NULL, "urllib.request", NULL},
+    {"_abcoll", NULL, "collections.abc", NULL},
+    /* These are for reading alone: the ones above are found first. */
+    {"cPickle", NULL, "pickle", NULL},
+    {"_elementtree", NULL, "xml.etree.ElementTree", NULL},
+    {"UserDict", NULL, "collections", NULL},
+    {"UserList", NULL, "collections", NULL},
+    {"UserString", NULL, "collections", NULL},
+    {"StringIO", NULL, "io", NULL},
+    {"cStringIO", NULL, "io", NULL},
+};
+#define CONC__RENAMED                                                         \
+  (sizeof conc__renamed_table / sizeof *conc__renamed_table)
+/* Where those begin that are for reading alone. */
+#define CONC__RENAMED_READ (CONC__RENAMED - 7)
+
+/* Whether a row holds for a name of Python 3: of the builtins only exceptions
+   stand in a module of their own in Python 2, and of what has a capital
+   letter there these two are none. */
+CONC__PRIVATE bool conc__renamed_fits(const conc__renamed *row,
+                                      const char *module, const char *name) {
+  if (strcmp(row->module, module) != 0) return false;
+  if (row->name != NULL) return strcmp(row->name, name) == 0;
+  if (strcmp(row->old_module, "exceptions") != 0) return true;
+  return *name >= 'A' && *name <= 'Z' && strcmp(name, "Ellipsis") != 0 &&
+         strcmp(name, "NotImplemented") != 0;
+}
+
+/* Makes names of Python 3 those of Python 2; they stay if they are the
+   same. */
+CONC__PRIVATE void conc__rename_to_2(const char **module, const char **name) {
+  size_t i;
+  for (i = 0; i < CONC__RENAMED_READ; i++) {
+    const conc__renamed *row = conc__renamed_table + i;
+    if (!conc__renamed_fits(row, *module, *name)) continue;
+    *module = row->old_module;
+    if (row->old_name != NULL) *name = row->old_name;
+    return;
+  }
+}
+
+/* Makes the top two nodes, which are strs, names of Python 3. */
+CONC__PRIVATE int conc__rename_to_3(conc__maker *m) {
+  const uint32_t at = m->stack.count - 2;
+  size_t i;
+  for (i = 0; i < CONC__RENAMED; i++) {
+    const conc__renamed *row = conc__renamed_table + i;
+    const conc_value *top = CONC__STACK(m) + at;
+    int rc = 0;
+    if (!conc__maker_text_is(m, top, row->old_module) ||
+        (row->old_name != NULL &&
+         !conc__maker_text_is(m, top + 1, row->old_name)))
+      continue;
+    /* Each is pushed, and takes the place of the old one. */
+    rc = conc__maker_push_text(m, CONC_STR, row->module, strlen(row->module));
+    if (rc != 0) return rc;
+    CONC__STACK(m)[at] = CONC__STACK(m)[--m->stack.count];
+    if (row->name == NULL) return 0;
+    rc = conc__maker_push_text(m, CONC_STR, row->name, strlen(row->name));
+    if (rc != 0) return rc;
+    CONC__STACK(m)[at + 1] = CONC__STACK(m)[--m->stack.count];
+    return 0;
+  }
+  return 0;
+}
+
+/* --- making a recipe ---
+
+   On a maker's stack, as a pickle says it. A recipe that a maker has is
+   known by the number of its container. All of these return 0 or negative
+   errno; -EACCES: no pickler of Python writes that. */
+
+/* Each dot of a name is some 30 bytes when it is written, and the name is put
+   together again at each dot when that is read: so names that have any are
+   short. Then conc__maker_reuse lets through what is written here. */
+#define CONC__RECIPE_DOTS 8
+#define CONC__RECIPE_DOTTED 200 /* bytes */
+
+/* Whether a text can be the module of a recipe, or a name with that many dots
+   at most. */
+CONC__PRIVATE bool conc__recipe_name_fits(const conc__maker *m,
+                                          const conc_value *v, size_t most) {
+  const unsigned char *p = conc__maker_text(m, v);
+  size_t dots = 0, i;
+  for (i = 0; i < v->size; i++) {
+    if (p[i] == '\n' || p[i] == 0) return false;
+    if (p[i] == '.' && most < SIZE_MAX &&
+        (++dots > most || v->size > CONC__RECIPE_DOTTED))
+      return false;
+  }
+  return true;
+}
+
+/* Item i of a recipe: in one of its few runs. */
+CONC__PRIVATE conc_value *conc__maker_part(const conc__maker *m,
+                                           size_t container, uint32_t i) {
+  conc__stretch run = CONC__CONTAINERS(m)[container].run;
+  CONC__CHECK(i < CONC__CONTAINERS(m)[container].count);
+  while (i >= run.count) {
+    i -= run.count;
+    run = CONC__RUNS(m)[run.next - 1];
+  }
+  return CONC__POOL(m) + run.start + i;
+}
+
+/* Replaces the top n nodes by the recipe that they are the first items of. */
+CONC__PRIVATE int conc__maker_recipe(conc__maker *m, int how, uint32_t n) {
+  conc_value *at, first;
+  int rc;
+  if (conc__maker_above_mark(m) < n) return -EBADMSG;
+  CONC__CHECK(n + 1 == conc__recipe_made(how));
+  rc = conc__maker_push_int(m, how);
+  if (rc != 0) return rc;
+  at = CONC__STACK(m) + m->stack.count - 1 - n;
+  first = at[n];
+  memmove(at + 1, at, n * sizeof *at);
+  *at = first;
+  return conc__maker_collect(m, CONC_OBJECT, n + 1);
+}
+
+/* Takes the top node away and gives it to a recipe, as its next item: `with`
+   says what it is. */
+CONC__PRIVATE int conc__maker_give(conc__maker *m, size_t container,
+                                   int with) {
+  int64_t *how = &conc__maker_part(m, container, 0)->as.integer;
+  /* A class itself is not changed, and the order is that in which Python's
+     picklers write it. */
+  if ((*how & CONC__BY) < CONC__BY_CALL || *how >= with) return -EACCES;
+  *how |= with;
+  return conc__maker_move_top(m, container, 1);
+}
+
+/* Gives the top n nodes to a recipe, to append or to set them. They are one
+   list, however many opcodes bring them. */
+CONC__PRIVATE int conc__maker_give_all(conc__maker *m, size_t container,
+                                       int with, uint32_t n) {
+  size_t list = m->containers.count;
+  const int64_t how = conc__maker_part(m, container, 0)->as.integer;
+  int rc;
+  if (n == 0) return 0;
+  if (with == CONC__WITH_PAIRS && n % 2 != 0) return -EBADMSG;
+  if ((how & with) == 0) {
+    rc = conc__maker_push_empty(m, CONC_LIST);
+    if (rc == 0) rc = conc__maker_give(m, container, with);
+    if (rc != 0) return rc;
+  } else {
+    const conc__container *o = CONC__CONTAINERS(m) + container;
+    if (how >= with * 2) return -EACCES;
+    list = conc__maker_part(m, container, o->count - 1)->as.at;
+  }
+  return conc__maker_move_top(m, list, n);
+}
+
+/* ---------------------------------------------------------------------------
    >>unpickle: Python's pickle, read as data
 
    Pickle is a program for a small machine: a stack, marks on it, and a memo
@@ -21124,7 +21529,9 @@ CONC__PRIVATE int conc__maker_finish(conc__maker *m, conc_value **out) {
    pushes one node or less, and there are at most CONC__PICKLE_OPCODES of
    them; so time and memory are O(input), for a hostile pickle too.
 
-   Uses the maker.
+   What is more than data becomes a recipe, or is refused.
+
+   Uses the maker and >>recipe.
 
    The opcodes and their names are those of Python's pickletools, which is
    also where their meaning is written down.
@@ -21206,15 +21613,16 @@ enum {
   CONC__OP_REDUCE = 'R',        /* calls a name with a tuple of arguments */
   CONC__OP_NEWOBJ = 0x81,       /* the same, by a class's __new__ */
   CONC__OP_BUILD = 'b',         /* gives the object below a state */
-  /* Make or fetch what is not in the pickle: always refused. */
-  CONC__OP_INST = 'i',      /* GLOBAL and REDUCE in one, of Python 1 */
-  CONC__OP_OBJ = 'o',       /* the same, its class from the stack */
+  CONC__OP_NEWOBJ_EX = 0x92,    /* NEWOBJ with keyword arguments */
+  CONC__OP_INST = 'i',          /* makes an instance of an old class: two
+                                   lines; all are its arguments */
+  CONC__OP_OBJ = 'o',           /* the same, its class being the first of all */
+  CONC__OP_EXT1 = 0x82,         /* names by numbers, which each program */
+  CONC__OP_EXT2 = 0x83,         /* gives out for itself */
+  CONC__OP_EXT4 = 0x84,
+  /* Fetch what is not in the pickle: always refused. */
   CONC__OP_PERSID = 'P',    /* what an application stored elsewhere */
   CONC__OP_BINPERSID = 'Q', /* the same, its name from the stack */
-  CONC__OP_EXT1 = 0x82,     /* names by numbers, which each program */
-  CONC__OP_EXT2 = 0x83,     /* gives out for itself */
-  CONC__OP_EXT4 = 0x84,
-  CONC__OP_NEWOBJ_EX = 0x92,      /* NEWOBJ with keyword arguments */
   CONC__OP_NEXT_BUFFER = 0x97,    /* a buffer that comes by another way */
   CONC__OP_READONLY_BUFFER = 0x98 /* makes that one read-only */
 };
@@ -21224,13 +21632,16 @@ enum {
    A name (GLOBAL) is refused unless it is one of those that data is made
    with, or Token, which the manager's protocol sends. With limits->objects
    it may be any: a client that reads a reply may meet a Python exception.
-   Calling such a name makes an inert CONC_OBJECT. -EACCES says "this wants
-   more than data", -EBADMSG "this is no pickle". */
+   Such a name, and what it is called for, is an inert CONC_OBJECT. -EACCES
+   says "this wants more than data", -EBADMSG "this is no pickle". */
 
 typedef struct conc__pickle_limits {
   bool objects; /* any class may be named and instantiated: inert */
   bool exact;   /* what would come back as another type is refused: an
-                   OrderedDict, a deque, a defaultdict, a Counter */
+                   OrderedDict, a deque, a defaultdict, a Counter; with
+                   `objects` it is one */
+  bool body;    /* it is the body of a pickle as it is stored: without PROTO,
+                   but with names of Python 3 */
   uint32_t depth, parts; /* how many of both are around the value, as an
                             envelope: they do not count as its own */
   char *refused; /* CONC__REFUSED_MAX bytes, or NULL: after -EACCES, what was
@@ -21243,12 +21654,19 @@ typedef struct conc__pickle_limits {
    What a client puts must come back as what it was. To be copied, with
    `refused` set. */
 static const conc__pickle_limits conc__pickle_request_limits
-    __attribute__((unused)) = {false, true, 2, 8, NULL};
+    __attribute__((unused)) = {false, true, false, 2, 8, NULL};
 
 /* For a client: (kind, result). Messages of a value are read as data alone, as
    conc_pickle_loads does it. */
 static const conc__pickle_limits conc__pickle_reply_limits
-    __attribute__((unused)) = {true, false, 2, 4, NULL};
+    __attribute__((unused)) = {true, false, false, 2, 4, NULL};
+
+/* For what is to come back as it was, whatever it is: a pickle, and the body
+   of one. */
+static const conc__pickle_limits conc__pickle_pass_limits = {true,  true, false,
+                                                             0, 0, NULL};
+static const conc__pickle_limits conc__pickle_body_limits = {true, true, true,
+                                                             0, 0, NULL};
 
 /* The largest value, in the worst form of any protocol and with everything
    memoized, has no more opcodes; a program of more does nothing but keep the
@@ -21266,14 +21684,16 @@ enum {
   CONC__CALL_DICT,        /* becomes a dict: of nothing, a dict, pairs */
   CONC__CALL_DEFAULTDICT, /* the same; its first argument is left out */
   CONC__CALL_FACTORY,     /* that argument: it is never called */
-  CONC__CALL_OBJECT /* as.at: a container of two texts, module and class */
+  CONC__CALL_OBJECT       /* as.at: the container of a recipe */
 };
 
 typedef struct conc__pickle_reader {
   const unsigned char *begin, *p, *end; /* begin <= p <= end */
-  bool objects, exact;                  /* of the limits */
+  bool objects, exact, body;            /* of the limits */
   int protocol;                         /* of the last PROTO; 0 before it */
   char *refused;                        /* of the limits */
+  uint32_t names[CONC__CALL_ENCODE + 1]; /* of `objects`: container + 1 of the
+                                            recipe of each of these names */
   conc__maker m;
 } conc__pickle_reader;
 
@@ -21621,6 +22041,11 @@ CONC__PRIVATE int conc__pickle_refuse_word(conc__pickle_reader *r,
                              NULL, 0);
 }
 
+/* Whether this is a pickle of Python 2, or one that it can read. */
+CONC__INLINE bool conc__pickle_is_old(const conc__pickle_reader *r) {
+  return r->protocol < 3 && !r->body;
+}
+
 /* What a name stands for that was found, module and class being the two nodes
    at `top`: -1 if it may not be called. The table holds what Python's own
    pickles of data name, under the names of both Pythons: this is the list of
@@ -21672,6 +22097,33 @@ CONC__PRIVATE int conc__pickle_known_name(const conc__pickle_reader *r,
   return call;
 }
 
+/* Replaces module and class, the top two nodes, by the recipe of that name.
+   Names that data is made with stand in a pickle once for each text and set,
+   if it is one of ours: so they have one recipe. */
+CONC__PRIVATE int conc__pickle_push_name(conc__pickle_reader *r) {
+  conc__maker *m = &r->m;
+  const conc_value *top;
+  size_t container;
+  int call, rc = 0;
+  if (conc__pickle_is_old(r)) rc = conc__rename_to_3(m);
+  if (rc != 0) return rc;
+  top = CONC__STACK(m) + m->stack.count - 2;
+  if (!conc__recipe_name_fits(m, top, SIZE_MAX) ||
+      !conc__recipe_name_fits(m, top + 1, CONC__RECIPE_DOTS))
+    return conc__pickle_refuse_word(r, "a name that no class has");
+  call = conc__pickle_known_name(r, top);
+  if (call < 0 || call > CONC__CALL_ENCODE)
+    return conc__maker_recipe(m, CONC__BY_NAME, 2);
+  if (r->names[call] != 0) {
+    m->stack.count -= 2;
+    return conc__maker_push(m, CONC_OBJECT, 0, r->names[call] - 1u);
+  }
+  container = m->containers.count;
+  rc = conc__maker_recipe(m, CONC__BY_NAME, 2);
+  if (rc == 0) r->names[call] = (uint32_t)container + 1;
+  return rc;
+}
+
 /* Replaces module and class, the top two nodes, by a name: -EACCES if it is
    one that may not be called. */
 CONC__PRIVATE int conc__pickle_read_name(conc__pickle_reader *r) {
@@ -21681,17 +22133,16 @@ CONC__PRIVATE int conc__pickle_read_name(conc__pickle_reader *r) {
   if (conc__maker_above_mark(m) < 2) return -EBADMSG;
   top = CONC__STACK(m) + m->stack.count - 2;
   if (top[0].type != CONC_STR || top[1].type != CONC_STR) return -EBADMSG;
+  if (r->objects) return conc__pickle_push_name(r);
   call = conc__pickle_known_name(r, top);
-  if (call < 0 && !r->objects)
+  if (call < 0)
     return conc__pickle_refuse(r, conc__maker_text(m, top), top[0].size,
                                conc__maker_text(m, top + 1), top[1].size);
-  if (call >= 0 && call != CONC__CALL_OBJECT) {
+  if (call != CONC__CALL_OBJECT) {
     m->stack.count -= 2;
     return conc__maker_push(m, CONC__TYPE_CALLABLE, (size_t)call, 0);
   }
-  /* Module and class of any other are kept, as a container that the name
-     points to: they are the first two items of the CONC_OBJECT it makes. */
-  rc = conc__maker_collect(m, CONC_OBJECT, 2);
+  rc = conc__maker_recipe(m, CONC__BY_NAME, 2);
   if (rc != 0) return rc;
   CONC__STACK(m)[m->stack.count - 1].type = CONC__TYPE_CALLABLE;
   CONC__STACK(m)[m->stack.count - 1].size = CONC__CALL_OBJECT;
@@ -21711,6 +22162,18 @@ CONC__PRIVATE int conc__pickle_read_global(conc__pickle_reader *r) {
     if (rc != 0) return rc;
   }
   return conc__pickle_read_name(r);
+}
+
+/* EXT1, EXT2 and EXT4: a name's number of `width` bytes, above 0. */
+CONC__PRIVATE int conc__pickle_read_code(conc__pickle_reader *r,
+                                         size_t width) {
+  uint64_t code = 0;
+  int rc;
+  if (!r->objects) return conc__pickle_refuse_word(r, "an extension code");
+  rc = conc__pickle_read_number(r, width, &code);
+  if (rc != 0 || code == 0 || code > INT32_MAX) return -EBADMSG;
+  rc = conc__maker_push_int(&r->m, (int64_t)code);
+  return rc != 0 ? rc : conc__maker_recipe(&r->m, CONC__BY_CODE, 1);
 }
 
 /* --- reading: calls --- */
@@ -21808,49 +22271,111 @@ CONC__PRIVATE int conc__pickle_call_bytes(conc__pickle_reader *r, size_t call,
   return rc != 0 ? rc : conc__maker_push_latin1(m, type, arg);
 }
 
-/* Calls any other class: makes an inert CONC_OBJECT of module, class,
-   arguments, and a state that a BUILD behind it may set. Nothing of what such
-   a class would do happens; a reader of the value sees what was asked for. */
-CONC__PRIVATE int conc__pickle_call_class(conc__maker *m,
-                                          const conc_value *name,
-                                          const conc_value *args) {
-  conc_value *words =
-      CONC__POOL(m) + CONC__CONTAINERS(m)[name->as.at].run.start;
+/* The texts among the items of a tuple that a Python 2 has given to a class.
+   Its str is text or bytes: here the class alone knows which. So what is not
+   ASCII is what it was, bytes; and so is what the three classes of datetime
+   get, however it looks. What was unicode in Python 2 stays text. */
+CONC__PRIVATE void conc__pickle_old_texts(const conc__pickle_reader *r,
+                                          const conc_value *tuple, bool all) {
+  const conc__container *o = CONC__CONTAINERS(&r->m) + tuple->as.at;
+  conc_value *v = CONC__POOL(&r->m) + o->run.start;
   uint32_t i;
-  int rc = 0;
-  /* All instances of a class share its name. */
-  for (i = 0; rc == 0 && i < 2; i++) {
-    rc = conc__maker_number(m, words + i);
-    if (rc == 0) rc = conc__maker_recall(m, words + i);
+  for (i = 0; i < o->count; i++, v++) {
+    const unsigned char *p;
+    /* Behind the opcode and the length: SHORT_BINSTRING or BINSTRING. What a
+       line was read from does not lie in the input. */
+    if (v->type != CONC_STR || v->as.at < 2 || v->as.at >= r->m.input_size)
+      continue;
+    p = r->begin + v->as.at;
+    if ((p[-2] != CONC__OP_SHORT_BINSTRING || p[-1] != v->size) &&
+        (v->as.at < 5 || p[-5] != CONC__OP_BINSTRING ||
+         conc__little_endian(p - 4, 4) != v->size))
+      continue;
+    if (all || conc__ascii_prefix(p, v->size) < v->size) v->type = CONC_BYTES;
   }
-  if (rc == 0) rc = conc__maker_push_node(m, args);
-  if (rc == 0) rc = conc__maker_push(m, CONC_NONE, 0, 0);
-  return rc != 0 ? rc : conc__maker_collect(m, CONC_OBJECT, 4);
 }
 
-/* REDUCE, and NEWOBJ, which only classes are for: replaces a name and a tuple
-   of arguments by what the call makes. */
-CONC__PRIVATE int conc__pickle_read_call(conc__pickle_reader *r,
-                                         bool is_class) {
+/* The item of a recipe that is a name: its module, behind which its name
+   stands. NULL if it is made otherwise. */
+CONC__PRIVATE const conc_value *
+conc__pickle_name_of(const conc__maker *m, const conc_value *recipe) {
+  const conc_value *how = conc__maker_part(m, recipe->as.at, 0);
+  return (how->as.integer & CONC__BY) == CONC__BY_NAME ? how + 1 : NULL;
+}
+
+/* getattr(class, 'name'), by which protocols before 4, and the writer of
+   >>pickle, name a class inside of a class: becomes the name "class.name".
+   The two are the top nodes. 1: it is something else. */
+CONC__PRIVATE int conc__pickle_join_names(conc__pickle_reader *r) {
   conc__maker *m = &r->m;
-  const conc__container *tuple;
-  const conc_value *arg;
-  conc_value name, args;
-  if (conc__maker_above_mark(m) < 2) return -EBADMSG;
-  name = CONC__STACK(m)[m->stack.count - 2];
-  args = CONC__STACK(m)[m->stack.count - 1];
-  if (name.type != CONC__TYPE_CALLABLE || args.type != CONC_TUPLE)
-    return -EBADMSG;
-  if (name.size == CONC__CALL_FACTORY ||
-      (is_class && name.size != CONC__CALL_OBJECT))
-    return conc__pickle_refuse_word(r, "a call of a built-in class");
-  /* Name and arguments leave the stack first: what is made takes their place,
-     and both are copies, which no growing array moves. */
-  m->stack.count -= 2;
-  tuple = CONC__CONTAINERS(m) + args.as.at;
+  const conc_value *top = CONC__STACK(m) + m->stack.count - 2;
+  const conc_value *called = conc__pickle_name_of(m, top), *outer, *arg;
+  const conc__container *tuple = CONC__CONTAINERS(m) + top[1].as.at;
+  conc_value module, first, second;
+  unsigned char *out = NULL;
+  int rc;
+  if (called == NULL || !conc__maker_text_is(m, called, "builtins") ||
+      !conc__maker_text_is(m, called + 1, "getattr") || tuple->count != 2)
+    return 1;
   arg = CONC__POOL(m) + tuple->run.start;
+  outer = arg[0].type == CONC_OBJECT ? conc__pickle_name_of(m, arg) : NULL;
+  if (outer == NULL || arg[1].type != CONC_STR || arg[1].size == 0) return 1;
+  module = outer[0];
+  first = outer[1];
+  second = arg[1];
+  if (!conc__recipe_name_fits(m, &second, 0)) return 1;
+  if (first.size > CONC__RECIPE_DOTTED || second.size > CONC__RECIPE_DOTTED)
+    return conc__pickle_refuse_word(r, "a name that no class has");
+  rc = conc__maker_reuse(m, first.size + second.size);
+  if (rc == 0)
+    rc = conc__maker_reserve_text(m, first.size + 1 + second.size, &out);
+  if (rc != 0) return rc;
+  memcpy(out, conc__maker_text(m, &first), first.size);
+  out[first.size] = '.';
+  memcpy(out + first.size + 1, conc__maker_text(m, &second), second.size);
+  m->stack.count -= 2;
+  rc = conc__maker_push_node(m, &module);
+  if (rc == 0)
+    rc = conc__maker_push_reserved(m, CONC_STR,
+                                   first.size + 1 + second.size);
+  if (rc == 0 &&
+      !conc__recipe_name_fits(m, conc__maker_top(m), CONC__RECIPE_DOTS))
+    return conc__pickle_refuse_word(r, "a name that no class has");
+  return rc != 0 ? rc : conc__maker_recipe(m, CONC__BY_NAME, 2);
+}
+
+/* Makes a recipe of what the top nodes are: what is called, a tuple, and of
+   CONC__BY_KEYWORDS a dict. Nothing of what the class would do happens. */
+CONC__PRIVATE int conc__pickle_call_class(conc__pickle_reader *r, int how) {
+  conc__maker *m = &r->m;
+  const uint32_t n = conc__recipe_made(how) - 1;
+  const conc_value *top = CONC__STACK(m) + m->stack.count - n, *name;
+  int rc;
+  if (top[0].type != CONC_OBJECT || top[1].type != CONC_TUPLE ||
+      (n > 2 && top[2].type != CONC_DICT))
+    return -EBADMSG;
+  if (how == CONC__BY_CALL) {
+    rc = conc__pickle_join_names(r);
+    if (rc <= 0) return rc;
+  }
+  if (conc__pickle_is_old(r)) {
+    name = conc__pickle_name_of(m, top);
+    conc__pickle_old_texts(
+        r, top + 1,
+        name != NULL && conc__maker_text_is(m, name, "datetime"));
+  }
+  return conc__maker_recipe(m, how, n);
+}
+
+/* Calls a name that data is made with: replaces it and a tuple of arguments,
+   which have left the stack, by what the call makes. */
+CONC__PRIVATE int conc__pickle_call_known(conc__pickle_reader *r, size_t call,
+                                          const conc_value *args) {
+  conc__maker *m = &r->m;
+  const conc__container *tuple = CONC__CONTAINERS(m) + args->as.at;
+  const conc_value *arg = CONC__POOL(m) + tuple->run.start;
   CONC__CHECK(tuple->last == 0); /* made at once: its items are one run */
-  switch (name.size) {
+  switch (call) {
   case CONC__CALL_SET:
     return conc__pickle_call_set(m, CONC_SET, arg, tuple->count);
   case CONC__CALL_FROZENSET:
@@ -21858,30 +22383,129 @@ CONC__PRIVATE int conc__pickle_read_call(conc__pickle_reader *r,
   case CONC__CALL_DEQUE:
   case CONC__CALL_DICT:
   case CONC__CALL_DEFAULTDICT:
-    return conc__pickle_call_collection(m, name.size, arg, tuple->count);
-  case CONC__CALL_OBJECT: return conc__pickle_call_class(m, &name, &args);
-  default: return conc__pickle_call_bytes(r, name.size, arg, tuple->count);
+    return conc__pickle_call_collection(m, call, arg, tuple->count);
+  default: return conc__pickle_call_bytes(r, call, arg, tuple->count);
   }
 }
 
-/* BUILD: gives a CONC_OBJECT its state, the last of its four items. A dict
-   that is made of an OrderedDict has no room for its attributes; other values
-   have none. */
+/* What a callable node stands for: of CONC__CALL_...; that of a class that is
+   no data is CONC__CALL_OBJECT, and the node is a recipe then. */
+CONC__PRIVATE size_t conc__pickle_called(const conc__pickle_reader *r,
+                                         conc_value *callable) {
+  const conc_value *name;
+  int call = -1;
+  if (callable->type == CONC__TYPE_CALLABLE) {
+    if (callable->size != CONC__CALL_OBJECT) return callable->size;
+    callable->type = CONC_OBJECT;
+    callable->size = 0;
+  } else {
+    name = conc__pickle_name_of(&r->m, callable);
+    if (name != NULL) call = conc__pickle_known_name(r, name);
+  }
+  return call < 0 ? CONC__CALL_OBJECT : (size_t)call;
+}
+
+/* REDUCE, and NEWOBJ, which only classes are for: replaces what is called and
+   a tuple of arguments by what the call makes. */
+CONC__PRIVATE int conc__pickle_read_call(conc__pickle_reader *r, int how) {
+  conc__maker *m = &r->m;
+  const uint32_t before = m->stack.count;
+  conc_value name, args;
+  size_t call;
+  int rc;
+  if (conc__maker_above_mark(m) < 2) return -EBADMSG;
+  name = CONC__STACK(m)[before - 2];
+  args = CONC__STACK(m)[before - 1];
+  if ((name.type != CONC__TYPE_CALLABLE && name.type != CONC_OBJECT) ||
+      args.type != CONC_TUPLE)
+    return -EBADMSG;
+  call = conc__pickle_called(r, &name);
+  CONC__STACK(m)[before - 2] = name;
+  if (call == CONC__CALL_OBJECT) return conc__pickle_call_class(r, how);
+  if (call == CONC__CALL_FACTORY || how != CONC__BY_CALL)
+    return conc__pickle_refuse_word(r, "a call of a built-in class");
+  /* Name and arguments leave the stack first: what is made takes their place,
+     and both are copies, which no growing array moves. */
+  m->stack.count -= 2;
+  rc = conc__pickle_call_known(r, call, &args);
+  if (!r->objects || !r->exact || (rc != -EBADMSG && rc != -EACCES)) return rc;
+  /* No data is made so: set(an object), bytes(5), encode('x', 'hex'). */
+  if (r->refused != NULL) *r->refused = 0;
+  CONC__STACK(m)[before - 2] = name;
+  CONC__STACK(m)[before - 1] = args;
+  m->stack.count = before;
+  return conc__pickle_call_class(r, how);
+}
+
+/* NEWOBJ_EX: of a class, a tuple and a dict. */
+CONC__PRIVATE int conc__pickle_read_keywords(conc__pickle_reader *r) {
+  if (!r->objects)
+    return conc__pickle_refuse_word(r, "an instance made with keywords");
+  if (conc__maker_above_mark(&r->m) < 3) return -EBADMSG;
+  return conc__pickle_call_class(r, CONC__BY_KEYWORDS);
+}
+
+/* OBJ: all are an old class and its arguments. INST: all are the arguments,
+   and the class is named as by GLOBAL. */
+CONC__PRIVATE int conc__pickle_read_old(conc__pickle_reader *r, bool named) {
+  conc__maker *m = &r->m;
+  uint32_t n = 0;
+  int rc;
+  if (!r->objects) return conc__pickle_refuse_word(r, "an old instance");
+  rc = conc__maker_take_mark(m, &n);
+  if (rc != 0 || (!named && n == 0)) return -EBADMSG;
+  rc = conc__maker_collect(m, CONC_TUPLE, named ? n : n - 1);
+  if (rc == 0 && named) {
+    conc_value args;
+    rc = conc__pickle_read_global(r);
+    if (rc != 0) return rc;
+    args = CONC__STACK(m)[m->stack.count - 2];
+    CONC__STACK(m)[m->stack.count - 2] = CONC__STACK(m)[m->stack.count - 1];
+    CONC__STACK(m)[m->stack.count - 1] = args;
+  }
+  return rc != 0 ? rc : conc__pickle_call_class(r, CONC__BY_OLD);
+}
+
+/* BUILD: gives an object its state. A dict that is made of an OrderedDict has
+   no room for its attributes; other values have none. */
 CONC__PRIVATE int conc__pickle_read_build(conc__pickle_reader *r) {
   conc__maker *m = &r->m;
   const conc_value *object;
-  const conc__container *made;
+  size_t container;
   if (conc__maker_above_mark(m) < 2) return -EBADMSG;
   object = CONC__STACK(m) + m->stack.count - 2;
+  container = object->as.at;
   if ((object->type == CONC_LIST || object->type == CONC_DICT) &&
-      CONC__CONTAINERS(m)[object->as.at].called)
+      CONC__CONTAINERS(m)[container].called)
     return conc__pickle_refuse_word(r, "attributes of a collection");
   if (object->type != CONC_OBJECT) return -EBADMSG;
-  made = CONC__CONTAINERS(m) + object->as.at;
-  CONC__CHECK(made->run.count == 4);
-  CONC__POOL(m)[made->run.start + 3] = object[1];
-  m->stack.count--;
-  return 0;
+  if (conc__pickle_is_old(r) && object[1].type == CONC_TUPLE)
+    conc__pickle_old_texts(r, object + 1, false);
+  return conc__maker_give(m, container, CONC__WITH_STATE);
+}
+
+/* APPEND, SETITEM and ADDITEMS: moves the top n nodes into the container of
+   that type below them, or gives them to the object there. */
+CONC__PRIVATE int conc__pickle_read_fill(conc__pickle_reader *r,
+                                         conc_type type, uint32_t n) {
+  conc__maker *m = &r->m;
+  const conc_value *target;
+  if (conc__maker_above_mark(m) <= n) return -EBADMSG;
+  target = CONC__STACK(m) + m->stack.count - n - 1;
+  if (target->type != CONC_OBJECT) return conc__maker_fill(m, type, n);
+  if (type == CONC_SET)
+    return conc__pickle_refuse_word(r, "an object that is filled as a set");
+  return conc__maker_give_all(
+      m, target->as.at,
+      type == CONC_LIST ? CONC__WITH_ITEMS : CONC__WITH_PAIRS, n);
+}
+
+/* The same with all that stands above the top mark. */
+CONC__PRIVATE int conc__pickle_read_fill_marked(conc__pickle_reader *r,
+                                                conc_type type) {
+  uint32_t n = 0;
+  int rc = conc__maker_take_mark(&r->m, &n);
+  return rc != 0 ? rc : conc__pickle_read_fill(r, type, n);
 }
 
 /* --- reading: the machine ---
@@ -21890,45 +22514,52 @@ CONC__PRIVATE int conc__pickle_read_build(conc__pickle_reader *r) {
    second for those of protocols 0 and 1, a third for what is more than data.
    In this order, so that the usual opcodes are found by one jump. */
 
+/* Drops the top n nodes. A call among them would not be written again, though
+   it was made for what it does: a __reduce__ whose sixth part is a function
+   that sets the state. */
+CONC__PRIVATE int conc__pickle_drop(conc__pickle_reader *r, uint32_t n) {
+  for (; n > 0; n--)
+    if (CONC__STACK(&r->m)[--r->m.stack.count].type == CONC_OBJECT)
+      return conc__pickle_refuse_word(r, "a call whose result is not used");
+  return 0;
+}
+
 /* POP takes the mark away if nothing stands above it, as Python's machine
    does. -EBADMSG if there is neither a node nor a mark. */
-CONC__PRIVATE int conc__pickle_read_pop(conc__maker *m) {
-  if (conc__maker_above_mark(m) > 0) m->stack.count--;
-  else if (m->marks.count > 0)
-    m->marks.count--;
-  else
-    return -EBADMSG;
+CONC__PRIVATE int conc__pickle_read_pop(conc__pickle_reader *r) {
+  conc__maker *m = &r->m;
+  if (conc__maker_above_mark(m) > 0) return conc__pickle_drop(r, 1);
+  if (m->marks.count == 0) return -EBADMSG;
+  m->marks.count--;
   return 0;
 }
 
 /* Everything above the top mark goes, and the mark. */
-CONC__PRIVATE int conc__pickle_read_pop_mark(conc__maker *m) {
+CONC__PRIVATE int conc__pickle_read_pop_mark(conc__pickle_reader *r) {
   uint32_t n = 0;
-  int rc = conc__maker_take_mark(m, &n);
-  if (rc == 0) m->stack.count -= n;
-  return rc;
+  int rc = conc__maker_take_mark(&r->m, &n);
+  return rc != 0 ? rc : conc__pickle_drop(r, n);
 }
 
-/* What names, calls or fetches. Refused are all opcodes that make something
-   of what is not in the pickle. */
+/* What names, calls or fetches. Refused are all opcodes that fetch something
+   that is not in the pickle. */
 CONC__PRIVATE int conc__pickle_read_call_opcode(conc__pickle_reader *r,
                                                 unsigned char op) {
   switch (op) {
   case CONC__OP_GLOBAL: return conc__pickle_read_global(r);
   case CONC__OP_STACK_GLOBAL: return conc__pickle_read_name(r);
-  case CONC__OP_REDUCE: return conc__pickle_read_call(r, false);
-  case CONC__OP_NEWOBJ: return conc__pickle_read_call(r, true);
+  case CONC__OP_REDUCE: return conc__pickle_read_call(r, CONC__BY_CALL);
+  case CONC__OP_NEWOBJ: return conc__pickle_read_call(r, CONC__BY_NEW);
+  case CONC__OP_NEWOBJ_EX: return conc__pickle_read_keywords(r);
   case CONC__OP_BUILD: return conc__pickle_read_build(r);
-  case CONC__OP_INST:
-  case CONC__OP_OBJ: return conc__pickle_refuse_word(r, "an old instance");
+  case CONC__OP_INST: return conc__pickle_read_old(r, true);
+  case CONC__OP_OBJ: return conc__pickle_read_old(r, false);
+  case CONC__OP_EXT1: return conc__pickle_read_code(r, 1);
+  case CONC__OP_EXT2: return conc__pickle_read_code(r, 2);
+  case CONC__OP_EXT4: return conc__pickle_read_code(r, 4);
   case CONC__OP_PERSID:
   case CONC__OP_BINPERSID:
     return conc__pickle_refuse_word(r, "a persistent id");
-  case CONC__OP_EXT1:
-  case CONC__OP_EXT2:
-  case CONC__OP_EXT4: return conc__pickle_refuse_word(r, "an extension code");
-  case CONC__OP_NEWOBJ_EX:
-    return conc__pickle_refuse_word(r, "an instance made with keywords");
   case CONC__OP_NEXT_BUFFER:
   case CONC__OP_READONLY_BUFFER:
     return conc__pickle_refuse_word(r, "a buffer from outside");
@@ -21952,8 +22583,8 @@ CONC__PRIVATE int conc__pickle_read_old_opcode(conc__pickle_reader *r,
   case CONC__OP_DICT: return conc__maker_collect_marked(m, CONC_DICT);
   case CONC__OP_PUT: return conc__pickle_read_memo_line(r, true);
   case CONC__OP_GET: return conc__pickle_read_memo_line(r, false);
-  case CONC__OP_POP: return conc__pickle_read_pop(m);
-  case CONC__OP_POP_MARK: return conc__pickle_read_pop_mark(m);
+  case CONC__OP_POP: return conc__pickle_read_pop(r);
+  case CONC__OP_POP_MARK: return conc__pickle_read_pop_mark(r);
   case CONC__OP_DUP: return conc__pickle_read_dup(m);
   default: return conc__pickle_read_call_opcode(r, op);
   }
@@ -21997,11 +22628,11 @@ CONC__PRIVATE int conc__pickle_read_opcode(conc__pickle_reader *r,
   case CONC__OP_EMPTY_LIST: return conc__maker_push_empty(m, CONC_LIST);
   case CONC__OP_EMPTY_DICT: return conc__maker_push_empty(m, CONC_DICT);
   case CONC__OP_EMPTY_SET: return conc__maker_push_empty(m, CONC_SET);
-  case CONC__OP_APPEND: return conc__maker_fill(m, CONC_LIST, 1);
-  case CONC__OP_SETITEM: return conc__maker_fill(m, CONC_DICT, 2);
-  case CONC__OP_APPENDS: return conc__maker_fill_marked(m, CONC_LIST);
-  case CONC__OP_SETITEMS: return conc__maker_fill_marked(m, CONC_DICT);
-  case CONC__OP_ADDITEMS: return conc__maker_fill_marked(m, CONC_SET);
+  case CONC__OP_APPEND: return conc__pickle_read_fill(r, CONC_LIST, 1);
+  case CONC__OP_SETITEM: return conc__pickle_read_fill(r, CONC_DICT, 2);
+  case CONC__OP_APPENDS: return conc__pickle_read_fill_marked(r, CONC_LIST);
+  case CONC__OP_SETITEMS: return conc__pickle_read_fill_marked(r, CONC_DICT);
+  case CONC__OP_ADDITEMS: return conc__pickle_read_fill_marked(r, CONC_SET);
   /* the memo */
   case CONC__OP_BINPUT: return conc__pickle_read_put(r, 1);
   case CONC__OP_LONG_BINPUT: return conc__pickle_read_put(r, 4);
@@ -22018,15 +22649,17 @@ CONC__PRIVATE int conc__pickle_read_opcode(conc__pickle_reader *r,
 CONC__PRIVATE void conc__pickle_begin(conc__pickle_reader *r, const void *data,
                                       size_t size,
                                       const conc__pickle_limits *limits) {
-  static const conc__pickle_limits none = {false, false, 0, 0, NULL};
+  static const conc__pickle_limits none = {false, false, false, 0, 0, NULL};
   if (limits == NULL) limits = &none;
   r->begin = r->p = (const unsigned char *)data;
   r->end = size > 0 ? r->p + size : r->p;
   r->objects = limits->objects;
   r->exact = limits->exact;
+  r->body = limits->body;
   r->refused = limits->refused;
   if (r->refused != NULL) *r->refused = 0;
   r->protocol = 0;
+  memset(r->names, 0, sizeof r->names);
   conc__maker_init(&r->m, r->begin, size);
   CONC__CHECK(limits->depth <= CONC__WALK_DEPTH - CONC__VALUE_DEPTH);
   r->m.depth += limits->depth;
@@ -22067,21 +22700,18 @@ CONC__PRIVATE int conc__pickle_decode(const void *data, size_t size,
   *out = NULL;
   conc__pickle_begin(&r, data, size, limits);
   rc = conc__pickle_run(&r);
+  if (rc == -EACCES && r.refused != NULL && *r.refused == 0)
+    conc__pickle_refuse_word(&r, "an object that no pickler writes so");
   if (rc == 0) {
     rc = conc__maker_finish(&r.m, out);
     /* Refused when it was measured: a name that was not called. */
     if (rc == -EACCES) conc__pickle_refuse_word(&r, "a class");
+    if (rc == -ELOOP)
+      rc = conc__pickle_refuse_word(&r, "an object that refers to itself");
   }
   conc__maker_free(&r.m);
   if (protocol != NULL) *protocol = r.protocol;
   return rc;
-}
-
-/* The class of a CONC_OBJECT, without its module; NULL for other values. */
-CONC__PRIVATE const char *conc__object_name(const conc_value *v) {
-  return conc_value_type(v) == CONC_OBJECT
-             ? (const char *)v->as.items[1].as.bytes
-             : NULL;
 }
 
 /* ---------------------------------------------------------------------------
@@ -22100,6 +22730,12 @@ CONC__PRIVATE const char *conc__object_name(const conc_value *v) {
 CONC_API int conc_pickle_loads(conc_value **out, const void *data,
                                size_t size) {
   return conc__pickle_decode(data, size, NULL, out, NULL);
+}
+
+/* No limits but those of a value. */
+CONC_API int conc_pickle_loads_objects(conc_value **out, const void *data,
+                                       size_t size) {
+  return conc__pickle_decode(data, size, &conc__pickle_pass_limits, out, NULL);
 }
 
 /* --- the short cut ---
@@ -22353,9 +22989,9 @@ CONC__PRIVATE int conc__pickle_put_bytes_head(conc__buffer *b, size_t size) {
 
 /* GLOBAL, in the form that all protocols have: STACK_GLOBAL is shorter only if
    the memo is used, and this writer has none. */
-CONC__PRIVATE int conc__pickle_put_global(conc__buffer *b, const char *module,
-                                          const char *name) {
-  const size_t n = strlen(module), m = strlen(name);
+CONC__PRIVATE int conc__pickle_put_global_n(conc__buffer *b,
+                                            const char *module, size_t n,
+                                            const char *name, size_t m) {
   int rc = conc__buffer_reserve(b, n + m + 3);
   if (rc != 0) return rc;
   conc__pickle_put_op(b, CONC__OP_GLOBAL); /* there is room for all */
@@ -22363,6 +22999,12 @@ CONC__PRIVATE int conc__pickle_put_global(conc__buffer *b, const char *module,
   conc__buffer_append(b, "\n", 1);
   conc__buffer_append(b, name, m);
   return conc__buffer_append(b, "\n", 1);
+}
+
+CONC__PRIVATE int conc__pickle_put_global(conc__buffer *b, const char *module,
+                                          const char *name) {
+  return conc__pickle_put_global_n(b, module, strlen(module), name,
+                                   strlen(name));
 }
 
 /* A name of the module that is called "builtins" since Python 3. Protocol 2 is
@@ -22422,10 +23064,34 @@ CONC__PRIVATE int conc__pickle_put_bytearray(conc__buffer *b,
 
 /* --- writing: values --- */
 
-/* Writes a value that has no items; -EACCES for a CONC_OBJECT, which is not
-   sent on. */
-CONC__PRIVATE int conc__pickle_put_leaf(conc__buffer *b, const conc_value *v,
-                                        int protocol) {
+/* What is written, and how. */
+typedef struct conc__pickle_writer {
+  conc__buffer *out;
+  int protocol;
+  bool objects;    /* there may be some in the value */
+  unsigned inside; /* of so many objects: those that are begun */
+  conc__met met;   /* the shared parts that are written */
+  conc__walk walk; /* over the value */
+} conc__pickle_writer;
+
+/* A str. In what a class of Python 2 gets, it is rather that Python's str than
+   its unicode, if it can be: many classes insist on it there. */
+CONC__PRIVATE int conc__pickle_put_text(conc__pickle_writer *w,
+                                        const conc_value *v) {
+  const bool old = w->inside > 0 && w->protocol < 3 && v->size <= INT32_MAX &&
+                   conc__ascii_prefix(v->as.bytes, v->size) == v->size;
+  int rc;
+  if (!old)
+    return conc__pickle_put_str(w->out, (const char *)v->as.bytes, v->size);
+  rc = conc__pickle_put_head(w->out, CONC__OP_SHORT_BINSTRING,
+                             CONC__OP_BINSTRING, 0, v->size);
+  return rc != 0 ? rc : conc__buffer_append(w->out, v->as.bytes, v->size);
+}
+
+/* Writes a value that has no items. */
+CONC__PRIVATE int conc__pickle_put_leaf(conc__pickle_writer *w,
+                                        const conc_value *v) {
+  conc__buffer *b = w->out;
   int rc;
   switch (v->type) {
   case CONC_NONE: return conc__pickle_put_op(b, CONC__OP_NONE);
@@ -22434,15 +23100,15 @@ CONC__PRIVATE int conc__pickle_put_leaf(conc__buffer *b, const conc_value *v,
                                                 : CONC__OP_NEWFALSE);
   case CONC_INT: return conc__pickle_put_int(b, v->as.integer);
   case CONC_FLOAT: return conc__pickle_put_float(b, v->as.real);
-  case CONC_STR:
-    return conc__pickle_put_str(b, (const char *)v->as.bytes, v->size);
+  case CONC_STR: return conc__pickle_put_text(w, v);
   case CONC_BYTES:
-    return conc__pickle_put_bytes(b, v->as.bytes, v->size, protocol);
+    return conc__pickle_put_bytes(b, v->as.bytes, v->size, w->protocol);
   case CONC_BIGINT:
     rc = conc__pickle_put_head(b, CONC__OP_LONG1, CONC__OP_LONG4, 0, v->size);
     return rc != 0 ? rc : conc__buffer_append(b, v->as.bytes, v->size);
-  case CONC_BYTEARRAY: return conc__pickle_put_bytearray(b, v, protocol);
-  default: return -EACCES;
+  default:
+    CONC__CHECK(v->type == CONC_BYTEARRAY);
+    return conc__pickle_put_bytearray(b, v, w->protocol);
   }
 }
 
@@ -22512,51 +23178,168 @@ CONC__PRIVATE int conc__pickle_put_memo(conc__buffer *b, unsigned op1,
                        : conc__pickle_put_number(b, op4, index, 4);
 }
 
-/* Writes what a step of a walk finds. A shared part is memoized behind its
-   last opcode: nothing in it refers to it, as no value contains itself. */
-CONC__PRIVATE int conc__pickle_put_step(conc__buffer *b, conc__walk *w,
-                                        int step, int protocol,
-                                        conc__met *met) {
-  const conc_value *v = w->value;
-  uint32_t index = 0;
-  int rc;
-  if (step == CONC__WALK_OPEN || step == CONC__WALK_LEAF) {
-    if (v->shared != 0 && conc__met_find(met, v->shared, &index)) {
-      if (step == CONC__WALK_OPEN) conc__walk_skip(w);
-      return conc__pickle_put_memo(b, CONC__OP_BINGET, CONC__OP_LONG_BINGET,
-                                   index);
-    }
-    if (step == CONC__WALK_OPEN) return conc__pickle_put_open(b, v, protocol);
-    rc = conc__pickle_put_leaf(b, v, protocol);
-  } else {
-    rc = conc__pickle_put_close(b, v, protocol);
+/* --- writing: objects --- */
+
+/* Writes the name of a recipe: "a.b" as getattr(a, 'b'), which every protocol
+   and every Python knows. Both texts have a NUL behind them. */
+CONC__PRIVATE int conc__pickle_put_name(conc__pickle_writer *w,
+                                        const char *module, const char *name) {
+  const char *dot, *p;
+  int rc = 0;
+  if (w->protocol < 3) conc__rename_to_2(&module, &name);
+  for (p = dot = strchr(name, '.'); rc == 0 && p != NULL;
+       p = strchr(p + 1, '.'))
+    rc = conc__pickle_put_builtin(w->out, "getattr", w->protocol);
+  if (rc == 0)
+    rc = conc__pickle_put_global_n(
+        w->out, module, strlen(module), name,
+        dot != NULL ? (size_t)(dot - name) : strlen(name));
+  while (rc == 0 && dot != NULL) {
+    p = dot + 1;
+    dot = strchr(p, '.');
+    rc = conc__pickle_put_str(w->out, p,
+                              dot != NULL ? (size_t)(dot - p) : strlen(p));
+    if (rc == 0)
+      rc = conc__pickle_put_ops(w->out, CONC__OP_TUPLE2, CONC__OP_REDUCE);
   }
-  if (rc != 0 || v->shared == 0) return rc;
-  rc = conc__met_add(met, v->shared);
-  if (rc != 0) return rc;
-  return conc__pickle_put_memo(b, CONC__OP_BINPUT, CONC__OP_LONG_BINPUT,
-                               met->count - 1);
+  return rc;
 }
 
-/* Appends the body of a value's pickle. 0, -ENOMEM, -EINVAL for NULL, -EACCES
-   for a CONC_OBJECT in it; after an error the buffer is as it was. */
+/* Begins to write a recipe; a name or a code is complete then, and the walk
+   does not go into it. */
+CONC__PRIVATE int conc__pickle_open_recipe(conc__pickle_writer *w,
+                                           const conc_value *v) {
+  if (!w->objects) return -EACCES;
+  switch (conc__recipe_by(v)) {
+  case CONC__BY_NAME:
+    conc__walk_skip(&w->walk);
+    return conc__pickle_put_name(w, (const char *)v->as.items[1].as.bytes,
+                                 (const char *)v->as.items[2].as.bytes);
+  case CONC__BY_CODE:
+    conc__walk_skip(&w->walk);
+    return conc__pickle_put_number(w->out, CONC__OP_EXT4,
+                                   (uint64_t)v->as.items[1].as.integer, 4);
+  case CONC__BY_KEYWORDS:
+    if (w->protocol < 4) return -EACCES;
+    break;
+  case CONC__BY_OLD:
+    w->inside++;
+    return conc__pickle_put_op(w->out, CONC__OP_MARK);
+  default: break;
+  }
+  w->inside++;
+  return 0;
+}
+
+/* Whether an item of a recipe is a list or tuple that is written without being
+   one: the arguments of an old class, what is appended or set. */
+CONC__PRIVATE bool conc__pickle_is_bare(const conc_value *recipe, size_t i) {
+  const int part = conc__recipe_part(recipe, i);
+  return part == CONC__WITH_ITEMS || part == CONC__WITH_PAIRS ||
+         (part == CONC__PART_ARGUMENTS &&
+          conc__recipe_by(recipe) == CONC__BY_OLD);
+}
+
+/* What stands behind an item of a recipe when all of the item is written. */
+CONC__PRIVATE int conc__pickle_end_part(conc__pickle_writer *w,
+                                        const conc_value *recipe, size_t i) {
+  const int by = conc__recipe_by(recipe);
+  switch (conc__recipe_part(recipe, i)) {
+  case CONC__PART_ARGUMENTS:
+    if (by == CONC__BY_KEYWORDS) return 0;
+    return conc__pickle_put_op(w->out, by == CONC__BY_CALL  ? CONC__OP_REDUCE
+                                       : by == CONC__BY_NEW ? CONC__OP_NEWOBJ
+                                                            : CONC__OP_OBJ);
+  case CONC__PART_KEYWORDS:
+    return conc__pickle_put_op(w->out, CONC__OP_NEWOBJ_EX);
+  case CONC__WITH_ITEMS: return conc__pickle_put_op(w->out, CONC__OP_APPENDS);
+  case CONC__WITH_PAIRS: return conc__pickle_put_op(w->out, CONC__OP_SETITEMS);
+  case CONC__WITH_STATE: return conc__pickle_put_op(w->out, CONC__OP_BUILD);
+  default: return 0;
+  }
+}
+
+/* --- writing: the walk --- */
+
+/* Writes what a step finds; *done: all of it is written, its items too. */
+CONC__PRIVATE int conc__pickle_put_part(conc__pickle_writer *w, int step,
+                                        bool *done) {
+  const conc_value *v = w->walk.value, *in = w->walk.parent;
+  const bool recipe = in != NULL && in->type == CONC_OBJECT;
+  *done = step != CONC__WALK_OPEN;
+  if (recipe && w->walk.index == 0) return 0; /* it says how: no opcode does */
+  if (step == CONC__WALK_LEAF) return conc__pickle_put_leaf(w, v);
+  if (v->type == CONC_OBJECT) {
+    if (step == CONC__WALK_OPEN) {
+      *done = conc__recipe_by(v) < CONC__BY_CALL;
+      return conc__pickle_open_recipe(w, v);
+    }
+    w->inside--;
+    return 0;
+  }
+  if (recipe && conc__pickle_is_bare(in, w->walk.index))
+    return step == CONC__WALK_OPEN &&
+                   conc__recipe_part(in, w->walk.index) >= CONC__WITH_ITEMS
+               ? conc__pickle_put_op(w->out, CONC__OP_MARK)
+               : 0; /* of an old class, the mark stands before the class */
+  return step == CONC__WALK_OPEN
+             ? conc__pickle_put_open(w->out, v, w->protocol)
+             : conc__pickle_put_close(w->out, v, w->protocol);
+}
+
+/* Writes what a step of the walk finds. A shared part is memoized behind its
+   last opcode: nothing in it refers to it, as no value contains itself. */
+CONC__PRIVATE int conc__pickle_put_step(conc__pickle_writer *w, int step) {
+  const conc_value *v = w->walk.value;
+  const conc_value *in = w->walk.parent;
+  const size_t place = w->walk.index;
+  uint32_t index = 0;
+  bool done;
+  int rc;
+  if (step != CONC__WALK_CLOSE && v->shared != 0 &&
+      conc__met_find(&w->met, v->shared, &index)) {
+    if (step == CONC__WALK_OPEN) conc__walk_skip(&w->walk);
+    done = true;
+    rc = conc__pickle_put_memo(w->out, CONC__OP_BINGET, CONC__OP_LONG_BINGET,
+                               index);
+  } else {
+    rc = conc__pickle_put_part(w, step, &done);
+    if (rc == 0 && done && v->shared != 0) {
+      rc = conc__met_add(&w->met, v->shared);
+      if (rc == 0)
+        rc = conc__pickle_put_memo(w->out, CONC__OP_BINPUT,
+                                   CONC__OP_LONG_BINPUT, w->met.count - 1);
+    }
+  }
+  if (rc == 0 && done && in != NULL && in->type == CONC_OBJECT)
+    rc = conc__pickle_end_part(w, in, place);
+  return rc;
+}
+
+/* Appends the body of a value's pickle. To the protocol CONC_PASS may be
+   added. 0, -ENOMEM, -EINVAL for NULL, -EACCES for a CONC_OBJECT in it; after
+   an error the buffer is as it was. */
 CONC__PRIVATE int conc__pickle_encode(conc__buffer *b, const conc_value *v,
                                       int protocol) {
   const size_t before = b->size; /* what is half written is cut off again */
-  conc__met met = {NULL, 0, 0};
-  conc__walk w;
+  conc__pickle_writer w;
   int rc = 0;
   if (v == NULL) return -EINVAL;
+  w.out = b;
+  w.protocol = protocol & ~CONC_PASS;
+  w.objects = (protocol & CONC_PASS) != 0;
+  w.inside = 0;
+  memset(&w.met, 0, sizeof w.met);
   if (!conc__is_container(v->type)) {
-    rc = conc__pickle_put_leaf(b, v, protocol);
+    rc = conc__pickle_put_leaf(&w, v);
   } else {
-    conc__walk_begin(&w, v);
+    conc__walk_begin(&w.walk, v);
     while (rc == 0) {
-      const int step = conc__walk_step(&w);
+      const int step = conc__walk_step(&w.walk);
       if (step == CONC__WALK_END) break;
-      rc = conc__pickle_put_step(b, &w, step, protocol, &met);
+      rc = conc__pickle_put_step(&w, step);
     }
-    CONC_FREE(met.slots);
+    CONC_FREE(w.met.slots);
   }
   if (rc != 0) b->size = before;
   return rc;
@@ -22565,14 +23348,16 @@ CONC__PRIVATE int conc__pickle_encode(conc__buffer *b, const conc_value *v,
 /* PROTO, the body, STOP. The buffer's memory is the caller's afterwards. */
 CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
                                void **out, size_t *size) {
+  const int pass = protocol & CONC_PASS;
   conc__buffer b = {NULL, 0, 0, 0};
   int rc;
   *out = NULL;
   *size = 0;
+  protocol -= pass;
   if (protocol == 0) protocol = 4;
   if (protocol < 2 || protocol > 5) return -EINVAL;
   rc = conc__pickle_put_number(&b, CONC__OP_PROTO, (uint64_t)protocol, 1);
-  if (rc == 0) rc = conc__pickle_encode(&b, value, protocol);
+  if (rc == 0) rc = conc__pickle_encode(&b, value, protocol | pass);
   if (rc == 0) rc = conc__pickle_put_op(&b, CONC__OP_STOP);
   if (rc != 0) {
     conc__buffer_free(&b);
@@ -22587,7 +23372,9 @@ CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
 
 /* Puts a stored body, the end of a buffer from `at` on, into protocol 2: for a
    Python 2 peer. The body is read and written again, because its opcodes may
-   be newer. After an error the buffer is as it was. */
+   be newer. Objects that are in it have been let in when it was stored. After
+   an error the buffer is as it was; -EACCES: an object is in it that Python 2
+   cannot make. */
 CONC__PRIVATE int conc__pickle_downgrade(conc__buffer *b, size_t at) {
   conc__buffer old = {NULL, 0, 0, 0};
   conc_value *v = NULL;
@@ -22595,9 +23382,10 @@ CONC__PRIVATE int conc__pickle_downgrade(conc__buffer *b, size_t at) {
      no PROTO. */
   int rc = conc__pickle_put_op(b, CONC__OP_STOP);
   if (rc != 0) return rc;
-  rc = conc__pickle_decode(b->data + at, b->size - at, NULL, &v, NULL);
+  rc = conc__pickle_decode(b->data + at, b->size - at, &conc__pickle_body_limits,
+                           &v, NULL);
   b->size--;
-  if (rc == 0) rc = conc__pickle_encode(&old, v, 2);
+  if (rc == 0) rc = conc__pickle_encode(&old, v, 2 | CONC_PASS);
   if (rc == 0) rc = conc__buffer_reserve(b, old.size);
   if (rc == 0) {
     b->size = at;
@@ -22948,11 +23736,9 @@ CONC__PRIVATE void conc__writer_leaf(conc__writer *s, const conc_value *v) {
   }
 }
 
-/* What stands before the first item of a container, or behind the last one.
-   An object looks as the call that makes it, KeyError('k'): its brackets are
-   those of the tuple of its `arguments`, which has no comma behind one. */
+/* What stands before the first item of a container, or behind the last one. */
 CONC__PRIVATE void conc__writer_bracket(conc__writer *s, const conc_value *v,
-                                        bool open, bool arguments) {
+                                        bool open) {
   switch (v->type) {
   case CONC_LIST: conc__writer_put(s, open ? "[" : "]", 1); break;
   case CONC_DICT: conc__writer_put(s, open ? "{" : "}", 1); break;
@@ -22969,29 +23755,27 @@ CONC__PRIVATE void conc__writer_bracket(conc__writer *s, const conc_value *v,
       conc__writer_text(s, open ? "frozenset({" : "})");
     break;
   case CONC_TUPLE:
-    conc__writer_text(s, open                         ? "("
-                       : v->size == 1 && !arguments ? ",)"
-                                                    : ")");
+    conc__writer_text(s, open ? "(" : v->size == 1 ? ",)" : ")");
     break;
   default: break;
   }
 }
 
-/* What stands before an item, by what it is in. Returns whether the item
-   itself is to be written: of an object's module, class, arguments and state,
-   the class is written here, and of the others only containers are. */
-CONC__PRIVATE bool conc__writer_before(conc__writer *s, const conc__walk *w,
-                                       int step) {
-  const conc_value *in = w->parent;
-  if (in == NULL) return true;
-  if (in->type == CONC_OBJECT) {
-    if (w->index == 1) conc__writer_put(s, w->value->as.bytes, w->value->size);
-    if (step == CONC__WALK_LEAF) return false;
-    if (w->index == 3) conc__writer_put(s, " ", 1);
-  } else if (w->index > 0) {
-    conc__writer_text(s, in->type == CONC_DICT && w->index % 2 ? ": " : ", ");
+/* An object as Python shows one that says nothing of itself, and a class or
+   function by its name. A newline in a name would begin a line of its own:
+   names have none, but a peer may have sent other controls. */
+CONC__PRIVATE void conc__writer_object(conc__writer *s, const conc_value *v) {
+  const char *part[2];
+  size_t i;
+  conc_value_object(v, &part[0], &part[1]);
+  conc__writer_put(s, "<", 1);
+  for (i = 0; i < 2; i++) {
+    const char *p = part[i];
+    if (i > 0) conc__writer_put(s, ".", 1);
+    for (; *p != 0; p++)
+      conc__writer_put(s, (unsigned char)*p < ' ' || *p == 0x7f ? "?" : p, 1);
   }
-  return true;
+  conc__writer_text(s, conc__recipe_by(v) < CONC__BY_CALL ? ">" : " object>");
 }
 
 /* Python's repr() of a container, with all that is in it. */
@@ -23001,12 +23785,17 @@ CONC__PRIVATE void conc__writer_container(conc__writer *s,
   int step;
   conc__walk_begin(&w, value);
   while ((step = conc__walk_step(&w)) != CONC__WALK_END) {
-    if (step != CONC__WALK_CLOSE && !conc__writer_before(s, &w, step))
-      continue;
-    if (step == CONC__WALK_LEAF) conc__writer_leaf(s, w.value);
-    else
-      conc__writer_bracket(s, w.value, step == CONC__WALK_OPEN,
-                           w.parent != NULL && w.parent->type == CONC_OBJECT);
+    if (step != CONC__WALK_CLOSE && w.parent != NULL && w.index > 0)
+      conc__writer_text(
+          s, w.parent->type == CONC_DICT && w.index % 2 ? ": " : ", ");
+    if (step == CONC__WALK_LEAF) {
+      conc__writer_leaf(s, w.value);
+    } else if (w.value->type == CONC_OBJECT) {
+      conc__writer_object(s, w.value);
+      conc__walk_skip(&w);
+    } else {
+      conc__writer_bracket(s, w.value, step == CONC__WALK_OPEN);
+    }
   }
 }
 
@@ -24397,17 +25186,23 @@ typedef struct conc__reader {
 #define CONC__BODY_AT 2
 
 /* Has the reader of a sink read the pickle in its buffer, which lacks the last
-   opcode only, and does so afterwards. 0: the getter may have the message;
-   -ENOMEM, -EMSGSIZE, -EBADMSG, -ERANGE: it is to stay. -EPROTO: it is no
-   value, for anybody. */
-CONC__PRIVATE int conc__sink_read(const conc__sink *sink) {
+   opcode only, and does so afterwards. Only a client that is to take no
+   `objects` is given no CONC_OBJECT: what a queue of ours has, its own option
+   has let in. 0: the getter may have the message; -ENOMEM, -EMSGSIZE, -EACCES,
+   -EBADMSG, -ERANGE: it is to stay. -EPROTO: it is no value, for anybody. */
+CONC__PRIVATE int conc__sink_read(const conc__sink *sink, bool objects) {
   const conc__reader *r = (const conc__reader *)sink->data;
   conc_value *v = NULL;
   int rc = conc__buffer_append(sink->body, ".", 1);
   if (rc != 0) return rc;
-  rc = conc_pickle_loads(&v, sink->body->data, sink->body->size);
+  rc = objects ? conc_pickle_loads_objects(&v, sink->body->data,
+                                           sink->body->size)
+               : conc_pickle_loads(&v, sink->body->data, sink->body->size);
   sink->body->size--;
-  if (rc != 0) return rc == -ENOMEM || rc == -EMSGSIZE ? rc : -EPROTO;
+  if (rc != 0)
+    return rc == -ENOMEM || rc == -EMSGSIZE || (rc == -EACCES && !objects)
+               ? rc
+               : -EPROTO;
   if (r->out != NULL) {
     *r->out = v;
     return 0;
@@ -24471,6 +25266,7 @@ struct conc_queue {
   const conc__queue_class *ops;
   const char *name;           /* for reports; or NULL */
   size_t capacity, max_bytes; /* 0: none */
+  int objects;                /* 0 or CONC_PASS: what a put may have in it */
 };
 
 /* A ring of bytes; `size` is a power of two, or 0. */
@@ -25009,7 +25805,7 @@ CONC__PRIVATE ssize_t conc__fifo_get_value(conc_queue *queue, conc__sink *sink,
   conc__message m;
   int rc;
   if (n < 0) return n;
-  rc = conc__sink_read(sink);
+  rc = conc__sink_read(sink, true);
   if (rc == 0) return n;
   m.data = sink->body->data + CONC__BODY_AT;
   m.size = sink->body->size - CONC__BODY_AT;
@@ -25151,6 +25947,7 @@ CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
   q->name = options->name;
   q->capacity = options->capacity;
   q->max_bytes = options->max_bytes;
+  q->objects = options->objects & CONC_PASS;
   return q;
 }
 
@@ -26366,7 +27163,7 @@ CONC__PRIVATE ssize_t conc__cells_get_value(conc_queue *q, conc__sink *sink,
     n = conc__cells_slow(s, CONC__GETTERS, NULL, sink, &spot, &m, deadline);
   if (n < 0) return n;
   conc__cells_copy(s, spot.cell, &m, (size_t)n, sink);
-  rc = conc__sink_read(sink);
+  rc = conc__sink_read(sink, true);
   if (rc == 0 || rc == -EPROTO) {
     conc__cells_got(s, &spot, &m);
   } else {
@@ -26716,6 +27513,7 @@ CONC__PRIVATE conc_queue *conc__cells_new(const conc_queue_opts *options) {
     s->queue.name = options->name;
     s->queue.capacity = options->capacity > 0 ? options->capacity : 1024;
     s->queue.max_bytes = options->max_bytes > 0 ? options->max_bytes : 65536;
+    s->queue.objects = options->objects & CONC_PASS;
     memset(s->wakers, -1, sizeof s->wakers);
     rc = conc__cells_open(s, options);
     if (rc == 0) return &s->queue;
@@ -26864,7 +27662,7 @@ CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
     const void *data = conc_value_bytes(value, &size);
     return conc_put(queue, data, size, timeout);
   }
-  rc = conc__pickle_encode(&b, value, 4);
+  rc = conc__pickle_encode(&b, value, 4 | queue->objects);
   if (rc == 0)
     rc = conc__queue_put(queue, b.data, b.size, CONC__PICKLED, timeout);
   conc__buffer_free(&b);
@@ -31084,6 +31882,8 @@ typedef struct conc__manager_data {
   double timeout;              /* seconds */
   conc__export *exports;       /* under the guard, as the two sizes */
   size_t exports_count, exports_size;
+  bool passes; /* of a server: objects may come, for one of its queues; atomic,
+                  for it is set while the server serves */
   conc__server_side server; /* if it serves */
   conc__client_side client; /* if it is connected, or is connecting */
 } conc__manager_data;
@@ -31123,6 +31923,7 @@ CONC__PRIVATE int conc__manager_apply_options(conc_manager *m) {
                                  ? m->handshake_timeout
                                  : CONC__HANDSHAKE_TIMEOUT;
   state->timeout = m->timeout > 0 ? m->timeout : CONC__TIMEOUT;
+  if (m->objects == CONC_PASS) CONC__STORE_RELAXED(&state->passes, true);
   return 0;
 }
 
@@ -31225,6 +32026,7 @@ typedef struct conc__session {
   double turn_end;      /* by conc_now(); 0: the clock was not read yet */
   conc__buffer encoded; /* the item of a put, encoded already; */
   const conc_value *encoded_item; /* this one. NULL: none is */
+  int encoded_objects; /* CONC_PASS: there is an object in it; else 0 */
   size_t reply;       /* where the frame of this request's reply is in `out` */
   conc__buffer taken; /* an array of conc__taken, the oldest first; a buffer
                          that is lent, for a stack is small */
@@ -31329,9 +32131,11 @@ CONC__PRIVATE bool conc__unget_as_protocol_4(conc_queue *q,
   conc_value *v = NULL;
   int rc = conc__buffer_append(&b, body, size);
   if (rc == 0) rc = conc__pickle_put_op(&b, CONC__OP_STOP);
-  if (rc == 0) rc = conc__pickle_decode(b.data, b.size, NULL, &v, NULL);
+  if (rc == 0)
+    rc = conc__pickle_decode(b.data, b.size, &conc__pickle_pass_limits, &v,
+                             NULL);
   b.size = 0;
-  if (rc == 0) rc = conc__pickle_encode(&b, v, 4);
+  if (rc == 0) rc = conc__pickle_encode(&b, v, 4 | CONC_PASS);
   if (rc == 0) rc = conc__buffer_reserve(&b, CONC__BODY_SPARE);
   if (rc == 0) conc__unget_body(q, b.data, b.size, &b);
   conc__buffer_free(&b);
@@ -31757,21 +32561,36 @@ typedef struct conc__item {
 /* Encodes the item of a put; or takes what conc__reading_main has made of it
    already, and has found to be readable. */
 CONC__PRIVATE int conc__session_encode(conc__session *s, conc__buffer *b,
-                                       const conc_value *item) {
-  if (s->encoded_item != item) return conc__pickle_encode(b, item, 4);
+                                       const conc_value *item, int objects) {
+  if (s->encoded_item != item || (s->encoded_objects & ~objects) != 0)
+    return conc__pickle_encode(b, item, 4 | objects);
   *b = s->encoded;
   memset(&s->encoded, 0, sizeof s->encoded);
   s->encoded_item = NULL;
   return 0;
 }
 
+/* A put of an object where there may be none: names its class. */
+CONC__PRIVATE int conc__reply_no_object(conc__session *s,
+                                        const conc_value *v) {
+  char text[256];
+  const char *module = "", *name = "";
+  conc_value_object(conc__recipe_find(v), &module, &name);
+  snprintf(text, sizeof text,
+           "UnpicklingError: only data is accepted, not code: %.*s.%.*s",
+           CONC__SHOWN(module, 80), CONC__SHOWN(name, 80));
+  return conc__reply_refuse(s, text);
+}
+
 /* Encodes an item anew: what the client sent is never passed on, for another
-   Python would execute it. What a reader with the same limits could not
+   Python would execute it; only a queue with CONC_PASS is there for that. What
+   a reader with the same limits could not
    receive is refused here, before it is queued, where it would be in the way
    of all that comes behind it. 0; 1: it is refused, and *rc is how it went to
    say so. */
-CONC__PRIVATE int conc__item_encode(conc__session *s, const conc_value *v,
-                                    conc__item *item, int *rc) {
+CONC__PRIVATE int conc__item_encode(conc__session *s, const conc_queue *q,
+                                    const conc_value *v, conc__item *item,
+                                    int *rc) {
   const size_t limit = conc__message_limit(s->manager);
   const bool checked = s->encoded_item == v;
   int error = 0;
@@ -31780,12 +32599,14 @@ CONC__PRIVATE int conc__item_encode(conc__session *s, const conc_value *v,
   if (conc_value_type(v) == CONC_BYTES) {
     item->data = conc_value_bytes(v, &item->size);
   } else {
-    error = conc__session_encode(s, &item->b, v);
+    error = conc__session_encode(s, &item->b, v, q->objects);
     item->data = item->b.data;
     item->size = item->b.size;
     item->kind = CONC__PICKLED;
   }
-  if (error != 0)
+  if (error == -EACCES)
+    *rc = conc__reply_no_object(s, v);
+  else if (error != 0)
     *rc = conc__reply_error(s, error, false);
   else if (item->size > limit)
     *rc = conc__reply_too_long(s, item->size, limit,
@@ -31863,7 +32684,7 @@ CONC__PRIVATE int conc__serve_put(conc__session *s, conc_queue *q,
                                   const conc_value *item, double timeout) {
   conc__item i;
   int rc = 0;
-  if (conc__item_encode(s, item, &i, &rc) != 0) return rc;
+  if (conc__item_encode(s, q, item, &i, &rc) != 0) return rc;
   rc = conc__item_put(s, q, &i);
   if (rc == -ETIMEDOUT && timeout > 0) {
     int gone = conc__session_block(s);
@@ -31890,7 +32711,7 @@ CONC__PRIVATE int conc__serve_unget(conc__session *s, conc_queue *q,
   conc__message m;
   conc__item i;
   int rc = 0;
-  if (conc__item_encode(s, item, &i, &rc) != 0) return rc;
+  if (conc__item_encode(s, q, item, &i, &rc) != 0) return rc;
   m.data = i.data;
   m.size = i.size;
   m.kind = i.kind;
@@ -32446,16 +33267,19 @@ CONC__PRIVATE bool conc__serve_usual(conc__session *s, const unsigned char *p,
 typedef struct conc__reading {
   const unsigned char *data;
   size_t size;
+  bool objects; /* they may come */
   conc_value *value;
   int protocol, rc;
   conc__buffer encoded; /* as in conc__session */
   const conc_value *encoded_item;
+  int encoded_objects;
   char refused[CONC__REFUSED_MAX]; /* what the request names, if -EACCES */
 } conc__reading;
 
 CONC__PRIVATE void conc__reading_decode(conc__reading *r) {
   conc__pickle_limits limits = conc__pickle_request_limits;
   limits.refused = r->refused;
+  limits.objects = r->objects;
   r->rc = conc__pickle_decode(r->data, r->size, &limits, &r->value,
                               &r->protocol);
 }
@@ -32472,8 +33296,10 @@ CONC__PRIVATE void *conc__reading_main(void *arg) {
              ? conc_value_item(args, 0)
              : NULL;
   if (item == NULL || conc_value_type(item) == CONC_BYTES) return NULL;
+  if (r->objects && conc__recipe_find(item) != NULL)
+    r->encoded_objects = CONC_PASS;
   /* Without memory, or if it has no encoding, the put itself will say so. */
-  if (conc__pickle_encode(&r->encoded, item, 4) == 0 &&
+  if (conc__pickle_encode(&r->encoded, item, 4 | r->encoded_objects) == 0 &&
       conc__value_is_readable(item, r->encoded.size))
     r->encoded_item = item;
   return NULL;
@@ -32551,6 +33377,7 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
   memset(&reading, 0, sizeof reading);
   reading.data = data;
   reading.size = size;
+  reading.objects = CONC__LOAD_RELAXED(&s->manager->passes);
   if (size < CONC__READING_LARGE)
     conc__reading_decode(&reading);
   else
@@ -32565,6 +33392,7 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
   if (reading.rc != 0) return conc__refuse_reading(s, &reading);
   s->encoded = reading.encoded;
   s->encoded_item = reading.encoded_item;
+  s->encoded_objects = reading.encoded_objects;
   if (conc__request_fits(s, reading.value, &r, &rc))
     rc = s->client->methods ? conc__serve_method(s, &r)
                             : conc__serve_function(s, &r);
@@ -33321,7 +34149,7 @@ CONC__PRIVATE int conc__request_str(conc__buffer *out, const char *method,
 CONC__PRIVATE bool conc__exception_says(const conc_value *v,
                                         const char *begin) {
   const char *text =
-      conc_value_str(conc_value_item(conc_value_item(v, 2), 0), NULL);
+      conc_value_str(conc_value_item(conc__recipe_arguments(v), 0), NULL);
   return text != NULL && strncmp(text, begin, strlen(begin)) == 0;
 }
 
@@ -33408,9 +34236,10 @@ CONC__PRIVATE int conc__peer_decode(conc__manager_data *m, conc__peer *p,
                                     const unsigned char *payload, size_t size,
                                     conc_value **reply,
                                     const conc_value **result, bool *broken) {
-  int protocol;
-  int rc = conc__pickle_decode(payload, size, &conc__pickle_reply_limits,
-                               reply, &protocol);
+  conc__pickle_limits limits = conc__pickle_reply_limits;
+  int protocol, rc;
+  limits.exact = m->options->objects == CONC_PASS;
+  rc = conc__pickle_decode(payload, size, &limits, reply, &protocol);
   *broken = true;
   if (rc == -ENOMEM || rc == -EMSGSIZE) {
     conc__channel_unread(&p->channel);
@@ -33917,7 +34746,7 @@ CONC__PRIVATE int conc__proxy_put(conc_queue *q, const conc__message *m,
 CONC__PRIVATE int conc__proxy_stash(conc__proxy *proxy, const conc_value *v) {
   conc__message m;
   conc__buffer b = {NULL, 0, 0, 0};
-  int rc = conc__pickle_encode(&b, v, 4);
+  int rc = conc__pickle_encode(&b, v, 4 | proxy->queue.objects);
   m.data = b.data;
   m.size = b.size;
   m.kind = CONC__PICKLED;
@@ -33962,7 +34791,8 @@ CONC__PRIVATE bool conc__reply_body(const unsigned char *p, size_t size,
    was asked for, nor, if others will read it, that it is data at all. The
    message's size; or negative errno: then the sink has nothing of it. */
 CONC__PRIVATE ssize_t conc__sink_fill(const conc__sink *sink,
-                                      const unsigned char *body, size_t n) {
+                                      const unsigned char *body, size_t n,
+                                      bool objects) {
   conc_value *v = NULL;
   size_t at, offset, size;
   int rc;
@@ -33978,11 +34808,13 @@ CONC__PRIVATE ssize_t conc__sink_fill(const conc__sink *sink,
   if (rc != 0) return rc;
   conc__buffer_append(sink->body, body, n); /* there is room */
   if (sink->data != NULL) {
-    rc = conc__sink_read(sink);
+    rc = conc__sink_read(sink, objects);
     if (rc != 0) sink->body->size = at;
   } else if (sink->wants != CONC__WANTS_VALUE) {
     conc__pickle_put_op(sink->body, CONC__OP_STOP);
-    rc = conc__pickle_decode(sink->body->data + at, n + 1, NULL, &v, NULL);
+    rc = conc__pickle_decode(sink->body->data + at, n + 1,
+                             objects ? &conc__pickle_body_limits : NULL, &v,
+                             NULL);
     conc_value_free(v);
     sink->body->size = rc == 0 ? at + n : at;
   }
@@ -34039,7 +34871,7 @@ CONC__PRIVATE ssize_t conc__proxy_take(conc__proxy *proxy,
   c.broken = true;
   got = rc;
   if (rc == 0 && conc__reply_body(payload, size, &body, &n)) {
-    got = conc__sink_fill(sink, body, n);
+    got = conc__sink_fill(sink, body, n, proxy->queue.objects != 0);
     c.broken = got < 0;
     c.peer->asked = false;
     c.peer->held = !c.broken;
@@ -34550,6 +35382,7 @@ CONC__PRIVATE int conc__proxy_new(conc__manager_data *m, const char *name,
   p->ident = ident;
   memcpy(p->name, name, strlen(name) + 1);
   p->queue.name = p->name;
+  p->queue.objects = m->options->objects & CONC_PASS;
   p->manager = m;
   *out = p;
   return 0;
@@ -34786,6 +35619,7 @@ CONC_API int conc_manager_register_queue(conc_manager *manager,
   if (rc == 0) {
     m->exports[m->exports_count].name = copy;
     m->exports[m->exports_count++].queue = queue;
+    if (queue->objects != 0) CONC__STORE_RELAXED(&m->passes, true);
   }
   conc__mutex_unlock(guard);
   if (rc != 0) CONC_FREE(copy);
