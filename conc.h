@@ -2696,7 +2696,8 @@ CONC_API bool conc_value_equal(const conc_value *a, const conc_value *b);
    its pickle is: it has no size and no items for the calls above, and nothing
    of what the recipe says is done. conc_pickle_dumps(object, CONC_PASS, ...)
    makes its pickle, which is whole also where the object was a part of a
-   larger value. *module and *name say its class, or the function that makes
+   larger value. (Only what refers to an object around it cannot be written
+   without that object.) *module and *name say its class, or the function that makes
    it; of a class or function itself, its own name. A class inside of a class
    is named "Outer.Inner". They point into the value.
    A value has objects in it only where the program has asked for it: it is of
@@ -2730,7 +2731,8 @@ CONC_API int conc_value_object(const conc_value *value, const char **module,
    Errors:
    -EINVAL  there is no such protocol, or the value is NULL
    -EACCES  there is a CONC_OBJECT in it, and no CONC_PASS was added; or one
-            that is made with keywords, which protocols before 4 cannot say
+            that is made with keywords, which protocols before 4 cannot say;
+            or one that refers to an object of which the value is a part
    -ENOMEM  there is no memory for the pickle */
 CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
                                void **out, size_t *size);
@@ -2760,8 +2762,10 @@ CONC_API int conc_pickle_loads(conc_value **out, const void *data,
    Returns 0. After an error *out is NULL.
    Errors: as conc_pickle_loads, but
    -EACCES  it has what lies outside of the pickle (a persistent id, a buffer
-            that comes by another way), an object that refers to itself, a call
-            whose result is not used, or what no pickler of Python writes */
+            that comes by another way); an object that refers to a list, tuple,
+            dict or set that it is in, or is a key and refers to what is around
+            it (it may refer to itself, and to objects that it is in); a call
+            whose result is not used; or what no pickler of Python writes */
 CONC_API int conc_pickle_loads_objects(conc_value **out, const void *data,
                                        size_t size);
 
@@ -2806,8 +2810,9 @@ CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
    *out is to be freed by conc_value_free.
    Returns 0. After an error *out is NULL.
    Errors:
-   -EINVAL    the format is bad, a text is not UTF-8, an O is NULL, or a key is
-              one that Python cannot hash
+   -EINVAL    the format is bad, a text is not UTF-8, an O is NULL or refers to
+              an object of which it is a part, or a key is one that Python
+              cannot hash
    -EMSGSIZE  the value would go beyond its limits (see >>value)
    -ENOMEM    there is no memory for the value */
 CONC_API int conc_build(conc_value **out, const char *format, ...);
@@ -19322,7 +19327,8 @@ CONC_API int conc_check_output(const char *const *argv, conc_output *out,
 
    Invariants, which every loop over a value relies on and none checks again:
    no value is nested deeper than CONC__VALUE_DEPTH, has more than
-   CONC__VALUE_NODES nodes, or contains itself; every text has a NUL behind
+   CONC__VALUE_NODES nodes, or contains itself (an object that does has a node
+   that says so: CONC__BY_AROUND, never in a set or a key); every text has a NUL behind
    it; a str is valid UTF-8; an int that fits in 64 bits is no bigint, and a
    bigint has no byte that its sign does not need; sets are sorted and have no
    item twice; keys of dicts are hashable in Python, and none is there twice.
@@ -19515,6 +19521,187 @@ CONC_API const conc_value *conc_value_key(const conc_value *value, size_t i) {
   return value->as.items + i * 2;
 }
 
+/* --- what an object is ---
+
+   A CONC_OBJECT is the recipe by which a pickle makes an object (see >>recipe):
+   what is called, with what, and what the object is given then. Its items are
+   for this file alone. Item 0 is an int: one of CONC__BY_..., which says how
+   the object is made, and the CONC__WITH_... of what it is given. */
+
+/* How it is made, and the items that say so. */
+enum {
+  CONC__BY_NAME,     /* module, name: a class or function itself */
+  CONC__BY_CODE,     /* an int: the same, by its number in Python's copyreg */
+  CONC__BY_CALL,     /* what is called, a tuple of arguments (REDUCE) */
+  CONC__BY_NEW,      /* the same, by __new__ of a class (NEWOBJ) */
+  CONC__BY_KEYWORDS, /* the same, and a dict of arguments (NEWOBJ_EX) */
+  CONC__BY_OLD,      /* class, arguments: of Python 2's old classes (OBJ) */
+  CONC__BY_AROUND,   /* what was called, an int: it is the object around this
+                        place that has this number in `shared` */
+  CONC__BY = 7,      /* the bits of these */
+  /* What it is given behind that, in this order; an item for each. */
+  CONC__WITH_ITEMS = 8,  /* a list: these are appended to it */
+  CONC__WITH_PAIRS = 16, /* a list: key, value, key, value, which are set */
+  CONC__WITH_STATE = 32  /* what its __setstate__ gets, or its attributes */
+};
+
+/* What an item is: one of CONC__WITH_..., or one of these. */
+enum {
+  CONC__PART_HOW,
+  CONC__PART_CALLED,
+  CONC__PART_ARGUMENTS,
+  CONC__PART_KEYWORDS
+};
+
+/* How many items there are of what the object is made by. */
+CONC__INLINE uint32_t conc__recipe_made(int64_t how) {
+  how &= CONC__BY;
+  return how == CONC__BY_CODE ? 2 : how == CONC__BY_KEYWORDS ? 4 : 3;
+}
+
+/* What item i of a recipe is. Of a name or a code only the first is asked. */
+CONC__PRIVATE int conc__recipe_part(const conc_value *v, size_t i) {
+  const int64_t how = v->as.items[0].as.integer;
+  const uint32_t made = conc__recipe_made(how);
+  int with;
+  if (i < made) return (int)i;
+  for (i -= made, with = CONC__WITH_ITEMS; with <= CONC__WITH_STATE; with *= 2)
+    if ((how & with) != 0 && i-- == 0) break;
+  CONC__CHECK(with <= CONC__WITH_STATE);
+  return with;
+}
+
+CONC__INLINE int conc__recipe_by(const conc_value *v) {
+  return (int)(v->as.items[0].as.integer & CONC__BY);
+}
+
+CONC__INLINE bool conc__is_around(const conc_value *v) {
+  return v->type == CONC_OBJECT && conc__recipe_by(v) == CONC__BY_AROUND;
+}
+
+/* --- walking a value ---
+
+   Visits a tree in the order in which it is written: a container, its items,
+   the container again. Every loop over a whole value is one of these, so that
+   no data decides how deep the C stack goes. */
+
+enum { CONC__WALK_END, CONC__WALK_LEAF, CONC__WALK_OPEN, CONC__WALK_CLOSE };
+
+typedef struct conc__walk {
+  const conc_value *value;  /* what is visited */
+  const conc_value *parent; /* the container it is in; NULL at the root */
+  size_t index;             /* its place in there; in a dict, keys are even */
+  struct {
+    const conc_value *value;
+    size_t i, n;
+  } level[CONC__WALK_DEPTH];
+  unsigned depth; /* how many containers are open */
+  bool begun;     /* the root has been visited */
+} conc__walk;
+
+CONC__PRIVATE void conc__walk_begin(conc__walk *w, const conc_value *root) {
+  w->value = root;
+  w->parent = NULL;
+  w->index = 0;
+  w->depth = 0;
+  w->begun = false;
+}
+
+/* Goes to the next node, and returns what it is: a LEAF, an OPEN container
+   before its items, the same one as CLOSE behind them, or the END. After END
+   it may not be called again. */
+CONC__PRIVATE int conc__walk_step(conc__walk *w) {
+  if (w->begun) {
+    CONC__CHECK(w->depth <= CONC__WALK_DEPTH);
+    if (w->depth == 0) return CONC__WALK_END;
+    if (w->level[w->depth - 1].i == w->level[w->depth - 1].n) {
+      w->value = w->level[--w->depth].value;
+      w->parent = w->depth > 0 ? w->level[w->depth - 1].value : NULL;
+      if (w->depth > 0) w->index = w->level[w->depth - 1].i - 1;
+      return CONC__WALK_CLOSE;
+    }
+    w->parent = w->level[w->depth - 1].value;
+    w->index = w->level[w->depth - 1].i++;
+    w->value = w->parent->as.items + w->index;
+  }
+  w->begun = true;
+  if (!conc__is_container(w->value->type)) return CONC__WALK_LEAF;
+  CONC__CHECK(w->depth < CONC__WALK_DEPTH);
+  w->level[w->depth].value = w->value;
+  w->level[w->depth].i = 0;
+  w->level[w->depth].n = conc__item_count(w->value);
+  w->depth++;
+  return CONC__WALK_OPEN;
+}
+
+/* Does not go into the container that has just been opened: the next step is
+   the one behind it, and there is no CLOSE. */
+CONC__INLINE void conc__walk_skip(conc__walk *w) {
+  CONC__CHECK(w->depth > 0 && w->level[w->depth - 1].value == w->value);
+  w->depth--;
+}
+
+/* --- walking a value: which shared parts have been met ---
+
+   Whoever writes a value anew, as a pickle or into a maker, writes each shared
+   part once, and then refers to it. The numbers of shared parts are looked up
+   in a table with open addressing. A peer has no way to make that slow: the
+   numbers are dense, for the maker gives them out. */
+
+typedef struct conc__met_part {
+  uint32_t shared; /* the number of a part; 0: nothing is here */
+  uint32_t index;  /* how many were met before it */
+} conc__met_part;
+
+typedef struct conc__met {
+  conc__met_part *slots;
+  size_t capacity; /* 0 or a power of two */
+  uint32_t count;  /* at most half of that */
+} conc__met;
+
+/* Where a number is, or where it belongs. */
+CONC__PRIVATE conc__met_part *conc__met_slot(const conc__met *t,
+                                             uint32_t shared) {
+  /* Fibonacci hashing: neighbouring numbers come to lie far apart. */
+  size_t i = (size_t)(shared * UINT32_C(2654435769)) & (t->capacity - 1);
+  CONC__CHECK(t->count < t->capacity);
+  while (t->slots[i].shared != 0 && t->slots[i].shared != shared)
+    i = (i + 1) & (t->capacity - 1);
+  return t->slots + i;
+}
+
+/* Whether a part was met before; if so, *index is which one it is. */
+CONC__PRIVATE bool conc__met_find(const conc__met *t, uint32_t shared,
+                                  uint32_t *index) {
+  const conc__met_part *slot;
+  if (t->count == 0) return false;
+  slot = conc__met_slot(t, shared);
+  *index = slot->index;
+  return slot->shared != 0;
+}
+
+/* Adds one that was not met before: its index is t->count - 1 then. 0, or
+   -ENOMEM and nothing has changed. */
+CONC__PRIVATE int conc__met_add(conc__met *t, uint32_t shared) {
+  conc__met_part *slot;
+  if (t->count >= t->capacity / 2) {
+    conc__met more = {NULL, t->capacity > 0 ? t->capacity * 2 : 32, t->count};
+    size_t i;
+    more.slots = (conc__met_part *)CONC_MALLOC(more.capacity * sizeof *slot);
+    if (more.slots == NULL) return -ENOMEM;
+    memset(more.slots, 0, more.capacity * sizeof *slot);
+    for (i = 0; i < t->capacity; i++)
+      if (t->slots[i].shared != 0)
+        *conc__met_slot(&more, t->slots[i].shared) = t->slots[i];
+    CONC_FREE(t->slots);
+    *t = more;
+  }
+  slot = conc__met_slot(t, shared);
+  slot->shared = shared;
+  slot->index = t->count++;
+  return 0;
+}
+
 /* --- order ---
 
    A total order of all values, for the index of dicts, for sets and for
@@ -19654,6 +19841,29 @@ CONC__PRIVATE bool conc__unify_leaves(const conc_value *a,
   return true;
 }
 
+/* Two containers whose items are compared. */
+typedef struct conc__pair_level {
+  const conc_value *a, *b;
+  size_t i, n;
+  bool same; /* so far: to the last bit */
+} conc__pair_level;
+
+/* Whether two nodes are the same object of those around them: so many levels
+   up in both values. */
+CONC__PRIVATE int conc__compare_around(const conc_value *a,
+                                       const conc_value *b,
+                                       const conc__pair_level *level,
+                                       unsigned depth) {
+  const int64_t x = a->as.items[2].as.integer, y = b->as.items[2].as.integer;
+  while (depth-- > 0) {
+    const bool found_a = level[depth].a->shared == x;
+    const bool found_b = level[depth].b->shared == y;
+    if (found_a || found_b) return conc__sign(found_a > found_b,
+                                              found_a < found_b);
+  }
+  return conc__sign(x > y, x < y); /* both lie outside of the two values */
+}
+
 /* Compares two whole values. Two nodes that show the same items are equal
    without a look at them: hence the sharing of a pickle costs no time here.
    Containers that differ in size are told apart by their heads, so both sides
@@ -19661,14 +19871,14 @@ CONC__PRIVATE bool conc__unify_leaves(const conc_value *a,
    value that is being made: parts of them that are equal become one. */
 CONC__PRIVATE int conc__compare_values(const conc_value *a,
                                        const conc_value *b, bool strict) {
-  struct {
-    const conc_value *a, *b;
-    size_t i, n;
-    bool same; /* so far: to the last bit */
-  } level[CONC__WALK_DEPTH];
+  conc__pair_level level[CONC__WALK_DEPTH];
   unsigned depth = 0;
   for (;;) {
     int c = conc__compare_heads(a, b, strict);
+    if (c == 0 && conc__is_around(a) && conc__is_around(b)) {
+      c = conc__compare_around(a, b, level, depth);
+      b = a; /* no look at its items */
+    }
     if (c != 0) return c;
     if (!conc__is_container(a->type)) {
       if (!strict && !conc__unify_leaves(a, b) && depth > 0)
@@ -19898,8 +20108,8 @@ CONC__PRIVATE int conc__sort(conc__sorting *s, size_t n) {
 
    Readers (of pickles, of JSON) and conc_build push nodes on the maker's
    stack and collect them into containers; conc__maker_finish then makes the
-   value of the one node that is left. Here are also the walk over a finished
-   value, and the text and numbers that all of these formats share.
+   value of the one node that is left. Here are also the text and numbers that
+   all of these formats share.
 
    Invariants: a maker is used by one task, on its stack, from
    conc__maker_init to conc__maker_free, which comes after every error too;
@@ -19909,129 +20119,6 @@ CONC__PRIVATE int conc__sort(conc__sorting *s, size_t n) {
 
    Uses >>value and the buffers of >>bytes.
    ------------------------------------------------------------------------ */
-
-/* --- walking a value ---
-
-   Visits a tree in the order in which it is written: a container, its items,
-   the container again. Every loop over a whole value is one of these, so that
-   no data decides how deep the C stack goes. */
-
-enum { CONC__WALK_END, CONC__WALK_LEAF, CONC__WALK_OPEN, CONC__WALK_CLOSE };
-
-typedef struct conc__walk {
-  const conc_value *value;  /* what is visited */
-  const conc_value *parent; /* the container it is in; NULL at the root */
-  size_t index;             /* its place in there; in a dict, keys are even */
-  struct {
-    const conc_value *value;
-    size_t i, n;
-  } level[CONC__WALK_DEPTH];
-  unsigned depth; /* how many containers are open */
-  bool begun;     /* the root has been visited */
-} conc__walk;
-
-CONC__PRIVATE void conc__walk_begin(conc__walk *w, const conc_value *root) {
-  w->value = root;
-  w->parent = NULL;
-  w->index = 0;
-  w->depth = 0;
-  w->begun = false;
-}
-
-/* Goes to the next node, and returns what it is: a LEAF, an OPEN container
-   before its items, the same one as CLOSE behind them, or the END. After END
-   it may not be called again. */
-CONC__PRIVATE int conc__walk_step(conc__walk *w) {
-  if (w->begun) {
-    CONC__CHECK(w->depth <= CONC__WALK_DEPTH);
-    if (w->depth == 0) return CONC__WALK_END;
-    if (w->level[w->depth - 1].i == w->level[w->depth - 1].n) {
-      w->value = w->level[--w->depth].value;
-      w->parent = w->depth > 0 ? w->level[w->depth - 1].value : NULL;
-      if (w->depth > 0) w->index = w->level[w->depth - 1].i - 1;
-      return CONC__WALK_CLOSE;
-    }
-    w->parent = w->level[w->depth - 1].value;
-    w->index = w->level[w->depth - 1].i++;
-    w->value = w->parent->as.items + w->index;
-  }
-  w->begun = true;
-  if (!conc__is_container(w->value->type)) return CONC__WALK_LEAF;
-  CONC__CHECK(w->depth < CONC__WALK_DEPTH);
-  w->level[w->depth].value = w->value;
-  w->level[w->depth].i = 0;
-  w->level[w->depth].n = conc__item_count(w->value);
-  w->depth++;
-  return CONC__WALK_OPEN;
-}
-
-/* Does not go into the container that has just been opened: the next step is
-   the one behind it, and there is no CLOSE. */
-CONC__INLINE void conc__walk_skip(conc__walk *w) {
-  CONC__CHECK(w->depth > 0 && w->level[w->depth - 1].value == w->value);
-  w->depth--;
-}
-
-/* --- walking a value: which shared parts have been met ---
-
-   Whoever writes a value anew, as a pickle or into a maker, writes each shared
-   part once, and then refers to it. The numbers of shared parts are looked up
-   in a table with open addressing. A peer has no way to make that slow: the
-   numbers are dense, for the maker gives them out. */
-
-typedef struct conc__met_part {
-  uint32_t shared; /* the number of a part; 0: nothing is here */
-  uint32_t index;  /* how many were met before it */
-} conc__met_part;
-
-typedef struct conc__met {
-  conc__met_part *slots;
-  size_t capacity; /* 0 or a power of two */
-  uint32_t count;  /* at most half of that */
-} conc__met;
-
-/* Where a number is, or where it belongs. */
-CONC__PRIVATE conc__met_part *conc__met_slot(const conc__met *t,
-                                             uint32_t shared) {
-  /* Fibonacci hashing: neighbouring numbers come to lie far apart. */
-  size_t i = (size_t)(shared * UINT32_C(2654435769)) & (t->capacity - 1);
-  CONC__CHECK(t->count < t->capacity);
-  while (t->slots[i].shared != 0 && t->slots[i].shared != shared)
-    i = (i + 1) & (t->capacity - 1);
-  return t->slots + i;
-}
-
-/* Whether a part was met before; if so, *index is which one it is. */
-CONC__PRIVATE bool conc__met_find(const conc__met *t, uint32_t shared,
-                                  uint32_t *index) {
-  const conc__met_part *slot;
-  if (t->count == 0) return false;
-  slot = conc__met_slot(t, shared);
-  *index = slot->index;
-  return slot->shared != 0;
-}
-
-/* Adds one that was not met before: its index is t->count - 1 then. 0, or
-   -ENOMEM and nothing has changed. */
-CONC__PRIVATE int conc__met_add(conc__met *t, uint32_t shared) {
-  conc__met_part *slot;
-  if (t->count >= t->capacity / 2) {
-    conc__met more = {NULL, t->capacity > 0 ? t->capacity * 2 : 32, t->count};
-    size_t i;
-    more.slots = (conc__met_part *)CONC_MALLOC(more.capacity * sizeof *slot);
-    if (more.slots == NULL) return -ENOMEM;
-    memset(more.slots, 0, more.capacity * sizeof *slot);
-    for (i = 0; i < t->capacity; i++)
-      if (t->slots[i].shared != 0)
-        *conc__met_slot(&more, t->slots[i].shared) = t->slots[i];
-    CONC_FREE(t->slots);
-    *t = more;
-  }
-  slot = conc__met_slot(t, shared);
-  slot->shared = shared;
-  slot->index = t->count++;
-  return 0;
-}
 
 /* --- text: UTF-8, and digits in it --- */
 
@@ -20185,6 +20272,7 @@ typedef struct conc__container {
   unsigned char state;  /* CONC__VISIT_FRESH, _OPEN or _DONE */
   unsigned char height; /* containers inside one another, itself too */
   bool hashable;        /* it can be a key: so far only such items */
+  bool around;          /* it refers to an object that may be around it */
   uint32_t nodes;       /* below it */
   size_t bytes;         /* of text below it */
   uint32_t then;        /* index + 1 of the one laid out next; 0: none */
@@ -20813,6 +20901,7 @@ typedef struct conc__measured {
 /* A container whose items are being visited. */
 typedef struct conc__visit {
   uint32_t container;
+  uint32_t shared;   /* of the node that was opened */
   uint32_t item;     /* how many are done */
   conc__stretch run; /* what is left of the run that is visited */
 } conc__visit;
@@ -20842,8 +20931,9 @@ CONC__INLINE void conc__measure_item(const conc__maker *m, const conc_value *v,
 
 /* Adds an item, which is done itself, to the container that it is in: item
    number i. Here is decided what a value may not hold: -EACCES for a name
-   that was not called, -EBADMSG for a key that Python could not hash,
-   -EMSGSIZE for what is too large. */
+   that was not called, -EBADMSG for a key that Python could not hash, -ELOOP
+   for one that refers to an object around it, -EMSGSIZE for what is too
+   large. */
 CONC__PRIVATE int conc__container_add(const conc__maker *m, conc__container *o,
                                       const conc_value *v, uint32_t i) {
   bool hashable = true;
@@ -20857,7 +20947,8 @@ CONC__PRIVATE int conc__container_add(const conc__maker *m, conc__container *o,
     return v->type == CONC__TYPE_CALLABLE ? -EACCES : -EBADMSG;
   } else if (conc__is_container(v->type)) {
     const conc__container *part = CONC__CONTAINERS(m) + v->as.at;
-    hashable = part->hashable;
+    hashable = part->hashable && !part->around;
+    o->around |= part->around;
     o->nodes += part->nodes;
     o->bytes += part->bytes;
     if (part->height >= o->height)
@@ -20866,7 +20957,10 @@ CONC__PRIVATE int conc__container_add(const conc__maker *m, conc__container *o,
   if (!hashable) {
     if (o->type == CONC_SET || o->type == CONC_FROZENSET ||
         (o->type == CONC_DICT && i % 2 == 0))
-      return -EBADMSG;
+      return conc__is_container(v->type) &&
+                     CONC__CONTAINERS(m)[v->as.at].around
+                 ? -ELOOP
+                 : -EBADMSG;
     /* Whether an object can be a key, only its class knows. */
     o->hashable = o->type == CONC_OBJECT;
   }
@@ -20878,7 +20972,7 @@ CONC__PRIVATE int conc__container_add(const conc__maker *m, conc__container *o,
 
 /* Begins to visit a container. */
 CONC__PRIVATE void conc__visit_open(const conc__maker *m, conc__visit *in,
-                                    size_t container) {
+                                    size_t container, uint32_t shared) {
   conc__container *o = CONC__CONTAINERS(m) + container;
   CONC__CHECK(o->state == CONC__VISIT_FRESH);
   o->state = CONC__VISIT_OPEN;
@@ -20886,27 +20980,29 @@ CONC__PRIVATE void conc__visit_open(const conc__maker *m, conc__visit *in,
   o->hashable = o->type == CONC_TUPLE || o->type == CONC_FROZENSET ||
                 o->type == CONC_OBJECT;
   in->container = (uint32_t)container;
+  in->shared = shared;
   in->item = 0;
   in->run = o->run;
 }
 
 /* Adds up the items that are no containers, or are done. Stops before one
-   that must be visited first, with *fresh its number; else that is SIZE_MAX
-   and all items are done. */
+   that must be visited first, with *fresh its node; else that is NULL and all
+   items are done. -ELOOP at an item that is open: it would have no end. */
 CONC__PRIVATE int conc__visit_items(const conc__maker *m, conc__visit *in,
-                                    conc__measured *sum, size_t *fresh) {
+                                    conc__measured *sum,
+                                    const conc_value **fresh) {
   conc__container *o = CONC__CONTAINERS(m) + in->container;
   CONC__CHECK(o->state == CONC__VISIT_OPEN);
-  for (*fresh = SIZE_MAX; in->item < o->count; in->item++) {
+  for (*fresh = NULL; in->item < o->count; in->item++) {
     const conc_value *v;
     int rc;
     if (in->run.count == 0) in->run = CONC__RUNS(m)[in->run.next - 1];
     v = CONC__POOL(m) + in->run.start;
     if (conc__is_container(v->type) && v->type < CONC__TYPE_CALLABLE) {
       const conc__container *part = CONC__CONTAINERS(m) + v->as.at;
-      if (part->state == CONC__VISIT_OPEN) return -ELOOP; /* endless */
+      if (part->state == CONC__VISIT_OPEN) return -ELOOP;
       if (part->state == CONC__VISIT_FRESH) {
-        *fresh = v->as.at;
+        *fresh = v;
         return 0;
       }
     }
@@ -20921,52 +21017,103 @@ CONC__PRIVATE int conc__visit_items(const conc__maker *m, conc__visit *in,
 
 /* All items of a container are done: it is laid out behind those that were
    done before, so behind all that it shows. */
-CONC__PRIVATE void conc__visit_close(const conc__maker *m,
-                                     const conc__visit *in,
-                                     conc__measured *sum) {
-  conc__container *o = CONC__CONTAINERS(m) + in->container;
-  CONC__CHECK(in->item == o->count);
+CONC__PRIVATE void conc__measure_close(const conc__maker *m,
+                                       uint32_t container,
+                                       conc__measured *sum) {
+  conc__container *o = CONC__CONTAINERS(m) + container;
   o->state = CONC__VISIT_DONE;
   sum->slots += o->count;
   if (o->type == CONC_DICT) sum->slots += conc__dict_index_slots(o->count / 2);
-  if (sum->first == 0) sum->first = in->container + 1;
-  else CONC__CONTAINERS(m)[sum->last - 1].then = in->container + 1;
-  sum->last = in->container + 1;
+  if (sum->first == 0) sum->first = container + 1;
+  else CONC__CONTAINERS(m)[sum->last - 1].then = container + 1;
+  sum->last = container + 1;
 }
 
-/* What is open contains itself: -ELOOP if there is an object among it, else
-   -EMSGSIZE. */
-CONC__PRIVATE int conc__measure_loop(const conc__maker *m,
-                                     const conc__visit *level,
-                                     unsigned depth) {
-  while (depth-- > 0)
-    if (CONC__CONTAINERS(m)[level[depth].container].type == CONC_OBJECT)
-      return -ELOOP;
-  return -EMSGSIZE;
+/* Whether the item at which a visit stands is open: what is around it. */
+CONC__PRIVATE bool conc__visit_is_open(const conc__maker *m,
+                                       const conc__visit *in) {
+  const conc_value *v = CONC__POOL(m) + in->run.start;
+  return conc__is_container(v->type) && v->type < CONC__TYPE_CALLABLE &&
+         CONC__CONTAINERS(m)[v->as.at].state == CONC__VISIT_OPEN;
 }
 
-/* Visits what container `root` reaches, and adds it up. The last limit is for
-   containers that were made of others: each has nodes of its own for the same
-   texts, which count again and are written again. No honest writer makes two
-   containers of one list, and never five. */
-CONC__PRIVATE int conc__maker_measure(const conc__maker *m, size_t root,
+/* The item that level[depth - 1] is at is open itself: level[i]. If that is an
+   object that is made already, and is being given its parts, the item becomes
+   a node that says so, for the object is known by the number of its node. Else
+   -ELOOP if there is an object among what is open, and -EMSGSIZE for data that
+   contains itself. */
+CONC__PRIVATE int conc__measure_around(conc__maker *m, conc__visit *level,
+                                       unsigned depth, conc__measured *sum) {
+  const conc_value item = CONC__POOL(m)[level[depth - 1].run.start];
+  const size_t fresh = m->containers.count;
+  const conc_value *made;
+  conc_value called, *out = NULL;
+  conc__container *o;
+  uint32_t *number, n;
+  bool recipe = false;
+  unsigned i = depth;
+  int rc;
+  do
+    recipe |= CONC__CONTAINERS(m)[level[--i].container].type == CONC_OBJECT;
+  while (level[i].container != item.as.at);
+  if (!recipe) return -EMSGSIZE;
+  made = CONC__POOL(m) + CONC__CONTAINERS(m)[item.as.at].run.start;
+  if (CONC__CONTAINERS(m)[item.as.at].type != CONC_OBJECT ||
+      item.shared == 0 || item.shared != level[i].shared ||
+      level[i].item < conc__recipe_made(made->as.integer))
+    return -ELOOP;
+  called = made[1];
+  number = CONC__OBJECTS(m) + item.shared - 1;
+  if (*number == CONC__RECALLED) *number = ++sum->objects;
+  n = *number;
+  rc = conc__maker_push_empty(m, CONC_OBJECT);
+  if (rc == 0) rc = conc__maker_extend(m, fresh, 3, &out);
+  if (rc != 0) return rc;
+  m->stack.count--; /* it is in the place of the item instead */
+  memset(out, 0, 3 * sizeof *out);
+  out[0].type = out[2].type = CONC_INT;
+  out[0].as.integer = CONC__BY_AROUND;
+  out[1] = called;
+  out[2].as.integer = n;
+  CONC__POOL(m)[level[depth - 1].run.start].as.at = fresh;
+  CONC__POOL(m)[level[depth - 1].run.start].shared = 0;
+  o = CONC__CONTAINERS(m) + fresh;
+  o->height = 1;
+  o->hashable = o->around = true;
+  for (i = 0; rc == 0 && i < 3; i++)
+    rc = conc__container_add(m, o, CONC__POOL(m) + o->run.start + i, i);
+  conc__measure_close(m, (uint32_t)fresh, sum);
+  return rc;
+}
+
+/* Visits what the container of `root` reaches, and adds it up. The last limit
+   is for containers that were made of others: each has nodes of its own for
+   the same texts, which count again and are written again. No honest writer
+   makes two containers of one list, and never five. */
+CONC__PRIVATE int conc__maker_measure(conc__maker *m, const conc_value *root,
                                       conc__measured *sum) {
+  const size_t container = root->as.at;
   conc__visit level[CONC__WALK_DEPTH];
   unsigned depth = 1;
-  size_t fresh;
-  conc__visit_open(m, &level[0], root);
+  const conc_value *fresh;
+  conc__visit_open(m, &level[0], container, root->shared);
   while (depth > 0) {
     int rc = conc__visit_items(m, &level[depth - 1], sum, &fresh);
-    if (rc == -ELOOP) return conc__measure_loop(m, level, depth);
+    if (rc == -ELOOP && level[depth - 1].run.count > 0 &&
+        conc__visit_is_open(m, &level[depth - 1])) {
+      rc = conc__measure_around(m, level, depth, sum);
+      if (rc == 0) continue;
+    }
     if (rc != 0) return rc;
-    if (fresh == SIZE_MAX) {
-      conc__visit_close(m, &level[--depth], sum);
+    if (fresh == NULL) {
+      conc__measure_close(m, level[--depth].container, sum);
     } else {
       if (depth == m->depth) return -EMSGSIZE;
-      conc__visit_open(m, &level[depth++], fresh);
+      conc__visit_open(m, &level[depth++], fresh->as.at, fresh->shared);
     }
   }
-  return CONC__CONTAINERS(m)[root].bytes - sum->once > CONC__VALUE_BYTES ||
+  return CONC__CONTAINERS(m)[container].bytes - sum->once >
+                     CONC__VALUE_BYTES ||
                  sum->once / 4 > m->input_size + m->extra.size
              ? -EMSGSIZE
              : 0;
@@ -21110,8 +21257,7 @@ CONC__PRIVATE int conc__container_lay_out(const conc__maker *m,
 /* --- the value --- */
 
 /* Checks and measures what the root reaches. */
-CONC__PRIVATE int conc__maker_check(const conc__maker *m,
-                                    const conc_value *root,
+CONC__PRIVATE int conc__maker_check(conc__maker *m, const conc_value *root,
                                     conc__measured *sum) {
   sum->slots = sum->once = 0;
   sum->objects = 0;
@@ -21123,7 +21269,7 @@ CONC__PRIVATE int conc__maker_check(const conc__maker *m,
   if (m->input_size > SIZE_MAX / 4 || m->extra.size > SIZE_MAX / 4)
     return -ENOMEM;
   if (!conc__is_container(root->type)) return 0;
-  return conc__maker_measure(m, root->as.at, sum);
+  return conc__maker_measure(m, root, sum);
 }
 
 /* Makes the value of the one node on the stack, in one allocation: the root,
@@ -21140,6 +21286,7 @@ CONC__PRIVATE int conc__maker_finish(conc__maker *m, conc_value **out) {
   CONC__CHECK(m->stack.count == 1 && m->marks.count == 0);
   rc = conc__maker_check(m, root, &sum);
   if (rc != 0) return rc;
+  root = CONC__STACK(m); /* again: it may have moved */
   /* All of the input is copied as the text: an opcode or two between texts
      costs less than moving and sharing each of them. */
   if (sum.text) bytes = m->input_size + m->extra.size + 1;
@@ -21189,58 +21336,11 @@ CONC__PRIVATE int conc__maker_finish(conc__maker *m, conc_value **out) {
    Uses the maker. Its users are >>unpickle and >>pickle.
    ------------------------------------------------------------------------ */
 
-/* --- what a recipe is made of --- */
-
-/* How the object is made, and the items that say so. */
-enum {
-  CONC__BY_NAME,     /* module, name: a class or function itself */
-  CONC__BY_CODE,     /* an int: the same, by its number in Python's copyreg */
-  CONC__BY_CALL,     /* what is called, a tuple of arguments (REDUCE) */
-  CONC__BY_NEW,      /* the same, by __new__ of a class (NEWOBJ) */
-  CONC__BY_KEYWORDS, /* the same, and a dict of arguments (NEWOBJ_EX) */
-  CONC__BY_OLD,      /* class, arguments: of Python 2's old classes (OBJ) */
-  CONC__BY = 7,      /* the bits of these */
-  /* What it is given behind that, in this order; an item for each. */
-  CONC__WITH_ITEMS = 8,  /* a list: these are appended to it */
-  CONC__WITH_PAIRS = 16, /* a list: key, value, key, value, which are set */
-  CONC__WITH_STATE = 32  /* what its __setstate__ gets, or its attributes */
-};
-
-/* What an item is: one of CONC__WITH_..., or one of these. */
-enum {
-  CONC__PART_HOW,
-  CONC__PART_CALLED,
-  CONC__PART_ARGUMENTS,
-  CONC__PART_KEYWORDS
-};
-
-/* How many items there are of what the object is made by. */
-CONC__INLINE uint32_t conc__recipe_made(int64_t how) {
-  how &= CONC__BY;
-  return how == CONC__BY_CODE ? 2 : how == CONC__BY_KEYWORDS ? 4 : 3;
-}
-
-/* What item i of a recipe is. Of a name or a code only the first is asked. */
-CONC__PRIVATE int conc__recipe_part(const conc_value *v, size_t i) {
-  const int64_t how = v->as.items[0].as.integer;
-  const uint32_t made = conc__recipe_made(how);
-  int with;
-  if (i < made) return (int)i;
-  for (i -= made, with = CONC__WITH_ITEMS; with <= CONC__WITH_STATE; with *= 2)
-    if ((how & with) != 0 && i-- == 0) break;
-  CONC__CHECK(with <= CONC__WITH_STATE);
-  return with;
-}
-
-CONC__INLINE int conc__recipe_by(const conc_value *v) {
-  return (int)(v->as.items[0].as.integer & CONC__BY);
-}
-
 /* The tuple of arguments of a value that is an object and was made of some;
    else NULL. */
 CONC__PRIVATE const conc_value *conc__recipe_arguments(const conc_value *v) {
   return conc_value_type(v) == CONC_OBJECT &&
-                 conc__recipe_by(v) >= CONC__BY_CALL
+                 conc__recipe_by(v) >= CONC__BY_CALL && !conc__is_around(v)
              ? v->as.items + CONC__PART_ARGUMENTS
              : NULL;
 }
@@ -21276,8 +21376,8 @@ CONC__PRIVATE const conc_value *conc__recipe_class(const conc_value *v) {
     const conc_value *args = v->as.items + CONC__PART_ARGUMENTS;
     v = v->as.items + CONC__PART_CALLED;
     CONC__CHECK(v->type == CONC_OBJECT);
-    if (conc__recipe_is_maker(v) && args->size > 0 &&
-        args->as.items->type == CONC_OBJECT)
+    if (conc__recipe_is_maker(v) && args->type == CONC_TUPLE &&
+        args->size > 0 && args->as.items->type == CONC_OBJECT)
       v = args->as.items;
   }
   return v;
@@ -22303,9 +22403,9 @@ conc__pickle_name_of(const conc__maker *m, const conc_value *recipe) {
   return (how->as.integer & CONC__BY) == CONC__BY_NAME ? how + 1 : NULL;
 }
 
-/* getattr(class, 'name'), by which protocols before 4, and the writer of
-   >>pickle, name a class inside of a class: becomes the name "class.name".
-   The two are the top nodes. 1: it is something else. */
+/* getattr(class, 'name'), by which protocols before 4 name a class inside of a
+   class, as the writer here does: becomes the name "class.name". The two are
+   the top nodes. 1: it is something else. */
 CONC__PRIVATE int conc__pickle_join_names(conc__pickle_reader *r) {
   conc__maker *m = &r->m;
   const conc_value *top = CONC__STACK(m) + m->stack.count - 2;
@@ -22707,7 +22807,7 @@ CONC__PRIVATE int conc__pickle_decode(const void *data, size_t size,
     /* Refused when it was measured: a name that was not called. */
     if (rc == -EACCES) conc__pickle_refuse_word(&r, "a class");
     if (rc == -ELOOP)
-      rc = conc__pickle_refuse_word(&r, "an object that refers to itself");
+      rc = conc__pickle_refuse_word(&r, "an object that refers to what it is in");
   }
   conc__maker_free(&r.m);
   if (protocol != NULL) *protocol = r.protocol;
@@ -23205,7 +23305,24 @@ CONC__PRIVATE int conc__pickle_put_name(conc__pickle_writer *w,
   return rc;
 }
 
-/* Begins to write a recipe; a name or a code is complete then, and the walk
+/* What refers to an object around it; -EACCES: it was taken out of that. */
+CONC__PRIVATE int conc__pickle_put_around(conc__pickle_writer *w,
+                                          const conc_value *v) {
+  uint32_t index = 0;
+  conc__walk_skip(&w->walk);
+  if (!conc__met_find(&w->met, (uint32_t)v->as.items[2].as.integer, &index))
+    return -EACCES;
+  return conc__pickle_put_memo(w->out, CONC__OP_BINGET, CONC__OP_LONG_BINGET,
+                               index);
+}
+
+/* Whether a recipe is written at once, as its items are no parts. */
+CONC__INLINE bool conc__recipe_is_short(const conc_value *v) {
+  const int by = conc__recipe_by(v);
+  return by < CONC__BY_CALL || by == CONC__BY_AROUND;
+}
+
+/* Begins to write a recipe; one that is short is complete then, and the walk
    does not go into it. */
 CONC__PRIVATE int conc__pickle_open_recipe(conc__pickle_writer *w,
                                            const conc_value *v) {
@@ -23219,6 +23336,7 @@ CONC__PRIVATE int conc__pickle_open_recipe(conc__pickle_writer *w,
     conc__walk_skip(&w->walk);
     return conc__pickle_put_number(w->out, CONC__OP_EXT4,
                                    (uint64_t)v->as.items[1].as.integer, 4);
+  case CONC__BY_AROUND: return conc__pickle_put_around(w, v);
   case CONC__BY_KEYWORDS:
     if (w->protocol < 4) return -EACCES;
     break;
@@ -23240,18 +23358,32 @@ CONC__PRIVATE bool conc__pickle_is_bare(const conc_value *recipe, size_t i) {
           conc__recipe_by(recipe) == CONC__BY_OLD);
 }
 
+/* A part has been written, or made, that other places may refer to. */
+CONC__PRIVATE int conc__pickle_memoized(conc__pickle_writer *w,
+                                        const conc_value *v) {
+  int rc;
+  if (v->shared == 0) return 0;
+  rc = conc__met_add(&w->met, v->shared);
+  if (rc != 0) return rc;
+  return conc__pickle_put_memo(w->out, CONC__OP_BINPUT, CONC__OP_LONG_BINPUT,
+                               w->met.count - 1);
+}
+
 /* What stands behind an item of a recipe when all of the item is written. */
 CONC__PRIVATE int conc__pickle_end_part(conc__pickle_writer *w,
                                         const conc_value *recipe, size_t i) {
   const int by = conc__recipe_by(recipe);
+  int rc;
   switch (conc__recipe_part(recipe, i)) {
   case CONC__PART_ARGUMENTS:
     if (by == CONC__BY_KEYWORDS) return 0;
-    return conc__pickle_put_op(w->out, by == CONC__BY_CALL  ? CONC__OP_REDUCE
-                                       : by == CONC__BY_NEW ? CONC__OP_NEWOBJ
-                                                            : CONC__OP_OBJ);
+    rc = conc__pickle_put_op(w->out, by == CONC__BY_CALL  ? CONC__OP_REDUCE
+                                     : by == CONC__BY_NEW ? CONC__OP_NEWOBJ
+                                                          : CONC__OP_OBJ);
+    return rc != 0 ? rc : conc__pickle_memoized(w, recipe);
   case CONC__PART_KEYWORDS:
-    return conc__pickle_put_op(w->out, CONC__OP_NEWOBJ_EX);
+    rc = conc__pickle_put_op(w->out, CONC__OP_NEWOBJ_EX);
+    return rc != 0 ? rc : conc__pickle_memoized(w, recipe);
   case CONC__WITH_ITEMS: return conc__pickle_put_op(w->out, CONC__OP_APPENDS);
   case CONC__WITH_PAIRS: return conc__pickle_put_op(w->out, CONC__OP_SETITEMS);
   case CONC__WITH_STATE: return conc__pickle_put_op(w->out, CONC__OP_BUILD);
@@ -23271,7 +23403,7 @@ CONC__PRIVATE int conc__pickle_put_part(conc__pickle_writer *w, int step,
   if (step == CONC__WALK_LEAF) return conc__pickle_put_leaf(w, v);
   if (v->type == CONC_OBJECT) {
     if (step == CONC__WALK_OPEN) {
-      *done = conc__recipe_by(v) < CONC__BY_CALL;
+      *done = conc__recipe_is_short(v);
       return conc__pickle_open_recipe(w, v);
     }
     w->inside--;
@@ -23288,7 +23420,7 @@ CONC__PRIVATE int conc__pickle_put_part(conc__pickle_writer *w, int step,
 }
 
 /* Writes what a step of the walk finds. A shared part is memoized behind its
-   last opcode: nothing in it refers to it, as no value contains itself. */
+   last opcode, for nothing in it refers to it; but for an object. */
 CONC__PRIVATE int conc__pickle_put_step(conc__pickle_writer *w, int step) {
   const conc_value *v = w->walk.value;
   const conc_value *in = w->walk.parent;
@@ -23304,12 +23436,10 @@ CONC__PRIVATE int conc__pickle_put_step(conc__pickle_writer *w, int step) {
                                index);
   } else {
     rc = conc__pickle_put_part(w, step, &done);
-    if (rc == 0 && done && v->shared != 0) {
-      rc = conc__met_add(&w->met, v->shared);
-      if (rc == 0)
-        rc = conc__pickle_put_memo(w->out, CONC__OP_BINPUT,
-                                   CONC__OP_LONG_BINPUT, w->met.count - 1);
-    }
+    /* An object is memoized as soon as it is made. */
+    if (rc == 0 && done &&
+        (v->type != CONC_OBJECT || conc__recipe_by(v) < CONC__BY_CALL))
+      rc = conc__pickle_memoized(w, v);
   }
   if (rc == 0 && done && in != NULL && in->type == CONC_OBJECT)
     rc = conc__pickle_end_part(w, in, place);
@@ -23871,6 +24001,38 @@ CONC__PRIVATE size_t conc__format_items(const char *format) {
 
 /* --- build --- */
 
+/* The same for an object, when it is opened and when it is closed. One that
+   the value shares is there before its items, as a container that they are
+   moved into: one of them may refer to it. */
+CONC__PRIVATE int conc__maker_push_object(conc__maker *m, conc__walk *w,
+                                          bool open, conc__met *met,
+                                          uint32_t base) {
+  const conc_value *v = w->value;
+  uint32_t index = 0;
+  int rc;
+  if (open && conc__is_around(v)) {
+    conc__walk_skip(w);
+    if (!conc__met_find(met, (uint32_t)v->as.items[2].as.integer, &index))
+      return -EINVAL; /* it was taken out of that object */
+    return conc__maker_recall(m, CONC__MEMO(m) + base + index);
+  }
+  if (open && v->shared != 0) {
+    rc = conc__met_add(met, v->shared);
+    if (rc == 0) rc = conc__maker_push_empty(m, CONC_OBJECT);
+    if (rc == 0) rc = conc__maker_memoize(m);
+    if (rc == 0) m->stack.count--;
+    return rc;
+  }
+  if (open) return 0;
+  if (v->shared == 0)
+    return conc__maker_collect(m, CONC_OBJECT, (uint32_t)v->size);
+  conc__met_find(met, v->shared, &index);
+  rc = conc__maker_move_top(m, CONC__MEMO(m)[base + index].as.at,
+                            (uint32_t)v->size);
+  return rc != 0 ? rc
+                 : conc__maker_push_node(m, CONC__MEMO(m) + base + index);
+}
+
 /* Pushes what a step of a walk finds: the same node, and a copy of its text.
    A part that the value shares is pushed once, and its node stored in the
    maker's memo, from `base` on; then it is fetched from there. */
@@ -23885,6 +24047,8 @@ CONC__PRIVATE int conc__maker_push_step(conc__maker *m, conc__walk *w,
     if (step == CONC__WALK_OPEN) conc__walk_skip(w);
     return conc__maker_recall(m, CONC__MEMO(m) + base + index);
   }
+  if (v->type == CONC_OBJECT)
+    return conc__maker_push_object(m, w, step == CONC__WALK_OPEN, met, base);
   if (step == CONC__WALK_OPEN) return 0;
   if (step == CONC__WALK_CLOSE)
     rc = conc__maker_collect(m, v->type, (uint32_t)conc__item_count(v));

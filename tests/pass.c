@@ -228,10 +228,14 @@ TEST(what_cannot_pass_is_refused_and_named) {
   CHECK(REFUSED("cm\nA\nQ.", "a persistent id"));
   CHECK(REFUSED("\x97.", "a buffer from outside"));
   CHECK(REFUSED("\x80\5\x8e\1\0\0\0\0\0\0\0x\x98.", "a buffer from outside"));
-  CHECK(REFUSED("cm\nA\n)\x81\x94}X\1\0\0\0xh\0sb.",
-                "an object that refers to itself"));
+  /* Data around an object that refers to it; a key that does, to an object;
+     an object before it is made. */
   CHECK(REFUSED("]\x94" "cm\nA\n)\x81}K\1h\0sb" "a.",
-                "an object that refers to itself"));
+                "an object that refers to what it is in"));
+  CHECK(REFUSED("cm\nA\n)\x81\x94}h\0K\1sb.",
+                "an object that refers to what it is in"));
+  CHECK(REFUSED("cm\nA\n)\x81\x94\x8f(h\0\x85\x90" "b.",
+                "an object that refers to what it is in"));
   CHECK(RC("]\x94h\0a.") == -EMSGSIZE);
   /* A function that sets the state: what it returns is dropped. */
   CHECK(REFUSED("cm\nA\n)R\x94" "cm\nset\nh\0N\x86R0.",
@@ -317,6 +321,51 @@ TEST(texts_of_python_2_keep_their_kind) {
   CHECK_EQ(conc_pickle_dumps(v, 4 | CONC_PASS, &out, &n), 0);
   conc_free(out);
   conc_value_free(v);
+}
+
+/* An object may refer to itself, and to objects that it is in. */
+TEST(objects_refer_to_objects_around_them) {
+  /* (a, a) with a.x = [b], b.x = a, b.y = b. */
+  static const char pickle[] = "\x80\4cm\nA\n)\x81\x94}X\1\0\0\0x](cm\nB\n)\x81"
+                               "\x94}(X\1\0\0\0xh\0X\1\0\0\0yh\1ubesbh\0\x86.";
+  conc_value *v = loads(pickle, sizeof pickle - 1), *w = NULL, *copy = NULL;
+  void *out = NULL;
+  size_t n = 0;
+  CHECK(text_is(v, "(<m.A object>, <m.A object>)"));
+  CHECK(WRITTEN(v, 4, "cm\nA\n)\x81q\0}(X\1\0\0\0x](cm\nB\n)\x81q\1}("
+                      "X\1\0\0\0xh\0X\1\0\0\0yh\1ubeubh\0\x86"));
+  CHECK(WRITTEN(conc_value_item(v, 1), 4,
+                "cm\nA\n)\x81q\0}(X\1\0\0\0x](cm\nB\n)\x81q\1}("
+                "X\1\0\0\0xh\0X\1\0\0\0yh\1ubeub"));
+  CHECK_EQ(conc_build(&copy, "[OO]", v, conc_value_item(v, 0)), 0);
+  CHECK(conc_value_equal(conc_value_item(copy, 0), v));
+  CHECK(conc_value_equal(conc_value_item(copy, 1), conc_value_item(v, 0)));
+  CHECK_EQ(conc_pickle_dumps(copy, 2 | CONC_PASS, &out, &n), 0);
+  w = loads(out, n);
+  CHECK(conc_value_equal(w, copy));
+  conc_free(out);
+  conc_value_free(w);
+  conc_value_free(copy);
+  conc_value_free(v);
+  /* The same shape, but b.x = b, and b.y = a. */
+  v = loads(pickle, sizeof pickle - 1);
+  w = LOADS("\x80\4cm\nA\n)\x81\x94}X\1\0\0\0x](cm\nB\n)\x81"
+            "\x94}(X\1\0\0\0xh\1X\1\0\0\0yh\0ubesbh\0\x86.");
+  CHECK(!conc_value_equal(v, w));
+  conc_value_free(w);
+  conc_value_free(v);
+  /* A part that is outside as well: taken out, it is not whole. */
+  v = LOADS("cm\nA\n)\x81\x94}K\1](h\0e\x94sbh\1\x86.");
+  CHECK(text_is(v, "(<m.A object>, [<m.A object>])"));
+  CHECK(WRITTEN(v, 4, "cm\nA\n)\x81q\0}(K\1](h\0eq\1ubh\1\x86"));
+  CHECK_EQ(conc_pickle_dumps(conc_value_item(v, 1), 4 | CONC_PASS, &out, &n),
+           -EACCES);
+  CHECK_EQ(conc_build(&w, "O", conc_value_item(v, 1)), -EINVAL);
+  CHECK_EQ(conc_build(&w, "O", v), 0);
+  CHECK(conc_value_equal(v, w));
+  conc_value_free(w);
+  conc_value_free(v);
+  CHECK(AS("cm\nL\n)\x81\x94h\0aK\1h\0s.", "cm\nL\n)\x81q\0(h\0e(K\1h\0u"));
 }
 
 TEST(objects_are_equal_by_class_and_parts) {
@@ -465,7 +514,7 @@ TEST(without_memory_nothing_is_left_of_an_object) {
   static const char pickle[] =
       "\x80\2](cm\nA\n\x94U\2\xc3\xa9\x85R\x94}(K\1K\2ub" "cexceptions\nE\n"
       "c__builtin__\ngetattr\nh\0X\1\0\0\0B\x86R(h\0K\1o(K\1K\2e}K\1K\2sb"
-      "h\1h\0h\1cUserDict\nIterableUserDict\n\x82\1e.";
+      "h\1h\0h\1cm\nB\n)\x81q\2h\2b" "cUserDict\nIterableUserDict\n\x82\1e.";
   conc_value *v = loads(pickle, sizeof pickle - 1), *w;
   void *out;
   size_t n;

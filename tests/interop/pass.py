@@ -178,6 +178,28 @@ class Failure(Exception):
     pass
 
 
+class Person(object):
+    """Knows its parent, which knows it."""
+    def __init__(self, x, *children):
+        self.x = x
+        self.parent = None
+        self.me = self
+        self.children = children
+        for child in children:
+            child.parent = self
+
+    def __eq__(self, other):
+        return (same(self.x, other.x) and self.me is self and
+                other.me is other and
+                same(self.children, other.children) and
+                all(child.parent is self for child in self.children) and
+                all(child.parent is other for child in other.children))
+
+    def __ne__(self, other):
+        return not self == other
+    __hash__ = None
+
+
 def named(cls, items, **attributes):
     new = cls(items)
     vars(new).update(attributes)
@@ -333,6 +355,8 @@ TREES = {
     'counter': lambda v: 'collections.Counter([%s, %s])' % (key(), key()),
     'pointof': lambda v: 'Point(%s, %s)' % (v(), v()),
     'thing': lambda v: 'Thing(%s, %s)' % (v(), v()),
+    'family': lambda v: 'Person(%s, Person(%s, Person(%s)), Person(0))' % (
+        v(), v(), v()),
     'slots': lambda v: 'Slots(%s, %s)' % (v(), v()),
     'reduced': lambda v: 'make_reduced([%s, %s], {%s: %s})' % (
         v(), v(), key(), v()),
@@ -455,12 +479,12 @@ def refused(address, key_):
         else:
             raise AssertionError(says)
     tasks = m.get_task_queue()
-    loop = Thing()
-    loop.args.append(loop)
+    loop = [Thing()]
+    loop[0].args.append(loop)
     try:
         tasks.put(loop)
     except RemoteError as error:
-        assert 'refers to itself' in str(error), error
+        assert 'refers to what it is in' in str(error), error
     else:
         raise AssertionError('a loop')
     data.put(u'fine')
