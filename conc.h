@@ -539,6 +539,10 @@
      and encrypts nothing. A man in the middle can relay the handshake between
      two processes (not between one process and itself). The protocol is for a
      trusted network, as Python's is.
+   - A queue with .objects = CONC_PASS carries code: who may put into it may
+     have any Python program execute anything that gets from it. C executes
+     nothing of it. Objects made with keywords (__getnewargs_ex__) are not for
+     Python 2: its get fails, and they stay in the queue for others.
    - Without CONC_HAVE_FLOCK, if two processes start to listen at the same
      moment at the file of a unix socket whose owner is dead, both may succeed,
      and one of them cannot be reached.
@@ -2696,10 +2700,10 @@ CONC_API bool conc_value_equal(const conc_value *a, const conc_value *b);
    its pickle is: it has no size and no items for the calls above, and nothing
    of what the recipe says is done. conc_pickle_dumps(object, CONC_PASS, ...)
    makes its pickle, which is whole also where the object was a part of a
-   larger value. (Only what refers to an object around it cannot be written
-   without that object.) *module and *name say its class, or the function that makes
-   it; of a class or function itself, its own name. A class inside of a class
-   is named "Outer.Inner". They point into the value.
+   larger value; only what refers to an object around it cannot be written
+   without that one. *module and *name say its class, or the function that
+   makes it; of a class or function itself, its own name. A class inside of a
+   class is named "Outer.Inner". They point into the value.
    A value has objects in it only where the program has asked for it: it is of
    a queue with .objects = CONC_PASS, or of conc_pickle_loads_objects. THE
    PROGRAM THAT UNPICKLES AN OBJECT IN PYTHON EXECUTES WHAT ITS SENDER WROTE:
@@ -2781,9 +2785,9 @@ CONC_API int conc_pickle_loads_objects(conc_value **out, const void *data,
    ------------------------------------------------------------------------ */
 
 /* Writes what Python's str() gives: of a str its text, of other types their
-   repr(); of a CONC_OBJECT <module.name object>. As in snprintf, at most `size` bytes are written to buf, the last of
-   them a NUL; but a text that is cut ends with a whole character. It allocates
-   nothing and cannot fail.
+   repr(); of a CONC_OBJECT <module.name object>. As in snprintf, at most
+   `size` bytes are written to buf, the last of them a NUL; but a text that is
+   cut ends with a whole character. It allocates nothing and cannot fail.
    Returns the length of the whole text, without the NUL. */
 CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
                                  size_t size);
@@ -19327,11 +19331,12 @@ CONC_API int conc_check_output(const char *const *argv, conc_output *out,
 
    Invariants, which every loop over a value relies on and none checks again:
    no value is nested deeper than CONC__VALUE_DEPTH, has more than
-   CONC__VALUE_NODES nodes, or contains itself (an object that does has a node
-   that says so: CONC__BY_AROUND, never in a set or a key); every text has a NUL behind
-   it; a str is valid UTF-8; an int that fits in 64 bits is no bigint, and a
-   bigint has no byte that its sign does not need; sets are sorted and have no
-   item twice; keys of dicts are hashable in Python, and none is there twice.
+   CONC__VALUE_NODES nodes, or contains itself (a part of an object that refers
+   to it has a node that says so, CONC__BY_AROUND, but never in a set or a
+   key); every text has a NUL behind it; a str is valid UTF-8; an int that fits
+   in 64 bits is no bigint, and a bigint has no byte that its sign does not
+   need; sets are sorted and have no item twice; keys of dicts are hashable in
+   Python, and none is there twice.
    ------------------------------------------------------------------------ */
 
 /* --- values ---
@@ -19523,10 +19528,10 @@ CONC_API const conc_value *conc_value_key(const conc_value *value, size_t i) {
 
 /* --- what an object is ---
 
-   A CONC_OBJECT is the recipe by which a pickle makes an object (see >>recipe):
-   what is called, with what, and what the object is given then. Its items are
-   for this file alone. Item 0 is an int: one of CONC__BY_..., which says how
-   the object is made, and the CONC__WITH_... of what it is given. */
+   A CONC_OBJECT is the recipe by which a pickle makes an object: what is
+   called, with what, and what the object is given then. Its items are for this
+   file alone, see >>recipe. Item 0 is an int: one of CONC__BY_..., which says
+   how the object is made, and the CONC__WITH_... of what it is given. */
 
 /* How it is made, and the items that say so. */
 enum {
@@ -21190,7 +21195,8 @@ CONC__PRIVATE bool conc__dict_merge(conc_value *items, const uint32_t *index,
   size_t i;
   for (i = 1; i < pairs; i++) {
     conc_value *pair = items + (size_t)index[i] * 2;
-    if (conc__compare_values(first, pair, false) != 0 || conc__is_unlike(pair)) {
+    if (conc__compare_values(first, pair, false) != 0 ||
+        conc__is_unlike(pair)) {
       first = pair;
     } else {
       first[1] = pair[1];
@@ -21274,7 +21280,8 @@ CONC__PRIVATE int conc__maker_check(conc__maker *m, const conc_value *root,
 
 /* Makes the value of the one node on the stack, in one allocation: the root,
    the items of all containers with their indexes, all text. 0, -ENOMEM, or
-   what measuring says; -ELOOP is an object that contains itself. The maker is only good to be freed afterwards. */
+   what measuring says; -ELOOP is an object that refers to what it is in. The
+   maker is only good to be freed afterwards. */
 CONC__PRIVATE int conc__maker_finish(conc__maker *m, conc_value **out) {
   const conc_value *root = CONC__STACK(m);
   conc__measured sum;
@@ -21331,7 +21338,7 @@ CONC__PRIVATE int conc__maker_finish(conc__maker *m, conc_value **out) {
    is a recipe itself. Nothing here calls, imports or makes anything.
 
    The names of classes are those of Python 3, and have neither a newline, with
-   which GLOBAL ends them, nor a NUL, and if there are dots only few.
+   which GLOBAL ends them, nor a NUL, and are short.
 
    Uses the maker. Its users are >>unpickle and >>pickle.
    ------------------------------------------------------------------------ */
@@ -21536,24 +21543,24 @@ CONC__PRIVATE int conc__rename_to_3(conc__maker *m) {
    known by the number of its container. All of these return 0 or negative
    errno; -EACCES: no pickler of Python writes that. */
 
-/* Each dot of a name is some 30 bytes when it is written, and the name is put
-   together again at each dot when that is read: so names that have any are
-   short. Then conc__maker_reuse lets through what is written here. */
+/* Bytes of a module, and of a name. A memo can bring them again and again, so
+   to look at them must cost little. Each dot of a name is some 30 bytes when
+   it is written, and the name is put together again at each dot when that is
+   read: conc__maker_reuse lets these numbers through. */
+#define CONC__RECIPE_MODULE 255
+#define CONC__RECIPE_NAME 200
 #define CONC__RECIPE_DOTS 8
-#define CONC__RECIPE_DOTTED 200 /* bytes */
 
-/* Whether a text can be the module of a recipe, or a name with that many dots
-   at most. */
+/* Whether a text can be a module, or a name with that many dots at most. */
 CONC__PRIVATE bool conc__recipe_name_fits(const conc__maker *m,
-                                          const conc_value *v, size_t most) {
+                                          const conc_value *v, size_t most,
+                                          size_t dots) {
   const unsigned char *p = conc__maker_text(m, v);
-  size_t dots = 0, i;
-  for (i = 0; i < v->size; i++) {
-    if (p[i] == '\n' || p[i] == 0) return false;
-    if (p[i] == '.' && most < SIZE_MAX &&
-        (++dots > most || v->size > CONC__RECIPE_DOTTED))
+  size_t i;
+  if (v->size > most) return false;
+  for (i = 0; i < v->size; i++)
+    if (p[i] == '\n' || p[i] == 0 || (p[i] == '.' && dots-- == 0))
       return false;
-  }
   return true;
 }
 
@@ -21716,7 +21723,7 @@ enum {
   CONC__OP_NEWOBJ_EX = 0x92,    /* NEWOBJ with keyword arguments */
   CONC__OP_INST = 'i',          /* makes an instance of an old class: two
                                    lines; all are its arguments */
-  CONC__OP_OBJ = 'o',           /* the same, its class being the first of all */
+  CONC__OP_OBJ = 'o',           /* the same: all are its class, arguments */
   CONC__OP_EXT1 = 0x82,         /* names by numbers, which each program */
   CONC__OP_EXT2 = 0x83,         /* gives out for itself */
   CONC__OP_EXT4 = 0x84,
@@ -21763,10 +21770,10 @@ static const conc__pickle_limits conc__pickle_reply_limits
 
 /* For what is to come back as it was, whatever it is: a pickle, and the body
    of one. */
-static const conc__pickle_limits conc__pickle_pass_limits = {true,  true, false,
-                                                             0, 0, NULL};
-static const conc__pickle_limits conc__pickle_body_limits = {true, true, true,
-                                                             0, 0, NULL};
+static const conc__pickle_limits conc__pickle_pass_limits
+    __attribute__((unused)) = {true, true, false, 0, 0, NULL};
+static const conc__pickle_limits conc__pickle_body_limits
+    __attribute__((unused)) = {true, true, true, 0, 0, NULL};
 
 /* The largest value, in the worst form of any protocol and with everything
    memoized, has no more opcodes; a program of more does nothing but keep the
@@ -22208,8 +22215,9 @@ CONC__PRIVATE int conc__pickle_push_name(conc__pickle_reader *r) {
   if (conc__pickle_is_old(r)) rc = conc__rename_to_3(m);
   if (rc != 0) return rc;
   top = CONC__STACK(m) + m->stack.count - 2;
-  if (!conc__recipe_name_fits(m, top, SIZE_MAX) ||
-      !conc__recipe_name_fits(m, top + 1, CONC__RECIPE_DOTS))
+  if (!conc__recipe_name_fits(m, top, CONC__RECIPE_MODULE, SIZE_MAX) ||
+      !conc__recipe_name_fits(m, top + 1, CONC__RECIPE_NAME,
+                              CONC__RECIPE_DOTS))
     return conc__pickle_refuse_word(r, "a name that no class has");
   call = conc__pickle_known_name(r, top);
   if (call < 0 || call > CONC__CALL_ENCODE)
@@ -22423,9 +22431,7 @@ CONC__PRIVATE int conc__pickle_join_names(conc__pickle_reader *r) {
   module = outer[0];
   first = outer[1];
   second = arg[1];
-  if (!conc__recipe_name_fits(m, &second, 0)) return 1;
-  if (first.size > CONC__RECIPE_DOTTED || second.size > CONC__RECIPE_DOTTED)
-    return conc__pickle_refuse_word(r, "a name that no class has");
+  if (!conc__recipe_name_fits(m, &second, CONC__RECIPE_NAME, 0)) return 1;
   rc = conc__maker_reuse(m, first.size + second.size);
   if (rc == 0)
     rc = conc__maker_reserve_text(m, first.size + 1 + second.size, &out);
@@ -22439,7 +22445,8 @@ CONC__PRIVATE int conc__pickle_join_names(conc__pickle_reader *r) {
     rc = conc__maker_push_reserved(m, CONC_STR,
                                    first.size + 1 + second.size);
   if (rc == 0 &&
-      !conc__recipe_name_fits(m, conc__maker_top(m), CONC__RECIPE_DOTS))
+      !conc__recipe_name_fits(m, conc__maker_top(m), CONC__RECIPE_NAME,
+                              CONC__RECIPE_DOTS))
     return conc__pickle_refuse_word(r, "a name that no class has");
   return rc != 0 ? rc : conc__maker_recipe(m, CONC__BY_NAME, 2);
 }
@@ -22807,7 +22814,8 @@ CONC__PRIVATE int conc__pickle_decode(const void *data, size_t size,
     /* Refused when it was measured: a name that was not called. */
     if (rc == -EACCES) conc__pickle_refuse_word(&r, "a class");
     if (rc == -ELOOP)
-      rc = conc__pickle_refuse_word(&r, "an object that refers to what it is in");
+      rc = conc__pickle_refuse_word(&r,
+                                    "an object that refers to what it is in");
   }
   conc__maker_free(&r.m);
   if (protocol != NULL) *protocol = r.protocol;
@@ -23512,8 +23520,8 @@ CONC__PRIVATE int conc__pickle_downgrade(conc__buffer *b, size_t at) {
      no PROTO. */
   int rc = conc__pickle_put_op(b, CONC__OP_STOP);
   if (rc != 0) return rc;
-  rc = conc__pickle_decode(b->data + at, b->size - at, &conc__pickle_body_limits,
-                           &v, NULL);
+  rc = conc__pickle_decode(b->data + at, b->size - at,
+                           &conc__pickle_body_limits, &v, NULL);
   b->size--;
   if (rc == 0) rc = conc__pickle_encode(&old, v, 2 | CONC_PASS);
   if (rc == 0) rc = conc__buffer_reserve(b, old.size);

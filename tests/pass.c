@@ -446,14 +446,18 @@ TEST(objects_have_the_limits_of_values) {
   v = loads(p, n);
   CHECK_EQ(conc_value_size(v), 100001); /* with the class */
   conc_value_free(v);
-  /* A text of a megabyte in a hundred names. */
-  n = (size_t)sprintf(p, "](X");
-  p[n++] = 0, p[n++] = 0, p[n++] = 16, p[n++] = 0;
-  memset(p + n, 'a', 1048576), n += 1048576;
-  memcpy(p + n, "\x94\x93", 1), n += 1;
-  for (i = 0; i < 100; i++) memcpy(p + n, "h\0h\0\x93", 5), n += 5;
-  memcpy(p + n, "e.", 2), n += 2;
-  CHECK_EQ(loads_rc(p, n), -EMSGSIZE);
+  /* A text in very many names, which are more than 64 MiB then; and one that
+     is too long for a name. */
+  for (i = 200; i <= 201; i++) {
+    size_t k;
+    n = (size_t)sprintf(p, "](X");
+    p[n++] = (char)i, p[n++] = 0, p[n++] = 0, p[n++] = 0;
+    memset(p + n, 'a', i), n += i;
+    p[n++] = (char)0x94;
+    for (k = 0; k < 190000; k++) memcpy(p + n, "h\0h\0\x93", 5), n += 5;
+    memcpy(p + n, "e.", 2), n += 2;
+    CHECK_EQ(loads_rc(p, n), i == 200 ? -EMSGSIZE : -EACCES);
+  }
   /* A text that becomes a part of many names. */
   n = (size_t)sprintf(p, "(X");
   p[n++] = (char)190, p[n++] = 0, p[n++] = 0, p[n++] = 0;
