@@ -22509,7 +22509,7 @@ CONC__PRIVATE size_t conc__pickle_called(const conc__pickle_reader *r,
     name = conc__pickle_name_of(&r->m, callable);
     if (name != NULL) call = conc__pickle_known_name(r, name);
   }
-  return call < 0 ? CONC__CALL_OBJECT : (size_t)call;
+  return call < 0 ? (size_t)CONC__CALL_OBJECT : (size_t)call;
 }
 
 /* REDUCE, and NEWOBJ, which only classes are for: replaces what is called and

@@ -5,7 +5,6 @@
 
 #include "inside.h"
 
-#define AS_FIFO(q) ((conc__fifo *)(q))
 #include "served.h"
 
 #define LOADS(s) loads(s, sizeof(s) - 1)
@@ -528,7 +527,8 @@ TEST(without_memory_nothing_is_left_of_an_object) {
     w = NULL;
     test_fail_at = i;
     rc = conc_pickle_loads_objects(&w, pickle, sizeof pickle - 1);
-    if (rc == 0) rc = conc_pickle_dumps(w, 2 + (int)(i % 3) | CONC_PASS, &out, &n);
+    if (rc == 0)
+      rc = conc_pickle_dumps(w, (2 + (int)(i % 3)) | CONC_PASS, &out, &n);
     if (rc == 0) conc_free(out);
     test_fail_at = 0;
     if (rc == 0) CHECK(conc_value_equal(v, w));
