@@ -75,6 +75,7 @@
      >>popen       conc_popen: other programs
      >>value       conc_value: typed values
      >>maker       how a value is made (private)
+     >>recipe      objects that only Python can make (private)
      >>unpickle    Python's pickle, read as data (private)
      >>pickle      conc_pickle_dumps, conc_pickle_loads
      >>format      conc_value_text, conc_build, conc_parse
@@ -19646,6 +19647,86 @@ CONC__INLINE void conc__walk_skip(conc__walk *w) {
   w->depth--;
 }
 
+/* --- reading an object --- */
+
+/* The tuple of arguments of a value that is an object and was made of some;
+   else NULL. */
+CONC__PRIVATE const conc_value *conc__recipe_arguments(const conc_value *v) {
+  return conc_value_type(v) == CONC_OBJECT &&
+                 conc__recipe_by(v) >= CONC__BY_CALL && !conc__is_around(v)
+             ? v->as.items + CONC__PART_ARGUMENTS
+             : NULL;
+}
+
+/* The state of a value that is an object and was given one; else NULL. It is
+   the last item. */
+CONC__PRIVATE const conc_value *conc__recipe_state(const conc_value *v) {
+  return conc_value_type(v) == CONC_OBJECT &&
+                 (v->as.items[0].as.integer & CONC__WITH_STATE) != 0
+             ? v->as.items + v->size - 1
+             : NULL;
+}
+
+/* Whether what is called is one of Python's own functions that make an object
+   of the class that is their first argument. */
+CONC__PRIVATE bool conc__recipe_is_maker(const conc_value *called) {
+  const char *module, *name;
+  if (conc__recipe_by(called) != CONC__BY_NAME) return false;
+  module = (const char *)called->as.items[1].as.bytes;
+  name = (const char *)called->as.items[2].as.bytes;
+  return (strcmp(module, "copyreg") == 0 &&
+          (strcmp(name, "_reconstructor") == 0 ||
+           strcmp(name, "__newobj__") == 0 ||
+           strcmp(name, "__newobj_ex__") == 0)) ||
+         (strcmp(module, "builtins") == 0 && strcmp(name, "getattr") == 0);
+}
+
+/* The recipe of the class of an object, CONC__BY_NAME or _CODE; it itself if
+   it is one. Each turn goes a level deeper into the value. */
+CONC__PRIVATE const conc_value *conc__recipe_class(const conc_value *v) {
+  CONC__CHECK(v->type == CONC_OBJECT);
+  while (conc__recipe_by(v) >= CONC__BY_CALL) {
+    const conc_value *args = v->as.items + CONC__PART_ARGUMENTS;
+    v = v->as.items + CONC__PART_CALLED;
+    CONC__CHECK(v->type == CONC_OBJECT);
+    if (conc__recipe_is_maker(v) && args->type == CONC_TUPLE &&
+        args->size > 0 && args->as.items->type == CONC_OBJECT)
+      v = args->as.items;
+  }
+  return v;
+}
+
+CONC_API int conc_value_object(const conc_value *value, const char **module,
+                               const char **name) {
+  if (conc_value_type(value) != CONC_OBJECT) return -EINVAL;
+  value = conc__recipe_class(value);
+  if (conc__recipe_by(value) == CONC__BY_CODE) {
+    *module = "copyreg";
+    *name = "_extension_registry";
+  } else {
+    *module = (const char *)value->as.items[1].as.bytes;
+    *name = (const char *)value->as.items[2].as.bytes;
+  }
+  return 0;
+}
+
+/* The class of a CONC_OBJECT, without its module; NULL for other values. */
+CONC__PRIVATE const char *conc__object_name(const conc_value *v) {
+  const char *module, *name;
+  return conc_value_object(v, &module, &name) == 0 ? name : NULL;
+}
+
+/* The first object in a value; NULL if there is none. */
+CONC__PRIVATE const conc_value *conc__recipe_find(const conc_value *v) {
+  conc__walk w;
+  int step;
+  conc__walk_begin(&w, v);
+  while ((step = conc__walk_step(&w)) != CONC__WALK_END)
+    if (step == CONC__WALK_OPEN && w.value->type == CONC_OBJECT)
+      return w.value;
+  return NULL;
+}
+
 /* --- walking a value: which shared parts have been met ---
 
    Whoever writes a value anew, as a pickle or into a maker, writes each shared
@@ -21327,11 +21408,10 @@ CONC__PRIVATE int conc__maker_finish(conc__maker *m, conc_value **out) {
 /* ---------------------------------------------------------------------------
    >>recipe: objects that only Python can make
 
-   A CONC_OBJECT is the recipe by which a pickle makes an object: what is
-   called, with what, and what the object is given then. It is a container like
-   the others, so all that walks a value walks through it, its parts may be
-   shared with parts outside of it, and the limits of a value hold for it. What
-   the caller sees is closed; the items are for this file.
+   How a recipe is made, whose parts >>value names. It is a container like the
+   others, so all that walks a value walks through it, its parts may be shared
+   with parts outside of it, and the limits of a value hold for it. What the
+   caller sees is closed; the items are for this file.
 
    Invariants: item 0 of a recipe is an int, CONC__BY_... and CONC__WITH_...;
    the items behind it are those that conc__recipe_part names; what is called
@@ -21342,84 +21422,6 @@ CONC__PRIVATE int conc__maker_finish(conc__maker *m, conc_value **out) {
 
    Uses the maker. Its users are >>unpickle and >>pickle.
    ------------------------------------------------------------------------ */
-
-/* The tuple of arguments of a value that is an object and was made of some;
-   else NULL. */
-CONC__PRIVATE const conc_value *conc__recipe_arguments(const conc_value *v) {
-  return conc_value_type(v) == CONC_OBJECT &&
-                 conc__recipe_by(v) >= CONC__BY_CALL && !conc__is_around(v)
-             ? v->as.items + CONC__PART_ARGUMENTS
-             : NULL;
-}
-
-/* The state of a value that is an object and was given one; else NULL. It is
-   the last item. */
-CONC__PRIVATE const conc_value *conc__recipe_state(const conc_value *v) {
-  return conc_value_type(v) == CONC_OBJECT &&
-                 (v->as.items[0].as.integer & CONC__WITH_STATE) != 0
-             ? v->as.items + v->size - 1
-             : NULL;
-}
-
-/* Whether what is called is one of Python's own functions that make an object
-   of the class that is their first argument. */
-CONC__PRIVATE bool conc__recipe_is_maker(const conc_value *called) {
-  const char *module, *name;
-  if (conc__recipe_by(called) != CONC__BY_NAME) return false;
-  module = (const char *)called->as.items[1].as.bytes;
-  name = (const char *)called->as.items[2].as.bytes;
-  return (strcmp(module, "copyreg") == 0 &&
-          (strcmp(name, "_reconstructor") == 0 ||
-           strcmp(name, "__newobj__") == 0 ||
-           strcmp(name, "__newobj_ex__") == 0)) ||
-         (strcmp(module, "builtins") == 0 && strcmp(name, "getattr") == 0);
-}
-
-/* The recipe of the class of an object, CONC__BY_NAME or _CODE; it itself if
-   it is one. Each turn goes a level deeper into the value. */
-CONC__PRIVATE const conc_value *conc__recipe_class(const conc_value *v) {
-  CONC__CHECK(v->type == CONC_OBJECT);
-  while (conc__recipe_by(v) >= CONC__BY_CALL) {
-    const conc_value *args = v->as.items + CONC__PART_ARGUMENTS;
-    v = v->as.items + CONC__PART_CALLED;
-    CONC__CHECK(v->type == CONC_OBJECT);
-    if (conc__recipe_is_maker(v) && args->type == CONC_TUPLE &&
-        args->size > 0 && args->as.items->type == CONC_OBJECT)
-      v = args->as.items;
-  }
-  return v;
-}
-
-CONC_API int conc_value_object(const conc_value *value, const char **module,
-                               const char **name) {
-  if (conc_value_type(value) != CONC_OBJECT) return -EINVAL;
-  value = conc__recipe_class(value);
-  if (conc__recipe_by(value) == CONC__BY_CODE) {
-    *module = "copyreg";
-    *name = "_extension_registry";
-  } else {
-    *module = (const char *)value->as.items[1].as.bytes;
-    *name = (const char *)value->as.items[2].as.bytes;
-  }
-  return 0;
-}
-
-/* The class of a CONC_OBJECT, without its module; NULL for other values. */
-CONC__PRIVATE const char *conc__object_name(const conc_value *v) {
-  const char *module, *name;
-  return conc_value_object(v, &module, &name) == 0 ? name : NULL;
-}
-
-/* The first object in a value; NULL if there is none. */
-CONC__PRIVATE const conc_value *conc__recipe_find(const conc_value *v) {
-  conc__walk w;
-  int step;
-  conc__walk_begin(&w, v);
-  while ((step = conc__walk_step(&w)) != CONC__WALK_END)
-    if (step == CONC__WALK_OPEN && w.value->type == CONC_OBJECT)
-      return w.value;
-  return NULL;
-}
 
 /* --- names of Python 2 ---
 
