@@ -22392,10 +22392,13 @@ CONC__PRIVATE void conc__pickle_old_texts(const conc__pickle_reader *r,
   uint32_t i;
   for (i = 0; i < o->count; i++, v++) {
     const unsigned char *p;
-    /* Behind the opcode and the length: SHORT_BINSTRING or BINSTRING. What a
-       line was read from does not lie in the input. */
-    if (v->type != CONC_STR || v->as.at < 2 || v->as.at >= r->m.input_size)
+    if (v->type != CONC_STR || v->as.at < 2) continue;
+    /* What was read from a line does not lie in the input; of protocol 0. */
+    if (v->as.at >= r->m.input_size) {
+      if (all) v->type = CONC_BYTES;
       continue;
+    }
+    /* Behind the opcode and the length: SHORT_BINSTRING or BINSTRING. */
     p = r->begin + v->as.at;
     if ((p[-2] != CONC__OP_SHORT_BINSTRING || p[-1] != v->size) &&
         (v->as.at < 5 || p[-5] != CONC__OP_BINSTRING ||
@@ -32938,6 +32941,10 @@ CONC__PRIVATE int conc__reply_not_got(conc__session *s, ssize_t rc,
   if (rc == -EBADMSG)
     return conc__reply_builtin(s, "TypeError",
                                CONC__NOT_BYTES ": it stays in the queue");
+  if (rc == -EACCES)
+    return conc__reply_builtin(s, "TypeError",
+                               "it stays in the queue, for an object is in it "
+                               "that Python 2 cannot make");
   return conc__reply_error(s, (int)rc, true);
 }
 

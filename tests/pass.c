@@ -303,6 +303,8 @@ TEST(texts_of_python_2_keep_their_kind) {
            "cdatetime\ndate\nC\4\7l\1\1\x85R"));
   CHECK(AS("cdatetime\ndate\nT\4\0\0\0\7l\1\1\x85R.",
            "cdatetime\ndate\nC\4\7l\1\1\x85R"));
+  CHECK(AS("cdatetime\ndate\n(S'\\x07l\\x01\\x01'\ntR.",
+           "cdatetime\ndate\nC\4\7l\1\1\x85R"));
   CHECK(AS("cdecimal\nDecimal\nU\0031.5\x85R.", DECIMAL_WRITTEN));
   /* UTF-8 by chance; but text if Python 2 has said so. */
   CHECK(AS("cm\nA\nU\2\xc3\xa9\x85R.", "cm\nA\nC\2\xc3\xa9\x85R"));
