@@ -2584,7 +2584,9 @@ CONC_API int conc_check_output(const char *const *argv, conc_output *out,
    one allocation. conc_build, conc_pickle_loads, conc_json_loads or
    conc_get_value makes it whole; it is never changed; the functions below read
    it; it is freed at its root. Every part and every string that a function
-   hands out points into the root's allocation, and lives as long.
+   hands out points into the root's allocation, and lives as long. An object of
+   any other class passes through C closed, where the program asks for that:
+   see conc_value_object.
 
    Where in Python one object appears at several places, these places share
    memory here, too. That cannot be noticed, because nothing can be changed;
@@ -2768,9 +2770,9 @@ CONC_API int conc_pickle_loads(conc_value **out, const void *data,
    Errors: as conc_pickle_loads, but
    -EACCES  it has what lies outside of the pickle (a persistent id, a buffer
             that comes by another way); an object that refers to a list, tuple,
-            dict or set that it is in, or is a key and refers to what is around
-            it (it may refer to itself, and to objects that it is in); a call
-            whose result is not used; or what no pickler of Python writes */
+            dict or set that it is in (it may refer to itself, and to objects
+            that it is in, but not if it is a key or in a set); a call whose
+            result is not used; or what no pickler of Python writes */
 CONC_API int conc_pickle_loads_objects(conc_value **out, const void *data,
                                        size_t size);
 
@@ -20358,7 +20360,7 @@ typedef struct conc__container {
   unsigned char state;  /* CONC__VISIT_FRESH, _OPEN or _DONE */
   unsigned char height; /* containers inside one another, itself too */
   bool hashable;        /* it can be a key: so far only such items */
-  bool around;          /* it refers to an object that may be around it */
+  bool around;          /* an object is in it that refers to one around it */
   uint32_t nodes;       /* below it */
   size_t bytes;         /* of text below it */
   uint32_t then;        /* index + 1 of the one laid out next; 0: none */
