@@ -3625,7 +3625,8 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
                   the reply
      -ENOENT      the server was started anew, and has no queue of that name
      -EACCES      the message is, or contains, an instance of a Python class,
-                  and .objects is not CONC_PASS; it stays in its queue
+                  and .objects is not CONC_PASS: here, so it stays in its
+                  queue; or that of the server's queue, which has not taken it
      -ECONNRESET  the connection was lost; the call may or may not have been
                   carried out
 
@@ -32749,6 +32750,9 @@ CONC__PRIVATE int conc__session_encode(conc__session *s, conc__buffer *b,
   return 0;
 }
 
+/* A client of ours knows that error by its words. */
+#define CONC__ONLY_DATA "only data is accepted, not code"
+
 /* A put of an object where there may be none: names its class. */
 CONC__PRIVATE int conc__reply_no_object(conc__session *s,
                                         const conc_value *v) {
@@ -32756,7 +32760,7 @@ CONC__PRIVATE int conc__reply_no_object(conc__session *s,
   const char *module = "", *name = "";
   conc_value_object(conc__recipe_find(v), &module, &name);
   snprintf(text, sizeof text,
-           "UnpicklingError: only data is accepted, not code: %.*s.%.*s",
+           "UnpicklingError: " CONC__ONLY_DATA ": %.*s.%.*s",
            CONC__SHOWN(module, 80), CONC__SHOWN(name, 80));
   return conc__reply_refuse(s, text);
 }
@@ -33496,8 +33500,7 @@ CONC__PRIVATE int conc__refuse_reading(conc__session *s,
   char text[CONC__REFUSED_MAX + 64];
   if (r->rc == -EACCES) {
     snprintf(text, sizeof text,
-             "UnpicklingError: only data is accepted, not code: %s",
-             r->refused);
+             "UnpicklingError: " CONC__ONLY_DATA ": %s", r->refused);
     return conc__reply_refuse(s, text);
   }
   if (r->rc == -EMSGSIZE)
@@ -34366,8 +34369,8 @@ CONC__PRIVATE int conc__exception_code(const conc_value *v) {
 
 /* Reads what a reply says: 0 and *result, or the error that it tells.
    -EREMOTEIO is an error in words, which ours sends for what it refuses;
-   -ESTALE is the one that says that there is no such name or id. 1: it is no
-   reply at all. */
+   -EACCES is the one about an object, -ESTALE the one that says that there is
+   no such name or id. 1: it is no reply at all. */
 CONC__PRIVATE int conc__reply_read(const conc_value *reply,
                                    const conc_value **result) {
   const char *kind = NULL, *text;
@@ -34381,6 +34384,7 @@ CONC__PRIVATE int conc__reply_read(const conc_value *reply,
   text = conc_value_str(*result, NULL);
   /* Ours writes it so in protocol 2: as the str of a Python 2. */
   if (text == NULL) text = (const char *)conc_value_bytes(*result, NULL);
+  if (text != NULL && strstr(text, CONC__ONLY_DATA) != NULL) return -EACCES;
   return text != NULL && strstr(text, "KeyError") != NULL ? -ESTALE
                                                           : -EREMOTEIO;
 }

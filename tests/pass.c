@@ -635,7 +635,7 @@ static void refuses(served *s, size_t pad) {
   s->client = client_of(s);
   s->client.objects = CONC_PASS;
   q = join(&s->client);
-  CHECK_EQ(conc_put_build(q, 5, "(Os#)", v, text, pad), -EPROTO);
+  CHECK_EQ(conc_put_build(q, 5, "(Os#)", v, text, pad), -EACCES);
   CHECK_EQ(conc_qsize(s->queue), 0);
   CHECK_EQ(conc_put_build(q, 5, "(is#)", 1, text, pad), 0);
   CHECK_EQ(conc_get_value(q, &w, 5), 0);
