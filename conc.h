@@ -21556,16 +21556,30 @@ CONC__PRIVATE int conc__rename_to_3(conc__maker *m) {
 #define CONC__RECIPE_NAME 200
 #define CONC__RECIPE_DOTS 8
 
-/* Whether a text can be a module, or a name with that many dots at most. */
-CONC__PRIVATE bool conc__recipe_name_fits(const conc__maker *m,
-                                          const conc_value *v, size_t most,
-                                          size_t dots) {
+/* Whether a text can be a module. */
+CONC__PRIVATE bool conc__recipe_module_fits(const conc__maker *m,
+                                            const conc_value *v) {
   const unsigned char *p = conc__maker_text(m, v);
   size_t i;
-  if (v->size > most) return false;
+  if (v->size > CONC__RECIPE_MODULE) return false;
   for (i = 0; i < v->size; i++)
-    if (p[i] == '\n' || p[i] == 0 || (p[i] == '.' && dots-- == 0))
+    if (p[i] == '\n' || p[i] == 0) return false;
+  return true;
+}
+
+/* Whether a text can be a name with that many dots at most. They stand between
+   parts that are not empty. */
+CONC__PRIVATE bool conc__recipe_name_fits(const conc__maker *m,
+                                          const conc_value *v, size_t dots) {
+  const unsigned char *p = conc__maker_text(m, v);
+  size_t i;
+  if (v->size > CONC__RECIPE_NAME) return false;
+  for (i = 0; i < v->size; i++) {
+    if (p[i] == '\n' || p[i] == 0) return false;
+    if (p[i] == '.' && (dots-- == 0 || i == 0 || p[i - 1] == '.' ||
+                        i + 1 == v->size))
       return false;
+  }
   return true;
 }
 
@@ -22220,9 +22234,8 @@ CONC__PRIVATE int conc__pickle_push_name(conc__pickle_reader *r) {
   if (conc__pickle_is_old(r)) rc = conc__rename_to_3(m);
   if (rc != 0) return rc;
   top = CONC__STACK(m) + m->stack.count - 2;
-  if (!conc__recipe_name_fits(m, top, CONC__RECIPE_MODULE, SIZE_MAX) ||
-      !conc__recipe_name_fits(m, top + 1, CONC__RECIPE_NAME,
-                              CONC__RECIPE_DOTS))
+  if (!conc__recipe_module_fits(m, top) ||
+      !conc__recipe_name_fits(m, top + 1, CONC__RECIPE_DOTS))
     return conc__pickle_refuse_word(r, "a name that no class has");
   call = conc__pickle_known_name(r, top);
   if (call < 0 || call > CONC__CALL_ENCODE)
@@ -22439,7 +22452,7 @@ CONC__PRIVATE int conc__pickle_join_names(conc__pickle_reader *r) {
   module = outer[0];
   first = outer[1];
   second = arg[1];
-  if (!conc__recipe_name_fits(m, &second, CONC__RECIPE_NAME, 0)) return 1;
+  if (!conc__recipe_name_fits(m, &second, 0)) return 1;
   rc = conc__maker_reuse(m, first.size + second.size);
   if (rc == 0)
     rc = conc__maker_reserve_text(m, first.size + 1 + second.size, &out);
@@ -22453,8 +22466,7 @@ CONC__PRIVATE int conc__pickle_join_names(conc__pickle_reader *r) {
     rc = conc__maker_push_reserved(m, CONC_STR,
                                    first.size + 1 + second.size);
   if (rc == 0 &&
-      !conc__recipe_name_fits(m, conc__maker_top(m), CONC__RECIPE_NAME,
-                              CONC__RECIPE_DOTS))
+      !conc__recipe_name_fits(m, conc__maker_top(m), CONC__RECIPE_DOTS))
     return conc__pickle_refuse_word(r, "a name that no class has");
   return rc != 0 ? rc : conc__maker_recipe(m, CONC__BY_NAME, 2);
 }

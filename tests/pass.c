@@ -256,6 +256,9 @@ TEST(what_cannot_pass_is_refused_and_named) {
   CHECK(REFUSED("X\1\0\0\0mX\4\0\0\0A\n0N\x93.", "a name that no class has"));
   CHECK(REFUSED("X\1\0\0\0mX\2\0\0\0A\0\x93.", "a name that no class has"));
   CHECK(REFUSED("cm\na.b.c.d.e.f.g.h.i.j\n.", "a name that no class has"));
+  CHECK(REFUSED("cm\na..b\n.", "a name that no class has"));
+  CHECK(REFUSED("cm\n.b\n.", "a name that no class has"));
+  CHECK(REFUSED("cm\na.\n.", "a name that no class has"));
   CHECK(RC("cm\na.b.c.d.e.f.g.h.i\n.") == 0);
   CHECK(REFUSED("cbuiltins\ngetattr\ncm\na.b.c.d.e.f.g.h.i\nX\1\0\0\0j\x86R.",
                 "a name that no class has"));
