@@ -1,8 +1,9 @@
-/* pass.c: a manager whose queues pass objects, for pass.py.
+/* pass.c: a manager whose queues pass objects, for pass.py; or a client.
  *
- *   pass ADDRESS AUTHKEY
+ *   pass ADDRESS AUTHKEY [client]
  *
- * Prints the address that it is bound to, and serves until its input ends.
+ * A client moves what is in get_task_queue to get_result_queue, up to a None.
+ * A manager prints the address that it is bound to, and serves until its input ends.
  * What is put into get_task_queue is taken as a value, copied part by part,
  * and put into get_result_queue; get_data_queue takes data alone. */
 #include <stdio.h>
@@ -50,15 +51,36 @@ static void *move(void *arg) {
   return arg;
 }
 
+static int be_client(conc_manager *m) {
+  conc_value *v = NULL;
+  int rc;
+  m->objects = CONC_PASS;
+  rc = conc_manager_connect(m, 10);
+  if (rc != 0) return 3;
+  tasks = conc_manager_get(m, "get_task_queue");
+  results = conc_manager_get(m, "get_result_queue");
+  if (!tasks || !results) return 4;
+  while ((rc = conc_get_value(tasks, &v, 30)) == 0 &&
+         conc_value_type(v) != CONC_NONE) {
+    rc = conc_put_value(results, v, 30);
+    conc_value_free(v);
+    if (rc != 0) break;
+  }
+  if (rc != 0) fprintf(stderr, "pass: %s\n", conc_strerror(rc));
+  else conc_value_free(v);
+  return conc_manager_shutdown(m) == 0 && rc == 0 ? 0 : 5;
+}
+
 int main(int argc, char **argv) {
   conc_manager m = {0};
   conc_task mover = {0};
   conc_queue *data;
   char ignored;
   int rc;
-  if (argc != 3) return 2;
+  if (argc < 3) return 2;
   m.address = argv[1];
   m.authkey = argv[2];
+  if (argc > 3) return be_client(&m);
   tasks = serve(&m, "get_task_queue", CONC_PASS);
   results = serve(&m, "get_result_queue", CONC_PASS);
   data = serve(&m, "get_data_queue", 0);

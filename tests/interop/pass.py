@@ -12,6 +12,7 @@ import datetime
 import decimal
 import fractions
 import json
+import os
 import random
 import sys
 import time
@@ -499,8 +500,48 @@ def refused(address, key_):
     return m
 
 
+def serve(program, count, seed):
+    """A server of Python, and a C client that moves its objects."""
+    import subprocess
+    import threading
+    try:
+        import queue
+    except ImportError:
+        import Queue as queue
+    served = queue.Queue(), queue.Queue()
+
+    class Manager(BaseManager):
+        pass
+
+    Manager.register('get_task_queue', callable=lambda: served[0])
+    Manager.register('get_result_queue', callable=lambda: served[1])
+    server = Manager(address=('127.0.0.1', 0), authkey=b'abc').get_server()
+    thread = threading.Thread(target=server.serve_forever)
+    thread.daemon = True
+    thread.start()
+    R.seed(seed)
+    leaves, trees = kinds(VERSION)
+    texts = [expression(leaves, trees) for _ in range(count)]
+    for text_ in texts:
+        served[0].put(eval(text_))
+    served[0].put(None)
+    client = subprocess.call([program, '%s:%d' % server.address, 'abc',
+                              'client'])
+    good = client == 0
+    for text_ in texts:
+        good = good and same(eval(text_), served[1].get(True, 10))
+        if not good:
+            print('%s: %.3000s' % (VERSION, text_))
+            break
+    sys.stdout.flush()
+    os._exit(0 if good else 1)
+
+
 def main(program, count, seed, pythons):
     import subprocess
+    for python in pythons:
+        subprocess.check_call([python, '-W', 'ignore', __file__, 'serve',
+                               program, str(count), str(seed)])
     server = subprocess.Popen([program, '127.0.0.1:0', 'abc'],
                               stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                               universal_newlines=True)
@@ -555,6 +596,8 @@ def main(program, count, seed, pythons):
 if __name__ == '__main__':
     if sys.argv[1] == 'worker':
         worker(sys.argv[2], sys.argv[3])
+    elif sys.argv[1] == 'serve':
+        serve(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
     else:
         sys.exit(main(sys.argv[1], int(sys.argv[2]),
                       int(sys.argv[3]) if sys.argv[3] != '-'
