@@ -38638,7 +38638,8 @@ CONC__PRIVATE int conc__put_element(conc__session *s, const conc__element *e) {
 }
 
 /* Puts what was written from `at` on into protocol 2, if a Python 2 is to read
-   it: it is read and written again. */
+   it: it is read and written again. 1: it is too large for that, and this is
+   what the reply says. */
 CONC__PRIVATE int conc__reply_settle(conc__session *s, size_t at) {
   conc__buffer *out = &s->client->channel.out;
   conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
@@ -38655,14 +38656,19 @@ CONC__PRIVATE int conc__reply_settle(conc__session *s, size_t at) {
   if (rc == 0) rc = conc__draft_put(out, &d, conc__reference_put_proxy, s);
   conc__draft_free(&d);
   conc_value_free(v);
-  return rc;
+  if (rc != -EMSGSIZE && rc != -EACCES) return rc;
+  out->size = s->reply;
+  rc = conc__reply_too_long(s, 0, CONC__VALUE_NODES,
+                            "parts that can be told a Python 2 are");
+  return rc != 0 ? rc : 1;
 }
 
-/* Ends a reply that has elements in it: it must not be longer than a client
-   with the same limits can receive. */
-CONC__PRIVATE int conc__reply_finish(conc__session *s) {
+/* Ends a reply that has elements in it, after `rc`: it must not be longer than
+   a client with the same limits can receive. */
+CONC__PRIVATE int conc__reply_finish(conc__session *s, int rc) {
   conc__buffer *out = &s->client->channel.out;
   const size_t limit = s->manager->max_message, size = out->size - s->reply;
+  if (rc != 0) return rc > 0 ? 0 : rc;
   if (size <= limit) return conc__reply_end(s);
   out->size = s->reply;
   return conc__reply_too_long(s, size, limit,
@@ -38697,7 +38703,7 @@ CONC__PRIVATE int conc__reply_element(conc__session *s,
   at = out->size;
   if (rc == 0) rc = conc__put_element(s, c);
   if (rc == 0) rc = conc__reply_settle(s, at);
-  return rc != 0 ? rc : conc__reply_finish(s);
+  return conc__reply_finish(s, rc);
 }
 
 /* ('#RETURN', [element, ...]). */
@@ -38713,7 +38719,7 @@ CONC__PRIVATE int conc__reply_elements(conc__session *s,
   if (rc == 0) rc = conc__put_elements(s, cs, start, step, count);
   if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_APPENDS);
   if (rc == 0 && !conc__reply_is_full(s)) rc = conc__reply_settle(s, at);
-  return rc != 0 ? rc : conc__reply_finish(s);
+  return conc__reply_finish(s, rc);
 }
 
 /* Whether the reply that has just been written is a result: not an exception,
@@ -38746,7 +38752,7 @@ CONC__PRIVATE int conc__reply_repr(conc__session *s, const conc__object *o,
   if (rc == 0) rc = CONC__REPLY_BEGIN(s, "#RETURN");
   if (rc == 0) rc = conc__pickle_put_str(out, (const char *)b.data, b.size);
   conc__buffer_free(&b);
-  return rc != 0 ? rc : conc__reply_finish(s);
+  return conc__reply_finish(s, rc);
 }
 
 /* ('#ERROR', KeyError(key)): the exception has the key itself. */
@@ -39233,7 +39239,7 @@ CONC__PRIVATE int conc__list_reversed(conc__session *s, conc__object *o,
   if (rc == 0 && !conc__reply_is_full(s)) rc = conc__reply_settle(s, at);
   if (rc == 0)
     rc = conc__pickle_put_ops(out, CONC__OP_TUPLE1, CONC__OP_REDUCE);
-  return rc != 0 ? rc : conc__reply_finish(s);
+  return conc__reply_finish(s, rc);
 }
 
 /* list + list: both in one reply, the list stays as it is. */
@@ -39296,7 +39302,7 @@ CONC__PRIVATE int conc__list_mul(conc__session *s, conc__object *o,
     rc = conc__put_elements(s, cs, 0, 1, cs->count);
   if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_APPENDS);
   if (rc == 0 && !conc__reply_is_full(s)) rc = conc__reply_settle(s, at);
-  return rc != 0 ? rc : conc__reply_finish(s);
+  return conc__reply_finish(s, rc);
 }
 
 /* Finds the first argument, from the second on and before the third, which are
@@ -39862,7 +39868,7 @@ CONC__PRIVATE int conc__reply_rows(conc__session *s, const conc__table *t,
   if (rc == 0)
     rc = conc__pickle_put_op(out, dict ? CONC__OP_SETITEMS : CONC__OP_APPENDS);
   if (rc == 0 && !conc__reply_is_full(s)) rc = conc__reply_settle(s, at);
-  return rc != 0 ? rc : conc__reply_finish(s);
+  return conc__reply_finish(s, rc);
 }
 
 /* copy(), and _getvalue(). */
@@ -40149,7 +40155,7 @@ CONC__PRIVATE int conc__dict_popitem(conc__session *s, conc__object *o,
   if (rc == 0) rc = conc__put_row(s, e, CONC__PART_PAIR);
   if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE2);
   if (rc == 0) rc = conc__reply_settle(s, at);
-  if (rc == 0) rc = conc__reply_finish(s);
+  rc = conc__reply_finish(s, rc);
   if (rc == 0 && conc__reply_is_result(s))
     conc__table_remove(t, conc__table_slot_of(t, e));
   return rc;
@@ -40481,7 +40487,7 @@ CONC__PRIVATE int conc__reply_instance_end(conc__session *s, size_t at) {
   int rc = conc__reply_is_full(s) ? 0 : conc__reply_settle(s, at);
   if (rc == 0)
     rc = conc__pickle_put_op(&s->client->channel.out, CONC__OP_BUILD);
-  return rc != 0 ? rc : conc__reply_finish(s);
+  return conc__reply_finish(s, rc);
 }
 
 /* _getvalue(): Python makes a Namespace of its own of it. */
@@ -40674,7 +40680,7 @@ CONC__PRIVATE int conc__reply_items(conc__session *s, const conc__items *a,
   if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_APPENDS);
   if (rc == 0)
     rc = conc__pickle_put_ops(out, CONC__OP_TUPLE2, CONC__OP_REDUCE);
-  return rc != 0 ? rc : conc__reply_finish(s);
+  return conc__reply_finish(s, rc);
 }
 
 /* _getvalue(): an array.array. */
