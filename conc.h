@@ -23627,6 +23627,20 @@ CONC__PRIVATE int conc__pickle_put_step(conc__pickle_writer *w, int step) {
   return rc;
 }
 
+/* Makes a writer ready for a value, and its walk; w->met.slots is to be freed.
+   To the protocol CONC_PASS may be added. */
+CONC__PRIVATE void conc__pickle_writer_begin(conc__pickle_writer *w,
+                                             conc__buffer *out,
+                                             const conc_value *v,
+                                             int protocol) {
+  w->out = out;
+  w->protocol = protocol & ~CONC_PASS;
+  w->objects = (protocol & CONC_PASS) != 0;
+  w->inside = 0;
+  memset(&w->met, 0, sizeof w->met);
+  conc__walk_begin(&w->walk, v);
+}
+
 /* Appends the body of a value's pickle. To the protocol CONC_PASS may be
    added. 0, -ENOMEM, -EINVAL for NULL, -EACCES for a CONC_OBJECT in it; after
    an error the buffer is as it was. */
@@ -23636,15 +23650,10 @@ CONC__PRIVATE int conc__pickle_encode(conc__buffer *b, const conc_value *v,
   conc__pickle_writer w;
   int rc = 0;
   if (v == NULL) return -EINVAL;
-  w.out = b;
-  w.protocol = protocol & ~CONC_PASS;
-  w.objects = (protocol & CONC_PASS) != 0;
-  w.inside = 0;
-  memset(&w.met, 0, sizeof w.met);
+  conc__pickle_writer_begin(&w, b, v, protocol);
   if (!conc__is_container(v->type)) {
     rc = conc__pickle_put_leaf(&w, v);
   } else {
-    conc__walk_begin(&w.walk, v);
     while (rc == 0) {
       const int step = conc__walk_step(&w.walk);
       if (step == CONC__WALK_END) break;

@@ -120,7 +120,8 @@ TEST(an_object_tells_its_class_and_nothing_else) {
   conc_value_free(v);
   /* What makes an object of its first argument is not its class. */
   v = LOADS("](ccopy_reg\n_reconstructor\n(c__main__\nA\nc__builtin__\nobject"
-            "\nNtRccopyreg\n__newobj__\ncm\nB\n\x85Rcm\nmake\ncm\nC\n\x85R" "e.");
+            "\nNtRccopyreg\n__newobj__\ncm\nB\n\x85Rcm\nmake\ncm\nC\n\x85R"
+            "e.");
   CHECK(text_is(v, "[<__main__.A object>, <m.B object>, <m.make object>]"));
   conc_value_free(v);
   v = LOADS("c\x1b\n\x7fX\n.");
@@ -190,8 +191,8 @@ TEST(an_object_is_written_as_it_was) {
    inside and outside of it; and an object that is taken out has all of them. */
 TEST(a_part_of_a_value_is_a_pickle_of_its_own) {
   /* [A(list), list, A(list), the first A], with one class. */
-  static const char pickle[] = "\x80\4](cm\nA\n\x94](K\1K\2e\x94\x85R\x94h\1h\0"
-                               "h\1\x85Rh\2e.";
+  static const char pickle[] = "\x80\4](cm\nA\n\x94](K\1K\2e\x94\x85R\x94"
+                               "h\1h\0h\1\x85Rh\2e.";
   conc_value *v = loads(pickle, sizeof pickle - 1), *w, *copy;
   void *out = NULL;
   size_t n = 0, i;
@@ -200,8 +201,8 @@ TEST(a_part_of_a_value_is_a_pickle_of_its_own) {
   CHECK(WRITTEN(conc_value_item(v, 2), 4, "cm\nA\nq\0](K\1K\2eq\1\x85R"));
   CHECK(conc_value_equal(conc_value_item(v, 0), conc_value_item(v, 2)));
   for (i = 0; i < 4; i++) {
-    CHECK_EQ(conc_pickle_dumps(conc_value_item(v, i), i == 1 ? 4 : 4 | CONC_PASS,
-                               &out, &n), 0);
+    const int protocol = i == 1 ? 4 : 4 | CONC_PASS; /* 1 is the list */
+    CHECK_EQ(conc_pickle_dumps(conc_value_item(v, i), protocol, &out, &n), 0);
     w = loads(out, n);
     conc_free(out);
     CHECK(conc_value_equal(w, conc_value_item(v, i)));
@@ -243,7 +244,8 @@ TEST(what_cannot_pass_is_refused_and_named) {
   CHECK(RC("K\1" "0N.") == 0 && RC("(K\1" "1N.") == 0);
   /* Another order than that of Python's picklers; a class that is changed. */
   CHECK(REFUSED("cm\nA\n)RNbK\1a.", "an object that no pickler writes so"));
-  CHECK(REFUSED("cm\nA\n)RK\1K\2sK\1a.", "an object that no pickler writes so"));
+  CHECK(REFUSED("cm\nA\n)RK\1K\2sK\1a.",
+                "an object that no pickler writes so"));
   CHECK(REFUSED("cm\nA\n)R(K\1eK\1K\2s(K\1e.",
                 "an object that no pickler writes so"));
   CHECK(REFUSED("cm\nA\n)RNbNb.", "an object that no pickler writes so"));
@@ -330,8 +332,8 @@ TEST(texts_of_python_2_keep_their_kind) {
 /* An object may refer to itself, and to objects that it is in. */
 TEST(objects_refer_to_objects_around_them) {
   /* (a, a) with a.x = [b], b.x = a, b.y = b. */
-  static const char pickle[] = "\x80\4cm\nA\n)\x81\x94}X\1\0\0\0x](cm\nB\n)\x81"
-                               "\x94}(X\1\0\0\0xh\0X\1\0\0\0yh\1ubesbh\0\x86.";
+  static const char pickle[] = "\x80\4cm\nA\n)\x81\x94}X\1\0\0\0x](cm\nB\n)"
+                               "\x81\x94}(X\1\0\0\0xh\0X\1\0\0\0yh\1ubesbh\0\x86.";
   conc_value *v = loads(pickle, sizeof pickle - 1), *w = NULL, *copy = NULL;
   void *out = NULL;
   size_t n = 0;
@@ -480,10 +482,11 @@ TEST(objects_have_the_limits_of_values) {
    the same way again. */
 TEST(what_is_made_of_spoiled_objects_can_be_written_and_read) {
   static const char *const parts[] = {
-      "cm\nA\n", "c__builtin__\ngetattr\n", "X\2\0\0\0ab", "U\1x", "K\1", "N",
-      ")", "]", "}", "(", "t", "\x85", "\x86", "\x87", "R", "\x81", "\x92", "b",
-      "a", "e", "s", "u", "o", "iq\nZ\n", "\x82\5", "\x94", "h\0", "h\1", "0", "2",
-      "cbuiltins\nset\n", "cbuiltins\nbytes\n", "C\1x", "\x93", "\x8f", "\x90", "l"};
+      "cm\nA\n", "c__builtin__\ngetattr\n", "X\2\0\0\0ab", "U\1x", "K\1",
+      "N", ")", "]", "}", "(", "t", "\x85", "\x86", "\x87", "R", "\x81", "\x92",
+      "b", "a", "e", "s", "u", "o", "iq\nZ\n", "\x82\5", "\x94", "h\0", "h\1",
+      "0", "2", "cbuiltins\nset\n", "cbuiltins\nbytes\n", "C\1x", "\x93",
+      "\x8f", "\x90", "l"};
   const unsigned count = sizeof parts / sizeof *parts;
   static const size_t lengths[] = {6, 22, 7, 3, 2};
   unsigned round, good = 0;

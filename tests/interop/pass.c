@@ -3,7 +3,8 @@
  *   pass ADDRESS AUTHKEY [client]
  *
  * A client moves what is in get_task_queue to get_result_queue, up to a None.
- * A manager prints the address that it is bound to, and serves until its input ends.
+ * A manager prints the address that it is bound to, and serves until its input
+ * ends.
  * What is put into get_task_queue is taken as a value, copied part by part,
  * and put into get_result_queue; get_data_queue takes data alone. */
 #include <stdio.h>
