@@ -37498,12 +37498,8 @@ CONC__PRIVATE int conc__draft_write(conc__manager_data *m, conc__draft *d,
   uint32_t index;
   int step, rc = 0;
   d->body.size = d->references.size = 0;
-  w.out = &d->body;
-  w.protocol = protocol;
-  w.objects = conc__manager_passes(m);
-  w.inside = 0;
-  memset(&w.met, 0, sizeof w.met);
-  conc__walk_begin(&w.walk, v);
+  if (conc__manager_passes(m)) protocol |= CONC_PASS;
+  conc__pickle_writer_begin(&w, &d->body, v, protocol);
   while (rc == 0 && (step = conc__walk_step(&w.walk)) != CONC__WALK_END) {
     const conc_value *in = w.walk.parent;
     const size_t place = w.walk.index;
