@@ -33295,9 +33295,9 @@ CONC__PRIVATE bool conc__request_arguments_fit(const conc__request *r,
 
 /* Whether Python's bool(v) is True: a client may send any value as `block`. */
 CONC__PRIVATE bool conc__value_is_true(const conc_value *v) {
-  bool b;
-  int64_t n;
-  double f;
+  bool b = false;
+  int64_t n = 0;
+  double f = 0;
   switch (conc_value_type(v)) {
     case CONC_NONE: return false;
     case CONC_BOOL: return conc_value_bool(v, &b) == 0 && b;
@@ -40937,8 +40937,8 @@ static const conc__type_name conc__container_types[]
 
 /* A number, as Python reads a timeout: False if it is none. A bool is one. */
 CONC__PRIVATE bool conc__argument_float(const conc_value *v, double *f) {
-  int64_t n;
-  bool b;
+  int64_t n = 0;
+  bool b = false;
   if (conc_value_type(v) == CONC_BIGINT) *f = CONC_FOREVER;
   else if (conc_value_bool(v, &b) == 0) *f = b;
   else if (conc_value_int(v, &n) == 0) *f = (double)n;
@@ -40948,7 +40948,7 @@ CONC__PRIVATE bool conc__argument_float(const conc_value *v, double *f) {
 
 /* A whole number, which is clipped to what an int64_t holds. */
 CONC__PRIVATE bool conc__argument_int(const conc_value *v, int64_t *n) {
-  bool b;
+  bool b = false;
   if (conc_value_type(v) == CONC_BIGINT) *n = INT64_MAX;
   else if (conc_value_bool(v, &b) == 0) *n = b;
   else return conc_value_int(v, n) == 0;
