@@ -3708,9 +3708,9 @@ CONC_API int conc_manager_shutdown(conc_manager *manager);
    is a MemoryError, and changes nothing. A method is carried out as a whole
    before the next one of the object; one that takes long gives other clients
    their turns. What differs from Python: a sort has no key, which would be
-   code; the items of a set are shown in their order; an array cannot be
-   assigned to a slice of an Array. With CONC_PASS (.objects of conc_manager)
-   they hold objects of any class of Python's, too, as items and as keys.
+   code; the items of a set are shown in their order. With CONC_PASS (.objects
+   of conc_manager) they hold objects of any class of Python's, too, as items
+   and as keys.
 
    What a client has acquired is its connection's, of which each thread of
    Python has one. An RLock is released by its owner alone; a Lock, as in
@@ -39014,6 +39014,35 @@ CONC__INLINE size_t conc__items_count(const conc__items *a) {
   return a->data.size / a->code->size;
 }
 
+/* The type of items of that letter. NULL: there is none. */
+CONC__PRIVATE const conc__code *conc__code_find(char letter) {
+  size_t i;
+  for (i = 0; i < sizeof conc__codes / sizeof *conc__codes; i++)
+    if (conc__codes[i].letter == letter) return &conc__codes[i];
+  return NULL;
+}
+
+/* Reads an array of Python, which a client has sent as a call of its class,
+   with the typecode and what lies in memory: so CPython's managers do it, and
+   take it that both machines have the same order of bytes. A Python 2 makes a
+   str of these. They stay the value's. False: it is no array. */
+CONC__PRIVATE bool conc__array_read(const conc_value *v, conc__items *a) {
+  const conc_value *arguments, *item;
+  if (!conc__is_object(v, "array", "array")) return false;
+  arguments = conc__object_arguments(v);
+  if (arguments == NULL || arguments->size != 2) return false;
+  item = arguments->as.items;
+  if (item[0].type != CONC_STR || item[0].size != 1 ||
+      (item[1].type != CONC_BYTES && item[1].type != CONC_STR))
+    return false;
+  memset(a, 0, sizeof *a);
+  a->code = conc__code_find((char)*item[0].as.bytes);
+  if (a->code == NULL || item[1].size % a->code->size != 0) return false;
+  a->data.data = (unsigned char *)(uintptr_t)item[1].as.bytes;
+  a->data.size = item[1].size;
+  return true;
+}
+
 /* --- what can be iterated over ---
 
    An argument that is to be a list or a dict may be any of Python's types that
@@ -39092,30 +39121,13 @@ CONC__PRIVATE int conc__iterate_range(conc__session *s, conc__elements *to,
   return rc;
 }
 
-/* The items of an object of this server: those of a list, the keys of a dict,
-   the numbers of an array. -ENOTSUP: it has none. */
-CONC__PRIVATE int conc__iterate_object(conc__elements *to,
-                                      const conc__object *o) {
-  const conc__elements *cells = conc__list_of(o);
-  const conc__table *table = conc__dict_of(o);
-  const conc__items *array = conc__array_of(o);
+/* The items of an array. */
+CONC__PRIVATE int conc__iterate_items(conc__elements *to,
+                                      const conc__items *array) {
+  const size_t n = conc__items_count(array);
   conc__buffer b = {NULL, 0, 0, 0};
-  size_t i, n;
+  size_t i;
   int rc = 0;
-  if (cells != NULL)
-    return conc__elements_copy(NULL, to, cells, 0, 1, cells->count);
-  if (table != NULL) {
-    const conc__row *e = conc__table_from(table, 0);
-    while (rc == 0 && e != NULL) {
-      conc__element cell;
-      rc = conc__element_copy(&cell, conc__row_key(e));
-      if (rc == 0) rc = conc__elements_append(to, &cell);
-      e = conc__table_from(table, e->serial + 1);
-    }
-    return rc;
-  }
-  if (array == NULL) return -ENOTSUP;
-  n = conc__items_count(array);
   for (i = 0; rc == 0 && i < n; i++) {
     conc__element cell;
     b.size = 0;
@@ -39128,6 +39140,29 @@ CONC__PRIVATE int conc__iterate_object(conc__elements *to,
   return rc;
 }
 
+/* The items of an object of this server: those of a list, the keys of a dict,
+   the numbers of an array. -ENOTSUP: it has none. */
+CONC__PRIVATE int conc__iterate_object(conc__elements *to,
+                                       const conc__object *o) {
+  const conc__elements *cells = conc__list_of(o);
+  const conc__table *table = conc__dict_of(o);
+  const conc__items *array = conc__array_of(o);
+  const conc__row *e;
+  int rc = 0;
+  if (cells != NULL)
+    return conc__elements_copy(NULL, to, cells, 0, 1, cells->count);
+  if (array != NULL) return conc__iterate_items(to, array);
+  if (table == NULL) return -ENOTSUP;
+  e = conc__table_from(table, 0);
+  while (rc == 0 && e != NULL) {
+    conc__element cell;
+    rc = conc__element_copy(&cell, conc__row_key(e));
+    if (rc == 0) rc = conc__elements_append(to, &cell);
+    e = conc__table_from(table, e->serial + 1);
+  }
+  return rc;
+}
+
 /* Adds all items of a value to an array, which is the caller's to free in any
    case. If it has to wait for the object that a proxy stands for, the object
    whose method this is may be another one afterwards: so it is called before
@@ -39137,6 +39172,7 @@ CONC__PRIVATE int conc__iterate(conc__session *s, conc__elements *to,
   conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
   const size_t step = v->type == CONC_DICT ? 2 : 1;
   const conc_value *arguments;
+  conc__items array;
   size_t i;
   int rc = 0;
   if (v->type == CONC_STR || conc__is_binary(v))
@@ -39160,6 +39196,7 @@ CONC__PRIVATE int conc__iterate(conc__session *s, conc__elements *to,
     conc__object_unuse(&s->manager->objects, o);
     if (rc != -ENOTSUP) return rc;
   }
+  if (conc__array_read(v, &array)) return conc__iterate_items(to, &array);
   if (!conc__is_container(v->type) || v->type == CONC_OBJECT)
     return conc__complain_type(c, "'", v, "' object is not iterable");
   for (i = 0; rc == 0 && i < v->size; i++)
@@ -40733,23 +40770,85 @@ CONC__PRIVATE int conc__array_getslice(conc__session *s, conc__object *o,
   return rc != 0 ? conc__reply_failed(s, &c, rc) : conc__array_reply(s, a, &p);
 }
 
-/* One item. To a slice Python assigns only another array, which a client
-   cannot send as data. */
+/* Takes out the items of places. */
+CONC__PRIVATE void conc__array_remove(conc__items *a, const conc__places *p) {
+  const size_t size = a->code->size, n = conc__items_count(a);
+  const size_t step = (size_t)(p->step > 0 ? p->step : -p->step);
+  size_t i, kept = 0, gone = 0, first;
+  if (p->count == 0) return;
+  first = (size_t)(p->step > 0
+                       ? p->start
+                       : p->start + (int64_t)(p->count - 1) * p->step);
+  for (i = 0; i < n; i++) {
+    if (gone < p->count && i == first + gone * step) {
+      gone++;
+      continue;
+    }
+    memmove(a->data.data + kept * size, a->data.data + i * size, size);
+    kept++;
+  }
+  a->data.size = kept * size;
+}
+
+/* Gives places of an array the items of another one, which is of the same
+   type. */
+CONC__PRIVATE int conc__array_assign(conc__items *a, const conc__places *p,
+                                     const conc__items *with,
+                                     conc__complaint *c) {
+  const size_t size = a->code->size, n = conc__items_count(with);
+  const size_t from = (size_t)p->start * size, gone = p->count * size;
+  size_t i;
+  int rc;
+  if (p->step != 1 && n == 0) { /* as in CPython: then the items go */
+    conc__array_remove(a, p);
+    return 0;
+  }
+  if (p->step != 1 && n != p->count)
+    return conc__complain(c, "ValueError",
+                          "attempt to assign array of size %lu to extended "
+                          "slice of size %lu",
+                          (unsigned long)n, (unsigned long)p->count);
+  if (p->step != 1) {
+    for (i = 0; i < n; i++)
+      memcpy(a->data.data + (p->start + (int64_t)i * p->step) * (int64_t)size,
+             with->data.data + i * size, size);
+    return 0;
+  }
+  if (a->data.size + with->data.size > CONC__WEIGHT_MAX) return -EMSGSIZE;
+  rc = conc__buffer_reserve(&a->data, with->data.size + 1);
+  if (rc != 0) return rc;
+  memmove(a->data.data + from + with->data.size, a->data.data + from + gone,
+          a->data.size - from - gone);
+  if (n > 0) memcpy(a->data.data + from, with->data.data, n * size);
+  a->data.size += with->data.size;
+  a->data.size -= gone;
+  return 0;
+}
+
+/* array[index] = number, or array[slice] = another array of the same type. */
 CONC__PRIVATE int conc__array_setitem(conc__session *s, conc__object *o,
                                       const conc__request *r) {
-  conc__items *a = conc__array_of(o);
+  conc__items *a = conc__array_of(o), with;
+  const conc_value *v;
   conc__complaint c = {NULL, "", NULL};
   conc__places p;
   int rc = conc__arguments_check(r, "array.array", 2, 2, &c);
   if (rc == 0)
     rc = conc__places_read(conc__argument(r, 0), conc__items_count(a), "array",
                            " assignment", &p, &c);
-  if (rc == 0 && p.slice)
-    rc = conc__complain_type(&c, "can only assign array (not \"",
-                             conc__argument(r, 1), "\") to array slice");
-  if (rc == 0)
-    rc = conc__unit_read(a->code, conc__argument(r, 1),
-                         a->data.data + p.start * a->code->size, &c);
+  if (rc != 0) return conc__reply_failed(s, &c, rc);
+  v = conc__argument(r, 1);
+  if (!p.slice)
+    rc = conc__unit_read(a->code, v,
+                         a->data.data + p.start * (int64_t)a->code->size, &c);
+  else if (!conc__array_read(v, &with))
+    rc = conc__complain_type(&c, "can only assign array (not \"", v,
+                             "\") to array slice");
+  else if (with.code != a->code)
+    rc = conc__complain(&c, "TypeError",
+                        "bad argument type for built-in operation");
+  else
+    rc = conc__array_assign(a, &p, &with, &c);
   return conc__reply_done(s, &c, rc);
 }
 
@@ -40795,14 +40894,11 @@ CONC__PRIVATE int conc__array_text(const conc__object *o, conc__buffer *b) {
 /* Reads a typecode. */
 CONC__PRIVATE int conc__code_read(const conc_value *v, const conc__code **code,
                                   conc__complaint *c) {
-  size_t i;
   if (v->type != CONC_STR || v->size != 1)
     return conc__complain_type(
         c, "array() argument 1 must be a unicode character, not ", v, "");
-  for (i = 0; i < sizeof conc__codes / sizeof *conc__codes; i++) {
-    *code = &conc__codes[i];
-    if ((*code)->letter == (char)*v->as.bytes) return 0;
-  }
+  *code = conc__code_find((char)*v->as.bytes);
+  if (*code != NULL) return 0;
   return conc__complain(c, "ValueError",
                         "bad typecode (must be b, B, u, h, H, i, I, l, L, q, "
                         "Q, f or d)");

@@ -391,6 +391,18 @@ def check_others(m):
         if not PY2:
             check(a[::-2], local[::-2])
             check(str(a), repr(local))
+            for where in (slice(1, 3), slice(0, 0), slice(None, None, 2),
+                          slice(2, None), slice(3, 1, -1)):
+                for more in (array.array(code, [9, 8]), array.array(code),
+                             array.array('b', [9, 8]), [1, 2]):
+                    x = outcome(local.__setitem__, where, more)
+                    y = outcome(a.__setitem__, where, more)
+                    assert type(x[1]) is type(y[1]), (where, more, x, y)
+                    check(local, a._getvalue(), where)
+            local = array.array(code, numbers)
+            a = m.Array(code, local)
+            check(m.list(local)[:], numbers if code not in 'fd' else
+                  [float(n) for n in numbers])
         for item in (300, -1, 2 ** 31, 2 ** 40, 2 ** 64, -2 ** 63, u'x', 1.5,
                      None):
             x = outcome(local.__setitem__, 0, item)
