@@ -37378,7 +37378,7 @@ CONC__INLINE conc__reference *conc__element_references(const conc__element *c,
                                                        size_t *count) {
   conc__far *far = conc__element_far(c);
   *count = far != NULL ? far->references : 0;
-  return (conc__reference *)(void *)(far + 1);
+  return far != NULL ? (conc__reference *)(void *)(far + 1) : NULL;
 }
 
 /* The body of an element, without its references. */
