@@ -23600,22 +23600,27 @@ CONC__PRIVATE int conc__pickle_put_part(conc__pickle_writer *w, int step,
              : conc__pickle_put_close(w->out, v, w->protocol);
 }
 
-/* Writes what a step of the walk finds. A shared part is memoized behind its
-   last opcode, for nothing in it refers to it; but for an object. */
-CONC__PRIVATE int conc__pickle_put_step(conc__pickle_writer *w, int step) {
-  const conc_value *v = w->walk.value;
-  const conc_value *in = w->walk.parent;
-  const size_t place = w->walk.index;
+/* Whether a shared part has been written before; if so, it is fetched from the
+   memo, and *rc is how that went. */
+CONC__PRIVATE bool conc__pickle_put_again(conc__pickle_writer *w, int step,
+                                          int *rc) {
   uint32_t index = 0;
-  bool done;
-  int rc;
-  if (step != CONC__WALK_CLOSE && v->shared != 0 &&
-      conc__met_find(&w->met, v->shared, &index)) {
-    if (step == CONC__WALK_OPEN) conc__walk_skip(&w->walk);
-    done = true;
-    rc = conc__pickle_put_memo(w->out, CONC__OP_BINGET, CONC__OP_LONG_BINGET,
-                               index);
-  } else {
+  if (!conc__met_find(&w->met, w->walk.value->shared, &index)) return false;
+  if (step == CONC__WALK_OPEN) conc__walk_skip(&w->walk);
+  *rc = conc__pickle_put_memo(w->out, CONC__OP_BINGET, CONC__OP_LONG_BINGET,
+                              index);
+  return true;
+}
+
+/* Writes what a step finds that is an object, or a part of one. */
+CONC__PRIVATE int conc__pickle_put_object_step(conc__pickle_writer *w,
+                                               int step) {
+  const conc_value *v = w->walk.value, *in = w->walk.parent;
+  const size_t place = w->walk.index;
+  bool done = true;
+  int rc = 0;
+  if (step == CONC__WALK_CLOSE || v->shared == 0 ||
+      !conc__pickle_put_again(w, step, &rc)) {
     rc = conc__pickle_put_part(w, step, &done);
     /* An object is memoized as soon as it is made. */
     if (rc == 0 && done &&
@@ -23625,6 +23630,23 @@ CONC__PRIVATE int conc__pickle_put_step(conc__pickle_writer *w, int step) {
   if (rc == 0 && done && in != NULL && in->type == CONC_OBJECT)
     rc = conc__pickle_end_part(w, in, place);
   return rc;
+}
+
+/* Writes what a step of the walk finds. A shared part is memoized behind its
+   last opcode, for nothing in it refers to it; but for an object. */
+CONC__PRIVATE int conc__pickle_put_step(conc__pickle_writer *w, int step) {
+  const conc_value *v = w->walk.value, *in = w->walk.parent;
+  int rc = 0;
+  if (v->type == CONC_OBJECT || (in != NULL && in->type == CONC_OBJECT))
+    return conc__pickle_put_object_step(w, step);
+  if (v->shared != 0 && step != CONC__WALK_CLOSE &&
+      conc__pickle_put_again(w, step, &rc))
+    return rc;
+  if (step == CONC__WALK_OPEN)
+    return conc__pickle_put_open(w->out, v, w->protocol);
+  if (step == CONC__WALK_LEAF) rc = conc__pickle_put_leaf(w, v);
+  else rc = conc__pickle_put_close(w->out, v, w->protocol);
+  return rc != 0 || v->shared == 0 ? rc : conc__pickle_memoized(w, v);
 }
 
 /* Makes a writer ready for a value, and its walk; w->met.slots is to be freed.
