@@ -37444,7 +37444,10 @@ CONC__PRIVATE int conc__element_make(conc__element *c, const void *body,
   far->size = size;
   far->references = count;
   if (count > 0) memcpy(far + 1, references, count * sizeof *references);
-  memcpy((unsigned char *)(far + 1) + count * sizeof *references, body, size);
+  /* A proxy and nothing else has no body of its own. */
+  if (size > 0)
+    memcpy((unsigned char *)(far + 1) + count * sizeof *references, body,
+           size);
   for (i = 0; i < count; i++) conc__object_use(references[i].object);
   memcpy(c->bytes, &far, sizeof far);
   c->size = CONC__ELEMENT_FAR;
@@ -37667,10 +37670,12 @@ typedef struct conc__view {
    these have one spelling: see conc__pickle_put_leaf. */
 CONC__PRIVATE bool conc__view_scalar(conc_value *v, const unsigned char *p,
                                      size_t n) {
-  const unsigned char op = *p++;
+  unsigned char op;
   size_t size, i;
   uint64_t bits = 0;
   memset(v, 0, sizeof *v);
+  if (n == 0) return false; /* a proxy and nothing else */
+  op = *p++;
   n--;
   switch (op) {
   case CONC__OP_NONE:
@@ -37691,7 +37696,7 @@ CONC__PRIVATE bool conc__view_scalar(conc_value *v, const unsigned char *p,
     v->as.integer = n == 4 ? (int32_t)(uint32_t)bits : (int64_t)bits;
     return true;
   case CONC__OP_LONG1:
-    if (n != 1u + *p) return false;
+    if (n == 0 || n != 1u + *p) return false;
     v->type = n - 1 > 8 ? CONC_BIGINT : CONC_INT;
     v->size = n - 1 > 8 ? n - 1 : 0;
     if (n - 1 > 8) {
