@@ -75,6 +75,7 @@
      >>popen       conc_popen: other programs
      >>value       conc_value: typed values
      >>maker       how a value is made (private)
+     >>recipe      objects that only Python can make (private)
      >>unpickle    Python's pickle, read as data (private)
      >>pickle      conc_pickle_dumps, conc_pickle_loads
      >>format      conc_value_text, conc_build, conc_parse
@@ -93,6 +94,7 @@
      >>net         frames and authentication (private)
      >>aside       what takes long is done beside a loop (private)
      >>objects     what a server serves: classes, objects, names (private)
+     >>state       what a manager keeps (private)
      >>session     what answers the requests of one client (private)
      >>dispatch    what a client asks for, and its turns (private)
      >>server      what serves queues to clients (private)
@@ -548,6 +550,10 @@
      and encrypts nothing. A man in the middle can relay the handshake between
      two processes (not between one process and itself). The protocol is for a
      trusted network, as Python's is.
+   - A queue with .objects = CONC_PASS carries code: who may put into it may
+     have any Python program execute anything that gets from it. C executes
+     nothing of it. Objects made with keywords (__getnewargs_ex__) are not for
+     Python 2: its get fails, and they stay in the queue for others.
    - Without CONC_HAVE_FLOCK, if two processes start to listen at the same
      moment at the file of a unix socket whose owner is dead, both may succeed,
      and one of them cannot be reached.
@@ -2588,7 +2594,9 @@ CONC_API int conc_check_output(const char *const *argv, conc_output *out,
    one allocation. conc_build, conc_pickle_loads, conc_json_loads or
    conc_get_value makes it whole; it is never changed; the functions below read
    it; it is freed at its root. Every part and every string that a function
-   hands out points into the root's allocation, and lives as long.
+   hands out points into the root's allocation, and lives as long. An object of
+   any other class passes through C closed, where the program asks for that:
+   see conc_value_object.
 
    Where in Python one object appears at several places, these places share
    memory here, too. That cannot be noticed, because nothing can be changed;
@@ -2627,8 +2635,7 @@ typedef enum conc_type {
   CONC_DICT,
   CONC_SET,
   CONC_FROZENSET,
-  CONC_OBJECT /* an instance of a Python class, inert: it can be looked at,
-                 not sent on. Items: module, class, arguments, state */
+  CONC_OBJECT /* what only Python can make: see conc_value_object */
 } conc_type;
 
 /* A value, or a part of one. */
@@ -2691,8 +2698,36 @@ CONC_API const conc_value *conc_value_get(const conc_value *dict,
                                           const char *key);
 
 /* Returns whether two values have the same types and the same content. The
-   order in a dict does not count; 0.0 equals -0.0, and a NaN equals a NaN. */
+   order in a dict does not count; 0.0 equals -0.0, and a NaN equals a NaN. Two
+   objects are equal if they have the same class and are made of equal parts:
+   what their class holds equal is not known here. */
 CONC_API bool conc_value_equal(const conc_value *a, const conc_value *b);
+
+/* Whether something may carry objects: .objects of conc_queue_opts and
+   conc_manager, and a flag for conc_pickle_dumps. */
+#define CONC_PASS 16
+
+/* Tells what a CONC_OBJECT is, which only Python can make: an instance of a
+   class (datetime, Decimal, a namedtuple, a program's own class, an array of
+   numpy), or a class or function itself. C keeps it closed, as the recipe that
+   its pickle is: it has no size and no items for the calls above, and nothing
+   of what the recipe says is done. conc_pickle_dumps(object, CONC_PASS, ...)
+   makes its pickle, which is whole also where the object was a part of a
+   larger value; only what refers to an object around it cannot be written
+   without that one. *module and *name say its class, or the function that
+   makes it; of a class or function itself, its own name. A class inside of a
+   class is named "Outer.Inner". They point into the value.
+   A value has objects in it only where the program has asked for it: it is of
+   a queue with .objects = CONC_PASS, or of conc_pickle_loads_objects. THE
+   PROGRAM THAT UNPICKLES AN OBJECT IN PYTHON EXECUTES WHAT ITS SENDER WROTE:
+   it may call any function with any arguments. So objects are for peers that
+   trust one another as if they were one program; who may put one may do
+   whatever those programs may that get it.
+   Returns 0.
+   Errors:
+   -EINVAL  the value is no CONC_OBJECT */
+CONC_API int conc_value_object(const conc_value *value, const char **module,
+                               const char **name);
 
 /* ---------------------------------------------------------------------------
    >>pickle: conc_pickle_dumps, conc_pickle_loads
@@ -2705,12 +2740,16 @@ CONC_API bool conc_value_equal(const conc_value *a, const conc_value *b);
    ------------------------------------------------------------------------ */
 
 /* Makes a pickle of a value (Python's pickle.dumps). `protocol` is 2, which
-   Python 2 can read too, to 5, or 0 for 4. Parts that the value shares are one
+   Python 2 can read too, to 5, or 0 for 4. To it CONC_PASS may be added (4 |
+   CONC_PASS): then there may be objects in the value, which come to life in
+   the reader (see conc_value_object). Parts that the value shares are one
    object to the reader. *out, of *size bytes, is to be freed by conc_free.
    Returns 0. After an error *out is NULL.
    Errors:
    -EINVAL  there is no such protocol, or the value is NULL
-   -EACCES  there is a CONC_OBJECT in it: it would come to life in the reader
+   -EACCES  there is a CONC_OBJECT in it, and no CONC_PASS was added; or one
+            that is made with keywords, which protocols before 4 cannot say;
+            or one that refers to an object of which the value is a part
    -ENOMEM  there is no memory for the pickle */
 CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
                                void **out, size_t *size);
@@ -2732,6 +2771,21 @@ CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
 CONC_API int conc_pickle_loads(conc_value **out, const void *data,
                                size_t size);
 
+/* The same, but what asks for more than data becomes a CONC_OBJECT, in which
+   nothing is imported, made or called either. So do Python's collections,
+   which come back as what they were. The names of modules are those of Python
+   3, also of a pickle of Python 2. The limits of a value hold for what objects
+   are made of.
+   Returns 0. After an error *out is NULL.
+   Errors: as conc_pickle_loads, but
+   -EACCES  it has what lies outside of the pickle (a persistent id, a buffer
+            that comes by another way); an object that refers to a list, tuple,
+            dict or set that it is in (it may refer to itself, and to objects
+            that it is in, but not if it is a key or in a set); a call whose
+            result is not used; or what no pickler of Python writes */
+CONC_API int conc_pickle_loads_objects(conc_value **out, const void *data,
+                                       size_t size);
+
 /* ---------------------------------------------------------------------------
    >>format: conc_value_text, conc_build, conc_parse
 
@@ -2744,9 +2798,9 @@ CONC_API int conc_pickle_loads(conc_value **out, const void *data,
    ------------------------------------------------------------------------ */
 
 /* Writes what Python's str() gives: of a str its text, of other types their
-   repr(). As in snprintf, at most `size` bytes are written to buf, the last of
-   them a NUL; but a text that is cut ends with a whole character. It allocates
-   nothing and cannot fail.
+   repr(); of a CONC_OBJECT <module.name object>. As in snprintf, at most
+   `size` bytes are written to buf, the last of them a NUL; but a text that is
+   cut ends with a whole character. It allocates nothing and cannot fail.
    Returns the length of the whole text, without the NUL. */
 CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
                                  size_t size);
@@ -2773,8 +2827,9 @@ CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
    *out is to be freed by conc_value_free.
    Returns 0. After an error *out is NULL.
    Errors:
-   -EINVAL    the format is bad, a text is not UTF-8, an O is NULL, or a key is
-              one that Python cannot hash
+   -EINVAL    the format is bad, a text is not UTF-8, an O is NULL or refers to
+              an object of which it is a part, or a key is one that Python
+              cannot hash
    -EMSGSIZE  the value would go beyond its limits (see >>value)
    -ENOMEM    there is no memory for the value */
 CONC_API int conc_build(conc_value **out, const char *format, ...);
@@ -2983,6 +3038,9 @@ typedef struct conc_queue_opts {
   bool shared;      /* between processes, see below; default false */
   int backend;      /* of a shared queue: CONC_QUEUE_...; default 0: the first
                        that the system has */
+  int objects;      /* CONC_PASS: a message may have objects in it, which
+                       Python's programs that get it execute (see
+                       conc_value_object); default 0: it is refused */
 } conc_queue_opts;
 
 /* How a thread waits for a shared queue: on a word of its memory (_RING, where
@@ -3133,7 +3191,8 @@ CONC_API int conc_queue_join(conc_queue *queue, double timeout);
 /* Appends a copy of a typed value, as conc_put does. A value of bytes is the
    same message as conc_put of these bytes.
    Returns 0.
-   Errors: as conc_put and conc_pickle_dumps. */
+   Errors: as conc_put and conc_pickle_dumps; so
+   -EACCES  there is a CONC_OBJECT in it, and the queue has not CONC_PASS */
 CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
                             double timeout);
 
@@ -3589,6 +3648,12 @@ typedef struct conc_manager {
                                default false: only at a unix socket */
   bool no_shutdown;         /* of a server: clients may not end it; default
                                false: they may, as in Python */
+  int objects;              /* CONC_PASS: values may have objects in them,
+                               which Python's programs execute (see
+                               conc_value_object). Of a client: those that its
+                               queues put and get. Of a server: what it keeps
+                               for its clients; a queue that is registered has
+                               its own .objects. Default 0: they are refused */
   /* private */
   struct conc__manager_data *state; /* NULL: none of its calls was made */
 } conc_manager;
@@ -3686,8 +3751,9 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
      -EPROTO      the server has not understood the request, or the client not
                   the reply
      -ENOENT      the server was started anew, and has no queue of that name
-     -EACCES      the message is, or contains, an instance of a Python class;
-                  it stays in its queue
+     -EACCES      the message is, or contains, an instance of a Python class,
+                  and .objects is not CONC_PASS: here, so it stays in its
+                  queue; or that of the server's queue, which has not taken it
      -ECONNRESET  the connection was lost; the call may or may not have been
                   carried out
 
@@ -3803,9 +3869,9 @@ CONC_API int conc_manager_shutdown(conc_manager *manager);
    is a MemoryError, and changes nothing. A method is carried out as a whole
    before the next one of the object; one that takes long gives other clients
    their turns. What differs from Python: a sort has no key, which would be
-   code; the items of a set are shown in their order; a proxy of a class of the
-   program's own, instead of one of multiprocessing.managers, cannot be put
-   anywhere.
+   code; the items of a set are shown in their order. With CONC_PASS (.objects
+   of conc_manager) they hold objects of any class of Python's, too, as items
+   and as keys.
 
    What a client has acquired is its connection's, of which each thread of
    Python has one. An RLock is released by its owner alone; a Lock, as in
@@ -3971,19 +4037,20 @@ CONC_API int conc_progress_close(conc_progress *progress);
              CONC_SET CONC_FROZENSET CONC_OBJECT conc_value conc_value_free
              conc_value_type conc_value_int conc_value_float conc_value_bool
              conc_value_str conc_value_bytes conc_value_size conc_value_item
-             conc_value_key conc_value_get conc_value_equal
-   pickle     conc_pickle_dumps conc_pickle_loads
+             conc_value_key conc_value_get conc_value_equal CONC_PASS
+             conc_value_object
+   pickle     conc_pickle_dumps conc_pickle_loads conc_pickle_loads_objects
    format     conc_value_text conc_build conc_parse
    json       conc_json_dumps conc_json_loads
    pipe       conc_pipe conc_pipe_one_way conc_send conc_recv conc_poll
              conc_send_fd conc_recv_fd conc_pipe_send_value
              conc_pipe_recv_value
    queue      conc_queue conc_queue_opts (.capacity .max_bytes .max_total .name
-             .shared .backend) CONC_QUEUE_RING CONC_QUEUE_PIPE conc_queue_new
-             conc_queue_free conc_queue_close conc_put conc_get conc_put_many
-             conc_get_many conc_peek_size conc_qsize conc_task_done
-             conc_queue_join conc_put_value conc_get_value conc_put_build
-             conc_get_parse
+             .shared .backend .objects) CONC_QUEUE_RING CONC_QUEUE_PIPE
+             conc_queue_new conc_queue_free conc_queue_close conc_put conc_get
+             conc_put_many conc_get_many conc_peek_size conc_qsize
+             conc_task_done conc_queue_join conc_put_value conc_get_value
+             conc_put_build conc_get_parse
    pool       CONC_PROCESS CONC_THREAD conc_pool (.kind .workers .initializer
              .initializer_arg .stack_size .chunk .max_tasks_per_worker .timeout
              .retries .max_bytes) conc_pool_start conc_pool_submit
@@ -3998,7 +4065,7 @@ CONC_API int conc_progress_close(conc_progress *progress);
              .handshake_timeout .timeout .max_handshakes
              .max_handshakes_per_address .max_failures .max_memory
              .max_client_memory .keepalive .drain .mode .log .event .log_arg
-             .no_auth .no_shutdown) conc_manager_random_key
+             .no_auth .no_shutdown .objects) conc_manager_random_key
              conc_manager_register_queue conc_manager_start
              conc_manager_serve_forever conc_manager_connect conc_manager_get
              conc_manager_address conc_manager_counts (.clients .clients_ever
@@ -4153,18 +4220,20 @@ static const int *const conc__version_check __attribute__((used)) =
                   spawned process; what is public of processes
      >>popen      the start; the end; the talk; a program that runs to its end
                   within a call
-     >>value      values; reading a value; order; equal, look up, sort
-     >>maker      walking a value; walking a value: which shared parts have
-                  been met; text: UTF-8, and digits in it; the maker and its
-                  arrays; pushing nodes that have no items; numbers in decimal,
-                  as JSON and protocol 0 write them; the memo, and objects;
-                  containers; marks: containers from what lies on the stack;
-                  measuring; laying out; the value
+     >>value      values; reading a value; what an object is; walking a value;
+                  reading an object; walking a value: which shared parts have
+                  been met; order; equal, look up, sort
+     >>maker      text: UTF-8, and digits in it; the maker and its arrays;
+                  pushing nodes that have no items; numbers in decimal, as JSON
+                  and protocol 0 write them; the memo, and objects; containers;
+                  marks: containers from what lies on the stack; measuring;
+                  laying out; the value
+     >>recipe     names of Python 2; making a recipe
      >>unpickle   opcodes; reading: numbers and texts; reading: lines, as
                   protocols 0 and 1 write; reading: the memo; reading: names;
                   reading: calls; reading: the machine; reading: whole pickles
      >>pickle     the short cut; writing: numbers and texts; writing: values;
-                  stored bodies
+                  writing: objects; writing: the walk; stored bodies
      >>format     text: numbers; text: strings; text: whole values; build and
                   parse: what both know; build; parse; parse: one value; parse:
                   the format
@@ -4196,10 +4265,11 @@ static const int *const conc__version_check __attribute__((used)) =
      >>aside      what takes long is done beside a loop
      >>objects    classes; objects, and their ids; how long an object lives;
                   names; what a connection holds
-     >>session    what a manager keeps; a session: one run of a client's
-                  coroutine; messages that were taken; handing out; replies;
-                  the arguments of a request; what a connection owns; calls
-                  that may wait; calls that do not wait
+     >>state      what a manager keeps
+     >>session    a session: one run of a client's coroutine; messages that
+                  were taken; handing out; replies; the arguments of a request;
+                  what a connection owns; calls that may wait; calls that do
+                  not wait
      >>dispatch   a queue, as a class; the methods of an object; objects inside
                   of replies; methods that take long; the functions of the
                   server: objects; the usual requests; one request, and a
@@ -19668,10 +19738,12 @@ CONC_API int conc_check_output(const char *const *argv, conc_output *out,
 
    Invariants, which every loop over a value relies on and none checks again:
    no value is nested deeper than CONC__VALUE_DEPTH, has more than
-   CONC__VALUE_NODES nodes, or contains itself; every text has a NUL behind
-   it; a str is valid UTF-8; an int that fits in 64 bits is no bigint, and a
-   bigint has no byte that its sign does not need; sets are sorted and have no
-   item twice; keys of dicts are hashable in Python, and none is there twice.
+   CONC__VALUE_NODES nodes, or contains itself (a part of an object that refers
+   to it has a node that says so, CONC__BY_AROUND, but never in a set or a
+   key); every text has a NUL behind it; a str is valid UTF-8; an int that fits
+   in 64 bits is no bigint, and a bigint has no byte that its sign does not
+   need; sets are sorted and have no item twice; keys of dicts are hashable in
+   Python, and none is there twice.
    ------------------------------------------------------------------------ */
 
 /* --- values ---
@@ -19845,11 +19917,12 @@ CONC_API const void *conc_value_bytes(const conc_value *value, size_t *size) {
 }
 
 CONC_API size_t conc_value_size(const conc_value *value) {
-  return value == NULL ? 0 : value->size;
+  return value == NULL || value->type == CONC_OBJECT ? 0 : value->size;
 }
 
 CONC_API const conc_value *conc_value_item(const conc_value *value, size_t i) {
-  if (value == NULL || !conc__is_container(value->type) || i >= value->size)
+  if (value == NULL || !conc__is_container(value->type) ||
+      i >= conc_value_size(value))
     return NULL;
   return value->as.items + (value->type == CONC_DICT ? i * 2 + 1 : i);
 }
@@ -19858,6 +19931,267 @@ CONC_API const conc_value *conc_value_key(const conc_value *value, size_t i) {
   if (value == NULL || value->type != CONC_DICT || i >= value->size)
     return NULL;
   return value->as.items + i * 2;
+}
+
+/* --- what an object is ---
+
+   A CONC_OBJECT is the recipe by which a pickle makes an object: what is
+   called, with what, and what the object is given then. Its items are for this
+   file alone, see >>recipe. Item 0 is an int: one of CONC__BY_..., which says
+   how the object is made, and the CONC__WITH_... of what it is given. */
+
+/* How it is made, and the items that say so. */
+enum {
+  CONC__BY_NAME,     /* module, name: a class or function itself */
+  CONC__BY_CODE,     /* an int: the same, by its number in Python's copyreg */
+  CONC__BY_CALL,     /* what is called, a tuple of arguments (REDUCE) */
+  CONC__BY_NEW,      /* the same, by __new__ of a class (NEWOBJ) */
+  CONC__BY_KEYWORDS, /* the same, and a dict of arguments (NEWOBJ_EX) */
+  CONC__BY_OLD,      /* class, arguments: of Python 2's old classes (OBJ) */
+  CONC__BY_AROUND,   /* what was called, an int: it is the object around this
+                        place that has this number in `shared` */
+  CONC__BY = 7,      /* the bits of these */
+  /* What it is given behind that, in this order; an item for each. */
+  CONC__WITH_ITEMS = 8,  /* a list: these are appended to it */
+  CONC__WITH_PAIRS = 16, /* a list: key, value, key, value, which are set */
+  CONC__WITH_STATE = 32  /* what its __setstate__ gets, or its attributes */
+};
+
+/* What an item is: one of CONC__WITH_..., or one of these. */
+enum {
+  CONC__PART_HOW,
+  CONC__PART_CALLED,
+  CONC__PART_ARGUMENTS,
+  CONC__PART_KEYWORDS
+};
+
+/* How many items there are of what the object is made by. */
+CONC__INLINE uint32_t conc__recipe_made(int64_t how) {
+  how &= CONC__BY;
+  return how == CONC__BY_CODE ? 2 : how == CONC__BY_KEYWORDS ? 4 : 3;
+}
+
+/* What item i of a recipe is. Of a name or a code only the first is asked. */
+CONC__PRIVATE int conc__recipe_part(const conc_value *v, size_t i) {
+  const int64_t how = v->as.items[0].as.integer;
+  const uint32_t made = conc__recipe_made(how);
+  int with;
+  if (i < made) return (int)i;
+  for (i -= made, with = CONC__WITH_ITEMS; with <= CONC__WITH_STATE; with *= 2)
+    if ((how & with) != 0 && i-- == 0) break;
+  CONC__CHECK(with <= CONC__WITH_STATE);
+  return with;
+}
+
+CONC__INLINE int conc__recipe_by(const conc_value *v) {
+  return (int)(v->as.items[0].as.integer & CONC__BY);
+}
+
+CONC__INLINE bool conc__is_around(const conc_value *v) {
+  return v->type == CONC_OBJECT && conc__recipe_by(v) == CONC__BY_AROUND;
+}
+
+/* --- walking a value ---
+
+   Visits a tree in the order in which it is written: a container, its items,
+   the container again. Every loop over a whole value is one of these, so that
+   no data decides how deep the C stack goes. */
+
+enum { CONC__WALK_END, CONC__WALK_LEAF, CONC__WALK_OPEN, CONC__WALK_CLOSE };
+
+typedef struct conc__walk {
+  const conc_value *value;  /* what is visited */
+  const conc_value *parent; /* the container it is in; NULL at the root */
+  size_t index;             /* its place in there; in a dict, keys are even */
+  struct {
+    const conc_value *value;
+    size_t i, n;
+  } level[CONC__WALK_DEPTH];
+  unsigned depth; /* how many containers are open */
+  bool begun;     /* the root has been visited */
+} conc__walk;
+
+CONC__PRIVATE void conc__walk_begin(conc__walk *w, const conc_value *root) {
+  w->value = root;
+  w->parent = NULL;
+  w->index = 0;
+  w->depth = 0;
+  w->begun = false;
+}
+
+/* Goes to the next node, and returns what it is: a LEAF, an OPEN container
+   before its items, the same one as CLOSE behind them, or the END. After END
+   it may not be called again. */
+CONC__PRIVATE int conc__walk_step(conc__walk *w) {
+  if (w->begun) {
+    CONC__CHECK(w->depth <= CONC__WALK_DEPTH);
+    if (w->depth == 0) return CONC__WALK_END;
+    if (w->level[w->depth - 1].i == w->level[w->depth - 1].n) {
+      w->value = w->level[--w->depth].value;
+      w->parent = w->depth > 0 ? w->level[w->depth - 1].value : NULL;
+      if (w->depth > 0) w->index = w->level[w->depth - 1].i - 1;
+      return CONC__WALK_CLOSE;
+    }
+    w->parent = w->level[w->depth - 1].value;
+    w->index = w->level[w->depth - 1].i++;
+    w->value = w->parent->as.items + w->index;
+  }
+  w->begun = true;
+  if (!conc__is_container(w->value->type)) return CONC__WALK_LEAF;
+  CONC__CHECK(w->depth < CONC__WALK_DEPTH);
+  w->level[w->depth].value = w->value;
+  w->level[w->depth].i = 0;
+  w->level[w->depth].n = conc__item_count(w->value);
+  w->depth++;
+  return CONC__WALK_OPEN;
+}
+
+/* Does not go into the container that has just been opened: the next step is
+   the one behind it, and there is no CLOSE. */
+CONC__INLINE void conc__walk_skip(conc__walk *w) {
+  CONC__CHECK(w->depth > 0 && w->level[w->depth - 1].value == w->value);
+  w->depth--;
+}
+
+/* --- reading an object --- */
+
+/* The tuple of arguments of a value that is an object and was made of some;
+   else NULL. */
+CONC__PRIVATE const conc_value *conc__recipe_arguments(const conc_value *v) {
+  return conc_value_type(v) == CONC_OBJECT &&
+                 conc__recipe_by(v) >= CONC__BY_CALL && !conc__is_around(v)
+             ? v->as.items + CONC__PART_ARGUMENTS
+             : NULL;
+}
+
+/* The state of a value that is an object and was given one; else NULL. It is
+   the last item. */
+CONC__PRIVATE const conc_value *conc__recipe_state(const conc_value *v) {
+  return conc_value_type(v) == CONC_OBJECT &&
+                 (v->as.items[0].as.integer & CONC__WITH_STATE) != 0
+             ? v->as.items + v->size - 1
+             : NULL;
+}
+
+/* Whether what is called is one of Python's own functions that make an object
+   of the class that is their first argument. */
+CONC__PRIVATE bool conc__recipe_is_maker(const conc_value *called) {
+  const char *module, *name;
+  if (conc__recipe_by(called) != CONC__BY_NAME) return false;
+  module = (const char *)called->as.items[1].as.bytes;
+  name = (const char *)called->as.items[2].as.bytes;
+  return (strcmp(module, "copyreg") == 0 &&
+          (strcmp(name, "_reconstructor") == 0 ||
+           strcmp(name, "__newobj__") == 0 ||
+           strcmp(name, "__newobj_ex__") == 0)) ||
+         (strcmp(module, "builtins") == 0 && strcmp(name, "getattr") == 0);
+}
+
+/* The recipe of the class of an object, CONC__BY_NAME or _CODE; it itself if
+   it is one. Each turn goes a level deeper into the value. */
+CONC__PRIVATE const conc_value *conc__recipe_class(const conc_value *v) {
+  CONC__CHECK(v->type == CONC_OBJECT);
+  while (conc__recipe_by(v) >= CONC__BY_CALL) {
+    const conc_value *args = v->as.items + CONC__PART_ARGUMENTS;
+    v = v->as.items + CONC__PART_CALLED;
+    CONC__CHECK(v->type == CONC_OBJECT);
+    if (conc__recipe_is_maker(v) && args->type == CONC_TUPLE &&
+        args->size > 0 && args->as.items->type == CONC_OBJECT)
+      v = args->as.items;
+  }
+  return v;
+}
+
+CONC_API int conc_value_object(const conc_value *value, const char **module,
+                               const char **name) {
+  if (conc_value_type(value) != CONC_OBJECT) return -EINVAL;
+  value = conc__recipe_class(value);
+  if (conc__recipe_by(value) == CONC__BY_CODE) {
+    *module = "copyreg";
+    *name = "_extension_registry";
+  } else {
+    *module = (const char *)value->as.items[1].as.bytes;
+    *name = (const char *)value->as.items[2].as.bytes;
+  }
+  return 0;
+}
+
+/* The class of a CONC_OBJECT, without its module; NULL for other values. */
+CONC__PRIVATE const char *conc__object_name(const conc_value *v) {
+  const char *module, *name;
+  return conc_value_object(v, &module, &name) == 0 ? name : NULL;
+}
+
+/* The first object in a value; NULL if there is none. */
+CONC__PRIVATE const conc_value *conc__recipe_find(const conc_value *v) {
+  conc__walk w;
+  int step;
+  conc__walk_begin(&w, v);
+  while ((step = conc__walk_step(&w)) != CONC__WALK_END)
+    if (step == CONC__WALK_OPEN && w.value->type == CONC_OBJECT)
+      return w.value;
+  return NULL;
+}
+
+/* --- walking a value: which shared parts have been met ---
+
+   Whoever writes a value anew, as a pickle or into a maker, writes each shared
+   part once, and then refers to it. The numbers of shared parts are looked up
+   in a table with open addressing. A peer has no way to make that slow: the
+   numbers are dense, for the maker gives them out. */
+
+typedef struct conc__met_part {
+  uint32_t shared; /* the number of a part; 0: nothing is here */
+  uint32_t index;  /* how many were met before it */
+} conc__met_part;
+
+typedef struct conc__met {
+  conc__met_part *slots;
+  size_t capacity; /* 0 or a power of two */
+  uint32_t count;  /* at most half of that */
+} conc__met;
+
+/* Where a number is, or where it belongs. */
+CONC__PRIVATE conc__met_part *conc__met_slot(const conc__met *t,
+                                             uint32_t shared) {
+  /* Fibonacci hashing: neighbouring numbers come to lie far apart. */
+  size_t i = (size_t)(shared * UINT32_C(2654435769)) & (t->capacity - 1);
+  CONC__CHECK(t->count < t->capacity);
+  while (t->slots[i].shared != 0 && t->slots[i].shared != shared)
+    i = (i + 1) & (t->capacity - 1);
+  return t->slots + i;
+}
+
+/* Whether a part was met before; if so, *index is which one it is. */
+CONC__PRIVATE bool conc__met_find(const conc__met *t, uint32_t shared,
+                                  uint32_t *index) {
+  const conc__met_part *slot;
+  if (t->count == 0) return false;
+  slot = conc__met_slot(t, shared);
+  *index = slot->index;
+  return slot->shared != 0;
+}
+
+/* Adds one that was not met before: its index is t->count - 1 then. 0, or
+   -ENOMEM and nothing has changed. */
+CONC__PRIVATE int conc__met_add(conc__met *t, uint32_t shared) {
+  conc__met_part *slot;
+  if (t->count >= t->capacity / 2) {
+    conc__met more = {NULL, t->capacity > 0 ? t->capacity * 2 : 32, t->count};
+    size_t i;
+    more.slots = (conc__met_part *)CONC_MALLOC(more.capacity * sizeof *slot);
+    if (more.slots == NULL) return -ENOMEM;
+    memset(more.slots, 0, more.capacity * sizeof *slot);
+    for (i = 0; i < t->capacity; i++)
+      if (t->slots[i].shared != 0)
+        *conc__met_slot(&more, t->slots[i].shared) = t->slots[i];
+    CONC_FREE(t->slots);
+    *t = more;
+  }
+  slot = conc__met_slot(t, shared);
+  slot->shared = shared;
+  slot->index = t->count++;
+  return 0;
 }
 
 /* --- order ---
@@ -20007,6 +20341,29 @@ CONC__PRIVATE bool conc__unify_leaves(const conc_value *a,
   return true;
 }
 
+/* Two containers whose items are compared. */
+typedef struct conc__pair_level {
+  const conc_value *a, *b;
+  size_t i, n;
+  bool same; /* so far: to the last bit */
+} conc__pair_level;
+
+/* Whether two nodes are the same object of those around them: so many levels
+   up in both values. */
+CONC__PRIVATE int conc__compare_around(const conc_value *a,
+                                       const conc_value *b,
+                                       const conc__pair_level *level,
+                                       unsigned depth) {
+  const int64_t x = a->as.items[2].as.integer, y = b->as.items[2].as.integer;
+  while (depth-- > 0) {
+    const bool found_a = level[depth].a->shared == x;
+    const bool found_b = level[depth].b->shared == y;
+    if (found_a || found_b) return conc__sign(found_a > found_b,
+                                              found_a < found_b);
+  }
+  return conc__sign(x > y, x < y); /* both lie outside of the two values */
+}
+
 /* Compares two whole values. Two nodes that show the same items are equal
    without a look at them: hence the sharing of a pickle costs no time here.
    Containers that differ in size are told apart by their heads, so both sides
@@ -20014,14 +20371,14 @@ CONC__PRIVATE bool conc__unify_leaves(const conc_value *a,
    value that is being made: parts of them that are equal become one. */
 CONC__PRIVATE int conc__compare_values(const conc_value *a,
                                        const conc_value *b, bool strict) {
-  struct {
-    const conc_value *a, *b;
-    size_t i, n;
-    bool same; /* so far: to the last bit */
-  } level[CONC__WALK_DEPTH];
+  conc__pair_level level[CONC__WALK_DEPTH];
   unsigned depth = 0;
   for (;;) {
     int c = conc__compare_heads(a, b, strict);
+    if (c == 0 && conc__is_around(a) && conc__is_around(b)) {
+      c = conc__compare_around(a, b, level, depth);
+      b = a; /* no look at its items */
+    }
     if (c != 0) return c;
     if (!conc__is_container(a->type)) {
       if (!strict && !conc__unify_leaves(a, b) && depth > 0)
@@ -20251,8 +20608,8 @@ CONC__PRIVATE int conc__sort(conc__sorting *s, size_t n) {
 
    Readers (of pickles, of JSON) and conc_build push nodes on the maker's
    stack and collect them into containers; conc__maker_finish then makes the
-   value of the one node that is left. Here are also the walk over a finished
-   value, and the text and numbers that all of these formats share.
+   value of the one node that is left. Here are also the text and numbers that
+   all of these formats share.
 
    Invariants: a maker is used by one task, on its stack, from
    conc__maker_init to conc__maker_free, which comes after every error too;
@@ -20262,129 +20619,6 @@ CONC__PRIVATE int conc__sort(conc__sorting *s, size_t n) {
 
    Uses >>value and the buffers of >>bytes.
    ------------------------------------------------------------------------ */
-
-/* --- walking a value ---
-
-   Visits a tree in the order in which it is written: a container, its items,
-   the container again. Every loop over a whole value is one of these, so that
-   no data decides how deep the C stack goes. */
-
-enum { CONC__WALK_END, CONC__WALK_LEAF, CONC__WALK_OPEN, CONC__WALK_CLOSE };
-
-typedef struct conc__walk {
-  const conc_value *value;  /* what is visited */
-  const conc_value *parent; /* the container it is in; NULL at the root */
-  size_t index;             /* its place in there; in a dict, keys are even */
-  struct {
-    const conc_value *value;
-    size_t i, n;
-  } level[CONC__WALK_DEPTH];
-  unsigned depth; /* how many containers are open */
-  bool begun;     /* the root has been visited */
-} conc__walk;
-
-CONC__PRIVATE void conc__walk_begin(conc__walk *w, const conc_value *root) {
-  w->value = root;
-  w->parent = NULL;
-  w->index = 0;
-  w->depth = 0;
-  w->begun = false;
-}
-
-/* Goes to the next node, and returns what it is: a LEAF, an OPEN container
-   before its items, the same one as CLOSE behind them, or the END. After END
-   it may not be called again. */
-CONC__PRIVATE int conc__walk_step(conc__walk *w) {
-  if (w->begun) {
-    CONC__CHECK(w->depth <= CONC__WALK_DEPTH);
-    if (w->depth == 0) return CONC__WALK_END;
-    if (w->level[w->depth - 1].i == w->level[w->depth - 1].n) {
-      w->value = w->level[--w->depth].value;
-      w->parent = w->depth > 0 ? w->level[w->depth - 1].value : NULL;
-      if (w->depth > 0) w->index = w->level[w->depth - 1].i - 1;
-      return CONC__WALK_CLOSE;
-    }
-    w->parent = w->level[w->depth - 1].value;
-    w->index = w->level[w->depth - 1].i++;
-    w->value = w->parent->as.items + w->index;
-  }
-  w->begun = true;
-  if (!conc__is_container(w->value->type)) return CONC__WALK_LEAF;
-  CONC__CHECK(w->depth < CONC__WALK_DEPTH);
-  w->level[w->depth].value = w->value;
-  w->level[w->depth].i = 0;
-  w->level[w->depth].n = conc__item_count(w->value);
-  w->depth++;
-  return CONC__WALK_OPEN;
-}
-
-/* Does not go into the container that has just been opened: the next step is
-   the one behind it, and there is no CLOSE. */
-CONC__INLINE void conc__walk_skip(conc__walk *w) {
-  CONC__CHECK(w->depth > 0 && w->level[w->depth - 1].value == w->value);
-  w->depth--;
-}
-
-/* --- walking a value: which shared parts have been met ---
-
-   Whoever writes a value anew, as a pickle or into a maker, writes each shared
-   part once, and then refers to it. The numbers of shared parts are looked up
-   in a table with open addressing. A peer has no way to make that slow: the
-   numbers are dense, for the maker gives them out. */
-
-typedef struct conc__met_part {
-  uint32_t shared; /* the number of a part; 0: nothing is here */
-  uint32_t index;  /* how many were met before it */
-} conc__met_part;
-
-typedef struct conc__met {
-  conc__met_part *slots;
-  size_t capacity; /* 0 or a power of two */
-  uint32_t count;  /* at most half of that */
-} conc__met;
-
-/* Where a number is, or where it belongs. */
-CONC__PRIVATE conc__met_part *conc__met_slot(const conc__met *t,
-                                             uint32_t shared) {
-  /* Fibonacci hashing: neighbouring numbers come to lie far apart. */
-  size_t i = (size_t)(shared * UINT32_C(2654435769)) & (t->capacity - 1);
-  CONC__CHECK(t->count < t->capacity);
-  while (t->slots[i].shared != 0 && t->slots[i].shared != shared)
-    i = (i + 1) & (t->capacity - 1);
-  return t->slots + i;
-}
-
-/* Whether a part was met before; if so, *index is which one it is. */
-CONC__PRIVATE bool conc__met_find(const conc__met *t, uint32_t shared,
-                                  uint32_t *index) {
-  const conc__met_part *slot;
-  if (t->count == 0) return false;
-  slot = conc__met_slot(t, shared);
-  *index = slot->index;
-  return slot->shared != 0;
-}
-
-/* Adds one that was not met before: its index is t->count - 1 then. 0, or
-   -ENOMEM and nothing has changed. */
-CONC__PRIVATE int conc__met_add(conc__met *t, uint32_t shared) {
-  conc__met_part *slot;
-  if (t->count >= t->capacity / 2) {
-    conc__met more = {NULL, t->capacity > 0 ? t->capacity * 2 : 32, t->count};
-    size_t i;
-    more.slots = (conc__met_part *)CONC_MALLOC(more.capacity * sizeof *slot);
-    if (more.slots == NULL) return -ENOMEM;
-    memset(more.slots, 0, more.capacity * sizeof *slot);
-    for (i = 0; i < t->capacity; i++)
-      if (t->slots[i].shared != 0)
-        *conc__met_slot(&more, t->slots[i].shared) = t->slots[i];
-    CONC_FREE(t->slots);
-    *t = more;
-  }
-  slot = conc__met_slot(t, shared);
-  slot->shared = shared;
-  slot->index = t->count++;
-  return 0;
-}
 
 /* --- text: UTF-8, and digits in it --- */
 
@@ -20538,6 +20772,7 @@ typedef struct conc__container {
   unsigned char state;  /* CONC__VISIT_FRESH, _OPEN or _DONE */
   unsigned char height; /* containers inside one another, itself too */
   bool hashable;        /* it can be a key: so far only such items */
+  bool around;          /* an object is in it that refers to one around it */
   uint32_t nodes;       /* below it */
   size_t bytes;         /* of text below it */
   uint32_t then;        /* index + 1 of the one laid out next; 0: none */
@@ -21113,27 +21348,15 @@ CONC__INLINE int conc__maker_take_mark(conc__maker *m, uint32_t *n) {
   return 0;
 }
 
-/* Moves the top n nodes into the container of that type below them. What a
-   pickle gives to an instance of a class item by item is left out: the class
-   would have to say what it does with them. */
+/* Moves the top n nodes into the container of that type below them. */
 CONC__PRIVATE int conc__maker_fill(conc__maker *m, conc_type type,
                                    uint32_t n) {
   const conc_value *target;
   if (conc__maker_above_mark(m) <= n) return -EBADMSG;
   target = CONC__STACK(m) + m->stack.count - n - 1;
-  if (target->type == CONC_OBJECT) {
-    m->stack.count -= n;
-    return 0;
-  }
   if (target->type != type || (type == CONC_DICT && n % 2 != 0))
     return -EBADMSG;
   return conc__maker_move_top(m, target->as.at, n);
-}
-
-CONC__PRIVATE int conc__maker_fill_marked(conc__maker *m, conc_type type) {
-  uint32_t n = 0;
-  int rc = conc__maker_take_mark(m, &n);
-  return rc != 0 ? rc : conc__maker_fill(m, type, n);
 }
 
 /* Replaces the top n nodes by a new container that holds them. */
@@ -21178,6 +21401,7 @@ typedef struct conc__measured {
 /* A container whose items are being visited. */
 typedef struct conc__visit {
   uint32_t container;
+  uint32_t shared;   /* of the node that was opened */
   uint32_t item;     /* how many are done */
   conc__stretch run; /* what is left of the run that is visited */
 } conc__visit;
@@ -21207,8 +21431,9 @@ CONC__INLINE void conc__measure_item(const conc__maker *m, const conc_value *v,
 
 /* Adds an item, which is done itself, to the container that it is in: item
    number i. Here is decided what a value may not hold: -EACCES for a name
-   that was not called, -EBADMSG for a key that Python could not hash,
-   -EMSGSIZE for what is too large. */
+   that was not called, -EBADMSG for a key that Python could not hash, -ELOOP
+   for one that refers to an object around it, -EMSGSIZE for what is too
+   large. */
 CONC__PRIVATE int conc__container_add(const conc__maker *m, conc__container *o,
                                       const conc_value *v, uint32_t i) {
   bool hashable = true;
@@ -21222,7 +21447,8 @@ CONC__PRIVATE int conc__container_add(const conc__maker *m, conc__container *o,
     return v->type == CONC__TYPE_CALLABLE ? -EACCES : -EBADMSG;
   } else if (conc__is_container(v->type)) {
     const conc__container *part = CONC__CONTAINERS(m) + v->as.at;
-    hashable = part->hashable;
+    hashable = part->hashable && !part->around;
+    o->around |= part->around;
     o->nodes += part->nodes;
     o->bytes += part->bytes;
     if (part->height >= o->height)
@@ -21231,8 +21457,12 @@ CONC__PRIVATE int conc__container_add(const conc__maker *m, conc__container *o,
   if (!hashable) {
     if (o->type == CONC_SET || o->type == CONC_FROZENSET ||
         (o->type == CONC_DICT && i % 2 == 0))
-      return -EBADMSG;
-    o->hashable = false;
+      return conc__is_container(v->type) &&
+                     CONC__CONTAINERS(m)[v->as.at].around
+                 ? -ELOOP
+                 : -EBADMSG;
+    /* Whether an object can be a key, only its class knows. */
+    o->hashable = o->type == CONC_OBJECT;
   }
   /* What is added is at most SIZE_MAX / 4 each time: so nothing overflows.
      How much it may be is not known before all texts have been counted. */
@@ -21242,34 +21472,37 @@ CONC__PRIVATE int conc__container_add(const conc__maker *m, conc__container *o,
 
 /* Begins to visit a container. */
 CONC__PRIVATE void conc__visit_open(const conc__maker *m, conc__visit *in,
-                                    size_t container) {
+                                    size_t container, uint32_t shared) {
   conc__container *o = CONC__CONTAINERS(m) + container;
   CONC__CHECK(o->state == CONC__VISIT_FRESH);
   o->state = CONC__VISIT_OPEN;
   o->height = 1;
-  o->hashable = o->type == CONC_TUPLE || o->type == CONC_FROZENSET;
+  o->hashable = o->type == CONC_TUPLE || o->type == CONC_FROZENSET ||
+                o->type == CONC_OBJECT;
   in->container = (uint32_t)container;
+  in->shared = shared;
   in->item = 0;
   in->run = o->run;
 }
 
 /* Adds up the items that are no containers, or are done. Stops before one
-   that must be visited first, with *fresh its number; else that is SIZE_MAX
-   and all items are done. */
+   that must be visited first, with *fresh its node; else that is NULL and all
+   items are done. -ELOOP at an item that is open: it would have no end. */
 CONC__PRIVATE int conc__visit_items(const conc__maker *m, conc__visit *in,
-                                    conc__measured *sum, size_t *fresh) {
+                                    conc__measured *sum,
+                                    const conc_value **fresh) {
   conc__container *o = CONC__CONTAINERS(m) + in->container;
   CONC__CHECK(o->state == CONC__VISIT_OPEN);
-  for (*fresh = SIZE_MAX; in->item < o->count; in->item++) {
+  for (*fresh = NULL; in->item < o->count; in->item++) {
     const conc_value *v;
     int rc;
     if (in->run.count == 0) in->run = CONC__RUNS(m)[in->run.next - 1];
     v = CONC__POOL(m) + in->run.start;
     if (conc__is_container(v->type) && v->type < CONC__TYPE_CALLABLE) {
       const conc__container *part = CONC__CONTAINERS(m) + v->as.at;
-      if (part->state == CONC__VISIT_OPEN) return -EMSGSIZE; /* endless */
+      if (part->state == CONC__VISIT_OPEN) return -ELOOP;
       if (part->state == CONC__VISIT_FRESH) {
-        *fresh = v->as.at;
+        *fresh = v;
         return 0;
       }
     }
@@ -21284,40 +21517,103 @@ CONC__PRIVATE int conc__visit_items(const conc__maker *m, conc__visit *in,
 
 /* All items of a container are done: it is laid out behind those that were
    done before, so behind all that it shows. */
-CONC__PRIVATE void conc__visit_close(const conc__maker *m,
-                                     const conc__visit *in,
-                                     conc__measured *sum) {
-  conc__container *o = CONC__CONTAINERS(m) + in->container;
-  CONC__CHECK(in->item == o->count);
+CONC__PRIVATE void conc__measure_close(const conc__maker *m,
+                                       uint32_t container,
+                                       conc__measured *sum) {
+  conc__container *o = CONC__CONTAINERS(m) + container;
   o->state = CONC__VISIT_DONE;
   sum->slots += o->count;
   if (o->type == CONC_DICT) sum->slots += conc__dict_index_slots(o->count / 2);
-  if (sum->first == 0) sum->first = in->container + 1;
-  else CONC__CONTAINERS(m)[sum->last - 1].then = in->container + 1;
-  sum->last = in->container + 1;
+  if (sum->first == 0) sum->first = container + 1;
+  else CONC__CONTAINERS(m)[sum->last - 1].then = container + 1;
+  sum->last = container + 1;
 }
 
-/* Visits what container `root` reaches, and adds it up. The last limit is for
-   containers that were made of others: each has nodes of its own for the same
-   texts, which count again and are written again. No honest writer makes two
-   containers of one list, and never five. */
-CONC__PRIVATE int conc__maker_measure(const conc__maker *m, size_t root,
+/* Whether the item at which a visit stands is open: what is around it. */
+CONC__PRIVATE bool conc__visit_is_open(const conc__maker *m,
+                                       const conc__visit *in) {
+  const conc_value *v = CONC__POOL(m) + in->run.start;
+  return conc__is_container(v->type) && v->type < CONC__TYPE_CALLABLE &&
+         CONC__CONTAINERS(m)[v->as.at].state == CONC__VISIT_OPEN;
+}
+
+/* The item that level[depth - 1] is at is open itself: level[i]. If that is an
+   object that is made already, and is being given its parts, the item becomes
+   a node that says so, for the object is known by the number of its node. Else
+   -ELOOP if there is an object among what is open, and -EMSGSIZE for data that
+   contains itself. */
+CONC__PRIVATE int conc__measure_around(conc__maker *m, conc__visit *level,
+                                       unsigned depth, conc__measured *sum) {
+  const conc_value item = CONC__POOL(m)[level[depth - 1].run.start];
+  const size_t fresh = m->containers.count;
+  const conc_value *made;
+  conc_value called, *out = NULL;
+  conc__container *o;
+  uint32_t *number, n;
+  bool recipe = false;
+  unsigned i = depth;
+  int rc;
+  do
+    recipe |= CONC__CONTAINERS(m)[level[--i].container].type == CONC_OBJECT;
+  while (level[i].container != item.as.at);
+  if (!recipe) return -EMSGSIZE;
+  made = CONC__POOL(m) + CONC__CONTAINERS(m)[item.as.at].run.start;
+  if (CONC__CONTAINERS(m)[item.as.at].type != CONC_OBJECT ||
+      item.shared == 0 || item.shared != level[i].shared ||
+      level[i].item < conc__recipe_made(made->as.integer))
+    return -ELOOP;
+  called = made[1];
+  number = CONC__OBJECTS(m) + item.shared - 1;
+  if (*number == CONC__RECALLED) *number = ++sum->objects;
+  n = *number;
+  rc = conc__maker_push_empty(m, CONC_OBJECT);
+  if (rc == 0) rc = conc__maker_extend(m, fresh, 3, &out);
+  if (rc != 0) return rc;
+  m->stack.count--; /* it is in the place of the item instead */
+  memset(out, 0, 3 * sizeof *out);
+  out[0].type = out[2].type = CONC_INT;
+  out[0].as.integer = CONC__BY_AROUND;
+  out[1] = called;
+  out[2].as.integer = n;
+  CONC__POOL(m)[level[depth - 1].run.start].as.at = fresh;
+  CONC__POOL(m)[level[depth - 1].run.start].shared = 0;
+  o = CONC__CONTAINERS(m) + fresh;
+  o->height = 1;
+  o->hashable = o->around = true;
+  for (i = 0; rc == 0 && i < 3; i++)
+    rc = conc__container_add(m, o, CONC__POOL(m) + o->run.start + i, i);
+  conc__measure_close(m, (uint32_t)fresh, sum);
+  return rc;
+}
+
+/* Visits what the container of `root` reaches, and adds it up. The last limit
+   is for containers that were made of others: each has nodes of its own for
+   the same texts, which count again and are written again. No honest writer
+   makes two containers of one list, and never five. */
+CONC__PRIVATE int conc__maker_measure(conc__maker *m, const conc_value *root,
                                       conc__measured *sum) {
+  const size_t container = root->as.at;
   conc__visit level[CONC__WALK_DEPTH];
   unsigned depth = 1;
-  size_t fresh;
-  conc__visit_open(m, &level[0], root);
+  const conc_value *fresh;
+  conc__visit_open(m, &level[0], container, root->shared);
   while (depth > 0) {
     int rc = conc__visit_items(m, &level[depth - 1], sum, &fresh);
+    if (rc == -ELOOP && level[depth - 1].run.count > 0 &&
+        conc__visit_is_open(m, &level[depth - 1])) {
+      rc = conc__measure_around(m, level, depth, sum);
+      if (rc == 0) continue;
+    }
     if (rc != 0) return rc;
-    if (fresh == SIZE_MAX) {
-      conc__visit_close(m, &level[--depth], sum);
+    if (fresh == NULL) {
+      conc__measure_close(m, level[--depth].container, sum);
     } else {
       if (depth == m->depth) return -EMSGSIZE;
-      conc__visit_open(m, &level[depth++], fresh);
+      conc__visit_open(m, &level[depth++], fresh->as.at, fresh->shared);
     }
   }
-  return CONC__CONTAINERS(m)[root].bytes - sum->once > CONC__VALUE_BYTES ||
+  return CONC__CONTAINERS(m)[container].bytes - sum->once >
+                     CONC__VALUE_BYTES ||
                  sum->once / 4 > m->input_size + m->extra.size
              ? -EMSGSIZE
              : 0;
@@ -21349,15 +21645,18 @@ CONC__PRIVATE void conc__node_finish(const conc__maker *m, conc_value *v,
   }
 }
 
-/* Whether a key differs from itself in Python, by a NaN in it: such keys are
-   never one. Keys are small, and only those that look equal are asked. */
-CONC__PRIVATE bool conc__has_nan(const conc_value *v) {
+/* Whether a key may differ in Python from one that looks the same here, by a
+   NaN in it, or by an object, whose class may hold it equal to itself alone:
+   such keys are never one. Keys are small, and only those that look equal are
+   asked. */
+CONC__PRIVATE bool conc__is_unlike(const conc_value *v) {
   conc__walk w;
   int step;
   conc__walk_begin(&w, v);
   while ((step = conc__walk_step(&w)) != CONC__WALK_END)
-    if (step == CONC__WALK_LEAF && w.value->type == CONC_FLOAT &&
-        w.value->as.real != w.value->as.real)
+    if (w.value->type == CONC_OBJECT ||
+        (step == CONC__WALK_LEAF && w.value->type == CONC_FLOAT &&
+         w.value->as.real != w.value->as.real))
       return true;
   return false;
 }
@@ -21376,7 +21675,7 @@ CONC__PRIVATE int conc__set_finish(conc_value *items, size_t n,
   rc = conc__sort(&s, n);
   if (rc != 0 || !s.equal) return rc;
   for (i = 1; i < n; i++)
-    if (conc__sort_order(&s, kept - 1, i) != 0 || conc__has_nan(items + i))
+    if (conc__sort_order(&s, kept - 1, i) != 0 || conc__is_unlike(items + i))
       items[kept++] = items[i];
   *size = kept;
   return 0;
@@ -21391,7 +21690,8 @@ CONC__PRIVATE bool conc__dict_merge(conc_value *items, const uint32_t *index,
   size_t i;
   for (i = 1; i < pairs; i++) {
     conc_value *pair = items + (size_t)index[i] * 2;
-    if (conc__compare_values(first, pair, false) != 0 || conc__has_nan(pair)) {
+    if (conc__compare_values(first, pair, false) != 0 ||
+        conc__is_unlike(pair)) {
       first = pair;
     } else {
       first[1] = pair[1];
@@ -21417,7 +21717,7 @@ CONC__PRIVATE int conc__dict_finish(conc_value *items, size_t pairs,
     s.index = (uint32_t *)(void *)(items + pairs * 2);
     for (i = 0; i < pairs; i++) s.index[i] = (uint32_t)i;
     rc = conc__sort(&s, pairs);
-    /* In the second turn only NaNs look equal, which are not merged. */
+    /* In the second turn only those look equal that are not merged. */
     if (rc != 0 || !s.equal) return rc;
     if (!conc__dict_merge(items, s.index, pairs)) return 0;
     for (i = kept = 0; i < pairs; i++) {
@@ -21458,8 +21758,7 @@ CONC__PRIVATE int conc__container_lay_out(const conc__maker *m,
 /* --- the value --- */
 
 /* Checks and measures what the root reaches. */
-CONC__PRIVATE int conc__maker_check(const conc__maker *m,
-                                    const conc_value *root,
+CONC__PRIVATE int conc__maker_check(conc__maker *m, const conc_value *root,
                                     conc__measured *sum) {
   sum->slots = sum->once = 0;
   sum->objects = 0;
@@ -21471,12 +21770,13 @@ CONC__PRIVATE int conc__maker_check(const conc__maker *m,
   if (m->input_size > SIZE_MAX / 4 || m->extra.size > SIZE_MAX / 4)
     return -ENOMEM;
   if (!conc__is_container(root->type)) return 0;
-  return conc__maker_measure(m, root->as.at, sum);
+  return conc__maker_measure(m, root, sum);
 }
 
 /* Makes the value of the one node on the stack, in one allocation: the root,
    the items of all containers with their indexes, all text. 0, -ENOMEM, or
-   what measuring says. The maker is only good to be freed afterwards. */
+   what measuring says; -ELOOP is an object that refers to what it is in. The
+   maker is only good to be freed afterwards. */
 CONC__PRIVATE int conc__maker_finish(conc__maker *m, conc_value **out) {
   const conc_value *root = CONC__STACK(m);
   conc__measured sum;
@@ -21488,6 +21788,7 @@ CONC__PRIVATE int conc__maker_finish(conc__maker *m, conc_value **out) {
   CONC__CHECK(m->stack.count == 1 && m->marks.count == 0);
   rc = conc__maker_check(m, root, &sum);
   if (rc != 0) return rc;
+  root = CONC__STACK(m); /* again: it may have moved */
   /* All of the input is copied as the text: an opcode or two between texts
      costs less than moving and sharing each of them. */
   if (sum.text) bytes = m->input_size + m->extra.size + 1;
@@ -21519,6 +21820,241 @@ CONC__PRIVATE int conc__maker_finish(conc__maker *m, conc_value **out) {
 }
 
 /* ---------------------------------------------------------------------------
+   >>recipe: objects that only Python can make
+
+   How a recipe is made, whose parts >>value names. It is a container like the
+   others, so all that walks a value walks through it, its parts may be shared
+   with parts outside of it, and the limits of a value hold for it. What the
+   caller sees is closed; the items are for this file.
+
+   Invariants: item 0 of a recipe is an int, CONC__BY_... and CONC__WITH_...;
+   the items behind it are those that conc__recipe_part names; what is called
+   is a recipe itself. Nothing here calls, imports or makes anything.
+
+   The names of classes are those of Python 3, and have neither a newline, with
+   which GLOBAL ends them, nor a NUL, and are short.
+
+   Uses the maker. Its users are >>unpickle and >>pickle.
+   ------------------------------------------------------------------------ */
+
+/* --- names of Python 2 ---
+
+   What Python's _compat_pickle does with a pickle of a protocol before 3, in
+   both directions; without the modules of Tk, and others that make nothing
+   that is sent. */
+
+typedef struct conc__renamed {
+  const char *old_module, *old_name; /* no name: all names of the module */
+  const char *module, *name;
+} conc__renamed;
+
+static const conc__renamed conc__renamed_table[] = {
+    {"__builtin__", "xrange", "builtins", "range"},
+    {"__builtin__", "unicode", "builtins", "str"},
+    {"__builtin__", "long", "builtins", "int"},
+    {"__builtin__", "unichr", "builtins", "chr"},
+    {"__builtin__", "reduce", "functools", "reduce"},
+    {"__builtin__", "intern", "sys", "intern"},
+    {"itertools", "izip", "builtins", "zip"},
+    {"itertools", "imap", "builtins", "map"},
+    {"itertools", "ifilter", "builtins", "filter"},
+    {"itertools", "ifilterfalse", "itertools", "filterfalse"},
+    {"itertools", "izip_longest", "itertools", "zip_longest"},
+    {"UserDict", "IterableUserDict", "collections", "UserDict"},
+    {"UserList", "UserList", "collections", "UserList"},
+    {"UserString", "UserString", "collections", "UserString"},
+    {"multiprocessing.process", "Process", "multiprocessing.context",
+     "Process"},
+    {"_multiprocessing", "Connection", "multiprocessing.connection",
+     "Connection"},
+    {"exceptions", NULL, "builtins", NULL}, /* see conc__renamed_fits */
+    {"__builtin__", NULL, "builtins", NULL},
+    {"copy_reg", NULL, "copyreg", NULL},
+    {"Queue", NULL, "queue", NULL},
+    {"SocketServer", NULL, "socketserver", NULL},
+    {"ConfigParser", NULL, "configparser", NULL},
+    {"repr", NULL, "reprlib", NULL},
+    {"thread", NULL, "_thread", NULL},
+    {"dummy_thread", NULL, "_dummy_thread", NULL},
+    {"xmlrpclib", NULL, "xmlrpc.client", NULL},
+    {"SimpleXMLRPCServer", NULL, "xmlrpc.server", NULL},
+    {"httplib", NULL, "http.client", NULL},
+    {"htmlentitydefs", NULL, "html.entities", NULL},
+    {"HTMLParser", NULL, "html.parser", NULL},
+    {"Cookie", NULL, "http.cookies", NULL},
+    {"cookielib", NULL, "http.cookiejar", NULL},
+    {"BaseHTTPServer", NULL, "http.server", NULL},
+    {"commands", NULL, "subprocess", NULL},
+    {"urlparse", NULL, "urllib.parse", NULL},
+    {"robotparser", NULL, "urllib.robotparser", NULL},
+    {"urllib2", NULL, "urllib.request", NULL},
+    {"_abcoll", NULL, "collections.abc", NULL},
+    /* These are for reading alone: the ones above are found first. */
+    {"cPickle", NULL, "pickle", NULL},
+    {"_elementtree", NULL, "xml.etree.ElementTree", NULL},
+    {"UserDict", NULL, "collections", NULL},
+    {"UserList", NULL, "collections", NULL},
+    {"UserString", NULL, "collections", NULL},
+    {"StringIO", NULL, "io", NULL},
+    {"cStringIO", NULL, "io", NULL},
+};
+#define CONC__RENAMED                                                         \
+  (sizeof conc__renamed_table / sizeof *conc__renamed_table)
+/* Where those begin that are for reading alone. */
+#define CONC__RENAMED_READ (CONC__RENAMED - 7)
+
+/* Whether a row holds for a name of Python 3: of the builtins only exceptions
+   stand in a module of their own in Python 2, and of what has a capital
+   letter there these two are none. */
+CONC__PRIVATE bool conc__renamed_fits(const conc__renamed *row,
+                                      const char *module, const char *name) {
+  if (strcmp(row->module, module) != 0) return false;
+  if (row->name != NULL) return strcmp(row->name, name) == 0;
+  if (strcmp(row->old_module, "exceptions") != 0) return true;
+  return *name >= 'A' && *name <= 'Z' && strcmp(name, "Ellipsis") != 0 &&
+         strcmp(name, "NotImplemented") != 0;
+}
+
+/* Makes names of Python 3 those of Python 2; they stay if they are the
+   same. */
+CONC__PRIVATE void conc__rename_to_2(const char **module, const char **name) {
+  size_t i;
+  for (i = 0; i < CONC__RENAMED_READ; i++) {
+    const conc__renamed *row = conc__renamed_table + i;
+    if (!conc__renamed_fits(row, *module, *name)) continue;
+    *module = row->old_module;
+    if (row->old_name != NULL) *name = row->old_name;
+    return;
+  }
+}
+
+/* Makes the top two nodes, which are strs, names of Python 3. */
+CONC__PRIVATE int conc__rename_to_3(conc__maker *m) {
+  const uint32_t at = m->stack.count - 2;
+  size_t i;
+  for (i = 0; i < CONC__RENAMED; i++) {
+    const conc__renamed *row = conc__renamed_table + i;
+    const conc_value *top = CONC__STACK(m) + at;
+    int rc = 0;
+    if (!conc__maker_text_is(m, top, row->old_module) ||
+        (row->old_name != NULL &&
+         !conc__maker_text_is(m, top + 1, row->old_name)))
+      continue;
+    /* Each is pushed, and takes the place of the old one. */
+    rc = conc__maker_push_text(m, CONC_STR, row->module, strlen(row->module));
+    if (rc != 0) return rc;
+    CONC__STACK(m)[at] = CONC__STACK(m)[--m->stack.count];
+    if (row->name == NULL) return 0;
+    rc = conc__maker_push_text(m, CONC_STR, row->name, strlen(row->name));
+    if (rc != 0) return rc;
+    CONC__STACK(m)[at + 1] = CONC__STACK(m)[--m->stack.count];
+    return 0;
+  }
+  return 0;
+}
+
+/* --- making a recipe ---
+
+   On a maker's stack, as a pickle says it. A recipe that a maker has is
+   known by the number of its container. All of these return 0 or negative
+   errno; -EACCES: no pickler of Python writes that. */
+
+/* Bytes of a module, and of a name. A memo can bring them again and again, so
+   to look at them must cost little. Each dot of a name is some 30 bytes when
+   it is written, and the name is put together again at each dot when that is
+   read: conc__maker_reuse lets these numbers through. */
+#define CONC__RECIPE_MODULE 255
+#define CONC__RECIPE_NAME 200
+#define CONC__RECIPE_DOTS 8
+
+/* Whether a text can be a module. */
+CONC__PRIVATE bool conc__recipe_module_fits(const conc__maker *m,
+                                            const conc_value *v) {
+  const unsigned char *p = conc__maker_text(m, v);
+  size_t i;
+  if (v->size > CONC__RECIPE_MODULE) return false;
+  for (i = 0; i < v->size; i++)
+    if (p[i] == '\n' || p[i] == 0) return false;
+  return true;
+}
+
+/* Whether a text can be a name with that many dots at most. They stand between
+   parts that are not empty. */
+CONC__PRIVATE bool conc__recipe_name_fits(const conc__maker *m,
+                                          const conc_value *v, size_t dots) {
+  const unsigned char *p = conc__maker_text(m, v);
+  size_t i;
+  if (v->size > CONC__RECIPE_NAME) return false;
+  for (i = 0; i < v->size; i++) {
+    if (p[i] == '\n' || p[i] == 0) return false;
+    if (p[i] == '.' && (dots-- == 0 || i == 0 || p[i - 1] == '.' ||
+                        i + 1 == v->size))
+      return false;
+  }
+  return true;
+}
+
+/* Item i of a recipe: in one of its few runs. */
+CONC__PRIVATE conc_value *conc__maker_part(const conc__maker *m,
+                                           size_t container, uint32_t i) {
+  conc__stretch run = CONC__CONTAINERS(m)[container].run;
+  CONC__CHECK(i < CONC__CONTAINERS(m)[container].count);
+  while (i >= run.count) {
+    i -= run.count;
+    run = CONC__RUNS(m)[run.next - 1];
+  }
+  return CONC__POOL(m) + run.start + i;
+}
+
+/* Replaces the top n nodes by the recipe that they are the first items of. */
+CONC__PRIVATE int conc__maker_recipe(conc__maker *m, int how, uint32_t n) {
+  conc_value *at, first;
+  int rc;
+  if (conc__maker_above_mark(m) < n) return -EBADMSG;
+  CONC__CHECK(n + 1 == conc__recipe_made(how));
+  rc = conc__maker_push_int(m, how);
+  if (rc != 0) return rc;
+  at = CONC__STACK(m) + m->stack.count - 1 - n;
+  first = at[n];
+  memmove(at + 1, at, n * sizeof *at);
+  *at = first;
+  return conc__maker_collect(m, CONC_OBJECT, n + 1);
+}
+
+/* Takes the top node away and gives it to a recipe, as its next item: `with`
+   says what it is. */
+CONC__PRIVATE int conc__maker_give(conc__maker *m, size_t container,
+                                   int with) {
+  int64_t *how = &conc__maker_part(m, container, 0)->as.integer;
+  /* A class itself is not changed, and the order is that in which Python's
+     picklers write it. */
+  if ((*how & CONC__BY) < CONC__BY_CALL || *how >= with) return -EACCES;
+  *how |= with;
+  return conc__maker_move_top(m, container, 1);
+}
+
+/* Gives the top n nodes to a recipe, to append or to set them. They are one
+   list, however many opcodes bring them. */
+CONC__PRIVATE int conc__maker_give_all(conc__maker *m, size_t container,
+                                       int with, uint32_t n) {
+  size_t list = m->containers.count;
+  const int64_t how = conc__maker_part(m, container, 0)->as.integer;
+  int rc;
+  if (n == 0) return 0;
+  if (with == CONC__WITH_PAIRS && n % 2 != 0) return -EBADMSG;
+  if ((how & with) == 0) {
+    rc = conc__maker_push_empty(m, CONC_LIST);
+    if (rc == 0) rc = conc__maker_give(m, container, with);
+    if (rc != 0) return rc;
+  } else {
+    const conc__container *o = CONC__CONTAINERS(m) + container;
+    if (how >= with * 2) return -EACCES;
+    list = conc__maker_part(m, container, o->count - 1)->as.at;
+  }
+  return conc__maker_move_top(m, list, n);
+}
+
+/* ---------------------------------------------------------------------------
    >>unpickle: Python's pickle, read as data
 
    Pickle is a program for a small machine: a stack, marks on it, and a memo
@@ -21530,7 +22066,9 @@ CONC__PRIVATE int conc__maker_finish(conc__maker *m, conc_value **out) {
    pushes one node or less, and there are at most CONC__PICKLE_OPCODES of
    them; so time and memory are O(input), for a hostile pickle too.
 
-   Uses the maker.
+   What is more than data becomes a recipe, or is refused.
+
+   Uses the maker and >>recipe.
 
    The opcodes and their names are those of Python's pickletools, which is
    also where their meaning is written down.
@@ -21612,15 +22150,16 @@ enum {
   CONC__OP_REDUCE = 'R',        /* calls a name with a tuple of arguments */
   CONC__OP_NEWOBJ = 0x81,       /* the same, by a class's __new__ */
   CONC__OP_BUILD = 'b',         /* gives the object below a state */
-  /* Make or fetch what is not in the pickle: always refused. */
-  CONC__OP_INST = 'i',      /* GLOBAL and REDUCE in one, of Python 1 */
-  CONC__OP_OBJ = 'o',       /* the same, its class from the stack */
+  CONC__OP_NEWOBJ_EX = 0x92,    /* NEWOBJ with keyword arguments */
+  CONC__OP_INST = 'i',          /* makes an instance of an old class: two
+                                   lines; all are its arguments */
+  CONC__OP_OBJ = 'o',           /* the same: all are its class, arguments */
+  CONC__OP_EXT1 = 0x82,         /* names by numbers, which each program */
+  CONC__OP_EXT2 = 0x83,         /* gives out for itself */
+  CONC__OP_EXT4 = 0x84,
+  /* Fetch what is not in the pickle: always refused. */
   CONC__OP_PERSID = 'P',    /* what an application stored elsewhere */
   CONC__OP_BINPERSID = 'Q', /* the same, its name from the stack */
-  CONC__OP_EXT1 = 0x82,     /* names by numbers, which each program */
-  CONC__OP_EXT2 = 0x83,     /* gives out for itself */
-  CONC__OP_EXT4 = 0x84,
-  CONC__OP_NEWOBJ_EX = 0x92,      /* NEWOBJ with keyword arguments */
   CONC__OP_NEXT_BUFFER = 0x97,    /* a buffer that comes by another way */
   CONC__OP_READONLY_BUFFER = 0x98 /* makes that one read-only */
 };
@@ -21630,16 +22169,16 @@ enum {
    A name (GLOBAL) is refused unless it is one of those that data is made
    with, or Token, which the manager's protocol sends. With limits->objects
    it may be any: a client that reads a reply may meet a Python exception.
-   Calling such a name makes an inert CONC_OBJECT. -EACCES says "this wants
-   more than data", -EBADMSG "this is no pickle". */
+   Such a name, and what it is called for, is an inert CONC_OBJECT. -EACCES
+   says "this wants more than data", -EBADMSG "this is no pickle". */
 
 typedef struct conc__pickle_limits {
   bool objects; /* any class may be named and instantiated: inert */
   bool exact;   /* what would come back as another type is refused: an
-                   OrderedDict, a deque, a defaultdict, a Counter */
-  bool proxies; /* what a list of a server can be given besides data: proxies,
-                   slices, ranges, arrays. They become objects that its methods
-                   read; nothing else takes them */
+                   OrderedDict, a deque, a defaultdict, a Counter; with
+                   `objects` it is one */
+  bool body;    /* it is the body of a pickle as it is stored: without PROTO,
+                   but with names of Python 3 */
   uint32_t depth, parts; /* how many of both are around the value, as an
                             envelope: they do not count as its own */
   char *refused; /* CONC__REFUSED_MAX bytes, or NULL: after -EACCES, what was
@@ -21659,6 +22198,13 @@ static const conc__pickle_limits conc__pickle_request_limits
 static const conc__pickle_limits conc__pickle_reply_limits
     __attribute__((unused)) = {true, false, false, 2, 4, NULL};
 
+/* For what is to come back as it was, whatever it is: a pickle, and the body
+   of one. */
+static const conc__pickle_limits conc__pickle_pass_limits
+    __attribute__((unused)) = {true, true, false, 0, 0, NULL};
+static const conc__pickle_limits conc__pickle_body_limits
+    __attribute__((unused)) = {true, true, true, 0, 0, NULL};
+
 /* The largest value, in the worst form of any protocol and with everything
    memoized, has no more opcodes; a program of more does nothing but keep the
    reader busy. */
@@ -21675,16 +22221,16 @@ enum {
   CONC__CALL_DICT,        /* becomes a dict: of nothing, a dict, pairs */
   CONC__CALL_DEFAULTDICT, /* the same; its first argument is left out */
   CONC__CALL_FACTORY,     /* that argument: it is never called */
-  CONC__CALL_CLASS,  /* a class of proxies: a name, which nothing calls */
-  CONC__CALL_LIST,   /* list(list): what becomes of the views of a dict */
-  CONC__CALL_OBJECT /* as.at: a container of two texts, module and class */
+  CONC__CALL_OBJECT       /* as.at: the container of a recipe */
 };
 
 typedef struct conc__pickle_reader {
   const unsigned char *begin, *p, *end; /* begin <= p <= end */
-  bool objects, exact, proxies;         /* of the limits */
+  bool objects, exact, body;            /* of the limits */
   int protocol;                         /* of the last PROTO; 0 before it */
   char *refused;                        /* of the limits */
+  uint32_t names[CONC__CALL_ENCODE + 1]; /* of `objects`: container + 1 of the
+                                            recipe of each of these names */
   conc__maker m;
 } conc__pickle_reader;
 
@@ -22032,6 +22578,11 @@ CONC__PRIVATE int conc__pickle_refuse_word(conc__pickle_reader *r,
                              NULL, 0);
 }
 
+/* Whether this is a pickle of Python 2, or one that it can read. */
+CONC__INLINE bool conc__pickle_is_old(const conc__pickle_reader *r) {
+  return r->protocol < 3 && !r->body;
+}
+
 /* What a name stands for that was found, module and class being the two nodes
    at `top`: -1 if it may not be called. The table holds what Python's own
    pickles of data name, under the names of both Pythons: this is the list of
@@ -22062,19 +22613,6 @@ CONC__PRIVATE int conc__pickle_known_name(const conc__pickle_reader *r,
       {"collections", "deque", CONC__CALL_DEQUE},
       {"multiprocessing.managers", "Token", CONC__CALL_OBJECT},
   };
-  static const struct {
-    const char *module, *name;
-    int call;
-  } proxies[] = {
-      {"multiprocessing.managers", "RebuildProxy", CONC__CALL_OBJECT},
-      {"multiprocessing.managers", NULL, CONC__CALL_CLASS},
-      {"builtins", "slice", CONC__CALL_OBJECT},
-      {"builtins", "range", CONC__CALL_OBJECT},
-      {"builtins", "list", CONC__CALL_LIST},
-      {"array", "array", CONC__CALL_OBJECT},
-      {"__builtin__", "slice", CONC__CALL_OBJECT},
-      {"__builtin__", "xrange", CONC__CALL_OBJECT},
-  };
   const conc__maker *m = &r->m;
   size_t i;
   int call = -1;
@@ -22089,17 +22627,38 @@ CONC__PRIVATE int conc__pickle_known_name(const conc__pickle_reader *r,
           conc__maker_text_is(m, top + 1, others[i].name))
         call = others[i].call;
   }
-  for (i = 0; r->proxies && i < sizeof proxies / sizeof *proxies; i++)
-    if ((call < 0 || call == CONC__CALL_FACTORY) &&
-        conc__maker_text_is(m, top, proxies[i].module) &&
-        (proxies[i].name == NULL ||
-         conc__maker_text_is(m, top + 1, proxies[i].name)))
-      call = proxies[i].call;
   /* `exact`: what is written again must be of the same type to Python. But a
      deque would be a list by then, and the factory of a defaultdict lost. */
   if (r->exact && call >= CONC__CALL_DEQUE && call <= CONC__CALL_FACTORY)
     return -1;
   return call;
+}
+
+/* Replaces module and class, the top two nodes, by the recipe of that name.
+   Names that data is made with stand in a pickle once for each text and set,
+   if it is one of ours: so they have one recipe. */
+CONC__PRIVATE int conc__pickle_push_name(conc__pickle_reader *r) {
+  conc__maker *m = &r->m;
+  const conc_value *top;
+  size_t container;
+  int call, rc = 0;
+  if (conc__pickle_is_old(r)) rc = conc__rename_to_3(m);
+  if (rc != 0) return rc;
+  top = CONC__STACK(m) + m->stack.count - 2;
+  if (!conc__recipe_module_fits(m, top) ||
+      !conc__recipe_name_fits(m, top + 1, CONC__RECIPE_DOTS))
+    return conc__pickle_refuse_word(r, "a name that no class has");
+  call = conc__pickle_known_name(r, top);
+  if (call < 0 || call > CONC__CALL_ENCODE)
+    return conc__maker_recipe(m, CONC__BY_NAME, 2);
+  if (r->names[call] != 0) {
+    m->stack.count -= 2;
+    return conc__maker_push(m, CONC_OBJECT, 0, r->names[call] - 1u);
+  }
+  container = m->containers.count;
+  rc = conc__maker_recipe(m, CONC__BY_NAME, 2);
+  if (rc == 0) r->names[call] = (uint32_t)container + 1;
+  return rc;
 }
 
 /* Replaces module and class, the top two nodes, by a name: -EACCES if it is
@@ -22111,23 +22670,16 @@ CONC__PRIVATE int conc__pickle_read_name(conc__pickle_reader *r) {
   if (conc__maker_above_mark(m) < 2) return -EBADMSG;
   top = CONC__STACK(m) + m->stack.count - 2;
   if (top[0].type != CONC_STR || top[1].type != CONC_STR) return -EBADMSG;
+  if (r->objects) return conc__pickle_push_name(r);
   call = conc__pickle_known_name(r, top);
-  if (call < 0 && !r->objects)
+  if (call < 0)
     return conc__pickle_refuse(r, conc__maker_text(m, top), top[0].size,
                                conc__maker_text(m, top + 1), top[1].size);
-  /* A class that is not called is data: an object that is made of nothing. */
-  if (call == CONC__CALL_CLASS) {
-    rc = conc__maker_push(m, CONC_NONE, 0, 0);
-    if (rc == 0) rc = conc__maker_push(m, CONC_NONE, 0, 0);
-    return rc != 0 ? rc : conc__maker_collect(m, CONC_OBJECT, 4);
-  }
-  if (call >= 0 && call != CONC__CALL_OBJECT) {
+  if (call != CONC__CALL_OBJECT) {
     m->stack.count -= 2;
     return conc__maker_push(m, CONC__TYPE_CALLABLE, (size_t)call, 0);
   }
-  /* Module and class of any other are kept, as a container that the name
-     points to: they are the first two items of the CONC_OBJECT it makes. */
-  rc = conc__maker_collect(m, CONC_OBJECT, 2);
+  rc = conc__maker_recipe(m, CONC__BY_NAME, 2);
   if (rc != 0) return rc;
   CONC__STACK(m)[m->stack.count - 1].type = CONC__TYPE_CALLABLE;
   CONC__STACK(m)[m->stack.count - 1].size = CONC__CALL_OBJECT;
@@ -22147,6 +22699,18 @@ CONC__PRIVATE int conc__pickle_read_global(conc__pickle_reader *r) {
     if (rc != 0) return rc;
   }
   return conc__pickle_read_name(r);
+}
+
+/* EXT1, EXT2 and EXT4: a name's number of `width` bytes, above 0. */
+CONC__PRIVATE int conc__pickle_read_code(conc__pickle_reader *r,
+                                         size_t width) {
+  uint64_t code = 0;
+  int rc;
+  if (!r->objects) return conc__pickle_refuse_word(r, "an extension code");
+  rc = conc__pickle_read_number(r, width, &code);
+  if (rc != 0 || code == 0 || code > INT32_MAX) return -EBADMSG;
+  rc = conc__maker_push_int(&r->m, (int64_t)code);
+  return rc != 0 ? rc : conc__maker_recipe(&r->m, CONC__BY_CODE, 1);
 }
 
 /* --- reading: calls --- */
@@ -22244,51 +22808,112 @@ CONC__PRIVATE int conc__pickle_call_bytes(conc__pickle_reader *r, size_t call,
   return rc != 0 ? rc : conc__maker_push_latin1(m, type, arg);
 }
 
-/* Calls any other class: makes an inert CONC_OBJECT of module, class,
-   arguments, and a state that a BUILD behind it may set. Nothing of what such
-   a class would do happens; a reader of the value sees what was asked for. */
-CONC__PRIVATE int conc__pickle_call_class(conc__maker *m,
-                                          const conc_value *name,
-                                          const conc_value *args) {
-  conc_value *words =
-      CONC__POOL(m) + CONC__CONTAINERS(m)[name->as.at].run.start;
+/* The texts among the items of a tuple that a Python 2 has given to a class.
+   Its str is text or bytes: here the class alone knows which. So what is not
+   ASCII is what it was, bytes; and so is what the three classes of datetime
+   get, however it looks. What was unicode in Python 2 stays text. */
+CONC__PRIVATE void conc__pickle_old_texts(const conc__pickle_reader *r,
+                                          const conc_value *tuple, bool all) {
+  const conc__container *o = CONC__CONTAINERS(&r->m) + tuple->as.at;
+  conc_value *v = CONC__POOL(&r->m) + o->run.start;
   uint32_t i;
-  int rc = 0;
-  /* All instances of a class share its name. */
-  for (i = 0; rc == 0 && i < 2; i++) {
-    rc = conc__maker_number(m, words + i);
-    if (rc == 0) rc = conc__maker_recall(m, words + i);
+  for (i = 0; i < o->count; i++, v++) {
+    const unsigned char *p;
+    if (v->type != CONC_STR || v->as.at < 2) continue;
+    /* What was read from a line does not lie in the input; of protocol 0. */
+    if (v->as.at >= r->m.input_size) {
+      if (all) v->type = CONC_BYTES;
+      continue;
+    }
+    /* Behind the opcode and the length: SHORT_BINSTRING or BINSTRING. */
+    p = r->begin + v->as.at;
+    if ((p[-2] != CONC__OP_SHORT_BINSTRING || p[-1] != v->size) &&
+        (v->as.at < 5 || p[-5] != CONC__OP_BINSTRING ||
+         conc__little_endian(p - 4, 4) != v->size))
+      continue;
+    if (all || conc__ascii_prefix(p, v->size) < v->size) v->type = CONC_BYTES;
   }
-  if (rc == 0) rc = conc__maker_push_node(m, args);
-  if (rc == 0) rc = conc__maker_push(m, CONC_NONE, 0, 0);
-  return rc != 0 ? rc : conc__maker_collect(m, CONC_OBJECT, 4);
 }
 
-/* REDUCE, and NEWOBJ, which only classes are for: replaces a name and a tuple
-   of arguments by what the call makes. */
-CONC__PRIVATE int conc__pickle_read_call(conc__pickle_reader *r,
-                                         bool is_class) {
+/* The item of a recipe that is a name: its module, behind which its name
+   stands. NULL if it is made otherwise. */
+CONC__PRIVATE const conc_value *
+conc__pickle_name_of(const conc__maker *m, const conc_value *recipe) {
+  const conc_value *how = conc__maker_part(m, recipe->as.at, 0);
+  return (how->as.integer & CONC__BY) == CONC__BY_NAME ? how + 1 : NULL;
+}
+
+/* getattr(class, 'name'), by which protocols before 4 name a class inside of a
+   class, as the writer here does: becomes the name "class.name". The two are
+   the top nodes. 1: it is something else. */
+CONC__PRIVATE int conc__pickle_join_names(conc__pickle_reader *r) {
   conc__maker *m = &r->m;
-  const conc__container *tuple;
-  const conc_value *arg;
-  conc_value name, args;
-  if (conc__maker_above_mark(m) < 2) return -EBADMSG;
-  name = CONC__STACK(m)[m->stack.count - 2];
-  args = CONC__STACK(m)[m->stack.count - 1];
-  if (name.type == CONC_OBJECT) /* of CONC__CALL_CLASS */
-    return conc__pickle_refuse_word(r, "an instance of a class of proxies");
-  if (name.type != CONC__TYPE_CALLABLE || args.type != CONC_TUPLE)
-    return -EBADMSG;
-  if (name.size == CONC__CALL_FACTORY ||
-      (is_class && name.size != CONC__CALL_OBJECT))
-    return conc__pickle_refuse_word(r, "a call of a built-in class");
-  /* Name and arguments leave the stack first: what is made takes their place,
-     and both are copies, which no growing array moves. */
-  m->stack.count -= 2;
-  tuple = CONC__CONTAINERS(m) + args.as.at;
+  const conc_value *top = CONC__STACK(m) + m->stack.count - 2;
+  const conc_value *called = conc__pickle_name_of(m, top), *outer, *arg;
+  const conc__container *tuple = CONC__CONTAINERS(m) + top[1].as.at;
+  conc_value module, first, second;
+  unsigned char *out = NULL;
+  int rc;
+  if (called == NULL || !conc__maker_text_is(m, called, "builtins") ||
+      !conc__maker_text_is(m, called + 1, "getattr") || tuple->count != 2)
+    return 1;
   arg = CONC__POOL(m) + tuple->run.start;
+  outer = arg[0].type == CONC_OBJECT ? conc__pickle_name_of(m, arg) : NULL;
+  if (outer == NULL || arg[1].type != CONC_STR || arg[1].size == 0) return 1;
+  module = outer[0];
+  first = outer[1];
+  second = arg[1];
+  if (!conc__recipe_name_fits(m, &second, 0)) return 1;
+  rc = conc__maker_reuse(m, first.size + second.size);
+  if (rc == 0)
+    rc = conc__maker_reserve_text(m, first.size + 1 + second.size, &out);
+  if (rc != 0) return rc;
+  memcpy(out, conc__maker_text(m, &first), first.size);
+  out[first.size] = '.';
+  memcpy(out + first.size + 1, conc__maker_text(m, &second), second.size);
+  m->stack.count -= 2;
+  rc = conc__maker_push_node(m, &module);
+  if (rc == 0)
+    rc = conc__maker_push_reserved(m, CONC_STR,
+                                   first.size + 1 + second.size);
+  if (rc == 0 &&
+      !conc__recipe_name_fits(m, conc__maker_top(m), CONC__RECIPE_DOTS))
+    return conc__pickle_refuse_word(r, "a name that no class has");
+  return rc != 0 ? rc : conc__maker_recipe(m, CONC__BY_NAME, 2);
+}
+
+/* Makes a recipe of what the top nodes are: what is called, a tuple, and of
+   CONC__BY_KEYWORDS a dict. Nothing of what the class would do happens. */
+CONC__PRIVATE int conc__pickle_call_class(conc__pickle_reader *r, int how) {
+  conc__maker *m = &r->m;
+  const uint32_t n = conc__recipe_made(how) - 1;
+  const conc_value *top = CONC__STACK(m) + m->stack.count - n, *name;
+  int rc;
+  if (top[0].type != CONC_OBJECT || top[1].type != CONC_TUPLE ||
+      (n > 2 && top[2].type != CONC_DICT))
+    return -EBADMSG;
+  if (how == CONC__BY_CALL) {
+    rc = conc__pickle_join_names(r);
+    if (rc <= 0) return rc;
+  }
+  if (conc__pickle_is_old(r)) {
+    name = conc__pickle_name_of(m, top);
+    conc__pickle_old_texts(
+        r, top + 1,
+        name != NULL && conc__maker_text_is(m, name, "datetime"));
+  }
+  return conc__maker_recipe(m, how, n);
+}
+
+/* Calls a name that data is made with: replaces it and a tuple of arguments,
+   which have left the stack, by what the call makes. */
+CONC__PRIVATE int conc__pickle_call_known(conc__pickle_reader *r, size_t call,
+                                          const conc_value *args) {
+  conc__maker *m = &r->m;
+  const conc__container *tuple = CONC__CONTAINERS(m) + args->as.at;
+  const conc_value *arg = CONC__POOL(m) + tuple->run.start;
   CONC__CHECK(tuple->last == 0); /* made at once: its items are one run */
-  switch (name.size) {
+  switch (call) {
   case CONC__CALL_SET:
     return conc__pickle_call_set(m, CONC_SET, arg, tuple->count);
   case CONC__CALL_FROZENSET:
@@ -22296,32 +22921,129 @@ CONC__PRIVATE int conc__pickle_read_call(conc__pickle_reader *r,
   case CONC__CALL_DEQUE:
   case CONC__CALL_DICT:
   case CONC__CALL_DEFAULTDICT:
-    return conc__pickle_call_collection(m, name.size, arg, tuple->count);
-  case CONC__CALL_OBJECT: return conc__pickle_call_class(m, &name, &args);
-  case CONC__CALL_LIST:
-    return conc__pickle_call_set(m, CONC_LIST, arg, tuple->count);
-  default: return conc__pickle_call_bytes(r, name.size, arg, tuple->count);
+    return conc__pickle_call_collection(m, call, arg, tuple->count);
+  default: return conc__pickle_call_bytes(r, call, arg, tuple->count);
   }
 }
 
-/* BUILD: gives a CONC_OBJECT its state, the last of its four items. A dict
-   that is made of an OrderedDict has no room for its attributes; other values
-   have none. */
+/* What a callable node stands for: of CONC__CALL_...; that of a class that is
+   no data is CONC__CALL_OBJECT, and the node is a recipe then. */
+CONC__PRIVATE size_t conc__pickle_called(const conc__pickle_reader *r,
+                                         conc_value *callable) {
+  const conc_value *name;
+  int call = -1;
+  if (callable->type == CONC__TYPE_CALLABLE) {
+    if (callable->size != CONC__CALL_OBJECT) return callable->size;
+    callable->type = CONC_OBJECT;
+    callable->size = 0;
+  } else {
+    name = conc__pickle_name_of(&r->m, callable);
+    if (name != NULL) call = conc__pickle_known_name(r, name);
+  }
+  return call < 0 ? (size_t)CONC__CALL_OBJECT : (size_t)call;
+}
+
+/* REDUCE, and NEWOBJ, which only classes are for: replaces what is called and
+   a tuple of arguments by what the call makes. */
+CONC__PRIVATE int conc__pickle_read_call(conc__pickle_reader *r, int how) {
+  conc__maker *m = &r->m;
+  const uint32_t before = m->stack.count;
+  conc_value name, args;
+  size_t call;
+  int rc;
+  if (conc__maker_above_mark(m) < 2) return -EBADMSG;
+  name = CONC__STACK(m)[before - 2];
+  args = CONC__STACK(m)[before - 1];
+  if ((name.type != CONC__TYPE_CALLABLE && name.type != CONC_OBJECT) ||
+      args.type != CONC_TUPLE)
+    return -EBADMSG;
+  call = conc__pickle_called(r, &name);
+  CONC__STACK(m)[before - 2] = name;
+  if (call == CONC__CALL_OBJECT) return conc__pickle_call_class(r, how);
+  if (call == CONC__CALL_FACTORY || how != CONC__BY_CALL)
+    return conc__pickle_refuse_word(r, "a call of a built-in class");
+  /* Name and arguments leave the stack first: what is made takes their place,
+     and both are copies, which no growing array moves. */
+  m->stack.count -= 2;
+  rc = conc__pickle_call_known(r, call, &args);
+  if (!r->objects || !r->exact || (rc != -EBADMSG && rc != -EACCES)) return rc;
+  /* No data is made so: set(an object), bytes(5), encode('x', 'hex'). */
+  if (r->refused != NULL) *r->refused = 0;
+  CONC__STACK(m)[before - 2] = name;
+  CONC__STACK(m)[before - 1] = args;
+  m->stack.count = before;
+  return conc__pickle_call_class(r, how);
+}
+
+/* NEWOBJ_EX: of a class, a tuple and a dict. */
+CONC__PRIVATE int conc__pickle_read_keywords(conc__pickle_reader *r) {
+  if (!r->objects)
+    return conc__pickle_refuse_word(r, "an instance made with keywords");
+  if (conc__maker_above_mark(&r->m) < 3) return -EBADMSG;
+  return conc__pickle_call_class(r, CONC__BY_KEYWORDS);
+}
+
+/* OBJ: all are an old class and its arguments. INST: all are the arguments,
+   and the class is named as by GLOBAL. */
+CONC__PRIVATE int conc__pickle_read_old(conc__pickle_reader *r, bool named) {
+  conc__maker *m = &r->m;
+  uint32_t n = 0;
+  int rc;
+  if (!r->objects) return conc__pickle_refuse_word(r, "an old instance");
+  rc = conc__maker_take_mark(m, &n);
+  if (rc != 0 || (!named && n == 0)) return -EBADMSG;
+  rc = conc__maker_collect(m, CONC_TUPLE, named ? n : n - 1);
+  if (rc == 0 && named) {
+    conc_value args;
+    rc = conc__pickle_read_global(r);
+    if (rc != 0) return rc;
+    args = CONC__STACK(m)[m->stack.count - 2];
+    CONC__STACK(m)[m->stack.count - 2] = CONC__STACK(m)[m->stack.count - 1];
+    CONC__STACK(m)[m->stack.count - 1] = args;
+  }
+  return rc != 0 ? rc : conc__pickle_call_class(r, CONC__BY_OLD);
+}
+
+/* BUILD: gives an object its state. A dict that is made of an OrderedDict has
+   no room for its attributes; other values have none. */
 CONC__PRIVATE int conc__pickle_read_build(conc__pickle_reader *r) {
   conc__maker *m = &r->m;
   const conc_value *object;
-  const conc__container *made;
+  size_t container;
   if (conc__maker_above_mark(m) < 2) return -EBADMSG;
   object = CONC__STACK(m) + m->stack.count - 2;
+  container = object->as.at;
   if ((object->type == CONC_LIST || object->type == CONC_DICT) &&
-      CONC__CONTAINERS(m)[object->as.at].called)
+      CONC__CONTAINERS(m)[container].called)
     return conc__pickle_refuse_word(r, "attributes of a collection");
   if (object->type != CONC_OBJECT) return -EBADMSG;
-  made = CONC__CONTAINERS(m) + object->as.at;
-  CONC__CHECK(made->run.count == 4);
-  CONC__POOL(m)[made->run.start + 3] = object[1];
-  m->stack.count--;
-  return 0;
+  if (conc__pickle_is_old(r) && object[1].type == CONC_TUPLE)
+    conc__pickle_old_texts(r, object + 1, false);
+  return conc__maker_give(m, container, CONC__WITH_STATE);
+}
+
+/* APPEND, SETITEM and ADDITEMS: moves the top n nodes into the container of
+   that type below them, or gives them to the object there. */
+CONC__PRIVATE int conc__pickle_read_fill(conc__pickle_reader *r,
+                                         conc_type type, uint32_t n) {
+  conc__maker *m = &r->m;
+  const conc_value *target;
+  if (conc__maker_above_mark(m) <= n) return -EBADMSG;
+  target = CONC__STACK(m) + m->stack.count - n - 1;
+  if (target->type != CONC_OBJECT) return conc__maker_fill(m, type, n);
+  if (type == CONC_SET)
+    return conc__pickle_refuse_word(r, "an object that is filled as a set");
+  return conc__maker_give_all(
+      m, target->as.at,
+      type == CONC_LIST ? CONC__WITH_ITEMS : CONC__WITH_PAIRS, n);
+}
+
+/* The same with all that stands above the top mark. */
+CONC__PRIVATE int conc__pickle_read_fill_marked(conc__pickle_reader *r,
+                                                conc_type type) {
+  uint32_t n = 0;
+  int rc = conc__maker_take_mark(&r->m, &n);
+  return rc != 0 ? rc : conc__pickle_read_fill(r, type, n);
 }
 
 /* --- reading: the machine ---
@@ -22330,45 +23052,52 @@ CONC__PRIVATE int conc__pickle_read_build(conc__pickle_reader *r) {
    second for those of protocols 0 and 1, a third for what is more than data.
    In this order, so that the usual opcodes are found by one jump. */
 
+/* Drops the top n nodes. A call among them would not be written again, though
+   it was made for what it does: a __reduce__ whose sixth part is a function
+   that sets the state. */
+CONC__PRIVATE int conc__pickle_drop(conc__pickle_reader *r, uint32_t n) {
+  for (; n > 0; n--)
+    if (CONC__STACK(&r->m)[--r->m.stack.count].type == CONC_OBJECT)
+      return conc__pickle_refuse_word(r, "a call whose result is not used");
+  return 0;
+}
+
 /* POP takes the mark away if nothing stands above it, as Python's machine
    does. -EBADMSG if there is neither a node nor a mark. */
-CONC__PRIVATE int conc__pickle_read_pop(conc__maker *m) {
-  if (conc__maker_above_mark(m) > 0) m->stack.count--;
-  else if (m->marks.count > 0)
-    m->marks.count--;
-  else
-    return -EBADMSG;
+CONC__PRIVATE int conc__pickle_read_pop(conc__pickle_reader *r) {
+  conc__maker *m = &r->m;
+  if (conc__maker_above_mark(m) > 0) return conc__pickle_drop(r, 1);
+  if (m->marks.count == 0) return -EBADMSG;
+  m->marks.count--;
   return 0;
 }
 
 /* Everything above the top mark goes, and the mark. */
-CONC__PRIVATE int conc__pickle_read_pop_mark(conc__maker *m) {
+CONC__PRIVATE int conc__pickle_read_pop_mark(conc__pickle_reader *r) {
   uint32_t n = 0;
-  int rc = conc__maker_take_mark(m, &n);
-  if (rc == 0) m->stack.count -= n;
-  return rc;
+  int rc = conc__maker_take_mark(&r->m, &n);
+  return rc != 0 ? rc : conc__pickle_drop(r, n);
 }
 
-/* What names, calls or fetches. Refused are all opcodes that make something
-   of what is not in the pickle. */
+/* What names, calls or fetches. Refused are all opcodes that fetch something
+   that is not in the pickle. */
 CONC__PRIVATE int conc__pickle_read_call_opcode(conc__pickle_reader *r,
                                                 unsigned char op) {
   switch (op) {
   case CONC__OP_GLOBAL: return conc__pickle_read_global(r);
   case CONC__OP_STACK_GLOBAL: return conc__pickle_read_name(r);
-  case CONC__OP_REDUCE: return conc__pickle_read_call(r, false);
-  case CONC__OP_NEWOBJ: return conc__pickle_read_call(r, true);
+  case CONC__OP_REDUCE: return conc__pickle_read_call(r, CONC__BY_CALL);
+  case CONC__OP_NEWOBJ: return conc__pickle_read_call(r, CONC__BY_NEW);
+  case CONC__OP_NEWOBJ_EX: return conc__pickle_read_keywords(r);
   case CONC__OP_BUILD: return conc__pickle_read_build(r);
-  case CONC__OP_INST:
-  case CONC__OP_OBJ: return conc__pickle_refuse_word(r, "an old instance");
+  case CONC__OP_INST: return conc__pickle_read_old(r, true);
+  case CONC__OP_OBJ: return conc__pickle_read_old(r, false);
+  case CONC__OP_EXT1: return conc__pickle_read_code(r, 1);
+  case CONC__OP_EXT2: return conc__pickle_read_code(r, 2);
+  case CONC__OP_EXT4: return conc__pickle_read_code(r, 4);
   case CONC__OP_PERSID:
   case CONC__OP_BINPERSID:
     return conc__pickle_refuse_word(r, "a persistent id");
-  case CONC__OP_EXT1:
-  case CONC__OP_EXT2:
-  case CONC__OP_EXT4: return conc__pickle_refuse_word(r, "an extension code");
-  case CONC__OP_NEWOBJ_EX:
-    return conc__pickle_refuse_word(r, "an instance made with keywords");
   case CONC__OP_NEXT_BUFFER:
   case CONC__OP_READONLY_BUFFER:
     return conc__pickle_refuse_word(r, "a buffer from outside");
@@ -22392,8 +23121,8 @@ CONC__PRIVATE int conc__pickle_read_old_opcode(conc__pickle_reader *r,
   case CONC__OP_DICT: return conc__maker_collect_marked(m, CONC_DICT);
   case CONC__OP_PUT: return conc__pickle_read_memo_line(r, true);
   case CONC__OP_GET: return conc__pickle_read_memo_line(r, false);
-  case CONC__OP_POP: return conc__pickle_read_pop(m);
-  case CONC__OP_POP_MARK: return conc__pickle_read_pop_mark(m);
+  case CONC__OP_POP: return conc__pickle_read_pop(r);
+  case CONC__OP_POP_MARK: return conc__pickle_read_pop_mark(r);
   case CONC__OP_DUP: return conc__pickle_read_dup(m);
   default: return conc__pickle_read_call_opcode(r, op);
   }
@@ -22437,11 +23166,11 @@ CONC__PRIVATE int conc__pickle_read_opcode(conc__pickle_reader *r,
   case CONC__OP_EMPTY_LIST: return conc__maker_push_empty(m, CONC_LIST);
   case CONC__OP_EMPTY_DICT: return conc__maker_push_empty(m, CONC_DICT);
   case CONC__OP_EMPTY_SET: return conc__maker_push_empty(m, CONC_SET);
-  case CONC__OP_APPEND: return conc__maker_fill(m, CONC_LIST, 1);
-  case CONC__OP_SETITEM: return conc__maker_fill(m, CONC_DICT, 2);
-  case CONC__OP_APPENDS: return conc__maker_fill_marked(m, CONC_LIST);
-  case CONC__OP_SETITEMS: return conc__maker_fill_marked(m, CONC_DICT);
-  case CONC__OP_ADDITEMS: return conc__maker_fill_marked(m, CONC_SET);
+  case CONC__OP_APPEND: return conc__pickle_read_fill(r, CONC_LIST, 1);
+  case CONC__OP_SETITEM: return conc__pickle_read_fill(r, CONC_DICT, 2);
+  case CONC__OP_APPENDS: return conc__pickle_read_fill_marked(r, CONC_LIST);
+  case CONC__OP_SETITEMS: return conc__pickle_read_fill_marked(r, CONC_DICT);
+  case CONC__OP_ADDITEMS: return conc__pickle_read_fill_marked(r, CONC_SET);
   /* the memo */
   case CONC__OP_BINPUT: return conc__pickle_read_put(r, 1);
   case CONC__OP_LONG_BINPUT: return conc__pickle_read_put(r, 4);
@@ -22464,10 +23193,11 @@ CONC__PRIVATE void conc__pickle_begin(conc__pickle_reader *r, const void *data,
   r->end = size > 0 ? r->p + size : r->p;
   r->objects = limits->objects;
   r->exact = limits->exact;
-  r->proxies = limits->proxies;
+  r->body = limits->body;
   r->refused = limits->refused;
   if (r->refused != NULL) *r->refused = 0;
   r->protocol = 0;
+  memset(r->names, 0, sizeof r->names);
   conc__maker_init(&r->m, r->begin, size);
   CONC__CHECK(limits->depth <= CONC__WALK_DEPTH - CONC__VALUE_DEPTH);
   r->m.depth += limits->depth;
@@ -22508,21 +23238,19 @@ CONC__PRIVATE int conc__pickle_decode(const void *data, size_t size,
   *out = NULL;
   conc__pickle_begin(&r, data, size, limits);
   rc = conc__pickle_run(&r);
+  if (rc == -EACCES && r.refused != NULL && *r.refused == 0)
+    conc__pickle_refuse_word(&r, "an object that no pickler writes so");
   if (rc == 0) {
     rc = conc__maker_finish(&r.m, out);
     /* Refused when it was measured: a name that was not called. */
     if (rc == -EACCES) conc__pickle_refuse_word(&r, "a class");
+    if (rc == -ELOOP)
+      rc = conc__pickle_refuse_word(&r,
+                                    "an object that refers to what it is in");
   }
   conc__maker_free(&r.m);
   if (protocol != NULL) *protocol = r.protocol;
   return rc;
-}
-
-/* The class of a CONC_OBJECT, without its module; NULL for other values. */
-CONC__PRIVATE const char *conc__object_name(const conc_value *v) {
-  return conc_value_type(v) == CONC_OBJECT
-             ? (const char *)v->as.items[1].as.bytes
-             : NULL;
 }
 
 /* ---------------------------------------------------------------------------
@@ -22541,6 +23269,12 @@ CONC__PRIVATE const char *conc__object_name(const conc_value *v) {
 CONC_API int conc_pickle_loads(conc_value **out, const void *data,
                                size_t size) {
   return conc__pickle_decode(data, size, NULL, out, NULL);
+}
+
+/* No limits but those of a value. */
+CONC_API int conc_pickle_loads_objects(conc_value **out, const void *data,
+                                       size_t size) {
+  return conc__pickle_decode(data, size, &conc__pickle_pass_limits, out, NULL);
 }
 
 /* --- the short cut ---
@@ -22794,9 +23528,9 @@ CONC__PRIVATE int conc__pickle_put_bytes_head(conc__buffer *b, size_t size) {
 
 /* GLOBAL, in the form that all protocols have: STACK_GLOBAL is shorter only if
    the memo is used, and this writer has none. */
-CONC__PRIVATE int conc__pickle_put_global(conc__buffer *b, const char *module,
-                                          const char *name) {
-  const size_t n = strlen(module), m = strlen(name);
+CONC__PRIVATE int conc__pickle_put_global_n(conc__buffer *b,
+                                            const char *module, size_t n,
+                                            const char *name, size_t m) {
   int rc = conc__buffer_reserve(b, n + m + 3);
   if (rc != 0) return rc;
   conc__pickle_put_op(b, CONC__OP_GLOBAL); /* there is room for all */
@@ -22804,6 +23538,12 @@ CONC__PRIVATE int conc__pickle_put_global(conc__buffer *b, const char *module,
   conc__buffer_append(b, "\n", 1);
   conc__buffer_append(b, name, m);
   return conc__buffer_append(b, "\n", 1);
+}
+
+CONC__PRIVATE int conc__pickle_put_global(conc__buffer *b, const char *module,
+                                          const char *name) {
+  return conc__pickle_put_global_n(b, module, strlen(module), name,
+                                   strlen(name));
 }
 
 /* A name of the module that is called "builtins" since Python 3. Protocol 2 is
@@ -22863,10 +23603,34 @@ CONC__PRIVATE int conc__pickle_put_bytearray(conc__buffer *b,
 
 /* --- writing: values --- */
 
-/* Writes a value that has no items; -EACCES for a CONC_OBJECT, which is not
-   sent on. */
-CONC__PRIVATE int conc__pickle_put_leaf(conc__buffer *b, const conc_value *v,
-                                        int protocol) {
+/* What is written, and how. */
+typedef struct conc__pickle_writer {
+  conc__buffer *out;
+  int protocol;
+  bool objects;    /* there may be some in the value */
+  unsigned inside; /* of so many objects: those that are begun */
+  conc__met met;   /* the shared parts that are written */
+  conc__walk walk; /* over the value */
+} conc__pickle_writer;
+
+/* A str. In what a class of Python 2 gets, it is rather that Python's str than
+   its unicode, if it can be: many classes insist on it there. */
+CONC__PRIVATE int conc__pickle_put_text(conc__pickle_writer *w,
+                                        const conc_value *v) {
+  const bool old = w->inside > 0 && w->protocol < 3 && v->size <= INT32_MAX &&
+                   conc__ascii_prefix(v->as.bytes, v->size) == v->size;
+  int rc;
+  if (!old)
+    return conc__pickle_put_str(w->out, (const char *)v->as.bytes, v->size);
+  rc = conc__pickle_put_head(w->out, CONC__OP_SHORT_BINSTRING,
+                             CONC__OP_BINSTRING, 0, v->size);
+  return rc != 0 ? rc : conc__buffer_append(w->out, v->as.bytes, v->size);
+}
+
+/* Writes a value that has no items. */
+CONC__PRIVATE int conc__pickle_put_leaf(conc__pickle_writer *w,
+                                        const conc_value *v) {
+  conc__buffer *b = w->out;
   int rc;
   switch (v->type) {
   case CONC_NONE: return conc__pickle_put_op(b, CONC__OP_NONE);
@@ -22875,15 +23639,15 @@ CONC__PRIVATE int conc__pickle_put_leaf(conc__buffer *b, const conc_value *v,
                                                 : CONC__OP_NEWFALSE);
   case CONC_INT: return conc__pickle_put_int(b, v->as.integer);
   case CONC_FLOAT: return conc__pickle_put_float(b, v->as.real);
-  case CONC_STR:
-    return conc__pickle_put_str(b, (const char *)v->as.bytes, v->size);
+  case CONC_STR: return conc__pickle_put_text(w, v);
   case CONC_BYTES:
-    return conc__pickle_put_bytes(b, v->as.bytes, v->size, protocol);
+    return conc__pickle_put_bytes(b, v->as.bytes, v->size, w->protocol);
   case CONC_BIGINT:
     rc = conc__pickle_put_head(b, CONC__OP_LONG1, CONC__OP_LONG4, 0, v->size);
     return rc != 0 ? rc : conc__buffer_append(b, v->as.bytes, v->size);
-  case CONC_BYTEARRAY: return conc__pickle_put_bytearray(b, v, protocol);
-  default: return -EACCES;
+  default:
+    CONC__CHECK(v->type == CONC_BYTEARRAY);
+    return conc__pickle_put_bytearray(b, v, w->protocol);
   }
 }
 
@@ -22953,51 +23717,229 @@ CONC__PRIVATE int conc__pickle_put_memo(conc__buffer *b, unsigned op1,
                        : conc__pickle_put_number(b, op4, index, 4);
 }
 
-/* Writes what a step of a walk finds. A shared part is memoized behind its
-   last opcode: nothing in it refers to it, as no value contains itself. */
-CONC__PRIVATE int conc__pickle_put_step(conc__buffer *b, conc__walk *w,
-                                        int step, int protocol,
-                                        conc__met *met) {
-  const conc_value *v = w->value;
-  uint32_t index = 0;
-  int rc;
-  if (step == CONC__WALK_OPEN || step == CONC__WALK_LEAF) {
-    if (v->shared != 0 && conc__met_find(met, v->shared, &index)) {
-      if (step == CONC__WALK_OPEN) conc__walk_skip(w);
-      return conc__pickle_put_memo(b, CONC__OP_BINGET, CONC__OP_LONG_BINGET,
-                                   index);
-    }
-    if (step == CONC__WALK_OPEN) return conc__pickle_put_open(b, v, protocol);
-    rc = conc__pickle_put_leaf(b, v, protocol);
-  } else {
-    rc = conc__pickle_put_close(b, v, protocol);
+/* --- writing: objects --- */
+
+/* Writes the name of a recipe: "a.b" as getattr(a, 'b'), which every protocol
+   and every Python knows. Both texts have a NUL behind them. */
+CONC__PRIVATE int conc__pickle_put_name(conc__pickle_writer *w,
+                                        const char *module, const char *name) {
+  const char *dot, *p;
+  int rc = 0;
+  if (w->protocol < 3) conc__rename_to_2(&module, &name);
+  for (p = dot = strchr(name, '.'); rc == 0 && p != NULL;
+       p = strchr(p + 1, '.'))
+    rc = conc__pickle_put_builtin(w->out, "getattr", w->protocol);
+  if (rc == 0)
+    rc = conc__pickle_put_global_n(
+        w->out, module, strlen(module), name,
+        dot != NULL ? (size_t)(dot - name) : strlen(name));
+  while (rc == 0 && dot != NULL) {
+    p = dot + 1;
+    dot = strchr(p, '.');
+    rc = conc__pickle_put_str(w->out, p,
+                              dot != NULL ? (size_t)(dot - p) : strlen(p));
+    if (rc == 0)
+      rc = conc__pickle_put_ops(w->out, CONC__OP_TUPLE2, CONC__OP_REDUCE);
   }
-  if (rc != 0 || v->shared == 0) return rc;
-  rc = conc__met_add(met, v->shared);
-  if (rc != 0) return rc;
-  return conc__pickle_put_memo(b, CONC__OP_BINPUT, CONC__OP_LONG_BINPUT,
-                               met->count - 1);
+  return rc;
 }
 
-/* Appends the body of a value's pickle. 0, -ENOMEM, -EINVAL for NULL, -EACCES
-   for a CONC_OBJECT in it; after an error the buffer is as it was. */
+/* What refers to an object around it; -EACCES: it was taken out of that. */
+CONC__PRIVATE int conc__pickle_put_around(conc__pickle_writer *w,
+                                          const conc_value *v) {
+  uint32_t index = 0;
+  conc__walk_skip(&w->walk);
+  if (!conc__met_find(&w->met, (uint32_t)v->as.items[2].as.integer, &index))
+    return -EACCES;
+  return conc__pickle_put_memo(w->out, CONC__OP_BINGET, CONC__OP_LONG_BINGET,
+                               index);
+}
+
+/* Whether a recipe is written at once, as its items are no parts. */
+CONC__INLINE bool conc__recipe_is_short(const conc_value *v) {
+  const int by = conc__recipe_by(v);
+  return by < CONC__BY_CALL || by == CONC__BY_AROUND;
+}
+
+/* Begins to write a recipe; one that is short is complete then, and the walk
+   does not go into it. */
+CONC__PRIVATE int conc__pickle_open_recipe(conc__pickle_writer *w,
+                                           const conc_value *v) {
+  if (!w->objects) return -EACCES;
+  switch (conc__recipe_by(v)) {
+  case CONC__BY_NAME:
+    conc__walk_skip(&w->walk);
+    return conc__pickle_put_name(w, (const char *)v->as.items[1].as.bytes,
+                                 (const char *)v->as.items[2].as.bytes);
+  case CONC__BY_CODE:
+    conc__walk_skip(&w->walk);
+    return conc__pickle_put_number(w->out, CONC__OP_EXT4,
+                                   (uint64_t)v->as.items[1].as.integer, 4);
+  case CONC__BY_AROUND: return conc__pickle_put_around(w, v);
+  case CONC__BY_KEYWORDS:
+    if (w->protocol < 4) return -EACCES;
+    break;
+  case CONC__BY_OLD:
+    w->inside++;
+    return conc__pickle_put_op(w->out, CONC__OP_MARK);
+  default: break;
+  }
+  w->inside++;
+  return 0;
+}
+
+/* Whether an item of a recipe is a list or tuple that is written without being
+   one: the arguments of an old class, what is appended or set. */
+CONC__PRIVATE bool conc__pickle_is_bare(const conc_value *recipe, size_t i) {
+  const int part = conc__recipe_part(recipe, i);
+  return part == CONC__WITH_ITEMS || part == CONC__WITH_PAIRS ||
+         (part == CONC__PART_ARGUMENTS &&
+          conc__recipe_by(recipe) == CONC__BY_OLD);
+}
+
+/* A part has been written, or made, that other places may refer to. */
+CONC__PRIVATE int conc__pickle_memoized(conc__pickle_writer *w,
+                                        const conc_value *v) {
+  int rc;
+  if (v->shared == 0) return 0;
+  rc = conc__met_add(&w->met, v->shared);
+  if (rc != 0) return rc;
+  return conc__pickle_put_memo(w->out, CONC__OP_BINPUT, CONC__OP_LONG_BINPUT,
+                               w->met.count - 1);
+}
+
+/* What stands behind an item of a recipe when all of the item is written. */
+CONC__PRIVATE int conc__pickle_end_part(conc__pickle_writer *w,
+                                        const conc_value *recipe, size_t i) {
+  const int by = conc__recipe_by(recipe);
+  int rc;
+  switch (conc__recipe_part(recipe, i)) {
+  case CONC__PART_ARGUMENTS:
+    if (by == CONC__BY_KEYWORDS) return 0;
+    rc = conc__pickle_put_op(w->out, by == CONC__BY_CALL  ? CONC__OP_REDUCE
+                                     : by == CONC__BY_NEW ? CONC__OP_NEWOBJ
+                                                          : CONC__OP_OBJ);
+    return rc != 0 ? rc : conc__pickle_memoized(w, recipe);
+  case CONC__PART_KEYWORDS:
+    rc = conc__pickle_put_op(w->out, CONC__OP_NEWOBJ_EX);
+    return rc != 0 ? rc : conc__pickle_memoized(w, recipe);
+  case CONC__WITH_ITEMS: return conc__pickle_put_op(w->out, CONC__OP_APPENDS);
+  case CONC__WITH_PAIRS: return conc__pickle_put_op(w->out, CONC__OP_SETITEMS);
+  case CONC__WITH_STATE: return conc__pickle_put_op(w->out, CONC__OP_BUILD);
+  default: return 0;
+  }
+}
+
+/* --- writing: the walk --- */
+
+/* Writes what a step finds; *done: all of it is written, its items too. */
+CONC__PRIVATE int conc__pickle_put_part(conc__pickle_writer *w, int step,
+                                        bool *done) {
+  const conc_value *v = w->walk.value, *in = w->walk.parent;
+  const bool recipe = in != NULL && in->type == CONC_OBJECT;
+  *done = step != CONC__WALK_OPEN;
+  if (recipe && w->walk.index == 0) return 0; /* it says how: no opcode does */
+  if (step == CONC__WALK_LEAF) return conc__pickle_put_leaf(w, v);
+  if (v->type == CONC_OBJECT) {
+    if (step == CONC__WALK_OPEN) {
+      *done = conc__recipe_is_short(v);
+      return conc__pickle_open_recipe(w, v);
+    }
+    w->inside--;
+    return 0;
+  }
+  if (recipe && conc__pickle_is_bare(in, w->walk.index))
+    return step == CONC__WALK_OPEN &&
+                   conc__recipe_part(in, w->walk.index) >= CONC__WITH_ITEMS
+               ? conc__pickle_put_op(w->out, CONC__OP_MARK)
+               : 0; /* of an old class, the mark stands before the class */
+  return step == CONC__WALK_OPEN
+             ? conc__pickle_put_open(w->out, v, w->protocol)
+             : conc__pickle_put_close(w->out, v, w->protocol);
+}
+
+/* Whether a shared part has been written before; if so, it is fetched from the
+   memo, and *rc is how that went. */
+CONC__PRIVATE bool conc__pickle_put_again(conc__pickle_writer *w, int step,
+                                          int *rc) {
+  uint32_t index = 0;
+  if (!conc__met_find(&w->met, w->walk.value->shared, &index)) return false;
+  if (step == CONC__WALK_OPEN) conc__walk_skip(&w->walk);
+  *rc = conc__pickle_put_memo(w->out, CONC__OP_BINGET, CONC__OP_LONG_BINGET,
+                              index);
+  return true;
+}
+
+/* Writes what a step finds that is an object, or a part of one. */
+CONC__PRIVATE int conc__pickle_put_object_step(conc__pickle_writer *w,
+                                               int step) {
+  const conc_value *v = w->walk.value, *in = w->walk.parent;
+  const size_t place = w->walk.index;
+  bool done = true;
+  int rc = 0;
+  if (step == CONC__WALK_CLOSE || v->shared == 0 ||
+      !conc__pickle_put_again(w, step, &rc)) {
+    rc = conc__pickle_put_part(w, step, &done);
+    /* An object is memoized as soon as it is made. */
+    if (rc == 0 && done &&
+        (v->type != CONC_OBJECT || conc__recipe_by(v) < CONC__BY_CALL))
+      rc = conc__pickle_memoized(w, v);
+  }
+  if (rc == 0 && done && in != NULL && in->type == CONC_OBJECT)
+    rc = conc__pickle_end_part(w, in, place);
+  return rc;
+}
+
+/* Writes what a step of the walk finds. A shared part is memoized behind its
+   last opcode, for nothing in it refers to it; but for an object. */
+CONC__PRIVATE int conc__pickle_put_step(conc__pickle_writer *w, int step) {
+  const conc_value *v = w->walk.value, *in = w->walk.parent;
+  int rc = 0;
+  if (v->type == CONC_OBJECT || (in != NULL && in->type == CONC_OBJECT))
+    return conc__pickle_put_object_step(w, step);
+  if (v->shared != 0 && step != CONC__WALK_CLOSE &&
+      conc__pickle_put_again(w, step, &rc))
+    return rc;
+  if (step == CONC__WALK_OPEN)
+    return conc__pickle_put_open(w->out, v, w->protocol);
+  if (step == CONC__WALK_LEAF) rc = conc__pickle_put_leaf(w, v);
+  else rc = conc__pickle_put_close(w->out, v, w->protocol);
+  return rc != 0 || v->shared == 0 ? rc : conc__pickle_memoized(w, v);
+}
+
+/* Makes a writer ready for a value, and its walk; w->met.slots is to be freed.
+   To the protocol CONC_PASS may be added. */
+CONC__PRIVATE void conc__pickle_writer_begin(conc__pickle_writer *w,
+                                             conc__buffer *out,
+                                             const conc_value *v,
+                                             int protocol) {
+  w->out = out;
+  w->protocol = protocol & ~CONC_PASS;
+  w->objects = (protocol & CONC_PASS) != 0;
+  w->inside = 0;
+  memset(&w->met, 0, sizeof w->met);
+  conc__walk_begin(&w->walk, v);
+}
+
+/* Appends the body of a value's pickle. To the protocol CONC_PASS may be
+   added. 0, -ENOMEM, -EINVAL for NULL, -EACCES for a CONC_OBJECT in it; after
+   an error the buffer is as it was. */
 CONC__PRIVATE int conc__pickle_encode(conc__buffer *b, const conc_value *v,
                                       int protocol) {
   const size_t before = b->size; /* what is half written is cut off again */
-  conc__met met = {NULL, 0, 0};
-  conc__walk w;
+  conc__pickle_writer w;
   int rc = 0;
   if (v == NULL) return -EINVAL;
+  conc__pickle_writer_begin(&w, b, v, protocol);
   if (!conc__is_container(v->type)) {
-    rc = conc__pickle_put_leaf(b, v, protocol);
+    rc = conc__pickle_put_leaf(&w, v);
   } else {
-    conc__walk_begin(&w, v);
     while (rc == 0) {
-      const int step = conc__walk_step(&w);
+      const int step = conc__walk_step(&w.walk);
       if (step == CONC__WALK_END) break;
-      rc = conc__pickle_put_step(b, &w, step, protocol, &met);
+      rc = conc__pickle_put_step(&w, step);
     }
-    CONC_FREE(met.slots);
+    CONC_FREE(w.met.slots);
   }
   if (rc != 0) b->size = before;
   return rc;
@@ -23006,14 +23948,16 @@ CONC__PRIVATE int conc__pickle_encode(conc__buffer *b, const conc_value *v,
 /* PROTO, the body, STOP. The buffer's memory is the caller's afterwards. */
 CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
                                void **out, size_t *size) {
+  const int pass = protocol & CONC_PASS;
   conc__buffer b = {NULL, 0, 0, 0};
   int rc;
   *out = NULL;
   *size = 0;
+  protocol -= pass;
   if (protocol == 0) protocol = 4;
   if (protocol < 2 || protocol > 5) return -EINVAL;
   rc = conc__pickle_put_number(&b, CONC__OP_PROTO, (uint64_t)protocol, 1);
-  if (rc == 0) rc = conc__pickle_encode(&b, value, protocol);
+  if (rc == 0) rc = conc__pickle_encode(&b, value, protocol | pass);
   if (rc == 0) rc = conc__pickle_put_op(&b, CONC__OP_STOP);
   if (rc != 0) {
     conc__buffer_free(&b);
@@ -23028,7 +23972,9 @@ CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
 
 /* Puts a stored body, the end of a buffer from `at` on, into protocol 2: for a
    Python 2 peer. The body is read and written again, because its opcodes may
-   be newer. After an error the buffer is as it was. */
+   be newer. Objects that are in it have been let in when it was stored. After
+   an error the buffer is as it was; -EACCES: an object is in it that Python 2
+   cannot make. */
 CONC__PRIVATE int conc__pickle_downgrade(conc__buffer *b, size_t at) {
   conc__buffer old = {NULL, 0, 0, 0};
   conc_value *v = NULL;
@@ -23036,9 +23982,10 @@ CONC__PRIVATE int conc__pickle_downgrade(conc__buffer *b, size_t at) {
      no PROTO. */
   int rc = conc__pickle_put_op(b, CONC__OP_STOP);
   if (rc != 0) return rc;
-  rc = conc__pickle_decode(b->data + at, b->size - at, NULL, &v, NULL);
+  rc = conc__pickle_decode(b->data + at, b->size - at,
+                           &conc__pickle_body_limits, &v, NULL);
   b->size--;
-  if (rc == 0) rc = conc__pickle_encode(&old, v, 2);
+  if (rc == 0) rc = conc__pickle_encode(&old, v, 2 | CONC_PASS);
   if (rc == 0) rc = conc__buffer_reserve(b, old.size);
   if (rc == 0) {
     b->size = at;
@@ -23389,11 +24336,9 @@ CONC__PRIVATE void conc__writer_leaf(conc__writer *s, const conc_value *v) {
   }
 }
 
-/* What stands before the first item of a container, or behind the last one.
-   An object looks as the call that makes it, KeyError('k'): its brackets are
-   those of the tuple of its `arguments`, which has no comma behind one. */
+/* What stands before the first item of a container, or behind the last one. */
 CONC__PRIVATE void conc__writer_bracket(conc__writer *s, const conc_value *v,
-                                        bool open, bool arguments) {
+                                        bool open) {
   switch (v->type) {
   case CONC_LIST: conc__writer_put(s, open ? "[" : "]", 1); break;
   case CONC_DICT: conc__writer_put(s, open ? "{" : "}", 1); break;
@@ -23410,44 +24355,54 @@ CONC__PRIVATE void conc__writer_bracket(conc__writer *s, const conc_value *v,
       conc__writer_text(s, open ? "frozenset({" : "})");
     break;
   case CONC_TUPLE:
-    conc__writer_text(s, open                         ? "("
-                       : v->size == 1 && !arguments ? ",)"
-                                                    : ")");
+    conc__writer_text(s, open ? "(" : v->size == 1 ? ",)" : ")");
     break;
   default: break;
   }
 }
 
-/* What stands before an item, by what it is in. Returns whether the item
-   itself is to be written: of an object's module, class, arguments and state,
-   the class is written here, and of the others only containers are. */
-CONC__PRIVATE bool conc__writer_before(conc__writer *s, const conc__walk *w,
-                                       int step) {
-  const conc_value *in = w->parent;
-  if (in == NULL) return true;
-  if (in->type == CONC_OBJECT) {
-    if (w->index == 1) conc__writer_put(s, w->value->as.bytes, w->value->size);
-    if (step == CONC__WALK_LEAF) return false;
-    if (w->index == 3) conc__writer_put(s, " ", 1);
-  } else if (w->index > 0) {
-    conc__writer_text(s, in->type == CONC_DICT && w->index % 2 ? ": " : ", ");
+/* An object as Python shows one that says nothing of itself, and a class or
+   function by its name. A newline in a name would begin a line of its own:
+   names have none, but a peer may have sent other controls. */
+CONC__PRIVATE void conc__writer_object(conc__writer *s, const conc_value *v) {
+  const char *part[2];
+  size_t i;
+  conc_value_object(v, &part[0], &part[1]);
+  conc__writer_put(s, "<", 1);
+  for (i = 0; i < 2; i++) {
+    const char *p = part[i];
+    if (i > 0) conc__writer_put(s, ".", 1);
+    for (; *p != 0; p++)
+      conc__writer_put(s, (unsigned char)*p < ' ' || *p == 0x7f ? "?" : p, 1);
   }
-  return true;
+  conc__writer_text(s, conc__recipe_by(v) < CONC__BY_CALL ? ">" : " object>");
 }
+
+/* Writes what is to be shown for an object. False: it is shown as others. */
+typedef bool conc__stand_in(conc__writer *s, const conc_value *v,
+                            const void *arg);
 
 /* Python's repr() of a container, with all that is in it. */
 CONC__PRIVATE void conc__writer_container(conc__writer *s,
-                                          const conc_value *value) {
+                                          const conc_value *value,
+                                          conc__stand_in *stand_in,
+                                          const void *arg) {
   conc__walk w;
   int step;
   conc__walk_begin(&w, value);
   while ((step = conc__walk_step(&w)) != CONC__WALK_END) {
-    if (step != CONC__WALK_CLOSE && !conc__writer_before(s, &w, step))
-      continue;
-    if (step == CONC__WALK_LEAF) conc__writer_leaf(s, w.value);
-    else
-      conc__writer_bracket(s, w.value, step == CONC__WALK_OPEN,
-                           w.parent != NULL && w.parent->type == CONC_OBJECT);
+    if (step != CONC__WALK_CLOSE && w.parent != NULL && w.index > 0)
+      conc__writer_text(
+          s, w.parent->type == CONC_DICT && w.index % 2 ? ": " : ", ");
+    if (step == CONC__WALK_LEAF) {
+      conc__writer_leaf(s, w.value);
+    } else if (w.value->type == CONC_OBJECT) {
+      if (stand_in == NULL || !stand_in(s, w.value, arg))
+        conc__writer_object(s, w.value);
+      conc__walk_skip(&w);
+    } else {
+      conc__writer_bracket(s, w.value, step == CONC__WALK_OPEN);
+    }
   }
 }
 
@@ -23463,7 +24418,7 @@ CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
   else if (value->type == CONC_STR) /* itself: only in others it is quoted */
     conc__writer_put(&s, value->as.bytes, value->size);
   else if (!conc__is_container(value->type)) conc__writer_leaf(&s, value);
-  else conc__writer_container(&s, value);
+  else conc__writer_container(&s, value, NULL, NULL);
   if (size > 0)
     buf[s.length < size ? s.length : conc__utf8_cut(buf, size - 1)] = 0;
   return (ssize_t)s.length;
@@ -23523,6 +24478,38 @@ CONC__PRIVATE size_t conc__format_items(const char *format) {
 
 /* --- build --- */
 
+/* The same for an object, when it is opened and when it is closed. One that
+   the value shares is there before its items, as a container that they are
+   moved into: one of them may refer to it. */
+CONC__PRIVATE int conc__maker_push_object(conc__maker *m, conc__walk *w,
+                                          bool open, conc__met *met,
+                                          uint32_t base) {
+  const conc_value *v = w->value;
+  uint32_t index = 0;
+  int rc;
+  if (open && conc__is_around(v)) {
+    conc__walk_skip(w);
+    if (!conc__met_find(met, (uint32_t)v->as.items[2].as.integer, &index))
+      return -EINVAL; /* it was taken out of that object */
+    return conc__maker_recall(m, CONC__MEMO(m) + base + index);
+  }
+  if (open && v->shared != 0) {
+    rc = conc__met_add(met, v->shared);
+    if (rc == 0) rc = conc__maker_push_empty(m, CONC_OBJECT);
+    if (rc == 0) rc = conc__maker_memoize(m);
+    if (rc == 0) m->stack.count--;
+    return rc;
+  }
+  if (open) return 0;
+  if (v->shared == 0)
+    return conc__maker_collect(m, CONC_OBJECT, (uint32_t)v->size);
+  conc__met_find(met, v->shared, &index);
+  rc = conc__maker_move_top(m, CONC__MEMO(m)[base + index].as.at,
+                            (uint32_t)v->size);
+  return rc != 0 ? rc
+                 : conc__maker_push_node(m, CONC__MEMO(m) + base + index);
+}
+
 /* Pushes what a step of a walk finds: the same node, and a copy of its text.
    A part that the value shares is pushed once, and its node stored in the
    maker's memo, from `base` on; then it is fetched from there. */
@@ -23537,6 +24524,8 @@ CONC__PRIVATE int conc__maker_push_step(conc__maker *m, conc__walk *w,
     if (step == CONC__WALK_OPEN) conc__walk_skip(w);
     return conc__maker_recall(m, CONC__MEMO(m) + base + index);
   }
+  if (v->type == CONC_OBJECT)
+    return conc__maker_push_object(m, w, step == CONC__WALK_OPEN, met, base);
   if (step == CONC__WALK_OPEN) return 0;
   if (step == CONC__WALK_CLOSE)
     rc = conc__maker_collect(m, v->type, (uint32_t)conc__item_count(v));
@@ -24840,17 +25829,23 @@ typedef struct conc__reader {
 #define CONC__BODY_AT 2
 
 /* Has the reader of a sink read the pickle in its buffer, which lacks the last
-   opcode only, and does so afterwards. 0: the getter may have the message;
-   -ENOMEM, -EMSGSIZE, -EBADMSG, -ERANGE: it is to stay. -EPROTO: it is no
-   value, for anybody. */
-CONC__PRIVATE int conc__sink_read(const conc__sink *sink) {
+   opcode only, and does so afterwards. Only a client that is to take no
+   `objects` is given no CONC_OBJECT: what a queue of ours has, its own option
+   has let in. 0: the getter may have the message; -ENOMEM, -EMSGSIZE, -EACCES,
+   -EBADMSG, -ERANGE: it is to stay. -EPROTO: it is no value, for anybody. */
+CONC__PRIVATE int conc__sink_read(const conc__sink *sink, bool objects) {
   const conc__reader *r = (const conc__reader *)sink->data;
   conc_value *v = NULL;
   int rc = conc__buffer_append(sink->body, ".", 1);
   if (rc != 0) return rc;
-  rc = conc_pickle_loads(&v, sink->body->data, sink->body->size);
+  rc = objects ? conc_pickle_loads_objects(&v, sink->body->data,
+                                           sink->body->size)
+               : conc_pickle_loads(&v, sink->body->data, sink->body->size);
   sink->body->size--;
-  if (rc != 0) return rc == -ENOMEM || rc == -EMSGSIZE ? rc : -EPROTO;
+  if (rc != 0)
+    return rc == -ENOMEM || rc == -EMSGSIZE || (rc == -EACCES && !objects)
+               ? rc
+               : -EPROTO;
   if (r->out != NULL) {
     *r->out = v;
     return 0;
@@ -24918,6 +25913,7 @@ struct conc_queue {
   size_t capacity, max_bytes; /* 0: none */
   size_t max_total; /* bytes of all messages, with their heads; 0: no bound, as
                        in every queue but that of one process */
+  int objects;                /* 0 or CONC_PASS: what a put may have in it */
 };
 
 /* A ring of bytes; `size` is a power of two, or 0. */
@@ -25612,7 +26608,7 @@ CONC__PRIVATE ssize_t conc__fifo_get_value(conc_queue *queue, conc__sink *sink,
   conc__message m;
   int rc;
   if (n < 0) return n;
-  rc = conc__sink_read(sink);
+  rc = conc__sink_read(sink, true);
   if (rc == 0) return n;
   m.data = sink->body->data + CONC__BODY_AT;
   m.size = sink->body->size - CONC__BODY_AT;
@@ -25786,6 +26782,7 @@ CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
   if (q->max_total > 0 &&
       (q->max_bytes == 0 || q->max_bytes > conc__fifo_longest(q->max_total)))
     q->max_bytes = conc__fifo_longest(q->max_total);
+  q->objects = options->objects & CONC_PASS;
   return q;
 }
 
@@ -27020,7 +28017,7 @@ CONC__PRIVATE ssize_t conc__cells_get_value(conc_queue *q, conc__sink *sink,
   } while (n == -ESTALE);
   if (n < 0) return n;
   conc__cells_copy(s, spot.cell, &m, (size_t)n, sink);
-  rc = conc__sink_read(sink);
+  rc = conc__sink_read(sink, true);
   if (rc == 0 || rc == -EPROTO) {
     conc__cells_got(s, &spot, &m);
   } else {
@@ -27377,6 +28374,7 @@ CONC__PRIVATE conc_queue *conc__cells_new(const conc_queue_opts *options) {
     s->queue.name = options->name;
     s->queue.capacity = options->capacity > 0 ? options->capacity : 1024;
     s->queue.max_bytes = options->max_bytes > 0 ? options->max_bytes : 65536;
+    s->queue.objects = options->objects & CONC_PASS;
     memset(s->wakers, -1, sizeof s->wakers);
     rc = conc__cells_open(s, options);
     if (rc == 0) return &s->queue;
@@ -27528,7 +28526,7 @@ CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
     const void *data = conc_value_bytes(value, &size);
     return conc_put(queue, data, size, timeout);
   }
-  rc = conc__pickle_encode(&b, value, 4);
+  rc = conc__pickle_encode(&b, value, 4 | queue->objects);
   if (rc == 0)
     rc = conc__queue_put(queue, b.data, b.size, CONC__PICKLED, &b, timeout);
   conc__buffer_free(&b);
@@ -32464,61 +33462,15 @@ CONC__PRIVATE void conc__holdings_end(conc__holding **list) {
 }
 
 /* ---------------------------------------------------------------------------
-   >>session: what answers the requests of one client
+   >>state: what a manager keeps
 
-   A manager serves objects to clients. The protocol is that of Python's
-   multiprocessing.managers: requests are pickles, (object, method, args,
-   keywords). The first request of a connection has the object None and names a
-   function of the server. After accept_connection the requests name the
-   methods of objects.
+   The structs of a manager, and how its options are applied.
+   conc__manager_data is there from start or connect until shutdown. It has one
+   part for a server and one for a client, of which one is used; each client
+   that is connected to a server has a conc__client.
 
-   A session is a coroutine that has been started because bytes arrived on a
-   connection. It reads, answers in order, and ends when there is nothing more
-   to read. A request that must wait (a get from an empty queue) is the plain
-   conc_get in that coroutine, which parks there. If the client closes its side
-   meanwhile, the loop cancels the coroutine: so a dead client takes no
-   message.
-
-   The life of a request. All of it runs in the thread of the server's loop:
-
-     conc__client_ready     bytes have arrived, and the client was idle
-            |
-     conc__client_main      buffers are lent; once for each connection: the
-            |               handshake
-     conc__session_run      reads until `in` holds a whole frame <--------.
-            |                                                             |
-     conc__serve_request    finds the function, or the object and method  |
-            |                                                             |
-     conc__serve_get ...    if it must wait: conc__session_block (sends   |
-            |               all replies before it), then the queue's call |
-     conc__reply_...        appends the reply to `out` -------------------'
-            |
-     conc__session_flush    `in` is empty: sends `out`. A message whose
-            |               reply was not sent goes back to its queue
-     conc__client_main      nothing to read: buffers are returned, the watch
-                            is armed, the coroutine ends
-
-   What is kept, and for how long:
-
-     per process     conc__manager_data, from start to shutdown. The child of
-                     a fork has a copy, which it can only free: the loop
-                     stayed in its parent
-     per connection  conc__client, from accept until either side closes
-     per session     conc__session, on the coroutine's stack; its buffers are
-                     lent, so that an idle client costs a few hundred bytes
-     per request     conc__request, while it is carried out; conc__taken, from
-                     the queue's get until the reply has been sent
-
-   Invariant: a message that a get took from its queue is in `taken` until
-   the last byte of its reply is the kernel's. Every way out of a session
-   passes through conc__session_give_back, which puts the others back.
-
-   This section uses frames of >>net, >>aside, >>pickle, >>objects, the classes
-   of queues, and watches. Its user is >>server, whose loop runs the sessions.
-   What a manager keeps is defined here for >>proxy and >>manager, too.
+   Uses >>net and >>objects. Its users are >>session and all rooms behind it.
    ------------------------------------------------------------------------ */
-
-/* --- what a manager keeps --- */
 
 #define CONC__MAX_MESSAGE ((size_t)64 << 20) /* bytes; default */
 #define CONC__HANDSHAKE_TIMEOUT 5.0 /* seconds; default */
@@ -32653,6 +33605,8 @@ typedef struct conc__manager_data {
   double timeout;              /* seconds */
   double keepalive;            /* seconds */
   conc__objects objects;       /* that it serves, and their names */
+  bool passes; /* of a server: objects may come, for one of its queues; atomic,
+                  for it is set while the server serves */
   conc__server_side server; /* if it serves */
   conc__client_side client; /* if it is connected, or is connecting */
 } conc__manager_data;
@@ -32693,6 +33647,7 @@ CONC__PRIVATE int conc__manager_apply_options(conc_manager *m) {
                                  : CONC__HANDSHAKE_TIMEOUT;
   state->timeout = m->timeout > 0 ? m->timeout : CONC__TIMEOUT;
   state->keepalive = m->keepalive > 0 ? m->keepalive : CONC__KEEPALIVE;
+  if (m->objects == CONC_PASS) CONC__STORE_RELAXED(&state->passes, true);
   return 0;
 }
 
@@ -32703,6 +33658,61 @@ CONC__PRIVATE void conc__manager_undo_state(conc_manager *m) {
   CONC_FREE(m->state);
   m->state = NULL;
 }
+
+/* ---------------------------------------------------------------------------
+   >>session: what answers the requests of one client
+
+   A manager serves objects to clients. The protocol is that of Python's
+   multiprocessing.managers: requests are pickles, (object, method, args,
+   keywords). The first request of a connection has the object None and names a
+   function of the server. After accept_connection the requests name the
+   methods of objects.
+
+   A session is a coroutine that has been started because bytes arrived on a
+   connection. It reads, answers in order, and ends when there is nothing more
+   to read. A request that must wait (a get from an empty queue) is the plain
+   conc_get in that coroutine, which parks there. If the client closes its side
+   meanwhile, the loop cancels the coroutine: so a dead client takes no
+   message.
+
+   The life of a request. All of it runs in the thread of the server's loop:
+
+     conc__client_ready     bytes have arrived, and the client was idle
+            |
+     conc__client_main      buffers are lent; once for each connection: the
+            |               handshake
+     conc__session_run      reads until `in` holds a whole frame <--------.
+            |                                                             |
+     conc__serve_request    finds the function, or the object and method  |
+            |                                                             |
+     conc__serve_get ...    if it must wait: conc__session_block (sends   |
+            |               all replies before it), then the queue's call |
+     conc__reply_...        appends the reply to `out` -------------------'
+            |
+     conc__session_flush    `in` is empty: sends `out`. A message whose
+            |               reply was not sent goes back to its queue
+     conc__client_main      nothing to read: buffers are returned, the watch
+                            is armed, the coroutine ends
+
+   What is kept, and for how long:
+
+     per process     conc__manager_data, from start to shutdown. The child of
+                     a fork has a copy, which it can only free: the loop
+                     stayed in its parent
+     per connection  conc__client, from accept until either side closes
+     per session     conc__session, on the coroutine's stack; its buffers are
+                     lent, so that an idle client costs a few hundred bytes
+     per request     conc__request, while it is carried out; conc__taken, from
+                     the queue's get until the reply has been sent
+
+   Invariant: a message that a get took from its queue is in `taken` until
+   the last byte of its reply is the kernel's. Every way out of a session
+   passes through conc__session_give_back, which puts the others back.
+
+   This section uses frames of >>net, >>aside, >>pickle, >>objects, the classes
+   of queues, watches, and the structs of >>state. Its user is >>server, whose
+   loop runs the sessions.
+   ------------------------------------------------------------------------ */
 
 /* --- a session: one run of a client's coroutine --- */
 
@@ -32729,6 +33739,7 @@ typedef struct conc__session {
   double turn_end;      /* by conc_now(); 0: the clock was not read yet */
   conc__buffer encoded; /* the item of a put, encoded already; */
   const conc_value *encoded_item; /* this one. NULL: none is */
+  int encoded_objects; /* CONC_PASS: there is an object in it; else 0 */
   size_t reply;       /* where the frame of this request's reply is in `out` */
   size_t keeps;       /* bytes that its request keeps while it waits */
   conc__buffer taken; /* an array of conc__taken, the oldest first; a buffer
@@ -32867,9 +33878,11 @@ CONC__PRIVATE bool conc__unget_as_protocol_4(conc_queue *q,
   conc_value *v = NULL;
   int rc = conc__buffer_append(&b, body, size);
   if (rc == 0) rc = conc__pickle_put_op(&b, CONC__OP_STOP);
-  if (rc == 0) rc = conc__pickle_decode(b.data, b.size, NULL, &v, NULL);
+  if (rc == 0)
+    rc = conc__pickle_decode(b.data, b.size, &conc__pickle_pass_limits, &v,
+                             NULL);
   b.size = 0;
-  if (rc == 0) rc = conc__pickle_encode(&b, v, 4);
+  if (rc == 0) rc = conc__pickle_encode(&b, v, 4 | CONC_PASS);
   if (rc == 0) rc = conc__buffer_reserve(&b, CONC__BODY_SPARE);
   if (rc == 0) conc__unget_body(q, b.data, b.size, &b);
   conc__buffer_free(&b);
@@ -33371,13 +34384,14 @@ typedef struct conc__item {
 
 /* Encodes the item of a put; or takes what conc__reading_main has made of it
    already, and has found to be readable. Bytes are what they are: only large
-   ones have been copied there. */
+   ones have been copied there. `objects` is what may be in it: 0 or CONC_PASS.
+ */
 CONC__PRIVATE int conc__session_encode(conc__session *s, conc__item *item,
-                                       const conc_value *v) {
+                                       const conc_value *v, int objects) {
   bool bytes = conc_value_type(v) == CONC_BYTES;
   int rc = 0;
   item->kind = bytes ? CONC__RAW : CONC__PICKLED;
-  if (s->encoded_item == v) {
+  if (s->encoded_item == v && (s->encoded_objects & ~objects) == 0) {
     item->b = s->encoded;
     memset(&s->encoded, 0, sizeof s->encoded);
     s->encoded_item = NULL;
@@ -33385,28 +34399,44 @@ CONC__PRIVATE int conc__session_encode(conc__session *s, conc__item *item,
     item->data = conc_value_bytes(v, &item->size);
     return 0;
   } else {
-    rc = conc__pickle_encode(&item->b, v, 4);
+    rc = conc__pickle_encode(&item->b, v, 4 | objects);
   }
   item->data = item->b.data;
   item->size = item->b.size;
   return rc;
 }
 
+/* A client of ours knows that error by its words. */
+#define CONC__ONLY_DATA "only data is accepted, not code"
+
+/* A put of an object where there may be none: names its class. */
+CONC__PRIVATE int conc__reply_no_object(conc__session *s,
+                                        const conc_value *v) {
+  char text[256];
+  const char *module = "", *name = "";
+  conc_value_object(conc__recipe_find(v), &module, &name);
+  snprintf(text, sizeof text,
+           "UnpicklingError: " CONC__ONLY_DATA ": %.*s.%.*s",
+           CONC__SHOWN(module, 80), CONC__SHOWN(name, 80));
+  return conc__reply_refuse(s, text);
+}
+
 /* Encodes an item anew: what the client sent is never passed on, for another
-   Python would execute it. What a reader with the same limits could not
+   Python would execute it; only a queue with CONC_PASS is there for that. What
+   a reader with the same limits could not
    receive is refused here, before it is queued, where it would be in the way
    of all that comes behind it. 0; 1: it is refused, and *rc is how it went to
    say so. */
-CONC__PRIVATE int conc__item_encode(conc__session *s, const conc_value *v,
-                                    conc__item *item, int *rc) {
+CONC__PRIVATE int conc__item_encode(conc__session *s, const conc_queue *q,
+                                    const conc_value *v, conc__item *item,
+                                    int *rc) {
   const size_t limit = conc__message_limit(s->manager);
   const bool checked = s->encoded_item == v;
   int error;
   memset(item, 0, sizeof *item);
-  error = conc__session_encode(s, item, v);
-  if (error == -EACCES) /* of what conc__objects_makes lets be read */
-    *rc = conc__reply_refuse(s, "UnpicklingError: only data is accepted, not "
-                                "a proxy, a slice or a range");
+  error = conc__session_encode(s, item, v, q->objects);
+  if (error == -EACCES)
+    *rc = conc__reply_no_object(s, v);
   else if (error != 0)
     *rc = conc__reply_error(s, error, false);
   else if (item->size > limit)
@@ -33464,7 +34494,7 @@ CONC__PRIVATE int conc__serve_put(conc__session *s, conc_queue *q,
   const char *lacks = NULL;
   conc__item i;
   int rc = 0;
-  if (conc__item_encode(s, item, &i, &rc) != 0) return rc;
+  if (conc__item_encode(s, q, item, &i, &rc) != 0) return rc;
   rc = conc__item_put(s, q, &i);
   if (rc == -ETIMEDOUT && timeout > 0) {
     int gone = conc__session_block(s);
@@ -33501,7 +34531,7 @@ CONC__PRIVATE int conc__serve_unget(conc__session *s, conc_queue *q,
   conc__message m;
   conc__item i;
   int rc = 0;
-  if (conc__item_encode(s, item, &i, &rc) != 0) return rc;
+  if (conc__item_encode(s, q, item, &i, &rc) != 0) return rc;
   m.data = i.data;
   m.size = i.size;
   m.kind = i.kind;
@@ -33559,6 +34589,10 @@ CONC__PRIVATE int conc__reply_not_got(conc__session *s, ssize_t rc,
   if (rc == -EBADMSG)
     return conc__reply_builtin(s, "TypeError",
                                CONC__NOT_BYTES ": it stays in the queue");
+  if (rc == -EACCES)
+    return conc__reply_builtin(s, "TypeError",
+                               "it stays in the queue, for an object is in it "
+                               "that Python 2 cannot make");
   return conc__reply_error(s, (int)rc, true);
 }
 
@@ -34197,12 +35231,10 @@ CONC__PRIVATE int conc__reply_proxy(conc__session *s, const conc__object *o,
 
 /* The id in a Token, of which only that counts; NULL: it is none. */
 CONC__PRIVATE const char *conc__token_id(const conc_value *token) {
-  const conc_value *state;
-  const char *name;
-  if (conc_value_type(token) != CONC_OBJECT) return NULL;
-  name = conc__request_text(conc_value_item(token, 1));
-  state = conc_value_item(token, 3);
-  if (name == NULL || strcmp(name, "Token") != 0 || state == NULL ||
+  const conc_value *state = conc__recipe_state(token);
+  const char *module, *name;
+  if (conc_value_object(token, &module, &name) != 0 ||
+      strcmp(name, "Token") != 0 || state == NULL ||
       conc_value_type(state) != CONC_TUPLE || conc_value_size(state) != 3)
     return NULL;
   return conc__request_text(conc_value_item(state, 2));
@@ -34212,12 +35244,10 @@ CONC__PRIVATE const char *conc__token_id(const conc_value *token) {
    which only the token counts. NULL: it is none. */
 CONC__PRIVATE __attribute__((unused)) const char *
 conc__proxy_id(const conc_value *proxy) {
-  const conc_value *args;
-  const char *name;
-  if (conc_value_type(proxy) != CONC_OBJECT) return NULL;
-  name = conc__request_text(conc_value_item(proxy, 1));
-  args = conc_value_item(proxy, 2);
-  if (name == NULL || strcmp(name, "RebuildProxy") != 0 || args == NULL ||
+  const conc_value *args = conc__recipe_arguments(proxy);
+  const char *module, *name;
+  if (args == NULL || conc_value_object(proxy, &module, &name) != 0 ||
+      strcmp(name, "RebuildProxy") != 0 ||
       conc_value_type(args) != CONC_TUPLE || conc_value_size(args) < 2)
     return NULL;
   return conc__token_id(conc_value_item(args, 1));
@@ -34471,18 +35501,19 @@ CONC__PRIVATE bool conc__serve_usual(conc__session *s, const unsigned char *p,
 typedef struct conc__reading {
   const unsigned char *data;
   size_t size;
+  bool objects; /* they may come; or proxies: see conc__objects_makes */
   conc_value *value;
-  bool proxies; /* there may be proxies in it: see conc__objects_makes */
   int protocol, rc;
   conc__buffer encoded; /* as in conc__session */
   const conc_value *encoded_item;
+  int encoded_objects;
   char refused[CONC__REFUSED_MAX]; /* what the request names, if -EACCES */
 } conc__reading;
 
 CONC__PRIVATE void conc__reading_decode(conc__reading *r) {
   conc__pickle_limits limits = conc__pickle_request_limits;
   limits.refused = r->refused;
-  limits.proxies = r->proxies;
+  limits.objects = r->objects;
   r->rc = conc__pickle_decode(r->data, r->size, &limits, &r->value,
                               &r->protocol);
 }
@@ -34508,8 +35539,10 @@ CONC__PRIVATE void *conc__reading_main(void *arg) {
       r->encoded_item = item;
     return NULL;
   }
+  if (r->objects && conc__recipe_find(item) != NULL)
+    r->encoded_objects = CONC_PASS;
   /* Without memory, or if it has no encoding, the put itself will say so. */
-  if (conc__pickle_encode(&r->encoded, item, 4) == 0 &&
+  if (conc__pickle_encode(&r->encoded, item, 4 | r->encoded_objects) == 0 &&
       conc__value_is_readable(item, r->encoded.size))
     r->encoded_item = item;
   return NULL;
@@ -34523,8 +35556,7 @@ CONC__PRIVATE int conc__refuse_reading(conc__session *s,
   char text[CONC__REFUSED_MAX + 64];
   if (r->rc == -EACCES) {
     snprintf(text, sizeof text,
-             "UnpicklingError: only data is accepted, not code: %s",
-             r->refused);
+             "UnpicklingError: " CONC__ONLY_DATA ": %s", r->refused);
     return conc__reply_refuse(s, text);
   }
   if (r->rc == -EMSGSIZE)
@@ -34589,7 +35621,8 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
   memset(&reading, 0, sizeof reading);
   reading.data = data;
   reading.size = size;
-  reading.proxies = conc__objects_makes(&s->manager->objects);
+  reading.objects = CONC__LOAD_RELAXED(&s->manager->passes) ||
+                    conc__objects_makes(&s->manager->objects);
   if (size < CONC__READING_LARGE)
     conc__reading_decode(&reading);
   else
@@ -34605,6 +35638,7 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
   s->encoded = reading.encoded;
   s->encoded_item = reading.encoded_item;
   memset(&reading.encoded, 0, sizeof reading.encoded);
+  s->encoded_objects = reading.encoded_objects;
   if (conc__request_fits(s, reading.value, &r, &rc))
     rc = s->client->methods ? conc__serve_method(s, &r)
                             : conc__serve_function(s, &r);
@@ -35620,7 +36654,7 @@ CONC__PRIVATE int conc__server_shutdown(conc__manager_data *m) {
    reply's message becomes, is the business of >>proxy; what is kept for how
    long is said there.
 
-   This section uses conc__manager_data of >>session, frames and the handshake
+   This section uses conc__manager_data of >>state, frames and the handshake
    of >>net, and >>pickle. Its user is >>proxy.
    ------------------------------------------------------------------------ */
 
@@ -35703,7 +36737,7 @@ CONC__PRIVATE int conc__request_str(conc__buffer *out, const char *method,
 CONC__PRIVATE bool conc__exception_says(const conc_value *v,
                                         const char *begin) {
   const char *text =
-      conc_value_str(conc_value_item(conc_value_item(v, 2), 0), NULL);
+      conc_value_str(conc_value_item(conc__recipe_arguments(v), 0), NULL);
   return text != NULL && strncmp(text, begin, strlen(begin)) == 0;
 }
 
@@ -35737,8 +36771,8 @@ CONC__PRIVATE int conc__exception_code(const conc_value *v) {
 
 /* Reads what a reply says: 0 and *result, or the error that it tells.
    -EREMOTEIO is an error in words, which ours sends for what it refuses;
-   -ESTALE is the one that says that there is no such name or id. 1: it is no
-   reply at all. */
+   -EACCES is the one about an object, -ESTALE the one that says that there is
+   no such name or id. 1: it is no reply at all. */
 CONC__PRIVATE int conc__reply_read(const conc_value *reply,
                                    const conc_value **result) {
   const char *kind = NULL, *text;
@@ -35752,6 +36786,7 @@ CONC__PRIVATE int conc__reply_read(const conc_value *reply,
   text = conc_value_str(*result, NULL);
   /* Ours writes it so in protocol 2: as the str of a Python 2. */
   if (text == NULL) text = (const char *)conc_value_bytes(*result, NULL);
+  if (text != NULL && strstr(text, CONC__ONLY_DATA) != NULL) return -EACCES;
   return text != NULL && strstr(text, "KeyError") != NULL ? -ESTALE
                                                           : -EREMOTEIO;
 }
@@ -35790,9 +36825,10 @@ CONC__PRIVATE int conc__peer_decode(conc__manager_data *m, conc__peer *p,
                                     const unsigned char *payload, size_t size,
                                     conc_value **reply,
                                     const conc_value **result, bool *broken) {
-  int protocol;
-  int rc = conc__pickle_decode(payload, size, &conc__pickle_reply_limits,
-                               reply, &protocol);
+  conc__pickle_limits limits = conc__pickle_reply_limits;
+  int protocol, rc;
+  limits.exact = m->options->objects == CONC_PASS;
+  rc = conc__pickle_decode(payload, size, &limits, reply, &protocol);
   *broken = true;
   if (rc == -ENOMEM || rc == -EMSGSIZE) {
     conc__channel_unread(&p->channel);
@@ -36022,7 +37058,7 @@ CONC__PRIVATE void conc__peer_put(conc__manager_data *m, conc__peer *p) {
    The lists are under the guard of conc__manager_data. A peer that is in no
    list belongs to the call that took it out.
 
-   This section uses conc__manager_data of >>session, connections of >>peer,
+   This section uses conc__manager_data of >>state, connections of >>peer,
    frames of >>net, >>pickle, and queues of this process; >>manager uses it.
    ------------------------------------------------------------------------ */
 
@@ -36300,7 +37336,7 @@ CONC__PRIVATE int conc__proxy_put(conc_queue *q, const conc__message *m,
 CONC__PRIVATE int conc__proxy_stash(conc__proxy *proxy, const conc_value *v) {
   conc__message m;
   conc__buffer b = {NULL, 0, 0, 0};
-  int rc = conc__pickle_encode(&b, v, 4);
+  int rc = conc__pickle_encode(&b, v, 4 | proxy->queue.objects);
   m.data = b.data;
   m.size = b.size;
   m.kind = CONC__PICKLED;
@@ -36346,7 +37382,8 @@ CONC__PRIVATE bool conc__reply_body(const unsigned char *p, size_t size,
    was asked for, nor, if others will read it, that it is data at all. The
    message's size; or negative errno: then the sink has nothing of it. */
 CONC__PRIVATE ssize_t conc__sink_fill(const conc__sink *sink,
-                                      const unsigned char *body, size_t n) {
+                                      const unsigned char *body, size_t n,
+                                      bool objects) {
   conc_value *v = NULL;
   size_t at, offset, size;
   int rc;
@@ -36362,11 +37399,13 @@ CONC__PRIVATE ssize_t conc__sink_fill(const conc__sink *sink,
   if (rc != 0) return rc;
   conc__buffer_append(sink->body, body, n); /* there is room */
   if (sink->data != NULL) {
-    rc = conc__sink_read(sink);
+    rc = conc__sink_read(sink, objects);
     if (rc != 0) sink->body->size = at;
   } else if (sink->wants != CONC__WANTS_VALUE) {
     conc__pickle_put_op(sink->body, CONC__OP_STOP);
-    rc = conc__pickle_decode(sink->body->data + at, n + 1, NULL, &v, NULL);
+    rc = conc__pickle_decode(sink->body->data + at, n + 1,
+                             objects ? &conc__pickle_body_limits : NULL, &v,
+                             NULL);
     conc_value_free(v);
     sink->body->size = rc == 0 ? at + n : at;
   }
@@ -36423,7 +37462,7 @@ CONC__PRIVATE ssize_t conc__proxy_take(conc__proxy *proxy,
   c.broken = true;
   got = rc;
   if (rc == 0 && conc__reply_body(payload, size, &body, &n)) {
-    got = conc__sink_fill(sink, body, n);
+    got = conc__sink_fill(sink, body, n, proxy->queue.objects != 0);
     c.broken = got < 0;
     c.peer->asked = false;
     c.peer->held = !c.broken;
@@ -36934,6 +37973,7 @@ CONC__PRIVATE int conc__proxy_new(conc__manager_data *m, const char *name,
   p->ident = ident;
   memcpy(p->name, name, strlen(name) + 1);
   p->queue.name = p->name;
+  p->queue.objects = m->options->objects & CONC_PASS;
   p->manager = m;
   *out = p;
   return 0;
@@ -37156,6 +38196,8 @@ CONC_API int conc_manager_register_queue(conc_manager *manager,
                                          const char *name, conc_queue *queue) {
   int rc = conc__register_begin(manager, name, queue);
   if (rc != 0) return rc;
+  if (queue->objects != 0)
+    CONC__STORE_RELAXED(&manager->state->passes, true);
   return conc__names_add_object(&manager->state->objects, name,
                                 &conc__served_queue, queue, queue);
 }
@@ -37279,26 +38321,25 @@ CONC_API int conc_manager_shutdown(conc_manager *manager) {
 #define CONC__PROXY_AUTO "AutoProxy"
 
 /* Whether a value is an object of that module, and of that class (NULL: of
-   any). */
+   any), or such a class itself. */
 CONC__PRIVATE bool conc__is_object(const conc_value *v, const char *module,
                                    const char *name) {
-  return v != NULL && v->type == CONC_OBJECT &&
-         strcmp((const char *)v->as.items[0].as.bytes, module) == 0 &&
-         (name == NULL ||
-          strcmp((const char *)v->as.items[1].as.bytes, name) == 0);
+  const char *of, *is;
+  return conc_value_object(v, &of, &is) == 0 && strcmp(of, module) == 0 &&
+         (name == NULL || strcmp(is, name) == 0);
 }
 
 /* The same, of a class that is built in. */
 CONC__PRIVATE bool conc__is_builtin_object(const conc_value *v,
                                            const char *name) {
-  return conc__is_object(v, "builtins", name) ||
-         conc__is_object(v, "__builtin__", name);
+  return conc__is_object(v, "builtins", name);
 }
 
 /* What an object was made of, a tuple. NULL: it is a class, which nothing was
    made of. */
 CONC__PRIVATE const conc_value *conc__object_arguments(const conc_value *v) {
-  return v->as.items[2].type == CONC_TUPLE ? &v->as.items[2] : NULL;
+  const conc_value *arguments = conc__recipe_arguments(v);
+  return conc_value_type(arguments) == CONC_TUPLE ? arguments : NULL;
 }
 
 CONC__PRIVATE bool conc__is_proxy(const conc_value *v) {
@@ -37514,12 +38555,13 @@ CONC__PRIVATE int conc__key_encode(conc__buffer *b, const conc_value *key,
     case CONC_BYTEARRAY:
     case CONC_LIST:
     case CONC_DICT:
-    case CONC_SET:
-    case CONC_OBJECT:
-      return -EINVAL;
-    default:
-      rc = conc__pickle_put_leaf(b, v, 4);
+    case CONC_SET: return -EINVAL;
+    case CONC_OBJECT: /* equal if it is made in the same way */
+      if (conc__is_proxy(v)) return -EINVAL;
+      rc = conc__pickle_encode(b, v, 4 | CONC_PASS);
+      conc__walk_skip(&w);
       break;
+    default: rc = conc__pickle_encode(b, v, 4); break;
     }
   }
   return rc != 0 ? rc : nan;
@@ -37582,14 +38624,17 @@ CONC__PRIVATE uint64_t conc__sip(const conc__secret *secret,
 
 /* Appends Python's repr() of a value. 0 or -ENOMEM. Most fits at once; what
    does not is written a second time, into the room that it takes. */
-CONC__PRIVATE int conc__python_repr(conc__buffer *b, const conc_value *v) {
+CONC__PRIVATE int conc__python_repr(conc__buffer *b, const conc_value *v,
+                                    conc__stand_in *stand_in,
+                                    const void *arg) {
   conc__writer s;
   int rc = conc__buffer_reserve(b, 64);
   while (rc == 0) {
     s.buf = (char *)b->data + b->size;
     s.size = b->capacity - b->size;
     s.length = 0;
-    if (conc__is_container(v->type)) conc__writer_container(&s, v);
+    if (conc__is_container(v->type))
+      conc__writer_container(&s, v, stand_in, arg);
     else conc__writer_leaf(&s, v);
     if (s.length <= s.size) {
       b->size += s.length;
@@ -37599,6 +38644,7 @@ CONC__PRIVATE int conc__python_repr(conc__buffer *b, const conc_value *v) {
   }
   return rc;
 }
+
 /* ---------------------------------------------------------------------------
    >>elements: what lists and dicts hold that a manager serves
 
@@ -37766,12 +38812,10 @@ CONC__PRIVATE conc__object *conc__proxy_object(conc__manager_data *m,
 }
 
 /* Takes one proxy out of a value whose pickle is being written: instead of it
-   there is a reference. 0, -ENOMEM, -EACCES if it is no proxy, -ENOENT if
-   there is no such object. */
+   there is a reference. 0, -ENOMEM, or -ENOENT if there is no such object. */
 CONC__PRIVATE int conc__draft_refer(conc__manager_data *m, conc__draft *d,
                                     const conc_value *v) {
   conc__reference r;
-  if (!conc__is_object(v, CONC__MANAGERS, CONC__PROXY_CLASS)) return -EACCES;
   r.object = conc__proxy_object(m, v);
   if (r.object == NULL) return -ENOENT;
   r.at = d->body.size;
@@ -37779,34 +38823,39 @@ CONC__PRIVATE int conc__draft_refer(conc__manager_data *m, conc__draft *d,
   return conc__buffer_append(&d->references, &r, sizeof r);
 }
 
+/* Whether objects of classes that C does not know may be kept. */
+CONC__INLINE bool conc__manager_passes(const conc__manager_data *m) {
+  return m != NULL && (m->options->objects & CONC_PASS) != 0;
+}
+
 /* Writes the body of a value as conc__pickle_encode does it, but for proxies:
    those become references. `wrong` as in conc__element_encode. */
 CONC__PRIVATE int conc__draft_write(conc__manager_data *m, conc__draft *d,
                                     const conc_value *v, int protocol,
                                     const conc_value **wrong) {
-  conc__met met = {NULL, 0, 0};
-  conc__walk w;
+  conc__pickle_writer w;
   uint32_t index;
   int step, rc = 0;
   d->body.size = d->references.size = 0;
-  conc__walk_begin(&w, v);
-  while (rc == 0 && (step = conc__walk_step(&w)) != CONC__WALK_END) {
-    *wrong = w.value;
-    if (step != CONC__WALK_OPEN || w.value->type != CONC_OBJECT ||
-        (w.value->shared != 0 &&
-         conc__met_find(&met, w.value->shared, &index))) {
-      rc = conc__pickle_put_step(&d->body, &w, step, protocol, &met);
+  if (conc__manager_passes(m)) protocol |= CONC_PASS;
+  conc__pickle_writer_begin(&w, &d->body, v, protocol);
+  while (rc == 0 && (step = conc__walk_step(&w.walk)) != CONC__WALK_END) {
+    const conc_value *in = w.walk.parent;
+    const size_t place = w.walk.index;
+    *wrong = v = w.walk.value;
+    if (step != CONC__WALK_OPEN ||
+        !conc__is_object(v, CONC__MANAGERS, CONC__PROXY_CLASS) ||
+        (v->shared != 0 && conc__met_find(&w.met, v->shared, &index))) {
+      rc = conc__pickle_put_step(&w, step);
       continue;
     }
-    rc = conc__draft_refer(m, d, w.value);
-    conc__walk_skip(&w);
-    if (rc != 0 || w.value->shared == 0) continue;
-    rc = conc__met_add(&met, w.value->shared);
-    if (rc == 0)
-      rc = conc__pickle_put_memo(&d->body, CONC__OP_BINPUT,
-                                 CONC__OP_LONG_BINPUT, met.count - 1);
+    rc = conc__draft_refer(m, d, v);
+    conc__walk_skip(&w.walk);
+    if (rc == 0) rc = conc__pickle_memoized(&w, v);
+    if (rc == 0 && in != NULL && in->type == CONC_OBJECT)
+      rc = conc__pickle_end_part(&w, in, place);
   }
-  CONC_FREE(met.slots);
+  CONC_FREE(w.met.slots);
   return rc;
 }
 
@@ -37911,16 +38960,14 @@ CONC__PRIVATE int conc__reference_put_class(conc__buffer *b,
                                  conc__object_proxy(object));
 }
 
-/* The same, as CPython shows a proxy that is in a list; the number is that of
-   its id, for no client needs to know an address of ours. */
-CONC__PRIVATE int conc__reference_put_repr(conc__buffer *b,
-                                           conc__object *object,
-                                           void *arg) {
-  char text[160];
-  snprintf(text, sizeof text, "<%s object, typeid '%.*s' at 0x%llx>",
-           conc__object_proxy(object),
-           CONC__SHOWN(conc__object_name_of((conc__objects *)arg, object), 60),
-           (unsigned long long)object->number);
+/* The same, with the number of the reference as its name: for
+   conc__element_text. */
+CONC__PRIVATE int conc__reference_put_number(conc__buffer *b,
+                                             conc__object *object, void *arg) {
+  size_t *number = (size_t *)arg;
+  char text[40];
+  (void)object;
+  snprintf(text, sizeof text, "R%lu", (unsigned long)(*number)++);
   return conc__pickle_put_global(b, CONC__MANAGERS, text);
 }
 
@@ -37998,7 +39045,6 @@ CONC__PRIVATE bool conc__view_scalar(conc_value *v, const unsigned char *p,
 CONC__PRIVATE int conc__view_open(conc__view *v, const conc__element *c,
                                   conc__reference_put *put, void *arg,
                                   conc__buffer *b) {
-  conc__pickle_limits limits = conc__pickle_request_limits;
   size_t size = 0;
   const unsigned char *body = conc__element_body(c, &size);
   int rc;
@@ -38008,9 +39054,9 @@ CONC__PRIVATE int conc__view_open(conc__view *v, const conc__element *c,
   b->size = 0;
   rc = conc__element_put(b, c, put, arg);
   if (rc == 0) rc = conc__pickle_put_op(b, CONC__OP_STOP);
-  limits.proxies = true;
   if (rc == 0)
-    rc = conc__pickle_decode(b->data, b->size, &limits, &v->whole, NULL);
+    rc = conc__pickle_decode(b->data, b->size, &conc__pickle_body_limits,
+                             &v->whole, NULL);
   v->value = v->whole;
   return rc;
 }
@@ -38020,17 +39066,38 @@ CONC__PRIVATE void conc__view_close(conc__view *v) {
   conc_value_free(v->whole);
 }
 
+/* Writes a proxy that is in an element as CPython shows it. The number is that
+   of its id, for no client needs to know an address of ours. */
+CONC__PRIVATE bool conc__element_stand_in(conc__writer *s, const conc_value *v,
+                                          const void *arg) {
+  const conc__element *c = (const conc__element *)arg;
+  const char *module, *name;
+  char text[160];
+  size_t count = 0, i;
+  const conc__reference *r = conc__element_references(c, &count);
+  if (conc_value_object(v, &module, &name) != 0 ||
+      strcmp(module, CONC__MANAGERS) != 0 || *name != 'R')
+    return false;
+  i = (size_t)strtoul(name + 1, NULL, 10);
+  if (i >= count) return false;
+  snprintf(text, sizeof text, "<%s object, typeid '%.*s' at 0x%llx>",
+           conc__object_proxy(r[i].object),
+           CONC__SHOWN(conc__object_name_of(r[i].table, r[i].object), 60),
+           (unsigned long long)r[i].object->number);
+  conc__writer_text(s, text);
+  return true;
+}
+
 /* Appends what Python's repr() says of an element. `scratch` as in
    conc__view_open. */
 CONC__PRIVATE int conc__element_text(const conc__element *c, conc__buffer *b,
                                      conc__buffer *scratch) {
-  size_t count = 0;
-  conc__reference *r = conc__element_references(c, &count);
+  size_t number = 0;
   conc__view view;
-  int rc = conc__view_open(&view, c, conc__reference_put_repr,
-                           count > 0 ? r->table : NULL, scratch);
+  int rc = conc__view_open(&view, c, conc__reference_put_number, &number,
+                           scratch);
   if (rc != 0) return rc;
-  rc = conc__python_repr(b, view.value);
+  rc = conc__python_repr(b, view.value, conc__element_stand_in, c);
   conc__view_close(&view);
   return rc;
 }
@@ -38580,6 +39647,7 @@ CONC__PRIVATE int conc__complain_type(conc__complaint *c, const char *before,
    request. */
 CONC__PRIVATE bool conc__complaint_finish(conc__complaint *c, int rc) {
   const conc_value *v = c->wrong;
+  const char *module = "", *name = "";
   if (c->name != NULL) return false;
   switch (rc) {
   case -EINVAL: /* of conc__key_encode */
@@ -38591,10 +39659,9 @@ CONC__PRIVATE bool conc__complaint_finish(conc__complaint *c, int rc) {
                    (unsigned long)CONC__WEIGHT_MAX);
     return false;
   case -EACCES:
-    conc__complain(c, "UnpicklingError",
-                   "only data is accepted, not code: %.*s.%.*s",
-                   CONC__SHOWN((const char *)v->as.items[0].as.bytes, 80),
-                   CONC__SHOWN((const char *)v->as.items[1].as.bytes, 80));
+    conc_value_object(v, &module, &name);
+    conc__complain(c, "UnpicklingError", CONC__ONLY_DATA ": %.*s.%.*s",
+                   CONC__SHOWN(module, 80), CONC__SHOWN(name, 80));
     return true;
   case -ENOENT:
     conc__complain(c, "KeyError", "a proxy of no object of this server");
@@ -38921,7 +39988,6 @@ CONC__PRIVATE int conc__put_element(conc__session *s, const conc__element *e) {
    what the reply says. */
 CONC__PRIVATE int conc__reply_settle(conc__session *s, size_t at) {
   conc__buffer *out = &s->client->channel.out;
-  conc__pickle_limits limits = conc__pickle_request_limits;
   conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
   const conc_value *wrong;
   conc_value *v = NULL;
@@ -38929,8 +39995,8 @@ CONC__PRIVATE int conc__reply_settle(conc__session *s, size_t at) {
   if (s->protocol != 2) return 0;
   rc = conc__pickle_put_op(out, CONC__OP_STOP);
   if (rc != 0) return rc;
-  limits.proxies = true;
-  rc = conc__pickle_decode(out->data + at, out->size - at, &limits, &v, NULL);
+  rc = conc__pickle_decode(out->data + at, out->size - at,
+                           &conc__pickle_body_limits, &v, NULL);
   out->size = at;
   if (rc == 0) rc = conc__draft_write(s->manager, &d, v, 2, &wrong);
   if (rc == 0) rc = conc__draft_put(out, &d, conc__reference_put_proxy, s);
@@ -39039,11 +40105,17 @@ CONC__PRIVATE int conc__reply_repr(conc__session *s, const conc__object *o,
 CONC__PRIVATE int conc__reply_key_error(conc__session *s,
                                         const conc_value *key) {
   conc__buffer *out = &s->client->channel.out;
+  const int protocol = (s->protocol == 2 ? 2 : 4) |
+                       (s->manager->options->objects & CONC_PASS);
   int rc = CONC__REPLY_BEGIN(s, "#ERROR");
   if (rc == 0)
     rc = conc__pickle_put_global(
         out, s->protocol == 2 ? "exceptions" : "builtins", "KeyError");
-  if (rc == 0) rc = conc__pickle_encode(out, key, s->protocol == 2 ? 2 : 4);
+  if (rc == 0) rc = conc__pickle_encode(out, key, protocol);
+  if (rc == -EACCES) { /* an object that is not passed on */
+    out->size = s->reply;
+    return conc__reply_builtin(s, "KeyError", conc__python_type(key));
+  }
   if (rc == 0)
     rc = conc__pickle_put_ops(out, CONC__OP_TUPLE1, CONC__OP_REDUCE);
   return rc != 0 ? rc : conc__reply_end(s);
@@ -39440,6 +40512,7 @@ CONC__PRIVATE int conc__iterate(conc__session *s, conc__elements *to,
                                const conc_value *v, conc__complaint *c) {
   conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
   const size_t step = v->type == CONC_DICT ? 2 : 1;
+  const conc_value *arguments;
   conc__items array;
   size_t i;
   int rc = 0;
@@ -39448,6 +40521,12 @@ CONC__PRIVATE int conc__iterate(conc__session *s, conc__elements *to,
   if (conc__is_builtin_object(v, "range") ||
       conc__is_builtin_object(v, "xrange"))
     return conc__iterate_range(s, to, v, c);
+  /* list(list): so a client pickles what the views of a dict are. */
+  arguments = conc__is_builtin_object(v, "list") ? conc__object_arguments(v)
+                                                 : NULL;
+  if (arguments != NULL && arguments->size == 1 &&
+      arguments->as.items->type == CONC_LIST)
+    v = arguments->as.items;
   if (conc__is_object(v, CONC__MANAGERS, CONC__PROXY_CLASS)) {
     conc__object *o = conc__proxy_object(s->manager, v);
     c->wrong = v;
@@ -39659,7 +40738,7 @@ CONC__PRIVATE int conc__list_index(conc__session *s, conc__object *o,
   if (rc == 0) rc = conc__list_search(s, conc__list_of(o), r, &place, &to, &c);
   if (rc == 0 && place == to) {
     conc__buffer b = {NULL, 0, 0, 0};
-    rc = conc__python_repr(&b, conc__argument(r, 0));
+    rc = conc__python_repr(&b, conc__argument(r, 0), NULL, NULL);
     if (rc == 0) rc = conc__buffer_append(&b, "", 1);
     if (rc == 0)
       rc = conc__complain(&c, "ValueError", "%.*s is not in list",
@@ -41136,7 +42215,7 @@ CONC__PRIVATE int conc__array_text(const conc__object *o, conc__buffer *b) {
       rc = conc__buffer_append(&text, v.as.bytes, v.size);
     else {
       if (i > 0) rc = conc__buffer_append(b, ", ", 2);
-      if (rc == 0) rc = conc__python_repr(b, &v);
+      if (rc == 0) rc = conc__python_repr(b, &v, NULL, NULL);
     }
   }
   if (rc == 0 && n > 0 && a->code->text) {
@@ -41144,7 +42223,7 @@ CONC__PRIVATE int conc__array_text(const conc__object *o, conc__buffer *b) {
     v.type = CONC_STR;
     v.as.bytes = text.data;
     v.size = text.size;
-    rc = conc__python_repr(b, &v);
+    rc = conc__python_repr(b, &v, NULL, NULL);
   } else if (rc == 0 && n > 0) {
     rc = conc__buffer_append(b, "]", 1);
   }

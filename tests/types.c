@@ -62,9 +62,10 @@ static const char *hear(conc__peer *p) {
   if (strcmp(kind, "#RETURN") == 0) {
     conc_value_text(result, text, sizeof text);
   } else if (strcmp(kind, "#ERROR") == 0) {
-    args = conc_value_item(result, 2);
-    n = (size_t)snprintf(text, 200, "%s",
-                         conc_value_str(conc_value_item(result, 1), NULL));
+    const char *module = "", *name = "";
+    args = conc__recipe_arguments(result);
+    conc_value_object(result, &module, &name);
+    n = (size_t)snprintf(text, 200, "%s", name);
     if (conc_value_size(args) > 0) {
       n += (size_t)snprintf(text + n, 3, ": ");
       conc_value_text(conc_value_item(args, 0), text + n, 400);

@@ -27,6 +27,35 @@ TEST_FN void fuzz_pickle_value(const conc_value *v, size_t size) {
   conc_value_free(w);
 }
 
+/* What may have objects in it. Protocol 2 writes names and texts for Python 2,
+   which may come back as others. */
+TEST_FN void fuzz_pickle_objects(const unsigned char *data, size_t size) {
+  const char *module, *name;
+  conc_value *v, *w;
+  char text[200];
+  void *out;
+  size_t n = 0;
+  int p, rc = conc_pickle_loads_objects(&v, data, size);
+  CHECK((rc == 0) == (v != NULL));
+  if (rc != 0) return;
+  conc_value_text(v, text, sizeof text);
+  CHECK((conc_value_object(v, &module, &name) == 0) ==
+        (conc_value_type(v) == CONC_OBJECT));
+  for (p = 2; p <= 5; p++) {
+    rc = conc_pickle_dumps(v, p | CONC_PASS, &out, &n);
+    CHECK(rc == 0 || (rc == -EACCES && p < 4));
+    if (rc != 0) continue;
+    CHECK(n <= 100 * size + 1000);
+    CHECK(conc_pickle_loads_objects(&w, out, n) == 0);
+    CHECK(p == 2 || conc_value_equal(v, w));
+    conc_free(out);
+    conc_value_free(w);
+  }
+  CHECK(conc_build(&w, "O", v) == 0 && conc_value_equal(v, w));
+  conc_value_free(w);
+  conc_value_free(v);
+}
+
 /* A usual request is the same request to the reader. */
 TEST_FN void fuzz_pickle_usual(const unsigned char *data, size_t size) {
   conc__usual_request u;
@@ -66,5 +95,11 @@ TEST_FN void fuzz_pickle(const unsigned char *data, size_t size) {
   conc_value_free(v);
   rc = conc__pickle_decode(data, size, &conc__pickle_reply_limits, &v, NULL);
   conc_value_free(v);
+  limits.objects = true;
+  rc = conc__pickle_decode(data, size, &limits, &v, NULL);
+  CHECK((rc == -EACCES) == (*refused != 0));
+  CHECK(conc__utf8_valid((unsigned char *)refused, strlen(refused)));
+  conc_value_free(v);
+  fuzz_pickle_objects(data, size);
   fuzz_pickle_usual(data, size);
 }

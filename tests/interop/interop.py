@@ -42,6 +42,7 @@ CROWD = command('CROWD', BUILD + '/interop/crowd')
 TYPES = command('TYPES', EXAMPLES + '/manager_server')
 VALUES = BUILD + '/interop/values'
 REFUSED = BUILD + '/interop/refused'
+PASS = BUILD + '/interop/pass'
 
 Python = collections.namedtuple('Python', 'path name major')
 
@@ -434,6 +435,17 @@ def refused(python):
         program.end()
 
 
+def objects(driver, found, count):
+    """Objects of classes that C does not know, from each to each."""
+    with Program([driver.path, '-W', 'ignore', os.path.join(HERE, 'pass.py'),
+                  PASS, count, '-'] + [p.path for p in found]) as program:
+        program.process.wait(4 * LIMIT)
+        if program.process.returncode != 0:
+            raise Failure(program.text(program.out) +
+                          program.text(program.err))
+        program.end()
+
+
 def crowd(python, clients, rounds):
     """That many Python clients and that many C clients on one manager. Four
     Python processes have a quarter of the clients each."""
@@ -532,7 +544,9 @@ def main():
         ('C master, a C and a Python %s worker' % newest.name,
          c_and_python_worker, newest),
         ('Python %s master, two C workers' % newest.name,
-         two_c_workers_of_python_master, newest)]
+         two_c_workers_of_python_master, newest),
+        ('objects pass through C, from each Python to each', objects, newest,
+         found, VALUES_EACH // 6)]
     passed = run_all(tests, 4)
     # Alone: these load the machine, or measure it.
     tests = [('200 Python clients and 200 C clients on one manager: every '
