@@ -34777,9 +34777,9 @@ CONC__PRIVATE int conc__serve_size(conc__session *s, conc_queue *q,
 
    The second half of a session: it reads a request, finds the function of the
    server or the method of an object, and calls it; what calls of queues need
-   is in >>session. What
-   is wrong with a request is told to the client, as CPython's server tells it;
-   only what is no frame ends the connection without a word.
+   is in >>session. What is wrong with a request is told to the client, as
+   CPython's server tells it; only what is no frame ends the connection without
+   a word.
 
    One client must not keep the others waiting. So the reading of a large
    request, which may take seconds, is left to a thread, and a session that

@@ -450,13 +450,16 @@ TEST(a_put_that_waits_must_have_room) {
 /* The text of the error that a raw client gets. */
 static void error_text(conc__peer *p, char *text, size_t size) {
   const unsigned char *payload;
+  const conc_value *error;
   conc_value *v;
   size_t n;
   CHECK_EQ(conc__channel_receive(&p->channel, (size_t)1 << 24, &payload, &n,
                                  conc_now() + 20 * test_slow()), 0);
   CHECK_EQ(conc__pickle_decode(payload, n, &conc__pickle_reply_limits, &v,
                                NULL), 0);
-  conc_value_text(v, text, size);
+  error = conc_value_item(v, 1);
+  n = (size_t)snprintf(text, size, "%s", conc__object_name(error));
+  conc_value_text(conc__recipe_arguments(error), text + n, size - n);
   conc_value_free(v);
 }
 
