@@ -3730,11 +3730,17 @@ CONC_API int conc_manager_register_barrier(conc_manager *manager,
    errno, as which the call of a client in C fails. A client in Python gets an
    exception:
 
-     -EINVAL     ValueError            -EPIPE         BrokenPipeError
-     -ENOENT     KeyError              -ECONNRESET    ConnectionResetError
-     -ETIMEDOUT  TimeoutError          -ECONNREFUSED  ConnectionRefusedError
-     -ENOMEM     MemoryError           -ENOTSUP       NotImplementedError
-     -EACCES     PermissionError       others         OSError
+     -EINVAL        ValueError
+     -ENOENT        KeyError
+     -ETIMEDOUT     TimeoutError
+     -ENOMEM        MemoryError
+     -EACCES        PermissionError
+     -EPIPE         BrokenPipeError
+     -ECONNRESET    ConnectionResetError
+     -ECONNREFUSED  ConnectionRefusedError
+     -ENOTSUP       NotImplementedError
+     -EREMOTEIO     RuntimeError
+     others         OSError
 
    OSError and what Python derives from it have the errno, and all have a text:
    that of conc_strerror; or *result, if that is a str. conc_manager_raise says
@@ -3799,24 +3805,25 @@ CONC_API int conc_manager_raise(conc_value **result, const char *exception,
 /* Calls a function of the server, and waits for its result. `args` is a tuple,
    the arguments of the function; another value is its only argument; NULL: it
    has none. The server may also be Python, and the function what register()
-   was given there: it must return what can be pickled and is data. A call is
-   one request to a server of conc.h, and three to one of Python. It is made
-   once: if it is not known whether the function has run, it is not called
-   again. A call that is cancelled, or not answered in time, is cancelled at
-   the server, if that is conc.h. The serving process calls the function right
-   here, in the caller's task, or in its pool.
+   was given there; an instance of a class that it returns is a CONC_OBJECT
+   here. A call is one request to a server of conc.h, and three to one of
+   Python. It is made once: if it is not known whether the function has run, it
+   is not called again. A call that is cancelled, or not answered in time, is
+   cancelled at the server, if that is conc.h. The serving process calls the
+   function right here, in the caller's task, or in its pool.
    *result is to be freed by conc_value_free. `result` may be NULL.
-   Returns 0. If the function has raised an exception, *result says which, as a
-   str: "IndexError: there is no such row". After another error it is NULL.
+   Returns 0. If the server has answered by an exception, *result says which,
+   as a str: "IndexError: there is no such row". After another error it is
+   NULL.
    Errors: what the function has returned or raised, as in the table of
    conc_manager_fn; those of conc_manager_connect; and
    -EINVAL      the manager neither serves nor is connected; or there is no
                 name
    -ENOENT      there is no function of that name
-   -ETIMEDOUT   it has not returned in time
+   -ETIMEDOUT   the function has not returned in time
    -ECANCELED   the caller was cancelled
-   -EREMOTEIO   the function has raised an exception that has no errno; or its
-                result is no data
+   -EREMOTEIO   the function has raised an exception that has no errno; or
+                Python cannot pickle its result
    -EMSGSIZE    the arguments are more than .max_message, here or at the
                 server, and were not sent or not read; or the result is
    -EACCES      the arguments have a CONC_OBJECT in them, and were not sent

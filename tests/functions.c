@@ -340,7 +340,7 @@ static int large(const conc_value *args, const conc_value *kwds,
 static int instance(const conc_value *args, const conc_value *kwds,
                     conc_value **result, void *arg) {
   static const char token[] =
-      "\x80\2cmultiprocessing.managers\nToken\n)\x81N.";
+      "\x80\2cmultiprocessing.managers\nToken\n)\x81.";
   (void)args, (void)kwds, (void)arg;
   return conc__pickle_decode(token, sizeof token - 1,
                              &conc__pickle_reply_limits, result, NULL);

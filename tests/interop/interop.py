@@ -39,6 +39,7 @@ WORKER = command('WORKER', EXAMPLES + '/task_worker')
 SERVER = command('SERVER', BUILD + '/interop/server')
 CROWD = command('CROWD', BUILD + '/interop/crowd')
 TYPES = command('TYPES', EXAMPLES + '/manager_server')
+FUNCTIONS = BUILD + '/interop/functions'
 VALUES = BUILD + '/interop/values'
 REFUSED = BUILD + '/interop/refused'
 
@@ -369,6 +370,17 @@ def sync_types(python):
         server.end()
 
 
+def functions(python):
+    """Passes on the lines of functions.py, each of them a test."""
+    with Program([python.path, '-W', 'ignore',
+                  os.path.join(HERE, 'functions.py'), FUNCTIONS,
+                  KEY]) as client:
+        client.process.wait(2 * LIMIT)
+        client.end(0, 3)  # 3: it has said what failed
+        with OUTPUT:
+            print(client.text(client.out), end='', flush=True)
+
+
 def latency(python):
     reference = [python.path, os.path.join(HERE, 'reference_server.py')]
     with serve(SERVER) as ours, serve(reference) as pythons:
@@ -469,6 +481,8 @@ def main():
              semantics, python),
             ('the server of these types of a SyncManager of %s ends well'
              % name, sync_types, python),
+            ('the server of these functions that %s calls ends well' % name,
+             functions, python),
             ('random values come back from C to %s as they were, by pickle '
              'and JSON' % name, values, python, VALUES_EACH),
             ('what a C client cannot read is in the queue of %s again' % name,
