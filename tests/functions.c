@@ -100,7 +100,9 @@ static void serve(served *s) {
 static double limit(void) { return 20 * test_slow(); }
 
 /* A client that calls as Python does: create, the value, decref. */
-static void be_python(conc_manager *m) { m->state->client.no_calls = true; }
+static void be_python(conc_manager *m) {
+  CONC__STORE_RELAXED(&m->state->client.no_calls, true);
+}
 
 /* What a call returns, as a text; its error is *rc. */
 static const char *say(conc_manager *m, int *rc, const char *name,
@@ -446,7 +448,6 @@ static void others_are_served(conc_pool *pool, bool python) {
   begin_call(&c, &s.client, "pass", CONC_FOREVER);
   begun(&g);
   CHECK_EQ(g.in_pool, pool != NULL);
-  s.client.state->client.no_calls = false;
   SAYS(&s.client, "square", 0, "49", "i", 7);
   conc_event_set(&g.go);
   CHECK_EQ(end_call(&c), 0);
@@ -582,9 +583,11 @@ TEST(shutdown_cancels_calls_and_waits_for_them) {
 TEST(a_pool_that_takes_no_jobs_is_an_exception) {
   served s = nobody();
   conc_pool pool;
-  gate g;
-  serve_gate(&s, &g, pass, &pool);
-  end_pool(&pool);
+  memset(&pool, 0, sizeof pool);
+  pool.kind = CONC_THREAD; /* and not started */
+  CHECK_EQ(conc_manager_register_pooled(&s.server, "pass", nothing, NULL,
+                                        &pool), 0);
+  serve(&s);
   says(&s.client, "pass", NULL, -EREMOTEIO,
        "RuntimeError: the pool of the function takes no jobs");
   end(&s);

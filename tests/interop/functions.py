@@ -39,6 +39,14 @@ class Manager(BaseManager):
     """Gets proxies, as register() alone makes them."""
 
 
+class Exposed(BaseManager):
+    """Says what methods the results have, which is for servers to say."""
+
+
+Exposed.register('square', exposed=('bit_length', 'conjugate'),
+                 method_to_typeid={'conjugate': 'square'})
+
+
 class Values(BaseManager):
     """Gets the results themselves."""
 
@@ -111,6 +119,8 @@ def a_call_gives_a_proxy_of_the_result(address):
     del p
     assert objects(m) == 0
     assert m.square_in_a_pool(8)._getvalue() == 64
+    p = connect(Exposed, address).square(7)
+    assert (p._getvalue(), str(p)) == (49, '49')
 
 
 @test
