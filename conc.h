@@ -3726,7 +3726,9 @@ CONC_API int conc_manager_register_barrier(conc_manager *manager,
      Manager.register('square', proxytype=value)
      m.square(7)                                            # 49
 
-   If the function fails, the call raises the exception.
+   If the function fails, the call raises the exception. After
+   conc_manager_register_types the proxy of a list or a dict has the methods of
+   one, too: m.primes(9)[0] needs no _getvalue().
 
    Threads    any number, mixed with coroutines of any loops
    Processes  that is what a manager is for
@@ -41311,6 +41313,7 @@ typedef struct conc__called {
   const conc_value *args, *kwds;
   conc_value *result; /* or the str of a failure */
   conc__buffer *body; /* of the result, if that is to be sent; else NULL */
+  conc_type type;     /* of what is in the body */
   int rc;             /* 0 or negative errno */
 } conc__called;
 
@@ -41318,6 +41321,7 @@ typedef struct conc__called {
 CONC__PRIVATE int conc__called_encode(conc__called *c) {
   int rc = c->result != NULL ? conc__pickle_encode(c->body, c->result, 4)
                              : conc__pickle_put_op(c->body, CONC__OP_NONE);
+  c->type = conc_value_type(c->result);
   conc_value_free(c->result);
   c->result = NULL;
   if (rc != -EACCES) return rc;
@@ -41393,16 +41397,24 @@ CONC__PRIVATE int conc__serve_result(conc__session *s, conc__object *o,
   return conc__reply_stored(s, (const conc__buffer *)o->state);
 }
 
-CONC__PRIVATE int conc__text_result(const conc__object *o, conc__buffer *b) {
-  const conc__buffer *body = (const conc__buffer *)o->state;
+/* Makes the value of a body again. */
+CONC__PRIVATE int conc__stored_read(const conc__buffer *body,
+                                    conc_value **out) {
   conc__buffer whole = {NULL, 0, 0, 0};
-  conc_value *v = NULL;
   int rc = conc__buffer_append(&whole, body->data, body->size);
+  *out = NULL;
   if (rc == 0) rc = conc__pickle_put_op(&whole, CONC__OP_STOP);
-  if (rc == 0) rc = conc__pickle_decode(whole.data, whole.size, NULL, &v, NULL);
+  if (rc == 0)
+    rc = conc__pickle_decode(whole.data, whole.size, NULL, out, NULL);
+  conc__buffer_free(&whole);
+  return rc;
+}
+
+CONC__PRIVATE int conc__text_result(const conc__object *o, conc__buffer *b) {
+  conc_value *v;
+  int rc = conc__stored_read((const conc__buffer *)o->state, &v);
   if (rc == 0) rc = conc__python_repr(b, v);
   conc_value_free(v);
-  conc__buffer_free(&whole);
   return rc;
 }
 
@@ -41415,6 +41427,37 @@ CONC__PRIVATE void conc__drop_result(conc__object *o) {
 static const conc__class conc__result_type = {
     NULL, "value", NULL, 0, NULL, conc__drop_result, conc__text_result,
     conc__serve_result};
+
+/* Makes a list or dict with its methods, as create does that is called with a
+   value. Whether clients can make one is told by the names: so a program with
+   functions alone does not contain these classes. False: it is no such value,
+   or they cannot; nothing has been done. */
+CONC__PRIVATE bool conc__reply_container(conc__session *s,
+                                         const conc__called *c, int *rc) {
+  const char *name = c->type == CONC_LIST ? "list" : "dict";
+  const conc__class *type;
+  conc_value args, kwds, *v;
+  conc__request r;
+  conc__object *o;
+  if (c->type != CONC_LIST && c->type != CONC_DICT) return false;
+  if (!conc__names_get(&s->manager->objects, name, &type, &o) || o != NULL ||
+      type->make == NULL || conc__stored_read(c->body, &v) != 0)
+    return false;
+  memset(&args, 0, sizeof args);
+  args.type = CONC_TUPLE;
+  args.size = 1;
+  args.as.items = v;
+  memset(&kwds, 0, sizeof kwds);
+  kwds.type = CONC_DICT;
+  memset(&r, 0, sizeof r);
+  r.args = &args;
+  r.kwds = &kwds;
+  r.method = name;
+  o = conc__serve_make(s, type, &r, rc);
+  conc_value_free(v);
+  if (o != NULL) *rc = conc__reply_created(s, o);
+  return true;
+}
 
 /* Makes an object of a body, whose memory it takes, and replies as create
    does. */
@@ -41468,7 +41511,7 @@ CONC__PRIVATE int conc__serve_call(conc__session *s, conc__object *o,
     rc = conc__reply_failure(s, c.rc, c.result);
   else if (body.size > limit || s->client->methods)
     rc = conc__reply_stored(s, &body);
-  else
+  else if (!conc__reply_container(s, &c, &rc))
     rc = conc__reply_result(s, &body);
   conc_value_free(c.result);
   conc__buffer_free(&body);

@@ -652,6 +652,49 @@ TEST(create_makes_an_object_of_the_result) {
   end(&s);
 }
 
+/* Returns its only argument. */
+static int same(const conc_value *args, const conc_value *kwds,
+                conc_value **result, void *arg) {
+  (void)kwds, (void)arg;
+  return conc_build(result, "O", conc_value_item(args, 0));
+}
+
+TEST(a_list_or_dict_has_its_methods_where_clients_can_make_one) {
+  served s = nobody();
+  conc__peer *p;
+  const char *text;
+  char id[CONC__ID_SIZE];
+  int types;
+  for (types = 0; types < 2; types++) {
+    s = nobody();
+    CHECK_EQ(conc_manager_register(&s.server, "same", same, NULL), 0);
+    if (types) CHECK_EQ(conc_manager_register_types(&s.server), 0);
+    serve(&s);
+    CHECK_EQ(conc__peer_get(s.client.state, &p, soon()), 0);
+    text = ask(&s, NULL, NULL, "create", "(s[ii]){}", "same", 7, 8);
+    snprintf(id, sizeof id, "%.*s", (int)strcspn(text + 14, "'"), text + 14);
+    CHECK_EQ(strstr(text, "'append'") != NULL, types);
+    CHECK_STR(ask(&s, p, id, "#GETVALUE", "(){}"), "('#RETURN', [7, 8])");
+    CHECK_STR(ask(&s, p, id, "__str__", "(){}"), "('#RETURN', '[7, 8]')");
+    if (types) {
+      CHECK_STR(ask(&s, p, id, "append", "(i){}", 9), "('#RETURN', None)");
+      CHECK_STR(ask(&s, p, id, "__len__", "(){}"), "('#RETURN', 3)");
+    }
+    CHECK_STR(ask(&s, NULL, NULL, "decref", "(s){}", id), "('#RETURN', None)");
+    text = ask(&s, NULL, NULL, "create", "(s{si}){}", "same", "k", 8);
+    snprintf(id, sizeof id, "%.*s", (int)strcspn(text + 14, "'"), text + 14);
+    CHECK_EQ(strstr(text, "'setdefault'") != NULL, types);
+    CHECK_STR(ask(&s, p, id, "#GETVALUE", "(){}"), "('#RETURN', {'k': 8})");
+    CHECK_STR(ask(&s, NULL, NULL, "decref", "(s){}", id), "('#RETURN', None)");
+    CHECK_EQ(objects(&s), 0);
+    SAYS(&s.client, "same", 0, "[1]", "([i])", 1);
+    be_python(&s.client);
+    SAYS(&s.client, "same", 0, "[1]", "([i])", 1);
+    conc__peer_close(p);
+    end(&s);
+  }
+}
+
 /* --- the other side is not well --- */
 
 TEST(without_memory_a_call_fails_and_nothing_is_left) {

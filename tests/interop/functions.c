@@ -7,6 +7,7 @@
  * Each line of its input is a name, a blank, and JSON of a list, the
  * arguments: it calls that function, and prints the error number and the
  * result as Python's str(). */
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -20,6 +21,21 @@ static int square(const conc_value *args, const conc_value *kwds,
   if (conc_parse(args, "(L)", &n) != 0)
     return conc_manager_raise(result, "TypeError", "square() takes an int");
   return conc_build(result, "L", n * n);
+}
+
+/* primes(n): a list of the first n, of at most 10. */
+static int primes(const conc_value *args, const conc_value *kwds,
+                  conc_value **result, void *arg) {
+  static const char all[] = "[2, 3, 5, 7, 11, 13, 17, 19, 23, 29";
+  char text[sizeof all + 1];
+  size_t i;
+  int n;
+  (void)kwds, (void)arg;
+  if (conc_parse(args, "(i)", &n) != 0 || n < 1 || n > 10) return -EINVAL;
+  for (i = 0; all[i] != 0 && n > 0; i++) n -= all[i] == ',';
+  if (all[i] != 0) i--;
+  snprintf(text, sizeof text, "%.*s]", (int)i, all);
+  return conc_json_loads(result, text, strlen(text), NULL);
 }
 
 /* Returns (args, kwds). */
@@ -63,6 +79,8 @@ static int serve(conc_manager *m) {
   conc_pool_start(&pool);
   conc_manager_register(m, "square", square, NULL);
   conc_manager_register(m, "echo", echo, NULL);
+  conc_manager_register(m, "primes", primes, NULL);
+  conc_manager_register_types(m);
   conc_manager_register(m, "fail", fail, NULL);
   conc_manager_register(m, "wait_here", wait_here, q);
   conc_manager_register_queue(m, "get_queue", q);
@@ -96,7 +114,8 @@ static int call(conc_manager *m) {
     if (conc_value_size(list) == 0)
       error = conc_manager_call(m, line, NULL, &result, 10);
     else if (conc_value_size(list) == 1)
-      error = conc_manager_call(m, line, conc_value_item(list, 0), &result, 10);
+      error = conc_manager_call_build(m, line, &result, 10, "(O)",
+                                      conc_value_item(list, 0));
     else
       error = conc_manager_call_build(m, line, &result, 10, "(OO)",
                                       conc_value_item(list, 0),

@@ -51,8 +51,8 @@ class Values(BaseManager):
     """Gets the results themselves."""
 
 
-for name in ('square', 'square_in_a_pool', 'echo', 'fail', 'wait_here',
-             'get_queue', 'unknown'):
+for name in ('square', 'square_in_a_pool', 'echo', 'primes', 'fail',
+             'wait_here', 'get_queue', 'unknown'):
     Manager.register(name)
     Values.register(name, proxytype=value)
 
@@ -121,6 +121,22 @@ def a_call_gives_a_proxy_of_the_result(address):
     assert m.square_in_a_pool(8)._getvalue() == 64
     p = connect(Exposed, address).square(7)
     assert (p._getvalue(), str(p)) == (49, '49')
+
+
+@test
+def a_list_has_its_methods(address):
+    m = connect(Manager, address)
+    p = m.primes(9)
+    assert p[0] == 2 and p[-1] == 23 and len(p) == 9
+    assert p.index(7) == 3
+    assert p._getvalue() == [2, 3, 5, 7, 11, 13, 17, 19, 23]
+    assert str(p) == '[2, 3, 5, 7, 11, 13, 17, 19, 23]'
+    p.append(29)
+    assert [n for n in p] == m.primes(10)._getvalue()
+    raises(IndexError, p.__getitem__, 10)
+    del p
+    assert objects(m) == 0
+    assert connect(Values, address).primes(2) == [2, 3]
 
 
 @test
