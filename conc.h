@@ -3823,7 +3823,8 @@ CONC_API int conc_manager_raise(conc_value **result, const char *exception,
    here. A call is one request to a server of conc.h, and three to one of
    Python. It is made once: if it is not known whether the function has run, it
    is not called again. A call that is cancelled, or not answered in time, is
-   cancelled at the server, if that is conc.h. The serving process calls the
+   cancelled at the server, if that is conc.h; one of Python that hangs may
+   cost half a second more than the timeout. The serving process calls the
    function right here, in the caller's task, or in its pool.
    *result is to be freed by conc_value_free. `result` may be NULL.
    Returns 0. If the server has answered by an exception, *result says which,
