@@ -3705,7 +3705,8 @@ CONC_API int conc_manager_register_barrier(conc_manager *manager,
 
    A server has functions under names, and clients call them, in C or Python. A
    client that is Python registers the name, too, and calls it as a method of
-   its manager. What it gets is a proxy of the result; _getvalue() fetches that:
+   its manager. What it gets is a proxy of the result; _getvalue() fetches the
+   result:
 
      from multiprocessing.managers import BaseManager, AutoProxy
 
