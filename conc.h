@@ -107,6 +107,7 @@
      >>lists       the methods of a list that is served (private)
      >>dicts       those of dict, Namespace, Value and Array (private)
      >>types       conc_manager_register_types: locks, events and others
+     >>functions   conc_manager_register, conc_manager_call: C functions
      >>extras      conc_progress: a bar that grows
      >>index       every public name
      >>version     what the numbers promise; history
@@ -3926,6 +3927,164 @@ CONC_API int conc_manager_register_barrier(conc_manager *manager,
                                            conc_barrier *barrier);
 
 /* ---------------------------------------------------------------------------
+   >>functions: C functions that clients call
+
+   A server has functions under names, and clients call them, in C or Python. A
+   client that is Python registers the name, too, and calls it as a method of
+   its manager. What it gets is a proxy of the result; _getvalue() fetches the
+   result:
+
+     from multiprocessing.managers import BaseManager, AutoProxy
+
+     class Manager(BaseManager):
+         pass
+
+     Manager.register('square')
+     m = Manager(('127.0.0.1', 5000), b'abc')
+     m.connect()
+     m.square(7)._getvalue()                                # 49
+     str(m.square(7))                                       # '49'
+
+   With three lines more, it is the result itself that a call returns:
+
+     def value(*args, **kwds):
+         return AutoProxy(*args, **kwds)._getvalue()
+
+     Manager.register('square', proxytype=value)
+     m.square(7)                                            # 49
+
+   If the function fails, the call raises the exception. After
+   conc_manager_register_types the proxy of a list or a dict has the methods of
+   one, too: m.primes(9)[0] needs no _getvalue().
+
+   Threads    any number, mixed with coroutines of any loops
+   Processes  that is what a manager is for
+   Signals    no
+   Memory     a result is the caller's, for conc_value_free
+   Blocks     calls, with a timeout; the others never
+   ------------------------------------------------------------------------ */
+
+/* A function that clients call. `args` is a tuple, `kwds` a dict with what a
+   client that is Python has passed by keyword; both are valid until the
+   function returns. It returns 0, with a new value in *result, which the
+   manager frees; NULL, as which it begins, is None. Or it returns a negative
+   errno, as which the call of a client in C fails. A client in Python gets an
+   exception:
+
+     -EINVAL        ValueError
+     -ENOENT        KeyError
+     -ETIMEDOUT     TimeoutError
+     -ENOMEM        MemoryError
+     -EACCES        PermissionError
+     -EPIPE         BrokenPipeError
+     -ECONNRESET    ConnectionResetError
+     -ECONNREFUSED  ConnectionRefusedError
+     -ENOTSUP       NotImplementedError
+     -EREMOTEIO     RuntimeError
+     others         OSError
+
+   OSError and what Python derives from it have the errno, and all have a text:
+   that of conc_strerror; or *result, if that is a str. conc_manager_raise says
+   both, an exception and its text.
+
+   A result with a CONC_OBJECT in it is a TypeError. One above .max_message of
+   the manager, less 64 bytes, is a ValueError, and -EMSGSIZE in C. */
+typedef int conc_manager_fn(const conc_value *args, const conc_value *kwds,
+                            conc_value **result, void *arg);
+
+/* Serves a function under a name, of up to 255 bytes: the name that Python's
+   register() gets. `arg` is passed to each call. Calls of several clients are
+   under way at a time.
+   A call is a coroutine of the server's thread, with a stack of
+   CONC_STACK_SIZE bytes. It may wait, for a queue, a lock, a descriptor: other
+   clients are served meanwhile. It must not compute for long, nor block
+   otherwise: all clients would wait for it. What does that is served by
+   conc_manager_register_pooled. If the client goes, or gives the call up, its
+   waits return -ECANCELED. conc_manager_shutdown cancels calls, too, and waits
+   until they have returned.
+   The call may come before the start, or at any time while the manager serves.
+   Returns 0.
+   Errors:
+   -EINVAL        there is no name, or no function; or the name is not UTF-8
+   -EEXIST        something is served under that name already
+   -ENOMEM        there is no memory for the name
+   -ENAMETOOLONG  the name has more than 255 bytes */
+CONC_API int conc_manager_register(conc_manager *manager, const char *name,
+                                   conc_manager_fn *fn, void *arg);
+
+/* Serves a function as conc_manager_register does; but calls of clients are
+   jobs of a pool, so they may compute and block, and many run at once. The
+   threads of the pool have stacks of their own. A call that has not begun when
+   its client goes never runs. The pool is of the kind CONC_THREAD; it stays
+   the caller's, must be started before the first call, and joined after the
+   end of the manager. If it takes no jobs, calls fail by a RuntimeError; in C,
+   -EREMOTEIO.
+   Returns 0.
+   Errors: as conc_manager_register, and
+   -EINVAL  there is no pool, or it is one of processes */
+CONC_API int conc_manager_register_pooled(conc_manager *manager,
+                                          const char *name,
+                                          conc_manager_fn *fn, void *arg,
+                                          conc_pool *pool);
+
+/* Lets a function that clients call raise one of Python's own exceptions:
+
+     return conc_manager_raise(result, "IndexError", "there is no such row");
+
+   `exception` is one that takes a text; of others, and of classes that are not
+   Python's own, it becomes a RuntimeError whose text begins with the name. The
+   text is UTF-8, and cut after 254 bytes. *result is freed by the manager, as
+   any other. For this there must not be a result yet.
+   Returns the negative errno that the exception has in the table above, which
+   the function is to return; -EINVAL also for TypeError, -EPIPE for EOFError,
+   and that of the system for what is derived from OSError.
+   Errors:
+   -EREMOTEIO  the exception has no errno */
+CONC_API int conc_manager_raise(conc_value **result, const char *exception,
+                                const char *text);
+
+/* Calls a function of the server, and waits for its result. `args` is a tuple,
+   the arguments of the function; another value is its only argument; NULL: it
+   has none. The server may also be Python, and the function what register()
+   was given there; an instance of a class that it returns is a CONC_OBJECT
+   here. A call is one request to a server of conc.h, and three to one of
+   Python. It is made once: if it is not known whether the function has run, it
+   is not called again. A call that is cancelled, or not answered in time, is
+   cancelled at the server, if that is conc.h; one of Python that hangs may
+   cost half a second more than the timeout. The serving process calls the
+   function right here, in the caller's task, or in its pool.
+   *result is to be freed by conc_value_free. `result` may be NULL.
+   Returns 0. If the server has answered by an exception, *result says which,
+   as a str: "IndexError: there is no such row". After another error it is
+   NULL.
+   Errors: what the function has returned or raised, as in the table of
+   conc_manager_fn; those of conc_manager_connect; and
+   -EINVAL      the manager neither serves nor is connected; or there is no
+                name
+   -ENOENT      there is no function of that name
+   -ETIMEDOUT   the function has not returned in time
+   -ECANCELED   the caller was cancelled
+   -EREMOTEIO   the function has raised an exception that has no errno; or
+                Python cannot pickle its result
+   -EMSGSIZE    the arguments are more than .max_message, here or at the
+                server, and were not sent or not read; or the result is
+   -EACCES      the arguments have a CONC_OBJECT in them, and were not sent
+   -EPIPE       the connection was lost, and the function may have run
+   -ECONNRESET  likewise
+   -EPROTO      what the server has answered is no reply */
+CONC_API int conc_manager_call(conc_manager *manager, const char *name,
+                               const conc_value *args, conc_value **result,
+                               double timeout);
+
+/* Does conc_build and conc_manager_call in one:
+   conc_manager_call_build(&m, "square", &result, 1.0, "i", 7).
+   Returns 0.
+   Errors: as conc_build and conc_manager_call. */
+CONC_API int conc_manager_call_build(conc_manager *manager, const char *name,
+                                     conc_value **result, double timeout,
+                                     const char *format, ...);
+
+/* ---------------------------------------------------------------------------
    >>extras: conc_progress
 
    Threads    any number, mixed with coroutines of any loops
@@ -4078,6 +4237,9 @@ CONC_API int conc_progress_close(conc_progress *progress);
              conc_manager_register_rlock conc_manager_register_event
              conc_manager_register_cond conc_manager_register_sem
              conc_manager_register_barrier
+   functions  conc_manager_fn conc_manager_register
+             conc_manager_register_pooled conc_manager_raise conc_manager_call
+             conc_manager_call_build
    extras     conc_progress (.total .name .unit .fd .off .interval .width)
              conc_progress_update conc_progress_close
    ------------------------------------------------------------------------ */
@@ -4298,6 +4460,8 @@ static const int *const conc__version_check __attribute__((used)) =
                   conc_rlock; Semaphore and BoundedSemaphore: a conc_sem;
                   Event: a conc_event; Condition: a conc_cond, and a lock;
                   Barrier: a conc_barrier; the names
+     >>functions  exceptions; a call, here; a result, as an object; a call of a
+                  client; registering; calling: what a reply says; calling
      >>extras     a line; where and when it is written
    ======================================================================== */
 
@@ -33498,6 +33662,13 @@ CONC__PRIVATE void conc__holdings_end(conc__holding **list) {
 #define CONC__METHOD_UNGET "_conc_unget"
 #define CONC__METHOD_MAX "_conc_max_"
 
+/* What stands in the place of an id if a client of ours calls a function: the
+   method is its name then, and the call takes one trip. An id never looks like
+   this one. */
+#define CONC__CALLS "_conc_call"
+/* The method by which an object is called. Create calls one that has it. */
+#define CONC__METHOD_CALL "__call__"
+
 /* How two texts of exceptions begin, by which a client of ours knows them. */
 #define CONC__TOO_LONG "message too long"
 #define CONC__NOT_BYTES "message is not bytes"
@@ -33578,6 +33749,7 @@ typedef struct conc__server_side {
 typedef struct conc__client_side {
   int protocol; /* of the server's pickles: 2 is a Python 2, else 4; 0 before
                    the first reply. Atomic: any thread that gets a reply */
+  bool no_calls; /* the server does not know CONC__CALLS. Atomic, likewise */
   struct conc__proxy *proxies; /* under the guard; none goes before shutdown */
   struct conc__peer *idle; /* under the guard; the one used last is first */
   struct conc__peer *held_oldest, *held_youngest; /* under the guard: those of
@@ -34099,22 +34271,29 @@ CONC__PRIVATE int conc__reply_refuse(conc__session *s, const char *text) {
   return conc__reply_line(s, CONC__REPLY_BEGIN(s, "#TRACEBACK"), text);
 }
 
-/* ('#ERROR', exception): Python raises it. An empty text is no argument. */
+/* ('#ERROR', exception): Python raises it. Its arguments are an error number,
+   unless that is 0, and a text, unless that is empty. */
+CONC__PRIVATE int conc__reply_exception(conc__session *s, const char *module,
+                                        const char *name, int number,
+                                        const char *text) {
+  conc__buffer *out = &s->client->channel.out;
+  int rc = CONC__REPLY_BEGIN(s, "#ERROR");
+  if (rc == 0) rc = conc__pickle_put_global(out, module, name);
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_MARK);
+  if (rc == 0 && number != 0) rc = conc__pickle_put_int(out, number);
+  if (rc == 0 && *text != 0)
+    rc = conc__pickle_put_str(out, text, strlen(text));
+  if (rc == 0) /* make it */
+    rc = conc__pickle_put_ops(out, CONC__OP_TUPLE, CONC__OP_REDUCE);
+  return rc != 0 ? rc : conc__reply_end(s);
+}
+
+/* The same, with a module that has another name in Python 2. */
 CONC__PRIVATE int conc__reply_raise(conc__session *s, const char *module3,
                                     const char *module2, const char *name,
                                     const char *text) {
-  conc__buffer *out = &s->client->channel.out;
-  const char *module = s->protocol == 2 ? module2 : module3;
-  int rc = CONC__REPLY_BEGIN(s, "#ERROR");
-  if (rc == 0) rc = conc__pickle_put_global(out, module, name);
-  if (rc == 0 && *text == 0)
-    rc = conc__pickle_put_op(out, CONC__OP_EMPTY_TUPLE);
-  if (rc == 0 && *text != 0) {
-    rc = conc__pickle_put_str(out, text, strlen(text));
-    if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE1);
-  }
-  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_REDUCE); /* make it */
-  return rc != 0 ? rc : conc__reply_end(s);
+  return conc__reply_exception(s, s->protocol == 2 ? module2 : module3, name,
+                               0, text);
 }
 
 /* ('#ERROR', name(text)) with one of Python's own exceptions, whose module has
@@ -35000,6 +35179,16 @@ CONC__PRIVATE conc__object *conc__request_object(conc__session *s,
   return NULL;
 }
 
+/* The object of a name, if it can be called; else NULL. */
+CONC__PRIVATE conc__object *conc__called_object(conc__session *s,
+                                                const char *name) {
+  const conc__class *type;
+  conc__object *o;
+  if (!conc__names_get(&s->manager->objects, name, &type, &o) || o == NULL)
+    return NULL;
+  return conc__class_method(o->type, CONC__METHOD_CALL) != NULL ? o : NULL;
+}
+
 /* --- objects inside of replies ---
 
    A client that is told of an object by a reply makes a proxy of it while it
@@ -35083,14 +35272,20 @@ CONC__INLINE void conc__object_rest(conc__session *s, conc__object *o) {
 CONC__PRIVATE int conc__serve_method(conc__session *s,
                                      const conc__request *r) {
   const conc__method *m;
+  const char *method = r->method;
   char text[160];
   int rc = 0;
-  conc__object *o = conc__request_object(s, r->ident, &rc);
+  conc__object *o = NULL;
+  if (strcmp(r->ident, CONC__CALLS) == 0) {
+    o = conc__called_object(s, r->method);
+    method = CONC__METHOD_CALL;
+  }
+  if (o == NULL) o = conc__request_object(s, r->ident, &rc);
   if (o == NULL) return rc;
   conc__object_use(o); /* a client may take its last reference meanwhile */
   conc__holdings_end(&s->client->loans);
   s->object = o;
-  m = conc__class_method(o->type, r->method);
+  m = conc__class_method(o->type, method);
   if (CONC__UNLIKELY(o->busy != NULL)) rc = conc__object_await(s, o);
   if (rc != 0)
     ; /* cancelled */
@@ -35173,10 +35368,23 @@ CONC__PRIVATE int conc__reply_id(conc__session *s, const conc__object *o) {
   return conc__pickle_put_str(&s->client->channel.out, id, strlen(id));
 }
 
-/* create(name, ...): a pair, the id of an object and the names of its
+/* What create replies: a pair, the id of an object and the names of its
    methods. */
+CONC__PRIVATE int conc__reply_created(conc__session *s,
+                                      const conc__object *o) {
+  int rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  if (rc == 0) rc = conc__reply_id(s, o);
+  if (rc == 0) rc = conc__reply_methods(s, o->type, true);
+  if (rc == 0)
+    rc = conc__pickle_put_op(&s->client->channel.out, CONC__OP_TUPLE2);
+  return rc != 0 ? rc : conc__reply_end(s);
+}
+
+/* create(name, ...). An object that can be called is, and makes the reply by
+   itself. */
 CONC__PRIVATE int conc__serve_create(conc__session *s, conc__request *r) {
   const conc__class *type = NULL;
+  const conc__method *call;
   conc__object *o = NULL;
   const char *name = conc__request_text(conc_value_item(r->args, 0));
   char text[160];
@@ -35193,6 +35401,9 @@ CONC__PRIVATE int conc__serve_create(conc__session *s, conc__request *r) {
     r->method = name;
     o = conc__serve_make(s, type, r, &rc);
     if (o == NULL) return rc;
+  } else if ((call = conc__class_method(o->type, CONC__METHOD_CALL)) != NULL) {
+    r->method = name;
+    return call->serve(s, o, r);
   } else {
     /* The object is there, and is not made of anything: as of a function that
        is registered with register() and has no parameters. */
@@ -35200,12 +35411,7 @@ CONC__PRIVATE int conc__serve_create(conc__session *s, conc__request *r) {
       return conc__refuse_arguments(s, r, name);
     conc__object_incref(&s->manager->objects, o, conc__session_pid(s));
   }
-  rc = CONC__REPLY_BEGIN(s, "#RETURN");
-  if (rc == 0) rc = conc__reply_id(s, o);
-  if (rc == 0) rc = conc__reply_methods(s, o->type, true);
-  if (rc == 0)
-    rc = conc__pickle_put_op(&s->client->channel.out, CONC__OP_TUPLE2);
-  return rc != 0 ? rc : conc__reply_end(s);
+  return conc__reply_created(s, o);
 }
 
 /* ('#PROXY', (methods, Token(name, None, id))): the client makes a proxy for
@@ -36816,15 +37022,14 @@ CONC__PRIVATE int conc__peer_exchange(conc__manager_data *m, conc__peer *p,
   return rc != 0 && p->channel.fd < 0 ? -EPIPE : rc;
 }
 
-/* Decodes a reply that has come. 0: its value is in *reply (to be freed by the
-   caller), with *result inside. Else the error that it tells, and *reply is
-   NULL. *broken: it is no reply, so that the connection must be closed. If the
-   value cannot be had (-ENOMEM; -EMSGSIZE: it is beyond the limits of a value)
-   the reply can be read once more, and `asked` stays. */
-CONC__PRIVATE int conc__peer_decode(conc__manager_data *m, conc__peer *p,
-                                    const unsigned char *payload, size_t size,
-                                    conc_value **reply,
-                                    const conc_value **result, bool *broken) {
+/* Makes a value of a reply that has come, whatever it says. 0, and *reply, to
+   be freed by the caller; or negative errno, and *reply is NULL. *broken: it
+   is no reply, so that the connection must be closed. If the value cannot be
+   had (-ENOMEM; -EMSGSIZE: it is beyond the limits of a value) the reply can
+   be read once more, and `asked` stays. */
+CONC__PRIVATE int conc__peer_value(conc__manager_data *m, conc__peer *p,
+                                   const unsigned char *payload, size_t size,
+                                   conc_value **reply, bool *broken) {
   conc__pickle_limits limits = conc__pickle_reply_limits;
   int protocol, rc;
   limits.exact = m->options->objects == CONC_PASS;
@@ -36840,6 +37045,19 @@ CONC__PRIVATE int conc__peer_decode(conc__manager_data *m, conc__peer *p,
   /* Relaxed: every reply says the same, until another server takes the place
      of this one; and nothing else is published by it. */
   CONC__STORE_RELAXED(&m->client.protocol, protocol == 2 ? 2 : 4);
+  *broken = false;
+  return 0;
+}
+
+/* Decodes a reply that has come. 0: its value is in *reply, as of
+   conc__peer_value, with *result inside. Else the error that it tells, and
+   *reply is NULL. */
+CONC__PRIVATE int conc__peer_decode(conc__manager_data *m, conc__peer *p,
+                                    const unsigned char *payload, size_t size,
+                                    conc_value **reply,
+                                    const conc_value **result, bool *broken) {
+  int rc = conc__peer_value(m, p, payload, size, reply, broken);
+  if (rc != 0) return rc;
   rc = conc__reply_read(*reply, result);
   *broken = rc == 1;
   if (*broken) rc = -EPROTO;
@@ -43426,6 +43644,700 @@ CONC_API int conc_manager_register_types(conc_manager *manager) {
   return conc__types_enter(
       &m->objects, conc__container_types,
       sizeof conc__container_types / sizeof *conc__container_types);
+}
+
+/* ---------------------------------------------------------------------------
+   >>functions: C functions that clients call
+
+   A function is an object that has a name, and the method __call__. Python
+   calls it by create, for that is what a method of its manager is: so create
+   makes an object of the result, whose value the client asks for next. A
+   client of ours asks for the call itself, by the name in the place of a
+   method (CONC__CALLS), and the reply has the result.
+
+     conc__serve_call       both end here; the session blocks, as for a queue
+            |
+     conc__function_run     calls the function, or hands it to its pool
+            |
+     conc__called_main      the result becomes the body of a pickle, in the
+            |               same thread, for that may take long, too
+     conc__reply_stored     #RETURN and the body; or an object is made of it
+     conc__reply_failure    #ERROR and an exception
+
+   An exception is a negative errno, and a str: "ValueError: what is wrong".
+   The table conc__exceptions says which class goes with which errno, in both
+   directions. No other name of a class goes out, for the client would import
+   and call it.
+
+   A client does not know whether its server is conc.h. It takes it for that
+   until it hears that CONC__CALLS is no object: then, and from then on, it
+   calls as Python does.
+
+   Uses >>objects, >>session, >>dispatch, >>peer, >>proxy, >>manager and pools.
+   Its user is the program; nothing else names it.
+   ------------------------------------------------------------------------ */
+
+typedef struct conc__function {
+  conc_manager_fn *fn;
+  void *arg;
+  conc_pool *pool; /* whose threads call it; NULL: a coroutine does */
+} conc__function;
+
+/* --- exceptions --- */
+
+/* The first with an errno is what stands for that errno. Those of the system
+   have the errno as an argument, and are OSError in Python 2. */
+static const struct {
+  const char *name;
+  int number; /* 0: none */
+  bool system;
+} conc__exceptions[] = {
+    {"ValueError", EINVAL, false},
+    {"KeyError", ENOENT, false},
+    {"TimeoutError", ETIMEDOUT, true},
+    {"MemoryError", ENOMEM, false},
+    {"PermissionError", EACCES, true},
+    {"BrokenPipeError", EPIPE, true},
+    {"ConnectionResetError", ECONNRESET, true},
+    {"ConnectionRefusedError", ECONNREFUSED, true},
+    {"NotImplementedError", ENOTSUP, false},
+    {"RuntimeError", EREMOTEIO, false},
+    {"OSError", 0, true},
+    {"TypeError", EINVAL, false},
+    {"EOFError", EPIPE, false},
+    {"BlockingIOError", EAGAIN, true},
+    {"ChildProcessError", ECHILD, true},
+    {"ConnectionAbortedError", ECONNABORTED, true},
+    {"FileExistsError", EEXIST, true},
+    {"FileNotFoundError", ENOENT, true},
+    {"InterruptedError", EINTR, true},
+    {"IsADirectoryError", EISDIR, true},
+    {"NotADirectoryError", ENOTDIR, true},
+    {"ProcessLookupError", ESRCH, true},
+    {"ConnectionError", 0, true},
+    {"IOError", 0, true},
+    {"ArithmeticError", 0, false},
+    {"AssertionError", 0, false},
+    {"AttributeError", 0, false},
+    {"BufferError", 0, false},
+    {"Exception", 0, false},
+    {"FloatingPointError", 0, false},
+    {"IndexError", 0, false},
+    {"LookupError", 0, false},
+    {"OverflowError", 0, false},
+    {"ReferenceError", 0, false},
+    {"ZeroDivisionError", 0, false}};
+#define CONC__EXCEPTIONS (sizeof conc__exceptions / sizeof *conc__exceptions)
+#define CONC__OSERROR 10 /* where that is, which stands for all other errnos */
+
+/* The class whose name is the first `size` bytes; CONC__EXCEPTIONS: there is
+   none. */
+CONC__PRIVATE size_t conc__exception_named(const char *name, size_t size) {
+  size_t i;
+  for (i = 0; i < CONC__EXCEPTIONS; i++)
+    if (strlen(conc__exceptions[i].name) == size &&
+        memcmp(conc__exceptions[i].name, name, size) == 0)
+      break;
+  return i;
+}
+
+/* The negative errno of a class. */
+CONC__PRIVATE int conc__exception_error(size_t i) {
+  return i < CONC__EXCEPTIONS && conc__exceptions[i].number > 0
+             ? -conc__exceptions[i].number
+             : -EREMOTEIO;
+}
+
+/* The class of a failure, and its text. `said` is the str of the function, or
+   NULL. */
+CONC__PRIVATE size_t conc__failure_read(int rc, const conc_value *said,
+                                        const char **text) {
+  size_t i = CONC__EXCEPTIONS, n;
+  *text = conc_value_str(said, NULL);
+  if (*text != NULL) {
+    n = strcspn(*text, ":");
+    i = conc__exception_named(*text, n);
+    if (i < CONC__EXCEPTIONS) {
+      *text += n + ((*text)[n] == ':');
+      *text += **text == ' ';
+    }
+  } else {
+    *text = conc_strerror(rc);
+  }
+  if (i == CONC__EXCEPTIONS)
+    for (i = 0; i < CONC__EXCEPTIONS; i++)
+      if (conc__exceptions[i].number == -rc) break;
+  return i < CONC__EXCEPTIONS ? i : CONC__OSERROR;
+}
+
+/* ('#ERROR', exception) for a failure. */
+CONC__PRIVATE int conc__reply_failure(conc__session *s, int rc,
+                                      const conc_value *said) {
+  const bool old = s->protocol == 2;
+  char line[CONC__LINE_MAX + 1];
+  const char *text, *name;
+  size_t i = conc__failure_read(rc, said, &text);
+  name = conc__exceptions[i].name;
+  snprintf(line, sizeof line, "%.*s", CONC__SHOWN(text, CONC__LINE_MAX));
+  if (!conc__exceptions[i].system)
+    return conc__reply_builtin(s, name, line);
+  return conc__reply_exception(s, old ? "exceptions" : "builtins",
+                               old ? "OSError" : name, -rc, line);
+}
+
+CONC_API int conc_manager_raise(conc_value **result, const char *exception,
+                                const char *text) {
+  size_t i = conc__exception_named(exception, strlen(exception));
+  const char *before = i < CONC__EXCEPTIONS ? "" : "RuntimeError: ";
+  char line[CONC__LINE_MAX + 80];
+  int n = snprintf(line, sizeof line, "%s%.*s%s%.*s", before,
+                   CONC__SHOWN(exception, 60), *text != 0 ? ": " : "",
+                   CONC__SHOWN(text, CONC__LINE_MAX));
+  /* Without memory the errno is told, and the text of it. */
+  *result = NULL;
+  conc_build(result, "s#", line, (size_t)n);
+  return conc__exception_error(i);
+}
+
+/* --- a call, here --- */
+
+/* A call that is made; on the stack of its caller. */
+typedef struct conc__called {
+  const conc__function *function;
+  const conc_value *args, *kwds;
+  conc_value *result; /* or the str of a failure */
+  conc__buffer *body; /* of the result, if that is to be sent; else NULL */
+  conc_type type;     /* of what is in the body */
+  int rc;             /* 0 or negative errno */
+} conc__called;
+
+/* Makes a body of the result. */
+CONC__PRIVATE int conc__called_encode(conc__called *c) {
+  int rc = c->result != NULL ? conc__pickle_encode(c->body, c->result, 4)
+                             : conc__pickle_put_op(c->body, CONC__OP_NONE);
+  c->type = conc_value_type(c->result);
+  conc_value_free(c->result);
+  c->result = NULL;
+  if (rc != -EACCES) return rc;
+  return conc_manager_raise(&c->result, "TypeError",
+                            "the result has an instance of a class in it");
+}
+
+/* Calls the function; as a job, too. */
+CONC__PRIVATE void *conc__called_main(void *arg) {
+  conc__called *c = (conc__called *)arg;
+  const conc__function *f = c->function;
+  c->rc = f->fn(c->args, c->kwds, &c->result, f->arg);
+  if (c->rc > 0) c->rc = 0;
+  if (c->rc == 0 && c->body != NULL) c->rc = conc__called_encode(c);
+  return NULL;
+}
+
+/* Hands the call to the pool, and waits until that is done with it: the job is
+   on this stack, and so are its arguments. If the caller is cancelled, so is
+   the job. */
+CONC__PRIVATE void conc__called_pooled(conc__called *c) {
+  conc_scope shield;
+  conc_task job;
+  int rc;
+  memset(&job, 0, sizeof job);
+  job.target = conc__called_main;
+  job.arg = c;
+  job.name = "conc-call";
+  c->rc = -ECANCELED; /* if it never begins, or ends its thread */
+  rc = conc_pool_submit(c->function->pool, &job);
+  if (rc != 0) {
+    c->rc = conc_manager_raise(&c->result, "RuntimeError",
+                               "the pool of the function takes no jobs");
+    return;
+  }
+  if (conc_join(&job, CONC_FOREVER) == 0) return;
+  if (conc_is_alive(&job)) conc_cancel(&job);
+  conc_shield(&shield);
+  conc__task_await(&job, true, CONC_FOREVER);
+  conc_scope_end(&shield);
+}
+
+CONC__PRIVATE void conc__function_run(conc__called *c) {
+  if (c->function->pool != NULL) conc__called_pooled(c);
+  else conc__called_main(c);
+}
+
+/* --- a result, as an object --- */
+
+/* ('#RETURN', value) of a body in protocol 4. */
+CONC__PRIVATE int conc__reply_stored(conc__session *s, const conc__buffer *b) {
+  conc__buffer *out = &s->client->channel.out;
+  const size_t limit = conc__message_limit(s->manager);
+  size_t at, size = b->size;
+  int rc;
+  if (size <= limit) {
+    rc = CONC__REPLY_BEGIN(s, "#RETURN");
+    at = out->size;
+    if (rc == 0) rc = conc__buffer_append(out, b->data, b->size);
+    if (rc == 0 && s->protocol == 2) rc = conc__pickle_downgrade(out, at);
+    size = rc == 0 ? out->size - at : 0;
+    if (rc == 0 && size <= limit) return conc__reply_end(s);
+    out->size = s->reply; /* another reply takes its place */
+    if (rc != 0) return conc__reply_failure(s, rc, NULL);
+  }
+  return conc__reply_too_long(s, size, limit,
+                              ".max_message of the manager lets through");
+}
+
+CONC__PRIVATE int conc__serve_result(conc__session *s, conc__object *o,
+                                     const conc__request *r) {
+  (void)r;
+  return conc__reply_stored(s, (const conc__buffer *)o->state);
+}
+
+/* Makes the value of a body again. */
+CONC__PRIVATE int conc__stored_read(const conc__buffer *body,
+                                    conc_value **out) {
+  conc__buffer whole = {NULL, 0, 0, 0};
+  int rc = conc__buffer_append(&whole, body->data, body->size);
+  *out = NULL;
+  if (rc == 0) rc = conc__pickle_put_op(&whole, CONC__OP_STOP);
+  if (rc == 0)
+    rc = conc__pickle_decode(whole.data, whole.size, NULL, out, NULL);
+  conc__buffer_free(&whole);
+  return rc;
+}
+
+CONC__PRIVATE int conc__text_result(const conc__object *o, conc__buffer *b) {
+  conc_value *v;
+  int rc = conc__stored_read((const conc__buffer *)o->state, &v);
+  if (rc == 0) rc = conc__python_repr(b, v);
+  conc_value_free(v);
+  return rc;
+}
+
+CONC__PRIVATE void conc__drop_result(conc__object *o) {
+  conc__buffer *body = (conc__buffer *)o->state;
+  conc__buffer_free(body);
+  CONC_FREE(body);
+}
+
+static const conc__class conc__result_type = {
+    NULL, "value", NULL, 0, NULL, conc__drop_result, conc__text_result,
+    conc__serve_result};
+
+/* Makes a list or dict with its methods, as create does that is called with a
+   value. Whether clients can make one is told by the names: so a program with
+   functions alone does not contain these classes. False: it is no such value,
+   or they cannot; nothing has been done. */
+CONC__PRIVATE bool conc__reply_container(conc__session *s,
+                                         const conc__called *c, int *rc) {
+  const char *name = c->type == CONC_LIST ? "list" : "dict";
+  const conc__class *type;
+  conc_value args, kwds, *v;
+  conc__request r;
+  conc__object *o;
+  if (c->type != CONC_LIST && c->type != CONC_DICT) return false;
+  if (!conc__names_get(&s->manager->objects, name, &type, &o) || o != NULL ||
+      type->make == NULL || conc__stored_read(c->body, &v) != 0)
+    return false;
+  memset(&args, 0, sizeof args);
+  args.type = CONC_TUPLE;
+  args.size = 1;
+  args.as.items = v;
+  memset(&kwds, 0, sizeof kwds);
+  kwds.type = CONC_DICT;
+  memset(&r, 0, sizeof r);
+  r.args = &args;
+  r.kwds = &kwds;
+  r.method = name;
+  o = conc__serve_make(s, type, &r, rc);
+  conc_value_free(v);
+  if (o != NULL) *rc = conc__reply_created(s, o);
+  return true;
+}
+
+/* Makes an object of a body, whose memory it takes, and replies as create
+   does. */
+CONC__PRIVATE int conc__reply_result(conc__session *s, conc__buffer *b) {
+  conc__buffer *body = (conc__buffer *)CONC_MALLOC(sizeof *body);
+  conc__object *o = NULL;
+  conc__objects_look(&s->manager->objects, CONC__LOOKS);
+  if (body != NULL) {
+    memset(body, 0, sizeof *body);
+    o = conc__object_new(&conc__result_type, body, NULL);
+  }
+  if (o == NULL) {
+    CONC_FREE(body);
+  } else {
+    *body = *b;
+    memset(b, 0, sizeof *b);
+    o = conc__object_serve(s, o);
+  }
+  return o != NULL ? conc__reply_created(s, o)
+                   : conc__reply_failure(s, -ENOMEM, NULL);
+}
+
+/* --- a call of a client --- */
+
+/* __call__, and create. For a client that has gone meanwhile no object is
+   made, which it could not free. */
+CONC__PRIVATE int conc__serve_call(conc__session *s, conc__object *o,
+                                   const conc__request *r) {
+  const size_t limit = conc__message_limit(s->manager);
+  conc__buffer body = {NULL, 0, 0, 0};
+  conc_value args = *r->args; /* without those of create */
+  conc__called c;
+  int rc = conc__session_block(s);
+  if (rc != 0) return rc;
+  args.type = CONC_TUPLE;
+  args.shared = 0;
+  args.size -= r->skip;
+  if (args.size > 0) args.as.items += r->skip;
+  memset(&c, 0, sizeof c);
+  c.function = (const conc__function *)o->state;
+  c.args = &args;
+  c.kwds = r->kwds;
+  c.body = &body;
+  conc__function_run(&c);
+  conc__session_unblock(s);
+  if (!s->client->methods) conc__client_peek(s->client);
+  if (s->client->hangup ||
+      (c.rc == -ECANCELED && s->manager->server.stopping))
+    rc = -ECANCELED;
+  else if (c.rc != 0)
+    rc = conc__reply_failure(s, c.rc, c.result);
+  else if (body.size > limit || s->client->methods)
+    rc = conc__reply_stored(s, &body);
+  else if (!conc__reply_container(s, &c, &rc))
+    rc = conc__reply_result(s, &body);
+  conc_value_free(c.result);
+  conc__buffer_free(&body);
+  return rc;
+}
+
+static const conc__method conc__function_methods[] = {
+    {CONC__METHOD_CALL, CONC__TAKES_ANY, conc__serve_call, false}};
+
+CONC__PRIVATE void conc__drop_function(conc__object *o) {
+  CONC_FREE(o->state);
+}
+
+static const conc__class conc__function_type = {
+    NULL, "function", conc__function_methods, 1,
+    NULL, conc__drop_function, NULL, NULL};
+
+/* --- registering --- */
+
+CONC__PRIVATE int conc__register_function(conc_manager *manager,
+                                          const char *name,
+                                          conc_manager_fn *fn, void *arg,
+                                          conc_pool *pool) {
+  conc__function *f;
+  int rc = fn != NULL ? conc__register_begin(manager, name, manager) : -EINVAL;
+  if (rc != 0) return rc;
+  f = (conc__function *)CONC_MALLOC(sizeof *f);
+  if (f == NULL) return -ENOMEM;
+  f->fn = fn;
+  f->arg = arg;
+  f->pool = pool;
+  rc = conc__names_add_object(&manager->state->objects, name,
+                              &conc__function_type, f, NULL);
+  if (rc != 0) CONC_FREE(f);
+  return rc;
+}
+
+CONC_API int conc_manager_register(conc_manager *manager, const char *name,
+                                   conc_manager_fn *fn, void *arg) {
+  return conc__register_function(manager, name, fn, arg, NULL);
+}
+
+CONC_API int conc_manager_register_pooled(conc_manager *manager,
+                                          const char *name,
+                                          conc_manager_fn *fn, void *arg,
+                                          conc_pool *pool) {
+  if (pool == NULL || pool->kind != CONC_THREAD) return -EINVAL;
+  return conc__register_function(manager, name, fn, arg, pool);
+}
+
+/* --- calling: what a reply says --- */
+
+/* The answer to a request. */
+typedef struct conc__answer {
+  conc_value *reply;        /* to be freed */
+  const conc_value *result; /* in the reply; NULL after an error */
+  bool refused;             /* there was no call: it is an error in words */
+  char said[512];           /* which exception: "ValueError: text"; or "" */
+} conc__answer;
+
+/* Reads an exception. Its text is its only argument, or the one behind an
+   error number. */
+CONC__PRIVATE int conc__answer_exception(conc__answer *a,
+                                         const conc_value *v) {
+  const conc_value *args = conc_value_item(v, 2), *text;
+  const char *name = conc__object_name(v);
+  int rc = conc__exception_code(v);
+  int64_t number = 0;
+  size_t i, n;
+  if (name == NULL) return -EPROTO;
+  text = conc_value_item(args, 0);
+  i = conc__exception_named(name, strlen(name));
+  if (i < CONC__EXCEPTIONS && conc__exceptions[i].system &&
+      conc_value_size(args) > 1 && conc_value_int(text, &number) == 0)
+    text = conc_value_item(args, 1);
+  if (number > 0 && number < 4096) rc = -(int)number;
+  else if (rc == -EPROTO) rc = conc__exception_error(i);
+  n = (size_t)snprintf(a->said, sizeof a->said, "%.*s%s",
+                       CONC__SHOWN(name, 80), text != NULL ? ": " : "");
+  if (text != NULL) conc_value_text(text, a->said + n, sizeof a->said - n);
+  return rc;
+}
+
+/* Reads an error in words, as Python writes it: the last line has the
+   exception. */
+CONC__PRIVATE int conc__answer_words(conc__answer *a, const conc_value *v) {
+  size_t n = 0, begin, size;
+  const char *text = conc_value_str(v, &n);
+  if (text == NULL) text = (const char *)conc_value_bytes(v, &n);
+  if (text == NULL) return -EPROTO;
+  while (n > 0 && text[n - 1] == '\n') n--;
+  for (begin = n; begin > 0 && text[begin - 1] != '\n';) begin--;
+  text += begin;
+  size = n - begin < sizeof a->said ? n - begin : sizeof a->said - 1;
+  size = conc__utf8_cut((const unsigned char *)text, size);
+  memcpy(a->said, text, size);
+  a->said[size] = 0;
+  return conc__exception_error(
+      conc__exception_named(a->said, strcspn(a->said, ":")));
+}
+
+/* 0, and the result; or the error that the reply tells. 1: it is no reply. */
+CONC__PRIVATE int conc__answer_read(conc__answer *a) {
+  const conc_value *v = conc_value_item(a->reply, 1);
+  const char *kind = NULL;
+  if (conc_value_type(a->reply) == CONC_TUPLE &&
+      conc_value_size(a->reply) == 2)
+    kind = conc_value_str(conc_value_item(a->reply, 0), NULL);
+  if (kind == NULL) return 1;
+  if (strcmp(kind, "#RETURN") == 0) {
+    a->result = v;
+    return 0;
+  }
+  if (strcmp(kind, "#ERROR") == 0) return conc__answer_exception(a, v);
+  a->refused = strcmp(kind, "#TRACEBACK") == 0;
+  if (a->refused) return conc__answer_words(a, v);
+  if (strcmp(kind, "#UNSERIALIZABLE") != 0) return -EPROTO;
+  conc__answer_words(a, v);
+  return -EREMOTEIO;
+}
+
+/* Sends the request that begins at `at` of the peer's `out`, and takes its
+   answer; `rc` is how it went to write that request. Then the peer is idle if
+   it is to be kept, and closed otherwise. */
+CONC__PRIVATE int conc__answer_get(conc__answer *a, conc__manager_data *m,
+                                   conc__peer *p, bool keep, size_t at, int rc,
+                                   double end) {
+  conc__buffer *out = &p->channel.out;
+  const unsigned char *payload;
+  bool broken = false;
+  size_t size;
+  memset(a, 0, sizeof *a);
+  if (rc == 0) rc = conc__request_end(out, at);
+  if (rc == 0 && out->size - at - 4 > m->max_message) rc = -EMSGSIZE;
+  if (rc == 0) {
+    broken = true;
+    rc = conc__peer_exchange(m, p, &payload, &size, end);
+    if (rc == 0)
+      rc = conc__peer_value(m, p, payload, size, &a->reply, &broken);
+    if (rc == 0) rc = conc__answer_read(a);
+    if (rc == 1) {
+      broken = true;
+      rc = -EPROTO;
+    }
+  } else {
+    out->size = at; /* nothing has been sent */
+  }
+  if (keep && !broken) conc__peer_put(m, p);
+  else conc__peer_close(p);
+  return rc;
+}
+
+/* --- calling --- */
+
+/* How many arguments a value is. */
+CONC__INLINE size_t conc__arguments_count(const conc_value *args) {
+  if (args == NULL) return 0;
+  return conc_value_type(args) == CONC_TUPLE ? conc_value_size(args) : 1;
+}
+
+/* Appends a tuple of the arguments, behind `first` if that is not NULL. */
+CONC__PRIVATE int conc__arguments_put(conc__buffer *out, const char *first,
+                                      const conc_value *args, int protocol) {
+  bool tuple = args != NULL && conc_value_type(args) == CONC_TUPLE;
+  size_t i, n = conc__arguments_count(args);
+  int rc = conc__pickle_put_op(out, CONC__OP_MARK);
+  if (rc == 0 && first != NULL)
+    rc = conc__pickle_put_str(out, first, strlen(first));
+  for (i = 0; rc == 0 && i < n; i++)
+    rc = conc__pickle_encode(out, tuple ? conc_value_item(args, i) : args,
+                             protocol);
+  return rc != 0 ? rc : conc__pickle_put_op(out, CONC__OP_TUPLE);
+}
+
+/* A request for a method, or for CONC__CALLS. */
+CONC__PRIVATE int conc__call_method(conc__answer *a, conc__manager_data *m,
+                                    const char *ident, const char *method,
+                                    const conc_value *args, int protocol,
+                                    double end) {
+  conc__peer *p;
+  size_t at = 0;
+  int rc = conc__peer_get(m, &p, end);
+  if (rc != 0) {
+    memset(a, 0, sizeof *a);
+    return rc;
+  }
+  rc = conc__request_begin(&p->channel.out, &at, protocol, ident, method);
+  if (rc == 0)
+    rc = conc__arguments_put(&p->channel.out, NULL, args, protocol);
+  return conc__answer_get(a, m, p, true, at, rc, end);
+}
+
+/* The same for create, which is the call itself. */
+CONC__PRIVATE int conc__call_create(conc__answer *a, conc__manager_data *m,
+                                    const char *name, const conc_value *args,
+                                    int protocol, double end) {
+  conc__peer *p;
+  size_t at = 0;
+  int rc = conc__peer_open(m, &p, end);
+  if (rc != 0) {
+    memset(a, 0, sizeof *a);
+    return rc;
+  }
+  at = p->channel.out.size; /* behind the end of the handshake */
+  rc = conc__request_begin(&p->channel.out, &at, protocol, NULL, "create");
+  if (rc == 0)
+    rc = conc__arguments_put(&p->channel.out, name, args, protocol);
+  return conc__answer_get(a, m, p, false, at, rc, end);
+}
+
+/* Calls as Python does: create makes an object of the result, whose value is
+   asked for, and which is given back whatever happens. */
+CONC__PRIVATE int conc__call_as_python(conc__answer *a, conc__manager_data *m,
+                                       const char *name,
+                                       const conc_value *args, double end) {
+  int protocol = CONC__LOAD_RELAXED(&m->client.protocol);
+  conc__ident ident;
+  conc_scope shield;
+  int rc;
+  if (protocol == 0) protocol = 2;
+  rc = conc__call_create(a, m, name, args, protocol, end);
+  if (rc != 0) return rc;
+  rc = conc__ident_read(a->result, &ident);
+  if (rc != 0) return rc;
+  /* Ours says more than Python: it has been started in the place of one. */
+  CONC__STORE_RELAXED(&m->client.no_calls, ident.most == SIZE_MAX);
+  conc_value_free(a->reply);
+  rc = conc__call_method(a, m, ident.text, "#GETVALUE", NULL, protocol, end);
+  conc_shield(&shield);
+  conc__ident_give_back(m, &ident, conc_now() + CONC__REPLY_SLACK);
+  conc_scope_end(&shield);
+  return rc;
+}
+
+/* What an answer says, for the caller. */
+CONC__PRIVATE int conc__answer_take(conc__answer *a, int rc,
+                                    conc_value **result) {
+  int copied = 0;
+  if (rc == 0) copied = conc_build(result, "O", a->result);
+  else if (a->said[0] != 0) conc_build(result, "s", a->said);
+  conc_value_free(a->reply);
+  return rc != 0 ? rc : copied;
+}
+
+CONC__PRIVATE int conc__call_remote(conc__manager_data *m, const char *name,
+                                    const conc_value *args,
+                                    conc_value **result, double end) {
+  conc__answer a;
+  int rc;
+  a.refused = CONC__LOAD_RELAXED(&m->client.no_calls);
+  if (!a.refused) {
+    rc = conc__call_method(&a, m, CONC__CALLS, name, args, 4, end);
+    if (!a.refused) return conc__answer_take(&a, rc, result);
+    conc_value_free(a.reply);
+  }
+  rc = conc__call_as_python(&a, m, name, args, end);
+  return conc__answer_take(&a, rc, result);
+}
+
+/* A call in the serving process. */
+CONC__PRIVATE int conc__call_here(conc__manager_data *m, const char *name,
+                                  const conc_value *args, conc_value **result,
+                                  double timeout) {
+  const conc__class *type;
+  conc_value *tuple = NULL, *kwds = NULL;
+  const char *text, *class_name;
+  conc_scope limit;
+  conc__object *o;
+  conc__called c;
+  size_t i;
+  if (!conc__names_get(&m->objects, name, &type, &o) || o == NULL ||
+      o->type != &conc__function_type)
+    return -ENOENT;
+  memset(&c, 0, sizeof c);
+  c.function = (const conc__function *)o->state;
+  c.args = args;
+  if (args == NULL || conc_value_type(args) != CONC_TUPLE) {
+    c.rc = args == NULL ? conc_build(&tuple, "()")
+                        : conc_build(&tuple, "(O)", args);
+    c.args = tuple;
+  }
+  if (c.rc == 0) c.rc = conc_build(&kwds, "{}");
+  c.kwds = kwds;
+  if (c.rc == 0) {
+    conc_timeout(&limit, timeout);
+    conc__function_run(&c);
+    if (conc_scope_end(&limit) != 0 && c.rc == -ECANCELED) c.rc = -ETIMEDOUT;
+    else if (c.rc == 0 && c.result == NULL) c.rc = conc_build(&c.result, "N");
+    else if (c.rc < 0) { /* told as a client is told */
+      i = conc__failure_read(c.rc, c.result, &text);
+      class_name = conc__exceptions[i].name;
+      conc_manager_raise(result, class_name, text);
+    }
+  }
+  if (c.rc == 0) *result = c.result;
+  else conc_value_free(c.result);
+  conc_value_free(tuple);
+  conc_value_free(kwds);
+  return c.rc;
+}
+
+CONC_API int conc_manager_call(conc_manager *manager, const char *name,
+                               const conc_value *args, conc_value **result,
+                               double timeout) {
+  conc__manager_data *m = manager->state;
+  conc_value *got = NULL;
+  int rc;
+  if (result != NULL) *result = NULL;
+  if (m == NULL || m->role == CONC__MANAGER_UNUSED || name == NULL)
+    return -EINVAL;
+  rc = m->role == CONC__MANAGER_SERVES
+           ? conc__call_here(m, name, args, &got, timeout)
+           : conc__call_remote(m, name, args, &got, conc__deadline(timeout));
+  if (result != NULL) *result = got;
+  else conc_value_free(got);
+  return rc;
+}
+
+CONC_API int conc_manager_call_build(conc_manager *manager, const char *name,
+                                     conc_value **result, double timeout,
+                                     const char *format, ...) {
+  conc_value *args;
+  va_list ap;
+  int rc;
+  if (result != NULL) *result = NULL;
+  va_start(ap, format);
+  rc = conc__build_va(&args, format, ap);
+  va_end(ap);
+  if (rc != 0) return rc;
+  rc = conc_manager_call(manager, name, args, result, timeout);
+  conc_value_free(args);
+  return rc;
 }
 
 /* ---------------------------------------------------------------------------

@@ -320,6 +320,21 @@ inside {
   statement = statement "\n" $0
   next
 }
+/^typedef .*conc_[a-z_]+\(.*,$/ { # of a function, in several lines
+  match($0, /conc_[a-z_]+\(/)
+  add("type", substr($0, RSTART, RLENGTH - 1), doc != "")
+  statement = $0
+  typing = 1
+  next
+}
+typing {
+  statement = statement "\n" $0
+  if ($0 ~ /;/) {
+    typing = 0
+    declare(statement)
+  }
+  next
+}
 /^typedef / {
   l = $0
   sub(/\(void \*arg\);$/, "", l); sub(/;.*/, "", l)

@@ -40,6 +40,7 @@ WORKER = command('WORKER', EXAMPLES + '/task_worker')
 SERVER = command('SERVER', BUILD + '/interop/server')
 CROWD = command('CROWD', BUILD + '/interop/crowd')
 TYPES = command('TYPES', EXAMPLES + '/manager_server')
+FUNCTIONS = BUILD + '/interop/functions'
 VALUES = BUILD + '/interop/values'
 REFUSED = BUILD + '/interop/refused'
 PASS = BUILD + '/interop/pass'
@@ -371,6 +372,17 @@ def sync_types(python):
         server.end()
 
 
+def functions(python):
+    """Passes on the lines of functions.py, each of them a test."""
+    with Program([python.path, '-W', 'ignore',
+                  os.path.join(HERE, 'functions.py'), FUNCTIONS,
+                  KEY]) as client:
+        client.process.wait(2 * LIMIT)
+        client.end(0, 3)  # 3: it has said what failed
+        with OUTPUT:
+            print(client.text(client.out), end='', flush=True)
+
+
 def containers_program(python, what, address, *more, **kwds):
     return Program([python.path, '-W', 'ignore',
                     os.path.join(HERE, 'containers.py'), what, address, KEY,
@@ -518,6 +530,8 @@ def main():
              semantics, python),
             ('the server of these types of a SyncManager of %s ends well'
              % name, sync_types, python),
+            ('the server of these functions that %s calls ends well' % name,
+             functions, python),
             ('lists, dicts and arrays of a C manager are as those of %s'
              % name, containers, python),
             ('what %s has put into lists and dicts is the same to others'
