@@ -25,7 +25,7 @@ static void expect(conc_queue *q, const char *text) {
 typedef struct network {
   conc_task task;
   int listener;
-  char address[64], server[64];
+  char address[80], server[64];
   int fault;  /* FLOWS, or what is to happen next; then it is CUT */
   int holds;  /* the server does not hear of the client's end */
   int held;   /* its connection, then */

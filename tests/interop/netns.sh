@@ -68,7 +68,11 @@ in_ns b "$program" client 10.77.2.1:7000 key $((7 * share)) $share \
   "$tmp/vanished" 9>&- &
 
 # What happens to the network meanwhile.
-cut() { in_ns s ip link set $me$1 down; sleep $2; in_ns s ip link set $me$1 up; }
+cut() {
+  in_ns s ip link set $me$1 down
+  sleep "$2"
+  in_ns s ip link set $me$1 up
+}
 sleep 3
 cut a 5
 sleep 3
