@@ -90,11 +90,14 @@
      >>keeper      the life of a pool of processes (private)
      >>pool        conc_pool: jobs for processes or threads; conc_offload
      >>net         frames and authentication (private)
+     >>receipt     calls that count once (private)
      >>session     what answers the requests of one client (private)
+     >>own         what only a client of conc.h asks for (private)
      >>dispatch    what a client asks for, and its turns (private)
      >>server      what serves queues to clients (private)
      >>peer        what a client has of a server (private)
-     >>proxy       a client, and its queues (private)
+     >>proxy       how a client puts and gets (private)
+     >>client      the queues of a client (private)
      >>manager     conc_manager: queues over the network
      >>extras      conc_progress: a bar that grows
      >>index       every public name
@@ -34262,7 +34265,7 @@ CONC__PRIVATE void conc__peer_put(conc__manager_data *m, conc__peer *p) {
 /* A client gives up before the server forgets its keys. */
 #define CONC__RECONNECT_MOST (CONC__RECEIPT_KEPT / 4)
 
-typedef struct conc__call {
+typedef struct conc__calling {
   conc__manager_data *manager;
   double deadline; /* until when the server may wait */
   double end;      /* until when the call may last, connecting included */
@@ -34278,9 +34281,9 @@ typedef struct conc__call {
   const void *server; /* the id that the last try was for */
   bool has_key;
   unsigned char key[CONC__KEY_SIZE + 1];
-} conc__call;
+} conc__calling;
 
-CONC__PRIVATE void conc__call_begin(conc__call *call, conc__manager_data *m,
+CONC__PRIVATE void conc__call_begin(conc__calling *call, conc__manager_data *m,
                                     double deadline, double end) {
   double again = m->options->reconnect;
   call->manager = m;
@@ -34297,7 +34300,7 @@ CONC__PRIVATE void conc__call_begin(conc__call *call, conc__manager_data *m,
 
 /* Until when a try may take to connect: a packet that is lost, or a network
    that is down for a while, must not cost the whole time of the call. */
-CONC__PRIVATE double conc__call_patience(conc__call *call) {
+CONC__PRIVATE double conc__call_patience(conc__calling *call) {
   double end;
   if (!(call->again > 0)) return call->end;
   end = conc_now() + call->patience;
@@ -34306,7 +34309,7 @@ CONC__PRIVATE double conc__call_patience(conc__call *call) {
 }
 
 /* A connection for a try. 0 or negative errno. */
-CONC__PRIVATE int conc__call_connect(conc__call *call, conc__peer **out) {
+CONC__PRIVATE int conc__call_connect(conc__calling *call, conc__peer **out) {
   int rc = conc__peer_get(call->manager, out, &call->lost,
                           conc__call_patience(call));
   if (rc == 0 && call->again > 0) call->since = conc_now();
@@ -34316,7 +34319,7 @@ CONC__PRIVATE int conc__call_connect(conc__call *call, conc__peer **out) {
 /* An exchange has failed with rc, and its connection is to be closed: notes
    what that means for the call, and returns its error. What a forked child
    finds closed is not lost: it belongs to the parent. */
-CONC__PRIVATE int conc__call_broken(conc__call *call, const conc__peer *p,
+CONC__PRIVATE int conc__call_broken(conc__calling *call, const conc__peer *p,
                                     int rc) {
   CONC__CHECK(rc < 0);
   if (p->channel.fd < 0) return rc;
@@ -34330,7 +34333,7 @@ CONC__PRIVATE int conc__call_broken(conc__call *call, const conc__peer *p,
 
 /* Whether the call is to be made once more after a try that has ended with
    *rc. If so, the pause before that is over. If not, *rc is the result. */
-CONC__PRIVATE bool conc__call_again(conc__call *call, int *rc) {
+CONC__PRIVATE bool conc__call_again(conc__calling *call, int *rc) {
   double now, limit, pause;
   unsigned char chance = 0;
   if (call->unknown && *rc != -ECANCELED) *rc = -ECONNRESET;
@@ -34359,7 +34362,7 @@ CONC__PRIVATE bool conc__call_again(conc__call *call, int *rc) {
 
 /* Gives the call its key, or says that it may have been sent before. Without
    random bytes it has none, and is not tried again when it was sent. */
-CONC__PRIVATE void conc__call_key(conc__call *call) {
+CONC__PRIVATE void conc__call_key(conc__calling *call) {
   conc__client_side *client = &call->manager->client;
   conc__mutex *guard = conc__mutex_of(call->manager);
   uint64_t serial;
@@ -34472,7 +34475,7 @@ typedef struct conc__proxy {
 
 typedef struct conc__exchange {
   conc__peer *peer;
-  conc__call *call;         /* of which it is a try */
+  conc__calling *call;         /* of which it is a try */
   bool keyed;               /* the request has the call's key */
   bool broken;              /* as conc__peer_call says it */
   size_t at;                /* where the request begins in `out` */
@@ -34501,7 +34504,8 @@ CONC__PRIVATE double conc__call_end(double deadline) {
    then there is nothing to leave. */
 CONC__PRIVATE int conc__exchange_begin(conc__exchange *c, conc__proxy *proxy,
                                        const conc__ident *ident,
-                                       const char *method, conc__call *call) {
+                                       const char *method,
+                                       conc__calling *call) {
   int rc = conc__call_connect(call, &c->peer);
   if (rc != 0) return rc == -ECONNRESET ? -EPIPE : rc; /* it was not sent */
   c->call = call;
@@ -34605,7 +34609,7 @@ CONC__PRIVATE int conc__ident_read(const conc_value *v, conc__ident *ident) {
 /* Asks the server for the id of a name. A Python server counts a reference by
    that, which is given back at shutdown. 0; -ENOENT: it has no such name; or
    negative errno. */
-CONC__PRIVATE int conc__ident_ask(conc__call *call, const char *name,
+CONC__PRIVATE int conc__ident_ask(conc__calling *call, const char *name,
                                   conc__ident **out) {
   conc__manager_data *m = call->manager;
   unsigned lost = CONC__LOAD(&m->client.lost);
@@ -34648,7 +34652,7 @@ CONC__PRIVATE void conc__ident_give_back(conc__manager_data *m,
    negative errno. */
 CONC__PRIVATE int conc__proxy_resolve(conc__proxy *proxy,
                                       const conc__ident *stale,
-                                      conc__call *call) {
+                                      conc__calling *call) {
   conc__mutex *guard = conc__mutex_of(proxy->manager);
   conc__ident *ident;
   int rc;
@@ -34667,7 +34671,7 @@ CONC__PRIVATE int conc__proxy_resolve(conc__proxy *proxy,
    asked for again if any connection was lost since. 0, or negative errno. A
    key is known to the server alone that it was sent to, which another task may
    have found to be another one by now. */
-CONC__PRIVATE int conc__proxy_current(conc__proxy *proxy, conc__call *call,
+CONC__PRIVATE int conc__proxy_current(conc__proxy *proxy, conc__calling *call,
                                       const conc__ident **ident) {
   int rc = 0;
   *ident = conc__proxy_ident(proxy);
@@ -34688,7 +34692,7 @@ CONC__PRIVATE int conc__proxy_current(conc__proxy *proxy, conc__call *call,
    id that the server does not know is asked for anew, some times. If it was
    another server that got an earlier try, it never says what came of that. If
    it is not to be: *rc is the result. */
-CONC__PRIVATE bool conc__proxy_again(conc__proxy *proxy, conc__call *call,
+CONC__PRIVATE bool conc__proxy_again(conc__proxy *proxy, conc__calling *call,
                                      const conc__ident *ident, int *rc) {
   if (*rc == -ESTALE && call->unknown) {
     *rc = -ECONNRESET;
@@ -34720,7 +34724,7 @@ CONC__PRIVATE int conc__put_message(conc__buffer *out, const conc__message *m,
 /* Appends the key of a call that may be tried again; else None. */
 CONC__PRIVATE int conc__exchange_key(conc__exchange *c) {
   conc__buffer *out = &c->peer->channel.out;
-  conc__call *call = c->call;
+  conc__calling *call = c->call;
   if (call->again > 0) conc__call_key(call);
   c->keyed = call->has_key;
   return c->keyed ? conc__pickle_put_bytes(out, call->key, sizeof call->key, 4)
@@ -34732,7 +34736,8 @@ CONC__PRIVATE int conc__exchange_key(conc__exchange *c) {
    an unget never waits. */
 CONC__PRIVATE int conc__put_arguments(conc__buffer *out,
                                       const conc__message *m,
-                                      const conc__call *call, int protocol) {
+                                      const conc__calling *call,
+                                      int protocol) {
   int rc = 0;
   if (call->deadline < CONC__NEVER)
     rc = conc__pickle_put_op(out, CONC__OP_MARK);
@@ -34749,7 +34754,7 @@ CONC__PRIVATE int conc__put_arguments(conc__buffer *out,
 CONC__PRIVATE int conc__proxy_put_try(conc__proxy *proxy,
                                       const conc__ident *ident, bool back,
                                       const conc__message *m,
-                                      conc__call *call) {
+                                      conc__calling *call) {
   const char *method = back && ident->confirms ? CONC__METHOD_UNGET : "put";
   conc__buffer *out;
   conc__exchange c;
@@ -34777,7 +34782,7 @@ CONC__PRIVATE int conc__proxy_put_try(conc__proxy *proxy,
 CONC__PRIVATE int conc__proxy_send(conc__proxy *proxy, const conc__message *m,
                                    bool back, double deadline, double end) {
   const conc__ident *ident;
-  conc__call call;
+  conc__calling call;
   int rc;
   conc__call_begin(&call, proxy->manager, deadline, end);
   call.acts = true;
@@ -34800,7 +34805,7 @@ CONC__PRIVATE int conc__proxy_put(conc_queue *q, const conc__message *m,
 CONC__PRIVATE ssize_t conc__proxy_put_trip(conc__proxy *proxy,
                                            const conc__ident *ident,
                                            const conc__message *m,
-                                           size_t count, conc__call *call) {
+                                           size_t count, conc__calling *call) {
   conc__buffer *out;
   conc__exchange c;
   int64_t n = 0;
@@ -34831,7 +34836,7 @@ CONC__PRIVATE ssize_t conc__proxy_put_some(conc__proxy *proxy,
                                            const conc__message *m, size_t n,
                                            double deadline) {
   const conc__ident *ident;
-  conc__call call;
+  conc__calling call;
   ssize_t put = 0;
   int rc;
   conc__call_begin(&call, proxy->manager, deadline, conc__call_end(deadline));
@@ -35002,7 +35007,7 @@ CONC__PRIVATE int conc__exchange_told(conc__exchange *c,
 CONC__PRIVATE ssize_t conc__proxy_take(conc__proxy *proxy,
                                        const conc__ident *ident,
                                        const conc__sink *sink,
-                                       conc__call *call) {
+                                       conc__calling *call) {
   conc__manager_data *m = proxy->manager;
   const unsigned char *payload, *body;
   size_t size, n;
@@ -35090,7 +35095,7 @@ CONC__PRIVATE bool conc__ahead_begin(conc__peer *p,
 CONC__PRIVATE int conc__proxy_fetch(conc__proxy *proxy,
                                     const conc__ident *ident,
                                     const conc__sink *sink, size_t count,
-                                    bool each, conc__call *call,
+                                    bool each, conc__calling *call,
                                     conc__peer **out) {
   const unsigned char *payload;
   size_t size;
@@ -35304,7 +35309,7 @@ CONC__PRIVATE bool conc__proxy_return(conc__proxy *proxy, conc__peer *from,
                                       double stall) {
   conc__channel *ch = &from->channel;
   conc__exchange c;
-  conc__call call;
+  conc__calling call;
   const unsigned char *p;
   size_t text, item, start = 0, size = 0;
   int rc = conc__channel_await_begin(ch, CONC__REPLY_HEAD, &start, &size,
@@ -35421,7 +35426,7 @@ CONC__PRIVATE ssize_t conc__proxy_receive(conc__proxy *proxy,
 /* Takes a connection and writes a call of get on it, which is not sent yet. */
 CONC__PRIVATE int conc__proxy_ask(conc__proxy *proxy, const conc__ident *ident,
                                   conc__exchange *c, double deadline,
-                                  conc__call *call) {
+                                  conc__calling *call) {
   conc__buffer *out;
   int rc = conc__exchange_begin(c, proxy, ident, "get", call);
   if (rc != 0) return rc;
@@ -35437,7 +35442,7 @@ CONC__PRIVATE int conc__proxy_ask(conc__proxy *proxy, const conc__ident *ident,
 CONC__PRIVATE ssize_t conc__proxy_get_late(conc__proxy *proxy,
                                            const conc__ident *ident,
                                            conc__sink *sink,
-                                           conc__call *call) {
+                                           conc__calling *call) {
   double deadline = call->deadline;
   for (;;) {
     double now = conc_now(), until = deadline;
@@ -35668,7 +35673,8 @@ CONC__PRIVATE ssize_t conc__proxy_get_ahead(conc__proxy *proxy,
 CONC__PRIVATE ssize_t conc__proxy_take_ahead(conc__proxy *proxy,
                                              const conc__ident *ident,
                                              const conc__sink *sink,
-                                             size_t count, conc__call *call) {
+                                             size_t count,
+                                             conc__calling *call) {
   conc__peer *p;
   int rc = conc__proxy_fetch(proxy, ident, sink, count, true, call, &p);
   ssize_t n;
@@ -35696,7 +35702,7 @@ CONC__PRIVATE ssize_t conc__proxy_get(conc_queue *q, conc__sink *sink,
   conc__proxy *proxy = (conc__proxy *)q;
   ssize_t n = conc__proxy_get_stashed(proxy, sink);
   const conc__ident *ident;
-  conc__call call;
+  conc__calling call;
   size_t count;
   int rc;
   if (n != -ETIMEDOUT) return n;
@@ -35721,7 +35727,7 @@ CONC__PRIVATE ssize_t conc__proxy_get(conc_queue *q, conc__sink *sink,
 CONC__PRIVATE ssize_t conc__proxy_get_trip(conc__proxy *proxy,
                                            const conc__ident *ident,
                                            conc__sink sink, size_t n,
-                                           conc__call *call) {
+                                           conc__calling *call) {
   const unsigned char *body;
   conc__peer *p;
   size_t size;
@@ -35767,7 +35773,7 @@ CONC__PRIVATE ssize_t conc__proxy_get_n(conc_queue *q, conc__sink *sink,
                                         size_t n, double deadline) {
   conc__proxy *proxy = (conc__proxy *)q;
   const conc__ident *ident;
-  conc__call call;
+  conc__calling call;
   ssize_t got = 0;
   int rc;
   if (n < 2 || proxy->manager->options->prefetch > 1 ||
@@ -35796,7 +35802,7 @@ CONC__PRIVATE ssize_t conc__proxy_simple(conc_queue *q, const char *method,
   conc__proxy *proxy = (conc__proxy *)q;
   const conc__ident *ident;
   conc__exchange c;
-  conc__call call;
+  conc__calling call;
   int64_t n = 0;
   int rc;
   conc__call_begin(&call, proxy->manager, end, end);
@@ -35900,7 +35906,7 @@ CONC__PRIVATE int conc__proxy_new(conc__manager_data *m, const char *name,
   double end = conc_now() + m->handshake_timeout;
   conc__ident *ident;
   conc__proxy *p;
-  conc__call call;
+  conc__calling call;
   int rc;
   conc__call_begin(&call, m, end, end);
   do rc = conc__ident_ask(&call, name, &ident);
@@ -35972,7 +35978,7 @@ CONC__PRIVATE void conc__proxy_put_back(conc__proxy *proxy,
 CONC__PRIVATE void conc__proxy_drain(conc__proxy *proxy, double end) {
   conc__buffer b = {NULL, 0, 0, 0};
   conc__exchange c;
-  conc__call call;
+  conc__calling call;
   conc__sink sink;
   bool told;
   conc__call_begin(&call, proxy->manager, 0, end);
@@ -36197,7 +36203,7 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout) {
   double deadline = conc__deadline(timeout);
   conc__manager_data *m;
   conc__peer *p;
-  conc__call call;
+  conc__calling call;
   int rc = conc__manager_apply_options(manager);
   if (rc != 0) return rc;
   m = manager->state;

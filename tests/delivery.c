@@ -192,7 +192,7 @@ TEST(a_get_without_memory_loses_nothing) {
 static int handed_out_long(conc_manager *m, conc_queue *q, char *head,
                            size_t room) {
   conc__exchange c;
-  conc__call call;
+  conc__calling call;
   conc__sink sink;
   const unsigned char *payload;
   size_t size;

@@ -268,7 +268,7 @@ static void ask_for(conc_manager *m, conc_queue *q, const char *method,
   conc__proxy *proxy = (conc__proxy *)q;
   conc__buffer *out;
   conc__exchange c;
-  conc__call call;
+  conc__calling call;
   conc_value *v;
   va_list ap;
   size_t i;

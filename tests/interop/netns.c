@@ -3,16 +3,32 @@
  *
  *   netns server ADDRESS AUTHKEY             serves until its input ends
  *   netns client ADDRESS AUTHKEY FIRST COUNT LOG
+ *   netns wire SPACE DEVICE SPACE DEVICE DELAY LOSS
+ *
+ * A wire joins two network namespaces: what goes into a device of one comes
+ * out of that of the other, DELAY seconds later; or, with the probability LOSS,
+ * never. SIGUSR1 cuts the wire, and SIGUSR2 mends it.
  *
  * A client puts the numbers FIRST to FIRST + COUNT - 1, and gets until nothing
  * has come for a while. What was put, and what was got, is written to LOG, a
  * line each: "P 7", "G 7". Every call must return within its timeout and
  * SLACK, or the line is "L seconds". */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 #include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#ifdef __linux__
+#include <linux/if.h>
+#include <linux/if_tun.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#endif
 
 #include "../../conc.h"
 
@@ -118,7 +134,84 @@ static int be_server(char **argv) {
   return 0;
 }
 
+#ifdef __linux__
+static volatile sig_atomic_t is_cut;
+static void cut(int signal) { is_cut = signal == SIGUSR1; }
+
+/* A device for packets in a network namespace. */
+static int open_device(const char *space, const char *name) {
+  struct ifreq r;
+  char path[256];
+  int fd, ns;
+  snprintf(path, sizeof path, "/var/run/netns/%s", space);
+  ns = open(path, O_RDONLY);
+  if (ns < 0 || setns(ns, CLONE_NEWNET) != 0) return -1;
+  close(ns);
+  fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK);
+  memset(&r, 0, sizeof r);
+  snprintf(r.ifr_name, sizeof r.ifr_name, "%s", name);
+  r.ifr_flags = IFF_TUN | IFF_NO_PI;
+  return fd >= 0 && ioctl(fd, TUNSETIFF, &r) == 0 ? fd : -1;
+}
+
+/* Packets that are on their way, the oldest first. */
+enum { PACKETS = 4096, PACKET = 2048 };
+typedef struct packet {
+  double due;
+  ssize_t size;
+  char data[PACKET];
+} packet;
+typedef struct direction {
+  packet packets[PACKETS];
+  unsigned put, got;
+} direction;
+static direction ways[2];
+
+static void take_in(direction *d, int fd, double delay, double loss) {
+  packet *p = &d->packets[d->put % PACKETS];
+  while ((p->size = read(fd, p->data, PACKET)) > 0) {
+    if (is_cut || drand48() < loss || d->put - d->got == PACKETS - 1) continue;
+    p->due = conc_now() + delay;
+    p = &d->packets[++d->put % PACKETS];
+  }
+}
+
+static void hand_out(direction *d, int fd) {
+  while (d->got != d->put) {
+    packet *p = &d->packets[d->got % PACKETS];
+    if (p->due > conc_now()) break;
+    if (!is_cut && write(fd, p->data, (size_t)p->size) < 0) {
+      /* So it is lost. */
+    }
+    d->got++;
+  }
+}
+
+static int be_wire(char **argv) {
+  struct pollfd p[2];
+  double delay = atof(argv[6]), loss = atof(argv[7]);
+  int i;
+  for (i = 0; i < 2; i++) {
+    p[i].fd = open_device(argv[2 + 2 * i], argv[3 + 2 * i]);
+    p[i].events = POLLIN;
+    if (p[i].fd < 0) return 1;
+  }
+  signal(SIGUSR1, cut), signal(SIGUSR2, cut);
+  puts("ready"), fflush(stdout);
+  for (;;) {
+    poll(p, 2, 1);
+    for (i = 0; i < 2; i++) {
+      take_in(&ways[i], p[i].fd, delay, loss);
+      hand_out(&ways[i], p[!i].fd);
+    }
+  }
+}
+#else
+static int be_wire(char **argv) { return argv == NULL; }
+#endif
+
 int main(int argc, char **argv) {
+  if (argc == 8 && strcmp(argv[1], "wire") == 0) return be_wire(argv);
   if (argc == 4 && strcmp(argv[1], "server") == 0) return be_server(argv);
   if (argc == 7 && strcmp(argv[1], "client") == 0) return be_client(argv);
   return 2;

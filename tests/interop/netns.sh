@@ -4,7 +4,8 @@
 # packets, and is cut for seconds. No message may be lost or come twice, and
 # each call must return in time.
 #   BUILD=build/default sh tests/interop/netns.sh
-# NETNS_MESSAGES=100000 makes it longer than 20,000. Needs root, ip and tc.
+# NETNS_MESSAGES=100000 makes it longer than 20,000. Needs root, ip and
+# /dev/net/tun; the network is made by netns.c itself.
 : "${BUILD:=build/default}" "${NETNS_MESSAGES:=20000}"
 title='netns: no message is lost or doubled in a network that fails'
 program=$BUILD/interop/netns
@@ -14,35 +15,48 @@ me=conc$$
 skip() { echo "skip $title: $1"; exit 0; }
 [ -x "$program" ] || skip "$program is not built"
 [ "$(id -u)" = 0 ] || skip 'only root can make a network'
-command -v tc >/dev/null && command -v ip >/dev/null || skip 'no ip or tc'
+[ -c /dev/net/tun ] || skip 'no /dev/net/tun'
+command -v ip >/dev/null || skip 'no ip'
 ip netns add ${me}s 2>/dev/null || skip 'no network namespaces here'
 
 mkdir -p "$tmp"
+wires=
 finish() {
   exec 9>&-
   for ns in s a b; do
     ip netns pids $me$ns 2>/dev/null | xargs -r kill -9 2>/dev/null
     ip netns del $me$ns 2>/dev/null
   done
+  [ -z "$wires" ] || kill $wires 2>/dev/null
   rm -rf "$tmp"
 }
 trap finish EXIT
 trap 'exit 1' INT TERM
 
 in_ns() { ns=$1; shift; ip netns exec $me$ns "$@"; }
+# until_ready FILE: the program that writes there is ready.
+until_ready() {
+  tries=0
+  until grep -q ready "$1" 2>/dev/null; do
+    tries=$((tries + 1))
+    [ $tries -lt 200 ] || return 1
+    sleep 0.05
+  done
+}
 # join NS NUMBER: connects a machine with the server's by a wire.
 join() {
-  ip netns add $me$1
-  ip link add $me$1 netns ${me}s type veth peer name up netns $me$1
-  in_ns s ip addr add 10.77.$2.1/24 dev $me$1
-  in_ns s ip link set $me$1 up
-  in_ns $1 ip addr add 10.77.$2.2/24 dev up
-  in_ns $1 ip link set up up
-  in_ns s tc qdisc add dev $me$1 root netem delay 10ms loss 1% &&
-    in_ns $1 tc qdisc add dev up root netem delay 10ms loss 1%
+  ip netns add $me$1 || return 1
+  "$program" wire ${me}s wire$2 $me$1 wire0 0.01 0.01 >"$tmp/wire.$1" &
+  eval "wire_$1=$!"
+  wires="$wires $!"
+  until_ready "$tmp/wire.$1" || return 1
+  in_ns s ip addr add 10.77.$2.1 peer 10.77.$2.2 dev wire$2 &&
+    in_ns s ip link set dev wire$2 up &&
+    in_ns $1 ip addr add 10.77.$2.2 peer 10.77.$2.1 dev wire0 &&
+    in_ns $1 ip link set dev wire0 up
 }
-in_ns s ip link set lo up
-join a 1 2>/dev/null && join b 2 2>/dev/null || skip 'no netem here'
+in_ns s ip link set dev lo up
+join a 1 2>/dev/null && join b 2 2>/dev/null || skip 'no such devices here'
 # So a server finds out soon that a machine has vanished.
 in_ns s sysctl -qw net.ipv4.tcp_keepalive_time=5 \
   net.ipv4.tcp_keepalive_intvl=2 net.ipv4.tcp_keepalive_probes=4
@@ -50,12 +64,7 @@ in_ns s sysctl -qw net.ipv4.tcp_keepalive_time=5 \
 mkfifo "$tmp/in"
 in_ns s "$program" server 0.0.0.0:7000 key <"$tmp/in" >"$tmp/server" 2>&1 &
 exec 9>"$tmp/in"
-tries=0
-until grep -q ready "$tmp/server"; do
-  tries=$((tries + 1))
-  [ $tries -lt 200 ] || { echo "FAIL $title: no server"; exit 1; }
-  sleep 0.05
-done
+until_ready "$tmp/server" || { echo "FAIL $title: no server"; exit 1; }
 
 share=$((NETNS_MESSAGES / 8))
 pids=
@@ -68,20 +77,20 @@ in_ns b "$program" client 10.77.2.1:7000 key $((7 * share)) $share \
   "$tmp/vanished" 9>&- &
 
 # What happens to the network meanwhile.
-cut() {
-  in_ns s ip link set $me$1 down
+cut() { # WIRE SECONDS
+  kill -USR1 "$1"
   sleep "$2"
-  in_ns s ip link set $me$1 up
+  kill -USR2 "$1"
 }
 sleep 3
-cut a 5
+cut "$wire_a" 5
 sleep 3
-cut b 5
+cut "$wire_b" 5
 sleep 3
-in_ns s ip link set ${me}b down # nothing of it is ever heard again
+kill -USR1 "$wire_b" # nothing of it is ever heard again
 ip netns pids ${me}b | xargs -r kill -9
 sleep 2
-cut a 5
+cut "$wire_a" 5
 
 failed=
 for pid in $pids; do wait "$pid" || failed=1; done
