@@ -75,6 +75,7 @@ for i in 0 1 2 3 4 5 6; do
 done
 in_ns b "$program" client 10.77.2.1:7000 key $((7 * share)) $share \
   "$tmp/vanished" 9>&- &
+vanishes=$!
 
 # What happens to the network meanwhile.
 cut() { # WIRE SECONDS
@@ -89,6 +90,7 @@ cut "$wire_b" 5
 sleep 3
 kill -USR1 "$wire_b" # nothing of it is ever heard again
 ip netns pids ${me}b | xargs -r kill -9
+wait $vanishes 2>/dev/null
 sleep 2
 cut "$wire_a" 5
 
