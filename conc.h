@@ -3080,7 +3080,7 @@ CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
 /* Takes up to n messages of exactly `size` bytes each. It waits as conc_get
    does until there is one message; then it takes as many as there are, at
    once. A message of another size stays there, with all that are behind it.
-   From a manager of conc.h they come in one trip, up to 65,536 of them and as
+   From a manager of conc.h they come in one trip, up to 16,384 of them and as
    many bytes as .max_message lets through; they are confirmed together: if the
    client is killed in this call, all are at their places again. From a manager
    of Python each takes a trip of its own, and if the client is killed in this
@@ -3469,7 +3469,7 @@ typedef struct conc_manager {
                                default 0: it does not. See conc_manager_get */
   size_t prefetch;          /* of a client: messages that a get fetches in one
                                trip from a server of conc.h, its own included;
-                               at most 65,536; default 0: its own only. See
+                               at most 16,384; default 0: its own only. See
                                conc_manager_get */
   size_t max_handshakes;    /* of a server: connections at one time that have
                                not authenticated; default 256. If there are so
@@ -31640,10 +31640,15 @@ CONC__PRIVATE ssize_t conc__client_peek(conc__client *c) {
    that have come, and the rest is given back. */
 CONC__PRIVATE void conc__client_settle_each(conc__client *c) {
   char words[256];
-  ssize_t n = 4;
+  ssize_t n = 4, at;
   while (c->held_each && n >= 4 && conc__buffer_count(&c->channel.in) == 0) {
     n = recv(c->channel.fd, words, sizeof words, MSG_DONTWAIT);
-    for (; n >= 4 && c->held_each; n -= 4) conc__client_confirm_word(c);
+    for (at = 0; at + 4 <= n && c->held_each; at += 4) {
+      if (memcmp(words + at, "\0\0\0\0", 4) == 0)
+        conc__client_confirm_word(c);
+      else
+        conc__client_confirm(c); /* a request */
+    }
   }
 }
 
@@ -32369,7 +32374,7 @@ CONC__PRIVATE int conc__serve_size(conc__session *s, conc_queue *q,
 #define CONC__METHOD_DONE "_conc_done"
 #define CONC__METHOD_PUT_MANY "_conc_put_many"
 #define CONC__METHOD_GET_MANY "_conc_get_many"
-#define CONC__MANY ((size_t)65536) /* messages in one trip, at most */
+#define CONC__MANY ((size_t)16384) /* messages in one trip, at most */
 
 /* --- calls that count once --- */
 
@@ -32598,7 +32603,7 @@ CONC__PRIVATE int conc__serve_take_many(conc__session *s, conc_queue *q,
                                         double timeout) {
   conc__client *c = s->client;
   const size_t limit = conc__message_limit(s->manager);
-  size_t i;
+  size_t i, bytes = 0;
   ssize_t n;
   int rc;
   CONC__CHECK(c->held_from == NULL && c->held_ends.size == 0);
@@ -32618,8 +32623,15 @@ CONC__PRIVATE int conc__serve_take_many(conc__session *s, conc_queue *q,
   c->confirms = true;
   /* Whatever ends it, the next call of the client will meet it again. A queue
      of another machine would be asked over and over: so it gives one. */
-  for (i = 1; i < t->count && q->ops->free != NULL; i++)
-    if (conc__take_one_more(c, q, t, 0) < 0) break;
+  for (i = 1; i < t->count && q->ops->free != NULL; i++) {
+    n = conc__take_one_more(c, q, t, 0);
+    if (n < 0) break;
+    bytes += (size_t)n;
+    if (i % 64 != 0 && bytes < CONC__READ_MAX) continue;
+    rc = conc__loop_yield(); /* others have their turn, as between requests */
+    if (rc != 0) return rc;
+    bytes = 0;
+  }
   return conc__reply_many(s);
 }
 
@@ -34349,6 +34361,7 @@ CONC__PRIVATE bool conc__call_again(conc__calling *call, int *rc) {
   call->since = 0;
   if (call->until <= 0) call->until = now + call->again;
   limit = call->until < call->deadline ? call->until : call->deadline;
+  if (limit > call->end) limit = call->end;
   /* Between half of it and all, so that many clients do not come at once. */
   conc__random(&chance, 1);
   pause = call->pause * (0.5 + chance / 512.0);
@@ -35503,24 +35516,23 @@ CONC__PRIVATE void conc__ahead_give_back(conc__peer *p) {
   conc__peer_close(p);
 }
 
-/* Takes those out of a proxy's list that were last used before `old`, or any;
-   the time when the next one will be so old goes to *next, if that is sooner.
+/* Moves those of a proxy that were last used before `old` to the list *taken;
+   the time when the next one will be too old goes to *next, if that is sooner.
    Under the guard. */
-CONC__PRIVATE conc__peer *conc__ahead_take_old(conc__proxy *proxy, double old,
-                                               double *next) {
-  conc__peer **link = &proxy->ahead, *taken = NULL, *p;
+CONC__PRIVATE void conc__ahead_take_old(conc__proxy *proxy, double old,
+                                        double *next, conc__peer **taken) {
+  conc__peer **link = &proxy->ahead, *p;
   CONC__CHECK(conc__mutex_is_held(conc__mutex_of(proxy->manager)));
   while ((p = *link) != NULL) {
     if (p->last <= old) {
       *link = p->next;
-      p->next = taken;
-      taken = p;
+      p->next = *taken;
+      *taken = p;
       continue;
     }
     if (p->last + CONC__AHEAD_KEPT < *next) *next = p->last + CONC__AHEAD_KEPT;
     link = &p->next;
   }
-  return taken;
 }
 
 /* Gives back what no get has used for a while. Returns when there will be
@@ -35531,18 +35543,10 @@ CONC__PRIVATE double conc__ahead_tidy(conc__manager_data *m) {
   conc__peer *taken = NULL, *p;
   conc__proxy *proxy;
   conc__mutex_lock(guard);
-  for (proxy = m->client.proxies; proxy != NULL; proxy = proxy->next) {
-    p = conc__ahead_take_old(proxy, old, &next);
-    while (p != NULL) {
-      conc__peer *rest = p->next;
-      p->next = taken;
-      taken = p;
-      p = rest;
-    }
-  }
+  for (proxy = m->client.proxies; proxy != NULL; proxy = proxy->next)
+    conc__ahead_take_old(proxy, old, &next, &taken);
   conc__mutex_unlock(guard);
-  while (taken != NULL) {
-    p = taken;
+  while ((p = taken) != NULL) {
     taken = p->next;
     conc__ahead_give_back(p);
   }

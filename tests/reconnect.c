@@ -731,7 +731,7 @@ TEST(a_server_of_python_that_is_started_anew_is_found_again) {
   conc_popen p;
   conc_manager m;
   conc_queue *q, *other;
-  char address[64], again[64];
+  char address[64], again[64], buf[8];
   const conc__ident *before;
   if (access("tests/interop/reference_server.py", R_OK) != 0)
     SKIP("not in the repository");
@@ -748,6 +748,9 @@ TEST(a_server_of_python_that_is_started_anew_is_found_again) {
     CHECK_EQ(conc_put(other, "result", 6, 5), 0);
     expect(other, "result");
     expect(q, "task");
+    CHECK_EQ(conc_put_many(q, "abc", 1, 3, 5), 3);
+    CHECK_EQ(conc_get_many(q, buf, 1, 8, 5), 3);
+    CHECK(memcmp(buf, "abc", 3) == 0);
     before = ((conc__proxy *)q)->ident;
     conc_kill(&p.task);
     conc_popen_wait(&p, CONC_FOREVER);
