@@ -31240,6 +31240,8 @@ typedef struct conc__client_side {
   conc_event fetched;  /* there are some, or it is to end */
   bool giver_ends;     /* Atomic */
   unsigned giver_of;   /* under the guard: 1 + conc__fork_depth, as above */
+  size_t fetched_count; /* under the guard: connections that have some, whether
+                           they are in a list, or a get is at them */
 } conc__client_side;
 
 enum {
@@ -33887,6 +33889,7 @@ typedef struct conc__peer {
                  more on this connection */
   const unsigned char *ahead, *ahead_end; /* bodies in `in` of messages that
                  came together, and that no get has taken yet; in >>client */
+  bool fetched; /* in advance: it counts among these */
   struct conc__peer *younger, *older; /* in `held`, while it is idle and so */
 } conc__peer;
 
@@ -35509,9 +35512,23 @@ CONC__PRIVATE ssize_t conc__proxy_get_late(conc__proxy *proxy,
 
 #define CONC__AHEAD_KEPT 1.0 /* seconds */
 
+/* A connection has messages that were fetched in advance, or has none left. */
+CONC__PRIVATE void conc__ahead_count(conc__manager_data *m, conc__peer *p,
+                                     bool has) {
+  conc__mutex *guard = conc__mutex_of(m);
+  if (p->fetched == has) return;
+  p->fetched = has;
+  conc__mutex_lock(guard);
+  if (has) m->client.fetched_count++;
+  else m->client.fetched_count--;
+  conc__mutex_unlock(guard);
+}
+
 /* What is left of a trip goes back to its place, after the word for what was
    taken: to close the connection is enough. */
-CONC__PRIVATE void conc__ahead_give_back(conc__peer *p) {
+CONC__PRIVATE void conc__ahead_give_back(conc__manager_data *m,
+                                         conc__peer *p) {
+  conc__ahead_count(m, p, false);
   p->ahead = p->ahead_end = NULL;
   conc__peer_close(p);
 }
@@ -35545,10 +35562,13 @@ CONC__PRIVATE double conc__ahead_tidy(conc__manager_data *m) {
   conc__mutex_lock(guard);
   for (proxy = m->client.proxies; proxy != NULL; proxy = proxy->next)
     conc__ahead_take_old(proxy, old, &next, &taken);
+  /* A get is at it, and may put it into its list without saying so. */
+  if (next >= CONC__NEVER && m->client.fetched_count > 0)
+    next = old + 2 * CONC__AHEAD_KEPT;
   conc__mutex_unlock(guard);
   while ((p = taken) != NULL) {
     taken = p->next;
-    conc__ahead_give_back(p);
+    conc__ahead_give_back(m, p);
   }
   return next;
 }
@@ -35634,7 +35654,7 @@ CONC__PRIVATE conc__peer *conc__ahead_take(conc__proxy *proxy) {
         recv(p->channel.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 &&
         conc__would_block(errno))
       return p;
-    conc__ahead_give_back(p);
+    conc__ahead_give_back(proxy->manager, p);
   }
 }
 
@@ -35652,11 +35672,12 @@ CONC__PRIVATE ssize_t conc__ahead_hand_over(conc__proxy *proxy, conc__peer *p,
   n = conc__sink_fill(sink, body, size);
   if (n < 0) {
     if (conc__peer_refuse(p, end) != 0) n = -ECANCELED;
-    conc__ahead_give_back(p);
+    conc__ahead_give_back(proxy->manager, p);
     return n;
   }
   p->held = true;
-  if (p->ahead < p->ahead_end) conc__ahead_keep(proxy, p);
+  conc__ahead_count(proxy->manager, p, p->ahead < p->ahead_end);
+  if (p->fetched) conc__ahead_keep(proxy, p);
   else conc__peer_put(proxy->manager, p);
   return n;
 }
@@ -35752,7 +35773,7 @@ CONC__PRIVATE ssize_t conc__proxy_get_trip(conc__proxy *proxy,
   }
   /* What the server has sent is not what was asked for. */
   if (conc__peer_refuse(p, call->end) != 0) got = -ECANCELED;
-  conc__ahead_give_back(p);
+  conc__ahead_give_back(proxy->manager, p);
   return got < 0 ? got : -EPROTO;
 }
 
@@ -36095,7 +36116,7 @@ CONC__PRIVATE void conc__proxies_shutdown(conc__manager_data *m) {
     }
     while ((peer = p->ahead) != NULL) {
       p->ahead = peer->next;
-      conc__ahead_give_back(peer);
+      conc__ahead_give_back(m, peer);
     }
     while ((peer = p->late) != NULL) {
       p->late = peer->next;
