@@ -436,10 +436,13 @@ TEST(a_server_that_ends_keeps_what_was_fetched_and_not_taken) {
   served s;
   conc_manager m;
   conc_queue *q;
+  char address[64];
   int n;
   serve(&s, 0);
   for (int taken = 1; taken < 6; taken++) {
+    snprintf(address, sizeof address, "%s", conc_manager_address(&s.server));
     q = join_fetching(&s, &m, 8);
+    m.address = address; /* the server's own text goes with it */
     put_numbers(s.queue, 8);
     for (int i = 0; i < taken; i++)
       CHECK_EQ(conc_get(q, &n, sizeof n, 1), sizeof n);
