@@ -3552,20 +3552,20 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
    server does not answer, a call takes at most half a second longer than its
    timeout. A put or a conc_task_done that the server does not answer returns
    -ECONNRESET: it may or may not have been carried out. After every other
-   error it was not, except that one that is cancelled may have been. A get
-   delivers a message, or takes none. A message that a server of conc.h has
-   sent stays the server's until the client confirms it: with its next request,
-   or at conc_manager_shutdown and exit(). If the client is killed before, or
-   ends by _exit(), or the connection is lost, the message is in its queue
-   again, at its place: so the last message of a client that died may be got a
-   second time. A server of Python forgets a message when it sends it. If the
-   buffer of the get is too small for such a message, or the get was cancelled,
-   the message waits in this client for the next get of the queue;
-   conc_manager_shutdown puts it back, behind the others. A message that no get
-   of this client can read (-EACCES, -EMSGSIZE above .max_message or the limits
-   of a value, -EPROTO) is put back at once, behind the others, so that other
-   clients get it. The get lasts as long as that takes, but each time it waits
-   for the server no longer than .timeout.
+   error it was not, except that one that is cancelled, or whose reply makes no
+   sense (-EPROTO), may have been. A get delivers a message, or takes none. A
+   message that a server of conc.h has sent stays the server's until the client
+   confirms it: with its next request, or at conc_manager_shutdown and exit().
+   If the client is killed before, or ends by _exit(), or the connection is
+   lost, the message is in its queue again, at its place: so the last message
+   of a client that died may be got a second time. A server of Python forgets a
+   message when it sends it. If the buffer of the get is too small for such a
+   message, or the get was cancelled, the message waits in this client for the
+   next get of the queue; conc_manager_shutdown puts it back, behind the
+   others. A message that no get of this client can read (-EACCES, -EMSGSIZE
+   above .max_message or the limits of a value, -EPROTO) is put back at once,
+   behind the others, so that other clients get it. The get lasts as long as
+   that takes, but each time it waits for the server no longer than .timeout.
 
    With .reconnect a call that finds no server, or loses its connection, is
    tried again until its timeout is over, or for so many seconds after each

@@ -136,7 +136,7 @@ static int be_server(char **argv) {
 
 #ifdef __linux__
 static volatile sig_atomic_t is_cut;
-static void cut(int signal) { is_cut = signal == SIGUSR1; }
+static void cut(int number) { is_cut = number == SIGUSR1; }
 
 /* A device for packets in a network namespace. */
 static int open_device(const char *space, const char *name) {
