@@ -501,6 +501,39 @@ TEST(a_put_that_waits_for_room_is_taken_over) {
   end(&s);
 }
 
+/* It waits at another server, on behalf of a connection that has gone: what
+   became of it there is not known, and the client is told so. */
+TEST(what_a_relay_has_given_up_is_not_known) {
+  served s, relay = nobody();
+  network n;
+  conc_manager far, m;
+  conc_queue *q;
+  caller c;
+  serve(&s, 1);
+  CHECK_EQ(conc_put(s.queue, "a", 1, 1), 0);
+  relay.server.address = socket_path();
+  serve_queue(&relay, join_as_client(&s, &far));
+  network_begin(&n, &relay);
+  STORE(n.holds, 1);
+  q = join_through(&n, &m, 20 * test_slow());
+  begin(&c, call_put, &m, q, "b");
+  UNTIL(a_putter_waits(s.queue));
+  STORE(n.fault, LOSE_NOW);
+  UNTIL(LOAD(n.fault) == CUT && LOAD(n.held) >= 0);
+  STORE(n.fault, FLOWS);
+  CHECK_EQ(result(&c), -ECONNRESET);
+  UNTIL(!a_putter_waits(s.queue));
+  CHECK_EQ(conc_put(q, "b", 1, 0), -ETIMEDOUT);
+  expect(s.queue, "a");
+  CHECK_EQ(conc_put(q, "b", 1, 5), 0);
+  expect(s.queue, "b");
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  network_end(&n);
+  end(&relay);
+  CHECK_EQ(conc_manager_shutdown(&far), 0);
+  end(&s);
+}
+
 TEST(of_a_server_that_has_ended_it_is_not_known_what_it_did) {
   served s;
   network n;
