@@ -436,7 +436,7 @@ TEST(a_server_that_ends_keeps_what_was_fetched_and_not_taken) {
   served s;
   conc_manager m;
   conc_queue *q;
-  char address[64];
+  char address[128];
   int n;
   serve(&s, 0);
   for (int taken = 1; taken < 6; taken++) {

@@ -25,7 +25,7 @@ static void expect(conc_queue *q, const char *text) {
 typedef struct network {
   conc_task task;
   int listener;
-  char address[80], server[64];
+  char address[136], server[128];
   int fault;  /* FLOWS, or what is to happen next; then it is CUT */
   int holds;  /* the server does not hear of the client's end */
   int held;   /* its connection, then */
@@ -273,7 +273,7 @@ TEST(a_call_waits_for_a_server_that_is_started_anew) {
   served s;
   conc_manager m;
   conc_queue *q;
-  char address[64];
+  char address[128];
   caller put, get, connect;
   serve(&s, 0);
   snprintf(address, sizeof address, "%s", conc_manager_address(&s.server));
@@ -310,7 +310,7 @@ TEST(a_call_is_not_tried_for_longer_than_it_may_take) {
   served s;
   conc_manager m;
   conc_queue *q;
-  char address[64];
+  char address[128];
   double t;
   serve(&s, 0);
   snprintf(address, sizeof address, "%s", conc_manager_address(&s.server));
@@ -346,7 +346,7 @@ TEST(a_call_that_waits_for_its_server_can_be_cancelled) {
   conc_manager m;
   conc_queue *q;
   caller c;
-  char address[64];
+  char address[128];
   serve(&s, 0);
   snprintf(address, sizeof address, "%s", conc_manager_address(&s.server));
   m = client_of(&s);
@@ -718,7 +718,7 @@ TEST(a_server_that_is_stopped_costs_a_call_that_tries_again_its_timeout) {
 
 /* Nobody reads what is sent, and nobody answers: a listener alone. */
 TEST(a_listener_that_never_answers_costs_the_timeout) {
-  char address[64];
+  char address[128];
   conc_manager m;
   double t;
   int fd = conc_listen("127.0.0.1:0");
