@@ -94,12 +94,15 @@
      >>net         frames and authentication (private)
      >>aside       what takes long is done beside a loop (private)
      >>objects     what a server serves: classes, objects, names (private)
-     >>state       what a manager keeps (private)
+     >>receipt     calls that count once (private)
+     >>kept        what a manager keeps (private)
      >>session     what answers the requests of one client (private)
+     >>own         what only a client of conc.h asks for (private)
      >>dispatch    what a client asks for, and its turns (private)
      >>server      what serves queues to clients (private)
      >>peer        what a client has of a server (private)
-     >>proxy       a client, and its queues (private)
+     >>proxy       how a client puts and gets (private)
+     >>client      the queues of a client (private)
      >>manager     conc_manager: queues over the network
      >>python      values as Python compares and hashes them (private)
      >>elements    what lists and dicts hold (private)
@@ -3142,15 +3145,20 @@ CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
    another at `items`. It waits as conc_put does until there is room for one
    message; then it puts as many of them as there is room for, at once.
    Returns how many were put. After an error none was.
+   To a manager of conc.h they go in one trip, up to 256 KiB at once; to one of
+   Python each takes a trip of its own.
    Errors: as conc_put. */
 CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
                                size_t size, size_t n, double timeout);
 
 /* Takes up to n messages of exactly `size` bytes each. It waits as conc_get
    does until there is one message; then it takes as many as there are, at
-   once. A message of another size stays there, with all that are behind it. If
-   a client of a manager is killed in this call, the messages that it has taken
-   by then are lost, but for the last one.
+   once. A message of another size stays there, with all that are behind it.
+   From a manager of conc.h they come in one trip, up to 16,384 of them and as
+   many bytes as .max_message lets through; they are confirmed together: if the
+   client is killed in this call, all are at their places again. From a manager
+   of Python each takes a trip of its own, and if the client is killed in this
+   call, those that it has taken by then are lost.
    Returns how many were taken. After an error none was.
    Errors: as conc_get, and
    -EMSGSIZE  the first message has another size */
@@ -3607,6 +3615,14 @@ typedef struct conc_manager {
   double timeout;           /* of a client: seconds that conc_qsize and
                                conc_task_done may take, and each wait of a get
                                that puts a message back; default 5 */
+  double reconnect;         /* of a client: seconds for which a call, within
+                               its timeout, tries again if there is no server,
+                               or if the connection was lost; at most 900;
+                               default 0: it does not. See conc_manager_get */
+  size_t prefetch;          /* of a client: messages that a get fetches in one
+                               trip from a server of conc.h, its own included;
+                               at most 16,384; default 0: its own only. See
+                               conc_manager_get */
   size_t max_handshakes;    /* of a server: connections at one time that have
                                not authenticated; default 256. If there are so
                                many, the oldest is closed for the next, once
@@ -3726,26 +3742,48 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
    use several connections; if a connection is lost, the next call makes a new
    one, and if the server was started anew, it asks for the name again. If the
    server does not answer, a call takes at most half a second longer than its
-   timeout. A put or another call that is cancelled, or that the server does
-   not answer, may or may not have been carried out. A get delivers a message,
-   or takes none. A message that a server of conc.h has sent stays the server's
-   until the client confirms it: with its next request, or at
-   conc_manager_shutdown and exit(). If the client is killed before, or ends by
-   _exit(), or the connection is lost, the message is in its queue again, at
-   its place: so the last message of a client that died may be got a second
-   time. A server of Python forgets a message when it sends it. If the buffer
-   of the get is too small for such a message, or the get was cancelled, the
-   message waits in this client for the next get of the queue;
-   conc_manager_shutdown puts it back, behind the others. A message that no get
-   of this client can read (-EACCES, -EMSGSIZE above .max_message or the limits
-   of a value, -EPROTO) is put back at once, behind the others, so that other
-   clients get it. The get lasts as long as that takes, but each time it waits
-   for the server no longer than .timeout.
+   timeout. A put or a conc_task_done that the server does not answer returns
+   -ECONNRESET: it may or may not have been carried out. After every other
+   error it was not, except that one that is cancelled, or whose reply makes no
+   sense (-EPROTO), may have been. A get delivers a message, or takes none. A
+   message that a server of conc.h has sent stays the server's until the client
+   confirms it: with its next request, or at conc_manager_shutdown and exit().
+   If the client is killed before, or ends by _exit(), or the connection is
+   lost, the message is in its queue again, at its place: so the last message
+   of a client that died may be got a second time. A server of Python forgets a
+   message when it sends it. If the buffer of the get is too small for such a
+   message, or the get was cancelled, the message waits in this client for the
+   next get of the queue; conc_manager_shutdown puts it back, behind the
+   others. A message that no get of this client can read (-EACCES, -EMSGSIZE
+   above .max_message or the limits of a value, -EPROTO) is put back at once,
+   behind the others, so that other clients get it. The get lasts as long as
+   that takes, but each time it waits for the server no longer than .timeout.
+
+   With .reconnect a call that finds no server, or loses its connection, is
+   tried again until its timeout is over, or for so many seconds after each
+   loss if that is sooner: after about 10 ms, then 20 ms, up to a second. So
+   are conc_manager_connect and conc_manager_get. A put or a conc_task_done
+   that was sent and not answered is tried again only if the server is of
+   conc.h: such a server knows it by a number, and carries it out once, however
+   often it comes. It knows the numbers of calls that were not confirmed for an
+   hour, and of the last 4,096 of them. If the server has ended meanwhile,
+   nobody knows what came of the call: then it returns -ECONNRESET, as it does
+   at once with a server of Python. Without .reconnect no call is tried again.
+
+   With .prefetch a get asks a server of conc.h for several messages of the
+   kind that it wants. The first one is its own, and the next gets of this
+   queue take the others without a trip. They are not in the server's queue
+   meanwhile, and conc_qsize does not count them; but they are at their places
+   again when the client shuts down, ends or dies, when no get has taken one
+   for a second, or when a get wants something else than the next one is. A
+   thread of the client sees to that. If the client is killed, the last message
+   that it has got may be got a second time, as without .prefetch.
+
    Besides the errors of every queue, a call of a proxy may return the errors
    of conc_manager_connect, and
 
-     -EPIPE       the connection was lost, or the server's queue is closed; if
-                  it was lost, the call may or may not have been carried out
+     -EPIPE       the server's queue is closed; or the connection was lost
+                  before the request was sent: the call was not carried out
      -EMSGSIZE    the request would be larger than .max_message, here or at
                   the server, and was not sent; or the reply would be, and the
                   message stays in the queue
@@ -3755,8 +3793,9 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
      -EACCES      the message is, or contains, an instance of a Python class,
                   and .objects is not CONC_PASS: here, so it stays in its
                   queue; or that of the server's queue, which has not taken it
-     -ECONNRESET  the connection was lost; the call may or may not have been
-                  carried out
+     -ECONNRESET  the connection was lost, or a put or a conc_task_done was
+                  not answered in time: the call may or may not have been
+                  carried out. Of a get: no message was taken
 
    Returns the queue; or NULL, and errno.
    Errors:
@@ -4221,7 +4260,7 @@ CONC_API int conc_progress_close(conc_progress *progress);
              CONC_MANAGER_DRAIN CONC_MANAGER_END conc_manager_event (.kind
              .client .error .text) conc_manager (.address .authkey
              .authkey_size .require_sha256 .max_message .max_clients
-             .handshake_timeout .timeout .max_handshakes
+             .handshake_timeout .timeout .reconnect .prefetch .max_handshakes
              .max_handshakes_per_address .max_failures .max_memory
              .max_client_memory .keepalive .drain .mode .log .event .log_arg
              .no_auth .no_shutdown .objects) conc_manager_random_key
@@ -4427,24 +4466,29 @@ static const int *const conc__version_check __attribute__((used)) =
      >>aside      what takes long is done beside a loop
      >>objects    classes; objects, and their ids; how long an object lives;
                   names; what a connection holds
-     >>state      what a manager keeps
+     >>receipt    calls that count once, however often they are sent
+     >>kept       what a manager keeps
      >>session    a session: one run of a client's coroutine; messages that
                   were taken; handing out; replies; the arguments of a request;
                   what a connection owns; calls that may wait; calls that do
                   not wait
+     >>own        calls that count once; many in one trip; the methods, and
+                  their arguments
      >>dispatch   a queue, as a class; the methods of an object; objects inside
                   of replies; methods that take long; the functions of the
                   server: objects; the usual requests; one request, and a
                   session of them; a turn
      >>server     the line of handshakes; clients; the server's thread;
                   starting and ending it
-     >>peer       connections: their end; requests and replies; connections
+     >>peer       connections: their end; requests and replies; connections;
+                  calls, and their tries
      >>proxy      exchanges: a request and its reply; the id of a name;
                   putting; getting from a server that waits for a confirmation;
                   getting from a Python server: late replies; getting from a
-                  Python server: what cannot be read here; the other calls of a
-                  queue; making and freeing proxies; the end of a client; the
-                  end of the process
+                  Python server: what cannot be read here
+     >>client     messages that were fetched in advance; the calls of a queue;
+                  the other calls of a queue; making and freeing proxies; the
+                  end of a client; the end of the process
      >>manager    conc_manager
      >>python     what a value is to Python; equality; order; keys; the hash of
                   a key: SipHash-1-3; repr() into a buffer
@@ -33626,14 +33670,136 @@ CONC__PRIVATE void conc__holdings_end(conc__holding **list) {
 }
 
 /* ---------------------------------------------------------------------------
-   >>state: what a manager keeps
+   >>receipt: calls that count once, however often they are sent
 
-   The structs of a manager, and how its options are applied.
-   conc__manager_data is there from start or connect until shutdown. It has one
-   part for a server and one for a client, of which one is used; each client
-   that is connected to a server has a conc__client.
+   If the connection of a put is lost before its reply has come, the client
+   does not know whether it was carried out. So a client that tries such a call
+   again (.reconnect) sends a key along with it: its own random number, and the
+   number of the call. The server notes the keys of what it carries out, and
+   what came of it; if the same key comes once more, it sends that.
 
-   Uses >>net and >>objects. Its users are >>session and all rooms behind it.
+   A key is noted until the client says more on the same connection: then it
+   has the reply. A key whose connection ends before that, or that has come
+   twice, is kept for CONC__RECEIPT_KEPT seconds, but no more of them than
+   CONC__RECEIPT_MOST. A client gives up long before that.
+
+   All of it belongs to the thread of the server's loop. There is no table
+   before the first key has come. The users are >>session, and >>own, which
+   carries such a call out.
+   ------------------------------------------------------------------------ */
+
+#define CONC__KEY_SIZE 24 /* bytes */
+#define CONC__RECEIPT_BUCKETS 256
+#define CONC__RECEIPT_MOST 4096   /* whose client has left them behind */
+#define CONC__RECEIPT_KEPT 3600.0 /* seconds that these are kept, at most */
+
+/* A call with a key. It is in a bucket, and if its connection has gone, or it
+   has come twice, later also in the line of those that are left. */
+typedef struct conc__receipt {
+  struct conc__receipt *next, **link; /* in the bucket */
+  struct conc__receipt *younger;      /* in the line */
+  double since;                    /* when it got there, by conc_now() */
+  struct conc__client *doer; /* carries it out at present. NULL: it is done */
+  bool again;                /* it has come twice, or may yet */
+  ssize_t result;            /* of what is done: 0, or more */
+  unsigned char key[CONC__KEY_SIZE];
+} conc__receipt;
+
+typedef struct conc__receipts {
+  conc__receipt *buckets[CONC__RECEIPT_BUCKETS];
+  conc__receipt *oldest, *newest; /* the line */
+  size_t count;                /* its length */
+  conc_event changed;          /* a call was carried out, or given up */
+} conc__receipts;
+
+/* Where the chain of a key begins. What varies most in a key is its end, the
+   number of the call, the lowest byte first; its random bytes come before. */
+CONC__INLINE conc__receipt **conc__receipt_bucket(conc__receipts *all,
+                                                  const unsigned char *key) {
+  return &all->buckets[(key[0] ^ key[CONC__KEY_SIZE - 8]) %
+                       CONC__RECEIPT_BUCKETS];
+}
+
+/* The call of a key; NULL: it has not come yet. */
+CONC__PRIVATE conc__receipt *conc__receipt_find(conc__receipts *all,
+                                                const unsigned char *key) {
+  conc__receipt *o = *conc__receipt_bucket(all, key);
+  while (o != NULL && memcmp(o->key, key, CONC__KEY_SIZE) != 0) o = o->next;
+  return o;
+}
+
+/* Notes a call that is going to be carried out. NULL: no memory. */
+CONC__PRIVATE conc__receipt *conc__receipt_enter(conc__receipts *all,
+                                                 const unsigned char *key,
+                                                 struct conc__client *doer,
+                                                 bool again) {
+  conc__receipt *o = (conc__receipt *)CONC_MALLOC(sizeof *o);
+  if (o == NULL) return NULL;
+  memset(o, 0, sizeof *o);
+  memcpy(o->key, key, CONC__KEY_SIZE);
+  o->doer = doer;
+  o->again = again;
+  o->link = conc__receipt_bucket(all, key);
+  o->next = *o->link;
+  if (o->next != NULL) o->next->link = &o->next;
+  *o->link = o;
+  return o;
+}
+
+/* Forgets a call, which is not in the line. */
+CONC__PRIVATE void conc__receipt_forget(conc__receipt *o) {
+  *o->link = o->next;
+  if (o->next != NULL) o->next->link = o->link;
+  CONC_FREE(o);
+}
+
+/* Forgets the oldest in the line that are too old, and those that are too
+   many if one more comes. */
+CONC__PRIVATE void conc__receipts_age(conc__receipts *all, double now) {
+  while (all->oldest != NULL &&
+         (all->count >= CONC__RECEIPT_MOST ||
+          now - all->oldest->since > CONC__RECEIPT_KEPT)) {
+    conc__receipt *o = all->oldest;
+    all->oldest = o->younger;
+    if (all->oldest == NULL) all->newest = NULL;
+    all->count--;
+    conc__receipt_forget(o);
+  }
+}
+
+/* A call is done whose client has left the connection, or has sent it twice:
+   it enters the line. */
+CONC__PRIVATE void conc__receipt_keep(conc__receipts *all, conc__receipt *o) {
+  double now = conc_now();
+  CONC__CHECK(o->doer == NULL);
+  conc__receipts_age(all, now);
+  o->since = now;
+  o->younger = NULL;
+  *(all->newest != NULL ? &all->newest->younger : &all->oldest) = o;
+  all->newest = o;
+  all->count++;
+}
+
+/* Frees the table when no connection is left. */
+CONC__PRIVATE void conc__receipts_free(conc__receipts *all) {
+  if (all == NULL) return;
+  while (all->oldest != NULL) {
+    conc__receipt *o = all->oldest;
+    all->oldest = o->younger;
+    conc__receipt_forget(o);
+  }
+  CONC_FREE(all);
+}
+
+/* ---------------------------------------------------------------------------
+   >>kept: what a manager keeps
+
+   The state of a manager: what it has as a server, of each of its clients, and
+   what it has as a client. What goes on with it is in the rooms behind this
+   one, which are of a server up to >>server, and then of a client.
+
+   Uses frames of >>net, >>account, >>objects, >>receipt, and watches. It is
+   used by the rooms from >>session to >>manager.
    ------------------------------------------------------------------------ */
 
 #define CONC__MAX_MESSAGE ((size_t)64 << 20) /* bytes; default */
@@ -33709,6 +33875,11 @@ typedef struct conc__client {
   conc__object *held_from; /* the queue, which is used; NULL: there is none */
   conc__buffer held;     /* its body */
   bool held_sent;        /* its reply is the kernel's, all of it */
+  conc__buffer held_ends; /* if several were handed out together: where each of
+                             them ends in `held`, as size_t; else empty */
+  bool held_each;         /* an empty frame confirms the first of them only */
+  conc__receipt *receipt; /* of the last call with a key, until more comes; or
+                             NULL */
   bool confirms;         /* something was handed out: so an empty frame is the
                             word "confirmed", and not a mistake */
 } conc__client;
@@ -33743,6 +33914,7 @@ typedef struct conc__server_side {
   size_t spare_count;                      /* how many of them */
   conc_sem aside; /* threads that may still be started: see >>aside */
   conc__account account;
+  conc__receipts *receipts; /* calls that count once; NULL: none has come */
 } conc__server_side;
 
 /* What a manager has as a client; see >>proxy. */
@@ -33756,6 +33928,18 @@ typedef struct conc__client_side {
                            `idle` whose message is not confirmed */
   unsigned depth; /* conc__fork_depth of the process that connected */
   struct conc__manager_data *next; /* in conc__clients */
+  unsigned lost; /* connections, ever, that did not end by us. Atomic */
+  /* Under the guard: what keys of calls are made of; see conc__call_key. */
+  unsigned char session[CONC__KEY_SIZE - 8]; /* random, of a process */
+  unsigned session_of; /* 1 + conc__fork_depth of that process; 0: none yet */
+  uint64_t serial;     /* of the last call */
+  /* What gives back messages that were fetched in advance and are not used. */
+  conc_task giver;     /* a thread; it is there if `giver_of` says so */
+  conc_event fetched;  /* there are some, or it is to end */
+  bool giver_ends;     /* Atomic */
+  unsigned giver_of;   /* under the guard: 1 + conc__fork_depth, as above */
+  size_t fetched_count; /* under the guard: connections that have some, whether
+                           they are in a list, or a get is at them */
 } conc__client_side;
 
 enum {
@@ -33881,9 +34065,9 @@ CONC__PRIVATE void conc__manager_undo_state(conc_manager *m) {
    the last byte of its reply is the kernel's. Every way out of a session
    passes through conc__session_give_back, which puts the others back.
 
-   This section uses frames of >>net, >>aside, >>pickle, >>objects, the classes
-   of queues, watches, and the structs of >>state. Its user is >>server, whose
-   loop runs the sessions.
+   This section uses >>kept, frames of >>net, >>aside, >>pickle, >>objects, the
+   classes of queues, and watches. Its user is >>server, whose loop runs the
+   sessions.
    ------------------------------------------------------------------------ */
 
 /* --- a session: one run of a client's coroutine --- */
@@ -33914,17 +34098,20 @@ typedef struct conc__session {
   int encoded_objects; /* CONC_PASS: there is an object in it; else 0 */
   size_t reply;       /* where the frame of this request's reply is in `out` */
   size_t keeps;       /* bytes that its request keeps while it waits */
+  const char *lacks;  /* why it may not wait: an option; NULL: it may */
+  size_t lacking;     /* bytes that there is no room for, if so */
   conc__buffer taken; /* an array of conc__taken, the oldest first; a buffer
                          that is lent, for a stack is small */
 } conc__session;
 
-/* Says what the connection takes now: its buffers, the message that it has not
-   confirmed, and what a request that waits keeps. */
+/* Says what the connection takes now: its buffers, the messages that it has
+   not confirmed, and what a request that waits keeps. */
 CONC__PRIVATE void conc__session_charge(conc__session *s) {
   conc__client *c = s->client;
   conc__account_charge(&s->manager->server.account, &c->charged,
                        c->channel.in.capacity + c->channel.out.capacity +
-                           c->held.capacity + s->taken.capacity + s->keeps);
+                           c->held.capacity + c->held_ends.capacity +
+                           s->taken.capacity + s->keeps);
 }
 
 /* Lends a buffer while a client is served. Without memory the buffer stays
@@ -34098,16 +34285,39 @@ CONC__PRIVATE void conc__session_give_back(conc__session *s, size_t sent) {
    by the next request that it has sent ahead.
 
    The word "confirmed" is a frame without content, which has no reply: for a
-   client that has nothing more to ask, but leaves in good order. */
+   client that has nothing more to ask, but leaves in good order.
 
-/* More has come from the client. A small buffer is kept: it is needed for the
-   next get. */
-CONC__INLINE void conc__client_confirm(conc__client *c) {
-  if (CONC__LIKELY(c->held_from == NULL)) return;
-  conc__object_unuse(&c->manager->objects, c->held_from);
+   Several messages may be handed out together. They are confirmed together,
+   too; or, if the client has fetched them in advance, one by one, by a word
+   for each that its program has. */
+
+/* The client has the reply to its call with a key. */
+CONC__PRIVATE void conc__client_drop_receipt(conc__client *c) {
+  conc__receipt *o = c->receipt;
+  c->receipt = NULL;
+  if (o != NULL && o->again)
+    conc__receipt_keep(c->manager->server.receipts, o);
+  else if (o != NULL)
+    conc__receipt_forget(o);
+}
+
+/* Something was handed out, or done by a key, and is confirmed. A small buffer
+   is kept: it is needed for the next get. */
+CONC__PRIVATE void conc__client_confirm_all(conc__client *c) {
+  conc__client_drop_receipt(c);
+  if (c->held_from != NULL)
+    conc__object_unuse(&c->manager->objects, c->held_from);
   c->held_from = NULL;
+  c->held_each = false;
   c->held.size = 0;
+  conc__buffer_free(&c->held_ends);
   if (c->held.capacity > CONC__HELD_KEPT) conc__buffer_free(&c->held);
+}
+
+/* More has come from the client. */
+CONC__INLINE void conc__client_confirm(conc__client *c) {
+  if (CONC__LIKELY(c->held_from == NULL && c->receipt == NULL)) return;
+  conc__client_confirm_all(c);
 }
 
 /* The same, in a session. */
@@ -34121,6 +34331,32 @@ CONC__INLINE void conc__session_confirm(conc__session *s) {
     conc__aside_free(s->aside, &held, NULL, held.capacity);
 }
 
+/* The word has come: it is for all, or for the first of those that are
+   confirmed one by one. Whether none is left: all is to be confirmed now. */
+CONC__PRIVATE bool conc__client_has_word(conc__client *c) {
+  if (c->held_each) c->held_ends.first += sizeof(size_t);
+  return !c->held_each || conc__buffer_count(&c->held_ends) == 0;
+}
+
+/* Gives those back that were handed out together and are not confirmed: the
+   youngest first, so that the order is as it was. The oldest one takes the
+   buffer along (see conc__session_give_back). */
+CONC__PRIVATE void conc__client_give_back_ends(conc__client *c,
+                                               conc_queue *q) {
+  size_t at = c->held_ends.size, end, begin = 0;
+  while (at > c->held_ends.first) {
+    at -= sizeof end;
+    memcpy(&end, c->held_ends.data + at, sizeof end);
+    begin = 0;
+    if (at > 0)
+      memcpy(&begin, c->held_ends.data + at - sizeof begin, sizeof begin);
+    CONC__CHECK(begin <= end && end <= c->held.size);
+    CONC__COUNT(&c->manager->server.account, returned, 1);
+    conc__unget_body(q, c->held.data + begin, end - begin,
+                     at == c->held_ends.first ? &c->held : NULL);
+  }
+}
+
 /* The connection ends without a word. First what it holds, which needs no
    wait. */
 CONC__PRIVATE void conc__client_give_back(conc__client *c) {
@@ -34128,12 +34364,18 @@ CONC__PRIVATE void conc__client_give_back(conc__client *c) {
   conc__holdings_end(&c->holdings);
   conc__holdings_end(&c->loans);
   c->held_from = NULL;
-  if (o != NULL) {
+  if (o != NULL && c->held_ends.size > 0) {
+    conc__client_give_back_ends(c, o->queue);
+  } else if (o != NULL) {
     CONC__COUNT(&c->manager->server.account, returned, 1);
     conc__unget_body(o->queue, c->held.data, c->held.size, &c->held);
-    conc__object_unuse(&c->manager->objects, o);
   }
+  if (o != NULL) conc__object_unuse(&c->manager->objects, o);
   conc__buffer_free(&c->held);
+  conc__buffer_free(&c->held_ends);
+  /* Its client may come again on another one, and ask for it once more. */
+  if (c->receipt != NULL) c->receipt->again = true;
+  conc__client_drop_receipt(c);
 }
 
 /* Looks whether the client has closed its side, without reading: `hangup` is
@@ -34146,10 +34388,27 @@ CONC__PRIVATE ssize_t conc__client_peek(conc__client *c) {
   return n;
 }
 
+/* The server ends, and not the client. What the client has fetched in advance
+   it does not hand over without looking for the end: so the words are read
+   that have come, and the rest is given back. */
+CONC__PRIVATE void conc__client_settle_each(conc__client *c) {
+  char words[256];
+  ssize_t n = 4, at;
+  while (c->held_each && n >= 4 && conc__buffer_count(&c->channel.in) == 0) {
+    n = recv(c->channel.fd, words, sizeof words, MSG_DONTWAIT);
+    for (at = 0; at + 4 <= n && c->held_each; at += 4) {
+      bool request = memcmp(words + at, "\0\0\0\0", 4) != 0;
+      if (request || conc__client_has_word(c)) conc__client_confirm(c);
+    }
+  }
+}
+
 /* The server ends, and not the client: a client that a message has been sent
    to has it, unless it is known to have gone. */
 CONC__PRIVATE void conc__client_settle(conc__client *c) {
   if (c->held_from == NULL || !c->held_sent) return;
+  if (c->held_each) conc__client_settle_each(c);
+  if (c->held_each) return;
   conc__client_peek(c);
   if (!c->hangup) conc__client_confirm(c);
 }
@@ -34315,6 +34574,9 @@ CONC__PRIVATE int conc__reply_error(conc__session *s, int rc, bool get) {
   if (rc == -EMSGSIZE)
     return conc__reply_builtin(s, "ValueError", CONC__TOO_LONG);
   if (rc == -ENOMEM) return conc__reply_builtin(s, "MemoryError", "");
+  if (rc == -ECONNRESET) /* of a queue that is another server's */
+    return conc__reply_builtin(s, "ConnectionResetError",
+                               "it is not known whether it was carried out");
   return conc__reply_builtin(s, "RuntimeError", conc_strerror(rc));
 }
 
@@ -34667,40 +34929,67 @@ CONC__PRIVATE int conc__item_put(conc__session *s, conc_queue *q,
   return rc != 0 ? rc : p.rc;
 }
 
+/* Begins the wait of a request that keeps so many bytes meanwhile, as
+   conc__session_block, if there is room for them. -ECANCELED: the connection
+   is to be closed. -ENOMEM: conc__reply_put tells what was in the way. */
+CONC__PRIVATE int conc__session_keep(conc__session *s, size_t bytes) {
+  if (conc__session_block(s) != 0) return -ECANCELED;
+  s->lacks = conc__account_lacks(&s->manager->server.account,
+                                 s->client->charged, bytes);
+  s->lacking = bytes;
+  if (s->lacks != NULL) {
+    conc__session_unblock(s);
+    return -ENOMEM;
+  }
+  s->keeps = bytes;
+  conc__session_charge(s);
+  return 0;
+}
+
+CONC__PRIVATE void conc__session_unkeep(conc__session *s) {
+  s->keeps = 0;
+  conc__session_unblock(s);
+}
+
+/* Puts an item, for which room is waited for, and frees it. As
+   conc__queue_put, or conc__session_keep; -ECANCELED: the connection is to be
+   closed, because the client has gone, or because the server ends. */
+CONC__PRIVATE int conc__item_put_waiting(conc__session *s, conc_queue *q,
+                                         conc__item *item, double timeout) {
+  int rc = conc__item_put(s, q, item);
+  if (rc == -ETIMEDOUT && timeout > 0) {
+    /* The value of the request is kept as well: hence twice. */
+    rc = conc__session_keep(s, 2 * item->size);
+    if (rc == 0) {
+      rc = conc__queue_put(q, item->data, item->size, item->kind,
+                           conc__item_buffer(item), timeout);
+      conc__session_unkeep(s);
+    }
+  }
+  if (rc == 0) CONC__COUNT(&s->manager->server.account, puts, 1);
+  conc__aside_free(s->aside, &item->b, NULL, item->b.capacity);
+  return rc;
+}
+
+/* The reply to a put that was not cancelled, of a message of `size` bytes. */
+CONC__PRIVATE int conc__reply_put(conc__session *s, conc_queue *q, size_t size,
+                                  int rc) {
+  const char *lacks = s->lacks;
+  s->lacks = NULL;
+  if (lacks != NULL) return conc__refuse_memory(s, s->lacking, lacks);
+  if (rc == -EMSGSIZE)
+    return conc__reply_too_long(s, size, q->max_bytes, conc__fifo_bound(q));
+  return rc == 0 ? conc__reply_none(s) : conc__reply_error(s, rc, false);
+}
+
 /* put(item, block=True, timeout=None). */
 CONC__PRIVATE int conc__serve_put(conc__session *s, conc_queue *q,
                                   const conc_value *item, double timeout) {
-  const char *lacks = NULL;
   conc__item i;
   int rc = 0;
   if (conc__item_encode(s, q, item, &i, &rc) != 0) return rc;
-  rc = conc__item_put(s, q, &i);
-  if (rc == -ETIMEDOUT && timeout > 0) {
-    int gone = conc__session_block(s);
-    if (gone != 0) {
-      conc__buffer_free(&i.b);
-      return gone;
-    }
-    /* The value of the request is kept as well: hence twice. */
-    lacks = conc__account_lacks(&s->manager->server.account,
-                                s->client->charged, 2 * i.size);
-    s->keeps = lacks == NULL ? 2 * i.size : 0;
-    conc__session_charge(s);
-    if (lacks == NULL)
-      rc = conc__queue_put(q, i.data, i.size, i.kind, conc__item_buffer(&i),
-                           timeout);
-    s->keeps = 0;
-    conc__session_unblock(s);
-  }
-  conc__aside_free(s->aside, &i.b, NULL, i.b.capacity);
-  if (lacks != NULL) return conc__refuse_memory(s, 2 * i.size, lacks);
-  /* Cancelled because the client has gone, or because the server ends. */
-  if (rc == -ECANCELED) return rc;
-  if (rc == -EMSGSIZE)
-    return conc__reply_too_long(s, i.size, q->max_bytes,
-                                conc__fifo_bound(q));
-  if (rc == 0) CONC__COUNT(&s->manager->server.account, puts, 1);
-  return rc == 0 ? conc__reply_none(s) : conc__reply_error(s, rc, false);
+  rc = conc__item_put_waiting(s, q, &i, timeout);
+  return rc == -ECANCELED ? rc : conc__reply_put(s, q, i.size, rc);
 }
 
 /* _conc_unget(item): a message that a client of ours, itself a server, has got
@@ -34931,8 +35220,7 @@ CONC__PRIVATE int conc__serve_join(conc__session *s, conc_queue *q) {
 /* --- calls that do not wait --- */
 
 /* task_done(). */
-CONC__PRIVATE int conc__serve_task_done(conc__session *s, conc_queue *q) {
-  int rc = conc_task_done(q);
+CONC__PRIVATE int conc__reply_task_done(conc__session *s, int rc) {
   if (rc == -EINVAL)
     return conc__reply_builtin(s, "ValueError",
                                "task_done() called too many times");
@@ -34952,19 +35240,466 @@ CONC__PRIVATE int conc__serve_size(conc__session *s, conc_queue *q,
 }
 
 /* ---------------------------------------------------------------------------
+   >>own: what only a client of conc.h asks for
+
+   Python's queues have four calls that a program on the same machine does not
+   miss: to put many messages in one trip, to get many in one trip, and to put
+   a message, or report that one was dealt with, so that it counts once though
+   it was sent twice. The first name stands among the methods that the answer
+   to create lists: then the server has all of them.
+
+     _conc_put(key, timeout, item)
+     _conc_done(key)                   task_done
+     _conc_put_many(key, timeout, count, size, bytes)
+                                       `count` messages of `size` bytes; the
+                                       answer is how many were put
+     _conc_get_many(timeout, wants, size, count, most, each)
+                                       up to `count` messages, whose bodies
+                                       have `most` bytes together; the answer
+                                       is a tuple of bytes, a body in each. If
+                                       `each`, they are confirmed one by one
+
+   A key is CONC__KEY_SIZE bytes, and one more that is 1 if the call may have
+   been sent before; or None: the call may count twice.
+
+   Uses >>aside, >>receipt and >>session. Its user is >>dispatch; >>proxy asks
+   for it.
+   ------------------------------------------------------------------------ */
+
+#define CONC__METHOD_PUT "_conc_put"
+#define CONC__METHOD_DONE "_conc_done"
+#define CONC__METHOD_PUT_MANY "_conc_put_many"
+#define CONC__METHOD_GET_MANY "_conc_get_many"
+#define CONC__MANY ((size_t)16384) /* messages in one trip, at most */
+
+/* --- calls that count once --- */
+
+/* What became of a call with a key. */
+enum {
+  CONC__RECEIPT_NEW = 0, /* it is to be carried out: then its receipt is to be
+                            written */
+  CONC__RECEIPT_DONE     /* it was carried out before: *result */
+};
+
+/* The same call is carried out for another connection, which its client has
+   given up: so that one is cancelled, and its end is awaited. A thread that
+   works for it is not cancelled, but comes to its end. */
+CONC__PRIVATE int conc__receipt_await(conc__session *s, conc__receipt *o,
+                                      size_t keeps) {
+  conc__receipts *all = s->manager->server.receipts;
+  unsigned char key[CONC__KEY_SIZE];
+  int rc;
+  memcpy(key, o->key, sizeof key);
+  o->again = true;
+  if (o->doer->blocked) conc_cancel(&o->doer->task);
+  rc = conc__session_keep(s, keeps);
+  if (rc != 0) return rc;
+  o = conc__receipt_find(all, key); /* others have run: is it there still? */
+  if (o != NULL && o->doer != NULL) {
+    conc_event_clear(&all->changed); /* nothing runs before the wait */
+    rc = conc_event_wait(&all->changed, CONC_FOREVER);
+  }
+  conc__session_unkeep(s);
+  return rc;
+}
+
+/* Looks whether a call has come before: CONC__RECEIPT_NEW or _DONE; negative
+   errno: the connection is to be closed. It counts as new without a key, or
+   without memory for a receipt. `keeps` are the bytes that its request keeps
+   if it waits. */
+CONC__PRIVATE int conc__receipt_begin(conc__session *s,
+                                      const unsigned char *key, size_t keeps,
+                                      ssize_t *result) {
+  conc__server_side *server = &s->manager->server;
+  conc__client *c = s->client;
+  conc__receipt *o;
+  int rc;
+  if (key == NULL) return CONC__RECEIPT_NEW;
+  CONC__CHECK(c->receipt == NULL); /* this request has confirmed it */
+  c->confirms = true;
+  if (server->receipts == NULL) {
+    server->receipts = (conc__receipts *)CONC_MALLOC(sizeof *server->receipts);
+    if (server->receipts == NULL) return CONC__RECEIPT_NEW;
+    memset(server->receipts, 0, sizeof *server->receipts);
+  }
+  while ((o = conc__receipt_find(server->receipts, key)) != NULL) {
+    if (o->doer == NULL) {
+      o->again = true;
+      *result = o->result;
+      return CONC__RECEIPT_DONE;
+    }
+    rc = conc__receipt_await(s, o, keeps);
+    if (rc != 0) return rc;
+  }
+  c->receipt = conc__receipt_enter(server->receipts, key, c,
+                                   key[CONC__KEY_SIZE] != 0);
+  return CONC__RECEIPT_NEW;
+}
+
+/* The call was carried out, or was not: then its key is forgotten, and it may
+   come again. What a queue of another machine makes of a call that was
+   cancelled is not known, and never will be. */
+CONC__PRIVATE void conc__receipt_write(conc__session *s, const conc_queue *q,
+                                       ssize_t result) {
+  conc__receipt *o = s->client->receipt;
+  bool far = q->ops->free == NULL; /* a proxy */
+  if (o == NULL) return;
+  o->doer = NULL;
+  if (result == -ECANCELED && far) result = -ECONNRESET;
+  o->result = result;
+  conc_event_set(&s->manager->server.receipts->changed);
+  if (result >= 0 || result == -ECONNRESET) return;
+  s->client->receipt = NULL;
+  conc__receipt_forget(o);
+}
+
+/* _conc_put(key, timeout, item). */
+CONC__PRIVATE int conc__serve_put_keyed(conc__session *s, conc_queue *q,
+                                        const unsigned char *key,
+                                        const conc_value *item,
+                                        double timeout) {
+  conc__item i;
+  ssize_t n = 0;
+  int rc = 0;
+  if (conc__item_encode(s, q, item, &i, &rc) != 0) return rc;
+  rc = conc__receipt_begin(s, key, 2 * i.size, &n);
+  if (rc == CONC__RECEIPT_NEW) {
+    n = conc__item_put_waiting(s, q, &i, timeout);
+    conc__receipt_write(s, q, n);
+  } else {
+    conc__aside_free(s->aside, &i.b, NULL, i.b.capacity);
+  }
+  if (rc < 0 || n == -ECANCELED) return rc < 0 ? rc : -ECANCELED;
+  return conc__reply_put(s, q, i.size, (int)n);
+}
+
+/* _conc_done(key). */
+CONC__PRIVATE int conc__serve_done_keyed(conc__session *s, conc_queue *q,
+                                         const unsigned char *key) {
+  ssize_t n = 0;
+  int rc = conc__receipt_begin(s, key, 0, &n);
+  if (rc < 0) return rc;
+  if (rc == CONC__RECEIPT_NEW) {
+    n = conc_task_done(q);
+    conc__receipt_write(s, q, n);
+  }
+  return conc__reply_task_done(s, (int)n);
+}
+
+/* --- many in one trip --- */
+
+/* The put of many, which a thread may make: it does not wait for room. */
+typedef struct conc__putting_many {
+  conc_queue *queue;
+  const void *data;
+  size_t size, count;
+  ssize_t result;
+} conc__putting_many;
+
+CONC__PRIVATE void *conc__putting_many_main(void *arg) {
+  conc__putting_many *p = (conc__putting_many *)arg;
+  p->result = conc_put_many(p->queue, p->data, p->size, p->count, 0);
+  return NULL;
+}
+
+/* Puts up to `count` messages, and waits until there is room for one: as
+   conc_put_many, or conc__session_keep; -ECANCELED: the connection is to be
+   closed. */
+CONC__PRIVATE ssize_t conc__put_many_waiting(conc__session *s,
+                                             conc__putting_many *p,
+                                             double timeout) {
+  int rc = 0;
+  if (p->size * p->count < CONC__COPY_LARGE)
+    conc__putting_many_main(p);
+  else
+    rc = conc__aside_call(s->aside, conc__putting_many_main, p);
+  if (rc == 0 && p->result == -ETIMEDOUT && timeout > 0) {
+    rc = conc__session_keep(s, p->size * p->count);
+    if (rc == 0) {
+      p->result = conc_put_many(p->queue, p->data, p->size, p->count, timeout);
+      conc__session_unkeep(s);
+    }
+  }
+  if (rc != 0) return rc;
+  if (p->result > 0)
+    CONC__COUNT(&s->manager->server.account, puts, (size_t)p->result);
+  return p->result;
+}
+
+/* _conc_put_many(key, timeout, count, size, bytes). */
+CONC__PRIVATE int conc__serve_put_many(conc__session *s,
+                                       conc__putting_many *p,
+                                       const unsigned char *key,
+                                       double timeout) {
+  const size_t limit = conc__message_limit(s->manager);
+  ssize_t n = 0;
+  int rc;
+  if (p->size > limit)
+    return conc__reply_too_long(s, p->size, limit,
+                                ".max_message of the manager lets through");
+  rc = conc__receipt_begin(s, key, p->size * p->count, &n);
+  if (rc == CONC__RECEIPT_NEW) {
+    n = conc__put_many_waiting(s, p, timeout);
+    conc__receipt_write(s, p->queue, n);
+  }
+  if (rc < 0 || n == -ECANCELED) return rc < 0 ? rc : -ECANCELED;
+  return n >= 0 ? conc__reply_int(s, n)
+                : conc__reply_put(s, p->queue, p->size, (int)n);
+}
+
+/* What _conc_get_many asks for. */
+typedef struct conc__taking_many {
+  size_t size, count, most;
+  int wants;
+  bool each;
+} conc__taking_many;
+
+/* A body stands in a reply as bytes, behind so many others at most. */
+#define CONC__BODY_HEAD 5
+
+/* The sink for one message more in `held`, and room to note where it ends. 0
+   or negative errno: there is none. */
+CONC__PRIVATE int conc__many_sink(conc__client *c, const conc__taking_many *t,
+                                  conc__sink *sink) {
+  size_t used = c->held.size +
+                conc__buffer_count(&c->held_ends) / sizeof(size_t) *
+                    CONC__BODY_HEAD + CONC__BODY_HEAD;
+  size_t room = t->most > used ? t->most - used : 0;
+  int rc = conc__buffer_reserve(&c->held_ends, sizeof(size_t));
+  if (rc != 0) return rc;
+  /* An exact size is of the content: the head of its body needs room, too. */
+  if (t->wants == CONC__WANTS_EXACTLY && t->size + CONC__BODY_HEAD > room)
+    return -EMSGSIZE;
+  if (t->wants == CONC__WANTS_EXACTLY || t->size < room) room = t->size;
+  conc__sink_body(sink, &c->held, t->wants, room);
+  return 0;
+}
+
+/* A message has come into `held`: it is handed out. */
+CONC__PRIVATE void conc__many_note(conc__session *s) {
+  conc__client *c = s->client;
+  conc__buffer_append(&c->held_ends, &c->held.size, sizeof c->held.size);
+  CONC__COUNT(&s->manager->server.account, gets, 1);
+}
+
+/* Takes the first message into `held`, and waits for it. Its size; or negative
+   errno: -ECANCELED, or what conc__session_block says in *rc, if the
+   connection is to be closed. */
+CONC__PRIVATE ssize_t conc__take_first(conc__session *s, conc_queue *q,
+                                       const conc__taking_many *t,
+                                       double timeout, int *rc) {
+  conc__sink sink, small;
+  double deadline = 0;
+  ssize_t n = conc__many_sink(s->client, t, &sink);
+  *rc = 0;
+  if (n != 0) return n;
+  small = conc__sink_not_large(&sink);
+  do {
+    n = conc__aside_get(s->aside, q, &sink);
+    if (n != -ETIMEDOUT || timeout <= 0) break;
+    if (deadline <= 0) deadline = conc__deadline(timeout);
+    *rc = conc__session_block(s);
+    if (*rc != 0) return *rc;
+    n = q->ops->get(q, &small, deadline);
+    conc__session_unblock(s);
+  } while (conc__sink_was_large(&sink, n));
+  if (n < 0) s->client->held.size = 0;
+  else conc__many_note(s);
+  return n;
+}
+
+/* Takes one message more, if it is there. Its size; or negative errno, and all
+   is as before. */
+CONC__PRIVATE ssize_t conc__take_one_more(conc__session *s, conc_queue *q,
+                                          const conc__taking_many *t) {
+  conc__client *c = s->client;
+  const size_t at = c->held.size;
+  conc__sink sink;
+  ssize_t n = conc__many_sink(c, t, &sink);
+  if (n == 0) n = conc__aside_get(s->aside, q, &sink);
+  else return n;
+  if (n < 0) c->held.size = at;
+  else conc__many_note(s);
+  return n;
+}
+
+/* The reply with all that is held; a thread may write it. */
+typedef struct conc__replying_many {
+  conc__session *session;
+  int rc;
+} conc__replying_many;
+
+CONC__PRIVATE void *conc__replying_many_main(void *arg) {
+  conc__replying_many *r = (conc__replying_many *)arg;
+  conc__session *s = r->session;
+  const conc__client *c = s->client;
+  conc__buffer *out = &s->client->channel.out;
+  size_t at, begin = 0, end;
+  int rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_MARK);
+  for (at = 0; rc == 0 && at < c->held_ends.size; at += sizeof end) {
+    memcpy(&end, c->held_ends.data + at, sizeof end);
+    rc = conc__pickle_put_number(out, CONC__OP_BINBYTES, end - begin, 4);
+    if (rc == 0) rc = conc__buffer_append(out, c->held.data + begin,
+                                          end - begin);
+    begin = end;
+  }
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE);
+  r->rc = rc != 0 ? rc : conc__reply_end(s);
+  return NULL;
+}
+
+CONC__PRIVATE int conc__reply_many(conc__session *s) {
+  conc__replying_many r;
+  int rc = 0;
+  r.session = s;
+  if (s->client->held.size < CONC__COPY_LARGE) conc__replying_many_main(&r);
+  else rc = conc__aside_call(s->aside, conc__replying_many_main, &r);
+  return rc != 0 ? rc : r.rc;
+}
+
+/* _conc_get_many(timeout, wants, size, count, most, each). The first message
+   is waited for; the others are those that are there. */
+CONC__PRIVATE int conc__serve_take_many(conc__session *s, conc__object *o,
+                                        conc__taking_many *t,
+                                        double timeout) {
+  conc_queue *q = o->queue;
+  conc__client *c = s->client;
+  const size_t limit = conc__message_limit(s->manager);
+  size_t i, bytes = 0;
+  ssize_t n;
+  int rc;
+  CONC__CHECK(c->held_from == NULL && c->held_ends.size == 0);
+  if (t->most > limit) t->most = limit;
+  n = conc__take_first(s, q, t, timeout, &rc);
+  if (rc != 0 || n == -ECANCELED) return (int)n;
+  if (n < 0) return conc__reply_not_got(s, n, t->size);
+  conc__object_use(o); /* all of them are from there: once is enough */
+  c->held_from = o;
+  c->held_each = t->each;
+  c->held_sent = false;
+  c->confirms = true;
+  /* Whatever ends it, the next call of the client will meet it again. A queue
+     of another machine would be asked over and over: so it gives one. */
+  for (i = 1; i < t->count && q->ops->free != NULL; i++) {
+    n = conc__take_one_more(s, q, t);
+    if (n == -ECANCELED) return (int)n;
+    if (n < 0) break;
+    bytes += (size_t)n;
+    if (i % 64 != 0 && bytes < CONC__READ_MAX) continue;
+    rc = conc__loop_yield(); /* others have their turn, as between requests */
+    if (rc != 0) return rc;
+    bytes = 0;
+  }
+  return conc__reply_many(s);
+}
+
+/* --- the methods, and their arguments ---
+
+   Our clients make no mistakes that a programmer would have to read about. */
+
+/* The arguments are not as our clients send them. */
+CONC__PRIVATE int conc__own_refuse(conc__session *s, const conc__request *r) {
+  char text[40];
+  snprintf(text, sizeof text, "TypeError: %.20s()", r->method);
+  return conc__reply_refuse(s, text);
+}
+
+/* A number that is no less than 0, or else false. */
+CONC__PRIVATE bool conc__own_size(const conc_value *v, size_t *out) {
+  int64_t n = 0;
+  if (conc_value_int(v, &n) != 0 || n < 0 || n > 0x7fffffff) return false;
+  *out = (size_t)n;
+  return true;
+}
+
+/* A key, or None; else false. */
+CONC__PRIVATE bool conc__own_key(const conc_value *v,
+                                 const unsigned char **key) {
+  size_t size = 0;
+  *key = (const unsigned char *)conc_value_bytes(v, &size);
+  if (conc_value_type(v) == CONC_NONE) *key = NULL;
+  else if (*key == NULL || size != CONC__KEY_SIZE + 1) return false;
+  return true;
+}
+
+CONC__PRIVATE int conc__serve_own_done(conc__session *s, conc__object *o,
+                                       const conc__request *r) {
+  const unsigned char *key;
+  if (conc_value_size(r->args) != 1 ||
+      !conc__own_key(conc_value_item(r->args, 0), &key))
+    return conc__own_refuse(s, r);
+  return conc__serve_done_keyed(s, o->queue, key);
+}
+
+CONC__PRIVATE int conc__serve_own_put(conc__session *s, conc__object *o,
+                                      const conc__request *r) {
+  const unsigned char *key;
+  double timeout = 0;
+  if (conc_value_size(r->args) != 3 ||
+      !conc__own_key(conc_value_item(r->args, 0), &key) ||
+      conc_value_float(conc_value_item(r->args, 1), &timeout) != 0)
+    return conc__own_refuse(s, r);
+  return conc__serve_put_keyed(s, o->queue, key, conc_value_item(r->args, 2),
+                               timeout);
+}
+
+CONC__PRIVATE int conc__serve_own_put_many(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
+  const conc_value *v = r->args;
+  const unsigned char *key;
+  conc__putting_many p;
+  double timeout = 0;
+  size_t bytes = 0;
+  p.queue = o->queue;
+  p.data = NULL;
+  if (conc_value_size(v) == 5)
+    p.data = conc_value_bytes(conc_value_item(v, 4), &bytes);
+  if (p.data == NULL || !conc__own_key(conc_value_item(v, 0), &key) ||
+      conc_value_float(conc_value_item(v, 1), &timeout) != 0 ||
+      !conc__own_size(conc_value_item(v, 2), &p.count) ||
+      !conc__own_size(conc_value_item(v, 3), &p.size) || p.count < 1 ||
+      p.count > CONC__MANY || bytes / p.count != p.size ||
+      bytes % p.count != 0)
+    return conc__own_refuse(s, r);
+  return conc__serve_put_many(s, &p, key, timeout);
+}
+
+CONC__PRIVATE int conc__serve_own_get_many(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
+  const conc_value *v = r->args;
+  conc__taking_many t;
+  double timeout = 0;
+  size_t wants = 0;
+  if (conc_value_size(v) != 6 ||
+      conc_value_float(conc_value_item(v, 0), &timeout) != 0 ||
+      !conc__own_size(conc_value_item(v, 1), &wants) ||
+      !conc__own_size(conc_value_item(v, 2), &t.size) ||
+      !conc__own_size(conc_value_item(v, 3), &t.count) ||
+      !conc__own_size(conc_value_item(v, 4), &t.most) || t.count < 1 ||
+      t.count > CONC__MANY ||
+      conc_value_bool(conc_value_item(v, 5), &t.each) != 0)
+    return conc__own_refuse(s, r);
+  t.wants = wants == CONC__WANTS_BYTES || wants == CONC__WANTS_EXACTLY
+                ? (int)wants
+                : CONC__WANTS_ANY;
+  return conc__serve_take_many(s, o, &t, timeout);
+}
+
+/* ---------------------------------------------------------------------------
    >>dispatch: what a client asks for, and for how long it has its turn
 
    The second half of a session: it reads a request, finds the function of the
    server or the method of an object, and calls it; what calls of queues need
-   is in >>session. What is wrong with a request is told to the client, as
-   CPython's server tells it; only what is no frame ends the connection without
-   a word.
+   is in >>session and >>own. What is wrong with a request is told to the
+   client, as CPython's server tells it; only what is no frame ends the
+   connection without a word.
 
    One client must not keep the others waiting. So the reading of a large
    request, which may take seconds, is left to a thread, and a session that
    goes on and on has turns (conc__session_spend).
 
-   Uses >>objects, >>session, >>pickle and threads. Its user is >>server.
+   Uses threads, >>objects, >>session, >>own, >>pickle. Its user is >>server.
    ------------------------------------------------------------------------ */
 
 /* --- a queue, as a class --- */
@@ -35023,7 +35758,7 @@ CONC__PRIVATE int conc__serve_queue_task_done(conc__session *s,
                                               conc__object *o,
                                               const conc__request *r) {
   (void)r;
-  return conc__serve_task_done(s, o->queue);
+  return conc__reply_task_done(s, conc_task_done(o->queue));
 }
 
 CONC__PRIVATE int conc__serve_queue_size(conc__session *s, conc__object *o,
@@ -35031,8 +35766,8 @@ CONC__PRIVATE int conc__serve_queue_size(conc__session *s, conc__object *o,
   return conc__serve_size(s, o->queue, r->method);
 }
 
-/* The two methods that only clients of ours call: these make no mistakes that
-   a programmer would have to read about. */
+/* Two of the methods that only clients of ours call, who make no mistakes that
+   a programmer would have to read about. The others are in >>own. */
 CONC__PRIVATE int conc__serve_queue_take(conc__session *s, conc__object *o,
                                          const conc__request *r) {
   const conc_value *size = conc_value_item(r->args, 2);
@@ -35074,7 +35809,11 @@ static const conc__method conc__queue_methods[] = {
     {"qsize", CONC__TAKES_NONE, conc__serve_queue_size, false},
     {"task_done", CONC__TAKES_NONE, conc__serve_queue_task_done, false},
     {CONC__METHOD_GET, CONC__TAKES_ANY, conc__serve_queue_take, false},
-    {CONC__METHOD_UNGET, CONC__TAKES_ANY, conc__serve_queue_unget, true}};
+    {CONC__METHOD_UNGET, CONC__TAKES_ANY, conc__serve_queue_unget, true},
+    {CONC__METHOD_PUT, CONC__TAKES_ANY, conc__serve_own_put, false},
+    {CONC__METHOD_DONE, CONC__TAKES_ANY, conc__serve_own_done, true},
+    {CONC__METHOD_PUT_MANY, CONC__TAKES_ANY, conc__serve_own_put_many, true},
+    {CONC__METHOD_GET_MANY, CONC__TAKES_ANY, conc__serve_own_get_many, true}};
 #define CONC__QUEUE_METHODS \
   (sizeof conc__queue_methods / sizeof *conc__queue_methods)
 
@@ -35815,11 +36554,12 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
   conc__request r;
   int rc = 0;
   CONC__COUNT(&s->manager->server.account, requests, 1);
-  if (s->client->held_from != NULL) {
+  if (s->client->held_from != NULL || s->client->receipt != NULL) {
     /* It was sent ahead of the reply: what was handed out goes out first. */
     rc = s->client->channel.out.size > 0 ? conc__session_flush(s) : 0;
     if (rc != 0) return rc;
-    conc__session_confirm(s);
+    if (size > 0 || conc__client_has_word(s->client))
+      conc__session_confirm(s);
   }
   if (size == 0 && s->client->confirms) return 0; /* the word "confirmed" */
   if (s->client->methods && conc__serve_usual(s, data, size, &rc)) return rc;
@@ -35993,7 +36733,7 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
       if (n > 0) rc = conc__session_spend(s, (size_t)n, 0);
     }
     if (n > 0) {
-      conc__session_confirm(s);
+      if (!c->held_each) conc__session_confirm(s);
       CONC__COUNT(&s->manager->server.account, bytes_in, n);
       conc__session_charge(s);
     }
@@ -36301,6 +37041,8 @@ CONC__PRIVATE void *conc__client_main(void *arg) {
   memset(&s.encoded, 0, sizeof s.encoded);
   memset(&s.taken, 0, sizeof s.taken);
   s.keeps = 0;
+  s.lacks = NULL;
+  s.lacking = 0;
   if (!c->authenticated) rc = conc__client_admit(&s);
   if (rc == 0) {
     conc__session_lend(&s);
@@ -36647,6 +37389,7 @@ CONC__PRIVATE void conc__server_abandon(conc__manager_data *m) {
   conc__server_side *server = &m->server;
   server->path = NULL;
   server->clients = server->dead = NULL;
+  server->receipts = NULL;
   server->clients_count = server->spare_count = 0;
 }
 
@@ -36668,6 +37411,8 @@ CONC__PRIVATE void conc__server_close(conc__manager_data *m) {
   server->oldest = server->newest = NULL;
   server->clients_count = server->handshakes = server->admitted = 0;
   conc__clients_reap(m);
+  conc__receipts_free(server->receipts);
+  server->receipts = NULL;
   CONC__CHECK(server->spare_count <= CONC__SPARE_BUFFERS);
   while (server->spare_count > 0)
     conc__buffer_free(&server->spare[--server->spare_count]);
@@ -36860,7 +37605,7 @@ CONC__PRIVATE int conc__server_shutdown(conc__manager_data *m) {
    reply's message becomes, is the business of >>proxy; what is kept for how
    long is said there.
 
-   This section uses conc__manager_data of >>state, frames and the handshake
+   This section uses conc__manager_data of >>kept, frames and the handshake
    of >>net, and >>pickle. Its user is >>proxy.
    ------------------------------------------------------------------------ */
 
@@ -36874,6 +37619,9 @@ typedef struct conc__peer {
                  comes next is that reply, or its rest */
   bool held;  /* the server keeps the message of the last reply until it hears
                  more on this connection */
+  const unsigned char *ahead, *ahead_end; /* bodies in `in` of messages that
+                 came together, and that no get has taken yet; in >>client */
+  bool fetched; /* in advance: it counts among these */
   struct conc__peer *younger, *older; /* in `held`, while it is idle and so */
 } conc__peer;
 
@@ -36965,6 +37713,7 @@ CONC__PRIVATE int conc__exception_code(const conc_value *v) {
                {"TypeError", NULL, -EINVAL},
                {"KeyError", NULL, -ENOENT},
                {"MemoryError", NULL, -ENOMEM},
+               {"ConnectionResetError", NULL, -ECONNRESET},
                {"NotImplementedError", NULL, -ENOTSUP}};
   const char *name = conc__object_name(v);
   size_t i;
@@ -37086,6 +37835,27 @@ CONC__PRIVATE int conc__peer_call(conc__manager_data *m, conc__peer *p,
 
 /* --- connections --- */
 
+/* Whether an error of a connection is one of the way to the server, or of the
+   server's end, which another try may not meet; and not one of this process,
+   or of the key. A unix socket whose server has gone may not exist. */
+CONC__PRIVATE bool conc__is_lost(int rc) {
+  switch (-rc) {
+  case EPIPE:
+  case ECONNRESET:
+  case ECONNREFUSED:
+  case ECONNABORTED:
+  case ENOENT:
+  case ETIMEDOUT:
+  case EHOSTUNREACH:
+  case ENETUNREACH:
+  case ENETDOWN:
+  case ENETRESET:
+  case EADDRNOTAVAIL:
+  case EAGAIN: return true;
+  default: return false;
+  }
+}
+
 /* A new connection, authenticated. Its first request is not sent yet: `out`
    has the end of the handshake, to go with it in one segment. */
 CONC__PRIVATE int conc__peer_open(conc__manager_data *m, conc__peer **out,
@@ -37112,21 +37882,24 @@ CONC__PRIVATE int conc__peer_open(conc__manager_data *m, conc__peer **out,
 
 /* Calls one function of the server, on a connection of its own: the server
    closes it afterwards, except for accept_connection. That one is kept, in
-   *keep, which is NULL for the others. *reply and *result as
-   conc__peer_call. */
+   *keep, which is NULL for the others. *reply and *result as conc__peer_call.
+   *lost: there is no server, or the connection to it was lost. */
 CONC__PRIVATE int conc__peer_function(conc__manager_data *m,
                                       const char *function,
                                       const char *argument, conc_value **reply,
                                       const conc_value **result,
-                                      conc__peer **keep, double deadline) {
+                                      conc__peer **keep, bool *lost,
+                                      double deadline) {
   conc__peer *p;
   bool broken = true;
   int rc = conc__peer_open(m, &p, deadline);
   *reply = NULL;
+  *lost = conc__is_lost(rc);
   if (rc != 0) return rc;
   rc = conc__request_str(&p->channel.out, function, argument);
   if (rc == 0)
     rc = conc__peer_call(m, p, reply, result, &broken, deadline);
+  *lost = broken && conc__is_lost(rc);
   if (rc == 0 && keep != NULL)
     *keep = p;
   else
@@ -37151,6 +37924,14 @@ CONC__PRIVATE void conc__held_leave(conc__client_side *client, conc__peer *p) {
   else client->held_oldest = p->younger;
 }
 
+/* A connection has ended, and not by us. */
+CONC__PRIVATE void conc__client_has_lost(conc__manager_data *m) {
+  conc__mutex *guard = conc__mutex_of(m);
+  conc__mutex_lock(guard);
+  CONC__STORE(&m->client.lost, m->client.lost + 1);
+  conc__mutex_unlock(guard);
+}
+
 /* Takes an idle connection that the server still serves. NULL: there is
    none. */
 CONC__PRIVATE conc__peer *conc__peer_take_idle(conc__manager_data *m) {
@@ -37170,12 +37951,15 @@ CONC__PRIVATE conc__peer *conc__peer_take_idle(conc__manager_data *m) {
     CONC__CHECK(!p->asked);
     if (p->channel.fd >= 0) {
       /* Just used: this saves a system call for each request of a busy client.
-         If it is broken all the same, the call fails with -EPIPE. */
-      if (conc_now() - p->last < 0.1) return p;
+         If it is broken all the same, the call fails. A call that may be tried
+         again had better know it before it has sent what it cannot take
+         back. */
+      if (conc_now() - p->last < 0.1 && !(m->options->reconnect > 0)) return p;
       /* It has been idle for a while: the server may have gone, or started
          anew. Then there is something to read: the end. */
       n = recv(p->channel.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
       if (n < 0 && conc__would_block(errno)) return p;
+      conc__client_has_lost(m);
     }
     conc__peer_close(p);
   }
@@ -37184,14 +37968,15 @@ CONC__PRIVATE conc__peer *conc__peer_take_idle(conc__manager_data *m) {
 /* A connection for methods: an idle one, or a new one. The caller puts it back
    or closes it. 0 or negative errno. */
 CONC__PRIVATE int conc__peer_get(conc__manager_data *m, conc__peer **out,
-                                 double deadline) {
+                                 bool *lost, double deadline) {
   conc_value *reply;
   const conc_value *result;
   int rc;
+  *lost = false;
   *out = conc__peer_take_idle(m);
   if (*out != NULL) return 0;
   rc = conc__peer_function(m, "accept_connection", conc_name(NULL), &reply,
-                           &result, out, deadline);
+                           &result, out, lost, deadline);
   conc_value_free(reply);
   if (rc == 0) (*out)->channel.eager = false;
   return rc;
@@ -37227,8 +38012,144 @@ CONC__PRIVATE void conc__peer_put(conc__manager_data *m, conc__peer *p) {
   conc__mutex_unlock(guard);
 }
 
+/* --- calls, and their tries ---
+
+   A call is one request and its reply; or several, if the manager has a
+   .reconnect, for then a call that has lost its connection, or that finds no
+   server, is tried again. If a request has gone out whole and no reply has
+   come, it is not known whether it was carried out. A call that must not be
+   carried out twice is then tried again only if it has a key, by which the
+   server knows it (see >>receipt). */
+
+#define CONC__PAUSE_LEAST 10e-3 /* seconds before the second try */
+#define CONC__PAUSE_MOST 1.0    /* it doubles up to that */
+#define CONC__PATIENCE 2.0      /* seconds that the first try has to connect */
+/* A client gives up before the server forgets its keys. */
+#define CONC__RECONNECT_MOST (CONC__RECEIPT_KEPT / 4)
+
+typedef struct conc__calling {
+  conc__manager_data *manager;
+  double deadline; /* until when the server may wait */
+  double end;      /* until when the call may last, connecting included */
+  double again;    /* seconds for which it may be tried again */
+  double until;    /* when these are over; 0: nothing was lost yet */
+  double pause;    /* before the next try */
+  double patience; /* seconds that the next try has to connect */
+  double since;    /* when the last try had a connection */
+  bool acts;       /* it must not be carried out twice */
+  bool lost;       /* the last try has lost the connection, or found none */
+  bool unknown;    /* it acts, was sent, and was not answered */
+  int resolved;    /* how often the id of its name was asked for anew */
+  const void *server; /* the id that the last try was for */
+  bool has_key;
+  unsigned char key[CONC__KEY_SIZE + 1];
+} conc__calling;
+
+CONC__PRIVATE void conc__call_begin(conc__calling *call, conc__manager_data *m,
+                                    double deadline, double end) {
+  double again = m->options->reconnect;
+  call->manager = m;
+  call->deadline = deadline;
+  call->end = end;
+  call->again = again < CONC__RECONNECT_MOST ? again : CONC__RECONNECT_MOST;
+  call->until = call->since = 0;
+  call->pause = CONC__PAUSE_LEAST;
+  call->patience = CONC__PATIENCE;
+  call->acts = call->lost = call->unknown = call->has_key = false;
+  call->resolved = 0;
+  call->server = NULL;
+}
+
+/* Until when a try may take to connect: a packet that is lost, or a network
+   that is down for a while, must not cost the whole time of the call. */
+CONC__PRIVATE double conc__call_patience(conc__calling *call) {
+  double end;
+  if (!(call->again > 0)) return call->end;
+  end = conc_now() + call->patience;
+  call->patience *= 2;
+  return end < call->end ? end : call->end;
+}
+
+/* A connection for a try. 0 or negative errno. */
+CONC__PRIVATE int conc__call_connect(conc__calling *call, conc__peer **out) {
+  int rc = conc__peer_get(call->manager, out, &call->lost,
+                          conc__call_patience(call));
+  if (rc == 0 && call->again > 0) call->since = conc_now();
+  return rc;
+}
+
+/* An exchange has failed with rc, and its connection is to be closed: notes
+   what that means for the call, and returns its error. What a forked child
+   finds closed is not lost: it belongs to the parent. */
+CONC__PRIVATE int conc__call_broken(conc__calling *call, const conc__peer *p,
+                                    int rc) {
+  CONC__CHECK(rc < 0);
+  if (p->channel.fd < 0) return rc;
+  call->lost = conc__is_lost(rc);
+  if (call->lost && rc != -ETIMEDOUT) conc__client_has_lost(call->manager);
+  if (!p->asked) return rc == -ECONNRESET ? -EPIPE : rc; /* it was not sent */
+  if (call->acts) call->unknown = true;
+  if (rc == -EPIPE || (call->acts && rc != -ECANCELED)) return -ECONNRESET;
+  return rc;
+}
+
+/* Whether the call is to be made once more after a try that has ended with
+   *rc. If so, the pause before that is over. If not, *rc is the result. */
+CONC__PRIVATE bool conc__call_again(conc__calling *call, int *rc) {
+  double now, limit, pause;
+  unsigned char chance = 0;
+  if (call->unknown && *rc != -ECANCELED) *rc = -ECONNRESET;
+  if (!call->lost || !(call->again > 0)) return false;
+  if (call->unknown && !call->has_key) return false;
+  now = conc_now();
+  /* A connection that has held is no part of this failure. */
+  if (call->since > 0 && now - call->since > CONC__PAUSE_MOST) {
+    call->until = 0;
+    call->pause = CONC__PAUSE_LEAST;
+    call->patience = CONC__PATIENCE;
+  }
+  call->since = 0;
+  if (call->until <= 0) call->until = now + call->again;
+  limit = call->until < call->deadline ? call->until : call->deadline;
+  if (limit > call->end) limit = call->end;
+  /* Between half of it and all, so that many clients do not come at once. */
+  conc__random(&chance, 1);
+  pause = call->pause * (0.5 + chance / 512.0);
+  call->pause *= 2;
+  if (call->pause > CONC__PAUSE_MOST) call->pause = CONC__PAUSE_MOST;
+  if (now + pause >= limit) return false;
+  if (conc_sleep(pause) == 0) return true;
+  *rc = -ECANCELED;
+  return false;
+}
+
+/* Gives the call its key, or says that it may have been sent before. Without
+   random bytes it has none, and is not tried again when it was sent. */
+CONC__PRIVATE void conc__call_key(conc__calling *call) {
+  conc__client_side *client = &call->manager->client;
+  conc__mutex *guard = conc__mutex_of(call->manager);
+  uint64_t serial;
+  size_t i;
+  if (call->has_key) {
+    call->key[CONC__KEY_SIZE] = 1;
+    return;
+  }
+  conc__mutex_lock(guard);
+  /* A forked child is another client: its numbers are its own. */
+  if (client->session_of != conc__fork_depth + 1 &&
+      conc__random(client->session, sizeof client->session) == 0)
+    client->session_of = conc__fork_depth + 1;
+  call->has_key = client->session_of == conc__fork_depth + 1;
+  memcpy(call->key, client->session, sizeof client->session);
+  serial = ++client->serial;
+  conc__mutex_unlock(guard);
+  for (i = sizeof client->session; i < CONC__KEY_SIZE; i++, serial >>= 8)
+    call->key[i] = (unsigned char)serial;
+  call->key[CONC__KEY_SIZE] = 0;
+}
+
 /* ---------------------------------------------------------------------------
-   >>proxy: a client, and its queues
+   >>proxy: how a client puts and gets
 
    A proxy is a queue whose messages are at a server. Each call of it is one
    exchange, a request and its reply, on a connection that no other call uses
@@ -37276,8 +38197,8 @@ CONC__PRIVATE void conc__peer_put(conc__manager_data *m, conc__peer *p) {
    The lists are under the guard of conc__manager_data. A peer that is in no
    list belongs to the call that took it out.
 
-   This section uses conc__manager_data of >>state, connections of >>peer,
-   frames of >>net, >>pickle, and queues of this process; >>manager uses it.
+   This section uses conc__manager_data of >>kept, connections of >>peer,
+   frames of >>net, >>pickle, and queues of this process; >>client uses it.
    ------------------------------------------------------------------------ */
 
 /* By what the server knows the queue of a name, and what it can do. It does
@@ -37285,6 +38206,8 @@ CONC__PRIVATE void conc__peer_put(conc__manager_data *m, conc__peer *p) {
 typedef struct conc__ident {
   struct conc__ident *before; /* the one whose place it has taken */
   bool confirms;              /* it is conc.h: see above */
+  bool own;                   /* it has what >>own lists */
+  unsigned lost;              /* of conc__client_side, when it was asked for */
   size_t most;                /* bytes of a request that it reads */
   char text[64];
 } conc__ident;
@@ -37299,6 +38222,7 @@ typedef struct conc__proxy {
                                 without it, for none is freed before the end */
   conc_queue *stash; /* messages that came, and could not be handed over */
   bool stashed;      /* there may be some. Atomic */
+  conc__peer *ahead; /* these have messages that no get has taken yet */
   char name[CONC__NAME_MAX + 1];
 } conc__proxy;
 
@@ -37314,6 +38238,8 @@ typedef struct conc__proxy {
 
 typedef struct conc__exchange {
   conc__peer *peer;
+  conc__calling *call;         /* of which it is a try */
+  bool keyed;               /* the request has the call's key */
   bool broken;              /* as conc__peer_call says it */
   size_t at;                /* where the request begins in `out` */
   size_t most;              /* bytes that the request may have */
@@ -37341,9 +38267,12 @@ CONC__PRIVATE double conc__call_end(double deadline) {
    then there is nothing to leave. */
 CONC__PRIVATE int conc__exchange_begin(conc__exchange *c, conc__proxy *proxy,
                                        const conc__ident *ident,
-                                       const char *method, double end) {
-  int rc = conc__peer_get(proxy->manager, &c->peer, end);
-  if (rc != 0) return rc;
+                                       const char *method,
+                                       conc__calling *call) {
+  int rc = conc__call_connect(call, &c->peer);
+  if (rc != 0) return rc == -ECONNRESET ? -EPIPE : rc; /* it was not sent */
+  c->call = call;
+  c->keyed = false;
   c->reply = NULL;
   c->most = ident->most < proxy->manager->max_message
                 ? ident->most
@@ -37381,13 +38310,19 @@ CONC__PRIVATE int conc__exchange_write(conc__exchange *c, conc__proxy *proxy,
 }
 
 /* Ends and sends the request, waits for the reply, and leaves. `rc` as
-   conc__exchange_write. -ESTALE: the server does not know the id. */
+   conc__exchange_write. -ESTALE: the server does not know the id. A call with
+   a key is remembered by the server as a message is, until it hears more. */
 CONC__PRIVATE int conc__exchange_end(conc__exchange *c, conc__proxy *proxy,
-                                     int rc, double end) {
+                                     int rc) {
   rc = conc__exchange_write(c, proxy, rc);
   if (rc != 0) return rc;
   rc = conc__peer_call(proxy->manager, c->peer, &c->reply, &c->result,
-                       &c->broken, end);
+                       &c->broken, c->call->end);
+  if (rc != 0 && c->broken) rc = conc__call_broken(c->call, c->peer, rc);
+  /* It does not know the id, and so is not the server that has got an earlier
+     try, if there was one. */
+  else if (rc != -ESTALE) c->call->unknown = false;
+  if (rc == 0 && c->keyed) c->peer->held = true;
   conc__exchange_leave(c, proxy);
   return rc == -EREMOTEIO ? -EPROTO : rc;
 }
@@ -37418,12 +38353,13 @@ CONC__PRIVATE int conc__ident_read(const conc_value *v, conc__ident *ident) {
     id = conc_value_str(conc_value_item(v, 0), NULL);
   if (id == NULL || strlen(id) >= sizeof ident->text) return -EPROTO;
   memcpy(ident->text, id, strlen(id) + 1);
-  ident->confirms = false;
+  ident->confirms = ident->own = false;
   ident->most = SIZE_MAX;
   for (i = 0; i < conc_value_size(methods); i++) {
     const char *name = conc_value_str(conc_value_item(methods, i), NULL);
     if (name == NULL) continue;
     if (strcmp(name, CONC__METHOD_GET) == 0) ident->confirms = true;
+    if (strcmp(name, CONC__METHOD_PUT) == 0) ident->own = true;
     if (strncmp(name, CONC__METHOD_MAX, sizeof CONC__METHOD_MAX - 1) == 0) {
       unsigned long long most =
           strtoull(name + sizeof CONC__METHOD_MAX - 1, NULL, 10);
@@ -37436,12 +38372,15 @@ CONC__PRIVATE int conc__ident_read(const conc_value *v, conc__ident *ident) {
 /* Asks the server for the id of a name. A Python server counts a reference by
    that, which is given back at shutdown. 0; -ENOENT: it has no such name; or
    negative errno. */
-CONC__PRIVATE int conc__ident_ask(conc__manager_data *m, const char *name,
-                                  conc__ident **out, double end) {
+CONC__PRIVATE int conc__ident_ask(conc__calling *call, const char *name,
+                                  conc__ident **out) {
+  conc__manager_data *m = call->manager;
+  unsigned lost = CONC__LOAD(&m->client.lost);
   conc_value *reply;
   const conc_value *result;
   conc__ident *ident;
-  int rc = conc__peer_function(m, "create", name, &reply, &result, NULL, end);
+  int rc = conc__peer_function(m, "create", name, &reply, &result, NULL,
+                               &call->lost, conc__call_patience(call));
   *out = NULL;
   /* KeyError, in words; older ones of ours and of Python say it otherwise. */
   if (rc == -ESTALE || rc == -EREMOTEIO) return -ENOENT;
@@ -37449,8 +38388,12 @@ CONC__PRIVATE int conc__ident_ask(conc__manager_data *m, const char *name,
   ident = (conc__ident *)CONC_MALLOC(sizeof *ident);
   rc = ident == NULL ? -ENOMEM : conc__ident_read(result, ident);
   conc_value_free(reply);
-  if (rc == 0) *out = ident;
-  else CONC_FREE(ident);
+  if (rc == 0) {
+    ident->lost = lost;
+    *out = ident;
+  } else {
+    CONC_FREE(ident);
+  }
   return rc;
 }
 
@@ -37460,8 +38403,10 @@ CONC__PRIVATE void conc__ident_give_back(conc__manager_data *m,
                                          double end) {
   conc_value *reply;
   const conc_value *result;
+  bool lost;
   if (ident->confirms || end <= conc_now()) return;
-  conc__peer_function(m, "decref", ident->text, &reply, &result, NULL, end);
+  conc__peer_function(m, "decref", ident->text, &reply, &result, NULL, &lost,
+                      end);
   conc_value_free(reply);
 }
 
@@ -37469,18 +38414,60 @@ CONC__PRIVATE void conc__ident_give_back(conc__manager_data *m,
    that its name has now, unless another task has done so meanwhile. 0, or
    negative errno. */
 CONC__PRIVATE int conc__proxy_resolve(conc__proxy *proxy,
-                                      const conc__ident *stale, double end) {
+                                      const conc__ident *stale,
+                                      conc__calling *call) {
   conc__mutex *guard = conc__mutex_of(proxy->manager);
   conc__ident *ident;
   int rc;
   if (conc__proxy_ident(proxy) != stale) return 0;
-  rc = conc__ident_ask(proxy->manager, proxy->name, &ident, end);
+  rc = conc__ident_ask(call, proxy->name, &ident);
   if (rc != 0) return rc;
   conc__mutex_lock(guard);
   ident->before = (conc__ident *)(uintptr_t)proxy->ident;
   CONC__STORE(&proxy->ident, (const conc__ident *)ident);
   conc__mutex_unlock(guard);
   return 0;
+}
+
+/* The id for the next try, in *ident. An id of a Python server is a place in
+   its memory, where after a new start something else may be: so the name is
+   asked for again if any connection was lost since. 0, or negative errno. A
+   key is known to the server alone that it was sent to, which another task may
+   have found to be another one by now. */
+CONC__PRIVATE int conc__proxy_current(conc__proxy *proxy, conc__calling *call,
+                                      const conc__ident **ident) {
+  int rc = 0;
+  *ident = conc__proxy_ident(proxy);
+  if (!(*ident)->confirms &&
+      (*ident)->lost != CONC__LOAD(&proxy->manager->client.lost)) {
+    rc = conc__proxy_resolve(proxy, *ident, call);
+    *ident = conc__proxy_ident(proxy);
+  }
+  if (call->unknown && call->server != *ident) {
+    call->lost = false;
+    return -ECONNRESET;
+  }
+  call->server = *ident;
+  return rc;
+}
+
+/* Whether a try that has ended with *rc is to be followed by another one. An
+   id that the server does not know is asked for anew, some times. If it was
+   another server that got an earlier try, it never says what came of that. If
+   it is not to be: *rc is the result. */
+CONC__PRIVATE bool conc__proxy_again(conc__proxy *proxy, conc__calling *call,
+                                     const conc__ident *ident, int *rc) {
+  if (*rc == -ESTALE && call->unknown) {
+    *rc = -ECONNRESET;
+    return false;
+  }
+  if (*rc == -ESTALE) {
+    *rc = call->resolved++ == CONC__RESOLVE_TIMES
+              ? -EPROTO
+              : conc__proxy_resolve(proxy, ident, call);
+    if (*rc == 0) return true;
+  }
+  return conc__call_again(call, rc);
 }
 
 /* --- putting --- */
@@ -37497,29 +38484,58 @@ CONC__PRIVATE int conc__put_message(conc__buffer *out, const conc__message *m,
   return rc == 0 && protocol == 2 ? conc__pickle_downgrade(out, at) : rc;
 }
 
-/* One try of a put, or of an unget. Without a limit of time it has one
-   argument, (item,): then the server's defaults, which are to wait for ever,
-   hold; and an unget never waits. */
-CONC__PRIVATE int conc__proxy_put_once(conc__proxy *proxy,
-                                       const conc__ident *ident,
-                                       const char *method,
-                                       const conc__message *m, double deadline,
-                                       double end) {
+/* Appends the key of a call that may be tried again; else None. */
+CONC__PRIVATE int conc__exchange_key(conc__exchange *c) {
+  conc__buffer *out = &c->peer->channel.out;
+  conc__calling *call = c->call;
+  if (call->again > 0) conc__call_key(call);
+  c->keyed = call->has_key;
+  return c->keyed ? conc__pickle_put_bytes(out, call->key, sizeof call->key, 4)
+                  : conc__pickle_put_op(out, CONC__OP_NONE);
+}
+
+/* Appends the arguments of a put. Without a limit of time there is one,
+   (item,): then the server's defaults, which are to wait for ever, hold; and
+   an unget never waits. */
+CONC__PRIVATE int conc__put_arguments(conc__buffer *out,
+                                      const conc__message *m,
+                                      const conc__calling *call,
+                                      int protocol) {
+  int rc = 0;
+  if (call->deadline < CONC__NEVER)
+    rc = conc__pickle_put_op(out, CONC__OP_MARK);
+  if (rc == 0) rc = conc__put_message(out, m, protocol);
+  if (rc != 0) return rc;
+  if (call->deadline >= CONC__NEVER)
+    return conc__pickle_put_op(out, CONC__OP_TUPLE1);
+  rc = conc__exchange_waiting(out, call->deadline);
+  return rc != 0 ? rc : conc__pickle_put_op(out, CONC__OP_TUPLE);
+}
+
+/* One try of a put, or of an unget. A put that may be tried again has a key if
+   the server knows what that is. */
+CONC__PRIVATE int conc__proxy_put_try(conc__proxy *proxy,
+                                      const conc__ident *ident, bool back,
+                                      const conc__message *m,
+                                      conc__calling *call) {
+  const char *method = back && ident->confirms ? CONC__METHOD_UNGET : "put";
   conc__buffer *out;
   conc__exchange c;
-  int rc = conc__exchange_begin(&c, proxy, ident, method, end);
+  bool once = !back && ident->own && call->again > 0;
+  int rc = conc__exchange_begin(&c, proxy, ident,
+                                once ? CONC__METHOD_PUT : method, call);
   if (rc != 0) return rc;
   out = &c.peer->channel.out;
-  if (deadline < CONC__NEVER) rc = conc__pickle_put_op(out, CONC__OP_MARK);
-  if (rc == 0)
-    rc = conc__put_message(out, m, conc__proxy_protocol(proxy, ident));
-  if (deadline < CONC__NEVER) {
-    if (rc == 0) rc = conc__exchange_waiting(out, deadline);
-    if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE);
-  } else if (rc == 0) {
-    rc = conc__pickle_put_op(out, CONC__OP_TUPLE1);
+  if (once) {
+    rc = conc__exchange_key(&c);
+    if (rc == 0)
+      rc = conc__pickle_put_float(out, conc__remaining(call->deadline));
+    if (rc == 0) rc = conc__put_message(out, m, 4);
+    if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE3);
+  } else {
+    rc = conc__put_arguments(out, m, call, conc__proxy_protocol(proxy, ident));
   }
-  rc = conc__exchange_end(&c, proxy, rc, end);
+  rc = conc__exchange_end(&c, proxy, rc);
   if (rc == 0) conc_value_free(c.reply);
   return rc;
 }
@@ -37528,17 +38544,16 @@ CONC__PRIVATE int conc__proxy_put_once(conc__proxy *proxy,
    ours. It may have been started anew, and is asked for the id then. */
 CONC__PRIVATE int conc__proxy_send(conc__proxy *proxy, const conc__message *m,
                                    bool back, double deadline, double end) {
-  int i;
-  for (i = 0;; i++) {
-    const conc__ident *ident = conc__proxy_ident(proxy);
-    int rc = conc__proxy_put_once(
-        proxy, ident, back && ident->confirms ? CONC__METHOD_UNGET : "put", m,
-        deadline, end);
-    if (rc != -ESTALE) return rc;
-    rc = i == CONC__RESOLVE_TIMES ? -EPROTO
-                                  : conc__proxy_resolve(proxy, ident, end);
-    if (rc != 0) return rc;
-  }
+  const conc__ident *ident;
+  conc__calling call;
+  int rc;
+  conc__call_begin(&call, proxy->manager, deadline, end);
+  call.acts = true;
+  do {
+    rc = conc__proxy_current(proxy, &call, &ident);
+    if (rc == 0) rc = conc__proxy_put_try(proxy, ident, back, m, &call);
+  } while (rc != 0 && conc__proxy_again(proxy, &call, ident, &rc));
+  return rc;
 }
 
 /* The put of a queue. */
@@ -37546,6 +38561,88 @@ CONC__PRIVATE int conc__proxy_put(conc_queue *q, const conc__message *m,
                                   double deadline) {
   return conc__proxy_send((conc__proxy *)q, m, false, deadline,
                           conc__call_end(deadline));
+}
+
+/* One try of a put of many of one size, `count` of them, in one trip. How many
+   were put; or negative errno. */
+CONC__PRIVATE ssize_t conc__proxy_put_trip(conc__proxy *proxy,
+                                           const conc__ident *ident,
+                                           const conc__message *m,
+                                           size_t count, conc__calling *call) {
+  conc__buffer *out;
+  conc__exchange c;
+  int64_t n = 0;
+  int rc = conc__exchange_begin(&c, proxy, ident, CONC__METHOD_PUT_MANY, call);
+  if (rc != 0) return rc;
+  out = &c.peer->channel.out;
+  rc = conc__pickle_put_op(out, CONC__OP_MARK);
+  if (rc == 0) rc = conc__exchange_key(&c);
+  if (rc == 0)
+    rc = conc__pickle_put_float(out, conc__remaining(call->deadline));
+  if (rc == 0) rc = conc__pickle_put_int(out, (int64_t)count);
+  if (rc == 0) rc = conc__pickle_put_int(out, (int64_t)m->size);
+  if (rc == 0) rc = conc__pickle_put_bytes(out, m->data, m->size * count, 4);
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE);
+  rc = conc__exchange_end(&c, proxy, rc);
+  if (rc != 0) return rc;
+  rc = conc_value_int(c.result, &n);
+  conc_value_free(c.reply);
+  return rc != 0 || n < 1 || n > (int64_t)count ? -EPROTO : (ssize_t)n;
+}
+
+/* Bytes of the messages that one trip carries: so much is worth a trip, and
+   does not keep the others of the server waiting. */
+#define CONC__TRIP_BYTES ((size_t)256 << 10)
+
+/* Puts up to n messages that are one trip: as conc_put_many. */
+CONC__PRIVATE ssize_t conc__proxy_put_some(conc__proxy *proxy,
+                                           const conc__message *m, size_t n,
+                                           double deadline) {
+  const conc__ident *ident;
+  conc__calling call;
+  ssize_t put = 0;
+  int rc;
+  conc__call_begin(&call, proxy->manager, deadline, conc__call_end(deadline));
+  call.acts = true;
+  do {
+    rc = conc__proxy_current(proxy, &call, &ident);
+    if (rc != 0) continue;
+    /* Messages of which two are more than a trip go one by one, as do those
+       for a server that takes no more. */
+    if (n < 2 || !ident->own) {
+      put = 1;
+      rc = conc__proxy_put_try(proxy, ident, false, m, &call);
+    } else {
+      put = conc__proxy_put_trip(proxy, ident, m, n, &call);
+      rc = put < 0 ? (int)put : 0;
+    }
+  } while (rc != 0 && conc__proxy_again(proxy, &call, ident, &rc));
+  return rc != 0 ? rc : put;
+}
+
+/* The put of many. Python's queues have no such call: there each message is a
+   trip of its own. If they were sent ahead, one could find room though one
+   before it had found none. */
+CONC__PRIVATE ssize_t conc__proxy_put_n(conc_queue *q, const conc__message *m,
+                                        size_t n, double deadline) {
+  conc__proxy *proxy = (conc__proxy *)q;
+  size_t room = CONC__TRIP_BYTES < proxy->manager->max_message / 2
+                    ? CONC__TRIP_BYTES
+                    : proxy->manager->max_message / 2;
+  size_t most = m->size > 0 ? room / m->size : CONC__MANY, done = 0;
+  conc__message next = *m;
+  if (most > CONC__MANY) most = CONC__MANY;
+  if (most < 1) most = 1;
+  while (done < n) {
+    size_t count = n - done < most ? n - done : most;
+    /* The first is waited for, but no other one. */
+    ssize_t put = conc__proxy_put_some(proxy, &next, count,
+                                       done == 0 ? deadline : 0);
+    if (put < 0) return done > 0 ? (ssize_t)done : put;
+    done += (size_t)put;
+    next.data = (const char *)next.data + (size_t)put * m->size;
+  }
+  return (ssize_t)done;
 }
 
 /* Encodes what came and puts it into the stash, from where a get takes it as
@@ -37660,40 +38757,134 @@ CONC__PRIVATE int conc__peer_refuse(conc__peer *p, double end) {
              : 0;
 }
 
+/* A reply to a get that has no message: the error that it tells. */
+CONC__PRIVATE int conc__exchange_told(conc__exchange *c,
+                                      const unsigned char *payload,
+                                      size_t size) {
+  int rc = conc__peer_decode(c->call->manager, c->peer, payload, size,
+                             &c->reply, &c->result, &c->broken);
+  conc_value_free(c->reply);
+  if (rc != 0) return rc == -EREMOTEIO ? -EPROTO : rc;
+  c->broken = true;
+  return -EPROTO;
+}
+
 /* One get from a server of ours. Whenever it fails, and the reply has come or
    may come, the connection is closed: then the message stays in its queue. */
 CONC__PRIVATE ssize_t conc__proxy_take(conc__proxy *proxy,
                                        const conc__ident *ident,
-                                       const conc__sink *sink, double deadline,
-                                       double end) {
+                                       const conc__sink *sink,
+                                       conc__calling *call) {
   conc__manager_data *m = proxy->manager;
   const unsigned char *payload, *body;
   size_t size, n;
   ssize_t got;
   conc__exchange c;
-  int rc = conc__exchange_begin(&c, proxy, ident, CONC__METHOD_GET, end);
+  int rc = conc__exchange_begin(&c, proxy, ident, CONC__METHOD_GET, call);
   if (rc != 0) return rc;
-  rc = conc__take_arguments(&c.peer->channel.out, &c, sink, deadline);
+  rc = conc__take_arguments(&c.peer->channel.out, &c, sink, call->deadline);
   rc = conc__exchange_write(&c, proxy, rc);
   if (rc != 0) return rc;
-  rc = conc__peer_exchange(m, c.peer, &payload, &size, end);
+  rc = conc__peer_exchange(m, c.peer, &payload, &size, call->end);
   c.broken = true;
+  if (rc != 0) rc = conc__call_broken(call, c.peer, rc);
   got = rc;
   if (rc == 0 && conc__reply_body(payload, size, &body, &n)) {
     got = conc__sink_fill(sink, body, n, proxy->queue.objects != 0);
     c.broken = got < 0;
     c.peer->asked = false;
     c.peer->held = !c.broken;
-    if (c.broken && conc__peer_refuse(c.peer, end) != 0) got = -ECANCELED;
+    if (c.broken && conc__peer_refuse(c.peer, call->end) != 0)
+      got = -ECANCELED;
   } else if (rc == 0) {
-    rc = conc__peer_decode(m, c.peer, payload, size, &c.reply, &c.result,
-                           &c.broken);
-    conc_value_free(c.reply);
-    got = rc == 0 || rc == -EREMOTEIO ? -EPROTO : rc;
-    if (rc == 0) c.broken = true;
+    got = conc__exchange_told(&c, payload, size);
   }
   conc__exchange_leave(&c, proxy);
   return got;
+}
+
+/* Appends what a get of many wants. */
+CONC__PRIVATE int conc__fetch_arguments(conc__buffer *out,
+                                        const conc__exchange *c,
+                                        const conc__sink *sink, size_t count,
+                                        bool each) {
+  const size_t largest = 0x7fffffff;
+  size_t most = c->most > CONC__ENVELOPE ? c->most - CONC__ENVELOPE : 0;
+  int wants = sink->wants == CONC__WANTS_VALUE ? CONC__WANTS_ANY : sink->wants;
+  int rc = conc__pickle_put_op(out, CONC__OP_MARK);
+  if (rc == 0)
+    rc = conc__pickle_put_float(out, conc__remaining(c->call->deadline));
+  if (rc == 0) rc = conc__pickle_put_int(out, wants);
+  if (rc == 0)
+    rc = conc__pickle_put_int(
+        out, (int64_t)(sink->size < largest ? sink->size : largest));
+  if (rc == 0) rc = conc__pickle_put_int(out, (int64_t)count);
+  if (rc == 0)
+    rc = conc__pickle_put_int(out, (int64_t)(most < largest ? most : largest));
+  if (rc == 0)
+    rc = conc__pickle_put_op(out, each ? CONC__OP_NEWTRUE : CONC__OP_NEWFALSE);
+  return rc != 0 ? rc : conc__pickle_put_op(out, CONC__OP_TUPLE);
+}
+
+/* Takes the next of the bodies that came together, if there is one. */
+CONC__PRIVATE bool conc__ahead_next(const unsigned char **at,
+                                    const unsigned char *end,
+                                    const unsigned char **body, size_t *n) {
+  const unsigned char *p = *at;
+  if (end - p < 5 || *p != CONC__OP_BINBYTES) return false;
+  *n = (size_t)conc__little_endian(p + 1, 4);
+  if ((size_t)(end - p - 5) < *n) return false;
+  *body = p + 5;
+  *at = p + 5 + *n;
+  return true;
+}
+
+/* Whether a reply has such bodies: then they are the peer's. */
+CONC__PRIVATE bool conc__ahead_begin(conc__peer *p,
+                                     const unsigned char *payload,
+                                     size_t size) {
+  const unsigned char *body, *at, *end, *one;
+  size_t n;
+  if (!conc__reply_body(payload, size, &body, &n) || n < 2 ||
+      body[0] != CONC__OP_MARK || body[n - 1] != CONC__OP_TUPLE)
+    return false;
+  at = p->ahead = body + 1;
+  p->ahead_end = end = body + n - 1;
+  if (at == end) return false;
+  while (at < end)
+    if (!conc__ahead_next(&at, end, &one, &n)) return false;
+  return true;
+}
+
+/* One trip that gets up to `count` messages, of the kind that the sink wants,
+   from a server of ours. 0: *out has them, and belongs to the caller. Or
+   negative errno. */
+CONC__PRIVATE int conc__proxy_fetch(conc__proxy *proxy,
+                                    const conc__ident *ident,
+                                    const conc__sink *sink, size_t count,
+                                    bool each, conc__calling *call,
+                                    conc__peer **out) {
+  const unsigned char *payload;
+  size_t size;
+  conc__exchange c;
+  int rc = conc__exchange_begin(&c, proxy, ident, CONC__METHOD_GET_MANY, call);
+  if (rc != 0) return rc;
+  rc = conc__fetch_arguments(&c.peer->channel.out, &c, sink, count, each);
+  rc = conc__exchange_write(&c, proxy, rc);
+  if (rc != 0) return rc;
+  rc = conc__peer_exchange(proxy->manager, c.peer, &payload, &size, call->end);
+  c.broken = true;
+  if (rc != 0) {
+    rc = conc__call_broken(call, c.peer, rc);
+  } else if (conc__ahead_begin(c.peer, payload, size)) {
+    c.peer->asked = false;
+    *out = c.peer;
+    return 0;
+  } else {
+    rc = conc__exchange_told(&c, payload, size);
+  }
+  conc__exchange_leave(&c, proxy);
+  return rc;
 }
 
 /* --- getting from a Python server: late replies ---
@@ -37885,6 +39076,7 @@ CONC__PRIVATE bool conc__proxy_return(conc__proxy *proxy, conc__peer *from,
                                       double stall) {
   conc__channel *ch = &from->channel;
   conc__exchange c;
+  conc__calling call;
   const unsigned char *p;
   size_t text, item, start = 0, size = 0;
   int rc = conc__channel_await_begin(ch, CONC__REPLY_HEAD, &start, &size,
@@ -37894,8 +39086,9 @@ CONC__PRIVATE bool conc__proxy_return(conc__proxy *proxy, conc__peer *from,
     conc__peer_close(from);
     return false;
   }
+  conc__call_begin(&call, proxy->manager, 0, conc_now() + stall);
   if (conc__exchange_begin(&c, proxy, conc__proxy_ident(proxy), "put",
-                           conc_now() + stall) != 0)
+                           &call) != 0)
     return true;
   c.broken = true;
   rc = conc__put_head(&c, p + text, item - text, size - item);
@@ -37981,6 +39174,7 @@ CONC__PRIVATE ssize_t conc__proxy_receive(conc__proxy *proxy,
   int fate = CONC__REPLY_DONE;
   if (n == -EREMOTEIO) n = -EPROTO;
   *told = !c->broken && n < 0;
+  if (n != 0 && c->broken) n = conc__call_broken(c->call, p, (int)n);
   if (n == 0) {
     n = conc__proxy_accept(proxy, c, sink, &fate);
   } else if (p->asked) {
@@ -37999,9 +39193,9 @@ CONC__PRIVATE ssize_t conc__proxy_receive(conc__proxy *proxy,
 /* Takes a connection and writes a call of get on it, which is not sent yet. */
 CONC__PRIVATE int conc__proxy_ask(conc__proxy *proxy, const conc__ident *ident,
                                   conc__exchange *c, double deadline,
-                                  double end) {
+                                  conc__calling *call) {
   conc__buffer *out;
-  int rc = conc__exchange_begin(c, proxy, ident, "get", end);
+  int rc = conc__exchange_begin(c, proxy, ident, "get", call);
   if (rc != 0) return rc;
   out = &c->peer->channel.out;
   rc = conc__pickle_put_op(out, CONC__OP_MARK);
@@ -38014,8 +39208,9 @@ CONC__PRIVATE int conc__proxy_ask(conc__proxy *proxy, const conc__ident *ident,
    first, in this order: the stash, then a late reply, then the queue. */
 CONC__PRIVATE ssize_t conc__proxy_get_late(conc__proxy *proxy,
                                            const conc__ident *ident,
-                                           conc__sink *sink, double deadline,
-                                           double end) {
+                                           conc__sink *sink,
+                                           conc__calling *call) {
+  double deadline = call->deadline;
   for (;;) {
     double now = conc_now(), until = deadline;
     conc__exchange c;
@@ -38023,12 +39218,13 @@ CONC__PRIVATE ssize_t conc__proxy_get_late(conc__proxy *proxy,
     ssize_t n = conc__proxy_get_stashed(proxy, sink);
     if (n != -ETIMEDOUT) return n;
     c.peer = conc__proxy_take_late_reply(proxy);
+    c.call = call;
     late = c.peer != NULL;
     if (late) {
       if (until < now + CONC__LATE_LEAST) until = now + CONC__LATE_LEAST;
     } else {
       if (until > now + CONC__ASK_FOR) until = now + CONC__ASK_FOR;
-      n = conc__proxy_ask(proxy, ident, &c, until, end);
+      n = conc__proxy_ask(proxy, ident, &c, until, call);
       if (n != 0) return n;
       until = conc__call_end(until);
     }
@@ -38042,29 +39238,301 @@ CONC__PRIVATE ssize_t conc__proxy_get_late(conc__proxy *proxy,
   }
 }
 
+/* ---------------------------------------------------------------------------
+   >>client: the queues of a client, from their making to their end
+
+   A client's queue is a proxy: see >>proxy for how a message travels. Here is
+   what chooses the way: which messages a get finds in this process already,
+   and when a server is asked for several at once. And here is the life of the
+   proxies.
+
+   With .prefetch a get asks for several messages in one trip. The first is its
+   own; the others wait in the connection on which they came, which is in the
+   proxy's `ahead`. The server keeps all of them, and takes one for delivered
+   when the word "confirmed" has come for it. A message is confirmed when the
+   next one is taken: so if the client dies, it is the last one that may come a
+   second time, as without prefetch, and the others are at their places again.
+   They are, too, if none is taken for CONC__AHEAD_KEPT seconds; a thread of
+   the client sees to that. Before a message is taken the connection is looked
+   at: if the server has closed it, it has taken them back.
+
+   Uses >>proxy and threads. Its user is >>manager.
+   ------------------------------------------------------------------------ */
+
+/* --- messages that were fetched in advance --- */
+
+#define CONC__AHEAD_KEPT 1.0 /* seconds */
+
+/* A connection has messages that were fetched in advance, or has none left. */
+CONC__PRIVATE void conc__ahead_count(conc__manager_data *m, conc__peer *p,
+                                     bool has) {
+  conc__mutex *guard = conc__mutex_of(m);
+  if (p->fetched == has) return;
+  p->fetched = has;
+  conc__mutex_lock(guard);
+  if (has) m->client.fetched_count++;
+  else m->client.fetched_count--;
+  conc__mutex_unlock(guard);
+}
+
+/* What is left of a trip goes back to its place, after the word for what was
+   taken: to close the connection is enough. */
+CONC__PRIVATE void conc__ahead_give_back(conc__manager_data *m,
+                                         conc__peer *p) {
+  conc__ahead_count(m, p, false);
+  p->ahead = p->ahead_end = NULL;
+  conc__peer_close(p);
+}
+
+/* Moves those of a proxy that were last used before `old` to the list *taken;
+   the time when the next one will be too old goes to *next, if that is sooner.
+   Under the guard. */
+CONC__PRIVATE void conc__ahead_take_old(conc__proxy *proxy, double old,
+                                        double *next, conc__peer **taken) {
+  conc__peer **link = &proxy->ahead, *p;
+  CONC__CHECK(conc__mutex_is_held(conc__mutex_of(proxy->manager)));
+  while ((p = *link) != NULL) {
+    if (p->last <= old) {
+      *link = p->next;
+      p->next = *taken;
+      *taken = p;
+      continue;
+    }
+    if (p->last + CONC__AHEAD_KEPT < *next) *next = p->last + CONC__AHEAD_KEPT;
+    link = &p->next;
+  }
+}
+
+/* Gives back what no get has used for a while. Returns when there will be
+   something to do again. */
+CONC__PRIVATE double conc__ahead_tidy(conc__manager_data *m) {
+  conc__mutex *guard = conc__mutex_of(m);
+  double next = CONC__NEVER, old = conc_now() - CONC__AHEAD_KEPT;
+  conc__peer *taken = NULL, *p;
+  conc__proxy *proxy;
+  conc__mutex_lock(guard);
+  for (proxy = m->client.proxies; proxy != NULL; proxy = proxy->next)
+    conc__ahead_take_old(proxy, old, &next, &taken);
+  /* A get is at it, and may put it into its list without saying so. */
+  if (next >= CONC__NEVER && m->client.fetched_count > 0)
+    next = old + 2 * CONC__AHEAD_KEPT;
+  conc__mutex_unlock(guard);
+  while ((p = taken) != NULL) {
+    taken = p->next;
+    conc__ahead_give_back(m, p);
+  }
+  return next;
+}
+
+/* The thread that does so, until the client ends. */
+CONC__PRIVATE void *conc__ahead_main(void *arg) {
+  conc__manager_data *m = (conc__manager_data *)arg;
+  while (!CONC__LOAD(&m->client.giver_ends)) {
+    double next;
+    conc_event_clear(&m->client.fetched);
+    next = conc__ahead_tidy(m);
+    /* What was set before the clear is seen here, and what is set later ends
+       the wait. */
+    if (CONC__LOAD(&m->client.giver_ends)) break;
+    conc_event_wait(&m->client.fetched, conc__remaining(next));
+  }
+  return NULL;
+}
+
+/* Starts that thread, once in a process. False: there is none. */
+CONC__PRIVATE bool conc__ahead_start(conc__manager_data *m) {
+  conc__client_side *client = &m->client;
+  conc__mutex *guard = conc__mutex_of(m);
+  const unsigned self = conc__fork_depth + 1;
+  bool first;
+  conc__mutex_lock(guard);
+  first = client->giver_of != self;
+  if (first) {
+    /* In a forked child what is there is the parent's. */
+    memset(&client->giver, 0, sizeof client->giver);
+    memset(&client->fetched, 0, sizeof client->fetched);
+    client->giver_of = self;
+  }
+  conc__mutex_unlock(guard);
+  if (!first) return true;
+  client->giver.target = conc__ahead_main;
+  client->giver.arg = m;
+  client->giver.name = "conc-client";
+  if (conc_thread_start(&client->giver) == 0) return true;
+  conc__mutex_lock(guard);
+  client->giver_of = 0; /* the next one tries again */
+  conc__mutex_unlock(guard);
+  return false;
+}
+
+/* Ends the thread. No call of the client is under way. */
+CONC__PRIVATE void conc__ahead_stop(conc__manager_data *m) {
+  conc__client_side *client = &m->client;
+  if (client->giver_of != conc__fork_depth + 1) return;
+  CONC__STORE(&client->giver_ends, true);
+  conc_event_set(&client->fetched);
+  /* A cancelled caller, too, waits for it: it uses what is freed next. */
+  while (conc_join(&client->giver, CONC_FOREVER) == -ECANCELED &&
+         conc_is_alive(&client->giver)) {
+  }
+}
+
+/* Keeps a connection whose messages have not all been taken, as the first: of
+   what one task has fetched, these are the oldest. */
+CONC__PRIVATE void conc__ahead_keep(conc__proxy *proxy, conc__peer *p) {
+  conc__mutex *guard = conc__mutex_of(proxy->manager);
+  p->last = conc_now();
+  conc__mutex_lock(guard);
+  p->next = proxy->ahead;
+  proxy->ahead = p;
+  conc__mutex_unlock(guard);
+}
+
+/* Takes the first connection out that has such messages, and that the server
+   has not closed. NULL: there is none. */
+CONC__PRIVATE conc__peer *conc__ahead_take(conc__proxy *proxy) {
+  conc__mutex *guard = conc__mutex_of(proxy->manager);
+  conc__peer *p;
+  unsigned char byte;
+  for (;;) {
+    conc__mutex_lock(guard);
+    p = proxy->ahead;
+    if (p != NULL) proxy->ahead = p->next;
+    conc__mutex_unlock(guard);
+    if (p == NULL) return NULL;
+    /* What the thread is about to give back is not taken any more. */
+    if (p->channel.fd >= 0 && conc_now() - p->last < CONC__AHEAD_KEPT &&
+        recv(p->channel.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 &&
+        conc__would_block(errno))
+      return p;
+    conc__ahead_give_back(proxy->manager, p);
+  }
+}
+
+/* Hands the next message of a connection over, which belongs to the caller and
+   is kept, or idle, or closed then. The message's size; or negative errno: all
+   that is left of the trip is at its place again. */
+CONC__PRIVATE ssize_t conc__ahead_hand_over(conc__proxy *proxy, conc__peer *p,
+                                            const conc__sink *sink,
+                                            double end) {
+  const unsigned char *body = NULL;
+  size_t size = 0;
+  ssize_t n;
+  if (p->held) conc__peer_confirm(p);
+  conc__ahead_next(&p->ahead, p->ahead_end, &body, &size);
+  n = conc__sink_fill(sink, body, size, proxy->queue.objects != 0);
+  if (n < 0) {
+    if (conc__peer_refuse(p, end) != 0) n = -ECANCELED;
+    conc__ahead_give_back(proxy->manager, p);
+    return n;
+  }
+  p->held = true;
+  conc__ahead_count(proxy->manager, p, p->ahead < p->ahead_end);
+  if (p->fetched) conc__ahead_keep(proxy, p);
+  else conc__peer_put(proxy->manager, p);
+  return n;
+}
+
+/* A get of what was fetched in advance. -ETIMEDOUT: there is nothing, or what
+   there is does not suit, and is the server's again, which will say so. */
+CONC__PRIVATE ssize_t conc__proxy_get_ahead(conc__proxy *proxy,
+                                            const conc__sink *sink,
+                                            double end) {
+  conc__peer *p = conc__ahead_take(proxy);
+  ssize_t n;
+  if (p == NULL) return -ETIMEDOUT;
+  n = conc__ahead_hand_over(proxy, p, sink, end);
+  return n < 0 && n != -ECANCELED && n != -ENOMEM ? -ETIMEDOUT : n;
+}
+
+/* One try of a get that fetches more than its own message. */
+CONC__PRIVATE ssize_t conc__proxy_take_ahead(conc__proxy *proxy,
+                                             const conc__ident *ident,
+                                             const conc__sink *sink,
+                                             size_t count,
+                                             conc__calling *call) {
+  conc__peer *p;
+  int rc = conc__proxy_fetch(proxy, ident, sink, count, true, call, &p);
+  ssize_t n;
+  /* A message that is too long for a trip may come alone. */
+  if (rc == -EMSGSIZE) return conc__proxy_take(proxy, ident, sink, call);
+  if (rc != 0) return rc;
+  n = conc__ahead_hand_over(proxy, p, sink, call->end);
+  if (n >= 0) conc_event_set(&proxy->manager->client.fetched);
+  return n;
+}
+
+/* How many messages a get asks for. Without the thread that gives back what is
+   not used, there is one only. */
+CONC__PRIVATE size_t conc__prefetch(conc__manager_data *m) {
+  size_t n = m->options->prefetch;
+  if (n < 2 || !conc__ahead_start(m)) return 1;
+  return n < CONC__MANY ? n : CONC__MANY;
+}
+
+/* --- the calls of a queue --- */
+
 /* The get of a queue. */
 CONC__PRIVATE ssize_t conc__proxy_get(conc_queue *q, conc__sink *sink,
                                       double deadline) {
   conc__proxy *proxy = (conc__proxy *)q;
-  double end = conc__call_end(deadline);
   ssize_t n = conc__proxy_get_stashed(proxy, sink);
-  int i;
+  const conc__ident *ident;
+  conc__calling call;
+  size_t count;
+  int rc;
   if (n != -ETIMEDOUT) return n;
-  for (i = 0;; i++) {
-    const conc__ident *ident = conc__proxy_ident(proxy);
-    n = ident->confirms
-            ? conc__proxy_take(proxy, ident, sink, deadline, end)
-            : conc__proxy_get_late(proxy, ident, sink, deadline, end);
-    if (n != -ESTALE) return n;
-    n = i == CONC__RESOLVE_TIMES ? -EPROTO
-                                 : conc__proxy_resolve(proxy, ident, end);
-    if (n != 0) return n;
-  }
+  conc__call_begin(&call, proxy->manager, deadline, conc__call_end(deadline));
+  count = conc__prefetch(proxy->manager);
+  if (count > 1) n = conc__proxy_get_ahead(proxy, sink, call.end);
+  if (n != -ETIMEDOUT) return n;
+  do {
+    n = conc__proxy_current(proxy, &call, &ident);
+    if (n == 0 && !ident->confirms)
+      n = conc__proxy_get_late(proxy, ident, sink, &call);
+    else if (n == 0 && ident->own && count > 1)
+      n = conc__proxy_take_ahead(proxy, ident, sink, count, &call);
+    else if (n == 0)
+      n = conc__proxy_take(proxy, ident, sink, &call);
+    rc = n < 0 ? (int)n : 0;
+  } while (rc != 0 && conc__proxy_again(proxy, &call, ident, &rc));
+  return rc != 0 ? rc : n;
 }
 
-/* The get of many: one after the other, of which the first is waited for. */
-CONC__PRIVATE ssize_t conc__proxy_get_n(conc_queue *q, conc__sink *sink,
-                                        size_t n, double deadline) {
+/* One trip of a get of many. How many were taken; or negative errno. */
+CONC__PRIVATE ssize_t conc__proxy_get_trip(conc__proxy *proxy,
+                                           const conc__ident *ident,
+                                           conc__sink sink, size_t n,
+                                           conc__calling *call) {
+  const unsigned char *body;
+  conc__peer *p;
+  size_t size;
+  ssize_t done = 0, got = 0;
+  int rc = conc__proxy_fetch(proxy, ident, &sink, n, false, call, &p);
+  if (rc != 0) return rc;
+  while (got >= 0 && (size_t)done < n &&
+         conc__ahead_next(&p->ahead, p->ahead_end, &body, &size)) {
+    got = conc__sink_fill(&sink, body, size, proxy->queue.objects != 0);
+    if (got < 0) break;
+    if (sink.size > 0) sink.data = (char *)sink.data + sink.size;
+    done++;
+  }
+  if (got >= 0 && p->ahead == p->ahead_end) {
+    p->held = true;
+    conc__peer_put(proxy->manager, p);
+    return done;
+  }
+  /* What the server has sent is not what was asked for. */
+  if (conc__peer_refuse(p, call->end) != 0) got = -ECANCELED;
+  conc__ahead_give_back(proxy->manager, p);
+  return got < 0 ? got : -EPROTO;
+}
+
+/* The get of many from a server that has no such call, or when some may be in
+   this process already: one after the other, of which the first is waited
+   for. */
+CONC__PRIVATE ssize_t conc__proxy_get_each(conc_queue *q, conc__sink *sink,
+                                           size_t n, double deadline) {
   size_t done;
   ssize_t rc = 0;
   for (done = 0; done < n; done++) {
@@ -38075,29 +39543,62 @@ CONC__PRIVATE ssize_t conc__proxy_get_n(conc_queue *q, conc__sink *sink,
   return done > 0 ? (ssize_t)done : rc;
 }
 
+/* The get of many: in one trip, and so confirmed together, if the server is
+   ours. What is too long for that may come alone. */
+CONC__PRIVATE ssize_t conc__proxy_get_n(conc_queue *q, conc__sink *sink,
+                                        size_t n, double deadline) {
+  conc__proxy *proxy = (conc__proxy *)q;
+  const conc__ident *ident;
+  conc__calling call;
+  ssize_t got = 0;
+  int rc;
+  if (n < 2 || proxy->manager->options->prefetch > 1 ||
+      CONC__LOAD(&proxy->stashed))
+    return conc__proxy_get_each(q, sink, n, deadline);
+  if (n > CONC__MANY) n = CONC__MANY;
+  conc__call_begin(&call, proxy->manager, deadline, conc__call_end(deadline));
+  do {
+    rc = conc__proxy_current(proxy, &call, &ident);
+    if (rc == 0 && !ident->own)
+      return conc__proxy_get_each(q, sink, n, deadline);
+    if (rc == 0) got = conc__proxy_get_trip(proxy, ident, *sink, n, &call);
+    if (rc == 0 && got < 0) rc = (int)got;
+  } while (rc != 0 && conc__proxy_again(proxy, &call, ident, &rc));
+  return rc == -EMSGSIZE ? conc__proxy_get_each(q, sink, 1, 0)
+                         : rc != 0 ? rc : got;
+}
+
 /* --- the other calls of a queue --- */
 
 /* Calls a method without arguments whose result is a number, or None, which is
-   0 here; the whole call lasts until `end` at most. */
+   0 here; the whole call lasts until `end` at most. `once` is the name that it
+   has with a key, if it must not be carried out twice; else NULL. */
 CONC__PRIVATE ssize_t conc__proxy_simple(conc_queue *q, const char *method,
-                                         double end) {
+                                         const char *once, double end) {
   conc__proxy *proxy = (conc__proxy *)q;
+  const conc__ident *ident;
   conc__exchange c;
+  conc__calling call;
   int64_t n = 0;
-  int i, rc;
-  for (i = 0;; i++) {
-    const conc__ident *ident = conc__proxy_ident(proxy);
-    rc = conc__exchange_begin(&c, proxy, ident, method, end);
-    if (rc != 0) return rc;
-    rc = conc__exchange_end(
-        &c, proxy,
-        conc__pickle_put_op(&c.peer->channel.out, CONC__OP_EMPTY_TUPLE), end);
-    if (rc == 0) break;
-    if (rc != -ESTALE) return rc;
-    rc = i == CONC__RESOLVE_TIMES ? -EPROTO
-                                  : conc__proxy_resolve(proxy, ident, end);
-    if (rc != 0) return rc;
-  }
+  int rc;
+  conc__call_begin(&call, proxy->manager, end, end);
+  call.acts = once != NULL;
+  do {
+    conc__buffer *out;
+    bool keyed;
+    rc = conc__proxy_current(proxy, &call, &ident);
+    if (rc != 0) continue;
+    keyed = once != NULL && ident->own && call.again > 0;
+    rc = conc__exchange_begin(&c, proxy, ident, keyed ? once : method, &call);
+    if (rc != 0) continue;
+    out = &c.peer->channel.out;
+    if (keyed) rc = conc__exchange_key(&c);
+    if (rc == 0)
+      rc = conc__pickle_put_op(out, keyed ? CONC__OP_TUPLE1
+                                          : CONC__OP_EMPTY_TUPLE);
+    rc = conc__exchange_end(&c, proxy, rc);
+  } while (rc != 0 && conc__proxy_again(proxy, &call, ident, &rc));
+  if (rc != 0) return rc;
   if (conc_value_type(c.result) != CONC_NONE)
     rc = conc_value_int(c.result, &n) != 0 || n < 0 ? -EPROTO : 0;
   conc_value_free(c.reply);
@@ -38124,13 +39625,15 @@ CONC__PRIVATE int conc__proxy_unget(conc_queue *q, const conc__message *m,
 CONC__PRIVATE ssize_t conc__proxy_size(conc_queue *q) {
   conc__proxy *proxy = (conc__proxy *)q;
   ssize_t n =
-      conc__proxy_simple(q, "qsize", conc_now() + proxy->manager->timeout);
+      conc__proxy_simple(q, "qsize", NULL,
+                         conc_now() + proxy->manager->timeout);
   return n < 0 ? n : n + conc__fifo_size(proxy->stash);
 }
 
 CONC__PRIVATE int conc__proxy_task_done(conc_queue *q) {
   return (int)conc__proxy_simple(
-      q, "task_done", conc_now() + ((conc__proxy *)q)->manager->timeout);
+      q, "task_done", CONC__METHOD_DONE,
+      conc_now() + ((conc__proxy *)q)->manager->timeout);
 }
 
 /* The join of a queue. In the protocol it has no timeout: when ours is over,
@@ -38138,7 +39641,7 @@ CONC__PRIVATE int conc__proxy_task_done(conc_queue *q) {
    of 0 means "is it done?" and needs some time for the answer. */
 CONC__PRIVATE int conc__proxy_join(conc_queue *q, double deadline) {
   double least = conc_now() + CONC__JOIN_LEAST;
-  return (int)conc__proxy_simple(q, "join",
+  return (int)conc__proxy_simple(q, "join", NULL,
                                  deadline > least ? deadline : least);
 }
 
@@ -38146,7 +39649,7 @@ static const conc__queue_class conc__proxy_class = {
     conc__proxy_put,  conc__proxy_get,       conc__proxy_unget,
     conc__proxy_size, conc__proxy_task_done, conc__proxy_join,
     NULL,             NULL,                  NULL,
-    NULL,             conc__proxy_get_n,     conc__proxy_get, false};
+    conc__proxy_put_n, conc__proxy_get_n,    conc__proxy_get, false};
 
 /* --- making and freeing proxies --- */
 
@@ -38176,9 +39679,14 @@ CONC__PRIVATE void conc__proxy_free(conc__proxy *p) {
    id. `name` has been found to fit. 0 or negative errno. */
 CONC__PRIVATE int conc__proxy_new(conc__manager_data *m, const char *name,
                                   conc__proxy **out) {
+  double end = conc_now() + m->handshake_timeout;
   conc__ident *ident;
   conc__proxy *p;
-  int rc = conc__ident_ask(m, name, &ident, conc_now() + m->handshake_timeout);
+  conc__calling call;
+  int rc;
+  conc__call_begin(&call, m, end, end);
+  do rc = conc__ident_ask(&call, name, &ident);
+  while (rc != 0 && conc__call_again(&call, &rc));
   if (rc != 0) return rc;
   ident->before = NULL;
   p = (conc__proxy *)conc__queue_make(&conc__proxy_class, sizeof *p);
@@ -38248,8 +39756,11 @@ CONC__PRIVATE void conc__proxy_put_back(conc__proxy *proxy,
 CONC__PRIVATE void conc__proxy_drain(conc__proxy *proxy, double end) {
   conc__buffer b = {NULL, 0, 0, 0};
   conc__exchange c;
+  conc__calling call;
   conc__sink sink;
   bool told;
+  conc__call_begin(&call, proxy->manager, 0, end);
+  c.call = &call;
   conc__sink_body(&sink, &b, CONC__WANTS_VALUE, SIZE_MAX);
   for (;;) {
     b.size = 0;
@@ -38287,16 +39798,21 @@ static struct conc__clients {
    though it does not shut its managers down. Others may run still. */
 CONC__PRIVATE void conc__clients_exit(void) {
   conc__manager_data *m;
+  conc__proxy *proxy;
+  conc__peer *p;
   if (conc__clients.depth != conc__fork_depth) return;
   conc__mutex_lock(&conc__clients.guard);
   for (m = conc__clients.first; m != NULL; m = m->client.next) {
     conc__mutex *guard = conc__mutex_of(m);
     conc__mutex_lock(guard);
     while (m->client.held_oldest != NULL) {
-      conc__peer *p = m->client.held_oldest;
+      p = m->client.held_oldest;
       conc__held_leave(&m->client, p);
       conc__peer_confirm(p);
     }
+    for (proxy = m->client.proxies; proxy != NULL; proxy = proxy->next)
+      for (p = proxy->ahead; p != NULL; p = p->next)
+        if (p->held) conc__peer_confirm(p);
     conc__mutex_unlock(guard);
   }
   conc__mutex_unlock(&conc__clients.guard);
@@ -38340,15 +39856,20 @@ CONC__PRIVATE void conc__proxies_shutdown(conc__manager_data *m) {
   double end = conc_now() + 1 + CONC__REPLY_SLACK;
   CONC__CHECK(m->role == CONC__MANAGER_CONNECTED);
   conc__clients_leave(m);
+  conc__ahead_stop(m);
   while (client->proxies != NULL) {
     conc__proxy *p = client->proxies;
-    const conc__ident *ident;
     conc__peer *peer;
     client->proxies = p->next;
+    /* Only the newest id is one of this server for sure: what an older one
+       names now may be something else, with references of others. */
     if (client->depth == conc__fork_depth) {
       conc__proxy_drain(p, end);
-      for (ident = p->ident; ident != NULL; ident = ident->before)
-        conc__ident_give_back(m, ident, end);
+      conc__ident_give_back(m, p->ident, end);
+    }
+    while ((peer = p->ahead) != NULL) {
+      p->ahead = peer->next;
+      conc__ahead_give_back(m, peer);
     }
     while ((peer = p->late) != NULL) {
       p->late = peer->next;
@@ -38445,10 +39966,13 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout) {
   double deadline = conc__deadline(timeout);
   conc__manager_data *m;
   conc__peer *p;
+  conc__calling call;
   int rc = conc__manager_apply_options(manager);
   if (rc != 0) return rc;
   m = manager->state;
-  rc = conc__peer_get(m, &p, deadline);
+  conc__call_begin(&call, m, deadline, deadline);
+  do rc = conc__call_connect(&call, &p);
+  while (rc != 0 && conc__call_again(&call, &rc));
   if (rc != 0) {
     conc__manager_undo_state(manager);
     return rc == -EREMOTEIO || rc == -EPIPE ? -EPROTO : rc;
@@ -43907,7 +45431,7 @@ CONC__PRIVATE int conc__stored_read(const conc__buffer *body,
 CONC__PRIVATE int conc__text_result(const conc__object *o, conc__buffer *b) {
   conc_value *v;
   int rc = conc__stored_read((const conc__buffer *)o->state, &v);
-  if (rc == 0) rc = conc__python_repr(b, v);
+  if (rc == 0) rc = conc__python_repr(b, v, NULL, NULL);
   conc_value_free(v);
   return rc;
 }
@@ -44187,7 +45711,8 @@ CONC__PRIVATE int conc__call_method(conc__answer *a, conc__manager_data *m,
                                     double end) {
   conc__peer *p;
   size_t at = 0;
-  int rc = conc__peer_get(m, &p, end);
+  bool lost;
+  int rc = conc__peer_get(m, &p, &lost, end);
   if (rc != 0) {
     memset(a, 0, sizeof *a);
     return rc;

@@ -52,6 +52,7 @@ fuzz | clang |
 compile-all | cc |
 vendor-all | cc |
 interop | gcc python3 | CC=gcc OPT=-O1 INTEROP_VALUES=400 TESTS=interop
+network | gcc ip | CC=gcc OPT=-O0 NETNS_MESSAGES=20000 PYTHONS=none TESTS=interop
 gcc-O2 | gcc | CC=gcc OPT=-O2 $few TESTS="core thread sync model queue queue_processes park loop generator tasks pool workers process fork manager server delivery pipe shared value"
 long | cc | OPT=-O2 TEST_SLOW=4 DEADLOCK_ROUNDS=1000 DEADLOCK_OPERATIONS=10000000 FORK_ROUNDS=1000 SYNC_STEPS=1000000 PROCESS_MIB=256 PROCESS_STARTS=5000 QUEUE_KILLS=5000 TESTS="deadlock fork process queue_processes sync model"
 chaos | gcc | CC=gcc OPT=-O2 CHAOS_MESSAGES=200000 CHAOS_TELL=1 TEST_SLOW=4 TESTS=chaos

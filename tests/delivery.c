@@ -20,7 +20,8 @@ static conc_queue *join_with(const served *s, conc_manager *m, size_t max) {
 
 /* As if the server was Python's, which forgets what it has sent. */
 static void forget_that_it_confirms(conc_queue *q) {
-  ((conc__ident *)(uintptr_t)((conc__proxy *)q)->ident)->confirms = false;
+  conc__ident *ident = (conc__ident *)(uintptr_t)((conc__proxy *)q)->ident;
+  ident->confirms = ident->own = false;
 }
 
 static void expect(conc_queue *q, const char *text) {
@@ -191,14 +192,16 @@ TEST(a_get_without_memory_loses_nothing) {
 static int handed_out_long(conc_manager *m, conc_queue *q, char *head,
                            size_t room) {
   conc__exchange c;
+  conc__calling call;
   conc__sink sink;
   const unsigned char *payload;
   size_t size;
   int fd;
   conc__sink_bytes(&sink, head, room);
+  conc__call_begin(&call, m->state, 0, conc_now() + 5);
   CHECK_EQ(conc__exchange_begin(&c, (conc__proxy *)q,
                                 ((conc__proxy *)q)->ident, CONC__METHOD_GET,
-                                conc_now() + 5), 0);
+                                &call), 0);
   CHECK_EQ(conc__take_arguments(&c.peer->channel.out, &c, &sink, 5), 0);
   CHECK_EQ(conc__exchange_write(&c, (conc__proxy *)q, 0), 0);
   CHECK_EQ(conc__peer_exchange(m->state, c.peer, &payload, &size,

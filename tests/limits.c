@@ -278,7 +278,8 @@ static conc_manager_counts counts_of(const served *s) {
 
 static conc__peer *peer_of(served *s) {
   conc__peer *p;
-  CHECK_EQ(conc__peer_get(s->client.state, &p, conc_now() + 20), 0);
+  bool lost;
+  CHECK_EQ(conc__peer_get(s->client.state, &p, &lost, conc_now() + 20), 0);
   return p;
 }
 

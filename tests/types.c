@@ -93,7 +93,8 @@ static const char *ask(conc__peer *p, const char *ident, const char *method,
 /* A connection for methods. */
 static conc__peer *person(served *s) {
   conc__peer *p;
-  CHECK_EQ(conc__peer_get(s->client.state, &p, soon()), 0);
+  bool lost;
+  CHECK_EQ(conc__peer_get(s->client.state, &p, &lost, soon()), 0);
   return p;
 }
 

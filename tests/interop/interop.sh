@@ -4,6 +4,8 @@
 #   BUILD=build/default EXAMPLES=build/examples sh tests/interop/interop.sh
 # Prints a line per test; without any Python it skips and says so.
 here=$(dirname "$0")
+# It takes minutes, and no Python: only if it is asked for.
+[ -z "$NETNS_MESSAGES" ] || sh "$here/netns.sh" || exit 1
 driver=
 found=
 for python in ${PYTHONS:-"$HOME"/.pyenv/versions/*/bin/python python3}; do

@@ -1,0 +1,808 @@
+/* A server that is not there, that ends, hangs, is started anew, or whose
+   network fails: which calls are made again, and that none counts twice. */
+#include "inside.h"
+#include "served.h"
+#include "tasks.h"
+
+#include <sys/mman.h>
+#include <sys/socket.h>
+
+static void took(double start, double timeout) {
+  CHECK(test_now() - start < timeout + 0.5 + 0.4 * test_slow());
+}
+
+static void expect(conc_queue *q, const char *text) {
+  char buf[64];
+  CHECK_EQ(conc_get(q, buf, sizeof buf, 10 * test_slow()), strlen(text));
+  CHECK(memcmp(buf, text, strlen(text)) == 0);
+}
+
+/* --- a network that fails when it is told to --- */
+
+/* One end listens, and what comes is passed on to a server. Both are unix
+   sockets: a process does not answer its own challenge that comes over TCP
+   from somewhere else. */
+typedef struct network {
+  conc_task task;
+  int listener;
+  char address[136], server[128];
+  int fault;  /* FLOWS, or what is to happen next; then it is CUT */
+  int holds;  /* the server does not hear of the client's end */
+  int held;   /* its connection, then */
+  int links;  /* connections, ever */
+} network;
+enum {
+  FLOWS,
+  LOSE_REPLY,   /* the next bytes from the server are lost, with the client */
+  LOSE_REQUEST, /* so are the next ones from the client */
+  LOSE_NOW,     /* all clients are cut off */
+  CUT           /* who connects is turned away */
+};
+
+/* Passes on what comes from one of two, until either has gone. */
+static void pass_on(network *n, int client, int server) {
+  char buf[65536];
+  struct pollfd p[2];
+  memset(p, 0, sizeof p);
+  p[0].fd = client;
+  p[1].fd = server;
+  p[0].events = p[1].events = POLLIN;
+  for (;;) {
+    int from;
+    ssize_t got;
+    if (poll(p, 2, 5) < 0 && errno != EINTR) return;
+    if (conc_sleep(0) != 0) return;
+    if (LOAD(n->fault) == LOSE_NOW) {
+      STORE(n->fault, CUT);
+      return;
+    }
+    for (from = 0; from < 2; from++) {
+      if (!(p[from].revents & (POLLIN | POLLHUP | POLLERR))) continue;
+      got = recv(p[from].fd, buf, sizeof buf, MSG_DONTWAIT);
+      if (got < 0 && (errno == EAGAIN || errno == EINTR)) continue;
+      if (got <= 0) return;
+      if (LOAD(n->fault) == (from == 1 ? LOSE_REPLY : LOSE_REQUEST)) {
+        STORE(n->fault, CUT);
+        return;
+      }
+      for (ssize_t at = 0, sent; at < got; at += sent) {
+        sent = send(p[!from].fd, buf + at, (size_t)(got - at), MSG_NOSIGNAL);
+        if (sent <= 0) return;
+      }
+    }
+  }
+}
+
+typedef struct link_of {
+  network *net;
+  int client;
+} link_of;
+
+static void *link_main(void *arg) {
+  link_of *l = (link_of *)arg;
+  network *n = l->net;
+  int server = LOAD(n->fault) == CUT ? -1 : conc_connect(n->server, 5);
+  if (server >= 0) {
+    fcntl(server, F_SETFL, 0);
+    fcntl(l->client, F_SETFL, 0);
+    pass_on(n, l->client, server);
+    if (LOAD(n->holds) && LOAD(n->fault) == CUT && LOAD(n->held) < 0)
+      STORE(n->held, server);
+    else
+      conc_close(server);
+  }
+  conc_close(l->client);
+  free(l);
+  return NULL;
+}
+
+static void *network_main(void *arg) {
+  network *n = (network *)arg;
+  conc_task links[64];
+  int count = 0;
+  for (;;) {
+    link_of *l;
+    int fd = conc_accept(n->listener, CONC_FOREVER);
+    if (fd == -ECANCELED) break;
+    if (fd < 0) continue;
+    CHECK(count < 64);
+    ADD_FETCH(n->links, 1);
+    l = (link_of *)malloc(sizeof *l);
+    l->net = n;
+    l->client = fd;
+    start(conc_thread_start, &links[count++], link_main, l);
+  }
+  while (count > 0) {
+    conc_cancel(&links[--count]);
+    conc_join(&links[count], CONC_FOREVER);
+  }
+  return NULL;
+}
+
+static void network_begin(network *n, const served *s) {
+  memset(n, 0, sizeof *n);
+  n->held = -1;
+  snprintf(n->server, sizeof n->server, "%s",
+           conc_manager_address(&s->server));
+  snprintf(n->address, sizeof n->address, "%s.n", n->server);
+  n->listener = conc_listen(n->address);
+  CHECK(n->listener >= 0);
+  start(conc_thread_start, &n->task, network_main, n);
+}
+
+static void network_end(network *n) {
+  conc_cancel(&n->task);
+  CHECK_EQ(conc_join(&n->task, CONC_FOREVER), -ECANCELED);
+  conc_close(n->listener);
+  unlink(n->address);
+  if (n->held >= 0) conc_close(n->held);
+}
+
+/* Until the test ends, in the order in which they were asked for. */
+static const char *socket_path(void) {
+  static char path[64];
+  static int count;
+  snprintf(path, sizeof path, "/tmp/conc_reconnect.%d.%d", (int)getpid(),
+           count++);
+  return path;
+}
+
+static void serve_at(served *s, size_t capacity, const char *address) {
+  conc_queue_opts o;
+  memset(&o, 0, sizeof o);
+  o.capacity = capacity;
+  *s = nobody();
+  s->server.address = address;
+  serve_queue(s, conc_queue_new(&o));
+}
+
+static void serve(served *s, size_t capacity) {
+  serve_at(s, capacity, NULL);
+}
+
+/* The same queue at the same address, by a server that is a new one. */
+static void serve_anew(served *s, const char *address) {
+  s->server.address = address;
+  s->server.authkey = "abc";
+  CHECK_EQ(conc_manager_register_queue(&s->server, "q", s->queue), 0);
+  CHECK_EQ(conc_manager_start(&s->server), 0);
+}
+
+static conc_queue *join_through(const network *n, conc_manager *m,
+                                double reconnect) {
+  memset(m, 0, sizeof *m);
+  m->address = n->address;
+  m->authkey = "abc";
+  m->reconnect = reconnect;
+  return join(m);
+}
+
+/* --- what an error means --- */
+
+TEST(a_call_that_was_refused_is_told_apart_from_one_without_an_answer) {
+  served s;
+  network n;
+  conc_manager m;
+  conc_queue *q;
+  char buf[8];
+  serve_at(&s, 2, socket_path());
+  network_begin(&n, &s);
+  q = join_through(&n, &m, 0);
+  CHECK_EQ(conc_put(q, "a", 1, 1), 0);
+  STORE(n.fault, LOSE_REPLY);
+  CHECK_EQ(conc_put(q, "b", 1, 1), -ECONNRESET); /* it was carried out */
+  CHECK_EQ(conc_qsize(s.queue), 2);
+  CHECK_EQ(conc_put(q, "c", 1, 1), -EPIPE); /* it was not */
+  CHECK_EQ(conc_get(q, buf, 8, 1), -EPIPE);
+  STORE(n.fault, FLOWS);
+  CHECK_EQ(conc_put(q, "c", 1, 0), -ETIMEDOUT); /* there is no room */
+  CHECK_EQ(conc_qsize(s.queue), 2);
+  STORE(n.fault, LOSE_REQUEST);
+  CHECK_EQ(conc_task_done(q), -ECONNRESET);
+  STORE(n.fault, FLOWS);
+  CHECK_EQ(conc_qsize(q), 2);
+  STORE(n.fault, LOSE_REPLY);
+  CHECK_EQ(conc_get(q, buf, 8, 1), -ECONNRESET); /* and nothing is taken */
+  STORE(n.fault, FLOWS);
+  expect(q, "a");
+  expect(q, "b");
+  network_end(&n);
+  CHECK_EQ(conc_put(q, "d", 1, 1), -EPIPE); /* on an old connection */
+  CHECK_EQ(conc_put(q, "d", 1, 1), -ENOENT); /* there is no such socket */
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  end(&s);
+}
+
+TEST(a_queue_that_is_closed_says_so) {
+  served s;
+  conc_manager m;
+  conc_queue *q;
+  char buf[8];
+  serve(&s, 0);
+  m = client_of(&s);
+  m.reconnect = 10;
+  q = join(&m);
+  CHECK_EQ(conc_queue_close(s.queue), 0);
+  CHECK_EQ(conc_put(q, "a", 1, 1), -EPIPE);
+  CHECK_EQ(conc_get(q, buf, 8, 1), -EPIPE);
+  CHECK_EQ(conc_put_many(q, "ab", 1, 2, 1), -EPIPE);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  end(&s);
+}
+
+/* --- it is tried again --- */
+
+typedef struct caller {
+  conc_task task;
+  conc_manager *manager;
+  conc_queue *queue;
+  const char *text;
+  char buf[8];
+  ssize_t result;
+} caller;
+
+static void *call_put(void *arg) {
+  caller *c = (caller *)arg;
+  c->result = conc_put(c->queue, c->text, strlen(c->text), 20 * test_slow());
+  return NULL;
+}
+static void *call_get(void *arg) {
+  caller *c = (caller *)arg;
+  c->result = conc_get(c->queue, c->buf, sizeof c->buf, 20 * test_slow());
+  return NULL;
+}
+static void *call_connect(void *arg) {
+  caller *c = (caller *)arg;
+  c->result = conc_manager_connect(c->manager, 20 * test_slow());
+  return NULL;
+}
+static void begin(caller *c, conc_fn *fn, conc_manager *m, conc_queue *q,
+                  const char *text) {
+  memset(c, 0, sizeof *c);
+  c->manager = m;
+  c->queue = q;
+  c->text = text;
+  start(conc_thread_start, &c->task, fn, c);
+}
+static ssize_t result(caller *c) {
+  CHECK_EQ(conc_join(&c->task, CONC_FOREVER), 0);
+  return c->result;
+}
+
+TEST(a_call_waits_for_a_server_that_is_started_anew) {
+  served s;
+  conc_manager m;
+  conc_queue *q;
+  char address[128];
+  caller put, get, connect;
+  serve(&s, 0);
+  snprintf(address, sizeof address, "%s", conc_manager_address(&s.server));
+  m = client_of(&s);
+  m.address = address;
+  m.reconnect = 20 * test_slow();
+  q = join(&m);
+  s.client = client_of(&s);
+  s.client.address = address;
+  for (int i = 0; i < 3; i++) {
+    begin(&get, call_get, &m, q, "");
+    UNTIL(somebody_waits(s.queue));
+    CHECK_EQ(conc_manager_shutdown(&s.server), 0);
+    begin(&put, call_put, &m, q, "text");
+    conc_sleep(0.03);
+    CHECK(conc_is_alive(&put.task) && conc_is_alive(&get.task));
+    if (i == 0) {
+      CHECK_EQ(conc_manager_connect(&s.client, 1), -ECONNREFUSED);
+      s.client.reconnect = 20 * test_slow();
+      begin(&connect, call_connect, &s.client, NULL, "");
+      conc_sleep(0.03);
+    }
+    serve_anew(&s, address);
+    CHECK_EQ(result(&put), 0);
+    CHECK_EQ(result(&get), 4);
+    if (i == 0) CHECK_EQ(result(&connect), 0);
+    CHECK_EQ(conc_qsize(s.queue), 0);
+  }
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  end(&s);
+}
+
+TEST(a_call_is_not_tried_for_longer_than_it_may_take) {
+  served s;
+  conc_manager m;
+  conc_queue *q;
+  char address[128];
+  double t;
+  serve(&s, 0);
+  snprintf(address, sizeof address, "%s", conc_manager_address(&s.server));
+  m = client_of(&s);
+  m.address = address;
+  m.reconnect = 0.2;
+  q = join(&m);
+  CHECK_EQ(conc_manager_shutdown(&s.server), 0);
+  conc_sleep(0.11);
+  t = test_now();
+  CHECK_EQ(conc_put(q, "x", 1, CONC_FOREVER), -ECONNREFUSED);
+  CHECK(test_now() - t > 0.09);
+  took(t, 0.2);
+  m.reconnect = 100;
+  t = test_now();
+  CHECK_EQ(conc_put(q, "x", 1, 0.1), -ECONNREFUSED);
+  took(t, 0.1);
+  t = test_now();
+  CHECK_EQ(conc_put(q, "x", 1, 0), -ECONNREFUSED);
+  took(t, 0);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  conc_queue_free(s.queue);
+}
+
+static void *cancelled(void *arg) {
+  caller *c = (caller *)arg;
+  c->result = conc_put(c->queue, "x", 1, CONC_FOREVER);
+  return NULL;
+}
+
+TEST(a_call_that_waits_for_its_server_can_be_cancelled) {
+  served s;
+  conc_manager m;
+  conc_queue *q;
+  caller c;
+  char address[128];
+  serve(&s, 0);
+  snprintf(address, sizeof address, "%s", conc_manager_address(&s.server));
+  m = client_of(&s);
+  m.address = address;
+  m.reconnect = 1000;
+  q = join(&m);
+  CHECK_EQ(conc_manager_shutdown(&s.server), 0);
+  begin(&c, cancelled, &m, q, "");
+  conc_sleep(0.2);
+  CHECK(conc_is_alive(&c.task));
+  CHECK_EQ(conc_cancel(&c.task), 0);
+  CHECK_EQ(conc_join(&c.task, CONC_FOREVER), -ECANCELED);
+  CHECK_EQ(c.result, -ECANCELED);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  conc_queue_free(s.queue);
+}
+
+/* --- it counts once --- */
+
+static void once(bool holds, int fault) {
+  served s;
+  network n;
+  conc_manager m;
+  conc_queue *q;
+  caller c;
+  char buf[8];
+  serve_at(&s, 0, socket_path());
+  network_begin(&n, &s);
+  STORE(n.holds, holds);
+  q = join_through(&n, &m, 20 * test_slow());
+  CHECK_EQ(conc_put(q, "a", 1, 1), 0);
+  STORE(n.fault, fault);
+  begin(&c, call_put, &m, q, "b");
+  UNTIL(LOAD(n.fault) == CUT);
+  conc_sleep(0.05);
+  CHECK(conc_is_alive(&c.task));
+  CHECK_EQ(conc_qsize(s.queue), fault == LOSE_REPLY ? 2 : 1);
+  STORE(n.fault, FLOWS);
+  CHECK_EQ(result(&c), 0);
+  CHECK_EQ(conc_qsize(s.queue), 2);
+  expect(s.queue, "a");
+  expect(s.queue, "b");
+  CHECK_EQ(conc_put_many(q, "123", 1, 3, 5), 3);
+  STORE(n.fault, fault); /* a second time */
+  begin(&c, call_put, &m, q, "c");
+  UNTIL(LOAD(n.fault) == CUT);
+  STORE(n.fault, FLOWS);
+  CHECK_EQ(result(&c), 0);
+  CHECK_EQ(conc_qsize(s.queue), 4);
+  for (int i = 0; i < 4; i++) CHECK_EQ(conc_get(s.queue, buf, 8, 0), 1);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  network_end(&n);
+  end(&s);
+}
+
+TEST(a_put_whose_reply_is_lost_counts_once) { once(false, LOSE_REPLY); }
+TEST(a_put_whose_reply_is_lost_counts_once_though_the_server_hears_nothing) {
+  once(true, LOSE_REPLY);
+}
+TEST(a_put_that_is_lost_on_the_way_counts_once) { once(false, LOSE_REQUEST); }
+
+static void *call_many(void *arg) {
+  caller *c = (caller *)arg;
+  c->result = conc_put_many(c->queue, "12345", 1, 5, 20 * test_slow());
+  return NULL;
+}
+static void *call_done(void *arg) {
+  caller *c = (caller *)arg;
+  c->result = conc_task_done(c->queue);
+  return NULL;
+}
+
+TEST(many_that_are_put_and_what_is_done_count_once_too) {
+  served s;
+  network n;
+  conc_manager m;
+  conc_queue *q;
+  caller c;
+  char buf[8];
+  serve_at(&s, 0, socket_path());
+  network_begin(&n, &s);
+  memset(&m, 0, sizeof m);
+  m.timeout = 20 * test_slow();
+  m.address = n.address;
+  m.authkey = "abc";
+  m.reconnect = 20 * test_slow();
+  q = join(&m);
+  STORE(n.fault, LOSE_REPLY);
+  begin(&c, call_many, &m, q, "");
+  UNTIL(LOAD(n.fault) == CUT);
+  STORE(n.fault, FLOWS);
+  CHECK_EQ(result(&c), 5);
+  CHECK_EQ(conc_qsize(s.queue), 5);
+  for (int i = 0; i < 5; i++) {
+    CHECK_EQ(conc_get(q, buf, 8, 5), 1);
+    CHECK_EQ(buf[0], '1' + i);
+    STORE(n.fault, LOSE_REPLY);
+    begin(&c, call_done, &m, q, "");
+    UNTIL(LOAD(n.fault) == CUT);
+    STORE(n.fault, FLOWS);
+    CHECK_EQ(result(&c), 0);
+    CHECK_EQ(conc_queue_join(s.queue, 0), i == 4 ? 0 : -ETIMEDOUT);
+  }
+  CHECK_EQ(conc_task_done(q), -EINVAL);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  network_end(&n);
+  end(&s);
+}
+
+static bool a_putter_waits(conc_queue *q) {
+  bool yes;
+  conc__mutex_lock(conc__fifo_get_guard(AS_FIFO(q)));
+  yes = AS_FIFO(q)->putters.first != NULL;
+  conc__mutex_unlock(conc__fifo_get_guard(AS_FIFO(q)));
+  return yes;
+}
+
+/* The server waits for room on behalf of a connection that has gone, which it
+   has not heard of: when the put comes again, it must not wait twice. */
+TEST(a_put_that_waits_for_room_is_taken_over) {
+  served s;
+  network n;
+  conc_manager m;
+  conc_queue *q;
+  caller c;
+  serve_at(&s, 1, socket_path());
+  network_begin(&n, &s);
+  q = join_through(&n, &m, 20 * test_slow());
+  CHECK_EQ(conc_put(q, "a", 1, 1), 0);
+  for (int i = 0; i < 3; i++) {
+    const char put[2] = {(char)('b' + i), 0}, first[2] = {(char)('a' + i), 0};
+    bool holds = i < 2;
+    STORE(n.holds, holds);
+    begin(&c, call_put, &m, q, put);
+    UNTIL(a_putter_waits(s.queue));
+    STORE(n.fault, LOSE_NOW);
+    UNTIL(LOAD(n.fault) == CUT);
+    if (holds) UNTIL(LOAD(n.held) >= 0);
+    STORE(n.fault, FLOWS);
+    /* The server gives up the one that it thought was there. */
+    if (holds) CHECK_EQ(conc_wait_fd(n.held, CONC_READ, 20 * test_slow()), 1);
+    if (holds) conc_close(n.held);
+    STORE(n.held, -1);
+    UNTIL(a_putter_waits(s.queue));
+    expect(s.queue, first);
+    CHECK_EQ(result(&c), 0);
+    CHECK_EQ(conc_qsize(s.queue), 1);
+  }
+  expect(s.queue, "d");
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  network_end(&n);
+  end(&s);
+}
+
+/* It waits at another server, on behalf of a connection that has gone: what
+   became of it there is not known, and the client is told so. */
+TEST(what_a_relay_has_given_up_is_not_known) {
+  served s, relay = nobody();
+  network n;
+  conc_manager far, m;
+  conc_queue *q;
+  caller c;
+  serve(&s, 1);
+  CHECK_EQ(conc_put(s.queue, "a", 1, 1), 0);
+  relay.server.address = socket_path();
+  serve_queue(&relay, join_as_client(&s, &far));
+  network_begin(&n, &relay);
+  STORE(n.holds, 1);
+  q = join_through(&n, &m, 20 * test_slow());
+  begin(&c, call_put, &m, q, "b");
+  UNTIL(a_putter_waits(s.queue));
+  STORE(n.fault, LOSE_NOW);
+  UNTIL(LOAD(n.fault) == CUT && LOAD(n.held) >= 0);
+  STORE(n.fault, FLOWS);
+  CHECK_EQ(result(&c), -ECONNRESET);
+  UNTIL(!a_putter_waits(s.queue));
+  CHECK_EQ(conc_put(q, "b", 1, 0), -ETIMEDOUT);
+  expect(s.queue, "a");
+  CHECK_EQ(conc_put(q, "b", 1, 5), 0);
+  expect(s.queue, "b");
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  network_end(&n);
+  end(&relay);
+  CHECK_EQ(conc_manager_shutdown(&far), 0);
+  end(&s);
+}
+
+TEST(of_a_server_that_has_ended_it_is_not_known_what_it_did) {
+  served s;
+  network n;
+  conc_manager m;
+  conc_queue *q;
+  caller c;
+  serve_at(&s, 0, socket_path());
+  network_begin(&n, &s);
+  q = join_through(&n, &m, 20 * test_slow());
+  CHECK_EQ(conc_put(q, "a", 1, 1), 0);
+  for (int i = 0; i < 2; i++) {
+    STORE(n.fault, i == 0 ? LOSE_REPLY : LOSE_REQUEST);
+    begin(&c, call_put, &m, q, "b");
+    UNTIL(LOAD(n.fault) == CUT);
+    CHECK_EQ(conc_manager_shutdown(&s.server), 0);
+    serve_anew(&s, n.server);
+    STORE(n.fault, FLOWS);
+    CHECK_EQ(result(&c), -ECONNRESET);
+    expect(s.queue, "a");
+    if (i == 0) expect(s.queue, "b");
+    CHECK_EQ(conc_qsize(s.queue), 0);
+    CHECK_EQ(conc_put(q, "a", 1, 1), 0); /* the name is found again */
+  }
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  network_end(&n);
+  end(&s);
+}
+
+/* What a server remembers is bounded. */
+TEST(a_server_remembers_so_many_calls_and_no_more) {
+  conc__receipts *all = (conc__receipts *)test_malloc(sizeof *all);
+  unsigned char key[CONC__KEY_SIZE] = {0};
+  conc__receipt *first = NULL;
+  memset(all, 0, sizeof *all);
+  for (unsigned i = 0; i < 3 * CONC__RECEIPT_MOST; i++) {
+    conc__receipt *r;
+    memcpy(key + CONC__KEY_SIZE - 8, &i, sizeof i);
+    CHECK(conc__receipt_find(all, key) == NULL);
+    r = conc__receipt_enter(all, key, NULL, true);
+    if (i == 0) first = r;
+    CHECK(conc__receipt_find(all, key) == r);
+    conc__receipt_keep(all, r);
+    CHECK(all->count <= CONC__RECEIPT_MOST);
+  }
+  CHECK_EQ(all->count, CONC__RECEIPT_MOST);
+  CHECK(all->oldest != first);
+  memset(key, 0, sizeof key);
+  CHECK(conc__receipt_find(all, key) == NULL);
+  conc__receipts_age(all, conc_now() + CONC__RECEIPT_KEPT + 1);
+  CHECK_EQ(all->count, 0);
+  conc__receipts_free(all);
+}
+
+/* A client that goes on has had its replies: nothing of it is kept. */
+TEST(a_client_that_goes_on_costs_no_memory) {
+  served s;
+  conc_manager m;
+  conc_queue *q;
+  if (TEST_TSAN) SKIP("it looks at what is the server's thread's");
+  serve(&s, 0);
+  m = client_of(&s);
+  m.reconnect = 1;
+  q = join(&m);
+  for (int i = 0; i < 100; i++) CHECK_EQ(conc_put(q, "x", 1, 1), 0);
+  CHECK_EQ(conc_qsize(q), 100);
+  CHECK_EQ(s.server.state->server.receipts->count, 0);
+  CHECK_EQ(conc_put(q, "x", 1, 1), 0);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  UNTIL(LOAD(s.server.state->server.clients_count) == 0);
+  CHECK_EQ(s.server.state->server.receipts->count, 0);
+  end(&s);
+}
+
+/* A child is another client than its parent: its calls have other numbers. */
+TEST(a_child_does_not_use_its_parents_numbers) {
+  served s;
+  conc_manager m;
+  conc_queue *q;
+  int status;
+  pid_t pid;
+  NEEDS_FORK;
+  serve(&s, 0);
+  m = client_of(&s);
+  m.reconnect = 5;
+  q = join(&m);
+  CHECK_EQ(conc_put(q, "x", 1, 1), 0);
+  pid = fork();
+  if (pid == 0) {
+    for (int i = 0; i < 5; i++) CHECK_CHILD(conc_put(q, "x", 1, 5) == 0);
+    _exit(0);
+  }
+  for (int i = 0; i < 5; i++) CHECK_EQ(conc_put(q, "x", 1, 5), 0);
+  CHECK_EQ(waitpid(pid, &status, 0), pid);
+  CHECK_EQ(status, 0);
+  CHECK_EQ(conc_qsize(s.queue), 11);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  end(&s);
+}
+
+/* --- a server that hangs --- */
+
+/* Only the first has a connection, on which its request goes out. The others
+   do not come so far: so it is known that they were not carried out. */
+static void every_call_returns(conc_queue *q, conc_manager *m) {
+  char buf[64];
+  double t = test_now();
+  CHECK_EQ(conc_put(q, "x", 1, 0.1), -ECONNRESET);
+  took(t, 0.1), t = test_now();
+  CHECK_EQ(conc_put(q, "x", 1, 0.1), -ETIMEDOUT);
+  took(t, 0.1), t = test_now();
+  CHECK_EQ(conc_put(q, "x", 1, 0), -ETIMEDOUT);
+  took(t, 0), t = test_now();
+  CHECK_EQ(conc_put_many(q, "xy", 1, 2, 0.1), -ETIMEDOUT);
+  took(t, 0.1), t = test_now();
+  CHECK_EQ(conc_get(q, buf, 8, 0), -ETIMEDOUT);
+  took(t, 0), t = test_now();
+  CHECK_EQ(conc_get(q, buf, 8, 0.1), -ETIMEDOUT);
+  took(t, 0.1), t = test_now();
+  CHECK_EQ(conc_get_many(q, buf, 1, 8, 0.1), -ETIMEDOUT);
+  took(t, 0.1), t = test_now();
+  CHECK_EQ(conc_qsize(q), -ETIMEDOUT);
+  took(t, 0.1), t = test_now();
+  CHECK_EQ(conc_task_done(q), -ETIMEDOUT);
+  took(t, 0.1), t = test_now();
+  CHECK_EQ(conc_queue_join(q, 0.1), -ETIMEDOUT);
+  took(t, 0.1), t = test_now();
+  CHECK(conc_manager_get(m, "other") == NULL);
+  CHECK_EQ(errno, ETIMEDOUT);
+  took(t, 0.2);
+}
+
+static void when_it_is_stopped(double reconnect, size_t prefetch) {
+  char *address = (char *)mmap(NULL, 64, PROT_READ | PROT_WRITE,
+                               MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  conc_manager m, late;
+  conc_queue *q;
+  double t;
+  pid_t pid;
+  NEEDS_FORK;
+  CHECK(address != MAP_FAILED);
+  pid = fork();
+  if (pid == 0) {
+    served s;
+    serve(&s, 0);
+    strcpy(address + 1, conc_manager_address(&s.server) + 1);
+    STORE(address[0], conc_manager_address(&s.server)[0]);
+    for (;;) pause();
+  }
+  while (!LOAD(address[0])) usleep(1000);
+  memset(&m, 0, sizeof m);
+  m.authkey = "abc";
+  m.address = address;
+  m.timeout = 0.1;
+  m.handshake_timeout = 0.2;
+  m.reconnect = reconnect;
+  m.prefetch = prefetch;
+  late = m;
+  q = join(&m);
+  for (int i = 0; i < 4; i++) CHECK_EQ(conc_put(q, "x", 1, 5), 0);
+  if (prefetch > 0) expect(q, "x");
+  if (prefetch > 0) expect(q, "x");
+  while (prefetch > 0 && ((conc__proxy *)q)->ahead != NULL) expect(q, "x");
+  CHECK_EQ(kill(pid, SIGSTOP), 0);
+  CHECK_EQ(waitpid(pid, NULL, WUNTRACED), pid);
+  every_call_returns(q, &m);
+  t = test_now();
+  CHECK_EQ(conc_manager_connect(&late, 0.1), -ETIMEDOUT);
+  took(t, 0.1), t = test_now();
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  took(t, 1);
+  kill(pid, SIGKILL);
+  waitpid(pid, NULL, 0);
+  munmap(address, 64);
+}
+
+TEST(a_server_that_is_stopped_costs_a_call_its_timeout) {
+  when_it_is_stopped(0, 0);
+}
+TEST(a_server_that_is_stopped_costs_a_call_that_tries_again_its_timeout) {
+  when_it_is_stopped(10, 4);
+}
+
+/* Nobody reads what is sent, and nobody answers: a listener alone. */
+TEST(a_listener_that_never_answers_costs_the_timeout) {
+  char address[128];
+  conc_manager m;
+  double t;
+  int fd = conc_listen("127.0.0.1:0");
+  CHECK(fd >= 0);
+  CHECK(conc_address(fd, address, sizeof address) > 0);
+  for (int i = 0; i < 2; i++) {
+    memset(&m, 0, sizeof m);
+    m.address = address;
+    m.authkey = "abc";
+    m.reconnect = i * 10;
+    t = test_now();
+    CHECK_EQ(conc_manager_connect(&m, 0.1), -ETIMEDOUT);
+    took(t, 0.1);
+  }
+  conc_close(fd);
+}
+
+/* --- a server of Python --- */
+
+/* Starts it; *out is its address. False: there is no Python here. */
+static bool start_python(conc_popen *p, const char *address, char out[64]) {
+  static const char *argv[6];
+  static char at[64];
+  size_t n = 0;
+  snprintf(at, sizeof at, "%s", address);
+  argv[0] = getenv("PYTHON") != NULL ? getenv("PYTHON") : "python3";
+  argv[1] = "tests/interop/reference_server.py";
+  argv[2] = at;
+  argv[3] = "abc";
+  argv[4] = NULL;
+  memset(p, 0, sizeof *p);
+  p->argv = argv;
+  p->std_in = p->std_out = CONC_PIPE;
+  if (conc_popen_start(p) != 0) return false;
+  while (n < 63 && conc_read(p->out, out + n, 1, 20 * test_slow()) == 1 &&
+         out[n] != '\n')
+    n++;
+  CHECK(n > 1 && out[n] == '\n');
+  out[n] = 0;
+  return true;
+}
+
+TEST(a_server_of_python_that_is_started_anew_is_found_again) {
+  conc_popen p;
+  conc_manager m;
+  conc_queue *q, *other;
+  char address[64], again[64], buf[8];
+  const conc__ident *before;
+  if (access("tests/interop/reference_server.py", R_OK) != 0)
+    SKIP("not in the repository");
+  if (!start_python(&p, "127.0.0.1:0", address)) SKIP("there is no python3");
+  memset(&m, 0, sizeof m);
+  m.address = address;
+  m.authkey = "abc";
+  CHECK_EQ(conc_manager_connect(&m, 5), 0);
+  q = conc_manager_get(&m, "get_task_queue");
+  other = conc_manager_get(&m, "get_result_queue");
+  CHECK(q != NULL && other != NULL);
+  for (int i = 0; i < 3; i++) {
+    CHECK_EQ(conc_put(q, "task", 4, 5), 0);
+    CHECK_EQ(conc_put(other, "result", 6, 5), 0);
+    expect(other, "result");
+    expect(q, "task");
+    CHECK_EQ(conc_put_many(q, "abc", 1, 3, 5), 3);
+    CHECK_EQ(conc_get_many(q, buf, 1, 8, 5), 3);
+    CHECK(memcmp(buf, "abc", 3) == 0);
+    before = ((conc__proxy *)q)->ident;
+    conc_kill(&p.task);
+    conc_popen_wait(&p, CONC_FOREVER);
+    conc_popen_close(&p);
+    m.reconnect = 0;
+    CHECK(conc_put(q, "lost", 4, 1) < 0);
+    m.reconnect = i * 20;
+    CHECK(start_python(&p, address, again));
+    CHECK_STR(again, address);
+    CHECK_EQ(conc_put(q, "task", 4, 5), 0);
+    expect(q, "task");
+    CHECK(((conc__proxy *)q)->ident != before); /* it was asked for */
+    CHECK_EQ(conc_qsize(other), 0);
+  }
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  conc_kill(&p.task);
+  conc_popen_wait(&p, CONC_FOREVER);
+  conc_popen_close(&p);
+}
+
+TEST_MAIN
