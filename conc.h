@@ -8520,9 +8520,9 @@ CONC__INLINE bool conc__is_shared(uintptr_t word) {
 
    An object that is at the server of a manager is a shared one to the fast
    paths. Its word has no registry, and it alone has not CONC__LOCK_WAITERS:
-   so what looks for a shared object asks conc__is_remote first, and calls what
-   >>remote has set before it made the first of them. A program that makes none
-   does not have that room. */
+   so what looks for a shared object asks conc__is_remote first. Then it calls
+   what the room >>remote has set, before it made the first of them. A program
+   that makes none does not have that room. */
 
 #define CONC__REMOTE CONC__SHARED
 
@@ -35927,8 +35927,8 @@ CONC__PRIVATE void conc__proxies_shutdown(conc__manager_data *m) {
    is out, it asks if the server is still there, again every second, and goes
    on as long as it answers.
 
-   Uses >>peer, and of >>proxy the id of a name. >>types uses it; >>lock and
-   >>event call it by conc__remote_call.
+   Uses >>peer, and of >>proxy the id of a name. It is used by >>types; and by
+   the primitives of >>lock and >>event, through conc__remote_call.
    ------------------------------------------------------------------------ */
 
 enum {
@@ -36346,7 +36346,10 @@ CONC__PRIVATE void conc__remote_return(conc__remote *r, conc__peer *p) {
   conc__mutex_lock(guard);
   if (conc__remote_is_of(r, conc__self()->id) && r->peer == NULL) {
     r->peer = p;
-    if (p == NULL) r->owner = 0;
+    if (p == NULL) {
+      r->owner = 0;
+      conc__tsan_released(&r->as.lock, false);
+    }
     p = NULL;
   }
   conc__mutex_unlock(guard);
@@ -36370,6 +36373,7 @@ CONC__PRIVATE void conc__remote_task_ends(void *value) {
       }
       r->peer = NULL;
       r->owner = 0;
+      conc__tsan_released(&r->as.lock, false);
     }
   conc__mutex_unlock(guard);
   for (; p != NULL; p = next) {
@@ -36920,7 +36924,7 @@ CONC__PRIVATE void conc__remotes_end(conc__manager_data *m) {
 CONC__PRIVATE conc__remote *conc__remote_enter(conc__remote *r) {
   conc__mutex *guard = conc__mutex_of(&conc__remotes);
   conc__remote *other;
-  CONC__STORE(&conc__remote_call, conc__remote_serve);
+  CONC__STORE(&conc__remote_call, &conc__remote_serve);
   conc__mutex_lock(guard);
   r->manager->client.remotes_end = conc__remotes_end;
   for (other = conc__remotes.first; other != NULL; other = other->next)

@@ -738,14 +738,14 @@ TEST(without_memory_nothing_is_held) {
   conc_lock *a = NULL;
   int rc = -ENOMEM;
   for (long i = 1; a == NULL; i++) {
-    test_fail_at = i;
+    STORE(test_fail_at, i);
     a = conc_manager_lock(&t.a, "lock");
-    test_fail_at = 0;
+    STORE(test_fail_at, 0);
   }
   for (long i = 1; rc != 0; i++) {
-    test_fail_at = i;
+    STORE(test_fail_at, i);
     rc = conc_lock_acquire(a, long_time());
-    test_fail_at = 0;
+    STORE(test_fail_at, 0);
     if (rc == -EOWNERDEAD) CHECK_EQ(conc_lock_release(a), 0);
   }
   CHECK_EQ(conc_lock_release(a), 0);
