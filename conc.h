@@ -96,6 +96,7 @@
      >>server      what serves queues to clients (private)
      >>peer        what a client has of a server (private)
      >>proxy       a client, and its queues (private)
+     >>remote      locks, events and others of a server (private)
      >>manager     conc_manager: queues over the network
      >>python      values as Python compares and hashes them (private)
      >>elements    what lists and dicts hold (private)
@@ -3605,8 +3606,10 @@ CONC_API int conc_manager_shutdown(conc_manager *manager);
    Threads    any number, mixed with coroutines of any loops
    Processes  that is what a manager is for
    Signals    no
-   Memory     what clients make is the manager's, until it ends
-   Blocks     never
+   Memory     what clients make is the manager's, until it ends; and so are
+              proxies
+   Blocks     conc_manager_lock and those like it, of a client, for at most
+              .handshake_timeout; the others never
    ------------------------------------------------------------------------ */
 
 /* Serves what Python's SyncManager serves, under Python's names. From now on a

@@ -441,83 +441,141 @@ TEST(coroutines_are_owners_of_their_own) {
   end_both(&t);
 }
 
-/* A client in a process of its own; it writes a byte when it has done. */
-static void in_child(const own *o, int fd, const char *what) {
-  conc_manager m = client_of(&o->s);
+/* Returns when the process stands still. */
+static void stop(pid_t pid) {
+  int status;
+  CHECK_EQ(kill(pid, SIGSTOP), 0);
+  CHECK_EQ(waitpid(pid, &status, WUNTRACED), pid);
+  CHECK(WIFSTOPPED(status));
+}
+
+/* A server in a child, which is stopped and goes on. */
+typedef struct far {
+  pid_t pid;
+  char path[100];
+  conc_manager client;
+} far;
+
+static void serve_far(far *f) {
+  int fd[2];
+  char byte;
+  snprintf(f->path, sizeof f->path, "/tmp/conc-remote-%d", (int)getpid());
+  CHECK_EQ(pipe(fd), 0);
+  f->pid = begin_child();
+  if (f->pid == 0) {
+    static own o;
+    o.s.server.address = f->path;
+    o.s.server.authkey = "abc";
+    o.barrier.parties = 2;
+    CHECK_CHILD(
+        conc_manager_register_lock(&o.s.server, "lock", &o.lock) == 0);
+    CHECK_CHILD(
+        conc_manager_register_cond(&o.s.server, "cond", &o.cond, "lock") == 0);
+    CHECK_CHILD(
+        conc_manager_register_event(&o.s.server, "event", &o.event) == 0);
+    o.sem.value = 1;
+    CHECK_CHILD(conc_manager_register_sem(&o.s.server, "sem", &o.sem) == 0);
+    CHECK_CHILD(conc_manager_register_barrier(&o.s.server, "barrier",
+                                              &o.barrier) == 0);
+    CHECK_CHILD(conc_manager_start(&o.s.server) == 0);
+    CHECK_CHILD(write(fd[1], "x", 1) == 1);
+    for (;;) pause();
+  }
+  CHECK_EQ(read(fd[0], &byte, 1), 1);
+  close(fd[0]), close(fd[1]);
+  memset(&f->client, 0, sizeof f->client);
+  f->client.address = f->path;
+  f->client.authkey = "abc";
+  f->client.timeout = 0.5;
+  CHECK_EQ(conc_manager_connect(&f->client, long_time()), 0);
+}
+
+static void end_far(far *f) {
+  CHECK_EQ(conc_manager_shutdown(&f->client), 0);
+  CHECK_EQ(kill(f->pid, SIGKILL), 0);
+  reap(f->pid, -SIGKILL);
+  unlink(f->path);
+  end_clients();
+}
+
+/* A client in a process of its own, which has the lock when it writes a
+   byte. */
+static void in_child(const far *f, int fd, bool waits) {
+  conc_manager m;
   conc_lock *lock;
+  memset(&m, 0, sizeof m);
+  m.address = f->path;
+  m.authkey = "abc";
   CHECK_CHILD(conc_manager_connect(&m, long_time()) == 0);
   lock = conc_manager_lock(&m, "lock");
   CHECK_CHILD(lock != NULL);
   CHECK_CHILD(conc_lock_acquire(lock, long_time()) == 0);
-  if (*what == 'w') {
-    CHECK_CHILD(conc_cond_wait(conc_manager_cond(&m, "cond"), lock,
-                               long_time()) == 0);
-    CHECK_CHILD(conc_lock_release(lock) == 0);
-    CHECK_CHILD(conc_manager_shutdown(&m) == 0);
-    _exit(0);
-  }
   CHECK_CHILD(write(fd, "x", 1) == 1);
-  pause();
+  if (!waits)
+    for (;;) pause();
+  CHECK_CHILD(conc_cond_wait(conc_manager_cond(&m, "cond"), lock,
+                             long_time()) == 0);
+  CHECK_CHILD(conc_lock_release(lock) == 0);
+  CHECK_CHILD(conc_manager_shutdown(&m) == 0);
+  _exit(0);
 }
 
 TEST(two_processes_and_a_server) {
-  own o;
+  far f;
   int fd[2];
   char byte;
   pid_t waits, holds;
-  conc_manager m;
-  conc_lock *lock;
   NEEDS_FORK;
-  serve_own(&o);
+  serve_far(&f);
+  conc_lock *lock = conc_manager_lock(&f.client, "lock");
+  conc_cond *cond = conc_manager_cond(&f.client, "cond");
   CHECK_EQ(pipe(fd), 0);
   waits = begin_child();
-  if (waits == 0) in_child(&o, fd[1], "waits");
-  until_waits(&o.cond, &o.cond.waiters, 1);
-  holds = begin_child();
-  if (holds == 0) in_child(&o, fd[1], "holds");
+  if (waits == 0) in_child(&f, fd[1], true);
   CHECK_EQ(read(fd[0], &byte, 1), 1);
-  join_client(&o, &m);
-  lock = conc_manager_lock(&m, "lock");
+  holds = begin_child(); /* and gets it when that one waits */
+  if (holds == 0) in_child(&f, fd[1], false);
+  CHECK_EQ(read(fd[0], &byte, 1), 1);
   CHECK_EQ(conc_lock_acquire(lock, 0), -ETIMEDOUT);
   CHECK_EQ(kill(holds, SIGKILL), 0);
   reap(holds, -SIGKILL);
   CHECK_EQ(conc_lock_acquire(lock, long_time()), -EOWNERDEAD);
-  CHECK_EQ(conc_cond_notify(conc_manager_cond(&m, "cond"), 1), 0);
+  CHECK_EQ(conc_cond_notify(cond, 1), 0);
   CHECK_EQ(conc_lock_release(lock), 0);
   reap(waits, 0);
   CHECK_EQ(conc_lock_acquire(lock, long_time()), 0);
   CHECK_EQ(conc_lock_release(lock), 0);
-  CHECK_EQ(conc_manager_shutdown(&m), 0);
   close(fd[0]), close(fd[1]);
-  end(&o.s);
-  end_clients();
+  end_far(&f);
 }
 
 TEST(a_child_holds_none_of_its_parents_locks) {
-  both t;
+  far f;
   pid_t pid;
   NEEDS_FORK;
-  serve_both(&t);
-  conc_lock *a = conc_manager_lock(&t.a, "lock");
-  CHECK_EQ(conc_lock_acquire(a, 0), 0);
+  serve_far(&f);
+  conc_lock *lock = conc_manager_lock(&f.client, "lock");
+  CHECK_EQ(conc_lock_acquire(lock, 0), 0);
   pid = begin_child();
   if (pid == 0) {
-    CHECK_CHILD(conc_lock_release(a) == -EPERM);
-    CHECK_CHILD(conc_lock_acquire(a, 0.01) == -ETIMEDOUT);
+    CHECK_CHILD(conc_lock_release(lock) == -EPERM);
+    CHECK_CHILD(conc_lock_acquire(lock, 0.01) == -ETIMEDOUT);
     _exit(0);
   }
   reap(pid, 0);
-  CHECK_EQ(conc_lock_acquire(a, 0), -EDEADLK);
-  CHECK_EQ(conc_lock_release(a), 0);
+  CHECK_EQ(conc_lock_acquire(lock, 0), -EDEADLK);
+  CHECK_EQ(conc_lock_release(lock), 0);
   pid = begin_child();
   if (pid == 0) {
-    CHECK_CHILD(conc_lock_acquire(a, long_time()) == 0);
-    CHECK_CHILD(conc_lock_release(a) == 0);
-    CHECK_CHILD(conc_manager_shutdown(&t.a) == 0);
+    CHECK_CHILD(conc_lock_acquire(lock, long_time()) == 0);
+    CHECK_CHILD(conc_lock_release(lock) == 0);
+    CHECK_CHILD(conc_manager_shutdown(&f.client) == 0);
     _exit(0);
   }
   reap(pid, 0);
-  end_both(&t);
+  CHECK_EQ(conc_lock_acquire(lock, long_time()), 0);
+  CHECK_EQ(conc_lock_release(lock), 0);
+  end_far(&f);
 }
 
 /* --- waits that end --- */
@@ -597,63 +655,6 @@ TEST(a_wait_whose_time_is_out_waits_for_the_lock) {
   CHECK_EQ(conc_lock_release(&t.o.lock), 0);
   CHECK_EQ(result(&c), -ETIMEDOUT);
   end_both(&t);
-}
-
-/* Returns when the process stands still. */
-static void stop(pid_t pid) {
-  int status;
-  CHECK_EQ(kill(pid, SIGSTOP), 0);
-  CHECK_EQ(waitpid(pid, &status, WUNTRACED), pid);
-  CHECK(WIFSTOPPED(status));
-}
-
-/* A server in a child, which is stopped and goes on. */
-typedef struct far {
-  pid_t pid;
-  char path[100];
-  conc_manager client;
-} far;
-
-static void serve_far(far *f) {
-  int fd[2];
-  char byte;
-  snprintf(f->path, sizeof f->path, "/tmp/conc-remote-%d", (int)getpid());
-  CHECK_EQ(pipe(fd), 0);
-  f->pid = begin_child();
-  if (f->pid == 0) {
-    static own o;
-    o.s.server.address = f->path;
-    o.s.server.authkey = "abc";
-    o.barrier.parties = 2;
-    CHECK_CHILD(
-        conc_manager_register_lock(&o.s.server, "lock", &o.lock) == 0);
-    CHECK_CHILD(
-        conc_manager_register_cond(&o.s.server, "cond", &o.cond, "lock") == 0);
-    CHECK_CHILD(
-        conc_manager_register_event(&o.s.server, "event", &o.event) == 0);
-    o.sem.value = 1;
-    CHECK_CHILD(conc_manager_register_sem(&o.s.server, "sem", &o.sem) == 0);
-    CHECK_CHILD(conc_manager_register_barrier(&o.s.server, "barrier",
-                                              &o.barrier) == 0);
-    CHECK_CHILD(conc_manager_start(&o.s.server) == 0);
-    CHECK_CHILD(write(fd[1], "x", 1) == 1);
-    for (;;) pause();
-  }
-  CHECK_EQ(read(fd[0], &byte, 1), 1);
-  close(fd[0]), close(fd[1]);
-  memset(&f->client, 0, sizeof f->client);
-  f->client.address = f->path;
-  f->client.authkey = "abc";
-  f->client.timeout = 0.5;
-  CHECK_EQ(conc_manager_connect(&f->client, long_time()), 0);
-}
-
-static void end_far(far *f) {
-  CHECK_EQ(conc_manager_shutdown(&f->client), 0);
-  CHECK_EQ(kill(f->pid, SIGKILL), 0);
-  reap(f->pid, -SIGKILL);
-  unlink(f->path);
-  end_clients();
 }
 
 /* The call takes no longer than its timeout and a half second. */
