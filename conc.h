@@ -3638,6 +3638,18 @@ CONC_API int conc_manager_shutdown(conc_manager *manager);
    may be a million objects. What the program has registered itself stays until
    the manager ends.
 
+   Lists and dicts, and what else holds values, hold what a queue does, see
+   there, and proxies of objects of this manager, at any place; of such a proxy
+   only the id is kept, and a client that reads it gets one that is made here.
+   An object that a list contains lives as long as the list. One object has at
+   most 256 MiB, with at least 16 bytes for each element; what would need more
+   is a MemoryError, and changes nothing. A method is carried out as a whole
+   before the next one of the object; one that takes long gives other clients
+   their turns. What differs from Python: a sort has no key, which would be
+   code; the items of a set are shown in their order; an array cannot be
+   assigned to a slice of an Array; a proxy of a class of the program's own,
+   instead of one of multiprocessing.managers, cannot be put anywhere.
+
    What a client has acquired is its connection's, of which each thread of
    Python has one. An RLock is released by its owner alone; a Lock, as in
    Python, by any client. Where the owners of RLocks wait for each other in a
@@ -31364,6 +31376,9 @@ typedef struct conc__object {
   conc__referrer *referrers; /* whose `refs` are, as far as that is known */
   bool named;        /* it is never dropped before the manager is */
   bool shut;         /* a client has shut the queue down */
+  struct conc__session *busy; /* has its turns while it works with the state;
+                                 others wait: see conc__session_pace */
+  conc_lock alone;            /* that session holds it meanwhile */
   struct conc__object *next; /* among those that are being dropped */
 } conc__object;
 
@@ -31902,6 +31917,7 @@ typedef struct conc__client {
   uintptr_t owner;         /* what it has acquired is owned by this, as a task
                               owns what it has: see CONC__OWNER; 0: nothing */
   conc__holding *holdings; /* what that is */
+  conc__holding *loans; /* of the last reply: see conc__object_lend */
   /* A message that was handed out and is not confirmed: see "handing out". */
   conc__object *held_from; /* the queue, which is used; NULL: there is none */
   conc__buffer held;     /* its body */
@@ -32038,7 +32054,8 @@ typedef struct conc__taken {
 typedef struct conc__session {
   conc__client *client;
   conc__manager_data *manager;
-  const conc__object *object; /* whose method is being called */
+  conc__object *object; /* whose method is being called */
+  size_t done;          /* by a method since its last turn, about */
   int protocol;       /* of the last request: 2 is Python 2 with older names */
   bool leave;         /* the connection is closed when the replies are out */
   size_t turn_bytes;  /* of this turn; see conc__session_spend */
@@ -32212,6 +32229,7 @@ CONC__INLINE void conc__client_confirm(conc__client *c) {
 CONC__PRIVATE void conc__client_give_back(conc__client *c) {
   conc__object *o = c->held_from;
   conc__holdings_end(&c->holdings);
+  conc__holdings_end(&c->loans);
   c->held_from = NULL;
   if (o != NULL) {
     conc__unget_body(o->queue, c->held.data, c->held.size, &c->held);
@@ -32473,9 +32491,9 @@ CONC__PRIVATE bool conc__request_arguments_fit(const conc__request *r,
 
 /* Whether Python's bool(v) is True: a client may send any value as `block`. */
 CONC__PRIVATE bool conc__value_is_true(const conc_value *v) {
-  bool b;
-  int64_t n;
-  double f;
+  bool b = false;
+  int64_t n = 0;
+  double f = 0;
   switch (conc_value_type(v)) {
     case CONC_NONE: return false;
     case CONC_BOOL: return conc_value_bool(v, &b) == 0 && b;
@@ -33179,6 +33197,83 @@ CONC__PRIVATE conc__object *conc__request_object(conc__session *s,
   return NULL;
 }
 
+/* --- objects inside of replies ---
+
+   A client that is told of an object by a reply makes a proxy of it while it
+   reads the reply, and tells that by another connection (incref). Meanwhile
+   another client may take out the object of where it is: so it is used until
+   the next request of the client, which comes after the reply was read, or
+   until the connection ends. In Python such an object is gone. */
+
+typedef struct conc__loan {
+  conc__holding holding; /* first: conc__loan_ended makes a loan of it */
+  conc__objects *table;
+  conc__object *object;
+} conc__loan;
+
+CONC__PRIVATE void conc__loan_ended(conc__holding *holding) {
+  conc__loan *loan = (conc__loan *)(void *)holding;
+  conc__object_unuse(loan->table, loan->object);
+  CONC_FREE(loan);
+}
+
+/* Uses an object for a client that is told of it. 0 or -ENOMEM. */
+CONC__PRIVATE int conc__object_lend(conc__session *s, conc__object *o) {
+  conc__loan *loan = (conc__loan *)CONC_MALLOC(sizeof *loan);
+  if (loan == NULL) return -ENOMEM;
+  memset(loan, 0, sizeof *loan);
+  loan->holding.ended = conc__loan_ended;
+  loan->table = &s->manager->objects;
+  loan->object = o;
+  conc__object_use(o);
+  conc__hold(&s->client->loans, &loan->holding);
+  return 0;
+}
+
+/* --- methods that take long ---
+
+   A method that looks at a million elements would keep all clients waiting. So
+   it counts what it does, and lets the others have their turns. It works on
+   with what it has found: so no other session may call a method of the object
+   meanwhile, and waits. */
+
+/* What is done between two turns: comparing or copying so many elements takes
+   about as long as a turn, see CONC__TURN_SECONDS. */
+#define CONC__PACE 2048
+
+/* Counts what a method has done. 0; -ECANCELED: the session was cancelled
+   meanwhile. `s` is NULL where nobody else is to have a turn. */
+CONC__PRIVATE int conc__session_pace(conc__session *s, size_t done) {
+  conc__object *o;
+  int rc = 0;
+  if (s == NULL || (s->done += done) < CONC__PACE) return 0;
+  s->done = 0;
+  o = s->object; /* NULL: it is being made, so nobody knows it */
+  if (o != NULL && o->busy == NULL) {
+    o->busy = s; /* first: those that wait for the lock look at it */
+    rc = conc_lock_acquire(&o->alone, CONC_FOREVER);
+    if (rc != 0) o->busy = NULL;
+  }
+  return rc != 0 ? rc : conc__loop_yield();
+}
+
+/* Waits until no other session works with an object. */
+CONC__PRIVATE int conc__object_await(conc__session *s, conc__object *o) {
+  int rc = 0;
+  while (rc == 0 && o->busy != NULL && o->busy != s) {
+    rc = conc_lock_acquire(&o->alone, CONC_FOREVER);
+    if (rc == 0) rc = conc_lock_release(&o->alone);
+  }
+  return rc;
+}
+
+/* The method is done. */
+CONC__INLINE void conc__object_rest(conc__session *s, conc__object *o) {
+  if (CONC__LIKELY(o->busy != s)) return;
+  o->busy = NULL;
+  conc_lock_release(&o->alone);
+}
+
 /* A method of an object. What is wrong with a request is told in the order in
    which Python's server finds it: the object, the method, the arguments, their
    values. Such a request has a reply as any other; the connection stays. */
@@ -33190,14 +33285,19 @@ CONC__PRIVATE int conc__serve_method(conc__session *s,
   conc__object *o = conc__request_object(s, r->ident, &rc);
   if (o == NULL) return rc;
   conc__object_use(o); /* a client may take its last reference meanwhile */
+  conc__holdings_end(&s->client->loans);
   s->object = o;
   m = conc__class_method(o->type, r->method);
-  if (m == NULL)
+  if (CONC__UNLIKELY(o->busy != NULL)) rc = conc__object_await(s, o);
+  if (rc != 0)
+    ; /* cancelled */
+  else if (m == NULL)
     rc = conc__serve_unexposed(s, o, r);
   else if (!conc__request_arguments_fit(r, &m->takes, text, sizeof text))
     rc = conc__reply_builtin(s, "TypeError", text);
   else
     rc = m->serve(s, o, r);
+  conc__object_rest(s, o);
   conc__object_unuse(&s->manager->objects, o);
   return rc;
 }
@@ -33986,6 +34086,8 @@ CONC__PRIVATE void *conc__client_main(void *arg) {
   int rc = 0;
   s.client = c;
   s.manager = c->manager;
+  s.object = NULL;
+  s.done = 0;
   s.protocol = 4;
   s.leave = false;
   s.turn_bytes = s.turn_requests = 0;
@@ -37168,8 +37270,8 @@ CONC_API int conc_manager_shutdown(conc_manager *manager) {
    bytes by which a key is found.
 
    Uses >>value, >>maker, >>pickle and the writer of >>format; the rooms that
-   use it are >>elements and >>containers. Whoever reads a value that a peer has
-   sent may call all of it: no loop here goes deeper than CONC__WALK_DEPTH.
+   use it are >>elements and >>containers. All of it may be called for a value
+   that a peer has sent: no loop here goes deeper than CONC__WALK_DEPTH.
    ------------------------------------------------------------------------ */
 
 /* --- what a value is to Python --- */
@@ -37455,6 +37557,7 @@ CONC__PRIVATE void conc__sip_round(uint64_t *v) {
   v[2] = conc__rol64(v[2], 32);
 }
 
+/* The hash of n bytes. */
 CONC__PRIVATE uint64_t conc__sip(const conc__secret *secret,
                                  const unsigned char *p, size_t n) {
   const uint64_t k0 = secret->words[0], k1 = secret->words[1];
@@ -37621,6 +37724,7 @@ CONC__PRIVATE int conc__element_make(conc__element *c, const void *body,
   return 0;
 }
 
+/* Makes another element with the same body. */
 CONC__PRIVATE int conc__element_copy(conc__element *c,
                                      const conc__element *from) {
   size_t size = 0, count = 0;
@@ -37649,6 +37753,7 @@ typedef struct conc__draft {
   conc__buffer references; /* an array of conc__reference, not used yet */
 } conc__draft;
 
+/* Frees the memory, after the last element. */
 CONC__PRIVATE void conc__draft_free(conc__draft *d) {
   conc__buffer_free(&d->body);
   conc__buffer_free(&d->references);
@@ -37724,7 +37829,7 @@ CONC__PRIVATE int conc__element_encode(conc__manager_data *m, conc__draft *d,
 /* --- from an element to a pickle --- */
 
 /* What is written where an element refers to an object. */
-typedef int conc__reference_put(conc__buffer *b, const conc__object *object,
+typedef int conc__reference_put(conc__buffer *b, conc__object *object,
                                 void *arg);
 
 /* Appends a body with what it refers to. */
@@ -37801,7 +37906,7 @@ CONC__PRIVATE const char *conc__object_name_of(conc__objects *t,
 /* A class of the module of proxies, by its name alone: nothing calls it. This
    is what a proxy is to ==, < and repr. */
 CONC__PRIVATE int conc__reference_put_class(conc__buffer *b,
-                                            const conc__object *object,
+                                            conc__object *object,
                                             void *arg) {
   (void)arg;
   return conc__pickle_put_global(b, CONC__MANAGERS,
@@ -37811,7 +37916,7 @@ CONC__PRIVATE int conc__reference_put_class(conc__buffer *b,
 /* The same, as CPython shows a proxy that is in a list; the number is that of
    its id, for no client needs to know an address of ours. */
 CONC__PRIVATE int conc__reference_put_repr(conc__buffer *b,
-                                           const conc__object *object,
+                                           conc__object *object,
                                            void *arg) {
   char text[160];
   snprintf(text, sizeof text, "<%s object, typeid '%.*s' at 0x%llx>",
@@ -37910,6 +38015,7 @@ CONC__PRIVATE int conc__view_open(conc__view *v, const conc__element *c,
   return rc;
 }
 
+/* Frees what the view was made of, if anything was. */
 CONC__PRIVATE void conc__view_close(conc__view *v) {
   conc_value_free(v->whole);
 }
@@ -37937,6 +38043,7 @@ typedef struct conc__elements {
   size_t weight; /* of all of them; no more than CONC__WEIGHT_MAX */
 } conc__elements;
 
+/* Frees all elements, and the array. It can be used again. */
 CONC__PRIVATE void conc__elements_free(conc__elements *cs) {
   size_t i;
   for (i = 0; i < cs->count; i++) conc__element_free(&cs->at[i]);
@@ -37977,7 +38084,7 @@ CONC__PRIVATE int conc__elements_append(conc__elements *cs, conc__element *c) {
 /* Adds copies of `count` elements of an array: of the one at `start`, and then
    each that is `step` further. It may be the same array. After an error some
    are there. */
-CONC__PRIVATE int conc__elements_copy(conc__elements *cs,
+CONC__PRIVATE int conc__elements_copy(conc__session *s, conc__elements *cs,
                                       const conc__elements *from,
                                       int64_t start, int64_t step,
                                       size_t count) {
@@ -37986,6 +38093,7 @@ CONC__PRIVATE int conc__elements_copy(conc__elements *cs,
     conc__element c;
     int rc = conc__element_copy(&c, &from->at[start + (int64_t)i * step]);
     if (rc == 0) rc = conc__elements_append(cs, &c);
+    if (rc == 0) rc = conc__session_pace(s, 1);
     if (rc != 0) return rc;
   }
   return 0;
@@ -38050,7 +38158,8 @@ CONC__PRIVATE void conc__elements_reverse(conc__elements *cs) {
 
 /* The first element from `from` to before `to` that Python holds equal to v.
    Its place in *place: `to` if there is none. 0, or -ENOMEM. */
-CONC__PRIVATE int conc__elements_find(const conc__elements *cs,
+CONC__PRIVATE int conc__elements_find(conc__session *s,
+                                      const conc__elements *cs,
                                       const conc_value *v, size_t from,
                                       size_t to, size_t *place) {
   conc__buffer b = {NULL, 0, 0, 0};
@@ -38064,6 +38173,8 @@ CONC__PRIVATE int conc__elements_find(const conc__elements *cs,
     found = conc__python_equal(view.value, v);
     conc__view_close(&view);
     if (found) break;
+    rc = conc__session_pace(s, 1);
+    if (rc != 0) break;
   }
   conc__buffer_free(&b);
   return rc;
@@ -38071,16 +38182,19 @@ CONC__PRIVATE int conc__elements_find(const conc__elements *cs,
 
 /* What a sort works with. */
 typedef struct conc__ordering {
+  conc__session *session; /* see conc__session_pace */
   conc__view *views;
   uint32_t *order, *other; /* numbers of views; the second is for merging */
   const conc_value *left, *right; /* what has no order, after -EINVAL */
 } conc__ordering;
 
-/* Whether view i is below view k: as conc__python_below. */
-CONC__INLINE int conc__ordering_below(conc__ordering *o, uint32_t i,
-                                      uint32_t k) {
-  return conc__python_below(o->views[i].value, o->views[k].value, &o->left,
-                            &o->right);
+/* Whether view i is below view k: as conc__python_below, or -ECANCELED. */
+CONC__PRIVATE int conc__ordering_below(conc__ordering *o, uint32_t i,
+                                       uint32_t k) {
+  int rc = conc__session_pace(o->session, 1);
+  return rc != 0 ? rc
+                 : conc__python_below(o->views[i].value, o->views[k].value,
+                                      &o->left, &o->right);
 }
 
 /* Merges two sorted runs that lie side by side in `order`, into `other`. Of
@@ -38136,14 +38250,15 @@ CONC__PRIVATE void conc__ordering_apply(conc__ordering *o,
    which types have no order. After an error the order is as it was. To keep
    equal ones as they are, a reversed sort begins and ends with the order
    turned round. */
-CONC__PRIVATE int conc__elements_sort(conc__elements *cs, bool reverse,
-                                      char *text, size_t size) {
+CONC__PRIVATE int conc__elements_sort(conc__session *s, conc__elements *cs,
+                                      bool reverse, char *text, size_t size) {
   const size_t n = cs->count;
   conc__buffer b = {NULL, 0, 0, 0};
   conc__ordering o;
   size_t opened = 0, i;
   int rc = 0;
   if (n < 2) return 0;
+  o.session = s;
   o.views = (conc__view *)CONC_MALLOC(n * sizeof *o.views);
   o.order = (uint32_t *)CONC_MALLOC(n * 2 * sizeof *o.order);
   o.other = o.order != NULL ? o.order + n : NULL;
@@ -38153,6 +38268,7 @@ CONC__PRIVATE int conc__elements_sort(conc__elements *cs, bool reverse,
     o.order[opened] = (uint32_t)opened;
     rc = conc__view_open(&o.views[opened], &cs->at[opened],
                          conc__reference_put_class, NULL, &b);
+    if (rc == 0) rc = conc__session_pace(s, 1);
   }
   if (rc == 0) rc = conc__ordering_sort(&o, n);
   if (rc == -EINVAL)
@@ -38198,6 +38314,7 @@ typedef struct conc__lookup {
   bool nan; /* it is equal to no other */
 } conc__lookup;
 
+/* Frees all rows. The table can be used again, as a new one. */
 CONC__PRIVATE void conc__table_free(conc__table *t) {
   size_t i;
   for (i = 0; i < t->used; i++) {
@@ -38259,6 +38376,7 @@ CONC__PRIVATE uint32_t *conc__table_slot(const conc__table *t,
   return NULL;
 }
 
+/* The row of a key, or NULL. */
 CONC__PRIVATE conc__row *conc__table_find(const conc__table *t,
                                           const conc__lookup *key) {
   const uint32_t *slot = conc__table_slot(t, key);
@@ -38421,9 +38539,9 @@ CONC__INLINE const conc__element *conc__row_key(const conc__row *e) {
    are read, how replies with elements are written, and what can be iterated
    over; the methods are in >>lists and >>dicts.
 
-   A method is carried out without a wait, in the thread of the loop: so it is
-   atomic to all clients, as it is in Python. Its cost is linear in what it
-   looks at.
+   A method is carried out in the thread of the loop. One that takes long gives
+   others their turns, but no other method of the object: so it is atomic to
+   all clients, as it is in Python. Its cost is linear in what it looks at.
 
    Uses >>elements, >>dispatch and >>session.
    ------------------------------------------------------------------------ */
@@ -38487,12 +38605,14 @@ CONC__PRIVATE bool conc__complaint_finish(conc__complaint *c, int rc) {
   }
 }
 
-/* Replies that a method has failed with `rc`. Whatever was written of another
-   reply goes. */
+/* Replies that a method has failed with `rc`, before anything of a reply was
+   written. If the session was cancelled there is nobody to reply to. */
 CONC__PRIVATE int conc__reply_failed(conc__session *s, conc__complaint *c,
                                      int rc) {
   char text[sizeof c->text + 40];
-  const bool refused = conc__complaint_finish(c, rc);
+  bool refused;
+  if (rc == -ECANCELED) return rc;
+  refused = conc__complaint_finish(c, rc);
   if (!refused) return conc__reply_builtin(s, c->name, c->text);
   snprintf(text, sizeof text, "%s: %s", c->name, c->text);
   return conc__reply_refuse(s, text);
@@ -38758,10 +38878,11 @@ CONC__PRIVATE int conc__put_proxy_id(conc__session *s, conc__buffer *b,
 /* Writes a proxy as CPython's server does. A client executes the names of the
    methods: they are constants of this file, and nothing here is a peer's. */
 CONC__PRIVATE int conc__reference_put_proxy(conc__buffer *b,
-                                            const conc__object *o, void *arg) {
+                                            conc__object *o, void *arg) {
   conc__session *s = (conc__session *)arg;
   const char *proxy = conc__object_proxy(o);
-  int rc = conc__put_proxy_class(b, proxy);
+  int rc = conc__object_lend(s, o);
+  if (rc == 0) rc = conc__put_proxy_class(b, proxy);
   if (rc == 0)
     rc = conc__put_native(b, conc__object_name_of(&s->manager->objects, o),
                           s->protocol);
@@ -38778,7 +38899,7 @@ CONC__PRIVATE int conc__reference_put_proxy(conc__buffer *b,
 
 /* Writes a proxy for conc__reply_settle, which knows it by its id. */
 CONC__PRIVATE int conc__reference_put_id(conc__buffer *b,
-                                         const conc__object *o, void *arg) {
+                                         conc__object *o, void *arg) {
   int rc = conc__put_proxy_class(b, NULL);
   if (rc == 0) rc = conc__pickle_put_ops(b, CONC__OP_NONE, CONC__OP_NONE);
   if (rc == 0) rc = conc__put_proxy_id((conc__session *)arg, b, o, 4);
@@ -38840,8 +38961,10 @@ CONC__PRIVATE int conc__put_elements(conc__session *s,
                                      int64_t step, size_t count) {
   size_t i;
   int rc = 0;
-  for (i = 0; rc == 0 && i < count && !conc__reply_is_full(s); i++)
+  for (i = 0; rc == 0 && i < count && !conc__reply_is_full(s); i++) {
     rc = conc__put_element(s, &cs->at[start + (int64_t)i * step]);
+    if (rc == 0) rc = conc__session_pace(s, 1);
+  }
   return rc;
 }
 
@@ -38884,6 +39007,26 @@ CONC__PRIVATE bool conc__reply_is_result(const conc__session *s) {
 CONC__PRIVATE int conc__reply_done(conc__session *s, conc__complaint *c,
                                    int rc) {
   return rc != 0 ? conc__reply_failed(s, c, rc) : conc__reply_none(s);
+}
+
+/* Writes what Python's repr() says of an object, for a session or, if that is
+   NULL, at once: then a beginning is enough. */
+typedef int conc__write_fn(conc__session *s, const conc__object *o,
+                           conc__buffer *b);
+
+/* No more than this is needed of an object by debug_info. */
+#define CONC__TEXT_ENOUGH 1000
+
+/* ('#RETURN', repr(object)). */
+CONC__PRIVATE int conc__reply_repr(conc__session *s, const conc__object *o,
+                                   conc__write_fn *write) {
+  conc__buffer *out = &s->client->channel.out;
+  conc__buffer b = {NULL, 0, 0, 0};
+  int rc = write(s, o, &b);
+  if (rc == 0) rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  if (rc == 0) rc = conc__pickle_put_str(out, (const char *)b.data, b.size);
+  conc__buffer_free(&b);
+  return rc != 0 ? rc : conc__reply_finish(s);
 }
 
 /* ('#ERROR', KeyError(key)): the exception has the key itself. */
@@ -39141,16 +39284,19 @@ CONC__INLINE size_t conc__items_count(const conc__items *a) {
    items. */
 
 /* Encodes one value, and adds it. */
-CONC__PRIVATE int conc__gather_value(conc__manager_data *m, conc__draft *d,
+CONC__PRIVATE int conc__iterate_value(conc__session *s, conc__draft *d,
                                      conc__elements *to, const conc_value *v,
                                      conc__complaint *c) {
   conc__element cell;
-  int rc = conc__element_encode(m, d, v, &cell, &c->wrong);
-  return rc != 0 ? rc : conc__elements_append(to, &cell);
+  int rc = conc__element_encode(s != NULL ? s->manager : NULL, d, v, &cell,
+                                &c->wrong);
+  if (rc == 0) rc = conc__elements_append(to, &cell);
+  return rc != 0 ? rc : conc__session_pace(s, 1 + d->body.size / 256);
 }
 
 /* The characters of a str, or the bytes of what is binary, as ints. */
-CONC__PRIVATE int conc__gather_text(conc__elements *to, const conc_value *v) {
+CONC__PRIVATE int conc__iterate_text(conc__session *s, conc__elements *to,
+                                    const conc_value *v) {
   conc__buffer b = {NULL, 0, 0, 0};
   size_t i = 0;
   int rc = 0;
@@ -39167,6 +39313,7 @@ CONC__PRIVATE int conc__gather_text(conc__elements *to, const conc_value *v) {
     }
     if (rc == 0) rc = conc__element_make(&cell, b.data, b.size, NULL, 0);
     if (rc == 0) rc = conc__elements_append(to, &cell);
+    if (rc == 0) rc = conc__session_pace(s, 1);
     i += n;
   }
   conc__buffer_free(&b);
@@ -39174,8 +39321,8 @@ CONC__PRIVATE int conc__gather_text(conc__elements *to, const conc_value *v) {
 }
 
 /* The numbers of a range, which is an object of (start, stop, step). */
-CONC__PRIVATE int conc__gather_range(conc__elements *to, const conc_value *v,
-                                     conc__complaint *c) {
+CONC__PRIVATE int conc__iterate_range(conc__session *s, conc__elements *to,
+                                     const conc_value *v, conc__complaint *c) {
   const conc_value *arguments = conc__object_arguments(v);
   conc__buffer b = {NULL, 0, 0, 0};
   int64_t n[3] = {0, 0, 0};
@@ -39202,6 +39349,7 @@ CONC__PRIVATE int conc__gather_range(conc__elements *to, const conc_value *v,
                               (int64_t)((uint64_t)n[0] + i * (uint64_t)n[2]));
     if (rc == 0) rc = conc__element_make(&cell, b.data, b.size, NULL, 0);
     if (rc == 0) rc = conc__elements_append(to, &cell);
+    if (rc == 0) rc = conc__session_pace(s, 1);
   }
   conc__buffer_free(&b);
   return rc;
@@ -39209,7 +39357,7 @@ CONC__PRIVATE int conc__gather_range(conc__elements *to, const conc_value *v,
 
 /* The items of an object of this server: those of a list, the keys of a dict,
    the numbers of an array. -ENOTSUP: it has none. */
-CONC__PRIVATE int conc__gather_object(conc__elements *to,
+CONC__PRIVATE int conc__iterate_object(conc__elements *to,
                                       const conc__object *o) {
   const conc__elements *cells = conc__list_of(o);
   const conc__table *table = conc__dict_of(o);
@@ -39217,7 +39365,8 @@ CONC__PRIVATE int conc__gather_object(conc__elements *to,
   conc__buffer b = {NULL, 0, 0, 0};
   size_t i, n;
   int rc = 0;
-  if (cells != NULL) return conc__elements_copy(to, cells, 0, 1, cells->count);
+  if (cells != NULL)
+    return conc__elements_copy(NULL, to, cells, 0, 1, cells->count);
   if (table != NULL) {
     const conc__row *e = conc__table_from(table, 0);
     while (rc == 0 && e != NULL) {
@@ -39243,28 +39392,34 @@ CONC__PRIVATE int conc__gather_object(conc__elements *to,
 }
 
 /* Adds all items of a value to an array, which is the caller's to free in any
-   case. */
-CONC__PRIVATE int conc__gather(conc__manager_data *m, conc__elements *to,
+   case. If it has to wait for the object that a proxy stands for, the object
+   whose method this is may be another one afterwards: so it is called before
+   anything is looked at there. */
+CONC__PRIVATE int conc__iterate(conc__session *s, conc__elements *to,
                                const conc_value *v, conc__complaint *c) {
   conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
   const size_t step = v->type == CONC_DICT ? 2 : 1;
   size_t i;
   int rc = 0;
   if (v->type == CONC_STR || conc__is_binary(v))
-    return conc__gather_text(to, v);
+    return conc__iterate_text(s, to, v);
   if (conc__is_builtin_object(v, "range") ||
       conc__is_builtin_object(v, "xrange"))
-    return conc__gather_range(to, v, c);
+    return conc__iterate_range(s, to, v, c);
   if (conc__is_object(v, CONC__MANAGERS, CONC__PROXY_CLASS)) {
-    const conc__object *o = conc__proxy_object(m, v);
+    conc__object *o = conc__proxy_object(s->manager, v);
     c->wrong = v;
-    rc = o != NULL ? conc__gather_object(to, o) : -ENOENT;
+    if (o == NULL) return -ENOENT;
+    conc__object_use(o);
+    rc = conc__object_await(s, o);
+    if (rc == 0) rc = conc__iterate_object(to, o);
+    conc__object_unuse(&s->manager->objects, o);
     if (rc != -ENOTSUP) return rc;
   }
   if (!conc__is_container(v->type) || v->type == CONC_OBJECT)
     return conc__complain_type(c, "'", v, "' object is not iterable");
   for (i = 0; rc == 0 && i < v->size; i++)
-    rc = conc__gather_value(m, &d, to, v->as.items + i * step, c);
+    rc = conc__iterate_value(s, &d, to, v->as.items + i * step, c);
   conc__draft_free(&d);
   return rc;
 }
@@ -39277,6 +39432,7 @@ CONC__PRIVATE int conc__gather(conc__manager_data *m, conc__elements *to,
 
 /* --- reading a list --- */
 
+/* len(list). */
 CONC__PRIVATE int conc__list_len(conc__session *s, conc__object *o,
                                  const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
@@ -39293,6 +39449,7 @@ CONC__PRIVATE int conc__reply_places(conc__session *s,
                   : conc__reply_element(s, &cs->at[p->start]);
 }
 
+/* list[index], or a list of what a slice selects. */
 CONC__PRIVATE int conc__list_getitem(conc__session *s, conc__object *o,
                                      const conc__request *r) {
   const conc__elements *cs = conc__list_of(o);
@@ -39306,6 +39463,7 @@ CONC__PRIVATE int conc__list_getitem(conc__session *s, conc__object *o,
   return conc__reply_places(s, cs, &p);
 }
 
+/* list[from:to], as Python 2 asks for it. */
 CONC__PRIVATE int conc__list_getslice(conc__session *s, conc__object *o,
                                       const conc__request *r) {
   const conc__elements *cs = conc__list_of(o);
@@ -39359,8 +39517,8 @@ CONC__PRIVATE int conc__list_add(conc__session *s, conc__object *o,
       rc = conc__complain_type(&c, "can only concatenate list (not \"", v,
                                "\") to list");
     } else {
-      rc = conc__elements_copy(&sum, cs, 0, 1, cs->count);
-      if (rc == 0) rc = conc__gather(s->manager, &sum, v, &c);
+      rc = conc__elements_copy(s, &sum, cs, 0, 1, cs->count);
+      if (rc == 0) rc = conc__iterate(s, &sum, v, &c);
     }
   }
   rc = rc != 0 ? conc__reply_failed(s, &c, rc)
@@ -39410,7 +39568,7 @@ CONC__PRIVATE int conc__list_mul(conc__session *s, conc__object *o,
 
 /* Finds the first argument, from the second on and before the third, which are
    as in a slice. */
-CONC__PRIVATE int conc__list_search(const conc__elements *cs,
+CONC__PRIVATE int conc__list_search(conc__session *s, const conc__elements *cs,
                                     const conc__request *r, size_t *place,
                                     size_t *to, conc__complaint *c) {
   int64_t ends[2], n = (int64_t)cs->count;
@@ -39433,26 +39591,29 @@ CONC__PRIVATE int conc__list_search(const conc__elements *cs,
     *place = *to;
     return 0;
   }
-  return conc__elements_find(cs, conc__argument(r, 0), (size_t)ends[0], *to,
+  return conc__elements_find(s, cs, conc__argument(r, 0), (size_t)ends[0], *to,
                              place);
 }
 
+/* value in list. It looks at one after the other, as Python does: so the cost
+   is that of all that stand before. */
 CONC__PRIVATE int conc__list_contains(conc__session *s, conc__object *o,
                                       const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
   size_t place = 0, to = 0;
   int rc = conc__arguments_check(r, "list", 1, 1, &c);
-  if (rc == 0) rc = conc__list_search(conc__list_of(o), r, &place, &to, &c);
+  if (rc == 0) rc = conc__list_search(s, conc__list_of(o), r, &place, &to, &c);
   if (rc != 0) return conc__reply_failed(s, &c, rc);
   return conc__reply_bool(s, place < to);
 }
 
+/* index(value, start=0, stop=...). Until 3.12 Python's text has the value. */
 CONC__PRIVATE int conc__list_index(conc__session *s, conc__object *o,
                                    const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
   size_t place = 0, to = 0;
   int rc = conc__arguments_check(r, "list", 1, 3, &c);
-  if (rc == 0) rc = conc__list_search(conc__list_of(o), r, &place, &to, &c);
+  if (rc == 0) rc = conc__list_search(s, conc__list_of(o), r, &place, &to, &c);
   if (rc == 0 && place == to) {
     conc__buffer b = {NULL, 0, 0, 0};
     rc = conc__python_repr(&b, conc__argument(r, 0));
@@ -39466,6 +39627,7 @@ CONC__PRIVATE int conc__list_index(conc__session *s, conc__object *o,
   return conc__reply_int(s, (int64_t)place);
 }
 
+/* count(value): the search goes on behind each that is found. */
 CONC__PRIVATE int conc__list_count(conc__session *s, conc__object *o,
                                    const conc__request *r) {
   const conc__elements *cs = conc__list_of(o);
@@ -39473,7 +39635,7 @@ CONC__PRIVATE int conc__list_count(conc__session *s, conc__object *o,
   size_t place = 0, n = 0;
   int rc = conc__arguments_check(r, "list", 1, 1, &c);
   while (rc == 0 && place < cs->count) {
-    rc = conc__elements_find(cs, conc__argument(r, 0), place, cs->count,
+    rc = conc__elements_find(s, cs, conc__argument(r, 0), place, cs->count,
                              &place);
     if (rc != 0 || place == cs->count) break;
     place++;
@@ -39483,45 +39645,64 @@ CONC__PRIVATE int conc__list_count(conc__session *s, conc__object *o,
   return conc__reply_int(s, (int64_t)n);
 }
 
-/* Appends what Python's repr() says of elements: [a, b]. */
-CONC__PRIVATE int conc__list_text(const conc__object *o, conc__buffer *b) {
+/* Python's repr(): [a, b]. */
+CONC__PRIVATE int conc__list_write(conc__session *s, const conc__object *o,
+                                   conc__buffer *b) {
   const conc__elements *cs = conc__list_of(o);
   conc__buffer scratch = {NULL, 0, 0, 0};
   size_t i;
   int rc = conc__buffer_append(b, "[", 1);
   for (i = 0; rc == 0 && i < cs->count; i++) {
+    if (s == NULL && b->size > CONC__TEXT_ENOUGH) break;
     if (i > 0) rc = conc__buffer_append(b, ", ", 2);
     if (rc == 0) rc = conc__element_text(&cs->at[i], b, &scratch);
+    if (rc == 0) rc = conc__session_pace(s, 1);
   }
   conc__buffer_free(&scratch);
   return rc != 0 ? rc : conc__buffer_append(b, "]", 1);
 }
 
+/* For debug_info, which shows a line of it. */
+CONC__PRIVATE int conc__list_text(const conc__object *o, conc__buffer *b) {
+  return conc__list_write(NULL, o, b);
+}
+
+/* str() and repr() of a proxy's object: Python's server has them for each. */
+CONC__PRIVATE int conc__list_repr(conc__session *s, conc__object *o,
+                                  const conc__request *r) {
+  (void)r;
+  return conc__reply_repr(s, o, conc__list_write);
+}
+
 /* --- changing a list --- */
 
+/* append(value): the element is encoded, and no other one is touched. */
 CONC__PRIVATE int conc__list_append(conc__session *s, conc__object *o,
                                     const conc__request *r) {
   conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 1, 1, &c);
   if (rc == 0)
-    rc = conc__gather_value(s->manager, &d, conc__list_of(o),
-                            conc__argument(r, 0), &c);
+    rc = conc__iterate_value(s, &d, conc__list_of(o), conc__argument(r, 0),
+                             &c);
   conc__draft_free(&d);
   return conc__reply_done(s, &c, rc);
 }
 
+/* extend(iterable). All items are read before the list changes: an item that
+   is refused leaves it as it was. */
 CONC__PRIVATE int conc__list_extend(conc__session *s, conc__object *o,
                                     const conc__request *r) {
   conc__elements *cs = conc__list_of(o), more = {NULL, 0, 0, 0};
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 1, 1, &c);
-  if (rc == 0) rc = conc__gather(s->manager, &more, conc__argument(r, 0), &c);
+  if (rc == 0) rc = conc__iterate(s, &more, conc__argument(r, 0), &c);
   if (rc == 0) rc = conc__elements_replace(cs, cs->count, 0, &more);
   conc__elements_free(&more);
   return conc__reply_done(s, &c, rc);
 }
 
+/* insert(index, value): an index beyond an end is that end. */
 CONC__PRIVATE int conc__list_insert(conc__session *s, conc__object *o,
                                     const conc__request *r) {
   conc__elements *cs = conc__list_of(o), one = {NULL, 0, 0, 0};
@@ -39533,14 +39714,14 @@ CONC__PRIVATE int conc__list_insert(conc__session *s, conc__object *o,
   if (rc == 0) rc = conc__whole_read(conc__argument(r, 0), &place, &c);
   if (place < 0) place = place < -n ? 0 : place + n;
   if (place > n) place = n;
-  if (rc == 0)
-    rc = conc__gather_value(s->manager, &d, &one, conc__argument(r, 1), &c);
+  if (rc == 0) rc = conc__iterate_value(s, &d, &one, conc__argument(r, 1), &c);
   if (rc == 0) rc = conc__elements_replace(cs, (size_t)place, 0, &one);
   conc__draft_free(&d);
   conc__elements_free(&one);
   return conc__reply_done(s, &c, rc);
 }
 
+/* pop(index=-1). */
 CONC__PRIVATE int conc__list_pop(conc__session *s, conc__object *o,
                                  const conc__request *r) {
   conc__elements *cs = conc__list_of(o);
@@ -39563,6 +39744,7 @@ CONC__PRIVATE int conc__list_pop(conc__session *s, conc__object *o,
   return rc;
 }
 
+/* remove(value): the first that is equal. */
 CONC__PRIVATE int conc__list_remove(conc__session *s, conc__object *o,
                                     const conc__request *r) {
   conc__elements *cs = conc__list_of(o);
@@ -39570,13 +39752,15 @@ CONC__PRIVATE int conc__list_remove(conc__session *s, conc__object *o,
   size_t place = 0;
   int rc = conc__arguments_check(r, "list", 1, 1, &c);
   if (rc == 0)
-    rc = conc__elements_find(cs, conc__argument(r, 0), 0, cs->count, &place);
+    rc =
+        conc__elements_find(s, cs, conc__argument(r, 0), 0, cs->count, &place);
   if (rc == 0 && place == cs->count)
     rc = conc__complain(&c, "ValueError", "list.remove(x): x not in list");
   if (rc == 0) conc__elements_remove(cs, place, 1, 1);
   return conc__reply_done(s, &c, rc);
 }
 
+/* clear(), and the memory goes, too. */
 CONC__PRIVATE int conc__list_clear(conc__session *s, conc__object *o,
                                    const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
@@ -39585,6 +39769,7 @@ CONC__PRIVATE int conc__list_clear(conc__session *s, conc__object *o,
   return conc__reply_done(s, &c, rc);
 }
 
+/* reverse(), in place. */
 CONC__PRIVATE int conc__list_reverse(conc__session *s, conc__object *o,
                                      const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
@@ -39615,7 +39800,8 @@ CONC__PRIVATE int conc__list_sort(conc__session *s, conc__object *o,
     rc = conc__complain_type(&c, "'", key, "' object is not callable");
   if (rc == 0 && reverse != NULL) rc = conc__whole_read(reverse, &back, &c);
   if (rc == 0) {
-    rc = conc__elements_sort(conc__list_of(o), back != 0, text, sizeof text);
+    rc =
+        conc__elements_sort(s, conc__list_of(o), back != 0, text, sizeof text);
     if (rc == -EINVAL) conc__complain(&c, "TypeError", "%s", text);
   }
   return conc__reply_done(s, &c, rc);
@@ -39631,7 +39817,7 @@ CONC__PRIVATE int conc__list_imul(conc__session *s, conc__object *o,
   int rc = conc__list_times(cs, r, &times, &c);
   if (rc == 0 && times == 0) conc__elements_free(cs);
   for (i = 1; rc == 0 && i < times; i++)
-    rc = conc__elements_copy(cs, cs, 0, 1, before);
+    rc = conc__elements_copy(s, cs, cs, 0, 1, before);
   if (rc != 0) { /* all or nothing */
     if (cs->count > before)
       conc__elements_remove(cs, before, 1, cs->count - before);
@@ -39640,75 +39826,88 @@ CONC__PRIVATE int conc__list_imul(conc__session *s, conc__object *o,
   return conc__list_copy(s, o, r);
 }
 
+/* list += iterable for a proxy that is made by the names of methods; Python's
+   own ListProxy calls extend. */
 CONC__PRIVATE int conc__list_iadd(conc__session *s, conc__object *o,
                                   const conc__request *r) {
   conc__elements *cs = conc__list_of(o), more = {NULL, 0, 0, 0};
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 1, 1, &c);
-  if (rc == 0) rc = conc__gather(s->manager, &more, conc__argument(r, 0), &c);
+  if (rc == 0) rc = conc__iterate(s, &more, conc__argument(r, 0), &c);
   if (rc == 0) rc = conc__elements_replace(cs, cs->count, 0, &more);
   conc__elements_free(&more);
   return rc != 0 ? conc__reply_failed(s, &c, rc) : conc__list_copy(s, o, r);
 }
 
-/* Gives places of a list the items of a value: of one place, the value. */
-CONC__PRIVATE int conc__list_assign(conc__manager_data *m, conc__elements *cs,
-                                    conc__places *p, const conc_value *v,
-                                    conc__complaint *c) {
+/* What is to be assigned to places of a list: the items of a value to those of
+   a slice, to one place the value. */
+CONC__PRIVATE int conc__list_with(conc__session *s, const conc__places *p,
+                                  const conc_value *v, conc__elements *with,
+                                  conc__complaint *c) {
   conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
-  conc__elements with = {NULL, 0, 0, 0};
-  size_t i;
-  int rc = p->slice ? conc__gather(m, &with, v, c)
-                    : conc__gather_value(m, &d, &with, v, c);
-  /* Gathering may have changed nothing here: no other method runs meanwhile.
-     Python puts what is assigned to an empty slice before its beginning. */
-  if (rc == 0 && p->step == 1) {
-    rc = conc__elements_replace(cs, (size_t)p->start, p->count, &with);
-  } else if (rc == 0 && with.count != p->count) {
-    rc = conc__complain(c, "ValueError",
-                        "attempt to assign sequence of size %lu to extended "
-                        "slice of size %lu",
-                        (unsigned long)with.count, (unsigned long)p->count);
-  } else if (rc == 0 && cs->weight + with.weight > CONC__WEIGHT_MAX) {
-    rc = -EMSGSIZE;
-  } else if (rc == 0) {
-    for (i = 0; i < p->count; i++) { /* what was there comes into `with` */
-      conc__element *place = &cs->at[p->start + (int64_t)i * p->step];
-      const conc__element old = *place;
-      cs->weight += conc__element_weight(&with.at[i]);
-      cs->weight -= conc__element_weight(place);
-      *place = with.at[i];
-      with.at[i] = old;
-    }
-  }
+  int rc;
+  if (p->slice) return conc__iterate(s, with, v, c);
+  rc = conc__iterate_value(s, &d, with, v, c);
   conc__draft_free(&d);
-  conc__elements_free(&with);
   return rc;
 }
 
+/* Gives places of a list these elements, and the caller what was there. Python
+   puts what is assigned to an empty slice before its beginning. */
+CONC__PRIVATE int conc__list_assign(conc__elements *cs, const conc__places *p,
+                                    conc__elements *with, conc__complaint *c) {
+  size_t i;
+  if (p->step == 1)
+    return conc__elements_replace(cs, (size_t)p->start, p->count, with);
+  if (with->count != p->count)
+    return conc__complain(c, "ValueError",
+                          "attempt to assign sequence of size %lu to extended "
+                          "slice of size %lu",
+                          (unsigned long)with->count, (unsigned long)p->count);
+  if (cs->weight + with->weight > CONC__WEIGHT_MAX) return -EMSGSIZE;
+  for (i = 0; i < p->count; i++) {
+    conc__element *place = &cs->at[p->start + (int64_t)i * p->step];
+    const conc__element old = *place;
+    cs->weight += conc__element_weight(&with->at[i]);
+    cs->weight -= conc__element_weight(place);
+    *place = with->at[i];
+    with->at[i] = old;
+  }
+  return 0;
+}
+
+/* list[places] = value. The places are read twice: before, for what is wrong
+   with them, and after, for the list may have changed while the value was read
+   that is a proxy of another one. */
 CONC__PRIVATE int conc__list_setitem(conc__session *s, conc__object *o,
                                      const conc__request *r) {
-  conc__elements *cs = conc__list_of(o);
+  conc__elements *cs = conc__list_of(o), with = {NULL, 0, 0, 0};
   conc__complaint c = {NULL, "", NULL};
   conc__places p;
   int rc = conc__arguments_check(r, "list", 2, 2, &c);
   if (rc == 0)
     rc = conc__places_read(conc__argument(r, 0), cs->count, "list",
                            " assignment", &p, &c);
+  if (rc == 0) rc = conc__list_with(s, &p, conc__argument(r, 1), &with, &c);
   if (rc == 0)
-    rc = conc__list_assign(s->manager, cs, &p, conc__argument(r, 1), &c);
+    rc = conc__places_read(conc__argument(r, 0), cs->count, "list",
+                           " assignment", &p, &c);
+  if (rc == 0) rc = conc__list_assign(cs, &p, &with, &c);
+  conc__elements_free(&with);
   return conc__reply_done(s, &c, rc);
 }
 
+/* list[from:to] = iterable, of Python 2. */
 CONC__PRIVATE int conc__list_setslice(conc__session *s, conc__object *o,
                                       const conc__request *r) {
-  conc__elements *cs = conc__list_of(o);
+  conc__elements *cs = conc__list_of(o), with = {NULL, 0, 0, 0};
   conc__complaint c = {NULL, "", NULL};
   conc__places p;
   int rc = conc__arguments_check(r, "list", 3, 3, &c);
+  if (rc == 0) rc = conc__iterate(s, &with, conc__argument(r, 2), &c);
   if (rc == 0) rc = conc__places_read_old(r, cs->count, &p, &c);
-  if (rc == 0)
-    rc = conc__list_assign(s->manager, cs, &p, conc__argument(r, 2), &c);
+  if (rc == 0) rc = conc__list_assign(cs, &p, &with, &c);
+  conc__elements_free(&with);
   return conc__reply_done(s, &c, rc);
 }
 
@@ -39724,6 +39923,7 @@ CONC__PRIVATE void conc__list_delete(conc__elements *cs,
         (size_t)-p->step, p->count);
 }
 
+/* del list[index], or what a slice selects. */
 CONC__PRIVATE int conc__list_delitem(conc__session *s, conc__object *o,
                                      const conc__request *r) {
   conc__elements *cs = conc__list_of(o);
@@ -39737,6 +39937,7 @@ CONC__PRIVATE int conc__list_delitem(conc__session *s, conc__object *o,
   return conc__reply_done(s, &c, rc);
 }
 
+/* del list[from:to], of Python 2. */
 CONC__PRIVATE int conc__list_delslice(conc__session *s, conc__object *o,
                                       const conc__request *r) {
   conc__elements *cs = conc__list_of(o);
@@ -39760,7 +39961,7 @@ CONC__PRIVATE int conc__list_make(conc__session *s, conc__object *o,
     rc = conc__arguments_check(r, "builtins", 0, 1, &c);
   }
   if (rc == 0 && conc__request_given(r) > 0)
-    rc = conc__gather(s->manager, &list->cells, conc__argument(r, 0), &c);
+    rc = conc__iterate(s, &list->cells, conc__argument(r, 0), &c);
   if (rc == 0) {
     o->state = list;
     return 0;
@@ -39795,19 +39996,21 @@ static const conc__method conc__list_methods[] = {
     {"remove", CONC__TAKES_ANY, conc__list_remove, false},
     {"reverse", CONC__TAKES_ANY, conc__list_reverse, false},
     {"sort", CONC__TAKES_ANY, conc__list_sort, false},
+    {"__repr__", CONC__TAKES_NONE, conc__list_repr, true},
+    {"__str__", CONC__TAKES_NONE, conc__list_repr, true},
     {"__delslice__", CONC__TAKES_ANY, conc__list_delslice, true},
     {"__getslice__", CONC__TAKES_ANY, conc__list_getslice, true},
     {"__setslice__", CONC__TAKES_ANY, conc__list_setslice, true}};
 
 static const conc__class conc__list_type = {NULL,
-                                             "list",
-                                             conc__list_methods,
-                                             sizeof conc__list_methods /
-                                                 sizeof *conc__list_methods,
-                                             conc__list_make,
-                                             conc__list_drop,
-                                             conc__list_text,
-                                             conc__list_copy};
+                                            "list",
+                                            conc__list_methods,
+                                            sizeof conc__list_methods /
+                                                sizeof *conc__list_methods,
+                                            conc__list_make,
+                                            conc__list_drop,
+                                            conc__list_text,
+                                            conc__list_copy};
 /* ---------------------------------------------------------------------------
    >>dicts: the methods of dict, Iterator, Namespace, Value and Array, served
 
@@ -39822,12 +40025,14 @@ CONC__PRIVATE int conc__dict_key(conc__table *t, const conc__request *r,
   return conc__table_key(t, conc__argument(r, 0), key, &c->wrong);
 }
 
+/* len(dict). */
 CONC__PRIVATE int conc__dict_len(conc__session *s, conc__object *o,
                                  const conc__request *r) {
   (void)r;
   return conc__reply_int(s, (int64_t)conc__dict_of(o)->count);
 }
 
+/* key in dict; and has_key(key) of older Pythons. */
 CONC__PRIVATE int conc__dict_contains(conc__session *s, conc__object *o,
                                       const conc__request *r) {
   conc__table *t = conc__dict_of(o);
@@ -39842,6 +40047,7 @@ CONC__PRIVATE int conc__dict_contains(conc__session *s, conc__object *o,
   return conc__reply_bool(s, there);
 }
 
+/* dict[key]. */
 CONC__PRIVATE int conc__dict_getitem(conc__session *s, conc__object *o,
                                      const conc__request *r) {
   conc__table *t = conc__dict_of(o);
@@ -39915,7 +40121,8 @@ CONC__PRIVATE int conc__reply_rows(conc__session *s, const conc__table *t,
         out, dict ? CONC__OP_EMPTY_DICT : CONC__OP_EMPTY_LIST, CONC__OP_MARK);
   for (i = 0; rc == 0 && i < t->used && !conc__reply_is_full(s); i++) {
     if (t->rows[i].key.size == CONC__ELEMENT_NONE) continue;
-    rc = conc__put_row(s, &t->rows[i], parts);
+    rc = conc__session_pace(s, 2);
+    if (rc == 0) rc = conc__put_row(s, &t->rows[i], parts);
     if (rc == 0 && parts == CONC__PART_PAIR && !dict)
       rc = conc__pickle_put_op(out, CONC__OP_TUPLE2);
   }
@@ -39925,24 +40132,28 @@ CONC__PRIVATE int conc__reply_rows(conc__session *s, const conc__table *t,
   return rc != 0 ? rc : conc__reply_finish(s);
 }
 
+/* copy(), and _getvalue(). */
 CONC__PRIVATE int conc__dict_copy(conc__session *s, conc__object *o,
                                   const conc__request *r) {
   (void)r;
   return conc__reply_rows(s, conc__dict_of(o), CONC__PART_PAIR, true);
 }
 
+/* keys(): a list, see conc__reply_rows. */
 CONC__PRIVATE int conc__dict_keys(conc__session *s, conc__object *o,
                                   const conc__request *r) {
   (void)r;
   return conc__reply_rows(s, conc__dict_of(o), CONC__PART_KEY, false);
 }
 
+/* values(), in the order of the keys. */
 CONC__PRIVATE int conc__dict_values(conc__session *s, conc__object *o,
                                     const conc__request *r) {
   (void)r;
   return conc__reply_rows(s, conc__dict_of(o), CONC__PART_VALUE, false);
 }
 
+/* items(): pairs, which are tuples. */
 CONC__PRIVATE int conc__dict_items(conc__session *s, conc__object *o,
                                    const conc__request *r) {
   (void)r;
@@ -39950,7 +40161,8 @@ CONC__PRIVATE int conc__dict_items(conc__session *s, conc__object *o,
 }
 
 /* Python's repr(): {key: value, key: value}. */
-CONC__PRIVATE int conc__dict_text(const conc__object *o, conc__buffer *b) {
+CONC__PRIVATE int conc__dict_write(conc__session *s, const conc__object *o,
+                                   conc__buffer *b) {
   const conc__table *t = conc__dict_of(o);
   conc__buffer scratch = {NULL, 0, 0, 0};
   bool first = true;
@@ -39959,14 +40171,28 @@ CONC__PRIVATE int conc__dict_text(const conc__object *o, conc__buffer *b) {
   for (i = 0; rc == 0 && i < t->used; i++) {
     const conc__row *e = &t->rows[i];
     if (e->key.size == CONC__ELEMENT_NONE) continue;
+    if (s == NULL && b->size > CONC__TEXT_ENOUGH) break;
     if (!first) rc = conc__buffer_append(b, ", ", 2);
     first = false;
     if (rc == 0) rc = conc__element_text(conc__row_key(e), b, &scratch);
     if (rc == 0) rc = conc__buffer_append(b, ": ", 2);
     if (rc == 0) rc = conc__element_text(&e->value, b, &scratch);
+    if (rc == 0) rc = conc__session_pace(s, 2);
   }
   conc__buffer_free(&scratch);
   return rc != 0 ? rc : conc__buffer_append(b, "}", 1);
+}
+
+/* For debug_info. */
+CONC__PRIVATE int conc__dict_text(const conc__object *o, conc__buffer *b) {
+  return conc__dict_write(NULL, o, b);
+}
+
+/* str() and repr(). */
+CONC__PRIVATE int conc__dict_repr(conc__session *s, conc__object *o,
+                                  const conc__request *r) {
+  (void)r;
+  return conc__reply_repr(s, o, conc__dict_write);
 }
 
 /* --- a dict: changing it --- */
@@ -40062,6 +40288,20 @@ CONC__PRIVATE int conc__dict_merge_pair(conc__manager_data *m, conc__table *t,
   return conc__dict_set(m, t, pair->as.items, pair->as.items + 1, c);
 }
 
+/* Sets what a dict says. */
+CONC__PRIVATE int conc__dict_merge_value(conc__session *s, conc__table *t,
+                                         const conc_value *v,
+                                         conc__complaint *c) {
+  size_t i;
+  int rc = 0;
+  for (i = 0; rc == 0 && i < conc_value_size(v); i++) {
+    rc = conc__dict_set(s->manager, t, conc_value_key(v, i),
+                        conc_value_item(v, i), c);
+    if (rc == 0) rc = conc__session_pace(s, 2);
+  }
+  return rc;
+}
+
 /* What dict() and update() have in common: a dict, a proxy of one, or an
    iterable of pairs; and keywords. */
 CONC__PRIVATE int conc__dict_merge_request(conc__session *s, conc__table *t,
@@ -40070,7 +40310,7 @@ CONC__PRIVATE int conc__dict_merge_request(conc__session *s, conc__table *t,
                                            conc__complaint *c) {
   const size_t given = conc__request_given(r);
   const conc_value *v = conc__argument(r, 0);
-  const conc__object *o = NULL;
+  conc__object *o = NULL;
   size_t i;
   int rc = 0;
   if (given > 1)
@@ -40080,24 +40320,26 @@ CONC__PRIVATE int conc__dict_merge_request(conc__session *s, conc__table *t,
   if (given == 1 && conc__is_object(v, CONC__MANAGERS, CONC__PROXY_CLASS))
     o = conc__proxy_object(s->manager, v);
   if (o != NULL && conc__dict_of(o) != NULL) {
-    rc = conc__dict_merge_table(t, conc__dict_of(o));
+    conc__object_use(o);
+    rc = conc__object_await(s, o);
+    if (rc == 0) rc = conc__dict_merge_table(t, conc__dict_of(o));
+    conc__object_unuse(&s->manager->objects, o);
   } else if (given == 1 && v->type == CONC_DICT) {
-    for (i = 0; rc == 0 && i < v->size; i++)
-      rc = conc__dict_set(s->manager, t, conc_value_key(v, i),
-                          conc_value_item(v, i), c);
+    rc = conc__dict_merge_value(s, t, v, c);
   } else if (given == 1 &&
              (!conc__is_container(v->type) || v->type == CONC_OBJECT)) {
     rc = conc__complain_type(c, "'", v, "' object is not iterable");
   } else if (given == 1) {
-    for (i = 0; rc == 0 && i < v->size; i++)
+    for (i = 0; rc == 0 && i < v->size; i++) {
       rc = conc__dict_merge_pair(s->manager, t, v->as.items + i, i, c);
+      if (rc == 0) rc = conc__session_pace(s, 2);
+    }
   }
-  for (i = 0; rc == 0 && i < conc_value_size(r->kwds); i++)
-    rc = conc__dict_set(s->manager, t, conc_value_key(r->kwds, i),
-                        conc_value_item(r->kwds, i), c);
-  return rc;
+  return rc != 0 ? rc : conc__dict_merge_value(s, t, r->kwds, c);
 }
 
+/* update(mapping or pairs, **more). As in Python, what was set before an error
+   stays. */
 CONC__PRIVATE int conc__dict_update(conc__session *s, conc__object *o,
                                     const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
@@ -40105,6 +40347,7 @@ CONC__PRIVATE int conc__dict_update(conc__session *s, conc__object *o,
       s, &c, conc__dict_merge_request(s, conc__dict_of(o), r, "update", &c));
 }
 
+/* dict[key] = value. */
 CONC__PRIVATE int conc__dict_setitem(conc__session *s, conc__object *o,
                                      const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
@@ -40115,6 +40358,7 @@ CONC__PRIVATE int conc__dict_setitem(conc__session *s, conc__object *o,
   return conc__reply_done(s, &c, rc);
 }
 
+/* del dict[key]. */
 CONC__PRIVATE int conc__dict_delitem(conc__session *s, conc__object *o,
                                      const conc__request *r) {
   conc__table *t = conc__dict_of(o);
@@ -40203,6 +40447,7 @@ CONC__PRIVATE int conc__dict_setdefault(conc__session *s, conc__object *o,
                  : conc__reply_element(s, &e->value);
 }
 
+/* clear(). Iterators find that the size has changed. */
 CONC__PRIVATE int conc__dict_clear(conc__session *s, conc__object *o,
                                    const conc__request *r) {
   (void)r;
@@ -40318,20 +40563,24 @@ static const conc__method conc__dict_methods[] = {
     {"setdefault", CONC__TAKES_ANY, conc__dict_setdefault, false},
     {"update", CONC__TAKES_ANY, conc__dict_update, false},
     {"values", CONC__TAKES_NONE, conc__dict_values, false},
+    {"__repr__", CONC__TAKES_NONE, conc__dict_repr, true},
+    {"__str__", CONC__TAKES_NONE, conc__dict_repr, true},
     {"has_key", CONC__TAKES_ANY, conc__dict_contains, true}}; /* Python 2 */
 
 static const conc__class conc__dict_type = {NULL,
-                                             "dict",
-                                             conc__dict_methods,
-                                             sizeof conc__dict_methods /
-                                                 sizeof *conc__dict_methods,
-                                             conc__dict_make,
-                                             conc__dict_drop,
-                                             conc__dict_text,
-                                             conc__dict_copy};
+                                            "dict",
+                                            conc__dict_methods,
+                                            sizeof conc__dict_methods /
+                                                sizeof *conc__dict_methods,
+                                            conc__dict_make,
+                                            conc__dict_drop,
+                                            conc__dict_text,
+                                            conc__dict_copy};
 
 /* --- a Namespace --- */
 
+/* Another function than that of a dict, for it tells a dict from this: see
+   conc__dict_of. */
 CONC__PRIVATE void conc__namespace_drop(conc__object *o) {
   conc__dict_drop(o);
 }
@@ -40363,6 +40612,8 @@ CONC__PRIVATE int conc__namespace_missing(conc__session *s,
   return conc__reply_failed(s, &c, -EINVAL);
 }
 
+/* namespace.name. Python's objects have more attributes than those that were
+   set; of them a program may want __dict__. */
 CONC__PRIVATE int conc__namespace_get(conc__session *s, conc__object *o,
                                       const conc__request *r) {
   conc__table *t = conc__namespace_of(o);
@@ -40380,6 +40631,7 @@ CONC__PRIVATE int conc__namespace_get(conc__session *s, conc__object *o,
   return conc__namespace_missing(s, r);
 }
 
+/* namespace.name = value. The name is checked as a key first. */
 CONC__PRIVATE int conc__namespace_set(conc__session *s, conc__object *o,
                                       const conc__request *r) {
   conc__table *t = conc__namespace_of(o);
@@ -40395,6 +40647,7 @@ CONC__PRIVATE int conc__namespace_set(conc__session *s, conc__object *o,
   return conc__reply_done(s, &c, rc);
 }
 
+/* del namespace.name. */
 CONC__PRIVATE int conc__namespace_delete(conc__session *s, conc__object *o,
                                          const conc__request *r) {
   conc__table *t = conc__namespace_of(o);
@@ -40498,6 +40751,7 @@ CONC__PRIVATE int conc__reply_instance_end(conc__session *s, size_t at) {
   return rc != 0 ? rc : conc__reply_finish(s);
 }
 
+/* _getvalue(): Python makes a Namespace of its own of it. */
 CONC__PRIVATE int conc__namespace_copy(conc__session *s, conc__object *o,
                                        const conc__request *r) {
   conc__buffer *out = &s->client->channel.out;
@@ -40554,12 +40808,14 @@ static const conc__class conc__namespace_type = {
 
 /* --- a Value --- */
 
+/* get(), which is also how a proxy's .value is read. */
 CONC__PRIVATE int conc__variable_get(conc__session *s, conc__object *o,
                                      const conc__request *r) {
   (void)r;
   return conc__reply_element(s, &((conc__variable *)o->state)->value);
 }
 
+/* set(value): any, for Python's Value does not look at its typecode either. */
 CONC__PRIVATE int conc__variable_set(conc__session *s, conc__object *o,
                                      const conc__request *r) {
   conc__variable *v = (conc__variable *)o->state;
@@ -40588,6 +40844,7 @@ CONC__PRIVATE int conc__variable_text(const conc__object *o, conc__buffer *b) {
   return rc != 0 ? rc : conc__buffer_append(b, ")", 1);
 }
 
+/* _getvalue(): an object with the two attributes of Python's Value. */
 CONC__PRIVATE int conc__variable_copy(conc__session *s, conc__object *o,
                                       const conc__request *r) {
   const conc__variable *v = (const conc__variable *)o->state;
@@ -40658,6 +40915,7 @@ static const conc__class conc__variable_type = {
 
 /* --- an Array --- */
 
+/* len(array). */
 CONC__PRIVATE int conc__array_len(conc__session *s, conc__object *o,
                                   const conc__request *r) {
   (void)r;
@@ -40686,6 +40944,7 @@ CONC__PRIVATE int conc__reply_items(conc__session *s, const conc__items *a,
   return rc != 0 ? rc : conc__reply_finish(s);
 }
 
+/* _getvalue(): an array.array. */
 CONC__PRIVATE int conc__array_copy(conc__session *s, conc__object *o,
                                    const conc__request *r) {
   conc__places all = {0, 1, 0, true};
@@ -40706,6 +40965,7 @@ CONC__PRIVATE int conc__array_reply(conc__session *s, const conc__items *a,
   return rc != 0 ? rc : conc__reply_end(s);
 }
 
+/* array[index], or an array of what a slice selects. */
 CONC__PRIVATE int conc__array_getitem(conc__session *s, conc__object *o,
                                       const conc__request *r) {
   const conc__items *a = conc__array_of(o);
@@ -40718,6 +40978,7 @@ CONC__PRIVATE int conc__array_getitem(conc__session *s, conc__object *o,
   return rc != 0 ? conc__reply_failed(s, &c, rc) : conc__array_reply(s, a, &p);
 }
 
+/* array[from:to], of Python 2. */
 CONC__PRIVATE int conc__array_getslice(conc__session *s, conc__object *o,
                                        const conc__request *r) {
   const conc__items *a = conc__array_of(o);
@@ -40805,7 +41066,7 @@ CONC__PRIVATE int conc__code_read(const conc_value *v, const conc__code **code,
 
 /* Fills an array with the items of a value. Of bytes, these are what lies in
    memory, as array.frombytes takes it. */
-CONC__PRIVATE int conc__array_fill(conc__manager_data *m, conc__items *a,
+CONC__PRIVATE int conc__array_fill(conc__session *s, conc__items *a,
                                    const conc_value *v, conc__complaint *c) {
   const size_t size = a->code->size;
   conc__elements items = {NULL, 0, 0, 0};
@@ -40825,7 +41086,7 @@ CONC__PRIVATE int conc__array_fill(conc__manager_data *m, conc__items *a,
                           "cannot use a str to initialize an "
                           "array with typecode '%c'",
                           a->code->letter);
-  rc = conc__gather(m, &items, v, c);
+  rc = conc__iterate(s, &items, v, c);
   if (rc == 0) rc = conc__buffer_reserve(&a->data, items.count * size + 1);
   for (i = 0; rc == 0 && i < items.count; i++) {
     conc__view view;
@@ -40861,8 +41122,7 @@ CONC__PRIVATE int conc__array_make(conc__session *s, conc__object *o,
     rc = conc__code_read(conc__request_argument(r, 0, "typecode"), &a->code,
                          &c);
   if (rc == 0)
-    rc = conc__array_fill(s->manager, a,
-                          conc__request_argument(r, 1, "sequence"), &c);
+    rc = conc__array_fill(s, a, conc__request_argument(r, 1, "sequence"), &c);
   if (rc == 0) {
     o->state = a;
     return 0;
@@ -40879,14 +41139,14 @@ static const conc__method conc__array_methods[] = {
     {"__getslice__", CONC__TAKES_ANY, conc__array_getslice, true}};
 
 static const conc__class conc__array_type = {NULL,
-                                              "array.array",
-                                              conc__array_methods,
-                                              sizeof conc__array_methods /
-                                                  sizeof *conc__array_methods,
-                                              conc__array_make,
-                                              conc__array_drop,
-                                              conc__array_text,
-                                              conc__array_copy};
+                                             "array.array",
+                                             conc__array_methods,
+                                             sizeof conc__array_methods /
+                                                 sizeof *conc__array_methods,
+                                             conc__array_make,
+                                             conc__array_drop,
+                                             conc__array_text,
+                                             conc__array_copy};
 
 /* --- their names --- */
 
@@ -40929,8 +41189,8 @@ static const conc__type_name conc__container_types[]
 
 /* A number, as Python reads a timeout: False if it is none. A bool is one. */
 CONC__PRIVATE bool conc__argument_float(const conc_value *v, double *f) {
-  int64_t n;
-  bool b;
+  int64_t n = 0;
+  bool b = false;
   if (conc_value_type(v) == CONC_BIGINT) *f = CONC_FOREVER;
   else if (conc_value_bool(v, &b) == 0) *f = b;
   else if (conc_value_int(v, &n) == 0) *f = (double)n;
@@ -40940,7 +41200,7 @@ CONC__PRIVATE bool conc__argument_float(const conc_value *v, double *f) {
 
 /* A whole number, which is clipped to what an int64_t holds. */
 CONC__PRIVATE bool conc__argument_int(const conc_value *v, int64_t *n) {
-  bool b;
+  bool b = false;
   if (conc_value_type(v) == CONC_BIGINT) *n = INT64_MAX;
   else if (conc_value_bool(v, &b) == 0) *n = b;
   else return conc_value_int(v, n) == 0;

@@ -26,6 +26,7 @@ EXAMPLES = os.environ.get('EXAMPLES', 'build/examples')
 FILTER = os.environ.get('FILTER', '')
 SLOW = float(os.environ.get('TEST_SLOW', '1'))
 VALUES_EACH = int(os.environ.get('INTEROP_VALUES', '50'))
+CONTAINERS_EACH = int(os.environ.get('INTEROP_CONTAINERS', '500'))
 LIMIT = 30 * SLOW
 KEY = 'abc'
 
@@ -369,6 +370,42 @@ def sync_types(python):
         server.end()
 
 
+def containers_program(python, what, address, *more, **kwds):
+    return Program([python.path, '-W', 'ignore',
+                    os.path.join(HERE, 'containers.py'), what, address, KEY,
+                    CONTAINERS_EACH] + list(more), **kwds)
+
+
+def containers(python):
+    """Proxies of lists and the like do at random what Python's own do."""
+    with Program(TYPES + ['127.0.0.1:0', KEY]) as server:
+        with containers_program(python, 'check', server.until(''),
+                                int(time.time())) as client:
+            client.process.wait(4 * LIMIT)
+            client.end()
+        server.process.terminate()
+        server.end()
+
+
+def containers_across(writer, readers):
+    """What one Python puts into lists and dicts is the same to each other."""
+    with Program(TYPES + ['127.0.0.1:0', KEY]) as server:
+        address, seed = server.until(''), int(time.time())
+        with containers_program(writer, 'write', address, seed,
+                                stdin=subprocess.PIPE) as client:
+            found = client.until('')
+            for reader in readers:
+                with containers_program(reader, 'read', address, seed,
+                                        found) as other:
+                    other.process.wait(2 * LIMIT)
+                    other.end()
+            client.process.stdin.close()
+            client.process.wait(LIMIT)
+            client.end()
+        server.process.terminate()
+        server.end()
+
+
 def latency(python):
     reference = [python.path, os.path.join(HERE, 'reference_server.py')]
     with serve(SERVER) as ours, serve(reference) as pythons:
@@ -469,6 +506,10 @@ def main():
              semantics, python),
             ('the server of these types of a SyncManager of %s ends well'
              % name, sync_types, python),
+            ('lists, dicts and arrays of a C manager are as those of %s'
+             % name, containers, python),
+            ('what %s has put into lists and dicts is the same to others'
+             % name, containers_across, python, found),
             ('random values come back from C to %s as they were, by pickle '
              'and JSON' % name, values, python, VALUES_EACH),
             ('what a C client cannot read is in the queue of %s again' % name,
