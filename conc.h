@@ -103,6 +103,7 @@
      >>peer        what a client has of a server (private)
      >>proxy       how a client puts and gets (private)
      >>client      the queues of a client (private)
+     >>remote      locks, events and others of a server (private)
      >>manager     conc_manager: queues over the network
      >>python      values as Python compares and hashes them (private)
      >>elements    what lists and dicts hold (private)
@@ -3577,14 +3578,14 @@ typedef enum conc_manager_news {
 /* One event, for .log. It is valid during the call only. Python makes a
    connection for each thread that uses a proxy, and one for each call of a
    manager: so its clients connect and leave often. */
-typedef struct conc_manager_event {
+typedef struct conc_manager_report {
   conc_manager_news kind; /* what has happened */
   const char *client; /* its address, as conc_connect takes it. "": it is at a
                          unix socket, or the event is no client's */
   int error;          /* a negative errno: why. 0: nothing is wrong */
   const char *text;   /* the same in words. If a limit is the reason, it names
                          the option */
-} conc_manager_event;
+} conc_manager_report;
 
 /* The function .log is called in the thread of the server, on a stack of
    CONC_STACK_SIZE, and the server does nothing else meanwhile: it must not
@@ -3656,9 +3657,9 @@ typedef struct conc_manager {
                                never wider, not even for a moment. Default 0:
                                what the umask leaves */
   void (*log)(struct conc_manager *manager,
-              const struct conc_manager_event *event, void *arg);
+              const struct conc_manager_report *event, void *arg);
                             /* of a server: is told what happens, for a log;
-                               see conc_manager_event. Default none */
+                               see conc_manager_report. Default none */
   void *log_arg;            /* its last argument */
   bool no_auth;             /* of a server: the key may be empty, so that every
                                program that reaches the address is a client;
@@ -3871,8 +3872,10 @@ CONC_API int conc_manager_shutdown(conc_manager *manager);
    Threads    any number, mixed with coroutines of any loops
    Processes  that is what a manager is for
    Signals    no
-   Memory     what clients make is the manager's, until it ends
-   Blocks     never
+   Memory     what clients make is the manager's, until it ends; and so are
+              proxies
+   Blocks     conc_manager_lock and those like it, of a client, for at most
+              .handshake_timeout; the others never
    ------------------------------------------------------------------------ */
 
 /* Serves what Python's SyncManager serves, under Python's names. From now on a
@@ -3964,6 +3967,76 @@ CONC_API int conc_manager_register_sem(conc_manager *manager, const char *name,
 CONC_API int conc_manager_register_barrier(conc_manager *manager,
                                            const char *name,
                                            conc_barrier *barrier);
+
+/* Finds the lock (semaphore, event, ...) that is served under a name. The
+   serving process gets the registered one itself. A client gets a proxy for
+   it, which belongs to the manager, and lives until conc_manager_shutdown. It
+   goes into the same calls as any other: conc_lock_acquire, conc_event_set,
+   conc_cond_wait, CONC_WITH. So a program that works with threads works with
+   other machines by finding its locks here. The server may be one of Python: a
+   name is there what register() has been given, with an AcquirerProxy,
+   EventProxy, ConditionProxy or BarrierProxy, if any.
+
+   A client that asks for a name twice gets the same proxy. But the name of a
+   type ("Lock", "Event"; see conc_manager_register_types) makes a new object
+   each time, which this client alone has. A lock may be found as a conc_lock
+   or as a conc_rlock, whatever it is to the server; the name of a condition is
+   that of its lock, too. conc_manager_cond_lock returns the lock of a
+   condition that a client has, for one that was made by its type.
+
+   Each call of a proxy is one request to the server, which knows the caller by
+   a connection of its own for each lock that it holds. If the task ends
+   without a release, or its process does, or the connection is lost, a server
+   of conc.h releases the lock, and tells its next owner: a C program by
+   -EOWNERDEAD, and that holds the lock then, as ever. A server of Python keeps
+   the lock for ever, as it does for its own clients. A child of a fork holds
+   none of its parent's locks.
+
+   What waits has its timeout, and can be cancelled, also if the server does
+   not answer: then it takes half a second more at most; a call without a
+   timeout, as a release, .timeout of the manager. What was given up leaves
+   nothing behind: it does not take a lock or a unit later. If a server of
+   Python does not answer in that half second, this is so from the next acquire
+   of this process on, or its conc_manager_shutdown.
+
+   What is different from a lock of this process:
+
+     any call          may fail as those of a queue's proxy (conc_manager_get),
+                       also where the text above says that it always returns 0
+     what only tells   is false, or 0, if the server does not answer.
+                       conc_sem_value is 0 if a server of Python does not tell
+     conc_lock_acquire  no deadlocks are found (-EDEADLK) but with the caller
+                       itself
+     conc_lock_release  -EPERM also if another client of Python has released it
+     conc_cond_wait    asks, when its time is out and another task has the
+                       lock, if the server still answers. -EPIPE: it does not,
+                       or the connection was lost; alone of all errors this and
+                       those of a proxy leave the caller without the lock.
+                       -EINVAL: the lock is none of the same client
+     conc_cond_notify  acquires the lock for it, if the caller does not hold
+                       the lock
+     conc_barrier_wait  -ETIMEDOUT for each whose time is out when it breaks
+     .value, .bound    are private in a proxy; .parties is the server's
+
+   Returns it; or NULL, and errno.
+   Errors:
+   EINVAL        the manager neither serves nor is connected; or there is no
+                 name; or that is no condition of a client
+   ENOENT        nothing of that kind is served under the name
+   ENAMETOOLONG  the name has more than 255 bytes
+   ENOMEM        there is no memory for the proxy
+   others        what conc_manager_connect fails with */
+CONC_API conc_lock *conc_manager_lock(conc_manager *manager, const char *name);
+CONC_API conc_rlock *conc_manager_rlock(conc_manager *manager,
+                                        const char *name);
+CONC_API conc_event *conc_manager_event(conc_manager *manager,
+                                        const char *name);
+CONC_API conc_sem *conc_manager_sem(conc_manager *manager, const char *name);
+CONC_API conc_cond *conc_manager_cond(conc_manager *manager, const char *name);
+CONC_API conc_rlock *conc_manager_cond_lock(conc_manager *manager,
+                                            conc_cond *cond);
+CONC_API conc_barrier *conc_manager_barrier(conc_manager *manager,
+                                            const char *name);
 
 /* ---------------------------------------------------------------------------
    >>functions: C functions that clients call
@@ -4257,7 +4330,7 @@ CONC_API int conc_progress_close(conc_progress *progress);
              conc_pool_close conc_pool_terminate conc_pool_join conc_offload
    manager    conc_manager_news CONC_MANAGER_CONNECT CONC_MANAGER_REFUSE
              CONC_MANAGER_LIMIT CONC_MANAGER_LEAVE CONC_MANAGER_FULL
-             CONC_MANAGER_DRAIN CONC_MANAGER_END conc_manager_event (.kind
+             CONC_MANAGER_DRAIN CONC_MANAGER_END conc_manager_report (.kind
              .client .error .text) conc_manager (.address .authkey
              .authkey_size .require_sha256 .max_message .max_clients
              .handshake_timeout .timeout .reconnect .prefetch .max_handshakes
@@ -4275,7 +4348,9 @@ CONC_API int conc_progress_close(conc_progress *progress);
    types      conc_manager_register_types conc_manager_register_lock
              conc_manager_register_rlock conc_manager_register_event
              conc_manager_register_cond conc_manager_register_sem
-             conc_manager_register_barrier
+             conc_manager_register_barrier conc_manager_lock conc_manager_rlock
+             conc_manager_event conc_manager_sem conc_manager_cond
+             conc_manager_cond_lock conc_manager_barrier
    functions  conc_manager_fn conc_manager_register
              conc_manager_register_pooled conc_manager_raise conc_manager_call
              conc_manager_call_build
@@ -4362,8 +4437,9 @@ static const int *const conc__version_check __attribute__((used)) =
      >>wait       a waiter on a list parks: the one wait
      >>registry   a fork; ids; their memory; waiting on a word; one looks for
                   all
-     >>claim      the word of a shared object; claims: what one actor of one
-                  process holds; the processes that have a part in an object
+     >>claim      the word of a shared object; the word of a remote object;
+                  claims: what one actor of one process holds; the processes
+                  that have a part in an object
      >>lock       the order of locks; conc_lock and conc_rlock between
                   processes; conc_lock; conc_lock: the calls; conc_rlock; what
                   an actor reads; conc_rwlock: what its two forms promise;
@@ -4489,6 +4565,9 @@ static const int *const conc__version_check __attribute__((used)) =
      >>client     messages that were fetched in advance; the calls of a queue;
                   the other calls of a queue; making and freeing proxies; the
                   end of a client; the end of the process
+     >>remote     requests; the id of a name; who has a lock; what was given
+                  up; acquiring and releasing; conditions; events and barriers;
+                  what the primitives call; making and freeing them
      >>manager    conc_manager
      >>python     what a value is to Python; equality; order; keys; the hash of
                   a key: SipHash-1-3; repr() into a buffer
@@ -4503,7 +4582,7 @@ static const int *const conc__version_check __attribute__((used)) =
      >>types      arguments; Queue, JoinableQueue; Lock and RLock: a
                   conc_rlock; Semaphore and BoundedSemaphore: a conc_sem;
                   Event: a conc_event; Condition: a conc_cond, and a lock;
-                  Barrier: a conc_barrier; the names
+                  Barrier: a conc_barrier; finding them; the names
      >>functions  exceptions; a call, here; a result, as an object; a call of a
                   client; registering; calling: what a reply says; calling
      >>extras     a line; where and when it is written
@@ -8954,6 +9033,60 @@ CONC__INLINE bool conc__is_shared(uintptr_t word) {
   return (word & CONC__SHARED) == CONC__SHARED;
 }
 
+/* --- the word of a remote object ---
+
+   An object that is at the server of a manager is a shared one to the fast
+   paths. Its word has no registry, and it alone has not CONC__LOCK_WAITERS:
+   so what looks for a shared object asks conc__is_remote first. Then it calls
+   what the room >>remote has set, before it made the first of them. A program
+   that makes none does not have that room. */
+
+#define CONC__REMOTE CONC__SHARED
+
+
+/* What an object is asked to do. */
+enum {
+  CONC__REMOTE_ACQUIRE, /* a lock; or a unit of a semaphore */
+  CONC__REMOTE_RELEASE,
+  CONC__REMOTE_IS_MINE, /* the lock; this one asks no server */
+  CONC__REMOTE_LOCKED,
+  CONC__REMOTE_SET,
+  CONC__REMOTE_CLEAR,
+  CONC__REMOTE_IS_SET,
+  CONC__REMOTE_WAIT, /* for an event, a condition, or at a barrier */
+  CONC__REMOTE_NOTIFY,
+  CONC__REMOTE_VALUE,
+  CONC__REMOTE_RESET,
+  CONC__REMOTE_ABORT,
+  CONC__REMOTE_BROKEN,
+  CONC__REMOTE_N_WAITING
+};
+
+/* Does it: the result of the public call; or 1 and 0, true and false. `lock`
+   is that of a wait for a condition, and n that of a release or notify. */
+typedef ssize_t conc__remote_fn(const void *object, int what, conc_lock *lock,
+                                size_t n, double timeout);
+
+static conc__remote_fn *conc__remote_call; /* atomic */
+
+/* A word in shared memory may have been spoiled into this one. So the pointer
+   is asked, too; and what is called looks for the object among its own. */
+CONC__INLINE bool conc__is_remote(uintptr_t word) {
+  return word == CONC__REMOTE &&
+         CONC__LOAD_RELAXED(&conc__remote_call) != NULL;
+}
+
+CONC__INLINE ssize_t conc__remote_ask(const void *object, int what,
+                                      size_t n) {
+  return CONC__LOAD_RELAXED(&conc__remote_call)(object, what, NULL, n, 0);
+}
+
+CONC__INLINE ssize_t conc__remote_wait(const void *object, int what,
+                                       conc_lock *lock, double timeout) {
+  return CONC__LOAD_RELAXED(&conc__remote_call)(object, what, lock, 0,
+                                                timeout);
+}
+
 /* A flag of an owner's word. May be set when the list of waiters is empty (the
    last one has given up, or conc_cond_notify has set it to send the owner's
    release through the guard); must be set when the list is not empty. Set, and
@@ -9442,10 +9575,13 @@ CONC_API int conc_rlock_init_shared(conc_rlock *rlock) {
 /* The caller knows that the lock is shared. */
 CONC__PRIVATE int conc__shared_lock_acquire(conc_lock *lock, conc__actor *self,
                                             bool cancellable, double timeout) {
-  int rc = conc__claim_acquire(
-      &lock->claim,
-      conc__shared_registry(lock, CONC__LOAD_RELAXED(&lock->word)), self,
-      cancellable, timeout);
+  uintptr_t word = CONC__LOAD_RELAXED(&lock->word);
+  int rc = conc__is_remote(word)
+               ? (int)conc__remote_wait(lock, CONC__REMOTE_ACQUIRE, NULL,
+                                        timeout)
+               : conc__claim_acquire(&lock->claim,
+                                     conc__shared_registry(lock, word), self,
+                                     cancellable, timeout);
   if (CONC__LIKELY(rc == 0 || rc == -EOWNERDEAD))
     conc__tsan_acquired(lock, false, timeout <= 0);
   return rc == -EALREADY ? -EINVAL : rc; /* spoiled: a lock is never done */
@@ -9458,6 +9594,8 @@ CONC__PRIVATE bool conc__shared_lock_is_mine(conc_lock *lock,
   unsigned id;
   struct conc__registry *r;
   if (!conc__is_shared(word)) return false;
+  if (conc__is_remote(word))
+    return conc__remote_ask(lock, CONC__REMOTE_IS_MINE, 0) > 0;
   r = conc__shared_registry(lock, word);
   id = r != NULL ? conc__registry_self(r) : 0;
   return id != 0 && conc__claim_is_mine(&lock->claim, id, self->id);
@@ -9465,13 +9603,15 @@ CONC__PRIVATE bool conc__shared_lock_is_mine(conc_lock *lock,
 
 CONC__NOINLINE int conc__shared_lock_release(conc_lock *lock,
                                              conc__actor *self) {
+  uintptr_t word = CONC__LOAD_RELAXED(&lock->word);
   if (CONC_HAVE_TSAN) { /* which must hear of it first */
     if (!conc__shared_lock_is_mine(lock, self)) return -EPERM;
     conc__tsan_released(lock, false);
   }
-  return conc__claim_release(
-      &lock->claim,
-      conc__shared_registry(lock, CONC__LOAD_RELAXED(&lock->word)), self);
+  if (conc__is_remote(word))
+    return (int)conc__remote_ask(lock, CONC__REMOTE_RELEASE, 1);
+  return conc__claim_release(&lock->claim, conc__shared_registry(lock, word),
+                             self);
 }
 
 /* --- conc_lock ---
@@ -9649,6 +9789,8 @@ CONC__PRIVATE void conc__lock_abandon(conc_lock *lock) {
 
 CONC_API bool conc_lock_locked(const conc_lock *lock) {
   uintptr_t word = CONC__LOAD(&lock->word);
+  if (conc__is_remote(word))
+    return conc__remote_ask(lock, CONC__REMOTE_LOCKED, 0) > 0;
   if (conc__is_shared(word)) return CONC__LOAD(&lock->claim.word) != 0;
   return (word & ~CONC__LOCK_WAITERS) != 0;
 }
@@ -10471,19 +10613,24 @@ CONC_API int conc_event_set(conc_event *event) {
   uintptr_t seen = CONC__CLEAR;
   /* Either way the word is the last touch of the event. */
   if (CONC__CAS(&event->word, &seen, CONC__SET) || seen == CONC__SET) return 0;
+  if (conc__is_remote(seen))
+    return (int)conc__remote_ask(event, CONC__REMOTE_SET, 0);
   if (conc__is_shared(seen)) return conc__shared_event_set(event);
   return conc__event_set_awaited(event);
 }
 
 CONC_API int conc_event_clear(conc_event *event) {
   uintptr_t seen = CONC__SET;
-  if (!CONC__CAS(&event->word, &seen, CONC__CLEAR) && conc__is_shared(seen))
-    return conc__shared_event_clear(event);
-  return 0;
+  if (CONC__CAS(&event->word, &seen, CONC__CLEAR)) return 0;
+  if (conc__is_remote(seen))
+    return (int)conc__remote_ask(event, CONC__REMOTE_CLEAR, 0);
+  return conc__is_shared(seen) ? conc__shared_event_clear(event) : 0;
 }
 
 CONC_API bool conc_event_is_set(const conc_event *event) {
   uintptr_t word = CONC__LOAD(&event->word);
+  if (conc__is_remote(word))
+    return conc__remote_ask(event, CONC__REMOTE_IS_SET, 0) > 0;
   return word == CONC__SET ||
          (conc__is_shared(word) && (CONC__LOAD(&event->shared) & CONC__SET));
 }
@@ -10519,6 +10666,8 @@ CONC__PRIVATE int conc__event_park(conc_event *event, conc__waiter *w,
 
 CONC_API int conc_event_wait(conc_event *event, double timeout) {
   conc__waiter w;
+  if (conc__is_remote(CONC__LOAD_RELAXED(&event->word)))
+    return (int)conc__remote_wait(event, CONC__REMOTE_WAIT, NULL, timeout);
   conc__waiter_init(&w, conc__self(), "event", event->name);
   return conc__event_park(event, &w, timeout);
 }
@@ -10635,6 +10784,11 @@ CONC__PRIVATE int conc__shared_cond_wait(conc_cond *cond, conc_lock *lock,
   int rc, again;
   if (!conc__shared_lock_is_mine(lock, self)) return -EPERM;
   if (!conc__is_shared(CONC__LOAD_RELAXED(&cond->word))) return -EINVAL;
+  if (conc__is_remote(CONC__LOAD_RELAXED(&cond->word)) !=
+      conc__is_remote(CONC__LOAD_RELAXED(&lock->word)))
+    return -EINVAL;
+  if (conc__is_remote(CONC__LOAD_RELAXED(&cond->word)))
+    return (int)conc__remote_wait(cond, CONC__REMOTE_WAIT, lock, timeout);
   /* Counted before the lock is released: so a task that takes the lock then,
      and notifies, means this one, too. */
   seen = CONC__LOAD(state);
@@ -10729,6 +10883,8 @@ CONC_API int conc_cond_notify(conc_cond *cond, size_t n) {
   conc__mutex *guard = conc__mutex_of(cond);
   conc__actor *self;
   conc__waiter *chain;
+  if (conc__is_remote(CONC__LOAD_RELAXED(&cond->word)))
+    return (int)conc__remote_ask(cond, CONC__REMOTE_NOTIFY, n);
   if (conc__is_shared(CONC__LOAD_RELAXED(&cond->word)))
     return conc__shared_cond_notify(cond, n);
   conc__mutex_lock(guard);
@@ -10852,6 +11008,8 @@ CONC_API int conc_sem_acquire(conc_sem *sem, double timeout) {
   /* By one comparison: not 0, not CONC__SEM_WAITERS, not a shared one's. */
   while (seen - 1 < CONC__SEM_WAITERS - 1)
     if (CONC__CAS(&sem->value, &seen, seen - 1)) return 0;
+  if (conc__is_remote(seen))
+    return (int)conc__remote_wait(sem, CONC__REMOTE_ACQUIRE, NULL, timeout);
   if (conc__is_shared(seen)) return conc__shared_sem_acquire(sem, timeout);
   return conc__sem_acquire_slow(sem, timeout);
 }
@@ -10884,6 +11042,8 @@ CONC_API int conc_sem_release(conc_sem *sem, size_t n) {
     if (seen > bound || n > bound - seen) return -EOVERFLOW;
     if (CONC__CAS(&sem->value, &seen, seen + n)) return 0;
   }
+  if (conc__is_remote(seen))
+    return (int)conc__remote_ask(sem, CONC__REMOTE_RELEASE, n);
   if (conc__is_shared(seen)) return conc__shared_sem_release(sem, n);
   if (n > bound) return -EOVERFLOW;
   return conc__sem_release_slow(sem, n);
@@ -10891,6 +11051,8 @@ CONC_API int conc_sem_release(conc_sem *sem, size_t n) {
 
 CONC_API size_t conc_sem_value(const conc_sem *sem) {
   size_t value = CONC__LOAD(&sem->value);
+  if (conc__is_remote(value))
+    return (size_t)conc__remote_ask(sem, CONC__REMOTE_VALUE, 0);
   if (conc__is_shared(value)) return CONC__LOAD(&sem->shared) & CONC__SEM_MAX;
   return value != CONC__SEM_WAITERS ? value : 0;
 }
@@ -11216,6 +11378,9 @@ CONC__PRIVATE int conc__barrier_end(conc_barrier *barrier, bool broken,
                                     const unsigned *generation) {
   conc__mutex *guard = conc__mutex_of(barrier);
   conc__waiter *chain = NULL, *w;
+  if (conc__is_remote(CONC__LOAD_RELAXED(&barrier->word)))
+    return (int)conc__remote_ask(
+        barrier, broken ? CONC__REMOTE_ABORT : CONC__REMOTE_RESET, 0);
   if (conc__is_shared(CONC__LOAD_RELAXED(&barrier->word)))
     return conc__shared_barrier_end(barrier, broken);
   conc__mutex_lock(guard);
@@ -11276,6 +11441,8 @@ CONC_API int conc_barrier_wait(conc_barrier *barrier, double timeout) {
   conc__actor *self = conc__self();
   double deadline = conc__deadline(timeout);
   if (barrier->parties < 1) return -EINVAL;
+  if (conc__is_remote(CONC__LOAD_RELAXED(&barrier->word)))
+    return (int)conc__remote_wait(barrier, CONC__REMOTE_WAIT, NULL, timeout);
   if (conc__is_shared(CONC__LOAD_RELAXED(&barrier->word)))
     return conc__shared_barrier_wait(barrier, timeout);
   for (;;) {
@@ -11325,6 +11492,8 @@ CONC_API int conc_barrier_abort(conc_barrier *barrier) {
 CONC_API bool conc_barrier_broken(const conc_barrier *barrier) {
   conc__mutex *guard = conc__mutex_of(barrier);
   bool broken;
+  if (conc__is_remote(CONC__LOAD_RELAXED(&barrier->word)))
+    return conc__remote_ask(barrier, CONC__REMOTE_BROKEN, 0) > 0;
   if (conc__is_shared(CONC__LOAD_RELAXED(&barrier->word)))
     return (CONC__LOAD(&barrier->shared.state) & CONC__BARRIER_BROKEN) != 0;
   conc__mutex_lock(guard);
@@ -11336,6 +11505,8 @@ CONC_API bool conc_barrier_broken(const conc_barrier *barrier) {
 CONC_API int conc_barrier_n_waiting(const conc_barrier *barrier) {
   conc__mutex *guard = conc__mutex_of(barrier);
   int waiting;
+  if (conc__is_remote(CONC__LOAD_RELAXED(&barrier->word)))
+    return (int)conc__remote_ask(barrier, CONC__REMOTE_N_WAITING, 0);
   if (conc__is_shared(CONC__LOAD_RELAXED(&barrier->word)))
     return (int)conc__barrier_come(CONC__LOAD(&barrier->shared.state));
   conc__mutex_lock(guard);
@@ -32193,7 +32364,7 @@ typedef struct conc__account {
   bool full;        /* .max_clients are there, and .log was told */
   bool left_undone; /* .drain was over too early; after the thread's end */
   conc_manager *manager; /* for its .log */
-  void (*log)(conc_manager *manager, const conc_manager_event *event,
+  void (*log)(conc_manager *manager, const conc_manager_report *event,
               void *arg); /* NULL: nobody listens */
   void *log_arg;
 } conc__account;
@@ -32248,7 +32419,7 @@ CONC__INLINE const char *conc__account_lacks(const conc__account *a,
 CONC__PRIVATE void conc__account_tell(conc__account *a, conc_manager_news kind,
                                       const char *client, int error,
                                       const char *text) {
-  conc_manager_event event;
+  conc_manager_report event;
   if (a->log == NULL) return;
   memset(&event, 0, sizeof event);
   event.kind = kind;
@@ -33823,9 +33994,12 @@ CONC__PRIVATE void conc__receipts_free(conc__receipts *all) {
      _conc_get(timeout, wants, size)  a get that says what it wants, and whose
                                       message the server keeps until the client
                                       says more: CONC__WANTS_..., bytes
-     _conc_unget(item)                a message comes back to its place */
+     _conc_unget(item)                a message comes back to its place
+     _conc_acquire(blocking, timeout) of a lock: None says that it is acquired,
+                                      and that its last owner has ended */
 #define CONC__METHOD_GET "_conc_get"
 #define CONC__METHOD_UNGET "_conc_unget"
+#define CONC__METHOD_LOCK "_conc_acquire"
 #define CONC__METHOD_MAX "_conc_max_"
 
 /* What stands in the place of an id if a client of ours calls a function: the
@@ -33838,6 +34012,10 @@ CONC__PRIVATE void conc__receipts_free(conc__receipts *all) {
 /* How two texts of exceptions begin, by which a client of ours knows them. */
 #define CONC__TOO_LONG "message too long"
 #define CONC__NOT_BYTES "message is not bytes"
+/* Another one that a client knows by its text: see >>types. */
+#define CONC__ENDED_TEXT                                         \
+  "the owner of the lock has ended: what the lock protects may " \
+  "be half changed"
 
 /* A client's connection, at the server. All of it belongs to the thread of the
    loop. It is in one of four states:
@@ -33940,6 +34118,8 @@ typedef struct conc__client_side {
   unsigned giver_of;   /* under the guard: 1 + conc__fork_depth, as above */
   size_t fetched_count; /* under the guard: connections that have some, whether
                            they are in a list, or a get is at them */
+  /* Frees what >>remote has made; set with the first of it. */
+  void (*remotes_end)(struct conc__manager_data *m);
 } conc__client_side;
 
 enum {
@@ -37696,8 +37876,7 @@ CONC__PRIVATE bool conc__exception_says(const conc_value *v,
 }
 
 /* The error that stands for an exception of the server. -EPROTO: none does.
-   Two kinds of Python's exceptions mean more when a server of ours sends them,
-   which it says by their texts. */
+   Some of Python's exceptions mean more, which their texts say. */
 CONC__PRIVATE int conc__exception_code(const conc_value *v) {
   static const struct {
     const char *name, *says;
@@ -37708,12 +37887,17 @@ CONC__PRIVATE int conc__exception_code(const conc_value *v) {
                {"EOFError", NULL, -EPIPE},
                {"BrokenPipeError", NULL, -EPIPE},
                {"ValueError", CONC__TOO_LONG, -EMSGSIZE},
+               {"ValueError", "Semaphore released", -EOVERFLOW},
                {"ValueError", NULL, -EINVAL},
                {"TypeError", CONC__NOT_BYTES, -EBADMSG},
                {"TypeError", NULL, -EINVAL},
                {"KeyError", NULL, -ENOENT},
                {"MemoryError", NULL, -ENOMEM},
                {"ConnectionResetError", NULL, -ECONNRESET},
+               {"RuntimeError", CONC__ENDED_TEXT, -EOWNERDEAD},
+               {"RuntimeError", NULL, -EPERM}, /* what is held by another */
+               {"BrokenBarrierError", NULL, -EPIPE},
+               {"OverflowError", NULL, -EOVERFLOW},
                {"NotImplementedError", NULL, -ENOTSUP}};
   const char *name = conc__object_name(v);
   size_t i;
@@ -39886,6 +40070,1135 @@ CONC__PRIVATE void conc__proxies_shutdown(conc__manager_data *m) {
 }
 
 /* ---------------------------------------------------------------------------
+   >>remote: locks, events, conditions, semaphores, barriers of a server
+
+   A remote object is a conc_lock, a conc_event, ... whose word is
+   CONC__REMOTE, with what a client must know of it behind. Each call of it is
+   one exchange, as with a queue's proxy. What it means is in Python's words:
+   acquire(True, 0.5), wait(), notify(2).
+
+   Who has a lock is known to the server by the connection. So an acquire that
+   succeeds keeps its connection, and the release goes over the same one: the
+   lock's, for each lock that a task holds has one of its own. Then a wait that
+   is given up may end its connection, and no other lock is lost with it. If a
+   task ends without a release, or the process does, so does the connection,
+   and a server of ours tells the next owner.
+
+   A wait that is given up has to leave nothing behind. What a server may hand
+   out to nobody:
+
+                     a server of conc.h          a server of Python
+     lock            its wait ends with the      waits for a quarter of a
+                     connection                  second at a time, and its
+     semaphore       its wait ends when we       reply is waited for; what it
+                     have said that we send no   has handed out is given back.
+                     more; a unit that is on     If the server does not answer
+                     its way is given back       in time, its reply is `late`,
+                                                 and is read by a later call,
+                                                 or at shutdown
+     condition       the wait ends with the      as a lock; a notify goes to
+                     connection; the lock is     another
+                     acquired anew, over a new
+                     one
+     barrier         it is broken when the       is broken by abort
+                     connection ends
+     event           nothing                     nothing
+
+   A wait for a condition lasts until the lock is there again. So when its time
+   is out, it asks if the server is still there, again every second, and goes
+   on as long as it answers.
+
+   Uses >>peer, and of >>proxy the id of a name. It is used by >>types; and by
+   the primitives of >>lock and >>event, through conc__remote_call.
+   ------------------------------------------------------------------------ */
+
+enum {
+  CONC__KIND_LOCK, /* and a conc_rlock, whose levels are counted here */
+  CONC__KIND_EVENT,
+  CONC__KIND_SEM,
+  CONC__KIND_COND,
+  CONC__KIND_BARRIER
+};
+
+/* A remote object. What has no guard does not change, until shutdown. "The
+   guard" is conc__mutex_of(&conc__remotes). */
+typedef struct conc__remote {
+  union {
+    conc_lock lock;
+    conc_rlock rlock;
+    conc_event event;
+    conc_sem sem;
+    conc_cond cond;
+    conc_barrier barrier;
+  } as; /* first: what the program has */
+  struct conc__remote *next; /* of all of this process; under the guard */
+  conc__manager_data *manager;
+  int kind;
+  bool borrowed;            /* the ids are another one's: see `lock_of` */
+  struct conc__remote *lock_of; /* of a condition: its lock, or NULL; under
+                                   the guard */
+  const conc__ident *ident; /* the newest; as of conc__proxy */
+  /* Under the guard: who has the lock, and over which connection, which is
+     NULL while its owner uses it. */
+  uintptr_t owner;
+  unsigned depth; /* conc__fork_depth of the owner's process */
+  conc__peer *peer;
+  conc__peer *late; /* their replies were for acquires that were given up */
+  char name[CONC__NAME_MAX + 1];
+} conc__remote;
+
+/* All of this process. A forked child finds those of its parent, whose
+   connections are closed there. */
+static struct conc__remotes {
+  conc__remote *first;
+} conc__remotes;
+
+#define CONC__SLICE 0.25 /* seconds that a server of Python is asked to wait */
+/* After a wait whose time is out: seconds that the reply may take; that the
+   server has to say that it is alive; until it is asked again. */
+#define CONC__ALIVE_AFTER 0.1
+#define CONC__ALIVE_WITHIN 0.4
+#define CONC__ALIVE_EVERY 1.0
+
+/* Whether a server of ours has given that id: Python's have no point. */
+CONC__INLINE bool conc__ident_is_ours(const conc__ident *ident) {
+  return strchr(ident->text, '.') != NULL;
+}
+
+CONC__INLINE const conc__ident *conc__remote_ident(const conc__remote *r) {
+  return CONC__LOAD(&r->ident);
+}
+
+/* The object behind a pointer of the program. NULL: it is none of ours, but
+   memory that was spoiled. */
+CONC__PRIVATE conc__remote *conc__remote_find(const void *object) {
+  conc__mutex *guard = conc__mutex_of(&conc__remotes);
+  conc__remote *r;
+  conc__mutex_lock(guard);
+  for (r = conc__remotes.first; r != NULL && r != object; r = r->next) {
+  }
+  conc__mutex_unlock(guard);
+  return r;
+}
+
+/* --- requests --- */
+
+/* What is asked: a method, and its arguments, of which there are these. */
+typedef struct conc__remote_request {
+  const char *method;
+  const char *text; /* one, a str; or NULL */
+  size_t count;     /* one, a number; 0: none */
+  bool blocking;    /* the first is whether to wait */
+  bool waits;       /* one is how long, unless that is for ever */
+  double deadline;  /* of that */
+} conc__remote_request;
+
+CONC__PRIVATE conc__remote_request conc__remote_asks(const char *method) {
+  conc__remote_request q;
+  memset(&q, 0, sizeof q);
+  q.method = method;
+  return q;
+}
+
+/* Appends the arguments, as a tuple. */
+CONC__PRIVATE int conc__remote_arguments(conc__buffer *out,
+                                         const conc__remote_request *q) {
+  bool forever = q->deadline >= CONC__NEVER;
+  int rc = conc__pickle_put_op(out, CONC__OP_MARK);
+  if (rc == 0 && q->text != NULL)
+    rc = conc__pickle_put_str(out, q->text, strlen(q->text));
+  if (rc == 0 && q->count > 0)
+    rc = conc__pickle_put_int(
+        out, q->count < INT_MAX ? (int64_t)q->count : INT_MAX);
+  if (rc == 0 && q->blocking)
+    rc = conc__pickle_put_op(out, q->deadline > 0 ? CONC__OP_NEWTRUE
+                                                  : CONC__OP_NEWFALSE);
+  /* An acquire that does not block takes no timeout. */
+  if (rc == 0 && q->waits && !forever && (!q->blocking || q->deadline > 0))
+    rc = conc__pickle_put_float(
+        out, q->deadline > 0 ? conc__remaining(q->deadline) : 0);
+  return rc != 0 ? rc : conc__pickle_put_op(out, CONC__OP_TUPLE);
+}
+
+/* An exchange over a connection of the caller. *reply is to be freed if it
+   went well (0). `broken`: the connection is of no more use. */
+typedef struct conc__remote_try {
+  conc__peer *peer;
+  bool broken;
+  conc_value *reply;
+  const conc_value *result; /* in the reply */
+} conc__remote_try;
+
+/* Writes the request. After an error nothing of it is there. */
+CONC__PRIVATE int conc__remote_write(const conc__remote *r,
+                                     const conc__ident *ident, conc__peer *p,
+                                     const conc__remote_request *q) {
+  conc__buffer *out = &p->channel.out;
+  size_t before = out->size, at;
+  int protocol = conc__ident_is_ours(ident)
+                     ? 4
+                     : CONC__LOAD_RELAXED(&r->manager->client.protocol);
+  int rc = conc__request_begin(out, &at, protocol, ident->text, q->method);
+  if (rc == 0) rc = conc__remote_arguments(out, q);
+  if (rc == 0) rc = conc__request_end(out, at);
+  if (rc != 0) out->size = before;
+  return rc;
+}
+
+/* Waits for the reply; sends the request first, if it was not sent yet. */
+CONC__PRIVATE int conc__remote_hear(const conc__remote *r, conc__remote_try *t,
+                                    double end) {
+  int rc = conc__peer_call(r->manager, t->peer, &t->reply, &t->result,
+                           &t->broken, end);
+  return rc == -EREMOTEIO ? -EPROTO : rc;
+}
+
+/* The connection is not used any more by the caller. */
+CONC__PRIVATE void conc__remote_leave(const conc__remote *r,
+                                      conc__remote_try *t) {
+  if (t->broken) conc__peer_close(t->peer);
+  else conc__peer_put(r->manager, t->peer);
+  t->peer = NULL;
+}
+
+/* A connection that no task uses. */
+CONC__PRIVATE int conc__remote_connect(const conc__remote *r,
+                                       conc__remote_try *t, double end) {
+  bool lost;
+  memset(t, 0, sizeof *t);
+  return conc__peer_get(r->manager, &t->peer, &lost, end);
+}
+
+/* The whole of it, over a connection that the caller has taken. */
+CONC__PRIVATE int conc__remote_exchange(const conc__remote *r,
+                                        const conc__ident *ident,
+                                        conc__remote_try *t,
+                                        const conc__remote_request *q,
+                                        double end) {
+  int rc = conc__remote_write(r, ident, t->peer, q);
+  t->broken = false;
+  t->reply = NULL;
+  return rc != 0 ? rc : conc__remote_hear(r, t, end);
+}
+
+/* --- the id of a name --- */
+
+/* Whether a method is among those of the reply to create. */
+CONC__PRIVATE bool conc__reply_tells_of(const conc_value *v,
+                                        const char *method) {
+  const conc_value *methods = conc_value_item(v, 1);
+  size_t i;
+  for (i = 0; i < conc_value_size(methods); i++) {
+    const char *name = conc_value_str(conc_value_item(methods, i), NULL);
+    if (name != NULL && strcmp(name, method) == 0) return true;
+  }
+  return false;
+}
+
+/* Whether the object of a reply to create is of that kind, as far as its
+   methods tell: a semaphore of Python has those of a lock. */
+CONC__PRIVATE bool conc__reply_is_of(const conc_value *v,
+                                     const conc__ident *ident, int kind) {
+  static const char *const method[] = {"acquire", "set", "acquire", "notify",
+                                       "abort"};
+  if (!conc__reply_tells_of(v, method[kind])) return false;
+  if ((kind != CONC__KIND_LOCK && kind != CONC__KIND_SEM) ||
+      !conc__ident_is_ours(ident))
+    return true;
+  return conc__reply_tells_of(v, CONC__METHOD_LOCK) ==
+         (kind != CONC__KIND_SEM);
+}
+
+/* Asks the server for the object of a name; it makes one if the name is that
+   of a type. -ENOENT: it has no such name, or that is something else. */
+CONC__PRIVATE int conc__remote_create(conc__manager_data *m, const char *name,
+                                      int kind, conc__ident **out,
+                                      double end) {
+  conc_value *reply;
+  const conc_value *result;
+  conc__ident *ident;
+  bool lost;
+  int rc = conc__peer_function(m, "create", name, &reply, &result, NULL, &lost,
+                               end);
+  if (rc == -ESTALE || rc == -EREMOTEIO) return -ENOENT;
+  if (rc != 0) return rc;
+  ident = (conc__ident *)CONC_MALLOC(sizeof *ident);
+  rc = ident == NULL ? -ENOMEM : conc__ident_read(result, ident);
+  if (rc == 0 && !conc__reply_is_of(result, ident, kind)) {
+    conc__ident_give_back(m, ident, end);
+    rc = -ENOENT;
+  }
+  conc_value_free(reply);
+  if (rc == 0) ident->before = NULL;
+  if (rc == 0) *out = ident;
+  else CONC_FREE(ident);
+  return rc;
+}
+
+/* The server does not know `stale`: it was started anew. As
+   conc__proxy_resolve. */
+CONC__PRIVATE int conc__remote_resolve(conc__remote *r,
+                                       const conc__ident *stale, double end) {
+  conc__mutex *guard = conc__mutex_of(&conc__remotes);
+  conc__ident *ident;
+  int rc;
+  if (conc__remote_ident(r) != stale) return 0;
+  if (r->borrowed) return -ENOENT;
+  rc = conc__remote_create(r->manager, r->name, r->kind, &ident, end);
+  if (rc != 0) return rc;
+  conc__mutex_lock(guard);
+  ident->before = (conc__ident *)(uintptr_t)stale;
+  CONC__STORE(&r->ident, (const conc__ident *)ident);
+  if (r->lock_of != NULL)
+    CONC__STORE(&r->lock_of->ident, (const conc__ident *)ident);
+  conc__mutex_unlock(guard);
+  return 0;
+}
+
+/* A call that leaves nothing at the server, over any connection. On 0 the
+   caller frees *reply. */
+CONC__PRIVATE int conc__remote_do(conc__remote *r,
+                                  const conc__remote_request *q, double end,
+                                  conc_value **reply,
+                                  const conc_value **result) {
+  int i;
+  for (i = 0;; i++) {
+    const conc__ident *ident = conc__remote_ident(r);
+    conc__remote_try t;
+    int rc = conc__remote_connect(r, &t, end);
+    if (rc != 0) return rc;
+    rc = conc__remote_exchange(r, ident, &t, q, end);
+    conc__remote_leave(r, &t);
+    *reply = t.reply;
+    *result = t.result;
+    if (rc != -ESTALE) return rc;
+    rc = i == CONC__RESOLVE_TIMES ? -EPROTO
+                                  : conc__remote_resolve(r, ident, end);
+    if (rc != 0) return rc;
+  }
+}
+
+/* The same for a call that does not wait at the server, and whose result is
+   nothing: it is not cancelled, as the local one. */
+CONC__PRIVATE int conc__remote_tell(conc__remote *r,
+                                    const conc__remote_request *q) {
+  conc_value *reply = NULL;
+  const conc_value *result;
+  conc_scope shield;
+  int rc;
+  conc_shield(&shield);
+  rc = conc__remote_do(r, q, conc_now() + r->manager->timeout, &reply,
+                       &result);
+  conc_scope_end(&shield);
+  if (rc == 0) conc_value_free(reply);
+  return rc;
+}
+
+CONC__PRIVATE int conc__remote_tell_method(conc__remote *r,
+                                           const char *method) {
+  conc__remote_request q = conc__remote_asks(method);
+  return conc__remote_tell(r, &q);
+}
+
+/* The same whose result is a bool or a number: that, or negative errno. With
+   an attribute's name, its value. */
+CONC__PRIVATE ssize_t conc__remote_number(conc__remote *r, const char *method,
+                                          const char *attribute) {
+  conc__remote_request q = conc__remote_asks(method);
+  conc_value *reply = NULL;
+  const conc_value *result;
+  conc_scope shield;
+  int64_t n = -1;
+  bool b;
+  int rc;
+  q.text = attribute;
+  conc_shield(&shield);
+  rc = conc__remote_do(r, &q, conc_now() + r->manager->timeout, &reply,
+                       &result);
+  conc_scope_end(&shield);
+  if (rc != 0) return rc;
+  if (conc_value_bool(result, &b) == 0) n = b;
+  else if (conc_value_int(result, &n) != 0 || n < 0 || n > INT_MAX)
+    n = -EPROTO;
+  conc_value_free(reply);
+  return (ssize_t)n;
+}
+
+/* What Python's str() says of it tells what no method does. Whether `begin` is
+   in it; and the number that follows, in *n, which is 0 if there is none. */
+CONC__PRIVATE bool conc__remote_text_has(conc__remote *r, const char *begin,
+                                         size_t *n) {
+  conc__remote_request q = conc__remote_asks("__str__");
+  conc_value *reply = NULL;
+  const conc_value *result;
+  const char *at = NULL;
+  conc_scope shield;
+  int rc;
+  *n = 0;
+  conc_shield(&shield);
+  rc = conc__remote_do(r, &q, conc_now() + r->manager->timeout, &reply,
+                       &result);
+  conc_scope_end(&shield);
+  if (rc != 0) return false;
+  if (conc_value_str(result, NULL) != NULL)
+    at = strstr(conc_value_str(result, NULL), begin);
+  if (at != NULL) *n = (size_t)strtoul(at + strlen(begin), NULL, 10);
+  conc_value_free(reply);
+  return at != NULL;
+}
+
+/* Whether the server answers at all, over a connection of its own. */
+CONC__PRIVATE bool conc__remote_is_alive(const conc__remote *r) {
+  conc_value *reply;
+  const conc_value *result;
+  conc_scope shield;
+  bool lost;
+  int rc;
+  conc_shield(&shield);
+  rc = conc__peer_function(r->manager, "dummy", NULL, &reply, &result, NULL,
+                           &lost, conc_now() + CONC__ALIVE_WITHIN);
+  conc_value_free(reply);
+  conc_scope_end(&shield);
+  return rc == 0;
+}
+
+/* --- who has a lock --- */
+
+/* Under the guard. */
+CONC__INLINE bool conc__remote_is_of(const conc__remote *r, uintptr_t me) {
+  return r->owner == me && r->depth == conc__fork_depth;
+}
+
+/* The caller has the lock, and had not before. If another task of this process
+   is still taken for its owner, the server has ended since, or its connection
+   has: it will find that the lock is not its. */
+CONC__PRIVATE void conc__remote_hold(conc__remote *r, conc__peer *p) {
+  conc__mutex *guard = conc__mutex_of(&conc__remotes);
+  conc__peer *old;
+  conc__mutex_lock(guard);
+  old = r->peer;
+  r->owner = conc__self()->id;
+  r->depth = conc__fork_depth;
+  r->peer = p;
+  conc__mutex_unlock(guard);
+  if (old != NULL) conc__peer_close(old);
+}
+
+/* The caller has it no more: its connection, or NULL: it has not had it. */
+CONC__PRIVATE conc__peer *conc__remote_unhold(conc__remote *r) {
+  conc__mutex *guard = conc__mutex_of(&conc__remotes);
+  conc__peer *p = NULL;
+  conc__mutex_lock(guard);
+  if (conc__remote_is_of(r, conc__self()->id)) {
+    p = r->peer;
+    r->peer = NULL;
+    r->owner = 0;
+  }
+  conc__mutex_unlock(guard);
+  return p;
+}
+
+CONC__PRIVATE bool conc__remote_is_mine(const conc__remote *r) {
+  conc__mutex *guard = conc__mutex_of(&conc__remotes);
+  bool mine;
+  conc__mutex_lock(guard);
+  mine = conc__remote_is_of(r, conc__self()->id);
+  conc__mutex_unlock(guard);
+  return mine;
+}
+
+/* The i-th of the locks of a manager that the caller has; NULL: there are no
+   more. Its connection is lent to the caller. */
+CONC__PRIVATE conc__remote *conc__remote_lend(const conc__manager_data *m,
+                                              size_t i, conc__peer **p) {
+  conc__mutex *guard = conc__mutex_of(&conc__remotes);
+  uintptr_t me = conc__self()->id;
+  conc__remote *r;
+  conc__mutex_lock(guard);
+  for (r = conc__remotes.first; r != NULL; r = r->next)
+    if (r->manager == m && conc__remote_is_of(r, me) && i-- == 0) break;
+  if (r != NULL) {
+    *p = r->peer;
+    r->peer = NULL;
+  }
+  conc__mutex_unlock(guard);
+  return r;
+}
+
+/* Gives it back; NULL: it has broken, and the lock is lost. */
+CONC__PRIVATE void conc__remote_return(conc__remote *r, conc__peer *p) {
+  conc__mutex *guard = conc__mutex_of(&conc__remotes);
+  conc__mutex_lock(guard);
+  if (conc__remote_is_of(r, conc__self()->id) && r->peer == NULL) {
+    r->peer = p;
+    if (p == NULL) {
+      r->owner = 0;
+      conc__tsan_released(&r->as.lock, false);
+    }
+    p = NULL;
+  }
+  conc__mutex_unlock(guard);
+  if (p != NULL) conc__peer_close(p); /* another task has the lock */
+}
+
+/* A task ends that has had locks: those that it has still end with their
+   connections. `value` says nothing. */
+CONC__PRIVATE void conc__remote_task_ends(void *value) {
+  conc__mutex *guard = conc__mutex_of(&conc__remotes);
+  uintptr_t me = conc__self()->id;
+  conc__peer *p = NULL, *next;
+  conc__remote *r;
+  (void)value;
+  conc__mutex_lock(guard);
+  for (r = conc__remotes.first; r != NULL; r = r->next)
+    if (conc__remote_is_of(r, me)) {
+      if (r->peer != NULL) {
+        r->peer->next = p;
+        p = r->peer;
+      }
+      r->peer = NULL;
+      r->owner = 0;
+      conc__tsan_released(&r->as.lock, false);
+    }
+  conc__mutex_unlock(guard);
+  for (; p != NULL; p = next) {
+    next = p->next;
+    conc__peer_close(p);
+  }
+}
+
+/* Of each task that has acquired a remote lock: what calls the function at its
+   end. */
+static conc_local conc__remote_owners = {
+    CONC_SCOPE_TASK, conc__remote_task_ends, NULL, NULL, {NULL}};
+
+/* --- what was given up --- */
+
+/* Whether a reply says that something was acquired: true, or None of ours,
+   whose owner has ended. */
+CONC__PRIVATE bool conc__reply_is_had(const conc_value *result, bool *ended) {
+  bool had = false;
+  *ended = conc_value_type(result) == CONC_NONE;
+  return *ended || (conc_value_bool(result, &had) == 0 && had);
+}
+
+/* Gives back what a reply has handed out that nobody wants. Over its own
+   connection, for that is the owner. */
+CONC__PRIVATE void conc__remote_release_by(conc__remote *r,
+                                           conc__remote_try *t) {
+  conc__remote_request q = conc__remote_asks("release");
+  conc_value_free(t->reply);
+  if (conc__remote_exchange(r, conc__remote_ident(r), t, &q,
+                            conc_now() + CONC__REPLY_SLACK) == 0)
+    conc_value_free(t->reply);
+}
+
+/* Waits until `end` for the reply to an acquire that was given up, and undoes
+   it. `whole`: the connection may be used for that, and afterwards. If there
+   is no reply, the next call looks for it. */
+CONC__PRIVATE void conc__remote_undo(conc__remote *r, conc__remote_try *t,
+                                     bool whole, double end) {
+  conc__mutex *guard = conc__mutex_of(&conc__remotes);
+  bool ended;
+  int rc = conc__remote_hear(r, t, end);
+  if (rc == 0 && conc__reply_is_had(t->result, &ended)) {
+    if (whole) {
+      conc__remote_release_by(r, t);
+    } else {
+      conc_value_free(t->reply);
+      conc__remote_tell_method(r, "release"); /* a unit is nobody's */
+    }
+  } else if (rc == 0) {
+    conc_value_free(t->reply);
+  } else if (rc == -ETIMEDOUT && t->peer->asked && t->peer->channel.fd >= 0) {
+    conc__mutex_lock(guard);
+    t->peer->next = r->late;
+    r->late = t->peer;
+    conc__mutex_unlock(guard);
+    return;
+  }
+  if (!whole) t->broken = true;
+  conc__remote_leave(r, t);
+}
+
+/* The caller gives an acquire up whose reply has not come. `waited`: for it,
+   beyond the time limit; then it is late. */
+CONC__PRIVATE void conc__remote_give_up(conc__remote *r, conc__remote_try *t,
+                                        bool waited) {
+  bool whole;
+  conc_scope shield;
+  if (!t->peer->asked || t->peer->channel.fd < 0) {
+    conc__peer_close(t->peer);
+    return;
+  }
+  whole = !conc__ident_is_ours(conc__remote_ident(r)) ||
+          conc__channel_has_begun(&t->peer->channel);
+  if (!whole && r->kind != CONC__KIND_SEM) {
+    conc__peer_close(t->peer);
+    return;
+  }
+  /* A server of ours does not wait for what says that it sends no more. */
+  if (!whole) shutdown(t->peer->channel.fd, SHUT_WR);
+  conc_shield(&shield);
+  conc__remote_undo(r, t, whole,
+                    conc_now() + (waited ? 0 : CONC__REPLY_SLACK));
+  conc_scope_end(&shield);
+}
+
+/* Looks at one reply that is late, if it has come; or waits for it. False:
+   there is none. */
+CONC__PRIVATE bool conc__remote_settle_one(conc__remote *r, double end) {
+  conc__mutex *guard = conc__mutex_of(&conc__remotes);
+  conc__peer **link, *p;
+  conc__remote_try t;
+  bool ours = conc__ident_is_ours(conc__remote_ident(r));
+  conc__mutex_lock(guard);
+  for (link = &r->late; (p = *link) != NULL; link = &p->next)
+    if (end > 0 || p->channel.fd < 0 || conc__channel_has_begun(&p->channel))
+      break;
+  if (p != NULL) *link = p->next;
+  conc__mutex_unlock(guard);
+  if (p == NULL) return false;
+  memset(&t, 0, sizeof t);
+  t.peer = p;
+  conc__remote_undo(r, &t, !ours, end > 0 ? end : conc_now() + CONC__SLICE);
+  return r->late == NULL || end <= 0 || conc_now() < end;
+}
+
+CONC__PRIVATE void conc__remote_settle(conc__remote *r, double end) {
+  conc_scope shield;
+  conc_shield(&shield);
+  while (conc__remote_settle_one(r, end)) {
+  }
+  conc_scope_end(&shield);
+}
+
+/* --- acquiring and releasing --- */
+
+/* One request for a lock or a unit, over the connection of `t`. 0;
+   -EOWNERDEAD, and it is acquired all the same; -ETIMEDOUT; or an error. After
+   each but the first two the connection has gone. *told: the server has said
+   so. */
+CONC__PRIVATE int conc__remote_take_once(conc__remote *r,
+                                         const conc__ident *ident,
+                                         conc__remote_try *t, double until,
+                                         double end, bool *told) {
+  bool ended, sem = r->kind == CONC__KIND_SEM;
+  conc__remote_request q = conc__remote_asks(
+      conc__ident_is_ours(ident) && !sem ? CONC__METHOD_LOCK : "acquire");
+  int rc;
+  q.blocking = q.waits = true;
+  q.deadline = until;
+  rc = conc__remote_exchange(r, ident, t, &q, end);
+  *told = rc == 0 || !t->broken;
+  if (rc == 0) {
+    bool had = conc__reply_is_had(t->result, &ended);
+    conc_value_free(t->reply);
+    if (had) return ended ? -EOWNERDEAD : 0;
+    rc = -ETIMEDOUT;
+  }
+  if (*told || !t->peer->asked) conc__remote_leave(r, t);
+  else conc__remote_give_up(r, t, rc == -ETIMEDOUT);
+  return rc;
+}
+
+/* Acquires the lock or a unit, and leaves the connection in *t. Returns as the
+   calls do. `must`: the server is asked now and then if it is there; else it
+   is the caller's, by cancelling, to end a wait without an end. */
+CONC__PRIVATE int conc__remote_take(conc__remote *r, conc__remote_try *t,
+                                    double deadline, bool must) {
+  double end = conc__call_end(deadline);
+  int i = 0;
+  for (;;) {
+    const conc__ident *ident = conc__remote_ident(r);
+    bool told, slices = must || !conc__ident_is_ours(ident);
+    double until = deadline, now = conc_now(), answer = end;
+    int rc;
+    if (slices && until > now + CONC__SLICE) until = now + CONC__SLICE;
+    if (must) answer = now + CONC__REPLY_SLACK;
+    conc__remote_settle(r, 0);
+    rc = conc__remote_connect(r, t, answer);
+    if (rc == 0)
+      rc = conc__remote_take_once(r, ident, t, until, answer, &told);
+    else
+      return rc;
+    if (rc == -ETIMEDOUT && told && deadline > conc_now()) continue;
+    if (rc != -ESTALE) return rc;
+    rc = i++ == CONC__RESOLVE_TIMES ? -EPROTO
+                                    : conc__remote_resolve(r, ident, end);
+    if (rc != 0) return rc;
+  }
+}
+
+CONC__PRIVATE int conc__remote_acquire(conc__remote *r, double timeout) {
+  double deadline = conc__deadline(timeout);
+  conc__remote_try t;
+  int rc;
+  if (r->kind != CONC__KIND_SEM) {
+    if (conc__remote_is_mine(r)) return -EDEADLK;
+    /* Now: what fails later would have the lock already. */
+    rc = conc_local_set(&conc__remote_owners, "locks", &conc__remotes);
+    if (rc != 0) return rc;
+  }
+  rc = conc__remote_take(r, &t, deadline, false);
+  if (rc != 0 && rc != -EOWNERDEAD) return rc;
+  if (r->kind != CONC__KIND_SEM) conc__remote_hold(r, t.peer);
+  else conc__remote_leave(r, &t);
+  return rc;
+}
+
+/* A release that cannot be told ends the connection: so the server does not
+   keep the lock for ever. */
+CONC__PRIVATE int conc__remote_release(conc__remote *r) {
+  conc__remote_request q = conc__remote_asks("release");
+  conc__remote_try t;
+  conc_scope shield;
+  int rc;
+  memset(&t, 0, sizeof t);
+  t.peer = conc__remote_unhold(r);
+  if (t.peer == NULL) return -EPERM;
+  conc_shield(&shield);
+  rc = conc__remote_exchange(r, conc__remote_ident(r), &t, &q,
+                             conc_now() + r->manager->timeout);
+  conc_scope_end(&shield);
+  conc_value_free(t.reply);
+  conc__remote_leave(r, &t);
+  return rc == -ESTALE ? -EPERM : rc;
+}
+
+CONC__PRIVATE int conc__remote_sem_release(conc__remote *r, size_t n) {
+  conc__remote_request q = conc__remote_asks("release");
+  if (n > INT_MAX) return -EOVERFLOW;
+  if (n > 1) q.count = n; /* up to 3.8 Python's takes no number */
+  return conc__remote_tell(r, &q);
+}
+
+/* --- conditions --- */
+
+/* Waits for the reply of a wait whose time is out, as long as the server is
+   there: another task may have the lock. -EPIPE: it is not there. */
+CONC__PRIVATE int conc__remote_hear_out(const conc__remote *r,
+                                        conc__remote_try *t) {
+  int rc = -ETIMEDOUT;
+  while (rc == -ETIMEDOUT && t->peer->asked) {
+    if (!conc__remote_is_alive(r)) return -EPIPE;
+    rc = conc__remote_hear(r, t, conc_now() + CONC__ALIVE_EVERY);
+  }
+  return rc;
+}
+
+/* One request to wait, over the connection that has the lock. -EAGAIN: its
+   time, which is not all of it, was out without a notify. After -ECANCELED
+   that of a server of ours has gone, and the lock with it. */
+CONC__PRIVATE int conc__remote_wait_once(conc__remote *c, conc__remote_try *t,
+                                         double deadline) {
+  const conc__ident *ident = conc__remote_ident(c);
+  conc__remote_request q = conc__remote_asks("wait");
+  bool ours = conc__ident_is_ours(ident), notified = false;
+  double until = deadline, now = conc_now(), end;
+  bool cancelled = false;
+  conc_scope shield;
+  int rc;
+  if (!ours && until > now + CONC__SLICE) until = now + CONC__SLICE;
+  q.waits = true;
+  q.deadline = until;
+  end = until > now ? until : now;
+  if (end < CONC__NEVER) end += CONC__ALIVE_AFTER;
+  rc = conc__remote_exchange(c, ident, t, &q, end);
+  if (rc == -ECANCELED && t->peer->asked && ours &&
+      !conc__channel_has_begun(&t->peer->channel))
+    return rc;
+  if ((rc == -ECANCELED || rc == -ETIMEDOUT) && t->peer->asked) {
+    cancelled = rc == -ECANCELED;
+    conc_shield(&shield);
+    rc = conc__remote_hear_out(c, t);
+    conc_scope_end(&shield);
+  }
+  if (rc != 0) return rc;
+  conc_value_bool(t->result, &notified);
+  conc_value_free(t->reply);
+  t->reply = NULL;
+  if (cancelled && notified) { /* it is for another one */
+    q = conc__remote_asks("notify");
+    conc_shield(&shield);
+    if (conc__remote_exchange(c, ident, t, &q,
+                              conc_now() + CONC__REPLY_SLACK) == 0)
+      conc_value_free(t->reply);
+    conc_scope_end(&shield);
+  }
+  if (cancelled) return -ECANCELED;
+  if (notified) return 0;
+  return deadline > conc_now() ? -EAGAIN : -ETIMEDOUT;
+}
+
+/* Acquires the lock again that a wait has lost with its connection. */
+CONC__PRIVATE int conc__remote_take_again(conc__remote *l,
+                                          conc__remote_try *t) {
+  conc_scope shield;
+  int rc;
+  conc_shield(&shield);
+  rc = conc__remote_take(l, t, CONC__NEVER, true);
+  conc_scope_end(&shield);
+  return rc;
+}
+
+/* The wait of a condition. However it ends, the caller has the lock again,
+   unless the server does not answer, or the connection was lost. */
+CONC__PRIVATE int conc__remote_cond_wait(conc__remote *c, conc__remote *l,
+                                         double timeout) {
+  double deadline = conc__deadline(timeout);
+  unsigned levels = l->as.lock.depth;
+  conc__remote_try t;
+  int rc, again;
+  if (l->manager != c->manager) return -EINVAL;
+  memset(&t, 0, sizeof t);
+  t.peer = conc__remote_unhold(l);
+  if (t.peer == NULL) return -EPERM;
+  conc__tsan_released(&l->as.lock, false);
+  do rc = conc__remote_wait_once(c, &t, deadline);
+  while (rc == -EAGAIN);
+  if (t.broken) {
+    conc__peer_close(t.peer);
+    if (rc != -ECANCELED) return rc;
+    again = conc__remote_take_again(l, &t);
+    if (again == -ETIMEDOUT) again = -EPIPE; /* the server's silence */
+    if (again != 0 && again != -EOWNERDEAD) return again;
+    if (again != 0) rc = again;
+  }
+  conc__tsan_acquired(&l->as.lock, false, false);
+  l->as.lock.depth = levels;
+  conc__remote_hold(l, t.peer);
+  return rc == -ESTALE ? -EPROTO : rc;
+}
+
+/* Notifies over each connection by which the caller has a lock: one of them is
+   that of the condition. -EPERM: none is. */
+CONC__PRIVATE int conc__remote_notify_held(conc__remote *c,
+                                           const conc__remote_request *q,
+                                           double end) {
+  conc__remote_try t;
+  conc__remote *l;
+  size_t i;
+  int rc = -EPERM;
+  for (i = 0; rc == -EPERM; i++) {
+    memset(&t, 0, sizeof t);
+    l = conc__remote_lend(c->manager, i, &t.peer);
+    if (l == NULL) break;
+    if (t.peer == NULL) continue;
+    rc = conc__remote_exchange(c, conc__remote_ident(c), &t, q, end);
+    if (rc == 0) conc_value_free(t.reply);
+    if (t.broken) conc__peer_close(t.peer);
+    conc__remote_return(l, t.broken ? NULL : t.peer);
+  }
+  return rc;
+}
+
+/* Python's condition is notified by what has its lock. A caller that has not
+   acquires it for that. If its last owner has ended, this is left to be told
+   to the next one, by the end of the connection. */
+CONC__PRIVATE int conc__remote_notify(conc__remote *c, size_t n) {
+  double end = conc_now() + c->manager->timeout;
+  conc__remote_request q =
+      conc__remote_asks(n < INT_MAX ? "notify" : "notify_all");
+  conc__remote_try t;
+  conc_scope shield;
+  int rc;
+  if (n == 0) return 0;
+  if (n > 1 && n < INT_MAX) q.count = n;
+  conc_shield(&shield);
+  rc = conc__remote_notify_held(c, &q, end);
+  if (rc == -EPERM) {
+    rc = conc__remote_take(c, &t, end, false);
+    if (rc == 0 || rc == -EOWNERDEAD) {
+      bool ended = rc != 0;
+      rc = conc__remote_exchange(c, conc__remote_ident(c), &t, &q, end);
+      if (ended) t.broken = true;
+      if (!t.broken) conc__remote_release_by(c, &t);
+      else if (rc == 0) conc_value_free(t.reply);
+      conc__remote_leave(c, &t);
+    }
+  }
+  conc_scope_end(&shield);
+  return rc;
+}
+
+/* --- events and barriers --- */
+
+/* Waits at the server: 0 or more, the result; or negative errno. A reply that
+   is not waited for any more is of no consequence. */
+CONC__PRIVATE int conc__remote_wait_there(conc__remote *r, double deadline) {
+  conc__remote_request q = conc__remote_asks("wait");
+  conc_value *reply = NULL;
+  const conc_value *result;
+  int64_t n = 0;
+  bool b;
+  int rc;
+  q.waits = true;
+  q.deadline = deadline;
+  rc = conc__remote_do(r, &q, conc__call_end(deadline), &reply, &result);
+  if (rc != 0) return rc;
+  if (conc_value_bool(result, &b) == 0) n = b;
+  else if (conc_value_int(result, &n) != 0 || n < 0 || n > INT_MAX)
+    n = -EPROTO;
+  conc_value_free(reply);
+  return (int)n;
+}
+
+/* Python's wait says whether the event is set. */
+CONC__PRIVATE int conc__remote_event_wait(conc__remote *r, double timeout) {
+  int rc = conc__remote_wait_there(r, conc__deadline(timeout));
+  return rc > 0 ? 0 : rc == 0 ? -ETIMEDOUT : rc;
+}
+
+/* A server raises the same for all whose barrier has broken: the one whose
+   time is out by then takes it for its own. One that goes breaks the barrier:
+   one of Python does not notice that by itself. */
+CONC__PRIVATE int conc__remote_barrier_wait(conc__remote *r, double timeout) {
+  double deadline = conc__deadline(timeout);
+  int rc;
+  if (timeout <= 0 && conc__remote_number(r, "__getattribute__", "broken") > 0)
+    return -EPIPE;
+  rc = conc__remote_wait_there(r, deadline);
+  if (rc == -EPIPE && conc_now() >= deadline) return -ETIMEDOUT;
+  if ((rc == -ECANCELED || rc == -ETIMEDOUT) &&
+      !conc__ident_is_ours(conc__remote_ident(r))) {
+    conc__remote_request q = conc__remote_asks("abort");
+    conc_value *reply = NULL;
+    const conc_value *result;
+    conc_scope shield;
+    conc_shield(&shield);
+    if (conc__remote_do(r, &q, conc_now() + CONC__REPLY_SLACK, &reply,
+                        &result) == 0)
+      conc_value_free(reply);
+    conc_scope_end(&shield);
+  }
+  return rc;
+}
+
+/* --- what the primitives call --- */
+
+CONC__PRIVATE ssize_t conc__remote_state(conc__remote *r, int what) {
+  size_t n;
+  ssize_t rc = 0;
+  if (what == CONC__REMOTE_IS_SET)
+    rc = conc__remote_number(r, "is_set", NULL);
+  else if (what == CONC__REMOTE_BROKEN)
+    rc = conc__remote_number(r, "__getattribute__", "broken");
+  else if (what == CONC__REMOTE_N_WAITING)
+    rc = conc__remote_number(r, "__getattribute__", "n_waiting");
+  else if (what == CONC__REMOTE_LOCKED)
+    return conc__remote_is_mine(r) || conc__remote_text_has(r, "<locked ", &n);
+  else if (conc__remote_text_has(r, "value=", &n)) /* CONC__REMOTE_VALUE */
+    rc = (ssize_t)n;
+  return rc > 0 ? rc : 0;
+}
+
+/* A state that cannot be had is false, or 0; what is no object of ours fails,
+   as what was spoiled does. */
+CONC__PRIVATE ssize_t conc__remote_serve(const void *object, int what,
+                                         conc_lock *lock, size_t n,
+                                         double timeout) {
+  conc__remote *r = conc__remote_find(object), *l;
+  switch (what) {
+    case CONC__REMOTE_ACQUIRE:
+      return r != NULL ? conc__remote_acquire(r, timeout) : -EINVAL;
+    case CONC__REMOTE_RELEASE:
+      if (r == NULL) return -EINVAL;
+      return r->kind == CONC__KIND_SEM ? conc__remote_sem_release(r, n)
+                                       : conc__remote_release(r);
+    case CONC__REMOTE_SET:
+      return r != NULL ? conc__remote_tell_method(r, "set") : -EINVAL;
+    case CONC__REMOTE_CLEAR:
+      return r != NULL ? conc__remote_tell_method(r, "clear") : -EINVAL;
+    case CONC__REMOTE_RESET:
+      return r != NULL ? conc__remote_tell_method(r, "reset") : -EINVAL;
+    case CONC__REMOTE_ABORT:
+      return r != NULL ? conc__remote_tell_method(r, "abort") : -EINVAL;
+    case CONC__REMOTE_NOTIFY:
+      return r != NULL ? conc__remote_notify(r, n) : -EINVAL;
+    case CONC__REMOTE_WAIT:
+      if (r == NULL) return -EINVAL;
+      if (r->kind == CONC__KIND_EVENT)
+        return conc__remote_event_wait(r, timeout);
+      if (r->kind == CONC__KIND_BARRIER)
+        return conc__remote_barrier_wait(r, timeout);
+      l = conc__remote_find(lock);
+      return l != NULL ? conc__remote_cond_wait(r, l, timeout) : -EINVAL;
+    case CONC__REMOTE_IS_MINE: return r != NULL && conc__remote_is_mine(r);
+    default: return r != NULL ? conc__remote_state(r, what) : 0;
+  }
+}
+
+/* --- making and freeing them --- */
+
+/* Makes it look like what it is to the program. */
+CONC__PRIVATE void conc__remote_init(conc__remote *r) {
+  switch (r->kind) {
+    case CONC__KIND_EVENT:
+      r->as.event.name = r->name;
+      r->as.event.word = CONC__REMOTE;
+      break;
+    case CONC__KIND_SEM:
+      r->as.sem.name = r->name;
+      r->as.sem.value = CONC__REMOTE;
+      break;
+    case CONC__KIND_COND:
+      r->as.cond.name = r->name;
+      r->as.cond.word = CONC__REMOTE;
+      break;
+    case CONC__KIND_BARRIER:
+      r->as.barrier.name = r->name;
+      r->as.barrier.word = CONC__REMOTE;
+      break;
+    default:
+      r->as.lock.name = r->name;
+      r->as.lock.order = CONC__ORDER_SHARED;
+      r->as.lock.word = CONC__REMOTE;
+  }
+}
+
+/* Frees what is in no list. */
+CONC__PRIVATE void conc__remote_free(conc__remote *r) {
+  conc__ident *ident = (conc__ident *)(uintptr_t)r->ident;
+  while (ident != NULL && !r->borrowed) {
+    conc__ident *before = ident->before;
+    CONC_FREE(ident);
+    ident = before;
+  }
+  CONC_FREE(r);
+}
+
+/* A client ends. No call of its objects is under way. A child does nothing for
+   its parent. */
+CONC__PRIVATE void conc__remotes_end(conc__manager_data *m) {
+  conc__mutex *guard = conc__mutex_of(&conc__remotes);
+  bool mine = m->client.depth == conc__fork_depth;
+  double end = conc_now() + 1;
+  conc__remote **link = &conc__remotes.first, *r, *all = NULL;
+  conc__mutex_lock(guard);
+  while ((r = *link) != NULL) {
+    if (r->manager != m) {
+      link = &r->next;
+      continue;
+    }
+    *link = r->next;
+    r->next = all;
+    all = r;
+  }
+  conc__mutex_unlock(guard);
+  for (r = all; r != NULL; r = r->next) {
+    const conc__ident *ident = r->ident;
+    if (mine) conc__remote_settle(r, end);
+    while (r->late != NULL) {
+      conc__peer *p = r->late;
+      r->late = p->next;
+      conc__peer_close(p);
+    }
+    if (r->peer != NULL) conc__peer_close(r->peer);
+    for (; mine && !r->borrowed && ident != NULL; ident = ident->before)
+      conc__ident_give_back(m, ident, end);
+  }
+  while ((r = all) != NULL) {
+    all = r->next;
+    conc__remote_free(r);
+  }
+}
+
+/* Enters a new object, unless that of the same id and kind is there: then that
+   one, and the new one is freed. */
+CONC__PRIVATE conc__remote *conc__remote_enter(conc__remote *r) {
+  conc__mutex *guard = conc__mutex_of(&conc__remotes);
+  conc__remote *other;
+  CONC__STORE(&conc__remote_call, &conc__remote_serve);
+  conc__mutex_lock(guard);
+  r->manager->client.remotes_end = conc__remotes_end;
+  for (other = conc__remotes.first; other != NULL; other = other->next)
+    if (other->manager == r->manager && other->kind == r->kind &&
+        strcmp(other->ident->text, r->ident->text) == 0)
+      break;
+  if (other == NULL) {
+    r->next = conc__remotes.first;
+    conc__remotes.first = r;
+  }
+  conc__mutex_unlock(guard);
+  if (other == NULL) return r;
+  if (!r->borrowed)
+    conc__ident_give_back(r->manager, r->ident,
+                          conc_now() + r->manager->handshake_timeout);
+  conc__remote_free(r);
+  return other;
+}
+
+CONC__PRIVATE conc__remote *conc__remote_new(conc__manager_data *m,
+                                             const char *name, int kind,
+                                             const conc__ident *ident) {
+  conc__remote *r = (conc__remote *)CONC_MALLOC(sizeof *r);
+  if (r == NULL) return NULL;
+  memset(r, 0, sizeof *r);
+  r->manager = m;
+  r->kind = kind;
+  r->ident = ident;
+  memcpy(r->name, name, strlen(name) + 1);
+  conc__remote_init(r);
+  return r;
+}
+
+/* The object of a name, of a manager that is connected. NULL, and errno. */
+CONC__PRIVATE void *conc__remote_of(conc__manager_data *m, const char *name,
+                                    int kind) {
+  double end = conc_now() + m->handshake_timeout;
+  conc__ident *ident;
+  conc__remote *r;
+  ssize_t parties;
+  int rc = conc__remote_create(m, name, kind, &ident, end);
+  if (rc != 0) {
+    errno = -rc;
+    return NULL;
+  }
+  r = conc__remote_new(m, name, kind, ident);
+  if (r == NULL) {
+    conc__ident_give_back(m, ident, end);
+    CONC_FREE(ident);
+    errno = ENOMEM;
+    return NULL;
+  }
+  if (kind == CONC__KIND_BARRIER) {
+    parties = conc__remote_number(r, "__getattribute__", "parties");
+    if (parties < 1) {
+      conc__ident_give_back(m, ident, end);
+      conc__remote_free(r);
+      errno = parties < 0 ? (int)-parties : EPROTO;
+      return NULL;
+    }
+    r->as.barrier.parties = (int)parties;
+  }
+  return conc__remote_enter(r);
+}
+
+/* The lock of a condition, by the condition's own acquire and release. NULL,
+   and errno. */
+CONC__PRIVATE conc_rlock *conc__remote_lock_of(const conc_cond *cond) {
+  conc__mutex *guard = conc__mutex_of(&conc__remotes);
+  conc__remote *c = conc__remote_find(cond), *r;
+  if (c == NULL || c->kind != CONC__KIND_COND) {
+    errno = EINVAL;
+    return NULL;
+  }
+  r = conc__remote_new(c->manager, c->name, CONC__KIND_LOCK,
+                       conc__remote_ident(c));
+  if (r == NULL) {
+    errno = ENOMEM;
+    return NULL;
+  }
+  r->borrowed = true;
+  r = conc__remote_enter(r);
+  conc__mutex_lock(guard);
+  if (r->borrowed) c->lock_of = r;
+  conc__mutex_unlock(guard);
+  return &r->as.rlock;
+}
+
+/* ---------------------------------------------------------------------------
    >>manager: conc_manager
 
    The public functions. They choose between >>server and >>proxy by the role
@@ -40032,7 +41345,10 @@ CONC_API int conc_manager_shutdown(conc_manager *manager) {
   int rc = 0;
   if (m == NULL) return -EINVAL;
   if (m->role == CONC__MANAGER_SERVES) rc = conc__server_shutdown(m);
-  if (m->role == CONC__MANAGER_CONNECTED) conc__proxies_shutdown(m);
+  if (m->role == CONC__MANAGER_CONNECTED) {
+    if (m->client.remotes_end != NULL) m->client.remotes_end(m);
+    conc__proxies_shutdown(m);
+  }
   conc__objects_free(&m->objects);
   CONC_FREE(m);
   manager->state = NULL;
@@ -44108,10 +45424,6 @@ static const conc__type_name conc__container_types[]
    program; nothing else names it.
    ------------------------------------------------------------------------ */
 
-#define CONC__ENDED_TEXT                                         \
-  "the owner of the lock has ended: what the lock protects may " \
-  "be half changed"
-
 /* --- arguments --- */
 
 /* A number, as Python reads a timeout: False if it is none. A bool is one. */
@@ -44318,10 +45630,11 @@ CONC__PRIVATE bool conc__session_is_gone(conc__session *s) {
   return s->client->hangup;
 }
 
-/* acquire(blocking=True, timeout=-1), both read already. */
+/* acquire(blocking=True, timeout=-1), both read already. `ours`: a client of
+   ours has the lock also when the owner has ended, and gets None then. */
 CONC__PRIVATE int conc__served_lock_acquire(conc__session *s,
                                             conc__served_lock *l,
-                                            double timeout) {
+                                            double timeout, bool ours) {
   uintptr_t owner = l->recursive ? s->client->owner : conc__owner_new();
   uintptr_t before = conc__act_as(owner);
   bool waits = false;
@@ -44348,6 +45661,7 @@ CONC__PRIVATE int conc__served_lock_acquire(conc__session *s,
     return -EPIPE;
   }
   if (rc == -EOWNERDEAD) {
+    if (ours) return conc__reply_none(s);
     conc__served_lock_free(l, true);
     return conc__reply_builtin(s, "RuntimeError", CONC__ENDED_TEXT);
   }
@@ -44386,7 +45700,8 @@ CONC__PRIVATE int conc__serve_lock_acquire(conc__session *s, conc__object *o,
   double timeout;
   int rc;
   if (!conc__lock_arguments(s, r, &timeout, &rc)) return rc;
-  return conc__served_lock_acquire(s, (conc__served_lock *)o->state, timeout);
+  return conc__served_lock_acquire(s, (conc__served_lock *)o->state, timeout,
+                                   strcmp(r->method, CONC__METHOD_LOCK) == 0);
 }
 
 /* release(). Any client may release a Lock, and only the owner an RLock. */
@@ -44469,17 +45784,21 @@ static const conc__method conc__lock_methods[] = {
      {{"blocking", "timeout", NULL}, 2, 0},
      conc__serve_lock_acquire,
      false},
+    {CONC__METHOD_LOCK,
+     {{"blocking", "timeout", NULL}, 2, 0},
+     conc__serve_lock_acquire,
+     false},
     {"release", CONC__TAKES_NONE, conc__serve_lock_release, false}};
 
 static const conc__class conc__lock_type = {
     NULL,
-    "_thread.lock",  conc__lock_methods, 2,
+    "_thread.lock",  conc__lock_methods, 3,
     conc__make_lock, conc__drop_lock,    conc__text_lock,
     NULL};
 
 static const conc__class conc__rlock_type = {
     NULL,
-    "_thread.RLock",  conc__lock_methods, 2,
+    "_thread.RLock",  conc__lock_methods, 3,
     conc__make_rlock, conc__drop_lock,    conc__text_lock,
     NULL};
 
@@ -44784,8 +46103,9 @@ CONC__PRIVATE int conc__serve_cond_acquire(conc__session *s, conc__object *o,
   double timeout;
   int rc;
   if (!conc__lock_arguments(s, r, &timeout, &rc)) return rc;
-  return conc__served_lock_acquire(
-      s, ((conc__served_cond *)o->state)->lock, timeout);
+  return conc__served_lock_acquire(s, ((conc__served_cond *)o->state)->lock,
+                                   timeout,
+                                   strcmp(r->method, CONC__METHOD_LOCK) == 0);
 }
 
 CONC__PRIVATE int conc__serve_cond_release(conc__session *s, conc__object *o,
@@ -44941,6 +46261,10 @@ static const conc__method conc__cond_methods[] = {
      {{"blocking", "timeout", NULL}, 2, 0},
      conc__serve_cond_acquire,
      false},
+    {CONC__METHOD_LOCK,
+     {{"blocking", "timeout", NULL}, 2, 0},
+     conc__serve_cond_acquire,
+     false},
     {"release", CONC__TAKES_NONE, conc__serve_cond_release, false},
     {"wait", {{"timeout", NULL, NULL}, 1, 0}, conc__serve_cond_wait, false},
     {"notify", {{"n", NULL, NULL}, 1, 0}, conc__serve_cond_notify, false},
@@ -44948,7 +46272,7 @@ static const conc__method conc__cond_methods[] = {
 
 static const conc__class conc__cond_type = {
     NULL,
-    "threading.Condition", conc__cond_methods, 5,
+    "threading.Condition", conc__cond_methods, 6,
     conc__make_cond,       conc__drop_cond,    conc__text_cond,
     NULL};
 
@@ -45129,6 +46453,117 @@ CONC_API int conc_manager_register_barrier(conc_manager *manager,
   served->barrier = barrier;
   served->timeout = CONC_FOREVER;
   return conc__register_end(manager, name, &conc__barrier_type, served);
+}
+
+/* --- finding them --- */
+
+/* The object of a name that this process serves, or NULL and errno: it serves
+   none of that name and one of these classes. */
+CONC__PRIVATE conc__object *conc__served_find(conc__manager_data *m,
+                                              const char *name,
+                                              const conc__class *type,
+                                              const conc__class *other,
+                                              const conc__class *third) {
+  const conc__class *is;
+  conc__object *o;
+  if (conc__names_get(&m->objects, name, &is, &o) && o != NULL &&
+      (is == type || is == other || is == third))
+    return o;
+  errno = ENOENT;
+  return NULL;
+}
+
+/* Whether the manager is a client, which asks its server; false, and errno, if
+   it can do neither. */
+CONC__PRIVATE bool conc__manager_may_find(const conc_manager *manager,
+                                          const char *name, bool *asks) {
+  const conc__manager_data *m = manager->state;
+  *asks = false;
+  if (m == NULL || m->role == CONC__MANAGER_UNUSED || name == NULL) {
+    errno = EINVAL;
+    return false;
+  }
+  if (strlen(name) > CONC__NAME_MAX) {
+    errno = ENAMETOOLONG;
+    return false;
+  }
+  *asks = m->role == CONC__MANAGER_CONNECTED;
+  return true;
+}
+
+/* A conc_rlock begins with its conc_lock, and is nothing else. */
+CONC_API conc_rlock *conc_manager_rlock(conc_manager *manager,
+                                        const char *name) {
+  conc__object *o;
+  bool asks;
+  if (!conc__manager_may_find(manager, name, &asks)) return NULL;
+  if (asks)
+    return (conc_rlock *)conc__remote_of(manager->state, name,
+                                         CONC__KIND_LOCK);
+  o = conc__served_find(manager->state, name, &conc__lock_type,
+                        &conc__rlock_type, &conc__cond_type);
+  if (o == NULL) return NULL;
+  return o->type == &conc__cond_type
+             ? ((conc__served_cond *)o->state)->lock->lock
+             : ((conc__served_lock *)o->state)->lock;
+}
+
+CONC_API conc_lock *conc_manager_lock(conc_manager *manager,
+                                      const char *name) {
+  conc_rlock *rlock = conc_manager_rlock(manager, name);
+  return rlock != NULL ? &rlock->lock : NULL;
+}
+
+CONC_API conc_event *conc_manager_event(conc_manager *manager,
+                                        const char *name) {
+  conc__object *o;
+  bool asks;
+  if (!conc__manager_may_find(manager, name, &asks)) return NULL;
+  if (asks)
+    return (conc_event *)conc__remote_of(manager->state, name,
+                                         CONC__KIND_EVENT);
+  o = conc__served_find(manager->state, name, &conc__event_type, NULL, NULL);
+  return o != NULL ? conc__event_of(o) : NULL;
+}
+
+CONC_API conc_sem *conc_manager_sem(conc_manager *manager, const char *name) {
+  conc__object *o;
+  bool asks;
+  if (!conc__manager_may_find(manager, name, &asks)) return NULL;
+  if (asks)
+    return (conc_sem *)conc__remote_of(manager->state, name, CONC__KIND_SEM);
+  o = conc__served_find(manager->state, name, &conc__sem_type,
+                        &conc__bounded_type, NULL);
+  return o != NULL ? ((conc__served_sem *)o->state)->sem : NULL;
+}
+
+CONC_API conc_cond *conc_manager_cond(conc_manager *manager,
+                                      const char *name) {
+  conc__object *o;
+  bool asks;
+  if (!conc__manager_may_find(manager, name, &asks)) return NULL;
+  if (asks)
+    return (conc_cond *)conc__remote_of(manager->state, name, CONC__KIND_COND);
+  o = conc__served_find(manager->state, name, &conc__cond_type, NULL, NULL);
+  return o != NULL ? ((conc__served_cond *)o->state)->cond : NULL;
+}
+
+CONC_API conc_rlock *conc_manager_cond_lock(conc_manager *manager,
+                                            conc_cond *cond) {
+  (void)manager;
+  return conc__remote_lock_of(cond);
+}
+
+CONC_API conc_barrier *conc_manager_barrier(conc_manager *manager,
+                                            const char *name) {
+  conc__object *o;
+  bool asks;
+  if (!conc__manager_may_find(manager, name, &asks)) return NULL;
+  if (asks)
+    return (conc_barrier *)conc__remote_of(manager->state, name,
+                                           CONC__KIND_BARRIER);
+  o = conc__served_find(manager->state, name, &conc__barrier_type, NULL, NULL);
+  return o != NULL ? conc__barrier_of(o) : NULL;
 }
 
 /* --- the names --- */

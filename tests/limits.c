@@ -228,13 +228,13 @@ TEST(many_pass_through_a_queue_of_few_bytes) {
 
 /* Written by the server's thread, in its turn; read when it has been woken. */
 typedef struct diary {
-  conc_manager_event events[64];
+  conc_manager_report events[64];
   char client[64][80], text[64][200];
   int fd; /* of the client that has connected last, at the server */
   int count; /* atomic */
 } diary;
 
-static void note(conc_manager *m, const conc_manager_event *event, void *arg) {
+static void note(conc_manager *m, const conc_manager_report *event, void *arg) {
   diary *d = (diary *)arg;
   conc_manager_counts counts;
   int i = d->count;
@@ -252,7 +252,7 @@ static void note(conc_manager *m, const conc_manager_event *event, void *arg) {
 }
 
 /* The first event of a kind from number *at on; it waits for that. */
-static const conc_manager_event *read_diary(diary *d, conc_manager_news kind,
+static const conc_manager_report *read_diary(diary *d, conc_manager_news kind,
                                             int *at) {
   for (;; ++*at) {
     UNTIL(LOAD(d->count) > *at);
@@ -260,7 +260,7 @@ static const conc_manager_event *read_diary(diary *d, conc_manager_news kind,
   }
 }
 
-static bool says(const conc_manager_event *event, const char *word) {
+static bool says(const conc_manager_report *event, const char *word) {
   return strstr(event->text, word) != NULL;
 }
 
@@ -291,7 +291,7 @@ TEST(a_server_tells_of_its_clients) {
   static diary d;
   served s = nobody();
   conc_manager wrong; /* or another one */
-  const conc_manager_event *e;
+  const conc_manager_report *e;
   char mine[80], byte;
   conc__peer *p;
   int at = 0;
@@ -427,7 +427,7 @@ TEST(a_put_that_waits_must_have_room) {
   static char bytes[600000];
   static diary d;
   served s = nobody();
-  const conc_manager_event *e;
+  const conc_manager_report *e;
   conc_queue *q;
   int at = 0;
   keep_diary(&s, &d);
@@ -485,7 +485,7 @@ TEST(requests_of_all_clients_have_a_bound) {
   enum { MIB = 1 << 20 };
   static diary d;
   served s = nobody();
-  const conc_manager_event *e;
+  const conc_manager_report *e;
   conc__peer *p[3];
   conc_queue *q;
   char text[400], buf[8];
@@ -631,7 +631,7 @@ static bool is_let_in(int fd) {
 TEST(an_address_has_so_many_handshakes_at_one_time) {
   static diary d;
   served s = nobody();
-  const conc_manager_event *e;
+  const conc_manager_report *e;
   int fd[3], other, at = 0;
   keep_diary(&s, &d);
   s.server.max_handshakes_per_address = 2;
@@ -763,7 +763,7 @@ TEST(a_machine_that_has_vanished_is_noticed) {
 #ifdef __linux__
   static diary d;
   served s = nobody();
-  const conc_manager_event *e;
+  const conc_manager_report *e;
   char byte;
   int at = 0;
   if (TEST_TSAN) SKIP("it needs a network of its own");
