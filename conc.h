@@ -3914,7 +3914,9 @@ CONC_API int conc_manager_shutdown(conc_manager *manager);
    their turns. What differs from Python: a sort has no key, which would be
    code; the items of a set are shown in their order. With CONC_PASS (.objects
    of conc_manager) they hold objects of any class of Python's, too, as items
-   and as keys.
+   and as keys; and so do the queues that clients make. Such a queue passes a
+   proxy as what it is, an object that names another one: it does not keep that
+   one alive.
 
    What a client has acquired is its connection's, of which each thread of
    Python has one. An RLock is released by its owner alone; a Lock, as in
@@ -35044,10 +35046,9 @@ CONC__PRIVATE int conc__reply_no_object(conc__session *s,
 
 /* Encodes an item anew: what the client sent is never passed on, for another
    Python would execute it; only a queue with CONC_PASS is there for that. What
-   a reader with the same limits could not
-   receive is refused here, before it is queued, where it would be in the way
-   of all that comes behind it. 0; 1: it is refused, and *rc is how it went to
-   say so. */
+   a reader with the same limits could not receive is refused here, before it
+   is queued, where it would be in the way of all that comes behind it. 0; 1: it
+   is refused, and *rc is how it went to say so. */
 CONC__PRIVATE int conc__item_encode(conc__session *s, const conc_queue *q,
                                     const conc_value *v, conc__item *item,
                                     int *rc) {
@@ -45520,7 +45521,6 @@ CONC__PRIVATE int conc__make_queue(conc__session *s, conc__object *o,
   const conc_value *maxsize;
   conc_queue_opts opts;
   int64_t n = 0;
-  (void)s;
   if (rc != 0) return rc;
   maxsize = conc__request_argument(r, 0, "maxsize");
   if (maxsize != NULL && !conc__argument_int(maxsize, &n)) {
@@ -45528,6 +45528,7 @@ CONC__PRIVATE int conc__make_queue(conc__session *s, conc__object *o,
     return -EINVAL;
   }
   memset(&opts, 0, sizeof opts);
+  opts.objects = s->manager->options->objects;
   if (n > 0) opts.capacity = (uint64_t)n < SIZE_MAX ? (size_t)n : SIZE_MAX;
   o->state = o->queue = conc_queue_new(&opts);
   if (o->queue != NULL) return 0;

@@ -755,17 +755,21 @@ static const char *with_decimal(room *r, const char *to, const char *method,
   return text;
 }
 
-/* Of a class that C does not know: kept on a server with .objects, as an item
-   and as a key; else refused by its name. */
+/* Of a class that C does not know: kept on a server with .objects, as an item,
+   as a key and in a queue; else refused by its name. */
 TEST(objects_are_kept_where_they_may_be) {
   room r;
-  name l, d;
+  name l, d, q;
   int passes;
   for (passes = 0; passes < 2; passes++) {
     open_room_of(&r, passes ? CONC_PASS : 0);
     l = MAKE(&r, "(s)", "list");
     d = MAKE(&r, "(s)", "dict");
+    q = MAKE(&r, "(s)", "Queue");
     if (!passes) {
+      CHECK(strstr(with_decimal(&r, q.text, "put", "", 0),
+                   "decimal.Decimal") != NULL);
+      SAYS("True", &r, q.text, "empty", "()");
       CHECK(strstr(with_decimal(&r, l.text, "append", "", 0),
                    "decimal.Decimal") != NULL);
       CHECK(strstr(with_decimal(&r, d.text, "__setitem__", "K\1", 2),
@@ -781,6 +785,9 @@ TEST(objects_are_kept_where_they_may_be) {
       CHECK_STR(with_decimal(&r, d.text, "__setitem__", "K\1", 2), "None");
       CHECK_STR(with_decimal(&r, d.text, "__getitem__", "", 0), "1");
       CHECK_STR(with_decimal(&r, d.text, "__delitem__", "", 0), "None");
+      CHECK_STR(with_decimal(&r, q.text, "put", "", 0), "None");
+      ask(&r, q.text, "get", "()");
+      CHECK(has_bytes("cdecimal\nDecimal\n"));
     }
     close_room(&r);
   }
