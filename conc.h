@@ -47030,7 +47030,7 @@ typedef struct conc__answer {
    error number. */
 CONC__PRIVATE int conc__answer_exception(conc__answer *a,
                                          const conc_value *v) {
-  const conc_value *args = conc_value_item(v, 2), *text;
+  const conc_value *args = conc__recipe_arguments(v), *text;
   const char *name = conc__object_name(v);
   int rc = conc__exception_code(v);
   int64_t number = 0;

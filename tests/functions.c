@@ -622,10 +622,11 @@ TEST(a_function_may_get_from_a_queue_that_a_client_puts_into) {
 TEST(create_makes_an_object_of_the_result) {
   served s = nobody();
   conc__peer *p;
+  bool lost;
   const char *text;
   char id[CONC__ID_SIZE];
   serve(&s);
-  CHECK_EQ(conc__peer_get(s.client.state, &p, soon()), 0);
+  CHECK_EQ(conc__peer_get(s.client.state, &p, &lost, soon()), 0);
   text = ask(&s, NULL, NULL, "create", "(si){si}", "echo", 7, "k", 8);
   CHECK(strncmp(text, "('#RETURN', ('", 14) == 0);
   snprintf(id, sizeof id, "%.*s", (int)strcspn(text + 14, "'"), text + 14);
@@ -662,6 +663,7 @@ static int same(const conc_value *args, const conc_value *kwds,
 TEST(a_list_or_dict_has_its_methods_where_clients_can_make_one) {
   served s = nobody();
   conc__peer *p;
+  bool lost;
   const char *text;
   char id[CONC__ID_SIZE];
   int types;
@@ -670,7 +672,7 @@ TEST(a_list_or_dict_has_its_methods_where_clients_can_make_one) {
     CHECK_EQ(conc_manager_register(&s.server, "same", same, NULL), 0);
     if (types) CHECK_EQ(conc_manager_register_types(&s.server), 0);
     serve(&s);
-    CHECK_EQ(conc__peer_get(s.client.state, &p, soon()), 0);
+    CHECK_EQ(conc__peer_get(s.client.state, &p, &lost, soon()), 0);
     text = ask(&s, NULL, NULL, "create", "(s[ii]){}", "same", 7, 8);
     snprintf(id, sizeof id, "%.*s", (int)strcspn(text + 14, "'"), text + 14);
     CHECK_EQ(strstr(text, "'append'") != NULL, types);
