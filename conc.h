@@ -47041,8 +47041,10 @@ CONC__PRIVATE int conc__answer_exception(conc__answer *a,
   if (i < CONC__EXCEPTIONS && conc__exceptions[i].system &&
       conc_value_size(args) > 1 && conc_value_int(text, &number) == 0)
     text = conc_value_item(args, 1);
+  /* A RuntimeError has a meaning of its own for locks alone. */
   if (number > 0 && number < 4096) rc = -(int)number;
-  else if (rc == -EPROTO) rc = conc__exception_error(i);
+  else if (rc == -EPROTO || strcmp(name, "RuntimeError") == 0)
+    rc = conc__exception_error(i);
   n = (size_t)snprintf(a->said, sizeof a->said, "%.*s%s",
                        CONC__SHOWN(name, 80), text != NULL ? ": " : "");
   if (text != NULL) conc_value_text(text, a->said + n, sizeof a->said - n);
