@@ -404,6 +404,35 @@ TEST(a_server_counts) {
   CHECK_EQ(conc_manager_stats(&s.server, &c), -EINVAL);
 }
 
+/* What is put or got in one trip, or by a key, counts as if it were alone. */
+TEST(many_count_one_by_one) {
+  served s = nobody();
+  conc_queue *q;
+  conc__peer *p;
+  char buf[32];
+  serve_queue(&s, conc_queue_new(NULL));
+  s.client = client_of(&s);
+  s.client.reconnect = 5 * test_slow();
+  q = join(&s.client);
+  CHECK_EQ(conc_put(q, "one", 3, 5), 0); /* by a key */
+  CHECK_EQ(conc_put_many(q, "twotenfew", 3, 3, 5), 3);
+  CHECK_EQ(counts_of(&s).puts, 4);
+  CHECK_EQ(conc_get(q, buf, 3, 5), 3);
+  CHECK_EQ(conc_get_many(q, buf, 3, 10, 5), 3);
+  CHECK(memcmp(buf, "twotenfew", 9) == 0);
+  CHECK_EQ(counts_of(&s).gets, 4);
+  CHECK_EQ(counts_of(&s).returned, 0);
+  /* The client dies with three that it has not confirmed. */
+  p = peer_of(&s);
+  CHECK(p->held);
+  p->held = false;
+  conc__peer_close(p);
+  UNTIL(counts_of(&s).returned == 3);
+  CHECK_EQ(conc_get_many(s.queue, buf, 3, 10, 5), 3);
+  CHECK(memcmp(buf, "twotenfew", 9) == 0);
+  end(&s);
+}
+
 TEST(a_late_handshake_is_counted) {
   static diary d;
   served s = nobody();
@@ -423,7 +452,7 @@ TEST(a_late_handshake_is_counted) {
 
 /* --- bytes of clients --- */
 
-TEST(a_put_that_waits_must_have_room) {
+static void a_put_waits(double reconnect) {
   static char bytes[600000];
   static diary d;
   served s = nobody();
@@ -433,7 +462,9 @@ TEST(a_put_that_waits_must_have_room) {
   keep_diary(&s, &d);
   s.server.max_client_memory = 1000000;
   serve_queue(&s, queue_of(1, 0));
-  q = join_as_client(&s, &s.client);
+  s.client = client_of(&s);
+  s.client.reconnect = reconnect; /* if it does, a put has a key */
+  q = join(&s.client);
   CHECK_EQ(conc_put(q, bytes, 150000, 5 * test_slow()), 0);
   CHECK_EQ(conc_put(q, bytes, 150000, 0), -ETIMEDOUT); /* it does not wait */
   CHECK_EQ(conc_put(q, bytes, 50000, 0.05), -ETIMEDOUT);
@@ -445,6 +476,36 @@ TEST(a_put_that_waits_must_have_room) {
   CHECK_EQ(conc_put(q, bytes, 100, 0.05), -ETIMEDOUT);
   CHECK_EQ(conc_get(s.queue, bytes, sizeof bytes, 5), 150000);
   CHECK_EQ(conc_put(q, bytes, 100, 5), 0);
+  end(&s);
+}
+
+TEST(a_put_that_waits_must_have_room) {
+  a_put_waits(0);
+  a_put_waits(20 * test_slow());
+}
+
+static void *put_two(void *queue) {
+  static char bytes[200000];
+  CHECK_EQ(conc_put_many((conc_queue *)queue, bytes, 100000, 2, 60), 1);
+  return NULL;
+}
+
+/* Many that wait keep their request: that takes memory of the server. */
+TEST(what_many_keep_while_they_wait_is_counted) {
+  served s = nobody();
+  conc_task t;
+  char *buf = (char *)malloc(100000);
+  serve_queue(&s, queue_of(1, 0));
+  CHECK_EQ(conc_put(s.queue, "x", 1, 5), 0);
+  start(conc_thread_start, &t, put_two, join_as_client(&s, &s.client));
+  UNTIL(counts_of(&s).waiting == 1);
+  UNTIL(counts_of(&s).memory >= 200000);
+  CHECK_EQ(conc_get(s.queue, buf, 1, 5), 1);
+  CHECK_EQ(conc_join(&t, 20 * test_slow()), 0);
+  UNTIL(counts_of(&s).memory < CONC__IO_BUFFER);
+  CHECK_EQ(counts_of(&s).puts, 1);
+  CHECK_EQ(conc_get(s.queue, buf, 100000, 5), 100000);
+  free(buf);
   end(&s);
 }
 

@@ -234,6 +234,45 @@ TEST(many_that_were_got_are_confirmed_together_or_come_back_to_their_places) {
   end(&s);
 }
 
+/* Of large ones a thread copies each, and all of them into the reply; and what
+   they lay in is freed by one. */
+TEST(many_that_are_large_are_confirmed_or_come_back_too) {
+  enum { N = 4, SIZE = 3 << 20 };
+  char *data = (char *)malloc(SIZE), *all = (char *)malloc(N * SIZE);
+  served s;
+  conc_manager m;
+  conc_queue *q;
+  serve(&s, 0);
+  q = join_as_client(&s, &m);
+  for (int dies = 0; dies < 2; dies++) {
+    for (int i = 0; i < N; i++) {
+      memset(data, 'a' + i, SIZE);
+      CHECK_EQ(conc_put(i % 2 ? q : s.queue, data, SIZE, 20), 0);
+    }
+    memset(all, 0, N * SIZE);
+    CHECK_EQ(conc_get_many(q, all, SIZE, N + 1, 20 * test_slow()), N);
+    for (int i = 0; i < N; i++) {
+      memset(data, 'a' + i, SIZE);
+      CHECK(memcmp(data, all + (size_t)i * SIZE, SIZE) == 0);
+    }
+    if (dies) {
+      die(m.state->client.idle);
+      until_size(s.queue, N);
+      for (int i = 0; i < N; i++) {
+        CHECK_EQ(conc_get(s.queue, all, SIZE, 5), SIZE);
+        memset(data, 'a' + i, SIZE);
+        CHECK(memcmp(data, all, SIZE) == 0);
+      }
+    }
+    CHECK_EQ(conc_qsize(s.queue), 0);
+    if (!dies) CHECK_EQ(conc_qsize(q), 0); /* it confirms them */
+  }
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  free(data);
+  free(all);
+  end(&s);
+}
+
 TEST(many_without_memory_are_not_lost) {
   char buf[300];
   served s;

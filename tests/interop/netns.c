@@ -121,6 +121,9 @@ static int be_server(char **argv) {
   bounded.capacity = 200;
   m.address = argv[2];
   m.authkey = argv[3];
+  /* It finds out soon that a machine has vanished, though it has sent what was
+     never acknowledged: then the messages that it had are the others'. */
+  m.keepalive = 10;
   queue = conc_queue_new(&bounded);
   if (queue == NULL || conc_manager_register_queue(&m, "q", queue) != 0 ||
       conc_manager_start(&m) != 0)
