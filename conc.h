@@ -4373,9 +4373,19 @@ CONC_API int conc_progress_close(conc_progress *progress);
                       -EINVAL, unless it is at a unix socket or has .no_auth.
                       A put above .max_bytes is -EMSGSIZE, not -EINVAL. A
                       forked child flushes stdout and stderr alone.
+                      A get whose connection is lost returns -ECONNRESET.
                       New: conc_serve, CONC_CHECKED, conc_manager_random_key;
                       .no_auth, .no_shutdown, .max_handshakes and .timeout of a
                       manager; .executable of a program.
+                      New in a manager: all that Python's SyncManager serves
+                      but Pool (conc_manager_register_types); locks, events and
+                      others of a program (conc_manager_register_lock), and
+                      proxies of them (conc_manager_lock); C functions
+                      (conc_manager_register, conc_manager_call); objects of
+                      classes that C does not know (CONC_PASS); .reconnect and
+                      .prefetch, and one trip for conc_put_many and
+                      conc_get_many; bounds on memory and handshakes, .mode,
+                      .keepalive, .drain, .log, conc_manager_stats.
                       Mended, each as a kind. Children: workers of a pool come
                       from a fork server and are all alike; a child has none of
                       its parent's connections, pipes of programs and printed
