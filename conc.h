@@ -5327,6 +5327,7 @@ static const struct conc__error_text {
     {EPROTONOSUPPORT, "not available on this system"},
     {EPROTOTYPE, "wrong type of socket"},
     {ERANGE, "number out of range"},
+    {EREMOTEIO, "an exception that has no error number"},
     {EROFS, "read-only file system"},
     {ESPIPE, "cannot seek"},
     {ESRCH, "no such task is running"},
@@ -35057,8 +35058,8 @@ CONC__PRIVATE int conc__reply_no_object(conc__session *s,
 /* Encodes an item anew: what the client sent is never passed on, for another
    Python would execute it; only a queue with CONC_PASS is there for that. What
    a reader with the same limits could not receive is refused here, before it
-   is queued, where it would be in the way of all that comes behind it. 0; 1: it
-   is refused, and *rc is how it went to say so. */
+   is queued, where it would be in the way of all that comes behind it. 0; 1:
+   it is refused, and *rc is how it went to say so. */
 CONC__PRIVATE int conc__item_encode(conc__session *s, const conc_queue *q,
                                     const conc_value *v, conc__item *item,
                                     int *rc) {
