@@ -309,6 +309,7 @@ static void *get_five(void *arg) {
 
 TEST(what_comes_back_to_this_process_wakes_its_getter) {
   const int rounds = 300;
+  struct conc__cells_side *getters;
   conc_queue_opts o;
   conc_queue *q;
   NEEDS_FORK;
@@ -318,6 +319,7 @@ TEST(what_comes_back_to_this_process_wakes_its_getter) {
   o.max_bytes = 4;
   q = conc_queue_new(&o);
   CHECK(q != NULL);
+  getters = &((conc__cells_queue *)q)->cells->sides[CONC__GETTERS];
   for (int i = 0; i < rounds; i++) {
     const conc__message long_one = {"12345", 5, CONC__RAW, NULL};
     conc_task t;
@@ -326,9 +328,8 @@ TEST(what_comes_back_to_this_process_wakes_its_getter) {
     t.arg = q;
     CHECK_EQ(conc_thread_start(&t), 0);
     if (i % 3 == 0)
-      while (CONC__LOAD(&((conc__cells_queue *)q)
-                             ->cells->sides[CONC__GETTERS]
-                             .sleepers) == 0)
+      while (CONC__LOAD(&getters->sleepers) == 0 &&
+             CONC__LOAD(&getters->pollers) == 0)
         conc_sleep(1e-4);
     else
       for (int k = i % 20; k > 0; k--) conc_yield_now();

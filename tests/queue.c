@@ -116,25 +116,30 @@ TEST(a_burst_gives_its_memory_back) {
 }
 
 /* A large message lies in a block beside the ring, among small ones in it. */
+enum { LARGE = 300000 };
+static size_t size_among(unsigned i) { /* on both sides of the bound */
+  const size_t sizes[] = {LARGE, 65536, 65535, i};
+  return sizes[i % 4];
+}
+
 TEST(large_messages_keep_their_place_among_small_ones) {
-  enum { LARGE = 300000, N = 40 };
+  enum { N = 40 };
   static unsigned char in[LARGE], out[LARGE];
   conc_queue_opts few = {.capacity = 3};
   conc_queue *q = conc_queue_new(NULL), *full = conc_queue_new(&few);
   conc_value *v, *w;
   char *text;
+  int number;
   CHECK(q != NULL && full != NULL);
   for (unsigned round = 0; round < 3; round++) {
-    for (unsigned i = 0; i < N; i++) { /* around both sides of the bound */
-      size_t size = i % 4 == 0 ? LARGE : i % 4 == 1 ? 65536 : i % 4 == 2 ? 65535
-                                                                         : i;
+    for (unsigned i = 0; i < N; i++) {
+      size_t size = size_among(i);
       fill(in, size, i);
       CHECK_EQ(conc_put(q, in, size, 0), 0);
     }
     CHECK(AS_FIFO(q)->ring.size < (size_t)LARGE * 8);
     for (unsigned i = 0; i < N; i++) {
-      size_t size = i % 4 == 0 ? LARGE : i % 4 == 1 ? 65536 : i % 4 == 2 ? 65535
-                                                                         : i;
+      size_t size = size_among(i);
       fill(in, size, i);
       CHECK_EQ(conc_peek_size(q), size);
       if (size > 0) CHECK_EQ(conc_get(q, out, size - 1, 0), -EMSGSIZE);
@@ -161,7 +166,7 @@ TEST(large_messages_keep_their_place_among_small_ones) {
   CHECK_EQ(conc_build(&v, "(s#,i)", text, (size_t)LARGE, 7), 0);
   CHECK_EQ(conc_put_value(q, v, 0), 0);
   CHECK_EQ(conc_get(q, out, sizeof out, 0), -EBADMSG);
-  CHECK_EQ(conc_get_parse(q, 0, "i", &(int){0}), -EBADMSG);
+  CHECK_EQ(conc_get_parse(q, 0, "i", &number), -EBADMSG);
   CHECK_EQ(conc_put_value(q, v, 0), 0);
   for (int i = 0; i < 2; i++) {
     CHECK_EQ(conc_get_value(q, &w, 0), 0);
