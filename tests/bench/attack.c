@@ -215,35 +215,63 @@ static void upload(void) {
   }
 }
 
+/* The begin of a request: PROTO, a mark, the id of a queue, and the name of a
+   method. How many bytes it has. */
+static size_t begin_request(unsigned char *p, conc_manager *m,
+                            const char *queue, const char *method) {
+  const conc__proxy *proxy = (const conc__proxy *)conc_manager_get(m, queue);
+  const char *texts[2];
+  size_t n = 3;
+  if (proxy == NULL) _exit(1);
+  texts[0] = conc__proxy_ident(proxy)->text;
+  texts[1] = method;
+  memcpy(p, "\x80\4(", 3);
+  for (int i = 0; i < 2; i++) {
+    size_t size = strlen(texts[i]);
+    memcpy(p + n, "X\0\0\0", 5);
+    p[n + 1] = (unsigned char)size;
+    memcpy(p + n + 5, texts[i], size);
+    n += 5 + size;
+  }
+  return n;
+}
+
 /* Requests for the size of a queue, as many as fit. */
 static unsigned char sizes[96000];
-static void fill_sizes(void) {
-  for (size_t i = 0; i + 24 <= sizeof sizes; i += 24)
-    memcpy(sizes + i, "\0\0\0\x14(X\1\0\0\0" "1X\5\0\0\0qsize)}t.", 24);
+static size_t fill_sizes(conc_manager *m) {
+  unsigned char one[200] = {0, 0, 0, 0};
+  size_t n = 4 + begin_request(one + 4, m, "q", "qsize"), all = 0;
+  memcpy(one + n, ")}t.", 4);
+  n += 4;
+  one[3] = (unsigned char)(n - 4);
+  for (; all + n <= sizeof sizes; all += n) memcpy(sizes + all, one, n);
+  return all;
 }
 
 static void pipeliner(void) {
   conc_manager m;
   int fd = session(&m);
   reader(&fd);
-  fill_sizes();
-  send_for_ever(fd, sizes, sizeof sizes);
+  send_for_ever(fd, sizes, fill_sizes(&m));
 }
 
 static void no_reader(void) {
   conc_manager m;
   int fd = session(&m);
-  fill_sizes();
-  send_for_ever(fd, sizes, sizeof sizes);
+  send_for_ever(fd, sizes, fill_sizes(&m));
 }
 
 static void large_numbers(void) {
   enum { NUMBERS = 6000, BYTES = 4060 };
-  static const char head[] = "\x80\4(X\1\0\0\0" "2X\3\0\0\0put(](";
+  unsigned char head[200], *p, *at;
   conc_manager m;
   int fd = session(&m);
-  size_t n = sizeof head - 1, all = n + NUMBERS * (BYTES + 5) + 5;
-  unsigned char *p = frame(head, n, all), *at = p + 4 + n;
+  size_t n = begin_request(head, &m, "bin", "put"), all;
+  memcpy(head + n, "(](", 3); /* a tuple of a list */
+  n += 3;
+  all = n + NUMBERS * (BYTES + 5) + 5;
+  p = frame(head, n, all);
+  at = p + 4 + n;
   reader(&fd);
   for (int i = 0; i < NUMBERS; i++, at += 5 + BYTES)
     memcpy(at, "\x8b\xdc\x0f\0\0", 5);
