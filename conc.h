@@ -35198,7 +35198,7 @@ CONC__PRIVATE int conc__serve_unget(conc__session *s, conc_queue *q,
   m.keep = NULL;
   rc = q->max_bytes > 0 && i.size > q->max_bytes
            ? -EMSGSIZE
-           : q->ops->unget(q, &m, i.kind == CONC__PICKLED ? &i.b : NULL);
+           : q->ops->unget(q, &m, conc__item_buffer(&i));
   conc__aside_free(s->aside, &i.b, NULL, i.b.capacity);
   return rc == 0 ? conc__reply_none(s) : conc__reply_error(s, rc, false);
 }
@@ -36661,11 +36661,16 @@ CONC__PRIVATE void conc__reading_decode(conc__reading *r) {
 CONC__PRIVATE void *conc__reading_main(void *arg) {
   conc__reading *r = (conc__reading *)arg;
   const conc_value *args, *item;
+  const char *method;
+  size_t place = 0;
   conc__reading_decode(r);
   if (r->rc != 0) return NULL;
+  method = conc__request_text(conc_value_item(r->value, 1));
+  if (method != NULL && strcmp(method, CONC__METHOD_PUT) == 0)
+    place = 2; /* behind the key and the timeout */
   args = conc_value_item(r->value, 2);
   item = args != NULL && conc_value_type(args) == CONC_TUPLE
-             ? conc_value_item(args, 0)
+             ? conc_value_item(args, place)
              : NULL;
   if (item == NULL) return NULL;
   if (conc_value_type(item) == CONC_BYTES) {

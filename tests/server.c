@@ -1,6 +1,20 @@
 /* A manager's server and peers that mean it ill, or mean it well and are many:
    what one client may cost the others, what may be asked without the key, what
    is told to whom, and what is left on the disk and in children. */
+#include "test.h"
+
+/* Allocations of exactly so many bytes: copies of a message. */
+static size_t copy_size; /* atomic, both */
+static int copies;
+
+static void *malloc_noting(size_t size) {
+  if (size == LOAD(copy_size)) __atomic_add_fetch(&copies, 1, __ATOMIC_RELAXED);
+  return test_malloc(size);
+}
+
+#define CONC_MALLOC(n) malloc_noting(n)
+#define CONC_REALLOC(p, n) test_realloc(p, n)
+#define CONC_FREE(p) test_free(p)
 #include "inside.h"
 #include "served.h"
 
@@ -790,6 +804,33 @@ TEST(a_large_message_is_copied_beside_the_loop) {
   CHECK_EQ(conc_put(conc_manager_get(&s.client, "q"), large, sizeof large, 20),
            0);
   CHECK_EQ(conc_peek_size(s.queue), sizeof large);
+  end(&s);
+}
+
+/* The thread that reads a large request makes of its item what a queue keeps:
+   so the loop neither encodes nor copies what is put with a key, or what is put
+   back. */
+TEST(what_was_read_beside_the_loop_is_kept_by_the_queue) {
+  static char large[CONC__COPY_LARGE + 1007], got[sizeof large];
+  const conc__message back = {large, sizeof large, CONC__RAW, NULL};
+  served s = nobody();
+  conc_queue *q;
+  for (size_t i = 0; i < sizeof large; i++) large[i] = (char)(i * 7 % 125);
+  serve(&s);
+  s.client = client_of(&s);
+  s.client.reconnect = 20 * test_slow(); /* so its puts have keys */
+  q = join(&s.client);
+  STORE(copy_size, sizeof large);
+  CHECK_EQ(conc_put(q, large, sizeof large, 20 * test_slow()), 0);
+  CHECK_EQ(copies, 0);
+  CHECK_EQ(q->ops->unget(q, &back, NULL), 0);
+  CHECK_EQ(copies, 0);
+  CHECK_EQ(conc_qsize(s.queue), 2);
+  for (int i = 0; i < 2; i++) {
+    memset(got, 0, sizeof got);
+    CHECK_EQ(conc_get(s.queue, got, sizeof got, 0), sizeof got);
+    CHECK(memcmp(got, large, sizeof got) == 0);
+  }
   end(&s);
 }
 
