@@ -606,6 +606,44 @@ TEST(a_request_above_max_message_is_told_of) {
   end(&s);
 }
 
+/* Puts so many bytes, and is refused: in these words. */
+static void put_in_vain(conc__peer *p, size_t size, char *text, size_t room) {
+  static char bytes[1000];
+  conc_value *v;
+  void *data;
+  size_t n;
+  CHECK_EQ(conc_build(&v, "(ss(y#){})", "000000000000.1", "put", bytes, size),
+           0);
+  CHECK_EQ(conc_pickle_dumps(v, 4, &data, &n), 0);
+  CHECK_EQ(conc__channel_send(&p->channel, data, n, conc_now() + 5), 0);
+  error_text(p, text, room);
+  conc_free(data);
+  conc_value_free(v);
+}
+
+TEST(a_put_that_is_refused_is_told_by_which_bound) {
+  for (int shorter = 0; shorter < 2; shorter++) {
+    served s = nobody();
+    conc_queue_opts o;
+    conc__peer *p;
+    char text[400];
+    memset(&o, 0, sizeof o);
+    o.max_total = 1000;
+    o.max_bytes = shorter ? 500 : 0;
+    serve_queue(&s, conc_queue_new(&o));
+    memset(s.server.state->server.number, 0, 6);
+    join_as_client(&s, &s.client);
+    p = peer_of(&s);
+    put_in_vain(p, 993, text, sizeof text);
+    CHECK(strstr(text, shorter ? "it has 993 bytes, .max_bytes of the queue "
+                                 "is 500"
+                               : "it has 993 bytes, .max_total of the queue "
+                                 "lets through 992") != NULL);
+    conc__peer_put(s.client.state, p);
+    end(&s);
+  }
+}
+
 TEST(the_bound_of_a_queues_bytes_is_told_to_its_clients) {
   static char bytes[1000];
   served s = nobody();
