@@ -3035,8 +3035,8 @@ typedef struct conc_queue_opts {
                        65,536. Of a typed value other than bytes, its encoded
                        form counts, which is some bytes longer than the text */
   size_t max_total; /* of all messages in it, each counted with up to 15
-                       bytes more; default 0: no bound. A queue that is full of
-                       bytes is full. Not of a shared queue, which has its
+                       bytes more; default 0: no bound. A put waits until its
+                       message fits in. Not of a shared queue, which has its
                        bound: .capacity * .max_bytes */
   const char *name; /* for reports; must outlive the queue; default none. If
                        shared: by this name other processes find the queue */
@@ -3499,11 +3499,11 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
    A server is one thread, which gives each client its turn: after 64 requests,
    128 KiB or a tenth of a millisecond the others are served. A request of 64
    KiB or more is read, and a message of 1 MiB or more is copied, by a thread
-   of its own: up to four at a time, but one fewer than there are CPUs. On
-   Linux such a thread has a nice value that is 10 above the server's. A client
-   that sends without reading delays only itself. A forked child has none of
-   the connections and listeners of its parent: a server stays the parent's
-   alone, and a client makes new connections in the child.
+   of its own: up to four at a time, but one fewer than there are CPUs, and at
+   least one. On Linux such a thread has a nice value that is 10 above the
+   server's. A client that sends without reading delays only itself. A forked
+   child has none of the connections and listeners of its parent: a server
+   stays the parent's alone, and a client makes new connections in the child.
 
    What a server keeps of its clients is bounded. Of a connection it keeps the
    request that is coming in, replies that go out, 64 KiB or a single one, a
