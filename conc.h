@@ -28481,14 +28481,15 @@ CONC__PRIVATE int conc__cells_unget(conc_queue *q, const conc__message *m,
   }
   rc = conc__cells_put_back(s, &back);
   if (rc == 0) return 0;
-  rc = conc__fifo_unget(s->stash, m, b);
-  if (rc != 0) return rc;
-  CONC__STORE(&s->stashed, 1u);
-  /* All of them: which of these are of this process is not known. */
   conc__cells_enter(s);
-  conc__cells_wake(s, CONC__GETTERS, INT_MAX);
+  rc = conc__fifo_unget(s->stash, m, b);
+  if (rc == 0) {
+    CONC__STORE(&s->stashed, 1u);
+    /* All of them: which of these are of this process is not known. */
+    conc__cells_wake(s, CONC__GETTERS, INT_MAX);
+  }
   conc__cells_leave(s);
-  return 0;
+  return rc;
 }
 
 /* What is true of a moment: that in which the cell's word was still the same.
