@@ -36854,6 +36854,18 @@ CONC__PRIVATE ssize_t conc__session_read(conc__session *s, size_t missing) {
   return rc != 0 ? rc : conc__channel_read(ch, missing);
 }
 
+/* How many bytes more `in` takes when what is missing of a frame has come: its
+   capacity doubles, so this may be less than is missing, or more. */
+CONC__PRIVATE size_t conc__session_growth(const conc__session *s,
+                                          size_t missing) {
+  const conc__buffer *in = &s->client->channel.in;
+  size_t count = conc__buffer_count(in);
+  size_t need = (in->first >= count ? count : in->size) + missing;
+  size_t capacity = in->capacity > 0 ? in->capacity : CONC__IO_BUFFER;
+  while (capacity < need) capacity *= 2;
+  return capacity - in->capacity;
+}
+
 /* The reply to a request that comes in a frame above .max_message. */
 CONC__PRIVATE int conc__refuse_frame(conc__session *s) {
   conc__account *a = &s->manager->server.account;
@@ -36889,10 +36901,11 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
     }
     /* Likewise if there is no memory left for the rest of it. */
     if (have == 0 && size > 4) {
+      size_t more = conc__session_growth(s, size);
       const char *lacks = conc__account_lacks(&s->manager->server.account,
-                                              c->charged, size);
+                                              c->charged, more);
       if (lacks != NULL) {
-        rc = conc__refuse_memory(s, size, lacks);
+        rc = conc__refuse_memory(s, more, lacks);
         if (!c->methods) return -ENOMEM;
         have = conc__channel_drop(ch);
         if (have == 0) continue;

@@ -460,7 +460,8 @@ static void a_put_waits(double reconnect) {
   conc_queue *q;
   int at = 0;
   keep_diary(&s, &d);
-  s.server.max_client_memory = 1000000;
+  /* A request of 600,000 bytes comes in, into 1 MiB; it may not be kept. */
+  s.server.max_client_memory = 1190000;
   serve_queue(&s, queue_of(1, 0));
   s.client = client_of(&s);
   s.client.reconnect = reconnect; /* if it does, a put has a key */
@@ -472,6 +473,7 @@ static void a_put_waits(double reconnect) {
   CHECK_EQ(conc_put(q, bytes, sizeof bytes, 20), -ENOMEM);
   e = read_diary(&d, CONC_MANAGER_LIMIT, &at);
   CHECK(e->error == -ENOMEM && says(e, ".max_client_memory"));
+  CHECK(says(e, "1200000 bytes"));
   CHECK_EQ(counts_of(&s).refused_memory, 1);
   CHECK_EQ(conc_put(q, bytes, 100, 0.05), -ETIMEDOUT);
   CHECK_EQ(conc_get(s.queue, bytes, sizeof bytes, 5), 150000);
@@ -584,6 +586,24 @@ TEST(requests_of_all_clients_have_a_bound) {
   CHECK_EQ(conc_put(q, "x", 1, 20 * test_slow()), 0);
   CHECK_EQ(counts_of(&s).memory_most < 13 * MIB, true);
   end(&s);
+}
+
+/* A request is refused if its buffer, which doubles, would be above the bound;
+   and is not if it has its place already, and only has to come. */
+TEST(a_request_that_fits_into_what_is_left_comes_in) {
+  enum { MIB = 1 << 20 };
+  static char bytes[6 * MIB];
+  for (int all = 0; all < 2; all++) {
+    served s = nobody();
+    conc_queue *q;
+    *(all ? &s.server.max_memory : &s.server.max_client_memory) = 10 * MIB;
+    serve_queue(&s, conc_queue_new(NULL));
+    q = join_as_client(&s, &s.client);
+    CHECK_EQ(conc_put(q, bytes, sizeof bytes, 20 * test_slow()), 0);
+    CHECK_EQ(counts_of(&s).refused_memory, 0);
+    CHECK(counts_of(&s).memory_most <= 10 * MIB);
+    end(&s);
+  }
 }
 
 TEST(a_request_above_max_message_is_told_of) {
