@@ -3147,7 +3147,9 @@ CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
    message; then it puts as many of them as there is room for, at once.
    Returns how many were put. After an error none was.
    To a manager of conc.h they go in one trip, up to 256 KiB at once; to one of
-   Python each takes a trip of its own.
+   Python each takes a trip of its own. If it is not known what became of a
+   trip (-ECONNRESET, -ECANCELED, -EPROTO; see conc_manager_get), those of the
+   trips before it were put.
    Errors: as conc_put. */
 CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
                                size_t size, size_t n, double timeout);
@@ -38226,6 +38228,7 @@ CONC__PRIVATE void conc__peer_put(conc__manager_data *m, conc__peer *p) {
 typedef struct conc__calling {
   conc__manager_data *manager;
   double deadline; /* until when the server may wait */
+  bool at_once;    /* or it must not wait: then only the tries last so long */
   double end;      /* until when the call may last, connecting included */
   double again;    /* seconds for which it may be tried again */
   double until;    /* when these are over; 0: nothing was lost yet */
@@ -38246,6 +38249,7 @@ CONC__PRIVATE void conc__call_begin(conc__calling *call, conc__manager_data *m,
   double again = m->options->reconnect;
   call->manager = m;
   call->deadline = deadline;
+  call->at_once = false;
   call->end = end;
   call->again = again < CONC__RECONNECT_MOST ? again : CONC__RECONNECT_MOST;
   call->until = call->since = 0;
@@ -38254,6 +38258,11 @@ CONC__PRIVATE void conc__call_begin(conc__calling *call, conc__manager_data *m,
   call->acts = call->lost = call->unknown = call->has_key = false;
   call->resolved = 0;
   call->server = NULL;
+}
+
+/* Until when the server may wait, as its request says. */
+CONC__INLINE double conc__call_waits(const conc__calling *call) {
+  return call->at_once ? 0 : call->deadline;
 }
 
 /* Until when a try may take to connect: a packet that is lost, or a network
@@ -38697,14 +38706,13 @@ CONC__PRIVATE int conc__put_arguments(conc__buffer *out,
                                       const conc__message *m,
                                       const conc__calling *call,
                                       int protocol) {
+  const double waits = conc__call_waits(call);
   int rc = 0;
-  if (call->deadline < CONC__NEVER)
-    rc = conc__pickle_put_op(out, CONC__OP_MARK);
+  if (waits < CONC__NEVER) rc = conc__pickle_put_op(out, CONC__OP_MARK);
   if (rc == 0) rc = conc__put_message(out, m, protocol);
   if (rc != 0) return rc;
-  if (call->deadline >= CONC__NEVER)
-    return conc__pickle_put_op(out, CONC__OP_TUPLE1);
-  rc = conc__exchange_waiting(out, call->deadline);
+  if (waits >= CONC__NEVER) return conc__pickle_put_op(out, CONC__OP_TUPLE1);
+  rc = conc__exchange_waiting(out, waits);
   return rc != 0 ? rc : conc__pickle_put_op(out, CONC__OP_TUPLE);
 }
 
@@ -38725,7 +38733,8 @@ CONC__PRIVATE int conc__proxy_put_try(conc__proxy *proxy,
   if (once) {
     rc = conc__exchange_key(&c);
     if (rc == 0)
-      rc = conc__pickle_put_float(out, conc__remaining(call->deadline));
+      rc = conc__pickle_put_float(out,
+                                  conc__remaining(conc__call_waits(call)));
     if (rc == 0) rc = conc__put_message(out, m, 4);
     if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE3);
   } else {
@@ -38774,7 +38783,7 @@ CONC__PRIVATE ssize_t conc__proxy_put_trip(conc__proxy *proxy,
   rc = conc__pickle_put_op(out, CONC__OP_MARK);
   if (rc == 0) rc = conc__exchange_key(&c);
   if (rc == 0)
-    rc = conc__pickle_put_float(out, conc__remaining(call->deadline));
+    rc = conc__pickle_put_float(out, conc__remaining(conc__call_waits(call)));
   if (rc == 0) rc = conc__pickle_put_int(out, (int64_t)count);
   if (rc == 0) rc = conc__pickle_put_int(out, (int64_t)m->size);
   if (rc == 0) rc = conc__pickle_put_bytes(out, m->data, m->size * count, 4);
@@ -38790,16 +38799,18 @@ CONC__PRIVATE ssize_t conc__proxy_put_trip(conc__proxy *proxy,
    does not keep the others of the server waiting. */
 #define CONC__TRIP_BYTES ((size_t)256 << 10)
 
-/* Puts up to n messages that are one trip: as conc_put_many. */
+/* Puts up to n messages that are one trip: as conc_put_many. If `at_once`, the
+   trip may take until the deadline, but room is not waited for. */
 CONC__PRIVATE ssize_t conc__proxy_put_some(conc__proxy *proxy,
                                            const conc__message *m, size_t n,
-                                           double deadline) {
+                                           bool at_once, double deadline) {
   const conc__ident *ident;
   conc__calling call;
   ssize_t put = 0;
   int rc;
   conc__call_begin(&call, proxy->manager, deadline, conc__call_end(deadline));
   call.acts = true;
+  call.at_once = at_once;
   do {
     rc = conc__proxy_current(proxy, &call, &ident);
     if (rc != 0) continue;
@@ -38818,7 +38829,9 @@ CONC__PRIVATE ssize_t conc__proxy_put_some(conc__proxy *proxy,
 
 /* The put of many. Python's queues have no such call: there each message is a
    trip of its own. If they were sent ahead, one could find room though one
-   before it had found none. */
+   before it had found none. If a later trip fails, the result says how many
+   were put; but not if that trip may have put some, for a caller that puts the
+   rest would put these twice. */
 CONC__PRIVATE ssize_t conc__proxy_put_n(conc_queue *q, const conc__message *m,
                                         size_t n, double deadline) {
   conc__proxy *proxy = (conc__proxy *)q;
@@ -38832,8 +38845,10 @@ CONC__PRIVATE ssize_t conc__proxy_put_n(conc_queue *q, const conc__message *m,
   while (done < n) {
     size_t count = n - done < most ? n - done : most;
     /* The first is waited for, but no other one. */
-    ssize_t put = conc__proxy_put_some(proxy, &next, count,
-                                       done == 0 ? deadline : 0);
+    ssize_t put = conc__proxy_put_some(
+        proxy, &next, count, done > 0,
+        done == 0 || deadline > conc_now() ? deadline : 0);
+    if (put == -ECONNRESET || put == -ECANCELED || put == -EPROTO) return put;
     if (put < 0) return done > 0 ? (ssize_t)done : put;
     done += (size_t)put;
     next.data = (const char *)next.data + (size_t)put * m->size;
