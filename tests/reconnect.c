@@ -37,7 +37,9 @@ enum {
   LOSE_REPLY,   /* the next bytes from the server are lost, with the client */
   LOSE_REQUEST, /* so are the next ones from the client */
   LOSE_NOW,     /* all clients are cut off */
-  CUT           /* who connects is turned away */
+  SILENCE,      /* the next bytes from the server are lost, with its end */
+  SILENT,       /* and that client hears nothing of it, as long as this lasts */
+  CUT           /* a client that connects is turned away */
 };
 
 /* Passes on what comes from one of two, until either has gone. */
@@ -53,7 +55,9 @@ static void pass_on(network *n, int client, int server) {
     ssize_t got;
     if (poll(p, 2, 5) < 0 && errno != EINTR) return;
     if (conc_sleep(0) != 0) return;
-    if (LOAD(n->fault) == LOSE_NOW) {
+    /* A client that has gone by itself is not the one that is meant. */
+    if (LOAD(n->fault) == LOSE_NOW &&
+        recv(client, buf, 1, MSG_PEEK | MSG_DONTWAIT) != 0) {
       STORE(n->fault, CUT);
       return;
     }
@@ -62,6 +66,13 @@ static void pass_on(network *n, int client, int server) {
       got = recv(p[from].fd, buf, sizeof buf, MSG_DONTWAIT);
       if (got < 0 && (errno == EAGAIN || errno == EINTR)) continue;
       if (got <= 0) return;
+      if (from == 1 && LOAD(n->fault) == SILENCE) {
+        STORE(n->fault, SILENT);
+        shutdown(server, SHUT_RDWR);
+        while (LOAD(n->fault) == SILENT && conc_sleep(0.002) == 0) {
+        }
+        return;
+      }
       if (from == 1 && LOAD(n->fault) == LOSE_REPLY && LOAD(n->passes) > 0) {
         ADD_FETCH(n->passes, -1);
       } else if (LOAD(n->fault) == (from == 1 ? LOSE_REPLY : LOSE_REQUEST)) {
@@ -410,6 +421,46 @@ TEST(a_put_whose_reply_is_lost_counts_once_though_the_server_hears_nothing) {
   once(true, LOSE_REPLY);
 }
 TEST(a_put_that_is_lost_on_the_way_counts_once) { once(false, LOSE_REQUEST); }
+
+/* The server has carried it out and given the connection up, and the client
+   hears of neither. It is told that it is not known, if no more comes within
+   its timeout; but if the connection ends before, it asks again. */
+TEST(a_put_whose_connection_has_gone_in_silence_is_asked_for_when_it_ends) {
+  served s;
+  network n;
+  conc_manager m;
+  conc_queue *q;
+  caller c;
+  double t;
+  serve_at(&s, 0, socket_path());
+  network_begin(&n, &s);
+  q = join_through(&n, &m, 20 * test_slow());
+  CHECK_EQ(conc_put(q, "a", 1, 1), 0);
+  STORE(n.fault, SILENCE);
+  begin(&c, call_put, &m, q, "b");
+  UNTIL(LOAD(n.fault) == SILENT);
+  conc_sleep(0.05);
+  CHECK(conc_is_alive(&c.task));
+  CHECK_EQ(conc_qsize(s.queue), 2);
+  STORE(n.fault, FLOWS);
+  CHECK_EQ(result(&c), 0);
+  CHECK_EQ(conc_qsize(s.queue), 2);
+  STORE(n.fault, SILENCE);
+  t = test_now();
+  CHECK_EQ(conc_put(q, "c", 1, 0.2 * test_slow()), -ECONNRESET);
+  took(t, 0.2 * test_slow());
+  CHECK_EQ(LOAD(n.fault), SILENT);
+  CHECK_EQ(conc_qsize(s.queue), 3);
+  STORE(n.fault, FLOWS);
+  CHECK_EQ(conc_put(q, "d", 1, 5), 0);
+  expect(s.queue, "a");
+  expect(s.queue, "b");
+  expect(s.queue, "c");
+  expect(s.queue, "d");
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  network_end(&n);
+  end(&s);
+}
 
 static void *call_many(void *arg) {
   caller *c = (caller *)arg;
