@@ -3753,14 +3753,15 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
    confirms it: with its next request, or at conc_manager_shutdown and exit().
    If the client is killed before, or ends by _exit(), or the connection is
    lost, the message is in its queue again, at its place: so the last message
-   of a client that died may be got a second time. A server of Python forgets a
-   message when it sends it. If the buffer of the get is too small for such a
-   message, or the get was cancelled, the message waits in this client for the
-   next get of the queue; conc_manager_shutdown puts it back, behind the
-   others. A message that no get of this client can read (-EACCES, -EMSGSIZE
-   above .max_message or the limits of a value, -EPROTO) is put back at once,
-   behind the others, so that other clients get it. The get lasts as long as
-   that takes, but each time it waits for the server no longer than .timeout.
+   of a client that died, or whose connection was lost, may be got a second
+   time. A server of Python forgets a message when it sends it. If the buffer
+   of the get is too small for such a message, or the get was cancelled, the
+   message waits in this client for the next get of the queue;
+   conc_manager_shutdown puts it back, behind the others. A message that no get
+   of this client can read (-EACCES, -EMSGSIZE above .max_message or the limits
+   of a value, -EPROTO) is put back at once, behind the others, so that other
+   clients get it. The get lasts as long as that takes, but each time it waits
+   for the server no longer than .timeout.
 
    With .reconnect a call that finds no server, or loses its connection, is
    tried again until its timeout is over, or for so many seconds after each
@@ -3771,7 +3772,10 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
    often it comes. It knows the numbers of calls that were not confirmed for an
    hour, and of the last 4,096 of them. If the server has ended meanwhile,
    nobody knows what came of the call: then it returns -ECONNRESET, as it does
-   at once with a server of Python. Without .reconnect no call is tried again.
+   at once with a server of Python. A connection over TCP that the server has
+   lost, or whose server has vanished, without a word that reaches the client,
+   ends after .keepalive seconds: so a call that is to be tried again then
+   needs a longer timeout. Without .reconnect no call is tried again.
 
    With .prefetch a get asks a server of conc.h for several messages of the
    kind that it wants. The first one is its own, and the next gets of this
