@@ -35476,7 +35476,8 @@ CONC__PRIVATE int conc__serve_size(conc__session *s, conc_queue *q,
 enum {
   CONC__RECEIPT_NEW = 0, /* it is to be carried out: then its receipt is to be
                             written */
-  CONC__RECEIPT_DONE     /* it was carried out before: *result */
+  CONC__RECEIPT_DONE     /* it was carried out before: *result; or it cannot
+                            be noted, and is refused: *result is -ENOMEM */
 };
 
 /* The same call is carried out for another connection, which its client has
@@ -35502,9 +35503,8 @@ CONC__PRIVATE int conc__receipt_await(conc__session *s, conc__receipt *o,
 }
 
 /* Looks whether a call has come before: CONC__RECEIPT_NEW or _DONE; negative
-   errno: the connection is to be closed. It counts as new without a key, or
-   without memory for a receipt. `keeps` are the bytes that its request keeps
-   if it waits. */
+   errno: the connection is to be closed. Without a key it counts as new.
+   `keeps` are the bytes that its request keeps if it waits. */
 CONC__PRIVATE int conc__receipt_begin(conc__session *s,
                                       const unsigned char *key, size_t keeps,
                                       ssize_t *result) {
@@ -35515,9 +35515,10 @@ CONC__PRIVATE int conc__receipt_begin(conc__session *s,
   if (key == NULL) return CONC__RECEIPT_NEW;
   CONC__CHECK(c->receipt == NULL); /* this request has confirmed it */
   c->confirms = true;
+  *result = -ENOMEM;
   if (server->receipts == NULL) {
     server->receipts = (conc__receipts *)CONC_MALLOC(sizeof *server->receipts);
-    if (server->receipts == NULL) return CONC__RECEIPT_NEW;
+    if (server->receipts == NULL) return CONC__RECEIPT_DONE;
     memset(server->receipts, 0, sizeof *server->receipts);
   }
   while ((o = conc__receipt_find(server->receipts, key)) != NULL) {
@@ -35531,7 +35532,7 @@ CONC__PRIVATE int conc__receipt_begin(conc__session *s,
   }
   c->receipt = conc__receipt_enter(server->receipts, key, c,
                                    key[CONC__KEY_SIZE] != 0);
-  return CONC__RECEIPT_NEW;
+  return c->receipt != NULL ? CONC__RECEIPT_NEW : CONC__RECEIPT_DONE;
 }
 
 /* The call was carried out, or was not: then its key is forgotten, and it may

@@ -422,6 +422,48 @@ TEST(a_put_whose_reply_is_lost_counts_once_though_the_server_hears_nothing) {
 }
 TEST(a_put_that_is_lost_on_the_way_counts_once) { once(false, LOSE_REQUEST); }
 
+static void *mend(void *arg) {
+  network *n = (network *)arg;
+  while (LOAD(n->fault) != CUT)
+    if (conc_sleep(0.002) != 0) return NULL;
+  STORE(n->fault, FLOWS);
+  return NULL;
+}
+
+/* Wherever memory is lacking once, on the way or at the server, while the
+   reply is lost: what cannot be noted is not carried out. */
+TEST(a_put_counts_once_though_there_is_no_memory) {
+  served s;
+  network n;
+  conc_manager m;
+  conc_queue *q;
+  char buf[8];
+  serve_at(&s, 0, socket_path());
+  network_begin(&n, &s);
+  q = join_through(&n, &m, 20 * test_slow());
+  CHECK_EQ(conc_qsize(q), 0);
+  for (int i = 1; i <= 20; i++) {
+    conc_task mender;
+    ssize_t size;
+    int rc;
+    STORE(n.fault, LOSE_REPLY);
+    start(conc_thread_start, &mender, mend, &n);
+    STORE(test_fail_at, i);
+    rc = conc_put(q, "a", 1, 20 * test_slow());
+    STORE(test_fail_at, 0);
+    conc_cancel(&mender);
+    conc_join(&mender, CONC_FOREVER);
+    STORE(n.fault, FLOWS);
+    size = conc_qsize(s.queue);
+    if (rc == -ECONNRESET) CHECK(size <= 1);
+    else CHECK(size == (rc == 0) && (rc == 0 || rc == -ENOMEM));
+    if (size > 0) CHECK_EQ(conc_get(s.queue, buf, 8, 0), 1);
+  }
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  network_end(&n);
+  end(&s);
+}
+
 /* The server has carried it out and given the connection up, and the client
    hears of neither. It is told that it is not known, if no more comes within
    its timeout; but if the connection ends before, it asks again. */
