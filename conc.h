@@ -3147,7 +3147,9 @@ CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
    message; then it puts as many of them as there is room for, at once.
    Returns how many were put. After an error none was.
    To a manager of conc.h they go in one trip, up to 256 KiB at once; to one of
-   Python each takes a trip of its own.
+   Python each takes a trip of its own. If it is not known what became of a
+   trip (-ECONNRESET, -ECANCELED, -EPROTO; see conc_manager_get), those of the
+   trips before it were put.
    Errors: as conc_put. */
 CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
                                size_t size, size_t n, double timeout);
@@ -3751,14 +3753,15 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
    confirms it: with its next request, or at conc_manager_shutdown and exit().
    If the client is killed before, or ends by _exit(), or the connection is
    lost, the message is in its queue again, at its place: so the last message
-   of a client that died may be got a second time. A server of Python forgets a
-   message when it sends it. If the buffer of the get is too small for such a
-   message, or the get was cancelled, the message waits in this client for the
-   next get of the queue; conc_manager_shutdown puts it back, behind the
-   others. A message that no get of this client can read (-EACCES, -EMSGSIZE
-   above .max_message or the limits of a value, -EPROTO) is put back at once,
-   behind the others, so that other clients get it. The get lasts as long as
-   that takes, but each time it waits for the server no longer than .timeout.
+   of a client that died, or whose connection was lost, may be got a second
+   time. A server of Python forgets a message when it sends it. If the buffer
+   of the get is too small for such a message, or the get was cancelled, the
+   message waits in this client for the next get of the queue;
+   conc_manager_shutdown puts it back, behind the others. A message that no get
+   of this client can read (-EACCES, -EMSGSIZE above .max_message or the limits
+   of a value, -EPROTO) is put back at once, behind the others, so that other
+   clients get it. The get lasts as long as that takes, but each time it waits
+   for the server no longer than .timeout.
 
    With .reconnect a call that finds no server, or loses its connection, is
    tried again until its timeout is over, or for so many seconds after each
@@ -3769,7 +3772,10 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
    often it comes. It knows the numbers of calls that were not confirmed for an
    hour, and of the last 4,096 of them. If the server has ended meanwhile,
    nobody knows what came of the call: then it returns -ECONNRESET, as it does
-   at once with a server of Python. Without .reconnect no call is tried again.
+   at once with a server of Python. A connection over TCP that the server has
+   lost, or whose server has vanished, without a word that reaches the client,
+   ends after .keepalive seconds: so a call that is to be tried again then
+   needs a longer timeout. Without .reconnect no call is tried again.
 
    With .prefetch a get asks a server of conc.h for several messages of the
    kind that it wants. The first one is its own, and the next gets of this
@@ -35471,7 +35477,8 @@ CONC__PRIVATE int conc__serve_size(conc__session *s, conc_queue *q,
 enum {
   CONC__RECEIPT_NEW = 0, /* it is to be carried out: then its receipt is to be
                             written */
-  CONC__RECEIPT_DONE     /* it was carried out before: *result */
+  CONC__RECEIPT_DONE     /* it was carried out before: *result; or it cannot
+                            be noted, and is refused: *result is -ENOMEM */
 };
 
 /* The same call is carried out for another connection, which its client has
@@ -35497,9 +35504,8 @@ CONC__PRIVATE int conc__receipt_await(conc__session *s, conc__receipt *o,
 }
 
 /* Looks whether a call has come before: CONC__RECEIPT_NEW or _DONE; negative
-   errno: the connection is to be closed. It counts as new without a key, or
-   without memory for a receipt. `keeps` are the bytes that its request keeps
-   if it waits. */
+   errno: the connection is to be closed. Without a key it counts as new.
+   `keeps` are the bytes that its request keeps if it waits. */
 CONC__PRIVATE int conc__receipt_begin(conc__session *s,
                                       const unsigned char *key, size_t keeps,
                                       ssize_t *result) {
@@ -35510,9 +35516,10 @@ CONC__PRIVATE int conc__receipt_begin(conc__session *s,
   if (key == NULL) return CONC__RECEIPT_NEW;
   CONC__CHECK(c->receipt == NULL); /* this request has confirmed it */
   c->confirms = true;
+  *result = -ENOMEM;
   if (server->receipts == NULL) {
     server->receipts = (conc__receipts *)CONC_MALLOC(sizeof *server->receipts);
-    if (server->receipts == NULL) return CONC__RECEIPT_NEW;
+    if (server->receipts == NULL) return CONC__RECEIPT_DONE;
     memset(server->receipts, 0, sizeof *server->receipts);
   }
   while ((o = conc__receipt_find(server->receipts, key)) != NULL) {
@@ -35526,7 +35533,7 @@ CONC__PRIVATE int conc__receipt_begin(conc__session *s,
   }
   c->receipt = conc__receipt_enter(server->receipts, key, c,
                                    key[CONC__KEY_SIZE] != 0);
-  return CONC__RECEIPT_NEW;
+  return c->receipt != NULL ? CONC__RECEIPT_NEW : CONC__RECEIPT_DONE;
 }
 
 /* The call was carried out, or was not: then its key is forgotten, and it may
@@ -38245,6 +38252,7 @@ CONC__PRIVATE void conc__peer_put(conc__manager_data *m, conc__peer *p) {
 typedef struct conc__calling {
   conc__manager_data *manager;
   double deadline; /* until when the server may wait */
+  bool at_once;    /* or it must not wait: then only the tries last so long */
   double end;      /* until when the call may last, connecting included */
   double again;    /* seconds for which it may be tried again */
   double until;    /* when these are over; 0: nothing was lost yet */
@@ -38265,6 +38273,7 @@ CONC__PRIVATE void conc__call_begin(conc__calling *call, conc__manager_data *m,
   double again = m->options->reconnect;
   call->manager = m;
   call->deadline = deadline;
+  call->at_once = false;
   call->end = end;
   call->again = again < CONC__RECONNECT_MOST ? again : CONC__RECONNECT_MOST;
   call->until = call->since = 0;
@@ -38273,6 +38282,11 @@ CONC__PRIVATE void conc__call_begin(conc__calling *call, conc__manager_data *m,
   call->acts = call->lost = call->unknown = call->has_key = false;
   call->resolved = 0;
   call->server = NULL;
+}
+
+/* Until when the server may wait, as its request says. */
+CONC__INLINE double conc__call_waits(const conc__calling *call) {
+  return call->at_once ? 0 : call->deadline;
 }
 
 /* Until when a try may take to connect: a packet that is lost, or a network
@@ -38716,14 +38730,13 @@ CONC__PRIVATE int conc__put_arguments(conc__buffer *out,
                                       const conc__message *m,
                                       const conc__calling *call,
                                       int protocol) {
+  const double waits = conc__call_waits(call);
   int rc = 0;
-  if (call->deadline < CONC__NEVER)
-    rc = conc__pickle_put_op(out, CONC__OP_MARK);
+  if (waits < CONC__NEVER) rc = conc__pickle_put_op(out, CONC__OP_MARK);
   if (rc == 0) rc = conc__put_message(out, m, protocol);
   if (rc != 0) return rc;
-  if (call->deadline >= CONC__NEVER)
-    return conc__pickle_put_op(out, CONC__OP_TUPLE1);
-  rc = conc__exchange_waiting(out, call->deadline);
+  if (waits >= CONC__NEVER) return conc__pickle_put_op(out, CONC__OP_TUPLE1);
+  rc = conc__exchange_waiting(out, waits);
   return rc != 0 ? rc : conc__pickle_put_op(out, CONC__OP_TUPLE);
 }
 
@@ -38744,7 +38757,8 @@ CONC__PRIVATE int conc__proxy_put_try(conc__proxy *proxy,
   if (once) {
     rc = conc__exchange_key(&c);
     if (rc == 0)
-      rc = conc__pickle_put_float(out, conc__remaining(call->deadline));
+      rc = conc__pickle_put_float(out,
+                                  conc__remaining(conc__call_waits(call)));
     if (rc == 0) rc = conc__put_message(out, m, 4);
     if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE3);
   } else {
@@ -38793,7 +38807,7 @@ CONC__PRIVATE ssize_t conc__proxy_put_trip(conc__proxy *proxy,
   rc = conc__pickle_put_op(out, CONC__OP_MARK);
   if (rc == 0) rc = conc__exchange_key(&c);
   if (rc == 0)
-    rc = conc__pickle_put_float(out, conc__remaining(call->deadline));
+    rc = conc__pickle_put_float(out, conc__remaining(conc__call_waits(call)));
   if (rc == 0) rc = conc__pickle_put_int(out, (int64_t)count);
   if (rc == 0) rc = conc__pickle_put_int(out, (int64_t)m->size);
   if (rc == 0) rc = conc__pickle_put_bytes(out, m->data, m->size * count, 4);
@@ -38809,16 +38823,18 @@ CONC__PRIVATE ssize_t conc__proxy_put_trip(conc__proxy *proxy,
    does not keep the others of the server waiting. */
 #define CONC__TRIP_BYTES ((size_t)256 << 10)
 
-/* Puts up to n messages that are one trip: as conc_put_many. */
+/* Puts up to n messages that are one trip: as conc_put_many. If `at_once`, the
+   trip may take until the deadline, but room is not waited for. */
 CONC__PRIVATE ssize_t conc__proxy_put_some(conc__proxy *proxy,
                                            const conc__message *m, size_t n,
-                                           double deadline) {
+                                           bool at_once, double deadline) {
   const conc__ident *ident;
   conc__calling call;
   ssize_t put = 0;
   int rc;
   conc__call_begin(&call, proxy->manager, deadline, conc__call_end(deadline));
   call.acts = true;
+  call.at_once = at_once;
   do {
     rc = conc__proxy_current(proxy, &call, &ident);
     if (rc != 0) continue;
@@ -38837,7 +38853,9 @@ CONC__PRIVATE ssize_t conc__proxy_put_some(conc__proxy *proxy,
 
 /* The put of many. Python's queues have no such call: there each message is a
    trip of its own. If they were sent ahead, one could find room though one
-   before it had found none. */
+   before it had found none. If a later trip fails, the result says how many
+   were put; but not if that trip may have put some, for a caller that puts the
+   rest would put these twice. */
 CONC__PRIVATE ssize_t conc__proxy_put_n(conc_queue *q, const conc__message *m,
                                         size_t n, double deadline) {
   conc__proxy *proxy = (conc__proxy *)q;
@@ -38851,8 +38869,10 @@ CONC__PRIVATE ssize_t conc__proxy_put_n(conc_queue *q, const conc__message *m,
   while (done < n) {
     size_t count = n - done < most ? n - done : most;
     /* The first is waited for, but no other one. */
-    ssize_t put = conc__proxy_put_some(proxy, &next, count,
-                                       done == 0 ? deadline : 0);
+    ssize_t put = conc__proxy_put_some(
+        proxy, &next, count, done > 0,
+        done == 0 || deadline > conc_now() ? deadline : 0);
+    if (put == -ECONNRESET || put == -ECANCELED || put == -EPROTO) return put;
     if (put < 0) return done > 0 ? (ssize_t)done : put;
     done += (size_t)put;
     next.data = (const char *)next.data + (size_t)put * m->size;

@@ -96,6 +96,10 @@ static int be_client(char **argv) {
   m.address = argv[2];
   m.authkey = argv[3];
   m.reconnect = 60;
+  /* The server gives a connection up whose client has not acknowledged a reply
+     for so long, and a network that is cut does not tell the client. It asks
+     whether the server is there, and so has time to make its call again. */
+  m.keepalive = 10;
   m.handshake_timeout = TIMEOUT;
   first = next_number = atol(argv[4]);
   count = atol(argv[5]);
