@@ -4100,6 +4100,8 @@ CONC_API conc_barrier *conc_manager_barrier(conc_manager *manager,
    OSError and what Python derives from it have the errno, and all have a text:
    that of conc_strerror; or *result, if that is a str. conc_manager_raise says
    both, an exception and its text.
+   Where the system has no EREMOTEIO, as on macOS and the BSDs, EREMOTE stands
+   for it.
 
    A result with a CONC_OBJECT in it is a TypeError. One above .max_message of
    the manager, less 64 bytes, is a ValueError, and -EMSGSIZE in C. */
@@ -5261,6 +5263,14 @@ CONC_API const char *conc_version(void) { return CONC_VERSION; }
 
 CONC_API void conc_free(void *memory) { CONC_FREE(memory); }
 
+/* macOS and the BSDs have no EREMOTEIO. What stands for it there is an errno
+   that nothing else in here returns. */
+#ifdef EREMOTEIO
+#define CONC__EREMOTEIO EREMOTEIO
+#else
+#define CONC__EREMOTEIO EREMOTE
+#endif
+
 /* The errors that this library returns of its own accord, and those of the
    system that it is known to pass on. strerror() may not be thread-safe, and
    the two variants of strerror_r differ by feature macro, hence a table. */
@@ -5327,7 +5337,7 @@ static const struct conc__error_text {
     {EPROTONOSUPPORT, "not available on this system"},
     {EPROTOTYPE, "wrong type of socket"},
     {ERANGE, "number out of range"},
-    {EREMOTEIO, "an exception that has no error number"},
+    {CONC__EREMOTEIO, "an exception that has no error number"},
     {EROFS, "read-only file system"},
     {ESPIPE, "cannot seek"},
     {ESRCH, "no such task is running"},
@@ -37921,7 +37931,7 @@ CONC__PRIVATE int conc__exception_code(const conc_value *v) {
 }
 
 /* Reads what a reply says: 0 and *result, or the error that it tells.
-   -EREMOTEIO is an error in words, which ours sends for what it refuses;
+   -CONC__EREMOTEIO is an error in words, which ours sends for what it refuses;
    -EACCES is the one about an object, -ESTALE the one that says that there is
    no such name or id. 1: it is no reply at all. */
 CONC__PRIVATE int conc__reply_read(const conc_value *reply,
@@ -37939,7 +37949,7 @@ CONC__PRIVATE int conc__reply_read(const conc_value *reply,
   if (text == NULL) text = (const char *)conc_value_bytes(*result, NULL);
   if (text != NULL && strstr(text, CONC__ONLY_DATA) != NULL) return -EACCES;
   return text != NULL && strstr(text, "KeyError") != NULL ? -ESTALE
-                                                          : -EREMOTEIO;
+                                                          : -CONC__EREMOTEIO;
 }
 
 /* Sends what is in `out` and waits for the reply's frame, whose payload stays
@@ -38520,7 +38530,7 @@ CONC__PRIVATE int conc__exchange_end(conc__exchange *c, conc__proxy *proxy,
   else if (rc != -ESTALE) c->call->unknown = false;
   if (rc == 0 && c->keyed) c->peer->held = true;
   conc__exchange_leave(c, proxy);
-  return rc == -EREMOTEIO ? -EPROTO : rc;
+  return rc == -CONC__EREMOTEIO ? -EPROTO : rc;
 }
 
 /* Appends block and timeout, by which the server waits. */
@@ -38579,7 +38589,7 @@ CONC__PRIVATE int conc__ident_ask(conc__calling *call, const char *name,
                                &call->lost, conc__call_patience(call));
   *out = NULL;
   /* KeyError, in words; older ones of ours and of Python say it otherwise. */
-  if (rc == -ESTALE || rc == -EREMOTEIO) return -ENOENT;
+  if (rc == -ESTALE || rc == -CONC__EREMOTEIO) return -ENOENT;
   if (rc != 0) return rc;
   ident = (conc__ident *)CONC_MALLOC(sizeof *ident);
   rc = ident == NULL ? -ENOMEM : conc__ident_read(result, ident);
@@ -38960,7 +38970,7 @@ CONC__PRIVATE int conc__exchange_told(conc__exchange *c,
   int rc = conc__peer_decode(c->call->manager, c->peer, payload, size,
                              &c->reply, &c->result, &c->broken);
   conc_value_free(c->reply);
-  if (rc != 0) return rc == -EREMOTEIO ? -EPROTO : rc;
+  if (rc != 0) return rc == -CONC__EREMOTEIO ? -EPROTO : rc;
   c->broken = true;
   return -EPROTO;
 }
@@ -39368,7 +39378,7 @@ CONC__PRIVATE ssize_t conc__proxy_receive(conc__proxy *proxy,
   ssize_t n = conc__peer_call(proxy->manager, p, &c->reply, &c->result,
                               &c->broken, end);
   int fate = CONC__REPLY_DONE;
-  if (n == -EREMOTEIO) n = -EPROTO;
+  if (n == -CONC__EREMOTEIO) n = -EPROTO;
   *told = !c->broken && n < 0;
   if (n != 0 && c->broken) n = conc__call_broken(c->call, p, (int)n);
   if (n == 0) {
@@ -40262,7 +40272,7 @@ CONC__PRIVATE int conc__remote_hear(const conc__remote *r, conc__remote_try *t,
                                     double end) {
   int rc = conc__peer_call(r->manager, t->peer, &t->reply, &t->result,
                            &t->broken, end);
-  return rc == -EREMOTEIO ? -EPROTO : rc;
+  return rc == -CONC__EREMOTEIO ? -EPROTO : rc;
 }
 
 /* The connection is not used any more by the caller. */
@@ -40332,7 +40342,7 @@ CONC__PRIVATE int conc__remote_create(conc__manager_data *m, const char *name,
   bool lost;
   int rc = conc__peer_function(m, "create", name, &reply, &result, NULL, &lost,
                                end);
-  if (rc == -ESTALE || rc == -EREMOTEIO) return -ENOENT;
+  if (rc == -ESTALE || rc == -CONC__EREMOTEIO) return -ENOENT;
   if (rc != 0) return rc;
   ident = (conc__ident *)CONC_MALLOC(sizeof *ident);
   rc = ident == NULL ? -ENOMEM : conc__ident_read(result, ident);
@@ -41300,7 +41310,7 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout) {
   while (rc != 0 && conc__call_again(&call, &rc));
   if (rc != 0) {
     conc__manager_undo_state(manager);
-    return rc == -EREMOTEIO || rc == -EPIPE ? -EPROTO : rc;
+    return rc == -CONC__EREMOTEIO || rc == -EPIPE ? -EPROTO : rc;
   }
   m->role = CONC__MANAGER_CONNECTED;
   m->client.depth = conc__fork_depth;
@@ -46672,7 +46682,7 @@ static const struct {
     {"ConnectionResetError", ECONNRESET, true},
     {"ConnectionRefusedError", ECONNREFUSED, true},
     {"NotImplementedError", ENOTSUP, false},
-    {"RuntimeError", EREMOTEIO, false},
+    {"RuntimeError", CONC__EREMOTEIO, false},
     {"OSError", 0, true},
     {"TypeError", EINVAL, false},
     {"EOFError", EPIPE, false},
@@ -46716,7 +46726,7 @@ CONC__PRIVATE size_t conc__exception_named(const char *name, size_t size) {
 CONC__PRIVATE int conc__exception_error(size_t i) {
   return i < CONC__EXCEPTIONS && conc__exceptions[i].number > 0
              ? -conc__exceptions[i].number
-             : -EREMOTEIO;
+             : -CONC__EREMOTEIO;
 }
 
 /* The class of a failure, and its text. `said` is the str of the function, or
@@ -47097,7 +47107,7 @@ CONC__PRIVATE int conc__answer_read(conc__answer *a) {
   if (a->refused) return conc__answer_words(a, v);
   if (strcmp(kind, "#UNSERIALIZABLE") != 0) return -EPROTO;
   conc__answer_words(a, v);
-  return -EREMOTEIO;
+  return -CONC__EREMOTEIO;
 }
 
 /* Sends the request that begins at `at` of the peer's `out`, and takes its
