@@ -3856,8 +3856,9 @@ CONC_API int conc_manager_stats(const conc_manager *manager,
    or no client is left: for what is in the queues is still the program's then.
    A client drops its connections and its queues. All that the manager owns is
    freed, and registered names are forgotten; then the struct may be used
-   again. In a forked child the call frees the child's copy of its parent's
-   manager; the parent and its peers do not notice.
+   again. In a forked child the call gives up the child's copy of its parent's
+   manager; the parent and its peers do not notice. Of a server, what only its
+   thread may touch stays allocated in the child.
    Returns 0.
    Errors:
    -EINVAL     the manager neither serves nor is connected, and no queue is
@@ -37585,10 +37586,12 @@ CONC__PRIVATE void *conc__server_main(void *arg) {
 /* What a forked child does with the server of its parent. Its sockets were
    closed at the fork, but not shut down, for they go on in the parent (see
    conc__own_fork_child), and a socket of the file system is the parent's to
-   unlink. Nothing is freed: the loop, which uses its memory without a guard,
-   may have been in the middle of a change at the fork. */
+   unlink. Nothing is freed, and no object dropped: the loop, which uses their
+   memory without a guard, may have been in the middle of a change at the
+   fork. */
 CONC__PRIVATE void conc__server_abandon(conc__manager_data *m) {
   conc__server_side *server = &m->server;
+  m->objects.slots_count = 0;
   server->path = NULL;
   server->clients = server->dead = NULL;
   server->receipts = NULL;
