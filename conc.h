@@ -46657,8 +46657,8 @@ CONC_API int conc_manager_register_types(conc_manager *manager) {
    until it hears that CONC__CALLS is no object: then, and from then on, it
    calls as Python does.
 
-   Uses >>objects, >>session, >>dispatch, >>peer, >>proxy, >>manager and pools.
-   Its user is the program; nothing else names it.
+   Uses >>aside, >>objects, >>session, >>dispatch, >>peer, >>proxy, >>manager
+   and pools. Its user is the program; nothing else names it.
    ------------------------------------------------------------------------ */
 
 typedef struct conc__function {
@@ -46849,20 +46849,61 @@ CONC__PRIVATE void conc__function_run(conc__called *c) {
 
 /* --- a result, as an object --- */
 
+/* What is done with a result, by a thread if it is large: the session waits
+   meanwhile. */
+typedef struct conc__storing {
+  conc__session *session;
+  const conc__buffer *body;
+  conc_value *value; /* made again of the body */
+  size_t size;       /* bytes that are in the reply, or would be */
+  int rc;
+} conc__storing;
+
+CONC__PRIVATE void conc__storing_begin(conc__storing *d, conc__session *s,
+                                       const conc__buffer *body) {
+  memset(d, 0, sizeof *d);
+  d->session = s;
+  d->body = body;
+}
+
+/* 0, the error of `fn`, or -ECANCELED. `large` is what takes long. */
+CONC__PRIVATE int conc__storing_do(conc__storing *d, conc_fn *fn,
+                                   size_t large) {
+  int rc = 0;
+  if (d->body->size < large) fn(d);
+  else rc = conc__aside_call(d->session->aside, fn, d);
+  return rc != 0 ? rc : d->rc;
+}
+
+/* Appends the body to the reply. */
+CONC__PRIVATE void *conc__storing_body(void *arg) {
+  conc__storing *d = (conc__storing *)arg;
+  conc__buffer *out = &d->session->client->channel.out;
+  const size_t at = out->size;
+  d->rc = conc__buffer_append(out, d->body->data, d->body->size);
+  if (d->rc == 0 && d->session->protocol == 2)
+    d->rc = conc__pickle_downgrade(out, at);
+  if (d->rc == 0) d->size = out->size - at;
+  return NULL;
+}
+
 /* ('#RETURN', value) of a body in protocol 4. */
 CONC__PRIVATE int conc__reply_stored(conc__session *s, const conc__buffer *b) {
-  conc__buffer *out = &s->client->channel.out;
   const size_t limit = conc__message_limit(s->manager);
-  size_t at, size = b->size;
+  size_t size = b->size;
+  conc__storing d;
   int rc;
   if (size <= limit) {
+    conc__storing_begin(&d, s, b);
     rc = CONC__REPLY_BEGIN(s, "#RETURN");
-    at = out->size;
-    if (rc == 0) rc = conc__buffer_append(out, b->data, b->size);
-    if (rc == 0 && s->protocol == 2) rc = conc__pickle_downgrade(out, at);
-    size = rc == 0 ? out->size - at : 0;
+    if (rc == 0)
+      rc = conc__storing_do(&d, conc__storing_body,
+                            s->protocol == 2 ? CONC__READING_LARGE
+                                             : CONC__COPY_LARGE);
+    if (rc == -ECANCELED) return rc;
+    size = d.size;
     if (rc == 0 && size <= limit) return conc__reply_end(s);
-    out->size = s->reply; /* another reply takes its place */
+    s->client->channel.out.size = s->reply; /* another takes its place */
     if (rc != 0) return conc__reply_failure(s, rc, NULL);
   }
   return conc__reply_too_long(s, size, limit,
@@ -46888,12 +46929,62 @@ CONC__PRIVATE int conc__stored_read(const conc__buffer *body,
   return rc;
 }
 
-CONC__PRIVATE int conc__text_result(const conc__object *o, conc__buffer *b) {
+CONC__PRIVATE void *conc__storing_value(void *arg) {
+  conc__storing *d = (conc__storing *)arg;
+  d->rc = conc__stored_read(d->body, &d->value);
+  return NULL;
+}
+
+CONC__PRIVATE int conc__stored_text(const conc__buffer *body,
+                                    conc__buffer *b) {
   conc_value *v;
-  int rc = conc__stored_read((const conc__buffer *)o->state, &v);
+  int rc = conc__stored_read(body, &v);
   if (rc == 0) rc = conc__python_repr(b, v, NULL, NULL);
   conc_value_free(v);
   return rc;
+}
+
+/* Appends the text of the value to the reply, unless it is too long. */
+CONC__PRIVATE void *conc__storing_text(void *arg) {
+  conc__storing *d = (conc__storing *)arg;
+  conc__buffer b = {NULL, 0, 0, 0};
+  d->rc = conc__stored_text(d->body, &b);
+  d->size = b.size;
+  if (d->rc == 0 && b.size <= conc__message_limit(d->session->manager))
+    d->rc = conc__pickle_put_str(&d->session->client->channel.out,
+                                 (const char *)b.data, b.size);
+  conc__buffer_free(&b);
+  return NULL;
+}
+
+/* str() and repr() of a proxy. */
+CONC__PRIVATE int conc__serve_result_text(conc__session *s, conc__object *o,
+                                          const conc__request *r) {
+  const size_t limit = conc__message_limit(s->manager);
+  conc__storing d;
+  int rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  (void)r;
+  conc__storing_begin(&d, s, (const conc__buffer *)o->state);
+  if (rc == 0)
+    rc = conc__storing_do(&d, conc__storing_text, CONC__READING_LARGE);
+  if (rc != 0) return rc;
+  if (d.size <= limit) return conc__reply_end(s);
+  s->client->channel.out.size = s->reply;
+  return conc__reply_too_long(s, d.size, limit,
+                              ".max_message of the manager lets through");
+}
+
+/* For debug_info, which shows a line of it, and has many: so what takes long
+   is not read for that. */
+#define CONC__RESULT_SHOWN 4096
+
+CONC__PRIVATE int conc__text_result(const conc__object *o, conc__buffer *b) {
+  const conc__buffer *body = (const conc__buffer *)o->state;
+  char text[60];
+  int n;
+  if (body->size <= CONC__RESULT_SHOWN) return conc__stored_text(body, b);
+  n = snprintf(text, sizeof text, "<value of %zu bytes>", body->size);
+  return conc__buffer_append(b, text, (size_t)n);
 }
 
 CONC__PRIVATE void conc__drop_result(conc__object *o) {
@@ -46902,8 +46993,14 @@ CONC__PRIVATE void conc__drop_result(conc__object *o) {
   CONC_FREE(body);
 }
 
+static const conc__method conc__result_methods[] = {
+    {"__repr__", CONC__TAKES_NONE, conc__serve_result_text, true},
+    {"__str__", CONC__TAKES_NONE, conc__serve_result_text, true}};
+
 static const conc__class conc__result_type = {
-    NULL, "value", NULL, 0, NULL, conc__drop_result, conc__text_result,
+    NULL,
+    "value", conc__result_methods, 2,
+    NULL,    conc__drop_result,    conc__text_result,
     conc__serve_result};
 
 /* Makes a list or dict with its methods, as create does that is called with a
@@ -46914,17 +47011,28 @@ CONC__PRIVATE bool conc__reply_container(conc__session *s,
                                          const conc__called *c, int *rc) {
   const char *name = c->type == CONC_LIST ? "list" : "dict";
   const conc__class *type;
-  conc_value args, kwds, *v;
+  conc__buffer none = {NULL, 0, 0, 0};
+  conc_value args, kwds;
+  conc__storing d;
   conc__request r;
   conc__object *o;
   if (c->type != CONC_LIST && c->type != CONC_DICT) return false;
   if (!conc__names_get(&s->manager->objects, name, &type, &o) || o != NULL ||
-      type->make == NULL || conc__stored_read(c->body, &v) != 0)
+      type->make == NULL)
     return false;
+  conc__storing_begin(&d, s, c->body);
+  *rc = conc__storing_do(&d, conc__storing_value, CONC__READING_LARGE);
+  if (*rc != 0) return *rc == -ECANCELED;
+  conc__client_peek(s->client);
+  if (s->client->hangup) { /* meanwhile, see conc__serve_call */
+    *rc = -ECANCELED;
+    conc_value_free(d.value);
+    return true;
+  }
   memset(&args, 0, sizeof args);
   args.type = CONC_TUPLE;
   args.size = 1;
-  args.as.items = v;
+  args.as.items = d.value;
   memset(&kwds, 0, sizeof kwds);
   kwds.type = CONC_DICT;
   memset(&r, 0, sizeof r);
@@ -46932,7 +47040,7 @@ CONC__PRIVATE bool conc__reply_container(conc__session *s,
   r.kwds = &kwds;
   r.method = name;
   o = conc__serve_make(s, type, &r, rc);
-  conc_value_free(v);
+  conc__aside_free(s->aside, &none, d.value, c->body->size);
   if (o != NULL) *rc = conc__reply_created(s, o);
   return true;
 }
