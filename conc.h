@@ -2,8 +2,8 @@
    MIT-0 or public domain, as you choose; both texts are in LICENSE.
 
    It has threads, coroutines with an event loop, processes, pools, locks and
-   queues. Locks and queues also work between processes, and queues over the
-   network, in the protocol of Python's multiprocessing.managers.
+   queues. Locks and queues also work between processes, and over the network,
+   in the protocol of Python's multiprocessing.managers.
    There is one set of verbs: the same conc_put, conc_lock_acquire, conc_join
    and conc_read work from a thread and from a coroutine, each with a timeout.
 
@@ -104,7 +104,7 @@
      >>proxy       how a client puts and gets (private)
      >>client      the queues of a client (private)
      >>remote      locks, events and others of a server (private)
-     >>manager     conc_manager: queues over the network
+     >>manager     conc_manager: queues and more over the network
      >>python      values as Python compares and hashes them (private)
      >>elements    what lists and dicts hold (private)
      >>containers  what all classes of data have in common (private)
@@ -362,6 +362,8 @@
                                                 lost (but see conc_get_many);
                                                 its last one may be got a
                                                 second time
+     manager's lock  any machine                as of a lock, if the server is
+     and its like                               of conc.h (see >>types)
      pool            no: its own process only   the job fails with -ECHILD, or
                                                 is run again; a new worker
                                                 takes the dead one's place
@@ -3481,11 +3483,12 @@ CONC_API int conc_pool_join(conc_pool *pool, double timeout);
 CONC_API void *conc_offload(conc_fn *fn, void *arg);
 
 /* ---------------------------------------------------------------------------
-   >>manager: queues over the network
+   >>manager: queues and more over the network
 
    A manager serves queues by name to every client that knows its key; or it is
-   such a client. Both sides speak the protocol of Python's
-   multiprocessing.managers, so either may be Python (2.7, 3.6 and later).
+   such a client. What it serves besides is in >>types and >>functions. Both
+   sides speak the protocol of Python's multiprocessing.managers, so either may
+   be Python (2.7, 3.6 and later).
 
    Threads    any number, mixed with coroutines of any loops
    Processes  that is what a manager is for
