@@ -2,8 +2,8 @@
    MIT-0 or public domain, as you choose; both texts are in LICENSE.
 
    It has threads, coroutines with an event loop, processes, pools, locks and
-   queues. Locks and queues also work between processes, and queues over the
-   network, in the protocol of Python's multiprocessing.managers.
+   queues. Locks and queues also work between processes, and over the network,
+   in the protocol of Python's multiprocessing.managers.
    There is one set of verbs: the same conc_put, conc_lock_acquire, conc_join
    and conc_read work from a thread and from a coroutine, each with a timeout.
 
@@ -104,7 +104,7 @@
      >>proxy       how a client puts and gets (private)
      >>client      the queues of a client (private)
      >>remote      locks, events and others of a server (private)
-     >>manager     conc_manager: queues over the network
+     >>manager     conc_manager: queues and more over the network
      >>python      values as Python compares and hashes them (private)
      >>elements    what lists and dicts hold (private)
      >>containers  what all classes of data have in common (private)
@@ -362,6 +362,8 @@
                                                 lost (but see conc_get_many);
                                                 its last one may be got a
                                                 second time
+     manager's lock  any machine                as of a lock, if the server is
+     and its like                               of conc.h (see >>types)
      pool            no: its own process only   the job fails with -ECHILD, or
                                                 is run again; a new worker
                                                 takes the dead one's place
@@ -3483,11 +3485,12 @@ CONC_API int conc_pool_join(conc_pool *pool, double timeout);
 CONC_API void *conc_offload(conc_fn *fn, void *arg);
 
 /* ---------------------------------------------------------------------------
-   >>manager: queues over the network
+   >>manager: queues and more over the network
 
    A manager serves queues by name to every client that knows its key; or it is
-   such a client. Both sides speak the protocol of Python's
-   multiprocessing.managers, so either may be Python (2.7, 3.6 and later).
+   such a client. What it serves besides is in >>types and >>functions. Both
+   sides speak the protocol of Python's multiprocessing.managers, so either may
+   be Python (2.7, 3.6 and later).
 
    Threads    any number, mixed with coroutines of any loops
    Processes  that is what a manager is for
@@ -3862,8 +3865,9 @@ CONC_API int conc_manager_stats(const conc_manager *manager,
    or no client is left: for what is in the queues is still the program's then.
    A client drops its connections and its queues. All that the manager owns is
    freed, and registered names are forgotten; then the struct may be used
-   again. In a forked child the call frees the child's copy of its parent's
-   manager; the parent and its peers do not notice.
+   again. In a forked child the call gives up the child's copy of its parent's
+   manager; the parent and its peers do not notice. Of a server, what only its
+   thread may touch stays allocated in the child.
    Returns 0.
    Errors:
    -EINVAL     the manager neither serves nor is connected, and no queue is
@@ -4106,6 +4110,8 @@ CONC_API conc_barrier *conc_manager_barrier(conc_manager *manager,
    OSError and what Python derives from it have the errno, and all have a text:
    that of conc_strerror; or *result, if that is a str. conc_manager_raise says
    both, an exception and its text.
+   Where the system has no EREMOTEIO, as on macOS and the BSDs, EREMOTE stands
+   for it.
 
    A result with a CONC_OBJECT in it is a TypeError. One above .max_message of
    the manager, less 64 bytes, is a ValueError, and -EMSGSIZE in C. */
@@ -5267,6 +5273,14 @@ CONC_API const char *conc_version(void) { return CONC_VERSION; }
 
 CONC_API void conc_free(void *memory) { CONC_FREE(memory); }
 
+/* macOS and the BSDs have no EREMOTEIO. What stands for it there is an errno
+   that nothing else in here returns. */
+#ifdef EREMOTEIO
+#define CONC__EREMOTEIO EREMOTEIO
+#else
+#define CONC__EREMOTEIO EREMOTE
+#endif
+
 /* The errors that this library returns of its own accord, and those of the
    system that it is known to pass on. strerror() may not be thread-safe, and
    the two variants of strerror_r differ by feature macro, hence a table. */
@@ -5333,7 +5347,7 @@ static const struct conc__error_text {
     {EPROTONOSUPPORT, "not available on this system"},
     {EPROTOTYPE, "wrong type of socket"},
     {ERANGE, "number out of range"},
-    {EREMOTEIO, "an exception that has no error number"},
+    {CONC__EREMOTEIO, "an exception that has no error number"},
     {EROFS, "read-only file system"},
     {ESPIPE, "cannot seek"},
     {ESRCH, "no such task is running"},
@@ -37601,10 +37615,12 @@ CONC__PRIVATE void *conc__server_main(void *arg) {
 /* What a forked child does with the server of its parent. Its sockets were
    closed at the fork, but not shut down, for they go on in the parent (see
    conc__own_fork_child), and a socket of the file system is the parent's to
-   unlink. Nothing is freed: the loop, which uses its memory without a guard,
-   may have been in the middle of a change at the fork. */
+   unlink. Nothing is freed, and no object dropped: the loop, which uses their
+   memory without a guard, may have been in the middle of a change at the
+   fork. */
 CONC__PRIVATE void conc__server_abandon(conc__manager_data *m) {
   conc__server_side *server = &m->server;
+  m->objects.slots_count = 0;
   server->path = NULL;
   server->clients = server->dead = NULL;
   server->receipts = NULL;
@@ -37947,7 +37963,7 @@ CONC__PRIVATE int conc__exception_code(const conc_value *v) {
 }
 
 /* Reads what a reply says: 0 and *result, or the error that it tells.
-   -EREMOTEIO is an error in words, which ours sends for what it refuses;
+   -CONC__EREMOTEIO is an error in words, which ours sends for what it refuses;
    -EACCES is the one about an object, -ESTALE the one that says that there is
    no such name or id. 1: it is no reply at all. */
 CONC__PRIVATE int conc__reply_read(const conc_value *reply,
@@ -37965,7 +37981,7 @@ CONC__PRIVATE int conc__reply_read(const conc_value *reply,
   if (text == NULL) text = (const char *)conc_value_bytes(*result, NULL);
   if (text != NULL && strstr(text, CONC__ONLY_DATA) != NULL) return -EACCES;
   return text != NULL && strstr(text, "KeyError") != NULL ? -ESTALE
-                                                          : -EREMOTEIO;
+                                                          : -CONC__EREMOTEIO;
 }
 
 /* Sends what is in `out` and waits for the reply's frame, whose payload stays
@@ -38553,7 +38569,7 @@ CONC__PRIVATE int conc__exchange_end(conc__exchange *c, conc__proxy *proxy,
   else if (rc != -ESTALE) c->call->unknown = false;
   if (rc == 0 && c->keyed) c->peer->held = true;
   conc__exchange_leave(c, proxy);
-  return rc == -EREMOTEIO ? -EPROTO : rc;
+  return rc == -CONC__EREMOTEIO ? -EPROTO : rc;
 }
 
 /* Appends block and timeout, by which the server waits. */
@@ -38612,7 +38628,7 @@ CONC__PRIVATE int conc__ident_ask(conc__calling *call, const char *name,
                                &call->lost, conc__call_patience(call));
   *out = NULL;
   /* KeyError, in words; older ones of ours and of Python say it otherwise. */
-  if (rc == -ESTALE || rc == -EREMOTEIO) return -ENOENT;
+  if (rc == -ESTALE || rc == -CONC__EREMOTEIO) return -ENOENT;
   if (rc != 0) return rc;
   ident = (conc__ident *)CONC_MALLOC(sizeof *ident);
   rc = ident == NULL ? -ENOMEM : conc__ident_read(result, ident);
@@ -38999,7 +39015,7 @@ CONC__PRIVATE int conc__exchange_told(conc__exchange *c,
   int rc = conc__peer_decode(c->call->manager, c->peer, payload, size,
                              &c->reply, &c->result, &c->broken);
   conc_value_free(c->reply);
-  if (rc != 0) return rc == -EREMOTEIO ? -EPROTO : rc;
+  if (rc != 0) return rc == -CONC__EREMOTEIO ? -EPROTO : rc;
   c->broken = true;
   return -EPROTO;
 }
@@ -39407,7 +39423,7 @@ CONC__PRIVATE ssize_t conc__proxy_receive(conc__proxy *proxy,
   ssize_t n = conc__peer_call(proxy->manager, p, &c->reply, &c->result,
                               &c->broken, end);
   int fate = CONC__REPLY_DONE;
-  if (n == -EREMOTEIO) n = -EPROTO;
+  if (n == -CONC__EREMOTEIO) n = -EPROTO;
   *told = !c->broken && n < 0;
   if (n != 0 && c->broken) n = conc__call_broken(c->call, p, (int)n);
   if (n == 0) {
@@ -40301,7 +40317,7 @@ CONC__PRIVATE int conc__remote_hear(const conc__remote *r, conc__remote_try *t,
                                     double end) {
   int rc = conc__peer_call(r->manager, t->peer, &t->reply, &t->result,
                            &t->broken, end);
-  return rc == -EREMOTEIO ? -EPROTO : rc;
+  return rc == -CONC__EREMOTEIO ? -EPROTO : rc;
 }
 
 /* The connection is not used any more by the caller. */
@@ -40371,7 +40387,7 @@ CONC__PRIVATE int conc__remote_create(conc__manager_data *m, const char *name,
   bool lost;
   int rc = conc__peer_function(m, "create", name, &reply, &result, NULL, &lost,
                                end);
-  if (rc == -ESTALE || rc == -EREMOTEIO) return -ENOENT;
+  if (rc == -ESTALE || rc == -CONC__EREMOTEIO) return -ENOENT;
   if (rc != 0) return rc;
   ident = (conc__ident *)CONC_MALLOC(sizeof *ident);
   rc = ident == NULL ? -ENOMEM : conc__ident_read(result, ident);
@@ -41339,7 +41355,7 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout) {
   while (rc != 0 && conc__call_again(&call, &rc));
   if (rc != 0) {
     conc__manager_undo_state(manager);
-    return rc == -EREMOTEIO || rc == -EPIPE ? -EPROTO : rc;
+    return rc == -CONC__EREMOTEIO || rc == -EPIPE ? -EPROTO : rc;
   }
   m->role = CONC__MANAGER_CONNECTED;
   m->client.depth = conc__fork_depth;
@@ -46683,8 +46699,8 @@ CONC_API int conc_manager_register_types(conc_manager *manager) {
    until it hears that CONC__CALLS is no object: then, and from then on, it
    calls as Python does.
 
-   Uses >>objects, >>session, >>dispatch, >>peer, >>proxy, >>manager and pools.
-   Its user is the program; nothing else names it.
+   Uses >>aside, >>objects, >>session, >>dispatch, >>peer, >>proxy, >>manager
+   and pools. Its user is the program; nothing else names it.
    ------------------------------------------------------------------------ */
 
 typedef struct conc__function {
@@ -46711,7 +46727,7 @@ static const struct {
     {"ConnectionResetError", ECONNRESET, true},
     {"ConnectionRefusedError", ECONNREFUSED, true},
     {"NotImplementedError", ENOTSUP, false},
-    {"RuntimeError", EREMOTEIO, false},
+    {"RuntimeError", CONC__EREMOTEIO, false},
     {"OSError", 0, true},
     {"TypeError", EINVAL, false},
     {"EOFError", EPIPE, false},
@@ -46755,7 +46771,7 @@ CONC__PRIVATE size_t conc__exception_named(const char *name, size_t size) {
 CONC__PRIVATE int conc__exception_error(size_t i) {
   return i < CONC__EXCEPTIONS && conc__exceptions[i].number > 0
              ? -conc__exceptions[i].number
-             : -EREMOTEIO;
+             : -CONC__EREMOTEIO;
 }
 
 /* The class of a failure, and its text. `said` is the str of the function, or
@@ -46875,20 +46891,61 @@ CONC__PRIVATE void conc__function_run(conc__called *c) {
 
 /* --- a result, as an object --- */
 
+/* What is done with a result, by a thread if it is large: the session waits
+   meanwhile. */
+typedef struct conc__storing {
+  conc__session *session;
+  const conc__buffer *body;
+  conc_value *value; /* made again of the body */
+  size_t size;       /* bytes that are in the reply, or would be */
+  int rc;
+} conc__storing;
+
+CONC__PRIVATE void conc__storing_begin(conc__storing *d, conc__session *s,
+                                       const conc__buffer *body) {
+  memset(d, 0, sizeof *d);
+  d->session = s;
+  d->body = body;
+}
+
+/* 0, the error of `fn`, or -ECANCELED. `large` is what takes long. */
+CONC__PRIVATE int conc__storing_do(conc__storing *d, conc_fn *fn,
+                                   size_t large) {
+  int rc = 0;
+  if (d->body->size < large) fn(d);
+  else rc = conc__aside_call(d->session->aside, fn, d);
+  return rc != 0 ? rc : d->rc;
+}
+
+/* Appends the body to the reply. */
+CONC__PRIVATE void *conc__storing_body(void *arg) {
+  conc__storing *d = (conc__storing *)arg;
+  conc__buffer *out = &d->session->client->channel.out;
+  const size_t at = out->size;
+  d->rc = conc__buffer_append(out, d->body->data, d->body->size);
+  if (d->rc == 0 && d->session->protocol == 2)
+    d->rc = conc__pickle_downgrade(out, at);
+  if (d->rc == 0) d->size = out->size - at;
+  return NULL;
+}
+
 /* ('#RETURN', value) of a body in protocol 4. */
 CONC__PRIVATE int conc__reply_stored(conc__session *s, const conc__buffer *b) {
-  conc__buffer *out = &s->client->channel.out;
   const size_t limit = conc__message_limit(s->manager);
-  size_t at, size = b->size;
+  size_t size = b->size;
+  conc__storing d;
   int rc;
   if (size <= limit) {
+    conc__storing_begin(&d, s, b);
     rc = CONC__REPLY_BEGIN(s, "#RETURN");
-    at = out->size;
-    if (rc == 0) rc = conc__buffer_append(out, b->data, b->size);
-    if (rc == 0 && s->protocol == 2) rc = conc__pickle_downgrade(out, at);
-    size = rc == 0 ? out->size - at : 0;
+    if (rc == 0)
+      rc = conc__storing_do(&d, conc__storing_body,
+                            s->protocol == 2 ? CONC__READING_LARGE
+                                             : CONC__COPY_LARGE);
+    if (rc == -ECANCELED) return rc;
+    size = d.size;
     if (rc == 0 && size <= limit) return conc__reply_end(s);
-    out->size = s->reply; /* another reply takes its place */
+    s->client->channel.out.size = s->reply; /* another takes its place */
     if (rc != 0) return conc__reply_failure(s, rc, NULL);
   }
   return conc__reply_too_long(s, size, limit,
@@ -46914,12 +46971,62 @@ CONC__PRIVATE int conc__stored_read(const conc__buffer *body,
   return rc;
 }
 
-CONC__PRIVATE int conc__text_result(const conc__object *o, conc__buffer *b) {
+CONC__PRIVATE void *conc__storing_value(void *arg) {
+  conc__storing *d = (conc__storing *)arg;
+  d->rc = conc__stored_read(d->body, &d->value);
+  return NULL;
+}
+
+CONC__PRIVATE int conc__stored_text(const conc__buffer *body,
+                                    conc__buffer *b) {
   conc_value *v;
-  int rc = conc__stored_read((const conc__buffer *)o->state, &v);
+  int rc = conc__stored_read(body, &v);
   if (rc == 0) rc = conc__python_repr(b, v, NULL, NULL);
   conc_value_free(v);
   return rc;
+}
+
+/* Appends the text of the value to the reply, unless it is too long. */
+CONC__PRIVATE void *conc__storing_text(void *arg) {
+  conc__storing *d = (conc__storing *)arg;
+  conc__buffer b = {NULL, 0, 0, 0};
+  d->rc = conc__stored_text(d->body, &b);
+  d->size = b.size;
+  if (d->rc == 0 && b.size <= conc__message_limit(d->session->manager))
+    d->rc = conc__pickle_put_str(&d->session->client->channel.out,
+                                 (const char *)b.data, b.size);
+  conc__buffer_free(&b);
+  return NULL;
+}
+
+/* str() and repr() of a proxy. */
+CONC__PRIVATE int conc__serve_result_text(conc__session *s, conc__object *o,
+                                          const conc__request *r) {
+  const size_t limit = conc__message_limit(s->manager);
+  conc__storing d;
+  int rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  (void)r;
+  conc__storing_begin(&d, s, (const conc__buffer *)o->state);
+  if (rc == 0)
+    rc = conc__storing_do(&d, conc__storing_text, CONC__READING_LARGE);
+  if (rc != 0) return rc;
+  if (d.size <= limit) return conc__reply_end(s);
+  s->client->channel.out.size = s->reply;
+  return conc__reply_too_long(s, d.size, limit,
+                              ".max_message of the manager lets through");
+}
+
+/* For debug_info, which shows a line of it, and has many: so what takes long
+   is not read for that. */
+#define CONC__RESULT_SHOWN 4096
+
+CONC__PRIVATE int conc__text_result(const conc__object *o, conc__buffer *b) {
+  const conc__buffer *body = (const conc__buffer *)o->state;
+  char text[60];
+  int n;
+  if (body->size <= CONC__RESULT_SHOWN) return conc__stored_text(body, b);
+  n = snprintf(text, sizeof text, "<value of %zu bytes>", body->size);
+  return conc__buffer_append(b, text, (size_t)n);
 }
 
 CONC__PRIVATE void conc__drop_result(conc__object *o) {
@@ -46928,8 +47035,14 @@ CONC__PRIVATE void conc__drop_result(conc__object *o) {
   CONC_FREE(body);
 }
 
+static const conc__method conc__result_methods[] = {
+    {"__repr__", CONC__TAKES_NONE, conc__serve_result_text, true},
+    {"__str__", CONC__TAKES_NONE, conc__serve_result_text, true}};
+
 static const conc__class conc__result_type = {
-    NULL, "value", NULL, 0, NULL, conc__drop_result, conc__text_result,
+    NULL,
+    "value", conc__result_methods, 2,
+    NULL,    conc__drop_result,    conc__text_result,
     conc__serve_result};
 
 /* Makes a list or dict with its methods, as create does that is called with a
@@ -46940,17 +47053,28 @@ CONC__PRIVATE bool conc__reply_container(conc__session *s,
                                          const conc__called *c, int *rc) {
   const char *name = c->type == CONC_LIST ? "list" : "dict";
   const conc__class *type;
-  conc_value args, kwds, *v;
+  conc__buffer none = {NULL, 0, 0, 0};
+  conc_value args, kwds;
+  conc__storing d;
   conc__request r;
   conc__object *o;
   if (c->type != CONC_LIST && c->type != CONC_DICT) return false;
   if (!conc__names_get(&s->manager->objects, name, &type, &o) || o != NULL ||
-      type->make == NULL || conc__stored_read(c->body, &v) != 0)
+      type->make == NULL)
     return false;
+  conc__storing_begin(&d, s, c->body);
+  *rc = conc__storing_do(&d, conc__storing_value, CONC__READING_LARGE);
+  if (*rc != 0) return *rc == -ECANCELED;
+  conc__client_peek(s->client);
+  if (s->client->hangup) { /* meanwhile, see conc__serve_call */
+    *rc = -ECANCELED;
+    conc_value_free(d.value);
+    return true;
+  }
   memset(&args, 0, sizeof args);
   args.type = CONC_TUPLE;
   args.size = 1;
-  args.as.items = v;
+  args.as.items = d.value;
   memset(&kwds, 0, sizeof kwds);
   kwds.type = CONC_DICT;
   memset(&r, 0, sizeof r);
@@ -46958,7 +47082,7 @@ CONC__PRIVATE bool conc__reply_container(conc__session *s,
   r.kwds = &kwds;
   r.method = name;
   o = conc__serve_make(s, type, &r, rc);
-  conc_value_free(v);
+  conc__aside_free(s->aside, &none, d.value, c->body->size);
   if (o != NULL) *rc = conc__reply_created(s, o);
   return true;
 }
@@ -47136,7 +47260,7 @@ CONC__PRIVATE int conc__answer_read(conc__answer *a) {
   if (a->refused) return conc__answer_words(a, v);
   if (strcmp(kind, "#UNSERIALIZABLE") != 0) return -EPROTO;
   conc__answer_words(a, v);
-  return -EREMOTEIO;
+  return -CONC__EREMOTEIO;
 }
 
 /* Sends the request that begins at `at` of the peer's `out`, and takes its

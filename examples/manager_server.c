@@ -1,6 +1,6 @@
-/* Serves what multiprocessing.Manager() of Python serves: queues, locks,
-   semaphores, conditions, events and barriers, which programs on other
-   machines make and share. A Python program does so with
+/* Serves what multiprocessing.Manager() of Python serves, but pools: queues,
+   locks, semaphores, conditions, events, barriers, lists, dicts and values,
+   which programs on other machines make and share. A Python program does so with
    SyncManager(address, authkey).connect().
      cc manager_server.c -pthread && ./a.out [ADDRESS [AUTHKEY]]
    It prints the address, and ends by SIGTERM, or by Ctrl-C. */

@@ -226,6 +226,27 @@ elif have "$CC"; then
   try 'and the program runs' "$tmp/tcc"
 fi
 
+# macOS and the BSDs have no EREMOTEIO, but EREMOTE.
+source eremoteio.c <<EOS
+#define _GNU_SOURCE
+#include <errno.h>
+#undef EREMOTEIO
+#define CONC_STATIC
+#define CONC_IMPLEMENTATION
+#include "$here/conc.h"
+int main(void) {
+  conc_value *said;
+  int rc = conc_manager_raise(&said, "IndexError", "text");
+  conc_value_free(said);
+  return rc != -EREMOTE || !strstr(conc_strerror(rc), "exception");
+}
+EOS
+if have "$CC"; then
+  try 'a system without EREMOTEIO' $CC -std=c11 -O1 $clight -pthread \
+    -o "$tmp/eremoteio" "$tmp/eremoteio.c"
+  try 'and the program runs' "$tmp/eremoteio"
+fi
+
 # The benchmarks are run by hand: so at least they compile, without peers.
 for bench in tests/bench/*.c; do
   [ "$1" = all ] || break

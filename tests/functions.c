@@ -132,34 +132,56 @@ static void says(conc_manager *m, const char *name, const conc_value *args,
     conc_value_free(says_args);                  \
   } while (0)
 
-/* Sends (ident, method, args, kwds) on a connection of its own, or on `p`; the
-   reply as a text. */
-static const char *ask(const served *s, conc__peer *p, const char *ident,
-                       const char *method, const char *format, ...) {
-  static char text[1000];
-  conc_value *rest, *request, *reply;
-  const unsigned char *payload;
-  conc__peer *own = p;
+/* Sends (ident, method, args, kwds). */
+static void tell_va(conc__peer *p, const char *ident, const char *method,
+                    const char *format, va_list ap) {
+  conc_value *rest, *request;
   void *data;
   size_t size;
-  va_list ap;
-  va_start(ap, format);
   CHECK_EQ(conc__build_va(&rest, format, ap), 0);
-  va_end(ap);
   CHECK_EQ(conc_build(&request, "(ssOO)", ident, method,
                       conc_value_item(rest, 0), conc_value_item(rest, 1)), 0);
   conc_value_free(rest);
   CHECK_EQ(conc_pickle_dumps(request, 4, &data, &size), 0);
   conc_value_free(request);
-  if (p == NULL) CHECK_EQ(conc__peer_open(s->client.state, &own, soon()), 0);
-  CHECK_EQ(conc__channel_send(&own->channel, data, size, soon()), 0);
+  CHECK_EQ(conc__channel_send(&p->channel, data, size, soon()), 0);
   conc_free(data);
-  CHECK_EQ(conc__channel_receive(&own->channel, (size_t)1 << 24, &payload,
+}
+
+static void tell(conc__peer *p, const char *ident, const char *method,
+                 const char *format, ...) {
+  va_list ap;
+  va_start(ap, format);
+  tell_va(p, ident, method, format, ap);
+  va_end(ap);
+}
+
+/* The reply as a text. */
+static const char *hear(conc__peer *p) {
+  static char text[1000];
+  const unsigned char *payload;
+  conc_value *reply;
+  size_t size;
+  CHECK_EQ(conc__channel_receive(&p->channel, (size_t)1 << 24, &payload,
                                  &size, soon()), 0);
   CHECK_EQ(conc__pickle_decode(payload, size, &conc__pickle_reply_limits,
                                &reply, NULL), 0);
   conc_value_text(reply, text, sizeof text);
   conc_value_free(reply);
+  return text;
+}
+
+/* Both, on a connection of its own, or on `p`. */
+static const char *ask(const served *s, conc__peer *p, const char *ident,
+                       const char *method, const char *format, ...) {
+  conc__peer *own = p;
+  const char *text;
+  va_list ap;
+  if (p == NULL) CHECK_EQ(conc__peer_open(s->client.state, &own, soon()), 0);
+  va_start(ap, format);
+  tell_va(own, ident, method, format, ap);
+  va_end(ap);
+  text = hear(own);
   if (p == NULL) conc__peer_close(own);
   return text;
 }
@@ -695,6 +717,93 @@ TEST(a_list_or_dict_has_its_methods_where_clients_can_make_one) {
     conc__peer_close(p);
     end(&s);
   }
+}
+
+/* sized(n) returns [b'...'] with so many bytes; sized(n, 1) a tuple. */
+static int sized(const conc_value *args, const conc_value *kwds,
+                 conc_value **result, void *arg) {
+  static char bytes[CONC__COPY_LARGE];
+  int64_t n = 0;
+  (void)kwds, (void)arg;
+  conc_value_int(conc_value_item(args, 0), &n);
+  return conc_build(result, conc_value_size(args) > 1 ? "(y#)" : "[y#]", bytes,
+                    (size_t)n);
+}
+
+static void take_threads(conc_sem *sem, size_t threads) {
+  size_t i;
+  for (i = 0; i < threads; i++)
+    CHECK_EQ(conc_sem_acquire(sem, 20 * test_slow()), 0);
+}
+
+/* While no thread is to be had for it there is no reply, and others are
+   served. */
+static const char *hear_beside(served *s, conc__peer *p, size_t threads) {
+  SAYS(&s->client, "square", 0, "49", "i", 7);
+  CHECK_EQ(conc_wait_fd(p->channel.fd, CONC_READ, 0.02), -ETIMEDOUT);
+  CHECK_EQ(conc_sem_release(&s->server.state->server.aside, threads), 0);
+  return hear(p);
+}
+
+TEST(a_large_result_is_written_and_read_beside_the_loop) {
+  static const int large = (int)CONC__READING_LARGE;
+  served s = nobody();
+  conc__peer *p, *once;
+  const char *text;
+  char id[CONC__ID_SIZE];
+  conc_sem *sem;
+  size_t threads;
+  bool lost;
+  CHECK_EQ(conc_manager_register(&s.server, "sized", sized, NULL), 0);
+  CHECK_EQ(conc_manager_register_types(&s.server), 0);
+  serve(&s);
+  sem = &s.server.state->server.aside;
+  threads = sem->value;
+  CHECK_EQ(conc__peer_get(s.client.state, &p, &lost, soon()), 0);
+  /* The value itself. */
+  take_threads(sem, threads);
+  tell(p, "_conc_call", "sized", "(i){}", (int)CONC__COPY_LARGE);
+  text = hear_beside(&s, p, threads);
+  CHECK(strncmp(text, "('#RETURN', [b'\\x00", 19) == 0);
+  /* An object that has methods. */
+  take_threads(sem, threads);
+  CHECK_EQ(conc__peer_open(s.client.state, &once, soon()), 0);
+  tell(once, "", "create", "(si){}", "sized", large);
+  text = hear_beside(&s, once, threads);
+  CHECK(strstr(text, "'append'") != NULL);
+  conc__peer_close(once);
+  /* The text of one that has none. */
+  text = ask(&s, NULL, NULL, "create", "(sii){}", "sized", large, 1);
+  snprintf(id, sizeof id, "%.*s", (int)strcspn(text + 14, "'"), text + 14);
+  take_threads(sem, threads);
+  tell(p, id, "__str__", "(){}");
+  text = hear_beside(&s, p, threads);
+  CHECK(strncmp(text, "('#RETURN', \"(b'\\\\x00", 21) == 0);
+  /* debug_info is about many, and does not read it. */
+  text = ask(&s, NULL, NULL, "debug_info", "(){}");
+  CHECK(strstr(text, "<value of 655") != NULL);
+  conc__peer_close(p);
+  end(&s);
+}
+
+TEST(a_text_above_the_limit_is_an_error) {
+  served s = nobody();
+  conc__peer *p;
+  const char *text;
+  char id[CONC__ID_SIZE];
+  bool lost;
+  s.server.max_message = 2000;
+  CHECK_EQ(conc_manager_register(&s.server, "sized", sized, NULL), 0);
+  serve(&s);
+  CHECK_EQ(conc__peer_get(s.client.state, &p, &lost, soon()), 0);
+  text = ask(&s, NULL, NULL, "create", "(si){}", "sized", 1000);
+  snprintf(id, sizeof id, "%.*s", (int)strcspn(text + 14, "'"), text + 14);
+  CHECK_STR(ask(&s, p, id, "__str__", "(){}"),
+            "('#ERROR', <builtins.ValueError object>)");
+  CHECK(strncmp(ask(&s, p, id, "#GETVALUE", "(){}"), "('#RETURN', [b'", 15) ==
+        0);
+  conc__peer_close(p);
+  end(&s);
 }
 
 /* --- the other side is not well --- */

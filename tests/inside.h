@@ -16,4 +16,7 @@
 #define CONC_STATIC
 #define CONC_IMPLEMENTATION
 #include "../conc.h"
+#ifndef EREMOTEIO
+#define EREMOTEIO CONC__EREMOTEIO
+#endif
 #endif

@@ -993,6 +993,41 @@ TEST(a_forked_child_has_neither_the_servers_sockets_nor_the_clients) {
   conc_queue_free(s.queue);
 }
 
+static int drops; /* of objects of the class below */
+
+static void count_drop(conc__object *o) {
+  (void)o;
+  drops++;
+}
+
+/* The server's thread may be changing an object at the fork: so the child,
+   which has no such thread, does not touch what objects are made of. */
+TEST(a_forked_child_drops_no_object_of_its_parents_server) {
+  static const conc__class counted = {NULL, "counted",  NULL, 0,
+                                      NULL, count_drop, NULL, NULL};
+  NEEDS_FORK;
+  served s = nobody();
+  int status;
+  pid_t child;
+  drops = 0;
+  serve(&s);
+  CHECK_EQ(conc__names_add_object(&s.server.state->objects, "counted",
+                                  &counted, NULL, NULL), 0);
+  child = fork();
+  if (child == 0) {
+    CHECK_CHILD(conc_manager_shutdown(&s.server) == 0);
+    CHECK_CHILD(s.server.state == NULL);
+    CHECK_CHILD(drops == 0);
+    _exit(0);
+  }
+  CHECK(child > 0);
+  CHECK_EQ(waitpid(child, &status, 0), child);
+  CHECK_EQ(status, 0);
+  CHECK_EQ(drops, 0);
+  end(&s);
+  CHECK_EQ(drops, 1);
+}
+
 typedef struct getter {
   conc_queue *q;
   pid_t child;
