@@ -40595,7 +40595,7 @@ CONC__PRIVATE bool conc__reply_is_had(const conc_value *result, bool *ended) {
 }
 
 /* Gives back what a reply has handed out that nobody wants. Over its own
-   connection, for that is the owner. */
+   connection, for that is the owner; if it cannot be told, that ends. */
 CONC__PRIVATE void conc__remote_release_by(conc__remote *r,
                                            conc__remote_try *t) {
   conc__remote_request q = conc__remote_asks("release");
@@ -40603,6 +40603,7 @@ CONC__PRIVATE void conc__remote_release_by(conc__remote *r,
   if (conc__remote_exchange(r, conc__remote_ident(r), t, &q,
                             conc_now() + CONC__REPLY_SLACK) == 0)
     conc_value_free(t->reply);
+  else t->broken = true;
 }
 
 /* Waits until `end` for the reply to an acquire that was given up, and undoes
@@ -40774,6 +40775,7 @@ CONC__PRIVATE int conc__remote_release(conc__remote *r) {
                              conc_now() + r->manager->timeout);
   conc_scope_end(&shield);
   conc_value_free(t.reply);
+  if (rc != 0) t.broken = true; /* also if there was no memory to ask */
   conc__remote_leave(r, &t);
   return rc == -ESTALE ? -EPERM : rc;
 }

@@ -733,6 +733,17 @@ TEST(a_server_that_was_killed_and_started_anew_is_found) {
   end_far(&f);
 }
 
+/* Releases the lock while the i-th allocation fails. */
+static int fail_release(conc_lock *lock, long i) {
+  conc__remote *r = (conc__remote *)(uintptr_t)lock;
+  int rc;
+  conc__buffer_free(&r->peer->channel.out); /* it is made anew */
+  STORE(test_fail_at, i);
+  rc = conc_lock_release(lock);
+  STORE(test_fail_at, 0);
+  return rc;
+}
+
 TEST(without_memory_nothing_is_held) {
   both t;
   serve_both(&t);
@@ -749,7 +760,14 @@ TEST(without_memory_nothing_is_held) {
     STORE(test_fail_at, 0);
     if (rc == -EOWNERDEAD) CHECK_EQ(conc_lock_release(a), 0);
   }
-  CHECK_EQ(conc_lock_release(a), 0);
+  for (long i = 1; (rc = fail_release(a, i)) != 0; i++) {
+    /* It cannot have been told. So its connection has ended. */
+    CHECK_EQ(conc_lock_release(a), -EPERM);
+    rc = conc_lock_acquire(&t.o.lock, long_time());
+    CHECK(rc == 0 || rc == -EOWNERDEAD);
+    CHECK_EQ(conc_lock_release(&t.o.lock), 0);
+    CHECK_EQ(conc_lock_acquire(a, long_time()), 0);
+  }
   CHECK_EQ(conc_lock_acquire(&t.o.lock, long_time()), 0);
   CHECK_EQ(conc_lock_release(&t.o.lock), 0);
   end_both(&t);
