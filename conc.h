@@ -40704,6 +40704,9 @@ CONC__PRIVATE int conc__remote_take_once(conc__remote *r,
   q.deadline = until;
   rc = conc__remote_exchange(r, ident, t, &q, end);
   *told = rc == 0 || !t->broken;
+  /* As an error this says that nothing was acquired. To us no server says so;
+     for our callers it means the contrary. */
+  if (rc == -EOWNERDEAD) rc = -EPROTO;
   if (rc == 0) {
     bool had = conc__reply_is_had(t->result, &ended);
     conc_value_free(t->reply);

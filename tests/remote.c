@@ -1013,6 +1013,12 @@ static void with_a_server_of(const char *program) {
   CHECK_EQ(conc_cond_wait(fresh, &of->lock, 0.01), -ETIMEDOUT);
   CHECK_EQ(conc_rlock_release(of), 0);
 
+  /* To a caller of ours this error says that it has the lock. */
+  conc_lock *liar = conc_manager_lock(&a, "liar");
+  CHECK_EQ(conc_lock_acquire(liar, 0), -EPROTO);
+  CHECK_EQ(conc_lock_release(liar), -EPERM);
+  CHECK_EQ(conc_sem_acquire(conc_manager_sem(&a, "liar"), 0), -EPROTO);
+
   conc_barrier *barrier = conc_manager_barrier(&a, "barrier");
   CHECK_EQ(barrier->parties, 2);
   begin(&c, wait_barrier, conc_manager_barrier(&b, "barrier"), NULL,
