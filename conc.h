@@ -40607,9 +40607,9 @@ CONC__PRIVATE void conc__remote_release_by(conc__remote *r,
 }
 
 /* Waits until `end` for the reply to an acquire that was given up, and undoes
-   it. `whole`: the connection may be used for that, and afterwards. If there
-   is no reply, the next call looks for it. */
-CONC__PRIVATE void conc__remote_undo(conc__remote *r, conc__remote_try *t,
+   it. `whole`: the connection may be used for that, and afterwards. False:
+   there is no reply, or not all of it; the next call looks for it. */
+CONC__PRIVATE bool conc__remote_undo(conc__remote *r, conc__remote_try *t,
                                      bool whole, double end) {
   conc__mutex *guard = conc__mutex_of(&conc__remotes);
   bool ended;
@@ -40628,10 +40628,11 @@ CONC__PRIVATE void conc__remote_undo(conc__remote *r, conc__remote_try *t,
     t->peer->next = r->late;
     r->late = t->peer;
     conc__mutex_unlock(guard);
-    return;
+    return false;
   }
   if (!whole) t->broken = true;
   conc__remote_leave(r, t);
+  return true;
 }
 
 /* The caller gives an acquire up whose reply has not come. `waited`: for it,
@@ -40659,7 +40660,7 @@ CONC__PRIVATE void conc__remote_give_up(conc__remote *r, conc__remote_try *t,
 }
 
 /* Looks at one reply that is late, if it has come; or waits for it. False:
-   there is none. */
+   there is none, or it is late once more. */
 CONC__PRIVATE bool conc__remote_settle_one(conc__remote *r, double end) {
   conc__mutex *guard = conc__mutex_of(&conc__remotes);
   conc__peer **link, *p;
@@ -40674,8 +40675,8 @@ CONC__PRIVATE bool conc__remote_settle_one(conc__remote *r, double end) {
   if (p == NULL) return false;
   memset(&t, 0, sizeof t);
   t.peer = p;
-  conc__remote_undo(r, &t, !ours, end > 0 ? end : conc_now() + CONC__SLICE);
-  return r->late == NULL || end <= 0 || conc_now() < end;
+  return conc__remote_undo(r, &t, !ours,
+                           end > 0 ? end : conc_now() + CONC__SLICE);
 }
 
 CONC__PRIVATE void conc__remote_settle(conc__remote *r, double end) {

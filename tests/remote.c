@@ -773,6 +773,33 @@ TEST(without_memory_nothing_is_held) {
   end_both(&t);
 }
 
+/* A server that has sent a part of a reply, and no more. */
+TEST(half_of_a_late_reply_holds_no_call_up) {
+  both t;
+  int fd[2];
+  serve_both(&t);
+  conc_lock *lock = conc_manager_lock(&t.a, "lock");
+  conc__remote *r = (conc__remote *)(uintptr_t)lock;
+  conc__peer *p = (conc__peer *)CONC_MALLOC(sizeof *p);
+  memset(p, 0, sizeof *p);
+  CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, fd), 0);
+  conc__set_nonblocking(fd[0]);
+  CHECK_EQ(conc__own_fd_add(fd[0]), 0);
+  p->channel.fd = fd[0];
+  conc__channel_begin(&p->channel);
+  p->asked = true;
+  r->late = p;
+  CHECK_EQ(write(fd[1], "x", 1), 1);
+  IN_TIME(0, 0, conc_lock_acquire(lock, 0));
+  CHECK(r->late == p);
+  IN_TIME(0, 0, conc_lock_release(lock));
+  close(fd[1]);
+  CHECK_EQ(conc_lock_acquire(lock, 0), 0); /* it has seen the end */
+  CHECK(r->late == NULL);
+  CHECK_EQ(conc_lock_release(lock), 0);
+  end_both(&t);
+}
+
 /* --- Python --- */
 
 /* A program of tests/interop/remote.py, and its pipes. */
