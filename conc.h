@@ -40146,9 +40146,10 @@ typedef struct conc__remote {
   struct conc__remote *next; /* of all of this process; under the guard */
   conc__manager_data *manager;
   int kind;
-  bool borrowed;            /* the ids are another one's: see `lock_of` */
-  struct conc__remote *lock_of; /* of a condition: its lock, or NULL; under
-                                   the guard */
+  struct conc__remote *lender;  /* of a condition's lock that has the ids of
+                                   the condition: that one; or NULL */
+  struct conc__remote *lock_of; /* of a condition: the lock to which it lends
+                                   its ids, or NULL; under the guard */
   const conc__ident *ident; /* the newest; as of conc__proxy */
   /* Under the guard: who has the lock, and over which connection, which is
      NULL while its owner uses it. */
@@ -40354,8 +40355,8 @@ CONC__PRIVATE int conc__remote_resolve(conc__remote *r,
   conc__mutex *guard = conc__mutex_of(&conc__remotes);
   conc__ident *ident;
   int rc;
+  if (r->lender != NULL) r = r->lender;
   if (conc__remote_ident(r) != stale) return 0;
-  if (r->borrowed) return -ENOENT;
   rc = conc__remote_create(r->manager, r->name, r->kind, &ident, end);
   if (rc != 0) return rc;
   conc__mutex_lock(guard);
@@ -41078,7 +41079,7 @@ CONC__PRIVATE void conc__remote_init(conc__remote *r) {
 /* Frees what is in no list. */
 CONC__PRIVATE void conc__remote_free(conc__remote *r) {
   conc__ident *ident = (conc__ident *)(uintptr_t)r->ident;
-  while (ident != NULL && !r->borrowed) {
+  while (ident != NULL && r->lender == NULL) {
     conc__ident *before = ident->before;
     CONC_FREE(ident);
     ident = before;
@@ -41113,7 +41114,8 @@ CONC__PRIVATE void conc__remotes_end(conc__manager_data *m) {
       conc__peer_close(p);
     }
     if (r->peer != NULL) conc__peer_close(r->peer);
-    for (; mine && !r->borrowed && ident != NULL; ident = ident->before)
+    if (!mine || r->lender != NULL) continue;
+    for (; ident != NULL; ident = ident->before)
       conc__ident_give_back(m, ident, end);
   }
   while ((r = all) != NULL) {
@@ -41140,7 +41142,7 @@ CONC__PRIVATE conc__remote *conc__remote_enter(conc__remote *r) {
   }
   conc__mutex_unlock(guard);
   if (other == NULL) return r;
-  if (!r->borrowed)
+  if (r->lender == NULL)
     conc__ident_give_back(r->manager, r->ident,
                           conc_now() + r->manager->handshake_timeout);
   conc__remote_free(r);
@@ -41208,10 +41210,13 @@ CONC__PRIVATE conc_rlock *conc__remote_lock_of(const conc_cond *cond) {
     errno = ENOMEM;
     return NULL;
   }
-  r->borrowed = true;
+  r->lender = c;
   r = conc__remote_enter(r);
   conc__mutex_lock(guard);
-  if (r->borrowed) c->lock_of = r;
+  if (r->lender == c) {
+    c->lock_of = r;
+    CONC__STORE(&r->ident, c->ident); /* it may be a newer one by now */
+  }
   conc__mutex_unlock(guard);
   return &r->as.rlock;
 }

@@ -717,6 +717,8 @@ TEST(a_server_that_was_killed_and_started_anew_is_found) {
   serve_far(&f);
   conc_lock *lock = conc_manager_lock(&f.client, "lock");
   conc_event *event = conc_manager_event(&f.client, "event");
+  conc_cond *cond = conc_manager_cond(&f.client, "cond");
+  conc_rlock *of = conc_manager_cond_lock(&f.client, cond);
   CHECK_EQ(conc_lock_acquire(lock, 0), 0);
   CHECK_EQ(kill(f.pid, SIGKILL), 0);
   reap(f.pid, -SIGKILL);
@@ -728,6 +730,10 @@ TEST(a_server_that_was_killed_and_started_anew_is_found) {
   CHECK_EQ(conc_lock_release(lock), -EPERM);
   CHECK_EQ(conc_lock_acquire(lock, long_time()), 0);
   CHECK_EQ(conc_lock_release(lock), 0);
+  CHECK_EQ(conc_rlock_acquire(of, long_time()), 0); /* by the condition */
+  CHECK_EQ(conc_cond_wait(cond, &of->lock, 0.01), -ETIMEDOUT);
+  CHECK_EQ(conc_rlock_release(of), 0);
+  CHECK(conc_manager_cond_lock(&f.client, cond) == of);
   CHECK_EQ(conc_manager_shutdown(&second.client), 0);
   f.pid = second.pid;
   end_far(&f);
