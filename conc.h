@@ -40360,7 +40360,8 @@ CONC__PRIVATE int conc__remote_resolve(conc__remote *r,
   rc = conc__remote_create(r->manager, r->name, r->kind, &ident, end);
   if (rc != 0) return rc;
   conc__mutex_lock(guard);
-  ident->before = (conc__ident *)(uintptr_t)stale;
+  /* Another task may have done so meanwhile. */
+  ident->before = (conc__ident *)(uintptr_t)r->ident;
   CONC__STORE(&r->ident, (const conc__ident *)ident);
   if (r->lock_of != NULL)
     CONC__STORE(&r->lock_of->ident, (const conc__ident *)ident);
