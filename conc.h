@@ -9076,21 +9076,21 @@ CONC__INLINE bool conc__is_shared(uintptr_t word) {
 
 #define CONC__REMOTE CONC__SHARED
 
-
 /* What an object is asked to do. */
 enum {
   CONC__REMOTE_ACQUIRE, /* a lock; or a unit of a semaphore */
   CONC__REMOTE_RELEASE,
-  CONC__REMOTE_IS_MINE, /* the lock; this one asks no server */
-  CONC__REMOTE_LOCKED,
   CONC__REMOTE_SET,
   CONC__REMOTE_CLEAR,
-  CONC__REMOTE_IS_SET,
   CONC__REMOTE_WAIT, /* for an event, a condition, or at a barrier */
   CONC__REMOTE_NOTIFY,
-  CONC__REMOTE_VALUE,
   CONC__REMOTE_RESET,
   CONC__REMOTE_ABORT,
+  CONC__REMOTE_TELLS, /* from here on nothing is changed */
+  CONC__REMOTE_IS_MINE = CONC__REMOTE_TELLS, /* the lock; asks no server */
+  CONC__REMOTE_LOCKED,
+  CONC__REMOTE_IS_SET,
+  CONC__REMOTE_VALUE,
   CONC__REMOTE_BROKEN,
   CONC__REMOTE_N_WAITING
 };
@@ -40201,9 +40201,10 @@ typedef struct conc__remote {
   struct conc__remote *next; /* of all of this process; under the guard */
   conc__manager_data *manager;
   int kind;
-  bool borrowed;            /* the ids are another one's: see `lock_of` */
-  struct conc__remote *lock_of; /* of a condition: its lock, or NULL; under
-                                   the guard */
+  struct conc__remote *lender;  /* of a condition's lock that has the ids of
+                                   the condition: that one; or NULL */
+  struct conc__remote *lock_of; /* of a condition: the lock to which it lends
+                                   its ids, or NULL; under the guard */
   const conc__ident *ident; /* the newest; as of conc__proxy */
   /* Under the guard: who has the lock, and over which connection, which is
      NULL while its owner uses it. */
@@ -40254,7 +40255,7 @@ CONC__PRIVATE conc__remote *conc__remote_find(const void *object) {
 typedef struct conc__remote_request {
   const char *method;
   const char *text; /* one, a str; or NULL */
-  size_t count;     /* one, a number; 0: none */
+  size_t count;     /* one, a number up to INT_MAX; 0: none */
   bool blocking;    /* the first is whether to wait */
   bool waits;       /* one is how long, unless that is for ever */
   double deadline;  /* of that */
@@ -40275,8 +40276,7 @@ CONC__PRIVATE int conc__remote_arguments(conc__buffer *out,
   if (rc == 0 && q->text != NULL)
     rc = conc__pickle_put_str(out, q->text, strlen(q->text));
   if (rc == 0 && q->count > 0)
-    rc = conc__pickle_put_int(
-        out, q->count < INT_MAX ? (int64_t)q->count : INT_MAX);
+    rc = conc__pickle_put_int(out, (int64_t)q->count);
   if (rc == 0 && q->blocking)
     rc = conc__pickle_put_op(out, q->deadline > 0 ? CONC__OP_NEWTRUE
                                                   : CONC__OP_NEWFALSE);
@@ -40409,12 +40409,13 @@ CONC__PRIVATE int conc__remote_resolve(conc__remote *r,
   conc__mutex *guard = conc__mutex_of(&conc__remotes);
   conc__ident *ident;
   int rc;
+  if (r->lender != NULL) r = r->lender;
   if (conc__remote_ident(r) != stale) return 0;
-  if (r->borrowed) return -ENOENT;
   rc = conc__remote_create(r->manager, r->name, r->kind, &ident, end);
   if (rc != 0) return rc;
   conc__mutex_lock(guard);
-  ident->before = (conc__ident *)(uintptr_t)stale;
+  /* Another task may have done so meanwhile. */
+  ident->before = (conc__ident *)(uintptr_t)r->ident;
   CONC__STORE(&r->ident, (const conc__ident *)ident);
   if (r->lock_of != NULL)
     CONC__STORE(&r->lock_of->ident, (const conc__ident *)ident);
@@ -40445,18 +40446,27 @@ CONC__PRIVATE int conc__remote_do(conc__remote *r,
   }
 }
 
-/* The same for a call that does not wait at the server, and whose result is
-   nothing: it is not cancelled, as the local one. */
-CONC__PRIVATE int conc__remote_tell(conc__remote *r,
-                                    const conc__remote_request *q) {
-  conc_value *reply = NULL;
-  const conc_value *result;
+/* The same for a call that does not wait at the server: it is not cancelled,
+   as the local one. It may take so many seconds. */
+CONC__PRIVATE int conc__remote_do_at_once(conc__remote *r,
+                                          const conc__remote_request *q,
+                                          double seconds, conc_value **reply,
+                                          const conc_value **result) {
   conc_scope shield;
   int rc;
   conc_shield(&shield);
-  rc = conc__remote_do(r, q, conc_now() + r->manager->timeout, &reply,
-                       &result);
+  rc = conc__remote_do(r, q, conc_now() + seconds, reply, result);
   conc_scope_end(&shield);
+  return rc;
+}
+
+/* One whose result is nothing. */
+CONC__PRIVATE int conc__remote_tell(conc__remote *r,
+                                    const conc__remote_request *q,
+                                    double seconds) {
+  conc_value *reply;
+  const conc_value *result;
+  int rc = conc__remote_do_at_once(r, q, seconds, &reply, &result);
   if (rc == 0) conc_value_free(reply);
   return rc;
 }
@@ -40464,31 +40474,32 @@ CONC__PRIVATE int conc__remote_tell(conc__remote *r,
 CONC__PRIVATE int conc__remote_tell_method(conc__remote *r,
                                            const char *method) {
   conc__remote_request q = conc__remote_asks(method);
-  return conc__remote_tell(r, &q);
+  return conc__remote_tell(r, &q, r->manager->timeout);
 }
 
-/* The same whose result is a bool or a number: that, or negative errno. With
-   an attribute's name, its value. */
-CONC__PRIVATE ssize_t conc__remote_number(conc__remote *r, const char *method,
-                                          const char *attribute) {
-  conc__remote_request q = conc__remote_asks(method);
-  conc_value *reply = NULL;
-  const conc_value *result;
-  conc_scope shield;
-  int64_t n = -1;
+/* A result that is a bool or a number: that, or -EPROTO. */
+CONC__PRIVATE int conc__reply_number(const conc_value *result) {
+  int64_t n;
   bool b;
+  if (conc_value_bool(result, &b) == 0) return b;
+  if (conc_value_int(result, &n) != 0 || n < 0 || n > INT_MAX) return -EPROTO;
+  return (int)n;
+}
+
+/* A call that has such a result: that, or negative errno. With an attribute's
+   name, its value. */
+CONC__PRIVATE int conc__remote_number(conc__remote *r, const char *method,
+                                      const char *attribute) {
+  conc__remote_request q = conc__remote_asks(method);
+  conc_value *reply;
+  const conc_value *result;
   int rc;
   q.text = attribute;
-  conc_shield(&shield);
-  rc = conc__remote_do(r, &q, conc_now() + r->manager->timeout, &reply,
-                       &result);
-  conc_scope_end(&shield);
+  rc = conc__remote_do_at_once(r, &q, r->manager->timeout, &reply, &result);
   if (rc != 0) return rc;
-  if (conc_value_bool(result, &b) == 0) n = b;
-  else if (conc_value_int(result, &n) != 0 || n < 0 || n > INT_MAX)
-    n = -EPROTO;
+  rc = conc__reply_number(result);
   conc_value_free(reply);
-  return (ssize_t)n;
+  return rc;
 }
 
 /* What Python's str() says of it tells what no method does. Whether `begin` is
@@ -40496,17 +40507,13 @@ CONC__PRIVATE ssize_t conc__remote_number(conc__remote *r, const char *method,
 CONC__PRIVATE bool conc__remote_text_has(conc__remote *r, const char *begin,
                                          size_t *n) {
   conc__remote_request q = conc__remote_asks("__str__");
-  conc_value *reply = NULL;
+  conc_value *reply;
   const conc_value *result;
   const char *at = NULL;
-  conc_scope shield;
-  int rc;
   *n = 0;
-  conc_shield(&shield);
-  rc = conc__remote_do(r, &q, conc_now() + r->manager->timeout, &reply,
-                       &result);
-  conc_scope_end(&shield);
-  if (rc != 0) return false;
+  if (conc__remote_do_at_once(r, &q, r->manager->timeout, &reply, &result) !=
+      0)
+    return false;
   if (conc_value_str(result, NULL) != NULL)
     at = strstr(conc_value_str(result, NULL), begin);
   if (at != NULL) *n = (size_t)strtoul(at + strlen(begin), NULL, 10);
@@ -40650,7 +40657,7 @@ CONC__PRIVATE bool conc__reply_is_had(const conc_value *result, bool *ended) {
 }
 
 /* Gives back what a reply has handed out that nobody wants. Over its own
-   connection, for that is the owner. */
+   connection, for that is the owner; if it cannot be told, that ends. */
 CONC__PRIVATE void conc__remote_release_by(conc__remote *r,
                                            conc__remote_try *t) {
   conc__remote_request q = conc__remote_asks("release");
@@ -40658,12 +40665,13 @@ CONC__PRIVATE void conc__remote_release_by(conc__remote *r,
   if (conc__remote_exchange(r, conc__remote_ident(r), t, &q,
                             conc_now() + CONC__REPLY_SLACK) == 0)
     conc_value_free(t->reply);
+  else t->broken = true;
 }
 
 /* Waits until `end` for the reply to an acquire that was given up, and undoes
-   it. `whole`: the connection may be used for that, and afterwards. If there
-   is no reply, the next call looks for it. */
-CONC__PRIVATE void conc__remote_undo(conc__remote *r, conc__remote_try *t,
+   it. `whole`: the connection may be used for that, and afterwards. False:
+   there is no reply, or not all of it; the next call looks for it. */
+CONC__PRIVATE bool conc__remote_undo(conc__remote *r, conc__remote_try *t,
                                      bool whole, double end) {
   conc__mutex *guard = conc__mutex_of(&conc__remotes);
   bool ended;
@@ -40682,10 +40690,11 @@ CONC__PRIVATE void conc__remote_undo(conc__remote *r, conc__remote_try *t,
     t->peer->next = r->late;
     r->late = t->peer;
     conc__mutex_unlock(guard);
-    return;
+    return false;
   }
   if (!whole) t->broken = true;
   conc__remote_leave(r, t);
+  return true;
 }
 
 /* The caller gives an acquire up whose reply has not come. `waited`: for it,
@@ -40713,7 +40722,7 @@ CONC__PRIVATE void conc__remote_give_up(conc__remote *r, conc__remote_try *t,
 }
 
 /* Looks at one reply that is late, if it has come; or waits for it. False:
-   there is none. */
+   there is none, or it is late once more. */
 CONC__PRIVATE bool conc__remote_settle_one(conc__remote *r, double end) {
   conc__mutex *guard = conc__mutex_of(&conc__remotes);
   conc__peer **link, *p;
@@ -40728,8 +40737,8 @@ CONC__PRIVATE bool conc__remote_settle_one(conc__remote *r, double end) {
   if (p == NULL) return false;
   memset(&t, 0, sizeof t);
   t.peer = p;
-  conc__remote_undo(r, &t, !ours, end > 0 ? end : conc_now() + CONC__SLICE);
-  return r->late == NULL || end <= 0 || conc_now() < end;
+  return conc__remote_undo(r, &t, !ours,
+                           end > 0 ? end : conc_now() + CONC__SLICE);
 }
 
 CONC__PRIVATE void conc__remote_settle(conc__remote *r, double end) {
@@ -40758,6 +40767,9 @@ CONC__PRIVATE int conc__remote_take_once(conc__remote *r,
   q.deadline = until;
   rc = conc__remote_exchange(r, ident, t, &q, end);
   *told = rc == 0 || !t->broken;
+  /* As an error this says that nothing was acquired. To us no server says so;
+     for our callers it means the contrary. */
+  if (rc == -EOWNERDEAD) rc = -EPROTO;
   if (rc == 0) {
     bool had = conc__reply_is_had(t->result, &ended);
     conc_value_free(t->reply);
@@ -40829,6 +40841,7 @@ CONC__PRIVATE int conc__remote_release(conc__remote *r) {
                              conc_now() + r->manager->timeout);
   conc_scope_end(&shield);
   conc_value_free(t.reply);
+  if (rc != 0) t.broken = true; /* also if there was no memory to ask */
   conc__remote_leave(r, &t);
   return rc == -ESTALE ? -EPERM : rc;
 }
@@ -40837,7 +40850,7 @@ CONC__PRIVATE int conc__remote_sem_release(conc__remote *r, size_t n) {
   conc__remote_request q = conc__remote_asks("release");
   if (n > INT_MAX) return -EOVERFLOW;
   if (n > 1) q.count = n; /* up to 3.8 Python's takes no number */
-  return conc__remote_tell(r, &q);
+  return conc__remote_tell(r, &q, r->manager->timeout);
 }
 
 /* --- conditions --- */
@@ -40995,20 +41008,16 @@ CONC__PRIVATE int conc__remote_notify(conc__remote *c, size_t n) {
    is not waited for any more is of no consequence. */
 CONC__PRIVATE int conc__remote_wait_there(conc__remote *r, double deadline) {
   conc__remote_request q = conc__remote_asks("wait");
-  conc_value *reply = NULL;
+  conc_value *reply;
   const conc_value *result;
-  int64_t n = 0;
-  bool b;
   int rc;
   q.waits = true;
   q.deadline = deadline;
   rc = conc__remote_do(r, &q, conc__call_end(deadline), &reply, &result);
   if (rc != 0) return rc;
-  if (conc_value_bool(result, &b) == 0) n = b;
-  else if (conc_value_int(result, &n) != 0 || n < 0 || n > INT_MAX)
-    n = -EPROTO;
+  rc = conc__reply_number(result);
   conc_value_free(reply);
-  return (int)n;
+  return rc;
 }
 
 /* Python's wait says whether the event is set. */
@@ -41030,14 +41039,7 @@ CONC__PRIVATE int conc__remote_barrier_wait(conc__remote *r, double timeout) {
   if ((rc == -ECANCELED || rc == -ETIMEDOUT) &&
       !conc__ident_is_ours(conc__remote_ident(r))) {
     conc__remote_request q = conc__remote_asks("abort");
-    conc_value *reply = NULL;
-    const conc_value *result;
-    conc_scope shield;
-    conc_shield(&shield);
-    if (conc__remote_do(r, &q, conc_now() + CONC__REPLY_SLACK, &reply,
-                        &result) == 0)
-      conc_value_free(reply);
-    conc_scope_end(&shield);
+    conc__remote_tell(r, &q, CONC__REPLY_SLACK);
   }
   return rc;
 }
@@ -41066,33 +41068,26 @@ CONC__PRIVATE ssize_t conc__remote_serve(const void *object, int what,
                                          conc_lock *lock, size_t n,
                                          double timeout) {
   conc__remote *r = conc__remote_find(object), *l;
+  if (r == NULL) return what < CONC__REMOTE_TELLS ? -EINVAL : 0;
   switch (what) {
-    case CONC__REMOTE_ACQUIRE:
-      return r != NULL ? conc__remote_acquire(r, timeout) : -EINVAL;
+    case CONC__REMOTE_ACQUIRE: return conc__remote_acquire(r, timeout);
     case CONC__REMOTE_RELEASE:
-      if (r == NULL) return -EINVAL;
       return r->kind == CONC__KIND_SEM ? conc__remote_sem_release(r, n)
                                        : conc__remote_release(r);
-    case CONC__REMOTE_SET:
-      return r != NULL ? conc__remote_tell_method(r, "set") : -EINVAL;
-    case CONC__REMOTE_CLEAR:
-      return r != NULL ? conc__remote_tell_method(r, "clear") : -EINVAL;
-    case CONC__REMOTE_RESET:
-      return r != NULL ? conc__remote_tell_method(r, "reset") : -EINVAL;
-    case CONC__REMOTE_ABORT:
-      return r != NULL ? conc__remote_tell_method(r, "abort") : -EINVAL;
-    case CONC__REMOTE_NOTIFY:
-      return r != NULL ? conc__remote_notify(r, n) : -EINVAL;
+    case CONC__REMOTE_SET: return conc__remote_tell_method(r, "set");
+    case CONC__REMOTE_CLEAR: return conc__remote_tell_method(r, "clear");
+    case CONC__REMOTE_RESET: return conc__remote_tell_method(r, "reset");
+    case CONC__REMOTE_ABORT: return conc__remote_tell_method(r, "abort");
+    case CONC__REMOTE_NOTIFY: return conc__remote_notify(r, n);
     case CONC__REMOTE_WAIT:
-      if (r == NULL) return -EINVAL;
       if (r->kind == CONC__KIND_EVENT)
         return conc__remote_event_wait(r, timeout);
       if (r->kind == CONC__KIND_BARRIER)
         return conc__remote_barrier_wait(r, timeout);
       l = conc__remote_find(lock);
       return l != NULL ? conc__remote_cond_wait(r, l, timeout) : -EINVAL;
-    case CONC__REMOTE_IS_MINE: return r != NULL && conc__remote_is_mine(r);
-    default: return r != NULL ? conc__remote_state(r, what) : 0;
+    case CONC__REMOTE_IS_MINE: return conc__remote_is_mine(r);
+    default: return conc__remote_state(r, what);
   }
 }
 
@@ -41127,7 +41122,7 @@ CONC__PRIVATE void conc__remote_init(conc__remote *r) {
 /* Frees what is in no list. */
 CONC__PRIVATE void conc__remote_free(conc__remote *r) {
   conc__ident *ident = (conc__ident *)(uintptr_t)r->ident;
-  while (ident != NULL && !r->borrowed) {
+  while (ident != NULL && r->lender == NULL) {
     conc__ident *before = ident->before;
     CONC_FREE(ident);
     ident = before;
@@ -41162,7 +41157,8 @@ CONC__PRIVATE void conc__remotes_end(conc__manager_data *m) {
       conc__peer_close(p);
     }
     if (r->peer != NULL) conc__peer_close(r->peer);
-    for (; mine && !r->borrowed && ident != NULL; ident = ident->before)
+    if (!mine || r->lender != NULL) continue;
+    for (; ident != NULL; ident = ident->before)
       conc__ident_give_back(m, ident, end);
   }
   while ((r = all) != NULL) {
@@ -41189,7 +41185,7 @@ CONC__PRIVATE conc__remote *conc__remote_enter(conc__remote *r) {
   }
   conc__mutex_unlock(guard);
   if (other == NULL) return r;
-  if (!r->borrowed)
+  if (r->lender == NULL)
     conc__ident_give_back(r->manager, r->ident,
                           conc_now() + r->manager->handshake_timeout);
   conc__remote_free(r);
@@ -41216,8 +41212,7 @@ CONC__PRIVATE void *conc__remote_of(conc__manager_data *m, const char *name,
   double end = conc_now() + m->handshake_timeout;
   conc__ident *ident;
   conc__remote *r;
-  ssize_t parties;
-  int rc = conc__remote_create(m, name, kind, &ident, end);
+  int parties, rc = conc__remote_create(m, name, kind, &ident, end);
   if (rc != 0) {
     errno = -rc;
     return NULL;
@@ -41234,10 +41229,10 @@ CONC__PRIVATE void *conc__remote_of(conc__manager_data *m, const char *name,
     if (parties < 1) {
       conc__ident_give_back(m, ident, end);
       conc__remote_free(r);
-      errno = parties < 0 ? (int)-parties : EPROTO;
+      errno = parties < 0 ? -parties : EPROTO;
       return NULL;
     }
-    r->as.barrier.parties = (int)parties;
+    r->as.barrier.parties = parties;
   }
   return conc__remote_enter(r);
 }
@@ -41257,10 +41252,13 @@ CONC__PRIVATE conc_rlock *conc__remote_lock_of(const conc_cond *cond) {
     errno = ENOMEM;
     return NULL;
   }
-  r->borrowed = true;
+  r->lender = c;
   r = conc__remote_enter(r);
   conc__mutex_lock(guard);
-  if (r->borrowed) c->lock_of = r;
+  if (r->lender == c) {
+    c->lock_of = r;
+    CONC__STORE(&r->ident, c->ident); /* it may be a newer one by now */
+  }
   conc__mutex_unlock(guard);
   return &r->as.rlock;
 }

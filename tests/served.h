@@ -63,4 +63,20 @@ TEST_FN bool somebody_waits(conc_queue *q) {
   conc__mutex_unlock(conc__fifo_put_guard(AS_FIFO(q)));
   return yes;
 }
+
+/* Waits until so many tasks wait in the list of an object of this process. */
+TEST_FN void until_waits(const void *of, const struct conc__waitlist *list,
+                         size_t many) {
+  double end = conc_now() + 20 * test_slow();
+  for (;;) {
+    const conc__waiter *w;
+    size_t n = 0;
+    conc__mutex_lock(conc__mutex_of(of));
+    for (w = list->first; w != NULL; w = w->next) n++;
+    conc__mutex_unlock(conc__mutex_of(of));
+    if (n == many) return;
+    CHECK(conc_now() < end);
+    conc_sleep(0.001);
+  }
+}
 #endif

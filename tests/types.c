@@ -146,22 +146,6 @@ static void *state_of(served *s, id made) {
   return o->state;
 }
 
-/* Waits until a task waits in the list of an object of ours. */
-static void until_waits(const void *of, const struct conc__waitlist *list,
-                        size_t many) {
-  double end = soon();
-  for (;;) {
-    const conc__waiter *w;
-    size_t n = 0;
-    conc__mutex_lock(conc__mutex_of(of));
-    for (w = list->first; w != NULL; w = w->next) n++;
-    conc__mutex_unlock(conc__mutex_of(of));
-    if (n == many) return;
-    CHECK(conc_now() < end);
-    conc_sleep(0.001);
-  }
-}
-
 static conc_lock *lock_of(served *s, id made) {
   return &((conc__served_lock *)state_of(s, made))->lock->lock;
 }

@@ -33,6 +33,21 @@ for name, proxy in [('lock', AcquirerProxy), ('rlock', AcquirerProxy),
 Manager.register('bare', callable=lambda: event)
 
 
+class Liar:
+    """What says of each acquire what only a server of conc.h means."""
+
+    def acquire(self, *args):
+        raise RuntimeError('the owner of the lock has ended: what the lock '
+                           'protects may be half changed')
+
+    def release(self):
+        pass
+
+
+Manager.register('liar', callable=lambda made=Liar(): made,
+                 proxytype=AcquirerProxy)
+
+
 def address(text):
     host, colon, port = text.rpartition(':')
     return (host, int(port)) if colon else text
