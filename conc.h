@@ -36190,6 +36190,18 @@ CONC__PRIVATE int conc__object_await(conc__session *s, conc__object *o) {
   return rc;
 }
 
+/* The same for another object than the one whose method this is. While the
+   session has waited, somebody else may have begun to work with that one: so
+   neither is another session's afterwards. */
+CONC__PRIVATE int conc__object_await_too(conc__session *s, conc__object *o) {
+  int rc;
+  do {
+    rc = conc__object_await(s, o);
+    if (rc == 0 && s->object != NULL) rc = conc__object_await(s, s->object);
+  } while (rc == 0 && o->busy != NULL && o->busy != s);
+  return rc;
+}
+
 /* The method is done. */
 CONC__INLINE void conc__object_rest(conc__session *s, conc__object *o) {
   if (CONC__LIKELY(o->busy != s)) return;
@@ -43602,7 +43614,7 @@ CONC__PRIVATE int conc__iterate(conc__session *s, conc__elements *to,
     c->wrong = v;
     if (o == NULL) return -ENOENT;
     conc__object_use(o);
-    rc = conc__object_await(s, o);
+    rc = conc__object_await_too(s, o);
     if (rc == 0) rc = conc__iterate_object(to, o);
     conc__object_unuse(&s->manager->objects, o);
     if (rc != -ENOTSUP) return rc;
@@ -44513,7 +44525,7 @@ CONC__PRIVATE int conc__dict_merge_request(conc__session *s, conc__table *t,
     o = conc__proxy_object(s->manager, v);
   if (o != NULL && conc__dict_of(o) != NULL) {
     conc__object_use(o);
-    rc = conc__object_await(s, o);
+    rc = conc__object_await_too(s, o);
     if (rc == 0) rc = conc__dict_merge_table(t, conc__dict_of(o));
     conc__object_unuse(&s->manager->objects, o);
   } else if (given == 1 && v->type == CONC_DICT) {

@@ -708,16 +708,15 @@ TEST(a_dict_answers_as_pythons) {
   close_room(&r);
 }
 
-/* RebuildProxy(cls, Token(type, None, id), 'pickle', {}) as an argument of
-   append, with what a hostile client may write there. */
-static const char *append_proxy(room *r, const char *to, const char *module,
-                                const char *type, const char *id) {
+/* Sends RebuildProxy(cls, Token(type, None, id), 'pickle', {}) as the argument
+   of a method, with what a hostile client may write there. */
+static void tell_proxy(conc__peer *p, const char *to, const char *method,
+                       const char *module, const char *type, const char *id) {
   conc__buffer b = {NULL, 0, 0, 0};
-  const char *text;
 #define PUT(x) CHECK_EQ(conc__buffer_append(&b, x, sizeof(x) - 1), 0)
   PUT("\x80\x04(");
   CHECK_EQ(conc__pickle_put_str(&b, to, strlen(to)), 0);
-  CHECK_EQ(conc__pickle_put_str(&b, "append", 6), 0);
+  CHECK_EQ(conc__pickle_put_str(&b, method, strlen(method)), 0);
   PUT("cmultiprocessing.managers\nRebuildProxy\n(");
   CHECK_EQ(conc__pickle_put_global(&b, module, type), 0);
   PUT("cmultiprocessing.managers\nToken\n)\x81");
@@ -731,9 +730,14 @@ static const char *append_proxy(room *r, const char *to, const char *module,
   CHECK_EQ(conc__pickle_put_str(&b, "f(): pass", 9), 0);
   PUT("utR\x85}t.");
 #undef PUT
-  text = exchange(r->peer, b.data, b.size);
+  send_pickle(p, b.data, b.size);
   conc__buffer_free(&b);
-  return text;
+}
+
+static const char *append_proxy(room *r, const char *to, const char *module,
+                                const char *type, const char *id) {
+  tell_proxy(r->peer, to, "append", module, type, id);
+  return hear(r->peer);
 }
 
 /* Sends (ident, method, (Decimal('1.5'), ...), {}); `more` is what stands
@@ -880,12 +884,14 @@ static void tell(conc__peer *p, const char *ident, const char *method,
   conc_value_free(args);
 }
 
-/* A list of 40,000 numbers in a bad order. */
-static name long_list(room *r) {
+/* A list of 32,768 numbers above `least` in a bad order. */
+static name long_list(room *r, int least) {
   name l = MAKE(r, "(s)", "list");
   char text[20];
   int i;
-  SAYS("None", r, l.text, "extend", "([iiiiiiii])", 7, 3, 5, 1, 8, 2, 6, 4);
+  SAYS("None", r, l.text, "extend", "([iiiiiiii])", least + 7,
+       least + 3, least + 5, least + 1, least + 8, least + 2, least + 6,
+       least + 4);
   for (i = 0; i < 5; i++) {
     tell(r->peer, l.text, "__imul__", "(i)", i < 4 ? 8 : 1);
     hear(r->peer);
@@ -938,7 +944,7 @@ TEST(a_sort_keeps_nobody_waiting) {
   int i;
   open_room(&r);
   CHECK_EQ(conc__peer_open(r.s.client.state, &other, soon()), 0);
-  l = long_list(&r);
+  l = long_list(&r, 0);
   m = MAKE(&r, "(s)", "list");
   tell(other, NULL, "accept_connection", "(i)", 0);
   CHECK_STR(hear(other), "None");
@@ -969,7 +975,7 @@ TEST(methods_of_an_object_follow_one_another) {
   int i, n = 8 * 8 * 8 * 8 * 8;
   open_room(&r);
   CHECK_EQ(conc__peer_open(r.s.client.state, &other, soon()), 0);
-  l = long_list(&r);
+  l = long_list(&r, 0);
   tell(other, NULL, "accept_connection", "(i)", 0);
   CHECK_STR(hear(other), "None");
   for (i = 0; i < 10; i++) {
@@ -987,6 +993,44 @@ TEST(methods_of_an_object_follow_one_another) {
     SAYS("None", &r, l.text, "reverse", "()");
   }
   conc__peer_close(other);
+  close_room(&r);
+}
+
+/* One client extends a list by another one, which a second client sorts; while
+   that is awaited, a third one begins to sort the first list. Then the new
+   elements come behind all others, not into the middle of the work. */
+TEST(a_list_that_is_taken_while_another_is_awaited_is_awaited_too) {
+  conc__peer *other[2];
+  name l, m;
+  room r;
+  int i;
+  open_room(&r);
+  l = long_list(&r, 0);
+  m = long_list(&r, 10);
+  SAYS("None", &r, l.text, "__delitem__", "(i)", 0);
+  for (i = 0; i < 2; i++) {
+    CHECK_EQ(conc__peer_open(r.s.client.state, &other[i], soon()), 0);
+    tell(other[i], NULL, "accept_connection", "(i)", 0);
+    CHECK_STR(hear(other[i]), "None");
+  }
+  for (i = 0; i < 5; i++) {
+    tell(r.peer, m.text, "sort", "()", 0);
+    tell_proxy(other[0], l.text, "extend", "multiprocessing.managers",
+               "ListProxy", m.text);
+    tell(other[1], l.text, "sort", "()", 0);
+    CHECK_STR(hear(r.peer), "None");
+    CHECK_STR(hear(other[0]), "None");
+    CHECK_STR(hear(other[1]), "None");
+    SAYS("65535", &r, l.text, "__len__", "()");
+    SAYS("4096", &r, l.text, "count", "(i)", 5);
+    SAYS("4096", &r, l.text, "count", "(i)", 15);
+    /* Back to the 32,767 and the bad order of before. */
+    SAYS("None", &r, l.text, "sort", "()");
+    SAYS("None", &r, l.text, "__delslice__", "(ii)", 32767, 65535);
+    SAYS("None", &r, l.text, "reverse", "()");
+    SAYS("None", &r, m.text, "reverse", "()");
+  }
+  for (i = 0; i < 2; i++) conc__peer_close(other[i]);
   close_room(&r);
 }
 
