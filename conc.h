@@ -43451,6 +43451,7 @@ CONC__PRIVATE const conc__code *conc__code_find(char letter) {
    str of these. They stay the value's. False: it is no array. */
 CONC__PRIVATE bool conc__array_read(const conc_value *v, conc__items *a) {
   const conc_value *arguments, *item;
+  size_t i;
   if (!conc__is_object(v, "array", "array")) return false;
   arguments = conc__object_arguments(v);
   if (arguments == NULL || arguments->size != 2) return false;
@@ -43463,6 +43464,12 @@ CONC__PRIVATE bool conc__array_read(const conc_value *v, conc__items *a) {
   if (a->code == NULL || item[1].size % a->code->size != 0) return false;
   a->data.data = (unsigned char *)(uintptr_t)item[1].as.bytes;
   a->data.size = item[1].size;
+  /* Of characters, any bytes have come: what is none must not become text. */
+  for (i = 0; a->code->text && i < a->data.size; i += a->code->size) {
+    uint32_t c;
+    memcpy(&c, a->data.data + i, sizeof c);
+    if (c > 0x10ffff) return false;
+  }
   return true;
 }
 

@@ -1056,4 +1056,30 @@ TEST(an_array_takes_what_fits_its_items) {
   close_room(&r);
 }
 
+/* array.array('u', bytes), of which no four are a character. */
+TEST(an_array_of_characters_has_no_other_items) {
+  static const char array[] = "(carray\narray\n(X\1\0\0\0uC\4";
+  static const uint32_t items[] = {0x10ffff, 0x110000, 0xffffffff};
+  name l;
+  room r;
+  size_t i;
+  open_room(&r);
+  l = MAKE(&r, "(s)", "list");
+  for (i = 0; i < 3; i++) {
+    conc__buffer b = {NULL, 0, 0, 0};
+    CHECK_EQ(conc__buffer_append(&b, "\x80\x04(", 3), 0);
+    CHECK_EQ(conc__pickle_put_str(&b, l.text, strlen(l.text)), 0);
+    CHECK_EQ(conc__pickle_put_str(&b, "extend", 6), 0);
+    CHECK_EQ(conc__buffer_append(&b, array, sizeof array - 1), 0);
+    CHECK_EQ(conc__buffer_append(&b, &items[i], 4), 0);
+    CHECK_EQ(conc__buffer_append(&b, "tRt}t.", 6), 0);
+    CHECK_STR(exchange(r.peer, b.data, b.size),
+              i == 0 ? "None" : "TypeError(\"'array' object is not "
+                                "iterable\")");
+    conc__buffer_free(&b);
+  }
+  SAYS("['\\U0010ffff']", &r, l.text, "__repr__", "()");
+  close_room(&r);
+}
+
 TEST_MAIN
