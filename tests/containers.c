@@ -1034,6 +1034,107 @@ TEST(a_list_that_is_taken_while_another_is_awaited_is_awaited_too) {
   close_room(&r);
 }
 
+#define TEN(x) x x x x x x x x x x
+static const char text_1000[] = TEN(TEN(TEN("a")));
+
+/* A list that has a text of 1,000 characters 100 times. */
+static conc_value *shared_text(void) {
+  conc__buffer b = {NULL, 0, 0, 0};
+  conc_value *v;
+  int i;
+  CHECK_EQ(conc__buffer_append(&b, "](X\350\3\0\0", 7), 0);
+  CHECK_EQ(conc__buffer_append(&b, text_1000, 1000), 0);
+  CHECK_EQ(conc__buffer_append(&b, "q\0", 2), 0);
+  for (i = 1; i < 100; i++) CHECK_EQ(conc__buffer_append(&b, "h\0", 2), 0);
+  CHECK_EQ(conc__buffer_append(&b, "e.", 2), 0);
+  v = loaded((const char *)b.data, b.size);
+  conc__buffer_free(&b);
+  return v;
+}
+
+/* What no reply may have is not written. Each element here is some bytes and
+   shows a text of 100,000. */
+TEST(a_text_ends_where_no_reply_is_as_long) {
+  static conc__manager_data m;
+  static conc__session s;
+  conc__complaint c = {NULL, "", NULL};
+  conc__buffer b = {NULL, 0, 0, 0};
+  conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
+  conc__list list;
+  conc__dict dict;
+  conc__items items;
+  conc__object o[4];
+  conc__write_fn *const write[4] = {conc__list_write, conc__dict_write,
+                                    conc__namespace_write, conc__array_write};
+  conc_value *v, *key;
+  size_t i;
+  memset(o, 0, sizeof o);
+  memset(&list, 0, sizeof list);
+  memset(&dict, 0, sizeof dict);
+  memset(&items, 0, sizeof items);
+  items.code = conc__code_find('b');
+  o[0].type = &conc__list_type;
+  o[1].type = &conc__dict_type;
+  o[2].type = &conc__namespace_type;
+  o[3].type = &conc__array_type;
+  o[0].state = &list;
+  o[1].state = o[2].state = &dict;
+  o[3].state = &items;
+  v = shared_text();
+  for (i = 0; i < 100; i++) {
+    char number[8];
+    snprintf(number, sizeof number, "n%d", (int)i);
+    CHECK_EQ(conc_build(&key, "s", number), 0);
+    CHECK_EQ(conc__iterate_value(NULL, &d, &list.cells, v, &c), 0);
+    CHECK_EQ(conc__dict_set(NULL, &dict.table, key, v, &c), 0);
+    CHECK_EQ(conc__buffer_append(&items.data, text_1000, 20), 0);
+    conc_value_free(key);
+  }
+  m.max_message = 4000;
+  s.manager = &m;
+  for (i = 0; i < 4; i++) {
+    b.size = 0;
+    CHECK_EQ(write[i](&s, &o[i], &b), 0);
+    CHECK(b.size > 4000 && b.size < (i < 3 ? 110000 : 4100));
+    b.size = 0;
+    CHECK_EQ(write[i](NULL, &o[i], &b), 0);
+    CHECK(b.size > CONC__TEXT_ENOUGH && b.size < (i < 3 ? 110000 : 1100));
+  }
+  conc__elements_free(&list.cells);
+  conc__table_free(&dict.table);
+  conc__buffer_free(&items.data);
+  conc__buffer_free(&b);
+  conc__draft_free(&d);
+  conc_value_free(v);
+}
+
+/* Or to look at a thousand of them would be one turn. */
+TEST(a_large_element_counts_as_many_small_ones) {
+  static conc__session s;
+  conc__complaint c = {NULL, "", NULL};
+  conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
+  conc__elements cs = {NULL, 0, 0, 0}, copy = {NULL, 0, 0, 0};
+  conc_value *v = shared_text(), *none = json("null");
+  char text[100];
+  size_t place;
+  int i;
+  for (i = 0; i < 3; i++)
+    CHECK_EQ(conc__iterate_value(NULL, &d, &cs, v, &c), 0);
+  CHECK_EQ(conc__elements_find(&s, &cs, none, 0, 3, &place), 0);
+  CHECK(place == 3 && s.done >= 15);
+  s.done = 0;
+  CHECK_EQ(conc__elements_copy(&s, &copy, &cs, 0, 1, 3), 0);
+  CHECK(s.done >= 15);
+  s.done = 0;
+  CHECK_EQ(conc__elements_sort(&s, &cs, false, text, sizeof text), 0);
+  CHECK(s.done >= 15 + 10);
+  conc__elements_free(&cs);
+  conc__elements_free(&copy);
+  conc__draft_free(&d);
+  conc_value_free(v);
+  conc_value_free(none);
+}
+
 TEST(an_array_takes_what_fits_its_items) {
   name a;
   room r;
