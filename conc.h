@@ -36212,6 +36212,18 @@ CONC__PRIVATE int conc__object_await(conc__session *s, conc__object *o) {
   return rc;
 }
 
+/* The same for another object than the one whose method this is. While the
+   session has waited, somebody else may have begun to work with that one: so
+   neither is another session's afterwards. */
+CONC__PRIVATE int conc__object_await_too(conc__session *s, conc__object *o) {
+  int rc;
+  do {
+    rc = conc__object_await(s, o);
+    if (rc == 0 && s->object != NULL) rc = conc__object_await(s, s->object);
+  } while (rc == 0 && o->busy != NULL && o->busy != s);
+  return rc;
+}
+
 /* The method is done. */
 CONC__INLINE void conc__object_rest(conc__session *s, conc__object *o) {
   if (CONC__LIKELY(o->busy != s)) return;
@@ -42271,6 +42283,12 @@ CONC__PRIVATE int conc__elements_append(conc__elements *cs, conc__element *c) {
   return 0;
 }
 
+/* Counts that an element was looked at or copied: a large one as many. */
+CONC__INLINE int conc__session_pace_at(conc__session *s,
+                                       const conc__element *c) {
+  return conc__session_pace(s, 1 + conc__element_weight(c) / 256);
+}
+
 /* Adds copies of `count` elements of an array: of the one at `start`, and then
    each that is `step` further. It may be the same array. After an error some
    are there. */
@@ -42283,7 +42301,7 @@ CONC__PRIVATE int conc__elements_copy(conc__session *s, conc__elements *cs,
     conc__element c;
     int rc = conc__element_copy(&c, &from->at[start + (int64_t)i * step]);
     if (rc == 0) rc = conc__elements_append(cs, &c);
-    if (rc == 0) rc = conc__session_pace(s, 1);
+    if (rc == 0) rc = conc__session_pace_at(s, &c);
     if (rc != 0) return rc;
   }
   return 0;
@@ -42363,7 +42381,7 @@ CONC__PRIVATE int conc__elements_find(conc__session *s,
     found = conc__python_equal(view.value, v);
     conc__view_close(&view);
     if (found) break;
-    rc = conc__session_pace(s, 1);
+    rc = conc__session_pace_at(s, &cs->at[*place]);
     if (rc != 0) break;
   }
   conc__buffer_free(&b);
@@ -42373,6 +42391,7 @@ CONC__PRIVATE int conc__elements_find(conc__session *s,
 /* What a sort works with. */
 typedef struct conc__ordering {
   conc__session *session; /* see conc__session_pace */
+  const conc__element *cells; /* of which the views are */
   conc__view *views;
   uint32_t *order, *other; /* numbers of views; the second is for merging */
   const conc_value *left, *right; /* what has no order, after -EINVAL */
@@ -42382,6 +42401,9 @@ typedef struct conc__ordering {
 CONC__PRIVATE int conc__ordering_below(conc__ordering *o, uint32_t i,
                                        uint32_t k) {
   int rc = conc__session_pace(o->session, 1);
+  /* Two that have items may be long, and differ at the end alone. */
+  if (rc == 0 && o->views[i].whole != NULL && o->views[k].whole != NULL)
+    rc = conc__session_pace_at(o->session, &o->cells[i]);
   return rc != 0 ? rc
                  : conc__python_below(o->views[i].value, o->views[k].value,
                                       &o->left, &o->right);
@@ -42454,11 +42476,12 @@ CONC__PRIVATE int conc__elements_sort(conc__session *s, conc__elements *cs,
   o.other = o.order != NULL ? o.order + n : NULL;
   if (o.views == NULL || o.order == NULL) rc = -ENOMEM;
   if (reverse) conc__elements_reverse(cs);
+  o.cells = cs->at;
   for (; rc == 0 && opened < n; opened++) {
     o.order[opened] = (uint32_t)opened;
     rc = conc__view_open(&o.views[opened], &cs->at[opened],
                          conc__reference_put_class, NULL, &b);
-    if (rc == 0) rc = conc__session_pace(s, 1);
+    if (rc == 0) rc = conc__session_pace_at(s, &cs->at[opened]);
   }
   if (rc == 0) rc = conc__ordering_sort(&o, n);
   if (rc == -EINVAL)
@@ -43157,8 +43180,9 @@ CONC__PRIVATE int conc__put_elements(conc__session *s,
   size_t i;
   int rc = 0;
   for (i = 0; rc == 0 && i < count && !conc__reply_is_full(s); i++) {
-    rc = conc__put_element(s, &cs->at[start + (int64_t)i * step]);
-    if (rc == 0) rc = conc__session_pace(s, 1);
+    const conc__element *c = &cs->at[start + (int64_t)i * step];
+    rc = conc__put_element(s, c);
+    if (rc == 0) rc = conc__session_pace_at(s, c);
   }
   return rc;
 }
@@ -43211,6 +43235,14 @@ typedef int conc__write_fn(conc__session *s, const conc__object *o,
 
 /* No more than this is needed of an object by debug_info. */
 #define CONC__TEXT_ENOUGH 1000
+
+/* Whether no more of a text is needed: for a session, because no reply may be
+   as long. A few elements, in which parts are shared, can have texts that are
+   longer than all memory. */
+CONC__INLINE bool conc__text_is_enough(const conc__session *s,
+                                       const conc__buffer *b) {
+  return b->size > (s != NULL ? s->manager->max_message : CONC__TEXT_ENOUGH);
+}
 
 /* ('#RETURN', repr(object)). */
 CONC__PRIVATE int conc__reply_repr(conc__session *s, const conc__object *o,
@@ -43492,6 +43524,7 @@ CONC__PRIVATE const conc__code *conc__code_find(char letter) {
    str of these. They stay the value's. False: it is no array. */
 CONC__PRIVATE bool conc__array_read(const conc_value *v, conc__items *a) {
   const conc_value *arguments, *item;
+  size_t i;
   if (!conc__is_object(v, "array", "array")) return false;
   arguments = conc__object_arguments(v);
   if (arguments == NULL || arguments->size != 2) return false;
@@ -43504,6 +43537,12 @@ CONC__PRIVATE bool conc__array_read(const conc_value *v, conc__items *a) {
   if (a->code == NULL || item[1].size % a->code->size != 0) return false;
   a->data.data = (unsigned char *)(uintptr_t)item[1].as.bytes;
   a->data.size = item[1].size;
+  /* Of characters, any bytes have come: what is none must not become text. */
+  for (i = 0; a->code->text && i < a->data.size; i += a->code->size) {
+    uint32_t c;
+    memcpy(&c, a->data.data + i, sizeof c);
+    if (c > 0x10ffff) return false;
+  }
   return true;
 }
 
@@ -43655,7 +43694,7 @@ CONC__PRIVATE int conc__iterate(conc__session *s, conc__elements *to,
     c->wrong = v;
     if (o == NULL) return -ENOENT;
     conc__object_use(o);
-    rc = conc__object_await(s, o);
+    rc = conc__object_await_too(s, o);
     if (rc == 0) rc = conc__iterate_object(to, o);
     conc__object_unuse(&s->manager->objects, o);
     if (rc != -ENOTSUP) return rc;
@@ -43898,10 +43937,10 @@ CONC__PRIVATE int conc__list_write(conc__session *s, const conc__object *o,
   size_t i;
   int rc = conc__buffer_append(b, "[", 1);
   for (i = 0; rc == 0 && i < cs->count; i++) {
-    if (s == NULL && b->size > CONC__TEXT_ENOUGH) break;
+    if (conc__text_is_enough(s, b)) break;
     if (i > 0) rc = conc__buffer_append(b, ", ", 2);
     if (rc == 0) rc = conc__element_text(&cs->at[i], b, &scratch);
-    if (rc == 0) rc = conc__session_pace(s, 1);
+    if (rc == 0) rc = conc__session_pace_at(s, &cs->at[i]);
   }
   conc__buffer_free(&scratch);
   return rc != 0 ? rc : conc__buffer_append(b, "]", 1);
@@ -44416,13 +44455,14 @@ CONC__PRIVATE int conc__dict_write(conc__session *s, const conc__object *o,
   for (i = 0; rc == 0 && i < t->used; i++) {
     const conc__row *e = &t->rows[i];
     if (e->key.size == CONC__ELEMENT_NONE) continue;
-    if (s == NULL && b->size > CONC__TEXT_ENOUGH) break;
+    if (conc__text_is_enough(s, b)) break;
     if (!first) rc = conc__buffer_append(b, ", ", 2);
     first = false;
     if (rc == 0) rc = conc__element_text(conc__row_key(e), b, &scratch);
     if (rc == 0) rc = conc__buffer_append(b, ": ", 2);
     if (rc == 0) rc = conc__element_text(&e->value, b, &scratch);
-    if (rc == 0) rc = conc__session_pace(s, 2);
+    if (rc == 0) rc = conc__session_pace_at(s, &e->key);
+    if (rc == 0) rc = conc__session_pace_at(s, &e->value);
   }
   conc__buffer_free(&scratch);
   return rc != 0 ? rc : conc__buffer_append(b, "}", 1);
@@ -44566,7 +44606,7 @@ CONC__PRIVATE int conc__dict_merge_request(conc__session *s, conc__table *t,
     o = conc__proxy_object(s->manager, v);
   if (o != NULL && conc__dict_of(o) != NULL) {
     conc__object_use(o);
-    rc = conc__object_await(s, o);
+    rc = conc__object_await_too(s, o);
     if (rc == 0) rc = conc__dict_merge_table(t, conc__dict_of(o));
     conc__object_unuse(&s->manager->objects, o);
   } else if (given == 1 && v->type == CONC_DICT) {
@@ -44947,9 +44987,11 @@ CONC__PRIVATE void conc__lines_sort(const unsigned char *text,
   memcpy(lines, other, to * sizeof *lines);
 }
 
-/* Namespace(a=1, b=2), sorted, without the names that begin with a line. */
-CONC__PRIVATE int conc__namespace_text(const conc__object *o,
-                                       conc__buffer *b) {
+/* Namespace(a=1, b=2), sorted, without the names that begin with a line. Of
+   what is too long, those that were set first. */
+CONC__PRIVATE int conc__namespace_write(conc__session *s,
+                                        const conc__object *o,
+                                        conc__buffer *b) {
   const conc__table *t = conc__namespace_of(o);
   conc__buffer text = {NULL, 0, 0, 0}, scratch = {NULL, 0, 0, 0};
   conc__line *lines =
@@ -44958,10 +45000,12 @@ CONC__PRIVATE int conc__namespace_text(const conc__object *o,
   int rc = lines != NULL ? conc__buffer_append(b, "Namespace(", 10) : -ENOMEM;
   for (i = 0; rc == 0 && i < t->used; i++) {
     if (t->rows[i].key.size == CONC__ELEMENT_NONE) continue;
+    if (conc__text_is_enough(s, &text)) break;
     lines[n].at = text.size;
     rc = conc__namespace_line(&t->rows[i], &text, &scratch);
     lines[n].size = text.size - lines[n].at;
     if (rc == 0 && text.data[lines[n].at] != '_') n++;
+    if (rc == 0) rc = conc__session_pace(s, 2);
   }
   if (rc == 0) conc__lines_sort(text.data, lines, lines + t->count, n);
   for (i = 0; rc == 0 && i < n; i++) {
@@ -44973,6 +45017,19 @@ CONC__PRIVATE int conc__namespace_text(const conc__object *o,
   conc__buffer_free(&text);
   conc__buffer_free(&scratch);
   return rc != 0 ? rc : conc__buffer_append(b, ")", 1);
+}
+
+/* For debug_info. */
+CONC__PRIVATE int conc__namespace_text(const conc__object *o,
+                                       conc__buffer *b) {
+  return conc__namespace_write(NULL, o, b);
+}
+
+/* str() and repr(). */
+CONC__PRIVATE int conc__namespace_repr(conc__session *s, conc__object *o,
+                                       const conc__request *r) {
+  (void)r;
+  return conc__reply_repr(s, o, conc__namespace_write);
 }
 
 /* A copy of an object of the module of managers, of which only the state is
@@ -45007,8 +45064,10 @@ CONC__PRIVATE int conc__namespace_copy(conc__session *s, conc__object *o,
   if (rc == 0)
     rc = conc__pickle_put_ops(out, CONC__OP_EMPTY_DICT, CONC__OP_MARK);
   for (i = 0; rc == 0 && i < t->used && !conc__reply_is_full(s); i++)
-    if (t->rows[i].key.size != CONC__ELEMENT_NONE)
+    if (t->rows[i].key.size != CONC__ELEMENT_NONE) {
       rc = conc__put_row(s, &t->rows[i], CONC__PART_PAIR);
+      if (rc == 0) rc = conc__session_pace(s, 2);
+    }
   if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_SETITEMS);
   return rc != 0 ? rc : conc__reply_instance_end(s, at);
 }
@@ -45039,7 +45098,9 @@ CONC__PRIVATE int conc__namespace_make(conc__session *s, conc__object *o,
 static const conc__method conc__namespace_methods[] = {
     {"__getattribute__", CONC__TAKES_ANY, conc__namespace_get, false},
     {"__setattr__", CONC__TAKES_ANY, conc__namespace_set, false},
-    {"__delattr__", CONC__TAKES_ANY, conc__namespace_delete, false}};
+    {"__delattr__", CONC__TAKES_ANY, conc__namespace_delete, false},
+    {"__repr__", CONC__TAKES_NONE, conc__namespace_repr, true},
+    {"__str__", CONC__TAKES_NONE, conc__namespace_repr, true}};
 
 static const conc__class conc__namespace_type = {
     NULL,
@@ -45179,10 +45240,12 @@ CONC__PRIVATE int conc__reply_items(conc__session *s, const conc__items *a,
   if (rc == 0) rc = conc__put_native(out, letter, s->protocol);
   if (rc == 0)
     rc = conc__pickle_put_ops(out, CONC__OP_EMPTY_LIST, CONC__OP_MARK);
-  for (i = 0; rc == 0 && i < p->count && !conc__reply_is_full(s); i++)
+  for (i = 0; rc == 0 && i < p->count && !conc__reply_is_full(s); i++) {
     rc = conc__unit_put(out, a->code,
                         a->data.data +
                             (p->start + (int64_t)i * p->step) * a->code->size);
+    if (rc == 0) rc = conc__session_pace(s, 1);
+  }
   if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_APPENDS);
   if (rc == 0)
     rc = conc__pickle_put_ops(out, CONC__OP_TUPLE2, CONC__OP_REDUCE);
@@ -45317,7 +45380,8 @@ CONC__PRIVATE int conc__array_setitem(conc__session *s, conc__object *o,
 }
 
 /* array('i', [1, 2]); array('u', 'text'); array('i') */
-CONC__PRIVATE int conc__array_text(const conc__object *o, conc__buffer *b) {
+CONC__PRIVATE int conc__array_write(conc__session *s, const conc__object *o,
+                                    conc__buffer *b) {
   const conc__items *a = conc__array_of(o);
   const size_t n = conc__items_count(a);
   conc__buffer item = {NULL, 0, 0, 0}, text = {NULL, 0, 0, 0};
@@ -45330,6 +45394,7 @@ CONC__PRIVATE int conc__array_text(const conc__object *o, conc__buffer *b) {
     rc = conc__buffer_append(b, a->code->text ? ", " : ", [",
                              a->code->text ? 2 : 3);
   for (i = 0; rc == 0 && i < n; i++) {
+    if (conc__text_is_enough(s, a->code->text ? &text : b)) break;
     item.size = 0;
     rc = conc__unit_put(&item, a->code, a->data.data + i * a->code->size);
     if (rc != 0) break;
@@ -45340,6 +45405,7 @@ CONC__PRIVATE int conc__array_text(const conc__object *o, conc__buffer *b) {
       if (i > 0) rc = conc__buffer_append(b, ", ", 2);
       if (rc == 0) rc = conc__python_repr(b, &v, NULL, NULL);
     }
+    if (rc == 0) rc = conc__session_pace(s, 1);
   }
   if (rc == 0 && n > 0 && a->code->text) {
     memset(&v, 0, sizeof v);
@@ -45353,6 +45419,18 @@ CONC__PRIVATE int conc__array_text(const conc__object *o, conc__buffer *b) {
   conc__buffer_free(&item);
   conc__buffer_free(&text);
   return rc != 0 ? rc : conc__buffer_append(b, ")", 1);
+}
+
+/* For debug_info. */
+CONC__PRIVATE int conc__array_text(const conc__object *o, conc__buffer *b) {
+  return conc__array_write(NULL, o, b);
+}
+
+/* str() and repr(). */
+CONC__PRIVATE int conc__array_repr(conc__session *s, conc__object *o,
+                                   const conc__request *r) {
+  (void)r;
+  return conc__reply_repr(s, o, conc__array_write);
 }
 
 /* Reads a typecode. */
@@ -45400,6 +45478,7 @@ CONC__PRIVATE int conc__array_fill(conc__session *s, conc__items *a,
     rc = conc__unit_read(a->code, view.value, a->data.data + a->data.size, c);
     a->data.size += size; /* there is room */
     conc__view_close(&view);
+    if (rc == 0) rc = conc__session_pace(s, 1);
   }
   conc__buffer_free(&scratch);
   conc__elements_free(&items);
@@ -45440,6 +45519,8 @@ static const conc__method conc__array_methods[] = {
     {"__len__", CONC__TAKES_NONE, conc__array_len, false},
     {"__getitem__", CONC__TAKES_ANY, conc__array_getitem, false},
     {"__setitem__", CONC__TAKES_ANY, conc__array_setitem, false},
+    {"__repr__", CONC__TAKES_NONE, conc__array_repr, true},
+    {"__str__", CONC__TAKES_NONE, conc__array_repr, true},
     {"__getslice__", CONC__TAKES_ANY, conc__array_getslice, true}};
 
 static const conc__class conc__array_type = {NULL,

@@ -708,16 +708,15 @@ TEST(a_dict_answers_as_pythons) {
   close_room(&r);
 }
 
-/* RebuildProxy(cls, Token(type, None, id), 'pickle', {}) as an argument of
-   append, with what a hostile client may write there. */
-static const char *append_proxy(room *r, const char *to, const char *module,
-                                const char *type, const char *id) {
+/* Sends RebuildProxy(cls, Token(type, None, id), 'pickle', {}) as the argument
+   of a method, with what a hostile client may write there. */
+static void tell_proxy(conc__peer *p, const char *to, const char *method,
+                       const char *module, const char *type, const char *id) {
   conc__buffer b = {NULL, 0, 0, 0};
-  const char *text;
 #define PUT(x) CHECK_EQ(conc__buffer_append(&b, x, sizeof(x) - 1), 0)
   PUT("\x80\x04(");
   CHECK_EQ(conc__pickle_put_str(&b, to, strlen(to)), 0);
-  CHECK_EQ(conc__pickle_put_str(&b, "append", 6), 0);
+  CHECK_EQ(conc__pickle_put_str(&b, method, strlen(method)), 0);
   PUT("cmultiprocessing.managers\nRebuildProxy\n(");
   CHECK_EQ(conc__pickle_put_global(&b, module, type), 0);
   PUT("cmultiprocessing.managers\nToken\n)\x81");
@@ -731,9 +730,14 @@ static const char *append_proxy(room *r, const char *to, const char *module,
   CHECK_EQ(conc__pickle_put_str(&b, "f(): pass", 9), 0);
   PUT("utR\x85}t.");
 #undef PUT
-  text = exchange(r->peer, b.data, b.size);
+  send_pickle(p, b.data, b.size);
   conc__buffer_free(&b);
-  return text;
+}
+
+static const char *append_proxy(room *r, const char *to, const char *module,
+                                const char *type, const char *id) {
+  tell_proxy(r->peer, to, "append", module, type, id);
+  return hear(r->peer);
 }
 
 /* Sends (ident, method, (Decimal('1.5'), ...), {}); `more` is what stands
@@ -880,12 +884,14 @@ static void tell(conc__peer *p, const char *ident, const char *method,
   conc_value_free(args);
 }
 
-/* A list of 40,000 numbers in a bad order. */
-static name long_list(room *r) {
+/* A list of 32,768 numbers above `least` in a bad order. */
+static name long_list(room *r, int least) {
   name l = MAKE(r, "(s)", "list");
   char text[20];
   int i;
-  SAYS("None", r, l.text, "extend", "([iiiiiiii])", 7, 3, 5, 1, 8, 2, 6, 4);
+  SAYS("None", r, l.text, "extend", "([iiiiiiii])", least + 7,
+       least + 3, least + 5, least + 1, least + 8, least + 2, least + 6,
+       least + 4);
   for (i = 0; i < 5; i++) {
     tell(r->peer, l.text, "__imul__", "(i)", i < 4 ? 8 : 1);
     hear(r->peer);
@@ -938,7 +944,7 @@ TEST(a_sort_keeps_nobody_waiting) {
   int i;
   open_room(&r);
   CHECK_EQ(conc__peer_open(r.s.client.state, &other, soon()), 0);
-  l = long_list(&r);
+  l = long_list(&r, 0);
   m = MAKE(&r, "(s)", "list");
   tell(other, NULL, "accept_connection", "(i)", 0);
   CHECK_STR(hear(other), "None");
@@ -969,7 +975,7 @@ TEST(methods_of_an_object_follow_one_another) {
   int i, n = 8 * 8 * 8 * 8 * 8;
   open_room(&r);
   CHECK_EQ(conc__peer_open(r.s.client.state, &other, soon()), 0);
-  l = long_list(&r);
+  l = long_list(&r, 0);
   tell(other, NULL, "accept_connection", "(i)", 0);
   CHECK_STR(hear(other), "None");
   for (i = 0; i < 10; i++) {
@@ -988,6 +994,145 @@ TEST(methods_of_an_object_follow_one_another) {
   }
   conc__peer_close(other);
   close_room(&r);
+}
+
+/* One client extends a list by another one, which a second client sorts; while
+   that is awaited, a third one begins to sort the first list. Then the new
+   elements come behind all others, not into the middle of the work. */
+TEST(a_list_that_is_taken_while_another_is_awaited_is_awaited_too) {
+  conc__peer *other[2];
+  name l, m;
+  room r;
+  int i;
+  open_room(&r);
+  l = long_list(&r, 0);
+  m = long_list(&r, 10);
+  SAYS("None", &r, l.text, "__delitem__", "(i)", 0);
+  for (i = 0; i < 2; i++) {
+    CHECK_EQ(conc__peer_open(r.s.client.state, &other[i], soon()), 0);
+    tell(other[i], NULL, "accept_connection", "(i)", 0);
+    CHECK_STR(hear(other[i]), "None");
+  }
+  for (i = 0; i < 5; i++) {
+    tell(r.peer, m.text, "sort", "()", 0);
+    tell_proxy(other[0], l.text, "extend", "multiprocessing.managers",
+               "ListProxy", m.text);
+    tell(other[1], l.text, "sort", "()", 0);
+    CHECK_STR(hear(r.peer), "None");
+    CHECK_STR(hear(other[0]), "None");
+    CHECK_STR(hear(other[1]), "None");
+    SAYS("65535", &r, l.text, "__len__", "()");
+    SAYS("4096", &r, l.text, "count", "(i)", 5);
+    SAYS("4096", &r, l.text, "count", "(i)", 15);
+    /* Back to the 32,767 and the bad order of before. */
+    SAYS("None", &r, l.text, "sort", "()");
+    SAYS("None", &r, l.text, "__delslice__", "(ii)", 32767, 65535);
+    SAYS("None", &r, l.text, "reverse", "()");
+    SAYS("None", &r, m.text, "reverse", "()");
+  }
+  for (i = 0; i < 2; i++) conc__peer_close(other[i]);
+  close_room(&r);
+}
+
+#define TEN(x) x x x x x x x x x x
+static const char text_1000[] = TEN(TEN(TEN("a")));
+
+/* A list that has a text of 1,000 characters 100 times. */
+static conc_value *shared_text(void) {
+  conc__buffer b = {NULL, 0, 0, 0};
+  conc_value *v;
+  int i;
+  CHECK_EQ(conc__buffer_append(&b, "](X\350\3\0\0", 7), 0);
+  CHECK_EQ(conc__buffer_append(&b, text_1000, 1000), 0);
+  CHECK_EQ(conc__buffer_append(&b, "q\0", 2), 0);
+  for (i = 1; i < 100; i++) CHECK_EQ(conc__buffer_append(&b, "h\0", 2), 0);
+  CHECK_EQ(conc__buffer_append(&b, "e.", 2), 0);
+  v = loaded((const char *)b.data, b.size);
+  conc__buffer_free(&b);
+  return v;
+}
+
+/* What no reply may have is not written. Each element here is some bytes and
+   shows a text of 100,000. */
+TEST(a_text_ends_where_no_reply_is_as_long) {
+  static conc__manager_data m;
+  static conc__session s;
+  conc__complaint c = {NULL, "", NULL};
+  conc__buffer b = {NULL, 0, 0, 0};
+  conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
+  conc__list list;
+  conc__dict dict;
+  conc__items items;
+  conc__object o[4];
+  conc__write_fn *const write[4] = {conc__list_write, conc__dict_write,
+                                    conc__namespace_write, conc__array_write};
+  conc_value *v, *key;
+  size_t i;
+  memset(o, 0, sizeof o);
+  memset(&list, 0, sizeof list);
+  memset(&dict, 0, sizeof dict);
+  memset(&items, 0, sizeof items);
+  items.code = conc__code_find('b');
+  o[0].type = &conc__list_type;
+  o[1].type = &conc__dict_type;
+  o[2].type = &conc__namespace_type;
+  o[3].type = &conc__array_type;
+  o[0].state = &list;
+  o[1].state = o[2].state = &dict;
+  o[3].state = &items;
+  v = shared_text();
+  for (i = 0; i < 100; i++) {
+    char number[8];
+    snprintf(number, sizeof number, "n%d", (int)i);
+    CHECK_EQ(conc_build(&key, "s", number), 0);
+    CHECK_EQ(conc__iterate_value(NULL, &d, &list.cells, v, &c), 0);
+    CHECK_EQ(conc__dict_set(NULL, &dict.table, key, v, &c), 0);
+    CHECK_EQ(conc__buffer_append(&items.data, text_1000, 20), 0);
+    conc_value_free(key);
+  }
+  m.max_message = 4000;
+  s.manager = &m;
+  for (i = 0; i < 4; i++) {
+    b.size = 0;
+    CHECK_EQ(write[i](&s, &o[i], &b), 0);
+    CHECK(b.size > 4000 && b.size < (i < 3 ? 110000 : 4100));
+    b.size = 0;
+    CHECK_EQ(write[i](NULL, &o[i], &b), 0);
+    CHECK(b.size > CONC__TEXT_ENOUGH && b.size < (i < 3 ? 110000 : 1100));
+  }
+  conc__elements_free(&list.cells);
+  conc__table_free(&dict.table);
+  conc__buffer_free(&items.data);
+  conc__buffer_free(&b);
+  conc__draft_free(&d);
+  conc_value_free(v);
+}
+
+/* Or to look at a thousand of them would be one turn. */
+TEST(a_large_element_counts_as_many_small_ones) {
+  static conc__session s;
+  conc__complaint c = {NULL, "", NULL};
+  conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
+  conc__elements cs = {NULL, 0, 0, 0}, copy = {NULL, 0, 0, 0};
+  conc_value *v = shared_text(), *none = json("null");
+  char text[100];
+  size_t place;
+  int i;
+  for (i = 0; i < 3; i++)
+    CHECK_EQ(conc__iterate_value(NULL, &d, &cs, v, &c), 0);
+  CHECK_EQ(conc__elements_find(&s, &cs, none, 0, 3, &place), 0);
+  CHECK(place == 3 && s.done >= 15);
+  s.done = 0;
+  CHECK_EQ(conc__elements_copy(&s, &copy, &cs, 0, 1, 3), 0);
+  CHECK(s.done >= 15);
+  s.done = 0;
+  CHECK_EQ(conc__elements_sort(&s, &cs, false, text, sizeof text), 0);
+  CHECK(s.done >= 15 + 10);
+  conc__elements_free(&cs);
+  conc__elements_free(&copy);
+  conc__draft_free(&d);
+  conc_value_free(v);
+  conc_value_free(none);
 }
 
 TEST(an_array_takes_what_fits_its_items) {
@@ -1009,6 +1154,32 @@ TEST(an_array_takes_what_fits_its_items) {
   SAYS("-9223372036854775808", &r, a.text, "__getitem__", "(i)", 0);
   a = MAKE(&r, "(ss[K])", "Array", "Q", (unsigned long long)UINT64_MAX);
   SAYS("18446744073709551615", &r, a.text, "__getitem__", "(i)", 0);
+  close_room(&r);
+}
+
+/* array.array('u', bytes), of which no four are a character. */
+TEST(an_array_of_characters_has_no_other_items) {
+  static const char array[] = "(carray\narray\n(X\1\0\0\0uC\4";
+  static const uint32_t items[] = {0x10ffff, 0x110000, 0xffffffff};
+  name l;
+  room r;
+  size_t i;
+  open_room(&r);
+  l = MAKE(&r, "(s)", "list");
+  for (i = 0; i < 3; i++) {
+    conc__buffer b = {NULL, 0, 0, 0};
+    CHECK_EQ(conc__buffer_append(&b, "\x80\x04(", 3), 0);
+    CHECK_EQ(conc__pickle_put_str(&b, l.text, strlen(l.text)), 0);
+    CHECK_EQ(conc__pickle_put_str(&b, "extend", 6), 0);
+    CHECK_EQ(conc__buffer_append(&b, array, sizeof array - 1), 0);
+    CHECK_EQ(conc__buffer_append(&b, &items[i], 4), 0);
+    CHECK_EQ(conc__buffer_append(&b, "tRt}t.", 6), 0);
+    CHECK_STR(exchange(r.peer, b.data, b.size),
+              i == 0 ? "None" : "TypeError(\"'array' object is not "
+                                "iterable\")");
+    conc__buffer_free(&b);
+  }
+  SAYS("['\\U0010ffff']", &r, l.text, "__repr__", "()");
   close_room(&r);
 }
 
