@@ -38540,7 +38540,7 @@ CONC__PRIVATE int conc__peer_function(conc__manager_data *m,
                                       const conc_value **result,
                                       conc__peer **keep, bool *lost,
                                       double deadline) {
-  conc__peer *p;
+  conc__peer *p = NULL;
   bool broken = true;
   int rc = conc__peer_open(m, &p, deadline);
   *reply = NULL;
