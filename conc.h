@@ -3272,9 +3272,14 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
                    ends, unless they flush it
      parent        the fork server: getppid() is not the program's number
 
-   All these processes end when the program does, however it ends. If the fork
-   server is killed, its workers end, and all jobs fail with -ECHILD; the pool
-   can be joined and started again.
+   All these processes end when the program does, however it ends. The fork
+   server has a spare, a process that waits for its end. If the server is
+   killed, the spare takes over, and makes another spare: jobs that run go on,
+   and all others are run. The system's first process is the parent of the
+   workers then, and conc_exitcode of a job does not tell how its worker died.
+   A server that does nothing for 5 seconds, since it is stopped, is killed. If
+   the server and its spare are killed at the same time, the workers end, and
+   all jobs fail with -ECHILD; the pool can be joined and started again.
 
      conc_pool p = { .workers = 4 };
      conc_task job = { .target = square, .arg = &x, .size = sizeof x };
@@ -3375,8 +3380,8 @@ CONC_API int conc_pool_start(conc_pool *pool);
    -EPIPE     the pool has been closed (jobs of its own threads may still
               submit; jobs in processes never can: -ECHILD)
    -EMSGSIZE  the job's .size is above .max_bytes
-   -ECHILD    the pool belongs to another process; or its fork server was
-              killed; or its workers die before they begin. Such workers are
+   -ECHILD    the pool belongs to another process; or its fork server and the
+              spare were killed; or its workers die before they begin. These are
               replaced 16 times, and twice more for each worker, after pauses
               of up to 50 ms; if SIGKILL or SIGTERM ends them, for 3 seconds.
               Then all jobs end with -ECHILD, and the pool takes no more
@@ -13732,6 +13737,54 @@ CONC_API int conc_thread_start(conc_task *task) {
   return rc;
 }
 
+/* --- what takes long is done beside a loop --- */
+
+/* So many bytes take long to be copied. */
+#define CONC__COPY_LARGE ((size_t)1 << 20)
+
+typedef struct conc__aside {
+  conc_fn *fn;
+  void *arg;
+} conc__aside;
+
+/* The thread has less of the CPUs than others that want them, the loop among
+   them: on Linux each thread has a nice value of its own. The guards that it
+   takes are held for moments, so it keeps nobody waiting by that. */
+CONC__PRIVATE void *conc__aside_main(void *arg) {
+  conc__aside *a = (conc__aside *)arg;
+#if CONC__LINUX
+  (void)!nice(10); /* it need not work */
+#endif
+  return a->fn(a->arg);
+}
+
+/* Calls fn(arg) in a thread, for a coroutine that must not keep its loop. The
+   caller waits, also if it is cancelled: the thread uses what is the caller's.
+   Without a thread the call is made here. `threads` counts how many more may
+   be started; NULL: any number. 0, or -ECANCELED: it was not made. */
+CONC__PRIVATE int conc__aside_call(conc_sem *threads, conc_fn *fn, void *arg) {
+  conc__aside a;
+  conc_task t;
+  conc_scope shield;
+  int rc = threads != NULL ? conc_sem_acquire(threads, CONC_FOREVER) : 0;
+  if (rc != 0) return rc;
+  memset(&t, 0, sizeof t);
+  a.fn = fn;
+  a.arg = arg;
+  t.target = conc__aside_main;
+  t.arg = &a;
+  t.name = "conc-aside";
+  if (conc_thread_start(&t) != 0) {
+    fn(arg);
+  } else {
+    conc_shield(&shield);
+    conc__task_await(&t, true, CONC_FOREVER);
+    conc_scope_end(&shield);
+  }
+  if (threads != NULL) conc_sem_release(threads, 1);
+  return 0;
+}
+
 /* ---------------------------------------------------------------------------
    >>schedule: a loop's state, what is ready, timers
 
@@ -14655,16 +14708,13 @@ CONC__PRIVATE void conc__poller_stop(conc__loop *loop) {
 
 /* Makes the poller anew, with all that is waited for, after the old one was
    given up: in a forked child, and when the program has closed its descriptors
-   (it may close all that it does not know). Without descriptors left it sleeps
-   a little, and the loop tries again. The inbox's guard is held by the caller
-   if other threads can write to the waker. */
+   (it may close all that it does not know). Without descriptors left it stays
+   lost, and the loop tries again. The inbox's guard is held by the caller if
+   other threads can write to the waker. */
 CONC__PRIVATE void conc__poller_renew(conc__loop *loop) {
   size_t i;
   loop->poller.lost = conc__poller_start(loop) != 0;
-  if (loop->poller.lost) {
-    (void)poll(NULL, 0, 1);
-    return;
-  }
+  if (loop->poller.lost) return;
   for (i = 0; i < loop->fds.size; i++) {
     conc__fd *entry = &loop->fds.entries[i];
     int rc = 0;
@@ -15347,6 +15397,7 @@ CONC__PRIVATE void conc__loop_run(conc__loop *loop, const conc_task *until) {
       conc__poller_stop(loop);
       conc__poller_renew(loop);
       conc__mutex_unlock(&loop->inbox.guard);
+      if (loop->poller.lost) (void)poll(NULL, 0, 1); /* not to spin */
     }
     conc__inbox_take(loop);
     if (loop->timers.count > 0) conc__timers_expire(loop, now);
@@ -17527,7 +17578,8 @@ CONC__PRIVATE size_t conc__region_mapped(const conc__region *g) {
 }
 
 CONC__PRIVATE bool conc__named_leave(const conc__region *g);
-CONC__PRIVATE void conc__trackers_reap(pid_t pid, bool ends);
+CONC__PRIVATE void conc__trackers_reap(pid_t pid);
+CONC__PRIVATE pid_t conc__tracker_await(pid_t pid);
 
 /* One user of this process has it no longer. With the last user it is unmapped
    and freed; with the last region of a registry also the registry, whose
@@ -17537,6 +17589,7 @@ CONC__PRIVATE void conc__region_drop(conc__region *g) {
   struct conc__registry *r = g->registry;
   size_t size = conc__region_mapped(g);
   conc__region **p = &conc__regions;
+  pid_t tracker = 0;
   bool removed = false;
   int state = conc__pthread_cancel_off();
   conc__mutex_lock(&conc__shared_guard);
@@ -17552,9 +17605,16 @@ CONC__PRIVATE void conc__region_drop(conc__region *g) {
       conc__registry_unmap(r, size);
       if (r == conc__family) conc__family = NULL;
     }
-    if (g->name != NULL) conc__trackers_reap(g->tracker, removed);
+    if (g->name != NULL) tracker = g->tracker;
   }
   conc__mutex_unlock(&conc__shared_guard);
+  /* Without the guard. No other thread knows the number any more. */
+  if (removed) tracker = conc__tracker_await(tracker);
+  if (tracker > 0) {
+    conc__mutex_lock(&conc__shared_guard);
+    conc__trackers_reap(tracker);
+    conc__mutex_unlock(&conc__shared_guard);
+  }
   CONC_FREE(g);
   conc__pthread_cancel_back(state);
 }
@@ -17851,21 +17911,32 @@ CONC__PRIVATE pid_t conc__tracker_fork(void) {
    given up. Under the guard. */
 static pid_t conc__trackers[32];
 
-/* Waits for those of them that have ended; also for `pid`, unless it is 0, of
-   a name that has just been given up. If it `ends`, since the file is removed,
-   it does so at once; else it is kept for later. Under the guard. */
-CONC__PRIVATE void conc__trackers_reap(pid_t pid, bool ends) {
-  int i, tries = ends ? 50 : 1;
-  CONC__CHECK(conc__mutex_is_held(&conc__shared_guard));
-  for (; pid > 0 && tries > 0; tries--) {
-    pid_t ended = waitpid(pid, NULL, WNOHANG);
-    if (ended == pid || (ended < 0 && errno == ECHILD)) pid = 0;
-    if (pid > 0 && tries > 1) poll(NULL, 0, 1);
+/* Whether such a child has ended, and is waited for. */
+CONC__PRIVATE bool conc__tracker_has_ended(pid_t pid) {
+  pid_t ended = waitpid(pid, NULL, WNOHANG);
+  return ended == pid || (ended < 0 && errno == ECHILD);
+}
+
+/* Waits for the tracker, or 0, of a file that is removed: it is about to end.
+   0; or its pid, since it takes long: it is kept for later. */
+CONC__PRIVATE pid_t conc__tracker_await(pid_t pid) {
+  int tries;
+  for (tries = 0; pid > 0 && tries < 50; tries++) {
+    if (conc__tracker_has_ended(pid)) return 0;
+    poll(NULL, 0, 1);
   }
+  return pid;
+}
+
+/* Waits for those of them that have ended, and keeps `pid`, unless it is 0, of
+   a name that has just been given up. Under the guard. */
+CONC__PRIVATE void conc__trackers_reap(pid_t pid) {
+  int i;
+  CONC__CHECK(conc__mutex_is_held(&conc__shared_guard));
+  if (pid > 0 && conc__tracker_has_ended(pid)) pid = 0;
   for (i = 0; i < 32; i++) {
-    pid_t ended = conc__trackers[i];
-    if (ended > 0) ended = waitpid(ended, NULL, WNOHANG);
-    if (ended > 0 || (ended < 0 && errno == ECHILD)) conc__trackers[i] = 0;
+    if (conc__trackers[i] > 0 && conc__tracker_has_ended(conc__trackers[i]))
+      conc__trackers[i] = 0;
     if (conc__trackers[i] == 0) {
       conc__trackers[i] = pid;
       pid = 0;
@@ -17903,7 +17974,7 @@ CONC__PRIVATE void conc__tracker_start(conc__region *g, const char *path,
   /* The guard: so that the tracker finds the list of regions whole. fork()
      takes it by itself, through our own handlers. */
   conc__mutex_lock(&conc__shared_guard);
-  conc__trackers_reap(0, false);
+  conc__trackers_reap(0);
   if (!CONC__LINUX) conc__mutex_unlock(&conc__shared_guard);
   /* No handler of the program's may run in the children: see
      conc__tracker_signals, which lets two signals in again. */
@@ -18852,20 +18923,22 @@ CONC__PRIVATE void conc__process_abandon(void) {
 
 /* --- a daemon ends with its parent --- */
 
-/* The thread of a daemon, where there is no signal for it: sleeps until the
-   end of file, when the last copy of the other end of the pipe is closed. */
+/* The thread of a daemon, where there is no signal for it: sleeps until a byte
+   comes, or the end of file, when the last copy of the other end of the pipe
+   is closed. */
 CONC__PRIVATE void *conc__parent_watch(void *arg) {
   char byte;
   ssize_t n;
   do n = read((int)(intptr_t)arg, &byte, 1);
   while (n < 0 && errno == EINTR);
-  if (n == 0) kill(getpid(), SIGKILL);
+  if (n >= 0) kill(getpid(), SIGKILL);
   return arg;
 }
 
 /* Lets this process, a daemon, end with its parent. The parent alone has the
    other end of the pipe `fd`, and the kernel closes it however the parent
-   ends. The end is by SIGKILL, which no handler of the program can hold up. 0
+   ends; a byte does the same. (A fork server's spare has that other end, too,
+   and in the place of a pipe a socket.) The end is by SIGKILL, which no handler of the program can hold up. 0
    or negative errno. */
 CONC__PRIVATE int conc__parent_watch_start(int fd) {
 #if CONC_HAVE_SETSIG
@@ -28165,6 +28238,39 @@ CONC__INLINE int conc__cells_try_put(conc__cells_queue *s,
   return 0;
 }
 
+/* A put that is made by a thread. */
+typedef struct conc__cells_putting {
+  conc__cells_queue *queue;
+  const conc__message *message;
+  conc__cells_position *spot;
+  int rc;
+} conc__cells_putting;
+
+CONC__PRIVATE void *conc__cells_putting_main(void *arg) {
+  conc__cells_putting *p = (conc__cells_putting *)arg;
+  p->rc = conc__cells_try_put(p->queue, p->message, p->spot);
+  return NULL;
+}
+
+/* The same for a coroutine that may wait: a large message is copied by a
+   thread meanwhile, and the loop goes on. The cell that is free now may be
+   another putter's then. A child that a coroutine of this loop forks meanwhile
+   has not put it: the copy that it has of this one tries again. */
+CONC__PRIVATE int conc__cells_put_aside(conc__cells_queue *s,
+                                        const conc__message *m,
+                                        conc__cells_position *spot) {
+  conc__cells_putting p;
+  if (m->size < CONC__COPY_LARGE || conc__self()->ops->blocks ||
+      !conc__cells_find_free(s, spot))
+    return conc__cells_try_put(s, m, spot);
+  p.queue = s;
+  p.message = m;
+  p.spot = spot;
+  p.rc = -EAGAIN;
+  conc__aside_call(NULL, conc__cells_putting_main, &p);
+  return p.rc;
+}
+
 /* What a getter may know of a cell without having claimed it. It holds if the
    cell's word has not changed meanwhile. That is how a message that the getter
    cannot take stays for others. 0, -ENOMEM; -EPROTO: it makes no sense. */
@@ -28329,7 +28435,7 @@ CONC__PRIVATE ssize_t conc__cells_slow(conc__cells_queue *s, int side,
     if (rc == 0 && side == CONC__GETTERS && CONC__LOAD(&s->stashed))
       rc = -ESTALE;
     if (rc != 0) break;
-    rc = m != NULL         ? conc__cells_try_put(s, m, spot)
+    rc = m != NULL         ? conc__cells_put_aside(s, m, spot)
          : claimed != NULL ? conc__cells_try_claim(s, sink, spot, claimed)
                            : conc__cells_try_get(s, sink, spot);
   } while (rc == -EAGAIN);
@@ -28343,7 +28449,9 @@ CONC__PRIVATE int conc__cells_put(conc_queue *q, const conc__message *m,
                                   double deadline) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   conc__cells_position spot;
-  int rc = conc__cells_try_put(s, m, &spot);
+  int rc = CONC__UNLIKELY(m->size >= CONC__COPY_LARGE) && deadline > 0
+               ? conc__cells_put_aside(s, m, &spot)
+               : conc__cells_try_put(s, m, &spot);
   if (CONC__LIKELY(rc != -EAGAIN)) return rc;
   return (int)conc__cells_slow(s, CONC__PUTTERS, m, NULL, &spot, NULL,
                                deadline);
@@ -30253,13 +30361,26 @@ CONC__INLINE int conc__pool_submit_thread(conc__pool_data *p, conc_task *job) {
 
    A pair of sockets joins the two. A byte from the owner tells the server to
    look for orders. Its end is the owner's end: the server returns. The
-   server's end is inherited by all of its children, but not by theirs: so the
-   owner reads the end of file when the server and all of its children are
-   gone.
+   server's end is inherited by its spare and by all children, but not by
+   theirs: so the owner reads the end of file when all of these are gone.
+
+   The server may be killed. The owner could not make another one: it is busy
+   by then, with threads and descriptors of its own. So the server forks a
+   spare of itself before it obeys for the first time. The spare does nothing
+   but hear of each child that is made. When its server has ended, it is the
+   server, and makes a spare in its turn. The children live on: a child ends by
+   the end of its life, a pipe (see conc__parent_watch_start), whose other end
+   the server and the spare both have. Such an orphan is no child of the new
+   server, which therefore uses the pipe in the place of a pid: a byte kills
+   the orphan, and the pipe has no reader any more when the orphan has ended.
+   If the spare is killed, its server makes another one. If both are killed
+   before that, all lives end, and with them the children.
 
    No end is missed: the server ends with its owner (as a daemon, or by the end
-   of file), and its children end with the server, each by a pipe of its own
-   (see conc__parent_watch_start).
+   of file). A spare is no child of the owner's, which holds it by a leash: a
+   pair of sockets whose end, or a byte in it, kills the spare, even if it is
+   stopped. Of the server and its spare, each has one of two leashes, but for
+   the first server, which needs none.
 
    The server handles no signal of the program's: all are blocked in it, but
    for SIGCHLD, which has a handler of the library's in this process alone. Its
@@ -30280,18 +30401,37 @@ typedef struct conc__forkserver_child {
   int exitcode;   /* as conc_exitcode */
 } conc__forkserver_child;
 
-/* What the server alone knows of a child. */
+/* What is not about one child. */
+typedef struct conc__forkserver_shared {
+  unsigned pulse; /* grows while the server does something */
+  unsigned seat;  /* the server's, see conc__forkserver */
+} conc__forkserver_shared;
+
+/* .pid of a child of a server that has ended. */
+#define CONC__FORKSERVER_ORPHAN (-1)
+
+/* What the server and its spare alone know of a child. */
 typedef struct conc__forkserver_own {
   pid_t pid;       /* 0: no process runs */
   int life;        /* our end of the pipe by which it ends with us; -1 */
+  bool killed;     /* an orphan, which has got its byte */
   unsigned number; /* the latest that was made, or was tried to be */
 } conc__forkserver_own;
 
-/* The owner's, but for `own` and what follows it. The server and its children
-   have copies of it. */
+/* What a spare is told before a process is made; the life comes along. */
+typedef struct conc__forkserver_news {
+  size_t k;
+  unsigned number;
+} conc__forkserver_news;
+
+enum { CONC__FORKSERVER_POLLS = 3 }; /* beside the lives of orphans */
+
+/* The owner's, but for `own` and what follows it. The server, its spare and
+   the children have copies of it. */
 typedef struct conc__forkserver {
   conc_task task; /* first: the server */
   conc__forkserver_child *children; /* n of them, in shared memory */
+  conc__forkserver_shared *shared;
   size_t n;
   unsigned *bell; /* a futex in shared memory: set to 1, and woken, after a
                      report, or when the server has ended */
@@ -30302,8 +30442,14 @@ typedef struct conc__forkserver {
   unsigned depth; /* of the owner's process: see conc__fork_depth */
   bool ended;     /* set by the reaper */
   int fds[2];     /* the owner's socket, and the server's; -1: closed here */
-  sigset_t mask;  /* of the caller of the start */
+  int leashes[2][2]; /* the same */
+  sigset_t mask;     /* of the caller of the start */
   conc__forkserver_own *own; /* n of them */
+  struct pollfd *polled;     /* n and CONC__FORKSERVER_POLLS of them */
+  pid_t spare;               /* 0: there is none */
+  bool spared;               /* a spare is to be made, if there is none */
+  int line;      /* a pipe of messages, to the spare or from the server; -1 */
+  unsigned seat; /* this process is held by leashes[seat - 1]; 0: by none */
   int waker[2];              /* written by the handler of SIGCHLD */
   struct sigaction sigchld;  /* the program's */
 } conc__forkserver;
@@ -30329,9 +30475,9 @@ CONC__PRIVATE void conc__forkserver_child_begin(conc__forkserver *fs, size_t k,
   size_t i;
   /* By number: in the server no code of the program runs that could have made
      another file of one. */
-  for (i = 0; i < fs->n; i++)
-    if (fs->own[i].life >= 0) close(fs->own[i].life);
-  close(life[1]);
+  for (i = 0; i < fs->n; i++) conc__fd_close(&fs->own[i].life);
+  for (i = 0; i < 2; i++) close(fs->leashes[i][1]);
+  conc__fd_close(&fs->line);
   conc__forkserver_here = NULL;
   conc__waker_close(fs->waker);
   /* Its own children are not to have it. Without memory for that they do: then
@@ -30345,8 +30491,8 @@ CONC__PRIVATE void conc__forkserver_child_begin(conc__forkserver *fs, size_t k,
   conc__process_child_begin(&t, life);
 }
 
-/* fork() of a child, which keeps the server's socket. Returns what fork()
-   does. */
+/* fork() of a child or a spare, which keeps the server's socket. Returns what
+   fork() does. */
 CONC__PRIVATE pid_t conc__forkserver_fork(conc__forkserver *fs) {
   pid_t pid;
   conc__this.fork_keeps = &fs->fds[1];
@@ -30365,7 +30511,29 @@ CONC__PRIVATE void conc__forkserver_report(conc__forkserver *fs, size_t k,
   CONC__STORE(&fs->children[k].ended, fs->own[k].number);
 }
 
-/* Makes the process of that number, and reports. */
+/* Tells the spare of a process that is about to be made. One that does not
+   take it, because it is stopped, would take over without this process: so it
+   is killed, and the next one begins with what is known by then. */
+CONC__PRIVATE void conc__forkserver_tell(conc__forkserver *fs, size_t k) {
+  conc__forkserver_news news;
+  conc__packet head;
+  if (fs->line < 0) return;
+  memset(&news, 0, sizeof news);
+  news.k = k;
+  news.number = fs->own[k].number;
+  head.size = sizeof news;
+  head.kind = CONC__PACKET_MESSAGE;
+  head.magic = CONC__PACKET_MAGIC;
+  if (conc__packet_send(fs->line, &head, &news, sizeof news, fs->own[k].life,
+                        0) == 0)
+    return;
+  kill(fs->spare, SIGKILL); /* it has not been reaped */
+  conc__fd_close(&fs->line);
+}
+
+/* Makes the process of that number, and reports. The spare is told before: so
+   it knows each process that there is. Of one that is not made after all its
+   pipe has no reader. */
 CONC__PRIVATE void conc__forkserver_make(conc__forkserver *fs, size_t k,
                                          unsigned number) {
   conc__forkserver_own *own = &fs->own[k];
@@ -30373,20 +30541,41 @@ CONC__PRIVATE void conc__forkserver_make(conc__forkserver *fs, size_t k,
   int rc = conc__pipe_high(life);
   pid_t pid = 0;
   own->number = number;
+  own->life = life[1];
+  own->killed = false;
   if (rc == 0) {
+    conc__forkserver_tell(fs, k);
+    CONC__POINT();
     pid = conc__forkserver_fork(fs);
     if (pid == 0) conc__forkserver_child_begin(fs, k, life);
     if (pid < 0) rc = -errno;
   }
   conc__fd_close(&life[0]);
+  __atomic_add_fetch(&fs->shared->pulse, 1u, __ATOMIC_RELAXED);
   if (rc != 0) {
-    conc__fd_close(&life[1]);
+    conc__fd_close(&own->life);
     conc__forkserver_report(fs, k, CONC_NO_EXITCODE, rc);
     return;
   }
   own->pid = pid;
-  own->life = life[1];
   CONC__STORE(&fs->children[k].begun, number);
+}
+
+/* What has become of a process of this server: its pid when it has ended, and
+   *status; 0: it runs; -1: its status is lost. */
+CONC__PRIVATE pid_t conc__forkserver_wait(pid_t of, int *status) {
+  pid_t pid;
+  do pid = waitpid(of, status, WNOHANG);
+  while (pid < 0 && errno == EINTR);
+  return pid;
+}
+
+/* The same for an orphan, by its life. */
+CONC__PRIVATE pid_t conc__forkserver_orphan_wait(int life) {
+  struct pollfd p;
+  memset(&p, 0, sizeof p);
+  p.fd = life;
+  return poll(&p, 1, 0) > 0 ? -1 : 0;
 }
 
 /* Takes the exit codes of the children that have ended. True if there are
@@ -30399,8 +30588,9 @@ CONC__PRIVATE bool conc__forkserver_reap(conc__forkserver *fs) {
     int status = 0;
     pid_t pid;
     if (own->pid == 0) continue;
-    do pid = waitpid(own->pid, &status, WNOHANG);
-    while (pid < 0 && errno == EINTR);
+    pid = own->pid == CONC__FORKSERVER_ORPHAN
+              ? conc__forkserver_orphan_wait(own->life)
+              : conc__forkserver_wait(own->pid, &status);
     if (pid == 0) continue;
     own->pid = 0;
     conc__fd_close(&own->life);
@@ -30414,6 +30604,34 @@ CONC__PRIVATE bool conc__forkserver_reap(conc__forkserver *fs) {
   return any;
 }
 
+/* Takes the end of the spare. One that was killed is replaced at once. One
+   that could not go on by itself would be short of the same thing again: there
+   is another one when the server has something to do. */
+CONC__PRIVATE void conc__forkserver_spare_reap(conc__forkserver *fs) {
+  int status = 0;
+  pid_t pid;
+  if (fs->spare == 0) return;
+  pid = conc__forkserver_wait(fs->spare, &status);
+  if (pid == 0) return;
+  fs->spare = 0;
+  conc__fd_close(&fs->line);
+  fs->spared = pid > 0 && WIFSIGNALED(status);
+}
+
+/* Kills the process of child k, which may have ended, but is not reaped: so a
+   pid is its own. */
+CONC__PRIVATE void conc__forkserver_strike(conc__forkserver_own *own) {
+  ssize_t n;
+  if (own->pid != CONC__FORKSERVER_ORPHAN) {
+    kill(own->pid, SIGKILL);
+  } else if (!own->killed) {
+    /* SIGPIPE, by one that has ended just now, is blocked. */
+    do n = write(own->life, "", 1);
+    while (n < 0 && errno == EINTR);
+    own->killed = true;
+  }
+}
+
 /* Does what the owner wants. True if there was something to do. */
 CONC__PRIVATE bool conc__forkserver_obey(conc__forkserver *fs) {
   bool any = false;
@@ -30425,10 +30643,9 @@ CONC__PRIVATE bool conc__forkserver_obey(conc__forkserver *fs) {
       conc__forkserver_make(fs, k, wanted);
       any = true;
     }
-    /* It has not been reaped: so the pid is its own. */
-    if (own->pid > 0 &&
+    if (own->pid != 0 &&
         CONC__LOAD(&fs->children[k].condemned) == own->number)
-      kill(own->pid, SIGKILL);
+      conc__forkserver_strike(own);
   }
   return any;
 }
@@ -30468,11 +30685,144 @@ CONC__PRIVATE int conc__forkserver_init(conc__forkserver *fs) {
   return 0;
 }
 
-/* The target of the server: in each turn it reaps, obeys, and sleeps. What
+/* --- the spare --- */
+
+/* Becomes a spare, after the fork. Its server's children are orphans as soon
+   as it is the server. False: it is of no use. */
+CONC__PRIVATE bool conc__forkserver_spare_init(conc__forkserver *fs) {
+  int leash;
+  size_t k;
+  fs->spare = 0;
+  fs->seat = fs->seat == 1 ? 2 : 1;
+  leash = fs->leashes[fs->seat - 1][1];
+  for (k = 0; k < fs->n; k++)
+    fs->own[k].pid = fs->own[k].life >= 0 ? CONC__FORKSERVER_ORPHAN : 0;
+  conc__waker_close(fs->waker); /* the server's */
+  if (conc__waker_open(fs->waker) != 0) return false;
+  /* A byte in the leash was for one before it; but not its end. */
+  return conc__forkserver_drain(leash) &&
+         (!CONC_HAVE_SETSIG || conc__parent_watch_start(leash) == 0);
+}
+
+/* Makes the spare, if there is none. True in the spare. */
+CONC__PRIVATE bool conc__forkserver_spare_make(conc__forkserver *fs) {
+  int ends[2];
+  if (fs->spare != 0 || !fs->spared) return false;
+  fs->spared = false;
+  if (conc__pipe_open(&ends[0], &ends[1]) != 0) return false;
+  fs->spare = conc__forkserver_fork(fs);
+  if (fs->spare == 0) {
+    close(ends[0]);
+    fs->line = ends[1];
+    return true;
+  }
+  close(ends[1]);
+  if (fs->spare > 0) {
+    fs->line = ends[0];
+  } else {
+    fs->spare = 0;
+    close(ends[0]);
+  }
+  return false;
+}
+
+/* Takes what the server tells. 0: that was all; -EPIPE: the server has ended;
+   or another error, after which this is no spare any more, since it has missed
+   a child. */
+CONC__PRIVATE int conc__forkserver_hear(conc__forkserver *fs) {
+  conc__forkserver_news news;
+  conc__packet head;
+  for (;;) {
+    conc__forkserver_own *own;
+    int rc = conc__packet_peek(fs->line, &head, false, 0);
+    int life;
+    ssize_t n;
+    if (rc != 0) return rc == -ETIMEDOUT ? 0 : rc;
+    n = conc__packet_take(fs->line, &head, &news, sizeof news, &life);
+    if (n != (ssize_t)sizeof news || life < 0 || news.k >= fs->n) {
+      if (life >= 0) close(life);
+      return n < 0 ? (int)n : -EPROTO;
+    }
+    own = &fs->own[news.k];
+    conc__fd_close(&own->life); /* of the process before, which has ended */
+    own->life = life;
+    own->number = news.number;
+    own->killed = false;
+  }
+}
+
+/* The spare is the server. What the one before has not reported yet runs, or
+   has ended unseen, which its life tells. */
+CONC__PRIVATE void conc__forkserver_take_over(conc__forkserver *fs) {
+  size_t k;
+  conc__fd_close(&fs->line);
+  for (k = 0; k < fs->n; k++) {
+    conc__forkserver_own *own = &fs->own[k];
+    unsigned ended = CONC__LOAD(&fs->children[k].ended);
+    own->pid = 0;
+    if ((int)(ended - own->number) >= 0) {
+      /* Perhaps of one that could not be made, of which it was not told. */
+      own->number = ended;
+      conc__fd_close(&own->life);
+    } else if (own->life >= 0) {
+      own->pid = CONC__FORKSERVER_ORPHAN;
+      CONC__STORE(&fs->children[k].begun, own->number);
+    }
+  }
+  fs->spared = true;
+  CONC__STORE(&fs->shared->seat, fs->seat);
+  conc__forkserver_ring(fs);
+}
+
+/* The life of a spare, until its server ends: true. False: the owner has
+   ended, or the spare is of no use. */
+CONC__PRIVATE bool conc__forkserver_spare_main(conc__forkserver *fs) {
+  struct pollfd p[2];
+  int rc;
+  if (!conc__forkserver_spare_init(fs)) return false;
+  memset(p, 0, sizeof p);
+  p[0].fd = fs->line;
+  /* Where a leash does not kill by itself. */
+  p[1].fd = CONC_HAVE_SETSIG ? -1 : fs->leashes[fs->seat - 1][1];
+  p[0].events = p[1].events = POLLIN;
+  while ((rc = conc__forkserver_hear(fs)) == 0) {
+    if (p[1].revents != 0) return false;
+    (void)poll(p, 2, -1);
+  }
+  if (rc != -EPIPE) return false;
+  conc__forkserver_take_over(fs);
+  return true;
+}
+
+/* --- the server: its turns --- */
+
+/* Sleeps until there is something to do. False: its leash says that this is
+   over. */
+CONC__PRIVATE bool conc__forkserver_sleep(conc__forkserver *fs) {
+  struct pollfd *p = fs->polled;
+  nfds_t count = CONC__FORKSERVER_POLLS;
+  size_t k;
+  memset(p, 0, CONC__FORKSERVER_POLLS * sizeof *p);
+  p[0].fd = fs->fds[1];
+  p[1].fd = fs->waker[0];
+  p[2].fd = CONC_HAVE_SETSIG || fs->seat == 0 ? -1
+                                              : fs->leashes[fs->seat - 1][1];
+  p[0].events = p[1].events = p[2].events = POLLIN;
+  for (k = 0; k < fs->n; k++)
+    if (fs->own[k].pid == CONC__FORKSERVER_ORPHAN) {
+      p[count].fd = fs->own[k].life;
+      p[count].events = p[count].revents = 0; /* only its end */
+      count++;
+    }
+  (void)poll(p, count, -1);
+  return p[2].revents == 0;
+}
+
+/* The target of the server, and of its spare, which comes out of the fork in
+   the midst of it. In each turn the server reaps, obeys, and sleeps. What
    comes after the drain of the waker or of the socket ends the sleep. */
 CONC__PRIVATE void *conc__forkserver_main(void *arg) {
   conc__forkserver *fs = (conc__forkserver *)arg;
-  struct pollfd p[2];
   int rc = conc__forkserver_init(fs);
   size_t k;
   if (rc != 0) {
@@ -30482,18 +30832,21 @@ CONC__PRIVATE void *conc__forkserver_main(void *arg) {
     }
     return NULL;
   }
-  memset(p, 0, sizeof p);
-  p[0].fd = fs->fds[1];
-  p[1].fd = fs->waker[0];
-  p[0].events = p[1].events = POLLIN;
   for (;;) {
     bool reaped, made;
     conc__waker_drain(fs->waker);
     if (!conc__forkserver_drain(fs->fds[1])) return NULL;
+    conc__forkserver_spare_reap(fs);
+    if (conc__forkserver_spare_make(fs)) {
+      if (!conc__forkserver_spare_main(fs)) return NULL;
+      continue;
+    }
     reaped = conc__forkserver_reap(fs);
     made = conc__forkserver_obey(fs);
+    fs->spared |= made;
+    __atomic_add_fetch(&fs->shared->pulse, 1u, __ATOMIC_RELAXED);
     if (reaped || made) conc__forkserver_ring(fs);
-    (void)poll(p, 2, -1);
+    if (!conc__forkserver_sleep(fs)) return NULL;
   }
 }
 
@@ -30530,23 +30883,47 @@ CONC__PRIVATE int conc__forkserver_open(int fds[2]) {
   return rc;
 }
 
+/* The owner's ends are closed, or the server's. */
+CONC__PRIVATE void conc__forkserver_close(conc__forkserver *fs, int end) {
+  conc__fd_close_own(&fs->fds[end]);
+  conc__fd_close_own(&fs->leashes[0][end]);
+  conc__fd_close_own(&fs->leashes[1][end]);
+}
+
+/* Makes what the server needs. 0; or negative errno, and all descriptors are
+   -1. */
+CONC__PRIVATE int conc__forkserver_new(conc__forkserver *fs) {
+  size_t k;
+  int rc;
+  fs->own = (conc__forkserver_own *)CONC_MALLOC(fs->n * sizeof *fs->own);
+  fs->polled = (struct pollfd *)CONC_MALLOC((fs->n + CONC__FORKSERVER_POLLS) *
+                                            sizeof *fs->polled);
+  if (fs->own == NULL || fs->polled == NULL) return -ENOMEM;
+  memset(fs->own, 0, fs->n * sizeof *fs->own);
+  for (k = 0; k < fs->n; k++) fs->own[k].life = -1;
+  pthread_once(&conc__process_once, conc__process_init_once);
+  fs->depth = conc__fork_depth;
+  fs->spared = true;
+  fs->line = -1;
+  rc = conc__forkserver_open(fs->fds);
+  if (rc == 0) rc = conc__forkserver_open(fs->leashes[0]);
+  if (rc == 0) rc = conc__forkserver_open(fs->leashes[1]);
+  for (k = 0; k < 2 && rc != 0; k++) conc__forkserver_close(fs, (int)k);
+  return rc;
+}
+
 /* Starts the server, of which the owner has filled in the fields up to `of`.
    The children are started by conc__forkserver_want. Signals are blocked while
    it is forked: none of the program's handlers runs in it. 0; or negative
    errno, after which there is nothing but conc__forkserver_free to be done. */
 CONC__PRIVATE int conc__forkserver_start(conc__forkserver *fs) {
+  int keeps[3];
   sigset_t all;
-  size_t k;
-  int rc;
-  fs->fds[0] = fs->fds[1] = -1;
-  fs->own = (conc__forkserver_own *)CONC_MALLOC(fs->n * sizeof *fs->own);
-  if (fs->own == NULL) return -ENOMEM;
-  memset(fs->own, 0, fs->n * sizeof *fs->own);
-  for (k = 0; k < fs->n; k++) fs->own[k].life = -1;
-  pthread_once(&conc__process_once, conc__process_init_once);
-  fs->depth = conc__fork_depth;
-  rc = conc__forkserver_open(fs->fds);
+  int rc = conc__forkserver_new(fs);
   if (rc != 0) return rc;
+  keeps[0] = fs->fds[1];
+  keeps[1] = fs->leashes[0][1];
+  keeps[2] = fs->leashes[1][1];
   fs->task.target = conc__forkserver_main;
   fs->task.arg = fs;
   fs->task.name = "ForkServer";
@@ -30554,23 +30931,27 @@ CONC__PRIVATE int conc__forkserver_start(conc__forkserver *fs) {
      socket. */
   fs->task.daemon = CONC_HAVE_SETSIG;
   fs->task.callback = conc__forkserver_ended;
-  conc__this.fork_keeps = &fs->fds[1];
-  conc__this.fork_keeps_count = 1;
+  conc__this.fork_keeps = keeps;
+  conc__this.fork_keeps_count = 3;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &fs->mask);
   rc = conc_process_start(&fs->task);
   pthread_sigmask(SIG_SETMASK, &fs->mask, NULL);
   conc__this.fork_keeps_count = 0;
-  conc__fd_close_own(&fs->fds[1]);
-  if (rc != 0) conc__fd_close_own(&fs->fds[0]);
+  conc__forkserver_close(fs, 1);
+  if (rc != 0) conc__forkserver_close(fs, 0);
   return rc;
+}
+
+CONC__PRIVATE void conc__forkserver_send(int fd) {
+  ssize_t n;
+  do n = send(fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+  while (n < 0 && errno == EINTR);
 }
 
 /* Wakes the server for its orders. A full socket means that it will look. */
 CONC__PRIVATE void conc__forkserver_call(const conc__forkserver *fs) {
-  ssize_t n;
-  do n = send(fs->fds[0], "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
-  while (n < 0 && errno == EINTR);
+  conc__forkserver_send(fs->fds[0]);
 }
 
 /* Orders a process for child k, of which none runs. To be followed by a
@@ -30594,8 +30975,24 @@ CONC__PRIVATE bool conc__forkserver_is_over(conc__forkserver *fs, size_t k) {
   return CONC__LOAD(&c->ended) == c->wanted;
 }
 
-/* Whether the server and all of its children are gone, once the server has
-   ended. Then all processes are over, those too of which it made no report. */
+/* Whether an order for child k has not been followed yet. */
+CONC__PRIVATE bool conc__forkserver_is_due(conc__forkserver *fs, size_t k) {
+  const conc__forkserver_child *c = &fs->children[k];
+  return !conc__forkserver_is_over(fs, k) &&
+         (CONC__LOAD(&c->begun) != c->wanted ||
+          CONC__LOAD(&c->condemned) == c->wanted);
+}
+
+/* Kills the server, which does nothing: its spare takes over. */
+CONC__PRIVATE void conc__forkserver_replace(conc__forkserver *fs) {
+  unsigned seat = CONC__LOAD(&fs->shared->seat);
+  if (seat == 0) conc_kill(&fs->task);
+  else conc__forkserver_send(fs->leashes[seat % 2 == 1 ? 0 : 1][0]);
+}
+
+/* Whether the first server, its spares and all children are gone, once that
+   server has ended. Then all processes are over, those too of which there was
+   no report. */
 CONC__PRIVATE bool conc__forkserver_is_gone(conc__forkserver *fs) {
   size_t k;
   if (conc__forkserver_drain(fs->fds[0])) return false;
@@ -30608,13 +31005,21 @@ CONC__PRIVATE bool conc__forkserver_is_gone(conc__forkserver *fs) {
   return true;
 }
 
-/* Ends the server, and with it the children that run still; returns when they
-   are gone. It has nothing to clean up, so it is killed: that ends it even
-   while it is stopped. */
+/* Kills the server and its spare, and with them the children that run still.
+   They have nothing to clean up; and that ends them even while they are
+   stopped. One that is not killed by its leash reads the end of the socket. */
+CONC__PRIVATE void conc__forkserver_kill_all(conc__forkserver *fs) {
+  shutdown(fs->fds[0], SHUT_WR);
+  conc_kill(&fs->task);
+  conc__fd_close_own(&fs->leashes[0][0]);
+  conc__fd_close_own(&fs->leashes[1][0]);
+}
+
+/* Ends the server, and all of its children; returns when they are gone. */
 CONC__PRIVATE void conc__forkserver_end(conc__forkserver *fs) {
   struct pollfd p;
   if (fs->fds[0] < 0) return;
-  conc_kill(&fs->task);
+  conc__forkserver_kill_all(fs);
   conc__task_join_anyway(&fs->task);
   memset(&p, 0, sizeof p);
   p.fd = fs->fds[0];
@@ -30626,6 +31031,7 @@ CONC__PRIVATE void conc__forkserver_end(conc__forkserver *fs) {
 /* After the end; also in a forked child, for its copy. */
 CONC__PRIVATE void conc__forkserver_free(conc__forkserver *fs) {
   CONC_FREE(fs->own);
+  CONC_FREE(fs->polled);
 }
 
 /* ---------------------------------------------------------------------------
@@ -30797,6 +31203,11 @@ typedef struct conc__procpool {
   double start_at;       /* when the next process may be ordered; 0: at once,
                             or none is missing */
   double watch_at;       /* when the next look is due, if `watched` */
+  double died_at;  /* when to look again whether all processes are gone */
+  double died_pause; /* how long after the last look that is */
+  double urge_at;  /* when the server is to have done something; 0: it need
+                      not */
+  unsigned pulse;  /* the server's, when that was set */
   conc_task keeper;      /* its thread */
 } conc__procpool;
 
@@ -31349,6 +31760,7 @@ CONC__PRIVATE bool conc__procpool_condemn(conc__pool_data *p, unsigned i,
      before it orders another process. So the order meets no other job. */
   conc__forkserver_kill(&p->procs->server, w);
   conc__forkserver_call(&p->procs->server);
+  conc__procpool_wake_keeper(p->procs); /* see conc__procpool_urge */
   return true;
 }
 
@@ -31510,8 +31922,10 @@ CONC__PRIVATE void conc__procpool_break(conc__pool_data *p) {
 }
 
 /* Buries workers that have ended, and orders those that do not run, unless the
-   pool stops or breaks, or it is too early. Returns how many run. */
-CONC__PRIVATE size_t conc__procpool_replace_dead(conc__pool_data *p) {
+   pool stops or breaks, or it is too early. Returns how many run; *due:
+   whether an order has not been followed yet. */
+CONC__PRIVATE size_t conc__procpool_replace_dead(conc__pool_data *p,
+                                                 bool *due) {
   conc__procpool *procs = p->procs;
   double now = conc_now();
   unsigned ups = CONC__LOAD(&procs->shared->came_up);
@@ -31522,10 +31936,13 @@ CONC__PRIVATE size_t conc__procpool_replace_dead(conc__pool_data *p) {
     procs->hope = now;
     procs->early_deaths = procs->early_kills = 0;
   }
+  *due = false;
   for (k = 0; k < p->n; k++)
-    if (procs->processes[k].runs &&
-        conc__forkserver_is_over(&procs->server, k))
-      conc__procpool_bury(&procs->processes[k], now);
+    if (procs->processes[k].runs) {
+      if (conc__forkserver_is_over(&procs->server, k))
+        conc__procpool_bury(&procs->processes[k], now);
+      else *due |= conc__forkserver_is_due(&procs->server, k);
+    }
   if (!procs->broken && conc__procpool_is_hopeless(p, now))
     conc__procpool_break(p);
   wanted = CONC__LOAD(&procs->shared->stop) == 0 && !procs->broken;
@@ -31539,18 +31956,57 @@ CONC__PRIVATE size_t conc__procpool_replace_dead(conc__pool_data *p) {
     missing |= !process->runs && wanted;
   }
   if (ordered) conc__forkserver_call(&procs->server);
+  *due |= ordered;
   if (!missing) procs->start_at = 0;
   return count;
 }
 
-/* The server has ended, which only a signal from outside does, and its
-   children end with it. New ones would have to be forked here and now, from a
-   process that is busy: so the pool is broken instead. Returns when to look
-   again, if the children are not gone yet. */
+/* Seconds between looks whether all processes are gone, at most. */
+#define CONC__PROCPOOL_DIED 0.25
+
+/* The first server has ended, which only a signal from outside does. Its spare
+   goes on in its place. Only if that was killed, too, all are gone. A new one
+   would have to be forked here and now, from a process that is busy: so the
+   pool is broken then. Nothing rings for the end of what is no child of ours:
+   so from now on the keeper looks. Returns when to look again. */
 CONC__PRIVATE double conc__procpool_server_died(conc__pool_data *p) {
-  if (!p->procs->broken) conc__procpool_break(p);
-  return conc__forkserver_is_gone(&p->procs->server) ? CONC__NEVER
-                                                     : conc_now() + 5e-3;
+  conc__procpool *procs = p->procs;
+  double now = conc_now();
+  if (now < procs->died_at) return procs->died_at;
+  if (conc__forkserver_is_gone(&procs->server)) {
+    if (!procs->broken) conc__procpool_break(p);
+    return CONC__NEVER;
+  }
+  procs->died_pause = procs->died_pause <= 0 ? 1e-3 : 2 * procs->died_pause;
+  if (procs->died_pause > CONC__PROCPOOL_DIED)
+    procs->died_pause = CONC__PROCPOOL_DIED;
+  procs->died_at = now + procs->died_pause;
+  return procs->died_at;
+}
+
+/* Seconds in which a server must do something that is ordered. */
+#ifndef CONC__PROCPOOL_URGE
+#define CONC__PROCPOOL_URGE 5.0
+#endif
+
+/* A server may be stopped, by a signal or a debugger. While an order is `due`,
+   it is called; if it has not moved until the next look, it is killed, and its
+   spare does the work. Returns when to look again; CONC__NEVER if no order is
+   due. */
+CONC__PRIVATE double conc__procpool_urge(conc__procpool *procs, bool due) {
+  double now = due ? conc_now() : 0;
+  unsigned pulse = CONC__LOAD_RELAXED(&procs->server.shared->pulse);
+  if (!due) {
+    procs->urge_at = 0;
+    return CONC__NEVER;
+  }
+  if (procs->urge_at > now) return procs->urge_at;
+  if (procs->urge_at > 0 && pulse == procs->pulse)
+    conc__forkserver_replace(&procs->server);
+  procs->urge_at = now + CONC__PROCPOOL_URGE;
+  procs->pulse = pulse;
+  conc__forkserver_call(&procs->server);
+  return procs->urge_at;
 }
 
 /* --- stopping and killing --- */
@@ -31635,13 +32091,13 @@ CONC__PRIVATE double conc__procpool_kill_late(conc__pool_data *p) {
 #define CONC__PROCPOOL_INSIST 0.5
 
 /* The workers were to be killed at `since`, and run still: returns when to
-   look again. When the time is over the server is killed, and they end with
-   it. */
+   look again. When the time is over the server and its spare are killed, and
+   they end with these. */
 CONC__PRIVATE double conc__procpool_insist(conc__procpool *procs,
                                            double since) {
   double until = since + CONC__PROCPOOL_INSIST;
   if (conc_now() < until) return until;
-  conc_kill(&procs->server.task);
+  conc__forkserver_kill_all(&procs->server);
   return CONC__NEVER;
 }
 
@@ -31718,7 +32174,7 @@ CONC__PRIVATE void *conc__procpool_keeper_main(void *arg) {
   for (;;) {
     double deadline;
     size_t count;
-    bool idle;
+    bool idle, due;
     /* Cleared before all that is looked at below: what rings from here on is
        seen in the next turn. */
     __atomic_store_n(&s->bell, 0u, __ATOMIC_SEQ_CST);
@@ -31733,7 +32189,7 @@ CONC__PRIVATE void *conc__procpool_keeper_main(void *arg) {
       deadline = conc__procpool_server_died(p);
     /* After the collecting: what a dead worker has noted is taken, and what it
        has not, its burial finds. */
-    count = conc__procpool_replace_dead(p);
+    count = conc__procpool_replace_dead(p, &due);
     if (killed > 0 || procs->broken)
       conc__procpool_drop_all(p, killed > 0 ? -ECANCELED : -ECHILD);
     conc__mutex_lock(&p->guard);
@@ -31751,6 +32207,7 @@ CONC__PRIVATE void *conc__procpool_keeper_main(void *arg) {
       conc__earlier(&deadline, conc__procpool_insist(procs, killed));
     conc__earlier(&deadline, conc__procpool_kill_late(p));
     conc__earlier(&deadline, conc__procpool_watch(p));
+    conc__earlier(&deadline, conc__procpool_urge(procs, due));
     if (procs->start_at > 0) conc__earlier(&deadline, procs->start_at);
     conc__procpool_keeper_rest(procs, deadline, &round);
   }
@@ -31789,7 +32246,10 @@ CONC__PRIVATE void conc__procpool_server_init(conc__procpool *procs,
                                               size_t n) {
   conc__forkserver *fs = &procs->server;
   fs->fds[0] = fs->fds[1] = -1;
+  fs->leashes[0][0] = fs->leashes[0][1] = -1;
+  fs->leashes[1][0] = fs->leashes[1][1] = -1;
   fs->children = (conc__forkserver_child *)(void *)(procs->workers + n);
+  fs->shared = (conc__forkserver_shared *)(void *)(fs->children + n);
   fs->n = n;
   fs->bell = &procs->shared->bell;
   fs->prepare = conc__procpool_prepare;
@@ -31803,7 +32263,8 @@ CONC__PRIVATE int conc__procpool_new(conc__pool_data *p) {
   size_t n = p->n;
   size_t size =
       sizeof(conc__procpool_shared) +
-      n * (sizeof(conc__procpool_worker) + sizeof(conc__forkserver_child));
+      n * (sizeof(conc__procpool_worker) + sizeof(conc__forkserver_child)) +
+      sizeof(conc__forkserver_shared);
   size_t k;
   if (procs == NULL) return -ENOMEM;
   memset(procs, 0, sizeof *procs);
@@ -32645,6 +33106,14 @@ CONC__PRIVATE void conc__channel_keepalive(conc__channel *ch, double seconds) {
   conc__channel_set(ch, CONC__TCP_USER_TIMEOUT, whole * 1000);
 }
 
+/* The other end is asked each second from now on, but has as long to answer as
+   it was told before. */
+CONC__PRIVATE void conc__channel_ask_often(conc__channel *ch) {
+  if (!ch->tcp) return;
+  conc__channel_set(ch, CONC__TCP_KEEPIDLE, 1);
+  conc__channel_set(ch, CONC__TCP_KEEPINTVL, 1);
+}
+
 /* --- frames --- */
 
 /* Begins a frame at the end of a buffer: what is appended next is its payload.
@@ -33169,9 +33638,9 @@ CONC__PRIVATE int conc__auth_connect(conc__channel *ch, const conc__key *key,
    of a server.
    ------------------------------------------------------------------------ */
 
-/* What has so many bytes takes long to be read, copied and freed. */
+/* What has so many bytes takes long to be read and freed; to be copied, see
+   CONC__COPY_LARGE. */
 #define CONC__READING_LARGE ((size_t)64 << 10)
-#define CONC__COPY_LARGE ((size_t)1 << 20)
 #define CONC__FREE_LARGE ((size_t)4 << 20)
 #define CONC__ASIDE_MAX 4 /* threads at one time, at most */
 
@@ -33180,48 +33649,6 @@ CONC__PRIVATE size_t conc__aside_threads(void) {
   int n = conc__cpus - 1;
   if (n < 1) n = 1;
   return (size_t)(n < CONC__ASIDE_MAX ? n : CONC__ASIDE_MAX);
-}
-
-typedef struct conc__aside {
-  conc_fn *fn;
-  void *arg;
-} conc__aside;
-
-/* The thread has less of the CPUs than others that want them, the loop among
-   them: on Linux each thread has a nice value of its own. The guards that it
-   takes are held for moments, so it keeps nobody waiting by that. */
-CONC__PRIVATE void *conc__aside_main(void *arg) {
-  conc__aside *a = (conc__aside *)arg;
-#if CONC__LINUX
-  (void)!nice(10); /* it need not work */
-#endif
-  return a->fn(a->arg);
-}
-
-/* Calls fn(arg) in a thread. The caller waits, also if it is cancelled: the
-   thread uses what is the caller's. Without a thread the call is made here. 0,
-   or -ECANCELED: it was not made. */
-CONC__PRIVATE int conc__aside_call(conc_sem *threads, conc_fn *fn, void *arg) {
-  conc__aside a;
-  conc_task t;
-  conc_scope shield;
-  int rc = conc_sem_acquire(threads, CONC_FOREVER);
-  if (rc != 0) return rc;
-  memset(&t, 0, sizeof t);
-  a.fn = fn;
-  a.arg = arg;
-  t.target = conc__aside_main;
-  t.arg = &a;
-  t.name = "conc-aside";
-  if (conc_thread_start(&t) != 0) {
-    fn(arg);
-  } else {
-    conc_shield(&shield);
-    conc__task_await(&t, true, CONC_FOREVER);
-    conc_scope_end(&shield);
-  }
-  conc_sem_release(threads, 1);
-  return 0;
 }
 
 /* What is freed by a thread. */
@@ -38106,12 +38533,19 @@ CONC__PRIVATE bool conc__is_lost(int rc) {
   }
 }
 
+#define CONC__FORGOTTEN_LEAST 0.5 /* seconds: what is refused takes less */
+#define CONC__FORGOTTEN_PAUSE 0.5 /* seconds, at most */
+#define CONC__FORGOTTEN_TIMES 8
+
 /* A new connection, authenticated. Its first request is not sent yet: `out`
-   has the end of the handshake, to go with it in one segment. */
-CONC__PRIVATE int conc__peer_open(conc__manager_data *m, conc__peer **out,
-                                  double deadline) {
+   has the end of the handshake, to go with it in one segment. *forgotten: see
+   below. */
+CONC__PRIVATE int conc__peer_open_once(conc__manager_data *m, conc__peer **out,
+                                       bool *forgotten, double deadline) {
   conc__peer *p = (conc__peer *)CONC_MALLOC(sizeof *p);
+  double began;
   int rc;
+  *forgotten = false;
   if (p == NULL) return -ENOMEM;
   memset(p, 0, sizeof *p);
   rc = conc__channel_connect(&p->channel, m->options->address, deadline);
@@ -38119,15 +38553,40 @@ CONC__PRIVATE int conc__peer_open(conc__manager_data *m, conc__peer **out,
     CONC_FREE(p);
     return rc;
   }
+  began = conc_now();
   conc__channel_keepalive(&p->channel, m->keepalive);
+  conc__channel_ask_often(&p->channel);
   rc = conc__auth_connect(&p->channel, &m->key, deadline);
   if (rc == 0) {
+    conc__channel_keepalive(&p->channel, m->keepalive);
     *out = p;
     return 0;
   }
   conc__peer_close(p);
+  *forgotten = rc == -ECONNRESET && conc_now() - began > CONC__FORGOTTEN_LEAST;
   /* A server that hangs up in the handshake is not one of ours. */
   return rc == -EMSGSIZE ? -EPROTO : rc;
+}
+
+/* The same. If more connections come at once than a server's system keeps in
+   line (of Python's up to 3.12: 16), it forgets some that are made by then as
+   far as this side knows. From such a one nothing ever comes. But when the
+   system is asked, it says that there is none, and another one is made; a
+   little later, so that not all of them come at once again. */
+CONC__PRIVATE int conc__peer_open(conc__manager_data *m, conc__peer **out,
+                                  double deadline) {
+  unsigned char chance = 0;
+  bool forgotten;
+  int i, rc;
+  for (i = 1;; i++) {
+    double pause;
+    rc = conc__peer_open_once(m, out, &forgotten, deadline);
+    if (!forgotten || i == CONC__FORGOTTEN_TIMES) return rc;
+    conc__random(&chance, 1);
+    pause = CONC__FORGOTTEN_PAUSE * chance / 256;
+    if (conc_now() + pause >= deadline) return rc;
+    if (conc_sleep(pause) != 0) return -ECANCELED;
+  }
 }
 
 /* Calls one function of the server, on a connection of its own: the server
@@ -38140,7 +38599,7 @@ CONC__PRIVATE int conc__peer_function(conc__manager_data *m,
                                       const conc_value **result,
                                       conc__peer **keep, bool *lost,
                                       double deadline) {
-  conc__peer *p;
+  conc__peer *p = NULL;
   bool broken = true;
   int rc = conc__peer_open(m, &p, deadline);
   *reply = NULL;
