@@ -774,6 +774,248 @@ TEST(a_child_does_not_use_its_parents_numbers) {
   end(&s);
 }
 
+/* --- a client that comes back --- */
+
+#ifdef __linux__
+/* The connection of a peer fails: the server hears that from the network, and
+   the client when it uses it. */
+static void fail(conc__peer *p) {
+  struct sockaddr none;
+  CHECK(p != NULL);
+  memset(&none, 0, sizeof none);
+  none.sa_family = AF_UNSPEC; /* this is to abort it */
+  CHECK_EQ(connect(p->channel.fd, &none, sizeof none), 0);
+}
+
+static size_t away(const served *s) {
+  return LOAD(s->server.state->server.away);
+}
+
+static void put_letters(conc_queue *q, const char *letters) {
+  for (; *letters != 0; letters++) CHECK_EQ(conc_put(q, letters, 1, 1), 0);
+}
+
+static void expect_letters(conc_queue *q, const char *letters) {
+  char buf[2] = {0};
+  for (; *letters != 0; letters++) {
+    CHECK_EQ(conc_get(q, buf, 1, 10 * test_slow()), 1);
+    CHECK_EQ(buf[0], *letters);
+  }
+}
+
+static conc_queue *join_again(const served *s, conc_manager *m,
+                              double reconnect, size_t prefetch) {
+  *m = client_of(s);
+  m->reconnect = reconnect;
+  m->prefetch = prefetch;
+  return join(m);
+}
+
+/* The message that it had when the network failed is its own, and comes to
+   nobody else, though the word for it was lost. */
+TEST(a_client_that_comes_back_has_its_message_once) {
+  served s = nobody();
+  conc_manager m;
+  conc_queue *q;
+  char buf[8];
+  s.server.max_clients = 2; /* one who asks for a queue needs two */
+  serve_queue(&s, conc_queue_new(NULL));
+  q = join_again(&s, &m, 20 * test_slow(), 0);
+  put_letters(s.queue, "abcd");
+  for (int i = 0; i < 3; i++) {
+    CHECK_EQ(conc_get(q, buf, 8, 5 * test_slow()), 1);
+    CHECK_EQ(buf[0], 'a' + i);
+    fail(m.state->client.idle);
+    UNTIL(away(&s) == 1);
+    CHECK_EQ(conc_qsize(s.queue), 3 - i);
+  }
+  expect_letters(q, "d");
+  UNTIL(away(&s) == 0);
+  CHECK_EQ(conc_get(q, buf, 8, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  CHECK_EQ(conc_qsize(s.queue), 0);
+  end(&s);
+}
+
+/* What was handed out and has not arrived goes back when the client says so,
+   and not only when it is waited for no longer. */
+TEST(what_has_not_arrived_is_at_its_place_when_the_client_is_back) {
+  served s;
+  conc_manager m;
+  conc_queue *q;
+  conc__proxy *proxy;
+  conc__peer *p;
+  conc__calling call;
+  conc__exchange c;
+  conc__sink sink;
+  char buf[8];
+  size_t sent = 0;
+  bool lost;
+  serve(&s, 0);
+  q = join_again(&s, &m, 20 * test_slow(), 0);
+  proxy = (conc__proxy *)q;
+  put_letters(s.queue, "abc");
+  expect_letters(q, "a");
+  memset(&sink, 0, sizeof sink);
+  sink.data = buf;
+  sink.size = sizeof buf;
+  sink.wants = CONC__WANTS_BYTES;
+  conc__call_begin(&call, m.state, CONC__NEVER, CONC__NEVER);
+  CHECK_EQ(conc__exchange_begin(&c, proxy, conc__proxy_ident(proxy),
+                                CONC__METHOD_GET, &call),
+           0);
+  p = c.peer;
+  CHECK_EQ(conc__take_arguments(&p->channel.out, &c, &sink, CONC__NEVER), 0);
+  CHECK_EQ(conc__exchange_write(&c, proxy, 0), 0);
+  p->unsure = true;
+  p->held = false;
+  CHECK_EQ(conc__channel_flush(&p->channel, &sent, CONC__NEVER), 0);
+  CHECK_EQ(conc_wait_fd(p->channel.fd, CONC_READ, 20 * test_slow()), 1);
+  CHECK_EQ(conc_qsize(s.queue), 1);
+  fail(p);
+  conc__peer_close(p);
+  UNTIL(away(&s) == 1);
+  CHECK_EQ(conc_qsize(s.queue), 1);
+  CHECK_EQ(conc_put(q, "d", 1, 5), 0); /* any call says it */
+  UNTIL(conc_qsize(s.queue) == 3);
+  expect_letters(q, "bcd");
+  CHECK(!LOAD(m.state->client.unsettled));
+  CHECK_EQ(conc__peer_get(m.state, &p, &lost, conc_now() + 5), 0);
+  conc__peer_close(p); /* that it had the last one was not known yet */
+  CHECK_EQ(conc_get(q, buf, 8, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  CHECK_EQ(conc_qsize(s.queue), 0);
+  end(&s);
+}
+
+TEST(of_what_came_together_the_rest_goes_back) {
+  served s;
+  conc_manager m;
+  conc_queue *q;
+  char buf[8];
+  serve(&s, 0);
+  for (int taken = 1; taken <= 4; taken++) {
+    q = join_again(&s, &m, 20 * test_slow(), 4);
+    put_letters(s.queue, "abcdef");
+    for (int i = 0; i < taken; i++) {
+      CHECK_EQ(conc_get(q, buf, 8, 1), 1);
+      CHECK_EQ(buf[0], 'a' + i);
+    }
+    CHECK_EQ(conc_qsize(s.queue), 2);
+    fail(taken < 4 ? ((conc__proxy *)q)->ahead : m.state->client.idle);
+    UNTIL(away(&s) == 1);
+    CHECK_EQ(conc_qsize(s.queue), 2);
+    expect_letters(q, "abcdef" + taken);
+    CHECK_EQ(conc_manager_shutdown(&m), 0);
+    UNTIL(away(&s) == 0);
+    CHECK_EQ(conc_qsize(s.queue), 0);
+  }
+  q = join_again(&s, &m, 20 * test_slow(), 0);
+  put_letters(s.queue, "abcdef");
+  CHECK_EQ(conc_get_many(q, buf, 1, 4, 1), 4);
+  fail(m.state->client.idle);
+  UNTIL(away(&s) == 1);
+  CHECK_EQ(conc_get_many(q, buf, 1, 4, 1), 2);
+  CHECK(memcmp(buf, "ef", 2) == 0);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  CHECK_EQ(conc_qsize(s.queue), 0);
+  end(&s);
+}
+
+/* The server has not heard that the network has failed: the client tells it,
+   and so it does not wait there for anything any more. */
+TEST(a_client_that_comes_back_ends_what_it_has_left) {
+  served s;
+  conc_manager m;
+  conc_queue *q;
+  conc__peer *left, *told;
+  serve(&s, 0);
+  q = join_again(&s, &m, 20 * test_slow(), 0);
+  put_letters(s.queue, "ab");
+  expect_letters(q, "a");
+  left = m.state->client.idle;
+  conc__held_leave(&m.state->client, left);
+  m.state->client.idle = NULL;
+  told = (conc__peer *)malloc(sizeof *told);
+  *told = *left;
+  told->next = NULL;
+  STORE(m.state->client.unsettled, told);
+  expect_letters(q, "b");
+  CHECK_EQ(conc_wait_fd(left->channel.fd, CONC_READ, 20 * test_slow()), 1);
+  CHECK(!conc__channel_has_begun(&left->channel)); /* it is its end */
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  CHECK_EQ(conc_qsize(s.queue), 0);
+  UNTIL(LOAD(s.server.state->server.clients_count) == 0);
+  conc__channel_close(&left->channel);
+  free(left);
+  end(&s);
+}
+
+/* For so long, and no longer. Nor is one waited for that has ended its
+   connection; nor by a server that ends. */
+TEST(a_client_that_does_not_come_back_is_not_waited_for) {
+  served s;
+  conc_manager m;
+  conc_queue *q;
+  double t;
+  serve(&s, 0);
+  q = join_again(&s, &m, 0.2, 0);
+  put_letters(s.queue, "ab");
+  expect_letters(q, "a");
+  fail(m.state->client.idle);
+  UNTIL(conc_qsize(s.queue) == 2);
+  expect_letters(q, "ab");
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  q = join_again(&s, &m, 500, 0);
+  put_letters(s.queue, "ab");
+  expect_letters(q, "a");
+  shutdown(m.state->client.idle->channel.fd, SHUT_WR);
+  UNTIL(conc_qsize(s.queue) == 2);
+  CHECK_EQ(away(&s), 0);
+  expect_letters(q, "a");
+  fail(m.state->client.idle);
+  UNTIL(away(&s) == 1);
+  t = test_now();
+  CHECK_EQ(conc_manager_shutdown(&s.server), 0);
+  CHECK(test_now() - t < 10 * test_slow());
+  CHECK_EQ(conc_qsize(s.queue), 2);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  conc_queue_free(s.queue);
+}
+
+TEST(a_name_of_a_connection_is_read_whole_or_not_at_all) {
+  static const char digits[] =
+      "000102030405060708090a0b0c0d0e0f1011121314151617";
+  static const struct {
+    const char *before, *after;
+    double patience;
+  } cases[] = {{"Main|conc ", " 1500", 1.5},
+               {"|conc ", " 99999999", 3600},
+               {"|conc ", " 99999999999999999999", 0},
+               {"|conc ", " 1x", 0},
+               {"|conc ", "", 0},
+               {"|conc 0", " 1000", 0},
+               {"|conc", " 1000", 0},
+               {"|conc x", " 1000", 0}};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    conc__client c;
+    char text[128];
+    memset(&c, 0, sizeof c);
+    snprintf(text, sizeof text, "%s%s%s", cases[i].before, digits,
+             cases[i].after);
+    conc__client_read_name(&c, text);
+    CHECK(c.patience >= cases[i].patience && c.patience <= cases[i].patience);
+    CHECK_EQ(c.named, cases[i].patience > 0);
+    if (c.named)
+      for (int j = 0; j < CONC__KEY_SIZE; j++) CHECK_EQ(c.name[j], j);
+    snprintf(text, sizeof text, "|conc %.*s", (int)i * 8, digits);
+    memset(&c, 0, sizeof c);
+    conc__client_read_name(&c, text);
+    CHECK(!c.named);
+  }
+}
+#endif
+
 /* --- a server that hangs --- */
 
 /* Only the first has a connection, on which its request goes out. The others
