@@ -33851,8 +33851,9 @@ CONC__PRIVATE void conc__objects_free(conc__objects *t) {
 typedef struct conc__holding {
   struct conc__holding *next, **link; /* of the same client; no link: it is
                                          held by none */
-  /* The connection has ended, and this is off its list. It must not wait. */
-  void (*ended)(struct conc__holding *holding);
+  /* The connection has ended, and this is off its list. It must not wait. If
+     `refused`, the client has never had it: its last reply came too late. */
+  void (*ended)(struct conc__holding *holding, bool refused);
 } conc__holding;
 
 CONC__INLINE void conc__hold(conc__holding **list, conc__holding *h) {
@@ -33872,11 +33873,11 @@ CONC__INLINE void conc__unhold(conc__holding *h) {
 }
 
 /* Ends all that is on a list. */
-CONC__PRIVATE void conc__holdings_end(conc__holding **list) {
+CONC__PRIVATE void conc__holdings_end(conc__holding **list, bool refused) {
   while (*list != NULL) {
     conc__holding *h = *list;
     conc__unhold(h);
-    h->ended(h);
+    h->ended(h, refused);
   }
 }
 
@@ -34049,6 +34050,11 @@ CONC__PRIVATE void conc__receipts_free(conc__receipts *all) {
 #define CONC__CALLS "_conc_call"
 /* The method by which an object is called. Create calls one that has it. */
 #define CONC__METHOD_CALL "__call__"
+
+/* The word "refused", a frame that is no request: the client sends no more,
+   and does not want what the reply to its last request may have given it. */
+#define CONC__REFUSED "\0\0\0\2\0r"
+#define CONC__REFUSED_SIZE (sizeof CONC__REFUSED - 1)
 
 /* How two texts of exceptions begin, by which a client of ours knows them. */
 #define CONC__TOO_LONG "message too long"
@@ -34596,8 +34602,8 @@ CONC__PRIVATE void conc__client_give_back_ends(conc__client *c,
    wait. */
 CONC__PRIVATE void conc__client_give_back(conc__client *c) {
   conc__object *o = c->held_from;
-  conc__holdings_end(&c->holdings);
-  conc__holdings_end(&c->loans);
+  conc__holdings_end(&c->holdings, false);
+  conc__holdings_end(&c->loans, false);
   c->held_from = NULL;
   if (o != NULL && c->held_ends.size > 0) {
     conc__client_give_back_ends(c, o->queue);
@@ -34623,13 +34629,16 @@ CONC__PRIVATE void conc__client_failed(conc__client *c, int error) {
     c->lost = true;
 }
 
-/* Looks whether the client has closed its side, without reading: `hangup` is
-   set if its end comes next. Returns as recv: above 0 if there are bytes,
-   below 0 if there is nothing. */
+/* Looks whether the client has closed its side, or says that it will, without
+   reading: `hangup` is set if its end comes next. Returns as recv: above 0 if
+   there are bytes, below 0 if there is nothing. */
 CONC__PRIVATE ssize_t conc__client_peek(conc__client *c) {
-  unsigned char byte;
-  ssize_t n = recv(c->channel.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+  char word[CONC__REFUSED_SIZE];
+  ssize_t n = recv(c->channel.fd, word, sizeof word, MSG_PEEK | MSG_DONTWAIT);
   if (n == 0 || (n < 0 && !conc__would_block(errno))) c->hangup = true;
+  if (n == (ssize_t)sizeof word &&
+      memcmp(word, CONC__REFUSED, sizeof word) == 0)
+    c->hangup = true;
   if (n < 0) conc__client_failed(c, errno);
   return n;
 }
@@ -35902,8 +35911,8 @@ CONC__PRIVATE void conc__client_await(conc__session *s) {
   if (c->held_from == NULL || !c->named || c->patience <= 0) return;
   conc__client_peek(c); /* it may be that nobody has looked at the error yet */
   if (!c->lost || server->stopping || server->away == CONC__AWAY_MOST) return;
-  conc__holdings_end(&c->holdings);
-  conc__holdings_end(&c->loans);
+  conc__holdings_end(&c->holdings, false);
+  conc__holdings_end(&c->loans, false);
   if (c->receipt != NULL) c->receipt->again = true;
   conc__client_drop_receipt(c);
   conc__aside_free(s->aside, &c->channel.in, NULL, c->channel.in.capacity);
@@ -36331,8 +36340,9 @@ typedef struct conc__loan {
   conc__object *object;
 } conc__loan;
 
-CONC__PRIVATE void conc__loan_ended(conc__holding *holding) {
+CONC__PRIVATE void conc__loan_ended(conc__holding *holding, bool refused) {
   conc__loan *loan = (conc__loan *)(void *)holding;
+  (void)refused;
   conc__object_unuse(loan->table, loan->object);
   CONC_FREE(loan);
 }
@@ -36423,7 +36433,7 @@ CONC__PRIVATE int conc__serve_method(conc__session *s,
   if (o == NULL) o = conc__request_object(s, r->ident, &rc);
   if (o == NULL) return rc;
   conc__object_use(o); /* a client may take its last reference meanwhile */
-  conc__holdings_end(&s->client->loans);
+  conc__holdings_end(&s->client->loans, false);
   s->object = o;
   m = conc__class_method(o->type, method);
   if (CONC__UNLIKELY(o->busy != NULL)) rc = conc__object_await(s, o);
@@ -36970,6 +36980,11 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
       conc__session_confirm(s);
   }
   if (size == 0 && s->client->confirms) return 0; /* the word "confirmed" */
+  if (size == CONC__REFUSED_SIZE - 4 && s->client->methods &&
+      memcmp(data, &CONC__REFUSED[4], size) == 0) {
+    conc__holdings_end(&s->client->holdings, true);
+    return -EPIPE;
+  }
   if (s->client->methods && conc__serve_usual(s, data, size, &rc)) return rc;
   rc = 0; /* what kept that from serving it is found once more below */
   memset(&reading, 0, sizeof reading);
@@ -38336,7 +38351,8 @@ CONC__PRIVATE int conc__peer_open(conc__manager_data *m, conc__peer **out,
 CONC__PRIVATE void conc__client_took(conc__manager_data *m, double seconds) {
   unsigned before = CONC__LOAD_RELAXED(&m->client.trip);
   unsigned us = seconds < 1 ? (unsigned)(seconds * 1e6) : 1000000;
-  if (before > 0 && us > before) us = before + (us - before) / 8;
+  if (before > 0 && us > 2 * before) us = 2 * before;
+  if (before > 0 && us > before) us = before + (us - before + 7) / 8;
   CONC__STORE_RELAXED(&m->client.trip, us);
 }
 
@@ -38680,10 +38696,10 @@ CONC__PRIVATE void conc__call_key(conc__calling *call) {
                           when we have not told, on another connection, that
                           we have it (conc__proxy_settle). So a get that
                           does not deliver (it was cancelled, or has no
-                          memory) closes its connection; and a connection whose message the caller has is
-                          `held` until its next request. What a get does not
-                          want, the server does not hand out: the request says
-                          what it wants
+                          memory) closes its connection; and a connection
+                          whose message the caller has is `held` until its
+                          next request. What a get does not want, the server
+                          does not hand out: the request says what it wants
      a server of Python   has forgotten a message when it has sent it. So the
                           connection of a get whose reply is due still is not
                           closed, but kept as `late`: the next get of the
@@ -40516,17 +40532,17 @@ CONC__PRIVATE void conc__proxies_shutdown(conc__manager_data *m) {
 
                      a server of conc.h          a server of Python
      lock            its wait ends with the      waits for a quarter of a
-                     connection                  second at a time, and its
-     semaphore       its wait ends when we       reply is waited for; what it
-                     have said that we send no   has handed out is given back.
-                     more; a unit that is on     If the server does not answer
-                     its way is given back       in time, its reply is `late`,
-                                                 and is read by a later call,
-                                                 or at shutdown
-     condition       the wait ends with the      as a lock; a notify goes to
-                     connection; the lock is     another
-                     acquired anew, over a new
-                     one
+                     connection, whose last      second at a time, and its
+                     word is that a lock that    reply is waited for; what it
+                     is on its way is refused    has handed out is given back.
+     semaphore       its wait ends when we       If the server does not answer
+                     have said that we send no   in time, its reply is `late`,
+                     more; a unit that is on     and is read by a later call,
+                     its way is given back       or at shutdown
+     condition       as a lock, which is         as a lock; a notify goes to
+                     acquired anew, over         another
+                     another connection; so is
+                     a notify
      barrier         it is broken when the       is broken by abort
                      connection ends
      event           nothing                     nothing
@@ -41028,6 +41044,19 @@ CONC__PRIVATE void conc__remote_release_by(conc__remote *r,
   else t->broken = true;
 }
 
+/* Ends a connection over which a lock was asked for: what the server gives out
+   meanwhile it takes back, as if it had not. If it cannot be told, the lock is
+   one whose owner has ended. */
+CONC__PRIVATE void conc__remote_refuse(conc__peer *p) {
+  if (conc__own_fd_is(p->channel.fd)) {
+    ssize_t n = send(p->channel.fd, CONC__REFUSED, CONC__REFUSED_SIZE,
+                     MSG_DONTWAIT | MSG_NOSIGNAL);
+    (void)n;
+  }
+  p->unsure = false; /* there are no messages on it */
+  conc__peer_close(p);
+}
+
 /* Waits until `end` for the reply to an acquire that was given up, and undoes
    it. `whole`: the connection may be used for that, and afterwards. False:
    there is no reply, or not all of it; the next call looks for it. */
@@ -41037,7 +41066,10 @@ CONC__PRIVATE bool conc__remote_undo(conc__remote *r, conc__remote_try *t,
   bool ended;
   int rc = conc__remote_hear(r, t, end);
   if (rc == 0 && conc__reply_is_had(t->result, &ended)) {
-    if (whole) {
+    if (whole && ended) {
+      conc_value_free(t->reply);
+      t->broken = true; /* then the next owner hears of that */
+    } else if (whole) {
       conc__remote_release_by(r, t);
     } else {
       conc_value_free(t->reply);
@@ -41070,7 +41102,7 @@ CONC__PRIVATE void conc__remote_give_up(conc__remote *r, conc__remote_try *t,
   whole = !conc__ident_is_ours(conc__remote_ident(r)) ||
           conc__channel_has_begun(&t->peer->channel);
   if (!whole && r->kind != CONC__KIND_SEM) {
-    conc__peer_close(t->peer);
+    conc__remote_refuse(t->peer);
     return;
   }
   /* A server of ours does not wait for what says that it sends no more. */
@@ -41297,9 +41329,12 @@ CONC__PRIVATE int conc__remote_cond_wait(conc__remote *c, conc__remote *l,
   conc__tsan_released(&l->as.lock, false);
   do rc = conc__remote_wait_once(c, &t, deadline);
   while (rc == -EAGAIN);
-  if (t.broken) {
+  if (t.broken && rc != -ECANCELED) {
     conc__peer_close(t.peer);
-    if (rc != -ECANCELED) return rc;
+    return rc;
+  }
+  if (t.broken) {
+    conc__remote_refuse(t.peer);
     again = conc__remote_take_again(l, &t);
     if (again == -ETIMEDOUT) again = -EPIPE; /* the server's silence */
     if (again != 0 && again != -EOWNERDEAD) return again;
@@ -46073,6 +46108,9 @@ typedef struct conc__served_lock {
   conc_rlock *lock; /* `own`, or the program's; of a Lock its .lock alone */
   uintptr_t owner;  /* in whose name; 0: no client has it */
   bool recursive;   /* an RLock */
+  /* What the reply has said by which the client has got it: */
+  bool told;          /* that its last owner has ended */
+  conc_cond *notified; /* that this was notified; or NULL */
 } conc__served_lock;
 
 /* Releases a level, or all of them, in the name of the owner. To TSan, which
@@ -46089,10 +46127,26 @@ CONC__PRIVATE void conc__served_lock_free(conc__served_lock *l, bool all) {
   conc__act_as(before);
 }
 
-/* The connection that held it has ended. */
-CONC__PRIVATE void conc__served_lock_ended(conc__holding *holding) {
+/* The client has never had it: the next owner, and who waits for the notify,
+   are as well off as if it had not been given to that one. */
+CONC__PRIVATE void conc__served_lock_refused(conc__served_lock *l) {
+  uintptr_t before = conc__act_as(conc__owner_new());
+  if (l->notified != NULL) conc_cond_notify(l->notified, 1);
+  conc__act_as(before);
+  conc__served_lock_free(l, true);
+}
+
+/* The connection that held it has ended. If nobody has heard of an earlier
+   owner's end, that is left to be told, too. */
+CONC__PRIVATE void conc__served_lock_ended(conc__holding *holding,
+                                           bool refused) {
   conc__served_lock *l = (conc__served_lock *)holding;
-  uintptr_t before = conc__act_as(l->owner);
+  uintptr_t before;
+  if (refused && !l->told) {
+    conc__served_lock_refused(l);
+    return;
+  }
+  before = conc__act_as(l->owner);
   l->owner = 0;
   conc__tsan_acquired(&l->lock->lock, false, false);
   conc__lock_abandon(&l->lock->lock);
@@ -46113,6 +46167,8 @@ CONC__PRIVATE void conc__served_lock_hold(conc__session *s,
                                           conc__served_lock *l,
                                           uintptr_t owner) {
   l->owner = owner;
+  l->told = false;
+  l->notified = NULL;
   if (l->holding.link != NULL) return; /* another level of it */
   conc__hold(&s->client->holdings, &l->holding);
   conc__tsan_released(&l->lock->lock, false);
@@ -46156,6 +46212,7 @@ CONC__PRIVATE int conc__served_lock_acquire(conc__session *s,
     return -EPIPE;
   }
   if (rc == -EOWNERDEAD) {
+    l->told = true;
     if (ours) return conc__reply_none(s);
     conc__served_lock_free(l, true);
     return conc__reply_builtin(s, "RuntimeError", CONC__ENDED_TEXT);
@@ -46647,6 +46704,8 @@ CONC__PRIVATE int conc__serve_cond_wait(conc__session *s, conc__object *o,
     if (rc != -EOWNERDEAD) conc__served_lock_free(l, true);
     return rc == -ECANCELED ? rc : -EPIPE;
   }
+  l->told = rc == -EOWNERDEAD;
+  if (rc == 0) l->notified = c->cond;
   if (rc == -EOWNERDEAD)
     return conc__reply_builtin(s, "RuntimeError", CONC__ENDED_TEXT);
   return conc__reply_bool(s, rc == 0);
@@ -46736,6 +46795,7 @@ CONC__PRIVATE int conc__make_cond(conc__session *s, conc__object *o,
 CONC__PRIVATE void conc__drop_cond(conc__object *o) {
   conc__served_cond *c = (conc__served_cond *)o->state;
   conc__unhold(&c->own.holding);
+  if (c->lock->notified == c->cond) c->lock->notified = NULL;
   if (c->object != NULL) conc__object_unuse(c->objects, c->object);
   CONC_FREE(c);
 }
