@@ -3518,8 +3518,11 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
    not as much left as a request needs, to come in or to wait, it is refused:
    with a MemoryError, in C with -ENOMEM. The rest of it is not kept, and the
    connection goes on. So the server still has memory for what is small and
-   comes in one piece. Replies are never refused, for what a get takes has left
-   its queue. A queue's own bounds are .capacity, .max_bytes and .max_total.
+   comes in one piece. A reply of more than 64 KiB is refused likewise, if
+   there is no room to keep it until the client has read it: a get leaves its
+   message in the queue if that has more than a third of what is left. Only
+   what a method has taken out (pop, popitem, next) is never refused, for it is
+   nowhere else. A queue's own bounds are .capacity, .max_bytes and .max_total.
    While a large request is read as a value, it takes a multiple of its size
    besides, of up to four such requests at one time.
 
@@ -3845,7 +3848,8 @@ typedef struct conc_manager_counts {
   size_t requests;          /* each is one call of a client */
   size_t refused_message;   /* requests above .max_message */
   size_t refused_memory;    /* requests for which .max_memory or
-                               .max_client_memory left no room */
+                               .max_client_memory left no room, or for their
+                               replies */
   size_t bytes_in;          /* of requests */
   size_t bytes_out;         /* of replies */
   size_t puts, gets;        /* messages that clients put and got */
@@ -32453,6 +32457,28 @@ CONC__INLINE const char *conc__account_lacks(const conc__account *a,
   return NULL;
 }
 
+/* How many bytes more a connection may have, and the option that bounds them;
+   SIZE_MAX and NULL: nothing does. */
+CONC__PRIVATE size_t conc__account_left(const conc__account *a, size_t charged,
+                                        const char **option) {
+  size_t left = SIZE_MAX;
+  *option = NULL;
+  if (a->max_client_memory > 0) {
+    *option = ".max_client_memory";
+    left = a->max_client_memory > charged ? a->max_client_memory - charged : 0;
+  }
+  if (a->max_memory > 0) {
+    size_t all = a->max_memory > a->counts.memory
+                     ? a->max_memory - a->counts.memory
+                     : 0;
+    if (*option == NULL || all < left) {
+      *option = ".max_memory";
+      left = all;
+    }
+  }
+  return left;
+}
+
 /* --- news --- */
 
 /* Tells .log. `client` may be NULL. */
@@ -35054,6 +35080,34 @@ CONC__INLINE size_t conc__message_limit(const conc__manager_data *m) {
   return m->max_message > CONC__ENVELOPE ? m->max_message - CONC__ENVELOPE : 0;
 }
 
+/* The same for a message that is got now. There may be less room: while it is
+   handed out it is there twice, in buffers that may be larger than what is in
+   them; so it may have a third of what is left. Then *option is what does not
+   let a larger one through. What is small always goes. */
+CONC__PRIVATE size_t conc__session_limit(const conc__session *s,
+                                         const char **option) {
+  const size_t limit = conc__message_limit(s->manager);
+  size_t left = conc__account_left(&s->manager->server.account,
+                                   s->client->charged, option) / 3;
+  if (left < CONC__IO_BUFFER) left = CONC__IO_BUFFER;
+  if (left < limit) return left;
+  *option = NULL;
+  return limit;
+}
+
+/* What a get takes for which is waited for: how much there will be left when
+   it comes is not known, if there is a bound. So only what is small. */
+CONC__PRIVATE conc__sink conc__session_sink_small(const conc__session *s,
+                                                  const conc__sink *sink) {
+  const conc__account *a = &s->manager->server.account;
+  conc__sink small = conc__sink_not_large(sink);
+  if ((a->max_memory > 0 || a->max_client_memory > 0) &&
+      sink->size > CONC__IO_BUFFER)
+    small.size =
+        sink->wants == CONC__WANTS_EXACTLY ? SIZE_MAX : CONC__IO_BUFFER;
+  return small;
+}
+
 /* Whether a reader of a value takes it that is encoded in `size` bytes. It
    came in a request, which may be nested deeper; and what it is as a text may
    have become shorter, as compared to which its strings must not be long. */
@@ -35269,14 +35323,15 @@ CONC__PRIVATE int conc__serve_unget(conc__session *s, conc_queue *q,
 /* The second try of a get, which waits. While it waits no buffer is lent: the
    message comes into one that the queue makes for it, and is moved behind the
    head of a reply then. Returns as the queue's get, or -EMSGSIZE if there is a
-   large message; *offset is where the body begins in `out`. If *rc is not 0,
-   the connection is to be closed. */
+   message that is larger than the sink, which takes small ones; *offset is
+   where the body begins in `out`. If *rc is not 0, the connection is to be
+   closed. */
 CONC__PRIVATE ssize_t conc__serve_get_waiting(conc__session *s, conc_queue *q,
                                               const conc__sink *sink,
                                               double deadline, size_t *offset,
                                               int *rc) {
   conc__buffer *out = &s->client->channel.out;
-  conc__sink small = conc__sink_not_large(sink);
+  conc__sink small = *sink;
   conc__buffer got;
   ssize_t n;
   *rc = conc__session_block(s);
@@ -35302,9 +35357,12 @@ CONC__PRIVATE ssize_t conc__serve_get_waiting(conc__session *s, conc_queue *q,
 }
 
 /* The reply to a get that has failed: the message, if there is one, is where
-   it was. A client of ours has its own limits, and knows them. */
+   it was. A client of ours has its own limits, and knows them. `option` is
+   what has made the limit lower; or NULL. */
 CONC__PRIVATE int conc__reply_not_got(conc__session *s, ssize_t rc,
-                                      size_t limit) {
+                                      size_t limit, const char *option) {
+  if (rc == -EMSGSIZE && option != NULL)
+    return conc__refuse_memory(s, limit, option);
   if (rc == -EMSGSIZE)
     return conc__reply_too_long(s, 0, limit,
                                 "it stays in the queue, for the reply would "
@@ -35339,7 +35397,7 @@ CONC__PRIVATE bool conc__serve_downgraded(conc__session *s, conc_queue *q,
     size_t n = body.size > 0 ? body.size : out->size - offset;
     conc__unget_body(q, p, n, body.size > 0 ? &body : NULL);
     out->size = s->reply;
-    *rc = conc__reply_not_got(s, *rc, limit);
+    *rc = conc__reply_not_got(s, *rc, limit, NULL);
     conc__buffer_free(&body);
     return false;
   }
@@ -35383,14 +35441,17 @@ CONC__PRIVATE int conc__serve_get(conc__session *s, conc__object *o,
                                   double timeout) {
   conc_queue *q = o->queue;
   conc__buffer *out = &s->client->channel.out;
-  const size_t limit = conc__message_limit(s->manager);
-  conc__sink sink;
+  const char *option;
+  size_t limit;
+  conc__sink sink, small;
   conc__taken t;
   ssize_t n;
   double deadline = 0;
   int rc;
-  conc__sink_body(&sink, out, CONC__WANTS_ANY, limit);
   do {
+    limit = conc__session_limit(s, &option);
+    conc__sink_body(&sink, out, CONC__WANTS_ANY, limit);
+    small = conc__session_sink_small(s, &sink);
     rc = conc__buffer_reserve(&s->taken, sizeof t);
     if (rc == 0) rc = CONC__REPLY_BEGIN(s, "#RETURN");
     if (rc != 0) return rc;
@@ -35400,11 +35461,11 @@ CONC__PRIVATE int conc__serve_get(conc__session *s, conc__object *o,
     if (n < 0) out->size = s->reply;
     if (n != -ETIMEDOUT || timeout <= 0) break;
     if (deadline <= 0) deadline = conc__deadline(timeout);
-    n = conc__serve_get_waiting(s, q, &sink, deadline, &t.offset, &rc);
+    n = conc__serve_get_waiting(s, q, &small, deadline, &t.offset, &rc);
     if (rc != 0) return rc;
-  } while (conc__sink_was_large(&sink, n));
+  } while (n == -EMSGSIZE && small.size != sink.size);
   if (n == -ECANCELED) return (int)n;
-  if (n < 0) return conc__reply_not_got(s, n, limit);
+  if (n < 0) return conc__reply_not_got(s, n, limit, option);
   t.queue = o;
   t.old = s->protocol == 2;
   if (t.old && !conc__serve_old(s, q, t.offset, &rc)) return rc;
@@ -35427,7 +35488,8 @@ CONC__PRIVATE int conc__serve_take(conc__session *s, conc__object *o,
                                    double timeout, int wants, size_t size) {
   conc_queue *q = o->queue;
   conc__client *c = s->client;
-  size_t limit = conc__message_limit(s->manager);
+  const char *option;
+  size_t limit;
   conc__sink sink, small;
   double deadline = 0;
   ssize_t n;
@@ -35435,10 +35497,14 @@ CONC__PRIVATE int conc__serve_take(conc__session *s, conc__object *o,
   CONC__CHECK(c->held_from == NULL && c->held.size == 0);
   if (wants != CONC__WANTS_BYTES && wants != CONC__WANTS_EXACTLY)
     wants = CONC__WANTS_ANY;
-  if (size < limit || wants == CONC__WANTS_EXACTLY) limit = size;
-  conc__sink_body(&sink, &c->held, wants, limit);
-  small = conc__sink_not_large(&sink);
   do {
+    limit = conc__session_limit(s, &option);
+    if (size <= limit) option = NULL;
+    if (option != NULL && wants == CONC__WANTS_EXACTLY)
+      return conc__refuse_memory(s, size, option);
+    if (size < limit || wants == CONC__WANTS_EXACTLY) limit = size;
+    conc__sink_body(&sink, &c->held, wants, limit);
+    small = conc__session_sink_small(s, &sink);
     n = conc__aside_get(s->aside, q, &sink);
     if (n != -ETIMEDOUT || timeout <= 0) break;
     if (deadline <= 0) deadline = conc__deadline(timeout);
@@ -35446,9 +35512,9 @@ CONC__PRIVATE int conc__serve_take(conc__session *s, conc__object *o,
     if (rc != 0) return rc;
     n = q->ops->get(q, &small, deadline);
     conc__session_unblock(s);
-  } while (conc__sink_was_large(&sink, n));
+  } while (n == -EMSGSIZE && small.size != sink.size);
   if (n == -ECANCELED) return (int)n;
-  if (n < 0) return conc__reply_not_got(s, n, limit);
+  if (n < 0) return conc__reply_not_got(s, n, limit, option);
   CONC__COUNT(&s->manager->server.account, gets, 1);
   conc__object_use(o);
   c->held_from = o;
@@ -35754,7 +35820,7 @@ CONC__PRIVATE ssize_t conc__take_first(conc__session *s, conc_queue *q,
   ssize_t n = conc__many_sink(s->client, t, &sink);
   *rc = 0;
   if (n != 0) return n;
-  small = conc__sink_not_large(&sink);
+  small = conc__session_sink_small(s, &sink);
   do {
     n = conc__aside_get(s->aside, q, &sink);
     if (n != -ETIMEDOUT || timeout <= 0) break;
@@ -35763,7 +35829,7 @@ CONC__PRIVATE ssize_t conc__take_first(conc__session *s, conc_queue *q,
     if (*rc != 0) return *rc;
     n = q->ops->get(q, &small, deadline);
     conc__session_unblock(s);
-  } while (conc__sink_was_large(&sink, n));
+  } while (n == -EMSGSIZE && small.size != sink.size);
   if (n < 0) s->client->held.size = 0;
   else conc__many_note(s);
   return n;
@@ -35826,15 +35892,17 @@ CONC__PRIVATE int conc__serve_take_many(conc__session *s, conc__object *o,
                                         double timeout) {
   conc_queue *q = o->queue;
   conc__client *c = s->client;
-  const size_t limit = conc__message_limit(s->manager);
+  const char *option;
+  const size_t limit = conc__session_limit(s, &option);
   size_t i, bytes = 0;
   ssize_t n;
   int rc;
   CONC__CHECK(c->held_from == NULL && c->held_ends.size == 0);
   if (t->most > limit) t->most = limit;
+  else option = NULL;
   n = conc__take_first(s, q, t, timeout, &rc);
   if (rc != 0 || n == -ECANCELED) return (int)n;
-  if (n < 0) return conc__reply_not_got(s, n, t->size);
+  if (n < 0) return conc__reply_not_got(s, n, t->size, option);
   conc__object_use(o); /* all of them are from there: once is enough */
   c->held_from = o;
   c->held_each = t->each;
@@ -36387,12 +36455,15 @@ CONC__PRIVATE int conc__session_pace(conc__session *s, size_t done) {
   return rc != 0 ? rc : conc__loop_yield();
 }
 
-/* Waits until no other session works with an object. */
+/* Waits until no other session works with an object. One that is going to has
+   said so before it has the lock, and may not have run since it was woken for
+   that: so this lets it run, or it would take the lock over and over. */
 CONC__PRIVATE int conc__object_await(conc__session *s, conc__object *o) {
   int rc = 0;
   while (rc == 0 && o->busy != NULL && o->busy != s) {
     rc = conc_lock_acquire(&o->alone, CONC_FOREVER);
     if (rc == 0) rc = conc_lock_release(&o->alone);
+    if (rc == 0 && o->busy != NULL) rc = conc__loop_yield();
   }
   return rc;
 }
@@ -36963,6 +37034,47 @@ CONC__PRIVATE bool conc__request_fits(conc__session *s, const conc_value *v,
   return wrong == NULL;
 }
 
+/* Whether a method takes out what it replies with: then it is nowhere else. */
+CONC__PRIVATE bool conc__method_takes(const conc__session *s,
+                                      const conc__request *r) {
+  static const char *const names[] = {"pop", "popitem", "next", "__next__"};
+  const size_t end = s->client->channel.out.size;
+  conc__taken t;
+  size_t i;
+  if (s->client->held_from != NULL) return true;
+  if (s->taken.size > 0) {
+    memcpy(&t, s->taken.data + s->taken.size - sizeof t, sizeof t);
+    if (t.end == end) return true;
+  }
+  for (i = 0; i < sizeof names / sizeof *names; i++)
+    if (strcmp(r->method, names[i]) == 0) return true;
+  return false;
+}
+
+/* A reply has been made. If it is large, and there is no room to keep it until
+   the client has read it, it gives way to an error: else a client could have
+   the same list copied for each of its connections, and read none of them. */
+CONC__PRIVATE int conc__reply_bound(conc__session *s, const conc__request *r) {
+  conc__buffer *out = &s->client->channel.out;
+  conc__buffer old = *out, rest = {NULL, 0, 0, 0};
+  const char *lacks;
+  size_t size;
+  if (CONC__LIKELY(out->capacity < 4 * CONC__IO_BUFFER)) return 0;
+  if (out->size < s->reply || out->size - s->reply <= CONC__IO_BUFFER ||
+      conc__method_takes(s, r))
+    return 0;
+  conc__session_charge(s);
+  lacks = conc__account_lacks(&s->manager->server.account, s->client->charged,
+                              0);
+  if (lacks == NULL) return 0;
+  size = out->size - s->reply;
+  if (conc__buffer_append(&rest, out->data, s->reply) != 0) return -ENOMEM;
+  *out = rest;
+  conc__aside_free(s->aside, &old, NULL, old.capacity);
+  conc__session_charge(s);
+  return conc__refuse_memory(s, size, lacks);
+}
+
 /* One request. 0: its reply is in `out`. Negative errno: the connection is to
    be closed. What is not allowed, or no request, has a reply for its
    programmer to read. */
@@ -37008,9 +37120,11 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
   s->encoded_item = reading.encoded_item;
   memset(&reading.encoded, 0, sizeof reading.encoded);
   s->encoded_objects = reading.encoded_objects;
-  if (conc__request_fits(s, reading.value, &r, &rc))
+  if (conc__request_fits(s, reading.value, &r, &rc)) {
     rc = s->client->methods ? conc__serve_method(s, &r)
                             : conc__serve_function(s, &r);
+    if (rc == 0) rc = conc__reply_bound(s, &r);
+  }
   reading.encoded = s->encoded; /* which no put has taken */
   s->encoded_item = NULL;
   conc__aside_free(s->aside, &reading.encoded, reading.value, size);
