@@ -3523,8 +3523,11 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
    not as much left as a request needs, to come in or to wait, it is refused:
    with a MemoryError, in C with -ENOMEM. The rest of it is not kept, and the
    connection goes on. So the server still has memory for what is small and
-   comes in one piece. Replies are never refused, for what a get takes has left
-   its queue. A queue's own bounds are .capacity, .max_bytes and .max_total.
+   comes in one piece. A reply of more than 64 KiB is refused likewise, if
+   there is no room to keep it until the client has read it: a get leaves its
+   message in the queue if that has more than a third of what is left. Only
+   what a method has taken out (pop, popitem, next) is never refused, for it is
+   nowhere else. A queue's own bounds are .capacity, .max_bytes and .max_total.
    While a large request is read as a value, it takes a multiple of its size
    besides, of up to four such requests at one time.
 
@@ -3752,8 +3755,9 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
    Each call of a proxy is one request to the server. Calls at the same time
    use several connections; if a connection is lost, the next call makes a new
    one, and if the server was started anew, it asks for the name again. If the
-   server does not answer, a call takes at most half a second longer than its
-   timeout. A put or a conc_task_done that the server does not answer returns
+   server does not answer, a call takes at most a tenth of a second and a round
+   trip longer than its timeout; or half a second in all, if that is longer. A
+   put or a conc_task_done that the server does not answer returns
    -ECONNRESET: it may or may not have been carried out. After every other
    error it was not, except that one that is cancelled, or whose reply makes no
    sense (-EPROTO), may have been. A get delivers a message, or takes none. A
@@ -3780,7 +3784,12 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
    often it comes. It knows the numbers of calls that were not confirmed for an
    hour, and of the last 4,096 of them. If the server has ended meanwhile,
    nobody knows what came of the call: then it returns -ECONNRESET, as it does
-   at once with a server of Python. A connection over TCP that the server has
+   at once with a server of Python. Likewise no message comes twice, or is
+   lost, since the network has failed: if a connection over TCP breaks off, and
+   was not closed by the client or its system, a server of conc.h keeps what it
+   has sent and the client has not confirmed. With the client's next call it
+   learns what has arrived. If the client makes none for .reconnect seconds,
+   the message is in its queue again. A connection over TCP that the server has
    lost, or whose server has vanished, without a word that reaches the client,
    ends after .keepalive seconds: so a call that is to be tried again then
    needs a longer timeout. Without .reconnect no call is tried again.
@@ -3844,7 +3853,8 @@ typedef struct conc_manager_counts {
   size_t requests;          /* each is one call of a client */
   size_t refused_message;   /* requests above .max_message */
   size_t refused_memory;    /* requests for which .max_memory or
-                               .max_client_memory left no room */
+                               .max_client_memory left no room, or for their
+                               replies */
   size_t bytes_in;          /* of requests */
   size_t bytes_out;         /* of replies */
   size_t puts, gets;        /* messages that clients put and got */
@@ -32908,6 +32918,28 @@ CONC__INLINE const char *conc__account_lacks(const conc__account *a,
   return NULL;
 }
 
+/* How many bytes more a connection may have, and the option that bounds them;
+   SIZE_MAX and NULL: nothing does. */
+CONC__PRIVATE size_t conc__account_left(const conc__account *a, size_t charged,
+                                        const char **option) {
+  size_t left = SIZE_MAX;
+  *option = NULL;
+  if (a->max_client_memory > 0) {
+    *option = ".max_client_memory";
+    left = a->max_client_memory > charged ? a->max_client_memory - charged : 0;
+  }
+  if (a->max_memory > 0) {
+    size_t all = a->max_memory > a->counts.memory
+                     ? a->max_memory - a->counts.memory
+                     : 0;
+    if (*option == NULL || all < left) {
+      *option = ".max_memory";
+      left = all;
+    }
+  }
+  return left;
+}
+
 /* --- news --- */
 
 /* Tells .log. `client` may be NULL. */
@@ -34272,8 +34304,9 @@ CONC__PRIVATE void conc__objects_free(conc__objects *t) {
 typedef struct conc__holding {
   struct conc__holding *next, **link; /* of the same client; no link: it is
                                          held by none */
-  /* The connection has ended, and this is off its list. It must not wait. */
-  void (*ended)(struct conc__holding *holding);
+  /* The connection has ended, and this is off its list. It must not wait. If
+     `refused`, the client has never had it: its last reply came too late. */
+  void (*ended)(struct conc__holding *holding, bool refused);
 } conc__holding;
 
 CONC__INLINE void conc__hold(conc__holding **list, conc__holding *h) {
@@ -34293,11 +34326,11 @@ CONC__INLINE void conc__unhold(conc__holding *h) {
 }
 
 /* Ends all that is on a list. */
-CONC__PRIVATE void conc__holdings_end(conc__holding **list) {
+CONC__PRIVATE void conc__holdings_end(conc__holding **list, bool refused) {
   while (*list != NULL) {
     conc__holding *h = *list;
     conc__unhold(h);
-    h->ended(h);
+    h->ended(h, refused);
   }
 }
 
@@ -34457,7 +34490,8 @@ CONC__PRIVATE void conc__receipts_free(conc__receipts *all) {
                                       says more: CONC__WANTS_..., bytes
      _conc_unget(item)                a message comes back to its place
      _conc_acquire(blocking, timeout) of a lock: None says that it is acquired,
-                                      and that its last owner has ended */
+                                      and that its last owner has ended
+   Those of a queue that are in >>own come behind them. */
 #define CONC__METHOD_GET "_conc_get"
 #define CONC__METHOD_UNGET "_conc_unget"
 #define CONC__METHOD_LOCK "_conc_acquire"
@@ -34469,6 +34503,11 @@ CONC__PRIVATE void conc__receipts_free(conc__receipts *all) {
 #define CONC__CALLS "_conc_call"
 /* The method by which an object is called. Create calls one that has it. */
 #define CONC__METHOD_CALL "__call__"
+
+/* The word "refused", a frame that is no request: the client sends no more,
+   and does not want what the reply to its last request may have given it. */
+#define CONC__REFUSED "\0\0\0\2\0r"
+#define CONC__REFUSED_SIZE (sizeof CONC__REFUSED - 1)
 
 /* How two texts of exceptions begin, by which a client of ours knows them. */
 #define CONC__TOO_LONG "message too long"
@@ -34519,6 +34558,14 @@ typedef struct conc__client {
   bool held_each;         /* an empty frame confirms the first of them only */
   conc__receipt *receipt; /* of the last call with a key, until more comes; or
                              NULL */
+  /* By what a client is known that may come back on another connection; see
+     "coming back" in >>own. */
+  bool named;
+  bool lost; /* the connection has failed; it was not ended by the client */
+  bool away; /* the client is waited for; the coroutine does nothing else */
+  uint32_t trips;  /* replies that have handed something out; it may wrap */
+  double patience; /* seconds that it is waited for; 0: not at all */
+  unsigned char name[CONC__KEY_SIZE];
   bool confirms;         /* something was handed out: so an empty frame is the
                             word "confirmed", and not a mistake */
 } conc__client;
@@ -34548,6 +34595,7 @@ typedef struct conc__server_side {
   size_t clients_count; /* length of `clients` */
   size_t handshakes;    /* length of that line */
   size_t admitted;      /* clients that have authenticated */
+  size_t away;          /* those that are waited for: they take no place */
   conc_event changed;   /* a client was closed, or has authenticated */
   conc__buffer spare[CONC__SPARE_BUFFERS]; /* not lent; the first are filled */
   size_t spare_count;                      /* how many of them */
@@ -34565,9 +34613,13 @@ typedef struct conc__client_side {
   struct conc__peer *idle; /* under the guard; the one used last is first */
   struct conc__peer *held_oldest, *held_youngest; /* under the guard: those of
                            `idle` whose message is not confirmed */
+  struct conc__peer *unsettled; /* under the guard: they have gone, and the
+                           server does not know yet what we have of them */
   unsigned depth; /* conc__fork_depth of the process that connected */
   struct conc__manager_data *next; /* in conc__clients */
   unsigned lost; /* connections, ever, that did not end by us. Atomic */
+  unsigned trip; /* microseconds of a request and its reply, as of late, when
+                    nothing was waited for. Atomic; any task writes it */
   /* Under the guard: what keys of calls are made of; see conc__call_key. */
   unsigned char session[CONC__KEY_SIZE - 8]; /* random, of a process */
   unsigned session_of; /* 1 + conc__fork_depth of that process; 0: none yet */
@@ -34921,7 +34973,8 @@ CONC__PRIVATE void conc__session_give_back(conc__session *s, size_t sent) {
    until more comes on the connection. The first byte of that confirms it, for
    the client sends nothing before it has the message, or has given it up; what
    it has given up it does not confirm, but closes the connection. Then the
-   message goes back to its place, as it does if the client dies. Such a client
+   message goes back to its place, as it does if the client dies. If it is the
+   network that has failed, the client may come back: see >>own. Such a client
    has one request under way at a time. If it has more, it confirms a message
    by the next request that it has sent ahead.
 
@@ -35002,8 +35055,8 @@ CONC__PRIVATE void conc__client_give_back_ends(conc__client *c,
    wait. */
 CONC__PRIVATE void conc__client_give_back(conc__client *c) {
   conc__object *o = c->held_from;
-  conc__holdings_end(&c->holdings);
-  conc__holdings_end(&c->loans);
+  conc__holdings_end(&c->holdings, false);
+  conc__holdings_end(&c->loans, false);
   c->held_from = NULL;
   if (o != NULL && c->held_ends.size > 0) {
     conc__client_give_back_ends(c, o->queue);
@@ -35019,13 +35072,27 @@ CONC__PRIVATE void conc__client_give_back(conc__client *c) {
   conc__client_drop_receipt(c);
 }
 
-/* Looks whether the client has closed its side, without reading: `hangup` is
-   set if its end comes next. Returns as recv: above 0 if there are bytes,
-   below 0 if there is nothing. */
+/* Notes that the network has failed, if that is what an error of the socket
+   says. EPIPE does not: there the client has said first that it ends. At a
+   unix socket there is no network. */
+CONC__PRIVATE void conc__client_failed(conc__client *c, int error) {
+  if (c->channel.tcp &&
+      (error == ETIMEDOUT || error == ECONNRESET || error == EHOSTUNREACH ||
+       error == ENETUNREACH || error == ENETDOWN))
+    c->lost = true;
+}
+
+/* Looks whether the client has closed its side, or says that it will, without
+   reading: `hangup` is set if its end comes next. Returns as recv: above 0 if
+   there are bytes, below 0 if there is nothing. */
 CONC__PRIVATE ssize_t conc__client_peek(conc__client *c) {
-  unsigned char byte;
-  ssize_t n = recv(c->channel.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+  char word[CONC__REFUSED_SIZE];
+  ssize_t n = recv(c->channel.fd, word, sizeof word, MSG_PEEK | MSG_DONTWAIT);
   if (n == 0 || (n < 0 && !conc__would_block(errno))) c->hangup = true;
+  if (n == (ssize_t)sizeof word &&
+      memcmp(word, CONC__REFUSED, sizeof word) == 0)
+    c->hangup = true;
+  if (n < 0) conc__client_failed(c, errno);
   return n;
 }
 
@@ -35064,6 +35131,7 @@ CONC__PRIVATE int conc__session_flush(conc__session *s) {
   conc__session_charge(s); /* it may take long until they are sent */
   if (!s->client->hangup || s->taken.size == 0)
     rc = conc__channel_flush(ch, &sent, CONC__NEVER);
+  conc__client_failed(s->client, -rc);
   CONC__COUNT(&s->manager->server.account, bytes_out, sent);
   conc__session_give_back(s, sent);
   if (rc == 0) s->client->held_sent = true;
@@ -35439,6 +35507,34 @@ CONC__INLINE size_t conc__message_limit(const conc__manager_data *m) {
   return m->max_message > CONC__ENVELOPE ? m->max_message - CONC__ENVELOPE : 0;
 }
 
+/* The same for a message that is got now. There may be less room: while it is
+   handed out it is there twice, in buffers that may be larger than what is in
+   them; so it may have a third of what is left. Then *option is what does not
+   let a larger one through. What is small always goes. */
+CONC__PRIVATE size_t conc__session_limit(const conc__session *s,
+                                         const char **option) {
+  const size_t limit = conc__message_limit(s->manager);
+  size_t left = conc__account_left(&s->manager->server.account,
+                                   s->client->charged, option) / 3;
+  if (left < CONC__IO_BUFFER) left = CONC__IO_BUFFER;
+  if (left < limit) return left;
+  *option = NULL;
+  return limit;
+}
+
+/* What a get takes for which is waited for: how much there will be left when
+   it comes is not known, if there is a bound. So only what is small. */
+CONC__PRIVATE conc__sink conc__session_sink_small(const conc__session *s,
+                                                  const conc__sink *sink) {
+  const conc__account *a = &s->manager->server.account;
+  conc__sink small = conc__sink_not_large(sink);
+  if ((a->max_memory > 0 || a->max_client_memory > 0) &&
+      sink->size > CONC__IO_BUFFER)
+    small.size =
+        sink->wants == CONC__WANTS_EXACTLY ? SIZE_MAX : CONC__IO_BUFFER;
+  return small;
+}
+
 /* Whether a reader of a value takes it that is encoded in `size` bytes. It
    came in a request, which may be nested deeper; and what it is as a text may
    have become shorter, as compared to which its strings must not be long. */
@@ -35654,14 +35750,15 @@ CONC__PRIVATE int conc__serve_unget(conc__session *s, conc_queue *q,
 /* The second try of a get, which waits. While it waits no buffer is lent: the
    message comes into one that the queue makes for it, and is moved behind the
    head of a reply then. Returns as the queue's get, or -EMSGSIZE if there is a
-   large message; *offset is where the body begins in `out`. If *rc is not 0,
-   the connection is to be closed. */
+   message that is larger than the sink, which takes small ones; *offset is
+   where the body begins in `out`. If *rc is not 0, the connection is to be
+   closed. */
 CONC__PRIVATE ssize_t conc__serve_get_waiting(conc__session *s, conc_queue *q,
                                               const conc__sink *sink,
                                               double deadline, size_t *offset,
                                               int *rc) {
   conc__buffer *out = &s->client->channel.out;
-  conc__sink small = conc__sink_not_large(sink);
+  conc__sink small = *sink;
   conc__buffer got;
   ssize_t n;
   *rc = conc__session_block(s);
@@ -35687,9 +35784,12 @@ CONC__PRIVATE ssize_t conc__serve_get_waiting(conc__session *s, conc_queue *q,
 }
 
 /* The reply to a get that has failed: the message, if there is one, is where
-   it was. A client of ours has its own limits, and knows them. */
+   it was. A client of ours has its own limits, and knows them. `option` is
+   what has made the limit lower; or NULL. */
 CONC__PRIVATE int conc__reply_not_got(conc__session *s, ssize_t rc,
-                                      size_t limit) {
+                                      size_t limit, const char *option) {
+  if (rc == -EMSGSIZE && option != NULL)
+    return conc__refuse_memory(s, limit, option);
   if (rc == -EMSGSIZE)
     return conc__reply_too_long(s, 0, limit,
                                 "it stays in the queue, for the reply would "
@@ -35724,7 +35824,7 @@ CONC__PRIVATE bool conc__serve_downgraded(conc__session *s, conc_queue *q,
     size_t n = body.size > 0 ? body.size : out->size - offset;
     conc__unget_body(q, p, n, body.size > 0 ? &body : NULL);
     out->size = s->reply;
-    *rc = conc__reply_not_got(s, *rc, limit);
+    *rc = conc__reply_not_got(s, *rc, limit, NULL);
     conc__buffer_free(&body);
     return false;
   }
@@ -35768,14 +35868,17 @@ CONC__PRIVATE int conc__serve_get(conc__session *s, conc__object *o,
                                   double timeout) {
   conc_queue *q = o->queue;
   conc__buffer *out = &s->client->channel.out;
-  const size_t limit = conc__message_limit(s->manager);
-  conc__sink sink;
+  const char *option;
+  size_t limit;
+  conc__sink sink, small;
   conc__taken t;
   ssize_t n;
   double deadline = 0;
   int rc;
-  conc__sink_body(&sink, out, CONC__WANTS_ANY, limit);
   do {
+    limit = conc__session_limit(s, &option);
+    conc__sink_body(&sink, out, CONC__WANTS_ANY, limit);
+    small = conc__session_sink_small(s, &sink);
     rc = conc__buffer_reserve(&s->taken, sizeof t);
     if (rc == 0) rc = CONC__REPLY_BEGIN(s, "#RETURN");
     if (rc != 0) return rc;
@@ -35785,11 +35888,11 @@ CONC__PRIVATE int conc__serve_get(conc__session *s, conc__object *o,
     if (n < 0) out->size = s->reply;
     if (n != -ETIMEDOUT || timeout <= 0) break;
     if (deadline <= 0) deadline = conc__deadline(timeout);
-    n = conc__serve_get_waiting(s, q, &sink, deadline, &t.offset, &rc);
+    n = conc__serve_get_waiting(s, q, &small, deadline, &t.offset, &rc);
     if (rc != 0) return rc;
-  } while (conc__sink_was_large(&sink, n));
+  } while (n == -EMSGSIZE && small.size != sink.size);
   if (n == -ECANCELED) return (int)n;
-  if (n < 0) return conc__reply_not_got(s, n, limit);
+  if (n < 0) return conc__reply_not_got(s, n, limit, option);
   t.queue = o;
   t.old = s->protocol == 2;
   if (t.old && !conc__serve_old(s, q, t.offset, &rc)) return rc;
@@ -35812,7 +35915,8 @@ CONC__PRIVATE int conc__serve_take(conc__session *s, conc__object *o,
                                    double timeout, int wants, size_t size) {
   conc_queue *q = o->queue;
   conc__client *c = s->client;
-  size_t limit = conc__message_limit(s->manager);
+  const char *option;
+  size_t limit;
   conc__sink sink, small;
   double deadline = 0;
   ssize_t n;
@@ -35820,10 +35924,14 @@ CONC__PRIVATE int conc__serve_take(conc__session *s, conc__object *o,
   CONC__CHECK(c->held_from == NULL && c->held.size == 0);
   if (wants != CONC__WANTS_BYTES && wants != CONC__WANTS_EXACTLY)
     wants = CONC__WANTS_ANY;
-  if (size < limit || wants == CONC__WANTS_EXACTLY) limit = size;
-  conc__sink_body(&sink, &c->held, wants, limit);
-  small = conc__sink_not_large(&sink);
   do {
+    limit = conc__session_limit(s, &option);
+    if (size <= limit) option = NULL;
+    if (option != NULL && wants == CONC__WANTS_EXACTLY)
+      return conc__refuse_memory(s, size, option);
+    if (size < limit || wants == CONC__WANTS_EXACTLY) limit = size;
+    conc__sink_body(&sink, &c->held, wants, limit);
+    small = conc__session_sink_small(s, &sink);
     n = conc__aside_get(s->aside, q, &sink);
     if (n != -ETIMEDOUT || timeout <= 0) break;
     if (deadline <= 0) deadline = conc__deadline(timeout);
@@ -35831,13 +35939,14 @@ CONC__PRIVATE int conc__serve_take(conc__session *s, conc__object *o,
     if (rc != 0) return rc;
     n = q->ops->get(q, &small, deadline);
     conc__session_unblock(s);
-  } while (conc__sink_was_large(&sink, n));
+  } while (n == -EMSGSIZE && small.size != sink.size);
   if (n == -ECANCELED) return (int)n;
-  if (n < 0) return conc__reply_not_got(s, n, limit);
+  if (n < 0) return conc__reply_not_got(s, n, limit, option);
   CONC__COUNT(&s->manager->server.account, gets, 1);
   conc__object_use(o);
   c->held_from = o;
   c->held_sent = false;
+  c->trips++;
   c->confirms = true;
   rc = CONC__REPLY_BEGIN(s, "#RETURN");
   if (rc == 0) rc = conc__aside_append(s->aside, &c->channel.out, &c->held);
@@ -35898,18 +36007,22 @@ CONC__PRIVATE int conc__serve_size(conc__session *s, conc_queue *q,
                                        have `most` bytes together; the answer
                                        is a tuple of bytes, a body in each. If
                                        `each`, they are confirmed one by one
+     _conc_back((name, trips, taken), ...)
+                                       what a client has that comes back; see
+                                       there. The answer is None
 
    A key is CONC__KEY_SIZE bytes, and one more that is 1 if the call may have
    been sent before; or None: the call may count twice.
 
-   Uses >>aside, >>receipt and >>session. Its user is >>dispatch; >>proxy asks
-   for it.
+   Uses >>aside, >>receipt and >>session. Its users are >>dispatch and
+   >>server; >>proxy asks for it.
    ------------------------------------------------------------------------ */
 
 #define CONC__METHOD_PUT "_conc_put"
 #define CONC__METHOD_DONE "_conc_done"
 #define CONC__METHOD_PUT_MANY "_conc_put_many"
 #define CONC__METHOD_GET_MANY "_conc_get_many"
+#define CONC__METHOD_BACK "_conc_back"
 #define CONC__MANY ((size_t)16384) /* messages in one trip, at most */
 
 /* --- calls that count once --- */
@@ -36134,7 +36247,7 @@ CONC__PRIVATE ssize_t conc__take_first(conc__session *s, conc_queue *q,
   ssize_t n = conc__many_sink(s->client, t, &sink);
   *rc = 0;
   if (n != 0) return n;
-  small = conc__sink_not_large(&sink);
+  small = conc__session_sink_small(s, &sink);
   do {
     n = conc__aside_get(s->aside, q, &sink);
     if (n != -ETIMEDOUT || timeout <= 0) break;
@@ -36143,7 +36256,7 @@ CONC__PRIVATE ssize_t conc__take_first(conc__session *s, conc_queue *q,
     if (*rc != 0) return *rc;
     n = q->ops->get(q, &small, deadline);
     conc__session_unblock(s);
-  } while (conc__sink_was_large(&sink, n));
+  } while (n == -EMSGSIZE && small.size != sink.size);
   if (n < 0) s->client->held.size = 0;
   else conc__many_note(s);
   return n;
@@ -36206,19 +36319,22 @@ CONC__PRIVATE int conc__serve_take_many(conc__session *s, conc__object *o,
                                         double timeout) {
   conc_queue *q = o->queue;
   conc__client *c = s->client;
-  const size_t limit = conc__message_limit(s->manager);
+  const char *option;
+  const size_t limit = conc__session_limit(s, &option);
   size_t i, bytes = 0;
   ssize_t n;
   int rc;
   CONC__CHECK(c->held_from == NULL && c->held_ends.size == 0);
   if (t->most > limit) t->most = limit;
+  else option = NULL;
   n = conc__take_first(s, q, t, timeout, &rc);
   if (rc != 0 || n == -ECANCELED) return (int)n;
-  if (n < 0) return conc__reply_not_got(s, n, t->size);
+  if (n < 0) return conc__reply_not_got(s, n, t->size, option);
   conc__object_use(o); /* all of them are from there: once is enough */
   c->held_from = o;
   c->held_each = t->each;
   c->held_sent = false;
+  c->trips++;
   c->confirms = true;
   /* Whatever ends it, the next call of the client will meet it again. A queue
      of another machine would be asked over and over: so it gives one. */
@@ -36233,6 +36349,141 @@ CONC__PRIVATE int conc__serve_take_many(conc__session *s, conc__object *o,
     bytes = 0;
   }
   return conc__reply_many(s);
+}
+
+/* --- coming back ---
+
+   A network that fails ends a connection and not its client, which has the
+   last message perhaps, perhaps not. So what was handed out is not put back at
+   once, but waits for the client to come back. For that it has given the
+   connection a name, behind that of its task, when it began: a random number
+   that is no other's, and for how long it is to be waited for. On its next
+   connection it says what it has of those that it has lost: so many replies
+   with messages, and so many of the messages of the last one. What was handed
+   out later, or not taken, goes back to its place.
+
+   A client that ends the connection itself does not come back for it: what it
+   has not confirmed by then it does not want. */
+
+#define CONC__AWAY_MOST 1024 /* connections that are waited for, at most */
+#define CONC__BACK_MOST 64   /* that one request tells of, at most */
+
+/* What stands between the name of a task and that of a connection. */
+#define CONC__NAMED "|conc "
+/* Bytes of that, of a name in hexadecimal digits, and of the milliseconds
+   behind it. */
+#define CONC__NAMED_SIZE (6 + 2 * CONC__KEY_SIZE + 1 + 10)
+
+/* Reads the name of a connection. One that is none is without effect: any
+   client may name its tasks as it likes. */
+CONC__PRIVATE void conc__client_read_name(conc__client *c, const char *text) {
+  const char *at = text != NULL ? strstr(text, CONC__NAMED) : NULL;
+  const unsigned char *p;
+  unsigned long ms = 0;
+  uint32_t byte;
+  size_t i;
+  if (at == NULL) return;
+  p = (const unsigned char *)at + sizeof CONC__NAMED - 1;
+  for (i = 0; i < CONC__KEY_SIZE; i++, p += 2) {
+    if (!conc__hex_digits(p, p + strlen((const char *)p), 2, &byte)) return;
+    c->name[i] = (unsigned char)byte;
+  }
+  if (*p++ != ' ') return;
+  for (; *p >= '0' && *p <= '9' && ms < 100000000; p++)
+    ms = ms * 10 + (unsigned long)(*p - '0');
+  c->named = *p == 0;
+  c->patience = (double)ms / 1000;
+  if (!c->named) c->patience = 0;
+  if (c->patience > CONC__RECEIPT_KEPT) c->patience = CONC__RECEIPT_KEPT;
+}
+
+/* The session of a client has ended: waits for it to come back, if something
+   is handed out to it and its connection has failed. What else is at the end
+   of a connection is done before. */
+CONC__PRIVATE void conc__client_await(conc__session *s) {
+  conc__client *c = s->client;
+  conc__server_side *server = &s->manager->server;
+  if (c->held_from == NULL || !c->named || c->patience <= 0) return;
+  conc__client_peek(c); /* it may be that nobody has looked at the error yet */
+  if (!c->lost || server->stopping || server->away == CONC__AWAY_MOST) return;
+  conc__holdings_end(&c->holdings, false);
+  conc__holdings_end(&c->loans, false);
+  if (c->receipt != NULL) c->receipt->again = true;
+  conc__client_drop_receipt(c);
+  conc__aside_free(s->aside, &c->channel.in, NULL, c->channel.in.capacity);
+  conc__aside_free(s->aside, &c->channel.out, NULL, c->channel.out.capacity);
+  conc__buffer_return(s->manager, &s->taken);
+  conc__session_charge(s);
+  /* A client that comes back needs a place. */
+  server->admitted--;
+  server->away++;
+  CONC__STORE_RELAXED(&server->account.counts.clients, server->admitted);
+  conc_event_set(&server->changed);
+  c->away = true;
+  /* Others have run meanwhile. */
+  if (c->patience > 0 && !server->stopping) conc_sleep(c->patience);
+  c->away = false;
+  server->away--;
+  server->admitted++;
+}
+
+/* The connection of that name; NULL: it has gone, and nothing of it is left,
+   or this is the one on which the name was said. */
+CONC__PRIVATE conc__client *conc__client_named(const conc__session *s,
+                                               const unsigned char *name) {
+  conc__client *c = s->manager->server.clients;
+  while (c != NULL && (!c->named || c == s->client ||
+                       memcmp(c->name, name, CONC__KEY_SIZE) != 0))
+    c = c->next;
+  return c;
+}
+
+/* A client has come back and says what it has of a connection, which comes to
+   its end then, if it was not known yet that it has failed. While its reply
+   is still being sent nothing of it can be had. */
+CONC__PRIVATE void conc__client_is_back(conc__client *c, uint32_t trips,
+                                        size_t taken) {
+  size_t ends = conc__buffer_count(&c->held_ends) / sizeof(size_t);
+  if (c->held_from != NULL && c->held_sent && trips == c->trips) {
+    size_t first = c->held_ends.first / sizeof(size_t);
+    if (c->held_each && taken < first + ends) {
+      if (taken > first) c->held_ends.first = taken * sizeof(size_t);
+    } else {
+      conc__client_confirm_all(c);
+    }
+  }
+  c->patience = 0;
+  if (c->away) conc_cancel(&c->task);
+  else shutdown(c->channel.fd, SHUT_RDWR);
+}
+
+/* _conc_back((name, trips, taken), ...). To look for a name takes long if
+   there are many clients: then others have their turns. */
+CONC__PRIVATE int conc__serve_own_back(conc__session *s, conc__object *o,
+                                       const conc__request *r) {
+  size_t i;
+  (void)o;
+  for (i = 0; i < conc_value_size(r->args) && i < CONC__BACK_MOST; i++) {
+    const conc_value *v = conc_value_item(r->args, i);
+    const unsigned char *name = NULL;
+    conc__client *c = NULL;
+    int64_t trips = 0, taken = 0;
+    size_t size = 0;
+    int rc;
+    if (conc_value_type(v) == CONC_TUPLE && conc_value_size(v) == 3 &&
+        conc_value_int(conc_value_item(v, 1), &trips) == 0 &&
+        conc_value_int(conc_value_item(v, 2), &taken) == 0)
+      name = (const unsigned char *)conc_value_bytes(conc_value_item(v, 0),
+                                                     &size);
+    if (name != NULL && size == CONC__KEY_SIZE)
+      c = conc__client_named(s, name);
+    if (c != NULL)
+      conc__client_is_back(c, (uint32_t)trips,
+                           taken > 0 ? (size_t)taken : 0);
+    rc = conc__loop_yield();
+    if (rc != 0) return rc;
+  }
+  return conc__reply_none(s);
 }
 
 /* --- the methods, and their arguments ---
@@ -36454,7 +36705,8 @@ static const conc__method conc__queue_methods[] = {
     {CONC__METHOD_PUT, CONC__TAKES_ANY, conc__serve_own_put, false},
     {CONC__METHOD_DONE, CONC__TAKES_ANY, conc__serve_own_done, true},
     {CONC__METHOD_PUT_MANY, CONC__TAKES_ANY, conc__serve_own_put_many, true},
-    {CONC__METHOD_GET_MANY, CONC__TAKES_ANY, conc__serve_own_get_many, true}};
+    {CONC__METHOD_GET_MANY, CONC__TAKES_ANY, conc__serve_own_get_many, true},
+    {CONC__METHOD_BACK, CONC__TAKES_ANY, conc__serve_own_back, false}};
 #define CONC__QUEUE_METHODS \
   (sizeof conc__queue_methods / sizeof *conc__queue_methods)
 
@@ -36583,8 +36835,9 @@ typedef struct conc__loan {
   conc__object *object;
 } conc__loan;
 
-CONC__PRIVATE void conc__loan_ended(conc__holding *holding) {
+CONC__PRIVATE void conc__loan_ended(conc__holding *holding, bool refused) {
   conc__loan *loan = (conc__loan *)(void *)holding;
+  (void)refused;
   conc__object_unuse(loan->table, loan->object);
   CONC_FREE(loan);
 }
@@ -36629,12 +36882,15 @@ CONC__PRIVATE int conc__session_pace(conc__session *s, size_t done) {
   return rc != 0 ? rc : conc__loop_yield();
 }
 
-/* Waits until no other session works with an object. */
+/* Waits until no other session works with an object. One that is going to has
+   said so before it has the lock, and may not have run since it was woken for
+   that: so this lets it run, or it would take the lock over and over. */
 CONC__PRIVATE int conc__object_await(conc__session *s, conc__object *o) {
   int rc = 0;
   while (rc == 0 && o->busy != NULL && o->busy != s) {
     rc = conc_lock_acquire(&o->alone, CONC_FOREVER);
     if (rc == 0) rc = conc_lock_release(&o->alone);
+    if (rc == 0 && o->busy != NULL) rc = conc__loop_yield();
   }
   return rc;
 }
@@ -36675,7 +36931,7 @@ CONC__PRIVATE int conc__serve_method(conc__session *s,
   if (o == NULL) o = conc__request_object(s, r->ident, &rc);
   if (o == NULL) return rc;
   conc__object_use(o); /* a client may take its last reference meanwhile */
-  conc__holdings_end(&s->client->loans);
+  conc__holdings_end(&s->client->loans, false);
   s->object = o;
   m = conc__class_method(o->type, method);
   if (CONC__UNLIKELY(o->busy != NULL)) rc = conc__object_await(s, o);
@@ -36958,6 +37214,8 @@ CONC__PRIVATE int conc__serve_function(conc__session *s, conc__request *r) {
     s->client->methods = true;
     s->client->channel.eager = false;
     s->client->owner = conc__owner_new();
+    conc__client_read_name(s->client,
+                           conc__request_text(conc_value_item(r->args, 0)));
     conc__session_own(s);
     return conc__reply_none(s);
   }
@@ -37203,6 +37461,47 @@ CONC__PRIVATE bool conc__request_fits(conc__session *s, const conc_value *v,
   return wrong == NULL;
 }
 
+/* Whether a method takes out what it replies with: then it is nowhere else. */
+CONC__PRIVATE bool conc__method_takes(const conc__session *s,
+                                      const conc__request *r) {
+  static const char *const names[] = {"pop", "popitem", "next", "__next__"};
+  const size_t end = s->client->channel.out.size;
+  conc__taken t;
+  size_t i;
+  if (s->client->held_from != NULL) return true;
+  if (s->taken.size > 0) {
+    memcpy(&t, s->taken.data + s->taken.size - sizeof t, sizeof t);
+    if (t.end == end) return true;
+  }
+  for (i = 0; i < sizeof names / sizeof *names; i++)
+    if (strcmp(r->method, names[i]) == 0) return true;
+  return false;
+}
+
+/* A reply has been made. If it is large, and there is no room to keep it until
+   the client has read it, it gives way to an error: else a client could have
+   the same list copied for each of its connections, and read none of them. */
+CONC__PRIVATE int conc__reply_bound(conc__session *s, const conc__request *r) {
+  conc__buffer *out = &s->client->channel.out;
+  conc__buffer old = *out, rest = {NULL, 0, 0, 0};
+  const char *lacks;
+  size_t size;
+  if (CONC__LIKELY(out->capacity < 4 * CONC__IO_BUFFER)) return 0;
+  if (out->size < s->reply || out->size - s->reply <= CONC__IO_BUFFER ||
+      conc__method_takes(s, r))
+    return 0;
+  conc__session_charge(s);
+  lacks = conc__account_lacks(&s->manager->server.account, s->client->charged,
+                              0);
+  if (lacks == NULL) return 0;
+  size = out->size - s->reply;
+  if (conc__buffer_append(&rest, out->data, s->reply) != 0) return -ENOMEM;
+  *out = rest;
+  conc__aside_free(s->aside, &old, NULL, old.capacity);
+  conc__session_charge(s);
+  return conc__refuse_memory(s, size, lacks);
+}
+
 /* One request. 0: its reply is in `out`. Negative errno: the connection is to
    be closed. What is not allowed, or no request, has a reply for its
    programmer to read. */
@@ -37220,6 +37519,11 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
       conc__session_confirm(s);
   }
   if (size == 0 && s->client->confirms) return 0; /* the word "confirmed" */
+  if (size == CONC__REFUSED_SIZE - 4 && s->client->methods &&
+      memcmp(data, &CONC__REFUSED[4], size) == 0) {
+    conc__holdings_end(&s->client->holdings, true);
+    return -EPIPE;
+  }
   if (s->client->methods && conc__serve_usual(s, data, size, &rc)) return rc;
   rc = 0; /* what kept that from serving it is found once more below */
   memset(&reading, 0, sizeof reading);
@@ -37243,9 +37547,11 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
   s->encoded_item = reading.encoded_item;
   memset(&reading.encoded, 0, sizeof reading.encoded);
   s->encoded_objects = reading.encoded_objects;
-  if (conc__request_fits(s, reading.value, &r, &rc))
+  if (conc__request_fits(s, reading.value, &r, &rc)) {
     rc = s->client->methods ? conc__serve_method(s, &r)
                             : conc__serve_function(s, &r);
+    if (rc == 0) rc = conc__reply_bound(s, &r);
+  }
   reading.encoded = s->encoded; /* which no put has taken */
   s->encoded_item = NULL;
   conc__aside_free(s->aside, &reading.encoded, reading.value, size);
@@ -37416,6 +37722,7 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
       ch->waited = true; /* it has waited: so it looks once more */
       continue;
     }
+    if (n < 0) conc__client_failed(c, (int)-n);
     if (n < 0) return (int)n;
   }
   return rc;
@@ -37650,7 +37957,9 @@ CONC__PRIVATE void conc__client_tell_end(conc__client *c, int rc) {
   /* -EPIPE is the end that every client has. */
   if (rc == -EPIPE || c->manager->server.stopping) rc = 0;
   conc__account_tell(a, CONC_MANAGER_LEAVE, c->from, rc,
-                     c->held_from != NULL
+                     c->held_from != NULL && c->lost && c->patience > 0
+                         ? "its last message waits for it to come back"
+                     : c->held_from != NULL
                          ? "its last message goes back to its queue"
                      : rc != 0 ? conc_strerror(rc)
                                : "its connection has ended");
@@ -37724,6 +38033,7 @@ CONC__PRIVATE void *conc__client_main(void *arg) {
   if (rc != 0) conc__session_give_back(&s, 0);
   if (rc != 0 && s.manager->server.stopping) conc__client_settle(c);
   if (rc != 0) conc__client_tell_end(c, rc);
+  if (rc != 0) conc__client_await(&s);
   /* While this is a coroutine that may wait: the queue may be another
      machine's. */
   if (rc != 0) conc__client_give_back(c);
@@ -37912,7 +38222,7 @@ CONC__PRIVATE void conc__server_stop(conc__manager_data *m) {
   for (c = server->clients; c != NULL; c = next) {
     next = c->next;
     if (c->serving) {
-      if (c->blocked || !c->authenticated) conc_cancel(&c->task);
+      if (c->blocked || !c->authenticated || c->away) conc_cancel(&c->task);
       continue;
     }
     conc__client_settle(c);
@@ -38296,6 +38606,13 @@ typedef struct conc__peer {
                  came together, and that no get has taken yet; in >>client */
   bool fetched; /* in advance: it counts among these */
   struct conc__peer *younger, *older; /* in `held`, while it is idle and so */
+  /* What it is known by if we come back on another connection: see "coming
+     back" in >>own. */
+  conc__manager_data *manager; /* NULL: it has no such name */
+  bool unsure;    /* something was sent, to which no reply has come */
+  uint32_t trips; /* replies with messages that were accepted */
+  size_t taken;   /* messages of the last of them that were taken */
+  unsigned char name[CONC__KEY_SIZE];
 } conc__peer;
 
 /* --- connections: their end --- */
@@ -38306,15 +38623,27 @@ CONC__PRIVATE void conc__peer_confirm(conc__peer *p) {
   ssize_t n = send(p->channel.fd, "\0\0\0\0", 4, MSG_DONTWAIT | MSG_NOSIGNAL);
   (void)n;
   p->held = false;
+  p->unsure = true;
 }
 
 /* Closes a connection. A message that it holds is the caller's since long, and
-   so confirmed. In a forked child its parent's connections are closed already:
-   there is no descriptor. */
+   so confirmed; but the network may have failed, and the word be lost with it.
+   In a forked child its parent's connections are closed already: there is no
+   descriptor. */
 CONC__PRIVATE void conc__peer_close(conc__peer *p) {
-  if (p->held && conc__own_fd_is(p->channel.fd)) conc__peer_confirm(p);
+  conc__manager_data *m = p->manager;
+  bool ours = conc__own_fd_is(p->channel.fd);
+  if (p->held && ours) conc__peer_confirm(p);
   conc__channel_close(&p->channel);
-  CONC_FREE(p);
+  if (ours && m != NULL && p->unsure) {
+    conc__mutex *guard = conc__mutex_of(m);
+    conc__mutex_lock(guard);
+    p->next = m->client.unsettled;
+    CONC__STORE_RELAXED(&m->client.unsettled, p);
+    conc__mutex_unlock(guard);
+  } else {
+    CONC_FREE(p);
+  }
 }
 
 /* --- requests and replies --- */
@@ -38434,6 +38763,7 @@ CONC__PRIVATE int conc__peer_exchange(conc__manager_data *m, conc__peer *p,
   size_t sent;
   int rc;
   CONC__CHECK(!p->asked || p->channel.out.size == 0);
+  p->unsure = true;
   rc = conc__channel_flush(&p->channel, &sent, deadline);
   /* The first byte that the server sees confirms what it has handed out. */
   if (sent > 0) p->held = false;
@@ -38589,6 +38919,16 @@ CONC__PRIVATE int conc__peer_open(conc__manager_data *m, conc__peer **out,
   }
 }
 
+/* A request that does not wait has been answered in so many seconds. One that
+   took long, since a packet was lost, say, counts for little. */
+CONC__PRIVATE void conc__client_took(conc__manager_data *m, double seconds) {
+  unsigned before = CONC__LOAD_RELAXED(&m->client.trip);
+  unsigned us = seconds < 1 ? (unsigned)(seconds * 1e6) : 1000000;
+  if (before > 0 && us > 2 * before) us = 2 * before;
+  if (before > 0 && us > before) us = before + (us - before + 7) / 8;
+  CONC__STORE_RELAXED(&m->client.trip, us);
+}
+
 /* Calls one function of the server, on a connection of its own: the server
    closes it afterwards, except for accept_connection. That one is kept, in
    *keep, which is NULL for the others. *reply and *result as conc__peer_call.
@@ -38600,14 +38940,17 @@ CONC__PRIVATE int conc__peer_function(conc__manager_data *m,
                                       conc__peer **keep, bool *lost,
                                       double deadline) {
   conc__peer *p = NULL;
+  double began;
   bool broken = true;
   int rc = conc__peer_open(m, &p, deadline);
   *reply = NULL;
   *lost = conc__is_lost(rc);
   if (rc != 0) return rc;
   rc = conc__request_str(&p->channel.out, function, argument);
+  began = conc_now();
   if (rc == 0)
     rc = conc__peer_call(m, p, reply, result, &broken, deadline);
+  if (!broken) conc__client_took(m, conc_now() - began);
   *lost = broken && conc__is_lost(rc);
   if (rc == 0 && keep != NULL)
     *keep = p;
@@ -38674,21 +39017,72 @@ CONC__PRIVATE conc__peer *conc__peer_take_idle(conc__manager_data *m) {
   }
 }
 
+/* A client gives up before the server forgets its keys. */
+#define CONC__RECONNECT_MOST (CONC__RECEIPT_KEPT / 4)
+
+/* For how many seconds a call of a client may be tried again. */
+CONC__INLINE double conc__reconnect(const conc__manager_data *m) {
+  double seconds = m->options->reconnect;
+  return seconds < CONC__RECONNECT_MOST ? seconds : CONC__RECONNECT_MOST;
+}
+
+/* Makes a key that is no other call's or connection's. False: there are no
+   random bytes. */
+CONC__PRIVATE bool conc__client_key(conc__manager_data *m,
+                                    unsigned char *key) {
+  conc__client_side *client = &m->client;
+  conc__mutex *guard = conc__mutex_of(m);
+  uint64_t serial;
+  bool made;
+  size_t i;
+  conc__mutex_lock(guard);
+  /* A forked child is another client: its numbers are its own. */
+  if (client->session_of != conc__fork_depth + 1 &&
+      conc__random(client->session, sizeof client->session) == 0)
+    client->session_of = conc__fork_depth + 1;
+  made = client->session_of == conc__fork_depth + 1;
+  memcpy(key, client->session, sizeof client->session);
+  serial = ++client->serial;
+  conc__mutex_unlock(guard);
+  for (i = sizeof client->session; i < CONC__KEY_SIZE; i++, serial >>= 8)
+    key[i] = (unsigned char)serial;
+  return made;
+}
+
 /* A connection for methods: an idle one, or a new one. The caller puts it back
-   or closes it. 0 or negative errno. */
+   or closes it. 0 or negative errno. With .reconnect a new one has a name, in
+   the text that a Python server takes for that of our task. */
 CONC__PRIVATE int conc__peer_get(conc__manager_data *m, conc__peer **out,
                                  bool *lost, double deadline) {
+  char text[100 + CONC__NAMED_SIZE + 1];
+  unsigned char name[CONC__KEY_SIZE];
   conc_value *reply;
   const conc_value *result;
-  int rc;
+  size_t i;
+  int n, rc;
+  bool named = false;
   *lost = false;
   *out = conc__peer_take_idle(m);
   if (*out != NULL) return 0;
-  rc = conc__peer_function(m, "accept_connection", conc_name(NULL), &reply,
-                           &result, out, lost, deadline);
+  n = snprintf(text, sizeof text, "%.*s", CONC__SHOWN(conc_name(NULL), 100));
+  if (conc__reconnect(m) > 0) named = conc__client_key(m, name);
+  if (named) {
+    n += snprintf(text + n, sizeof text - (size_t)n, CONC__NAMED);
+    for (i = 0; i < sizeof name; i++)
+      n += snprintf(text + n, sizeof text - (size_t)n, "%02x", name[i]);
+    snprintf(text + n, sizeof text - (size_t)n, " %lu",
+             (unsigned long)(conc__reconnect(m) * 1000) + 1);
+  }
+  rc = conc__peer_function(m, "accept_connection", text, &reply, &result, out,
+                           lost, deadline);
   conc_value_free(reply);
-  if (rc == 0) (*out)->channel.eager = false;
-  return rc;
+  if (rc != 0) return rc;
+  (*out)->channel.eager = false;
+  if (named) {
+    (*out)->manager = m;
+    memcpy((*out)->name, name, sizeof name);
+  }
+  return 0;
 }
 
 /* Seconds after which a message is confirmed by a word of its own if its
@@ -38707,6 +39101,7 @@ CONC__PRIVATE void conc__peer_put(conc__manager_data *m, conc__peer *p) {
       p->channel.out.capacity > CONC__IO_BUFFER)
     conc__channel_free(&p->channel); /* after a large message */
   p->last = conc_now();
+  p->unsure = p->held;
   conc__mutex_lock(guard);
   /* In front: the one that was used last is the least likely to have been
      closed, and the others may stay unused. */
@@ -38733,9 +39128,7 @@ CONC__PRIVATE void conc__peer_put(conc__manager_data *m, conc__peer *p) {
 #define CONC__PAUSE_LEAST 10e-3 /* seconds before the second try */
 #define CONC__PAUSE_MOST 1.0    /* it doubles up to that */
 #define CONC__PATIENCE 2.0      /* seconds that the first try has to connect */
-/* A client gives up before the server forgets its keys. */
-#define CONC__RECONNECT_MOST (CONC__RECEIPT_KEPT / 4)
-
+#define CONC__PATIENCE_MOST 16.0 /* they double up to that */
 typedef struct conc__calling {
   conc__manager_data *manager;
   double deadline; /* until when the server may wait */
@@ -38757,12 +39150,11 @@ typedef struct conc__calling {
 
 CONC__PRIVATE void conc__call_begin(conc__calling *call, conc__manager_data *m,
                                     double deadline, double end) {
-  double again = m->options->reconnect;
   call->manager = m;
   call->deadline = deadline;
   call->at_once = false;
   call->end = end;
-  call->again = again < CONC__RECONNECT_MOST ? again : CONC__RECONNECT_MOST;
+  call->again = conc__reconnect(m);
   call->until = call->since = 0;
   call->pause = CONC__PAUSE_LEAST;
   call->patience = CONC__PATIENCE;
@@ -38783,6 +39175,8 @@ CONC__PRIVATE double conc__call_patience(conc__calling *call) {
   if (!(call->again > 0)) return call->end;
   end = conc_now() + call->patience;
   call->patience *= 2;
+  if (call->patience > CONC__PATIENCE_MOST)
+    call->patience = CONC__PATIENCE_MOST;
   return end < call->end ? end : call->end;
 }
 
@@ -38842,26 +39236,9 @@ CONC__PRIVATE bool conc__call_again(conc__calling *call, int *rc) {
 /* Gives the call its key, or says that it may have been sent before. Without
    random bytes it has none, and is not tried again when it was sent. */
 CONC__PRIVATE void conc__call_key(conc__calling *call) {
-  conc__client_side *client = &call->manager->client;
-  conc__mutex *guard = conc__mutex_of(call->manager);
-  uint64_t serial;
-  size_t i;
-  if (call->has_key) {
-    call->key[CONC__KEY_SIZE] = 1;
-    return;
-  }
-  conc__mutex_lock(guard);
-  /* A forked child is another client: its numbers are its own. */
-  if (client->session_of != conc__fork_depth + 1 &&
-      conc__random(client->session, sizeof client->session) == 0)
-    client->session_of = conc__fork_depth + 1;
-  call->has_key = client->session_of == conc__fork_depth + 1;
-  memcpy(call->key, client->session, sizeof client->session);
-  serial = ++client->serial;
-  conc__mutex_unlock(guard);
-  for (i = sizeof client->session; i < CONC__KEY_SIZE; i++, serial >>= 8)
-    call->key[i] = (unsigned char)serial;
-  call->key[CONC__KEY_SIZE] = 0;
+  call->key[CONC__KEY_SIZE] = call->has_key;
+  if (!call->has_key)
+    call->has_key = conc__client_key(call->manager, call->key);
 }
 
 /* ---------------------------------------------------------------------------
@@ -38888,12 +39265,14 @@ CONC__PRIVATE void conc__call_key(conc__calling *call) {
                           something more on that connection, or the word
                           "confirmed" (a frame without content). If the
                           connection ends without that, the message is in its
-                          queue again. So a get that does not deliver (it was
-                          cancelled, or has no memory) closes its connection;
-                          and a connection whose message the caller has is
-                          `held` until its next request. What a get does not
-                          want, the server does not hand out: the request says
-                          what it wants
+                          queue again; but if the network has failed, only
+                          when we have not told, on another connection, that
+                          we have it (conc__proxy_settle). So a get that
+                          does not deliver (it was cancelled, or has no
+                          memory) closes its connection; and a connection
+                          whose message the caller has is `held` until its
+                          next request. What a get does not want, the server
+                          does not hand out: the request says what it wants
      a server of Python   has forgotten a message when it has sent it. So the
                           connection of a get whose reply is due still is not
                           closed, but kept as `late`: the next get of the
@@ -38922,7 +39301,8 @@ CONC__PRIVATE void conc__call_key(conc__calling *call) {
 typedef struct conc__ident {
   struct conc__ident *before; /* the one whose place it has taken */
   bool confirms;              /* it is conc.h: see above */
-  bool own;                   /* it has what >>own lists */
+  bool own;                   /* it has what >>own lists, */
+  bool settles;               /* and CONC__METHOD_BACK, which came later */
   unsigned lost;              /* of conc__client_side, when it was asked for */
   size_t most;                /* bytes of a request that it reads */
   char text[64];
@@ -38944,10 +39324,12 @@ typedef struct conc__proxy {
 
 /* --- exchanges: a request and its reply --- */
 
-/* Seconds that a reply may come later than the timeout in its request: the
-   server waits as long as that, and the way takes time. After them the
-   connection is given up. */
+/* Seconds that a short answer may take which is not worth a longer wait. */
 #define CONC__REPLY_SLACK 0.5
+/* Seconds that a reply may come later than the timeout in its request, and the
+   time of a trip: the server waits as long as that, and is not always at work
+   at once. After them the connection is given up. */
+#define CONC__REPLY_WAIT 0.1
 #define CONC__JOIN_LEAST 0.1 /* seconds that an answer to join has, at least */
 /* How often a call asks for the id of its name anew. */
 #define CONC__RESOLVE_TIMES 2
@@ -38973,10 +39355,85 @@ CONC__INLINE int conc__proxy_protocol(const conc__proxy *proxy,
 }
 
 /* Until when a whole call may last, connecting included, that waits in the
-   server until `deadline`. */
-CONC__PRIVATE double conc__call_end(double deadline) {
+   server until `deadline`: for CONC__REPLY_SLACK at least. */
+CONC__PRIVATE double conc__call_end(const conc__manager_data *m,
+                                    double deadline) {
+  double late = CONC__REPLY_WAIT, least;
   if (deadline >= CONC__NEVER) return deadline;
-  return (deadline <= 0 ? conc_now() : deadline) + CONC__REPLY_SLACK;
+  late += CONC__LOAD_RELAXED(&m->client.trip) * 1e-6;
+  least = conc_now() + CONC__REPLY_SLACK;
+  if (late > CONC__REPLY_SLACK) late = CONC__REPLY_SLACK;
+  return deadline + late > least ? deadline + late : least;
+}
+
+/* Takes the connections out whose end the server may not know about, up to
+   CONC__BACK_MOST of them. */
+CONC__PRIVATE conc__peer *conc__unsettled_take(conc__manager_data *m) {
+  conc__mutex *guard = conc__mutex_of(m);
+  conc__peer *first, **link = &first;
+  size_t n = 0;
+  conc__mutex_lock(guard);
+  first = m->client.unsettled;
+  while (*link != NULL && n++ < CONC__BACK_MOST) link = &(*link)->next;
+  CONC__STORE_RELAXED(&m->client.unsettled, *link);
+  *link = NULL;
+  conc__mutex_unlock(guard);
+  return first;
+}
+
+/* Frees them; or, if it is not `done`, keeps them for the next connection. */
+CONC__PRIVATE void conc__unsettled_leave(conc__manager_data *m,
+                                         conc__peer *first, bool done) {
+  conc__mutex *guard = conc__mutex_of(m);
+  conc__peer *p;
+  while ((p = first) != NULL) {
+    first = p->next;
+    if (done) {
+      CONC_FREE(p);
+      continue;
+    }
+    conc__mutex_lock(guard);
+    p->next = m->client.unsettled;
+    CONC__STORE_RELAXED(&m->client.unsettled, p);
+    conc__mutex_unlock(guard);
+  }
+}
+
+/* Appends what we have of them, as a tuple. */
+CONC__PRIVATE int conc__unsettled_arguments(conc__buffer *out,
+                                            const conc__peer *p) {
+  int rc = conc__pickle_put_op(out, CONC__OP_MARK);
+  for (; rc == 0 && p != NULL; p = p->next) {
+    rc = conc__pickle_put_bytes(out, p->name, sizeof p->name, 4);
+    if (rc == 0) rc = conc__pickle_put_int(out, (int64_t)p->trips);
+    if (rc == 0) rc = conc__pickle_put_int(out, (int64_t)p->taken);
+    if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE3);
+  }
+  return rc != 0 ? rc : conc__pickle_put_op(out, CONC__OP_TUPLE);
+}
+
+/* Tells the server what we have of the connections that we have lost. Whatever
+   it says to that is right: it may be another one. 0; or negative errno: the
+   connection is of no more use. */
+CONC__PRIVATE int conc__proxy_settle(conc__proxy *proxy,
+                                     const conc__ident *ident, conc__peer *p,
+                                     double end) {
+  conc__manager_data *m = proxy->manager;
+  conc__peer *gone = conc__unsettled_take(m);
+  conc__buffer *out = &p->channel.out;
+  conc_value *reply = NULL;
+  const conc_value *result;
+  bool broken = true;
+  size_t at;
+  int rc;
+  if (gone == NULL) return 0;
+  rc = conc__request_begin(out, &at, 4, ident->text, CONC__METHOD_BACK);
+  if (rc == 0) rc = conc__unsettled_arguments(out, gone);
+  if (rc == 0) rc = conc__request_end(out, at);
+  if (rc == 0) rc = conc__peer_call(m, p, &reply, &result, &broken, end);
+  conc_value_free(reply);
+  conc__unsettled_leave(m, gone, !broken);
+  return broken ? rc : 0;
 }
 
 /* Takes a connection and begins a request for a method on it. Negative errno:
@@ -38986,6 +39443,13 @@ CONC__PRIVATE int conc__exchange_begin(conc__exchange *c, conc__proxy *proxy,
                                        const char *method,
                                        conc__calling *call) {
   int rc = conc__call_connect(call, &c->peer);
+  /* Without the guard: what another task enters now is told by the next. */
+  if (rc == 0 && ident->settles &&
+      CONC__LOAD_RELAXED(&proxy->manager->client.unsettled) != NULL) {
+    rc = conc__proxy_settle(proxy, ident, c->peer, call->end);
+    if (rc != 0) call->lost = conc__is_lost(rc);
+    if (rc != 0) conc__peer_close(c->peer);
+  }
   if (rc != 0) return rc == -ECONNRESET ? -EPIPE : rc; /* it was not sent */
   c->call = call;
   c->keyed = false;
@@ -39069,13 +39533,14 @@ CONC__PRIVATE int conc__ident_read(const conc_value *v, conc__ident *ident) {
     id = conc_value_str(conc_value_item(v, 0), NULL);
   if (id == NULL || strlen(id) >= sizeof ident->text) return -EPROTO;
   memcpy(ident->text, id, strlen(id) + 1);
-  ident->confirms = ident->own = false;
+  ident->confirms = ident->own = ident->settles = false;
   ident->most = SIZE_MAX;
   for (i = 0; i < conc_value_size(methods); i++) {
     const char *name = conc_value_str(conc_value_item(methods, i), NULL);
     if (name == NULL) continue;
     if (strcmp(name, CONC__METHOD_GET) == 0) ident->confirms = true;
     if (strcmp(name, CONC__METHOD_PUT) == 0) ident->own = true;
+    if (strcmp(name, CONC__METHOD_BACK) == 0) ident->settles = true;
     if (strncmp(name, CONC__METHOD_MAX, sizeof CONC__METHOD_MAX - 1) == 0) {
       unsigned long long most =
           strtoull(name + sizeof CONC__METHOD_MAX - 1, NULL, 10);
@@ -39276,7 +39741,8 @@ CONC__PRIVATE int conc__proxy_send(conc__proxy *proxy, const conc__message *m,
 CONC__PRIVATE int conc__proxy_put(conc_queue *q, const conc__message *m,
                                   double deadline) {
   return conc__proxy_send((conc__proxy *)q, m, false, deadline,
-                          conc__call_end(deadline));
+                          conc__call_end(((conc__proxy *)q)->manager,
+                                         deadline));
 }
 
 /* One try of a put of many of one size, `count` of them, in one trip. How many
@@ -39319,7 +39785,8 @@ CONC__PRIVATE ssize_t conc__proxy_put_some(conc__proxy *proxy,
   conc__calling call;
   ssize_t put = 0;
   int rc;
-  conc__call_begin(&call, proxy->manager, deadline, conc__call_end(deadline));
+  conc__call_begin(&call, proxy->manager, deadline,
+                   conc__call_end(proxy->manager, deadline));
   call.acts = true;
   call.at_once = at_once;
   do {
@@ -39516,6 +39983,8 @@ CONC__PRIVATE ssize_t conc__proxy_take(conc__proxy *proxy,
     c.broken = got < 0;
     c.peer->asked = false;
     c.peer->held = !c.broken;
+    c.peer->trips += !c.broken;
+    c.peer->taken = 1;
     if (c.broken && conc__peer_refuse(c.peer, call->end) != 0)
       got = -ECANCELED;
   } else if (rc == 0) {
@@ -39600,6 +40069,8 @@ CONC__PRIVATE int conc__proxy_fetch(conc__proxy *proxy,
     rc = conc__call_broken(call, c.peer, rc);
   } else if (conc__ahead_begin(c.peer, payload, size)) {
     c.peer->asked = false;
+    c.peer->trips++;
+    c.peer->taken = 0;
     *out = c.peer;
     return 0;
   } else {
@@ -39948,7 +40419,7 @@ CONC__PRIVATE ssize_t conc__proxy_get_late(conc__proxy *proxy,
       if (until > now + CONC__ASK_FOR) until = now + CONC__ASK_FOR;
       n = conc__proxy_ask(proxy, ident, &c, until, call);
       if (n != 0) return n;
-      until = conc__call_end(until);
+      until = conc__call_end(proxy->manager, until);
     }
     n = conc__proxy_receive(proxy, &c, sink, &told, until,
                             proxy->manager->timeout);
@@ -40149,6 +40620,7 @@ CONC__PRIVATE ssize_t conc__ahead_hand_over(conc__proxy *proxy, conc__peer *p,
     return n;
   }
   p->held = true;
+  p->taken++;
   conc__ahead_count(proxy->manager, p, p->ahead < p->ahead_end);
   if (p->fetched) conc__ahead_keep(proxy, p);
   else conc__peer_put(proxy->manager, p);
@@ -40204,7 +40676,8 @@ CONC__PRIVATE ssize_t conc__proxy_get(conc_queue *q, conc__sink *sink,
   size_t count;
   int rc;
   if (n != -ETIMEDOUT) return n;
-  conc__call_begin(&call, proxy->manager, deadline, conc__call_end(deadline));
+  conc__call_begin(&call, proxy->manager, deadline,
+                   conc__call_end(proxy->manager, deadline));
   count = conc__prefetch(proxy->manager);
   if (count > 1) n = conc__proxy_get_ahead(proxy, sink, call.end);
   if (n != -ETIMEDOUT) return n;
@@ -40241,10 +40714,12 @@ CONC__PRIVATE ssize_t conc__proxy_get_trip(conc__proxy *proxy,
   }
   if (got >= 0 && p->ahead == p->ahead_end) {
     p->held = true;
+    p->taken = (size_t)done;
     conc__peer_put(proxy->manager, p);
     return done;
   }
-  /* What the server has sent is not what was asked for. */
+  /* What the server has sent is not what was asked for: nothing is taken. */
+  p->trips--;
   if (conc__peer_refuse(p, call->end) != 0) got = -ECANCELED;
   conc__ahead_give_back(proxy->manager, p);
   return got < 0 ? got : -EPROTO;
@@ -40278,7 +40753,8 @@ CONC__PRIVATE ssize_t conc__proxy_get_n(conc_queue *q, conc__sink *sink,
       CONC__LOAD(&proxy->stashed))
     return conc__proxy_get_each(q, sink, n, deadline);
   if (n > CONC__MANY) n = CONC__MANY;
-  conc__call_begin(&call, proxy->manager, deadline, conc__call_end(deadline));
+  conc__call_begin(&call, proxy->manager, deadline,
+                   conc__call_end(proxy->manager, deadline));
   do {
     rc = conc__proxy_current(proxy, &call, &ident);
     if (rc == 0 && !ident->own)
@@ -40605,6 +41081,8 @@ CONC__PRIVATE void conc__proxies_shutdown(conc__manager_data *m) {
     client->idle = p->next;
     conc__peer_close(p);
   }
+  while (client->unsettled != NULL)
+    conc__unsettled_leave(m, conc__unsettled_take(m), true);
 }
 
 /* ---------------------------------------------------------------------------
@@ -40627,17 +41105,17 @@ CONC__PRIVATE void conc__proxies_shutdown(conc__manager_data *m) {
 
                      a server of conc.h          a server of Python
      lock            its wait ends with the      waits for a quarter of a
-                     connection                  second at a time, and its
-     semaphore       its wait ends when we       reply is waited for; what it
-                     have said that we send no   has handed out is given back.
-                     more; a unit that is on     If the server does not answer
-                     its way is given back       in time, its reply is `late`,
-                                                 and is read by a later call,
-                                                 or at shutdown
-     condition       the wait ends with the      as a lock; a notify goes to
-                     connection; the lock is     another
-                     acquired anew, over a new
-                     one
+                     connection, whose last      second at a time, and its
+                     word is that a lock that    reply is waited for; what it
+                     is on its way is refused    has handed out is given back.
+     semaphore       its wait ends when we       If the server does not answer
+                     have said that we send no   in time, its reply is `late`,
+                     more; a unit that is on     and is read by a later call,
+                     its way is given back       or at shutdown
+     condition       as a lock, which is         as a lock; a notify goes to
+                     acquired anew, over         another
+                     another connection; so is
+                     a notify
      barrier         it is broken when the       is broken by abort
                      connection ends
      event           nothing                     nothing
@@ -41139,6 +41617,19 @@ CONC__PRIVATE void conc__remote_release_by(conc__remote *r,
   else t->broken = true;
 }
 
+/* Ends a connection over which a lock was asked for: what the server gives out
+   meanwhile it takes back, as if it had not. If it cannot be told, the lock is
+   one whose owner has ended. */
+CONC__PRIVATE void conc__remote_refuse(conc__peer *p) {
+  if (conc__own_fd_is(p->channel.fd)) {
+    ssize_t n = send(p->channel.fd, CONC__REFUSED, CONC__REFUSED_SIZE,
+                     MSG_DONTWAIT | MSG_NOSIGNAL);
+    (void)n;
+  }
+  p->unsure = false; /* there are no messages on it */
+  conc__peer_close(p);
+}
+
 /* Waits until `end` for the reply to an acquire that was given up, and undoes
    it. `whole`: the connection may be used for that, and afterwards. False:
    there is no reply, or not all of it; the next call looks for it. */
@@ -41148,7 +41639,10 @@ CONC__PRIVATE bool conc__remote_undo(conc__remote *r, conc__remote_try *t,
   bool ended;
   int rc = conc__remote_hear(r, t, end);
   if (rc == 0 && conc__reply_is_had(t->result, &ended)) {
-    if (whole) {
+    if (whole && ended) {
+      conc_value_free(t->reply);
+      t->broken = true; /* then the next owner hears of that */
+    } else if (whole) {
       conc__remote_release_by(r, t);
     } else {
       conc_value_free(t->reply);
@@ -41181,7 +41675,7 @@ CONC__PRIVATE void conc__remote_give_up(conc__remote *r, conc__remote_try *t,
   whole = !conc__ident_is_ours(conc__remote_ident(r)) ||
           conc__channel_has_begun(&t->peer->channel);
   if (!whole && r->kind != CONC__KIND_SEM) {
-    conc__peer_close(t->peer);
+    conc__remote_refuse(t->peer);
     return;
   }
   /* A server of ours does not wait for what says that it sends no more. */
@@ -41257,7 +41751,7 @@ CONC__PRIVATE int conc__remote_take_once(conc__remote *r,
    is the caller's, by cancelling, to end a wait without an end. */
 CONC__PRIVATE int conc__remote_take(conc__remote *r, conc__remote_try *t,
                                     double deadline, bool must) {
-  double end = conc__call_end(deadline);
+  double end = conc__call_end(r->manager, deadline);
   int i = 0;
   for (;;) {
     const conc__ident *ident = conc__remote_ident(r);
@@ -41408,9 +41902,12 @@ CONC__PRIVATE int conc__remote_cond_wait(conc__remote *c, conc__remote *l,
   conc__tsan_released(&l->as.lock, false);
   do rc = conc__remote_wait_once(c, &t, deadline);
   while (rc == -EAGAIN);
-  if (t.broken) {
+  if (t.broken && rc != -ECANCELED) {
     conc__peer_close(t.peer);
-    if (rc != -ECANCELED) return rc;
+    return rc;
+  }
+  if (t.broken) {
+    conc__remote_refuse(t.peer);
     again = conc__remote_take_again(l, &t);
     if (again == -ETIMEDOUT) again = -EPIPE; /* the server's silence */
     if (again != 0 && again != -EOWNERDEAD) return again;
@@ -41484,7 +41981,8 @@ CONC__PRIVATE int conc__remote_wait_there(conc__remote *r, double deadline) {
   int rc;
   q.waits = true;
   q.deadline = deadline;
-  rc = conc__remote_do(r, &q, conc__call_end(deadline), &reply, &result);
+  rc = conc__remote_do(r, &q, conc__call_end(r->manager, deadline), &reply,
+                       &result);
   if (rc != 0) return rc;
   rc = conc__reply_number(result);
   conc_value_free(reply);
@@ -46183,6 +46681,9 @@ typedef struct conc__served_lock {
   conc_rlock *lock; /* `own`, or the program's; of a Lock its .lock alone */
   uintptr_t owner;  /* in whose name; 0: no client has it */
   bool recursive;   /* an RLock */
+  /* What the reply has said by which the client has got it: */
+  bool told;          /* that its last owner has ended */
+  conc_cond *notified; /* that this was notified; or NULL */
 } conc__served_lock;
 
 /* Releases a level, or all of them, in the name of the owner. To TSan, which
@@ -46199,10 +46700,26 @@ CONC__PRIVATE void conc__served_lock_free(conc__served_lock *l, bool all) {
   conc__act_as(before);
 }
 
-/* The connection that held it has ended. */
-CONC__PRIVATE void conc__served_lock_ended(conc__holding *holding) {
+/* The client has never had it: the next owner, and who waits for the notify,
+   are as well off as if it had not been given to that one. */
+CONC__PRIVATE void conc__served_lock_refused(conc__served_lock *l) {
+  uintptr_t before = conc__act_as(conc__owner_new());
+  if (l->notified != NULL) conc_cond_notify(l->notified, 1);
+  conc__act_as(before);
+  conc__served_lock_free(l, true);
+}
+
+/* The connection that held it has ended. If nobody has heard of an earlier
+   owner's end, that is left to be told, too. */
+CONC__PRIVATE void conc__served_lock_ended(conc__holding *holding,
+                                           bool refused) {
   conc__served_lock *l = (conc__served_lock *)holding;
-  uintptr_t before = conc__act_as(l->owner);
+  uintptr_t before;
+  if (refused && !l->told) {
+    conc__served_lock_refused(l);
+    return;
+  }
+  before = conc__act_as(l->owner);
   l->owner = 0;
   conc__tsan_acquired(&l->lock->lock, false, false);
   conc__lock_abandon(&l->lock->lock);
@@ -46223,6 +46740,8 @@ CONC__PRIVATE void conc__served_lock_hold(conc__session *s,
                                           conc__served_lock *l,
                                           uintptr_t owner) {
   l->owner = owner;
+  l->told = false;
+  l->notified = NULL;
   if (l->holding.link != NULL) return; /* another level of it */
   conc__hold(&s->client->holdings, &l->holding);
   conc__tsan_released(&l->lock->lock, false);
@@ -46266,6 +46785,7 @@ CONC__PRIVATE int conc__served_lock_acquire(conc__session *s,
     return -EPIPE;
   }
   if (rc == -EOWNERDEAD) {
+    l->told = true;
     if (ours) return conc__reply_none(s);
     conc__served_lock_free(l, true);
     return conc__reply_builtin(s, "RuntimeError", CONC__ENDED_TEXT);
@@ -46757,6 +47277,8 @@ CONC__PRIVATE int conc__serve_cond_wait(conc__session *s, conc__object *o,
     if (rc != -EOWNERDEAD) conc__served_lock_free(l, true);
     return rc == -ECANCELED ? rc : -EPIPE;
   }
+  l->told = rc == -EOWNERDEAD;
+  if (rc == 0) l->notified = c->cond;
   if (rc == -EOWNERDEAD)
     return conc__reply_builtin(s, "RuntimeError", CONC__ENDED_TEXT);
   return conc__reply_bool(s, rc == 0);
@@ -46846,6 +47368,7 @@ CONC__PRIVATE int conc__make_cond(conc__session *s, conc__object *o,
 CONC__PRIVATE void conc__drop_cond(conc__object *o) {
   conc__served_cond *c = (conc__served_cond *)o->state;
   conc__unhold(&c->own.holding);
+  if (c->lock->notified == c->cond) c->lock->notified = NULL;
   if (c->object != NULL) conc__object_unuse(c->objects, c->object);
   CONC_FREE(c);
 }

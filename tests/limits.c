@@ -606,6 +606,172 @@ TEST(a_request_that_fits_into_what_is_left_comes_in) {
   }
 }
 
+/* Sends a request, whose reply it does not read. */
+static void ask_and_leave(conc__peer *p, const char *id, const char *method) {
+  conc_value *v;
+  void *data;
+  size_t n;
+  CHECK_EQ(conc_build(&v, "(ss(){})", id, method), 0);
+  CHECK_EQ(conc_pickle_dumps(v, 4, &data, &n), 0);
+  CHECK_EQ(conc__channel_send(&p->channel, data, n, conc_now() + 5), 0);
+  conc_free(data);
+  conc_value_free(v);
+}
+
+/* One of them whose reply is not a large one. */
+static conc__peer *refused_of(conc__peer **p, int n) {
+  unsigned char head[4] = {0, 1, 0, 0};
+  while (n-- > 0) {
+    conc_wait_fd(p[n]->channel.fd, CONC_READ, 20 * test_slow());
+    recv(p[n]->channel.fd, head, sizeof head, MSG_PEEK | MSG_DONTWAIT);
+    if (head[1] == 0) return p[n];
+  }
+  CHECK(!"one was refused");
+  return NULL;
+}
+
+/* At a unix socket: the system keeps little of what is not read there. */
+static const char *little_path(void) {
+  static char path[64];
+  snprintf(path, sizeof path, "/tmp/conc_limits.%d", (int)getpid());
+  return path;
+}
+
+/* Many clients ask for a large message each, and read nothing. What there is no
+   room for stays in its queue. */
+TEST(replies_with_messages_have_a_bound) {
+  enum { MIB = 1 << 20, PEERS = 24 };
+  static char bytes[MIB];
+  for (int waits = 0; waits < 2; waits++) {
+    served s = nobody();
+    conc__peer *p[PEERS];
+    conc_queue *q;
+    char text[400], id[64];
+    s.server.address = little_path();
+    s.server.max_memory = 16 * MIB;
+    serve_queue(&s, conc_queue_new(NULL));
+    q = join_as_client(&s, &s.client);
+    snprintf(id, sizeof id, "%s", ((conc__proxy *)q)->ident->text);
+    for (int i = 0; i < PEERS; i++) p[i] = peer_of(&s);
+    if (waits) {
+      for (int i = 0; i < PEERS; i++) ask_and_leave(p[i], id, "get");
+      UNTIL(counts_of(&s).waiting == PEERS);
+    }
+    for (int i = 0; i < PEERS; i++)
+      CHECK_EQ(conc_put(s.queue, bytes, MIB, 5), 0);
+    if (!waits)
+      for (int i = 0; i < PEERS; i++) ask_and_leave(p[i], id, "get");
+    UNTIL(counts_of(&s).gets + counts_of(&s).refused_memory >= PEERS);
+    CHECK(counts_of(&s).refused_memory >= PEERS / 2);
+    CHECK(counts_of(&s).gets >= 4);
+    CHECK(counts_of(&s).memory_most <= 16 * MIB);
+    /* What is small goes on; for a large one there is no room. */
+    CHECK_EQ(conc_qsize(q), conc_qsize(s.queue));
+    CHECK_EQ(conc_get(q, bytes, MIB, 0), -ENOMEM);
+    CHECK_EQ(conc_put(q, "x", 1, 5), 0);
+    error_text(refused_of(p, PEERS), text, sizeof text);
+    CHECK(strstr(text, ".max_memory of the manager") != NULL);
+    for (int i = 0; i < PEERS; i++) conc__peer_close(p[i]);
+    UNTIL(counts_of(&s).memory < MIB);
+    UNTIL(conc_qsize(s.queue) == PEERS + 1);
+    for (int i = 0; i < PEERS; i++)
+      CHECK_EQ(conc_get(q, bytes, MIB, 5 * test_slow()), MIB);
+    CHECK_EQ(conc_get(q, bytes, MIB, 5), 1);
+    end(&s);
+  }
+}
+
+/* Of our own clients, too, whatever they want; and many at one time. */
+TEST(a_get_of_a_client_of_ours_has_a_bound) {
+  enum { MIB = 1 << 20 };
+  static char bytes[2 * MIB];
+  for (int all = 0; all < 2; all++) {
+    served s = nobody();
+    conc_value *v = NULL;
+    conc_queue *q;
+    *(all ? &s.server.max_memory : &s.server.max_client_memory) = 2 * MIB;
+    serve_queue(&s, conc_queue_new(NULL));
+    q = join_as_client(&s, &s.client);
+    for (int i = 0; i < 2; i++)
+      CHECK_EQ(conc_put(s.queue, bytes, MIB, 5), 0);
+    CHECK_EQ(conc_get(q, bytes, sizeof bytes, 5), -ENOMEM);
+    CHECK_EQ(conc_get_value(q, &v, 5), -ENOMEM);
+    CHECK_EQ(conc_get_many(q, bytes, MIB, 2, 5), -ENOMEM);
+    CHECK_EQ(conc_qsize(s.queue), 2);
+    CHECK_EQ(counts_of(&s).refused_memory, 3);
+    CHECK(counts_of(&s).memory_most < MIB);
+    CHECK_EQ(conc_get(s.queue, bytes, sizeof bytes, 0), MIB);
+    CHECK_EQ(conc_get(s.queue, bytes, sizeof bytes, 0), MIB);
+    CHECK_EQ(conc_put(s.queue, bytes, 300000, 5), 0);
+    CHECK_EQ(conc_get(q, bytes, sizeof bytes, 5), 300000);
+    end(&s);
+  }
+}
+
+/* Each of many clients asks for a copy of the same list. */
+TEST(replies_that_are_copies_have_a_bound) {
+  enum { MIB = 1 << 20, PEERS = 24 };
+  served s = nobody();
+  conc__peer *p[PEERS], *one;
+  conc_value *reply;
+  const conc_value *result;
+  conc_queue *q;
+  char *bytes = (char *)calloc(1, MIB), text[400], id[64];
+  bool lost;
+  s.server.address = little_path();
+  s.server.max_memory = 16 * MIB;
+  CHECK_EQ(conc_manager_register_types(&s.server), 0);
+  serve_queue(&s, conc_queue_new(NULL));
+  q = join_as_client(&s, &s.client);
+  CHECK_EQ(conc__peer_function(s.client.state, "create", "list", &reply,
+                               &result, NULL, &lost, conc_now() + 5),
+           0);
+  snprintf(id, sizeof id, "%s",
+           conc_value_str(conc_value_item(result, 0), NULL));
+  conc_value_free(reply);
+  for (int i = 0; i < PEERS; i++) p[i] = peer_of(&s);
+  {
+    conc_value *v;
+    void *data;
+    size_t n;
+    const unsigned char *payload;
+    CHECK_EQ(conc_build(&v, "(ss(y#){})", id, "append", bytes, (size_t)MIB),
+             0);
+    CHECK_EQ(conc_pickle_dumps(v, 4, &data, &n), 0);
+    CHECK_EQ(conc__channel_send(&p[0]->channel, data, n, conc_now() + 5), 0);
+    CHECK_EQ(conc__channel_receive(&p[0]->channel, MIB, &payload, &n,
+                                   conc_now() + 20 * test_slow()),
+             0);
+    conc_free(data);
+    conc_value_free(v);
+  }
+  for (int i = 0; i < PEERS; i++)
+    ask_and_leave(p[i], id, i % 2 ? "#GETVALUE" : "__str__");
+  UNTIL(counts_of(&s).refused_memory >= 6);
+  /* One at a time may be above it, while it is made. */
+  CHECK(counts_of(&s).memory_most <= 32 * MIB);
+  CHECK_EQ(conc_put(q, "x", 1, 5), 0);
+  CHECK_EQ(conc_qsize(q), 1);
+  one = refused_of(p, PEERS);
+  error_text(one, text, sizeof text);
+  CHECK(strstr(text, "MemoryError") != NULL);
+  CHECK(strstr(text, ".max_memory of the manager") != NULL);
+  /* What a method takes out comes, whatever there is left. */
+  ask_and_leave(one, id, "pop");
+  {
+    const unsigned char *payload;
+    size_t n;
+    CHECK_EQ(conc__channel_receive(&one->channel, 2 * MIB, &payload, &n,
+                                   conc_now() + 20 * test_slow()),
+             0);
+    CHECK(n > MIB);
+  }
+  for (int i = 0; i < PEERS; i++) conc__peer_close(p[i]);
+  UNTIL(counts_of(&s).memory < MIB);
+  free(bytes);
+  end(&s);
+}
+
 TEST(a_request_above_max_message_is_told_of) {
   static diary d;
   served s = nobody();
