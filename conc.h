@@ -6868,6 +6868,7 @@ typedef struct conc__thread {
   size_t fork_keeps_count;
   unsigned fork_rows; /* >>park: of conc__fork_table, a bit for each row that
                          its fork has prepared */
+  bool gives_way;     /* >>aside: it works beside a loop; see conc__give_way */
 } conc__thread;
 
 #if CONC_HAVE_THREAD_LOCAL
@@ -6914,6 +6915,33 @@ CONC__PRIVATE conc__actor *conc__thread_enter(conc_task *task);
 CONC__INLINE conc__actor *conc__self(void) {
   conc__actor *self = conc__this.current;
   return CONC__LIKELY(self != NULL) ? self : conc__thread_enter(NULL);
+}
+
+/* A thread that works beside a loop, for long and without a wait, calls this
+   after each piece of its work. Whatever its nice value is, Linux may leave it
+   the CPU until the next tick (4 ms later, say) when the loop is woken on that
+   CPU; if it yields, the loop runs at once. To yield to nobody costs as much
+   as a short system call. */
+CONC__INLINE void conc__give_way(void) {
+  if (CONC__UNLIKELY(conc__this.gives_way)) sched_yield();
+}
+
+/* A piece: so many bytes to be copied, or so many small steps. */
+#define CONC__PIECE ((size_t)128 << 10)
+#define CONC__PIECE_STEPS 4096u
+
+/* memcpy of what may be large, in pieces. */
+CONC__PRIVATE void conc__copy_in_pieces(void *to, const void *from,
+                                        size_t size) {
+  unsigned char *p = (unsigned char *)to;
+  const unsigned char *q = (const unsigned char *)from;
+  for (; size > CONC__PIECE; size -= CONC__PIECE) {
+    memcpy(p, q, CONC__PIECE);
+    p += CONC__PIECE;
+    q += CONC__PIECE;
+    conc__give_way();
+  }
+  if (size > 0) memcpy(p, q, size);
 }
 
 /* An id for a coroutine of the calling thread. */
@@ -13762,6 +13790,7 @@ typedef struct conc__aside {
    takes are held for moments, so it keeps nobody waiting by that. */
 CONC__PRIVATE void *conc__aside_main(void *arg) {
   conc__aside *a = (conc__aside *)arg;
+  conc__this.gives_way = true; /* until it ends with this call */
 #if CONC__LINUX
   (void)!nice(10); /* it need not work */
 #endif
@@ -22237,12 +22266,15 @@ CONC__PRIVATE int conc__container_lay_out(const conc__maker *m,
   o->items = items;
   o->size = o->count;
   while (done < o->count) {
-    memcpy(items + done, CONC__POOL(m) + run.start,
-           run.count * sizeof *items);
+    conc__copy_in_pieces(items + done, CONC__POOL(m) + run.start,
+                         run.count * sizeof *items);
     done += run.count;
     if (done < o->count) run = CONC__RUNS(m)[run.next - 1];
   }
-  for (i = 0; i < done; i++) conc__node_finish(m, items + i, text);
+  for (i = 0; i < done; i++) {
+    conc__node_finish(m, items + i, text);
+    if (CONC__UNLIKELY(i % CONC__PIECE_STEPS == 0)) conc__give_way();
+  }
   if (o->type == CONC_DICT)
     return conc__dict_finish(items, o->count / 2, &o->size);
   if (o->type == CONC_SET || o->type == CONC_FROZENSET)
@@ -22291,9 +22323,8 @@ CONC__PRIVATE int conc__maker_finish(conc__maker *m, conc_value **out) {
   if (v == NULL) return -ENOMEM;
   text = (unsigned char *)(v + 1 + sum.slots);
   if (sum.text) {
-    if (m->input_size > 0) memcpy(text, m->input, m->input_size);
-    if (m->extra.size > 0)
-      memcpy(text + m->input_size, m->extra.data, m->extra.size);
+    conc__copy_in_pieces(text, m->input, m->input_size);
+    conc__copy_in_pieces(text + m->input_size, m->extra.data, m->extra.size);
   }
   for (i = sum.first; i != 0;) {
     conc__container *o = CONC__CONTAINERS(m) + i - 1;
@@ -23709,6 +23740,7 @@ CONC__PRIVATE int conc__pickle_run(conc__pickle_reader *r) {
     int rc;
     CONC__CHECK(r->begin <= r->p && r->p <= r->end);
     if (r->p == r->end) return -EBADMSG;
+    if (CONC__UNLIKELY(opcodes % CONC__PIECE_STEPS == 0)) conc__give_way();
     /* An opcode is one byte, and its argument stands behind it: r->p is beyond
        both when it has been read. */
     op = *r->p++;
@@ -24422,6 +24454,8 @@ CONC__PRIVATE void conc__pickle_writer_begin(conc__pickle_writer *w,
 CONC__PRIVATE int conc__pickle_encode(conc__buffer *b, const conc_value *v,
                                       int protocol) {
   const size_t before = b->size; /* what is half written is cut off again */
+  size_t piece = before; /* where the present one begins */
+  unsigned steps = 0;
   conc__pickle_writer w;
   int rc = 0;
   if (v == NULL) return -EINVAL;
@@ -24433,6 +24467,11 @@ CONC__PRIVATE int conc__pickle_encode(conc__buffer *b, const conc_value *v,
       const int step = conc__walk_step(&w.walk);
       if (step == CONC__WALK_END) break;
       rc = conc__pickle_put_step(&w, step);
+      if (CONC__UNLIKELY(++steps % CONC__PIECE_STEPS == 0 ||
+                         b->size - piece >= CONC__PIECE)) {
+        piece = b->size;
+        conc__give_way();
+      }
     }
     CONC_FREE(w.met.slots);
   }
@@ -33721,9 +33760,19 @@ typedef struct conc__copying {
   int rc;
 } conc__copying;
 
+/* Appends large bytes. 0 or -ENOMEM. */
+CONC__PRIVATE int conc__buffer_append_large(conc__buffer *b, const void *data,
+                                            size_t size) {
+  int rc = conc__buffer_reserve(b, size);
+  if (rc != 0) return rc;
+  conc__copy_in_pieces(b->data + b->size, data, size);
+  b->size += size;
+  return 0;
+}
+
 CONC__PRIVATE void *conc__copying_main(void *arg) {
   conc__copying *c = (conc__copying *)arg;
-  c->rc = conc__buffer_append(c->to, c->from->data, c->from->size);
+  c->rc = conc__buffer_append_large(c->to, c->from->data, c->from->size);
   return NULL;
 }
 
@@ -37396,7 +37445,7 @@ CONC__PRIVATE void *conc__reading_main(void *arg) {
     size_t n = 0;
     const void *bytes = conc_value_bytes(item, &n);
     if (n >= CONC__READING_LARGE &&
-        conc__buffer_append(&r->encoded, bytes, n) == 0)
+        conc__buffer_append_large(&r->encoded, bytes, n) == 0)
       r->encoded_item = item;
     return NULL;
   }
