@@ -3778,7 +3778,9 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
    at once with a server of Python. A connection over TCP that the server has
    lost, or whose server has vanished, without a word that reaches the client,
    ends after .keepalive seconds: so a call that is to be tried again then
-   needs a longer timeout. Without .reconnect no call is tried again.
+   needs a longer timeout. Without .reconnect no call is tried again. But a
+   connection that the server's system forgets before the server says a word,
+   since too many have come at once, is always made anew, after some seconds.
 
    With .prefetch a get asks a server of conc.h for several messages of the
    kind that it wants. The first one is its own, and the next gets of this
@@ -32645,6 +32647,14 @@ CONC__PRIVATE void conc__channel_keepalive(conc__channel *ch, double seconds) {
   conc__channel_set(ch, CONC__TCP_USER_TIMEOUT, whole * 1000);
 }
 
+/* The other end is asked each second from now on, but has as long to answer as
+   it was told before. */
+CONC__PRIVATE void conc__channel_ask_often(conc__channel *ch) {
+  if (!ch->tcp) return;
+  conc__channel_set(ch, CONC__TCP_KEEPIDLE, 1);
+  conc__channel_set(ch, CONC__TCP_KEEPINTVL, 1);
+}
+
 /* --- frames --- */
 
 /* Begins a frame at the end of a buffer: what is appended next is its payload.
@@ -38106,12 +38116,19 @@ CONC__PRIVATE bool conc__is_lost(int rc) {
   }
 }
 
+#define CONC__FORGOTTEN_LEAST 0.5 /* seconds: what is refused takes less */
+#define CONC__FORGOTTEN_PAUSE 0.5 /* seconds, at most */
+#define CONC__FORGOTTEN_TIMES 8
+
 /* A new connection, authenticated. Its first request is not sent yet: `out`
-   has the end of the handshake, to go with it in one segment. */
-CONC__PRIVATE int conc__peer_open(conc__manager_data *m, conc__peer **out,
-                                  double deadline) {
+   has the end of the handshake, to go with it in one segment. *forgotten: see
+   below. */
+CONC__PRIVATE int conc__peer_open_once(conc__manager_data *m, conc__peer **out,
+                                       bool *forgotten, double deadline) {
   conc__peer *p = (conc__peer *)CONC_MALLOC(sizeof *p);
+  double began;
   int rc;
+  *forgotten = false;
   if (p == NULL) return -ENOMEM;
   memset(p, 0, sizeof *p);
   rc = conc__channel_connect(&p->channel, m->options->address, deadline);
@@ -38119,15 +38136,40 @@ CONC__PRIVATE int conc__peer_open(conc__manager_data *m, conc__peer **out,
     CONC_FREE(p);
     return rc;
   }
+  began = conc_now();
   conc__channel_keepalive(&p->channel, m->keepalive);
+  conc__channel_ask_often(&p->channel);
   rc = conc__auth_connect(&p->channel, &m->key, deadline);
   if (rc == 0) {
+    conc__channel_keepalive(&p->channel, m->keepalive);
     *out = p;
     return 0;
   }
   conc__peer_close(p);
+  *forgotten = rc == -ECONNRESET && conc_now() - began > CONC__FORGOTTEN_LEAST;
   /* A server that hangs up in the handshake is not one of ours. */
   return rc == -EMSGSIZE ? -EPROTO : rc;
+}
+
+/* The same. If more connections come at once than a server's system keeps in
+   line (of Python's up to 3.12: 16), it forgets some that are made by then as
+   far as this side knows. From such a one nothing ever comes. But when the
+   system is asked, it says that there is none, and another one is made; a
+   little later, so that not all of them come at once again. */
+CONC__PRIVATE int conc__peer_open(conc__manager_data *m, conc__peer **out,
+                                  double deadline) {
+  unsigned char chance = 0;
+  bool forgotten;
+  int i, rc;
+  for (i = 1;; i++) {
+    double pause;
+    rc = conc__peer_open_once(m, out, &forgotten, deadline);
+    if (!forgotten || i == CONC__FORGOTTEN_TIMES) return rc;
+    conc__random(&chance, 1);
+    pause = CONC__FORGOTTEN_PAUSE * chance / 256;
+    if (conc_now() + pause >= deadline) return rc;
+    if (conc_sleep(pause) != 0) return -ECANCELED;
+  }
 }
 
 /* Calls one function of the server, on a connection of its own: the server
