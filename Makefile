@@ -84,7 +84,8 @@ COMPILE_IMPL = $(if $(IMPL),$(CXX) -x c++ -std=$(IMPL) $(WARN) $(BASE),\
 # Programs. Files that hold the implementation themselves (examples, and tests
 # that look inside) must not be linked with the shared conc.o.
 test_c    := $(filter-out tests/conc.c,$(wildcard tests/*.c))
-part_c    := $(test_c) $(wildcard tests/interop/*.c)
+shim_c    := tests/interop/shim.c
+part_c    := $(filter-out $(shim_c),$(test_c) $(wildcard tests/interop/*.c))
 example_c := $(wildcard examples/*.c)
 whole_c   := $(shell grep -l -e '^\# *define  *CONC_IMPLEMENTATION' \
                -e '^\# *include "inside.h"' $(part_c))
@@ -102,10 +103,13 @@ SCRIPTS ?= harness examples compile manual rooms vendor races interop
 # it is static there. conc.o has all of it, optimised more.
 $(whole_bin:=.o): WHOLE = $(LIGHT)
 $(example_bin:=.o): WHOLE = $(LIGHT) -DCONC_STATIC
+# A library for Python: it has all, and only compiles fast if nothing is better
+# for it.
+$(B)/interop/shim.so: WHOLE = $(or $(OPT),-O0) -g1
 
 all: examples programs
 examples: $(example_bin)
-programs: $(linked_bin) $(whole_bin)
+programs: $(linked_bin) $(whole_bin) $(B)/interop/shim.so
 
 $(B)/conc.o: tests/conc.c conc.h $(wildcard tests/*.h) Makefile
 	@mkdir -p $(@D)
@@ -120,6 +124,10 @@ $(linked_bin): %: %.o $(B)/conc.o
 
 $(whole_bin): %: %.o
 	$(LINK) -o $@ $^
+
+$(B)/interop/shim.so: $(shim_c) conc.h Makefile
+	@mkdir -p $(@D)
+	$(COMPILE) -fPIC -shared -o $@ $<
 
 $(EX)/%.o: examples/%.c conc.h Makefile
 	@mkdir -p $(@D)
