@@ -110,6 +110,8 @@ $(B)/interop/shim.so: WHOLE = $(or $(OPT),-O0) -g1
 all: examples programs
 examples: $(example_bin)
 programs: $(linked_bin) $(whole_bin) $(B)/interop/shim.so
+interop: $(filter $(B)/interop/%,$(linked_bin) $(whole_bin)) \
+         $(B)/interop/shim.so
 
 $(B)/conc.o: tests/conc.c conc.h $(wildcard tests/*.h) Makefile
 	@mkdir -p $(@D)
@@ -142,7 +144,7 @@ run: $(EX)/task_master $(EX)/task_worker
 
 test: $(if $(TESTS),$(filter $(TESTS:%=$(B)/%),$(test_bin)),programs) \
       $(if $(filter examples interop,$(TESTS)),examples) \
-      $(if $(filter interop,$(TESTS)),programs) \
+      $(if $(filter interop,$(TESTS)),interop) \
       $(if $(TESTS),,$(if $(filter examples interop,$(SCRIPTS)),examples))
 	@BUILD='$(B)' EXAMPLES='$(EX)' CC='$(CC)' CXX='$(CXX)' \
 	 SANITIZE='$(SANITIZE)' FILTER='$(FILTER)' SEED='$(SEED)' \
@@ -193,8 +195,8 @@ uninstall:
 clean:
 	rm -rf build
 
-.PHONY: all examples programs run test bench fuzz check docs index install \
-        uninstall clean
+.PHONY: all examples programs interop run test bench fuzz check docs index \
+        install uninstall clean
 .SECONDARY:
 .DELETE_ON_ERROR:
 -include $(wildcard $(B)/*.d $(B)/*/*.d $(EX)/*.d)
