@@ -3792,7 +3792,9 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
    the message is in its queue again. A connection over TCP that the server has
    lost, or whose server has vanished, without a word that reaches the client,
    ends after .keepalive seconds: so a call that is to be tried again then
-   needs a longer timeout. Without .reconnect no call is tried again.
+   needs a longer timeout. Without .reconnect no call is tried again. But a
+   connection that the server's system forgets before the server says a word,
+   since too many have come at once, is always made anew, after some seconds.
 
    With .prefetch a get asks a server of conc.h for several messages of the
    kind that it wants. The first one is its own, and the next gets of this

@@ -44,6 +44,7 @@ FUNCTIONS = BUILD + '/interop/functions'
 VALUES = BUILD + '/interop/values'
 REFUSED = BUILD + '/interop/refused'
 PASS = BUILD + '/interop/pass'
+SHIM = BUILD + '/interop/shim.so'
 
 Python = collections.namedtuple('Python', 'path name major')
 
@@ -358,6 +359,17 @@ def cpython_suite(python):
         server.end()
 
 
+def lock_suite(python, space):
+    """Passes on the lines of lock_suite.py, each of them a test."""
+    with Program([python.path, '-W', 'ignore',
+                  os.path.join(HERE, 'lock_suite.py'), SHIM, space] +
+                 os.environ.get('SUITE', '').split()) as program:
+        program.process.wait(10 * LIMIT)
+        program.end(0, 3)  # 3: it has said what failed
+        with OUTPUT:
+            print(program.text(program.out), end='', flush=True)
+
+
 def sync_types(python):
     """Passes on the lines of sync_types.py, each of them a test."""
     with Program(TYPES + ['127.0.0.1:0', KEY]) as server:
@@ -552,6 +564,19 @@ def main():
         ("the server of Python %s's own tests ends well" % python.name,
          cpython_suite, python)
         for python in found if python.name in ('3.8', '3.11', '3.13')]
+    # Each place of the objects with one of these, or with all of them.
+    for name, spaces in (('3.8', 'python'), ('3.11', 'served'),
+                         ('3.13', 'local types')):
+        if os.environ.get('INTEROP_LOCKS') == 'all':
+            spaces = 'local served types python'
+        # Python's own program cannot load what has a sanitizer.
+        if os.environ.get('SANITIZE'):
+            spaces = ''
+        tests[:0] = [
+            ("Python %s's own tests of locks and queues end well: %s"
+             % (name, space), lock_suite, python, space)
+            for python in found if python.name == name
+            for space in spaces.split()]
     tests += [
         ('C master, C worker', c_master_c_worker),
         ('C master, two C workers', two_c_workers),
