@@ -111,6 +111,7 @@
      >>lists       the methods of a list that is served (private)
      >>dicts       those of dict, Namespace, Value and Array (private)
      >>calls       a call of a function of the program (private)
+     >>works       what threads do for the pools of clients (private)
      >>pools       Pool of Python's SyncManager (private)
      >>types       conc_manager_register_types: locks, events and others
      >>functions   conc_manager_register, conc_manager_call: C functions
@@ -45759,27 +45760,23 @@ CONC__PRIVATE void conc__function_run(conc__called *c) {
 }
 
 /* ---------------------------------------------------------------------------
-   >>pools: Pool of Python's SyncManager
+   >>works: what threads do for the pools of clients
 
-   A client makes a pool, and has it call functions. They are those that the
-   program has registered: the client only names one, as a reference that its
-   pickler makes of a function, or as a str. So a request to a pool is data, as
-   any other; what is not registered is refused, and nothing is executed.
+   A client makes a pool, and has it call functions of the program (see
+   >>pools). A call of the client (apply, map, imap_unordered) becomes a
+   conc__work: the arguments as elements, and places for the results. The items
+   are divided in portions, as Python has its chunks. Threads do the work, a
+   conc_pool of them:
 
-   A call of the client (apply, map, imap_unordered) becomes a conc__work: the
-   arguments as elements, and places for the results. The items are divided in
-   portions, as Python has its chunks. Threads do the work, a conc_pool of
-   them; the client gets an object for it, or waits until it is over:
-
-     conc__work_new         the loop: reads the arguments; what they take counts
-            |               for the limits of memory
+     conc__work_new         the loop: takes over the arguments; what they take
+            |               counts for the limits of memory
      conc__work_begin       hands in a job for each thread that can help
             |
      conc__puller_main      a thread: takes a portion, calls the function for
             |               each of its items, keeps the results, and so on
      conc__puller_ended     the same thread; also of a job that never began, or
             |               whose function has ended the thread
-     conc__work_await       the loop: a session waits for `changed`, and replies
+     conc__work_await       the loop: a session waits for `changed`
 
    What threads and the loop share is under the guard of the pool's struct. The
    arguments do not change while there are jobs; the last job frees them. They
@@ -45792,10 +45789,8 @@ CONC__PRIVATE void conc__function_run(conc__called *c) {
    is freed when its threads have ended, at the next call that concerns pools,
    or by conc_manager_shutdown, which alone waits for that.
 
-   Uses >>calls, >>containers, >>dispatch and >>pool. Its user is >>types.
+   Uses >>calls, >>elements, >>session and >>pool. Its user is >>pools.
    ------------------------------------------------------------------------ */
-
-#define CONC__MAX_WORKERS 256 /* default */
 
 struct conc__work;
 
@@ -46337,6 +46332,23 @@ CONC__PRIVATE int conc__work_await(conc__session *s, conc__work *w,
   conc__session_unkeep(s);
   return rc;
 }
+
+/* ---------------------------------------------------------------------------
+   >>pools: Pool of Python's SyncManager
+
+   What a client has of a pool: the methods of multiprocessing.pool.Pool, and
+   of the objects that they return, AsyncResult and iterators. What they do is
+   that of CPython's Lib/multiprocessing/pool.py; the work is done by >>works.
+
+   The functions are those that the program has registered: the client only
+   names one, as a reference that its pickler makes of a function, or as a str.
+   So a request to a pool is data, as any other; what is not registered is
+   refused, and nothing is executed.
+
+   Uses >>works, >>calls, >>containers and >>dispatch. Its user is >>types.
+   ------------------------------------------------------------------------ */
+
+#define CONC__MAX_WORKERS 256 /* default */
 
 /* --- replies --- */
 
