@@ -45762,11 +45762,11 @@ CONC__PRIVATE void conc__function_run(conc__called *c) {
 /* ---------------------------------------------------------------------------
    >>works: what threads do for the pools of clients
 
-   A client makes a pool, and has it call functions of the program (see
-   >>pools). A call of the client (apply, map, imap_unordered) becomes a
-   conc__work: the arguments as elements, and places for the results. The items
-   are divided in portions, as Python has its chunks. Threads do the work, a
-   conc_pool of them:
+   A client makes a pool, and has it call functions of the program, see >>pools.
+   A call of the client (apply, map, imap_unordered) becomes a conc__work: the
+   arguments as elements, and places for the results. The items are divided in
+   portions, as Python has its chunks. Threads do the work, a conc_pool of
+   them:
 
      conc__work_new         the loop: takes over the arguments; what they take
             |               counts for the limits of memory
