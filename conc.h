@@ -3907,6 +3907,8 @@ CONC_API int conc_manager_shutdown(conc_manager *manager);
      list(iterable), dict(...), Namespace(...)      of data, and of proxies of
      Value(typecode, value)                         objects of this manager
      Array(typecode, sequence)                      as array.array
+     Pool(processes=None)      of threads, for functions of the program: see
+                               >>functions
 
    They have the methods, arguments and exceptions of the same classes in
    Python (3.13, where versions differ). What waits there ends when its client
@@ -4087,6 +4089,48 @@ CONC_API conc_barrier *conc_manager_barrier(conc_manager *manager,
    conc_manager_register_types the proxy of a list or a dict has the methods of
    one, too: m.primes(9)[0] needs no _getvalue().
 
+   After conc_manager_register_types, Python's SyncManager has pools as well. A
+   pool of a server in C is a number of threads, in which it calls functions of
+   the program:
+
+     from multiprocessing.managers import SyncManager
+
+     m = SyncManager(('127.0.0.1', 5000), b'abc')
+     m.connect()
+     p = m.Pool(4)
+     p.map('square', range(4))                              # [0, 1, 4, 9]
+     p.apply_async('square', (5,)).get(1.0)                 # 25
+
+   If the client has a function square of its own, p.map(square, range(4)) does
+   the same: Python sends the name of a function, and the server looks for what
+   is registered as "module.square", or else as "square". A name may have dots,
+   as that of a method; then it also looks for what stands behind the last one.
+   What is not registered is a RemoteError, as a function is that Python's own
+   server cannot import; and nothing that comes from a client is executed.
+
+   Such a pool has the methods of Python's Pool, their arguments and exceptions;
+   so have the AsyncResults and iterators that it returns. What differs:
+
+     Pool             `initializer` and `context` must be None, and callbacks
+                      of all calls. maxtasksperchild is without effect
+     terminate        cancels what runs, as conc_cancel does. A thread cannot be
+                      killed: join waits until the functions have returned
+     get, next        raise a RuntimeError for what was terminated, and do not
+                      wait for ever
+     a wrong call     is told by the call, also by one whose name ends in _async
+     proxies          among the arguments are to the function what their class
+                      is, a CONC_OBJECT, but a list or dict as `iterable` is
+                      what it contains
+     a client's end   cancels the apply, map or starmap that it waits for
+
+   A pool ends when there is no proxy of it any more, nor of anything that it
+   has returned: what has not begun then never runs, and what runs is cancelled.
+   The pools of all clients have .max_workers threads. What their calls keep,
+   arguments of what is not done and results that were not fetched, counts for
+   .max_memory, and of each pool for .max_client_memory, too: a call above that
+   is a MemoryError, and so is a result. With CONC_PASS (.objects) the results
+   may have objects in them.
+
    Threads    any number, mixed with coroutines of any loops
    Processes  that is what a manager is for
    Signals    no
@@ -4134,6 +4178,9 @@ typedef int conc_manager_fn(const conc_value *args, const conc_value *kwds,
    conc_manager_register_pooled. If the client goes, or gives the call up, its
    waits return -ECANCELED. conc_manager_shutdown cancels calls, too, and waits
    until they have returned.
+   After conc_manager_register_types the pools of clients call the function,
+   too: in threads of theirs, where it may compute, and several at once. So it
+   must protect what it shares with other calls.
    The call may come before the start, or at any time while the manager serves.
    Returns 0.
    Errors:
