@@ -4194,13 +4194,24 @@ CONC_API int conc_manager_register(conc_manager *manager, const char *name,
 /* Serves a function as conc_manager_register does; but calls of clients are
    jobs of a pool, so they may compute and block, and many run at once. The
    threads of the pool have stacks of their own. A call that has not begun when
-   its client goes never runs. The pool is of the kind CONC_THREAD; it stays
-   the caller's, must be started before the first call, and joined after the
-   end of the manager. If it takes no jobs, calls fail by a RuntimeError; in C,
-   -EREMOTEIO.
+   its client goes never runs. The pool stays the caller's, must be started
+   before the first call, and joined after the end of the manager. If it takes
+   no jobs, calls fail by a RuntimeError; in C, -EREMOTEIO. The pools of clients
+   call a function of a pool of threads in their own threads.
+   If the pool is one of processes, these have the function and `arg` as they
+   were when the pool was started, and what a call changes in memory is seen by
+   that process alone. Arguments and result travel as pickles: the arguments
+   with 256 KiB at most when all of it is written out, and the result with 256
+   KiB; what is above that is a ValueError, -EMSGSIZE in C. A call takes these
+   256 KiB of .max_bytes of the pool. If its client goes, its process is killed.
+   If something else ends the process, a signal or an exit, the call fails by a
+   ChildProcessError that says what, -ECHILD in C; unless .retries of the pool
+   lets it run again. Others are not concerned: the pool has a new process. A
+   call that runs for longer than .timeout of the pool is a TimeoutError,
+   -ETIMEDOUT.
    Returns 0.
    Errors: as conc_manager_register, and
-   -EINVAL  there is no pool, or it is one of processes */
+   -EINVAL  there is no pool, or it is of no such kind */
 CONC_API int conc_manager_register_pooled(conc_manager *manager,
                                           const char *name,
                                           conc_manager_fn *fn, void *arg,
@@ -45801,9 +45812,216 @@ CONC__PRIVATE void conc__called_pooled(conc__called *c) {
   conc_scope_end(&shield);
 }
 
+/* --- a call, by a process ---
+
+   A process of a pool gets a copy of a job's argument, which comes back as it
+   has left it. So a call is an errand: this struct, and behind it room for the
+   arguments, as the bodies of two pickles with a STOP each; and then for the
+   body of the result, or the str of a failure. */
+
+/* Bytes of that room. Each call has all of it copied there and back. */
+#define CONC__ERRAND_ROOM ((size_t)256 << 10)
+
+typedef struct conc__errand {
+  conc__function function;
+  int objects; /* as in conc__called */
+  int rc;
+  conc_type type;
+  size_t args, kwds; /* bytes of them */
+  size_t size;       /* of what comes back */
+} conc__errand;
+
+CONC__INLINE unsigned char *conc__errand_room(conc__errand *e) {
+  return (unsigned char *)(e + 1);
+}
+
+/* Puts what comes back in its place. */
+CONC__PRIVATE void conc__errand_end(conc__errand *e, const conc__called *c) {
+  size_t size = 0;
+  const void *from = c->rc == 0 ? c->body->data : NULL;
+  if (c->rc == 0) size = c->body->size;
+  else
+    from = conc_value_str(c->result, &size);
+  if (size > CONC__ERRAND_ROOM) size = CONC__ERRAND_ROOM; /* of a str */
+  if (c->rc != 0 && size > 0) size = conc__utf8_cut((const char *)from, size);
+  if (size > 0) memcpy(conc__errand_room(e), from, size);
+  e->size = size;
+  e->type = c->type;
+  e->rc = c->rc;
+}
+
+/* The job, in the process. */
+CONC__PRIVATE void *conc__errand_main(void *arg) {
+  conc__errand *e = (conc__errand *)arg;
+  const unsigned char *p = conc__errand_room(e);
+  conc_value *args = NULL, *kwds = NULL;
+  conc__buffer body = {NULL, 0, 0, 0};
+  conc__called c;
+  char text[120];
+  memset(&c, 0, sizeof c);
+  c.function = &e->function;
+  c.body = &body;
+  c.objects = e->objects;
+  c.rc = conc__pickle_decode(p, e->args, &conc__pickle_body_limits, &args,
+                             NULL);
+  if (c.rc == 0)
+    c.rc = conc__pickle_decode(p + e->args, e->kwds, &conc__pickle_body_limits,
+                               &kwds, NULL);
+  c.args = args;
+  c.kwds = kwds;
+  if (c.rc == 0) conc__called_main(&c);
+  if (c.rc == 0 && body.size > CONC__ERRAND_ROOM) {
+    snprintf(text, sizeof text,
+             CONC__TOO_LONG ": it has %zu bytes, a process returns %zu",
+             body.size, CONC__ERRAND_ROOM);
+    conc__raise(&c.result, "ValueError", text);
+    c.rc = -EMSGSIZE;
+  }
+  conc__errand_end(e, &c);
+  conc_value_free(c.result);
+  conc_value_free(args);
+  conc_value_free(kwds);
+  conc__buffer_free(&body);
+  return NULL;
+}
+
+/* Whether a value has no more than so many parts and bytes of text, by looking
+   at no more than these. */
+CONC__PRIVATE bool conc__value_is_below(const conc_value *v, size_t most) {
+  conc__walk w;
+  int step;
+  conc__walk_begin(&w, v);
+  while ((step = conc__walk_step(&w)) != CONC__WALK_END) {
+    size_t n = conc__is_text(w.value->type) ? w.value->size + 1 : 1;
+    if (step == CONC__WALK_CLOSE) continue;
+    if (n > most) return false;
+    most -= n;
+  }
+  return true;
+}
+
+/* Appends a body and a STOP; *size is how many bytes that is. */
+CONC__PRIVATE int conc__errand_put(conc__buffer *b, const conc_value *v,
+                                   size_t *size) {
+  const size_t at = b->size;
+  int rc = conc__value_is_below(v, CONC__ERRAND_ROOM)
+               ? conc__pickle_encode(b, v, 4 | CONC_PASS)
+               : -EMSGSIZE;
+  if (rc == 0) rc = conc__pickle_put_op(b, CONC__OP_STOP);
+  *size = b->size - at;
+  return rc;
+}
+
+/* Makes the errand of a call: 0, -ENOMEM, or -EMSGSIZE. */
+CONC__PRIVATE int conc__errand_begin(conc__called *c, conc__errand **out) {
+  conc__buffer b = {NULL, 0, 0, 0};
+  conc__errand head, *e = NULL;
+  int rc;
+  memset(&head, 0, sizeof head);
+  head.function = *c->function;
+  head.objects = c->objects;
+  head.rc = -ECANCELED; /* if it never begins, or ends its process */
+  rc = conc__errand_put(&b, c->args, &head.args);
+  if (rc == 0) rc = conc__errand_put(&b, c->kwds, &head.kwds);
+  if (rc == 0 && b.size > CONC__ERRAND_ROOM) rc = -EMSGSIZE;
+  if (rc == 0) {
+    e = (conc__errand *)CONC_MALLOC(sizeof *e + CONC__ERRAND_ROOM);
+    if (e == NULL) rc = -ENOMEM;
+  }
+  if (rc == 0) {
+    *e = head;
+    memcpy(conc__errand_room(e), b.data, b.size);
+    memset(conc__errand_room(e) + b.size, 0, CONC__ERRAND_ROOM - b.size);
+  }
+  conc__buffer_free(&b);
+  *out = e;
+  return rc;
+}
+
+/* Takes what has come back: the worker could have written anything, were it
+   not ours. */
+CONC__PRIVATE void conc__errand_take(conc__called *c, conc__errand *e) {
+  const unsigned char *p = conc__errand_room(e);
+  conc__buffer own = {NULL, 0, 0, 0};
+  c->rc = e->rc;
+  c->type = e->type;
+  if (e->size > CONC__ERRAND_ROOM) c->rc = -EPROTO;
+  else if (e->rc != 0 && e->size > 0)
+    conc_build(&c->result, "s#", (const char *)p, e->size);
+  else if (e->rc == 0 && c->body != NULL)
+    c->rc = conc__buffer_append(c->body, p, e->size);
+  else if (e->rc == 0) {
+    c->rc = conc__buffer_append(&own, p, e->size);
+    if (c->rc == 0) c->rc = conc__pickle_put_op(&own, CONC__OP_STOP);
+    if (c->rc == 0)
+      c->rc = conc__pickle_decode(own.data, own.size, NULL, &c->result, NULL);
+    conc__buffer_free(&own);
+  }
+}
+
+/* A job has failed, and not its function: says so. */
+CONC__PRIVATE int conc__errand_failed(conc__called *c, const conc_task *job) {
+  char text[120];
+  const int n = job->exitcode;
+  if (job->status == -ETIMEDOUT) {
+    conc__raise(&c->result, "TimeoutError",
+                "the function took longer than .timeout of its pool");
+  } else if (job->status == -ECHILD && n != CONC_NO_EXITCODE) {
+    snprintf(text, sizeof text,
+             n < 0 ? "signal %d has ended the process of the function"
+                   : "the process of the function has ended, with status %d",
+             n < 0 ? -n : n);
+    conc__raise(&c->result, "ChildProcessError", text);
+  } else if (job->status == -ECHILD) {
+    conc__raise(&c->result, "ChildProcessError",
+                "the processes of the function have ended");
+  }
+  return job->status;
+}
+
+/* Sends a process of the pool on the errand, and waits for it. If the caller
+   is cancelled, the process is killed that is at it. The caller may be a job
+   of another pool: it must not run other jobs meanwhile, on its stack, which
+   may be many: hence this wait, and no conc_join. */
+CONC__PRIVATE void conc__called_by_process(conc__called *c) {
+  conc_scope shield;
+  conc__errand *e;
+  conc_task job;
+  memset(&job, 0, sizeof job);
+  c->rc = conc__errand_begin(c, &e);
+  if (c->rc == 0) {
+    job.target = conc__errand_main;
+    job.arg = e;
+    job.size = sizeof *e + CONC__ERRAND_ROOM;
+    job.name = "conc-call";
+    c->rc = conc_pool_submit(c->function->pool, &job);
+    if (c->rc != 0 && c->rc != -EMSGSIZE)
+      c->rc = conc__raise(&c->result, "RuntimeError",
+                          "the pool of the function takes no jobs");
+  }
+  if (c->rc == -EMSGSIZE)
+    conc__raise(&c->result, "ValueError",
+                CONC__TOO_LONG ": the arguments, for a process");
+  if (c->rc == 0) {
+    if (conc_event_wait(&job.done, CONC_FOREVER) != 0) conc_cancel(&job);
+    conc_shield(&shield);
+    while (conc_event_wait(&job.done, CONC_FOREVER) != 0) continue;
+    conc_scope_end(&shield);
+    if (job.status != 0) c->rc = conc__errand_failed(c, &job);
+    else
+      conc__errand_take(c, e);
+  }
+  CONC_FREE(e);
+}
+
+/* Where a function is called that is not called here. */
 CONC__PRIVATE void conc__function_run(conc__called *c) {
-  if (c->function->pool != NULL) conc__called_pooled(c);
-  else conc__called_main(c);
+  const conc_pool *pool = c->function->pool;
+  if (pool == NULL) conc__called_main(c);
+  else if (pool->kind == CONC_THREAD)
+    conc__called_pooled(c);
+  else
+    conc__called_by_process(c);
 }
 
 /* ---------------------------------------------------------------------------
@@ -45885,6 +46103,7 @@ enum { CONC__TELLS_ALL, CONC__TELLS_IN_ORDER, CONC__TELLS_AS_DONE };
 typedef struct conc__work {
   conc__served_pool *pool;
   conc__function function;
+  bool processes; /* call it: those of a pool of the program */
   int how;      /* CONC__WORK_... */
   int tells;    /* CONC__TELLS_...: all results at once, or one by one */
   bool grouped; /* of the latter: the client has asked for portions, of which
@@ -46028,11 +46247,14 @@ CONC__PRIVATE void conc__puller_let_go(conc__puller *j) {
 /* Calls the function for an item: 0, or its failure, whose exception is in the
    result of `called`. */
 CONC__PRIVATE int conc__puller_item(conc__puller *j, size_t item) {
+  const conc__work *w = j->work;
   conc__called *c = &j->called;
   int rc = conc__puller_arguments(j, item);
   if (rc == 0) {
     c->kwds = j->kwds;
-    conc__called_main(c);
+    if (w->processes) conc__called_by_process(c);
+    else
+      conc__called_main(c); /* in a thread it is already */
     rc = c->rc;
   }
   if (rc == 0) rc = conc__puller_keep(j, item);
@@ -46807,6 +47029,7 @@ CONC__PRIVATE conc__work *conc__pool_work(conc__session *s, conc__object *o,
   size_t i;
   if (w == NULL) return NULL;
   w->function = *f;
+  w->processes = f->pool != NULL && f->pool->kind == CONC_PROCESS;
   w->grouped = a->call->tells != CONC__TELLS_ALL && a->chunk != 1;
   /* Python has no chunks then, and the list that it has begun with. */
   if (a->chunk < 1) {
@@ -48657,7 +48880,9 @@ CONC_API int conc_manager_register_pooled(conc_manager *manager,
                                           const char *name,
                                           conc_manager_fn *fn, void *arg,
                                           conc_pool *pool) {
-  if (pool == NULL || pool->kind != CONC_THREAD) return -EINVAL;
+  if (pool == NULL ||
+      (pool->kind != CONC_THREAD && pool->kind != CONC_PROCESS))
+    return -EINVAL;
   return conc__register_function(manager, name, fn, arg, pool);
 }
 

@@ -79,6 +79,8 @@ static int stubborn(const conc_value *args, const conc_value *kwds,
   return 0;
 }
 
+static int now(const int *n) { return __atomic_load_n(n, __ATOMIC_SEQ_CST); }
+
 static double limit(void) { return 20 * test_slow(); }
 
 static void begun(gate *g, int n) {
@@ -104,7 +106,7 @@ static void serve(served *s, gate *g) {
 
 static size_t threads(served *s) {
   call(s, "dummy", "()"); /* the loop has seen all that came before */
-  return s->server.state->server.pool_threads;
+  return CONC__LOAD_RELAXED(&s->server.state->server.pool_threads);
 }
 
 static void drop(served *s, id made) {
@@ -257,7 +259,7 @@ TEST(a_pool_ends_with_its_last_proxy_and_holds_nobody_up) {
   CHECK(threads(&s) >= 2);
   conc_event_set(&g.go);
   until_threads(&s, 0);
-  CHECK_EQ(g.calls, 2);
+  CHECK_EQ(now(&g.calls), 2);
   conc__peer_close(p);
   end(&s);
 }
@@ -298,8 +300,8 @@ TEST(terminate_cancels_what_runs_and_tells_those_that_wait) {
   CHECK_STR(hear(a), "RuntimeError: the pool was terminated");
   CHECK_STR(hear(b), "RuntimeError: the pool was terminated");
   SAYS("RuntimeError: the pool was terminated", p, it.text, "__next__", "()");
-  CHECK_EQ(g.calls, 2);
-  CHECK_EQ(g.cancelled, 2);
+  CHECK_EQ(now(&g.calls), 2);
+  CHECK_EQ(now(&g.cancelled), 2);
   SAYS("None", p, pool.text, "terminate", "()");
   conc__peer_close(a), conc__peer_close(b), conc__peer_close(p);
   end(&s);
@@ -319,7 +321,7 @@ TEST(a_client_that_goes_takes_the_call_along_for_which_it_waits) {
   tell(b, pool.text, "apply", "(s(i))", "pass", 3);
   conc__peer_close(b);
   conc__peer_close(a);
-  while (__atomic_load_n(&g.cancelled, __ATOMIC_SEQ_CST) != 1) {
+  while (now(&g.cancelled) != 1) {
     CHECK(conc_now() < end_at);
     usleep(1000);
   }
@@ -328,7 +330,7 @@ TEST(a_client_that_goes_takes_the_call_along_for_which_it_waits) {
   SAYS("None", p, pool.text, "close", "()");
   SAYS("None", p, pool.text, "join", "()");
   /* The second one, too, whether its client had gone before it came or not. */
-  CHECK(g.calls <= 2);
+  CHECK(now(&g.calls) <= 2);
   conc__peer_close(p);
   end(&s);
 }
@@ -345,8 +347,8 @@ TEST(shutdown_ends_pools_and_waits_for_their_functions) {
   begun(&g, 2);
   tell(p, pool.text, "apply", "(s(i))", "square", 2);
   CHECK_EQ(conc_manager_shutdown(&s.server), 0);
-  CHECK_EQ(g.calls, 2);
-  CHECK_EQ(g.cancelled, 2);
+  CHECK_EQ(now(&g.calls), 2);
+  CHECK_EQ(now(&g.cancelled), 2);
   conc__peer_close(p);
   CHECK_EQ(conc_manager_shutdown(&s.client), 0);
   conc_queue_free(s.queue);
@@ -392,6 +394,41 @@ TEST(a_function_that_ends_its_thread_is_an_exception) {
   SAYS("[1, 2]", p, pool.text, "map", "(s[ii]i)", "leave", 1, 2, 1);
   conc__peer_close(p);
   end(&s);
+}
+
+/* pid(what): the process; or it dies. */
+static int pid_of(const conc_value *args, const conc_value *kwds,
+                  conc_value **result, void *arg) {
+  int n;
+  (void)kwds, (void)arg;
+  if (conc_parse(args, "(i)", &n) != 0) return -EINVAL;
+  if (n == 3) kill(getpid(), SIGKILL);
+  return conc_build(result, "i", n != 2 ? n : getpid() != 0 ? 2 : 0);
+}
+
+TEST(a_pool_of_a_client_calls_functions_in_processes) {
+  served s = nobody();
+  conc_pool processes;
+  gate g;
+  conc__peer *p;
+  id pool;
+  memset(&processes, 0, sizeof processes);
+  processes.workers = 2;
+  CHECK_EQ(conc_pool_start(&processes), 0);
+  CHECK_EQ(conc_manager_register_pooled(&s.server, "there", pid_of, NULL,
+                                        &processes), 0);
+  serve(&s, &g);
+  p = person(&s);
+  pool = MAKE(&s, "(si)", "Pool", 3);
+  SAYS("[1, 2, 4, 5]", p, pool.text, "map", "(s[iiii]i)", "there", 1, 2, 4, 5,
+       1);
+  CHECK(strstr(ask(p, pool.text, "map", "(s[iii]i)", "there", 1, 3, 2, 1),
+               "ChildProcessError") != NULL);
+  SAYS("5", p, pool.text, "apply", "(s(i))", "there", 5);
+  conc__peer_close(p);
+  end(&s);
+  CHECK_EQ(conc_pool_close(&processes), 0);
+  CHECK_EQ(conc_pool_join(&processes, limit()), 0);
 }
 
 /* --- limits --- */
