@@ -4108,24 +4108,25 @@ CONC_API conc_barrier *conc_manager_barrier(conc_manager *manager,
    What is not registered is a RemoteError, as a function is that Python's own
    server cannot import; and nothing that comes from a client is executed.
 
-   Such a pool has the methods of Python's Pool, their arguments and exceptions;
-   so have the AsyncResults and iterators that it returns. What differs:
+   Such a pool has the methods of Python's Pool, with their arguments and
+   exceptions; so have the AsyncResults and iterators that it returns. What
+   differs:
 
      Pool             `initializer` and `context` must be None, and callbacks
                       of all calls. maxtasksperchild is without effect
-     terminate        cancels what runs, as conc_cancel does. A thread cannot be
-                      killed: join waits until the functions have returned
+     terminate        cancels what runs, as conc_cancel does. A thread cannot
+                      be killed: join waits until the functions have returned
      get, next        raise a RuntimeError for what was terminated, and do not
                       wait for ever
-     a wrong call     is told by the call, also by one whose name ends in _async
+     a wrong call     is told by the call, also if its name ends in _async
      proxies          among the arguments are to the function what their class
                       is, a CONC_OBJECT, but a list or dict as `iterable` is
                       what it contains
      a client's end   cancels the apply, map or starmap that it waits for
 
    A pool ends when there is no proxy of it any more, nor of anything that it
-   has returned: what has not begun then never runs, and what runs is cancelled.
-   The pools of all clients have .max_workers threads. What their calls keep,
+   has returned: what has not begun then never runs, and what runs is
+   cancelled. The pools of all clients have .max_workers threads. What their calls keep,
    arguments of what is not done and results that were not fetched, counts for
    .max_memory, and of each pool for .max_client_memory, too: a call above that
    is a MemoryError, and so is a result. With CONC_PASS (.objects) the results
@@ -4196,15 +4197,15 @@ CONC_API int conc_manager_register(conc_manager *manager, const char *name,
    threads of the pool have stacks of their own. A call that has not begun when
    its client goes never runs. The pool stays the caller's, must be started
    before the first call, and joined after the end of the manager. If it takes
-   no jobs, calls fail by a RuntimeError; in C, -EREMOTEIO. The pools of clients
-   call a function of a pool of threads in their own threads.
+   no jobs, calls fail by a RuntimeError; in C, -EREMOTEIO. The pools of
+   clients call a function of a pool of threads in their own threads.
    If the pool is one of processes, these have the function and `arg` as they
    were when the pool was started, and what a call changes in memory is seen by
    that process alone. Arguments and result travel as pickles: the arguments
    with 256 KiB at most when all of it is written out, and the result with 256
    KiB; what is above that is a ValueError, -EMSGSIZE in C. A call takes these
-   256 KiB of .max_bytes of the pool. If its client goes, its process is killed.
-   If something else ends the process, a signal or an exit, the call fails by a
+   256 KiB of .max_bytes of the pool. If its client goes, its process is
+   killed. If something else ends the process, a signal or an exit, the call fails by a
    ChildProcessError that says what, -ECHILD in C; unless .retries of the pool
    lets it run again. Others are not concerned: the pool has a new process. A
    call that runs for longer than .timeout of the pool is a TimeoutError,
@@ -46027,11 +46028,11 @@ CONC__PRIVATE void conc__function_run(conc__called *c) {
 /* ---------------------------------------------------------------------------
    >>works: what threads do for the pools of clients
 
-   A client makes a pool, and has it call functions of the program, see >>pools.
-   A call of the client (apply, map, imap_unordered) becomes a conc__work: the
-   arguments as elements, and places for the results. The items are divided in
-   portions, as Python has its chunks. Threads do the work, a conc_pool of
-   them:
+   A client makes a pool, and has it call functions of the program: see
+   the room >>pools. A call of the client (apply, map, imap_unordered) becomes
+   a conc__work: the arguments as elements, and places for the results. The
+   items are divided in portions, as Python has its chunks. Threads do the
+   work, a conc_pool of them:
 
      conc__work_new         the loop: takes over the arguments; what they take
             |               counts for the limits of memory
@@ -46059,6 +46060,8 @@ CONC__PRIVATE void conc__function_run(conc__called *c) {
 
 struct conc__work;
 
+enum { CONC__POOL_RUN, CONC__POOL_CLOSE, CONC__POOL_TERMINATE };
+
 /* A pool that a client has made. `next` and what follows is the loop's. */
 typedef struct conc__served_pool {
   conc_pool pool;
@@ -46070,7 +46073,7 @@ typedef struct conc__served_pool {
   conc_event quiet;  /* set when the last of them has */
   struct conc__served_pool *next, **link; /* among all of the manager */
   size_t charged;    /* bytes, see conc__account_charge */
-  enum { CONC__POOL_RUN, CONC__POOL_CLOSE, CONC__POOL_TERMINATE } state;
+  int state;         /* CONC__POOL_... */
   bool left;         /* its object is gone */
   size_t asked;      /* works that somebody asks for still */
   struct conc__work *unasked, **unasked_end; /* the others: a line */
@@ -46108,8 +46111,8 @@ typedef struct conc__work {
   int tells;    /* CONC__TELLS_...: all results at once, or one by one */
   bool grouped; /* of the latter: the client has asked for portions, of which
                    each is told when all of it is done */
-  conc__elements items;   /* the arguments; of CONC__WORK_CALL they are those of
-                             one item, and the last is its keywords */
+  conc__elements items;   /* the arguments; of CONC__WORK_CALL those of one
+                             item, the last of which is its keywords */
   conc__elements results; /* one for each item; gaps where there is none */
   size_t chunk;           /* items of a portion */
   size_t count;           /* portions */
@@ -46225,6 +46228,7 @@ CONC__PRIVATE int conc__puller_keep(conc__puller *j, size_t item) {
   }
   if (kept) {
     w->results.at[item] = cell;
+    w->results.weight += weight;
     w->bytes += weight;
     w->pool->bytes += weight;
   }
@@ -46460,21 +46464,15 @@ CONC__PRIVATE void conc__work_drop(conc__work *w) {
   conc__served_pool *p = w->pool;
   conc__mutex *guard = conc__work_guard(w);
   conc__elements results;
-  size_t i, weight = 0;
   conc__mutex_lock(guard);
   w->unwanted = true;
-  conc__mutex_unlock(guard);
   /* From here on no thread touches them, but for their number. */
   results = w->results;
   w->results.at = NULL;
-  for (i = 0; i < results.count; i++)
-    weight += conc__element_weight(&results.at[i]);
-  weight += results.count * sizeof *results.at;
-  conc__elements_free(&results);
-  conc__mutex_lock(guard);
-  w->bytes -= weight;
-  p->bytes -= weight;
+  w->bytes -= results.weight;
+  p->bytes -= results.weight;
   conc__mutex_unlock(guard);
+  conc__elements_free(&results);
   w->next = NULL;
   *p->unasked_end = w;
   p->unasked_end = &w->next;
@@ -46483,23 +46481,23 @@ CONC__PRIVATE void conc__work_drop(conc__work *w) {
   if (p->left) conc__pools_reap(p->manager);
 }
 
-/* Makes a work of `items`, which it takes over if that goes well. NULL: *rc is
-   how it went to say why. `chunk` is above 0. */
-CONC__PRIVATE conc__work *conc__work_new(conc__session *s, conc__object *o,
-                                         conc__elements *items, int how,
-                                         int tells, size_t chunk, int *rc) {
+/* Makes a work of `items`, and of `results`, which are as many gaps; it takes
+   them over if that goes well. NULL: *rc is how it went to say why. `chunk` is
+   above 0. */
+CONC__PRIVATE conc__work *
+conc__work_new(conc__session *s, conc__object *o, conc__elements *items,
+               conc__elements *results, int how, int tells, size_t chunk,
+               int *rc) {
   conc__served_pool *p = (conc__served_pool *)o->state;
   conc__mutex *guard = conc__mutex_of(p);
-  size_t n = how == CONC__WORK_CALL ? 1 : items->count;
-  size_t count = n / chunk + (n % chunk > 0), bytes, i;
+  const size_t n = results->count;
+  size_t count = n / chunk + (n % chunk > 0), bytes;
   size_t jobs = count < p->pool.workers ? count : p->pool.workers;
   size_t portions = tells != CONC__TELLS_ALL ? count : 0;
-  conc__elements results;
   const char *lacks;
   conc__work *w;
-  memset(&results, 0, sizeof results);
   /* There are no more items than CONC__WEIGHT_MAX lets be. */
-  bytes = sizeof *w + items->weight + n * sizeof *results.at +
+  bytes = sizeof *w + items->weight + results->weight +
           portions * sizeof(conc__portion) + jobs * sizeof(conc__puller);
   conc__works_reap(p, CONC__WORKS_LOOKED);
   lacks = conc__account_lacks(&s->manager->server.account, p->charged, bytes);
@@ -46514,8 +46512,7 @@ CONC__PRIVATE conc__work *conc__work_new(conc__session *s, conc__object *o,
   if (w != NULL && jobs > 0)
     w->pullers = (conc__puller *)CONC_MALLOC(jobs * sizeof *w->pullers);
   if (w == NULL || (portions > 0 && w->portions == NULL) ||
-      (jobs > 0 && w->pullers == NULL) ||
-      conc__elements_reserve(&results, n, 0) != 0) {
+      (jobs > 0 && w->pullers == NULL)) {
     if (w != NULL) {
       CONC_FREE(w->portions);
       CONC_FREE(w->pullers);
@@ -46526,14 +46523,13 @@ CONC__PRIVATE conc__work *conc__work_new(conc__session *s, conc__object *o,
   }
   if (portions > 0) memset(w->portions, 0, portions * sizeof *w->portions);
   if (jobs > 0) memset(w->pullers, 0, jobs * sizeof *w->pullers);
-  for (i = 0; i < n; i++) results.at[i].size = CONC__ELEMENT_NONE;
-  results.count = n;
   w->pool = p;
   w->how = how;
   w->tells = tells;
   w->items = *items;
+  w->results = *results;
   memset(items, 0, sizeof *items);
-  w->results = results;
+  memset(results, 0, sizeof *results);
   w->chunk = chunk;
   w->count = count;
   w->pulling = jobs;
@@ -46630,14 +46626,47 @@ CONC__PRIVATE int conc__reply_portion(conc__session *s, int rc,
   return conc__reply_failure(s, rc, said);
 }
 
+/* Appends a result to the reply; a large one by a thread. */
+CONC__PRIVATE int conc__put_result(conc__session *s, const conc__element *c) {
+  conc__buffer *out = &s->client->channel.out, body;
+  const size_t room = s->manager->max_message - (out->size - s->reply);
+  conc__far *far = conc__element_far(c);
+  if (conc__element_weight(c) < CONC__COPY_LARGE)
+    return conc__put_element(s, c);
+  CONC__CHECK(far != NULL && far->references == 0);
+  memset(&body, 0, sizeof body);
+  body.data = (unsigned char *)(far + 1);
+  /* Of one that is too long no more is needed to find that out. */
+  body.size = far->size <= room ? far->size : room + 1;
+  return conc__aside_append(s->aside, out, &body);
+}
+
+/* ('#RETURN', result), or [result, ...] if that is a list. */
+CONC__PRIVATE int conc__reply_results(conc__session *s,
+                                      const conc__element *c, size_t count,
+                                      bool list) {
+  conc__buffer *out = &s->client->channel.out;
+  size_t at, i;
+  int rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  at = out->size;
+  if (rc == 0 && list)
+    rc = conc__pickle_put_ops(out, CONC__OP_EMPTY_LIST, CONC__OP_MARK);
+  for (i = 0; rc == 0 && i < count && !conc__reply_is_full(s); i++) {
+    rc = conc__put_result(s, &c[i]);
+    if (rc == 0 && list) rc = conc__session_pace_at(s, &c[i]);
+  }
+  if (rc == 0 && list) rc = conc__pickle_put_op(out, CONC__OP_APPENDS);
+  if (rc == 0 && !conc__reply_is_full(s)) rc = conc__reply_settle(s, at);
+  return conc__reply_finish(s, rc);
+}
+
 /* The results of a work that is over; or its exception. */
 CONC__PRIVATE int conc__reply_work(conc__session *s, const conc__work *w) {
   if (w->failed.rc != 0 || w->done < w->count)
     return conc__reply_portion(
         s, w->failed.rc != 0 ? w->failed.rc : -ECANCELED, w->failed.said);
-  if (w->how == CONC__WORK_CALL)
-    return conc__reply_element(s, w->results.at);
-  return conc__reply_elements(s, &w->results, 0, 1, w->results.count);
+  return conc__reply_results(s, w->results.at, w->results.count,
+                             w->how != CONC__WORK_CALL);
 }
 
 /* multiprocessing.TimeoutError. */
@@ -46761,18 +46790,22 @@ CONC__PRIVATE int conc__work_next(conc__work *w, int *rc,
   return CONC__NEXT_THERE;
 }
 
-/* Replies with the next item, which goes then. */
+/* Replies with the next item, which goes: another session may take the one
+   behind it meanwhile. */
 CONC__PRIVATE int conc__reply_item(conc__session *s, conc__work *w) {
   conc__mutex *guard = conc__work_guard(w);
-  conc__element *cell = &w->results.at[w->item++];
-  const size_t weight = conc__element_weight(cell);
-  int rc = conc__reply_element(s, cell);
-  conc__element_free(cell);
+  conc__element *place = &w->results.at[w->item++], cell = *place;
+  const size_t weight = conc__element_weight(&cell);
+  int rc;
+  place->size = CONC__ELEMENT_NONE;
   conc__mutex_lock(guard);
+  w->results.weight -= weight;
   w->bytes -= weight;
   w->pool->bytes -= weight;
   conc__mutex_unlock(guard);
   conc__pool_charge(w->pool);
+  rc = conc__reply_results(s, &cell, 1, false);
+  conc__element_free(&cell);
   return rc;
 }
 
@@ -46933,6 +46966,7 @@ static const conc__pool_call conc__pool_calls[] = {
 typedef struct conc__pool_asked {
   const conc__pool_call *call;
   conc__elements items;
+  conc__elements results; /* gaps for them */
   int64_t chunk; /* 0 or less: the client has said that, to map */
 } conc__pool_asked;
 
@@ -46942,22 +46976,38 @@ CONC__PRIVATE bool conc__is_given(const conc_value *v) {
 
 /* Proxies are not passed on to threads: what the function gets in their place
    is their class alone. */
-CONC__PRIVATE int conc__items_settle(conc__elements *items) {
+CONC__PRIVATE int conc__item_settle(conc__elements *items, size_t i,
+                                    conc__buffer *b) {
+  conc__element *cell = &items->at[i], alone;
+  size_t count = 0;
+  int rc;
+  conc__element_references(cell, &count);
+  if (count == 0) return 0;
+  b->size = 0;
+  rc = conc__element_put(b, cell, conc__reference_put_class, NULL);
+  if (rc == 0) rc = conc__element_make(&alone, b->data, b->size, NULL, 0);
+  if (rc != 0) return rc;
+  items->weight += conc__element_weight(&alone);
+  items->weight -= conc__element_weight(cell);
+  conc__element_free(cell);
+  *cell = alone;
+  return 0;
+}
+
+/* Settles all items, and makes room for the results. */
+CONC__PRIVATE int conc__items_settle(conc__session *s, conc__pool_asked *a) {
+  const bool one = a->call->how == CONC__WORK_CALL;
   conc__buffer b = {NULL, 0, 0, 0};
-  size_t i, count;
-  int rc = 0;
-  for (i = 0; rc == 0 && i < items->count; i++) {
-    conc__element *cell = &items->at[i], alone;
-    conc__element_references(cell, &count);
-    if (count == 0) continue;
-    b.size = 0;
-    rc = conc__element_put(&b, cell, conc__reference_put_class, NULL);
-    if (rc == 0) rc = conc__element_make(&alone, b.data, b.size, NULL, 0);
-    if (rc != 0) break;
-    items->weight += conc__element_weight(&alone);
-    items->weight -= conc__element_weight(cell);
-    conc__element_free(cell);
-    *cell = alone;
+  size_t i;
+  int rc = conc__elements_reserve(&a->results, one ? 1 : a->items.count, 0);
+  for (i = 0; rc == 0 && i < a->items.count; i++) {
+    rc = conc__item_settle(&a->items, i, &b);
+    if (rc == 0 && (i == 0 || !one)) {
+      a->results.at[i].size = CONC__ELEMENT_NONE;
+      a->results.weight += sizeof *a->results.at;
+      a->results.count++;
+    }
+    if (rc == 0) rc = conc__session_pace(s, 1);
   }
   conc__buffer_free(&b);
   return rc;
@@ -47020,11 +47070,11 @@ CONC__PRIVATE conc__work *conc__pool_work(conc__session *s, conc__object *o,
                                           const conc__function *f,
                                           conc__pool_asked *a, int *rc) {
   static const unsigned char none[] = {CONC__OP_NONE};
-  const size_t n = a->items.count;
+  const size_t n = a->results.count;
   const size_t chunk = a->chunk > 0 && (uint64_t)a->chunk < n
                            ? (size_t)a->chunk
                            : n + (n == 0);
-  conc__work *w = conc__work_new(s, o, &a->items, a->call->how,
+  conc__work *w = conc__work_new(s, o, &a->items, &a->results, a->call->how,
                                  a->call->tells, chunk, rc);
   size_t i;
   if (w == NULL) return NULL;
@@ -47114,7 +47164,7 @@ CONC__PRIVATE int conc__serve_pool_call(conc__session *s, conc__object *o,
   rc = call->how == CONC__WORK_CALL
            ? conc__pool_read_call(s, r, &asked, &c)
            : conc__pool_read_map(s, p->pool.workers, r, &asked, &c);
-  if (rc == 0) rc = conc__items_settle(&asked.items);
+  if (rc == 0) rc = conc__items_settle(s, &asked);
   if (rc == 0 && p->state != CONC__POOL_RUN)
     rc = conc__complain(&c, "ValueError", "Pool not running");
   conc__object_rest(s, o); /* others may call it while this one waits */
@@ -47123,6 +47173,7 @@ CONC__PRIVATE int conc__serve_pool_call(conc__session *s, conc__object *o,
   else
     rc = conc__reply_failed(s, &c, rc);
   conc__elements_free(&asked.items);
+  conc__elements_free(&asked.results);
   if (w == NULL) return rc;
   return call->waits ? conc__reply_awaited(s, w) : conc__reply_async(s, o, w);
 }
@@ -47224,7 +47275,8 @@ CONC__PRIVATE const char *conc__pool_refused(const conc__request *r,
   *workers = conc_cpu_count();
   if (conc__is_given(n) && !conc__whole(n, workers))
     return "TypeError: 'processes' must be an integer";
-  if (*workers < 1) return "ValueError: Number of processes must be at least 1";
+  if (*workers < 1)
+    return "ValueError: Number of processes must be at least 1";
   if (conc__is_given(most) && (!conc__whole(most, &tasks) || tasks < 1))
     return "ValueError: maxtasksperchild must be a positive int or None";
   if (conc__is_given(conc__request_argument(r, 1, "initializer")))
@@ -47314,8 +47366,10 @@ CONC__PRIVATE int conc__text_pool(const conc__object *o, conc__buffer *b) {
   return conc__buffer_append(b, text, (size_t)n);
 }
 
-#define CONC__APPLY_TAKES(n)   { {"func", "args", "kwds", "callback", "error_callback"}, n, 1 }
-#define CONC__MAP_TAKES(n)   { {"func", "iterable", "chunksize", "callback", "error_callback"}, n, 2 }
+#define CONC__APPLY_TAKES(n) \
+  { {"func", "args", "kwds", "callback", "error_callback"}, n, 1 }
+#define CONC__MAP_TAKES(n) \
+  { {"func", "iterable", "chunksize", "callback", "error_callback"}, n, 2 }
 
 static const conc__method conc__pool_methods[] = {
     {"apply", CONC__APPLY_TAKES(3), conc__serve_pool_call, false},

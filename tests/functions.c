@@ -629,7 +629,8 @@ static int in_process(const conc_value *args, const conc_value *kwds,
   if (strcmp(what, "die") == 0) kill(getpid(), SIGKILL);
   if (strcmp(what, "exit") == 0) _exit(5);
   while (strcmp(what, "wait") == 0) pause();
-  if (strcmp(what, "large") != 0) return conc_build(result, "l", (long)getpid());
+  if (strcmp(what, "large") != 0)
+    return conc_build(result, "l", (long)getpid());
   large = (char *)calloc(1, 300000);
   rc = conc_build(result, "y#", large, (size_t)300000);
   free(large);
@@ -680,7 +681,8 @@ TEST(a_function_may_run_in_a_process) {
     says(m, "fail_there", args, -EREMOTEIO, "IndexError: no such row");
     conc_value_free(args);
     args = built("(i)", ENOENT);
-    says(m, "fail_there", args, -ENOENT, "KeyError: no such name, file or host");
+    says(m, "fail_there", args, -ENOENT,
+         "KeyError: no such name, file or host");
     conc_value_free(args);
     CHECK_EQ(conc_manager_call_build(m, "there", &v, limit(), "s", "pid"), 0);
     {

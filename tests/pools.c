@@ -1,6 +1,6 @@
 /* Pools that clients make, as those of Python's SyncManager: what they call,
-   how long it lives, and what of it is bounded. tests/interop/pools.py compares
-   them with Python's own. */
+   how long they live, and what of them is bounded. tests/interop/pools.py
+   compares them with Python's own. */
 #include "inside.h"
 #include "asked.h"
 
@@ -521,6 +521,27 @@ TEST(results_count_too) {
   end(&s);
 }
 
+TEST(a_large_result_is_written_beside_the_loop) {
+  served s = nobody();
+  gate g;
+  conc__peer *p;
+  id pool, it;
+  serve(&s, &g);
+  p = person(&s);
+  pool = MAKE(&s, "(si)", "Pool", 2);
+  CHECK(strncmp(ask(p, pool.text, "apply", "(s(i))", "many", 3000000),
+                "b'\\x00", 6) == 0);
+  CHECK(strncmp(ask(p, pool.text, "map", "(s[ii])", "many", 2000000, 2000000),
+                "[b'\\x00", 7) == 0);
+  it = ASYNC(p, pool.text, "imap", "(s[ii])", "many", 2000000, 10);
+  CHECK(strncmp(ask(p, it.text, "__next__", "()"), "b'\\x00", 6) == 0);
+  SAYS("b'\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00'", p, it.text,
+       "__next__", "()");
+  SAYS("StopIteration", p, it.text, "__next__", "()");
+  conc__peer_close(p);
+  end(&s);
+}
+
 TEST(a_list_of_results_above_the_limit_is_an_error) {
   served s = nobody();
   gate g;
@@ -531,6 +552,8 @@ TEST(a_list_of_results_above_the_limit_is_an_error) {
   p = person(&s);
   pool = MAKE(&s, "(si)", "Pool", 2);
   CHECK(strstr(ask(p, pool.text, "map", "(s[ii])", "many", 60000, 60000),
+               "ValueError: message too long") != NULL);
+  CHECK(strstr(ask(p, pool.text, "apply", "(s(i))", "many", 3000000),
                "ValueError: message too long") != NULL);
   SAYS("[4]", p, pool.text, "map", "(s[i])", "square", 2);
   conc__peer_close(p);
