@@ -110,6 +110,9 @@
      >>containers  what all classes of data have in common (private)
      >>lists       the methods of a list that is served (private)
      >>dicts       those of dict, Namespace, Value and Array (private)
+     >>calls       a call of a function of the program (private)
+     >>works       what threads do for the pools of clients (private)
+     >>pools       Pool of Python's SyncManager (private)
      >>types       conc_manager_register_types: locks, events and others
      >>functions   conc_manager_register, conc_manager_call: C functions
      >>extras      conc_progress: a bar that grows
@@ -3685,6 +3688,9 @@ typedef struct conc_manager {
                                queues put and get. Of a server: what it keeps
                                for its clients; a queue that is registered has
                                its own .objects. Default 0: they are refused */
+  size_t max_workers;       /* of a server: threads of all pools that clients
+                               make, together; default 256. See
+                               conc_manager_register_types */
   /* private */
   struct conc__manager_data *state; /* NULL: none of its calls was made */
 } conc_manager;
@@ -3918,6 +3924,8 @@ CONC_API int conc_manager_shutdown(conc_manager *manager);
      list(iterable), dict(...), Namespace(...)      of data, and of proxies of
      Value(typecode, value)                         objects of this manager
      Array(typecode, sequence)                      as array.array
+     Pool(processes=None)      of threads, for functions of the program: see
+                               >>functions
 
    They have the methods, arguments and exceptions of the same classes in
    Python (3.13, where versions differ). What waits there ends when its client
@@ -4098,6 +4106,49 @@ CONC_API conc_barrier *conc_manager_barrier(conc_manager *manager,
    conc_manager_register_types the proxy of a list or a dict has the methods of
    one, too: m.primes(9)[0] needs no _getvalue().
 
+   After conc_manager_register_types, Python's SyncManager has pools as well. A
+   pool of a server in C is a number of threads, in which it calls functions of
+   the program:
+
+     from multiprocessing.managers import SyncManager
+
+     m = SyncManager(('127.0.0.1', 5000), b'abc')
+     m.connect()
+     p = m.Pool(4)
+     p.map('square', range(4))                              # [0, 1, 4, 9]
+     p.apply_async('square', (5,)).get(1.0)                 # 25
+
+   If the client has a function square of its own, p.map(square, range(4)) does
+   the same: Python sends the name of a function, and the server looks for what
+   is registered as "module.square", or else as "square". A name may have dots,
+   as that of a method; then it also looks for what stands behind the last one.
+   What is not registered is a RemoteError, as a function is that Python's own
+   server cannot import; and nothing that comes from a client is executed.
+
+   Such a pool has the methods of Python's Pool, with their arguments and
+   exceptions; so have the AsyncResults and iterators that it returns. What
+   differs:
+
+     Pool             `initializer` and `context` must be None, and callbacks
+                      of all calls. maxtasksperchild is without effect
+     terminate        cancels what runs, as conc_cancel does. A thread cannot
+                      be killed: join waits until the functions have returned
+     get, next        raise a RuntimeError for what was terminated, and do not
+                      wait for ever
+     a wrong call     is told by the call, also if its name ends in _async
+     proxies          among the arguments are to the function what their class
+                      is, a CONC_OBJECT, but a list or dict as `iterable` is
+                      what it contains
+     a client's end   cancels the apply, map or starmap that it waits for
+
+   A pool ends when there is no proxy of it any more, nor of anything that it
+   has returned: what has not begun then never runs, and what runs is
+   cancelled. The pools of all clients have .max_workers threads. What their calls keep,
+   arguments of what is not done and results that were not fetched, counts for
+   .max_memory, and of each pool for .max_client_memory, too: a call above that
+   is a MemoryError, and so is a result. With CONC_PASS (.objects) the results
+   may have objects in them.
+
    Threads    any number, mixed with coroutines of any loops
    Processes  that is what a manager is for
    Signals    no
@@ -4145,6 +4196,9 @@ typedef int conc_manager_fn(const conc_value *args, const conc_value *kwds,
    conc_manager_register_pooled. If the client goes, or gives the call up, its
    waits return -ECANCELED. conc_manager_shutdown cancels calls, too, and waits
    until they have returned.
+   After conc_manager_register_types the pools of clients call the function,
+   too: in threads of theirs, where it may compute, and several at once. So it
+   must protect what it shares with other calls.
    The call may come before the start, or at any time while the manager serves.
    Returns 0.
    Errors:
@@ -4158,13 +4212,24 @@ CONC_API int conc_manager_register(conc_manager *manager, const char *name,
 /* Serves a function as conc_manager_register does; but calls of clients are
    jobs of a pool, so they may compute and block, and many run at once. The
    threads of the pool have stacks of their own. A call that has not begun when
-   its client goes never runs. The pool is of the kind CONC_THREAD; it stays
-   the caller's, must be started before the first call, and joined after the
-   end of the manager. If it takes no jobs, calls fail by a RuntimeError; in C,
-   -EREMOTEIO.
+   its client goes never runs. The pool stays the caller's, must be started
+   before the first call, and joined after the end of the manager. If it takes
+   no jobs, calls fail by a RuntimeError; in C, -EREMOTEIO. The pools of
+   clients call a function of a pool of threads in their own threads.
+   If the pool is one of processes, these have the function and `arg` as they
+   were when the pool was started, and what a call changes in memory is seen by
+   that process alone. Arguments and result travel as pickles: the arguments
+   with 256 KiB at most when all of it is written out, and the result with 256
+   KiB; what is above that is a ValueError, -EMSGSIZE in C. A call takes these
+   256 KiB of .max_bytes of the pool. If its client goes, its process is
+   killed. If something else ends the process, a signal or an exit, the call fails by a
+   ChildProcessError that says what, -ECHILD in C; unless .retries of the pool
+   lets it run again. Others are not concerned: the pool has a new process. A
+   call that runs for longer than .timeout of the pool is a TimeoutError,
+   -ETIMEDOUT.
    Returns 0.
    Errors: as conc_manager_register, and
-   -EINVAL  there is no pool, or it is one of processes */
+   -EINVAL  there is no pool, or it is of no such kind */
 CONC_API int conc_manager_register_pooled(conc_manager *manager,
                                           const char *name,
                                           conc_manager_fn *fn, void *arg,
@@ -33882,7 +33947,7 @@ struct conc__object;
 
 /* What a method takes, for conc__request_arguments_fit. */
 typedef struct conc__parameters {
-  const char *names[3];
+  const char *names[5];
   size_t count;    /* of these names; CONC__UNCHECKED: its function looks */
   size_t required; /* of them have no default: the first ones */
 } conc__parameters;
@@ -34653,6 +34718,10 @@ typedef struct conc__server_side {
   conc_sem aside; /* threads that may still be started: see >>aside */
   conc__account account;
   conc__receipts *receipts; /* calls that count once; NULL: none has come */
+  struct conc__served_pool *pools; /* that clients have made; see >>pools */
+  size_t pool_threads;             /* of all of them */
+  /* Ends their threads; set with the first of them. */
+  void (*pools_end)(struct conc__manager_data *m);
 } conc__server_side;
 
 /* What a manager has as a client; see >>proxy. */
@@ -38424,6 +38493,7 @@ CONC__PRIVATE void conc__server_abandon(conc__manager_data *m) {
   server->path = NULL;
   server->clients = server->dead = NULL;
   server->receipts = NULL;
+  server->pools = NULL;
   server->clients_count = server->spare_count = 0;
 }
 
@@ -42429,7 +42499,10 @@ CONC_API int conc_manager_shutdown(conc_manager *manager) {
   conc__manager_data *m = manager->state;
   int rc = 0;
   if (m == NULL) return -EINVAL;
-  if (m->role == CONC__MANAGER_SERVES) rc = conc__server_shutdown(m);
+  if (m->role == CONC__MANAGER_SERVES) {
+    rc = conc__server_shutdown(m);
+    if (m->server.pools_end != NULL) m->server.pools_end(m);
+  }
   if (m->role == CONC__MANAGER_CONNECTED) {
     if (m->client.remotes_end != NULL) m->client.remotes_end(m);
     conc__proxies_shutdown(m);
@@ -43071,7 +43144,8 @@ CONC__PRIVATE const char *conc__object_proxy(const conc__object *o) {
       {"threading.Semaphore", "AcquirerProxy"},
       {"threading.BoundedSemaphore", "AcquirerProxy"},
       {"threading.Condition", "ConditionProxy"},
-      {"threading.Barrier", "BarrierProxy"}};
+      {"threading.Barrier", "BarrierProxy"},
+      {"multiprocessing.pool.Pool", "PoolProxy"}};
   size_t i;
   for (i = 0; i < sizeof proxies / sizeof *proxies; i++)
     if (strcmp(o->type->python, proxies[i][0]) == 0) return proxies[i][1];
@@ -46552,6 +46626,1784 @@ static const conc__type_name conc__container_types[]
                                {"Array", &conc__array_type},
                                {"Namespace", &conc__namespace_type}};
 /* ---------------------------------------------------------------------------
+   >>calls: a call of a function of the program, and its exceptions
+
+   What >>pools and >>functions have in common: how a function of C is called
+   for a client, and how its failure becomes an exception of Python. That is a
+   negative errno, and a str: "ValueError: what is wrong". The table
+   conc__exceptions says which class goes with which errno, in both directions.
+   No other name of a class goes out, for the client would import and call it.
+
+   Uses >>objects, >>session, >>pickle and pools.
+   ------------------------------------------------------------------------ */
+
+typedef struct conc__function {
+  conc_manager_fn *fn;
+  void *arg;
+  conc_pool *pool; /* whose threads call it; NULL: a coroutine does */
+} conc__function;
+
+/* --- exceptions --- */
+
+/* The first with an errno is what stands for that errno. Those of the system
+   have the errno as an argument, and are OSError in Python 2. */
+static const struct {
+  const char *name;
+  int number; /* 0: none */
+  bool system;
+} conc__exceptions[] = {
+    {"ValueError", EINVAL, false},
+    {"KeyError", ENOENT, false},
+    {"TimeoutError", ETIMEDOUT, true},
+    {"MemoryError", ENOMEM, false},
+    {"PermissionError", EACCES, true},
+    {"BrokenPipeError", EPIPE, true},
+    {"ConnectionResetError", ECONNRESET, true},
+    {"ConnectionRefusedError", ECONNREFUSED, true},
+    {"NotImplementedError", ENOTSUP, false},
+    {"RuntimeError", CONC__EREMOTEIO, false},
+    {"OSError", 0, true},
+    {"TypeError", EINVAL, false},
+    {"EOFError", EPIPE, false},
+    {"BlockingIOError", EAGAIN, true},
+    {"ChildProcessError", ECHILD, true},
+    {"ConnectionAbortedError", ECONNABORTED, true},
+    {"FileExistsError", EEXIST, true},
+    {"FileNotFoundError", ENOENT, true},
+    {"InterruptedError", EINTR, true},
+    {"IsADirectoryError", EISDIR, true},
+    {"NotADirectoryError", ENOTDIR, true},
+    {"ProcessLookupError", ESRCH, true},
+    {"ConnectionError", 0, true},
+    {"IOError", 0, true},
+    {"ArithmeticError", 0, false},
+    {"AssertionError", 0, false},
+    {"AttributeError", 0, false},
+    {"BufferError", 0, false},
+    {"Exception", 0, false},
+    {"FloatingPointError", 0, false},
+    {"IndexError", 0, false},
+    {"LookupError", 0, false},
+    {"OverflowError", 0, false},
+    {"ReferenceError", 0, false},
+    {"ZeroDivisionError", 0, false}};
+#define CONC__EXCEPTIONS (sizeof conc__exceptions / sizeof *conc__exceptions)
+#define CONC__OSERROR 10 /* where that is, which stands for all other errnos */
+
+/* The class whose name is the first `size` bytes; CONC__EXCEPTIONS: there is
+   none. */
+CONC__PRIVATE size_t conc__exception_named(const char *name, size_t size) {
+  size_t i;
+  for (i = 0; i < CONC__EXCEPTIONS; i++)
+    if (strlen(conc__exceptions[i].name) == size &&
+        memcmp(conc__exceptions[i].name, name, size) == 0)
+      break;
+  return i;
+}
+
+/* The negative errno of a class. */
+CONC__PRIVATE int conc__exception_error(size_t i) {
+  return i < CONC__EXCEPTIONS && conc__exceptions[i].number > 0
+             ? -conc__exceptions[i].number
+             : -CONC__EREMOTEIO;
+}
+
+/* The class of a failure, and its text. `said` is the str of the function, or
+   NULL. */
+CONC__PRIVATE size_t conc__failure_read(int rc, const conc_value *said,
+                                        const char **text) {
+  size_t i = CONC__EXCEPTIONS, n;
+  *text = conc_value_str(said, NULL);
+  if (*text != NULL) {
+    n = strcspn(*text, ":");
+    i = conc__exception_named(*text, n);
+    if (i < CONC__EXCEPTIONS) {
+      *text += n + ((*text)[n] == ':');
+      *text += **text == ' ';
+    }
+  } else {
+    *text = conc_strerror(rc);
+  }
+  if (i == CONC__EXCEPTIONS)
+    for (i = 0; i < CONC__EXCEPTIONS; i++)
+      if (conc__exceptions[i].number == -rc) break;
+  return i < CONC__EXCEPTIONS ? i : CONC__OSERROR;
+}
+
+/* ('#ERROR', exception) for a failure. */
+CONC__PRIVATE int conc__reply_failure(conc__session *s, int rc,
+                                      const conc_value *said) {
+  const bool old = s->protocol == 2;
+  char line[CONC__LINE_MAX + 1];
+  const char *text, *name;
+  size_t i = conc__failure_read(rc, said, &text);
+  name = conc__exceptions[i].name;
+  snprintf(line, sizeof line, "%.*s", CONC__SHOWN(text, CONC__LINE_MAX));
+  if (!conc__exceptions[i].system)
+    return conc__reply_builtin(s, name, line);
+  return conc__reply_exception(s, old ? "exceptions" : "builtins",
+                               old ? "OSError" : name, -rc, line);
+}
+
+/* Makes the str by which a function fails, and returns its negative errno. */
+CONC__PRIVATE int conc__raise(conc_value **result, const char *exception,
+                              const char *text) {
+  size_t i = conc__exception_named(exception, strlen(exception));
+  const char *before = i < CONC__EXCEPTIONS ? "" : "RuntimeError: ";
+  char line[CONC__LINE_MAX + 80];
+  int n = snprintf(line, sizeof line, "%s%.*s%s%.*s", before,
+                   CONC__SHOWN(exception, 60), *text != 0 ? ": " : "",
+                   CONC__SHOWN(text, CONC__LINE_MAX));
+  /* Without memory the errno is told, and the text of it. */
+  *result = NULL;
+  conc_build(result, "s#", line, (size_t)n);
+  return conc__exception_error(i);
+}
+
+/* --- a call, here --- */
+
+/* A call that is made; on the stack of its caller. */
+typedef struct conc__called {
+  const conc__function *function;
+  const conc_value *args, *kwds;
+  conc_value *result; /* or the str of a failure */
+  conc__buffer *body; /* of the result, if that is to be sent; else NULL */
+  conc_type type;     /* of what is in the body */
+  int objects;        /* CONC_PASS: there may be objects in it; else 0 */
+  int rc;             /* 0 or negative errno */
+} conc__called;
+
+/* Makes a body of the result. */
+CONC__PRIVATE int conc__called_encode(conc__called *c) {
+  int rc = c->result != NULL
+               ? conc__pickle_encode(c->body, c->result, 4 | c->objects)
+               : conc__pickle_put_op(c->body, CONC__OP_NONE);
+  c->type = conc_value_type(c->result);
+  conc_value_free(c->result);
+  c->result = NULL;
+  if (rc != -EACCES) return rc;
+  return conc__raise(&c->result, "TypeError",
+                            "the result has an instance of a class in it");
+}
+
+/* Calls the function; as a job, too. */
+CONC__PRIVATE void *conc__called_main(void *arg) {
+  conc__called *c = (conc__called *)arg;
+  const conc__function *f = c->function;
+  c->rc = f->fn(c->args, c->kwds, &c->result, f->arg);
+  if (c->rc > 0) c->rc = 0;
+  if (c->rc == 0 && c->body != NULL) c->rc = conc__called_encode(c);
+  return NULL;
+}
+
+/* Hands the call to the pool, and waits until that is done with it: the job is
+   on this stack, and so are its arguments. If the caller is cancelled, so is
+   the job. */
+CONC__PRIVATE void conc__called_pooled(conc__called *c) {
+  conc_scope shield;
+  conc_task job;
+  int rc;
+  memset(&job, 0, sizeof job);
+  job.target = conc__called_main;
+  job.arg = c;
+  job.name = "conc-call";
+  c->rc = -ECANCELED; /* if it never begins, or ends its thread */
+  rc = conc_pool_submit(c->function->pool, &job);
+  if (rc != 0) {
+    c->rc = conc__raise(&c->result, "RuntimeError",
+                        "the pool of the function takes no jobs");
+    return;
+  }
+  if (conc_join(&job, CONC_FOREVER) == 0) return;
+  if (conc_is_alive(&job)) conc_cancel(&job);
+  conc_shield(&shield);
+  conc__task_await(&job, true, CONC_FOREVER);
+  conc_scope_end(&shield);
+}
+
+/* --- a call, by a process ---
+
+   A process of a pool gets a copy of a job's argument, which comes back as it
+   has left it. So a call is an errand: this struct, and behind it room for the
+   arguments, as the bodies of two pickles with a STOP each; and then for the
+   body of the result, or the str of a failure. */
+
+/* Bytes of that room. Each call has all of it copied there and back. */
+#define CONC__ERRAND_ROOM ((size_t)256 << 10)
+
+typedef struct conc__errand {
+  conc__function function;
+  int objects; /* as in conc__called */
+  int rc;
+  conc_type type;
+  size_t args, kwds; /* bytes of them */
+  size_t size;       /* of what comes back */
+} conc__errand;
+
+CONC__INLINE unsigned char *conc__errand_room(conc__errand *e) {
+  return (unsigned char *)(e + 1);
+}
+
+/* Puts what comes back in its place. */
+CONC__PRIVATE void conc__errand_end(conc__errand *e, const conc__called *c) {
+  size_t size = 0;
+  const void *from = c->rc == 0 ? c->body->data : NULL;
+  if (c->rc == 0) size = c->body->size;
+  else
+    from = conc_value_str(c->result, &size);
+  if (size > CONC__ERRAND_ROOM) size = CONC__ERRAND_ROOM; /* of a str */
+  if (c->rc != 0 && size > 0) size = conc__utf8_cut((const char *)from, size);
+  if (size > 0) memcpy(conc__errand_room(e), from, size);
+  e->size = size;
+  e->type = c->type;
+  e->rc = c->rc;
+}
+
+/* The job, in the process. */
+CONC__PRIVATE void *conc__errand_main(void *arg) {
+  conc__errand *e = (conc__errand *)arg;
+  const unsigned char *p = conc__errand_room(e);
+  conc_value *args = NULL, *kwds = NULL;
+  conc__buffer body = {NULL, 0, 0, 0};
+  conc__called c;
+  char text[120];
+  memset(&c, 0, sizeof c);
+  c.function = &e->function;
+  c.body = &body;
+  c.objects = e->objects;
+  c.rc = conc__pickle_decode(p, e->args, &conc__pickle_body_limits, &args,
+                             NULL);
+  if (c.rc == 0)
+    c.rc = conc__pickle_decode(p + e->args, e->kwds, &conc__pickle_body_limits,
+                               &kwds, NULL);
+  c.args = args;
+  c.kwds = kwds;
+  if (c.rc == 0) conc__called_main(&c);
+  if (c.rc == 0 && body.size > CONC__ERRAND_ROOM) {
+    snprintf(text, sizeof text,
+             CONC__TOO_LONG ": it has %zu bytes, a process returns %zu",
+             body.size, CONC__ERRAND_ROOM);
+    conc__raise(&c.result, "ValueError", text);
+    c.rc = -EMSGSIZE;
+  }
+  conc__errand_end(e, &c);
+  conc_value_free(c.result);
+  conc_value_free(args);
+  conc_value_free(kwds);
+  conc__buffer_free(&body);
+  return NULL;
+}
+
+/* Whether a value has no more than so many parts and bytes of text, by looking
+   at no more than these. */
+CONC__PRIVATE bool conc__value_is_below(const conc_value *v, size_t most) {
+  conc__walk w;
+  int step;
+  conc__walk_begin(&w, v);
+  while ((step = conc__walk_step(&w)) != CONC__WALK_END) {
+    size_t n = conc__is_text(w.value->type) ? w.value->size + 1 : 1;
+    if (step == CONC__WALK_CLOSE) continue;
+    if (n > most) return false;
+    most -= n;
+  }
+  return true;
+}
+
+/* Appends a body and a STOP; *size is how many bytes that is. */
+CONC__PRIVATE int conc__errand_put(conc__buffer *b, const conc_value *v,
+                                   size_t *size) {
+  const size_t at = b->size;
+  int rc = conc__value_is_below(v, CONC__ERRAND_ROOM)
+               ? conc__pickle_encode(b, v, 4 | CONC_PASS)
+               : -EMSGSIZE;
+  if (rc == 0) rc = conc__pickle_put_op(b, CONC__OP_STOP);
+  *size = b->size - at;
+  return rc;
+}
+
+/* Makes the errand of a call: 0, -ENOMEM, or -EMSGSIZE. */
+CONC__PRIVATE int conc__errand_begin(conc__called *c, conc__errand **out) {
+  conc__buffer b = {NULL, 0, 0, 0};
+  conc__errand head, *e = NULL;
+  int rc;
+  memset(&head, 0, sizeof head);
+  head.function = *c->function;
+  head.objects = c->objects;
+  head.rc = -ECANCELED; /* if it never begins, or ends its process */
+  rc = conc__errand_put(&b, c->args, &head.args);
+  if (rc == 0) rc = conc__errand_put(&b, c->kwds, &head.kwds);
+  if (rc == 0 && b.size > CONC__ERRAND_ROOM) rc = -EMSGSIZE;
+  if (rc == 0) {
+    e = (conc__errand *)CONC_MALLOC(sizeof *e + CONC__ERRAND_ROOM);
+    if (e == NULL) rc = -ENOMEM;
+  }
+  if (rc == 0) {
+    *e = head;
+    memcpy(conc__errand_room(e), b.data, b.size);
+    memset(conc__errand_room(e) + b.size, 0, CONC__ERRAND_ROOM - b.size);
+  }
+  conc__buffer_free(&b);
+  *out = e;
+  return rc;
+}
+
+/* Takes what has come back: the worker could have written anything, were it
+   not ours. */
+CONC__PRIVATE void conc__errand_take(conc__called *c, conc__errand *e) {
+  const unsigned char *p = conc__errand_room(e);
+  conc__buffer own = {NULL, 0, 0, 0};
+  c->rc = e->rc;
+  c->type = e->type;
+  if (e->size > CONC__ERRAND_ROOM) c->rc = -EPROTO;
+  else if (e->rc != 0 && e->size > 0)
+    conc_build(&c->result, "s#", (const char *)p, e->size);
+  else if (e->rc == 0 && c->body != NULL)
+    c->rc = conc__buffer_append(c->body, p, e->size);
+  else if (e->rc == 0) {
+    c->rc = conc__buffer_append(&own, p, e->size);
+    if (c->rc == 0) c->rc = conc__pickle_put_op(&own, CONC__OP_STOP);
+    if (c->rc == 0)
+      c->rc = conc__pickle_decode(own.data, own.size, NULL, &c->result, NULL);
+    conc__buffer_free(&own);
+  }
+}
+
+/* A job has failed, and not its function: says so. */
+CONC__PRIVATE int conc__errand_failed(conc__called *c, const conc_task *job) {
+  char text[120];
+  const int n = job->exitcode;
+  if (job->status == -ETIMEDOUT) {
+    conc__raise(&c->result, "TimeoutError",
+                "the function took longer than .timeout of its pool");
+  } else if (job->status == -ECHILD && n != CONC_NO_EXITCODE) {
+    snprintf(text, sizeof text,
+             n < 0 ? "signal %d has ended the process of the function"
+                   : "the process of the function has ended, with status %d",
+             n < 0 ? -n : n);
+    conc__raise(&c->result, "ChildProcessError", text);
+  } else if (job->status == -ECHILD) {
+    conc__raise(&c->result, "ChildProcessError",
+                "the processes of the function have ended");
+  }
+  return job->status;
+}
+
+/* Sends a process of the pool on the errand, and waits for it. If the caller
+   is cancelled, the process is killed that is at it. The caller may be a job
+   of another pool: it must not run other jobs meanwhile, on its stack, which
+   may be many: hence this wait, and no conc_join. */
+CONC__PRIVATE void conc__called_by_process(conc__called *c) {
+  conc_scope shield;
+  conc__errand *e;
+  conc_task job;
+  memset(&job, 0, sizeof job);
+  c->rc = conc__errand_begin(c, &e);
+  if (c->rc == 0) {
+    job.target = conc__errand_main;
+    job.arg = e;
+    job.size = sizeof *e + CONC__ERRAND_ROOM;
+    job.name = "conc-call";
+    c->rc = conc_pool_submit(c->function->pool, &job);
+    if (c->rc != 0 && c->rc != -EMSGSIZE)
+      c->rc = conc__raise(&c->result, "RuntimeError",
+                          "the pool of the function takes no jobs");
+  }
+  if (c->rc == -EMSGSIZE)
+    conc__raise(&c->result, "ValueError",
+                CONC__TOO_LONG ": the arguments, for a process");
+  if (c->rc == 0) {
+    if (conc_event_wait(&job.done, CONC_FOREVER) != 0) conc_cancel(&job);
+    conc_shield(&shield);
+    while (conc_event_wait(&job.done, CONC_FOREVER) != 0) continue;
+    conc_scope_end(&shield);
+    if (job.status != 0) c->rc = conc__errand_failed(c, &job);
+    else
+      conc__errand_take(c, e);
+  }
+  CONC_FREE(e);
+}
+
+/* Where a function is called that is not called here. */
+CONC__PRIVATE void conc__function_run(conc__called *c) {
+  const conc_pool *pool = c->function->pool;
+  if (pool == NULL) conc__called_main(c);
+  else if (pool->kind == CONC_THREAD)
+    conc__called_pooled(c);
+  else
+    conc__called_by_process(c);
+}
+
+/* ---------------------------------------------------------------------------
+   >>works: what threads do for the pools of clients
+
+   A client makes a pool, and has it call functions of the program: see
+   the room >>pools. A call of the client (apply, map, imap_unordered) becomes
+   a conc__work: the arguments as elements, and places for the results. The
+   items are divided in portions, as Python has its chunks. Threads do the
+   work, a conc_pool of them:
+
+     conc__work_new         the loop: takes over the arguments; what they take
+            |               counts for the limits of memory
+     conc__work_begin       hands in a job for each thread that can help
+            |
+     conc__puller_main      a thread: takes a portion, calls the function for
+            |               each of its items, keeps the results, and so on
+     conc__puller_ended     the same thread; also of a job that never began, or
+            |               whose function has ended the thread
+     conc__work_await       the loop: a session waits for `changed`
+
+   What threads and the loop share is under the guard of the pool's struct. The
+   arguments do not change while there are jobs; the last job frees them. They
+   refer to no objects, as the elements of lists do: for only the loop may let
+   go of an object.
+
+   A work is the loop's to free, when nobody asks for it any more, and all its
+   jobs have ended. A pool ends when no client has a proxy of it, nor of a work
+   of it: what has not begun never runs, and what runs is cancelled. Its struct
+   is freed when its threads have ended, at the next call that concerns pools,
+   or by conc_manager_shutdown, which alone waits for that.
+
+   Uses >>calls, >>elements, >>session and >>pool. Its user is >>pools.
+   ------------------------------------------------------------------------ */
+
+struct conc__work;
+
+enum { CONC__POOL_RUN, CONC__POOL_CLOSE, CONC__POOL_TERMINATE };
+
+/* A pool that a client has made. `next` and what follows is the loop's. */
+typedef struct conc__served_pool {
+  conc_pool pool;
+  conc__manager_data *manager;
+  size_t bytes;      /* guard: what its works take */
+  size_t told;       /* guard: the part of it that `charged` has */
+  size_t unfinished; /* guard: works whose jobs have not all ended */
+  bool terminated;   /* guard: no further portion begins */
+  conc_event quiet;  /* set when the last of them has */
+  struct conc__served_pool *next, **link; /* among all of the manager */
+  size_t charged;    /* bytes, see conc__account_charge */
+  int state;         /* CONC__POOL_... */
+  bool left;         /* its object is gone */
+  size_t asked;      /* works that somebody asks for still */
+  struct conc__work *unasked, **unasked_end; /* the others: a line */
+} conc__served_pool;
+
+/* A job of a work. What it has in its hands is here, and not on its stack: a
+   function may end its thread. */
+typedef struct conc__puller {
+  conc_task task; /* first: its callback makes a puller of it */
+  struct conc__work *work;
+  size_t portion; /* where it is, counted from 1; 0: at none */
+  conc__called called;
+  conc_value *args, *kwds;
+  conc_value tuple; /* those arguments, if they came as something else */
+  conc__buffer scratch, body;
+} conc__puller;
+
+/* What has become of a portion. */
+typedef struct conc__portion {
+  bool done;
+  int rc;           /* 0; or negative errno, as which it has failed, */
+  conc_value *said; /* and its exception, see conc__failure_read */
+  size_t ended;     /* of portion k: which one was the k-th to end */
+} conc__portion;
+
+enum { CONC__WORK_CALL, CONC__WORK_MAP, CONC__WORK_STARMAP };
+enum { CONC__TELLS_ALL, CONC__TELLS_IN_ORDER, CONC__TELLS_AS_DONE };
+
+/* A call of a client. */
+typedef struct conc__work {
+  conc__served_pool *pool;
+  conc__function function;
+  bool processes; /* call it: those of a pool of the program */
+  int how;      /* CONC__WORK_... */
+  int tells;    /* CONC__TELLS_...: all results at once, or one by one */
+  bool grouped; /* of the latter: the client has asked for portions, of which
+                   each is told when all of it is done */
+  conc__elements items;   /* the arguments; of CONC__WORK_CALL those of one
+                             item, the last of which is its keywords */
+  conc__elements results; /* one for each item; gaps where there is none */
+  size_t chunk;           /* items of a portion */
+  size_t count;           /* portions */
+  conc__portion *portions; /* if they are told one by one; else NULL */
+  conc__portion failed;    /* else: the first that has failed */
+  conc_event changed;      /* there is something new for those who wait */
+  /* Under the guard. */
+  size_t taken;   /* portions that a job has taken */
+  size_t done;    /* portions that have ended */
+  size_t pulling; /* jobs that have not ended */
+  bool stopped;   /* no further portion is taken */
+  bool unwanted;  /* nobody asks for results */
+  bool over;      /* no job is left: what is not done never will be */
+  size_t bytes;   /* of memory that this takes */
+  /* The loop's. */
+  conc__object *object;    /* of the pool, which it uses; NULL: it does not */
+  struct conc__work *next; /* in the line of those that are not asked for */
+  size_t told;             /* portions that an iterator has told, or begun */
+  size_t item, item_end;   /* the items of that one that are left */
+  bool ended;              /* the iterator is at its end */
+  size_t jobs;             /* of the pullers, how many were handed in */
+  conc__puller *pullers;
+} conc__work;
+
+CONC__INLINE conc__mutex *conc__work_guard(const conc__work *w) {
+  return conc__mutex_of(w->pool);
+}
+
+/* --- in a thread: an item --- */
+
+/* Reads what stands in the scratch as a value. */
+CONC__PRIVATE int conc__puller_read(conc__puller *j, conc_value **out) {
+  conc__buffer *b = &j->scratch;
+  int rc = conc__pickle_put_op(b, CONC__OP_STOP);
+  return rc != 0 ? rc
+                 : conc__pickle_decode(b->data, b->size,
+                                       &conc__pickle_body_limits, out, NULL);
+}
+
+CONC__PRIVATE int conc__puller_put(conc__puller *j, size_t i) {
+  return conc__element_put(&j->scratch, &j->work->items.at[i],
+                           conc__reference_put_class, NULL);
+}
+
+/* Makes the arguments of an item: 0, or its failure. */
+CONC__PRIVATE int conc__puller_arguments(conc__puller *j, size_t item) {
+  const conc__work *w = j->work;
+  size_t i, n = w->items.count - 1;
+  char text[160];
+  int rc = 0;
+  j->scratch.size = 0;
+  if (w->how == CONC__WORK_CALL) {
+    rc = conc__pickle_put_op(&j->scratch, CONC__OP_MARK);
+    for (i = 0; rc == 0 && i < n; i++) rc = conc__puller_put(j, i);
+    if (rc == 0) rc = conc__pickle_put_op(&j->scratch, CONC__OP_TUPLE);
+    if (rc == 0) rc = conc__puller_read(j, &j->args);
+    j->scratch.size = 0;
+    if (rc == 0) rc = conc__puller_put(j, n);
+    if (rc == 0) rc = conc__puller_read(j, &j->kwds);
+    j->called.args = j->args;
+    return rc;
+  }
+  rc = conc__puller_put(j, item);
+  if (rc == 0 && w->how == CONC__WORK_MAP)
+    rc = conc__pickle_put_op(&j->scratch, CONC__OP_TUPLE1);
+  if (rc == 0) rc = conc__puller_read(j, &j->args);
+  if (rc == 0) rc = conc_build(&j->kwds, "{}");
+  if (rc != 0) return rc;
+  j->called.args = j->args;
+  if (j->args->type == CONC_TUPLE) return 0;
+  /* Python unpacks whatever can be iterated over. */
+  j->tuple = *j->args;
+  j->tuple.type = CONC_TUPLE;
+  j->tuple.shared = 0;
+  j->called.args = &j->tuple;
+  if (j->args->type == CONC_LIST || j->args->type == CONC_SET ||
+      j->args->type == CONC_FROZENSET)
+    return 0;
+  snprintf(text, sizeof text,
+           "argument after * must be a tuple, a list or a set, not %.*s",
+           CONC__SHOWN(conc__python_type(j->args), 80));
+  return conc__raise(&j->called.result, "TypeError", text);
+}
+
+/* Whether there is so much room for results. Other pools' that are not charged
+   yet do not count, nor what was charged since. The guard is held. */
+CONC__PRIVATE const char *conc__pool_lacks(const conc__served_pool *p,
+                                           size_t more) {
+  const conc__account *a = &p->manager->server.account;
+  size_t all = CONC__LOAD_RELAXED(&a->counts.memory) + p->bytes - p->told;
+  if (a->max_client_memory > 0 && p->bytes + more > a->max_client_memory)
+    return ".max_client_memory";
+  return a->max_memory > 0 && all + more > a->max_memory ? ".max_memory"
+                                                         : NULL;
+}
+
+/* Keeps the result of an item, if anybody asks for it. */
+CONC__PRIVATE int conc__puller_keep(conc__puller *j, size_t item) {
+  conc__work *w = j->work;
+  conc__mutex *guard = conc__work_guard(w);
+  const char *lacks = NULL;
+  conc__element cell;
+  char text[80];
+  size_t weight;
+  bool kept = false;
+  int rc = conc__element_make(&cell, j->body.data, j->body.size, NULL, 0);
+  if (rc != 0) return rc;
+  weight = conc__element_weight(&cell);
+  conc__mutex_lock(guard);
+  if (!w->unwanted) {
+    lacks = weight > 0 ? conc__pool_lacks(w->pool, weight) : NULL;
+    kept = lacks == NULL;
+  }
+  if (kept) {
+    w->results.at[item] = cell;
+    w->results.weight += weight;
+    w->bytes += weight;
+    w->pool->bytes += weight;
+  }
+  conc__mutex_unlock(guard);
+  if (!kept) conc__element_free(&cell);
+  if (lacks == NULL) return 0;
+  snprintf(text, sizeof text, "no room for a result: %s of the manager",
+           lacks);
+  return conc__raise(&j->called.result, "MemoryError", text);
+}
+
+/* Frees what an item has left in the hands of its job, but the exception. */
+CONC__PRIVATE void conc__puller_let_go(conc__puller *j) {
+  conc_value_free(j->args);
+  conc_value_free(j->kwds);
+  j->args = j->kwds = NULL;
+  j->body.size = 0;
+}
+
+/* Calls the function for an item: 0, or its failure, whose exception is in the
+   result of `called`. */
+CONC__PRIVATE int conc__puller_item(conc__puller *j, size_t item) {
+  const conc__work *w = j->work;
+  conc__called *c = &j->called;
+  int rc = conc__puller_arguments(j, item);
+  if (rc == 0) {
+    c->kwds = j->kwds;
+    if (w->processes) conc__called_by_process(c);
+    else
+      conc__called_main(c); /* in a thread it is already */
+    rc = c->rc;
+  }
+  if (rc == 0) rc = conc__puller_keep(j, item);
+  conc__puller_let_go(j);
+  return rc;
+}
+
+/* --- in a thread: portions --- */
+
+/* Notes the end of a portion. `said` is the work's then; returns what it does
+   not need, to be freed. The guard is held. */
+CONC__PRIVATE conc_value *conc__portion_end(conc__work *w, size_t k, int rc,
+                                            conc_value *said) {
+  conc__portion *p = &w->failed;
+  if (w->portions != NULL) {
+    w->portions[w->done].ended = k;
+    p = &w->portions[k];
+    p->done = true;
+  }
+  w->done++;
+  if (rc == 0 || p->rc != 0) return said;
+  if (said != NULL) {
+    w->bytes += CONC__LINE_MAX;
+    w->pool->bytes += CONC__LINE_MAX;
+  }
+  p->rc = rc;
+  p->said = said;
+  return NULL;
+}
+
+/* The job is done with its portion. */
+CONC__PRIVATE void conc__puller_done(conc__puller *j, int rc) {
+  conc__work *w = j->work;
+  conc__mutex *guard = conc__work_guard(w);
+  conc_value *said = j->called.result;
+  bool tell;
+  j->called.result = NULL;
+  conc__mutex_lock(guard);
+  said = conc__portion_end(w, j->portion - 1, rc, said);
+  tell = w->portions != NULL;
+  conc__mutex_unlock(guard);
+  j->portion = 0;
+  conc_value_free(said);
+  if (tell) conc_event_set(&w->changed);
+}
+
+/* Takes the next portion; false: there is none. */
+CONC__PRIVATE bool conc__puller_take(conc__puller *j) {
+  conc__work *w = j->work;
+  conc__mutex *guard = conc__work_guard(w);
+  conc__mutex_lock(guard);
+  if (!w->stopped && !w->pool->terminated && w->taken < w->count)
+    j->portion = ++w->taken;
+  conc__mutex_unlock(guard);
+  return j->portion > 0;
+}
+
+/* The job. */
+CONC__PRIVATE void *conc__puller_main(void *arg) {
+  conc__puller *j = (conc__puller *)arg;
+  const conc__work *w = j->work;
+  while (conc__puller_take(j)) {
+    size_t i = (j->portion - 1) * w->chunk, end = w->results.count;
+    int rc = 0;
+    if (end - i > w->chunk) end = i + w->chunk;
+    for (; rc == 0 && i < end; i++) rc = conc__puller_item(j, i);
+    conc__puller_done(j, rc);
+  }
+  return NULL;
+}
+
+/* `n` jobs have ended, or were never handed in. The last of them frees the
+   arguments, and tells those that wait. Nothing of the work is touched after
+   that but by the job's own end. */
+CONC__PRIVATE void conc__work_leave(conc__work *w, size_t n) {
+  conc__served_pool *p = w->pool;
+  conc__mutex *guard = conc__work_guard(w);
+  conc__elements items;
+  bool over, quiet;
+  memset(&items, 0, sizeof items);
+  conc__mutex_lock(guard);
+  w->pulling -= n;
+  over = w->pulling == 0;
+  if (over) {
+    items = w->items;
+    memset(&w->items, 0, sizeof w->items);
+    w->bytes -= items.weight;
+    p->bytes -= items.weight;
+    w->over = true;
+    p->unfinished--;
+  }
+  quiet = p->unfinished == 0;
+  conc__mutex_unlock(guard);
+  if (!over) return;
+  conc__elements_free(&items);
+  conc_event_set(&w->changed);
+  if (quiet) conc_event_set(&p->quiet);
+}
+
+/* The callback of each job, however it has ended. */
+CONC__PRIVATE void conc__puller_ended(conc_task *task, int status,
+                                      void *result) {
+  conc__puller *j = (conc__puller *)(void *)task;
+  (void)result;
+  if (j->portion > 0) { /* its function did not return */
+    conc_value_free(j->called.result);
+    if (status == 0 || status == -ECANCELED)
+      status = conc__raise(&j->called.result, "RuntimeError",
+                           "the function has ended its thread");
+    conc__puller_let_go(j);
+    conc__puller_done(j, status);
+  }
+  conc__buffer_free(&j->scratch);
+  conc__buffer_free(&j->body);
+  conc__work_leave(j->work, 1);
+}
+
+/* --- the life of a work --- */
+
+/* Says what the works of a pool take. */
+CONC__PRIVATE void conc__pool_charge(conc__served_pool *p) {
+  conc__mutex *guard = conc__mutex_of(p);
+  size_t bytes;
+  conc__mutex_lock(guard);
+  bytes = p->told = p->bytes;
+  conc__mutex_unlock(guard);
+  conc__account_charge(&p->manager->server.account, &p->charged, bytes);
+}
+
+/* Whether all jobs of a work have ended, for good. */
+CONC__PRIVATE bool conc__work_has_ended(const conc__work *w) {
+  size_t i;
+  for (i = 0; i < w->jobs; i++)
+    if (!conc_event_is_set(&w->pullers[i].task.done)) return false;
+  return true;
+}
+
+CONC__PRIVATE void conc__work_free(conc__work *w) {
+  conc__mutex *guard = conc__work_guard(w);
+  size_t i;
+  conc__mutex_lock(guard);
+  w->pool->bytes -= w->bytes;
+  conc__mutex_unlock(guard);
+  for (i = 0; w->portions != NULL && i < w->count; i++)
+    conc_value_free(w->portions[i].said);
+  conc_value_free(w->failed.said);
+  if (w->results.at == NULL) w->results.count = 0; /* they have gone before */
+  conc__elements_free(&w->items);
+  conc__elements_free(&w->results);
+  CONC_FREE(w->portions);
+  CONC_FREE(w->pullers);
+  CONC_FREE(w);
+}
+
+/* Works that are looked at each time that something is done with a pool. */
+#define CONC__WORKS_LOOKED 4
+
+/* Frees works that nobody asks for, and whose jobs have ended. */
+CONC__PRIVATE void conc__works_reap(conc__served_pool *p, size_t most) {
+  while (most-- > 0 && p->unasked != NULL) {
+    conc__work *w = p->unasked;
+    p->unasked = w->next;
+    if (p->unasked == NULL) p->unasked_end = &p->unasked;
+    if (conc__work_has_ended(w)) {
+      conc__work_free(w);
+      continue;
+    }
+    w->next = NULL;
+    *p->unasked_end = w;
+    p->unasked_end = &w->next;
+  }
+  conc__pool_charge(p);
+}
+
+/* Frees the pools that nobody has, and whose threads have ended. */
+CONC__PRIVATE void conc__pools_reap(conc__manager_data *m) {
+  conc__served_pool *p, *next;
+  for (p = m->server.pools; p != NULL; p = next) {
+    next = p->next;
+    if (!p->left || p->asked > 0) continue;
+    if (p->pool.state != NULL && conc_pool_join(&p->pool, 0) != 0) continue;
+    conc__works_reap(p, SIZE_MAX);
+    CONC__CHECK(p->unasked == NULL && p->bytes == 0);
+    m->server.pool_threads -= p->pool.workers;
+    *p->link = next;
+    if (next != NULL) next->link = p->link;
+    CONC_FREE(p);
+  }
+}
+
+/* No further portion of the work begins, and those that run are cancelled. */
+CONC__PRIVATE void conc__work_cancel(conc__work *w) {
+  conc__mutex *guard = conc__work_guard(w);
+  size_t i;
+  conc__mutex_lock(guard);
+  w->stopped = true;
+  conc__mutex_unlock(guard);
+  for (i = 0; i < w->jobs; i++) conc_cancel(&w->pullers[i].task);
+}
+
+/* Nobody asks for it any more: its results go, and it itself when it can. */
+CONC__PRIVATE void conc__work_drop(conc__work *w) {
+  conc__served_pool *p = w->pool;
+  conc__mutex *guard = conc__work_guard(w);
+  conc__elements results;
+  conc__mutex_lock(guard);
+  w->unwanted = true;
+  /* From here on no thread touches them, but for their number. */
+  results = w->results;
+  w->results.at = NULL;
+  w->bytes -= results.weight;
+  p->bytes -= results.weight;
+  conc__mutex_unlock(guard);
+  conc__elements_free(&results);
+  w->next = NULL;
+  *p->unasked_end = w;
+  p->unasked_end = &w->next;
+  p->asked--;
+  conc__works_reap(p, CONC__WORKS_LOOKED);
+  if (p->left) conc__pools_reap(p->manager);
+}
+
+/* Makes a work of `items`, and of `results`, which are as many gaps; it takes
+   them over if that goes well. NULL: *rc is how it went to say why. `chunk` is
+   above 0. */
+CONC__PRIVATE conc__work *
+conc__work_new(conc__session *s, conc__object *o, conc__elements *items,
+               conc__elements *results, int how, int tells, size_t chunk,
+               int *rc) {
+  conc__served_pool *p = (conc__served_pool *)o->state;
+  conc__mutex *guard = conc__mutex_of(p);
+  const size_t n = results->count;
+  size_t count = n / chunk + (n % chunk > 0), bytes;
+  size_t jobs = count < p->pool.workers ? count : p->pool.workers;
+  size_t portions = tells != CONC__TELLS_ALL ? count : 0;
+  const char *lacks;
+  conc__work *w;
+  /* There are no more items than CONC__WEIGHT_MAX lets be. */
+  bytes = sizeof *w + items->weight + results->weight +
+          portions * sizeof(conc__portion) + jobs * sizeof(conc__puller);
+  conc__works_reap(p, CONC__WORKS_LOOKED);
+  lacks = conc__account_lacks(&s->manager->server.account, p->charged, bytes);
+  if (lacks != NULL) {
+    *rc = conc__refuse_memory(s, bytes, lacks);
+    return NULL;
+  }
+  w = (conc__work *)CONC_MALLOC(sizeof *w);
+  if (w != NULL) memset(w, 0, sizeof *w);
+  if (w != NULL && portions > 0)
+    w->portions = (conc__portion *)CONC_MALLOC(portions * sizeof *w->portions);
+  if (w != NULL && jobs > 0)
+    w->pullers = (conc__puller *)CONC_MALLOC(jobs * sizeof *w->pullers);
+  if (w == NULL || (portions > 0 && w->portions == NULL) ||
+      (jobs > 0 && w->pullers == NULL)) {
+    if (w != NULL) {
+      CONC_FREE(w->portions);
+      CONC_FREE(w->pullers);
+    }
+    CONC_FREE(w);
+    *rc = conc__reply_builtin(s, "MemoryError", "");
+    return NULL;
+  }
+  if (portions > 0) memset(w->portions, 0, portions * sizeof *w->portions);
+  if (jobs > 0) memset(w->pullers, 0, jobs * sizeof *w->pullers);
+  w->pool = p;
+  w->how = how;
+  w->tells = tells;
+  w->items = *items;
+  w->results = *results;
+  memset(items, 0, sizeof *items);
+  memset(results, 0, sizeof *results);
+  w->chunk = chunk;
+  w->count = count;
+  w->pulling = jobs;
+  w->bytes = bytes;
+  p->asked++;
+  conc__mutex_lock(guard);
+  p->bytes += bytes;
+  p->unfinished++;
+  conc__mutex_unlock(guard);
+  conc__pool_charge(p);
+  return w;
+}
+
+/* Hands in its jobs. If there is nothing to do it is over at once. Without an
+   error it will be over some time; after one, which is that of
+   conc_pool_submit, it is. */
+CONC__PRIVATE int conc__work_begin(conc__work *w) {
+  conc__served_pool *p = w->pool;
+  const size_t jobs = w->pulling;
+  int rc = 0;
+  while (rc == 0 && w->jobs < jobs) {
+    conc__puller *j = &w->pullers[w->jobs];
+    j->work = w;
+    j->called.function = &w->function;
+    j->called.body = &j->body;
+    j->called.objects = p->manager->options->objects & CONC_PASS;
+    j->task.target = conc__puller_main;
+    j->task.arg = j;
+    j->task.name = "conc-call";
+    j->task.callback = conc__puller_ended;
+    rc = conc_pool_submit(&p->pool, &j->task);
+    if (rc == 0) w->jobs++;
+  }
+  /* One job does what the others would have done. */
+  if (w->jobs > 0) rc = 0;
+  if (w->jobs < jobs || jobs == 0) conc__work_leave(w, jobs - w->jobs);
+  return rc;
+}
+
+/* Whether a work is over. If not, whatever comes next sets `changed`. */
+CONC__PRIVATE bool conc__work_is_over(conc__work *w) {
+  conc__mutex *guard = conc__work_guard(w);
+  bool over;
+  conc__mutex_lock(guard);
+  over = w->over;
+  if (!over) conc_event_clear(&w->changed);
+  conc__mutex_unlock(guard);
+  return over;
+}
+
+/* Waits until a work is over; `keeps` are the bytes that the request keeps
+   meanwhile. 0, -ETIMEDOUT, or as conc__session_keep. */
+CONC__PRIVATE int conc__work_await(conc__session *s, conc__work *w,
+                                   double timeout, size_t keeps) {
+  double end = conc__deadline(timeout);
+  int rc = 0;
+  if (conc__work_is_over(w)) return 0;
+  if (!(timeout > 0)) return -ETIMEDOUT;
+  if (keeps > 0) rc = conc__session_keep(s, keeps);
+  else if (conc__session_block(s) != 0)
+    rc = -ECANCELED;
+  if (rc != 0) return rc;
+  while (rc == 0 && !conc__work_is_over(w))
+    rc = conc_event_wait(&w->changed, conc__remaining(end));
+  conc__session_unkeep(s);
+  return rc;
+}
+
+/* ---------------------------------------------------------------------------
+   >>pools: Pool of Python's SyncManager
+
+   What a client has of a pool: the methods of multiprocessing.pool.Pool, and
+   of the objects that they return, AsyncResult and iterators. What they do is
+   that of CPython's Lib/multiprocessing/pool.py; the work is done by >>works.
+
+   The functions are those that the program has registered: the client only
+   names one, as a reference that its pickler makes of a function, or as a str.
+   So a request to a pool is data, as any other; what is not registered is
+   refused, and nothing is executed.
+
+   Uses >>works, >>calls, >>containers and >>dispatch. Its user is >>types.
+   ------------------------------------------------------------------------ */
+
+#define CONC__MAX_WORKERS 256 /* default */
+
+/* --- replies --- */
+
+/* The exception of a portion. One that was cancelled has none, if it was the
+   pool that ended. */
+CONC__PRIVATE int conc__reply_portion(conc__session *s, int rc,
+                                      const conc_value *said) {
+  if (rc == -ECANCELED && said == NULL)
+    return conc__reply_builtin(s, "RuntimeError", "the pool was terminated");
+  return conc__reply_failure(s, rc, said);
+}
+
+/* Appends a result to the reply; a large one by a thread. */
+CONC__PRIVATE int conc__put_result(conc__session *s, const conc__element *c) {
+  conc__buffer *out = &s->client->channel.out, body;
+  const size_t room = s->manager->max_message - (out->size - s->reply);
+  conc__far *far = conc__element_far(c);
+  if (conc__element_weight(c) < CONC__COPY_LARGE)
+    return conc__put_element(s, c);
+  CONC__CHECK(far != NULL && far->references == 0);
+  memset(&body, 0, sizeof body);
+  body.data = (unsigned char *)(far + 1);
+  /* Of one that is too long no more is needed to find that out. */
+  body.size = far->size <= room ? far->size : room + 1;
+  return conc__aside_append(s->aside, out, &body);
+}
+
+/* ('#RETURN', result), or [result, ...] if that is a list. */
+CONC__PRIVATE int conc__reply_results(conc__session *s,
+                                      const conc__element *c, size_t count,
+                                      bool list) {
+  conc__buffer *out = &s->client->channel.out;
+  size_t at, i;
+  int rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  at = out->size;
+  if (rc == 0 && list)
+    rc = conc__pickle_put_ops(out, CONC__OP_EMPTY_LIST, CONC__OP_MARK);
+  for (i = 0; rc == 0 && i < count && !conc__reply_is_full(s); i++) {
+    rc = conc__put_result(s, &c[i]);
+    if (rc == 0 && list) rc = conc__session_pace_at(s, &c[i]);
+  }
+  if (rc == 0 && list) rc = conc__pickle_put_op(out, CONC__OP_APPENDS);
+  if (rc == 0 && !conc__reply_is_full(s)) rc = conc__reply_settle(s, at);
+  return conc__reply_finish(s, rc);
+}
+
+/* The results of a work that is over; or its exception. */
+CONC__PRIVATE int conc__reply_work(conc__session *s, const conc__work *w) {
+  if (w->failed.rc != 0 || w->done < w->count)
+    return conc__reply_portion(
+        s, w->failed.rc != 0 ? w->failed.rc : -ECANCELED, w->failed.said);
+  return conc__reply_results(s, w->results.at, w->results.count,
+                             w->how != CONC__WORK_CALL);
+}
+
+/* multiprocessing.TimeoutError. */
+CONC__PRIVATE int conc__reply_late(conc__session *s) {
+  return conc__reply_raise(s, "multiprocessing.context", "multiprocessing",
+                           "TimeoutError", "");
+}
+
+/* --- AsyncResult --- */
+
+/* Reads a timeout, as the waits of Python's threading: None is for ever, less
+   than 0 is 0. */
+CONC__PRIVATE bool conc__work_timeout(conc__session *s,
+                                      const conc__request *r, double *timeout,
+                                      int *rc) {
+  const conc_value *v = conc__request_argument(r, 0, "timeout");
+  bool type;
+  const char *complaint = conc__parse_block_timeout(NULL, v, timeout, &type);
+  if (complaint == NULL) return true;
+  *timeout = 0;
+  if (type) *rc = conc__reply_builtin(s, "TypeError", complaint);
+  return !type;
+}
+
+/* get(timeout=None), wait(timeout=None) */
+CONC__PRIVATE int conc__serve_work_get(conc__session *s, conc__object *o,
+                                       const conc__request *r) {
+  conc__work *w = (conc__work *)o->state;
+  double timeout;
+  int rc = 0;
+  if (!conc__work_timeout(s, r, &timeout, &rc)) return rc;
+  rc = conc__work_await(s, w, timeout, 0);
+  if (rc != 0 && rc != -ETIMEDOUT) return rc;
+  conc__pool_charge(w->pool);
+  if (strcmp(r->method, "wait") == 0) return conc__reply_none(s);
+  return rc != 0 ? conc__reply_late(s) : conc__reply_work(s, w);
+}
+
+CONC__PRIVATE int conc__serve_work_ready(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
+  (void)r;
+  return conc__reply_bool(s, conc__work_is_over((conc__work *)o->state));
+}
+
+CONC__PRIVATE int conc__serve_work_successful(conc__session *s,
+                                              conc__object *o,
+                                              const conc__request *r) {
+  conc__work *w = (conc__work *)o->state;
+  char text[120];
+  (void)r;
+  if (conc__work_is_over(w))
+    return conc__reply_bool(s, w->failed.rc == 0 && w->done == w->count);
+  snprintf(text, sizeof text, "<%s object at 0x%llx> not ready",
+           o->type->python, (unsigned long long)o->number);
+  return conc__reply_builtin(s, "ValueError", text);
+}
+
+/* Jobs go on whose results nobody wants, as they do in Python. */
+CONC__PRIVATE void conc__drop_work(conc__object *o) {
+  conc__work *w = (conc__work *)o->state;
+  conc__objects *t = &w->pool->manager->objects;
+  conc__object *pool = w->object;
+  conc__work_drop(w);
+  if (pool != NULL) conc__object_unuse(t, pool);
+}
+
+static const conc__method conc__result_of_pool_methods[] = {
+    {"get", {{"timeout", NULL, NULL}, 1, 0}, conc__serve_work_get, false},
+    {"ready", CONC__TAKES_NONE, conc__serve_work_ready, false},
+    {"successful", CONC__TAKES_NONE, conc__serve_work_successful, false},
+    {"wait", {{"timeout", NULL, NULL}, 1, 0}, conc__serve_work_get, false}};
+
+static const conc__class conc__apply_result_type = {
+    NULL, "multiprocessing.pool.ApplyResult",
+    conc__result_of_pool_methods, 4,
+    NULL, conc__drop_work, NULL, NULL};
+
+static const conc__class conc__map_result_type = {
+    NULL, "multiprocessing.pool.MapResult",
+    conc__result_of_pool_methods, 4,
+    NULL, conc__drop_work, NULL, NULL};
+
+/* --- iterators over results --- */
+
+enum {
+  CONC__NEXT_THERE,  /* there is an item */
+  CONC__NEXT_FAILED, /* there is an exception, which is told once */
+  CONC__NEXT_END,
+  CONC__NEXT_LATER /* there is nothing yet: see conc__work_is_over */
+};
+
+/* What an iterator finds next. If it is a failure, it is *rc and *said. */
+CONC__PRIVATE int conc__work_next(conc__work *w, int *rc,
+                                  const conc_value **said) {
+  conc__mutex *guard = conc__work_guard(w);
+  const conc__portion *p = NULL;
+  size_t k = w->told;
+  bool over;
+  if (w->item < w->item_end) return CONC__NEXT_THERE;
+  if (w->ended || k == w->count) return CONC__NEXT_END;
+  conc__mutex_lock(guard);
+  if (w->tells == CONC__TELLS_IN_ORDER) p = &w->portions[k];
+  else if (k < w->done)
+    p = &w->portions[w->portions[k].ended];
+  if (p != NULL && !p->done) p = NULL;
+  over = w->over;
+  if (p == NULL && !over) conc_event_clear(&w->changed);
+  conc__mutex_unlock(guard);
+  *rc = p != NULL ? p->rc : -ECANCELED;
+  *said = p != NULL ? p->said : NULL;
+  if (p == NULL) return over ? CONC__NEXT_FAILED : CONC__NEXT_LATER;
+  w->told++;
+  if (*rc != 0) {
+    w->ended = w->grouped; /* so does a generator of Python */
+    return CONC__NEXT_FAILED;
+  }
+  k = (size_t)(p - w->portions);
+  w->item = k * w->chunk;
+  w->item_end = w->results.count - w->item > w->chunk ? w->item + w->chunk
+                                                      : w->results.count;
+  return CONC__NEXT_THERE;
+}
+
+/* Replies with the next item, which goes: another session may take the one
+   behind it meanwhile. */
+CONC__PRIVATE int conc__reply_item(conc__session *s, conc__work *w) {
+  conc__mutex *guard = conc__work_guard(w);
+  conc__element *place = &w->results.at[w->item++], cell = *place;
+  const size_t weight = conc__element_weight(&cell);
+  int rc;
+  place->size = CONC__ELEMENT_NONE;
+  conc__mutex_lock(guard);
+  w->results.weight -= weight;
+  w->bytes -= weight;
+  w->pool->bytes -= weight;
+  conc__mutex_unlock(guard);
+  conc__pool_charge(w->pool);
+  rc = conc__reply_results(s, &cell, 1, false);
+  conc__element_free(&cell);
+  return rc;
+}
+
+/* __next__(timeout=None). */
+CONC__PRIVATE int conc__serve_imap_next(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
+  conc__work *w = (conc__work *)o->state;
+  const conc_value *said = NULL;
+  int next, failure = 0, rc = 0;
+  double timeout, end;
+  if (!conc__work_timeout(s, r, &timeout, &rc)) return rc;
+  end = conc__deadline(timeout);
+  next = conc__work_next(w, &failure, &said);
+  if (next == CONC__NEXT_LATER && timeout > 0) {
+    if (conc__session_block(s) != 0) return -ECANCELED;
+    while (rc == 0 && next == CONC__NEXT_LATER) {
+      rc = conc_event_wait(&w->changed, conc__remaining(end));
+      if (rc == 0) next = conc__work_next(w, &failure, &said);
+    }
+    conc__session_unblock(s);
+    if (rc == -ECANCELED) return rc;
+  }
+  switch (next) {
+  case CONC__NEXT_THERE: return conc__reply_item(s, w);
+  case CONC__NEXT_FAILED: return conc__reply_portion(s, failure, said);
+  case CONC__NEXT_END: return conc__reply_builtin(s, "StopIteration", "");
+  default: return conc__reply_late(s);
+  }
+}
+
+/* close(), of a generator. */
+CONC__PRIVATE int conc__serve_imap_close(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
+  conc__work *w = (conc__work *)o->state;
+  (void)r;
+  w->ended = true;
+  w->item = w->item_end;
+  return conc__reply_none(s);
+}
+
+#define CONC__IMAP_TAKES { {"timeout", NULL, NULL}, 1, 0 }
+
+static const conc__method conc__imap_methods[] = {
+    {"__next__", CONC__IMAP_TAKES, conc__serve_imap_next, false},
+    {"next", CONC__IMAP_TAKES, conc__serve_imap_next, true}}; /* Python 2 */
+
+static const conc__class conc__imap_type = {
+    NULL, "multiprocessing.pool.IMapIterator", conc__imap_methods, 2,
+    NULL, conc__drop_work,                     NULL,               NULL};
+
+static const conc__class conc__imap_unordered_type = {
+    NULL, "multiprocessing.pool.IMapUnorderedIterator",
+    conc__imap_methods, 2, NULL, conc__drop_work, NULL, NULL};
+
+/* What Python makes of portions of more than one item. */
+static const conc__method conc__imap_grouped_methods[] = {
+    {"__next__", CONC__TAKES_NONE, conc__serve_imap_next, false},
+    {"next", CONC__TAKES_NONE, conc__serve_imap_next, true},
+    {"close", CONC__TAKES_NONE, conc__serve_imap_close, false}};
+
+static const conc__class conc__imap_grouped_type = {
+    NULL, "generator",     conc__imap_grouped_methods, 3,
+    NULL, conc__drop_work, NULL,                       NULL};
+
+/* --- which function --- */
+
+/* What a client names a function by: "module.name" of a reference, or its str,
+   into `text`; *name is where the name begins there. False: it is neither. A
+   method of a class is getattr(class, name) to older picklers. */
+CONC__PRIVATE bool conc__reference_read(const conc_value *v, char *text,
+                                        size_t size, size_t *name) {
+  const char *parts[CONC__RECIPE_DOTS], *str = conc__request_text(v);
+  const conc_value *args;
+  size_t n = 0;
+  int at;
+  *name = 0;
+  if (str != NULL) {
+    at = snprintf(text, size, "%s", str);
+    return at > 0 && (size_t)at < size;
+  }
+  while (conc_value_type(v) == CONC_OBJECT &&
+         conc__recipe_by(v) == CONC__BY_CALL) {
+    args = conc__object_arguments(v);
+    str = args != NULL && args->size == 2
+              ? conc__request_text(args->as.items + 1)
+              : NULL;
+    v = v->as.items + CONC__PART_CALLED;
+    if (str == NULL || n == CONC__RECIPE_DOTS ||
+        conc__recipe_by(v) != CONC__BY_NAME ||
+        !conc__is_builtin_object(v, "getattr"))
+      return false;
+    parts[n++] = str;
+    v = args->as.items;
+  }
+  if (conc_value_type(v) != CONC_OBJECT ||
+      conc__recipe_by(v) != CONC__BY_NAME)
+    return false;
+  str = (const char *)v->as.items[1].as.bytes;
+  at = snprintf(text, size, "%s.%s", str,
+                (const char *)v->as.items[2].as.bytes);
+  *name = strlen(str) + 1;
+  while (n > 0 && at > 0 && (size_t)at < size)
+    at += snprintf(text + at, size - (size_t)at, ".%s", parts[--n]);
+  return at > 0 && (size_t)at < size;
+}
+
+/* The function that a client names. It looks for "module.name", then for
+   "name"; and then, if that has dots, for what stands behind the last. NULL:
+   *rc is how it went to say what is wrong with it, as Python's server says it:
+   there it cannot even read such a request. */
+CONC__PRIVATE const conc__function *
+conc__reference_find(conc__session *s, const conc_value *v, int *rc) {
+  char text[CONC__NAME_MAX + CONC__RECIPE_MODULE + CONC__RECIPE_NAME + 2];
+  char words[CONC__LINE_MAX + 1];
+  conc__object *o;
+  size_t name;
+  if (!conc__reference_read(v, text, sizeof text, &name)) {
+    if (conc_value_type(v) == CONC_OBJECT)
+      *rc = conc__reply_no_object(s, v);
+    else {
+      snprintf(words, sizeof words, "'%.*s' object is not callable",
+               CONC__SHOWN(conc__python_type(v), 80));
+      *rc = conc__reply_builtin(s, "TypeError", words);
+    }
+    return NULL;
+  }
+  o = conc__called_object(s, text);
+  if (o == NULL && name > 0) o = conc__called_object(s, text + name);
+  if (o == NULL && strrchr(text + name, '.') != NULL)
+    o = conc__called_object(s, strrchr(text + name, '.') + 1);
+  if (o != NULL) return (const conc__function *)o->state;
+  snprintf(words, sizeof words,
+           "AttributeError: no function '%.*s' is registered at this manager",
+           CONC__SHOWN(text, 160));
+  *rc = conc__reply_refuse(s, words);
+  return NULL;
+}
+
+/* --- Pool: its calls --- */
+
+typedef struct conc__pool_call {
+  const char *method;
+  int how, tells;
+  bool waits; /* the client waits for the results */
+} conc__pool_call;
+
+static const conc__pool_call conc__pool_calls[] = {
+    {"apply", CONC__WORK_CALL, CONC__TELLS_ALL, true},
+    {"apply_async", CONC__WORK_CALL, CONC__TELLS_ALL, false},
+    {"map", CONC__WORK_MAP, CONC__TELLS_ALL, true},
+    {"map_async", CONC__WORK_MAP, CONC__TELLS_ALL, false},
+    {"starmap", CONC__WORK_STARMAP, CONC__TELLS_ALL, true},
+    {"starmap_async", CONC__WORK_STARMAP, CONC__TELLS_ALL, false},
+    {"imap", CONC__WORK_MAP, CONC__TELLS_IN_ORDER, false},
+    {"imap_unordered", CONC__WORK_MAP, CONC__TELLS_AS_DONE, false}};
+
+/* What stands in a call besides the function. */
+typedef struct conc__pool_asked {
+  const conc__pool_call *call;
+  conc__elements items;
+  conc__elements results; /* gaps for them */
+  int64_t chunk; /* 0 or less: the client has said that, to map */
+} conc__pool_asked;
+
+CONC__PRIVATE bool conc__is_given(const conc_value *v) {
+  return v != NULL && conc_value_type(v) != CONC_NONE;
+}
+
+/* Proxies are not passed on to threads: what the function gets in their place
+   is their class alone. */
+CONC__PRIVATE int conc__item_settle(conc__elements *items, size_t i,
+                                    conc__buffer *b) {
+  conc__element *cell = &items->at[i], alone;
+  size_t count = 0;
+  int rc;
+  conc__element_references(cell, &count);
+  if (count == 0) return 0;
+  b->size = 0;
+  rc = conc__element_put(b, cell, conc__reference_put_class, NULL);
+  if (rc == 0) rc = conc__element_make(&alone, b->data, b->size, NULL, 0);
+  if (rc != 0) return rc;
+  items->weight += conc__element_weight(&alone);
+  items->weight -= conc__element_weight(cell);
+  conc__element_free(cell);
+  *cell = alone;
+  return 0;
+}
+
+/* Settles all items, and makes room for the results. */
+CONC__PRIVATE int conc__items_settle(conc__session *s, conc__pool_asked *a) {
+  const bool one = a->call->how == CONC__WORK_CALL;
+  conc__buffer b = {NULL, 0, 0, 0};
+  size_t i;
+  int rc = conc__elements_reserve(&a->results, one ? 1 : a->items.count, 0);
+  for (i = 0; rc == 0 && i < a->items.count; i++) {
+    rc = conc__item_settle(&a->items, i, &b);
+    if (rc == 0 && (i == 0 || !one)) {
+      a->results.at[i].size = CONC__ELEMENT_NONE;
+      a->results.weight += sizeof *a->results.at;
+      a->results.count++;
+    }
+    if (rc == 0) rc = conc__session_pace(s, 1);
+  }
+  conc__buffer_free(&b);
+  return rc;
+}
+
+/* Reads args and kwds of apply. */
+CONC__PRIVATE int conc__pool_read_call(conc__session *s,
+                                       const conc__request *r,
+                                       conc__pool_asked *a,
+                                       conc__complaint *c) {
+  static const unsigned char none[] = {CONC__OP_EMPTY_DICT};
+  const conc_value *args = conc__request_argument(r, 1, "args");
+  const conc_value *kwds = conc__request_argument(r, 2, "kwds");
+  conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
+  conc__element cell;
+  int rc = args != NULL ? conc__iterate(s, &a->items, args, c) : 0;
+  if (rc != 0) return rc;
+  if (kwds == NULL) {
+    rc = conc__element_make(&cell, none, sizeof none, NULL, 0);
+    return rc != 0 ? rc : conc__elements_append(&a->items, &cell);
+  }
+  if (kwds->type != CONC_DICT)
+    return conc__complain_type(c, "argument after ** must be a mapping, not ",
+                               kwds, "");
+  rc = conc__iterate_value(s, &d, &a->items, kwds, c);
+  conc__draft_free(&d);
+  return rc;
+}
+
+/* Reads iterable and chunksize of a map, which goes by the number of workers
+   if the client does not say. */
+CONC__PRIVATE int conc__pool_read_map(conc__session *s, size_t workers,
+                                      const conc__request *r,
+                                      conc__pool_asked *a,
+                                      conc__complaint *c) {
+  const conc_value *v = conc__request_argument(r, 1, "iterable");
+  const conc_value *chunk = conc__request_argument(r, 2, "chunksize");
+  const bool all = a->call->tells == CONC__TELLS_ALL;
+  int rc = 0;
+  a->chunk = 1;
+  /* An imap takes no None. */
+  if (chunk != NULL && (!all || conc_value_type(chunk) != CONC_NONE)) {
+    rc = conc__whole_read(chunk, &a->chunk, c);
+    if (rc == 0 && !all && a->chunk < 1)
+      rc = conc__complain(c, "ValueError", "Chunksize must be 1+, not %lld",
+                          (long long)a->chunk);
+    chunk = NULL;
+  } else {
+    chunk = v;
+  }
+  if (rc == 0) rc = conc__iterate(s, &a->items, v, c);
+  if (rc == 0 && chunk != NULL && all && a->items.count > 0)
+    a->chunk = (int64_t)((a->items.count - 1) / (4 * workers) + 1);
+  return rc;
+}
+
+/* Makes the work that a call asks for, and begins it. NULL: *rc is how it went
+   to say why not. */
+CONC__PRIVATE conc__work *conc__pool_work(conc__session *s, conc__object *o,
+                                          const conc__function *f,
+                                          conc__pool_asked *a, int *rc) {
+  static const unsigned char none[] = {CONC__OP_NONE};
+  const size_t n = a->results.count;
+  const size_t chunk = a->chunk > 0 && (uint64_t)a->chunk < n
+                           ? (size_t)a->chunk
+                           : n + (n == 0);
+  conc__work *w = conc__work_new(s, o, &a->items, &a->results, a->call->how,
+                                 a->call->tells, chunk, rc);
+  size_t i;
+  if (w == NULL) return NULL;
+  w->function = *f;
+  w->processes = f->pool != NULL && f->pool->kind == CONC_PROCESS;
+  w->grouped = a->call->tells != CONC__TELLS_ALL && a->chunk != 1;
+  /* Python has no chunks then, and the list that it has begun with. */
+  if (a->chunk < 1) {
+    for (i = 0; i < n; i++)
+      conc__element_make(&w->results.at[i], none, sizeof none, NULL, 0);
+    w->count = w->pulling = 0;
+  }
+  *rc = conc__work_begin(w);
+  if (*rc == 0) return w;
+  conc__work_drop(w);
+  *rc = conc__reply_builtin(s, "RuntimeError", conc_strerror(*rc));
+  return NULL;
+}
+
+/* Makes an object of a work, and replies with a proxy of it. */
+CONC__PRIVATE int conc__reply_async(conc__session *s, conc__object *pool,
+                                    conc__work *w) {
+  const conc__class *type = &conc__map_result_type;
+  const char *name = w->tells == CONC__TELLS_ALL ? "AsyncResult" : "Iterator";
+  conc__object *o;
+  if (w->grouped) type = &conc__imap_grouped_type;
+  else if (w->tells == CONC__TELLS_IN_ORDER)
+    type = &conc__imap_type;
+  else if (w->tells == CONC__TELLS_AS_DONE)
+    type = &conc__imap_unordered_type;
+  else if (w->how == CONC__WORK_CALL)
+    type = &conc__apply_result_type;
+  o = conc__object_new(type, w, NULL);
+  if (o == NULL) {
+    conc__work_cancel(w);
+    conc__work_drop(w);
+    return conc__reply_builtin(s, "MemoryError", "");
+  }
+  w->object = pool;
+  conc__object_use(pool);
+  conc__objects_look(&s->manager->objects, CONC__LOOKS);
+  o = conc__object_serve(s, o); /* if not, it has dropped the work */
+  return o != NULL ? conc__reply_proxy(s, o, name)
+                   : conc__reply_builtin(s, "MemoryError", "");
+}
+
+/* Waits for a work, replies with its results, and drops it. If the client
+   goes, what has not begun never runs. */
+CONC__PRIVATE int conc__reply_awaited(conc__session *s, conc__work *w) {
+  size_t keeps = w->items.weight; /* what the request is as a value, about */
+  int rc;
+  rc = conc__work_await(s, w, CONC_FOREVER, keeps);
+  if (rc != 0) conc__work_cancel(w);
+  if (rc == 0) {
+    conc__pool_charge(w->pool);
+    rc = conc__reply_work(s, w);
+  } else if (rc == -ENOMEM) {
+    rc = conc__refuse_memory(s, s->lacking, s->lacks);
+    s->lacks = NULL;
+  }
+  conc__work_drop(w);
+  return rc;
+}
+
+/* All calls that have functions called. What is wrong with one is told before
+   anything is done, also where Python tells it by the result only. */
+CONC__PRIVATE int conc__serve_pool_call(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
+  conc__served_pool *p = (conc__served_pool *)o->state;
+  const conc__pool_call *call = conc__pool_calls;
+  const conc__function *f;
+  conc__pool_asked asked;
+  conc__complaint c;
+  conc__work *w;
+  int rc = 0;
+  memset(&asked, 0, sizeof asked);
+  memset(&c, 0, sizeof c);
+  while (strcmp(call->method, r->method) != 0) call++;
+  asked.call = call;
+  asked.chunk = 1;
+  f = conc__reference_find(s, conc__request_argument(r, 0, "func"), &rc);
+  if (f == NULL) return rc;
+  if (conc__is_given(conc__request_argument(r, 3, "callback")) ||
+      conc__is_given(conc__request_argument(r, 4, "error_callback")))
+    return conc__reply_builtin(s, "TypeError",
+                               "a pool of this manager calls nothing back");
+  rc = call->how == CONC__WORK_CALL
+           ? conc__pool_read_call(s, r, &asked, &c)
+           : conc__pool_read_map(s, p->pool.workers, r, &asked, &c);
+  if (rc == 0) rc = conc__items_settle(s, &asked);
+  if (rc == 0 && p->state != CONC__POOL_RUN)
+    rc = conc__complain(&c, "ValueError", "Pool not running");
+  conc__object_rest(s, o); /* others may call it while this one waits */
+  w = NULL;
+  if (rc == 0) w = conc__pool_work(s, o, f, &asked, &rc);
+  else
+    rc = conc__reply_failed(s, &c, rc);
+  conc__elements_free(&asked.items);
+  conc__elements_free(&asked.results);
+  if (w == NULL) return rc;
+  return call->waits ? conc__reply_awaited(s, w) : conc__reply_async(s, o, w);
+}
+
+/* --- Pool: its life --- */
+
+CONC__PRIVATE int conc__serve_pool_close(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
+  conc__served_pool *p = (conc__served_pool *)o->state;
+  (void)r;
+  if (p->state == CONC__POOL_RUN) {
+    p->state = CONC__POOL_CLOSE;
+    conc_pool_close(&p->pool);
+  }
+  return conc__reply_none(s);
+}
+
+/* Nothing more begins, and what runs is cancelled. The jobs that wait end
+   here, in this thread, and so do their works. */
+CONC__PRIVATE void conc__served_pool_stop(conc__served_pool *p) {
+  conc__mutex *guard = conc__mutex_of(p);
+  conc__mutex_lock(guard);
+  p->terminated = true;
+  conc__mutex_unlock(guard);
+  if (p->pool.state != NULL) conc_pool_terminate(&p->pool);
+}
+
+CONC__PRIVATE int conc__serve_pool_terminate(conc__session *s,
+                                             conc__object *o,
+                                             const conc__request *r) {
+  conc__served_pool *p = (conc__served_pool *)o->state;
+  (void)r;
+  p->state = CONC__POOL_TERMINATE;
+  conc__served_pool_stop(p);
+  return conc__reply_none(s);
+}
+
+/* Whether all works have ended. If not, the last one sets `quiet`. */
+CONC__PRIVATE bool conc__served_pool_rests(conc__served_pool *p) {
+  conc__mutex *guard = conc__mutex_of(p);
+  bool rests;
+  conc__mutex_lock(guard);
+  rests = p->unfinished == 0;
+  if (!rests) conc_event_clear(&p->quiet);
+  conc__mutex_unlock(guard);
+  return rests;
+}
+
+/* join(): the threads end by themselves when there is no more work. */
+CONC__PRIVATE int conc__serve_pool_join(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
+  conc__served_pool *p = (conc__served_pool *)o->state;
+  int rc = 0;
+  (void)r;
+  if (p->state == CONC__POOL_RUN)
+    return conc__reply_builtin(s, "ValueError", "Pool is still running");
+  if (!conc__served_pool_rests(p)) {
+    if (conc__session_block(s) != 0) return -ECANCELED;
+    while (rc == 0 && !conc__served_pool_rests(p))
+      rc = conc_event_wait(&p->quiet, CONC_FOREVER);
+    conc__session_unblock(s);
+  }
+  return rc != 0 ? rc : conc__reply_none(s);
+}
+
+typedef struct conc__pool_starting {
+  conc_pool *pool;
+  int rc;
+} conc__pool_starting;
+
+CONC__PRIVATE void *conc__pool_starting_main(void *arg) {
+  conc__pool_starting *p = (conc__pool_starting *)arg;
+  p->rc = conc_pool_start(p->pool);
+  return NULL;
+}
+
+/* Ends all pools of a manager, and waits for their threads, which call
+   functions of the program. The loop does not run any more. Those that have
+   an object go with it. */
+CONC__PRIVATE void conc__pools_end(conc__manager_data *m) {
+  conc__served_pool *p;
+  conc_scope shield;
+  for (p = m->server.pools; p != NULL; p = p->next)
+    conc__served_pool_stop(p);
+  conc_shield(&shield);
+  for (p = m->server.pools; p != NULL; p = p->next)
+    if (p->pool.state != NULL) conc_pool_join(&p->pool, CONC_FOREVER);
+  conc_scope_end(&shield);
+  conc__pools_reap(m);
+}
+
+/* Checks the arguments of Pool(processes=None, initializer=None, initargs=(),
+   maxtasksperchild=None, context=None). NULL: *workers is how many. */
+CONC__PRIVATE const char *conc__pool_refused(const conc__request *r,
+                                             int64_t *workers) {
+  const conc_value *n = conc__request_argument(r, 0, "processes");
+  const conc_value *most = conc__request_argument(r, 3, "maxtasksperchild");
+  int64_t tasks = 1;
+  *workers = conc_cpu_count();
+  if (conc__is_given(n) && !conc__whole(n, workers))
+    return "TypeError: 'processes' must be an integer";
+  if (*workers < 1)
+    return "ValueError: Number of processes must be at least 1";
+  if (conc__is_given(most) && (!conc__whole(most, &tasks) || tasks < 1))
+    return "ValueError: maxtasksperchild must be a positive int or None";
+  if (conc__is_given(conc__request_argument(r, 1, "initializer")))
+    return "TypeError: a pool of this manager has no initializer";
+  if (conc__is_given(conc__request_argument(r, 4, "context")))
+    return "TypeError: a pool of this manager has no context";
+  return NULL;
+}
+
+/* Starts the threads; by a thread, for there may be many. */
+CONC__PRIVATE int conc__make_pool(conc__session *s, conc__object *o,
+                                  const conc__request *r, char *text,
+                                  size_t size) {
+  static const conc__parameters parameters = {
+      {"processes", "initializer", "initargs", "maxtasksperchild", "context"},
+      5,
+      0};
+  conc__server_side *server = &s->manager->server;
+  size_t most = s->manager->options->max_workers;
+  conc__request called = *r;
+  conc__pool_starting starting;
+  conc__served_pool *p;
+  const char *refused;
+  int64_t workers;
+  int n = snprintf(text, size, "TypeError: ");
+  called.method = "Pool.__init__";
+  if (!conc__request_arguments_fit(&called, &parameters, text + n,
+                                   size - (size_t)n))
+    return -EINVAL;
+  refused = conc__pool_refused(r, &workers);
+  if (refused != NULL) {
+    snprintf(text, size, "%s", refused);
+    return -EINVAL;
+  }
+  conc__pools_reap(s->manager);
+  if (most == 0) most = CONC__MAX_WORKERS;
+  if (server->pool_threads > most ||
+      (uint64_t)workers > most - server->pool_threads) {
+    snprintf(text, size,
+             "RuntimeError: can't start %lld threads: .max_workers of the "
+             "manager is %zu, and %zu are there",
+             (long long)workers, most, server->pool_threads);
+    return -EAGAIN;
+  }
+  snprintf(text, size, "MemoryError");
+  p = (conc__served_pool *)CONC_MALLOC(sizeof *p);
+  if (p == NULL) return -ENOMEM;
+  memset(p, 0, sizeof *p);
+  p->manager = s->manager;
+  p->pool.kind = CONC_THREAD;
+  p->pool.workers = (size_t)workers;
+  p->unasked_end = &p->unasked;
+  server->pool_threads += (size_t)workers;
+  starting.pool = &p->pool;
+  n = conc__aside_call(s->aside, conc__pool_starting_main, &starting);
+  if (n == 0) n = starting.rc;
+  if (n != 0) {
+    snprintf(text, size, "RuntimeError: can't start new thread");
+    server->pool_threads -= (size_t)workers;
+    CONC_FREE(p);
+    return n;
+  }
+  p->link = &server->pools;
+  p->next = server->pools;
+  if (p->next != NULL) p->next->link = &p->next;
+  server->pools = p;
+  server->pools_end = conc__pools_end;
+  o->state = p;
+  return 0;
+}
+
+/* No client has it any more. */
+CONC__PRIVATE void conc__drop_pool(conc__object *o) {
+  conc__served_pool *p = (conc__served_pool *)o->state;
+  p->left = true;
+  conc__served_pool_stop(p);
+  conc__pools_reap(p->manager);
+}
+
+CONC__PRIVATE int conc__text_pool(const conc__object *o, conc__buffer *b) {
+  static const char *const states[] = {"RUN", "CLOSE", "TERMINATE"};
+  const conc__served_pool *p = (const conc__served_pool *)o->state;
+  char text[80];
+  int n = snprintf(text, sizeof text,
+                   "<multiprocessing.pool.Pool state=%s pool_size=%zu>",
+                   states[p->state], p->pool.workers);
+  return conc__buffer_append(b, text, (size_t)n);
+}
+
+#define CONC__APPLY_TAKES(n) \
+  { {"func", "args", "kwds", "callback", "error_callback"}, n, 1 }
+#define CONC__MAP_TAKES(n) \
+  { {"func", "iterable", "chunksize", "callback", "error_callback"}, n, 2 }
+
+static const conc__method conc__pool_methods[] = {
+    {"apply", CONC__APPLY_TAKES(3), conc__serve_pool_call, false},
+    {"apply_async", CONC__APPLY_TAKES(5), conc__serve_pool_call, false},
+    {"close", CONC__TAKES_NONE, conc__serve_pool_close, false},
+    {"imap", CONC__MAP_TAKES(3), conc__serve_pool_call, false},
+    {"imap_unordered", CONC__MAP_TAKES(3), conc__serve_pool_call, false},
+    {"join", CONC__TAKES_NONE, conc__serve_pool_join, false},
+    {"map", CONC__MAP_TAKES(3), conc__serve_pool_call, false},
+    {"map_async", CONC__MAP_TAKES(5), conc__serve_pool_call, false},
+    {"starmap", CONC__MAP_TAKES(3), conc__serve_pool_call, false},
+    {"starmap_async", CONC__MAP_TAKES(5), conc__serve_pool_call, false},
+    {"terminate", CONC__TAKES_NONE, conc__serve_pool_terminate, false}};
+
+static const conc__class conc__pool_type
+    __attribute__((unused)) = {NULL,
+                               "multiprocessing.pool.Pool",
+                               conc__pool_methods,
+                               sizeof conc__pool_methods /
+                                   sizeof *conc__pool_methods,
+                               conc__make_pool,
+                               conc__drop_pool,
+                               conc__text_pool,
+                               NULL};
+
+/* ---------------------------------------------------------------------------
    >>types: what a SyncManager of Python serves
 
    The classes of conc_manager_register_types. Each object is one of our own
@@ -47757,7 +49609,8 @@ static const conc__type_name conc__types[] = {
     {"Semaphore", &conc__sem_type},
     {"BoundedSemaphore", &conc__bounded_type},
     {"Condition", &conc__cond_type},
-    {"Barrier", &conc__barrier_type}};
+    {"Barrier", &conc__barrier_type},
+    {"Pool", &conc__pool_type}};
 
 /* Enters names of classes. One that is taken stays what it is, be it the
    program's or of an earlier call. 0 or -ENOMEM. */
@@ -47802,203 +49655,19 @@ CONC_API int conc_manager_register_types(conc_manager *manager) {
      conc__reply_stored     #RETURN and the body; or an object is made of it
      conc__reply_failure    #ERROR and an exception
 
-   An exception is a negative errno, and a str: "ValueError: what is wrong".
-   The table conc__exceptions says which class goes with which errno, in both
-   directions. No other name of a class goes out, for the client would import
-   and call it.
-
    A client does not know whether its server is conc.h. It takes it for that
    until it hears that CONC__CALLS is no object: then, and from then on, it
    calls as Python does.
 
-   Uses >>aside, >>objects, >>session, >>dispatch, >>peer, >>proxy, >>manager
-   and pools. Its user is the program; nothing else names it.
+   Uses >>calls, >>aside, >>objects, >>session, >>dispatch, >>peer, >>proxy,
+   and the names of >>manager. Its user is the program; nothing else names it.
    ------------------------------------------------------------------------ */
-
-typedef struct conc__function {
-  conc_manager_fn *fn;
-  void *arg;
-  conc_pool *pool; /* whose threads call it; NULL: a coroutine does */
-} conc__function;
 
 /* --- exceptions --- */
 
-/* The first with an errno is what stands for that errno. Those of the system
-   have the errno as an argument, and are OSError in Python 2. */
-static const struct {
-  const char *name;
-  int number; /* 0: none */
-  bool system;
-} conc__exceptions[] = {
-    {"ValueError", EINVAL, false},
-    {"KeyError", ENOENT, false},
-    {"TimeoutError", ETIMEDOUT, true},
-    {"MemoryError", ENOMEM, false},
-    {"PermissionError", EACCES, true},
-    {"BrokenPipeError", EPIPE, true},
-    {"ConnectionResetError", ECONNRESET, true},
-    {"ConnectionRefusedError", ECONNREFUSED, true},
-    {"NotImplementedError", ENOTSUP, false},
-    {"RuntimeError", CONC__EREMOTEIO, false},
-    {"OSError", 0, true},
-    {"TypeError", EINVAL, false},
-    {"EOFError", EPIPE, false},
-    {"BlockingIOError", EAGAIN, true},
-    {"ChildProcessError", ECHILD, true},
-    {"ConnectionAbortedError", ECONNABORTED, true},
-    {"FileExistsError", EEXIST, true},
-    {"FileNotFoundError", ENOENT, true},
-    {"InterruptedError", EINTR, true},
-    {"IsADirectoryError", EISDIR, true},
-    {"NotADirectoryError", ENOTDIR, true},
-    {"ProcessLookupError", ESRCH, true},
-    {"ConnectionError", 0, true},
-    {"IOError", 0, true},
-    {"ArithmeticError", 0, false},
-    {"AssertionError", 0, false},
-    {"AttributeError", 0, false},
-    {"BufferError", 0, false},
-    {"Exception", 0, false},
-    {"FloatingPointError", 0, false},
-    {"IndexError", 0, false},
-    {"LookupError", 0, false},
-    {"OverflowError", 0, false},
-    {"ReferenceError", 0, false},
-    {"ZeroDivisionError", 0, false}};
-#define CONC__EXCEPTIONS (sizeof conc__exceptions / sizeof *conc__exceptions)
-#define CONC__OSERROR 10 /* where that is, which stands for all other errnos */
-
-/* The class whose name is the first `size` bytes; CONC__EXCEPTIONS: there is
-   none. */
-CONC__PRIVATE size_t conc__exception_named(const char *name, size_t size) {
-  size_t i;
-  for (i = 0; i < CONC__EXCEPTIONS; i++)
-    if (strlen(conc__exceptions[i].name) == size &&
-        memcmp(conc__exceptions[i].name, name, size) == 0)
-      break;
-  return i;
-}
-
-/* The negative errno of a class. */
-CONC__PRIVATE int conc__exception_error(size_t i) {
-  return i < CONC__EXCEPTIONS && conc__exceptions[i].number > 0
-             ? -conc__exceptions[i].number
-             : -CONC__EREMOTEIO;
-}
-
-/* The class of a failure, and its text. `said` is the str of the function, or
-   NULL. */
-CONC__PRIVATE size_t conc__failure_read(int rc, const conc_value *said,
-                                        const char **text) {
-  size_t i = CONC__EXCEPTIONS, n;
-  *text = conc_value_str(said, NULL);
-  if (*text != NULL) {
-    n = strcspn(*text, ":");
-    i = conc__exception_named(*text, n);
-    if (i < CONC__EXCEPTIONS) {
-      *text += n + ((*text)[n] == ':');
-      *text += **text == ' ';
-    }
-  } else {
-    *text = conc_strerror(rc);
-  }
-  if (i == CONC__EXCEPTIONS)
-    for (i = 0; i < CONC__EXCEPTIONS; i++)
-      if (conc__exceptions[i].number == -rc) break;
-  return i < CONC__EXCEPTIONS ? i : CONC__OSERROR;
-}
-
-/* ('#ERROR', exception) for a failure. */
-CONC__PRIVATE int conc__reply_failure(conc__session *s, int rc,
-                                      const conc_value *said) {
-  const bool old = s->protocol == 2;
-  char line[CONC__LINE_MAX + 1];
-  const char *text, *name;
-  size_t i = conc__failure_read(rc, said, &text);
-  name = conc__exceptions[i].name;
-  snprintf(line, sizeof line, "%.*s", CONC__SHOWN(text, CONC__LINE_MAX));
-  if (!conc__exceptions[i].system)
-    return conc__reply_builtin(s, name, line);
-  return conc__reply_exception(s, old ? "exceptions" : "builtins",
-                               old ? "OSError" : name, -rc, line);
-}
-
 CONC_API int conc_manager_raise(conc_value **result, const char *exception,
                                 const char *text) {
-  size_t i = conc__exception_named(exception, strlen(exception));
-  const char *before = i < CONC__EXCEPTIONS ? "" : "RuntimeError: ";
-  char line[CONC__LINE_MAX + 80];
-  int n = snprintf(line, sizeof line, "%s%.*s%s%.*s", before,
-                   CONC__SHOWN(exception, 60), *text != 0 ? ": " : "",
-                   CONC__SHOWN(text, CONC__LINE_MAX));
-  /* Without memory the errno is told, and the text of it. */
-  *result = NULL;
-  conc_build(result, "s#", line, (size_t)n);
-  return conc__exception_error(i);
-}
-
-/* --- a call, here --- */
-
-/* A call that is made; on the stack of its caller. */
-typedef struct conc__called {
-  const conc__function *function;
-  const conc_value *args, *kwds;
-  conc_value *result; /* or the str of a failure */
-  conc__buffer *body; /* of the result, if that is to be sent; else NULL */
-  conc_type type;     /* of what is in the body */
-  int rc;             /* 0 or negative errno */
-} conc__called;
-
-/* Makes a body of the result. */
-CONC__PRIVATE int conc__called_encode(conc__called *c) {
-  int rc = c->result != NULL ? conc__pickle_encode(c->body, c->result, 4)
-                             : conc__pickle_put_op(c->body, CONC__OP_NONE);
-  c->type = conc_value_type(c->result);
-  conc_value_free(c->result);
-  c->result = NULL;
-  if (rc != -EACCES) return rc;
-  return conc_manager_raise(&c->result, "TypeError",
-                            "the result has an instance of a class in it");
-}
-
-/* Calls the function; as a job, too. */
-CONC__PRIVATE void *conc__called_main(void *arg) {
-  conc__called *c = (conc__called *)arg;
-  const conc__function *f = c->function;
-  c->rc = f->fn(c->args, c->kwds, &c->result, f->arg);
-  if (c->rc > 0) c->rc = 0;
-  if (c->rc == 0 && c->body != NULL) c->rc = conc__called_encode(c);
-  return NULL;
-}
-
-/* Hands the call to the pool, and waits until that is done with it: the job is
-   on this stack, and so are its arguments. If the caller is cancelled, so is
-   the job. */
-CONC__PRIVATE void conc__called_pooled(conc__called *c) {
-  conc_scope shield;
-  conc_task job;
-  int rc;
-  memset(&job, 0, sizeof job);
-  job.target = conc__called_main;
-  job.arg = c;
-  job.name = "conc-call";
-  c->rc = -ECANCELED; /* if it never begins, or ends its thread */
-  rc = conc_pool_submit(c->function->pool, &job);
-  if (rc != 0) {
-    c->rc = conc_manager_raise(&c->result, "RuntimeError",
-                               "the pool of the function takes no jobs");
-    return;
-  }
-  if (conc_join(&job, CONC_FOREVER) == 0) return;
-  if (conc_is_alive(&job)) conc_cancel(&job);
-  conc_shield(&shield);
-  conc__task_await(&job, true, CONC_FOREVER);
-  conc_scope_end(&shield);
-}
-
-CONC__PRIVATE void conc__function_run(conc__called *c) {
-  if (c->function->pool != NULL) conc__called_pooled(c);
-  else conc__called_main(c);
+  return conc__raise(result, exception, text);
 }
 
 /* --- a result, as an object --- */
@@ -48298,7 +49967,9 @@ CONC_API int conc_manager_register_pooled(conc_manager *manager,
                                           const char *name,
                                           conc_manager_fn *fn, void *arg,
                                           conc_pool *pool) {
-  if (pool == NULL || pool->kind != CONC_THREAD) return -EINVAL;
+  if (pool == NULL ||
+      (pool->kind != CONC_THREAD && pool->kind != CONC_PROCESS))
+    return -EINVAL;
   return conc__register_function(manager, name, fn, arg, pool);
 }
 

@@ -41,6 +41,7 @@ SERVER = command('SERVER', BUILD + '/interop/server')
 CROWD = command('CROWD', BUILD + '/interop/crowd')
 TYPES = command('TYPES', EXAMPLES + '/manager_server')
 FUNCTIONS = BUILD + '/interop/functions'
+POOLS = BUILD + '/interop/pools'
 VALUES = BUILD + '/interop/values'
 REFUSED = BUILD + '/interop/refused'
 PASS = BUILD + '/interop/pass'
@@ -346,8 +347,8 @@ def semantics(python):
 def cpython_suite(python):
     """Passes on the lines of cpython_suite.py, each of them a test. Then the
     server has nothing left of its clients, and ends as it is asked to."""
-    with Program(TYPES + ['127.0.0.1:0', KEY]) as server:
-        with Program([python.path, '-W', 'ignore',
+    with serve([POOLS]) as server:
+        with Program(['env', 'FUNCTIONS=all', python.path, '-W', 'ignore',
                       os.path.join(HERE, 'cpython_suite.py'),
                       server.until(''), KEY] +
                      os.environ.get('SUITE', '').split()) as client:
@@ -355,8 +356,17 @@ def cpython_suite(python):
             client.end(0, 3)  # 3: it has said what failed
             with OUTPUT:
                 print(client.text(client.out), end='', flush=True)
-        server.process.terminate()
-        server.end()
+        stop(server)
+
+
+def pools(python):
+    """Passes on the lines of pools.py, each of them a test."""
+    with Program([python.path, '-W', 'ignore', os.path.join(HERE, 'pools.py'),
+                  POOLS, KEY]) as client:
+        client.process.wait(4 * LIMIT)
+        client.end(0, 3)  # 3: it has said what failed
+        with OUTPUT:
+            print(client.text(client.out), end='', flush=True)
 
 
 def lock_suite(python, space):
@@ -560,10 +570,13 @@ def main():
              'so' % name, wrong_c_worker, python)]
     # Of the three that differ in what they test. First: they sleep most of
     # their time.
+    three = [python for python in found
+             if python.name in ('3.8', '3.11', '3.13')]
     tests[:0] = [
         ("the server of Python %s's own tests ends well" % python.name,
-         cpython_suite, python)
-        for python in found if python.name in ('3.8', '3.11', '3.13')]
+         cpython_suite, python) for python in three] + [
+        ('the server of these pools of Python %s ends well' % python.name,
+         pools, python) for python in three]
     # Each place of the objects with one of these, or with all of them.
     for name, spaces in (('3.8', 'python'), ('3.11', 'served'),
                          ('3.13', 'local types')):
