@@ -43278,14 +43278,14 @@ CONC__PRIVATE int conc__reply_key_error(conc__session *s,
 
 /* --- what the classes keep --- */
 
-typedef struct conc__list {
+typedef struct conc__list_state {
   conc__elements cells;
-} conc__list;
+} conc__list_state;
 
 /* A dict; a Namespace, too, whose keys are the names of its attributes. */
-typedef struct conc__dict {
+typedef struct conc__dict_state {
   conc__table table;
-} conc__dict;
+} conc__dict_state;
 
 /* An iterator over the keys of a dict. */
 typedef struct conc__iterator {
@@ -43296,9 +43296,9 @@ typedef struct conc__iterator {
 } conc__iterator;
 
 /* A Value: two elements. */
-typedef struct conc__variable {
+typedef struct conc__variable_state {
   conc__element code, value;
-} conc__variable;
+} conc__variable_state;
 
 /* A typecode of array.array: what an item is. */
 typedef struct conc__code {
@@ -43314,12 +43314,12 @@ typedef struct conc__items {
 } conc__items;
 
 CONC__PRIVATE void conc__list_drop(conc__object *o) {
-  conc__elements_free(&((conc__list *)o->state)->cells);
+  conc__elements_free(&((conc__list_state *)o->state)->cells);
   CONC_FREE(o->state);
 }
 
 CONC__PRIVATE void conc__dict_drop(conc__object *o) {
-  conc__table_free(&((conc__dict *)o->state)->table);
+  conc__table_free(&((conc__dict_state *)o->state)->table);
   CONC_FREE(o->state);
 }
 
@@ -43330,7 +43330,7 @@ CONC__PRIVATE void conc__iterator_drop(conc__object *o) {
 }
 
 CONC__PRIVATE void conc__variable_drop(conc__object *o) {
-  conc__variable *v = (conc__variable *)o->state;
+  conc__variable_state *v = (conc__variable_state *)o->state;
   conc__element_free(&v->code);
   conc__element_free(&v->value);
   CONC_FREE(v);
@@ -43343,13 +43343,15 @@ CONC__PRIVATE void conc__array_drop(conc__object *o) {
 
 /* The state of a list, dict or array; NULL: the object is something else. */
 CONC__INLINE conc__elements *conc__list_of(const conc__object *o) {
-  return o->type->drop == conc__list_drop ? &((conc__list *)o->state)->cells
-                                          : NULL;
+  return o->type->drop == conc__list_drop
+             ? &((conc__list_state *)o->state)->cells
+             : NULL;
 }
 
 CONC__INLINE conc__table *conc__dict_of(const conc__object *o) {
-  return o->type->drop == conc__dict_drop ? &((conc__dict *)o->state)->table
-                                          : NULL;
+  return o->type->drop == conc__dict_drop
+             ? &((conc__dict_state *)o->state)->table
+             : NULL;
 }
 
 CONC__INLINE conc__items *conc__array_of(const conc__object *o) {
@@ -43717,8 +43719,8 @@ CONC__PRIVATE int conc__iterate(conc__session *s, conc__elements *to,
 /* --- reading a list --- */
 
 /* len(list). */
-CONC__PRIVATE int conc__list_len(conc__session *s, conc__object *o,
-                                 const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_len(conc__session *s, conc__object *o,
+                                       const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 0, 0, &c);
   if (rc != 0) return conc__reply_failed(s, &c, rc);
@@ -43734,8 +43736,8 @@ CONC__PRIVATE int conc__reply_places(conc__session *s,
 }
 
 /* list[index], or a list of what a slice selects. */
-CONC__PRIVATE int conc__list_getitem(conc__session *s, conc__object *o,
-                                     const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_getitem(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
   const conc__elements *cs = conc__list_of(o);
   conc__complaint c = {NULL, "", NULL};
   conc__places p;
@@ -43748,8 +43750,8 @@ CONC__PRIVATE int conc__list_getitem(conc__session *s, conc__object *o,
 }
 
 /* list[from:to], as Python 2 asks for it. */
-CONC__PRIVATE int conc__list_getslice(conc__session *s, conc__object *o,
-                                      const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_getslice(conc__session *s, conc__object *o,
+                                            const conc__request *r) {
   const conc__elements *cs = conc__list_of(o);
   conc__complaint c = {NULL, "", NULL};
   conc__places p;
@@ -43760,16 +43762,16 @@ CONC__PRIVATE int conc__list_getslice(conc__session *s, conc__object *o,
 }
 
 /* A copy of all: copy(), and _getvalue(). */
-CONC__PRIVATE int conc__list_copy(conc__session *s, conc__object *o,
-                                  const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_copy(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
   const conc__elements *cs = conc__list_of(o);
   (void)r;
   return conc__reply_elements(s, cs, 0, 1, cs->count);
 }
 
 /* reversed(list): an iterator, which Python pickles as the call. */
-CONC__PRIVATE int conc__list_reversed(conc__session *s, conc__object *o,
-                                      const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_reversed(conc__session *s, conc__object *o,
+                                            const conc__request *r) {
   conc__buffer *out = &s->client->channel.out;
   const conc__elements *cs = conc__list_of(o);
   size_t at;
@@ -43788,8 +43790,8 @@ CONC__PRIVATE int conc__list_reversed(conc__session *s, conc__object *o,
 }
 
 /* list + list: both in one reply, the list stays as it is. */
-CONC__PRIVATE int conc__list_add(conc__session *s, conc__object *o,
-                                 const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_add(conc__session *s, conc__object *o,
+                                       const conc__request *r) {
   const conc__elements *cs = conc__list_of(o);
   conc__complaint c = {NULL, "", NULL};
   conc__elements sum = {NULL, 0, 0, 0};
@@ -43831,8 +43833,8 @@ CONC__PRIVATE int conc__list_times(const conc__elements *cs,
 }
 
 /* list * n, and n * list. */
-CONC__PRIVATE int conc__list_mul(conc__session *s, conc__object *o,
-                                 const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_mul(conc__session *s, conc__object *o,
+                                       const conc__request *r) {
   conc__buffer *out = &s->client->channel.out;
   const conc__elements *cs = conc__list_of(o);
   conc__complaint c = {NULL, "", NULL};
@@ -43881,8 +43883,8 @@ CONC__PRIVATE int conc__list_search(conc__session *s, const conc__elements *cs,
 
 /* value in list. It looks at one after the other, as Python does: so the cost
    is that of all that stand before. */
-CONC__PRIVATE int conc__list_contains(conc__session *s, conc__object *o,
-                                      const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_contains(conc__session *s, conc__object *o,
+                                            const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
   size_t place = 0, to = 0;
   int rc = conc__arguments_check(r, "list", 1, 1, &c);
@@ -43892,8 +43894,8 @@ CONC__PRIVATE int conc__list_contains(conc__session *s, conc__object *o,
 }
 
 /* index(value, start=0, stop=...). Until 3.12 Python's text has the value. */
-CONC__PRIVATE int conc__list_index(conc__session *s, conc__object *o,
-                                   const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_index(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
   size_t place = 0, to = 0;
   int rc = conc__arguments_check(r, "list", 1, 3, &c);
@@ -43912,8 +43914,8 @@ CONC__PRIVATE int conc__list_index(conc__session *s, conc__object *o,
 }
 
 /* count(value): the search goes on behind each that is found. */
-CONC__PRIVATE int conc__list_count(conc__session *s, conc__object *o,
-                                   const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_count(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
   const conc__elements *cs = conc__list_of(o);
   conc__complaint c = {NULL, "", NULL};
   size_t place = 0, n = 0;
@@ -43952,8 +43954,8 @@ CONC__PRIVATE int conc__list_text(const conc__object *o, conc__buffer *b) {
 }
 
 /* str() and repr() of a proxy's object: Python's server has them for each. */
-CONC__PRIVATE int conc__list_repr(conc__session *s, conc__object *o,
-                                  const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_repr(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
   (void)r;
   return conc__reply_repr(s, o, conc__list_write);
 }
@@ -43961,8 +43963,8 @@ CONC__PRIVATE int conc__list_repr(conc__session *s, conc__object *o,
 /* --- changing a list --- */
 
 /* append(value): the element is encoded, and no other one is touched. */
-CONC__PRIVATE int conc__list_append(conc__session *s, conc__object *o,
-                                    const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_append(conc__session *s, conc__object *o,
+                                          const conc__request *r) {
   conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 1, 1, &c);
@@ -43975,8 +43977,8 @@ CONC__PRIVATE int conc__list_append(conc__session *s, conc__object *o,
 
 /* extend(iterable). All items are read before the list changes: an item that
    is refused leaves it as it was. */
-CONC__PRIVATE int conc__list_extend(conc__session *s, conc__object *o,
-                                    const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_extend(conc__session *s, conc__object *o,
+                                          const conc__request *r) {
   conc__elements *cs = conc__list_of(o), more = {NULL, 0, 0, 0};
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 1, 1, &c);
@@ -43987,8 +43989,8 @@ CONC__PRIVATE int conc__list_extend(conc__session *s, conc__object *o,
 }
 
 /* insert(index, value): an index beyond an end is that end. */
-CONC__PRIVATE int conc__list_insert(conc__session *s, conc__object *o,
-                                    const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_insert(conc__session *s, conc__object *o,
+                                          const conc__request *r) {
   conc__elements *cs = conc__list_of(o), one = {NULL, 0, 0, 0};
   conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
   conc__complaint c = {NULL, "", NULL};
@@ -44006,8 +44008,8 @@ CONC__PRIVATE int conc__list_insert(conc__session *s, conc__object *o,
 }
 
 /* pop(index=-1). */
-CONC__PRIVATE int conc__list_pop(conc__session *s, conc__object *o,
-                                 const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_pop(conc__session *s, conc__object *o,
+                                       const conc__request *r) {
   conc__elements *cs = conc__list_of(o);
   conc__complaint c = {NULL, "", NULL};
   int64_t place = -1;
@@ -44029,8 +44031,8 @@ CONC__PRIVATE int conc__list_pop(conc__session *s, conc__object *o,
 }
 
 /* remove(value): the first that is equal. */
-CONC__PRIVATE int conc__list_remove(conc__session *s, conc__object *o,
-                                    const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_remove(conc__session *s, conc__object *o,
+                                          const conc__request *r) {
   conc__elements *cs = conc__list_of(o);
   conc__complaint c = {NULL, "", NULL};
   size_t place = 0;
@@ -44045,8 +44047,8 @@ CONC__PRIVATE int conc__list_remove(conc__session *s, conc__object *o,
 }
 
 /* clear(), and the memory goes, too. */
-CONC__PRIVATE int conc__list_clear(conc__session *s, conc__object *o,
-                                   const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_clear(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 0, 0, &c);
   if (rc == 0) conc__elements_free(conc__list_of(o));
@@ -44054,8 +44056,8 @@ CONC__PRIVATE int conc__list_clear(conc__session *s, conc__object *o,
 }
 
 /* reverse(), in place. */
-CONC__PRIVATE int conc__list_reverse(conc__session *s, conc__object *o,
-                                     const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_reverse(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 0, 0, &c);
   if (rc == 0) conc__elements_reverse(conc__list_of(o));
@@ -44064,8 +44066,8 @@ CONC__PRIVATE int conc__list_reverse(conc__session *s, conc__object *o,
 
 /* sort(*, key=None, reverse=False). A key is a function, and would be code: it
    does not get as far as this. */
-CONC__PRIVATE int conc__list_sort(conc__session *s, conc__object *o,
-                                  const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_sort(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
   const conc_value *key = conc_value_get(r->kwds, "key");
   const conc_value *reverse = conc_value_get(r->kwds, "reverse");
   conc__complaint c = {NULL, "", NULL};
@@ -44092,8 +44094,8 @@ CONC__PRIVATE int conc__list_sort(conc__session *s, conc__object *o,
 }
 
 /* list *= n, which replies with the list, as Python's method returns it. */
-CONC__PRIVATE int conc__list_imul(conc__session *s, conc__object *o,
-                                  const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_imul(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
   conc__elements *cs = conc__list_of(o);
   conc__complaint c = {NULL, "", NULL};
   const size_t before = cs->count;
@@ -44107,20 +44109,21 @@ CONC__PRIVATE int conc__list_imul(conc__session *s, conc__object *o,
       conc__elements_remove(cs, before, 1, cs->count - before);
     return conc__reply_failed(s, &c, rc);
   }
-  return conc__list_copy(s, o, r);
+  return conc__serve_list_copy(s, o, r);
 }
 
 /* list += iterable for a proxy that is made by the names of methods; Python's
    own ListProxy calls extend. */
-CONC__PRIVATE int conc__list_iadd(conc__session *s, conc__object *o,
-                                  const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_iadd(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
   conc__elements *cs = conc__list_of(o), more = {NULL, 0, 0, 0};
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 1, 1, &c);
   if (rc == 0) rc = conc__iterate(s, &more, conc__argument(r, 0), &c);
   if (rc == 0) rc = conc__elements_replace(cs, cs->count, 0, &more);
   conc__elements_free(&more);
-  return rc != 0 ? conc__reply_failed(s, &c, rc) : conc__list_copy(s, o, r);
+  return rc != 0 ? conc__reply_failed(s, &c, rc)
+                 : conc__serve_list_copy(s, o, r);
 }
 
 /* What is to be assigned to places of a list: the items of a value to those of
@@ -44163,8 +44166,8 @@ CONC__PRIVATE int conc__list_assign(conc__elements *cs, const conc__places *p,
 /* list[places] = value. The places are read twice: before, for what is wrong
    with them, and after, for the list may have changed while the value was read
    that is a proxy of another one. */
-CONC__PRIVATE int conc__list_setitem(conc__session *s, conc__object *o,
-                                     const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_setitem(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
   conc__elements *cs = conc__list_of(o), with = {NULL, 0, 0, 0};
   conc__complaint c = {NULL, "", NULL};
   conc__places p;
@@ -44182,8 +44185,8 @@ CONC__PRIVATE int conc__list_setitem(conc__session *s, conc__object *o,
 }
 
 /* list[from:to] = iterable, of Python 2. */
-CONC__PRIVATE int conc__list_setslice(conc__session *s, conc__object *o,
-                                      const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_setslice(conc__session *s, conc__object *o,
+                                            const conc__request *r) {
   conc__elements *cs = conc__list_of(o), with = {NULL, 0, 0, 0};
   conc__complaint c = {NULL, "", NULL};
   conc__places p;
@@ -44208,8 +44211,8 @@ CONC__PRIVATE void conc__list_delete(conc__elements *cs,
 }
 
 /* del list[index], or what a slice selects. */
-CONC__PRIVATE int conc__list_delitem(conc__session *s, conc__object *o,
-                                     const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_delitem(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
   conc__elements *cs = conc__list_of(o);
   conc__complaint c = {NULL, "", NULL};
   conc__places p;
@@ -44222,8 +44225,8 @@ CONC__PRIVATE int conc__list_delitem(conc__session *s, conc__object *o,
 }
 
 /* del list[from:to], of Python 2. */
-CONC__PRIVATE int conc__list_delslice(conc__session *s, conc__object *o,
-                                      const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_delslice(conc__session *s, conc__object *o,
+                                            const conc__request *r) {
   conc__elements *cs = conc__list_of(o);
   conc__complaint c = {NULL, "", NULL};
   conc__places p;
@@ -44238,7 +44241,7 @@ CONC__PRIVATE int conc__list_make(conc__session *s, conc__object *o,
                                   const conc__request *r, char *text,
                                   size_t size) {
   conc__complaint c = {NULL, "", NULL};
-  conc__list *list = (conc__list *)CONC_MALLOC(sizeof *list);
+  conc__list_state *list = (conc__list_state *)CONC_MALLOC(sizeof *list);
   int rc = list != NULL ? 0 : -ENOMEM;
   if (rc == 0) {
     memset(list, 0, sizeof *list);
@@ -44258,33 +44261,33 @@ CONC__PRIVATE int conc__list_make(conc__session *s, conc__object *o,
 /* The hidden ones are Python 2's; clear and copy are those of the proxies of
    3.14. */
 static const conc__method conc__list_methods[] = {
-    {"__add__", CONC__TAKES_ANY, conc__list_add, false},
-    {"__contains__", CONC__TAKES_ANY, conc__list_contains, false},
-    {"__delitem__", CONC__TAKES_ANY, conc__list_delitem, false},
-    {"__getitem__", CONC__TAKES_ANY, conc__list_getitem, false},
-    {"__iadd__", CONC__TAKES_ANY, conc__list_iadd, false},
-    {"__imul__", CONC__TAKES_ANY, conc__list_imul, false},
-    {"__len__", CONC__TAKES_ANY, conc__list_len, false},
-    {"__mul__", CONC__TAKES_ANY, conc__list_mul, false},
-    {"__reversed__", CONC__TAKES_NONE, conc__list_reversed, false},
-    {"__rmul__", CONC__TAKES_ANY, conc__list_mul, false},
-    {"__setitem__", CONC__TAKES_ANY, conc__list_setitem, false},
-    {"append", CONC__TAKES_ANY, conc__list_append, false},
-    {"clear", CONC__TAKES_ANY, conc__list_clear, false},
-    {"copy", CONC__TAKES_NONE, conc__list_copy, false},
-    {"count", CONC__TAKES_ANY, conc__list_count, false},
-    {"extend", CONC__TAKES_ANY, conc__list_extend, false},
-    {"index", CONC__TAKES_ANY, conc__list_index, false},
-    {"insert", CONC__TAKES_ANY, conc__list_insert, false},
-    {"pop", CONC__TAKES_ANY, conc__list_pop, false},
-    {"remove", CONC__TAKES_ANY, conc__list_remove, false},
-    {"reverse", CONC__TAKES_ANY, conc__list_reverse, false},
-    {"sort", CONC__TAKES_ANY, conc__list_sort, false},
-    {"__repr__", CONC__TAKES_NONE, conc__list_repr, true},
-    {"__str__", CONC__TAKES_NONE, conc__list_repr, true},
-    {"__delslice__", CONC__TAKES_ANY, conc__list_delslice, true},
-    {"__getslice__", CONC__TAKES_ANY, conc__list_getslice, true},
-    {"__setslice__", CONC__TAKES_ANY, conc__list_setslice, true}};
+    {"__add__", CONC__TAKES_ANY, conc__serve_list_add, false},
+    {"__contains__", CONC__TAKES_ANY, conc__serve_list_contains, false},
+    {"__delitem__", CONC__TAKES_ANY, conc__serve_list_delitem, false},
+    {"__getitem__", CONC__TAKES_ANY, conc__serve_list_getitem, false},
+    {"__iadd__", CONC__TAKES_ANY, conc__serve_list_iadd, false},
+    {"__imul__", CONC__TAKES_ANY, conc__serve_list_imul, false},
+    {"__len__", CONC__TAKES_ANY, conc__serve_list_len, false},
+    {"__mul__", CONC__TAKES_ANY, conc__serve_list_mul, false},
+    {"__reversed__", CONC__TAKES_NONE, conc__serve_list_reversed, false},
+    {"__rmul__", CONC__TAKES_ANY, conc__serve_list_mul, false},
+    {"__setitem__", CONC__TAKES_ANY, conc__serve_list_setitem, false},
+    {"append", CONC__TAKES_ANY, conc__serve_list_append, false},
+    {"clear", CONC__TAKES_ANY, conc__serve_list_clear, false},
+    {"copy", CONC__TAKES_NONE, conc__serve_list_copy, false},
+    {"count", CONC__TAKES_ANY, conc__serve_list_count, false},
+    {"extend", CONC__TAKES_ANY, conc__serve_list_extend, false},
+    {"index", CONC__TAKES_ANY, conc__serve_list_index, false},
+    {"insert", CONC__TAKES_ANY, conc__serve_list_insert, false},
+    {"pop", CONC__TAKES_ANY, conc__serve_list_pop, false},
+    {"remove", CONC__TAKES_ANY, conc__serve_list_remove, false},
+    {"reverse", CONC__TAKES_ANY, conc__serve_list_reverse, false},
+    {"sort", CONC__TAKES_ANY, conc__serve_list_sort, false},
+    {"__repr__", CONC__TAKES_NONE, conc__serve_list_repr, true},
+    {"__str__", CONC__TAKES_NONE, conc__serve_list_repr, true},
+    {"__delslice__", CONC__TAKES_ANY, conc__serve_list_delslice, true},
+    {"__getslice__", CONC__TAKES_ANY, conc__serve_list_getslice, true},
+    {"__setslice__", CONC__TAKES_ANY, conc__serve_list_setslice, true}};
 
 static const conc__class conc__list_type = {NULL,
                                             "list",
@@ -44294,7 +44297,7 @@ static const conc__class conc__list_type = {NULL,
                                             conc__list_make,
                                             conc__list_drop,
                                             conc__list_text,
-                                            conc__list_copy};
+                                            conc__serve_list_copy};
 /* ---------------------------------------------------------------------------
    >>dicts: the methods of dict, Iterator, Namespace, Value and Array, served
 
@@ -44310,15 +44313,15 @@ CONC__PRIVATE int conc__dict_key(conc__table *t, const conc__request *r,
 }
 
 /* len(dict). */
-CONC__PRIVATE int conc__dict_len(conc__session *s, conc__object *o,
-                                 const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_len(conc__session *s, conc__object *o,
+                                       const conc__request *r) {
   (void)r;
   return conc__reply_int(s, (int64_t)conc__dict_of(o)->count);
 }
 
 /* key in dict; and has_key(key) of older Pythons. */
-CONC__PRIVATE int conc__dict_contains(conc__session *s, conc__object *o,
-                                      const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_contains(conc__session *s, conc__object *o,
+                                            const conc__request *r) {
   conc__table *t = conc__dict_of(o);
   conc__complaint c = {NULL, "", NULL};
   conc__lookup key;
@@ -44332,8 +44335,8 @@ CONC__PRIVATE int conc__dict_contains(conc__session *s, conc__object *o,
 }
 
 /* dict[key]. */
-CONC__PRIVATE int conc__dict_getitem(conc__session *s, conc__object *o,
-                                     const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_getitem(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
   conc__table *t = conc__dict_of(o);
   conc__complaint c = {NULL, "", NULL};
   const conc__row *e;
@@ -44364,8 +44367,8 @@ CONC__PRIVATE int conc__reply_argument(conc__session *s, const conc_value *v,
 }
 
 /* get(key, default=None). */
-CONC__PRIVATE int conc__dict_get(conc__session *s, conc__object *o,
-                                 const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_get(conc__session *s, conc__object *o,
+                                       const conc__request *r) {
   conc__table *t = conc__dict_of(o);
   conc__complaint c = {NULL, "", NULL};
   const conc__row *e;
@@ -44417,29 +44420,29 @@ CONC__PRIVATE int conc__reply_rows(conc__session *s, const conc__table *t,
 }
 
 /* copy(), and _getvalue(). */
-CONC__PRIVATE int conc__dict_copy(conc__session *s, conc__object *o,
-                                  const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_copy(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
   (void)r;
   return conc__reply_rows(s, conc__dict_of(o), CONC__PART_PAIR, true);
 }
 
 /* keys(): a list, see conc__reply_rows. */
-CONC__PRIVATE int conc__dict_keys(conc__session *s, conc__object *o,
-                                  const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_keys(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
   (void)r;
   return conc__reply_rows(s, conc__dict_of(o), CONC__PART_KEY, false);
 }
 
 /* values(), in the order of the keys. */
-CONC__PRIVATE int conc__dict_values(conc__session *s, conc__object *o,
-                                    const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_values(conc__session *s, conc__object *o,
+                                          const conc__request *r) {
   (void)r;
   return conc__reply_rows(s, conc__dict_of(o), CONC__PART_VALUE, false);
 }
 
 /* items(): pairs, which are tuples. */
-CONC__PRIVATE int conc__dict_items(conc__session *s, conc__object *o,
-                                   const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_items(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
   (void)r;
   return conc__reply_rows(s, conc__dict_of(o), CONC__PART_PAIR, false);
 }
@@ -44474,8 +44477,8 @@ CONC__PRIVATE int conc__dict_text(const conc__object *o, conc__buffer *b) {
 }
 
 /* str() and repr(). */
-CONC__PRIVATE int conc__dict_repr(conc__session *s, conc__object *o,
-                                  const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_repr(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
   (void)r;
   return conc__reply_repr(s, o, conc__dict_write);
 }
@@ -44510,9 +44513,10 @@ CONC__PRIVATE int conc__dict_put(conc__manager_data *m, conc__table *t,
 }
 
 /* The same with a value. */
-CONC__PRIVATE int conc__dict_set(conc__manager_data *m, conc__table *t,
-                                 const conc_value *key, const conc_value *v,
-                                 conc__complaint *c) {
+CONC__PRIVATE int conc__dict_put_value(conc__manager_data *m, conc__table *t,
+                                       const conc_value *key,
+                                       const conc_value *v,
+                                       conc__complaint *c) {
   conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
   conc__element cell;
   int rc = conc__element_encode(m, &d, v, &cell, &c->wrong);
@@ -44570,7 +44574,7 @@ CONC__PRIVATE int conc__dict_merge_pair(conc__manager_data *m, conc__table *t,
                           "dictionary update sequence element #%lu has length "
                           "%lu; 2 is required",
                           (unsigned long)i, (unsigned long)pair->size);
-  return conc__dict_set(m, t, pair->as.items, pair->as.items + 1, c);
+  return conc__dict_put_value(m, t, pair->as.items, pair->as.items + 1, c);
 }
 
 /* Sets what a dict says. */
@@ -44580,8 +44584,8 @@ CONC__PRIVATE int conc__dict_merge_value(conc__session *s, conc__table *t,
   size_t i;
   int rc = 0;
   for (i = 0; rc == 0 && i < conc_value_size(v); i++) {
-    rc = conc__dict_set(s->manager, t, conc_value_key(v, i),
-                        conc_value_item(v, i), c);
+    rc = conc__dict_put_value(s->manager, t, conc_value_key(v, i),
+                              conc_value_item(v, i), c);
     if (rc == 0) rc = conc__session_pace(s, 2);
   }
   return rc;
@@ -44625,27 +44629,27 @@ CONC__PRIVATE int conc__dict_merge_request(conc__session *s, conc__table *t,
 
 /* update(mapping or pairs, **more). As in Python, what was set before an error
    stays. */
-CONC__PRIVATE int conc__dict_update(conc__session *s, conc__object *o,
-                                    const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_update(conc__session *s, conc__object *o,
+                                          const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
   return conc__reply_done(
       s, &c, conc__dict_merge_request(s, conc__dict_of(o), r, "update", &c));
 }
 
 /* dict[key] = value. */
-CONC__PRIVATE int conc__dict_setitem(conc__session *s, conc__object *o,
-                                     const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_setitem(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "dict", 2, 2, &c);
   if (rc == 0)
-    rc = conc__dict_set(s->manager, conc__dict_of(o), conc__argument(r, 0),
-                        conc__argument(r, 1), &c);
+    rc = conc__dict_put_value(s->manager, conc__dict_of(o),
+                              conc__argument(r, 0), conc__argument(r, 1), &c);
   return conc__reply_done(s, &c, rc);
 }
 
 /* del dict[key]. */
-CONC__PRIVATE int conc__dict_delitem(conc__session *s, conc__object *o,
-                                     const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_delitem(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
   conc__table *t = conc__dict_of(o);
   conc__complaint c = {NULL, "", NULL};
   uint32_t *slot;
@@ -44661,8 +44665,8 @@ CONC__PRIVATE int conc__dict_delitem(conc__session *s, conc__object *o,
 }
 
 /* pop(key[, default]). */
-CONC__PRIVATE int conc__dict_pop(conc__session *s, conc__object *o,
-                                 const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_pop(conc__session *s, conc__object *o,
+                                       const conc__request *r) {
   conc__table *t = conc__dict_of(o);
   conc__complaint c = {NULL, "", NULL};
   uint32_t *slot = NULL;
@@ -44685,8 +44689,8 @@ CONC__PRIVATE int conc__dict_pop(conc__session *s, conc__object *o,
 }
 
 /* popitem(): the pair that was set last. */
-CONC__PRIVATE int conc__dict_popitem(conc__session *s, conc__object *o,
-                                     const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_popitem(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
   conc__buffer *out = &s->client->channel.out;
   conc__table *t = conc__dict_of(o);
   conc__row *e = t->count > 0 ? &t->rows[t->used - 1] : NULL;
@@ -44708,8 +44712,9 @@ CONC__PRIVATE int conc__dict_popitem(conc__session *s, conc__object *o,
 }
 
 /* setdefault(key, default=None). */
-CONC__PRIVATE int conc__dict_setdefault(conc__session *s, conc__object *o,
-                                        const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_setdefault(conc__session *s,
+                                              conc__object *o,
+                                              const conc__request *r) {
   static const conc_value none = {CONC_NONE, 0, 0, {false}};
   conc__table *t = conc__dict_of(o);
   conc__complaint c = {NULL, "", NULL};
@@ -44723,8 +44728,8 @@ CONC__PRIVATE int conc__dict_setdefault(conc__session *s, conc__object *o,
     conc__buffer_free(&key.bytes);
     if (e == NULL) {
       v = conc__argument(r, 1);
-      rc = conc__dict_set(s->manager, t, conc__argument(r, 0),
-                          v != NULL ? v : &none, &c);
+      rc = conc__dict_put_value(s->manager, t, conc__argument(r, 0),
+                                v != NULL ? v : &none, &c);
       e = rc == 0 ? &t->rows[t->used - 1] : NULL;
     }
   }
@@ -44733,16 +44738,16 @@ CONC__PRIVATE int conc__dict_setdefault(conc__session *s, conc__object *o,
 }
 
 /* clear(). Iterators find that the size has changed. */
-CONC__PRIVATE int conc__dict_clear(conc__session *s, conc__object *o,
-                                   const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_clear(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
   (void)r;
   conc__table_clear(conc__dict_of(o));
   return conc__reply_none(s);
 }
 
 /* Makes the state of a dict, empty. */
-CONC__PRIVATE conc__dict *conc__dict_new(void) {
-  conc__dict *dict = (conc__dict *)CONC_MALLOC(sizeof *dict);
+CONC__PRIVATE conc__dict_state *conc__dict_new(void) {
+  conc__dict_state *dict = (conc__dict_state *)CONC_MALLOC(sizeof *dict);
   if (dict != NULL) memset(dict, 0, sizeof *dict);
   return dict;
 }
@@ -44752,7 +44757,7 @@ CONC__PRIVATE int conc__dict_make(conc__session *s, conc__object *o,
                                   const conc__request *r, char *text,
                                   size_t size) {
   conc__complaint c = {NULL, "", NULL};
-  conc__dict *dict = conc__dict_new();
+  conc__dict_state *dict = conc__dict_new();
   int rc = -ENOMEM;
   if (dict != NULL)
     rc = conc__dict_merge_request(s, &dict->table, r, "dict", &c);
@@ -44811,8 +44816,8 @@ static const conc__class conc__iterator_type = {
     NULL};
 
 /* iter(dict): the client gets a proxy for the iterator. */
-CONC__PRIVATE int conc__dict_iter(conc__session *s, conc__object *o,
-                                  const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_iter(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
   conc__iterator *it = (conc__iterator *)CONC_MALLOC(sizeof *it);
   conc__object *made =
       it != NULL ? conc__object_new(&conc__iterator_type, it, NULL) : NULL;
@@ -44832,25 +44837,26 @@ CONC__PRIVATE int conc__dict_iter(conc__session *s, conc__object *o,
 }
 
 static const conc__method conc__dict_methods[] = {
-    {"__contains__", CONC__TAKES_ANY, conc__dict_contains, false},
-    {"__delitem__", CONC__TAKES_ANY, conc__dict_delitem, false},
-    {"__getitem__", CONC__TAKES_ANY, conc__dict_getitem, false},
-    {"__iter__", CONC__TAKES_NONE, conc__dict_iter, false},
-    {"__len__", CONC__TAKES_NONE, conc__dict_len, false},
-    {"__setitem__", CONC__TAKES_ANY, conc__dict_setitem, false},
-    {"clear", CONC__TAKES_NONE, conc__dict_clear, false},
-    {"copy", CONC__TAKES_NONE, conc__dict_copy, false},
-    {"get", CONC__TAKES_ANY, conc__dict_get, false},
-    {"items", CONC__TAKES_NONE, conc__dict_items, false},
-    {"keys", CONC__TAKES_NONE, conc__dict_keys, false},
-    {"pop", CONC__TAKES_ANY, conc__dict_pop, false},
-    {"popitem", CONC__TAKES_NONE, conc__dict_popitem, false},
-    {"setdefault", CONC__TAKES_ANY, conc__dict_setdefault, false},
-    {"update", CONC__TAKES_ANY, conc__dict_update, false},
-    {"values", CONC__TAKES_NONE, conc__dict_values, false},
-    {"__repr__", CONC__TAKES_NONE, conc__dict_repr, true},
-    {"__str__", CONC__TAKES_NONE, conc__dict_repr, true},
-    {"has_key", CONC__TAKES_ANY, conc__dict_contains, true}}; /* Python 2 */
+    {"__contains__", CONC__TAKES_ANY, conc__serve_dict_contains, false},
+    {"__delitem__", CONC__TAKES_ANY, conc__serve_dict_delitem, false},
+    {"__getitem__", CONC__TAKES_ANY, conc__serve_dict_getitem, false},
+    {"__iter__", CONC__TAKES_NONE, conc__serve_dict_iter, false},
+    {"__len__", CONC__TAKES_NONE, conc__serve_dict_len, false},
+    {"__setitem__", CONC__TAKES_ANY, conc__serve_dict_setitem, false},
+    {"clear", CONC__TAKES_NONE, conc__serve_dict_clear, false},
+    {"copy", CONC__TAKES_NONE, conc__serve_dict_copy, false},
+    {"get", CONC__TAKES_ANY, conc__serve_dict_get, false},
+    {"items", CONC__TAKES_NONE, conc__serve_dict_items, false},
+    {"keys", CONC__TAKES_NONE, conc__serve_dict_keys, false},
+    {"pop", CONC__TAKES_ANY, conc__serve_dict_pop, false},
+    {"popitem", CONC__TAKES_NONE, conc__serve_dict_popitem, false},
+    {"setdefault", CONC__TAKES_ANY, conc__serve_dict_setdefault, false},
+    {"update", CONC__TAKES_ANY, conc__serve_dict_update, false},
+    {"values", CONC__TAKES_NONE, conc__serve_dict_values, false},
+    {"__repr__", CONC__TAKES_NONE, conc__serve_dict_repr, true},
+    {"__str__", CONC__TAKES_NONE, conc__serve_dict_repr, true},
+    /* Of Python 2. */
+    {"has_key", CONC__TAKES_ANY, conc__serve_dict_contains, true}};
 
 static const conc__class conc__dict_type = {NULL,
                                             "dict",
@@ -44860,7 +44866,7 @@ static const conc__class conc__dict_type = {NULL,
                                             conc__dict_make,
                                             conc__dict_drop,
                                             conc__dict_text,
-                                            conc__dict_copy};
+                                            conc__serve_dict_copy};
 
 /* --- a Namespace --- */
 
@@ -44873,7 +44879,7 @@ CONC__PRIVATE void conc__namespace_drop(conc__object *o) {
 /* A dict, but not to conc__dict_of: it can neither be iterated over nor
    copied. */
 CONC__INLINE conc__table *conc__namespace_of(const conc__object *o) {
-  return &((conc__dict *)o->state)->table;
+  return &((conc__dict_state *)o->state)->table;
 }
 
 /* The name of an attribute, the first argument. */
@@ -44926,8 +44932,8 @@ CONC__PRIVATE int conc__namespace_set(conc__session *s, conc__object *o,
   if (rc == 0) rc = conc__namespace_key(t, r, &key, &c);
   if (rc == 0) {
     conc__buffer_free(&key.bytes);
-    rc = conc__dict_set(s->manager, t, conc__argument(r, 0),
-                        conc__argument(r, 1), &c);
+    rc = conc__dict_put_value(s->manager, t, conc__argument(r, 0),
+                              conc__argument(r, 1), &c);
   }
   return conc__reply_done(s, &c, rc);
 }
@@ -45077,7 +45083,7 @@ CONC__PRIVATE int conc__namespace_make(conc__session *s, conc__object *o,
                                        const conc__request *r, char *text,
                                        size_t size) {
   conc__complaint c = {NULL, "", NULL};
-  conc__dict *dict = conc__dict_new();
+  conc__dict_state *dict = conc__dict_new();
   int rc = dict != NULL ? 0 : -ENOMEM;
   if (rc == 0 && conc__request_given(r) > 0)
     rc = conc__complain(&c, "TypeError",
@@ -45115,16 +45121,16 @@ static const conc__class conc__namespace_type = {
 /* --- a Value --- */
 
 /* get(), which is also how a proxy's .value is read. */
-CONC__PRIVATE int conc__variable_get(conc__session *s, conc__object *o,
-                                     const conc__request *r) {
+CONC__PRIVATE int conc__serve_variable_get(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
   (void)r;
-  return conc__reply_element(s, &((conc__variable *)o->state)->value);
+  return conc__reply_element(s, &((conc__variable_state *)o->state)->value);
 }
 
 /* set(value): any, for Python's Value does not look at its typecode either. */
-CONC__PRIVATE int conc__variable_set(conc__session *s, conc__object *o,
-                                     const conc__request *r) {
-  conc__variable *v = (conc__variable *)o->state;
+CONC__PRIVATE int conc__serve_variable_set(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
+  conc__variable_state *v = (conc__variable_state *)o->state;
   conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
   conc__complaint c = {NULL, "", NULL};
   conc__element cell;
@@ -45140,7 +45146,7 @@ CONC__PRIVATE int conc__variable_set(conc__session *s, conc__object *o,
 
 /* Value('i', 5). */
 CONC__PRIVATE int conc__variable_text(const conc__object *o, conc__buffer *b) {
-  const conc__variable *v = (const conc__variable *)o->state;
+  const conc__variable_state *v = (const conc__variable_state *)o->state;
   conc__buffer scratch = {NULL, 0, 0, 0};
   int rc = conc__buffer_append(b, "Value(", 6);
   if (rc == 0) rc = conc__element_text(&v->code, b, &scratch);
@@ -45151,9 +45157,9 @@ CONC__PRIVATE int conc__variable_text(const conc__object *o, conc__buffer *b) {
 }
 
 /* _getvalue(): an object with the two attributes of Python's Value. */
-CONC__PRIVATE int conc__variable_copy(conc__session *s, conc__object *o,
-                                      const conc__request *r) {
-  const conc__variable *v = (const conc__variable *)o->state;
+CONC__PRIVATE int conc__serve_variable_copy(conc__session *s, conc__object *o,
+                                            const conc__request *r) {
+  const conc__variable_state *v = (const conc__variable_state *)o->state;
   conc__buffer *out = &s->client->channel.out;
   size_t at = 0;
   int rc = conc__reply_instance(s, "Value", &at);
@@ -45175,7 +45181,7 @@ CONC__PRIVATE int conc__variable_make(conc__session *s, conc__object *o,
   static const conc__parameters takes = {{"typecode", "value", "lock"}, 3, 2};
   conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
   conc__complaint c = {NULL, "", NULL};
-  conc__variable *v = (conc__variable *)CONC_MALLOC(sizeof *v);
+  conc__variable_state *v = (conc__variable_state *)CONC_MALLOC(sizeof *v);
   int rc = v != NULL ? 0 : -ENOMEM;
   if (rc == 0) {
     v->code.size = v->value.size = CONC__ELEMENT_NONE;
@@ -45206,8 +45212,8 @@ CONC__PRIVATE int conc__variable_make(conc__session *s, conc__object *o,
 }
 
 static const conc__method conc__variable_methods[] = {
-    {"get", CONC__TAKES_NONE, conc__variable_get, false},
-    {"set", {{"value", NULL, NULL}, 1, 1}, conc__variable_set, false}};
+    {"get", CONC__TAKES_NONE, conc__serve_variable_get, false},
+    {"set", {{"value", NULL, NULL}, 1, 1}, conc__serve_variable_set, false}};
 
 static const conc__class conc__variable_type = {
     NULL,
@@ -45217,7 +45223,7 @@ static const conc__class conc__variable_type = {
     conc__variable_make,
     conc__variable_drop,
     conc__variable_text,
-    conc__variable_copy};
+    conc__serve_variable_copy};
 
 /* --- an Array --- */
 
