@@ -10,7 +10,9 @@ them. Prints a line per test; exit status 3: some have failed.
 """
 import multiprocessing
 import multiprocessing.managers
+import os
 import sys
+import tempfile
 import types
 import unittest
 import warnings
@@ -106,7 +108,13 @@ def main():
                 if not WORDS or any(word in one.id() for word in WORDS):
                     suite.addTest(one)
     result = Result()
-    suite.run(result)
+    # Some of them make files and directories where they are: another run may
+    # be at the same place, or have been killed there.
+    home = os.getcwd()
+    with tempfile.TemporaryDirectory() as place:
+        os.chdir(place)
+        suite.run(result)
+        os.chdir(home)
     sys.exit(0 if result.wasSuccessful() else 3)
 
 
