@@ -23641,6 +23641,9 @@ CONC__PRIVATE int conc__pickle_read_call(conc__pickle_reader *r, int how) {
   call = conc__pickle_called(r, &name);
   CONC__STACK(m)[before - 2] = name;
   if (call == CONC__CALL_OBJECT) return conc__pickle_call_class(r, how);
+  /* Python's managers send the keys of a dict as list([key, ...]). */
+  if (call == CONC__CALL_FACTORY && r->objects && how == CONC__BY_CALL)
+    return conc__pickle_call_class(r, how);
   if (call == CONC__CALL_FACTORY || how != CONC__BY_CALL)
     return conc__pickle_refuse_word(r, "a call of a built-in class");
   /* Name and arguments leave the stack first: what is made takes their place,
