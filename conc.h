@@ -3650,6 +3650,11 @@ typedef struct conc_manager {
                                request that would need more than is left is
                                refused. Default 0: no bound. See above */
   size_t max_client_memory; /* the same of each connection alone */
+  size_t max_objects;       /* of a server: objects at one time that clients
+                               have made (see conc_manager_register_types);
+                               what would make one more is refused. Default 0,
+                               and at most: 1,048,575, with those of the
+                               program */
   double keepalive;         /* over TCP, of both sides: about so many seconds
                                after the other machine has vanished, the
                                connection ends; default 60, at least 3. On
@@ -3841,6 +3846,7 @@ typedef struct conc_manager_counts {
   size_t refused_message;   /* requests above .max_message */
   size_t refused_memory;    /* requests for which .max_memory or
                                .max_client_memory left no room */
+  size_t refused_objects;   /* objects that .max_objects left no room for */
   size_t bytes_in;          /* of requests */
   size_t bytes_out;         /* of replies */
   size_t puts, gets;        /* messages that clients put and got */
@@ -3912,8 +3918,8 @@ CONC_API int conc_manager_shutdown(conc_manager *manager);
    An object lives as long as a proxy of it. The clients count these. What a
    client has left that was killed goes, at a unix socket of Linux, when others
    make objects; elsewhere it stays until the manager ends, as in Python. There
-   may be a million objects. What the program has registered itself stays until
-   the manager ends.
+   may be .max_objects of them: what would make one more is a MemoryError. What
+   the program has registered itself stays until the manager ends.
 
    Lists and dicts, and what else holds values, hold what a queue does, see
    there, and proxies of objects of this manager, at any place; of such a proxy
@@ -4037,7 +4043,8 @@ CONC_API int conc_manager_register_barrier(conc_manager *manager,
                  name; or that is no condition of a client
    ENOENT        nothing of that kind is served under the name
    ENAMETOOLONG  the name has more than 255 bytes
-   ENOMEM        there is no memory for the proxy
+   ENOMEM        there is no memory for the proxy; or the server has
+                 .max_objects
    others        what conc_manager_connect fails with */
 CONC_API conc_lock *conc_manager_lock(conc_manager *manager, const char *name);
 CONC_API conc_rlock *conc_manager_rlock(conc_manager *manager,
@@ -4335,7 +4342,7 @@ CONC_API int conc_manager_register_variable(conc_manager *manager,
                  name
    ENOENT        nothing of that kind is served under the name
    ENAMETOOLONG  the name has more than 255 bytes
-   ENOMEM        there is no memory for it
+   ENOMEM        there is no memory for it; or the server has .max_objects
    others        what conc_manager_connect fails with */
 CONC_API conc_list *conc_manager_list(conc_manager *manager, const char *name);
 CONC_API conc_dict *conc_manager_dict(conc_manager *manager, const char *name);
@@ -33622,7 +33629,8 @@ CONC__PRIVATE ssize_t conc__aside_get(conc_sem *threads, conc_queue *q,
    end at once, and name nobody. Only of a unix socket the system tells which
    process is at its other end: so such references are counted by process, and
    go when that has ended. Others stay until the server ends, as in Python.
-   CONC__OBJECTS_MAX bounds how many objects there may be.
+   CONC__OBJECTS_MAX bounds how many objects there may be, and .max_objects how
+   many of those that clients make.
 
    All of this belongs to the thread of the loop, but for what a program
    registers meanwhile: so the two tables are under the guard of the struct.
@@ -33756,6 +33764,8 @@ typedef struct conc__objects {
   conc__slot *slots; /* under the guard, as all up to `names_size` */
   size_t slots_count, slots_size;
   size_t free; /* the first free place that was used before; 0: none */
+  size_t made, most; /* objects without a name, and how many there may be; 0:
+                        as many as there are places */
   bool makes;  /* see conc__objects_makes */
   conc__served_name *names;
   size_t names_count, names_size;
@@ -33778,14 +33788,14 @@ CONC__PRIVATE conc__object *conc__object_new(const conc__class *type,
   return o;
 }
 
-/* Gives an object a place, and so its number. 0, or -ENOMEM, also if there are
+/* Gives an object a place, and so its number. 0, -ENOMEM; -ENOSPC: there are
    too many. The guard is held. */
 CONC__PRIVATE int conc__object_place(conc__objects *t, conc__object *o) {
   size_t place = t->free;
   conc__slot *slot;
   CONC__CHECK(conc__mutex_is_held(conc__mutex_of(t)) && o->number == 0);
   if (place == 0) {
-    if (t->slots_count == CONC__OBJECTS_MAX) return -ENOMEM;
+    if (t->slots_count == CONC__OBJECTS_MAX) return -ENOSPC;
     if (t->slots_count == t->slots_size) {
       void *slots = conc__grow(t->slots, &t->slots_size, t->slots_count + 1,
                                sizeof *t->slots);
@@ -33802,12 +33812,13 @@ CONC__PRIVATE int conc__object_place(conc__objects *t, conc__object *o) {
   return 0;
 }
 
-/* The same without the guard. */
+/* The same without the guard, for an object without a name. */
 CONC__PRIVATE int conc__object_enter(conc__objects *t, conc__object *o) {
   conc__mutex *guard = conc__mutex_of(t);
-  int rc;
+  int rc = -ENOSPC;
   conc__mutex_lock(guard);
-  rc = conc__object_place(t, o);
+  if (t->most == 0 || t->made < t->most) rc = conc__object_place(t, o);
+  if (rc == 0) t->made++;
   conc__mutex_unlock(guard);
   return rc;
 }
@@ -33896,6 +33907,7 @@ CONC__PRIVATE void conc__object_settle(conc__objects *t, conc__object *o) {
   slot->number += CONC__OBJECT_PLACES;
   slot->next = t->free;
   t->free = (size_t)(o->number % CONC__OBJECT_PLACES);
+  t->made--;
   conc__mutex_unlock(guard);
   o->next = t->dying;
   t->dying = o;
@@ -34053,7 +34065,7 @@ CONC__PRIVATE int conc__names_add(conc__objects *t, const char *text,
     if (names != NULL) t->names = (conc__served_name *)names;
     else rc = -ENOMEM;
   }
-  if (rc == 0 && o != NULL) rc = conc__object_place(t, o);
+  if (rc == 0 && o != NULL && conc__object_place(t, o) != 0) rc = -ENOMEM;
   if (rc == 0) {
     conc__served_name *name = &t->names[t->names_count++];
     if (o != NULL) o->named = true;
@@ -36610,13 +36622,27 @@ CONC__PRIVATE pid_t conc__session_pid(const conc__session *s) {
   return ch->tcp ? 0 : conc__socket_peer(ch->fd);
 }
 
+/* There are .max_objects. Returns what the client is told of it. */
+CONC__PRIVATE const char *conc__refuse_object(conc__session *s) {
+  static const char why[] =
+      "no room for another object: .max_objects of the manager";
+  conc__account *a = &s->manager->server.account;
+  CONC__COUNT(a, refused_objects, 1);
+  conc__account_tell(a, CONC_MANAGER_LIMIT, s->client->from, -ENOMEM, why);
+  return why;
+}
+
 /* Makes an object of a class whose state is made already, with the reference
-   of the client that is told of it. NULL: there is no memory, and the state is
-   freed. For a method that replies with a proxy, too. */
+   of the client that is told of it. NULL: there is no memory, or are too many
+   objects, and the state is freed; *why is the text of the MemoryError. For a
+   method that replies with a proxy, too. */
 CONC__PRIVATE conc__object *conc__object_serve(conc__session *s,
-                                               conc__object *made) {
+                                               conc__object *made,
+                                               const char **why) {
   conc__objects *t = &s->manager->objects;
-  if (conc__object_enter(t, made) != 0) {
+  int rc = conc__object_enter(t, made);
+  if (rc != 0) {
+    *why = rc == -ENOSPC ? conc__refuse_object(s) : "";
     conc__object_free(made);
     return NULL;
   }
@@ -36631,12 +36657,14 @@ CONC__PRIVATE conc__object *conc__serve_make(conc__session *s,
                                              const conc__request *r, int *rc) {
   char text[CONC__LINE_MAX + 1] = "MemoryError";
   conc__object *o = conc__object_new(type, NULL, NULL);
+  const char *why = "";
   conc__objects_look(&s->manager->objects, CONC__LOOKS);
   if (o != NULL && type->make(s, o, r, text, sizeof text) != 0) {
     CONC_FREE(o);
     o = NULL;
   }
-  if (o != NULL) o = conc__object_serve(s, o);
+  if (o != NULL) o = conc__object_serve(s, o, &why);
+  if (*why != 0) snprintf(text, sizeof text, "MemoryError: %s", why);
   if (o == NULL) *rc = conc__reply_refuse(s, text);
   return o;
 }
@@ -38237,6 +38265,7 @@ CONC__PRIVATE int conc__server_open(conc_manager *manager) {
   }
   server->stopping = false;
   server->aside.value = conc__aside_threads();
+  manager->state->objects.most = manager->max_objects;
   conc__server_open_account(manager);
   manager->state->role = CONC__MANAGER_SERVES;
   return 0;
@@ -38456,6 +38485,7 @@ CONC__PRIVATE int conc__reply_read(const conc_value *reply,
   /* Ours writes it so in protocol 2: as the str of a Python 2. */
   if (text == NULL) text = (const char *)conc_value_bytes(*result, NULL);
   if (text != NULL && strstr(text, CONC__ONLY_DATA) != NULL) return -EACCES;
+  if (text != NULL && strncmp(text, "MemoryError", 11) == 0) return -ENOMEM;
   return text != NULL && strstr(text, "KeyError") != NULL ? -ESTALE
                                                           : -CONC__EREMOTEIO;
 }
@@ -45287,6 +45317,7 @@ CONC__PRIVATE int conc__serve_dict_iter(conc__session *s, conc__object *o,
   conc__iterator *it = (conc__iterator *)CONC_MALLOC(sizeof *it);
   conc__object *made =
       it != NULL ? conc__object_new(&conc__iterator_type, it, NULL) : NULL;
+  const char *why;
   (void)r;
   if (made == NULL) {
     CONC_FREE(it);
@@ -45297,9 +45328,9 @@ CONC__PRIVATE int conc__serve_dict_iter(conc__session *s, conc__object *o,
   it->serial = 0;
   it->count = conc__dict_of(o)->count;
   conc__object_use(o);
-  made = conc__object_serve(s, made);
+  made = conc__object_serve(s, made, &why);
   return made != NULL ? conc__reply_proxy(s, made, "Iterator")
-                      : conc__reply_builtin(s, "MemoryError", "");
+                      : conc__reply_builtin(s, "MemoryError", why);
 }
 
 static const conc__method conc__dict_methods[] = {
@@ -47643,6 +47674,7 @@ CONC__PRIVATE bool conc__reply_container(conc__session *s,
 CONC__PRIVATE int conc__reply_result(conc__session *s, conc__buffer *b) {
   conc__buffer *body = (conc__buffer *)CONC_MALLOC(sizeof *body);
   conc__object *o = NULL;
+  const char *why = "";
   conc__objects_look(&s->manager->objects, CONC__LOOKS);
   if (body != NULL) {
     memset(body, 0, sizeof *body);
@@ -47653,8 +47685,9 @@ CONC__PRIVATE int conc__reply_result(conc__session *s, conc__buffer *b) {
   } else {
     *body = *b;
     memset(b, 0, sizeof *b);
-    o = conc__object_serve(s, o);
+    o = conc__object_serve(s, o, &why);
   }
+  if (*why != 0) return conc__reply_builtin(s, "MemoryError", why);
   return o != NULL ? conc__reply_created(s, o)
                    : conc__reply_failure(s, -ENOMEM, NULL);
 }
