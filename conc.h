@@ -365,6 +365,8 @@
                                                 second time
      manager's lock  any machine                as of a lock, if the server is
      and its like                               of conc.h (see >>types)
+     manager's list, any machine                what it has put there stays
+     dict, variable
      pool            no: its own process only   the job fails with -ECHILD, or
                                                 is run again; a new worker
                                                 takes the dead one's place
@@ -3489,9 +3491,9 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
    >>manager: queues and more over the network
 
    A manager serves queues by name to every client that knows its key; or it is
-   such a client. What it serves besides is in >>types and >>functions. Both
-   sides speak the protocol of Python's multiprocessing.managers, so either may
-   be Python (2.7, 3.6 and later).
+   such a client. What it serves besides is in >>types, >>functions and >>data.
+   Both sides speak the protocol of Python's multiprocessing.managers, so
+   either may be Python (2.7, 3.6 and later).
 
    Threads    any number, mixed with coroutines of any loops
    Processes  that is what a manager is for
@@ -3621,7 +3623,8 @@ typedef struct conc_manager {
                                limit of conc_manager_get */
   double timeout;           /* of a client: seconds that conc_qsize and
                                conc_task_done may take, and each wait of a get
-                               that puts a message back; default 5 */
+                               that puts a message back; of both sides, those
+                               of each call of >>data; default 5 */
   double reconnect;         /* of a client: seconds for which a call, within
                                its timeout, tries again if there is no server,
                                or if the connection was lost; at most 900;
@@ -4261,7 +4264,8 @@ CONC_API int conc_manager_call_build(conc_manager *manager, const char *name,
               that a call hands out is a copy, the caller's, for
               conc_value_free
    Blocks     finding, of a client, for at most .handshake_timeout; the other
-              calls for at most .timeout of the manager; registering never
+              calls for at most .timeout of the manager, but in the serving
+              process until a call that has begun is done; registering never
    ------------------------------------------------------------------------ */
 
 /* A list of a server. To Python it is a list, or an Array. */
@@ -34394,16 +34398,10 @@ typedef struct conc__errand {
   struct conc__errand *next; /* in the line */
   void (*fn)(void *arg);
   void *arg;
-  int state; /* CONC__ERRAND_...; under the guard until `done` is set */
+  bool waits;   /* under the guard: it is in the line */
+  bool refused; /* the loop has ended before it was begun; read after `done` */
   conc_event done;
 } conc__errand;
-
-enum {
-  CONC__ERRAND_WAITS,
-  CONC__ERRAND_RUNS,
-  CONC__ERRAND_DONE,
-  CONC__ERRAND_REFUSED /* the loop has ended before it was begun */
-};
 
 /* The line of them. "The guard" is conc__mutex_of this. */
 typedef struct conc__errands {
@@ -37828,7 +37826,7 @@ CONC__PRIVATE conc__errand *conc__errand_take(conc__errands *e) {
   one = e->first;
   if (one != NULL) {
     e->first = one->next;
-    one->state = CONC__ERRAND_RUNS;
+    one->waits = false;
   }
   conc__mutex_unlock(guard);
   return one;
@@ -37841,7 +37839,7 @@ CONC__PRIVATE bool conc__errand_withdraw(conc__errands *e, conc__errand *one) {
   conc__errand *before = NULL, *i;
   bool waits;
   conc__mutex_lock(guard);
-  waits = one->state == CONC__ERRAND_WAITS;
+  waits = one->waits;
   for (i = e->first; waits && i != one; i = i->next) before = i;
   if (waits) *(before != NULL ? &before->next : &e->first) = one->next;
   if (waits && e->last == one) e->last = before;
@@ -37861,7 +37859,6 @@ CONC__PRIVATE void *conc__errands_main(void *arg) {
     conc_event_clear(&e->news); /* before it looks: so none is overlooked */
     while ((one = conc__errand_take(e)) != NULL) {
       one->fn(one->arg);
-      one->state = CONC__ERRAND_DONE;
       conc_event_set(&one->done);
       conc_yield_now();
     }
@@ -37871,7 +37868,7 @@ CONC__PRIVATE void *conc__errands_main(void *arg) {
   e->open = false;
   conc__mutex_unlock(guard);
   while ((one = conc__errand_take(e)) != NULL) {
-    one->state = CONC__ERRAND_REFUSED;
+    one->refused = true;
     conc_event_set(&one->done);
   }
   return NULL;
@@ -37934,6 +37931,7 @@ CONC__PRIVATE int conc__server_do(conc__manager_data *m, void (*fn)(void *),
   here = e->loop != NULL && e->loop == conc__this.loop;
   open = e->open && !here;
   if (open) {
+    one.waits = true;
     *(e->first != NULL ? &e->last->next : &e->first) = &one;
     e->last = &one;
   }
@@ -37951,9 +37949,7 @@ CONC__PRIVATE int conc__server_do(conc__manager_data *m, void (*fn)(void *),
     conc_event_wait(&one.done, CONC_FOREVER);
     conc_scope_end(&shield);
   }
-  return one.state == CONC__ERRAND_DONE
-             ? 0
-             : conc__server_do_after(e, fn, arg, deadline);
+  return one.refused ? conc__server_do_after(e, fn, arg, deadline) : 0;
 }
 
 /* --- the server's thread --- */
