@@ -115,6 +115,7 @@
      >>pools       Pool of Python's SyncManager (private)
      >>types       conc_manager_register_types: locks, events and others
      >>functions   conc_manager_register, conc_manager_call: C functions
+     >>data        conc_list, conc_dict, conc_variable, which machines share
      >>extras      conc_progress: a bar that grows
      >>index       every public name
      >>version     what the numbers promise; history
@@ -367,6 +368,8 @@
                                                 second time
      manager's lock  any machine                as of a lock, if the server is
      and its like                               of conc.h (see >>types)
+     manager's list, any machine                what it has put there stays
+     dict, variable
      pool            no: its own process only   the job fails with -ECHILD, or
                                                 is run again; a new worker
                                                 takes the dead one's place
@@ -3496,9 +3499,9 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
    >>manager: queues and more over the network
 
    A manager serves queues by name to every client that knows its key; or it is
-   such a client. What it serves besides is in >>types and >>functions. Both
-   sides speak the protocol of Python's multiprocessing.managers, so either may
-   be Python (2.7, 3.6 and later).
+   such a client. What it serves besides is in >>types, >>functions and >>data.
+   Both sides speak the protocol of Python's multiprocessing.managers, so
+   either may be Python (2.7, 3.6 and later).
 
    Threads    any number, mixed with coroutines of any loops
    Processes  that is what a manager is for
@@ -3631,7 +3634,8 @@ typedef struct conc_manager {
                                limit of conc_manager_get */
   double timeout;           /* of a client: seconds that conc_qsize and
                                conc_task_done may take, and each wait of a get
-                               that puts a message back; default 5 */
+                               that puts a message back; of both sides, those
+                               of each call of >>data; default 5 */
   double reconnect;         /* of a client: seconds for which a call, within
                                its timeout, tries again if there is no server,
                                or if the connection was lost; at most 900;
@@ -3660,6 +3664,11 @@ typedef struct conc_manager {
                                request that would need more than is left is
                                refused. Default 0: no bound. See above */
   size_t max_client_memory; /* the same of each connection alone */
+  size_t max_objects;       /* of a server: objects at one time that clients
+                               have made (see conc_manager_register_types);
+                               what would make one more is refused. Default 0,
+                               and at most: 1,048,575, with those of the
+                               program */
   double keepalive;         /* over TCP, of both sides: about so many seconds
                                after the other machine has vanished, the
                                connection ends; default 60, at least 3. On
@@ -3863,6 +3872,7 @@ typedef struct conc_manager_counts {
   size_t refused_memory;    /* requests for which .max_memory or
                                .max_client_memory left no room, or for their
                                replies */
+  size_t refused_objects;   /* objects that .max_objects left no room for */
   size_t bytes_in;          /* of requests */
   size_t bytes_out;         /* of replies */
   size_t puts, gets;        /* messages that clients put and got */
@@ -3936,8 +3946,8 @@ CONC_API int conc_manager_shutdown(conc_manager *manager);
    An object lives as long as a proxy of it. The clients count these. What a
    client has left that was killed goes, at a unix socket of Linux, when others
    make objects; elsewhere it stays until the manager ends, as in Python. There
-   may be a million objects. What the program has registered itself stays until
-   the manager ends.
+   may be .max_objects of them: what would make one more is a MemoryError. What
+   the program has registered itself stays until the manager ends.
 
    Lists and dicts, and what else holds values, hold what a queue does, see
    there, and proxies of objects of this manager, at any place; of such a proxy
@@ -4061,7 +4071,8 @@ CONC_API int conc_manager_register_barrier(conc_manager *manager,
                  name; or that is no condition of a client
    ENOENT        nothing of that kind is served under the name
    ENAMETOOLONG  the name has more than 255 bytes
-   ENOMEM        there is no memory for the proxy
+   ENOMEM        there is no memory for the proxy; or the server has
+                 .max_objects
    others        what conc_manager_connect fails with */
 CONC_API conc_lock *conc_manager_lock(conc_manager *manager, const char *name);
 CONC_API conc_rlock *conc_manager_rlock(conc_manager *manager,
@@ -4291,6 +4302,275 @@ CONC_API int conc_manager_call(conc_manager *manager, const char *name,
 CONC_API int conc_manager_call_build(conc_manager *manager, const char *name,
                                      conc_value **result, double timeout,
                                      const char *format, ...);
+
+/* ---------------------------------------------------------------------------
+   >>data: lists, dicts and variables that machines share
+
+   A server has a list, a dict or a variable under a name, and all clients use
+   the same one, in C or Python. It lives in the server, and each call below is
+   one request, that of the Python method of the same name: so the server may
+   also be Python, and clients that are Python have the proxies that they know:
+
+     from multiprocessing.managers import SyncManager, DictProxy, ListProxy
+
+     class Manager(SyncManager):
+         pass
+
+     Manager.register('names', proxytype=ListProxy)
+     Manager.register('ages', proxytype=DictProxy)
+     m = Manager(('127.0.0.1', 5000), b'abc')
+     m.connect()
+     m.names().append('Bob')
+     m.ages()['Bob'] = 23
+
+   In C, what was found once is used like any other list:
+
+     conc_list *names = conc_manager_list(&m, "names");
+     conc_value *name;
+     while (conc_list_pop(names, 0, &name) == 0) {
+       ...
+       conc_value_free(name);
+     }
+
+   Each call is atomic: the server carries it out as a whole before the next
+   one of that object. Two calls are not: with l[i] += 1, of Python too,
+   another client may come between the reading and the writing. What does both
+   in one is pop, setdefault and update. All else wants a lock that the server
+   has (conc_manager_lock).
+
+   Threads    any number, mixed with coroutines of any loops
+   Processes  that is what a manager is for
+   Signals    no
+   Memory     lists, dicts and variables are the manager's, until
+              conc_manager_shutdown; what is in them is the server's; a value
+              that a call hands out is a copy, the caller's, for
+              conc_value_free
+   Blocks     finding, of a client, for at most .handshake_timeout; the other
+              calls for at most .timeout of the manager, but in the serving
+              process until a call that has begun is done; registering never
+   ------------------------------------------------------------------------ */
+
+/* A list of a server. To Python it is a list, or an Array. */
+typedef struct conc_list conc_list;
+
+/* A dict of a server. To Python it is a dict, or a Namespace. */
+typedef struct conc_dict conc_dict;
+
+/* One value that a server has, and that can be replaced: Python's Value. */
+typedef struct conc_variable conc_variable;
+
+/* Serves a list (dict, variable) under a name of up to 255 bytes. It begins
+   with a copy of `value`: a list or tuple; a dict; any value. NULL: it begins
+   empty, a variable with None. What it may hold, and how much, is said at
+   conc_manager_register_types, which need not be called for this. The name is
+   copied.
+   The calls may come before the start, or at any time while the manager
+   serves. The program itself finds it by conc_manager_list and so on, too, and
+   then uses it by the same calls, without the network; also when the server
+   has ended by itself, until conc_manager_shutdown.
+   Returns 0.
+   Errors: as conc_manager_register_queue, and
+   -EINVAL    `value` is of another type
+   -EACCES    there is a CONC_OBJECT in it, and .objects is not CONC_PASS, or
+              it is a proxy
+   -EMSGSIZE  it would have more than 256 MiB */
+CONC_API int conc_manager_register_list(conc_manager *manager,
+                                        const char *name,
+                                        const conc_value *value);
+CONC_API int conc_manager_register_dict(conc_manager *manager,
+                                        const char *name,
+                                        const conc_value *value);
+CONC_API int conc_manager_register_variable(conc_manager *manager,
+                                            const char *name,
+                                            const conc_value *value);
+
+/* Finds the list (dict, variable) that is served under a name. A server of
+   Python has it under the name that register() was given, with a ListProxy,
+   DictProxy or ValueProxy. The name of a type ("list", "dict", "Value") makes
+   a new object each time, which this client alone has, until
+   conc_manager_shutdown; with other names one object is found once.
+   A conc_list may also be an Array, of which there are the len, get, set and
+   copy; a conc_dict may be a Namespace, of which there are the get, set, copy
+   and a pop without a result. The other calls return -ENOTSUP for these.
+
+   Besides the errors below, each call of what was found may return the errors
+   of conc_manager_connect, and
+
+     -EINVAL      a value or key is NULL, or Python has raised a TypeError, say
+                  for a key that cannot be hashed, or a ValueError
+     -ENOTSUP     an Array or a Namespace has no such call
+     -EACCES      there is a CONC_OBJECT in the value, and .objects is not
+                  CONC_PASS, here or at the server; the value was not sent, or
+                  not taken
+     -ENOMEM      there is no memory here, or at the server, or there the
+                  object would have more than 256 MiB
+     -EMSGSIZE    the request would be larger than .max_message, and was not
+                  sent; or the reply would be; or what would be handed out is
+                  beyond the limits of a value
+     -ETIMEDOUT   .timeout is over; nothing has changed
+     -ECANCELED   the caller was cancelled; it may have been carried out
+     -EPIPE       the connection was lost before the request was sent. Here in
+                  the serving process: this is a forked child, or the server
+                  has ended meanwhile
+     -ECONNRESET  the call changes something, and was sent, but not answered:
+                  it may or may not have been carried out
+     -ENOENT      the server was started anew, and does not know the name, or
+                  the object of a type's name has gone
+     -EPROTO      the server has not understood the request, or the client not
+                  the reply
+
+   With .reconnect a call that finds no server is tried again, and so is one
+   that only reads; see conc_manager_get. What a call hands out may have a
+   CONC_OBJECT in it in any case.
+   Returns it; or NULL, and errno.
+   Errors:
+   EINVAL        the manager neither serves nor is connected; or there is no
+                 name
+   ENOENT        nothing of that kind is served under the name
+   ENAMETOOLONG  the name has more than 255 bytes
+   ENOMEM        there is no memory for it; or the server has .max_objects
+   others        what conc_manager_connect fails with */
+CONC_API conc_list *conc_manager_list(conc_manager *manager, const char *name);
+CONC_API conc_dict *conc_manager_dict(conc_manager *manager, const char *name);
+CONC_API conc_variable *conc_manager_variable(conc_manager *manager,
+                                              const char *name);
+
+/* Returns how many items a list has (Python's len).
+   Errors: those above. */
+CONC_API ssize_t conc_list_len(conc_list *list);
+
+/* Copies the item at `index` to *out; -1 is the last one (list[index]).
+   Returns 0. After an error *out is NULL.
+   Errors: those above, and
+   -ERANGE  there is no such item */
+CONC_API int conc_list_get(conc_list *list, ssize_t index, conc_value **out);
+
+/* Replaces the item at `index`; -1 is the last one (list[index] = value).
+   Returns 0.
+   Errors: those above, and
+   -ERANGE  there is no such item */
+CONC_API int conc_list_set(conc_list *list, ssize_t index,
+                           const conc_value *value);
+
+/* Adds a copy of a value at the end.
+   Returns 0.
+   Errors: those above. */
+CONC_API int conc_list_append(conc_list *list, const conc_value *value);
+
+/* Adds copies of all items of a list, tuple or set, of all keys of a dict, or
+   of all characters of a str. If one is refused, none is added.
+   Returns 0.
+   Errors: those above. */
+CONC_API int conc_list_extend(conc_list *list, const conc_value *values);
+
+/* Adds a copy of a value before the item at `index`; beyond an end it is that
+   end.
+   Returns 0.
+   Errors: those above. */
+CONC_API int conc_list_insert(conc_list *list, ssize_t index,
+                              const conc_value *value);
+
+/* Removes the item at `index`, of which -1 is the last one, and hands it out
+   in *out, in one step: no other client gets it. If `out` is NULL, the item is
+   only removed (del list[index]).
+   Returns 0. After an error *out is NULL. After -ENOMEM, -EMSGSIZE, -EPROTO or
+   -ECANCELED the item may be gone.
+   Errors: those above, and
+   -ERANGE  there is no such item; of an empty list there is none */
+CONC_API int conc_list_pop(conc_list *list, ssize_t index, conc_value **out);
+
+/* Removes the first item that Python holds equal to a value.
+   Returns 0.
+   Errors: those above, and
+   -ENOENT  there is none */
+CONC_API int conc_list_remove(conc_list *list, const conc_value *value);
+
+/* Returns 1 if the list has an item that Python holds equal to a value, else
+   0.
+   Errors: those above. */
+CONC_API int conc_list_contains(conc_list *list, const conc_value *value);
+
+/* Copies all of it to *out, a CONC_LIST, as it is at one moment.
+   Returns 0. After an error *out is NULL.
+   Errors: those above. */
+CONC_API int conc_list_copy(conc_list *list, conc_value **out);
+
+/* Removes all items.
+   Returns 0.
+   Errors: those above. */
+CONC_API int conc_list_clear(conc_list *list);
+
+/* Returns how many keys a dict has (Python's len).
+   Errors: those above. */
+CONC_API ssize_t conc_dict_len(conc_dict *dict);
+
+/* Copies what is under a key to *out (dict[key]). As in Python, 1, 1.0 and
+   True are one key.
+   Returns 0. After an error *out is NULL.
+   Errors: those above, and
+   -ENOENT  the key is not there */
+CONC_API int conc_dict_get(conc_dict *dict, const conc_value *key,
+                           conc_value **out);
+
+/* Sets what is under a key to a copy of a value (dict[key] = value).
+   Returns 0.
+   Errors: those above. */
+CONC_API int conc_dict_set(conc_dict *dict, const conc_value *key,
+                           const conc_value *value);
+
+/* Sets what is under a key if the key is not there, and copies what is there
+   then to *out, in one step: of several clients that do so for a new key, all
+   get the value of the first. `out` may be NULL.
+   Returns 0. After an error *out is NULL.
+   Errors: those above. */
+CONC_API int conc_dict_setdefault(conc_dict *dict, const conc_value *key,
+                                  const conc_value *value, conc_value **out);
+
+/* Removes a key, and hands out in *out what was under it, in one step: no
+   other client gets it. If `out` is NULL, it is only removed (del dict[key]).
+   Returns 0. After an error *out is NULL. After -ENOMEM, -EMSGSIZE, -EPROTO or
+   -ECANCELED the key may be gone.
+   Errors: those above, and
+   -ENOENT  the key is not there */
+CONC_API int conc_dict_pop(conc_dict *dict, const conc_value *key,
+                           conc_value **out);
+
+/* Sets all that a dict says, or a list of pairs: what conc_build makes of
+   "{s:i,s:i}", say. All of it is one call; but if a value is refused, those
+   before it stay.
+   Returns 0.
+   Errors: those above. */
+CONC_API int conc_dict_update(conc_dict *dict, const conc_value *values);
+
+/* Returns 1 if a key is there, else 0.
+   Errors: those above. */
+CONC_API int conc_dict_contains(conc_dict *dict, const conc_value *key);
+
+/* Copies all keys to *out, a CONC_LIST, in the order in which they were set.
+   Returns 0. After an error *out is NULL.
+   Errors: those above. */
+CONC_API int conc_dict_keys(conc_dict *dict, conc_value **out);
+
+/* Copies all of it to *out, a CONC_DICT, as it is at one moment.
+   Returns 0. After an error *out is NULL.
+   Errors: those above. */
+CONC_API int conc_dict_copy(conc_dict *dict, conc_value **out);
+
+/* Removes all keys.
+   Returns 0.
+   Errors: those above. */
+CONC_API int conc_dict_clear(conc_dict *dict);
+
+/* Copies the value to *out (Python's get, or .value).
+   Returns 0. After an error *out is NULL.
+   Errors: those above. */
+CONC_API int conc_variable_get(conc_variable *variable, conc_value **out);
+
+/* Replaces the value by a copy of another one, of any type (Python's set).
+   Returns 0.
+   Errors: those above. */
+CONC_API int conc_variable_set(conc_variable *variable,
+                               const conc_value *value);
 
 /* ---------------------------------------------------------------------------
    >>extras: conc_progress
@@ -23553,6 +23833,9 @@ CONC__PRIVATE int conc__pickle_read_call(conc__pickle_reader *r, int how) {
   call = conc__pickle_called(r, &name);
   CONC__STACK(m)[before - 2] = name;
   if (call == CONC__CALL_OBJECT) return conc__pickle_call_class(r, how);
+  /* Python's managers send the keys of a dict as list([key, ...]). */
+  if (call == CONC__CALL_FACTORY && r->objects && how == CONC__BY_CALL)
+    return conc__pickle_call_class(r, how);
   if (call == CONC__CALL_FACTORY || how != CONC__BY_CALL)
     return conc__pickle_refuse_word(r, "a call of a built-in class");
   /* Name and arguments leave the stack first: what is made takes their place,
@@ -33925,7 +34208,8 @@ CONC__PRIVATE ssize_t conc__aside_get(conc_sem *threads, conc_queue *q,
    end at once, and name nobody. Only of a unix socket the system tells which
    process is at its other end: so such references are counted by process, and
    go when that has ended. Others stay until the server ends, as in Python.
-   CONC__OBJECTS_MAX bounds how many objects there may be.
+   CONC__OBJECTS_MAX bounds how many objects there may be, and .max_objects how
+   many of those that clients make.
 
    All of this belongs to the thread of the loop, but for what a program
    registers meanwhile: so the two tables are under the guard of the struct.
@@ -34059,7 +34343,9 @@ typedef struct conc__objects {
   conc__slot *slots; /* under the guard, as all up to `names_size` */
   size_t slots_count, slots_size;
   size_t free; /* the first free place that was used before; 0: none */
-  bool makes;  /* a name is of a class: see conc__objects_makes */
+  size_t made, most; /* objects without a name, and how many there may be; 0:
+                        as many as there are places */
+  bool makes;  /* see conc__objects_makes */
   conc__served_name *names;
   size_t names_count, names_size;
   /* The rest is the loop's. */
@@ -34081,14 +34367,14 @@ CONC__PRIVATE conc__object *conc__object_new(const conc__class *type,
   return o;
 }
 
-/* Gives an object a place, and so its number. 0, or -ENOMEM, also if there are
+/* Gives an object a place, and so its number. 0, -ENOMEM; -ENOSPC: there are
    too many. The guard is held. */
 CONC__PRIVATE int conc__object_place(conc__objects *t, conc__object *o) {
   size_t place = t->free;
   conc__slot *slot;
   CONC__CHECK(conc__mutex_is_held(conc__mutex_of(t)) && o->number == 0);
   if (place == 0) {
-    if (t->slots_count == CONC__OBJECTS_MAX) return -ENOMEM;
+    if (t->slots_count == CONC__OBJECTS_MAX) return -ENOSPC;
     if (t->slots_count == t->slots_size) {
       void *slots = conc__grow(t->slots, &t->slots_size, t->slots_count + 1,
                                sizeof *t->slots);
@@ -34105,12 +34391,13 @@ CONC__PRIVATE int conc__object_place(conc__objects *t, conc__object *o) {
   return 0;
 }
 
-/* The same without the guard. */
+/* The same without the guard, for an object without a name. */
 CONC__PRIVATE int conc__object_enter(conc__objects *t, conc__object *o) {
   conc__mutex *guard = conc__mutex_of(t);
-  int rc;
+  int rc = -ENOSPC;
   conc__mutex_lock(guard);
-  rc = conc__object_place(t, o);
+  if (t->most == 0 || t->made < t->most) rc = conc__object_place(t, o);
+  if (rc == 0) t->made++;
   conc__mutex_unlock(guard);
   return rc;
 }
@@ -34199,6 +34486,7 @@ CONC__PRIVATE void conc__object_settle(conc__objects *t, conc__object *o) {
   slot->number += CONC__OBJECT_PLACES;
   slot->next = t->free;
   t->free = (size_t)(o->number % CONC__OBJECT_PLACES);
+  t->made--;
   conc__mutex_unlock(guard);
   o->next = t->dying;
   t->dying = o;
@@ -34356,7 +34644,7 @@ CONC__PRIVATE int conc__names_add(conc__objects *t, const char *text,
     if (names != NULL) t->names = (conc__served_name *)names;
     else rc = -ENOMEM;
   }
-  if (rc == 0 && o != NULL) rc = conc__object_place(t, o);
+  if (rc == 0 && o != NULL && conc__object_place(t, o) != 0) rc = -ENOMEM;
   if (rc == 0) {
     conc__served_name *name = &t->names[t->names_count++];
     if (o != NULL) o->named = true;
@@ -34370,8 +34658,16 @@ CONC__PRIVATE int conc__names_add(conc__objects *t, const char *text,
   return rc;
 }
 
-/* Whether clients can make objects: then their requests may have proxies in
-   them, which are read as such. */
+/* A name is that of data, into which clients may put proxies. */
+CONC__PRIVATE void conc__objects_refer(conc__objects *t) {
+  conc__mutex *guard = conc__mutex_of(t);
+  conc__mutex_lock(guard);
+  t->makes = true;
+  conc__mutex_unlock(guard);
+}
+
+/* Whether clients can make objects, or share data: then their requests may
+   have proxies in them, and slices, which are read as such. */
 CONC__PRIVATE bool conc__objects_makes(conc__objects *t) {
   conc__mutex *guard = conc__mutex_of(t);
   bool makes;
@@ -34686,6 +34982,29 @@ typedef struct conc__client {
                             word "confirmed", and not a mistake */
 } conc__client;
 
+/* What another thread has done in that of the server's loop. It is on the
+   stack of that thread, which waits. */
+typedef struct conc__errand {
+  struct conc__errand *next; /* in the line */
+  void (*fn)(void *arg);
+  void *arg;
+  bool waits;   /* under the guard: it is in the line */
+  bool refused; /* the loop has ended before it was begun; read after `done` */
+  conc_event done;
+} conc__errand;
+
+/* The line of them. "The guard" is conc__mutex_of this. */
+typedef struct conc__errands {
+  conc__errand *first, *last; /* under the guard */
+  bool open;                  /* under the guard: the task takes them */
+  conc__loop *loop; /* under the guard: it runs in this one; or NULL */
+  conc_event news;  /* there is one */
+  conc_task task;   /* a coroutine of the loop */
+  unsigned depth;   /* conc__fork_depth of the process that serves */
+  conc_event over;  /* the loop has ended, and what was in it has, too */
+  conc_lock alone;  /* after that: what one thread at a time does itself */
+} conc__errands;
+
 /* What a manager has as a server. The starter fills it in before the server's
    thread begins; from then on it is that thread's. Other threads may use what
    is marked `any`. */
@@ -34722,6 +35041,7 @@ typedef struct conc__server_side {
   size_t pool_threads;             /* of all of them */
   /* Ends their threads; set with the first of them. */
   void (*pools_end)(struct conc__manager_data *m);
+  conc__errands errands;    /* any: by conc__server_do */
 } conc__server_side;
 
 /* What a manager has as a client; see >>proxy. */
@@ -34778,6 +35098,10 @@ typedef struct conc__manager_data {
                   for it is set while the server serves */
   conc__server_side server; /* if it serves */
   conc__client_side client; /* if it is connected, or is connecting */
+  struct conc__data *data;  /* lists and others that the program has found;
+                               under the guard */
+  /* Frees these; set with the first of them. */
+  void (*data_end)(struct conc__manager_data *m);
 } conc__manager_data;
 
 /* Makes the state of a manager, if there is none yet. The caller of register,
@@ -36999,7 +37323,8 @@ CONC__PRIVATE int conc__session_pace(conc__session *s, size_t done) {
     rc = conc_lock_acquire(&o->alone, CONC_FOREVER);
     if (rc != 0) o->busy = NULL;
   }
-  return rc != 0 ? rc : conc__loop_yield();
+  /* When the loop has ended, this is a thread of the program. */
+  return rc != 0 || !conc__is_coro(conc__self()) ? rc : conc__loop_yield();
 }
 
 /* Waits until no other session works with an object. One that is going to has
@@ -37098,13 +37423,27 @@ CONC__PRIVATE pid_t conc__session_pid(const conc__session *s) {
   return ch->tcp ? 0 : conc__socket_peer(ch->fd);
 }
 
+/* There are .max_objects. Returns what the client is told of it. */
+CONC__PRIVATE const char *conc__refuse_object(conc__session *s) {
+  static const char why[] =
+      "no room for another object: .max_objects of the manager";
+  conc__account *a = &s->manager->server.account;
+  CONC__COUNT(a, refused_objects, 1);
+  conc__account_tell(a, CONC_MANAGER_LIMIT, s->client->from, -ENOMEM, why);
+  return why;
+}
+
 /* Makes an object of a class whose state is made already, with the reference
-   of the client that is told of it. NULL: there is no memory, and the state is
-   freed. For a method that replies with a proxy, too. */
+   of the client that is told of it. NULL: there is no memory, or are too many
+   objects, and the state is freed; *why is the text of the MemoryError. For a
+   method that replies with a proxy, too. */
 CONC__PRIVATE conc__object *conc__object_serve(conc__session *s,
-                                               conc__object *made) {
+                                               conc__object *made,
+                                               const char **why) {
   conc__objects *t = &s->manager->objects;
-  if (conc__object_enter(t, made) != 0) {
+  int rc = conc__object_enter(t, made);
+  if (rc != 0) {
+    *why = rc == -ENOSPC ? conc__refuse_object(s) : "";
     conc__object_free(made);
     return NULL;
   }
@@ -37119,12 +37458,14 @@ CONC__PRIVATE conc__object *conc__serve_make(conc__session *s,
                                              const conc__request *r, int *rc) {
   char text[CONC__LINE_MAX + 1] = "MemoryError";
   conc__object *o = conc__object_new(type, NULL, NULL);
+  const char *why = "";
   conc__objects_look(&s->manager->objects, CONC__LOOKS);
   if (o != NULL && type->make(s, o, r, text, sizeof text) != 0) {
     CONC_FREE(o);
     o = NULL;
   }
-  if (o != NULL) o = conc__object_serve(s, o);
+  if (o != NULL) o = conc__object_serve(s, o, &why);
+  if (*why != 0) snprintf(text, sizeof text, "MemoryError: %s", why);
   if (o == NULL) *rc = conc__reply_refuse(s, text);
   return o;
 }
@@ -38327,6 +38668,147 @@ CONC__PRIVATE int conc__client_accept(conc__manager_data *m) {
   return 0;
 }
 
+/* --- errands ---
+
+   What clients share belongs to the thread of the loop. Where the program
+   itself has business with it, another thread leaves an errand, and a
+   coroutine of the loop carries that out. When the loop has ended, the thread
+   does it itself. */
+
+/* Takes the first of the line, which runs from now on. NULL: there is none. */
+CONC__PRIVATE conc__errand *conc__errand_take(conc__errands *e) {
+  conc__mutex *guard = conc__mutex_of(e);
+  conc__errand *one;
+  conc__mutex_lock(guard);
+  one = e->first;
+  if (one != NULL) {
+    e->first = one->next;
+    one->waits = false;
+  }
+  conc__mutex_unlock(guard);
+  return one;
+}
+
+/* Takes one out of the line, for its thread does not wait any more. False: it
+   is not there, but runs, or has ended. */
+CONC__PRIVATE bool conc__errand_withdraw(conc__errands *e, conc__errand *one) {
+  conc__mutex *guard = conc__mutex_of(e);
+  conc__errand *before = NULL, *i;
+  bool waits;
+  conc__mutex_lock(guard);
+  waits = one->waits;
+  for (i = e->first; waits && i != one; i = i->next) before = i;
+  if (waits) *(before != NULL ? &before->next : &e->first) = one->next;
+  if (waits && e->last == one) e->last = before;
+  conc__mutex_unlock(guard);
+  return waits;
+}
+
+/* The coroutine that carries errands out, until the loop ends. Between two of
+   them others have their turns. An errand may have taken the cancellation that
+   is to end this: hence `stopping`. */
+CONC__PRIVATE void *conc__errands_main(void *arg) {
+  conc__server_side *server = (conc__server_side *)arg;
+  conc__errands *e = &server->errands;
+  conc__mutex *guard = conc__mutex_of(e);
+  conc__errand *one;
+  do {
+    conc_event_clear(&e->news); /* before it looks: so none is overlooked */
+    while ((one = conc__errand_take(e)) != NULL) {
+      one->fn(one->arg);
+      conc_event_set(&one->done);
+      conc_yield_now();
+    }
+  } while (!server->stopping &&
+           conc_event_wait(&e->news, CONC_FOREVER) != -ECANCELED);
+  conc__mutex_lock(guard);
+  e->open = false;
+  conc__mutex_unlock(guard);
+  while ((one = conc__errand_take(e)) != NULL) {
+    one->refused = true;
+    conc_event_set(&one->done);
+  }
+  return NULL;
+}
+
+/* The loop runs, in the thread of the caller. Without memory there is no such
+   coroutine: then other threads wait until the loop has ended. */
+CONC__PRIVATE void conc__errands_open(conc__server_side *server) {
+  conc__errands *e = &server->errands;
+  conc__mutex *guard = conc__mutex_of(e);
+  bool open;
+  e->task.target = conc__errands_main;
+  e->task.arg = server;
+  e->task.name = "conc-errands";
+  open = conc_coro_start(&e->task) == 0;
+  conc__mutex_lock(guard);
+  e->loop = conc__this.loop;
+  e->open = open;
+  conc__mutex_unlock(guard);
+}
+
+/* It does not run any more. */
+CONC__PRIVATE void conc__errands_close(conc__errands *e) {
+  conc__mutex *guard = conc__mutex_of(e);
+  conc__mutex_lock(guard);
+  e->loop = NULL;
+  e->open = false;
+  conc__mutex_unlock(guard);
+  conc_event_set(&e->over);
+}
+
+/* Calls fn(arg) as conc__server_do does, when the loop has ended, or is about
+   to. */
+CONC__PRIVATE int conc__server_do_after(conc__errands *e, void (*fn)(void *),
+                                        void *arg, double deadline) {
+  int rc = conc_event_wait(&e->over, conc__remaining(deadline));
+  if (rc == 0) rc = conc_lock_acquire(&e->alone, conc__remaining(deadline));
+  if (rc != 0) return rc;
+  fn(arg);
+  conc_lock_release(&e->alone);
+  return 0;
+}
+
+/* Calls fn(arg) where it may touch what is the loop's: in the loop's thread.
+   0; or it was not called: -ETIMEDOUT, -ECANCELED, or -EPIPE in a forked
+   child, whose parent has the server. Once it has begun, it is waited for. */
+CONC__PRIVATE int conc__server_do(conc__manager_data *m, void (*fn)(void *),
+                                  void *arg, double deadline) {
+  conc__errands *e = &m->server.errands;
+  conc__mutex *guard = conc__mutex_of(e);
+  conc__errand one;
+  conc_scope shield;
+  bool here, open;
+  int rc;
+  if (e->depth != conc__fork_depth) return -EPIPE;
+  memset(&one, 0, sizeof one);
+  one.fn = fn;
+  one.arg = arg;
+  conc__mutex_lock(guard);
+  here = e->loop != NULL && e->loop == conc__this.loop;
+  open = e->open && !here;
+  if (open) {
+    one.waits = true;
+    *(e->first != NULL ? &e->last->next : &e->first) = &one;
+    e->last = &one;
+  }
+  conc__mutex_unlock(guard);
+  if (here) {
+    fn(arg);
+    return 0;
+  }
+  if (!open) return conc__server_do_after(e, fn, arg, deadline);
+  conc_event_set(&e->news);
+  rc = conc_event_wait(&one.done, conc__remaining(deadline));
+  if (rc != 0) {
+    if (conc__errand_withdraw(e, &one)) return rc;
+    conc_shield(&shield);
+    conc_event_wait(&one.done, CONC_FOREVER);
+    conc_scope_end(&shield);
+  }
+  return one.refused ? conc__server_do_after(e, fn, arg, deadline) : 0;
+}
+
 /* --- the server's thread --- */
 
 /* Root was cancelled. Idle clients are closed. Waits in queues, and
@@ -38471,6 +38953,7 @@ CONC__PRIVATE void *conc__server_main(void *arg) {
   conc__manager_data *m = (conc__manager_data *)arg;
   conc__server_side *server = &m->server;
   server->running = true;
+  conc__errands_open(server);
   conc_event_set(&server->ready); /* from now on it can be cancelled */
   while (conc__server_accept(m) != -ECANCELED) {
   }
@@ -38539,6 +39022,7 @@ CONC__PRIVATE void *conc__server_thread(void *arg) {
                        server->account.left_undone
                            ? "the server has ended: .drain was too short"
                            : "the server has ended");
+  conc__errands_close(&server->errands);
   return NULL;
 }
 
@@ -38635,6 +39119,7 @@ CONC__PRIVATE int conc__server_open(conc_manager *manager) {
   }
   server->stopping = false;
   server->aside.value = conc__aside_threads();
+  manager->state->objects.most = manager->max_objects;
   conc__server_open_account(manager);
   manager->state->role = CONC__MANAGER_SERVES;
   return 0;
@@ -38656,6 +39141,8 @@ CONC__PRIVATE int conc__server_start(conc_manager *manager, bool forever) {
   server->thread.name = "conc-manager";
   server->running = false;
   conc_event_clear(&server->ready);
+  conc_event_clear(&server->errands.over);
+  server->errands.depth = conc__fork_depth;
   rc = conc_thread_start(&server->thread);
   if (rc == 0) {
     /* Until there is something to cancel; this wait itself cannot be. */
@@ -38835,6 +39322,8 @@ CONC__PRIVATE int conc__exception_code(const conc_value *v) {
                {"TypeError", CONC__NOT_BYTES, -EBADMSG},
                {"TypeError", NULL, -EINVAL},
                {"KeyError", NULL, -ENOENT},
+               {"AttributeError", NULL, -ENOENT}, /* of a Namespace */
+               {"IndexError", NULL, -ERANGE},
                {"MemoryError", NULL, -ENOMEM},
                {"ConnectionResetError", NULL, -ECONNRESET},
                {"RuntimeError", CONC__ENDED_TEXT, -EOWNERDEAD},
@@ -38869,6 +39358,7 @@ CONC__PRIVATE int conc__reply_read(const conc_value *reply,
   /* Ours writes it so in protocol 2: as the str of a Python 2. */
   if (text == NULL) text = (const char *)conc_value_bytes(*result, NULL);
   if (text != NULL && strstr(text, CONC__ONLY_DATA) != NULL) return -EACCES;
+  if (text != NULL && strncmp(text, "MemoryError", 11) == 0) return -ENOMEM;
   return text != NULL && strstr(text, "KeyError") != NULL ? -ESTALE
                                                           : -CONC__EREMOTEIO;
 }
@@ -39429,6 +39919,11 @@ typedef struct conc__ident {
   char text[64];
 } conc__ident;
 
+/* Whether a server of ours has given that id: Python's have no point. */
+CONC__INLINE bool conc__ident_is_ours(const conc__ident *ident) {
+  return strchr(ident->text, '.') != NULL;
+}
+
 /* A proxy. What has no guard does not change, until shutdown. */
 typedef struct conc__proxy {
   conc_queue queue; /* first: a proxy is a queue */
@@ -39470,7 +39965,7 @@ typedef struct conc__exchange {
    ours, which answers in that of a request. Relaxed: see conc__peer_decode. */
 CONC__INLINE int conc__proxy_protocol(const conc__proxy *proxy,
                                       const conc__ident *ident) {
-  return ident->confirms
+  return conc__ident_is_ours(ident)
              ? 4
              : CONC__LOAD_RELAXED(&proxy->manager->client.protocol);
 }
@@ -39673,9 +40168,9 @@ CONC__PRIVATE int conc__ident_read(const conc_value *v, conc__ident *ident) {
 
 /* Asks the server for the id of a name. A Python server counts a reference by
    that, which is given back at shutdown. 0; -ENOENT: it has no such name; or
-   negative errno. */
+   negative errno. *told, unless `told` is NULL, is the reply, to be freed. */
 CONC__PRIVATE int conc__ident_ask(conc__calling *call, const char *name,
-                                  conc__ident **out) {
+                                  conc__ident **out, conc_value **told) {
   conc__manager_data *m = call->manager;
   unsigned lost = CONC__LOAD(&m->client.lost);
   conc_value *reply;
@@ -39689,7 +40184,8 @@ CONC__PRIVATE int conc__ident_ask(conc__calling *call, const char *name,
   if (rc != 0) return rc;
   ident = (conc__ident *)CONC_MALLOC(sizeof *ident);
   rc = ident == NULL ? -ENOMEM : conc__ident_read(result, ident);
-  conc_value_free(reply);
+  if (rc == 0 && told != NULL) *told = reply;
+  else conc_value_free(reply);
   if (rc == 0) {
     ident->lost = lost;
     *out = ident;
@@ -39722,7 +40218,7 @@ CONC__PRIVATE int conc__proxy_resolve(conc__proxy *proxy,
   conc__ident *ident;
   int rc;
   if (conc__proxy_ident(proxy) != stale) return 0;
-  rc = conc__ident_ask(call, proxy->name, &ident);
+  rc = conc__ident_ask(call, proxy->name, &ident, NULL);
   if (rc != 0) return rc;
   conc__mutex_lock(guard);
   ident->before = (conc__ident *)(uintptr_t)proxy->ident;
@@ -39740,7 +40236,7 @@ CONC__PRIVATE int conc__proxy_current(conc__proxy *proxy, conc__calling *call,
                                       const conc__ident **ident) {
   int rc = 0;
   *ident = conc__proxy_ident(proxy);
-  if (!(*ident)->confirms &&
+  if (!conc__ident_is_ours(*ident) &&
       (*ident)->lost != CONC__LOAD(&proxy->manager->client.lost)) {
     rc = conc__proxy_resolve(proxy, *ident, call);
     *ident = conc__proxy_ident(proxy);
@@ -41004,7 +41500,7 @@ CONC__PRIVATE int conc__proxy_new(conc__manager_data *m, const char *name,
   conc__calling call;
   int rc;
   conc__call_begin(&call, m, end, end);
-  do rc = conc__ident_ask(&call, name, &ident);
+  do rc = conc__ident_ask(&call, name, &ident, NULL);
   while (rc != 0 && conc__call_again(&call, &rc));
   if (rc != 0) return rc;
   ident->before = NULL;
@@ -41297,11 +41793,6 @@ static struct conc__remotes {
 #define CONC__ALIVE_AFTER 0.1
 #define CONC__ALIVE_WITHIN 0.4
 #define CONC__ALIVE_EVERY 1.0
-
-/* Whether a server of ours has given that id: Python's have no point. */
-CONC__INLINE bool conc__ident_is_ours(const conc__ident *ident) {
-  return strchr(ident->text, '.') != NULL;
-}
 
 CONC__INLINE const conc__ident *conc__remote_ident(const conc__remote *r) {
   return CONC__LOAD(&r->ident);
@@ -42503,6 +42994,7 @@ CONC_API int conc_manager_shutdown(conc_manager *manager) {
     rc = conc__server_shutdown(m);
     if (m->server.pools_end != NULL) m->server.pools_end(m);
   }
+  if (m->data_end != NULL) m->data_end(m);
   if (m->role == CONC__MANAGER_CONNECTED) {
     if (m->client.remotes_end != NULL) m->client.remotes_end(m);
     conc__proxies_shutdown(m);
@@ -44360,14 +44852,14 @@ CONC__PRIVATE int conc__reply_key_error(conc__session *s,
 
 /* --- what the classes keep --- */
 
-typedef struct conc__list {
+typedef struct conc__list_state {
   conc__elements cells;
-} conc__list;
+} conc__list_state;
 
 /* A dict; a Namespace, too, whose keys are the names of its attributes. */
-typedef struct conc__dict {
+typedef struct conc__dict_state {
   conc__table table;
-} conc__dict;
+} conc__dict_state;
 
 /* An iterator over the keys of a dict. */
 typedef struct conc__iterator {
@@ -44378,9 +44870,9 @@ typedef struct conc__iterator {
 } conc__iterator;
 
 /* A Value: two elements. */
-typedef struct conc__variable {
+typedef struct conc__variable_state {
   conc__element code, value;
-} conc__variable;
+} conc__variable_state;
 
 /* A typecode of array.array: what an item is. */
 typedef struct conc__code {
@@ -44396,12 +44888,12 @@ typedef struct conc__items {
 } conc__items;
 
 CONC__PRIVATE void conc__list_drop(conc__object *o) {
-  conc__elements_free(&((conc__list *)o->state)->cells);
+  conc__elements_free(&((conc__list_state *)o->state)->cells);
   CONC_FREE(o->state);
 }
 
 CONC__PRIVATE void conc__dict_drop(conc__object *o) {
-  conc__table_free(&((conc__dict *)o->state)->table);
+  conc__table_free(&((conc__dict_state *)o->state)->table);
   CONC_FREE(o->state);
 }
 
@@ -44412,7 +44904,7 @@ CONC__PRIVATE void conc__iterator_drop(conc__object *o) {
 }
 
 CONC__PRIVATE void conc__variable_drop(conc__object *o) {
-  conc__variable *v = (conc__variable *)o->state;
+  conc__variable_state *v = (conc__variable_state *)o->state;
   conc__element_free(&v->code);
   conc__element_free(&v->value);
   CONC_FREE(v);
@@ -44425,13 +44917,15 @@ CONC__PRIVATE void conc__array_drop(conc__object *o) {
 
 /* The state of a list, dict or array; NULL: the object is something else. */
 CONC__INLINE conc__elements *conc__list_of(const conc__object *o) {
-  return o->type->drop == conc__list_drop ? &((conc__list *)o->state)->cells
-                                          : NULL;
+  return o->type->drop == conc__list_drop
+             ? &((conc__list_state *)o->state)->cells
+             : NULL;
 }
 
 CONC__INLINE conc__table *conc__dict_of(const conc__object *o) {
-  return o->type->drop == conc__dict_drop ? &((conc__dict *)o->state)->table
-                                          : NULL;
+  return o->type->drop == conc__dict_drop
+             ? &((conc__dict_state *)o->state)->table
+             : NULL;
 }
 
 CONC__INLINE conc__items *conc__array_of(const conc__object *o) {
@@ -44799,8 +45293,8 @@ CONC__PRIVATE int conc__iterate(conc__session *s, conc__elements *to,
 /* --- reading a list --- */
 
 /* len(list). */
-CONC__PRIVATE int conc__list_len(conc__session *s, conc__object *o,
-                                 const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_len(conc__session *s, conc__object *o,
+                                       const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 0, 0, &c);
   if (rc != 0) return conc__reply_failed(s, &c, rc);
@@ -44816,8 +45310,8 @@ CONC__PRIVATE int conc__reply_places(conc__session *s,
 }
 
 /* list[index], or a list of what a slice selects. */
-CONC__PRIVATE int conc__list_getitem(conc__session *s, conc__object *o,
-                                     const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_getitem(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
   const conc__elements *cs = conc__list_of(o);
   conc__complaint c = {NULL, "", NULL};
   conc__places p;
@@ -44830,8 +45324,8 @@ CONC__PRIVATE int conc__list_getitem(conc__session *s, conc__object *o,
 }
 
 /* list[from:to], as Python 2 asks for it. */
-CONC__PRIVATE int conc__list_getslice(conc__session *s, conc__object *o,
-                                      const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_getslice(conc__session *s, conc__object *o,
+                                            const conc__request *r) {
   const conc__elements *cs = conc__list_of(o);
   conc__complaint c = {NULL, "", NULL};
   conc__places p;
@@ -44842,16 +45336,16 @@ CONC__PRIVATE int conc__list_getslice(conc__session *s, conc__object *o,
 }
 
 /* A copy of all: copy(), and _getvalue(). */
-CONC__PRIVATE int conc__list_copy(conc__session *s, conc__object *o,
-                                  const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_copy(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
   const conc__elements *cs = conc__list_of(o);
   (void)r;
   return conc__reply_elements(s, cs, 0, 1, cs->count);
 }
 
 /* reversed(list): an iterator, which Python pickles as the call. */
-CONC__PRIVATE int conc__list_reversed(conc__session *s, conc__object *o,
-                                      const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_reversed(conc__session *s, conc__object *o,
+                                            const conc__request *r) {
   conc__buffer *out = &s->client->channel.out;
   const conc__elements *cs = conc__list_of(o);
   size_t at;
@@ -44870,8 +45364,8 @@ CONC__PRIVATE int conc__list_reversed(conc__session *s, conc__object *o,
 }
 
 /* list + list: both in one reply, the list stays as it is. */
-CONC__PRIVATE int conc__list_add(conc__session *s, conc__object *o,
-                                 const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_add(conc__session *s, conc__object *o,
+                                       const conc__request *r) {
   const conc__elements *cs = conc__list_of(o);
   conc__complaint c = {NULL, "", NULL};
   conc__elements sum = {NULL, 0, 0, 0};
@@ -44913,8 +45407,8 @@ CONC__PRIVATE int conc__list_times(const conc__elements *cs,
 }
 
 /* list * n, and n * list. */
-CONC__PRIVATE int conc__list_mul(conc__session *s, conc__object *o,
-                                 const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_mul(conc__session *s, conc__object *o,
+                                       const conc__request *r) {
   conc__buffer *out = &s->client->channel.out;
   const conc__elements *cs = conc__list_of(o);
   conc__complaint c = {NULL, "", NULL};
@@ -44963,8 +45457,8 @@ CONC__PRIVATE int conc__list_search(conc__session *s, const conc__elements *cs,
 
 /* value in list. It looks at one after the other, as Python does: so the cost
    is that of all that stand before. */
-CONC__PRIVATE int conc__list_contains(conc__session *s, conc__object *o,
-                                      const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_contains(conc__session *s, conc__object *o,
+                                            const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
   size_t place = 0, to = 0;
   int rc = conc__arguments_check(r, "list", 1, 1, &c);
@@ -44974,8 +45468,8 @@ CONC__PRIVATE int conc__list_contains(conc__session *s, conc__object *o,
 }
 
 /* index(value, start=0, stop=...). Until 3.12 Python's text has the value. */
-CONC__PRIVATE int conc__list_index(conc__session *s, conc__object *o,
-                                   const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_index(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
   size_t place = 0, to = 0;
   int rc = conc__arguments_check(r, "list", 1, 3, &c);
@@ -44994,8 +45488,8 @@ CONC__PRIVATE int conc__list_index(conc__session *s, conc__object *o,
 }
 
 /* count(value): the search goes on behind each that is found. */
-CONC__PRIVATE int conc__list_count(conc__session *s, conc__object *o,
-                                   const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_count(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
   const conc__elements *cs = conc__list_of(o);
   conc__complaint c = {NULL, "", NULL};
   size_t place = 0, n = 0;
@@ -45034,8 +45528,8 @@ CONC__PRIVATE int conc__list_text(const conc__object *o, conc__buffer *b) {
 }
 
 /* str() and repr() of a proxy's object: Python's server has them for each. */
-CONC__PRIVATE int conc__list_repr(conc__session *s, conc__object *o,
-                                  const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_repr(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
   (void)r;
   return conc__reply_repr(s, o, conc__list_write);
 }
@@ -45043,8 +45537,8 @@ CONC__PRIVATE int conc__list_repr(conc__session *s, conc__object *o,
 /* --- changing a list --- */
 
 /* append(value): the element is encoded, and no other one is touched. */
-CONC__PRIVATE int conc__list_append(conc__session *s, conc__object *o,
-                                    const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_append(conc__session *s, conc__object *o,
+                                          const conc__request *r) {
   conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 1, 1, &c);
@@ -45057,8 +45551,8 @@ CONC__PRIVATE int conc__list_append(conc__session *s, conc__object *o,
 
 /* extend(iterable). All items are read before the list changes: an item that
    is refused leaves it as it was. */
-CONC__PRIVATE int conc__list_extend(conc__session *s, conc__object *o,
-                                    const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_extend(conc__session *s, conc__object *o,
+                                          const conc__request *r) {
   conc__elements *cs = conc__list_of(o), more = {NULL, 0, 0, 0};
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 1, 1, &c);
@@ -45069,8 +45563,8 @@ CONC__PRIVATE int conc__list_extend(conc__session *s, conc__object *o,
 }
 
 /* insert(index, value): an index beyond an end is that end. */
-CONC__PRIVATE int conc__list_insert(conc__session *s, conc__object *o,
-                                    const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_insert(conc__session *s, conc__object *o,
+                                          const conc__request *r) {
   conc__elements *cs = conc__list_of(o), one = {NULL, 0, 0, 0};
   conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
   conc__complaint c = {NULL, "", NULL};
@@ -45088,8 +45582,8 @@ CONC__PRIVATE int conc__list_insert(conc__session *s, conc__object *o,
 }
 
 /* pop(index=-1). */
-CONC__PRIVATE int conc__list_pop(conc__session *s, conc__object *o,
-                                 const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_pop(conc__session *s, conc__object *o,
+                                       const conc__request *r) {
   conc__elements *cs = conc__list_of(o);
   conc__complaint c = {NULL, "", NULL};
   int64_t place = -1;
@@ -45111,8 +45605,8 @@ CONC__PRIVATE int conc__list_pop(conc__session *s, conc__object *o,
 }
 
 /* remove(value): the first that is equal. */
-CONC__PRIVATE int conc__list_remove(conc__session *s, conc__object *o,
-                                    const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_remove(conc__session *s, conc__object *o,
+                                          const conc__request *r) {
   conc__elements *cs = conc__list_of(o);
   conc__complaint c = {NULL, "", NULL};
   size_t place = 0;
@@ -45127,8 +45621,8 @@ CONC__PRIVATE int conc__list_remove(conc__session *s, conc__object *o,
 }
 
 /* clear(), and the memory goes, too. */
-CONC__PRIVATE int conc__list_clear(conc__session *s, conc__object *o,
-                                   const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_clear(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 0, 0, &c);
   if (rc == 0) conc__elements_free(conc__list_of(o));
@@ -45136,8 +45630,8 @@ CONC__PRIVATE int conc__list_clear(conc__session *s, conc__object *o,
 }
 
 /* reverse(), in place. */
-CONC__PRIVATE int conc__list_reverse(conc__session *s, conc__object *o,
-                                     const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_reverse(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 0, 0, &c);
   if (rc == 0) conc__elements_reverse(conc__list_of(o));
@@ -45146,8 +45640,8 @@ CONC__PRIVATE int conc__list_reverse(conc__session *s, conc__object *o,
 
 /* sort(*, key=None, reverse=False). A key is a function, and would be code: it
    does not get as far as this. */
-CONC__PRIVATE int conc__list_sort(conc__session *s, conc__object *o,
-                                  const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_sort(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
   const conc_value *key = conc_value_get(r->kwds, "key");
   const conc_value *reverse = conc_value_get(r->kwds, "reverse");
   conc__complaint c = {NULL, "", NULL};
@@ -45174,8 +45668,8 @@ CONC__PRIVATE int conc__list_sort(conc__session *s, conc__object *o,
 }
 
 /* list *= n, which replies with the list, as Python's method returns it. */
-CONC__PRIVATE int conc__list_imul(conc__session *s, conc__object *o,
-                                  const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_imul(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
   conc__elements *cs = conc__list_of(o);
   conc__complaint c = {NULL, "", NULL};
   const size_t before = cs->count;
@@ -45189,20 +45683,21 @@ CONC__PRIVATE int conc__list_imul(conc__session *s, conc__object *o,
       conc__elements_remove(cs, before, 1, cs->count - before);
     return conc__reply_failed(s, &c, rc);
   }
-  return conc__list_copy(s, o, r);
+  return conc__serve_list_copy(s, o, r);
 }
 
 /* list += iterable for a proxy that is made by the names of methods; Python's
    own ListProxy calls extend. */
-CONC__PRIVATE int conc__list_iadd(conc__session *s, conc__object *o,
-                                  const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_iadd(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
   conc__elements *cs = conc__list_of(o), more = {NULL, 0, 0, 0};
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 1, 1, &c);
   if (rc == 0) rc = conc__iterate(s, &more, conc__argument(r, 0), &c);
   if (rc == 0) rc = conc__elements_replace(cs, cs->count, 0, &more);
   conc__elements_free(&more);
-  return rc != 0 ? conc__reply_failed(s, &c, rc) : conc__list_copy(s, o, r);
+  return rc != 0 ? conc__reply_failed(s, &c, rc)
+                 : conc__serve_list_copy(s, o, r);
 }
 
 /* What is to be assigned to places of a list: the items of a value to those of
@@ -45245,8 +45740,8 @@ CONC__PRIVATE int conc__list_assign(conc__elements *cs, const conc__places *p,
 /* list[places] = value. The places are read twice: before, for what is wrong
    with them, and after, for the list may have changed while the value was read
    that is a proxy of another one. */
-CONC__PRIVATE int conc__list_setitem(conc__session *s, conc__object *o,
-                                     const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_setitem(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
   conc__elements *cs = conc__list_of(o), with = {NULL, 0, 0, 0};
   conc__complaint c = {NULL, "", NULL};
   conc__places p;
@@ -45264,8 +45759,8 @@ CONC__PRIVATE int conc__list_setitem(conc__session *s, conc__object *o,
 }
 
 /* list[from:to] = iterable, of Python 2. */
-CONC__PRIVATE int conc__list_setslice(conc__session *s, conc__object *o,
-                                      const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_setslice(conc__session *s, conc__object *o,
+                                            const conc__request *r) {
   conc__elements *cs = conc__list_of(o), with = {NULL, 0, 0, 0};
   conc__complaint c = {NULL, "", NULL};
   conc__places p;
@@ -45290,8 +45785,8 @@ CONC__PRIVATE void conc__list_delete(conc__elements *cs,
 }
 
 /* del list[index], or what a slice selects. */
-CONC__PRIVATE int conc__list_delitem(conc__session *s, conc__object *o,
-                                     const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_delitem(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
   conc__elements *cs = conc__list_of(o);
   conc__complaint c = {NULL, "", NULL};
   conc__places p;
@@ -45304,8 +45799,8 @@ CONC__PRIVATE int conc__list_delitem(conc__session *s, conc__object *o,
 }
 
 /* del list[from:to], of Python 2. */
-CONC__PRIVATE int conc__list_delslice(conc__session *s, conc__object *o,
-                                      const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_delslice(conc__session *s, conc__object *o,
+                                            const conc__request *r) {
   conc__elements *cs = conc__list_of(o);
   conc__complaint c = {NULL, "", NULL};
   conc__places p;
@@ -45320,7 +45815,7 @@ CONC__PRIVATE int conc__list_make(conc__session *s, conc__object *o,
                                   const conc__request *r, char *text,
                                   size_t size) {
   conc__complaint c = {NULL, "", NULL};
-  conc__list *list = (conc__list *)CONC_MALLOC(sizeof *list);
+  conc__list_state *list = (conc__list_state *)CONC_MALLOC(sizeof *list);
   int rc = list != NULL ? 0 : -ENOMEM;
   if (rc == 0) {
     memset(list, 0, sizeof *list);
@@ -45340,33 +45835,33 @@ CONC__PRIVATE int conc__list_make(conc__session *s, conc__object *o,
 /* The hidden ones are Python 2's; clear and copy are those of the proxies of
    3.14. */
 static const conc__method conc__list_methods[] = {
-    {"__add__", CONC__TAKES_ANY, conc__list_add, false},
-    {"__contains__", CONC__TAKES_ANY, conc__list_contains, false},
-    {"__delitem__", CONC__TAKES_ANY, conc__list_delitem, false},
-    {"__getitem__", CONC__TAKES_ANY, conc__list_getitem, false},
-    {"__iadd__", CONC__TAKES_ANY, conc__list_iadd, false},
-    {"__imul__", CONC__TAKES_ANY, conc__list_imul, false},
-    {"__len__", CONC__TAKES_ANY, conc__list_len, false},
-    {"__mul__", CONC__TAKES_ANY, conc__list_mul, false},
-    {"__reversed__", CONC__TAKES_NONE, conc__list_reversed, false},
-    {"__rmul__", CONC__TAKES_ANY, conc__list_mul, false},
-    {"__setitem__", CONC__TAKES_ANY, conc__list_setitem, false},
-    {"append", CONC__TAKES_ANY, conc__list_append, false},
-    {"clear", CONC__TAKES_ANY, conc__list_clear, false},
-    {"copy", CONC__TAKES_NONE, conc__list_copy, false},
-    {"count", CONC__TAKES_ANY, conc__list_count, false},
-    {"extend", CONC__TAKES_ANY, conc__list_extend, false},
-    {"index", CONC__TAKES_ANY, conc__list_index, false},
-    {"insert", CONC__TAKES_ANY, conc__list_insert, false},
-    {"pop", CONC__TAKES_ANY, conc__list_pop, false},
-    {"remove", CONC__TAKES_ANY, conc__list_remove, false},
-    {"reverse", CONC__TAKES_ANY, conc__list_reverse, false},
-    {"sort", CONC__TAKES_ANY, conc__list_sort, false},
-    {"__repr__", CONC__TAKES_NONE, conc__list_repr, true},
-    {"__str__", CONC__TAKES_NONE, conc__list_repr, true},
-    {"__delslice__", CONC__TAKES_ANY, conc__list_delslice, true},
-    {"__getslice__", CONC__TAKES_ANY, conc__list_getslice, true},
-    {"__setslice__", CONC__TAKES_ANY, conc__list_setslice, true}};
+    {"__add__", CONC__TAKES_ANY, conc__serve_list_add, false},
+    {"__contains__", CONC__TAKES_ANY, conc__serve_list_contains, false},
+    {"__delitem__", CONC__TAKES_ANY, conc__serve_list_delitem, false},
+    {"__getitem__", CONC__TAKES_ANY, conc__serve_list_getitem, false},
+    {"__iadd__", CONC__TAKES_ANY, conc__serve_list_iadd, false},
+    {"__imul__", CONC__TAKES_ANY, conc__serve_list_imul, false},
+    {"__len__", CONC__TAKES_ANY, conc__serve_list_len, false},
+    {"__mul__", CONC__TAKES_ANY, conc__serve_list_mul, false},
+    {"__reversed__", CONC__TAKES_NONE, conc__serve_list_reversed, false},
+    {"__rmul__", CONC__TAKES_ANY, conc__serve_list_mul, false},
+    {"__setitem__", CONC__TAKES_ANY, conc__serve_list_setitem, false},
+    {"append", CONC__TAKES_ANY, conc__serve_list_append, false},
+    {"clear", CONC__TAKES_ANY, conc__serve_list_clear, false},
+    {"copy", CONC__TAKES_NONE, conc__serve_list_copy, false},
+    {"count", CONC__TAKES_ANY, conc__serve_list_count, false},
+    {"extend", CONC__TAKES_ANY, conc__serve_list_extend, false},
+    {"index", CONC__TAKES_ANY, conc__serve_list_index, false},
+    {"insert", CONC__TAKES_ANY, conc__serve_list_insert, false},
+    {"pop", CONC__TAKES_ANY, conc__serve_list_pop, false},
+    {"remove", CONC__TAKES_ANY, conc__serve_list_remove, false},
+    {"reverse", CONC__TAKES_ANY, conc__serve_list_reverse, false},
+    {"sort", CONC__TAKES_ANY, conc__serve_list_sort, false},
+    {"__repr__", CONC__TAKES_NONE, conc__serve_list_repr, true},
+    {"__str__", CONC__TAKES_NONE, conc__serve_list_repr, true},
+    {"__delslice__", CONC__TAKES_ANY, conc__serve_list_delslice, true},
+    {"__getslice__", CONC__TAKES_ANY, conc__serve_list_getslice, true},
+    {"__setslice__", CONC__TAKES_ANY, conc__serve_list_setslice, true}};
 
 static const conc__class conc__list_type = {NULL,
                                             "list",
@@ -45376,7 +45871,7 @@ static const conc__class conc__list_type = {NULL,
                                             conc__list_make,
                                             conc__list_drop,
                                             conc__list_text,
-                                            conc__list_copy};
+                                            conc__serve_list_copy};
 /* ---------------------------------------------------------------------------
    >>dicts: the methods of dict, Iterator, Namespace, Value and Array, served
 
@@ -45392,15 +45887,15 @@ CONC__PRIVATE int conc__dict_key(conc__table *t, const conc__request *r,
 }
 
 /* len(dict). */
-CONC__PRIVATE int conc__dict_len(conc__session *s, conc__object *o,
-                                 const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_len(conc__session *s, conc__object *o,
+                                       const conc__request *r) {
   (void)r;
   return conc__reply_int(s, (int64_t)conc__dict_of(o)->count);
 }
 
 /* key in dict; and has_key(key) of older Pythons. */
-CONC__PRIVATE int conc__dict_contains(conc__session *s, conc__object *o,
-                                      const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_contains(conc__session *s, conc__object *o,
+                                            const conc__request *r) {
   conc__table *t = conc__dict_of(o);
   conc__complaint c = {NULL, "", NULL};
   conc__lookup key;
@@ -45414,8 +45909,8 @@ CONC__PRIVATE int conc__dict_contains(conc__session *s, conc__object *o,
 }
 
 /* dict[key]. */
-CONC__PRIVATE int conc__dict_getitem(conc__session *s, conc__object *o,
-                                     const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_getitem(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
   conc__table *t = conc__dict_of(o);
   conc__complaint c = {NULL, "", NULL};
   const conc__row *e;
@@ -45446,8 +45941,8 @@ CONC__PRIVATE int conc__reply_argument(conc__session *s, const conc_value *v,
 }
 
 /* get(key, default=None). */
-CONC__PRIVATE int conc__dict_get(conc__session *s, conc__object *o,
-                                 const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_get(conc__session *s, conc__object *o,
+                                       const conc__request *r) {
   conc__table *t = conc__dict_of(o);
   conc__complaint c = {NULL, "", NULL};
   const conc__row *e;
@@ -45499,29 +45994,29 @@ CONC__PRIVATE int conc__reply_rows(conc__session *s, const conc__table *t,
 }
 
 /* copy(), and _getvalue(). */
-CONC__PRIVATE int conc__dict_copy(conc__session *s, conc__object *o,
-                                  const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_copy(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
   (void)r;
   return conc__reply_rows(s, conc__dict_of(o), CONC__PART_PAIR, true);
 }
 
 /* keys(): a list, see conc__reply_rows. */
-CONC__PRIVATE int conc__dict_keys(conc__session *s, conc__object *o,
-                                  const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_keys(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
   (void)r;
   return conc__reply_rows(s, conc__dict_of(o), CONC__PART_KEY, false);
 }
 
 /* values(), in the order of the keys. */
-CONC__PRIVATE int conc__dict_values(conc__session *s, conc__object *o,
-                                    const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_values(conc__session *s, conc__object *o,
+                                          const conc__request *r) {
   (void)r;
   return conc__reply_rows(s, conc__dict_of(o), CONC__PART_VALUE, false);
 }
 
 /* items(): pairs, which are tuples. */
-CONC__PRIVATE int conc__dict_items(conc__session *s, conc__object *o,
-                                   const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_items(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
   (void)r;
   return conc__reply_rows(s, conc__dict_of(o), CONC__PART_PAIR, false);
 }
@@ -45556,8 +46051,8 @@ CONC__PRIVATE int conc__dict_text(const conc__object *o, conc__buffer *b) {
 }
 
 /* str() and repr(). */
-CONC__PRIVATE int conc__dict_repr(conc__session *s, conc__object *o,
-                                  const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_repr(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
   (void)r;
   return conc__reply_repr(s, o, conc__dict_write);
 }
@@ -45592,9 +46087,10 @@ CONC__PRIVATE int conc__dict_put(conc__manager_data *m, conc__table *t,
 }
 
 /* The same with a value. */
-CONC__PRIVATE int conc__dict_set(conc__manager_data *m, conc__table *t,
-                                 const conc_value *key, const conc_value *v,
-                                 conc__complaint *c) {
+CONC__PRIVATE int conc__dict_put_value(conc__manager_data *m, conc__table *t,
+                                       const conc_value *key,
+                                       const conc_value *v,
+                                       conc__complaint *c) {
   conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
   conc__element cell;
   int rc = conc__element_encode(m, &d, v, &cell, &c->wrong);
@@ -45652,7 +46148,7 @@ CONC__PRIVATE int conc__dict_merge_pair(conc__manager_data *m, conc__table *t,
                           "dictionary update sequence element #%lu has length "
                           "%lu; 2 is required",
                           (unsigned long)i, (unsigned long)pair->size);
-  return conc__dict_set(m, t, pair->as.items, pair->as.items + 1, c);
+  return conc__dict_put_value(m, t, pair->as.items, pair->as.items + 1, c);
 }
 
 /* Sets what a dict says. */
@@ -45662,8 +46158,8 @@ CONC__PRIVATE int conc__dict_merge_value(conc__session *s, conc__table *t,
   size_t i;
   int rc = 0;
   for (i = 0; rc == 0 && i < conc_value_size(v); i++) {
-    rc = conc__dict_set(s->manager, t, conc_value_key(v, i),
-                        conc_value_item(v, i), c);
+    rc = conc__dict_put_value(s->manager, t, conc_value_key(v, i),
+                              conc_value_item(v, i), c);
     if (rc == 0) rc = conc__session_pace(s, 2);
   }
   return rc;
@@ -45707,27 +46203,27 @@ CONC__PRIVATE int conc__dict_merge_request(conc__session *s, conc__table *t,
 
 /* update(mapping or pairs, **more). As in Python, what was set before an error
    stays. */
-CONC__PRIVATE int conc__dict_update(conc__session *s, conc__object *o,
-                                    const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_update(conc__session *s, conc__object *o,
+                                          const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
   return conc__reply_done(
       s, &c, conc__dict_merge_request(s, conc__dict_of(o), r, "update", &c));
 }
 
 /* dict[key] = value. */
-CONC__PRIVATE int conc__dict_setitem(conc__session *s, conc__object *o,
-                                     const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_setitem(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "dict", 2, 2, &c);
   if (rc == 0)
-    rc = conc__dict_set(s->manager, conc__dict_of(o), conc__argument(r, 0),
-                        conc__argument(r, 1), &c);
+    rc = conc__dict_put_value(s->manager, conc__dict_of(o),
+                              conc__argument(r, 0), conc__argument(r, 1), &c);
   return conc__reply_done(s, &c, rc);
 }
 
 /* del dict[key]. */
-CONC__PRIVATE int conc__dict_delitem(conc__session *s, conc__object *o,
-                                     const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_delitem(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
   conc__table *t = conc__dict_of(o);
   conc__complaint c = {NULL, "", NULL};
   uint32_t *slot;
@@ -45743,8 +46239,8 @@ CONC__PRIVATE int conc__dict_delitem(conc__session *s, conc__object *o,
 }
 
 /* pop(key[, default]). */
-CONC__PRIVATE int conc__dict_pop(conc__session *s, conc__object *o,
-                                 const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_pop(conc__session *s, conc__object *o,
+                                       const conc__request *r) {
   conc__table *t = conc__dict_of(o);
   conc__complaint c = {NULL, "", NULL};
   uint32_t *slot = NULL;
@@ -45767,8 +46263,8 @@ CONC__PRIVATE int conc__dict_pop(conc__session *s, conc__object *o,
 }
 
 /* popitem(): the pair that was set last. */
-CONC__PRIVATE int conc__dict_popitem(conc__session *s, conc__object *o,
-                                     const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_popitem(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
   conc__buffer *out = &s->client->channel.out;
   conc__table *t = conc__dict_of(o);
   conc__row *e = t->count > 0 ? &t->rows[t->used - 1] : NULL;
@@ -45790,8 +46286,9 @@ CONC__PRIVATE int conc__dict_popitem(conc__session *s, conc__object *o,
 }
 
 /* setdefault(key, default=None). */
-CONC__PRIVATE int conc__dict_setdefault(conc__session *s, conc__object *o,
-                                        const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_setdefault(conc__session *s,
+                                              conc__object *o,
+                                              const conc__request *r) {
   static const conc_value none = {CONC_NONE, 0, 0, {false}};
   conc__table *t = conc__dict_of(o);
   conc__complaint c = {NULL, "", NULL};
@@ -45805,8 +46302,8 @@ CONC__PRIVATE int conc__dict_setdefault(conc__session *s, conc__object *o,
     conc__buffer_free(&key.bytes);
     if (e == NULL) {
       v = conc__argument(r, 1);
-      rc = conc__dict_set(s->manager, t, conc__argument(r, 0),
-                          v != NULL ? v : &none, &c);
+      rc = conc__dict_put_value(s->manager, t, conc__argument(r, 0),
+                                v != NULL ? v : &none, &c);
       e = rc == 0 ? &t->rows[t->used - 1] : NULL;
     }
   }
@@ -45815,16 +46312,16 @@ CONC__PRIVATE int conc__dict_setdefault(conc__session *s, conc__object *o,
 }
 
 /* clear(). Iterators find that the size has changed. */
-CONC__PRIVATE int conc__dict_clear(conc__session *s, conc__object *o,
-                                   const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_clear(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
   (void)r;
   conc__table_clear(conc__dict_of(o));
   return conc__reply_none(s);
 }
 
 /* Makes the state of a dict, empty. */
-CONC__PRIVATE conc__dict *conc__dict_new(void) {
-  conc__dict *dict = (conc__dict *)CONC_MALLOC(sizeof *dict);
+CONC__PRIVATE conc__dict_state *conc__dict_new(void) {
+  conc__dict_state *dict = (conc__dict_state *)CONC_MALLOC(sizeof *dict);
   if (dict != NULL) memset(dict, 0, sizeof *dict);
   return dict;
 }
@@ -45834,7 +46331,7 @@ CONC__PRIVATE int conc__dict_make(conc__session *s, conc__object *o,
                                   const conc__request *r, char *text,
                                   size_t size) {
   conc__complaint c = {NULL, "", NULL};
-  conc__dict *dict = conc__dict_new();
+  conc__dict_state *dict = conc__dict_new();
   int rc = -ENOMEM;
   if (dict != NULL)
     rc = conc__dict_merge_request(s, &dict->table, r, "dict", &c);
@@ -45893,11 +46390,12 @@ static const conc__class conc__iterator_type = {
     NULL};
 
 /* iter(dict): the client gets a proxy for the iterator. */
-CONC__PRIVATE int conc__dict_iter(conc__session *s, conc__object *o,
-                                  const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_iter(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
   conc__iterator *it = (conc__iterator *)CONC_MALLOC(sizeof *it);
   conc__object *made =
       it != NULL ? conc__object_new(&conc__iterator_type, it, NULL) : NULL;
+  const char *why;
   (void)r;
   if (made == NULL) {
     CONC_FREE(it);
@@ -45908,31 +46406,32 @@ CONC__PRIVATE int conc__dict_iter(conc__session *s, conc__object *o,
   it->serial = 0;
   it->count = conc__dict_of(o)->count;
   conc__object_use(o);
-  made = conc__object_serve(s, made);
+  made = conc__object_serve(s, made, &why);
   return made != NULL ? conc__reply_proxy(s, made, "Iterator")
-                      : conc__reply_builtin(s, "MemoryError", "");
+                      : conc__reply_builtin(s, "MemoryError", why);
 }
 
 static const conc__method conc__dict_methods[] = {
-    {"__contains__", CONC__TAKES_ANY, conc__dict_contains, false},
-    {"__delitem__", CONC__TAKES_ANY, conc__dict_delitem, false},
-    {"__getitem__", CONC__TAKES_ANY, conc__dict_getitem, false},
-    {"__iter__", CONC__TAKES_NONE, conc__dict_iter, false},
-    {"__len__", CONC__TAKES_NONE, conc__dict_len, false},
-    {"__setitem__", CONC__TAKES_ANY, conc__dict_setitem, false},
-    {"clear", CONC__TAKES_NONE, conc__dict_clear, false},
-    {"copy", CONC__TAKES_NONE, conc__dict_copy, false},
-    {"get", CONC__TAKES_ANY, conc__dict_get, false},
-    {"items", CONC__TAKES_NONE, conc__dict_items, false},
-    {"keys", CONC__TAKES_NONE, conc__dict_keys, false},
-    {"pop", CONC__TAKES_ANY, conc__dict_pop, false},
-    {"popitem", CONC__TAKES_NONE, conc__dict_popitem, false},
-    {"setdefault", CONC__TAKES_ANY, conc__dict_setdefault, false},
-    {"update", CONC__TAKES_ANY, conc__dict_update, false},
-    {"values", CONC__TAKES_NONE, conc__dict_values, false},
-    {"__repr__", CONC__TAKES_NONE, conc__dict_repr, true},
-    {"__str__", CONC__TAKES_NONE, conc__dict_repr, true},
-    {"has_key", CONC__TAKES_ANY, conc__dict_contains, true}}; /* Python 2 */
+    {"__contains__", CONC__TAKES_ANY, conc__serve_dict_contains, false},
+    {"__delitem__", CONC__TAKES_ANY, conc__serve_dict_delitem, false},
+    {"__getitem__", CONC__TAKES_ANY, conc__serve_dict_getitem, false},
+    {"__iter__", CONC__TAKES_NONE, conc__serve_dict_iter, false},
+    {"__len__", CONC__TAKES_NONE, conc__serve_dict_len, false},
+    {"__setitem__", CONC__TAKES_ANY, conc__serve_dict_setitem, false},
+    {"clear", CONC__TAKES_NONE, conc__serve_dict_clear, false},
+    {"copy", CONC__TAKES_NONE, conc__serve_dict_copy, false},
+    {"get", CONC__TAKES_ANY, conc__serve_dict_get, false},
+    {"items", CONC__TAKES_NONE, conc__serve_dict_items, false},
+    {"keys", CONC__TAKES_NONE, conc__serve_dict_keys, false},
+    {"pop", CONC__TAKES_ANY, conc__serve_dict_pop, false},
+    {"popitem", CONC__TAKES_NONE, conc__serve_dict_popitem, false},
+    {"setdefault", CONC__TAKES_ANY, conc__serve_dict_setdefault, false},
+    {"update", CONC__TAKES_ANY, conc__serve_dict_update, false},
+    {"values", CONC__TAKES_NONE, conc__serve_dict_values, false},
+    {"__repr__", CONC__TAKES_NONE, conc__serve_dict_repr, true},
+    {"__str__", CONC__TAKES_NONE, conc__serve_dict_repr, true},
+    /* Of Python 2. */
+    {"has_key", CONC__TAKES_ANY, conc__serve_dict_contains, true}};
 
 static const conc__class conc__dict_type = {NULL,
                                             "dict",
@@ -45942,7 +46441,7 @@ static const conc__class conc__dict_type = {NULL,
                                             conc__dict_make,
                                             conc__dict_drop,
                                             conc__dict_text,
-                                            conc__dict_copy};
+                                            conc__serve_dict_copy};
 
 /* --- a Namespace --- */
 
@@ -45955,7 +46454,7 @@ CONC__PRIVATE void conc__namespace_drop(conc__object *o) {
 /* A dict, but not to conc__dict_of: it can neither be iterated over nor
    copied. */
 CONC__INLINE conc__table *conc__namespace_of(const conc__object *o) {
-  return &((conc__dict *)o->state)->table;
+  return &((conc__dict_state *)o->state)->table;
 }
 
 /* The name of an attribute, the first argument. */
@@ -46008,8 +46507,8 @@ CONC__PRIVATE int conc__namespace_set(conc__session *s, conc__object *o,
   if (rc == 0) rc = conc__namespace_key(t, r, &key, &c);
   if (rc == 0) {
     conc__buffer_free(&key.bytes);
-    rc = conc__dict_set(s->manager, t, conc__argument(r, 0),
-                        conc__argument(r, 1), &c);
+    rc = conc__dict_put_value(s->manager, t, conc__argument(r, 0),
+                              conc__argument(r, 1), &c);
   }
   return conc__reply_done(s, &c, rc);
 }
@@ -46159,7 +46658,7 @@ CONC__PRIVATE int conc__namespace_make(conc__session *s, conc__object *o,
                                        const conc__request *r, char *text,
                                        size_t size) {
   conc__complaint c = {NULL, "", NULL};
-  conc__dict *dict = conc__dict_new();
+  conc__dict_state *dict = conc__dict_new();
   int rc = dict != NULL ? 0 : -ENOMEM;
   if (rc == 0 && conc__request_given(r) > 0)
     rc = conc__complain(&c, "TypeError",
@@ -46197,16 +46696,16 @@ static const conc__class conc__namespace_type = {
 /* --- a Value --- */
 
 /* get(), which is also how a proxy's .value is read. */
-CONC__PRIVATE int conc__variable_get(conc__session *s, conc__object *o,
-                                     const conc__request *r) {
+CONC__PRIVATE int conc__serve_variable_get(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
   (void)r;
-  return conc__reply_element(s, &((conc__variable *)o->state)->value);
+  return conc__reply_element(s, &((conc__variable_state *)o->state)->value);
 }
 
 /* set(value): any, for Python's Value does not look at its typecode either. */
-CONC__PRIVATE int conc__variable_set(conc__session *s, conc__object *o,
-                                     const conc__request *r) {
-  conc__variable *v = (conc__variable *)o->state;
+CONC__PRIVATE int conc__serve_variable_set(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
+  conc__variable_state *v = (conc__variable_state *)o->state;
   conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
   conc__complaint c = {NULL, "", NULL};
   conc__element cell;
@@ -46222,7 +46721,7 @@ CONC__PRIVATE int conc__variable_set(conc__session *s, conc__object *o,
 
 /* Value('i', 5). */
 CONC__PRIVATE int conc__variable_text(const conc__object *o, conc__buffer *b) {
-  const conc__variable *v = (const conc__variable *)o->state;
+  const conc__variable_state *v = (const conc__variable_state *)o->state;
   conc__buffer scratch = {NULL, 0, 0, 0};
   int rc = conc__buffer_append(b, "Value(", 6);
   if (rc == 0) rc = conc__element_text(&v->code, b, &scratch);
@@ -46233,9 +46732,9 @@ CONC__PRIVATE int conc__variable_text(const conc__object *o, conc__buffer *b) {
 }
 
 /* _getvalue(): an object with the two attributes of Python's Value. */
-CONC__PRIVATE int conc__variable_copy(conc__session *s, conc__object *o,
-                                      const conc__request *r) {
-  const conc__variable *v = (const conc__variable *)o->state;
+CONC__PRIVATE int conc__serve_variable_copy(conc__session *s, conc__object *o,
+                                            const conc__request *r) {
+  const conc__variable_state *v = (const conc__variable_state *)o->state;
   conc__buffer *out = &s->client->channel.out;
   size_t at = 0;
   int rc = conc__reply_instance(s, "Value", &at);
@@ -46257,7 +46756,7 @@ CONC__PRIVATE int conc__variable_make(conc__session *s, conc__object *o,
   static const conc__parameters takes = {{"typecode", "value", "lock"}, 3, 2};
   conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
   conc__complaint c = {NULL, "", NULL};
-  conc__variable *v = (conc__variable *)CONC_MALLOC(sizeof *v);
+  conc__variable_state *v = (conc__variable_state *)CONC_MALLOC(sizeof *v);
   int rc = v != NULL ? 0 : -ENOMEM;
   if (rc == 0) {
     v->code.size = v->value.size = CONC__ELEMENT_NONE;
@@ -46288,8 +46787,8 @@ CONC__PRIVATE int conc__variable_make(conc__session *s, conc__object *o,
 }
 
 static const conc__method conc__variable_methods[] = {
-    {"get", CONC__TAKES_NONE, conc__variable_get, false},
-    {"set", {{"value", NULL, NULL}, 1, 1}, conc__variable_set, false}};
+    {"get", CONC__TAKES_NONE, conc__serve_variable_get, false},
+    {"set", {{"value", NULL, NULL}, 1, 1}, conc__serve_variable_set, false}};
 
 static const conc__class conc__variable_type = {
     NULL,
@@ -46299,7 +46798,7 @@ static const conc__class conc__variable_type = {
     conc__variable_make,
     conc__variable_drop,
     conc__variable_text,
-    conc__variable_copy};
+    conc__serve_variable_copy};
 
 /* --- an Array --- */
 
@@ -49873,6 +50372,7 @@ CONC__PRIVATE bool conc__reply_container(conc__session *s,
 CONC__PRIVATE int conc__reply_result(conc__session *s, conc__buffer *b) {
   conc__buffer *body = (conc__buffer *)CONC_MALLOC(sizeof *body);
   conc__object *o = NULL;
+  const char *why = "";
   conc__objects_look(&s->manager->objects, CONC__LOOKS);
   if (body != NULL) {
     memset(body, 0, sizeof *body);
@@ -49883,8 +50383,9 @@ CONC__PRIVATE int conc__reply_result(conc__session *s, conc__buffer *b) {
   } else {
     *body = *b;
     memset(b, 0, sizeof *b);
-    o = conc__object_serve(s, o);
+    o = conc__object_serve(s, o, &why);
   }
+  if (*why != 0) return conc__reply_builtin(s, "MemoryError", why);
   return o != NULL ? conc__reply_created(s, o)
                    : conc__reply_failure(s, -ENOMEM, NULL);
 }
@@ -49998,9 +50499,11 @@ CONC__PRIVATE int conc__answer_exception(conc__answer *a,
   if (i < CONC__EXCEPTIONS && conc__exceptions[i].system &&
       conc_value_size(args) > 1 && conc_value_int(text, &number) == 0)
     text = conc_value_item(args, 1);
-  /* A RuntimeError has a meaning of its own for locks alone. */
+  /* Some have a meaning of their own for locks and data alone. */
   if (number > 0 && number < 4096) rc = -(int)number;
-  else if (rc == -EPROTO || strcmp(name, "RuntimeError") == 0)
+  else if (rc == -EPROTO || strcmp(name, "RuntimeError") == 0 ||
+           strcmp(name, "IndexError") == 0 ||
+           strcmp(name, "AttributeError") == 0)
     rc = conc__exception_error(i);
   n = (size_t)snprintf(a->said, sizeof a->said, "%.*s%s",
                        CONC__SHOWN(name, 80), text != NULL ? ": " : "");
@@ -50258,6 +50761,693 @@ CONC_API int conc_manager_call_build(conc_manager *manager, const char *name,
   rc = conc_manager_call(manager, name, args, result, timeout);
   conc_value_free(args);
   return rc;
+}
+
+/* ---------------------------------------------------------------------------
+   >>data: lists, dicts and variables of a server, as a program uses them
+
+   What the program has is a conc__data, which the public functions call a
+   conc_list, a conc_dict or a conc_variable. A call of it is a method of
+   Python's, by its name, with its arguments; where it is carried out differs:
+
+     conc__data_call
+        |-- conc__data_ask     of a client: one exchange with the server, as
+        |                      those of a queue's proxy
+        '-- conc__data_here    in the serving process: the same method, in the
+                               thread of the server's loop, by an errand
+
+   Both give a pickle of (kind, result), which is read by the same function
+   here: so an error means the same in both.
+
+   A list is found under the names of Array, too, and a dict under those of
+   Namespace: these have fewer methods, with other names (conc__data_method).
+
+   Uses >>server, >>proxy, >>manager, the classes of >>dicts and >>lists, and
+   of >>functions the arguments of a request. Its user is the program.
+   ------------------------------------------------------------------------ */
+
+enum {
+  CONC__DATA_LIST,
+  CONC__DATA_ARRAY, /* a list for the program */
+  CONC__DATA_DICT,
+  CONC__DATA_NAMESPACE, /* a dict for the program */
+  CONC__DATA_VARIABLE
+};
+
+/* All but `next`, and the ids of the proxy, stays as it is until shutdown. */
+typedef struct conc__data {
+  conc__proxy proxy; /* of a client: whose manager, ids and name these are. No
+                        message goes through its queue */
+  struct conc__data *next; /* of the manager; under its guard */
+  conc__object *object;    /* in the serving process; else NULL */
+  int kind;
+  bool made; /* by the name of a type, for this client alone: that name would
+                not find it again */
+} conc__data;
+
+/* --- what a method is called --- */
+
+/* The method of that kind of data that does what the one of a list or dict
+   does. NULL: it has none. */
+CONC__PRIVATE const char *conc__data_method(int kind, const char *method) {
+  static const char *const names[][3] = {
+      /* of a list or dict, of an Array, of a Namespace */
+      {"__getitem__", "__getitem__", "__getattribute__"},
+      {"__setitem__", "__setitem__", "__setattr__"},
+      {"__delitem__", NULL, "__delattr__"},
+      {"__len__", "__len__", NULL},
+      {"#GETVALUE", "#GETVALUE", NULL}};
+  size_t i;
+  if (kind != CONC__DATA_ARRAY && kind != CONC__DATA_NAMESPACE) return method;
+  for (i = 0; i < sizeof names / sizeof *names; i++)
+    if (strcmp(method, names[i][0]) == 0)
+      return names[i][kind == CONC__DATA_ARRAY ? 1 : 2];
+  return NULL;
+}
+
+/* The kind of data that has the methods of a reply to create, as far as the
+   program wants a list, a dict or a variable. -ENOENT: it is none. */
+CONC__PRIVATE int conc__data_kind_told(const conc_value *v, int wanted) {
+  const bool items = conc__reply_tells_of(v, "__setitem__");
+  const bool keys = conc__reply_tells_of(v, "keys");
+  switch (wanted) {
+  case CONC__DATA_LIST:
+    if (!items || keys) return -ENOENT;
+    return conc__reply_tells_of(v, "append") ? CONC__DATA_LIST
+                                             : CONC__DATA_ARRAY;
+  case CONC__DATA_DICT:
+    if (conc__reply_tells_of(v, "__setattr__")) return CONC__DATA_NAMESPACE;
+    return items && keys ? CONC__DATA_DICT : -ENOENT;
+  default:
+    return conc__reply_tells_of(v, "get") && conc__reply_tells_of(v, "set")
+               ? CONC__DATA_VARIABLE
+               : -ENOENT;
+  }
+}
+
+/* Whether a name is that of a type, by which Python's SyncManager, and ours,
+   makes a new object each time. */
+CONC__PRIVATE bool conc__name_makes(const char *name) {
+  size_t i;
+  for (i = 0; i < sizeof conc__container_types / sizeof *conc__container_types;
+       i++)
+    if (strcmp(name, conc__container_types[i].name) == 0) return true;
+  return false;
+}
+
+/* --- a call of a client --- */
+
+/* One try. On 0 the reply is to be freed. */
+CONC__PRIVATE int conc__data_try(conc__data *d, const conc__ident *ident,
+                                 conc__calling *call, const char *method,
+                                 const conc_value *args, conc_value **reply) {
+  const int protocol = conc__proxy_protocol(&d->proxy, ident) |
+                       (d->proxy.manager->options->objects & CONC_PASS);
+  conc__exchange c;
+  int rc = conc__exchange_begin(&c, &d->proxy, ident, method, call);
+  if (rc != 0) return rc;
+  rc = conc__arguments_put(&c.peer->channel.out, NULL, args, protocol);
+  rc = conc__exchange_end(&c, &d->proxy, rc);
+  if (rc == 0) *reply = c.reply;
+  return rc;
+}
+
+/* The whole call. `acts`: it changes something, and so must not be made twice:
+   if it was sent and not answered, it is not tried again. */
+CONC__PRIVATE int conc__data_ask(conc__data *d, const char *method,
+                                 const conc_value *args, bool acts,
+                                 conc_value **reply) {
+  double end = conc_now() + d->proxy.manager->timeout;
+  const conc__ident *ident = conc__proxy_ident(&d->proxy);
+  conc__calling call;
+  int rc;
+  conc__call_begin(&call, d->proxy.manager, end, end);
+  call.acts = acts;
+  if (d->made) {
+    do rc = conc__data_try(d, ident, &call, method, args, reply);
+    while (rc != 0 && conc__call_again(&call, &rc));
+    return rc == -ESTALE ? -ENOENT : rc;
+  }
+  do {
+    rc = conc__proxy_current(&d->proxy, &call, &ident);
+    if (rc == 0) rc = conc__data_try(d, ident, &call, method, args, reply);
+  } while (rc != 0 && conc__proxy_again(&d->proxy, &call, ident, &rc));
+  return rc;
+}
+
+/* --- a call in the serving process --- */
+
+typedef struct conc__serving {
+  conc__data *data;
+  const char *method;
+  const conc_value *args;
+  conc__buffer out; /* the reply, as a frame */
+  int rc;
+} conc__serving;
+
+/* The errand: serves the call as one of a client that has no connection. The
+   methods of data neither wait for it nor send. */
+CONC__PRIVATE void conc__serving_main(void *arg) {
+  conc__serving *v = (conc__serving *)arg;
+  conc__manager_data *m = v->data->proxy.manager;
+  char id[CONC__ID_SIZE];
+  conc__client c;
+  conc__session s;
+  conc__request r;
+  conc_value kwds;
+  memset(&c, 0, sizeof c);
+  memset(&s, 0, sizeof s);
+  memset(&r, 0, sizeof r);
+  memset(&kwds, 0, sizeof kwds);
+  c.manager = m;
+  c.channel.fd = -1;
+  c.methods = true;
+  s.client = &c;
+  s.manager = m;
+  s.aside = &m->server.aside;
+  s.protocol = 4;
+  kwds.type = CONC_DICT;
+  conc__object_id(v->data->object, m->server.number, id);
+  r.ident = id;
+  r.method = v->method;
+  r.args = v->args;
+  r.kwds = &kwds;
+  v->rc = conc__serve_method(&s, &r);
+  conc__holdings_end(&c.loans);
+  v->out = c.channel.out;
+}
+
+/* Reads the frame of a reply. */
+CONC__PRIVATE int conc__serving_read(const conc__serving *v,
+                                     conc_value **reply,
+                                     const conc_value **result) {
+  conc__pickle_limits limits = conc__pickle_reply_limits;
+  size_t start = 0;
+  ssize_t n = conc__frame_parse(v->out.data, v->out.size, SIZE_MAX, &start);
+  int rc;
+  CONC__CHECK(n > 0 && (size_t)n == v->out.size);
+  limits.exact = v->data->proxy.manager->options->objects == CONC_PASS;
+  rc = conc__pickle_decode(v->out.data + start, (size_t)n - start, &limits,
+                           reply, NULL);
+  if (rc == 0) rc = conc__reply_read(*reply, result);
+  if (rc != 0) {
+    conc_value_free(*reply);
+    *reply = NULL;
+  }
+  return rc == -CONC__EREMOTEIO ? -EPROTO : rc;
+}
+
+CONC__PRIVATE int conc__data_here(conc__data *d, const char *method,
+                                  const conc_value *args, conc_value **reply,
+                                  const conc_value **result) {
+  conc__manager_data *m = d->proxy.manager;
+  conc__serving v;
+  int rc;
+  memset(&v, 0, sizeof v);
+  v.data = d;
+  v.method = method;
+  v.args = args;
+  rc = conc__server_do(m, conc__serving_main, &v, conc_now() + m->timeout);
+  /* The loop has ended in the midst of it, and cancels what is under way. */
+  if (rc == 0) rc = v.rc == -ECANCELED ? -EPIPE : v.rc;
+  if (rc == 0) rc = conc__serving_read(&v, reply, result);
+  conc__buffer_free(&v.out);
+  return rc;
+}
+
+/* --- calls --- */
+
+/* Calls a method with `count` arguments, of up to two. 0, and *reply is to be
+   freed, with *result inside; or negative errno. */
+CONC__PRIVATE int conc__data_call(conc__data *d, const char *method,
+                                  const conc_value *first,
+                                  const conc_value *second, size_t count,
+                                  bool acts, conc_value **reply,
+                                  const conc_value **result) {
+  conc_value tuple, items[2];
+  int rc;
+  *reply = NULL;
+  *result = NULL;
+  method = conc__data_method(d->kind, method);
+  if (method == NULL) return -ENOTSUP;
+  if ((count > 0 && first == NULL) || (count > 1 && second == NULL))
+    return -EINVAL;
+  /* Copies of the nodes show the same items and texts. */
+  memset(&tuple, 0, sizeof tuple);
+  tuple.type = CONC_TUPLE;
+  tuple.size = count;
+  tuple.as.items = items;
+  if (count > 0) items[0] = *first;
+  if (count > 1) items[1] = *second;
+  if (d->object != NULL)
+    return conc__data_here(d, method, &tuple, reply, result);
+  rc = conc__data_ask(d, method, &tuple, acts, reply);
+  if (rc == 0) *result = conc_value_item(*reply, 1);
+  return rc;
+}
+
+/* A call that changes something, and has no result. */
+CONC__PRIVATE int conc__data_tell(void *data, const char *method,
+                                  const conc_value *first,
+                                  const conc_value *second, size_t count) {
+  conc_value *reply;
+  const conc_value *result;
+  int rc = conc__data_call((conc__data *)data, method, first, second, count,
+                           true, &reply, &result);
+  conc_value_free(reply);
+  return rc;
+}
+
+/* A call that reads a number, or whether something is so. */
+CONC__PRIVATE ssize_t conc__data_number(void *data, const char *method,
+                                        const conc_value *first,
+                                        size_t count) {
+  conc_value *reply;
+  const conc_value *result;
+  int64_t n = 0;
+  bool b;
+  int rc = conc__data_call((conc__data *)data, method, first, NULL, count,
+                           false, &reply, &result);
+  if (rc != 0) return rc;
+  if (conc_value_bool(result, &b) == 0) n = b;
+  else if (conc_value_int(result, &n) != 0 || n < 0 || n > PTRDIFF_MAX)
+    n = -EPROTO;
+  conc_value_free(reply);
+  return (ssize_t)n;
+}
+
+/* What Python sends of an array, an array.array of its typecode, and of the
+   keys of a dict, the call list([key, ...]), is to be a list. 1: *v is what is
+   to be told. 0: that is *out, which was made for it. */
+CONC__PRIVATE int conc__data_unwrap(const conc_value **v, conc_value **out) {
+  const conc_value *arguments = conc__object_arguments(*v);
+  conc__buffer b = {NULL, 0, 0, 0};
+  conc__items array;
+  size_t i, n;
+  int rc;
+  if (conc__is_builtin_object(*v, "list") && arguments != NULL &&
+      arguments->size == 1)
+    *v = arguments->as.items;
+  else if (conc__is_object(*v, "array", "array") && arguments != NULL &&
+           arguments->size == 2 && arguments->as.items[1].type == CONC_LIST)
+    *v = arguments->as.items + 1; /* from a server of ours */
+  if (!conc__array_read(*v, &array)) return 1;
+  rc = conc__pickle_put_ops(&b, CONC__OP_EMPTY_LIST, CONC__OP_MARK);
+  n = conc__items_count(&array);
+  for (i = 0; rc == 0 && i < n; i++)
+    rc = conc__unit_put(&b, array.code,
+                        array.data.data + i * array.code->size);
+  if (rc == 0) rc = conc__pickle_put_ops(&b, CONC__OP_APPENDS, CONC__OP_STOP);
+  if (rc == 0)
+    rc = conc__pickle_decode(b.data, b.size, &conc__pickle_body_limits, out,
+                             NULL);
+  conc__buffer_free(&b);
+  return rc;
+}
+
+/* A call whose result is a value. `out` may be NULL. */
+CONC__PRIVATE int conc__data_fetch(void *data, const char *method,
+                                   const conc_value *first,
+                                   const conc_value *second, size_t count,
+                                   bool acts, conc_value **out) {
+  conc__data *d = (conc__data *)data;
+  conc_value *reply;
+  const conc_value *result;
+  int rc = conc__data_call(d, method, first, second, count, acts, &reply,
+                           &result);
+  if (out != NULL) *out = NULL;
+  if (rc == 0 && out != NULL) {
+    rc = 1;
+    if (d->kind == CONC__DATA_ARRAY || strcmp(method, "keys") == 0)
+      rc = conc__data_unwrap(&result, out);
+    if (rc == 1) rc = conc_build(out, "O", result);
+  }
+  conc_value_free(reply);
+  return rc;
+}
+
+/* An int, as an argument. */
+CONC__PRIVATE conc_value conc__data_int(int64_t n) {
+  conc_value v;
+  memset(&v, 0, sizeof v);
+  v.type = CONC_INT;
+  v.as.integer = n;
+  return v;
+}
+
+/* --- finding and freeing them --- */
+
+/* The manager ends. No call is under way. */
+CONC__PRIVATE void conc__data_end(conc__manager_data *m) {
+  const bool asks = m->role == CONC__MANAGER_CONNECTED &&
+                    m->client.depth == conc__fork_depth;
+  double end = conc_now() + 1;
+  while (m->data != NULL) {
+    conc__data *d = m->data;
+    conc__ident *ident = (conc__ident *)(uintptr_t)d->proxy.ident, *before;
+    m->data = d->next;
+    if (asks) conc__ident_give_back(m, ident, end);
+    for (; ident != NULL; ident = before) {
+      before = ident->before;
+      CONC_FREE(ident);
+    }
+    CONC_FREE(d);
+  }
+}
+
+/* Whether these are of the same object, and the same to the program. */
+CONC__PRIVATE bool conc__data_is(const conc__data *a, const conc__data *b) {
+  if (a->kind != b->kind || a->object != b->object) return false;
+  return a->object != NULL ||
+         strcmp(a->proxy.ident->text, b->proxy.ident->text) == 0;
+}
+
+/* Makes one for an object of this process, or of the server. It takes the id
+   over. If there is one of the same object, that one is returned. NULL, and
+   errno. */
+CONC__PRIVATE conc__data *conc__data_enter(conc__manager_data *m,
+                                           const char *name, int kind,
+                                           conc__object *o,
+                                           conc__ident *ident) {
+  conc__mutex *guard = conc__mutex_of(m);
+  conc__data *d = (conc__data *)CONC_MALLOC(sizeof *d), *other = NULL;
+  if (d != NULL) {
+    memset(d, 0, sizeof *d);
+    d->proxy.manager = m;
+    d->proxy.ident = ident;
+    memcpy(d->proxy.name, name, strlen(name) + 1);
+    d->object = o;
+    d->kind = kind;
+    d->made = o == NULL && conc__name_makes(name);
+    conc__mutex_lock(guard);
+    m->data_end = conc__data_end;
+    for (other = m->data; other != NULL; other = other->next)
+      if (conc__data_is(other, d)) break;
+    if (other == NULL) {
+      d->next = m->data;
+      m->data = d;
+    }
+    conc__mutex_unlock(guard);
+    if (other == NULL) return d;
+    CONC_FREE(d);
+  }
+  if (ident != NULL)
+    conc__ident_give_back(m, ident, conc_now() + m->handshake_timeout);
+  CONC_FREE(ident);
+  if (other == NULL) errno = ENOMEM;
+  return other;
+}
+
+/* The data of a name that the server has. NULL, and errno. */
+CONC__PRIVATE conc__data *conc__data_look_up(conc__manager_data *m,
+                                             const char *name, int wanted) {
+  double end = conc_now() + m->handshake_timeout;
+  conc_value *reply;
+  conc__ident *ident;
+  conc__calling call;
+  int kind, rc;
+  conc__call_begin(&call, m, end, end);
+  do rc = conc__ident_ask(&call, name, &ident, &reply);
+  while (rc != 0 && conc__call_again(&call, &rc));
+  if (rc != 0) {
+    errno = -rc;
+    return NULL;
+  }
+  ident->before = NULL;
+  kind = conc__data_kind_told(conc_value_item(reply, 1), wanted);
+  conc_value_free(reply);
+  if (kind >= 0) return conc__data_enter(m, name, kind, NULL, ident);
+  conc__ident_give_back(m, ident, end);
+  CONC_FREE(ident);
+  errno = -kind;
+  return NULL;
+}
+
+/* The data of a name. NULL, and errno. */
+CONC__PRIVATE conc__data *conc__data_of(conc_manager *manager,
+                                        const char *name, int wanted) {
+  const conc__class *type = wanted == CONC__DATA_LIST   ? &conc__list_type
+                            : wanted == CONC__DATA_DICT ? &conc__dict_type
+                                                        : &conc__variable_type;
+  conc__object *o;
+  bool asks;
+  if (!conc__manager_may_find(manager, name, &asks)) return NULL;
+  if (asks) return conc__data_look_up(manager->state, name, wanted);
+  o = conc__served_find(manager->state, name, type, NULL, NULL);
+  return o != NULL ? conc__data_enter(manager->state, name, wanted, o, NULL)
+                   : NULL;
+}
+
+CONC_API conc_list *conc_manager_list(conc_manager *manager,
+                                      const char *name) {
+  return (conc_list *)conc__data_of(manager, name, CONC__DATA_LIST);
+}
+
+CONC_API conc_dict *conc_manager_dict(conc_manager *manager,
+                                      const char *name) {
+  return (conc_dict *)conc__data_of(manager, name, CONC__DATA_DICT);
+}
+
+CONC_API conc_variable *conc_manager_variable(conc_manager *manager,
+                                              const char *name) {
+  return (conc_variable *)conc__data_of(manager, name, CONC__DATA_VARIABLE);
+}
+
+/* --- registering --- */
+
+/* Whether data may begin with a value: 0 or -EACCES. A proxy in it would be a
+   reference to an object of the server, whose loop counts these. */
+CONC__PRIVATE int conc__data_may_begin(const conc__manager_data *m,
+                                       const conc_value *v) {
+  conc__walk w;
+  int step;
+  if (v == NULL) return 0;
+  conc__walk_begin(&w, v);
+  while ((step = conc__walk_step(&w)) != CONC__WALK_END)
+    if (step == CONC__WALK_OPEN && w.value->type == CONC_OBJECT &&
+        (!conc__manager_passes(m) || conc__is_proxy(w.value)))
+      return -EACCES;
+  return 0;
+}
+
+/* Serves an object of this class; after an error it is dropped. */
+CONC__PRIVATE int conc__register_data(conc_manager *manager, const char *name,
+                                      const conc__class *type, void *state,
+                                      int rc) {
+  conc__objects *t = &manager->state->objects;
+  conc__object o;
+  if (rc == 0) rc = conc__names_add_object(t, name, type, state, NULL);
+  if (rc == 0) {
+    conc__objects_refer(t);
+    return 0;
+  }
+  memset(&o, 0, sizeof o);
+  o.state = state;
+  type->drop(&o);
+  return rc;
+}
+
+/* Begins all three: memory for the state. NULL: *rc is what is wrong. */
+CONC__PRIVATE void *conc__register_data_begin(conc_manager *manager,
+                                              const char *name,
+                                              const conc_value *value,
+                                              size_t size, int *rc) {
+  void *state;
+  *rc = conc__register_begin(manager, name, manager);
+  if (*rc == 0) *rc = conc__data_may_begin(manager->state, value);
+  if (*rc != 0) return NULL;
+  state = conc__state_new(size);
+  if (state == NULL) *rc = -ENOMEM;
+  return state;
+}
+
+/* All of it is made before there is a name for it: so no client finds half of
+   it. */
+CONC_API int conc_manager_register_list(conc_manager *manager,
+                                        const char *name,
+                                        const conc_value *value) {
+  conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
+  const conc_type type = conc_value_type(value);
+  const conc_value *wrong;
+  conc__list_state *list;
+  size_t i;
+  int rc;
+  if (value != NULL && type != CONC_LIST && type != CONC_TUPLE) return -EINVAL;
+  list = (conc__list_state *)conc__register_data_begin(manager, name, value,
+                                                       sizeof *list, &rc);
+  if (list == NULL) return rc;
+  for (i = 0; rc == 0 && i < conc_value_size(value); i++) {
+    conc__element cell;
+    rc = conc__element_encode(manager->state, &d, value->as.items + i, &cell,
+                              &wrong);
+    if (rc == 0) rc = conc__elements_append(&list->cells, &cell);
+  }
+  conc__draft_free(&d);
+  return conc__register_data(manager, name, &conc__list_type, list, rc);
+}
+
+CONC_API int conc_manager_register_dict(conc_manager *manager,
+                                        const char *name,
+                                        const conc_value *value) {
+  conc__complaint c = {NULL, "", NULL};
+  conc__dict_state *dict;
+  size_t i;
+  int rc;
+  if (value != NULL && conc_value_type(value) != CONC_DICT) return -EINVAL;
+  dict = (conc__dict_state *)conc__register_data_begin(manager, name, value,
+                                                       sizeof *dict, &rc);
+  if (dict == NULL) return rc;
+  for (i = 0; rc == 0 && i < conc_value_size(value); i++)
+    rc = conc__dict_put_value(manager->state, &dict->table,
+                              conc_value_key(value, i),
+                              conc_value_item(value, i), &c);
+  return conc__register_data(manager, name, &conc__dict_type, dict, rc);
+}
+
+CONC_API int conc_manager_register_variable(conc_manager *manager,
+                                            const char *name,
+                                            const conc_value *value) {
+  static const conc_value none = {CONC_NONE, 0, 0, {false}};
+  conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
+  const conc_value *wrong;
+  conc__variable_state *v;
+  int rc;
+  v = (conc__variable_state *)conc__register_data_begin(manager, name, value,
+                                                        sizeof *v, &rc);
+  if (v == NULL) return rc;
+  v->code.size = v->value.size = CONC__ELEMENT_NONE;
+  if (value == NULL) value = &none;
+  rc = conc__element_encode(manager->state, &d, &none, &v->code, &wrong);
+  if (rc == 0)
+    rc = conc__element_encode(manager->state, &d, value, &v->value, &wrong);
+  conc__draft_free(&d);
+  return conc__register_data(manager, name, &conc__variable_type, v, rc);
+}
+
+/* --- a list --- */
+
+CONC_API ssize_t conc_list_len(conc_list *list) {
+  return conc__data_number(list, "__len__", NULL, 0);
+}
+
+CONC_API int conc_list_get(conc_list *list, ssize_t index, conc_value **out) {
+  const conc_value i = conc__data_int(index);
+  return conc__data_fetch(list, "__getitem__", &i, NULL, 1, false, out);
+}
+
+CONC_API int conc_list_set(conc_list *list, ssize_t index,
+                           const conc_value *value) {
+  const conc_value i = conc__data_int(index);
+  return conc__data_tell(list, "__setitem__", &i, value, 2);
+}
+
+CONC_API int conc_list_append(conc_list *list, const conc_value *value) {
+  return conc__data_tell(list, "append", value, NULL, 1);
+}
+
+CONC_API int conc_list_extend(conc_list *list, const conc_value *values) {
+  return conc__data_tell(list, "extend", values, NULL, 1);
+}
+
+CONC_API int conc_list_insert(conc_list *list, ssize_t index,
+                              const conc_value *value) {
+  const conc_value i = conc__data_int(index);
+  return conc__data_tell(list, "insert", &i, value, 2);
+}
+
+CONC_API int conc_list_pop(conc_list *list, ssize_t index, conc_value **out) {
+  const conc_value i = conc__data_int(index);
+  return out != NULL
+             ? conc__data_fetch(list, "pop", &i, NULL, 1, true, out)
+             : conc__data_tell(list, "__delitem__", &i, NULL, 1);
+}
+
+/* Python's exception for a value that is not there is that for a wrong one. */
+CONC_API int conc_list_remove(conc_list *list, const conc_value *value) {
+  int rc = value != NULL ? conc__data_tell(list, "remove", value, NULL, 1)
+                         : -EINVAL;
+  return rc == -EINVAL && value != NULL ? -ENOENT : rc;
+}
+
+CONC_API int conc_list_contains(conc_list *list, const conc_value *value) {
+  return (int)conc__data_number(list, "__contains__", value, 1);
+}
+
+CONC_API int conc_list_copy(conc_list *list, conc_value **out) {
+  return conc__data_fetch(list, "#GETVALUE", NULL, NULL, 0, false, out);
+}
+
+/* Proxies of Python before 3.14 have no clear. */
+CONC_API int conc_list_clear(conc_list *list) {
+  const conc_value none = conc__data_int(0);
+  return conc__data_tell(list, "__imul__", &none, NULL, 1);
+}
+
+/* --- a dict --- */
+
+CONC_API ssize_t conc_dict_len(conc_dict *dict) {
+  return conc__data_number(dict, "__len__", NULL, 0);
+}
+
+CONC_API int conc_dict_get(conc_dict *dict, const conc_value *key,
+                           conc_value **out) {
+  return conc__data_fetch(dict, "__getitem__", key, NULL, 1, false, out);
+}
+
+CONC_API int conc_dict_set(conc_dict *dict, const conc_value *key,
+                           const conc_value *value) {
+  return conc__data_tell(dict, "__setitem__", key, value, 2);
+}
+
+CONC_API int conc_dict_setdefault(conc_dict *dict, const conc_value *key,
+                                  const conc_value *value, conc_value **out) {
+  return conc__data_fetch(dict, "setdefault", key, value, 2, true, out);
+}
+
+CONC_API int conc_dict_pop(conc_dict *dict, const conc_value *key,
+                           conc_value **out) {
+  return out != NULL
+             ? conc__data_fetch(dict, "pop", key, NULL, 1, true, out)
+             : conc__data_tell(dict, "__delitem__", key, NULL, 1);
+}
+
+CONC_API int conc_dict_update(conc_dict *dict, const conc_value *values) {
+  return conc__data_tell(dict, "update", values, NULL, 1);
+}
+
+CONC_API int conc_dict_contains(conc_dict *dict, const conc_value *key) {
+  return (int)conc__data_number(dict, "__contains__", key, 1);
+}
+
+CONC_API int conc_dict_keys(conc_dict *dict, conc_value **out) {
+  return conc__data_fetch(dict, "keys", NULL, NULL, 0, false, out);
+}
+
+/* A copy of Python's Namespace would be one; its __dict__ is a dict. */
+CONC_API int conc_dict_copy(conc_dict *dict, conc_value **out) {
+  conc_value name;
+  if (((conc__data *)(void *)dict)->kind != CONC__DATA_NAMESPACE)
+    return conc__data_fetch(dict, "#GETVALUE", NULL, NULL, 0, false, out);
+  memset(&name, 0, sizeof name);
+  name.type = CONC_STR;
+  name.as.bytes = (const unsigned char *)"__dict__";
+  name.size = 8;
+  return conc__data_fetch(dict, "__getitem__", &name, NULL, 1, false, out);
+}
+
+CONC_API int conc_dict_clear(conc_dict *dict) {
+  return conc__data_tell(dict, "clear", NULL, NULL, 0);
+}
+
+/* --- a variable --- */
+
+CONC_API int conc_variable_get(conc_variable *variable, conc_value **out) {
+  return conc__data_fetch(variable, "get", NULL, NULL, 0, false, out);
+}
+
+CONC_API int conc_variable_set(conc_variable *variable,
+                               const conc_value *value) {
+  return conc__data_tell(variable, "set", value, NULL, 1);
 }
 
 /* ---------------------------------------------------------------------------

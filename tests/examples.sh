@@ -39,7 +39,8 @@
 #   asyncio.timeout, signal.sigwait                     timeout
 #   asyncio.to_thread                                   offload
 #   asyncio.start_server, socketserver                  http
-#   multiprocessing.Manager                             manager_server
+#   multiprocessing.Manager                             manager_server,
+#                                                         shared_dict
 : "${EXAMPLES:=build/examples}"
 export TIME_SCALE=0.01
 log=$EXAMPLES/examples.log
