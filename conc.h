@@ -111,7 +111,7 @@
      >>lists       the methods of a list that is served (private)
      >>dicts       those of dict, Namespace, Value and Array (private)
      >>calls       a call of a function of the program (private)
-     >>works       what threads do for the pools of clients (private)
+     >>chores      what threads do for the pools of clients (private)
      >>pools       Pool of Python's SyncManager (private)
      >>types       conc_manager_register_types: locks, events and others
      >>functions   conc_manager_register, conc_manager_call: C functions
@@ -4711,16 +4711,16 @@ CONC_API int conc_progress_close(conc_progress *progress);
              .authkey_size .require_sha256 .max_message .max_clients
              .handshake_timeout .timeout .reconnect .prefetch .max_handshakes
              .max_handshakes_per_address .max_failures .max_memory
-             .max_client_memory .keepalive .drain .mode .log .event .log_arg
-             .no_auth .no_shutdown .objects) conc_manager_random_key
-             conc_manager_register_queue conc_manager_start
-             conc_manager_serve_forever conc_manager_connect conc_manager_get
-             conc_manager_address conc_manager_counts (.clients .clients_ever
-             .handshakes .connections_ever .refused_key .refused_late
-             .refused_full .refused_address .refused_failures .requests
-             .refused_message .refused_memory .bytes_in .bytes_out .puts .gets
-             .returned .waiting .memory .memory_most) conc_manager_stats
-             conc_manager_shutdown
+             .max_client_memory .max_objects .keepalive .drain .mode .log
+             .event .log_arg .no_auth .no_shutdown .objects .max_workers)
+             conc_manager_random_key conc_manager_register_queue
+             conc_manager_start conc_manager_serve_forever conc_manager_connect
+             conc_manager_get conc_manager_address conc_manager_counts
+             (.clients .clients_ever .handshakes .connections_ever .refused_key
+             .refused_late .refused_full .refused_address .refused_failures
+             .requests .refused_message .refused_memory .refused_objects
+             .bytes_in .bytes_out .puts .gets .returned .waiting .memory
+             .memory_most) conc_manager_stats conc_manager_shutdown
    types      conc_manager_register_types conc_manager_register_lock
              conc_manager_register_rlock conc_manager_register_event
              conc_manager_register_cond conc_manager_register_sem
@@ -4730,6 +4730,15 @@ CONC_API int conc_progress_close(conc_progress *progress);
    functions  conc_manager_fn conc_manager_register
              conc_manager_register_pooled conc_manager_raise conc_manager_call
              conc_manager_call_build
+   data       conc_list conc_dict conc_variable conc_manager_register_list
+             conc_manager_register_dict conc_manager_register_variable
+             conc_manager_list conc_manager_dict conc_manager_variable
+             conc_list_len conc_list_get conc_list_set conc_list_append
+             conc_list_extend conc_list_insert conc_list_pop conc_list_remove
+             conc_list_contains conc_list_copy conc_list_clear conc_dict_len
+             conc_dict_get conc_dict_set conc_dict_setdefault conc_dict_pop
+             conc_dict_update conc_dict_contains conc_dict_keys conc_dict_copy
+             conc_dict_clear conc_variable_get conc_variable_set
    extras     conc_progress (.total .name .unit .fd .off .interval .width)
              conc_progress_update conc_progress_close
    ------------------------------------------------------------------------ */
@@ -4852,7 +4861,8 @@ static const int *const conc__version_check __attribute__((used)) =
                   conc_gen_close
      >>local      attributes and arrays; names; values; the end of a task, and
                   its start; conc_local_free
-     >>thread     a thread that ends inside of a target
+     >>thread     a thread that ends inside of a target; what takes long is
+                  done beside a loop
      >>schedule   what is ready, and when: the types; descriptors and other
                   threads: the types; the loop; ready; timers; timers that are
                   due
@@ -4914,8 +4924,8 @@ static const int *const conc__version_check __attribute__((used)) =
                   a worker; resting and searching; running a job; a job that
                   ends its thread; waiting for jobs; fork; the life of a pool;
                   handing in a job
-     >>forkserver the server: its children; the server: its life; the owner's
-                  side
+     >>forkserver the server: its children; the server: its life; the spare;
+                  the server: its turns; the owner's side
      >>procpool   what is shared, and what the parent knows; in a worker:
                   finding a job; in a worker: running a job; in the parent:
                   slots; in the parent: how jobs end; in the parent: helping,
@@ -4934,14 +4944,15 @@ static const int *const conc__version_check __attribute__((used)) =
                   were taken; handing out; replies; the arguments of a request;
                   what a connection owns; calls that may wait; calls that do
                   not wait
-     >>own        calls that count once; many in one trip; the methods, and
-                  their arguments
+     >>own        what only a client of conc.h asks for
+     >>server     calls that count once; many in one trip; coming back; the
+                  methods, and their arguments
      >>dispatch   a queue, as a class; the methods of an object; objects inside
                   of replies; methods that take long; the functions of the
                   server: objects; the usual requests; one request, and a
                   session of them; a turn
-     >>server     the line of handshakes; clients; the server's thread;
-                  starting and ending it
+     >>server     the line of handshakes; clients; errands; the server's
+                  thread; starting and ending it
      >>peer       connections: their end; requests and replies; connections;
                   calls, and their tries
      >>proxy      exchanges: a request and its reply; the id of a name;
@@ -4965,12 +4976,20 @@ static const int *const conc__version_check __attribute__((used)) =
      >>lists      reading a list; changing a list
      >>dicts      a dict: reading it; a dict: changing it; an iterator over a
                   dict's keys; a Namespace; a Value; an Array; their names
+     >>calls      exceptions; a call, here; a call, by a process
+     >>chores     in a thread: an item; in a thread: portions; the life of a
+                  work
+     >>pools      replies; AsyncResult; iterators over results; which function;
+                  Pool: its calls; Pool: its life
      >>types      arguments; Queue, JoinableQueue; Lock and RLock: a
                   conc_rlock; Semaphore and BoundedSemaphore: a conc_sem;
                   Event: a conc_event; Condition: a conc_cond, and a lock;
                   Barrier: a conc_barrier; finding them; the names
-     >>functions  exceptions; a call, here; a result, as an object; a call of a
-                  client; registering; calling: what a reply says; calling
+     >>functions  exceptions; a result, as an object; a call of a client;
+                  registering; calling: what a reply says; calling
+     >>data       what a method is called; a call of a client; a call in the
+                  serving process; calls; finding and freeing them;
+                  registering; a list; a dict; a variable
      >>extras     a line; where and when it is written
    ======================================================================== */
 
@@ -7262,33 +7281,6 @@ CONC__PRIVATE conc__actor *conc__thread_enter(conc_task *task);
 CONC__INLINE conc__actor *conc__self(void) {
   conc__actor *self = conc__this.current;
   return CONC__LIKELY(self != NULL) ? self : conc__thread_enter(NULL);
-}
-
-/* A thread that works beside a loop, for long and without a wait, calls this
-   after each piece of its work. Whatever its nice value is, Linux may leave it
-   the CPU until the next tick (4 ms later, say) when the loop is woken on that
-   CPU; if it yields, the loop runs at once. To yield to nobody costs as much
-   as a short system call. */
-CONC__INLINE void conc__give_way(void) {
-  if (CONC__UNLIKELY(conc__this.gives_way)) sched_yield();
-}
-
-/* A piece: so many bytes to be copied, or so many small steps. */
-#define CONC__PIECE ((size_t)128 << 10)
-#define CONC__PIECE_STEPS 4096u
-
-/* memcpy of what may be large, in pieces. */
-CONC__PRIVATE void conc__copy_in_pieces(void *to, const void *from,
-                                        size_t size) {
-  unsigned char *p = (unsigned char *)to;
-  const unsigned char *q = (const unsigned char *)from;
-  for (; size > CONC__PIECE; size -= CONC__PIECE) {
-    memcpy(p, q, CONC__PIECE);
-    p += CONC__PIECE;
-    q += CONC__PIECE;
-    conc__give_way();
-  }
-  if (size > 0) memcpy(p, q, size);
 }
 
 /* An id for a coroutine of the calling thread. */
@@ -14126,6 +14118,33 @@ CONC_API int conc_thread_start(conc_task *task) {
 
 /* So many bytes take long to be copied. */
 #define CONC__COPY_LARGE ((size_t)1 << 20)
+
+/* A thread that works beside a loop, for long and without a wait, calls this
+   after each piece of its work. Whatever its nice value is, Linux may leave it
+   the CPU until the next tick (4 ms later, say) when the loop is woken on that
+   CPU; if it yields, the loop runs at once. To yield to nobody costs as much
+   as a short system call. */
+CONC__INLINE void conc__give_way(void) {
+  if (CONC__UNLIKELY(conc__this.gives_way)) sched_yield();
+}
+
+/* A piece: so many bytes to be copied, or so many small steps. */
+#define CONC__PIECE ((size_t)128 << 10)
+#define CONC__PIECE_STEPS 4096u
+
+/* memcpy of what may be large, in pieces. */
+CONC__PRIVATE void conc__copy_in_pieces(void *to, const void *from,
+                                        size_t size) {
+  unsigned char *p = (unsigned char *)to;
+  const unsigned char *q = (const unsigned char *)from;
+  for (; size > CONC__PIECE; size -= CONC__PIECE) {
+    memcpy(p, q, CONC__PIECE);
+    p += CONC__PIECE;
+    q += CONC__PIECE;
+    conc__give_way();
+  }
+  if (size > 0) memcpy(p, q, size);
+}
 
 typedef struct conc__aside {
   conc_fn *fn;
@@ -47328,40 +47347,40 @@ CONC__PRIVATE void conc__called_pooled(conc__called *c) {
    body of the result, or the str of a failure. */
 
 /* Bytes of that room. Each call has all of it copied there and back. */
-#define CONC__ERRAND_ROOM ((size_t)256 << 10)
+#define CONC__FAR_CALL_ROOM ((size_t)256 << 10)
 
-typedef struct conc__errand {
+typedef struct conc__far_call {
   conc__function function;
   int objects; /* as in conc__called */
   int rc;
   conc_type type;
   size_t args, kwds; /* bytes of them */
   size_t size;       /* of what comes back */
-} conc__errand;
+} conc__far_call;
 
-CONC__INLINE unsigned char *conc__errand_room(conc__errand *e) {
+CONC__INLINE unsigned char *conc__far_call_room(conc__far_call *e) {
   return (unsigned char *)(e + 1);
 }
 
 /* Puts what comes back in its place. */
-CONC__PRIVATE void conc__errand_end(conc__errand *e, const conc__called *c) {
+CONC__PRIVATE void conc__far_call_end(conc__far_call *e, const conc__called *c) {
   size_t size = 0;
   const void *from = c->rc == 0 ? c->body->data : NULL;
   if (c->rc == 0) size = c->body->size;
   else
     from = conc_value_str(c->result, &size);
-  if (size > CONC__ERRAND_ROOM) size = CONC__ERRAND_ROOM; /* of a str */
+  if (size > CONC__FAR_CALL_ROOM) size = CONC__FAR_CALL_ROOM; /* of a str */
   if (c->rc != 0 && size > 0) size = conc__utf8_cut((const char *)from, size);
-  if (size > 0) memcpy(conc__errand_room(e), from, size);
+  if (size > 0) memcpy(conc__far_call_room(e), from, size);
   e->size = size;
   e->type = c->type;
   e->rc = c->rc;
 }
 
 /* The job, in the process. */
-CONC__PRIVATE void *conc__errand_main(void *arg) {
-  conc__errand *e = (conc__errand *)arg;
-  const unsigned char *p = conc__errand_room(e);
+CONC__PRIVATE void *conc__far_call_main(void *arg) {
+  conc__far_call *e = (conc__far_call *)arg;
+  const unsigned char *p = conc__far_call_room(e);
   conc_value *args = NULL, *kwds = NULL;
   conc__buffer body = {NULL, 0, 0, 0};
   conc__called c;
@@ -47378,14 +47397,14 @@ CONC__PRIVATE void *conc__errand_main(void *arg) {
   c.args = args;
   c.kwds = kwds;
   if (c.rc == 0) conc__called_main(&c);
-  if (c.rc == 0 && body.size > CONC__ERRAND_ROOM) {
+  if (c.rc == 0 && body.size > CONC__FAR_CALL_ROOM) {
     snprintf(text, sizeof text,
              CONC__TOO_LONG ": it has %zu bytes, a process returns %zu",
-             body.size, CONC__ERRAND_ROOM);
+             body.size, CONC__FAR_CALL_ROOM);
     conc__raise(&c.result, "ValueError", text);
     c.rc = -EMSGSIZE;
   }
-  conc__errand_end(e, &c);
+  conc__far_call_end(e, &c);
   conc_value_free(c.result);
   conc_value_free(args);
   conc_value_free(kwds);
@@ -47409,10 +47428,10 @@ CONC__PRIVATE bool conc__value_is_below(const conc_value *v, size_t most) {
 }
 
 /* Appends a body and a STOP; *size is how many bytes that is. */
-CONC__PRIVATE int conc__errand_put(conc__buffer *b, const conc_value *v,
+CONC__PRIVATE int conc__far_call_put(conc__buffer *b, const conc_value *v,
                                    size_t *size) {
   const size_t at = b->size;
-  int rc = conc__value_is_below(v, CONC__ERRAND_ROOM)
+  int rc = conc__value_is_below(v, CONC__FAR_CALL_ROOM)
                ? conc__pickle_encode(b, v, 4 | CONC_PASS)
                : -EMSGSIZE;
   if (rc == 0) rc = conc__pickle_put_op(b, CONC__OP_STOP);
@@ -47421,25 +47440,25 @@ CONC__PRIVATE int conc__errand_put(conc__buffer *b, const conc_value *v,
 }
 
 /* Makes the errand of a call: 0, -ENOMEM, or -EMSGSIZE. */
-CONC__PRIVATE int conc__errand_begin(conc__called *c, conc__errand **out) {
+CONC__PRIVATE int conc__far_call_begin(conc__called *c, conc__far_call **out) {
   conc__buffer b = {NULL, 0, 0, 0};
-  conc__errand head, *e = NULL;
+  conc__far_call head, *e = NULL;
   int rc;
   memset(&head, 0, sizeof head);
   head.function = *c->function;
   head.objects = c->objects;
   head.rc = -ECANCELED; /* if it never begins, or ends its process */
-  rc = conc__errand_put(&b, c->args, &head.args);
-  if (rc == 0) rc = conc__errand_put(&b, c->kwds, &head.kwds);
-  if (rc == 0 && b.size > CONC__ERRAND_ROOM) rc = -EMSGSIZE;
+  rc = conc__far_call_put(&b, c->args, &head.args);
+  if (rc == 0) rc = conc__far_call_put(&b, c->kwds, &head.kwds);
+  if (rc == 0 && b.size > CONC__FAR_CALL_ROOM) rc = -EMSGSIZE;
   if (rc == 0) {
-    e = (conc__errand *)CONC_MALLOC(sizeof *e + CONC__ERRAND_ROOM);
+    e = (conc__far_call *)CONC_MALLOC(sizeof *e + CONC__FAR_CALL_ROOM);
     if (e == NULL) rc = -ENOMEM;
   }
   if (rc == 0) {
     *e = head;
-    memcpy(conc__errand_room(e), b.data, b.size);
-    memset(conc__errand_room(e) + b.size, 0, CONC__ERRAND_ROOM - b.size);
+    memcpy(conc__far_call_room(e), b.data, b.size);
+    memset(conc__far_call_room(e) + b.size, 0, CONC__FAR_CALL_ROOM - b.size);
   }
   conc__buffer_free(&b);
   *out = e;
@@ -47448,12 +47467,12 @@ CONC__PRIVATE int conc__errand_begin(conc__called *c, conc__errand **out) {
 
 /* Takes what has come back: the worker could have written anything, were it
    not ours. */
-CONC__PRIVATE void conc__errand_take(conc__called *c, conc__errand *e) {
-  const unsigned char *p = conc__errand_room(e);
+CONC__PRIVATE void conc__far_call_take(conc__called *c, conc__far_call *e) {
+  const unsigned char *p = conc__far_call_room(e);
   conc__buffer own = {NULL, 0, 0, 0};
   c->rc = e->rc;
   c->type = e->type;
-  if (e->size > CONC__ERRAND_ROOM) c->rc = -EPROTO;
+  if (e->size > CONC__FAR_CALL_ROOM) c->rc = -EPROTO;
   else if (e->rc != 0 && e->size > 0)
     conc_build(&c->result, "s#", (const char *)p, e->size);
   else if (e->rc == 0 && c->body != NULL)
@@ -47468,7 +47487,7 @@ CONC__PRIVATE void conc__errand_take(conc__called *c, conc__errand *e) {
 }
 
 /* A job has failed, and not its function: says so. */
-CONC__PRIVATE int conc__errand_failed(conc__called *c, const conc_task *job) {
+CONC__PRIVATE int conc__far_call_failed(conc__called *c, const conc_task *job) {
   char text[120];
   const int n = job->exitcode;
   if (job->status == -ETIMEDOUT) {
@@ -47493,14 +47512,14 @@ CONC__PRIVATE int conc__errand_failed(conc__called *c, const conc_task *job) {
    may be many: hence this wait, and no conc_join. */
 CONC__PRIVATE void conc__called_by_process(conc__called *c) {
   conc_scope shield;
-  conc__errand *e;
+  conc__far_call *e;
   conc_task job;
   memset(&job, 0, sizeof job);
-  c->rc = conc__errand_begin(c, &e);
+  c->rc = conc__far_call_begin(c, &e);
   if (c->rc == 0) {
-    job.target = conc__errand_main;
+    job.target = conc__far_call_main;
     job.arg = e;
-    job.size = sizeof *e + CONC__ERRAND_ROOM;
+    job.size = sizeof *e + CONC__FAR_CALL_ROOM;
     job.name = "conc-call";
     c->rc = conc_pool_submit(c->function->pool, &job);
     if (c->rc != 0 && c->rc != -EMSGSIZE)
@@ -47515,9 +47534,9 @@ CONC__PRIVATE void conc__called_by_process(conc__called *c) {
     conc_shield(&shield);
     while (conc_event_wait(&job.done, CONC_FOREVER) != 0) continue;
     conc_scope_end(&shield);
-    if (job.status != 0) c->rc = conc__errand_failed(c, &job);
+    if (job.status != 0) c->rc = conc__far_call_failed(c, &job);
     else
-      conc__errand_take(c, e);
+      conc__far_call_take(c, e);
   }
   CONC_FREE(e);
 }
@@ -47533,23 +47552,23 @@ CONC__PRIVATE void conc__function_run(conc__called *c) {
 }
 
 /* ---------------------------------------------------------------------------
-   >>works: what threads do for the pools of clients
+   >>chores: what threads do for the pools of clients
 
    A client makes a pool, and has it call functions of the program: see
    the room >>pools. A call of the client (apply, map, imap_unordered) becomes
-   a conc__work: the arguments as elements, and places for the results. The
+   a conc__chore: the arguments as elements, and places for the results. The
    items are divided in portions, as Python has its chunks. Threads do the
    work, a conc_pool of them:
 
-     conc__work_new         the loop: takes over the arguments; what they take
+     conc__chore_new         the loop: takes over the arguments; what they take
             |               counts for the limits of memory
-     conc__work_begin       hands in a job for each thread that can help
+     conc__chore_begin       hands in a job for each thread that can help
             |
      conc__puller_main      a thread: takes a portion, calls the function for
             |               each of its items, keeps the results, and so on
      conc__puller_ended     the same thread; also of a job that never began, or
             |               whose function has ended the thread
-     conc__work_await       the loop: a session waits for `changed`
+     conc__chore_await       the loop: a session waits for `changed`
 
    What threads and the loop share is under the guard of the pool's struct. The
    arguments do not change while there are jobs; the last job frees them. They
@@ -47565,7 +47584,7 @@ CONC__PRIVATE void conc__function_run(conc__called *c) {
    Uses >>calls, >>elements, >>session and >>pool. Its user is >>pools.
    ------------------------------------------------------------------------ */
 
-struct conc__work;
+struct conc__chore;
 
 enum { CONC__POOL_RUN, CONC__POOL_CLOSE, CONC__POOL_TERMINATE };
 
@@ -47583,14 +47602,14 @@ typedef struct conc__served_pool {
   int state;         /* CONC__POOL_... */
   bool left;         /* its object is gone */
   size_t asked;      /* works that somebody asks for still */
-  struct conc__work *unasked, **unasked_end; /* the others: a line */
+  struct conc__chore *unasked, **unasked_end; /* the others: a line */
 } conc__served_pool;
 
 /* A job of a work. What it has in its hands is here, and not on its stack: a
    function may end its thread. */
 typedef struct conc__puller {
   conc_task task; /* first: its callback makes a puller of it */
-  struct conc__work *work;
+  struct conc__chore *work;
   size_t portion; /* where it is, counted from 1; 0: at none */
   conc__called called;
   conc_value *args, *kwds;
@@ -47606,19 +47625,19 @@ typedef struct conc__portion {
   size_t ended;     /* of portion k: which one was the k-th to end */
 } conc__portion;
 
-enum { CONC__WORK_CALL, CONC__WORK_MAP, CONC__WORK_STARMAP };
+enum { CONC__CHORE_CALL, CONC__CHORE_MAP, CONC__CHORE_STARMAP };
 enum { CONC__TELLS_ALL, CONC__TELLS_IN_ORDER, CONC__TELLS_AS_DONE };
 
 /* A call of a client. */
-typedef struct conc__work {
+typedef struct conc__chore {
   conc__served_pool *pool;
   conc__function function;
   bool processes; /* call it: those of a pool of the program */
-  int how;      /* CONC__WORK_... */
+  int how;      /* CONC__CHORE_... */
   int tells;    /* CONC__TELLS_...: all results at once, or one by one */
   bool grouped; /* of the latter: the client has asked for portions, of which
                    each is told when all of it is done */
-  conc__elements items;   /* the arguments; of CONC__WORK_CALL those of one
+  conc__elements items;   /* the arguments; of CONC__CHORE_CALL those of one
                              item, the last of which is its keywords */
   conc__elements results; /* one for each item; gaps where there is none */
   size_t chunk;           /* items of a portion */
@@ -47636,15 +47655,15 @@ typedef struct conc__work {
   size_t bytes;   /* of memory that this takes */
   /* The loop's. */
   conc__object *object;    /* of the pool, which it uses; NULL: it does not */
-  struct conc__work *next; /* in the line of those that are not asked for */
+  struct conc__chore *next; /* in the line of those that are not asked for */
   size_t told;             /* portions that an iterator has told, or begun */
   size_t item, item_end;   /* the items of that one that are left */
   bool ended;              /* the iterator is at its end */
   size_t jobs;             /* of the pullers, how many were handed in */
   conc__puller *pullers;
-} conc__work;
+} conc__chore;
 
-CONC__INLINE conc__mutex *conc__work_guard(const conc__work *w) {
+CONC__INLINE conc__mutex *conc__chore_guard(const conc__chore *w) {
   return conc__mutex_of(w->pool);
 }
 
@@ -47666,12 +47685,12 @@ CONC__PRIVATE int conc__puller_put(conc__puller *j, size_t i) {
 
 /* Makes the arguments of an item: 0, or its failure. */
 CONC__PRIVATE int conc__puller_arguments(conc__puller *j, size_t item) {
-  const conc__work *w = j->work;
+  const conc__chore *w = j->work;
   size_t i, n = w->items.count - 1;
   char text[160];
   int rc = 0;
   j->scratch.size = 0;
-  if (w->how == CONC__WORK_CALL) {
+  if (w->how == CONC__CHORE_CALL) {
     rc = conc__pickle_put_op(&j->scratch, CONC__OP_MARK);
     for (i = 0; rc == 0 && i < n; i++) rc = conc__puller_put(j, i);
     if (rc == 0) rc = conc__pickle_put_op(&j->scratch, CONC__OP_TUPLE);
@@ -47683,7 +47702,7 @@ CONC__PRIVATE int conc__puller_arguments(conc__puller *j, size_t item) {
     return rc;
   }
   rc = conc__puller_put(j, item);
-  if (rc == 0 && w->how == CONC__WORK_MAP)
+  if (rc == 0 && w->how == CONC__CHORE_MAP)
     rc = conc__pickle_put_op(&j->scratch, CONC__OP_TUPLE1);
   if (rc == 0) rc = conc__puller_read(j, &j->args);
   if (rc == 0) rc = conc_build(&j->kwds, "{}");
@@ -47718,8 +47737,8 @@ CONC__PRIVATE const char *conc__pool_lacks(const conc__served_pool *p,
 
 /* Keeps the result of an item, if anybody asks for it. */
 CONC__PRIVATE int conc__puller_keep(conc__puller *j, size_t item) {
-  conc__work *w = j->work;
-  conc__mutex *guard = conc__work_guard(w);
+  conc__chore *w = j->work;
+  conc__mutex *guard = conc__chore_guard(w);
   const char *lacks = NULL;
   conc__element cell;
   char text[80];
@@ -47758,7 +47777,7 @@ CONC__PRIVATE void conc__puller_let_go(conc__puller *j) {
 /* Calls the function for an item: 0, or its failure, whose exception is in the
    result of `called`. */
 CONC__PRIVATE int conc__puller_item(conc__puller *j, size_t item) {
-  const conc__work *w = j->work;
+  const conc__chore *w = j->work;
   conc__called *c = &j->called;
   int rc = conc__puller_arguments(j, item);
   if (rc == 0) {
@@ -47777,7 +47796,7 @@ CONC__PRIVATE int conc__puller_item(conc__puller *j, size_t item) {
 
 /* Notes the end of a portion. `said` is the work's then; returns what it does
    not need, to be freed. The guard is held. */
-CONC__PRIVATE conc_value *conc__portion_end(conc__work *w, size_t k, int rc,
+CONC__PRIVATE conc_value *conc__portion_end(conc__chore *w, size_t k, int rc,
                                             conc_value *said) {
   conc__portion *p = &w->failed;
   if (w->portions != NULL) {
@@ -47798,8 +47817,8 @@ CONC__PRIVATE conc_value *conc__portion_end(conc__work *w, size_t k, int rc,
 
 /* The job is done with its portion. */
 CONC__PRIVATE void conc__puller_done(conc__puller *j, int rc) {
-  conc__work *w = j->work;
-  conc__mutex *guard = conc__work_guard(w);
+  conc__chore *w = j->work;
+  conc__mutex *guard = conc__chore_guard(w);
   conc_value *said = j->called.result;
   bool tell;
   j->called.result = NULL;
@@ -47814,8 +47833,8 @@ CONC__PRIVATE void conc__puller_done(conc__puller *j, int rc) {
 
 /* Takes the next portion; false: there is none. */
 CONC__PRIVATE bool conc__puller_take(conc__puller *j) {
-  conc__work *w = j->work;
-  conc__mutex *guard = conc__work_guard(w);
+  conc__chore *w = j->work;
+  conc__mutex *guard = conc__chore_guard(w);
   conc__mutex_lock(guard);
   if (!w->stopped && !w->pool->terminated && w->taken < w->count)
     j->portion = ++w->taken;
@@ -47826,7 +47845,7 @@ CONC__PRIVATE bool conc__puller_take(conc__puller *j) {
 /* The job. */
 CONC__PRIVATE void *conc__puller_main(void *arg) {
   conc__puller *j = (conc__puller *)arg;
-  const conc__work *w = j->work;
+  const conc__chore *w = j->work;
   while (conc__puller_take(j)) {
     size_t i = (j->portion - 1) * w->chunk, end = w->results.count;
     int rc = 0;
@@ -47840,9 +47859,9 @@ CONC__PRIVATE void *conc__puller_main(void *arg) {
 /* `n` jobs have ended, or were never handed in. The last of them frees the
    arguments, and tells those that wait. Nothing of the work is touched after
    that but by the job's own end. */
-CONC__PRIVATE void conc__work_leave(conc__work *w, size_t n) {
+CONC__PRIVATE void conc__chore_leave(conc__chore *w, size_t n) {
   conc__served_pool *p = w->pool;
-  conc__mutex *guard = conc__work_guard(w);
+  conc__mutex *guard = conc__chore_guard(w);
   conc__elements items;
   bool over, quiet;
   memset(&items, 0, sizeof items);
@@ -47880,7 +47899,7 @@ CONC__PRIVATE void conc__puller_ended(conc_task *task, int status,
   }
   conc__buffer_free(&j->scratch);
   conc__buffer_free(&j->body);
-  conc__work_leave(j->work, 1);
+  conc__chore_leave(j->work, 1);
 }
 
 /* --- the life of a work --- */
@@ -47896,15 +47915,15 @@ CONC__PRIVATE void conc__pool_charge(conc__served_pool *p) {
 }
 
 /* Whether all jobs of a work have ended, for good. */
-CONC__PRIVATE bool conc__work_has_ended(const conc__work *w) {
+CONC__PRIVATE bool conc__chore_has_ended(const conc__chore *w) {
   size_t i;
   for (i = 0; i < w->jobs; i++)
     if (!conc_event_is_set(&w->pullers[i].task.done)) return false;
   return true;
 }
 
-CONC__PRIVATE void conc__work_free(conc__work *w) {
-  conc__mutex *guard = conc__work_guard(w);
+CONC__PRIVATE void conc__chore_free(conc__chore *w) {
+  conc__mutex *guard = conc__chore_guard(w);
   size_t i;
   conc__mutex_lock(guard);
   w->pool->bytes -= w->bytes;
@@ -47921,16 +47940,16 @@ CONC__PRIVATE void conc__work_free(conc__work *w) {
 }
 
 /* Works that are looked at each time that something is done with a pool. */
-#define CONC__WORKS_LOOKED 4
+#define CONC__CHORES_LOOKED 4
 
 /* Frees works that nobody asks for, and whose jobs have ended. */
-CONC__PRIVATE void conc__works_reap(conc__served_pool *p, size_t most) {
+CONC__PRIVATE void conc__chores_reap(conc__served_pool *p, size_t most) {
   while (most-- > 0 && p->unasked != NULL) {
-    conc__work *w = p->unasked;
+    conc__chore *w = p->unasked;
     p->unasked = w->next;
     if (p->unasked == NULL) p->unasked_end = &p->unasked;
-    if (conc__work_has_ended(w)) {
-      conc__work_free(w);
+    if (conc__chore_has_ended(w)) {
+      conc__chore_free(w);
       continue;
     }
     w->next = NULL;
@@ -47947,7 +47966,7 @@ CONC__PRIVATE void conc__pools_reap(conc__manager_data *m) {
     next = p->next;
     if (!p->left || p->asked > 0) continue;
     if (p->pool.state != NULL && conc_pool_join(&p->pool, 0) != 0) continue;
-    conc__works_reap(p, SIZE_MAX);
+    conc__chores_reap(p, SIZE_MAX);
     CONC__CHECK(p->unasked == NULL && p->bytes == 0);
     m->server.pool_threads -= p->pool.workers;
     *p->link = next;
@@ -47957,8 +47976,8 @@ CONC__PRIVATE void conc__pools_reap(conc__manager_data *m) {
 }
 
 /* No further portion of the work begins, and those that run are cancelled. */
-CONC__PRIVATE void conc__work_cancel(conc__work *w) {
-  conc__mutex *guard = conc__work_guard(w);
+CONC__PRIVATE void conc__chore_cancel(conc__chore *w) {
+  conc__mutex *guard = conc__chore_guard(w);
   size_t i;
   conc__mutex_lock(guard);
   w->stopped = true;
@@ -47967,9 +47986,9 @@ CONC__PRIVATE void conc__work_cancel(conc__work *w) {
 }
 
 /* Nobody asks for it any more: its results go, and it itself when it can. */
-CONC__PRIVATE void conc__work_drop(conc__work *w) {
+CONC__PRIVATE void conc__chore_drop(conc__chore *w) {
   conc__served_pool *p = w->pool;
-  conc__mutex *guard = conc__work_guard(w);
+  conc__mutex *guard = conc__chore_guard(w);
   conc__elements results;
   conc__mutex_lock(guard);
   w->unwanted = true;
@@ -47984,15 +48003,15 @@ CONC__PRIVATE void conc__work_drop(conc__work *w) {
   *p->unasked_end = w;
   p->unasked_end = &w->next;
   p->asked--;
-  conc__works_reap(p, CONC__WORKS_LOOKED);
+  conc__chores_reap(p, CONC__CHORES_LOOKED);
   if (p->left) conc__pools_reap(p->manager);
 }
 
 /* Makes a work of `items`, and of `results`, which are as many gaps; it takes
    them over if that goes well. NULL: *rc is how it went to say why. `chunk` is
    above 0. */
-CONC__PRIVATE conc__work *
-conc__work_new(conc__session *s, conc__object *o, conc__elements *items,
+CONC__PRIVATE conc__chore *
+conc__chore_new(conc__session *s, conc__object *o, conc__elements *items,
                conc__elements *results, int how, int tells, size_t chunk,
                int *rc) {
   conc__served_pool *p = (conc__served_pool *)o->state;
@@ -48002,17 +48021,17 @@ conc__work_new(conc__session *s, conc__object *o, conc__elements *items,
   size_t jobs = count < p->pool.workers ? count : p->pool.workers;
   size_t portions = tells != CONC__TELLS_ALL ? count : 0;
   const char *lacks;
-  conc__work *w;
+  conc__chore *w;
   /* There are no more items than CONC__WEIGHT_MAX lets be. */
   bytes = sizeof *w + items->weight + results->weight +
           portions * sizeof(conc__portion) + jobs * sizeof(conc__puller);
-  conc__works_reap(p, CONC__WORKS_LOOKED);
+  conc__chores_reap(p, CONC__CHORES_LOOKED);
   lacks = conc__account_lacks(&s->manager->server.account, p->charged, bytes);
   if (lacks != NULL) {
     *rc = conc__refuse_memory(s, bytes, lacks);
     return NULL;
   }
-  w = (conc__work *)CONC_MALLOC(sizeof *w);
+  w = (conc__chore *)CONC_MALLOC(sizeof *w);
   if (w != NULL) memset(w, 0, sizeof *w);
   if (w != NULL && portions > 0)
     w->portions = (conc__portion *)CONC_MALLOC(portions * sizeof *w->portions);
@@ -48053,7 +48072,7 @@ conc__work_new(conc__session *s, conc__object *o, conc__elements *items,
 /* Hands in its jobs. If there is nothing to do it is over at once. Without an
    error it will be over some time; after one, which is that of
    conc_pool_submit, it is. */
-CONC__PRIVATE int conc__work_begin(conc__work *w) {
+CONC__PRIVATE int conc__chore_begin(conc__chore *w) {
   conc__served_pool *p = w->pool;
   const size_t jobs = w->pulling;
   int rc = 0;
@@ -48072,13 +48091,13 @@ CONC__PRIVATE int conc__work_begin(conc__work *w) {
   }
   /* One job does what the others would have done. */
   if (w->jobs > 0) rc = 0;
-  if (w->jobs < jobs || jobs == 0) conc__work_leave(w, jobs - w->jobs);
+  if (w->jobs < jobs || jobs == 0) conc__chore_leave(w, jobs - w->jobs);
   return rc;
 }
 
 /* Whether a work is over. If not, whatever comes next sets `changed`. */
-CONC__PRIVATE bool conc__work_is_over(conc__work *w) {
-  conc__mutex *guard = conc__work_guard(w);
+CONC__PRIVATE bool conc__chore_is_over(conc__chore *w) {
+  conc__mutex *guard = conc__chore_guard(w);
   bool over;
   conc__mutex_lock(guard);
   over = w->over;
@@ -48089,17 +48108,17 @@ CONC__PRIVATE bool conc__work_is_over(conc__work *w) {
 
 /* Waits until a work is over; `keeps` are the bytes that the request keeps
    meanwhile. 0, -ETIMEDOUT, or as conc__session_keep. */
-CONC__PRIVATE int conc__work_await(conc__session *s, conc__work *w,
+CONC__PRIVATE int conc__chore_await(conc__session *s, conc__chore *w,
                                    double timeout, size_t keeps) {
   double end = conc__deadline(timeout);
   int rc = 0;
-  if (conc__work_is_over(w)) return 0;
+  if (conc__chore_is_over(w)) return 0;
   if (!(timeout > 0)) return -ETIMEDOUT;
   if (keeps > 0) rc = conc__session_keep(s, keeps);
   else if (conc__session_block(s) != 0)
     rc = -ECANCELED;
   if (rc != 0) return rc;
-  while (rc == 0 && !conc__work_is_over(w))
+  while (rc == 0 && !conc__chore_is_over(w))
     rc = conc_event_wait(&w->changed, conc__remaining(end));
   conc__session_unkeep(s);
   return rc;
@@ -48110,14 +48129,14 @@ CONC__PRIVATE int conc__work_await(conc__session *s, conc__work *w,
 
    What a client has of a pool: the methods of multiprocessing.pool.Pool, and
    of the objects that they return, AsyncResult and iterators. What they do is
-   that of CPython's Lib/multiprocessing/pool.py; the work is done by >>works.
+   that of CPython's Lib/multiprocessing/pool.py; the work is done by >>chores.
 
    The functions are those that the program has registered: the client only
    names one, as a reference that its pickler makes of a function, or as a str.
    So a request to a pool is data, as any other; what is not registered is
    refused, and nothing is executed.
 
-   Uses >>works, >>calls, >>containers and >>dispatch. Its user is >>types.
+   Uses >>chores, >>calls, >>containers and >>dispatch. Its user is >>types.
    ------------------------------------------------------------------------ */
 
 #define CONC__MAX_WORKERS 256 /* default */
@@ -48168,12 +48187,12 @@ CONC__PRIVATE int conc__reply_results(conc__session *s,
 }
 
 /* The results of a work that is over; or its exception. */
-CONC__PRIVATE int conc__reply_work(conc__session *s, const conc__work *w) {
+CONC__PRIVATE int conc__reply_work(conc__session *s, const conc__chore *w) {
   if (w->failed.rc != 0 || w->done < w->count)
     return conc__reply_portion(
         s, w->failed.rc != 0 ? w->failed.rc : -ECANCELED, w->failed.said);
   return conc__reply_results(s, w->results.at, w->results.count,
-                             w->how != CONC__WORK_CALL);
+                             w->how != CONC__CHORE_CALL);
 }
 
 /* multiprocessing.TimeoutError. */
@@ -48186,7 +48205,7 @@ CONC__PRIVATE int conc__reply_late(conc__session *s) {
 
 /* Reads a timeout, as the waits of Python's threading: None is for ever, less
    than 0 is 0. */
-CONC__PRIVATE bool conc__work_timeout(conc__session *s,
+CONC__PRIVATE bool conc__chore_timeout(conc__session *s,
                                       const conc__request *r, double *timeout,
                                       int *rc) {
   const conc_value *v = conc__request_argument(r, 0, "timeout");
@@ -48201,11 +48220,11 @@ CONC__PRIVATE bool conc__work_timeout(conc__session *s,
 /* get(timeout=None), wait(timeout=None) */
 CONC__PRIVATE int conc__serve_work_get(conc__session *s, conc__object *o,
                                        const conc__request *r) {
-  conc__work *w = (conc__work *)o->state;
+  conc__chore *w = (conc__chore *)o->state;
   double timeout;
   int rc = 0;
-  if (!conc__work_timeout(s, r, &timeout, &rc)) return rc;
-  rc = conc__work_await(s, w, timeout, 0);
+  if (!conc__chore_timeout(s, r, &timeout, &rc)) return rc;
+  rc = conc__chore_await(s, w, timeout, 0);
   if (rc != 0 && rc != -ETIMEDOUT) return rc;
   conc__pool_charge(w->pool);
   if (strcmp(r->method, "wait") == 0) return conc__reply_none(s);
@@ -48215,16 +48234,16 @@ CONC__PRIVATE int conc__serve_work_get(conc__session *s, conc__object *o,
 CONC__PRIVATE int conc__serve_work_ready(conc__session *s, conc__object *o,
                                          const conc__request *r) {
   (void)r;
-  return conc__reply_bool(s, conc__work_is_over((conc__work *)o->state));
+  return conc__reply_bool(s, conc__chore_is_over((conc__chore *)o->state));
 }
 
 CONC__PRIVATE int conc__serve_work_successful(conc__session *s,
                                               conc__object *o,
                                               const conc__request *r) {
-  conc__work *w = (conc__work *)o->state;
+  conc__chore *w = (conc__chore *)o->state;
   char text[120];
   (void)r;
-  if (conc__work_is_over(w))
+  if (conc__chore_is_over(w))
     return conc__reply_bool(s, w->failed.rc == 0 && w->done == w->count);
   snprintf(text, sizeof text, "<%s object at 0x%llx> not ready",
            o->type->python, (unsigned long long)o->number);
@@ -48233,10 +48252,10 @@ CONC__PRIVATE int conc__serve_work_successful(conc__session *s,
 
 /* Jobs go on whose results nobody wants, as they do in Python. */
 CONC__PRIVATE void conc__drop_work(conc__object *o) {
-  conc__work *w = (conc__work *)o->state;
+  conc__chore *w = (conc__chore *)o->state;
   conc__objects *t = &w->pool->manager->objects;
   conc__object *pool = w->object;
-  conc__work_drop(w);
+  conc__chore_drop(w);
   if (pool != NULL) conc__object_unuse(t, pool);
 }
 
@@ -48262,13 +48281,13 @@ enum {
   CONC__NEXT_THERE,  /* there is an item */
   CONC__NEXT_FAILED, /* there is an exception, which is told once */
   CONC__NEXT_END,
-  CONC__NEXT_LATER /* there is nothing yet: see conc__work_is_over */
+  CONC__NEXT_LATER /* there is nothing yet: see conc__chore_is_over */
 };
 
 /* What an iterator finds next. If it is a failure, it is *rc and *said. */
-CONC__PRIVATE int conc__work_next(conc__work *w, int *rc,
+CONC__PRIVATE int conc__chore_next(conc__chore *w, int *rc,
                                   const conc_value **said) {
-  conc__mutex *guard = conc__work_guard(w);
+  conc__mutex *guard = conc__chore_guard(w);
   const conc__portion *p = NULL;
   size_t k = w->told;
   bool over;
@@ -48299,8 +48318,8 @@ CONC__PRIVATE int conc__work_next(conc__work *w, int *rc,
 
 /* Replies with the next item, which goes: another session may take the one
    behind it meanwhile. */
-CONC__PRIVATE int conc__reply_item(conc__session *s, conc__work *w) {
-  conc__mutex *guard = conc__work_guard(w);
+CONC__PRIVATE int conc__reply_item(conc__session *s, conc__chore *w) {
+  conc__mutex *guard = conc__chore_guard(w);
   conc__element *place = &w->results.at[w->item++], cell = *place;
   const size_t weight = conc__element_weight(&cell);
   int rc;
@@ -48319,18 +48338,18 @@ CONC__PRIVATE int conc__reply_item(conc__session *s, conc__work *w) {
 /* __next__(timeout=None). */
 CONC__PRIVATE int conc__serve_imap_next(conc__session *s, conc__object *o,
                                         const conc__request *r) {
-  conc__work *w = (conc__work *)o->state;
+  conc__chore *w = (conc__chore *)o->state;
   const conc_value *said = NULL;
   int next, failure = 0, rc = 0;
   double timeout, end;
-  if (!conc__work_timeout(s, r, &timeout, &rc)) return rc;
+  if (!conc__chore_timeout(s, r, &timeout, &rc)) return rc;
   end = conc__deadline(timeout);
-  next = conc__work_next(w, &failure, &said);
+  next = conc__chore_next(w, &failure, &said);
   if (next == CONC__NEXT_LATER && timeout > 0) {
     if (conc__session_block(s) != 0) return -ECANCELED;
     while (rc == 0 && next == CONC__NEXT_LATER) {
       rc = conc_event_wait(&w->changed, conc__remaining(end));
-      if (rc == 0) next = conc__work_next(w, &failure, &said);
+      if (rc == 0) next = conc__chore_next(w, &failure, &said);
     }
     conc__session_unblock(s);
     if (rc == -ECANCELED) return rc;
@@ -48346,7 +48365,7 @@ CONC__PRIVATE int conc__serve_imap_next(conc__session *s, conc__object *o,
 /* close(), of a generator. */
 CONC__PRIVATE int conc__serve_imap_close(conc__session *s, conc__object *o,
                                          const conc__request *r) {
-  conc__work *w = (conc__work *)o->state;
+  conc__chore *w = (conc__chore *)o->state;
   (void)r;
   w->ended = true;
   w->item = w->item_end;
@@ -48460,14 +48479,14 @@ typedef struct conc__pool_call {
 } conc__pool_call;
 
 static const conc__pool_call conc__pool_calls[] = {
-    {"apply", CONC__WORK_CALL, CONC__TELLS_ALL, true},
-    {"apply_async", CONC__WORK_CALL, CONC__TELLS_ALL, false},
-    {"map", CONC__WORK_MAP, CONC__TELLS_ALL, true},
-    {"map_async", CONC__WORK_MAP, CONC__TELLS_ALL, false},
-    {"starmap", CONC__WORK_STARMAP, CONC__TELLS_ALL, true},
-    {"starmap_async", CONC__WORK_STARMAP, CONC__TELLS_ALL, false},
-    {"imap", CONC__WORK_MAP, CONC__TELLS_IN_ORDER, false},
-    {"imap_unordered", CONC__WORK_MAP, CONC__TELLS_AS_DONE, false}};
+    {"apply", CONC__CHORE_CALL, CONC__TELLS_ALL, true},
+    {"apply_async", CONC__CHORE_CALL, CONC__TELLS_ALL, false},
+    {"map", CONC__CHORE_MAP, CONC__TELLS_ALL, true},
+    {"map_async", CONC__CHORE_MAP, CONC__TELLS_ALL, false},
+    {"starmap", CONC__CHORE_STARMAP, CONC__TELLS_ALL, true},
+    {"starmap_async", CONC__CHORE_STARMAP, CONC__TELLS_ALL, false},
+    {"imap", CONC__CHORE_MAP, CONC__TELLS_IN_ORDER, false},
+    {"imap_unordered", CONC__CHORE_MAP, CONC__TELLS_AS_DONE, false}};
 
 /* What stands in a call besides the function. */
 typedef struct conc__pool_asked {
@@ -48503,7 +48522,7 @@ CONC__PRIVATE int conc__item_settle(conc__elements *items, size_t i,
 
 /* Settles all items, and makes room for the results. */
 CONC__PRIVATE int conc__items_settle(conc__session *s, conc__pool_asked *a) {
-  const bool one = a->call->how == CONC__WORK_CALL;
+  const bool one = a->call->how == CONC__CHORE_CALL;
   conc__buffer b = {NULL, 0, 0, 0};
   size_t i;
   int rc = conc__elements_reserve(&a->results, one ? 1 : a->items.count, 0);
@@ -48573,7 +48592,7 @@ CONC__PRIVATE int conc__pool_read_map(conc__session *s, size_t workers,
 
 /* Makes the work that a call asks for, and begins it. NULL: *rc is how it went
    to say why not. */
-CONC__PRIVATE conc__work *conc__pool_work(conc__session *s, conc__object *o,
+CONC__PRIVATE conc__chore *conc__pool_work(conc__session *s, conc__object *o,
                                           const conc__function *f,
                                           conc__pool_asked *a, int *rc) {
   static const unsigned char none[] = {CONC__OP_NONE};
@@ -48581,7 +48600,7 @@ CONC__PRIVATE conc__work *conc__pool_work(conc__session *s, conc__object *o,
   const size_t chunk = a->chunk > 0 && (uint64_t)a->chunk < n
                            ? (size_t)a->chunk
                            : n + (n == 0);
-  conc__work *w = conc__work_new(s, o, &a->items, &a->results, a->call->how,
+  conc__chore *w = conc__chore_new(s, o, &a->items, &a->results, a->call->how,
                                  a->call->tells, chunk, rc);
   size_t i;
   if (w == NULL) return NULL;
@@ -48594,47 +48613,48 @@ CONC__PRIVATE conc__work *conc__pool_work(conc__session *s, conc__object *o,
       conc__element_make(&w->results.at[i], none, sizeof none, NULL, 0);
     w->count = w->pulling = 0;
   }
-  *rc = conc__work_begin(w);
+  *rc = conc__chore_begin(w);
   if (*rc == 0) return w;
-  conc__work_drop(w);
+  conc__chore_drop(w);
   *rc = conc__reply_builtin(s, "RuntimeError", conc_strerror(*rc));
   return NULL;
 }
 
 /* Makes an object of a work, and replies with a proxy of it. */
 CONC__PRIVATE int conc__reply_async(conc__session *s, conc__object *pool,
-                                    conc__work *w) {
+                                    conc__chore *w) {
   const conc__class *type = &conc__map_result_type;
   const char *name = w->tells == CONC__TELLS_ALL ? "AsyncResult" : "Iterator";
+  const char *why = "";
   conc__object *o;
   if (w->grouped) type = &conc__imap_grouped_type;
   else if (w->tells == CONC__TELLS_IN_ORDER)
     type = &conc__imap_type;
   else if (w->tells == CONC__TELLS_AS_DONE)
     type = &conc__imap_unordered_type;
-  else if (w->how == CONC__WORK_CALL)
+  else if (w->how == CONC__CHORE_CALL)
     type = &conc__apply_result_type;
   o = conc__object_new(type, w, NULL);
   if (o == NULL) {
-    conc__work_cancel(w);
-    conc__work_drop(w);
+    conc__chore_cancel(w);
+    conc__chore_drop(w);
     return conc__reply_builtin(s, "MemoryError", "");
   }
   w->object = pool;
   conc__object_use(pool);
   conc__objects_look(&s->manager->objects, CONC__LOOKS);
-  o = conc__object_serve(s, o); /* if not, it has dropped the work */
+  o = conc__object_serve(s, o, &why); /* if not, it has dropped the chore */
   return o != NULL ? conc__reply_proxy(s, o, name)
-                   : conc__reply_builtin(s, "MemoryError", "");
+                   : conc__reply_builtin(s, "MemoryError", why);
 }
 
 /* Waits for a work, replies with its results, and drops it. If the client
    goes, what has not begun never runs. */
-CONC__PRIVATE int conc__reply_awaited(conc__session *s, conc__work *w) {
+CONC__PRIVATE int conc__reply_awaited(conc__session *s, conc__chore *w) {
   size_t keeps = w->items.weight; /* what the request is as a value, about */
   int rc;
-  rc = conc__work_await(s, w, CONC_FOREVER, keeps);
-  if (rc != 0) conc__work_cancel(w);
+  rc = conc__chore_await(s, w, CONC_FOREVER, keeps);
+  if (rc != 0) conc__chore_cancel(w);
   if (rc == 0) {
     conc__pool_charge(w->pool);
     rc = conc__reply_work(s, w);
@@ -48642,7 +48662,7 @@ CONC__PRIVATE int conc__reply_awaited(conc__session *s, conc__work *w) {
     rc = conc__refuse_memory(s, s->lacking, s->lacks);
     s->lacks = NULL;
   }
-  conc__work_drop(w);
+  conc__chore_drop(w);
   return rc;
 }
 
@@ -48655,7 +48675,7 @@ CONC__PRIVATE int conc__serve_pool_call(conc__session *s, conc__object *o,
   const conc__function *f;
   conc__pool_asked asked;
   conc__complaint c;
-  conc__work *w;
+  conc__chore *w;
   int rc = 0;
   memset(&asked, 0, sizeof asked);
   memset(&c, 0, sizeof c);
@@ -48668,7 +48688,7 @@ CONC__PRIVATE int conc__serve_pool_call(conc__session *s, conc__object *o,
       conc__is_given(conc__request_argument(r, 4, "error_callback")))
     return conc__reply_builtin(s, "TypeError",
                                "a pool of this manager calls nothing back");
-  rc = call->how == CONC__WORK_CALL
+  rc = call->how == CONC__CHORE_CALL
            ? conc__pool_read_call(s, r, &asked, &c)
            : conc__pool_read_map(s, p->pool.workers, r, &asked, &c);
   if (rc == 0) rc = conc__items_settle(s, &asked);
@@ -50933,7 +50953,7 @@ CONC__PRIVATE void conc__serving_main(void *arg) {
   r.args = v->args;
   r.kwds = &kwds;
   v->rc = conc__serve_method(&s, &r);
-  conc__holdings_end(&c.loans);
+  conc__holdings_end(&c.loans, false);
   v->out = c.channel.out;
 }
 
