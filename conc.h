@@ -3048,6 +3048,22 @@ typedef struct conc_queue_opts {
   int objects;      /* CONC_PASS: a message may have objects in it, which
                        Python's programs that get it execute (see
                        conc_value_object); default 0: it is refused */
+  /* What follows is in >>leases. None of it goes with .shared. */
+  double lease;        /* seconds: a message that was got is its getter's for
+                          so long after its last sign of life; default 0: a
+                          get takes the message for good */
+  double max_lease;    /* seconds: and for no longer than that, however much
+                          alive it is; default 0: no bound. Needs .lease */
+  int max_deliveries;  /* a message that comes back for the so many-th time is
+                          dead; default 0: no bound. Needs .lease */
+  conc_queue *dead_letters; /* where it goes to then; it must outlive the
+                               queue; default: none. Needs .max_deliveries */
+  double retry_delay;  /* seconds for which a message waits that came back; it
+                          doubles each time; default 0. Needs .lease */
+  int priorities;      /* how many there are, 1 to 256; default 0: one. 1 is
+                          for conc_put_after alone */
+  double dedup;        /* seconds for which conc_put_once knows an id again;
+                          default 0: conc_put_once is refused */
 } conc_queue_opts;
 
 /* How a thread waits for a shared queue: on a word of its memory (_RING, where
@@ -3084,8 +3100,10 @@ typedef struct conc_queue_opts {
    Returns the queue, for conc_queue_free; or NULL, and errno.
    Errors:
    EINVAL  .max_total is less than 16; of a shared queue: there is a
-           .max_total, .capacity or .max_bytes is 2 Gi or more, there is no
-           such .backend, or the name belongs to something else
+           .max_total, or an option of >>leases, .capacity or .max_bytes is
+           2 Gi or more, there is no such .backend, or the name belongs to
+           something else. An option of >>leases is negative, no number, or
+           lacks the one that it needs; .priorities is more than 256
    ENOMEM  there is no memory for it
    EMFILE  of a shared queue: the process has too many descriptors
    ENFILE  of a shared queue: the system has too many
@@ -3189,7 +3207,10 @@ CONC_API ssize_t conc_qsize(conc_queue *queue);
    conc_queue_join (Python's Queue.task_done).
    Returns 0.
    Errors:
-   -EINVAL  it was called more often than messages were put
+   -EINVAL  it was called more often than messages were put; of a queue with
+            .lease: the caller has got none that is not done
+   -ESTALE  of a queue with .lease: the lease of the message that it got last
+            has ended, and the message is another getter's by now, or will be
    others   of a manager's queue: see conc_manager_get */
 CONC_API int conc_task_done(conc_queue *queue);
 
@@ -3241,6 +3262,197 @@ CONC_API int conc_put_build(conc_queue *queue, double timeout,
    -ERANGE   a number does not fit its C type; the message is still there */
 CONC_API int conc_get_parse(conc_queue *queue, double timeout,
                             const char *format, ...);
+
+/* ---------------------------------------------------------------------------
+   >>leases: leases, retries, priorities, delays: conc_lease
+
+   Threads    any number, mixed with coroutines of any loops
+   Processes  through a manager: Python's, unmodified
+   Signals    no
+   Memory     of each message some 140 bytes besides its own
+   Blocks     as conc_put and conc_get do; the others do not
+   ------------------------------------------------------------------------ */
+
+/* A worker may be killed in the middle of its work. With .lease a message is
+   not gone when it was got: it is leased to its getter, until that says that
+   it is done.
+
+     conc_queue_opts opts = {.lease = 60, .max_deliveries = 5};
+     conc_queue *q = conc_queue_new(&opts);
+     while (conc_get(q, &job, sizeof job, CONC_FOREVER) > 0) {
+       work(&job);
+       conc_task_done(q);
+     }
+
+   A getter is a task: a thread, a coroutine, a pool's job. To a server it is a
+   connection, which of a Python program is a thread of that. Whatever it has
+   leased comes back to the queue, for another getter:
+     at once       when the task ends, in whatever way, or the connection does;
+                   or by conc_lease_release
+     after .lease  when the connection has sent nothing for so long: its
+                   program was stopped, or its machine is gone. A task of this
+                   process is alive as long as it runs, so that a long job is
+                   not done twice
+     after .max_lease, if that is set: also when the task is alive, but hangs
+   Time that has passed is looked at by every call of the queue, and by the
+   calls that wait for it. There is no thread for it.
+   A message so is done once at least: twice, if a lease ended before the work
+   was, which conc_lease_deliveries tells. But each lease is ended by one call
+   only: a getter that comes too late is told so by -ESTALE, and does not end
+   the lease of the next one.
+
+   conc_task_done ends the lease that the calling task got last from this
+   queue, of those that are not ended. That is what a worker wants that has one
+   message at a time. Others name it: conc_get_leased.
+   conc_get, conc_get_value, conc_get_many and the like all lease, as do the
+   gets of Python's programs. conc_queue_join waits until all that was put is
+   done, or dead. conc_qsize counts what a get could take now. What is leased,
+   or waits for its time, counts for .capacity and .max_total, and so does what
+   waits for room in .dead_letters.
+   conc_queue_close ends the gets when nothing is left that is not leased. What
+   is leased then may come back, and can be got.
+   A forked child has a copy of the queue, in which what other tasks of its
+   parent have leased stays leased.
+
+   What comes back has its place again, before all that was put later. With
+   .retry_delay it waits first, the longer the more often it was delivered: so
+   long, twice as long, and so on up to 64 times, and up to a quarter more,
+   so that what came back together is not tried together.
+   With .max_deliveries a message that kills its workers does not do so for
+   ever. When it comes back for the so many-th time it is put into
+   .dead_letters as a dict:
+     "message"     what it was: bytes, or a value
+     "why"         "ended": the task or the connection; "expired": its time;
+                   or "released"
+     "when"        seconds since 1970, as a float
+     "deliveries"  how often it was got
+     "by"          the name of the task, or the address of the client, that
+                   had it last
+   While that queue is full the message waits in this one, and this is tried
+   again. Without .dead_letters, or if that is closed or cannot take so long a
+   message, it is dropped. A value that .dead_letters may not have, since it
+   has objects in it, is there as the bytes of its pickle. */
+
+/* A message that was got and is not done yet; valid when zeroed. Any task may
+   use it, not only the one that got it; but not two at the same time. */
+typedef struct conc_lease {
+  conc_queue *queue; /* NULL: there is none */
+  uint64_t id;       /* no other lease of the queue has, or had, it */
+  int deliveries;    /* see conc_lease_deliveries */
+} conc_lease;
+
+/* Does what conc_get does, and says which lease that was.
+   Returns the size of the message.
+   Errors: as conc_get, *lease is zeroed then, and
+   -ENOTSUP  the queue has no .lease
+   -ENOMEM   there is no memory to note the lease; the message is still there
+ */
+CONC_API ssize_t conc_get_leased(conc_queue *queue, conc_lease *lease,
+                                 void *buf, size_t size, double timeout);
+
+/* Does what conc_get_value does, and says which lease that was.
+   Returns 0.
+   Errors: as conc_get_value, *lease is zeroed then, and
+   -ENOTSUP  the queue has no .lease */
+CONC_API int conc_get_value_leased(conc_queue *queue, conc_lease *lease,
+                                   conc_value **out, double timeout);
+
+/* Says that the message has been dealt with: it is gone for good. Afterwards
+   *lease is zeroed, also after an error.
+   Returns 0.
+   Errors:
+   -ESTALE  the lease has ended before: the message is another getter's by now,
+            or will be
+   -EINVAL  *lease is zeroed */
+CONC_API int conc_lease_done(conc_lease *lease);
+
+/* Gives the message back, to be got again after `delay` seconds; 0: at once;
+   below 0: after .retry_delay, as if the getter had ended. It counts as a
+   delivery. Afterwards *lease is zeroed, also after an error.
+   Returns 0.
+   Errors: as conc_lease_done */
+CONC_API int conc_lease_release(conc_lease *lease, double delay);
+
+/* Makes the lease longer: it ends in `seconds` at the earliest, also without
+   a sign of life; and .max_lease, if there is one, counts from now on.
+   Returns 0.
+   Errors: *lease stays as it is
+   -ESTALE  the lease has ended before
+   -EINVAL  *lease is zeroed, or `seconds` is no number */
+CONC_API int conc_lease_extend(conc_lease *lease, double seconds);
+
+/* Returns how often the message was delivered, with this time: 1 is the first.
+   More say that the work may have been done before, in part or as a whole.
+   Errors: none; 0: *lease is zeroed. */
+CONC_API int conc_lease_deliveries(const conc_lease *lease);
+
+/* Does what conc_put does, but no get takes the message before `delay` seconds
+   have passed. Then it has its place before what was put after it.
+   Returns 0.
+   Errors: as conc_put, and
+   -ENOTSUP  the queue has none of the options of >>leases
+   -EINVAL   `delay` is no number, or for ever */
+CONC_API int conc_put_after(conc_queue *queue, const void *data, size_t size,
+                            double delay, double timeout);
+
+/* Does what conc_put does, with a priority: 0 is served first. Messages of one
+   priority are served in their order. What conc_put puts has the last
+   priority, .priorities - 1: so what is urgent can overtake what says nothing
+   of itself.
+   Returns 0.
+   Errors: as conc_put, and
+   -ENOTSUP  the queue has none of the options of >>leases
+   -EINVAL   there is no such priority */
+CONC_API int conc_put_priority(conc_queue *queue, const void *data,
+                               size_t size, int priority, double timeout);
+
+/* Does what conc_put does, but once for each id: if a message with this id was
+   put less than .dedup seconds ago, this is a success, and nothing is put.
+   Whether that message is still there, or done, does not matter.
+   Returns 0.
+   Errors: as conc_put, and
+   -ENOTSUP  the queue has no .dedup
+   -EINVAL   the id is NULL, or longer than 1,024 bytes */
+CONC_API int conc_put_once(conc_queue *queue, const char *id, const void *data,
+                           size_t size, double timeout);
+
+/* What is in a queue, and what went through it. */
+typedef struct conc_queue_counts {
+  size_t ready;      /* messages that a get could take now */
+  size_t delayed;    /* that wait for their time */
+  size_t leased;     /* that are with a getter */
+  size_t dying;      /* that wait for room in .dead_letters */
+  uint64_t put;      /* ever; without those that conc_put_once knew */
+  uint64_t got;      /* ever; a message counts as often as it was delivered */
+  uint64_t done;     /* by conc_task_done or conc_lease_done */
+  uint64_t returned; /* leases that ended otherwise */
+  uint64_t dead;     /* messages */
+  double put_rate;   /* a second, in the last 5 to 10 seconds */
+  double done_rate;  /* as this; without .lease: that were got */
+  double oldest;     /* seconds since the oldest that is ready was put, to a
+                        tenth of a second; 0: none is */
+} conc_queue_counts;
+
+/* Fills in *out.
+   Returns 0.
+   Errors:
+   -ENOTSUP  the queue has none of the options of >>leases */
+CONC_API int conc_queue_stats(conc_queue *queue, conc_queue_counts *out);
+
+/* Who has leased messages of a queue. */
+typedef struct conc_queue_holder {
+  char name[48];  /* the task's, or the client's address */
+  size_t leases;  /* how many */
+  double silence; /* seconds since its last sign of life; 0: it is a task of
+                     this process */
+} conc_queue_holder;
+
+/* Fills in up to n elements of `out`, which may be NULL if n is 0.
+   Returns how many getters have leased messages: it may be more than n.
+   Errors:
+   -ENOTSUP  the queue has no .lease */
+CONC_API ssize_t conc_queue_holders(conc_queue *queue, conc_queue_holder *out,
+                                    size_t n);
 
 /* ---------------------------------------------------------------------------
    >>pool: conc_pool: jobs for processes or threads; conc_offload
