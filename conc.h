@@ -102,6 +102,7 @@
      >>server      what serves queues to clients (private)
      >>peer        what a client has of a server (private)
      >>proxy       how a client puts and gets (private)
+     >>lessee      what a client has leased (private)
      >>client      the queues of a client (private)
      >>remote      locks, events and others of a server (private)
      >>manager     conc_manager: queues and more over the network
@@ -13456,6 +13457,19 @@ CONC__PRIVATE void conc__attribute_link(conc_attribute *a,
   if (i < 8) CONC__STORE(&local->first[i], a);
 }
 
+/* A conc_local of the library, of tasks, with one attribute, which no call
+   looks up by a name, and which is no block of memory. */
+CONC__PRIVATE void conc__local_begin(conc_local *local, conc_attribute *a,
+                                     void (*destructor)(void *)) {
+  local->scope = CONC_SCOPE_TASK;
+  local->destructor = destructor;
+  a->local = local;
+  a->of_task = true;
+  conc__mutex_lock(&conc__locals_guard);
+  conc__attribute_link(a, &local->root);
+  conc__mutex_unlock(&conc__locals_guard);
+}
+
 /* The attribute of a name, made if there is none. 0, -EINVAL, -ENOMEM. */
 CONC__PRIVATE int conc__attribute_make(conc_local *local, const char *name,
                                        conc_attribute **out) {
@@ -13702,6 +13716,15 @@ CONC__PRIVATE void conc__locals_trim(conc_task *task) {
   for (i = 0; task->locals != NULL && i < task->locals->size; i++)
     if (conc__locals_values(task->locals)[i].attribute != NULL) return;
   conc__locals_resize(task, 0);
+}
+
+/* Destroys the caller's value of an attribute of the library, if it has one.
+ */
+CONC__PRIVATE void conc__local_end(const conc_attribute *a) {
+  conc__local_value *v = conc__local_value_of(a);
+  if (v == NULL) return;
+  conc__local_drop(v);
+  conc__locals_trim(conc__local_task(a));
 }
 
 /* Frees the attributes of a local, of which no value is set any more: their
@@ -21341,6 +21364,11 @@ CONC__INLINE uint64_t conc__little_endian(const unsigned char *p, size_t n) {
   uint64_t value = 0;
   while (n-- > 0) value = value << 8 | p[n];
   return value;
+}
+
+CONC__INLINE void conc__put_little_endian(unsigned char *p, uint64_t value,
+                                          size_t n) {
+  for (; n > 0; n--, value >>= 8) *p++ = (unsigned char)value;
 }
 
 /* --- the maker and its arrays ---
@@ -29788,6 +29816,14 @@ CONC__PRIVATE void conc__work_lend(conc__work *q, conc__letter *l,
   conc__work_time(q, l);
 }
 
+/* Takes a letter out of the leases of its stake. */
+CONC__PRIVATE void conc__stake_remove(conc__letter *l) {
+  conc__stake *s = l->by.stake;
+  *(l->younger != NULL ? &l->younger->older : &s->youngest) = l->older;
+  if (l->older != NULL) l->older->younger = l->younger;
+  s->count--;
+}
+
 /* The lease ends, however. */
 CONC__PRIVATE void conc__work_unlend(conc__work *q, conc__letter *l) {
   conc__letter **p = conc__work_bucket(q, l->lease);
@@ -29800,9 +29836,7 @@ CONC__PRIVATE void conc__work_unlend(conc__work *q, conc__letter *l) {
   if (s == NULL) return;
   if (l->timed) conc__order_remove(&q->expiring, l);
   l->timed = false;
-  *(l->younger != NULL ? &l->younger->older : &s->youngest) = l->older;
-  if (l->older != NULL) l->older->younger = l->younger;
-  s->count--;
+  conc__stake_remove(l);
 }
 
 /* The lease ends, and the letter with it. */
@@ -30055,14 +30089,12 @@ static conc_local conc__holders;
 static conc_attribute conc__holders_own;
 
 CONC__PRIVATE void conc__holders_begin(void) {
-  conc_attribute *a = &conc__holders_own;
-  conc__holders.scope = CONC_SCOPE_TASK;
-  conc__holders.destructor = conc__holder_end;
-  a->local = &conc__holders;
-  a->of_task = true;
-  conc__mutex_lock(&conc__locals_guard);
-  conc__attribute_link(a, &conc__holders.root);
-  conc__mutex_unlock(&conc__locals_guard);
+  conc__local_begin(&conc__holders, &conc__holders_own, conc__holder_end);
+}
+
+/* Nanoseconds that a lease of a queue lasts without a sign of life. */
+CONC__INLINE uint64_t conc__work_lease(const conc_queue *q) {
+  return ((const conc__work *)(const void *)q)->lease;
 }
 
 /* The holder of the calling task; NULL: it has none. */
@@ -30083,13 +30115,10 @@ CONC__PRIVATE conc__holder *conc__holder_make_own(void) {
 
 /* A queue is gone: so may be what the caller's holder is for. */
 CONC__PRIVATE void conc__holder_trim_own(void) {
-  const conc_attribute *a = &conc__holders_own;
   conc__holder *h = conc__holder_own();
   if (h == NULL) return;
   conc__holder_prune(h, false);
-  if (h->stakes != NULL) return;
-  conc__local_drop(conc__local_value_of(a));
-  conc__locals_trim(conc__local_task(a));
+  if (h->stakes == NULL) conc__local_end(&conc__holders_own);
 }
 
 /* ---------------------------------------------------------------------------
@@ -30552,6 +30581,63 @@ CONC__PRIVATE int conc__work_end(conc_queue *queue, conc__holder *h,
   return rc;
 }
 
+/* For a client whose leases are its connections': whoever has this lease is
+   alive. False: nobody has it. */
+CONC__PRIVATE bool conc__work_touch(conc_queue *queue, uint64_t lease) {
+  conc__work *q = (conc__work *)queue;
+  conc__todo todo;
+  conc__letter *l;
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  conc__work_move_due(q, &todo);
+  l = conc__work_find(q, lease);
+  if (l != NULL && l->state != CONC__LETTER_LEASED) l = NULL;
+  if (l != NULL && CONC__LOAD_RELAXED(&l->by.stake->holder->seen) !=
+                       CONC__DUE_NEVER)
+    conc__holder_touch(l->by.stake->holder);
+  conc__work_leave(q, &todo);
+  return l != NULL;
+}
+
+/* Enters a letter among the leases of a stake, at its place by number. */
+CONC__PRIVATE void conc__stake_enter(conc__stake *s, conc__letter *l) {
+  conc__letter *younger = NULL, *older = s->youngest;
+  while (older != NULL && older->lease > l->lease) {
+    younger = older;
+    older = older->older;
+  }
+  l->by.stake = s;
+  l->younger = younger;
+  l->older = older;
+  *(younger != NULL ? &younger->older : &s->youngest) = l;
+  if (older != NULL) older->younger = l;
+  s->count++;
+}
+
+/* Gives a lease to the holder of another one, too: that one keeps both. 0; or
+   -ESTALE: one of them has ended. */
+CONC__PRIVATE int conc__work_join_lease(conc_queue *queue, uint64_t lease,
+                                        uint64_t other) {
+  conc__work *q = (conc__work *)queue;
+  conc__todo todo;
+  conc__letter *l, *to;
+  int rc = -ESTALE;
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  conc__work_move_due(q, &todo);
+  l = conc__work_find(q, lease);
+  to = conc__work_find(q, other);
+  if (l != NULL && to != NULL && l->state == CONC__LETTER_LEASED &&
+      to->state == CONC__LETTER_LEASED) {
+    conc__stake_remove(l);
+    conc__stake_enter(to->by.stake, l);
+    conc__work_time(q, l);
+    rc = 0;
+  }
+  conc__work_leave(q, &todo);
+  return rc;
+}
+
 CONC__PRIVATE int conc__work_task_done(conc_queue *queue) {
   return conc__work_end(queue, NULL, 0, CONC__LEASE_DONE, 0);
 }
@@ -30815,6 +30901,11 @@ CONC__PRIVATE conc_queue *conc__work_new(const conc_queue_opts *options) {
   q->depth = conc__fork_depth;
   q->put_rate.since = q->done_rate.since = conc__work_tick();
   return &q->queue;
+}
+
+/* Whether a queue is of this class. */
+CONC__INLINE bool conc__queue_is_work(const conc_queue *q) {
+  return q->ops == &conc__work_class;
 }
 
 /* ---------------------------------------------------------------------------
@@ -35451,6 +35542,12 @@ CONC__PRIVATE conc__sink conc__sink_not_large(const conc__sink *sink) {
   return small;
 }
 
+/* What a get by such a sink has noted. */
+CONC__INLINE void conc__sink_note(conc__sink *sink, const conc__sink *small) {
+  sink->lease = small->lease;
+  sink->deliveries = small->deliveries;
+}
+
 /* Whether the message that such a sink has refused may be for the sink itself.
  */
 CONC__INLINE bool conc__sink_was_large(const conc__sink *sink, ssize_t n) {
@@ -35465,7 +35562,7 @@ CONC__PRIVATE ssize_t conc__aside_get(conc_sem *threads, conc_queue *q,
   ssize_t n = q->ops->get(q, &small, 0);
   conc__getting g;
   int rc;
-  sink->lease = small.lease;
+  conc__sink_note(sink, &small);
   if (!conc__sink_was_large(sink, n)) return n;
   g.queue = q;
   g.sink = sink;
@@ -36233,6 +36330,8 @@ typedef struct conc__client {
   conc__holding *loans; /* of the last reply: see conc__object_lend */
   /* A message that was handed out and is not confirmed: see "handing out". */
   conc__object *held_from; /* the queue, which is used; NULL: there is none */
+  uint64_t held_lease;   /* of a queue with an option of >>leases: by what
+                            number it has lent it; else 0 */
   conc__buffer held;     /* its body */
   bool held_sent;        /* its reply is the kernel's, all of it */
   conc__buffer held_ends; /* if several were handed out together: where each of
@@ -36679,6 +36778,11 @@ CONC__PRIVATE void conc__client_drop_receipt(conc__client *c) {
    is kept: it is needed for the next get. */
 CONC__PRIVATE void conc__client_confirm_all(conc__client *c) {
   conc__client_drop_receipt(c);
+  if (CONC__UNLIKELY(c->held_lease != 0)) {
+    conc_queue *q = c->held_from->queue;
+    q->ops->leases->end(q, NULL, c->held_lease, CONC__LEASE_SENT, 0);
+    c->held_lease = 0;
+  }
   if (c->held_from != NULL)
     conc__object_unuse(&c->manager->objects, c->held_from);
   c->held_from = NULL;
@@ -36742,7 +36846,9 @@ CONC__PRIVATE void conc__client_give_back(conc__client *c) {
     conc__client_give_back_ends(c, o->queue);
   } else if (o != NULL) {
     CONC__COUNT(&c->manager->server.account, returned, 1);
-    conc__unget_body(o->queue, 0, c->held.data, c->held.size, &c->held);
+    conc__unget_body(o->queue, c->held_lease, c->held.data, c->held.size,
+                     &c->held);
+    c->held_lease = 0;
   }
   if (o != NULL) conc__object_unuse(&c->manager->objects, o);
   conc__buffer_free(&c->held);
@@ -37197,6 +37303,7 @@ typedef struct conc__item {
   size_t size;
   int kind;
   conc__buffer b;
+  const conc__terms *terms; /* or NULL */
 } conc__item;
 
 /* Encodes the item of a put; or takes what conc__reading_main has made of it
@@ -37276,10 +37383,24 @@ typedef struct conc__putting {
   int rc;
 } conc__putting;
 
+/* The put of an item, as conc__queue_put. */
+CONC__PRIVATE int conc__item_offer(conc_queue *q, const conc__item *item,
+                                   conc__buffer *keep, double timeout) {
+  conc__message m;
+  if (item->terms == NULL)
+    return conc__queue_put(q, item->data, item->size, item->kind, keep,
+                           timeout);
+  if (q->max_bytes > 0 && item->size > q->max_bytes) return -EMSGSIZE;
+  m.data = item->data;
+  m.size = item->size;
+  m.kind = item->kind;
+  m.keep = keep;
+  return q->ops->leases->put(q, &m, item->terms, conc__deadline(timeout));
+}
+
 CONC__PRIVATE void *conc__putting_main(void *arg) {
   conc__putting *p = (conc__putting *)arg;
-  p->rc = conc__queue_put(p->queue, p->item->data, p->item->size,
-                          p->item->kind, NULL, 0);
+  p->rc = conc__item_offer(p->queue, p->item, NULL, 0);
   if (p->rc == 0) conc__buffer_free(&p->item->b);
   return NULL;
 }
@@ -37296,8 +37417,7 @@ CONC__PRIVATE int conc__item_put(conc__session *s, conc_queue *q,
   int rc;
   if (item->size < CONC__COPY_LARGE ||
       (item->b.data != NULL && q->ops->keeps))
-    return conc__queue_put(q, item->data, item->size, item->kind,
-                           conc__item_buffer(item), 0);
+    return conc__item_offer(q, item, conc__item_buffer(item), 0);
   p.queue = q;
   p.item = item;
   rc = conc__aside_call(s->aside, conc__putting_main, &p);
@@ -37336,8 +37456,7 @@ CONC__PRIVATE int conc__item_put_waiting(conc__session *s, conc_queue *q,
     /* The value of the request is kept as well: hence twice. */
     rc = conc__session_keep(s, 2 * item->size);
     if (rc == 0) {
-      rc = conc__queue_put(q, item->data, item->size, item->kind,
-                           conc__item_buffer(item), timeout);
+      rc = conc__item_offer(q, item, conc__item_buffer(item), timeout);
       conc__session_unkeep(s);
     }
   }
@@ -37354,6 +37473,8 @@ CONC__PRIVATE int conc__reply_put(conc__session *s, conc_queue *q, size_t size,
   if (lacks != NULL) return conc__refuse_memory(s, s->lacking, lacks);
   if (rc == -EMSGSIZE)
     return conc__reply_too_long(s, size, q->max_bytes, conc__fifo_bound(q));
+  if (rc == -EINVAL)
+    return conc__reply_builtin(s, "ValueError", "there is no such priority");
   return rc == 0 ? conc__reply_none(s) : conc__reply_error(s, rc, false);
 }
 
@@ -37386,13 +37507,28 @@ CONC__PRIVATE int conc__serve_unget(conc__session *s, conc_queue *q,
   return rc == 0 ? conc__reply_none(s) : conc__reply_error(s, rc, false);
 }
 
+/* What stands before the message in a reply to _conc_lease, as bytes: see
+   >>own. */
+#define CONC__LEASE_HEAD 20
+
+/* Begins the reply to a get. What is `leased` to a client of ours has such a
+   head, which is filled in later. */
+CONC__PRIVATE int conc__reply_get_begin(conc__session *s, bool leased) {
+  static const unsigned char head[2 + CONC__LEASE_HEAD] = {
+      CONC__OP_SHORT_BINBYTES, CONC__LEASE_HEAD};
+  int rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  if (rc == 0 && leased)
+    rc = conc__buffer_append(&s->client->channel.out, head, sizeof head);
+  return rc;
+}
+
 /* The second try of a get, which waits. While it waits no buffer is lent: the
    message comes into one that the queue makes for it, and is moved behind the
    head of a reply then. Returns as the queue's get, or -EMSGSIZE if there is a
    large message; *offset is where the body begins in `out`. If *rc is not 0,
    the connection is to be closed. */
 CONC__PRIVATE ssize_t conc__serve_get_waiting(conc__session *s, conc_queue *q,
-                                              conc__sink *sink,
+                                              conc__sink *sink, bool leased,
                                               double deadline, size_t *offset,
                                               int *rc) {
   conc__buffer *out = &s->client->channel.out;
@@ -37402,7 +37538,7 @@ CONC__PRIVATE ssize_t conc__serve_get_waiting(conc__session *s, conc_queue *q,
   *rc = conc__session_block(s);
   if (*rc != 0) return *rc;
   n = q->ops->get(q, &small, deadline);
-  sink->lease = small.lease;
+  conc__sink_note(sink, &small);
   if (n < 0) {
     conc__session_unblock(s);
     return n;
@@ -37414,7 +37550,7 @@ CONC__PRIVATE ssize_t conc__serve_get_waiting(conc__session *s, conc_queue *q,
      too late to cancel it. If so, conc__session_flush gives it back. */
   conc__client_peek(s->client);
   *rc = conc__buffer_reserve(&s->taken, sizeof(conc__taken));
-  if (*rc == 0) *rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  if (*rc == 0) *rc = conc__reply_get_begin(s, leased);
   *offset = out->size;
   if (*rc == 0) *rc = conc__buffer_append(out, got.data, got.size);
   if (*rc != 0) conc__unget_body(q, sink->lease, got.data, got.size, &got);
@@ -37517,35 +37653,51 @@ CONC__PRIVATE conc__holder *conc__session_holder(conc__session *s) {
   return c->holder;
 }
 
-/* Whether the queue leases its messages: a client of ours, whose connections
-   are those of many tasks, is refused. */
+/* A queue that leases its messages is asked otherwise by clients of ours. */
 CONC__PRIVATE int conc__refuse_lease(conc__session *s) {
   return conc__reply_builtin(s, "RuntimeError",
-                             "the queue leases its messages, which is only "
-                             "for clients of Python");
+                             "the queue leases its messages");
+}
+
+/* Ends the reply to a get that has leased a message whose body begins at
+   `offset`: fills in its head, and makes one thing of both. */
+CONC__PRIVATE int conc__reply_lease_end(conc__session *s, const conc_queue *q,
+                                        const conc__sink *sink,
+                                        size_t offset) {
+  conc__buffer *out = &s->client->channel.out;
+  unsigned char *p = out->data + offset - CONC__LEASE_HEAD;
+  conc__put_little_endian(p, sink->lease, 8);
+  conc__put_little_endian(p + 8, (uint64_t)sink->deliveries, 4);
+  conc__put_little_endian(p + 12, conc__work_lease(q), 8);
+  return conc__pickle_put_op(out, CONC__OP_TUPLE2);
 }
 
 /* get(block=True, timeout=None). The message goes straight from the queue into
    the reply. From then on `taken` must know of it; so the memory to note it is
-   there before the queue is asked. */
-CONC__PRIVATE int conc__serve_get(conc__session *s, conc__object *o,
-                                  double timeout) {
+   there before the queue is asked. `leased`: it is _conc_lease, which says
+   what it wants. */
+CONC__PRIVATE int conc__serve_get_as(conc__session *s, conc__object *o,
+                                     double timeout, bool leased, int wants,
+                                     size_t size) {
   conc_queue *q = o->queue;
   conc__buffer *out = &s->client->channel.out;
-  const size_t limit = conc__message_limit(s->manager);
+  size_t limit = conc__message_limit(s->manager);
   conc__sink sink;
   conc__taken t;
   ssize_t n;
   double deadline = 0;
   int rc;
-  conc__sink_body(&sink, out, CONC__WANTS_ANY, limit);
-  if (CONC__UNLIKELY(q->ops->leases != NULL)) {
+  if (wants != CONC__WANTS_BYTES && wants != CONC__WANTS_EXACTLY)
+    wants = CONC__WANTS_ANY;
+  if (size < limit || wants == CONC__WANTS_EXACTLY) limit = size;
+  conc__sink_body(&sink, out, wants, limit);
+  if (CONC__UNLIKELY(conc__queue_is_work(q))) {
     sink.holder = conc__session_holder(s);
     if (sink.holder == NULL) return conc__reply_error(s, -ENOMEM, true);
   }
   do {
     rc = conc__buffer_reserve(&s->taken, sizeof t);
-    if (rc == 0) rc = CONC__REPLY_BEGIN(s, "#RETURN");
+    if (rc == 0) rc = conc__reply_get_begin(s, leased);
     if (rc != 0) return rc;
     t.offset = out->size;
     n = conc__aside_get(s->aside, q, &sink);
@@ -37553,7 +37705,7 @@ CONC__PRIVATE int conc__serve_get(conc__session *s, conc__object *o,
     if (n < 0) out->size = s->reply;
     if (n != -ETIMEDOUT || timeout <= 0) break;
     if (deadline <= 0) deadline = conc__deadline(timeout);
-    n = conc__serve_get_waiting(s, q, &sink, deadline, &t.offset, &rc);
+    n = conc__serve_get_waiting(s, q, &sink, leased, deadline, &t.offset, &rc);
     if (rc != 0) return rc;
   } while (conc__sink_was_large(&sink, n));
   if (n == -ECANCELED) return (int)n;
@@ -37564,7 +37716,8 @@ CONC__PRIVATE int conc__serve_get(conc__session *s, conc__object *o,
   if (t.old && !conc__serve_old(s, q, t.lease, t.offset, &rc)) return rc;
   conc__object_use(o);
   t.size = out->size - t.offset;
-  rc = conc__reply_end(s);
+  rc = leased ? conc__reply_lease_end(s, q, &sink, t.offset) : 0;
+  if (rc == 0) rc = conc__reply_end(s);
   t.end = out->size;
   CONC__COUNT(&s->manager->server.account, gets, 1);
   /* Also after an error: then the connection is closed, and the message goes
@@ -37572,6 +37725,11 @@ CONC__PRIVATE int conc__serve_get(conc__session *s, conc__object *o,
   CONC__CHECK(s->taken.capacity - s->taken.size >= sizeof t);
   conc__buffer_append(&s->taken, &t, sizeof t); /* there is room */
   return rc;
+}
+
+CONC__PRIVATE int conc__serve_get(conc__session *s, conc__object *o,
+                                  double timeout) {
+  return conc__serve_get_as(s, o, timeout, false, CONC__WANTS_ANY, SIZE_MAX);
 }
 
 /* _conc_get(timeout, wants, size): the message is handed out. It goes from the
@@ -37592,6 +37750,10 @@ CONC__PRIVATE int conc__serve_take(conc__session *s, conc__object *o,
     wants = CONC__WANTS_ANY;
   if (size < limit || wants == CONC__WANTS_EXACTLY) limit = size;
   conc__sink_body(&sink, &c->held, wants, limit);
+  if (CONC__UNLIKELY(conc__queue_is_work(q))) {
+    sink.holder = conc__session_holder(s);
+    if (sink.holder == NULL) return conc__reply_error(s, -ENOMEM, true);
+  }
   small = conc__sink_not_large(&sink);
   do {
     n = conc__aside_get(s->aside, q, &sink);
@@ -37600,6 +37762,7 @@ CONC__PRIVATE int conc__serve_take(conc__session *s, conc__object *o,
     rc = conc__session_block(s);
     if (rc != 0) return rc;
     n = q->ops->get(q, &small, deadline);
+    conc__sink_note(&sink, &small);
     conc__session_unblock(s);
   } while (conc__sink_was_large(&sink, n));
   if (n == -ECANCELED) return (int)n;
@@ -37607,6 +37770,7 @@ CONC__PRIVATE int conc__serve_take(conc__session *s, conc__object *o,
   CONC__COUNT(&s->manager->server.account, gets, 1);
   conc__object_use(o);
   c->held_from = o;
+  c->held_lease = sink.lease;
   c->held_sent = false;
   c->confirms = true;
   rc = CONC__REPLY_BEGIN(s, "#RETURN");
@@ -37658,7 +37822,7 @@ CONC__PRIVATE int conc__serve_size(conc__session *s, conc_queue *q,
   bool yes;
   if (n < 0) return conc__reply_error(s, (int)n, true);
   if (*method == 'q') return conc__reply_int(s, n);
-  if (*method == 'f' && q->ops->leases != NULL) {
+  if (*method == 'f' && conc__queue_is_work(q)) {
     conc_queue_counts counts;
     q->ops->leases->counts(q, &counts);
     n = (ssize_t)(counts.ready + counts.delayed + counts.leased +
@@ -37783,15 +37947,17 @@ CONC__PRIVATE void conc__receipt_write(conc__session *s, const conc_queue *q,
   conc__receipt_forget(o);
 }
 
-/* _conc_put(key, timeout, item). */
+/* _conc_put(key, timeout, item); or, with terms, _conc_put_on. */
 CONC__PRIVATE int conc__serve_put_keyed(conc__session *s, conc_queue *q,
                                         const unsigned char *key,
                                         const conc_value *item,
+                                        const conc__terms *terms,
                                         double timeout) {
   conc__item i;
   ssize_t n = 0;
   int rc = 0;
   if (conc__item_encode(s, q, item, &i, &rc) != 0) return rc;
+  i.terms = terms;
   rc = conc__receipt_begin(s, key, 2 * i.size, &n);
   if (rc == CONC__RECEIPT_NEW) {
     n = conc__item_put_waiting(s, q, &i, timeout);
@@ -38000,7 +38166,7 @@ CONC__PRIVATE int conc__serve_take_many(conc__session *s, conc__object *o,
   ssize_t n;
   int rc;
   CONC__CHECK(c->held_from == NULL && c->held_ends.size == 0);
-  if (q->leases) return conc__refuse_lease(s);
+  if (conc__queue_is_work(q)) return conc__refuse_lease(s);
   if (t->most > limit) t->most = limit;
   n = conc__take_first(s, q, t, timeout, &rc);
   if (rc != 0 || n == -ECANCELED) return (int)n;
@@ -38072,7 +38238,7 @@ CONC__PRIVATE int conc__serve_own_put(conc__session *s, conc__object *o,
       conc_value_float(conc_value_item(r->args, 1), &timeout) != 0)
     return conc__own_refuse(s, r);
   return conc__serve_put_keyed(s, o->queue, key, conc_value_item(r->args, 2),
-                               timeout);
+                               NULL, timeout);
 }
 
 CONC__PRIVATE int conc__serve_own_put_many(conc__session *s, conc__object *o,
@@ -38115,6 +38281,186 @@ CONC__PRIVATE int conc__serve_own_get_many(conc__session *s, conc__object *o,
                 ? (int)wants
                 : CONC__WANTS_ANY;
   return conc__serve_take_many(s, o, &t, timeout);
+}
+
+/* --- queues with an option of >>leases ---
+
+   A lease is the connection's over which the message came. A client of ours
+   uses a connection for many tasks, but never while a task has a lease by it.
+
+     _conc_put_on(key, timeout, item, delay, priority, id)
+                             priority: -1, the last; id: str or None
+     _conc_counts()          a tuple of what conc_queue_counts has
+     _conc_lease(timeout, wants, size)
+                             a get. The answer is a tuple of 20 bytes (the
+                             lease's number, how often the message was got, and
+                             for how many nanoseconds it is leased without a
+                             sign of life, as numbers of 8, 4 and 8 bytes, the
+                             lowest first) and the message
+     _conc_lease_end(lease, how, seconds)
+                             by CONC__LEASE_...; False: it has ended before
+     _conc_lease_join(lease, other)
+                             the lease is now the connection's that has the
+                             other one; False: one of them has ended
+     _conc_alive(lease, ...) a sign of life of those that have these leases
+     _conc_holders(n)        how many, and a tuple of up to n (name, leases,
+                             silence) */
+
+#define CONC__METHOD_PUT_ON "_conc_put_on"
+#define CONC__METHOD_COUNTS "_conc_counts"
+#define CONC__METHOD_LEASE "_conc_lease"
+#define CONC__METHOD_LEASE_END "_conc_lease_end"
+#define CONC__METHOD_LEASE_JOIN "_conc_lease_join"
+#define CONC__METHOD_ALIVE "_conc_alive"
+#define CONC__METHOD_HOLDERS "_conc_holders"
+#define CONC__HOLDERS_MOST ((size_t)4096) /* in one reply */
+
+CONC__PRIVATE int conc__serve_put_on(conc__session *s, conc__object *o,
+                                     const conc__request *r) {
+  const conc_value *v = r->args, *id = conc_value_item(v, 5);
+  conc__terms terms = {0, -1, NULL};
+  const unsigned char *key;
+  int64_t priority = -1;
+  double timeout = 0;
+  if (conc_value_size(v) != 6 || !conc__own_key(conc_value_item(v, 0), &key) ||
+      conc_value_float(conc_value_item(v, 1), &timeout) != 0 ||
+      conc_value_float(conc_value_item(v, 3), &terms.delay) != 0 ||
+      !(terms.delay < 1e9) ||
+      conc_value_int(conc_value_item(v, 4), &priority) != 0 || priority < -1 ||
+      priority > INT_MAX)
+    return conc__own_refuse(s, r);
+  terms.priority = (int)priority;
+  if (conc_value_type(id) != CONC_NONE) {
+    terms.id = conc_value_str(id, NULL);
+    if (terms.id == NULL || strlen(terms.id) > CONC__ID_MOST)
+      return conc__own_refuse(s, r);
+    if (!o->queue->knows)
+      return conc__reply_builtin(s, "NotImplementedError",
+                                 "the queue has no .dedup");
+  }
+  return conc__serve_put_keyed(s, o->queue, key, conc_value_item(v, 2), &terms,
+                               timeout);
+}
+
+CONC__PRIVATE int conc__serve_counts(conc__session *s, conc__object *o,
+                                     const conc__request *r) {
+  conc__buffer *out = &s->client->channel.out;
+  conc_queue_counts c;
+  size_t i;
+  int rc = o->queue->ops->leases->counts(o->queue, &c);
+  (void)r;
+  if (rc != 0) return conc__reply_error(s, rc, true);
+  {
+    const uint64_t whole[] = {c.ready, c.delayed, c.leased, c.dying, c.put,
+                              c.got,   c.done,    c.returned, c.dead};
+    const double real[] = {c.put_rate, c.done_rate, c.oldest};
+    rc = CONC__REPLY_BEGIN(s, "#RETURN");
+    if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_MARK);
+    for (i = 0; rc == 0 && i < sizeof whole / sizeof *whole; i++)
+      rc = conc__pickle_put_int(out, (int64_t)whole[i]);
+    for (i = 0; rc == 0 && i < sizeof real / sizeof *real; i++)
+      rc = conc__pickle_put_float(out, real[i]);
+  }
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE);
+  return rc != 0 ? rc : conc__reply_end(s);
+}
+
+CONC__PRIVATE int conc__serve_lease(conc__session *s, conc__object *o,
+                                    const conc__request *r) {
+  const conc_value *v = r->args, *most = conc_value_item(v, 2);
+  double timeout = 0;
+  size_t wants = 0, size = SIZE_MAX;
+  if (conc_value_size(v) != 3 ||
+      conc_value_float(conc_value_item(v, 0), &timeout) != 0 ||
+      !conc__own_size(conc_value_item(v, 1), &wants) ||
+      (conc_value_type(most) != CONC_NONE && !conc__own_size(most, &size)))
+    return conc__own_refuse(s, r);
+  return conc__serve_get_as(s, o, timeout, true, (int)wants, size);
+}
+
+/* The number of a lease, or else false. */
+CONC__PRIVATE bool conc__own_lease(const conc_value *v, uint64_t *out) {
+  int64_t n = 0;
+  if (conc_value_int(v, &n) != 0 || n <= 0) return false;
+  *out = (uint64_t)n;
+  return true;
+}
+
+CONC__PRIVATE int conc__serve_lease_end(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
+  const conc_value *v = r->args;
+  uint64_t lease = 0;
+  double seconds = 0;
+  size_t how = 0;
+  if (conc_value_size(v) != 3 ||
+      !conc__own_lease(conc_value_item(v, 0), &lease) ||
+      !conc__own_size(conc_value_item(v, 1), &how) ||
+      how > CONC__LEASE_UNGET ||
+      conc_value_float(conc_value_item(v, 2), &seconds) != 0 ||
+      seconds != seconds)
+    return conc__own_refuse(s, r);
+  return conc__reply_bool(s, o->queue->ops->leases->end(o->queue, NULL, lease,
+                                                        (int)how,
+                                                        seconds) == 0);
+}
+
+CONC__PRIVATE int conc__serve_lease_join(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
+  uint64_t lease = 0, other = 0;
+  if (conc_value_size(r->args) != 2 ||
+      !conc__own_lease(conc_value_item(r->args, 0), &lease) ||
+      !conc__own_lease(conc_value_item(r->args, 1), &other))
+    return conc__own_refuse(s, r);
+  return conc__reply_bool(
+      s, conc__work_join_lease(o->queue, lease, other) == 0);
+}
+
+CONC__PRIVATE int conc__serve_alive(conc__session *s, conc__object *o,
+                                    const conc__request *r) {
+  const size_t n = conc_value_size(r->args);
+  size_t i;
+  int rc = 0;
+  for (i = 0; i < n; i++) {
+    uint64_t lease = 0;
+    if (!conc__own_lease(conc_value_item(r->args, i), &lease))
+      return conc__own_refuse(s, r);
+    conc__work_touch(o->queue, lease);
+    if (i % 1024 == 1023) rc = conc__loop_yield(); /* others have a turn */
+    if (rc != 0) return rc;
+  }
+  return conc__reply_none(s);
+}
+
+CONC__PRIVATE int conc__serve_holders(conc__session *s, conc__object *o,
+                                      const conc__request *r) {
+  conc__buffer *out = &s->client->channel.out;
+  conc_queue_holder *all = NULL;
+  size_t most = 0, i;
+  ssize_t n;
+  int rc = 0;
+  if (conc_value_size(r->args) != 1 ||
+      !conc__own_size(conc_value_item(r->args, 0), &most))
+    return conc__own_refuse(s, r);
+  if (most > CONC__HOLDERS_MOST) most = CONC__HOLDERS_MOST;
+  if (most > 0) {
+    all = (conc_queue_holder *)CONC_MALLOC(most * sizeof *all);
+    if (all == NULL) return conc__reply_error(s, -ENOMEM, true);
+  }
+  n = o->queue->ops->leases->holders(o->queue, all, most);
+  if (n >= 0 && (size_t)n < most) most = (size_t)n;
+  rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  if (rc == 0) rc = conc__pickle_put_int(out, n);
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_MARK);
+  for (i = 0; rc == 0 && i < most; i++) {
+    rc = conc__pickle_put_str(out, all[i].name, strlen(all[i].name));
+    if (rc == 0) rc = conc__pickle_put_int(out, (int64_t)all[i].leases);
+    if (rc == 0) rc = conc__pickle_put_float(out, all[i].silence);
+    if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE3);
+  }
+  CONC_FREE(all);
+  if (rc == 0)
+    rc = conc__pickle_put_ops(out, CONC__OP_TUPLE, CONC__OP_TUPLE2);
+  return rc != 0 ? rc : conc__reply_end(s);
 }
 
 /* ---------------------------------------------------------------------------
@@ -38252,6 +38598,35 @@ static const conc__method conc__queue_methods[] = {
 static const conc__class conc__served_queue = {
     NULL, "queue.Queue", conc__queue_methods, CONC__QUEUE_METHODS,
     NULL, NULL,          NULL,                NULL};
+
+/* One with an option of >>leases. */
+static const conc__method conc__work_methods[] = {
+    {CONC__METHOD_PUT_ON, CONC__TAKES_ANY, conc__serve_put_on, false},
+    {CONC__METHOD_COUNTS, CONC__TAKES_ANY, conc__serve_counts, true}};
+
+static const conc__class conc__served_work = {
+    &conc__served_queue, "queue.Queue", conc__work_methods,
+    sizeof conc__work_methods / sizeof *conc__work_methods,
+    NULL, NULL, NULL, NULL};
+
+/* One that leases. */
+static const conc__method conc__lease_methods[] = {
+    {CONC__METHOD_LEASE, CONC__TAKES_ANY, conc__serve_lease, false},
+    {CONC__METHOD_LEASE_END, CONC__TAKES_ANY, conc__serve_lease_end, true},
+    {CONC__METHOD_LEASE_JOIN, CONC__TAKES_ANY, conc__serve_lease_join, true},
+    {CONC__METHOD_ALIVE, CONC__TAKES_ANY, conc__serve_alive, true},
+    {CONC__METHOD_HOLDERS, CONC__TAKES_ANY, conc__serve_holders, true}};
+
+static const conc__class conc__served_leases = {
+    &conc__served_work, "queue.Queue", conc__lease_methods,
+    sizeof conc__lease_methods / sizeof *conc__lease_methods,
+    NULL, NULL, NULL, NULL};
+
+/* The class of a queue that is registered. */
+CONC__PRIVATE const conc__class *conc__queue_class_of(const conc_queue *q) {
+  if (!conc__queue_is_work(q)) return &conc__served_queue;
+  return q->leases ? &conc__served_leases : &conc__served_work;
+}
 
 /* --- the methods of an object --- */
 
@@ -40681,7 +41056,9 @@ CONC__PRIVATE void conc__call_key(conc__calling *call) {
 typedef struct conc__ident {
   struct conc__ident *before; /* the one whose place it has taken */
   bool confirms;              /* it is conc.h: see above */
-  bool own;                   /* it has what >>own lists */
+  bool own;                   /* it has what >>own lists, */
+  bool works;                 /* and for queues with an option of >>leases, */
+  bool leases;                /* and for queues that lease */
   unsigned lost;              /* of conc__client_side, when it was asked for */
   size_t most;                /* bytes of a request that it reads */
   char text[64];
@@ -40698,6 +41075,10 @@ typedef struct conc__proxy {
   conc_queue *stash; /* messages that came, and could not be handed over */
   bool stashed;      /* there may be some. Atomic */
   conc__peer *ahead; /* these have messages that no get has taken yet */
+  struct conc__lessee *lessees; /* what tasks have leased; under the guard */
+  double beat_at;    /* when the server is to be told next that these live; 0:
+                        that is not due. Under the guard, as */
+  double beat_every; /* seconds */
   char name[CONC__NAME_MAX + 1];
 } conc__proxy;
 
@@ -40828,13 +41209,15 @@ CONC__PRIVATE int conc__ident_read(const conc_value *v, conc__ident *ident) {
     id = conc_value_str(conc_value_item(v, 0), NULL);
   if (id == NULL || strlen(id) >= sizeof ident->text) return -EPROTO;
   memcpy(ident->text, id, strlen(id) + 1);
-  ident->confirms = ident->own = false;
+  ident->confirms = ident->own = ident->works = ident->leases = false;
   ident->most = SIZE_MAX;
   for (i = 0; i < conc_value_size(methods); i++) {
     const char *name = conc_value_str(conc_value_item(methods, i), NULL);
     if (name == NULL) continue;
     if (strcmp(name, CONC__METHOD_GET) == 0) ident->confirms = true;
     if (strcmp(name, CONC__METHOD_PUT) == 0) ident->own = true;
+    if (strcmp(name, CONC__METHOD_PUT_ON) == 0) ident->works = true;
+    if (strcmp(name, CONC__METHOD_LEASE) == 0) ident->leases = true;
     if (strncmp(name, CONC__METHOD_MAX, sizeof CONC__METHOD_MAX - 1) == 0) {
       unsigned long long most =
           strtoull(name + sizeof CONC__METHOD_MAX - 1, NULL, 10);
@@ -40986,21 +41369,48 @@ CONC__PRIVATE int conc__put_arguments(conc__buffer *out,
   return rc != 0 ? rc : conc__pickle_put_op(out, CONC__OP_TUPLE);
 }
 
+/* Appends the arguments of a put on terms. */
+CONC__PRIVATE int conc__put_on_arguments(conc__buffer *out, conc__exchange *c,
+                                         const conc__message *m,
+                                         const conc__terms *terms) {
+  int rc = conc__pickle_put_op(out, CONC__OP_MARK);
+  if (rc == 0) rc = conc__exchange_key(c);
+  if (rc == 0)
+    rc = conc__pickle_put_float(out,
+                                conc__remaining(conc__call_waits(c->call)));
+  if (rc == 0) rc = conc__put_message(out, m, 4);
+  if (rc == 0) rc = conc__pickle_put_float(out, terms->delay);
+  if (rc == 0) rc = conc__pickle_put_int(out, terms->priority);
+  if (rc == 0)
+    rc = terms->id != NULL
+             ? conc__pickle_put_str(out, terms->id, strlen(terms->id))
+             : conc__pickle_put_op(out, CONC__OP_NONE);
+  return rc != 0 ? rc : conc__pickle_put_op(out, CONC__OP_TUPLE);
+}
+
 /* One try of a put, or of an unget. A put that may be tried again has a key if
    the server knows what that is. */
 CONC__PRIVATE int conc__proxy_put_try(conc__proxy *proxy,
                                       const conc__ident *ident, bool back,
                                       const conc__message *m,
+                                      const conc__terms *terms,
                                       conc__calling *call) {
-  const char *method = back && ident->confirms ? CONC__METHOD_UNGET : "put";
+  const char *method = terms != NULL             ? CONC__METHOD_PUT_ON
+                       : back && ident->confirms ? CONC__METHOD_UNGET
+                                                 : "put";
   conc__buffer *out;
   conc__exchange c;
   bool once = !back && ident->own && call->again > 0;
-  int rc = conc__exchange_begin(&c, proxy, ident,
-                                once ? CONC__METHOD_PUT : method, call);
+  int rc = terms != NULL && !ident->works ? -ENOTSUP : 0;
+  if (terms != NULL) once = false;
+  if (rc == 0)
+    rc = conc__exchange_begin(&c, proxy, ident,
+                              once ? CONC__METHOD_PUT : method, call);
   if (rc != 0) return rc;
   out = &c.peer->channel.out;
-  if (once) {
+  if (terms != NULL) {
+    rc = conc__put_on_arguments(out, &c, m, terms);
+  } else if (once) {
     rc = conc__exchange_key(&c);
     if (rc == 0)
       rc = conc__pickle_put_float(out,
@@ -41018,7 +41428,8 @@ CONC__PRIVATE int conc__proxy_put_try(conc__proxy *proxy,
 /* Puts a message; or, if `back`, puts it back: to its place, if the server is
    ours. It may have been started anew, and is asked for the id then. */
 CONC__PRIVATE int conc__proxy_send(conc__proxy *proxy, const conc__message *m,
-                                   bool back, double deadline, double end) {
+                                   const conc__terms *terms, bool back,
+                                   double deadline, double end) {
   const conc__ident *ident;
   conc__calling call;
   int rc;
@@ -41026,7 +41437,7 @@ CONC__PRIVATE int conc__proxy_send(conc__proxy *proxy, const conc__message *m,
   call.acts = true;
   do {
     rc = conc__proxy_current(proxy, &call, &ident);
-    if (rc == 0) rc = conc__proxy_put_try(proxy, ident, back, m, &call);
+    if (rc == 0) rc = conc__proxy_put_try(proxy, ident, back, m, terms, &call);
   } while (rc != 0 && conc__proxy_again(proxy, &call, ident, &rc));
   return rc;
 }
@@ -41034,7 +41445,14 @@ CONC__PRIVATE int conc__proxy_send(conc__proxy *proxy, const conc__message *m,
 /* The put of a queue. */
 CONC__PRIVATE int conc__proxy_put(conc_queue *q, const conc__message *m,
                                   double deadline) {
-  return conc__proxy_send((conc__proxy *)q, m, false, deadline,
+  return conc__proxy_send((conc__proxy *)q, m, NULL, false, deadline,
+                          conc__call_end(deadline));
+}
+
+CONC__PRIVATE int conc__proxy_put_on(conc_queue *q, const conc__message *m,
+                                     const conc__terms *terms,
+                                     double deadline) {
+  return conc__proxy_send((conc__proxy *)q, m, terms, false, deadline,
                           conc__call_end(deadline));
 }
 
@@ -41088,7 +41506,7 @@ CONC__PRIVATE ssize_t conc__proxy_put_some(conc__proxy *proxy,
        for a server that takes no more. */
     if (n < 2 || !ident->own) {
       put = 1;
-      rc = conc__proxy_put_try(proxy, ident, false, m, &call);
+      rc = conc__proxy_put_try(proxy, ident, false, m, NULL, &call);
     } else {
       put = conc__proxy_put_trip(proxy, ident, m, n, &call);
       rc = put < 0 ? (int)put : 0;
@@ -41720,6 +42138,623 @@ CONC__PRIVATE ssize_t conc__proxy_get_late(conc__proxy *proxy,
 }
 
 /* ---------------------------------------------------------------------------
+   >>lessee: what a client has leased from a server
+
+   To a server a lease is the connection's by which its message came. So that
+   it comes back when the task ends that has it, and only then, that connection
+   is pinned: no other task uses it while this one has leases of that queue.
+   The next gets of the task may have to be given up, which ends their
+   connections; so they go by others, and the server is asked to count what
+   they got among the leases of the pinned one. A lease is ended by its number,
+   by whatever connection.
+
+   A lease lasts as long as the server hears of its holder. The thread of the
+   client (see >>client) says for all of them, three times within that time,
+   that they live: so a long job keeps its message, and a process that was
+   stopped does not.
+
+   What a task has leased of one queue is a conc__lessee. It belongs to the
+   task, as a value of a conc_local, whose destructor is called when the task
+   ends. All of it but its links there is under the guard of the manager, which
+   is there when the manager is gone. In a forked child they are the parent's,
+   and their connections are closed.
+
+   Uses >>proxy and >>local. Its user is >>client.
+   ------------------------------------------------------------------------ */
+
+/* A lease, by its number. */
+typedef struct conc__grant {
+  struct conc__grant *older;
+  uint64_t lease;
+} conc__grant;
+
+typedef struct conc__lessee {
+  struct conc__lessee *next; /* of the task's */
+  conc__mutex *guard;
+  unsigned depth; /* conc__fork_depth of the task's process */
+  /* Under the guard: */
+  conc__proxy *proxy; /* NULL: it is gone. The task looks whether it is one
+                         that is there without the guard */
+  struct conc__lessee *before, *after; /* of the proxy */
+  conc__grant *youngest;
+  conc__peer *pin; /* NULL: there is none, or its task uses it */
+  bool spoiled;    /* the pin has a lease of which is not known whether it has
+                      ended: it is to be closed */
+} conc__lessee;
+
+/* All of a task. */
+typedef struct conc__lessees {
+  conc__lessee *first;
+} conc__lessees;
+
+static conc_local conc__lessees_local;
+static conc_attribute conc__lessees_own;
+
+CONC__PRIVATE void conc__grants_free(conc__grant *g) {
+  while (g != NULL) {
+    conc__grant *older = g->older;
+    CONC_FREE(g);
+    g = older;
+  }
+}
+
+/* Takes everything out of a lessee, and it out of its proxy. Under the guard.
+   The caller frees what was in it. */
+CONC__PRIVATE void conc__lessee_strip(conc__lessee *l, conc__peer **pin,
+                                      conc__grant **grants) {
+  *pin = l->pin;
+  *grants = l->youngest;
+  l->pin = NULL;
+  l->youngest = NULL;
+  if (l->proxy == NULL) return;
+  *(l->before != NULL ? &l->before->after : &l->proxy->lessees) = l->after;
+  if (l->after != NULL) l->after->before = l->before;
+  CONC__STORE_RELAXED(&l->proxy, (conc__proxy *)NULL);
+}
+
+/* A lessee is of no more use: what it has leased comes back, for the server
+   sees the end of the connection. */
+CONC__PRIVATE void conc__lessee_end(conc__lessee *l) {
+  conc__peer *pin;
+  conc__grant *grants;
+  conc__mutex_lock(l->guard);
+  conc__lessee_strip(l, &pin, &grants);
+  conc__mutex_unlock(l->guard);
+  if (pin != NULL) conc__peer_close(pin);
+  conc__grants_free(grants);
+}
+
+/* The task ends. */
+CONC__PRIVATE void conc__lessees_end(void *value) {
+  conc__lessees *all = (conc__lessees *)value;
+  while (all->first != NULL) {
+    conc__lessee *l = all->first;
+    all->first = l->next;
+    conc__lessee_end(l);
+    CONC_FREE(l);
+  }
+  CONC_FREE(all);
+}
+
+CONC__PRIVATE void conc__lessees_begin(void) {
+  conc__local_begin(&conc__lessees_local, &conc__lessees_own,
+                    conc__lessees_end);
+}
+
+/* A proxy ends, with the client: its tasks have no leases any more. */
+CONC__PRIVATE void conc__lessees_leave(conc__proxy *proxy) {
+  conc__mutex *guard = conc__mutex_of(proxy->manager);
+  for (;;) {
+    conc__peer *pin = NULL;
+    conc__grant *grants = NULL;
+    conc__lessee *l;
+    conc__mutex_lock(guard);
+    l = proxy->lessees;
+    if (l != NULL) conc__lessee_strip(l, &pin, &grants);
+    conc__mutex_unlock(guard);
+    if (l == NULL) return;
+    if (pin != NULL) conc__peer_close(pin);
+    conc__grants_free(grants);
+  }
+}
+
+/* The lessee of the calling task; NULL: it has none of this queue. On the way
+   it forgets what its process has from a parent, and queues that are gone. */
+CONC__PRIVATE conc__lessee *conc__lessee_find(const conc__proxy *proxy) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  conc__lessees *all;
+  conc__lessee **p;
+  pthread_once(&once, conc__lessees_begin);
+  all = (conc__lessees *)conc_attribute_get(&conc__lessees_own);
+  p = all != NULL ? &all->first : NULL;
+  while (p != NULL && *p != NULL) {
+    conc__lessee *l = *p;
+    const conc__proxy *of = CONC__LOAD_RELAXED(&l->proxy);
+    if (of != NULL && l->depth == conc__fork_depth) {
+      if (of == proxy) return l;
+      p = &l->next;
+    } else {
+      *p = l->next;
+      conc__lessee_end(l);
+      CONC_FREE(l);
+    }
+  }
+  return NULL;
+}
+
+/* The same; made, if there is none. NULL: there is no memory. */
+CONC__PRIVATE conc__lessee *conc__lessee_make(conc__proxy *proxy) {
+  conc__lessees *all;
+  conc__lessee *l = conc__lessee_find(proxy);
+  if (l != NULL) return l;
+  all = (conc__lessees *)conc_attribute_get(&conc__lessees_own);
+  if (all == NULL) {
+    all = (conc__lessees *)CONC_MALLOC(sizeof *all);
+    if (all == NULL) return NULL;
+    all->first = NULL;
+    if (conc_attribute_set(&conc__lessees_own, all) != 0) {
+      CONC_FREE(all);
+      return NULL;
+    }
+  }
+  l = (conc__lessee *)CONC_MALLOC(sizeof *l);
+  if (l == NULL) return NULL;
+  memset(l, 0, sizeof *l);
+  l->guard = conc__mutex_of(proxy->manager);
+  l->depth = conc__fork_depth;
+  l->next = all->first;
+  all->first = l;
+  conc__mutex_lock(l->guard);
+  CONC__STORE_RELAXED(&l->proxy, proxy);
+  l->after = proxy->lessees;
+  if (l->after != NULL) l->after->before = l;
+  proxy->lessees = l;
+  conc__mutex_unlock(l->guard);
+  return l;
+}
+
+/* A client ends: so may what the caller has of it. */
+CONC__PRIVATE void conc__lessees_trim_own(void) {
+  conc__lessees *all;
+  conc__lessee_find(NULL);
+  all = (conc__lessees *)conc_attribute_get(&conc__lessees_own);
+  if (all != NULL && all->first == NULL)
+    conc__local_end(&conc__lessees_own);
+}
+
+/* --- what is noted --- */
+
+/* Takes the note of a lease out, which may be another task's. If it was the
+   last one, the pin is not needed any more: *pin. Under the guard. */
+CONC__PRIVATE conc__grant *conc__lessee_drop(conc__lessee *l, uint64_t lease,
+                                             conc__peer **pin) {
+  conc__grant **p = &l->youngest, *g;
+  while ((g = *p) != NULL && g->lease != lease) p = &g->older;
+  if (g == NULL) return NULL;
+  *p = g->older;
+  if (l->youngest == NULL) {
+    *pin = l->pin;
+    l->pin = NULL;
+  }
+  return g;
+}
+
+/* A lease has ended, or it is not known whether it has. */
+CONC__PRIVATE void conc__lease_forget(conc__proxy *proxy, uint64_t lease,
+                                      bool known) {
+  conc__mutex *guard = conc__mutex_of(proxy->manager);
+  conc__lessee *l, *own = conc__lessee_find(proxy);
+  conc__grant *g = NULL;
+  conc__peer *pin = NULL;
+  bool close = false;
+  conc__mutex_lock(guard);
+  if (own != NULL) g = conc__lessee_drop(l = own, lease, &pin);
+  for (l = g != NULL ? own : proxy->lessees; g == NULL && l != NULL;) {
+    g = conc__lessee_drop(l, lease, &pin);
+    if (g == NULL) l = l->after;
+  }
+  if (g != NULL) {
+    if (!known) l->spoiled = true;
+    close = l->spoiled;
+    if (pin != NULL) l->spoiled = false;
+  }
+  conc__mutex_unlock(guard);
+  CONC_FREE(g);
+  if (pin != NULL && close) conc__peer_close(pin);
+  else if (pin != NULL) conc__peer_put(proxy->manager, pin);
+}
+
+/* --- calls of a number --- */
+
+/* Calls a method whose result is a bool, for numbers of leases. `rc` is how it
+   went to begin the exchange, and to append the arguments. 1, 0, or negative
+   errno. */
+CONC__PRIVATE int conc__lease_told(conc__exchange *c, conc__proxy *proxy,
+                                   int rc) {
+  bool yes = false;
+  rc = conc__exchange_end(c, proxy, rc);
+  if (rc != 0) return rc;
+  rc = conc_value_bool(c->result, &yes) == 0 ? yes : -EPROTO;
+  conc_value_free(c->reply);
+  return rc;
+}
+
+/* --- getting --- */
+
+/* The youngest lease of a lessee that is older than that one; 0: there is
+   none. */
+CONC__PRIVATE uint64_t conc__lessee_older(conc__lessee *l, uint64_t than) {
+  const conc__grant *g;
+  uint64_t lease;
+  conc__mutex_lock(l->guard);
+  for (g = l->youngest; g != NULL && g->lease >= than; g = g->older) {
+  }
+  lease = g != NULL ? g->lease : 0;
+  conc__mutex_unlock(l->guard);
+  return lease;
+}
+
+/* Asks for the lease that came by the connection of `c` to be the pinned one's,
+   too. 1: it is. 0: the pinned one has none any more. Or negative errno: then
+   the connection is closed, and it is known that the message is in its queue
+   again, or that the pin must be closed. */
+CONC__PRIVATE int conc__lessee_join(conc__lessee *l, conc__proxy *proxy,
+                                    const conc__ident *ident,
+                                    conc__exchange *c, uint64_t lease) {
+  conc__buffer *out = &c->peer->channel.out;
+  uint64_t other = lease;
+  int joined = 0, rc = 0;
+  while (rc == 0 && joined == 0 &&
+         (other = conc__lessee_older(l, other)) != 0) {
+    conc_value *reply;
+    const conc_value *result;
+    bool broken, yes = false;
+    size_t at;
+    rc = conc__request_begin(out, &at, 4, ident->text,
+                             CONC__METHOD_LEASE_JOIN);
+    if (rc == 0) rc = conc__pickle_put_int(out, (int64_t)lease);
+    if (rc == 0) rc = conc__pickle_put_int(out, (int64_t)other);
+    if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE2);
+    if (rc == 0) rc = conc__request_end(out, at);
+    if (rc != 0) break; /* the connection is closed: nothing was joined */
+    rc = conc__peer_call(proxy->manager, c->peer, &reply, &result, &broken,
+                         c->call->end);
+    if (rc == 0) {
+      if (conc_value_bool(result, &yes) != 0) rc = -EPROTO;
+      joined = yes;
+      conc_value_free(reply);
+    }
+    if (rc != 0 && c->peer->asked) { /* it may have been joined */
+      conc__mutex_lock(l->guard);
+      l->spoiled = true;
+      conc__mutex_unlock(l->guard);
+    }
+  }
+  return rc != 0 ? rc : joined;
+}
+
+/* The task has a message by this connection: notes the lease, and pins the
+   connection unless another one is. The lease is noted first: then a pin stays
+   one until it is taken out here. */
+CONC__PRIVATE int conc__lessee_take(conc__lessee *l, conc__proxy *proxy,
+                                    const conc__ident *ident,
+                                    conc__exchange *c, conc__grant *grant) {
+  const uint64_t lease = grant->lease;
+  conc__peer *old = NULL;
+  bool joins, close = false;
+  int rc = 0;
+  conc__mutex_lock(l->guard);
+  grant->older = l->youngest;
+  l->youngest = grant;
+  joins = l->pin != NULL && !l->spoiled;
+  if (proxy->beat_at <= 0) {
+    proxy->beat_at = conc_now() + proxy->beat_every;
+    conc_event_set(&proxy->manager->client.fetched);
+  }
+  conc__mutex_unlock(l->guard);
+  if (joins) rc = conc__lessee_join(l, proxy, ident, c, lease);
+  if (rc < 0) {
+    conc__peer_close(c->peer);
+    conc__lease_forget(proxy, lease, true);
+    return rc;
+  }
+  conc__mutex_lock(l->guard);
+  if (rc > 0) {
+    old = c->peer;
+  } else {
+    old = l->pin;
+    l->pin = c->peer;
+    close = l->spoiled;
+    l->spoiled = false;
+  }
+  conc__mutex_unlock(l->guard);
+  if (old != NULL && close) conc__peer_close(old);
+  else if (old != NULL) conc__peer_put(proxy->manager, old);
+  return 0;
+}
+
+/* Reads the head of a reply to _conc_lease, behind which the message is. */
+CONC__PRIVATE bool conc__lease_read(const unsigned char **body, size_t *n,
+                                    conc__sink *sink, double *seconds) {
+  const unsigned char *p = *body;
+  if (*n < 2 + CONC__LEASE_HEAD + 2 || p[0] != CONC__OP_SHORT_BINBYTES ||
+      p[1] != CONC__LEASE_HEAD || p[*n - 1] != CONC__OP_TUPLE2)
+    return false;
+  sink->lease = conc__little_endian(p + 2, 8);
+  sink->deliveries = (int)conc__little_endian(p + 10, 4);
+  *seconds = (double)conc__little_endian(p + 14, 8) / 1e9;
+  *body += 2 + CONC__LEASE_HEAD;
+  *n -= 2 + CONC__LEASE_HEAD + 1;
+  return sink->lease != 0 && sink->lease <= INT64_MAX && sink->deliveries > 0;
+}
+
+/* Hands the message of a reply over, and notes the lease. The connection is
+   left in any case. The message's size; or negative errno: it is in its queue
+   again, or will be when the server has seen the end of the connection. */
+CONC__PRIVATE ssize_t conc__lessee_accept(conc__lessee *l, conc__proxy *proxy,
+                                          const conc__ident *ident,
+                                          conc__exchange *c, conc__sink *sink,
+                                          const unsigned char *body, size_t n,
+                                          conc__grant *grant) {
+  double seconds = 0;
+  ssize_t got = -EPROTO;
+  int rc;
+  c->peer->asked = false;
+  if (conc__lease_read(&body, &n, sink, &seconds))
+    got = conc__sink_fill(sink, body, n, proxy->queue.objects != 0);
+  if (got < 0) {
+    if (conc__peer_refuse(c->peer, c->call->end) != 0) got = -ECANCELED;
+    conc__peer_close(c->peer);
+    CONC_FREE(grant);
+    return got;
+  }
+  grant->lease = sink->lease;
+  conc__mutex_lock(l->guard);
+  proxy->beat_every = seconds / 3;
+  conc__mutex_unlock(l->guard);
+  rc = conc__lessee_take(l, proxy, ident, c, grant);
+  return rc != 0 ? rc : got;
+}
+
+/* One get from a queue that leases. As conc__proxy_take. */
+CONC__PRIVATE ssize_t conc__proxy_lease(conc__proxy *proxy,
+                                        const conc__ident *ident,
+                                        conc__sink *sink,
+                                        conc__calling *call) {
+  conc__lessee *l = conc__lessee_make(proxy);
+  conc__grant *grant = (conc__grant *)CONC_MALLOC(sizeof *grant);
+  const unsigned char *payload, *body;
+  size_t size, n;
+  conc__exchange c;
+  int rc = l == NULL || grant == NULL ? -ENOMEM : 0;
+  if (rc == 0)
+    rc = conc__exchange_begin(&c, proxy, ident, CONC__METHOD_LEASE, call);
+  if (rc == 0) {
+    rc = conc__take_arguments(&c.peer->channel.out, &c, sink, call->deadline);
+    rc = conc__exchange_write(&c, proxy, rc);
+  }
+  if (rc != 0) {
+    CONC_FREE(grant);
+    return rc;
+  }
+  rc = conc__peer_exchange(proxy->manager, c.peer, &payload, &size, call->end);
+  if (rc == 0 && conc__reply_body(payload, size, &body, &n))
+    return conc__lessee_accept(l, proxy, ident, &c, sink, body, n, grant);
+  CONC_FREE(grant);
+  c.broken = true;
+  rc = rc != 0 ? conc__call_broken(call, c.peer, rc)
+               : conc__exchange_told(&c, payload, size);
+  conc__exchange_leave(&c, proxy);
+  return rc;
+}
+
+/* --- the ends of leases --- */
+
+/* One try to end a lease: 1, 0: it has ended before, or negative errno. */
+CONC__PRIVATE int conc__proxy_end_try(conc__proxy *proxy,
+                                      const conc__ident *ident,
+                                      uint64_t lease, int how, double seconds,
+                                      conc__calling *call) {
+  conc__exchange c;
+  conc__buffer *out;
+  int rc;
+  if (!ident->leases) return -ESTALE;
+  rc = conc__exchange_begin(&c, proxy, ident, CONC__METHOD_LEASE_END, call);
+  if (rc != 0) return rc;
+  out = &c.peer->channel.out;
+  rc = conc__pickle_put_int(out, (int64_t)lease);
+  if (rc == 0) rc = conc__pickle_put_int(out, how);
+  if (rc == 0) rc = conc__pickle_put_float(out, seconds);
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE3);
+  return conc__lease_told(&c, proxy, rc);
+}
+
+/* As conc__lease_class says it. A server that does not know the id of the
+   queue was started anew: it has no leases of before. If an earlier try may
+   have ended the lease, it is not known whether that was this one. */
+CONC__PRIVATE int conc__proxy_end_lease(conc_queue *q,
+                                        struct conc__holder *holder,
+                                        uint64_t lease, int how,
+                                        double seconds) {
+  conc__proxy *proxy = (conc__proxy *)q;
+  double end = conc_now() + proxy->manager->timeout;
+  const conc__ident *ident;
+  conc__calling call;
+  bool asked = false;
+  int rc;
+  (void)holder;
+  if (lease == 0) {
+    conc__lessee *l = conc__lessee_find(proxy);
+    if (l != NULL) lease = conc__lessee_older(l, UINT64_MAX);
+    if (lease == 0) return -EINVAL;
+  }
+  conc__call_begin(&call, proxy->manager, end, end);
+  do {
+    if (call.unknown) asked = true;
+    call.unknown = false; /* it may be sent twice */
+    call.acts = true;
+    ident = conc__proxy_ident(proxy);
+    rc = conc__proxy_end_try(proxy, ident, lease, how, seconds, &call);
+    if (call.unknown) asked = true;
+    call.unknown = false;
+  } while (rc < 0 && rc != -ESTALE && conc__call_again(&call, &rc));
+  if (rc == 0) rc = asked ? -ECONNRESET : -ESTALE;
+  if (how != CONC__LEASE_EXTEND)
+    conc__lease_forget(proxy, lease, rc > 0 || rc == -ESTALE);
+  return rc > 0 ? 0 : rc;
+}
+
+/* --- signs of life --- */
+
+/* Appends a lease of each task of this process that has some; how many. Under
+   the guard. */
+CONC__PRIVATE size_t conc__leases_living(const conc__proxy *proxy,
+                                         conc__buffer *out, int *rc) {
+  const conc__lessee *l;
+  size_t n = 0;
+  for (l = proxy->lessees; l != NULL && *rc == 0; l = l->after) {
+    if (l->youngest == NULL || l->depth != conc__fork_depth) continue;
+    *rc = conc__pickle_put_int(out, (int64_t)l->youngest->lease);
+    n++;
+  }
+  return n;
+}
+
+/* Says to the server that the tasks live that have leases of a queue. When it
+   cannot be said, it is tried at the next time. */
+CONC__PRIVATE void conc__proxy_beat(conc__proxy *proxy) {
+  conc__mutex *guard = conc__mutex_of(proxy->manager);
+  const conc__ident *ident = conc__proxy_ident(proxy);
+  conc__buffer b = {NULL, 0, 0, 0};
+  conc__calling call;
+  conc__exchange c;
+  double end;
+  size_t n;
+  int rc = 0;
+  conc__mutex_lock(guard);
+  n = conc__leases_living(proxy, &b, &rc);
+  end = conc_now() + proxy->beat_every;
+  proxy->beat_at = n > 0 ? end : 0;
+  conc__mutex_unlock(guard);
+  if (n > 0 && rc == 0 && ident->leases) {
+    conc__call_begin(&call, proxy->manager, end, end);
+    if (conc__exchange_begin(&c, proxy, ident, CONC__METHOD_ALIVE, &call) ==
+        0) {
+      conc__buffer *out = &c.peer->channel.out;
+      rc = conc__pickle_put_op(out, CONC__OP_MARK);
+      if (rc == 0) rc = conc__buffer_append(out, b.data, b.size);
+      if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE);
+      if (conc__exchange_end(&c, proxy, rc) == 0) conc_value_free(c.reply);
+    }
+  }
+  conc__buffer_free(&b);
+}
+
+/* Gives the signs that are due. Returns when the next one is. */
+CONC__PRIVATE double conc__leases_beat(conc__manager_data *m) {
+  conc__mutex *guard = conc__mutex_of(m);
+  double next = CONC__NEVER;
+  conc__proxy *proxy;
+  conc__mutex_lock(guard);
+  for (proxy = m->client.proxies; proxy != NULL; proxy = proxy->next) {
+    if (proxy->beat_at > 0 && proxy->beat_at <= conc_now()) {
+      conc__mutex_unlock(guard);
+      conc__proxy_beat(proxy); /* none goes before this thread has ended */
+      conc__mutex_lock(guard);
+    }
+    if (proxy->beat_at > 0 && proxy->beat_at < next) next = proxy->beat_at;
+  }
+  conc__mutex_unlock(guard);
+  return next;
+}
+
+/* --- what a server counts --- */
+
+/* Calls a method with one number (or, below 0, none), over any connection. */
+CONC__PRIVATE int conc__proxy_ask_of(conc__proxy *proxy, const char *method,
+                                     int64_t number, conc__exchange *c) {
+  double end = conc_now() + proxy->manager->timeout;
+  const conc__ident *ident;
+  conc__calling call;
+  int rc;
+  conc__call_begin(&call, proxy->manager, end, end);
+  do {
+    conc__buffer *out;
+    rc = conc__proxy_current(proxy, &call, &ident);
+    if (rc == 0 && !ident->works) return -ENOTSUP;
+    if (rc == 0) rc = conc__exchange_begin(c, proxy, ident, method, &call);
+    if (rc != 0) continue;
+    out = &c->peer->channel.out;
+    if (number >= 0) rc = conc__pickle_put_int(out, number);
+    if (rc == 0)
+      rc = conc__pickle_put_op(out, number >= 0 ? CONC__OP_TUPLE1
+                                                : CONC__OP_EMPTY_TUPLE);
+    rc = conc__exchange_end(c, proxy, rc);
+  } while (rc != 0 && conc__proxy_again(proxy, &call, ident, &rc));
+  return rc;
+}
+
+CONC__PRIVATE int conc__proxy_counts(conc_queue *q, conc_queue_counts *out) {
+  uint64_t whole[9] = {0};
+  double real[3] = {0, 0, 0};
+  conc__exchange c;
+  size_t i;
+  int rc = conc__proxy_ask_of((conc__proxy *)q, CONC__METHOD_COUNTS, -1, &c);
+  memset(out, 0, sizeof *out);
+  if (rc != 0) return rc;
+  for (i = 0; rc == 0 && i < 9; i++) {
+    int64_t n = 0;
+    rc = conc_value_int(conc_value_item(c.result, i), &n);
+    whole[i] = (uint64_t)n;
+  }
+  for (i = 0; rc == 0 && i < 3; i++)
+    rc = conc_value_float(conc_value_item(c.result, 9 + i), &real[i]);
+  conc_value_free(c.reply);
+  if (rc != 0) return -EPROTO;
+  out->ready = (size_t)whole[0];
+  out->delayed = (size_t)whole[1];
+  out->leased = (size_t)whole[2];
+  out->dying = (size_t)whole[3];
+  out->put = whole[4];
+  out->got = whole[5];
+  out->done = whole[6];
+  out->returned = whole[7];
+  out->dead = whole[8];
+  out->put_rate = real[0];
+  out->done_rate = real[1];
+  out->oldest = real[2];
+  return 0;
+}
+
+CONC__PRIVATE ssize_t conc__proxy_holders(conc_queue *q,
+                                          conc_queue_holder *out, size_t n) {
+  conc__exchange c;
+  const conc_value *all;
+  int64_t count = 0;
+  size_t i;
+  int rc = conc__proxy_ask_of(
+      (conc__proxy *)q, CONC__METHOD_HOLDERS,
+      (int64_t)(n < CONC__HOLDERS_MOST ? n : CONC__HOLDERS_MOST), &c);
+  if (rc != 0) return rc;
+  all = conc_value_item(c.result, 1);
+  rc = conc_value_int(conc_value_item(c.result, 0), &count);
+  for (i = 0; rc == 0 && i < n && i < conc_value_size(all); i++) {
+    const conc_value *one = conc_value_item(all, i);
+    const char *name = conc_value_str(conc_value_item(one, 0), NULL);
+    int64_t leases = 0;
+    memset(&out[i], 0, sizeof out[i]);
+    if (name == NULL) rc = -EPROTO;
+    else snprintf(out[i].name, sizeof out[i].name, "%s", name);
+    if (rc == 0) rc = conc_value_int(conc_value_item(one, 1), &leases);
+    if (rc == 0)
+      rc = conc_value_float(conc_value_item(one, 2), &out[i].silence);
+    out[i].leases = (size_t)leases;
+  }
+  conc_value_free(c.reply);
+  return rc != 0 || count < 0 ? -EPROTO : (ssize_t)count;
+}
+
+/* ---------------------------------------------------------------------------
    >>client: the queues of a client, from their making to their end
 
    A client's queue is a proxy: see >>proxy for how a message travels. Here is
@@ -41809,9 +42844,11 @@ CONC__PRIVATE double conc__ahead_tidy(conc__manager_data *m) {
 CONC__PRIVATE void *conc__ahead_main(void *arg) {
   conc__manager_data *m = (conc__manager_data *)arg;
   while (!CONC__LOAD(&m->client.giver_ends)) {
-    double next;
+    double next, beat;
     conc_event_clear(&m->client.fetched);
     next = conc__ahead_tidy(m);
+    beat = conc__leases_beat(m);
+    if (beat < next) next = beat;
     /* What was set before the clear is seen here, and what is set later ends
        the wait. */
     if (CONC__LOAD(&m->client.giver_ends)) break;
@@ -41964,14 +43001,19 @@ CONC__PRIVATE ssize_t conc__proxy_get(conc_queue *q, conc__sink *sink,
   int rc;
   if (n != -ETIMEDOUT) return n;
   conc__call_begin(&call, proxy->manager, deadline, conc__call_end(deadline));
-  count = conc__prefetch(proxy->manager);
+  /* Leases want that thread, too: without it they last as long as they do
+     without a sign of life. */
+  count = q->leases ? (conc__ahead_start(proxy->manager), (size_t)1)
+                    : conc__prefetch(proxy->manager);
   if (count > 1) n = conc__proxy_get_ahead(proxy, sink, call.end);
   if (n != -ETIMEDOUT) return n;
   do {
     n = conc__proxy_current(proxy, &call, &ident);
     if (n == 0 && !ident->confirms)
       n = conc__proxy_get_late(proxy, ident, sink, &call);
-    else if (n == 0 && ident->own && count > 1)
+    else if (n == 0 && ident->leases)
+      n = conc__proxy_lease(proxy, ident, sink, &call);
+    else if (n == 0 && ident->own && !ident->works && count > 1)
       n = conc__proxy_take_ahead(proxy, ident, sink, count, &call);
     else if (n == 0)
       n = conc__proxy_take(proxy, ident, sink, &call);
@@ -42040,7 +43082,7 @@ CONC__PRIVATE ssize_t conc__proxy_get_n(conc_queue *q, conc__sink *sink,
   conc__call_begin(&call, proxy->manager, deadline, conc__call_end(deadline));
   do {
     rc = conc__proxy_current(proxy, &call, &ident);
-    if (rc == 0 && !ident->own)
+    if (rc == 0 && (!ident->own || ident->works))
       return conc__proxy_get_each(q, sink, n, deadline);
     if (rc == 0) got = conc__proxy_get_trip(proxy, ident, *sink, n, &call);
     if (rc == 0 && got < 0) rc = (int)got;
@@ -42093,7 +43135,7 @@ CONC__PRIVATE int conc__proxy_unget(conc_queue *q, const conc__message *m,
   conc__proxy *proxy = (conc__proxy *)q;
   int rc = -ENOTSUP;
   if (conc__proxy_ident(proxy)->confirms)
-    rc = conc__proxy_send(proxy, m, true, CONC__NEVER,
+    rc = conc__proxy_send(proxy, m, NULL, true, CONC__NEVER,
                           conc_now() + proxy->manager->timeout);
   if (rc == 0) return 0;
   rc = conc__fifo_unget(proxy->stash, m, b);
@@ -42112,6 +43154,8 @@ CONC__PRIVATE ssize_t conc__proxy_size(conc_queue *q) {
 }
 
 CONC__PRIVATE int conc__proxy_task_done(conc_queue *q) {
+  if (q->leases)
+    return conc__proxy_end_lease(q, NULL, 0, CONC__LEASE_DONE, 0);
   return (int)conc__proxy_simple(
       q, "task_done", CONC__METHOD_DONE,
       conc_now() + ((conc__proxy *)q)->manager->timeout);
@@ -42126,11 +43170,16 @@ CONC__PRIVATE int conc__proxy_join(conc_queue *q, double deadline) {
                                  deadline > least ? deadline : least);
 }
 
+static const conc__lease_class conc__proxy_leases = {
+    conc__proxy_put_on, conc__proxy_end_lease, conc__proxy_counts,
+    conc__proxy_holders};
+
 static const conc__queue_class conc__proxy_class = {
     conc__proxy_put,  conc__proxy_get,       conc__proxy_unget,
     conc__proxy_size, conc__proxy_task_done, conc__proxy_join,
     NULL,             NULL,                  NULL,
-    conc__proxy_put_n, conc__proxy_get_n,    conc__proxy_get, false, NULL};
+    conc__proxy_put_n, conc__proxy_get_n,    conc__proxy_get, false,
+    &conc__proxy_leases};
 
 /* --- making and freeing proxies --- */
 
@@ -42152,6 +43201,7 @@ CONC__PRIVATE void conc__proxy_free(conc__proxy *p) {
     CONC_FREE(ident);
     ident = before;
   }
+  conc__lessees_leave(p);
   conc_queue_free(p->stash);
   CONC_FREE(p);
 }
@@ -42181,6 +43231,8 @@ CONC__PRIVATE int conc__proxy_new(conc__manager_data *m, const char *name,
   memcpy(p->name, name, strlen(name) + 1);
   p->queue.name = p->name;
   p->queue.objects = m->options->objects & CONC_PASS;
+  p->queue.leases = ident->leases;
+  p->queue.knows = ident->works; /* its server says if it does not */
   p->manager = m;
   *out = p;
   return 0;
@@ -42228,7 +43280,7 @@ CONC__PRIVATE void conc__proxy_put_back(conc__proxy *proxy,
   m.size = b->size;
   m.kind = CONC__PICKLED;
   m.keep = NULL;
-  conc__proxy_send(proxy, &m, true, CONC__NEVER, end);
+  conc__proxy_send(proxy, &m, NULL, true, CONC__NEVER, end);
 }
 
 /* Puts back what came for gets that did not take it: the stash, and after it
@@ -42358,6 +43410,7 @@ CONC__PRIVATE void conc__proxies_shutdown(conc__manager_data *m) {
     }
     conc__proxy_free(p);
   }
+  conc__lessees_trim_own();
   client->held_oldest = client->held_youngest = NULL;
   while (client->idle != NULL) {
     conc__peer *p = client->idle;
@@ -43543,10 +44596,11 @@ CONC_API int conc_manager_register_queue(conc_manager *manager,
                                          const char *name, conc_queue *queue) {
   int rc = conc__register_begin(manager, name, queue);
   if (rc != 0) return rc;
+  if (queue->leases && queue->ops->free == NULL) return -ENOTSUP;
   if (queue->objects != 0)
     CONC__STORE_RELAXED(&manager->state->passes, true);
   return conc__names_add_object(&manager->state->objects, name,
-                                &conc__served_queue, queue, queue);
+                                conc__queue_class_of(queue), queue, queue);
 }
 
 CONC_API int conc_manager_start(conc_manager *manager) {
