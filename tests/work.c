@@ -2,6 +2,7 @@
    in what order, and what is told of it. From inside, for the lists of those
    that wait. */
 #include "inside.h"
+#include "served.h"
 #include "tasks.h"
 
 #define AS_WORK(queue) ((conc__work *)(queue))
@@ -419,7 +420,7 @@ static void *get_or_not(void *arg) {
   char text[8];
   ssize_t n = conc_get((conc_queue *)arg, text, sizeof text, CONC_FOREVER);
   CHECK(n == 1 || n == -ECANCELED);
-  return (void *)(n == 1);
+  return n == 1 ? arg : NULL;
 }
 TEST(the_keeper_of_the_time_may_be_cancelled) {
   conc_queue *q = leasing();
@@ -886,6 +887,162 @@ TEST(the_age_of_the_oldest_and_the_rates_are_told) {
   q = leasing();
   CHECK(counts(q).oldest <= 0 && counts(q).put_rate <= 0);
   conc_queue_free(q);
+}
+
+/* --- connections --- */
+
+/* A client that asks as Python's do: by get and task_done, and no message is
+   confirmed. Its only task uses one connection, as a thread of Python. */
+static conc_queue *join_as_python(const served *s, conc_manager *m) {
+  conc_queue *q = join_as_client(s, m);
+  conc__ident *ident = (conc__ident *)(uintptr_t)((conc__proxy *)q)->ident;
+  ident->confirms = ident->own = false;
+  return q;
+}
+
+/* As if the clients had been silent for so long. */
+static void let_silence_pass(conc_queue *q, double seconds) {
+  conc__mutex_lock(conc__mutex_of(q));
+  for (conc__stake *s = AS_WORK(q)->stakes; s != NULL; s = s->after)
+    if (s->holder->seen != UINT64_MAX)
+      s->holder->seen -= (uint64_t)(seconds * 1e9);
+  conc__mutex_unlock(conc__mutex_of(q));
+  let_time_pass(q, seconds);
+}
+
+TEST(what_a_connection_has_leased_comes_back_when_it_ends) {
+  served s = nobody();
+  conc_manager a, b;
+  conc_queue *qa, *qb;
+  conc_queue_holder h;
+  char text[8];
+  serve_queue(&s, leasing());
+  qa = join_as_python(&s, &a);
+  qb = join_as_python(&s, &b);
+  put(s.queue, "one"), put(s.queue, "two");
+  CHECK_EQ(conc_task_done(qa), -EINVAL);
+  CHECK_EQ(conc_get(qa, text, 8, 1), 3);
+  CHECK(memcmp(text, "one", 3) == 0);
+  CHECK_EQ(conc_qsize(qb), 1);
+  CHECK_EQ(conc_task_done(qb), -EINVAL); /* it is another one's */
+  CHECK_EQ(conc_queue_holders(s.queue, &h, 1), 1);
+  CHECK(strchr(h.name, ':') != NULL);
+  CHECK_EQ(conc_manager_shutdown(&a), 0);
+  UNTIL(conc_qsize(s.queue) == 2);
+  CHECK_EQ(conc_get(qb, text, 8, 1), 3);
+  CHECK(memcmp(text, "one", 3) == 0);
+  CHECK_EQ(conc_task_done(qb), 0);
+  CHECK_EQ(conc_get(qb, text, 8, 1), 3);
+  CHECK_EQ(conc_task_done(qb), 0);
+  CHECK_EQ(conc_task_done(qb), -EINVAL);
+  CHECK_EQ(conc_queue_join(qb, 5), 0);
+  CHECK_EQ(counts(s.queue).returned, 1);
+  CHECK_EQ(conc_manager_shutdown(&b), 0);
+  end(&s);
+}
+
+TEST(a_client_that_is_silent_for_too_long_loses_its_lease) {
+  served s = nobody();
+  conc_manager a, b;
+  conc_queue *qa, *qb;
+  char text[8];
+  serve_queue(&s, leasing());
+  qa = join_as_python(&s, &a);
+  qb = join_as_python(&s, &b);
+  put(s.queue, "one"), put(s.queue, "two");
+  CHECK_EQ(conc_get(qa, text, 8, 1), 3);
+  let_silence_pass(s.queue, 50);
+  CHECK_EQ(conc_qsize(qa), 1); /* a sign of life */
+  let_silence_pass(s.queue, 50);
+  CHECK_EQ(conc_qsize(qb), 1); /* it has still got it */
+  CHECK_EQ(conc_get(qa, text, 8, 1), 3);
+  let_silence_pass(s.queue, 61);
+  CHECK_EQ(conc_qsize(qb), 2);
+  CHECK_EQ(conc_get(qb, text, 8, 1), 3);
+  CHECK(memcmp(text, "one", 3) == 0);
+  CHECK(conc_task_done(qa) < 0); /* told: it has lost two, */
+  CHECK(conc_task_done(qa) < 0); /* and one */
+  CHECK_EQ(conc_task_done(qb), 0);
+  CHECK_EQ(counts(s.queue).done, 1);
+  CHECK_EQ(conc_get(qa, text, 8, 1), 3);
+  CHECK(memcmp(text, "two", 3) == 0);
+  CHECK_EQ(conc_task_done(qa), 0);
+  CHECK_EQ(conc_queue_join(s.queue, 0), 0);
+  CHECK_EQ(conc_manager_shutdown(&a), 0);
+  CHECK_EQ(conc_manager_shutdown(&b), 0);
+  end(&s);
+}
+
+static void *get_far(void *arg) {
+  char text[8];
+  CHECK_EQ(conc_get((conc_queue *)arg, text, 8, 20), 3);
+  return NULL;
+}
+/* It has been silent, for it waits. */
+TEST(a_client_that_has_waited_for_long_gets_a_whole_lease) {
+  served s = nobody();
+  conc_manager a;
+  conc_queue *qa;
+  conc_task t;
+  serve_queue(&s, leasing());
+  qa = join_as_python(&s, &a);
+  start(conc_thread_start, &t, get_far, qa);
+  until_waiting(s.queue, &AS_WORK(s.queue)->getters, 1);
+  let_silence_pass(s.queue, 1000);
+  put(s.queue, "one");
+  CHECK_EQ(conc_join(&t, 20), 0);
+  CHECK_EQ(counts(s.queue).leased, 1);
+  let_silence_pass(s.queue, 59);
+  CHECK_EQ(counts(s.queue).leased, 1);
+  CHECK_EQ(conc_task_done(qa), 0);
+  CHECK_EQ(conc_manager_shutdown(&a), 0);
+  end(&s);
+}
+
+TEST(a_client_of_conc_is_refused_a_lease_in_words) {
+  served s = nobody();
+  conc_manager a;
+  conc_queue *q;
+  char text[8];
+  int n;
+  serve_queue(&s, leasing());
+  q = join_as_client(&s, &a);
+  CHECK_EQ(conc_put(q, "one", 3, 1), 0);
+  n = (int)conc_get(q, text, 8, 1);
+  CHECK(n < 0 && n != -ETIMEDOUT);
+  n = (int)conc_get_many(q, text, 3, 2, 1);
+  CHECK(n < 0 && n != -ETIMEDOUT);
+  CHECK_EQ(counts(s.queue).ready, 1);
+  CHECK_EQ(counts(s.queue).leased, 0);
+  CHECK_EQ(conc_manager_shutdown(&a), 0);
+  end(&s);
+}
+
+TEST(a_queue_that_delays_serves_clients_of_both_kinds) {
+  conc_queue_opts o = {.max_bytes = 300000, .priorities = 2};
+  for (int python = 0; python < 2; python++) {
+    static char large[300000], out[300000];
+    served s = nobody();
+    conc_manager a;
+    conc_queue *q;
+    serve_queue(&s, queue_of(o));
+    q = python ? join_as_python(&s, &a) : join_as_client(&s, &a);
+    CHECK_EQ(conc_put(q, "plain", 5, 1), 0);
+    CHECK_EQ(conc_put_priority(s.queue, large, sizeof large, 0, 1), 0);
+    CHECK_EQ(conc_put_after(s.queue, "later", 5, 0.05, 0), 0);
+    CHECK_EQ(conc_get(q, out, sizeof out, 1), sizeof large);
+    CHECK_EQ(conc_get(q, out, sizeof out, 1), 5);
+    CHECK(memcmp(out, "plain", 5) == 0);
+    CHECK_EQ(conc_get(q, out, sizeof out, 20), 5);
+    CHECK(memcmp(out, "later", 5) == 0);
+    for (int i = 0; i < 3; i++) CHECK_EQ(conc_task_done(q), 0);
+    CHECK(conc_task_done(q) < 0);
+    CHECK_EQ(conc_queue_join(q, 5), 0);
+    UNTIL(counts(s.queue).leased == 0);
+    CHECK_EQ(AS_WORK(s.queue)->total, 0);
+    CHECK_EQ(conc_manager_shutdown(&a), 0);
+    end(&s);
+  }
 }
 
 TEST_MAIN
