@@ -26464,6 +26464,7 @@ CONC__INLINE void conc__sink_bytes(conc__sink *sink, void *data, size_t size) {
   sink->wants = CONC__WANTS_BYTES;
   sink->holder = NULL;
   sink->lease = 0;
+  sink->deliveries = 0;
 }
 
 /* A sink for the body of a message. */
@@ -26475,6 +26476,7 @@ CONC__INLINE void conc__sink_body(conc__sink *sink, conc__buffer *body,
   sink->wants = wants;
   sink->holder = NULL;
   sink->lease = 0;
+  sink->deliveries = 0;
 }
 
 /* What makes something of a message before its getter has it: so what cannot
