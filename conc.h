@@ -102,6 +102,7 @@
      >>server      what serves queues to clients (private)
      >>peer        what a client has of a server (private)
      >>proxy       how a client puts and gets (private)
+     >>lessee      what a client has leased (private)
      >>client      the queues of a client (private)
      >>remote      locks, events and others of a server (private)
      >>manager     conc_manager: queues and more over the network
@@ -3054,6 +3055,22 @@ typedef struct conc_queue_opts {
   int objects;      /* CONC_PASS: a message may have objects in it, which
                        Python's programs that get it execute (see
                        conc_value_object); default 0: it is refused */
+  /* What follows is in >>leases. None of it goes with .shared. */
+  double lease;        /* seconds: a message that was got is its getter's for
+                          so long after its last sign of life; default 0: a
+                          get takes the message for good */
+  double max_lease;    /* seconds: and for no longer than that, however much
+                          alive it is; default 0: no bound. Needs .lease */
+  int max_deliveries;  /* a message that comes back for the so many-th time is
+                          dead; default 0: no bound. Needs .lease */
+  conc_queue *dead_letters; /* where it goes to then; it must outlive the
+                               queue; default: none. Needs .max_deliveries */
+  double retry_delay;  /* seconds for which a message waits that came back; it
+                          doubles each time; default 0. Needs .lease */
+  int priorities;      /* how many there are, 1 to 256; default 0: one. 1 is
+                          for conc_put_after alone */
+  double dedup;        /* seconds for which conc_put_once knows an id again;
+                          default 0: conc_put_once is refused */
 } conc_queue_opts;
 
 /* How a thread waits for a shared queue: on a word of its memory (_RING, where
@@ -3090,8 +3107,10 @@ typedef struct conc_queue_opts {
    Returns the queue, for conc_queue_free; or NULL, and errno.
    Errors:
    EINVAL  .max_total is less than 16; of a shared queue: there is a
-           .max_total, .capacity or .max_bytes is 2 Gi or more, there is no
-           such .backend, or the name belongs to something else
+           .max_total, or an option of >>leases, .capacity or .max_bytes is
+           2 Gi or more, there is no such .backend, or the name belongs to
+           something else. An option of >>leases is negative, no number, or
+           lacks the one that it needs; .priorities is more than 256
    ENOMEM  there is no memory for it
    EMFILE  of a shared queue: the process has too many descriptors
    ENFILE  of a shared queue: the system has too many
@@ -3195,7 +3214,10 @@ CONC_API ssize_t conc_qsize(conc_queue *queue);
    conc_queue_join (Python's Queue.task_done).
    Returns 0.
    Errors:
-   -EINVAL  it was called more often than messages were put
+   -EINVAL  it was called more often than messages were put; of a queue with
+            .lease: the caller has got none that is not done
+   -ESTALE  of a queue with .lease: the lease of the message that it got last
+            has ended, and the message is another getter's by now, or will be
    others   of a manager's queue: see conc_manager_get */
 CONC_API int conc_task_done(conc_queue *queue);
 
@@ -3247,6 +3269,197 @@ CONC_API int conc_put_build(conc_queue *queue, double timeout,
    -ERANGE   a number does not fit its C type; the message is still there */
 CONC_API int conc_get_parse(conc_queue *queue, double timeout,
                             const char *format, ...);
+
+/* ---------------------------------------------------------------------------
+   >>leases: leases, retries, priorities, delays: conc_lease
+
+   Threads    any number, mixed with coroutines of any loops
+   Processes  through a manager: Python's, unmodified
+   Signals    no
+   Memory     of each message some 140 bytes besides its own
+   Blocks     as conc_put and conc_get do; the others do not
+   ------------------------------------------------------------------------ */
+
+/* A worker may be killed in the middle of its work. With .lease a message is
+   not gone when it was got: it is leased to its getter, until that says that
+   it is done.
+
+     conc_queue_opts opts = {.lease = 60, .max_deliveries = 5};
+     conc_queue *q = conc_queue_new(&opts);
+     while (conc_get(q, &job, sizeof job, CONC_FOREVER) > 0) {
+       work(&job);
+       conc_task_done(q);
+     }
+
+   A getter is a task: a thread, a coroutine, a pool's job. To a server it is a
+   connection, which of a Python program is a thread of that. Whatever it has
+   leased comes back to the queue, for another getter:
+     at once       when the task ends, in whatever way, or the connection does;
+                   or by conc_lease_release
+     after .lease  when the connection has sent nothing for so long: its
+                   program was stopped, or its machine is gone. A task of this
+                   process is alive as long as it runs, so that a long job is
+                   not done twice
+     after .max_lease, if that is set: also when the task is alive, but hangs
+   Time that has passed is looked at by every call of the queue, and by the
+   calls that wait for it. There is no thread for it.
+   A message so is done once at least: twice, if a lease ended before the work
+   was, which conc_lease_deliveries tells. But each lease is ended by one call
+   only: a getter that comes too late is told so by -ESTALE, and does not end
+   the lease of the next one.
+
+   conc_task_done ends the lease that the calling task got last from this
+   queue, of those that are not ended. That is what a worker wants that has one
+   message at a time. Others name it: conc_get_leased.
+   conc_get, conc_get_value, conc_get_many and the like all lease, as do the
+   gets of Python's programs. conc_queue_join waits until all that was put is
+   done, or dead. conc_qsize counts what a get could take now. What is leased,
+   or waits for its time, counts for .capacity and .max_total, and so does what
+   waits for room in .dead_letters.
+   conc_queue_close ends the gets when nothing is left that is not leased. What
+   is leased then may come back, and can be got.
+   A forked child has a copy of the queue, in which what other tasks of its
+   parent have leased stays leased.
+
+   What comes back has its place again, before all that was put later. With
+   .retry_delay it waits first, the longer the more often it was delivered: so
+   long, twice as long, and so on up to 64 times, and up to a quarter more,
+   so that what came back together is not tried together.
+   With .max_deliveries a message that kills its workers does not do so for
+   ever. When it comes back for the so many-th time it is put into
+   .dead_letters as a dict:
+     "message"     what it was: bytes, or a value
+     "why"         "ended": the task or the connection; "expired": its time;
+                   or "released"
+     "when"        seconds since 1970, as a float
+     "deliveries"  how often it was got
+     "by"          the name of the task, or the address of the client, that
+                   had it last
+   While that queue is full the message waits in this one, and this is tried
+   again. Without .dead_letters, or if that is closed or cannot take so long a
+   message, it is dropped. A value that .dead_letters may not have, since it
+   has objects in it, is there as the bytes of its pickle. */
+
+/* A message that was got and is not done yet; valid when zeroed. Any task may
+   use it, not only the one that got it; but not two at the same time. */
+typedef struct conc_lease {
+  conc_queue *queue; /* NULL: there is none */
+  uint64_t id;       /* no other lease of the queue has, or had, it */
+  int deliveries;    /* see conc_lease_deliveries */
+} conc_lease;
+
+/* Does what conc_get does, and says which lease that was.
+   Returns the size of the message.
+   Errors: as conc_get, *lease is zeroed then, and
+   -ENOTSUP  the queue has no .lease
+   -ENOMEM   there is no memory to note the lease; the message is still there
+ */
+CONC_API ssize_t conc_get_leased(conc_queue *queue, conc_lease *lease,
+                                 void *buf, size_t size, double timeout);
+
+/* Does what conc_get_value does, and says which lease that was.
+   Returns 0.
+   Errors: as conc_get_value, *lease is zeroed then, and
+   -ENOTSUP  the queue has no .lease */
+CONC_API int conc_get_value_leased(conc_queue *queue, conc_lease *lease,
+                                   conc_value **out, double timeout);
+
+/* Says that the message has been dealt with: it is gone for good. Afterwards
+   *lease is zeroed, also after an error.
+   Returns 0.
+   Errors:
+   -ESTALE  the lease has ended before: the message is another getter's by now,
+            or will be
+   -EINVAL  *lease is zeroed */
+CONC_API int conc_lease_done(conc_lease *lease);
+
+/* Gives the message back, to be got again after `delay` seconds; 0: at once;
+   below 0: after .retry_delay, as if the getter had ended. It counts as a
+   delivery. Afterwards *lease is zeroed, also after an error.
+   Returns 0.
+   Errors: as conc_lease_done */
+CONC_API int conc_lease_release(conc_lease *lease, double delay);
+
+/* Makes the lease longer: it ends in `seconds` at the earliest, also without
+   a sign of life; and .max_lease, if there is one, counts from now on.
+   Returns 0.
+   Errors: *lease stays as it is
+   -ESTALE  the lease has ended before
+   -EINVAL  *lease is zeroed, or `seconds` is no number */
+CONC_API int conc_lease_extend(conc_lease *lease, double seconds);
+
+/* Returns how often the message was delivered, with this time: 1 is the first.
+   More say that the work may have been done before, in part or as a whole.
+   Errors: none; 0: *lease is zeroed. */
+CONC_API int conc_lease_deliveries(const conc_lease *lease);
+
+/* Does what conc_put does, but no get takes the message before `delay` seconds
+   have passed. Then it has its place before what was put after it.
+   Returns 0.
+   Errors: as conc_put, and
+   -ENOTSUP  the queue has none of the options of >>leases
+   -EINVAL   `delay` is no number, or for ever */
+CONC_API int conc_put_after(conc_queue *queue, const void *data, size_t size,
+                            double delay, double timeout);
+
+/* Does what conc_put does, with a priority: 0 is served first. Messages of one
+   priority are served in their order. What conc_put puts has the last
+   priority, .priorities - 1: so what is urgent can overtake what says nothing
+   of itself.
+   Returns 0.
+   Errors: as conc_put, and
+   -ENOTSUP  the queue has none of the options of >>leases
+   -EINVAL   there is no such priority */
+CONC_API int conc_put_priority(conc_queue *queue, const void *data,
+                               size_t size, int priority, double timeout);
+
+/* Does what conc_put does, but once for each id: if a message with this id was
+   put less than .dedup seconds ago, this is a success, and nothing is put.
+   Whether that message is still there, or done, does not matter.
+   Returns 0.
+   Errors: as conc_put, and
+   -ENOTSUP  the queue has no .dedup
+   -EINVAL   the id is NULL, or longer than 1,024 bytes */
+CONC_API int conc_put_once(conc_queue *queue, const char *id, const void *data,
+                           size_t size, double timeout);
+
+/* What is in a queue, and what went through it. */
+typedef struct conc_queue_counts {
+  size_t ready;      /* messages that a get could take now */
+  size_t delayed;    /* that wait for their time */
+  size_t leased;     /* that are with a getter */
+  size_t dying;      /* that wait for room in .dead_letters */
+  uint64_t put;      /* ever; without those that conc_put_once knew */
+  uint64_t got;      /* ever; a message counts as often as it was delivered */
+  uint64_t done;     /* by conc_task_done or conc_lease_done */
+  uint64_t returned; /* leases that ended otherwise */
+  uint64_t dead;     /* messages */
+  double put_rate;   /* a second, in the last 5 to 10 seconds */
+  double done_rate;  /* as this; without .lease: that were got */
+  double oldest;     /* seconds since the oldest that is ready was put, to a
+                        tenth of a second; 0: none is */
+} conc_queue_counts;
+
+/* Fills in *out.
+   Returns 0.
+   Errors:
+   -ENOTSUP  the queue has none of the options of >>leases */
+CONC_API int conc_queue_stats(conc_queue *queue, conc_queue_counts *out);
+
+/* Who has leased messages of a queue. */
+typedef struct conc_queue_holder {
+  char name[48];  /* the task's, or the client's address */
+  size_t leases;  /* how many */
+  double silence; /* seconds since its last sign of life; 0: it is a task of
+                     this process */
+} conc_queue_holder;
+
+/* Fills in up to n elements of `out`, which may be NULL if n is 0.
+   Returns how many getters have leased messages: it may be more than n.
+   Errors:
+   -ENOTSUP  the queue has no .lease */
+CONC_API ssize_t conc_queue_holders(conc_queue *queue, conc_queue_holder *out,
+                                    size_t n);
 
 /* ---------------------------------------------------------------------------
    >>pool: conc_pool: jobs for processes or threads; conc_offload
@@ -13626,6 +13839,19 @@ CONC__PRIVATE void conc__attribute_link(conc_attribute *a,
   if (i < 8) CONC__STORE(&local->first[i], a);
 }
 
+/* A conc_local of the library, of tasks, with one attribute, which no call
+   looks up by a name, and which is no block of memory. */
+CONC__PRIVATE void conc__local_begin(conc_local *local, conc_attribute *a,
+                                     void (*destructor)(void *)) {
+  local->scope = CONC_SCOPE_TASK;
+  local->destructor = destructor;
+  a->local = local;
+  a->of_task = true;
+  conc__mutex_lock(&conc__locals_guard);
+  conc__attribute_link(a, &local->root);
+  conc__mutex_unlock(&conc__locals_guard);
+}
+
 /* The attribute of a name, made if there is none. 0, -EINVAL, -ENOMEM. */
 CONC__PRIVATE int conc__attribute_make(conc_local *local, const char *name,
                                        conc_attribute **out) {
@@ -13872,6 +14098,15 @@ CONC__PRIVATE void conc__locals_trim(conc_task *task) {
   for (i = 0; task->locals != NULL && i < task->locals->size; i++)
     if (conc__locals_values(task->locals)[i].attribute != NULL) return;
   conc__locals_resize(task, 0);
+}
+
+/* Destroys the caller's value of an attribute of the library, if it has one.
+ */
+CONC__PRIVATE void conc__local_end(const conc_attribute *a) {
+  conc__local_value *v = conc__local_value_of(a);
+  if (v == NULL) return;
+  conc__local_drop(v);
+  conc__locals_trim(conc__local_task(a));
 }
 
 /* Frees the attributes of a local, of which no value is set any more: their
@@ -21609,6 +21844,11 @@ CONC__INLINE uint64_t conc__little_endian(const unsigned char *p, size_t n) {
   return value;
 }
 
+CONC__INLINE void conc__put_little_endian(unsigned char *p, uint64_t value,
+                                          size_t n) {
+  for (; n > 0; n--, value >>= 8) *p++ = (unsigned char)value;
+}
+
 /* --- the maker and its arrays ---
 
    What all readers and conc_build share: a stack of nodes on which containers
@@ -26701,6 +26941,10 @@ typedef struct conc__sink {
   size_t size;
   conc__buffer *body;
   int wants; /* CONC__WANTS_... */
+  struct conc__holder *holder; /* whose the message is to be, where messages
+                                  are leased; NULL: the calling task's */
+  uint64_t lease; /* set by such a get: the number of the lease, or 0 */
+  int deliveries; /* and how often it has been got */
 } conc__sink;
 
 /* A sink for the bytes of a message. */
@@ -26709,6 +26953,9 @@ CONC__INLINE void conc__sink_bytes(conc__sink *sink, void *data, size_t size) {
   sink->size = size;
   sink->body = NULL;
   sink->wants = CONC__WANTS_BYTES;
+  sink->holder = NULL;
+  sink->lease = 0;
+  sink->deliveries = 0;
 }
 
 /* A sink for the body of a message. */
@@ -26718,6 +26965,9 @@ CONC__INLINE void conc__sink_body(conc__sink *sink, conc__buffer *body,
   sink->size = size;
   sink->body = body;
   sink->wants = wants;
+  sink->holder = NULL;
+  sink->lease = 0;
+  sink->deliveries = 0;
 }
 
 /* What makes something of a message before its getter has it: so what cannot
@@ -26767,6 +27017,37 @@ CONC__INLINE int conc__sink_takes(const conc__sink *sink, size_t size) {
              : 0;
 }
 
+/* On what terms a message is put that is not to be the next one. */
+typedef struct conc__terms {
+  double delay;   /* seconds */
+  int priority;   /* -1: the last */
+  const char *id; /* of conc_put_once; or NULL */
+} conc__terms;
+
+/* What becomes of a message that was got, see conc__lease_class. */
+enum {
+  CONC__LEASE_DONE,
+  CONC__LEASE_RELEASE, /* back, after some seconds; below 0: as the queue has
+                          it */
+  CONC__LEASE_EXTEND,  /* by so many seconds from now on */
+  CONC__LEASE_UNGET,   /* as if it had not been got */
+  CONC__LEASE_SENT,    /* the getter has it; a queue that does not lease has
+                          it no more */
+  CONC__LEASE_SPOILED  /* it is no message for anybody */
+};
+
+/* What a class does whose queues lease, delay, or have priorities. */
+typedef struct conc__lease_class {
+  int (*put)(conc_queue *q, const conc__message *m, const conc__terms *terms,
+             double deadline);
+  /* 0, -ESTALE: it is not leased any more. `lease` 0: the one that the holder
+     got last (conc_task_done). `holder` NULL: the calling task. */
+  int (*end)(conc_queue *q, struct conc__holder *holder, uint64_t lease,
+             int how, double seconds);
+  int (*counts)(conc_queue *q, conc_queue_counts *out);
+  ssize_t (*holders)(conc_queue *q, conc_queue_holder *out, size_t n);
+} conc__lease_class;
+
 /* What a distance does. Results are those of the public calls. */
 typedef struct conc__queue_class {
   int (*put)(conc_queue *q, const conc__message *m, double deadline);
@@ -26795,6 +27076,7 @@ typedef struct conc__queue_class {
   ssize_t (*get_value)(conc_queue *q, conc__sink *sink, double deadline);
   bool keeps; /* a put keeps the buffer that a large message lies in. Else it
                  copies the message, which takes long */
+  const conc__lease_class *leases; /* NULL: -ENOTSUP */
 } conc__queue_class;
 
 /* A message that came back when there was no memory for it in the ring: it
@@ -26817,6 +27099,7 @@ struct conc_queue {
   size_t max_total; /* bytes of all messages, with their heads; 0: no bound, as
                        in every queue but that of one process */
   int objects;                /* 0 or CONC_PASS: what a put may have in it */
+  bool leases, knows; /* there is a .lease; a .dedup */
 };
 
 /* A ring of bytes; `size` is a power of two, or 0. */
@@ -27652,7 +27935,8 @@ static const conc__queue_class conc__fifo_class = {
     conc__fifo_put,       conc__fifo_get,  conc__fifo_unget,
     conc__fifo_size,      conc__fifo_task_done, conc__fifo_join,
     conc__fifo_free,      conc__fifo_close, conc__fifo_peek,
-    conc__fifo_put_many,  conc__fifo_get_many, conc__fifo_get_value, true};
+    conc__fifo_put_many,  conc__fifo_get_many, conc__fifo_get_value, true,
+    NULL};
 
 /* The content of the longest message that a bound of all bytes lets through
    when it is alone. */
@@ -27667,16 +27951,19 @@ CONC__PRIVATE const char *conc__fifo_bound(const conc_queue *q) {
              : ".max_bytes of the queue is";
 }
 
-/* A message that would not fit into an empty queue is refused as one that is
-   too long: so .max_bytes is the smaller of the two bounds. */
-CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
+/* Makes a queue of this process, of a class, with what is common to all. A
+   message that would not fit into an empty queue is refused as one that is too
+   long: so .max_bytes is the smaller of the two bounds. */
+CONC__PRIVATE conc_queue *conc__fifo_make(const conc__queue_class *ops,
+                                          size_t size,
+                                          const conc_queue_opts *options) {
   const size_t max_total = options != NULL ? options->max_total : 0;
   conc_queue *q;
   if (max_total > 0 && max_total < 16) {
     errno = EINVAL;
     return NULL;
   }
-  q = conc__queue_make(&conc__fifo_class, sizeof(conc__fifo));
+  q = conc__queue_make(ops, size);
   if (q == NULL || options == NULL) return q;
   q->name = options->name;
   q->capacity = options->capacity;
@@ -27687,6 +27974,10 @@ CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
     q->max_bytes = conc__fifo_longest(q->max_total);
   q->objects = options->objects & CONC_PASS;
   return q;
+}
+
+CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
+  return conc__fifo_make(&conc__fifo_class, sizeof(conc__fifo), options);
 }
 
 /* ---------------------------------------------------------------------------
@@ -29227,7 +29518,7 @@ static const conc__queue_class conc__cells_class = {
     conc__cells_size, conc__cells_task_done, conc__cells_join,
     conc__cells_free, conc__cells_close,     conc__cells_peek,
     NULL,             conc__cells_get_n,     conc__cells_get_value,
-    false};
+    false,            NULL};
 
 /* --- opening --- */
 
@@ -29324,6 +29615,1828 @@ CONC__PRIVATE conc_queue *conc__cells_new(const conc_queue_opts *options) {
 }
 
 /* ---------------------------------------------------------------------------
+   >>letters: messages that stay after they were got, and who has them
+
+   The state of a queue with an option of >>leases, and each step of it. A
+   message is a letter here, a block of its own, for it may have to stay after
+   it was got. What happens to a letter:
+
+     put --> delayed --> ready --> leased --> done: it is gone
+                ^          ^          |
+                '----------+----------+-----> dying --> in .dead_letters
+                                 it comes back
+
+   Whatever has an order (the ready letters of each priority, those that are
+   delayed, and the leases that will expire) is a conc__order: a list, and a
+   heap of what came out of order. A heap here is linked through its letters.
+   So nothing that moves a letter needs memory, and no letter can be lost for
+   want of it.
+
+   A holder is whoever has leased letters: a task of this process, which has
+   its holder by a conc_local, or a connection of a server, which passes its
+   own with the sink. A holder has a stake in each queue that it got from. The
+   stake belongs to the holder. All of it but its links there is under the
+   guard of its queue, and the address of that guard is in the stake: so a task
+   that ends can look, under the guard, whether its queue is still there.
+
+   There is no thread that waits for the time. Each call first moves what is
+   due. One of the tasks that wait, the keeper, wakes up when the next letter
+   is due; if it leaves, another one is woken in its place. Thousands may wait.
+
+   A call collects what is to be woken and freed, and does that when it has
+   released the guard: after that the queue may be gone. Only a call that is to
+   bury a letter uses it further; conc_queue_free waits for those.
+
+   Uses >>fifo, >>local, and values for dead letters. Its user is >>work.
+   ------------------------------------------------------------------------ */
+
+#define CONC__DUE_NEVER UINT64_MAX
+#define CONC__LOST_MOST ((size_t)1000) /* leases that a stake remembers */
+#define CONC__MOVES_MOST 1000 /* letters that one call moves when due */
+#define CONC__BURY_AGAIN ((uint64_t)100000000) /* nanoseconds */
+#define CONC__ID_MOST ((size_t)1024)  /* bytes of an id of conc_put_once */
+
+/* Where a letter is. */
+enum {
+  CONC__LETTER_READY,
+  CONC__LETTER_DELAYED,
+  CONC__LETTER_LEASED,
+  CONC__LETTER_LENT,  /* to a get that is not complete: it has no stake */
+  CONC__LETTER_DYING,
+  CONC__LETTER_GONE   /* a get copies it still, and then frees it */
+};
+
+/* Why a letter came back. */
+enum {
+  CONC__BACK_ENDED,
+  CONC__BACK_EXPIRED,
+  CONC__BACK_RELEASED
+};
+
+/* Who has leases. Its own task alone changes `stakes`; of a connection the
+   loop of its server, or a thread that the loop waits for. */
+typedef struct conc__holder {
+  struct conc__stake *stakes;
+  uint64_t seen; /* when it was last heard of; CONC__DUE_NEVER: it is a task,
+                    which lives as long as it runs. Atomic */
+  unsigned refs; /* its own, and those of dying letters. Atomic */
+  char name[48];
+} conc__holder;
+
+/* What a holder has of one queue. */
+typedef struct conc__stake {
+  struct conc__stake *next;    /* of the holder */
+  conc__holder *holder;
+  conc__mutex *guard;          /* the queue's. It is there when the queue is
+                                  gone. All below is under it: */
+  struct conc__work *queue;    /* NULL: it is gone. The holder looks whether it
+                                  is a queue that is there without the guard */
+  struct conc__stake *before, *after; /* of the queue */
+  struct conc__letter *youngest;      /* its leases, by `older` */
+  size_t count;                /* of those */
+  uint64_t few[2];             /* where `lost` begins */
+  uint64_t *lost;              /* leases that it has lost and not asked about,
+                                  ascending */
+  size_t lost_count, lost_room;
+} conc__stake;
+
+/* A message; its bytes follow, or a conc__block if it is large. */
+typedef struct conc__letter {
+  /* In a list: the next and the last one. In a heap: the next brother, and the
+     last one or, of a first child, the parent. */
+  struct conc__letter *next, *prev, *child;
+  struct conc__letter *older, *younger; /* leases of the same stake */
+  struct conc__letter *chain;           /* leases of the same bucket */
+  union {
+    conc__stake *stake;   /* of one that is leased */
+    conc__holder *holder; /* of one that is dying: it had it last */
+  } by;
+  uint64_t serial; /* its place in the queue */
+  uint64_t key;    /* what its order goes by: `serial`, or when it is due; of a
+                      dying one when it died, in nanoseconds since 1970 */
+  uint64_t lease;  /* its number; 0: there is none */
+  uint64_t floor, ceiling; /* the lease ends no earlier, and no later */
+  size_t size;
+  uint32_t deliveries;
+  uint32_t since;   /* when it was put, as conc__tenth_of_second */
+  uint32_t copying; /* how many gets copy it without the guard */
+  uint8_t priority, state;
+  uint8_t why;      /* of a dying one: CONC__BACK_... */
+  bool pickled : 1; /* CONC__PICKLED, and not CONC__RAW */
+  bool large : 1;
+  bool listed : 1; /* it is in the list of its order, not in the heap */
+  bool timed : 1;  /* it is leased, and in `expiring` */
+} conc__letter;
+
+/* Letters by their keys, and by serial if these are equal. */
+typedef struct conc__order {
+  conc__letter *first, *last; /* those that came in their order */
+  conc__letter *root;         /* a pairing heap of the others */
+} conc__order;
+
+/* An id that conc_put_once knows; the id follows. */
+typedef struct conc__put_id {
+  struct conc__put_id *chain; /* of the same bucket */
+  struct conc__put_id *newer;
+  uint64_t until, hash;
+} conc__put_id;
+
+typedef struct conc__put_ids {
+  conc__put_id *oldest, *newest;
+  conc__put_id **buckets; /* NULL: there has been none */
+  size_t count, size;    /* size: a power of two */
+} conc__put_ids;
+
+/* How many in the last seconds: those of this span of 5 s, and of the last. */
+typedef struct conc__rate {
+  uint32_t since; /* as conc__tenth_of_second */
+  size_t now, before;
+} conc__rate;
+
+typedef struct conc__work {
+  conc_queue queue; /* first: it is a queue */
+  /* Constant: */
+  uint64_t lease, max_lease, dedup; /* nanoseconds; 0: none */
+  uint32_t max_deliveries;
+  conc_queue *dead_letters;
+  double retry_delay;
+  unsigned priorities;
+  /* Under the guard of the queue: */
+  conc__order *ready; /* one for each priority */
+  uint64_t filled[4]; /* a bit for each that is not empty */
+  conc__order delayed, expiring;
+  conc__letter *dying, *dying_last;
+  size_t ready_count, delayed_count, leased_count, dying_count;
+  size_t total, bytes; /* of all letters; bytes as .max_total counts them */
+  conc__letter **buckets; /* of leases, by number */
+  size_t buckets_size;    /* a power of two */
+  conc__letter *few[8];   /* the first of them */
+  conc__stake *stakes;
+  conc__put_ids known;
+  uint64_t serial;    /* of the last letter */
+  uint64_t front;     /* of the last one that was put to the front */
+  uint64_t lease_last;
+  uint64_t put, got, done, returned, dead;
+  conc__rate put_rate, done_rate;
+  uint64_t chance;    /* of which the jitter is made */
+  uint64_t bury_at;   /* not before that, since .dead_letters was full */
+  bool burying;       /* a task is at it */
+  bool closed;
+  unsigned users;     /* calls that use it without being known to the program:
+                         conc_queue_free waits for them */
+  unsigned depth;     /* conc__fork_depth, see conc__work_lock */
+  struct conc__waitlist getters, putters, joiners, leavers;
+  conc__waiter *keeper; /* NULL: none. It may be awake already */
+  uint64_t keeper_until;
+} conc__work;
+
+/* What a call has to do when it has released the guard. */
+typedef struct conc__todo {
+  conc__waiter *woken, *woken_last;
+  conc__letter *freed; /* linked by `next` */
+} conc__todo;
+
+/* --- time --- */
+
+CONC__PRIVATE uint64_t conc__due_span(double seconds) {
+  if (!(seconds < 1e9)) return CONC__DUE_NEVER;
+  return seconds > 0 ? (uint64_t)(seconds * 1e9) : 0;
+}
+
+CONC__INLINE uint64_t conc__due_now(void) {
+  return (uint64_t)(conc_now() * 1e9);
+}
+
+CONC__INLINE uint64_t conc__due_after(uint64_t at, uint64_t span) {
+  return span < CONC__DUE_NEVER - at ? at + span : CONC__DUE_NEVER;
+}
+
+CONC__INLINE uint32_t conc__work_tick(void) {
+  return conc__tenth_of_second(conc__now_about());
+}
+
+CONC__PRIVATE void conc__rate_add(conc__rate *r, uint32_t tick, size_t n) {
+  uint32_t past = tick - r->since;
+  if (past >= 50) {
+    r->before = past < 100 ? r->now : 0;
+    r->now = 0;
+    r->since = tick - past % 50;
+  }
+  r->now += n;
+}
+
+CONC__PRIVATE double conc__rate_read(conc__rate *r, uint32_t tick) {
+  conc__rate_add(r, tick, 0);
+  return (double)(r->now + r->before) * 10 / (50 + (tick - r->since));
+}
+
+/* --- orders --- */
+
+CONC__INLINE bool conc__letter_before(const conc__letter *a,
+                                      const conc__letter *b) {
+  return a->key != b->key ? a->key < b->key : a->serial < b->serial;
+}
+
+/* Makes one heap of two; each may be NULL. */
+CONC__PRIVATE conc__letter *conc__heap_meld(conc__letter *a, conc__letter *b) {
+  conc__letter *child;
+  if (a == NULL) return b;
+  if (b == NULL) return a;
+  if (conc__letter_before(b, a)) {
+    child = a;
+    a = b;
+  } else {
+    child = b;
+  }
+  child->prev = a;
+  child->next = a->child;
+  if (a->child != NULL) a->child->prev = child;
+  a->child = child;
+  return a;
+}
+
+/* Makes one heap of brothers: of each two of them one, and then of these, the
+   last first. It is what keeps the heap flat. */
+CONC__PRIVATE conc__letter *conc__heap_join(conc__letter *first) {
+  conc__letter *pairs = NULL, *root = NULL;
+  while (first != NULL) {
+    conc__letter *a = first, *b = first->next;
+    first = b != NULL ? b->next : NULL;
+    a->next = a->prev = NULL;
+    if (b != NULL) b->next = b->prev = NULL;
+    a = conc__heap_meld(a, b);
+    a->next = pairs;
+    pairs = a;
+  }
+  while (pairs != NULL) {
+    conc__letter *a = pairs;
+    pairs = a->next;
+    a->next = NULL;
+    root = conc__heap_meld(root, a);
+  }
+  return root;
+}
+
+CONC__PRIVATE void conc__order_insert(conc__order *o, conc__letter *l) {
+  l->next = l->prev = l->child = NULL;
+  l->listed = o->last == NULL || !conc__letter_before(l, o->last);
+  if (!l->listed) {
+    o->root = conc__heap_meld(o->root, l);
+    return;
+  }
+  l->prev = o->last;
+  *(o->last != NULL ? &o->last->next : &o->first) = l;
+  o->last = l;
+}
+
+CONC__PRIVATE void conc__order_remove(conc__order *o, conc__letter *l) {
+  conc__letter *heap;
+  if (l->listed) {
+    *(l->prev != NULL ? &l->prev->next : &o->first) = l->next;
+    *(l->next != NULL ? &l->next->prev : &o->last) = l->prev;
+    return;
+  }
+  heap = conc__heap_join(l->child);
+  if (l == o->root) {
+    o->root = heap;
+    return;
+  }
+  *(l->prev->child == l ? &l->prev->child : &l->prev->next) = l->next;
+  if (l->next != NULL) l->next->prev = l->prev;
+  o->root = conc__heap_meld(o->root, heap);
+}
+
+/* The first letter; NULL: there is none. */
+CONC__INLINE conc__letter *conc__order_first(const conc__order *o) {
+  if (o->root == NULL) return o->first;
+  return o->first == NULL || conc__letter_before(o->root, o->first) ? o->root
+                                                                    : o->first;
+}
+
+CONC__INLINE uint64_t conc__order_due(const conc__order *o) {
+  const conc__letter *l = conc__order_first(o);
+  return l != NULL ? l->key : CONC__DUE_NEVER;
+}
+
+/* --- holders --- */
+
+/* A holder with that name, or NULL: there is no memory. A name is shown to
+   other programs: so it is made a text. */
+CONC__PRIVATE conc__holder *conc__holder_new(const char *name, uint64_t seen) {
+  conc__holder *h = (conc__holder *)CONC_MALLOC(sizeof *h);
+  size_t i;
+  if (h == NULL) return NULL;
+  memset(h, 0, sizeof *h);
+  h->refs = 1;
+  h->seen = seen;
+  for (i = 0; i + 1 < sizeof h->name && name[i] != 0; i++)
+    h->name[i] = (unsigned char)name[i] < 0x80 ? name[i] : '?';
+  return h;
+}
+
+CONC__PRIVATE void conc__holder_unref(conc__holder *h) {
+  if (__atomic_sub_fetch(&h->refs, 1u, __ATOMIC_ACQ_REL) == 0) CONC_FREE(h);
+}
+
+/* The holder has given a sign of life. */
+CONC__INLINE void conc__holder_touch(conc__holder *h) {
+  CONC__STORE_RELAXED(&h->seen, conc__due_now());
+}
+
+/* Takes a stake out of its queue. Under the guard. */
+CONC__PRIVATE void conc__stake_leave(conc__stake *s) {
+  conc__work *q = s->queue;
+  CONC__CHECK(s->youngest == NULL && s->count == 0);
+  *(s->before != NULL ? &s->before->after : &q->stakes) = s->after;
+  if (s->after != NULL) s->after->before = s->before;
+}
+
+CONC__PRIVATE void conc__stake_free(conc__stake *s) {
+  if (s->lost != s->few) CONC_FREE(s->lost);
+  CONC_FREE(s);
+}
+
+/* Frees the stakes that are of no use: those of queues that are gone and, with
+   `empty`, those in which there is nothing. */
+CONC__PRIVATE void conc__holder_prune(conc__holder *h, bool empty) {
+  conc__stake **p = &h->stakes;
+  while (*p != NULL) {
+    conc__stake *s = *p;
+    bool useless;
+    conc__mutex_lock(s->guard);
+    useless = s->queue == NULL;
+    if (!useless && empty && s->count == 0 && s->lost_count == 0) {
+      conc__stake_leave(s);
+      useless = true;
+    }
+    conc__mutex_unlock(s->guard);
+    if (useless) {
+      *p = s->next;
+      conc__stake_free(s);
+    } else {
+      p = &s->next;
+    }
+  }
+}
+
+/* The stake of a holder in a queue; NULL: it has none. By the holder. */
+CONC__INLINE conc__stake *conc__stake_find(const conc__holder *h,
+                                           const conc__work *q) {
+  conc__stake *s = h->stakes;
+  while (s != NULL && CONC__LOAD_RELAXED(&s->queue) != q) s = s->next;
+  return s;
+}
+
+/* The same; made, if there is none. NULL: there is no memory. */
+CONC__PRIVATE conc__stake *conc__stake_make(conc__holder *h, conc__work *q) {
+  conc__stake *s = conc__stake_find(h, q);
+  if (s != NULL) return s;
+  conc__holder_prune(h, true);
+  s = (conc__stake *)CONC_MALLOC(sizeof *s);
+  if (s == NULL) return NULL;
+  memset(s, 0, sizeof *s);
+  s->holder = h;
+  s->guard = conc__mutex_of(q);
+  s->lost = s->few;
+  s->lost_room = sizeof s->few / sizeof *s->few;
+  s->next = h->stakes;
+  h->stakes = s;
+  conc__mutex_lock(s->guard);
+  CONC__STORE_RELAXED(&s->queue, q);
+  s->after = q->stakes;
+  if (s->after != NULL) s->after->before = s;
+  q->stakes = s;
+  conc__mutex_unlock(s->guard);
+  return s;
+}
+
+/* Notes that a lease was lost. If there is no room, the oldest note goes: what
+   is asked for is the youngest. */
+CONC__PRIVATE void conc__stake_lose(conc__stake *s, uint64_t lease) {
+  size_t i;
+  if (s->lost_count == s->lost_room && s->lost_room < CONC__LOST_MOST) {
+    size_t room = s->lost_room * 4;
+    uint64_t *lost;
+    if (room > CONC__LOST_MOST) room = CONC__LOST_MOST;
+    lost = (uint64_t *)CONC_MALLOC(room * sizeof *lost);
+    if (lost != NULL) {
+      memcpy(lost, s->lost, s->lost_count * sizeof *lost);
+      if (s->lost != s->few) CONC_FREE(s->lost);
+      s->lost = lost;
+      s->lost_room = room;
+    }
+  }
+  if (s->lost_count == s->lost_room) {
+    if (lease < s->lost[0]) return;
+    s->lost_count--;
+    memmove(s->lost, s->lost + 1, s->lost_count * sizeof *s->lost);
+  }
+  for (i = s->lost_count++; i > 0 && s->lost[i - 1] > lease; i--)
+    s->lost[i] = s->lost[i - 1];
+  s->lost[i] = lease;
+}
+
+/* The holder has been told that it lost this one, by another way. */
+CONC__PRIVATE void conc__stake_told(conc__stake *s, uint64_t lease) {
+  size_t i = 0;
+  while (i < s->lost_count && s->lost[i] != lease) i++;
+  if (i == s->lost_count) return;
+  s->lost_count--;
+  memmove(s->lost + i, s->lost + i + 1,
+          (s->lost_count - i) * sizeof *s->lost);
+}
+
+/* --- letters --- */
+
+CONC__PRIVATE void conc__letter_free(conc__letter *l) {
+  if (l->large) {
+    conc__block block;
+    memcpy(&block, l + 1, sizeof block);
+    CONC_FREE(block.memory);
+  }
+  if (l->state == CONC__LETTER_DYING) conc__holder_unref(l->by.holder);
+  CONC_FREE(l);
+}
+
+/* Makes a letter of a message. A large one is copied, or stays in the buffer
+   that it lies in: conc__letter_settle decides whose that is. NULL: there is
+   no memory. */
+CONC__PRIVATE conc__letter *conc__letter_new(const conc__message *m) {
+  bool large = m->size >= CONC__ENTRY_LARGE;
+  conc__block block = {NULL, 0};
+  conc__letter *l;
+  if (large && conc__block_make(&block, m) != 0) return NULL;
+  l = (conc__letter *)CONC_MALLOC(sizeof *l +
+                                  (large ? sizeof block : m->size));
+  if (l == NULL) {
+    if (large) conc__block_settle(&block, m, false);
+    return NULL;
+  }
+  memset(l, 0, sizeof *l);
+  l->size = m->size;
+  l->pickled = m->kind == CONC__PICKLED;
+  l->large = large;
+  if (large)
+    memcpy(l + 1, &block, sizeof block);
+  else if (m->size > 0)
+    memcpy(l + 1, m->data, m->size);
+  return l;
+}
+
+/* The letter is in a queue; or it is not, and is freed. */
+CONC__PRIVATE void conc__letter_settle(conc__letter *l, const conc__message *m,
+                                       bool put) {
+  if (l->large && (!put || m->keep != NULL)) {
+    conc__block block;
+    memcpy(&block, l + 1, sizeof block);
+    conc__block_settle(&block, m, put);
+  }
+  if (!put) CONC_FREE(l);
+}
+
+/* Where the bytes of a letter are. */
+CONC__PRIVATE void conc__letter_entry(conc__letter *l, conc__entry *slot) {
+  conc__block block;
+  if (l->large) {
+    memcpy(&block, l + 1, sizeof block);
+  } else {
+    block.memory = (unsigned char *)(l + 1);
+    block.at = 0;
+  }
+  slot->whole = l->size;
+  slot->next = 0;
+  conc__entry_alone(slot, block.memory, block.at, l->size,
+                    l->pickled ? CONC__PICKLED : CONC__RAW);
+}
+
+/* --- calls --- */
+
+/* The guard has been taken. The keeper, and calls that were under way, may
+   have stayed behind in the parent of a fork. */
+CONC__INLINE void conc__work_enter(conc__work *q) {
+  if (CONC__LIKELY(q->depth == conc__fork_depth)) return;
+  q->depth = conc__fork_depth;
+  q->keeper = NULL;
+  q->burying = false;
+  q->users = 0;
+}
+
+CONC__INLINE void conc__work_lock(conc__work *q) {
+  conc__mutex_lock(conc__mutex_of(q));
+  conc__work_enter(q);
+}
+
+CONC__INLINE void conc__todo_begin(conc__todo *todo) {
+  todo->woken = todo->woken_last = NULL;
+  todo->freed = NULL;
+}
+
+/* Notes a waiter that was taken off its list; NULL: there was none. */
+CONC__PRIVATE void conc__todo_wake(conc__todo *todo, conc__waiter *w) {
+  if (w == NULL) return;
+  w->next = NULL;
+  *(todo->woken_last != NULL ? &todo->woken_last->next : &todo->woken) = w;
+  todo->woken_last = w;
+}
+
+CONC__PRIVATE void conc__todo_wake_all(conc__todo *todo,
+                                       struct conc__waitlist *list) {
+  while (list->first != NULL)
+    conc__todo_wake(todo, conc__waitlist_take(list));
+}
+
+/* A letter is gone. One that a get copies is freed by that. */
+CONC__PRIVATE void conc__todo_free(conc__todo *todo, conc__letter *l) {
+  if (l->copying > 0) {
+    CONC__CHECK(l->state != CONC__LETTER_DYING);
+    l->state = CONC__LETTER_GONE;
+    return;
+  }
+  l->next = todo->freed;
+  todo->freed = l;
+}
+
+/* When something is due next. */
+CONC__PRIVATE uint64_t conc__work_due(const conc__work *q) {
+  uint64_t due = conc__order_due(&q->delayed);
+  uint64_t expires = conc__order_due(&q->expiring);
+  if (expires < due) due = expires;
+  if (q->dying != NULL && !q->burying && q->bury_at < due) due = q->bury_at;
+  return due;
+}
+
+/* Sees to it that a task that waits will look when the next letter is due. Of
+   the getters the last is taken, for the first ones will soon have a message
+   and leave. */
+CONC__PRIVATE void conc__work_alarm(conc__work *q, conc__todo *todo) {
+  uint64_t due = conc__work_due(q);
+  conc__waiter *w = q->keeper;
+  if (due == CONC__DUE_NEVER) return;
+  if (w != NULL && (w->list == NULL || q->keeper_until <= due)) return;
+  if (w == NULL) w = q->getters.last;
+  if (w == NULL) w = q->putters.last;
+  if (w == NULL) w = q->joiners.last;
+  if (w == NULL) return;
+  conc__waitlist_remove(w);
+  conc__todo_wake(todo, w);
+  q->keeper = w;
+}
+
+/* Ends a call's work on the queue: after this it may be gone. */
+CONC__PRIVATE void conc__work_unlock(conc__work *q, conc__todo *todo) {
+  if (q->closed && q->ready_count + q->delayed_count == 0)
+    conc__todo_wake_all(todo, &q->getters);
+  conc__work_alarm(q, todo);
+  conc__mutex_unlock(conc__mutex_of(q));
+  conc__wake_all(todo->woken);
+  while (todo->freed != NULL) {
+    conc__letter *l = todo->freed;
+    todo->freed = l->next;
+    conc__letter_free(l);
+  }
+  conc__todo_begin(todo);
+}
+
+/* --- from place to place; all under the guard --- */
+
+/* Whether all that was put is dealt with. */
+CONC__INLINE bool conc__work_settled(const conc__work *q) {
+  return q->queue.leases ? q->total == 0 : q->done == q->put;
+}
+
+/* All has been dealt with: those that wait for this have waited enough, even
+   if more is put before they run. */
+CONC__PRIVATE void conc__work_settle(conc__work *q, conc__todo *todo) {
+  conc__waiter *w;
+  while ((w = conc__waitlist_take(&q->joiners)) != NULL) {
+    w->tag = 1;
+    conc__todo_wake(todo, w);
+  }
+}
+
+/* A letter leaves the queue for good. It is in no list any more. */
+CONC__PRIVATE void conc__work_drop(conc__work *q, conc__letter *l,
+                                   conc__todo *todo) {
+  CONC__CHECK(q->total > 0);
+  q->total--;
+  q->bytes -= CONC__ENTRY_COUNT(l->size);
+  conc__todo_wake(todo, conc__waitlist_take(&q->putters));
+  if (conc__work_settled(q)) conc__work_settle(q, todo);
+}
+
+CONC__PRIVATE void conc__work_make_ready(conc__work *q, conc__letter *l,
+                                         conc__todo *todo) {
+  l->state = CONC__LETTER_READY;
+  l->key = l->serial;
+  conc__order_insert(&q->ready[l->priority], l);
+  q->filled[l->priority / 64] |= (uint64_t)1 << l->priority % 64;
+  q->ready_count++;
+  conc__todo_wake(todo, conc__waitlist_take(&q->getters));
+}
+
+CONC__PRIVATE void conc__work_delay(conc__work *q, conc__letter *l,
+                                    uint64_t due) {
+  l->state = CONC__LETTER_DELAYED;
+  l->key = due;
+  conc__order_insert(&q->delayed, l);
+  q->delayed_count++;
+}
+
+/* The letter that a get takes next; NULL: there is none. */
+CONC__PRIVATE conc__letter *conc__work_first(const conc__work *q) {
+  unsigned i;
+  for (i = 0; i < 4; i++)
+    if (q->filled[i] != 0)
+      return conc__order_first(
+          &q->ready[i * 64 + conc__lowest_bit(q->filled[i])]);
+  return NULL;
+}
+
+CONC__PRIVATE void conc__work_unready(conc__work *q, conc__letter *l) {
+  conc__order *o = &q->ready[l->priority];
+  conc__order_remove(o, l);
+  if (conc__order_first(o) == NULL)
+    q->filled[l->priority / 64] &= ~((uint64_t)1 << l->priority % 64);
+  q->ready_count--;
+}
+
+CONC__INLINE conc__letter **conc__work_bucket(conc__work *q, uint64_t lease) {
+  return &q->buckets[lease & (q->buckets_size - 1)];
+}
+
+/* Numbers follow each other, so they spread evenly over the buckets. Without
+   memory there are as many as before, and they are longer. */
+CONC__PRIVATE void conc__work_more_buckets(conc__work *q) {
+  size_t old_size = q->buckets_size, size = old_size * 2, i;
+  conc__letter **old = q->buckets;
+  conc__letter **grown;
+  if (size > SIZE_MAX / sizeof *grown) return;
+  grown = (conc__letter **)CONC_MALLOC(size * sizeof *grown);
+  if (grown == NULL) return;
+  memset(grown, 0, size * sizeof *grown);
+  q->buckets = grown;
+  q->buckets_size = size;
+  for (i = 0; i < old_size; i++)
+    while (old[i] != NULL) {
+      conc__letter *l = old[i];
+      conc__letter **p = conc__work_bucket(q, l->lease);
+      old[i] = l->chain;
+      l->chain = *p;
+      *p = l;
+    }
+  if (old != q->few) CONC_FREE(old);
+}
+
+CONC__PRIVATE conc__letter *conc__work_find(conc__work *q, uint64_t lease) {
+  conc__letter *l = *conc__work_bucket(q, lease);
+  while (l != NULL && l->lease != lease) l = l->chain;
+  return l;
+}
+
+/* When the lease of a letter ends, as things are. */
+CONC__PRIVATE uint64_t conc__work_expiry(const conc__work *q,
+                                         const conc__letter *l) {
+  uint64_t seen = CONC__LOAD_RELAXED(&l->by.stake->holder->seen);
+  uint64_t at = seen == CONC__DUE_NEVER ? seen
+                                        : conc__due_after(seen, q->lease);
+  if (at < l->floor) at = l->floor;
+  return at < l->ceiling ? at : l->ceiling;
+}
+
+/* Enters a lease in `expiring`, if it will. Before that it may be entered with
+   an earlier time: what is heard of its holder meanwhile is looked at then. */
+CONC__PRIVATE void conc__work_time(conc__work *q, conc__letter *l) {
+  if (l->timed) conc__order_remove(&q->expiring, l);
+  l->key = conc__work_expiry(q, l);
+  l->timed = l->key != CONC__DUE_NEVER;
+  if (l->timed) conc__order_insert(&q->expiring, l);
+}
+
+/* A letter that is ready is got: it is leased to a stake, or lent if that is
+   NULL. */
+CONC__PRIVATE void conc__work_lend(conc__work *q, conc__letter *l,
+                                   conc__stake *s) {
+  conc__letter **p;
+  conc__work_unready(q, l);
+  if (q->leased_count++ >= q->buckets_size) conc__work_more_buckets(q);
+  l->lease = ++q->lease_last;
+  l->deliveries++;
+  q->got++;
+  p = conc__work_bucket(q, l->lease);
+  l->chain = *p;
+  *p = l;
+  l->by.stake = s;
+  l->timed = false;
+  l->state = s != NULL ? CONC__LETTER_LEASED : CONC__LETTER_LENT;
+  if (s == NULL) return;
+  /* To wait for a message is a sign of life, too. */
+  l->floor = CONC__LOAD_RELAXED(&s->holder->seen) != CONC__DUE_NEVER
+                 ? conc__due_after(conc__due_now(), q->lease)
+                 : 0;
+  l->ceiling = q->max_lease > 0
+                   ? conc__due_after(conc__due_now(), q->max_lease)
+                   : CONC__DUE_NEVER;
+  l->younger = NULL;
+  l->older = s->youngest;
+  if (l->older != NULL) l->older->younger = l;
+  s->youngest = l;
+  s->count++;
+  conc__work_time(q, l);
+}
+
+/* Takes a letter out of the leases of its stake. */
+CONC__PRIVATE void conc__stake_remove(conc__letter *l) {
+  conc__stake *s = l->by.stake;
+  *(l->younger != NULL ? &l->younger->older : &s->youngest) = l->older;
+  if (l->older != NULL) l->older->younger = l->younger;
+  s->count--;
+}
+
+/* The lease ends, however. */
+CONC__PRIVATE void conc__work_unlend(conc__work *q, conc__letter *l) {
+  conc__letter **p = conc__work_bucket(q, l->lease);
+  conc__stake *s = l->by.stake;
+  while (*p != l) p = &(*p)->chain;
+  *p = l->chain;
+  CONC__CHECK(q->leased_count > 0);
+  q->leased_count--;
+  l->lease = 0;
+  if (s == NULL) return;
+  if (l->timed) conc__order_remove(&q->expiring, l);
+  l->timed = false;
+  conc__stake_remove(l);
+}
+
+/* The lease ends, and the letter with it. */
+CONC__PRIVATE void conc__work_finish(conc__work *q, conc__letter *l,
+                                     conc__todo *todo) {
+  conc__work_unlend(q, l);
+  conc__work_drop(q, l, todo);
+  conc__todo_free(todo, l);
+}
+
+/* A letter that came back for the last time, from `holder`. */
+CONC__PRIVATE void conc__work_die(conc__work *q, conc__letter *l,
+                                  conc__holder *holder, int why,
+                                  conc__todo *todo) {
+  if (q->dead_letters == NULL) {
+    q->dead++;
+    conc__work_drop(q, l, todo);
+    conc__todo_free(todo, l);
+    return;
+  }
+  __atomic_add_fetch(&holder->refs, 1u, __ATOMIC_RELAXED);
+  l->by.holder = holder;
+  l->state = CONC__LETTER_DYING;
+  l->why = (uint8_t)why;
+  l->key = (uint64_t)(conc__clock(CLOCK_REALTIME) * 1e9);
+  l->next = NULL;
+  *(q->dying_last != NULL ? &q->dying_last->next : &q->dying) = l;
+  q->dying_last = l;
+  q->dying_count++;
+}
+
+/* Nanoseconds that a letter waits which comes back: twice as many each time,
+   up to 64 times, and up to a quarter more. */
+CONC__PRIVATE uint64_t conc__work_retry(conc__work *q, const conc__letter *l) {
+  unsigned doubled = l->deliveries < 7 ? (unsigned)l->deliveries - 1 : 6;
+  double delay = q->retry_delay * (double)(1u << doubled);
+  q->chance ^= q->chance << 13; /* Marsaglia's xorshift */
+  q->chance ^= q->chance >> 7;
+  q->chance ^= q->chance << 17;
+  return conc__due_span(delay *
+                        (1 + 0.25 * (double)(q->chance % 1024) / 1024));
+}
+
+/* A lease ends otherwise: the letter comes back, or dies. `delay` is in
+   seconds; below 0: .retry_delay. */
+CONC__PRIVATE void conc__work_return(conc__work *q, conc__letter *l, int why,
+                                     double delay, conc__todo *todo) {
+  conc__holder *holder = l->by.stake->holder;
+  uint64_t span;
+  if (why == CONC__BACK_EXPIRED) conc__stake_lose(l->by.stake, l->lease);
+  conc__work_unlend(q, l);
+  q->returned++;
+  if (q->max_deliveries > 0 && l->deliveries >= q->max_deliveries) {
+    conc__work_die(q, l, holder, why, todo);
+    return;
+  }
+  span = delay < 0 ? conc__work_retry(q, l) : conc__due_span(delay);
+  if (span == 0)
+    conc__work_make_ready(q, l, todo);
+  else
+    conc__work_delay(q, l, conc__due_after(conc__due_now(), span));
+}
+
+/* The lease ends as if it had never begun. */
+CONC__PRIVATE void conc__work_undo(conc__work *q, conc__letter *l,
+                                   conc__todo *todo) {
+  conc__work_unlend(q, l);
+  l->deliveries--;
+  q->got--;
+  conc__work_make_ready(q, l, todo);
+}
+
+/* Moves what is due: each call does this first. What is left after so many
+   waits for the next call, or for the keeper. */
+CONC__PRIVATE void conc__work_move_due(conc__work *q, conc__todo *todo) {
+  uint64_t due = conc__work_due(q), now;
+  conc__letter *l;
+  int moves;
+  if (CONC__LIKELY(due == CONC__DUE_NEVER)) return;
+  now = conc__due_now();
+  for (moves = 0; moves < CONC__MOVES_MOST; moves++) {
+    if (conc__order_due(&q->delayed) <= now) {
+      l = conc__order_first(&q->delayed);
+      conc__order_remove(&q->delayed, l);
+      q->delayed_count--;
+      conc__work_make_ready(q, l, todo);
+    } else if (conc__order_due(&q->expiring) <= now) {
+      l = conc__order_first(&q->expiring);
+      conc__work_time(q, l);
+      if (l->key <= now)
+        conc__work_return(q, l, CONC__BACK_EXPIRED, -1, todo);
+    } else {
+      return;
+    }
+  }
+}
+
+/* --- dead letters --- */
+
+/* Makes the value of a dead letter, with the message as a value or, if `raw`,
+   as the bytes that it is. 0, -ENOMEM, or what else it cannot be made for. */
+CONC__PRIVATE int conc__dead_value(conc__letter *l, bool raw,
+                                   conc_value **out) {
+  static const char *const why[] = {"ended", "expired", "released"};
+  conc__buffer b = {NULL, 0, 0, 0};
+  conc_value *message = NULL;
+  conc__entry slot;
+  int rc = 0;
+  conc__letter_entry(l, &slot);
+  if (l->pickled) {
+    static const unsigned char proto[CONC__BODY_AT] = {CONC__OP_PROTO, 4};
+    rc = conc__buffer_append(&b, proto, sizeof proto);
+    if (rc == 0)
+      rc = conc__buffer_append(&b, slot.alone.data + slot.at, l->size);
+    if (rc == 0) rc = conc__buffer_append(&b, ".", 1);
+    if (rc == 0 && !raw)
+      rc = conc_pickle_loads_objects(&message, b.data, b.size);
+  } else {
+    raw = true;
+  }
+  if (rc == 0 && raw)
+    rc = conc_build(&message, "y#",
+                    l->pickled ? b.data : slot.alone.data + slot.at,
+                    l->pickled ? b.size : l->size);
+  conc__buffer_free(&b);
+  if (rc == 0)
+    rc = conc_build(out, "{s:O,s:s,s:d,s:l,s:s}", "message", message, "why",
+                    why[l->why], "when", (double)l->key / 1e9, "deliveries",
+                    (long)l->deliveries, "by", l->by.holder->name);
+  conc_value_free(message);
+  return rc;
+}
+
+/* Puts a dead letter where it belongs. 0, or what the put fails with. A value
+   that may not be there as such is, as bytes. */
+CONC__PRIVATE int conc__dead_put(conc_queue *dead, conc__letter *l) {
+  conc__buffer b = {NULL, 0, 0, 0};
+  conc_value *v = NULL;
+  conc__message m;
+  int rc = conc__dead_value(l, false, &v);
+  if (rc == 0) rc = conc__pickle_encode(&b, v, 4 | dead->objects);
+  if (rc != 0 && rc != -ENOMEM) {
+    conc_value_free(v);
+    v = NULL;
+    b.size = 0;
+    rc = conc__dead_value(l, true, &v);
+    if (rc == 0) rc = conc__pickle_encode(&b, v, 4);
+  }
+  conc_value_free(v);
+  if (rc == 0 && dead->max_bytes > 0 && b.size > dead->max_bytes)
+    rc = -EMSGSIZE;
+  if (rc == 0) {
+    m.data = b.data;
+    m.size = b.size;
+    m.kind = CONC__PICKLED;
+    m.keep = &b;
+    rc = dead->ops->put(dead, &m, 0);
+  }
+  conc__buffer_free(&b);
+  return rc;
+}
+
+/* Buries the dying letters, the oldest first, until .dead_letters is full. No
+   guard is held, for the other queue has its own. `burying` makes the caller
+   the only one that does this, and the queue waits for it. */
+CONC__PRIVATE void conc__work_bury(conc__work *q) {
+  conc__todo todo;
+  conc__letter *l;
+  bool more = true;
+  int rc;
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  while (more && (l = q->dying) != NULL) {
+    conc__mutex_unlock(conc__mutex_of(q));
+    rc = conc__dead_put(q->dead_letters, l);
+    conc__work_lock(q);
+    /* These will fail the next time, too: it is dropped. */
+    more = rc == 0 || rc == -EPIPE || rc == -EMSGSIZE || rc == -EINVAL;
+    if (more) {
+      q->dying = l->next;
+      if (q->dying == NULL) q->dying_last = NULL;
+      q->dying_count--;
+      q->dead++;
+      conc__work_drop(q, l, &todo);
+      conc__todo_free(&todo, l);
+    } else {
+      q->bury_at = conc__due_after(conc__due_now(), CONC__BURY_AGAIN);
+    }
+  }
+  q->burying = false;
+  q->users--;
+  if (q->users == 0) conc__todo_wake_all(&todo, &q->leavers);
+  conc__work_unlock(q, &todo);
+}
+
+/* The usual end of a call: conc__work_unlock, and dying letters are buried. */
+CONC__PRIVATE void conc__work_leave(conc__work *q, conc__todo *todo) {
+  bool bury = CONC__UNLIKELY(q->dying != NULL) && !q->burying &&
+              q->bury_at <= conc__due_now();
+  if (bury) {
+    q->burying = true;
+    q->users++;
+  }
+  conc__work_unlock(q, todo);
+  if (bury) conc__work_bury(q);
+}
+
+/* --- the end of a holder --- */
+
+/* Gives back what a stake has leased, some of it at a time, for others want
+   the guard, too: the youngest first, as they would come back one by one. */
+CONC__PRIVATE void conc__stake_end(conc__stake *s) {
+  bool more;
+  do {
+    conc__todo todo;
+    conc__work *q;
+    int moves;
+    conc__todo_begin(&todo);
+    conc__mutex_lock(s->guard);
+    q = s->queue;
+    if (q == NULL) {
+      conc__mutex_unlock(s->guard);
+      return;
+    }
+    conc__work_enter(q);
+    for (moves = 0; moves < CONC__MOVES_MOST && s->youngest != NULL; moves++)
+      conc__work_return(q, s->youngest, CONC__BACK_ENDED, -1, &todo);
+    more = s->youngest != NULL;
+    if (!more) conc__stake_leave(s);
+    conc__work_leave(q, &todo);
+  } while (more);
+}
+
+/* The task or the connection ends: all that it has leased comes back. */
+CONC__PRIVATE void conc__holder_end(void *holder) {
+  conc__holder *h = (conc__holder *)holder;
+  while (h->stakes != NULL) {
+    conc__stake *s = h->stakes;
+    h->stakes = s->next;
+    conc__stake_end(s);
+    conc__stake_free(s);
+  }
+  conc__holder_unref(h);
+}
+
+/* The holders of tasks are values of a conc_local, whose destructor is called
+   at the end of each. It has one attribute, which no call looks up by a name,
+   and which is no block of memory. */
+static conc_local conc__holders;
+static conc_attribute conc__holders_own;
+
+CONC__PRIVATE void conc__holders_begin(void) {
+  conc__local_begin(&conc__holders, &conc__holders_own, conc__holder_end);
+}
+
+/* Nanoseconds that a lease of a queue lasts without a sign of life. */
+CONC__INLINE uint64_t conc__work_lease(const conc_queue *q) {
+  return ((const conc__work *)(const void *)q)->lease;
+}
+
+/* The holder of the calling task; NULL: it has none. */
+CONC__INLINE conc__holder *conc__holder_own(void) {
+  return (conc__holder *)conc_attribute_get(&conc__holders_own);
+}
+
+/* The same; made, if there is none. NULL: there is no memory. */
+CONC__PRIVATE conc__holder *conc__holder_make_own(void) {
+  conc__holder *h = conc__holder_own();
+  if (h != NULL) return h;
+  h = conc__holder_new(conc_name(NULL), CONC__DUE_NEVER);
+  if (h == NULL) return NULL;
+  if (conc_attribute_set(&conc__holders_own, h) == 0) return h;
+  conc__holder_unref(h);
+  return NULL;
+}
+
+/* A queue is gone: so may be what the caller's holder is for. */
+CONC__PRIVATE void conc__holder_trim_own(void) {
+  conc__holder *h = conc__holder_own();
+  if (h == NULL) return;
+  conc__holder_prune(h, false);
+  if (h->stakes == NULL) conc__local_end(&conc__holders_own);
+}
+
+/* ---------------------------------------------------------------------------
+   >>work: the queue of one process that leases its messages
+
+   The class of queues with an option of >>leases: its calls, by the steps of
+   >>letters. A connection of a server passes its holder with the sink, and
+   what it got is its own when the reply has been sent: until then it can be
+   given back, also by a queue that does not lease, which lends it meanwhile.
+
+   Its users are >>queue, >>leases, and >>session for the connections of a
+   server.
+   ------------------------------------------------------------------------ */
+
+/* --- waiting --- */
+
+typedef struct conc__work_wait {
+  conc__waiter waiter;
+  bool begun;
+} conc__work_wait;
+
+/* Waits on a list until something may have changed, as long as the call lasts
+   at most. Called with the guard held, and returns with it. What the call has
+   to do is done first; then it looks again before it waits. 0, -ETIMEDOUT,
+   -ECANCELED. */
+CONC__PRIVATE int conc__work_await(conc__work *q, struct conc__waitlist *list,
+                                   conc__work_wait *wait, double deadline,
+                                   conc__todo *todo) {
+  conc__mutex *guard = conc__mutex_of(q);
+  conc__waiter *w = &wait->waiter;
+  double until = deadline;
+  uint64_t due;
+  int rc;
+  if (deadline <= 0) return -ETIMEDOUT;
+  if (todo->woken != NULL || todo->freed != NULL ||
+      (q->dying != NULL && !q->burying && q->bury_at <= conc__due_now())) {
+    conc__work_leave(q, todo);
+    conc__work_lock(q);
+    return 0;
+  }
+  if (!wait->begun) {
+    conc__waiter_init(w, conc__self(),
+                      list == &q->joiners ? "the end of queue" : "queue",
+                      q->queue.name);
+    w->recheck_after_fork = true;
+  }
+  /* Before it waits it keeps the time for all, if none does. */
+  if (q->keeper == NULL) q->keeper = w;
+  if (q->keeper == w) {
+    due = q->keeper_until = conc__work_due(q);
+    if (due != CONC__DUE_NEVER && (double)due / 1e9 < until)
+      until = (double)due / 1e9;
+  }
+  rc = conc__waitlist_wait(guard, list, w, wait->begun, true, until);
+  wait->begun = true;
+  w->failure = 0;
+  conc__work_lock(q);
+  if (q->keeper == w) q->keeper = NULL;
+  if (rc == -EAGAIN || (rc == -ETIMEDOUT && until < deadline)) return 0;
+  return rc;
+}
+
+/* --- putting --- */
+
+CONC__PRIVATE uint64_t conc__put_id_hash(const char *id) {
+  uint64_t hash = 14695981039346656037u; /* FNV-1a */
+  for (; *id != 0; id++)
+    hash = (hash ^ (unsigned char)*id) * 1099511628211u;
+  return hash;
+}
+
+CONC__INLINE conc__put_id **conc__put_id_bucket(conc__put_ids *ids,
+                                              uint64_t hash) {
+  return &ids->buckets[hash & (ids->size - 1)];
+}
+
+/* Makes room for one id more. 0 or -ENOMEM: there is no bucket at all. */
+CONC__PRIVATE int conc__put_id_reserve(conc__put_ids *ids) {
+  size_t size = ids->size > 0 ? ids->size * 2 : 64;
+  conc__put_id **buckets;
+  conc__put_id *k;
+  if (ids->count < ids->size) return 0;
+  buckets = size > SIZE_MAX / sizeof *buckets
+                ? NULL
+                : (conc__put_id **)CONC_MALLOC(size * sizeof *buckets);
+  if (buckets == NULL) return ids->buckets != NULL ? 0 : -ENOMEM;
+  memset(buckets, 0, size * sizeof *buckets);
+  CONC_FREE(ids->buckets);
+  ids->buckets = buckets;
+  ids->size = size;
+  for (k = ids->oldest; k != NULL; k = k->newer) {
+    conc__put_id **p = conc__put_id_bucket(ids, k->hash);
+    k->chain = *p;
+    *p = k;
+  }
+  return 0;
+}
+
+/* Forgets the ids whose time is over. */
+CONC__PRIVATE void conc__put_id_forget(conc__put_ids *ids, uint64_t now) {
+  conc__put_id *k;
+  while ((k = ids->oldest) != NULL && k->until <= now) {
+    conc__put_id **p = conc__put_id_bucket(ids, k->hash);
+    while (*p != k) p = &(*p)->chain;
+    *p = k->chain;
+    ids->oldest = k->newer;
+    if (ids->oldest == NULL) ids->newest = NULL;
+    ids->count--;
+    CONC_FREE(k);
+  }
+}
+
+/* An id that is to be known. NULL: there is no memory. */
+CONC__PRIVATE conc__put_id *conc__put_id_new(const char *id) {
+  size_t size = strlen(id) + 1;
+  conc__put_id *k = (conc__put_id *)CONC_MALLOC(sizeof *k + size);
+  if (k == NULL) return NULL;
+  memset(k, 0, sizeof *k);
+  k->hash = conc__put_id_hash(id);
+  memcpy(k + 1, id, size);
+  return k;
+}
+
+/* Whether an id is known. Under the guard. */
+CONC__PRIVATE bool conc__put_id_has(conc__put_ids *ids,
+                                   const conc__put_id *which, uint64_t now) {
+  const conc__put_id *k;
+  conc__put_id_forget(ids, now);
+  if (ids->buckets == NULL) return false;
+  for (k = *conc__put_id_bucket(ids, which->hash); k != NULL; k = k->chain)
+    if (k->hash == which->hash &&
+        strcmp((const char *)(k + 1), (const char *)(which + 1)) == 0)
+      return true;
+  return false;
+}
+
+CONC__PRIVATE void conc__put_id_enter(conc__put_ids *ids, conc__put_id *k,
+                                     uint64_t until) {
+  conc__put_id **p = conc__put_id_bucket(ids, k->hash);
+  k->until = until;
+  k->chain = *p;
+  *p = k;
+  *(ids->newest != NULL ? &ids->newest->newer : &ids->oldest) = k;
+  ids->newest = k;
+  ids->count++;
+}
+
+/* Whether there is room for `bytes` more, as .max_total counts them. */
+CONC__PRIVATE bool conc__work_fits(const conc__work *q, size_t bytes) {
+  size_t max = q->queue.max_total;
+  if (q->queue.capacity > 0 && q->total >= q->queue.capacity) return false;
+  return max == 0 || q->bytes <= max - bytes;
+}
+
+/* Waits until there is room. With the guard held, which it has afterwards,
+   too. 0; 1: the id is known; -EPIPE, -ETIMEDOUT, -ECANCELED, -ENOMEM. */
+CONC__PRIVATE int conc__work_await_room(conc__work *q, size_t bytes,
+                                        const conc__put_id *id, double deadline,
+                                        conc__todo *todo) {
+  conc__work_wait wait;
+  int rc = 0;
+  wait.begun = false;
+  for (;;) {
+    conc__work_move_due(q, todo);
+    if (q->closed) rc = -EPIPE;
+    if (rc == 0 && id != NULL) {
+      if (conc__put_id_has(&q->known, id, conc__due_now()))
+        rc = 1;
+      else
+        rc = conc__put_id_reserve(&q->known);
+    }
+    if (rc != 0 || conc__work_fits(q, bytes)) break;
+    rc = conc__work_await(q, &q->putters, &wait, deadline, todo);
+    if (rc != 0) break;
+  }
+  /* This one may have been woken for room that another one can use. */
+  if (wait.begun && rc != 0 && conc__work_fits(q, bytes))
+    conc__todo_wake(todo, conc__waitlist_take(&q->putters));
+  return rc;
+}
+
+/* Puts a message, on terms if they are not NULL. */
+CONC__PRIVATE int conc__work_put_on(conc_queue *queue, const conc__message *m,
+                                    const conc__terms *terms,
+                                    double deadline) {
+  conc__work *q = (conc__work *)queue;
+  const size_t bytes = CONC__ENTRY_COUNT(m->size);
+  uint64_t delay = terms != NULL ? conc__due_span(terms->delay) : 0;
+  conc__letter *l;
+  conc__put_id *id = NULL;
+  conc__todo todo;
+  int rc;
+  if (terms != NULL && terms->priority >= (int)q->priorities) return -EINVAL;
+  l = conc__letter_new(m);
+  rc = l != NULL ? 0 : -ENOMEM;
+  if (rc == 0 && terms != NULL && terms->id != NULL) {
+    id = conc__put_id_new(terms->id);
+    if (id == NULL) rc = -ENOMEM;
+  }
+  if (rc != 0) {
+    if (l != NULL) conc__letter_settle(l, m, false);
+    return rc;
+  }
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  rc = conc__work_await_room(q, bytes, id, deadline, &todo);
+  if (rc == 0) {
+    l->priority = (uint8_t)(terms != NULL && terms->priority >= 0
+                                ? (unsigned)terms->priority
+                                : q->priorities - 1);
+    l->since = conc__work_tick();
+    l->serial = ++q->serial;
+    q->total++;
+    q->bytes += bytes;
+    q->put++;
+    conc__rate_add(&q->put_rate, l->since, 1);
+    if (id != NULL)
+      conc__put_id_enter(&q->known, id,
+                        conc__due_after(conc__due_now(), q->dedup));
+    conc__letter_settle(l, m, true);
+    if (delay > 0)
+      conc__work_delay(q, l, conc__due_after(conc__due_now(), delay));
+    else
+      conc__work_make_ready(q, l, &todo);
+    /* The bound is one of bytes: there may be room for the next one, too. */
+    if (q->queue.max_total > 0 && conc__work_fits(q, CONC__ENTRY_COUNT(0)))
+      conc__todo_wake(&todo, conc__waitlist_take(&q->putters));
+  }
+  conc__work_leave(q, &todo);
+  if (rc != 0) {
+    conc__letter_settle(l, m, false);
+    CONC_FREE(id);
+  }
+  return rc > 0 ? 0 : rc;
+}
+
+CONC__PRIVATE int conc__work_put(conc_queue *queue, const conc__message *m,
+                                 double deadline) {
+  return conc__work_put_on(queue, m, NULL, deadline);
+}
+
+/* A message that is no lease of this queue comes to the front: a client gives
+   it back, to which it was not leased. */
+CONC__PRIVATE int conc__work_unget(conc_queue *queue, const conc__message *m,
+                                   conc__buffer *b) {
+  conc__work *q = (conc__work *)queue;
+  conc__message back = *m;
+  conc__todo todo;
+  conc__letter *l;
+  back.keep = b;
+  l = conc__letter_new(&back);
+  if (l == NULL) return -ENOMEM;
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  l->serial = q->front--;
+  l->since = conc__work_tick();
+  q->total++;
+  q->bytes += CONC__ENTRY_COUNT(l->size);
+  conc__letter_settle(l, &back, true);
+  conc__work_make_ready(q, l, &todo);
+  conc__work_leave(q, &todo);
+  return 0;
+}
+
+/* --- getting --- */
+
+/* Waits until a letter is ready. With the guard held, which it has afterwards,
+   too. The letter, or NULL and *rc: -EPIPE, -ETIMEDOUT, -ECANCELED. */
+CONC__PRIVATE conc__letter *conc__work_await_letter(conc__work *q,
+                                                    double deadline, int *rc,
+                                                    conc__todo *todo) {
+  conc__work_wait wait;
+  wait.begun = false;
+  *rc = 0;
+  for (;;) {
+    conc__letter *l;
+    conc__work_move_due(q, todo);
+    l = conc__work_first(q);
+    if (l != NULL) return l;
+    if (*rc == 0 && q->closed && q->delayed_count == 0) *rc = -EPIPE;
+    if (*rc != 0) return NULL;
+    *rc = conc__work_await(q, &q->getters, &wait, deadline, todo);
+    if (*rc == -ECANCELED) return NULL;
+  }
+}
+
+/* A large letter is copied while no guard is held. */
+CONC__PRIVATE ssize_t conc__work_copy_large(conc__work *q, conc__letter *l,
+                                            conc__entry *slot,
+                                            conc__sink *sink,
+                                            conc__todo *todo) {
+  ssize_t size;
+  l->copying++;
+  conc__work_leave(q, todo);
+  size = conc__entry_copy(slot, sink, sink->data);
+  conc__work_lock(q);
+  if (--l->copying == 0 && l->state == CONC__LETTER_GONE)
+    conc__todo_free(todo, l);
+  return size;
+}
+
+/* Gets a message. It is leased, if the queue does that; or if `lent`, or for a
+   connection, it stays until the get is complete; or it is gone. */
+CONC__PRIVATE ssize_t conc__work_get_one(conc__work *q, conc__sink *sink,
+                                         bool lent, double deadline) {
+  conc__stake *stake = NULL;
+  conc__todo todo;
+  conc__letter *l;
+  conc__entry slot;
+  ssize_t size;
+  int rc;
+  if (sink->holder != NULL) lent = true;
+  if (q->queue.leases) {
+    conc__holder *h =
+        sink->holder != NULL ? sink->holder : conc__holder_make_own();
+    stake = h != NULL ? conc__stake_make(h, q) : NULL;
+    if (stake == NULL) return -ENOMEM;
+  }
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  l = conc__work_await_letter(q, deadline, &rc, &todo);
+  if (l == NULL) {
+    conc__work_leave(q, &todo);
+    return rc;
+  }
+  conc__letter_entry(l, &slot);
+  size = conc__entry_prepare(&slot, sink);
+  if (size == 0 && sink->body == NULL)
+    size = conc__sink_takes(sink, slot.size);
+  if (size < 0) { /* another getter may be able to take it */
+    conc__todo_wake(&todo, conc__waitlist_take(&q->getters));
+    conc__work_leave(q, &todo);
+    return size;
+  }
+  if (stake == NULL && !lent) {
+    conc__work_unready(q, l);
+    l->deliveries++;
+    q->got++;
+    conc__rate_add(&q->done_rate, conc__work_tick(), 1);
+    conc__work_drop(q, l, &todo);
+    conc__work_leave(q, &todo);
+    size = conc__entry_copy(&slot, sink, sink->data);
+    conc__letter_free(l);
+    return size;
+  }
+  conc__work_lend(q, l, stake);
+  sink->lease = l->lease;
+  sink->deliveries = (int)l->deliveries;
+  if (l->large)
+    size = conc__work_copy_large(q, l, &slot, sink, &todo);
+  else
+    size = conc__entry_copy(&slot, sink, sink->data);
+  conc__work_leave(q, &todo);
+  return size;
+}
+
+CONC__PRIVATE ssize_t conc__work_get(conc_queue *queue, conc__sink *sink,
+                                     double deadline) {
+  return conc__work_get_one((conc__work *)queue, sink, false, deadline);
+}
+
+/* They have one size, and lie behind each other. Only the first is waited
+   for. */
+CONC__PRIVATE ssize_t conc__work_get_many(conc_queue *queue, conc__sink *sink,
+                                          size_t n, double deadline) {
+  conc__sink one = *sink;
+  size_t done;
+  ssize_t size = 0;
+  for (done = 0; done < n; done++) {
+    size = conc__work_get(queue, &one, done == 0 ? deadline : 0);
+    if (size < 0) break;
+    one.data = (char *)one.data + sink->size;
+  }
+  return done > 0 ? (ssize_t)done : size;
+}
+
+/* --- the ends of leases --- */
+
+/* The lease that a holder got last, of those that it has not lost. NULL and
+   *rc: it has none (-EINVAL), or has lost that one (-ESTALE). */
+CONC__PRIVATE conc__letter *conc__stake_last(conc__stake *s, int *rc) {
+  uint64_t lost = s->lost_count > 0 ? s->lost[s->lost_count - 1] : 0;
+  conc__letter *l = s->youngest;
+  *rc = 0;
+  if (l != NULL && l->lease > lost) return l;
+  *rc = lost != 0 ? -ESTALE : -EINVAL;
+  if (lost != 0) s->lost_count--;
+  return NULL;
+}
+
+/* Without .lease: one more of those that were put is dealt with. */
+CONC__PRIVATE int conc__work_count_task(conc__work *q, conc__todo *todo) {
+  if (q->done == q->put) return -EINVAL;
+  q->done++;
+  if (conc__work_settled(q)) conc__work_settle(q, todo);
+  return 0;
+}
+
+/* Does with a letter that is leased what CONC__LEASE_... says. Under the
+   guard. */
+CONC__PRIVATE void conc__work_end_as(conc__work *q, conc__letter *l, int how,
+                                     double seconds, conc__todo *todo) {
+  switch (how) {
+  case CONC__LEASE_DONE:
+    q->done++;
+    conc__rate_add(&q->done_rate, conc__work_tick(), 1);
+    conc__work_finish(q, l, todo);
+    return;
+  case CONC__LEASE_RELEASE:
+    conc__work_return(q, l, CONC__BACK_RELEASED, seconds, todo);
+    return;
+  case CONC__LEASE_UNGET: conc__work_undo(q, l, todo); return;
+  case CONC__LEASE_SENT:
+    if (l->state != CONC__LETTER_LENT) return;
+    conc__rate_add(&q->done_rate, conc__work_tick(), 1);
+    conc__work_finish(q, l, todo);
+    return;
+  case CONC__LEASE_SPOILED:
+    q->dead++;
+    conc__work_finish(q, l, todo);
+    return;
+  default: /* CONC__LEASE_EXTEND */
+    l->floor = conc__due_after(conc__due_now(), conc__due_span(seconds));
+    if (q->max_lease > 0)
+      l->ceiling = conc__due_after(conc__due_now(), q->max_lease);
+    if (l->ceiling < l->floor) l->ceiling = l->floor;
+    conc__work_time(q, l);
+  }
+}
+
+/* Ends a lease, as CONC__LEASE_... says: that number, or (0) the one that the
+   holder got last, which is NULL if that is the calling task. A lease that is
+   not known has ended before. */
+CONC__PRIVATE int conc__work_end(conc_queue *queue, conc__holder *h,
+                                 uint64_t lease, int how, double seconds) {
+  conc__work *q = (conc__work *)queue;
+  conc__stake *s = NULL;
+  conc__letter *l = NULL;
+  conc__todo todo;
+  int rc = 0;
+  if (q->queue.leases) {
+    if (h == NULL) h = conc__holder_own();
+    if (h != NULL) s = conc__stake_find(h, q);
+    if (s == NULL && lease == 0) return -EINVAL;
+  }
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  conc__work_move_due(q, &todo);
+  if (lease != 0) {
+    l = conc__work_find(q, lease);
+    if (l == NULL) rc = -ESTALE;
+    if (l == NULL && s != NULL) conc__stake_told(s, lease);
+  } else if (q->queue.leases) {
+    l = conc__stake_last(s, &rc);
+  } else {
+    rc = conc__work_count_task(q, &todo);
+  }
+  if (l != NULL) conc__work_end_as(q, l, how, seconds, &todo);
+  conc__work_leave(q, &todo);
+  return rc;
+}
+
+/* For a client whose leases are its connections': whoever has this lease is
+   alive. False: nobody has it. */
+CONC__PRIVATE bool conc__work_touch(conc_queue *queue, uint64_t lease) {
+  conc__work *q = (conc__work *)queue;
+  conc__todo todo;
+  conc__letter *l;
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  conc__work_move_due(q, &todo);
+  l = conc__work_find(q, lease);
+  if (l != NULL && l->state != CONC__LETTER_LEASED) l = NULL;
+  if (l != NULL && CONC__LOAD_RELAXED(&l->by.stake->holder->seen) !=
+                       CONC__DUE_NEVER)
+    conc__holder_touch(l->by.stake->holder);
+  conc__work_leave(q, &todo);
+  return l != NULL;
+}
+
+/* Enters a letter among the leases of a stake, at its place by number. */
+CONC__PRIVATE void conc__stake_enter(conc__stake *s, conc__letter *l) {
+  conc__letter *younger = NULL, *older = s->youngest;
+  while (older != NULL && older->lease > l->lease) {
+    younger = older;
+    older = older->older;
+  }
+  l->by.stake = s;
+  l->younger = younger;
+  l->older = older;
+  *(younger != NULL ? &younger->older : &s->youngest) = l;
+  if (older != NULL) older->younger = l;
+  s->count++;
+}
+
+/* Gives a lease to the holder of another one, too: that one keeps both. 0; or
+   -ESTALE: one of them has ended. */
+CONC__PRIVATE int conc__work_join_lease(conc_queue *queue, uint64_t lease,
+                                        uint64_t other) {
+  conc__work *q = (conc__work *)queue;
+  conc__todo todo;
+  conc__letter *l, *to;
+  int rc = -ESTALE;
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  conc__work_move_due(q, &todo);
+  l = conc__work_find(q, lease);
+  to = conc__work_find(q, other);
+  if (l != NULL && to != NULL && l->state == CONC__LETTER_LEASED &&
+      to->state == CONC__LETTER_LEASED) {
+    conc__stake_remove(l);
+    conc__stake_enter(to->by.stake, l);
+    conc__work_time(q, l);
+    rc = 0;
+  }
+  conc__work_leave(q, &todo);
+  return rc;
+}
+
+CONC__PRIVATE int conc__work_task_done(conc_queue *queue) {
+  return conc__work_end(queue, NULL, 0, CONC__LEASE_DONE, 0);
+}
+
+/* What the reader does not take was never got. What is no value for anybody is
+   gone. */
+CONC__PRIVATE ssize_t conc__work_get_value(conc_queue *queue, conc__sink *sink,
+                                           double deadline) {
+  ssize_t n = conc__work_get_one((conc__work *)queue, sink, true, deadline);
+  int rc;
+  if (n < 0) return n;
+  rc = conc__sink_read(sink, true);
+  conc__work_end(queue, sink->holder, sink->lease,
+                 rc == 0         ? CONC__LEASE_SENT
+                 : rc == -EPROTO ? CONC__LEASE_SPOILED
+                                 : CONC__LEASE_UNGET,
+                 0);
+  return rc == 0 ? n : rc;
+}
+
+/* --- what else a queue does --- */
+
+CONC__PRIVATE ssize_t conc__work_size(conc_queue *queue) {
+  conc__work *q = (conc__work *)queue;
+  conc__todo todo;
+  size_t n;
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  conc__work_move_due(q, &todo);
+  n = q->ready_count;
+  conc__work_leave(q, &todo);
+  return (ssize_t)n;
+}
+
+CONC__PRIVATE ssize_t conc__work_peek(conc_queue *queue) {
+  conc__work *q = (conc__work *)queue;
+  conc__todo todo;
+  conc__letter *l;
+  conc__entry slot;
+  int rc;
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  l = conc__work_await_letter(q, 0, &rc, &todo);
+  if (l != NULL) {
+    conc__letter_entry(l, &slot);
+    rc = conc__entry_content(&slot);
+  }
+  conc__work_leave(q, &todo);
+  return rc != 0 ? rc : (ssize_t)slot.size;
+}
+
+CONC__PRIVATE int conc__work_join(conc_queue *queue, double deadline) {
+  conc__work *q = (conc__work *)queue;
+  conc__todo todo;
+  conc__work_wait wait;
+  int rc = 0;
+  wait.begun = false;
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  for (;;) {
+    conc__work_move_due(q, &todo);
+    if (conc__work_settled(q)) rc = rc == -ECANCELED ? rc : 0;
+    if (rc != 0 || conc__work_settled(q)) break;
+    rc = conc__work_await(q, &q->joiners, &wait, deadline, &todo);
+    if (rc == 0 && wait.begun && wait.waiter.tag != 0) break;
+  }
+  conc__work_leave(q, &todo);
+  return rc;
+}
+
+CONC__PRIVATE int conc__work_close(conc_queue *queue) {
+  conc__work *q = (conc__work *)queue;
+  conc__todo todo;
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  q->closed = true;
+  conc__todo_wake_all(&todo, &q->getters);
+  conc__todo_wake_all(&todo, &q->putters);
+  conc__work_leave(q, &todo);
+  return 0;
+}
+
+/* The seconds since the oldest ready letter was put. */
+CONC__PRIVATE double conc__work_oldest(const conc__work *q, uint32_t tick) {
+  const conc__letter *oldest = NULL;
+  unsigned i;
+  for (i = 0; i < q->priorities; i++) {
+    const conc__letter *l = conc__order_first(&q->ready[i]);
+    if (l != NULL && (oldest == NULL || l->serial < oldest->serial))
+      oldest = l;
+  }
+  return oldest != NULL ? (double)(tick - oldest->since) / 10 : 0;
+}
+
+CONC__PRIVATE int conc__work_counts(conc_queue *queue,
+                                    conc_queue_counts *out) {
+  conc__work *q = (conc__work *)queue;
+  uint32_t tick = conc__work_tick();
+  conc__todo todo;
+  conc__todo_begin(&todo);
+  memset(out, 0, sizeof *out);
+  conc__work_lock(q);
+  conc__work_move_due(q, &todo);
+  out->ready = q->ready_count;
+  out->delayed = q->delayed_count;
+  out->leased = q->leased_count;
+  out->dying = q->dying_count;
+  out->put = q->put;
+  out->got = q->got;
+  out->done = q->done;
+  out->returned = q->returned;
+  out->dead = q->dead;
+  out->put_rate = conc__rate_read(&q->put_rate, tick);
+  out->done_rate = conc__rate_read(&q->done_rate, tick);
+  out->oldest = conc__work_oldest(q, tick);
+  conc__work_leave(q, &todo);
+  return 0;
+}
+
+CONC__PRIVATE ssize_t conc__work_holders(conc_queue *queue,
+                                         conc_queue_holder *out, size_t n) {
+  conc__work *q = (conc__work *)queue;
+  const conc__stake *s;
+  conc__todo todo;
+  ssize_t count = 0;
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  conc__work_move_due(q, &todo);
+  for (s = q->stakes; s != NULL; s = s->after) {
+    uint64_t seen = CONC__LOAD_RELAXED(&s->holder->seen);
+    uint64_t now = seen != CONC__DUE_NEVER ? conc__due_now() : 0;
+    if (s->count == 0) continue;
+    if ((size_t)count < n) {
+      conc_queue_holder *to = &out[count];
+      memset(to, 0, sizeof *to);
+      memcpy(to->name, s->holder->name, sizeof to->name);
+      to->leases = s->count;
+      to->silence = now > seen ? (double)(now - seen) / 1e9 : 0;
+    }
+    count++;
+  }
+  conc__work_leave(q, &todo);
+  return count;
+}
+
+/* --- the class --- */
+
+/* Frees the letters of an order. A heap is flattened on the way. */
+CONC__PRIVATE void conc__order_free(conc__order *o) {
+  conc__letter *l;
+  while ((l = conc__order_first(o)) != NULL) {
+    conc__order_remove(o, l);
+    conc__letter_free(l);
+  }
+}
+
+/* A task that has just ended may still be burying what it had; it is waited
+   for. Holders go on, and find that the queue is gone. */
+CONC__PRIVATE void conc__work_free(conc_queue *queue) {
+  conc__work *q = (conc__work *)queue;
+  conc__waiter w;
+  conc__stake *s;
+  conc__letter *l;
+  size_t i;
+  conc__work_lock(q);
+  while (q->users > 0) {
+    conc__waiter_init(&w, conc__self(), "queue", q->queue.name);
+    w.recheck_after_fork = true;
+    conc__waitlist_wait(conc__mutex_of(q), &q->leavers, &w, false, false,
+                        CONC__NEVER);
+    conc__work_lock(q);
+  }
+  for (s = q->stakes; s != NULL; s = s->after) {
+    s->youngest = NULL;
+    s->count = 0;
+    CONC__STORE_RELAXED(&s->queue, (conc__work *)NULL);
+  }
+  conc__mutex_unlock(conc__mutex_of(q));
+  for (i = 0; i < q->priorities; i++) conc__order_free(&q->ready[i]);
+  conc__order_free(&q->delayed);
+  for (i = 0; i < q->buckets_size; i++)
+    while ((l = q->buckets[i]) != NULL) {
+      q->buckets[i] = l->chain;
+      conc__letter_free(l);
+    }
+  while ((l = q->dying) != NULL) {
+    q->dying = l->next;
+    conc__letter_free(l);
+  }
+  conc__put_id_forget(&q->known, CONC__DUE_NEVER);
+  CONC_FREE(q->known.buckets);
+  if (q->buckets != q->few) CONC_FREE(q->buckets);
+  CONC_FREE(q->ready);
+  CONC_FREE(q);
+  conc__holder_trim_own();
+}
+
+static const conc__lease_class conc__work_leases = {
+    conc__work_put_on, conc__work_end, conc__work_counts, conc__work_holders};
+
+static const conc__queue_class conc__work_class = {
+    conc__work_put,   conc__work_get,       conc__work_unget,
+    conc__work_size,  conc__work_task_done, conc__work_join,
+    conc__work_free,  conc__work_close,     conc__work_peek,
+    NULL,             conc__work_get_many,  conc__work_get_value,
+    true,             &conc__work_leases};
+
+/* Whether a queue is to be of this class. A value that is no number is not 0,
+   and is refused then. */
+CONC__PRIVATE bool conc__work_is_asked_for(const conc_queue_opts *o) {
+  return o->lease != 0 || o->max_lease != 0 || o->max_deliveries != 0 ||
+         o->dead_letters != NULL || o->retry_delay != 0 ||
+         o->priorities != 0 || o->dedup != 0;
+}
+
+/* Whether the options make sense, alone and together. */
+CONC__PRIVATE bool conc__work_is_allowed(const conc_queue_opts *o) {
+  if (!(o->lease >= 0 && o->max_lease >= 0 && o->retry_delay >= 0 &&
+        o->dedup >= 0) ||
+      o->max_deliveries < 0 || o->priorities < 0 || o->priorities > 256)
+    return false;
+  if (o->dead_letters != NULL && o->max_deliveries == 0) return false;
+  return o->lease > 0 || (!(o->max_lease > 0) && o->max_deliveries == 0 &&
+                          !(o->retry_delay > 0));
+}
+
+CONC__PRIVATE conc_queue *conc__work_new(const conc_queue_opts *options) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  const size_t priorities =
+      options->priorities > 0 ? (size_t)options->priorities : 1;
+  conc__work *q;
+  if (!conc__work_is_allowed(options)) {
+    errno = EINVAL;
+    return NULL;
+  }
+  pthread_once(&once, conc__holders_begin);
+  q = (conc__work *)(void *)conc__fifo_make(&conc__work_class, sizeof *q,
+                                            options);
+  if (q == NULL) return NULL;
+  q->ready = (conc__order *)CONC_MALLOC(priorities * sizeof *q->ready);
+  if (q->ready == NULL) {
+    CONC_FREE(q);
+    errno = ENOMEM;
+    return NULL;
+  }
+  memset(q->ready, 0, priorities * sizeof *q->ready);
+  q->queue.leases = options->lease > 0;
+  q->lease = conc__due_span(options->lease);
+  q->max_lease = conc__due_span(options->max_lease);
+  q->dedup = conc__due_span(options->dedup);
+  q->queue.knows = q->dedup > 0;
+  q->max_deliveries = (uint32_t)options->max_deliveries;
+  q->dead_letters = options->dead_letters;
+  q->retry_delay = options->retry_delay;
+  q->priorities = (unsigned)priorities;
+  q->buckets = q->few;
+  q->buckets_size = sizeof q->few / sizeof *q->few;
+  q->serial = (uint64_t)1 << 63;
+  q->front = q->serial;
+  q->chance = conc__due_now() | 1;
+  q->depth = conc__fork_depth;
+  q->put_rate.since = q->done_rate.since = conc__work_tick();
+  return &q->queue;
+}
+
+/* Whether a queue is of this class. */
+CONC__INLINE bool conc__queue_is_work(const conc_queue *q) {
+  return q->ops == &conc__work_class;
+}
+
+/* ---------------------------------------------------------------------------
    >>queue: conc_queue: one interface to every distance
 
    Every call goes through the queue's class, see >>fifo. What is common to all
@@ -29333,7 +31446,13 @@ CONC__PRIVATE conc_queue *conc__cells_new(const conc_queue_opts *options) {
 
 /* The one place that names the classes. */
 CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options) {
+  bool works = options != NULL && conc__work_is_asked_for(options);
   conc__init();
+  if (works && options->shared) {
+    errno = EINVAL;
+    return NULL;
+  }
+  if (works) return conc__work_new(options);
   return options != NULL && options->shared ? conc__cells_new(options)
                                             : conc__fifo_new(options);
 }
@@ -29378,6 +31497,16 @@ CONC__NOINLINE ssize_t conc__queue_get_later(conc_queue *queue, void *buf,
   if (rc != 0) return rc;
   conc__sink_bytes(&sink, buf, size);
   return queue->ops->get(queue, &sink, conc__deadline(timeout));
+}
+
+/* Says which lease it was that a get has made; after an error: none. */
+CONC__PRIVATE void conc__queue_note_lease(conc_queue *queue, conc_lease *lease,
+                                          const conc__sink *sink, bool got) {
+  memset(lease, 0, sizeof *lease);
+  if (!got) return;
+  lease->queue = queue;
+  lease->id = sink->lease;
+  lease->deliveries = sink->deliveries;
 }
 
 CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
@@ -29472,9 +31601,10 @@ CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
   return rc;
 }
 
-/* Gets the body of a pickle behind the first opcode that it lacks. */
+/* Gets the body of a pickle behind the first opcode that it lacks. `lease` may
+   be NULL. */
 CONC__PRIVATE int conc__queue_read(conc_queue *queue, conc__reader *reader,
-                                   double timeout) {
+                                   conc_lease *lease, double timeout) {
   static const unsigned char proto[CONC__BODY_AT] = {CONC__OP_PROTO, 4};
   conc__buffer b = {NULL, 0, 0, 0};
   conc__sink sink;
@@ -29485,6 +31615,7 @@ CONC__PRIVATE int conc__queue_read(conc_queue *queue, conc__reader *reader,
   if (n == 0)
     n = queue->ops->get_value(queue, &sink, conc__deadline(timeout));
   conc__buffer_free(&b);
+  if (lease != NULL) conc__queue_note_lease(queue, lease, &sink, n >= 0);
   return n < 0 ? (int)n : 0;
 }
 
@@ -29493,7 +31624,7 @@ CONC_API int conc_get_value(conc_queue *queue, conc_value **out,
   conc__reader reader = {NULL, NULL, NULL};
   reader.out = out;
   *out = NULL;
-  return conc__queue_read(queue, &reader, timeout);
+  return conc__queue_read(queue, &reader, NULL, timeout);
 }
 
 /* The queue has a copy of the value, or the put has failed: so the value is
@@ -29522,9 +31653,118 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
   va_start(ap, format);
   reader.format = format;
   reader.arguments = &ap;
-  rc = conc__queue_read(queue, &reader, timeout);
+  rc = conc__queue_read(queue, &reader, NULL, timeout);
   va_end(ap);
   return rc;
+}
+
+/* ---------------------------------------------------------------------------
+   >>leases: leases, retries, priorities, delays: conc_lease
+
+   The calls that not every class has: see conc__lease_class.
+   ------------------------------------------------------------------------ */
+
+CONC_API ssize_t conc_get_leased(conc_queue *queue, conc_lease *lease,
+                                 void *buf, size_t size, double timeout) {
+  conc__sink sink;
+  ssize_t n = queue->leases ? 0 : -ENOTSUP;
+  conc__sink_bytes(&sink, buf, size);
+  if (n == 0 && timeout > 0 && conc__turn_is_due()) n = conc__take_turn();
+  if (n == 0) n = queue->ops->get(queue, &sink, conc__deadline(timeout));
+  conc__queue_note_lease(queue, lease, &sink, n >= 0);
+  return n;
+}
+
+CONC_API int conc_get_value_leased(conc_queue *queue, conc_lease *lease,
+                                   conc_value **out, double timeout) {
+  conc__reader reader = {NULL, NULL, NULL};
+  reader.out = out;
+  *out = NULL;
+  if (queue->leases) return conc__queue_read(queue, &reader, lease, timeout);
+  memset(lease, 0, sizeof *lease);
+  return -ENOTSUP;
+}
+
+/* Ends a lease, or (CONC__LEASE_EXTEND) does not. */
+CONC__PRIVATE int conc__queue_end_lease(conc_lease *lease, int how,
+                                        double seconds) {
+  conc_queue *q = lease->queue;
+  uint64_t id = lease->id;
+  if (how != CONC__LEASE_EXTEND) memset(lease, 0, sizeof *lease);
+  if (q == NULL || id == 0) return -EINVAL;
+  return q->ops->leases->end(q, NULL, id, how, seconds);
+}
+
+CONC_API int conc_lease_done(conc_lease *lease) {
+  return conc__queue_end_lease(lease, CONC__LEASE_DONE, 0);
+}
+
+CONC_API int conc_lease_release(conc_lease *lease, double delay) {
+  return conc__queue_end_lease(lease, CONC__LEASE_RELEASE, delay);
+}
+
+CONC_API int conc_lease_extend(conc_lease *lease, double seconds) {
+  if (seconds != seconds) return -EINVAL;
+  return conc__queue_end_lease(lease, CONC__LEASE_EXTEND, seconds);
+}
+
+CONC_API int conc_lease_deliveries(const conc_lease *lease) {
+  return lease->deliveries;
+}
+
+/* As conc__queue_put, on terms. */
+CONC__PRIVATE int conc__queue_put_on(conc_queue *q, const void *data,
+                                     size_t size, const conc__terms *terms,
+                                     double timeout) {
+  conc__message m;
+  if (timeout > 0 && conc__turn_is_due()) {
+    int rc = conc__take_turn();
+    if (rc != 0) return rc;
+  }
+  if (q->max_bytes > 0 && size > q->max_bytes) return -EMSGSIZE;
+  m.data = data;
+  m.size = size;
+  m.kind = CONC__RAW;
+  m.keep = NULL;
+  return q->ops->leases->put(q, &m, terms, conc__deadline(timeout));
+}
+
+CONC_API int conc_put_after(conc_queue *queue, const void *data, size_t size,
+                            double delay, double timeout) {
+  conc__terms terms = {0, -1, NULL};
+  if (queue->ops->leases == NULL) return -ENOTSUP;
+  if (!(delay < 1e9)) return -EINVAL;
+  terms.delay = delay;
+  return conc__queue_put_on(queue, data, size, &terms, timeout);
+}
+
+CONC_API int conc_put_priority(conc_queue *queue, const void *data,
+                               size_t size, int priority, double timeout) {
+  conc__terms terms = {0, -1, NULL};
+  if (queue->ops->leases == NULL) return -ENOTSUP;
+  if (priority < 0) return -EINVAL;
+  terms.priority = priority;
+  return conc__queue_put_on(queue, data, size, &terms, timeout);
+}
+
+CONC_API int conc_put_once(conc_queue *queue, const char *id, const void *data,
+                           size_t size, double timeout) {
+  conc__terms terms = {0, -1, NULL};
+  if (queue->ops->leases == NULL || !queue->knows) return -ENOTSUP;
+  if (id == NULL || strlen(id) > CONC__ID_MOST) return -EINVAL;
+  terms.id = id;
+  return conc__queue_put_on(queue, data, size, &terms, timeout);
+}
+
+CONC_API int conc_queue_stats(conc_queue *queue, conc_queue_counts *out) {
+  if (queue->ops->leases == NULL) return -ENOTSUP;
+  return queue->ops->leases->counts(queue, out);
+}
+
+CONC_API ssize_t conc_queue_holders(conc_queue *queue, conc_queue_holder *out,
+                                    size_t n) {
+  if (!queue->leases) return -ENOTSUP;
+  return queue->ops->leases->holders(queue, out, n);
 }
 
 /* ---------------------------------------------------------------------------
@@ -34181,6 +36421,12 @@ CONC__PRIVATE conc__sink conc__sink_not_large(const conc__sink *sink) {
   return small;
 }
 
+/* What a get by such a sink has noted. */
+CONC__INLINE void conc__sink_note(conc__sink *sink, const conc__sink *small) {
+  sink->lease = small->lease;
+  sink->deliveries = small->deliveries;
+}
+
 /* Whether the message that such a sink has refused may be for the sink itself.
  */
 CONC__INLINE bool conc__sink_was_large(const conc__sink *sink, ssize_t n) {
@@ -34195,6 +36441,7 @@ CONC__PRIVATE ssize_t conc__aside_get(conc_sem *threads, conc_queue *q,
   ssize_t n = q->ops->get(q, &small, 0);
   conc__getting g;
   int rc;
+  conc__sink_note(sink, &small);
   if (!conc__sink_was_large(sink, n)) return n;
   g.queue = q;
   g.sink = sink;
@@ -34982,11 +37229,14 @@ typedef struct conc__client {
   conc__holding *loans; /* of the last reply: see conc__object_lend */
   /* A message that was handed out and is not confirmed: see "handing out". */
   conc__object *held_from; /* the queue, which is used; NULL: there is none */
+  uint64_t held_lease;   /* of a queue with an option of >>leases: by what
+                            number it has lent it; else 0 */
   conc__buffer held;     /* its body */
   bool held_sent;        /* its reply is the kernel's, all of it */
   conc__buffer held_ends; /* if several were handed out together: where each of
                              them ends in `held`, as size_t; else empty */
   bool held_each;         /* an empty frame confirms the first of them only */
+  conc__holder *holder;  /* of what it has leased; NULL: it never has */
   conc__receipt *receipt; /* of the last call with a key, until more comes; or
                              NULL */
   /* By what a client is known that may come back on another connection; see
@@ -35235,6 +37485,7 @@ typedef struct conc__taken {
   conc__object *queue; /* which is used */
   size_t offset, size; /* of its body in `out` */
   size_t end;          /* of its frame: when that is sent, it is gone */
+  uint64_t lease;      /* by which the queue knows it; 0: the queue does not */
   bool old;            /* the body was made one for Python 2 */
 } conc__taken;
 
@@ -35373,10 +37624,16 @@ CONC__PRIVATE void conc__session_return(conc__session *s) {
 /* --- messages that were taken --- */
 
 /* Puts a body back where a get took it. `b`, if it is not NULL, is the buffer
-   that the body lies in: the queue may keep it, and then needs no memory. */
-CONC__PRIVATE void conc__unget_body(conc_queue *q, const void *body,
-                                    size_t size, conc__buffer *b) {
+   that the body lies in: the queue may keep it, and then needs no memory. By a
+   `lease` the queue has the message itself. */
+CONC__PRIVATE void conc__unget_body(conc_queue *q, uint64_t lease,
+                                    const void *body, size_t size,
+                                    conc__buffer *b) {
   conc__message m;
+  if (lease != 0) {
+    q->ops->leases->end(q, NULL, lease, CONC__LEASE_UNGET, 0);
+    return;
+  }
   m.data = body;
   m.size = size;
   m.kind = CONC__PICKLED;
@@ -35399,7 +37656,7 @@ CONC__PRIVATE bool conc__unget_as_protocol_4(conc_queue *q,
   b.size = 0;
   if (rc == 0) rc = conc__pickle_encode(&b, v, 4 | CONC_PASS);
   if (rc == 0) rc = conc__buffer_reserve(&b, CONC__BODY_SPARE);
-  if (rc == 0) conc__unget_body(q, b.data, b.size, &b);
+  if (rc == 0) conc__unget_body(q, 0, b.data, b.size, &b);
   conc__buffer_free(&b);
   conc_value_free(v);
   return rc == 0;
@@ -35422,10 +37679,14 @@ CONC__PRIVATE void conc__session_give_back(conc__session *s, size_t sent) {
     /* Without memory a body for Python 2 goes back as it is, in protocol 2:
        as a value it can still be read. */
     if (sent < t.end &&
-        !(t.old && conc__unget_as_protocol_4(t.queue->queue,
-                                             out->data + t.offset, t.size)))
-      conc__unget_body(t.queue->queue, out->data + t.offset, t.size,
+        !(t.old && t.lease == 0 &&
+          conc__unget_as_protocol_4(t.queue->queue, out->data + t.offset,
+                                    t.size)))
+      conc__unget_body(t.queue->queue, t.lease, out->data + t.offset, t.size,
                        s->taken.size == 0 ? out : NULL);
+    if (sent >= t.end && t.lease != 0)
+      t.queue->queue->ops->leases->end(t.queue->queue, NULL, t.lease,
+                                       CONC__LEASE_SENT, 0);
     conc__object_unuse(&s->manager->objects, t.queue);
   }
 }
@@ -35462,6 +37723,11 @@ CONC__PRIVATE void conc__client_drop_receipt(conc__client *c) {
    is kept: it is needed for the next get. */
 CONC__PRIVATE void conc__client_confirm_all(conc__client *c) {
   conc__client_drop_receipt(c);
+  if (CONC__UNLIKELY(c->held_lease != 0)) {
+    conc_queue *q = c->held_from->queue;
+    q->ops->leases->end(q, NULL, c->held_lease, CONC__LEASE_SENT, 0);
+    c->held_lease = 0;
+  }
   if (c->held_from != NULL)
     conc__object_unuse(&c->manager->objects, c->held_from);
   c->held_from = NULL;
@@ -35509,7 +37775,7 @@ CONC__PRIVATE void conc__client_give_back_ends(conc__client *c,
       memcpy(&begin, c->held_ends.data + at - sizeof begin, sizeof begin);
     CONC__CHECK(begin <= end && end <= c->held.size);
     CONC__COUNT(&c->manager->server.account, returned, 1);
-    conc__unget_body(q, c->held.data + begin, end - begin,
+    conc__unget_body(q, 0, c->held.data + begin, end - begin,
                      at == c->held_ends.first ? &c->held : NULL);
   }
 }
@@ -35525,11 +37791,15 @@ CONC__PRIVATE void conc__client_give_back(conc__client *c) {
     conc__client_give_back_ends(c, o->queue);
   } else if (o != NULL) {
     CONC__COUNT(&c->manager->server.account, returned, 1);
-    conc__unget_body(o->queue, c->held.data, c->held.size, &c->held);
+    conc__unget_body(o->queue, c->held_lease, c->held.data, c->held.size,
+                     &c->held);
+    c->held_lease = 0;
   }
   if (o != NULL) conc__object_unuse(&c->manager->objects, o);
   conc__buffer_free(&c->held);
   conc__buffer_free(&c->held_ends);
+  if (c->holder != NULL) conc__holder_end(c->holder);
+  c->holder = NULL;
   /* Its client may come again on another one, and ask for it once more. */
   if (c->receipt != NULL) c->receipt->again = true;
   conc__client_drop_receipt(c);
@@ -36021,6 +38291,7 @@ typedef struct conc__item {
   size_t size;
   int kind;
   conc__buffer b;
+  const conc__terms *terms; /* or NULL */
 } conc__item;
 
 /* Encodes the item of a put; or takes what conc__reading_main has made of it
@@ -36100,10 +38371,24 @@ typedef struct conc__putting {
   int rc;
 } conc__putting;
 
+/* The put of an item, as conc__queue_put. */
+CONC__PRIVATE int conc__item_offer(conc_queue *q, const conc__item *item,
+                                   conc__buffer *keep, double timeout) {
+  conc__message m;
+  if (item->terms == NULL)
+    return conc__queue_put(q, item->data, item->size, item->kind, keep,
+                           timeout);
+  if (q->max_bytes > 0 && item->size > q->max_bytes) return -EMSGSIZE;
+  m.data = item->data;
+  m.size = item->size;
+  m.kind = item->kind;
+  m.keep = keep;
+  return q->ops->leases->put(q, &m, item->terms, conc__deadline(timeout));
+}
+
 CONC__PRIVATE void *conc__putting_main(void *arg) {
   conc__putting *p = (conc__putting *)arg;
-  p->rc = conc__queue_put(p->queue, p->item->data, p->item->size,
-                          p->item->kind, NULL, 0);
+  p->rc = conc__item_offer(p->queue, p->item, NULL, 0);
   if (p->rc == 0) conc__buffer_free(&p->item->b);
   return NULL;
 }
@@ -36120,8 +38405,7 @@ CONC__PRIVATE int conc__item_put(conc__session *s, conc_queue *q,
   int rc;
   if (item->size < CONC__COPY_LARGE ||
       (item->b.data != NULL && q->ops->keeps))
-    return conc__queue_put(q, item->data, item->size, item->kind,
-                           conc__item_buffer(item), 0);
+    return conc__item_offer(q, item, conc__item_buffer(item), 0);
   p.queue = q;
   p.item = item;
   rc = conc__aside_call(s->aside, conc__putting_main, &p);
@@ -36160,8 +38444,7 @@ CONC__PRIVATE int conc__item_put_waiting(conc__session *s, conc_queue *q,
     /* The value of the request is kept as well: hence twice. */
     rc = conc__session_keep(s, 2 * item->size);
     if (rc == 0) {
-      rc = conc__queue_put(q, item->data, item->size, item->kind,
-                           conc__item_buffer(item), timeout);
+      rc = conc__item_offer(q, item, conc__item_buffer(item), timeout);
       conc__session_unkeep(s);
     }
   }
@@ -36178,6 +38461,8 @@ CONC__PRIVATE int conc__reply_put(conc__session *s, conc_queue *q, size_t size,
   if (lacks != NULL) return conc__refuse_memory(s, s->lacking, lacks);
   if (rc == -EMSGSIZE)
     return conc__reply_too_long(s, size, q->max_bytes, conc__fifo_bound(q));
+  if (rc == -EINVAL)
+    return conc__reply_builtin(s, "ValueError", "there is no such priority");
   return rc == 0 ? conc__reply_none(s) : conc__reply_error(s, rc, false);
 }
 
@@ -36210,6 +38495,21 @@ CONC__PRIVATE int conc__serve_unget(conc__session *s, conc_queue *q,
   return rc == 0 ? conc__reply_none(s) : conc__reply_error(s, rc, false);
 }
 
+/* What stands before the message in a reply to _conc_lease, as bytes: see
+   >>own. */
+#define CONC__LEASE_HEAD 20
+
+/* Begins the reply to a get. What is `leased` to a client of ours has such a
+   head, which is filled in later. */
+CONC__PRIVATE int conc__reply_get_begin(conc__session *s, bool leased) {
+  static const unsigned char head[2 + CONC__LEASE_HEAD] = {
+      CONC__OP_SHORT_BINBYTES, CONC__LEASE_HEAD};
+  int rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  if (rc == 0 && leased)
+    rc = conc__buffer_append(&s->client->channel.out, head, sizeof head);
+  return rc;
+}
+
 /* The second try of a get, which waits. While it waits no buffer is lent: the
    message comes into one that the queue makes for it, and is moved behind the
    head of a reply then. Returns as the queue's get, or -EMSGSIZE if there is a
@@ -36217,16 +38517,15 @@ CONC__PRIVATE int conc__serve_unget(conc__session *s, conc_queue *q,
    where the body begins in `out`. If *rc is not 0, the connection is to be
    closed. */
 CONC__PRIVATE ssize_t conc__serve_get_waiting(conc__session *s, conc_queue *q,
-                                              const conc__sink *sink,
+                                              conc__sink *sink, bool leased,
                                               double deadline, size_t *offset,
                                               int *rc) {
   conc__buffer *out = &s->client->channel.out;
-  conc__sink small = *sink;
   conc__buffer got;
   ssize_t n;
   *rc = conc__session_block(s);
   if (*rc != 0) return *rc;
-  n = q->ops->get(q, &small, deadline);
+  n = q->ops->get(q, sink, deadline);
   if (n < 0) {
     conc__session_unblock(s);
     return n;
@@ -36238,10 +38537,10 @@ CONC__PRIVATE ssize_t conc__serve_get_waiting(conc__session *s, conc_queue *q,
      too late to cancel it. If so, conc__session_flush gives it back. */
   conc__client_peek(s->client);
   *rc = conc__buffer_reserve(&s->taken, sizeof(conc__taken));
-  if (*rc == 0) *rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  if (*rc == 0) *rc = conc__reply_get_begin(s, leased);
   *offset = out->size;
   if (*rc == 0) *rc = conc__buffer_append(out, got.data, got.size);
-  if (*rc != 0) conc__unget_body(q, got.data, got.size, &got);
+  if (*rc != 0) conc__unget_body(q, sink->lease, got.data, got.size, &got);
   conc__buffer_free(&got);
   return n;
 }
@@ -36272,7 +38571,8 @@ CONC__PRIVATE int conc__reply_not_got(conc__session *s, ssize_t rc,
    is not too long in this form. Else it is back in its queue, and *rc is how
    it went to say so: other clients may well get it. */
 CONC__PRIVATE bool conc__serve_downgraded(conc__session *s, conc_queue *q,
-                                          size_t offset, int *rc) {
+                                          uint64_t lease, size_t offset,
+                                          int *rc) {
   conc__buffer *out = &s->client->channel.out;
   conc__buffer body = {NULL, 0, 0, 0};
   const size_t limit = conc__message_limit(s->manager);
@@ -36285,7 +38585,7 @@ CONC__PRIVATE bool conc__serve_downgraded(conc__session *s, conc_queue *q,
   if (*rc != 0) {
     const unsigned char *p = body.size > 0 ? body.data : out->data + offset;
     size_t n = body.size > 0 ? body.size : out->size - offset;
-    conc__unget_body(q, p, n, body.size > 0 ? &body : NULL);
+    conc__unget_body(q, lease, p, n, body.size > 0 ? &body : NULL);
     out->size = s->reply;
     *rc = conc__reply_not_got(s, *rc, limit, NULL);
     conc__buffer_free(&body);
@@ -36298,6 +38598,7 @@ CONC__PRIVATE bool conc__serve_downgraded(conc__session *s, conc_queue *q,
 typedef struct conc__downgrading {
   conc__session *session;
   conc_queue *queue;
+  uint64_t lease;
   size_t offset;
   int rc;
   bool done;
@@ -36306,16 +38607,18 @@ typedef struct conc__downgrading {
 CONC__PRIVATE void *conc__downgrading_main(void *arg) {
   conc__downgrading *d = (conc__downgrading *)arg;
   d->done =
-      conc__serve_downgraded(d->session, d->queue, d->offset, &d->rc);
+      conc__serve_downgraded(d->session, d->queue, d->lease, d->offset,
+                             &d->rc);
   return NULL;
 }
 
 /* The same; a large message by a thread. */
 CONC__PRIVATE bool conc__serve_old(conc__session *s, conc_queue *q,
-                                   size_t offset, int *rc) {
+                                   uint64_t lease, size_t offset, int *rc) {
   conc__downgrading d;
   d.session = s;
   d.queue = q;
+  d.lease = lease;
   d.offset = offset;
   if (s->client->channel.out.size - offset < CONC__READING_LARGE ||
       conc__aside_call(s->aside, conc__downgrading_main, &d) != 0)
@@ -36324,26 +38627,86 @@ CONC__PRIVATE bool conc__serve_old(conc__session *s, conc_queue *q,
   return d.done;
 }
 
+/* Who has what the connection leases: a thread of its program, for Python has
+   a connection for each. NULL: there is no memory. */
+CONC__PRIVATE conc__holder *conc__session_holder(conc__session *s) {
+  conc__client *c = s->client;
+  struct sockaddr_storage a;
+  socklen_t size = (socklen_t)sizeof a;
+  char name[64] = "";
+  if (c->holder != NULL) return c->holder;
+  if (c->channel.tcp &&
+      getpeername(c->channel.fd, (struct sockaddr *)&a, &size) == 0)
+    conc__address_text(&a, size, name, sizeof name);
+  c->holder = conc__holder_new(*name != 0 ? name : "a client",
+                               conc__due_now());
+  return c->holder;
+}
+
+/* The sink for what a client wants, as the reply may have room for now: whose
+   the message is to be, too. *option is what leaves less room than the client
+   asks for, or NULL. False: there can be none, and *rc is how it went to say
+   so. */
+CONC__PRIVATE bool conc__session_sink(conc__session *s, const conc_queue *q,
+                                      conc__buffer *to, int wants, size_t size,
+                                      conc__sink *sink, const char **option,
+                                      int *rc) {
+  size_t limit = conc__session_limit(s, option);
+  if (wants != CONC__WANTS_BYTES && wants != CONC__WANTS_EXACTLY)
+    wants = CONC__WANTS_ANY;
+  if (size <= limit) *option = NULL;
+  if (*option != NULL && wants == CONC__WANTS_EXACTLY) {
+    *rc = conc__refuse_memory(s, size, *option);
+    return false;
+  }
+  if (size < limit || wants == CONC__WANTS_EXACTLY) limit = size;
+  conc__sink_body(sink, to, wants, limit);
+  if (CONC__LIKELY(!conc__queue_is_work(q))) return true;
+  sink->holder = conc__session_holder(s);
+  if (sink->holder == NULL) *rc = conc__reply_error(s, -ENOMEM, true);
+  return sink->holder != NULL;
+}
+
+/* A queue that leases its messages is asked otherwise by clients of ours. */
+CONC__PRIVATE int conc__refuse_lease(conc__session *s) {
+  return conc__reply_builtin(s, "RuntimeError",
+                             "the queue leases its messages");
+}
+
+/* Ends the reply to a get that has leased a message whose body begins at
+   `offset`: fills in its head, and makes one thing of both. */
+CONC__PRIVATE int conc__reply_lease_end(conc__session *s, const conc_queue *q,
+                                        const conc__sink *sink,
+                                        size_t offset) {
+  conc__buffer *out = &s->client->channel.out;
+  unsigned char *p = out->data + offset - CONC__LEASE_HEAD;
+  conc__put_little_endian(p, sink->lease, 8);
+  conc__put_little_endian(p + 8, (uint64_t)sink->deliveries, 4);
+  conc__put_little_endian(p + 12, conc__work_lease(q), 8);
+  return conc__pickle_put_op(out, CONC__OP_TUPLE2);
+}
+
 /* get(block=True, timeout=None). The message goes straight from the queue into
    the reply. From then on `taken` must know of it; so the memory to note it is
-   there before the queue is asked. */
-CONC__PRIVATE int conc__serve_get(conc__session *s, conc__object *o,
-                                  double timeout) {
+   there before the queue is asked. `leased`: it is _conc_lease, which says
+   what it wants. */
+CONC__PRIVATE int conc__serve_get_as(conc__session *s, conc__object *o,
+                                     double timeout, bool leased, int wants,
+                                     size_t size) {
   conc_queue *q = o->queue;
   conc__buffer *out = &s->client->channel.out;
   const char *option;
-  size_t limit;
   conc__sink sink, small;
   conc__taken t;
   ssize_t n;
   double deadline = 0;
   int rc;
   do {
-    limit = conc__session_limit(s, &option);
-    conc__sink_body(&sink, out, CONC__WANTS_ANY, limit);
+    if (!conc__session_sink(s, q, out, wants, size, &sink, &option, &rc))
+      return rc;
     small = conc__session_sink_small(s, &sink);
     rc = conc__buffer_reserve(&s->taken, sizeof t);
-    if (rc == 0) rc = CONC__REPLY_BEGIN(s, "#RETURN");
+    if (rc == 0) rc = conc__reply_get_begin(s, leased);
     if (rc != 0) return rc;
     t.offset = out->size;
     n = conc__aside_get(s->aside, q, &sink);
@@ -36351,17 +38714,21 @@ CONC__PRIVATE int conc__serve_get(conc__session *s, conc__object *o,
     if (n < 0) out->size = s->reply;
     if (n != -ETIMEDOUT || timeout <= 0) break;
     if (deadline <= 0) deadline = conc__deadline(timeout);
-    n = conc__serve_get_waiting(s, q, &small, deadline, &t.offset, &rc);
+    n = conc__serve_get_waiting(s, q, &small, leased, deadline, &t.offset,
+                                &rc);
+    conc__sink_note(&sink, &small);
     if (rc != 0) return rc;
   } while (n == -EMSGSIZE && small.size != sink.size);
   if (n == -ECANCELED) return (int)n;
-  if (n < 0) return conc__reply_not_got(s, n, limit, option);
+  if (n < 0) return conc__reply_not_got(s, n, sink.size, option);
   t.queue = o;
   t.old = s->protocol == 2;
-  if (t.old && !conc__serve_old(s, q, t.offset, &rc)) return rc;
+  t.lease = sink.lease;
+  if (t.old && !conc__serve_old(s, q, t.lease, t.offset, &rc)) return rc;
   conc__object_use(o);
   t.size = out->size - t.offset;
-  rc = conc__reply_end(s);
+  rc = leased ? conc__reply_lease_end(s, q, &sink, t.offset) : 0;
+  if (rc == 0) rc = conc__reply_end(s);
   t.end = out->size;
   CONC__COUNT(&s->manager->server.account, gets, 1);
   /* Also after an error: then the connection is closed, and the message goes
@@ -36369,6 +38736,11 @@ CONC__PRIVATE int conc__serve_get(conc__session *s, conc__object *o,
   CONC__CHECK(s->taken.capacity - s->taken.size >= sizeof t);
   conc__buffer_append(&s->taken, &t, sizeof t); /* there is room */
   return rc;
+}
+
+CONC__PRIVATE int conc__serve_get(conc__session *s, conc__object *o,
+                                  double timeout) {
+  return conc__serve_get_as(s, o, timeout, false, CONC__WANTS_ANY, SIZE_MAX);
 }
 
 /* _conc_get(timeout, wants, size): the message is handed out. It goes from the
@@ -36379,21 +38751,15 @@ CONC__PRIVATE int conc__serve_take(conc__session *s, conc__object *o,
   conc_queue *q = o->queue;
   conc__client *c = s->client;
   const char *option;
-  size_t limit;
   conc__sink sink, small;
   double deadline = 0;
   ssize_t n;
   int rc;
   CONC__CHECK(c->held_from == NULL && c->held.size == 0);
-  if (wants != CONC__WANTS_BYTES && wants != CONC__WANTS_EXACTLY)
-    wants = CONC__WANTS_ANY;
+  if (q->leases) return conc__refuse_lease(s);
   do {
-    limit = conc__session_limit(s, &option);
-    if (size <= limit) option = NULL;
-    if (option != NULL && wants == CONC__WANTS_EXACTLY)
-      return conc__refuse_memory(s, size, option);
-    if (size < limit || wants == CONC__WANTS_EXACTLY) limit = size;
-    conc__sink_body(&sink, &c->held, wants, limit);
+    if (!conc__session_sink(s, q, &c->held, wants, size, &sink, &option, &rc))
+      return rc;
     small = conc__session_sink_small(s, &sink);
     n = conc__aside_get(s->aside, q, &sink);
     if (n != -ETIMEDOUT || timeout <= 0) break;
@@ -36401,13 +38767,15 @@ CONC__PRIVATE int conc__serve_take(conc__session *s, conc__object *o,
     rc = conc__session_block(s);
     if (rc != 0) return rc;
     n = q->ops->get(q, &small, deadline);
+    conc__sink_note(&sink, &small);
     conc__session_unblock(s);
   } while (n == -EMSGSIZE && small.size != sink.size);
   if (n == -ECANCELED) return (int)n;
-  if (n < 0) return conc__reply_not_got(s, n, limit, option);
+  if (n < 0) return conc__reply_not_got(s, n, sink.size, option);
   CONC__COUNT(&s->manager->server.account, gets, 1);
   conc__object_use(o);
   c->held_from = o;
+  c->held_lease = sink.lease;
   c->held_sent = false;
   c->trips++;
   c->confirms = true;
@@ -36436,17 +38804,36 @@ CONC__PRIVATE int conc__reply_task_done(conc__session *s, int rc) {
   if (rc == -EINVAL)
     return conc__reply_builtin(s, "ValueError",
                                "task_done() called too many times");
+  if (rc == -ESTALE)
+    return conc__reply_builtin(s, "ValueError",
+                               "task_done() called too late: the lease has "
+                               "ended, and another one has the message by "
+                               "now, or will have it");
   return rc == 0 ? conc__reply_none(s) : conc__reply_error(s, rc, true);
 }
 
+/* task_done, in the name of the connection. */
+CONC__PRIVATE int conc__session_task_done(conc__session *s, conc_queue *q) {
+  conc__client *c = s->client;
+  if (!q->leases) return conc_task_done(q);
+  if (c->holder == NULL) return -EINVAL; /* it has never got anything */
+  return q->ops->leases->end(q, c->holder, 0, CONC__LEASE_DONE, 0);
+}
+
 /* qsize(), empty() and full(): by the first letter of the method. A queue
-   whose capacity has no bound is never full. */
+   whose capacity has no bound is never full; what is leased counts there. */
 CONC__PRIVATE int conc__serve_size(conc__session *s, conc_queue *q,
                                    const char *method) {
   ssize_t n = conc_qsize(q);
   bool yes;
   if (n < 0) return conc__reply_error(s, (int)n, true);
   if (*method == 'q') return conc__reply_int(s, n);
+  if (*method == 'f' && conc__queue_is_work(q)) {
+    conc_queue_counts counts;
+    q->ops->leases->counts(q, &counts);
+    n = (ssize_t)(counts.ready + counts.delayed + counts.leased +
+                  counts.dying);
+  }
   yes = *method == 'e' ? n == 0 : q->capacity > 0 && (size_t)n >= q->capacity;
   return conc__reply_bool(s, yes);
 }
@@ -36570,15 +38957,17 @@ CONC__PRIVATE void conc__receipt_write(conc__session *s, const conc_queue *q,
   conc__receipt_forget(o);
 }
 
-/* _conc_put(key, timeout, item). */
+/* _conc_put(key, timeout, item); or, with terms, _conc_put_on. */
 CONC__PRIVATE int conc__serve_put_keyed(conc__session *s, conc_queue *q,
                                         const unsigned char *key,
                                         const conc_value *item,
+                                        const conc__terms *terms,
                                         double timeout) {
   conc__item i;
   ssize_t n = 0;
   int rc = 0;
   if (conc__item_encode(s, q, item, &i, &rc) != 0) return rc;
+  i.terms = terms;
   rc = conc__receipt_begin(s, key, 2 * i.size, &n);
   if (rc == CONC__RECEIPT_NEW) {
     n = conc__item_put_waiting(s, q, &i, timeout);
@@ -36597,7 +38986,7 @@ CONC__PRIVATE int conc__serve_done_keyed(conc__session *s, conc_queue *q,
   int rc = conc__receipt_begin(s, key, 0, &n);
   if (rc < 0) return rc;
   if (rc == CONC__RECEIPT_NEW) {
-    n = conc_task_done(q);
+    n = conc__session_task_done(s, q);
     conc__receipt_write(s, q, n);
   }
   return conc__reply_task_done(s, (int)n);
@@ -36788,6 +39177,7 @@ CONC__PRIVATE int conc__serve_take_many(conc__session *s, conc__object *o,
   ssize_t n;
   int rc;
   CONC__CHECK(c->held_from == NULL && c->held_ends.size == 0);
+  if (conc__queue_is_work(q)) return conc__refuse_lease(s);
   if (t->most > limit) t->most = limit;
   else option = NULL;
   n = conc__take_first(s, q, t, timeout, &rc);
@@ -36996,7 +39386,7 @@ CONC__PRIVATE int conc__serve_own_put(conc__session *s, conc__object *o,
       conc_value_float(conc_value_item(r->args, 1), &timeout) != 0)
     return conc__own_refuse(s, r);
   return conc__serve_put_keyed(s, o->queue, key, conc_value_item(r->args, 2),
-                               timeout);
+                               NULL, timeout);
 }
 
 CONC__PRIVATE int conc__serve_own_put_many(conc__session *s, conc__object *o,
@@ -37039,6 +39429,186 @@ CONC__PRIVATE int conc__serve_own_get_many(conc__session *s, conc__object *o,
                 ? (int)wants
                 : CONC__WANTS_ANY;
   return conc__serve_take_many(s, o, &t, timeout);
+}
+
+/* --- queues with an option of >>leases ---
+
+   A lease is the connection's over which the message came. A client of ours
+   uses a connection for many tasks, but never while a task has a lease by it.
+
+     _conc_put_on(key, timeout, item, delay, priority, id)
+                             priority: -1, the last; id: str or None
+     _conc_counts()          a tuple of what conc_queue_counts has
+     _conc_lease(timeout, wants, size)
+                             a get. The answer is a tuple of 20 bytes (the
+                             lease's number, how often the message was got, and
+                             for how many nanoseconds it is leased without a
+                             sign of life, as numbers of 8, 4 and 8 bytes, the
+                             lowest first) and the message
+     _conc_lease_end(lease, how, seconds)
+                             by CONC__LEASE_...; False: it has ended before
+     _conc_lease_join(lease, other)
+                             the lease is now the connection's that has the
+                             other one; False: one of them has ended
+     _conc_alive(lease, ...) a sign of life of those that have these leases
+     _conc_holders(n)        how many, and a tuple of up to n (name, leases,
+                             silence) */
+
+#define CONC__METHOD_PUT_ON "_conc_put_on"
+#define CONC__METHOD_COUNTS "_conc_counts"
+#define CONC__METHOD_LEASE "_conc_lease"
+#define CONC__METHOD_LEASE_END "_conc_lease_end"
+#define CONC__METHOD_LEASE_JOIN "_conc_lease_join"
+#define CONC__METHOD_ALIVE "_conc_alive"
+#define CONC__METHOD_HOLDERS "_conc_holders"
+#define CONC__HOLDERS_MOST ((size_t)4096) /* in one reply */
+
+CONC__PRIVATE int conc__serve_put_on(conc__session *s, conc__object *o,
+                                     const conc__request *r) {
+  const conc_value *v = r->args, *id = conc_value_item(v, 5);
+  conc__terms terms = {0, -1, NULL};
+  const unsigned char *key;
+  int64_t priority = -1;
+  double timeout = 0;
+  if (conc_value_size(v) != 6 || !conc__own_key(conc_value_item(v, 0), &key) ||
+      conc_value_float(conc_value_item(v, 1), &timeout) != 0 ||
+      conc_value_float(conc_value_item(v, 3), &terms.delay) != 0 ||
+      !(terms.delay < 1e9) ||
+      conc_value_int(conc_value_item(v, 4), &priority) != 0 || priority < -1 ||
+      priority > INT_MAX)
+    return conc__own_refuse(s, r);
+  terms.priority = (int)priority;
+  if (conc_value_type(id) != CONC_NONE) {
+    terms.id = conc_value_str(id, NULL);
+    if (terms.id == NULL || strlen(terms.id) > CONC__ID_MOST)
+      return conc__own_refuse(s, r);
+    if (!o->queue->knows)
+      return conc__reply_builtin(s, "NotImplementedError",
+                                 "the queue has no .dedup");
+  }
+  return conc__serve_put_keyed(s, o->queue, key, conc_value_item(v, 2), &terms,
+                               timeout);
+}
+
+CONC__PRIVATE int conc__serve_counts(conc__session *s, conc__object *o,
+                                     const conc__request *r) {
+  conc__buffer *out = &s->client->channel.out;
+  conc_queue_counts c;
+  size_t i;
+  int rc = o->queue->ops->leases->counts(o->queue, &c);
+  (void)r;
+  if (rc != 0) return conc__reply_error(s, rc, true);
+  {
+    const uint64_t whole[] = {c.ready, c.delayed, c.leased, c.dying, c.put,
+                              c.got,   c.done,    c.returned, c.dead};
+    const double real[] = {c.put_rate, c.done_rate, c.oldest};
+    rc = CONC__REPLY_BEGIN(s, "#RETURN");
+    if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_MARK);
+    for (i = 0; rc == 0 && i < sizeof whole / sizeof *whole; i++)
+      rc = conc__pickle_put_int(out, (int64_t)whole[i]);
+    for (i = 0; rc == 0 && i < sizeof real / sizeof *real; i++)
+      rc = conc__pickle_put_float(out, real[i]);
+  }
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE);
+  return rc != 0 ? rc : conc__reply_end(s);
+}
+
+CONC__PRIVATE int conc__serve_lease(conc__session *s, conc__object *o,
+                                    const conc__request *r) {
+  const conc_value *v = r->args, *most = conc_value_item(v, 2);
+  double timeout = 0;
+  size_t wants = 0, size = SIZE_MAX;
+  if (conc_value_size(v) != 3 ||
+      conc_value_float(conc_value_item(v, 0), &timeout) != 0 ||
+      !conc__own_size(conc_value_item(v, 1), &wants) ||
+      (conc_value_type(most) != CONC_NONE && !conc__own_size(most, &size)))
+    return conc__own_refuse(s, r);
+  return conc__serve_get_as(s, o, timeout, true, (int)wants, size);
+}
+
+/* The number of a lease, or else false. */
+CONC__PRIVATE bool conc__own_lease(const conc_value *v, uint64_t *out) {
+  int64_t n = 0;
+  if (conc_value_int(v, &n) != 0 || n <= 0) return false;
+  *out = (uint64_t)n;
+  return true;
+}
+
+CONC__PRIVATE int conc__serve_lease_end(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
+  const conc_value *v = r->args;
+  uint64_t lease = 0;
+  double seconds = 0;
+  size_t how = 0;
+  if (conc_value_size(v) != 3 ||
+      !conc__own_lease(conc_value_item(v, 0), &lease) ||
+      !conc__own_size(conc_value_item(v, 1), &how) ||
+      how > CONC__LEASE_UNGET ||
+      conc_value_float(conc_value_item(v, 2), &seconds) != 0 ||
+      seconds != seconds)
+    return conc__own_refuse(s, r);
+  return conc__reply_bool(s, o->queue->ops->leases->end(o->queue, NULL, lease,
+                                                        (int)how,
+                                                        seconds) == 0);
+}
+
+CONC__PRIVATE int conc__serve_lease_join(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
+  uint64_t lease = 0, other = 0;
+  if (conc_value_size(r->args) != 2 ||
+      !conc__own_lease(conc_value_item(r->args, 0), &lease) ||
+      !conc__own_lease(conc_value_item(r->args, 1), &other))
+    return conc__own_refuse(s, r);
+  return conc__reply_bool(
+      s, conc__work_join_lease(o->queue, lease, other) == 0);
+}
+
+CONC__PRIVATE int conc__serve_alive(conc__session *s, conc__object *o,
+                                    const conc__request *r) {
+  const size_t n = conc_value_size(r->args);
+  size_t i;
+  int rc = 0;
+  for (i = 0; i < n; i++) {
+    uint64_t lease = 0;
+    if (!conc__own_lease(conc_value_item(r->args, i), &lease))
+      return conc__own_refuse(s, r);
+    conc__work_touch(o->queue, lease);
+    if (i % 1024 == 1023) rc = conc__loop_yield(); /* others have a turn */
+    if (rc != 0) return rc;
+  }
+  return conc__reply_none(s);
+}
+
+CONC__PRIVATE int conc__serve_holders(conc__session *s, conc__object *o,
+                                      const conc__request *r) {
+  conc__buffer *out = &s->client->channel.out;
+  conc_queue_holder *all = NULL;
+  size_t most = 0, i;
+  ssize_t n;
+  int rc = 0;
+  if (conc_value_size(r->args) != 1 ||
+      !conc__own_size(conc_value_item(r->args, 0), &most))
+    return conc__own_refuse(s, r);
+  if (most > CONC__HOLDERS_MOST) most = CONC__HOLDERS_MOST;
+  if (most > 0) {
+    all = (conc_queue_holder *)CONC_MALLOC(most * sizeof *all);
+    if (all == NULL) return conc__reply_error(s, -ENOMEM, true);
+  }
+  n = o->queue->ops->leases->holders(o->queue, all, most);
+  if (n >= 0 && (size_t)n < most) most = (size_t)n;
+  rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  if (rc == 0) rc = conc__pickle_put_int(out, n);
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_MARK);
+  for (i = 0; rc == 0 && i < most; i++) {
+    rc = conc__pickle_put_str(out, all[i].name, strlen(all[i].name));
+    if (rc == 0) rc = conc__pickle_put_int(out, (int64_t)all[i].leases);
+    if (rc == 0) rc = conc__pickle_put_float(out, all[i].silence);
+    if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE3);
+  }
+  CONC_FREE(all);
+  if (rc == 0)
+    rc = conc__pickle_put_ops(out, CONC__OP_TUPLE, CONC__OP_TUPLE2);
+  return rc != 0 ? rc : conc__reply_end(s);
 }
 
 /* ---------------------------------------------------------------------------
@@ -37113,7 +39683,7 @@ CONC__PRIVATE int conc__serve_queue_task_done(conc__session *s,
                                               conc__object *o,
                                               const conc__request *r) {
   (void)r;
-  return conc__reply_task_done(s, conc_task_done(o->queue));
+  return conc__reply_task_done(s, conc__session_task_done(s, o->queue));
 }
 
 CONC__PRIVATE int conc__serve_queue_size(conc__session *s, conc__object *o,
@@ -37177,6 +39747,35 @@ static const conc__method conc__queue_methods[] = {
 static const conc__class conc__served_queue = {
     NULL, "queue.Queue", conc__queue_methods, CONC__QUEUE_METHODS,
     NULL, NULL,          NULL,                NULL};
+
+/* One with an option of >>leases. */
+static const conc__method conc__work_methods[] = {
+    {CONC__METHOD_PUT_ON, CONC__TAKES_ANY, conc__serve_put_on, false},
+    {CONC__METHOD_COUNTS, CONC__TAKES_ANY, conc__serve_counts, true}};
+
+static const conc__class conc__served_work = {
+    &conc__served_queue, "queue.Queue", conc__work_methods,
+    sizeof conc__work_methods / sizeof *conc__work_methods,
+    NULL, NULL, NULL, NULL};
+
+/* One that leases. */
+static const conc__method conc__lease_methods[] = {
+    {CONC__METHOD_LEASE, CONC__TAKES_ANY, conc__serve_lease, false},
+    {CONC__METHOD_LEASE_END, CONC__TAKES_ANY, conc__serve_lease_end, true},
+    {CONC__METHOD_LEASE_JOIN, CONC__TAKES_ANY, conc__serve_lease_join, true},
+    {CONC__METHOD_ALIVE, CONC__TAKES_ANY, conc__serve_alive, true},
+    {CONC__METHOD_HOLDERS, CONC__TAKES_ANY, conc__serve_holders, true}};
+
+static const conc__class conc__served_leases = {
+    &conc__served_work, "queue.Queue", conc__lease_methods,
+    sizeof conc__lease_methods / sizeof *conc__lease_methods,
+    NULL, NULL, NULL, NULL};
+
+/* The class of a queue that is registered. */
+CONC__PRIVATE const conc__class *conc__queue_class_of(const conc_queue *q) {
+  if (!conc__queue_is_work(q)) return &conc__served_queue;
+  return q->leases ? &conc__served_leases : &conc__served_work;
+}
 
 /* --- the methods of an object --- */
 
@@ -38191,6 +40790,7 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
     }
     if (n > 0) {
       if (!c->held_each) conc__session_confirm(s);
+      if (c->holder != NULL) conc__holder_touch(c->holder);
       CONC__COUNT(&s->manager->server.account, bytes_in, n);
       conc__session_charge(s);
     }
@@ -39932,7 +42532,9 @@ typedef struct conc__ident {
   struct conc__ident *before; /* the one whose place it has taken */
   bool confirms;              /* it is conc.h: see above */
   bool own;                   /* it has what >>own lists, */
-  bool settles;               /* and CONC__METHOD_BACK, which came later */
+  bool settles;               /* and CONC__METHOD_BACK, which came later; */
+  bool works;                 /* and for queues with an option of >>leases, */
+  bool leases;                /* and for queues that lease */
   unsigned lost;              /* of conc__client_side, when it was asked for */
   size_t most;                /* bytes of a request that it reads */
   char text[64];
@@ -39954,6 +42556,10 @@ typedef struct conc__proxy {
   conc_queue *stash; /* messages that came, and could not be handed over */
   bool stashed;      /* there may be some. Atomic */
   conc__peer *ahead; /* these have messages that no get has taken yet */
+  struct conc__lessee *lessees; /* what tasks have leased; under the guard */
+  double beat_at;    /* when the server is to be told next that these live; 0:
+                        that is not due. Under the guard, as */
+  double beat_every; /* seconds */
   char name[CONC__NAME_MAX + 1];
 } conc__proxy;
 
@@ -40169,6 +42775,7 @@ CONC__PRIVATE int conc__ident_read(const conc_value *v, conc__ident *ident) {
   if (id == NULL || strlen(id) >= sizeof ident->text) return -EPROTO;
   memcpy(ident->text, id, strlen(id) + 1);
   ident->confirms = ident->own = ident->settles = false;
+  ident->works = ident->leases = false;
   ident->most = SIZE_MAX;
   for (i = 0; i < conc_value_size(methods); i++) {
     const char *name = conc_value_str(conc_value_item(methods, i), NULL);
@@ -40176,6 +42783,8 @@ CONC__PRIVATE int conc__ident_read(const conc_value *v, conc__ident *ident) {
     if (strcmp(name, CONC__METHOD_GET) == 0) ident->confirms = true;
     if (strcmp(name, CONC__METHOD_PUT) == 0) ident->own = true;
     if (strcmp(name, CONC__METHOD_BACK) == 0) ident->settles = true;
+    if (strcmp(name, CONC__METHOD_PUT_ON) == 0) ident->works = true;
+    if (strcmp(name, CONC__METHOD_LEASE) == 0) ident->leases = true;
     if (strncmp(name, CONC__METHOD_MAX, sizeof CONC__METHOD_MAX - 1) == 0) {
       unsigned long long most =
           strtoull(name + sizeof CONC__METHOD_MAX - 1, NULL, 10);
@@ -40328,21 +42937,48 @@ CONC__PRIVATE int conc__put_arguments(conc__buffer *out,
   return rc != 0 ? rc : conc__pickle_put_op(out, CONC__OP_TUPLE);
 }
 
+/* Appends the arguments of a put on terms. */
+CONC__PRIVATE int conc__put_on_arguments(conc__buffer *out, conc__exchange *c,
+                                         const conc__message *m,
+                                         const conc__terms *terms) {
+  int rc = conc__pickle_put_op(out, CONC__OP_MARK);
+  if (rc == 0) rc = conc__exchange_key(c);
+  if (rc == 0)
+    rc = conc__pickle_put_float(out,
+                                conc__remaining(conc__call_waits(c->call)));
+  if (rc == 0) rc = conc__put_message(out, m, 4);
+  if (rc == 0) rc = conc__pickle_put_float(out, terms->delay);
+  if (rc == 0) rc = conc__pickle_put_int(out, terms->priority);
+  if (rc == 0)
+    rc = terms->id != NULL
+             ? conc__pickle_put_str(out, terms->id, strlen(terms->id))
+             : conc__pickle_put_op(out, CONC__OP_NONE);
+  return rc != 0 ? rc : conc__pickle_put_op(out, CONC__OP_TUPLE);
+}
+
 /* One try of a put, or of an unget. A put that may be tried again has a key if
    the server knows what that is. */
 CONC__PRIVATE int conc__proxy_put_try(conc__proxy *proxy,
                                       const conc__ident *ident, bool back,
                                       const conc__message *m,
+                                      const conc__terms *terms,
                                       conc__calling *call) {
-  const char *method = back && ident->confirms ? CONC__METHOD_UNGET : "put";
+  const char *method = terms != NULL             ? CONC__METHOD_PUT_ON
+                       : back && ident->confirms ? CONC__METHOD_UNGET
+                                                 : "put";
   conc__buffer *out;
   conc__exchange c;
   bool once = !back && ident->own && call->again > 0;
-  int rc = conc__exchange_begin(&c, proxy, ident,
-                                once ? CONC__METHOD_PUT : method, call);
+  int rc = terms != NULL && !ident->works ? -ENOTSUP : 0;
+  if (terms != NULL) once = false;
+  if (rc == 0)
+    rc = conc__exchange_begin(&c, proxy, ident,
+                              once ? CONC__METHOD_PUT : method, call);
   if (rc != 0) return rc;
   out = &c.peer->channel.out;
-  if (once) {
+  if (terms != NULL) {
+    rc = conc__put_on_arguments(out, &c, m, terms);
+  } else if (once) {
     rc = conc__exchange_key(&c);
     if (rc == 0)
       rc = conc__pickle_put_float(out,
@@ -40360,7 +42996,8 @@ CONC__PRIVATE int conc__proxy_put_try(conc__proxy *proxy,
 /* Puts a message; or, if `back`, puts it back: to its place, if the server is
    ours. It may have been started anew, and is asked for the id then. */
 CONC__PRIVATE int conc__proxy_send(conc__proxy *proxy, const conc__message *m,
-                                   bool back, double deadline, double end) {
+                                   const conc__terms *terms, bool back,
+                                   double deadline, double end) {
   const conc__ident *ident;
   conc__calling call;
   int rc;
@@ -40368,7 +43005,7 @@ CONC__PRIVATE int conc__proxy_send(conc__proxy *proxy, const conc__message *m,
   call.acts = true;
   do {
     rc = conc__proxy_current(proxy, &call, &ident);
-    if (rc == 0) rc = conc__proxy_put_try(proxy, ident, back, m, &call);
+    if (rc == 0) rc = conc__proxy_put_try(proxy, ident, back, m, terms, &call);
   } while (rc != 0 && conc__proxy_again(proxy, &call, ident, &rc));
   return rc;
 }
@@ -40376,7 +43013,15 @@ CONC__PRIVATE int conc__proxy_send(conc__proxy *proxy, const conc__message *m,
 /* The put of a queue. */
 CONC__PRIVATE int conc__proxy_put(conc_queue *q, const conc__message *m,
                                   double deadline) {
-  return conc__proxy_send((conc__proxy *)q, m, false, deadline,
+  return conc__proxy_send((conc__proxy *)q, m, NULL, false, deadline,
+                          conc__call_end(((conc__proxy *)q)->manager,
+                                         deadline));
+}
+
+CONC__PRIVATE int conc__proxy_put_on(conc_queue *q, const conc__message *m,
+                                     const conc__terms *terms,
+                                     double deadline) {
+  return conc__proxy_send((conc__proxy *)q, m, terms, false, deadline,
                           conc__call_end(((conc__proxy *)q)->manager,
                                          deadline));
 }
@@ -40432,7 +43077,7 @@ CONC__PRIVATE ssize_t conc__proxy_put_some(conc__proxy *proxy,
        for a server that takes no more. */
     if (n < 2 || !ident->own) {
       put = 1;
-      rc = conc__proxy_put_try(proxy, ident, false, m, &call);
+      rc = conc__proxy_put_try(proxy, ident, false, m, NULL, &call);
     } else {
       put = conc__proxy_put_trip(proxy, ident, m, n, &call);
       rc = put < 0 ? (int)put : 0;
@@ -41068,6 +43713,623 @@ CONC__PRIVATE ssize_t conc__proxy_get_late(conc__proxy *proxy,
 }
 
 /* ---------------------------------------------------------------------------
+   >>lessee: what a client has leased from a server
+
+   To a server a lease is the connection's by which its message came. So that
+   it comes back when the task ends that has it, and only then, that connection
+   is pinned: no other task uses it while this one has leases of that queue.
+   The next gets of the task may have to be given up, which ends their
+   connections; so they go by others, and the server is asked to count what
+   they got among the leases of the pinned one. A lease is ended by its number,
+   by whatever connection.
+
+   A lease lasts as long as the server hears of its holder. The thread of the
+   client (see >>client) says for all of them, three times within that time,
+   that they live: so a long job keeps its message, and a process that was
+   stopped does not.
+
+   What a task has leased of one queue is a conc__lessee. It belongs to the
+   task, as a value of a conc_local, whose destructor is called when the task
+   ends. All of it but its links there is under the guard of the manager, which
+   is there when the manager is gone. In a forked child they are the parent's,
+   and their connections are closed.
+
+   Uses >>proxy and >>local. Its user is >>client.
+   ------------------------------------------------------------------------ */
+
+/* A lease, by its number. */
+typedef struct conc__grant {
+  struct conc__grant *older;
+  uint64_t lease;
+} conc__grant;
+
+typedef struct conc__lessee {
+  struct conc__lessee *next; /* of the task's */
+  conc__mutex *guard;
+  unsigned depth; /* conc__fork_depth of the task's process */
+  /* Under the guard: */
+  conc__proxy *proxy; /* NULL: it is gone. The task looks whether it is one
+                         that is there without the guard */
+  struct conc__lessee *before, *after; /* of the proxy */
+  conc__grant *youngest;
+  conc__peer *pin; /* NULL: there is none, or its task uses it */
+  bool spoiled;    /* the pin has a lease of which is not known whether it has
+                      ended: it is to be closed */
+} conc__lessee;
+
+/* All of a task. */
+typedef struct conc__lessees {
+  conc__lessee *first;
+} conc__lessees;
+
+static conc_local conc__lessees_local;
+static conc_attribute conc__lessees_own;
+
+CONC__PRIVATE void conc__grants_free(conc__grant *g) {
+  while (g != NULL) {
+    conc__grant *older = g->older;
+    CONC_FREE(g);
+    g = older;
+  }
+}
+
+/* Takes everything out of a lessee, and it out of its proxy. Under the guard.
+   The caller frees what was in it. */
+CONC__PRIVATE void conc__lessee_strip(conc__lessee *l, conc__peer **pin,
+                                      conc__grant **grants) {
+  *pin = l->pin;
+  *grants = l->youngest;
+  l->pin = NULL;
+  l->youngest = NULL;
+  if (l->proxy == NULL) return;
+  *(l->before != NULL ? &l->before->after : &l->proxy->lessees) = l->after;
+  if (l->after != NULL) l->after->before = l->before;
+  CONC__STORE_RELAXED(&l->proxy, (conc__proxy *)NULL);
+}
+
+/* A lessee is of no more use: what it has leased comes back, for the server
+   sees the end of the connection. */
+CONC__PRIVATE void conc__lessee_end(conc__lessee *l) {
+  conc__peer *pin;
+  conc__grant *grants;
+  conc__mutex_lock(l->guard);
+  conc__lessee_strip(l, &pin, &grants);
+  conc__mutex_unlock(l->guard);
+  if (pin != NULL) conc__peer_close(pin);
+  conc__grants_free(grants);
+}
+
+/* The task ends. */
+CONC__PRIVATE void conc__lessees_end(void *value) {
+  conc__lessees *all = (conc__lessees *)value;
+  while (all->first != NULL) {
+    conc__lessee *l = all->first;
+    all->first = l->next;
+    conc__lessee_end(l);
+    CONC_FREE(l);
+  }
+  CONC_FREE(all);
+}
+
+CONC__PRIVATE void conc__lessees_begin(void) {
+  conc__local_begin(&conc__lessees_local, &conc__lessees_own,
+                    conc__lessees_end);
+}
+
+/* A proxy ends, with the client: its tasks have no leases any more. */
+CONC__PRIVATE void conc__lessees_leave(conc__proxy *proxy) {
+  conc__mutex *guard = conc__mutex_of(proxy->manager);
+  for (;;) {
+    conc__peer *pin = NULL;
+    conc__grant *grants = NULL;
+    conc__lessee *l;
+    conc__mutex_lock(guard);
+    l = proxy->lessees;
+    if (l != NULL) conc__lessee_strip(l, &pin, &grants);
+    conc__mutex_unlock(guard);
+    if (l == NULL) return;
+    if (pin != NULL) conc__peer_close(pin);
+    conc__grants_free(grants);
+  }
+}
+
+/* The lessee of the calling task; NULL: it has none of this queue. On the way
+   it forgets what its process has from a parent, and queues that are gone. */
+CONC__PRIVATE conc__lessee *conc__lessee_find(const conc__proxy *proxy) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  conc__lessees *all;
+  conc__lessee **p;
+  pthread_once(&once, conc__lessees_begin);
+  all = (conc__lessees *)conc_attribute_get(&conc__lessees_own);
+  p = all != NULL ? &all->first : NULL;
+  while (p != NULL && *p != NULL) {
+    conc__lessee *l = *p;
+    const conc__proxy *of = CONC__LOAD_RELAXED(&l->proxy);
+    if (of != NULL && l->depth == conc__fork_depth) {
+      if (of == proxy) return l;
+      p = &l->next;
+    } else {
+      *p = l->next;
+      conc__lessee_end(l);
+      CONC_FREE(l);
+    }
+  }
+  return NULL;
+}
+
+/* The same; made, if there is none. NULL: there is no memory. */
+CONC__PRIVATE conc__lessee *conc__lessee_make(conc__proxy *proxy) {
+  conc__lessees *all;
+  conc__lessee *l = conc__lessee_find(proxy);
+  if (l != NULL) return l;
+  all = (conc__lessees *)conc_attribute_get(&conc__lessees_own);
+  if (all == NULL) {
+    all = (conc__lessees *)CONC_MALLOC(sizeof *all);
+    if (all == NULL) return NULL;
+    all->first = NULL;
+    if (conc_attribute_set(&conc__lessees_own, all) != 0) {
+      CONC_FREE(all);
+      return NULL;
+    }
+  }
+  l = (conc__lessee *)CONC_MALLOC(sizeof *l);
+  if (l == NULL) return NULL;
+  memset(l, 0, sizeof *l);
+  l->guard = conc__mutex_of(proxy->manager);
+  l->depth = conc__fork_depth;
+  l->next = all->first;
+  all->first = l;
+  conc__mutex_lock(l->guard);
+  CONC__STORE_RELAXED(&l->proxy, proxy);
+  l->after = proxy->lessees;
+  if (l->after != NULL) l->after->before = l;
+  proxy->lessees = l;
+  conc__mutex_unlock(l->guard);
+  return l;
+}
+
+/* A client ends: so may what the caller has of it. */
+CONC__PRIVATE void conc__lessees_trim_own(void) {
+  conc__lessees *all;
+  conc__lessee_find(NULL);
+  all = (conc__lessees *)conc_attribute_get(&conc__lessees_own);
+  if (all != NULL && all->first == NULL)
+    conc__local_end(&conc__lessees_own);
+}
+
+/* --- what is noted --- */
+
+/* Takes the note of a lease out, which may be another task's. If it was the
+   last one, the pin is not needed any more: *pin. Under the guard. */
+CONC__PRIVATE conc__grant *conc__lessee_drop(conc__lessee *l, uint64_t lease,
+                                             conc__peer **pin) {
+  conc__grant **p = &l->youngest, *g;
+  while ((g = *p) != NULL && g->lease != lease) p = &g->older;
+  if (g == NULL) return NULL;
+  *p = g->older;
+  if (l->youngest == NULL) {
+    *pin = l->pin;
+    l->pin = NULL;
+  }
+  return g;
+}
+
+/* A lease has ended, or it is not known whether it has. */
+CONC__PRIVATE void conc__lease_forget(conc__proxy *proxy, uint64_t lease,
+                                      bool known) {
+  conc__mutex *guard = conc__mutex_of(proxy->manager);
+  conc__lessee *l, *own = conc__lessee_find(proxy);
+  conc__grant *g = NULL;
+  conc__peer *pin = NULL;
+  bool close = false;
+  conc__mutex_lock(guard);
+  if (own != NULL) g = conc__lessee_drop(l = own, lease, &pin);
+  for (l = g != NULL ? own : proxy->lessees; g == NULL && l != NULL;) {
+    g = conc__lessee_drop(l, lease, &pin);
+    if (g == NULL) l = l->after;
+  }
+  if (g != NULL) {
+    if (!known) l->spoiled = true;
+    close = l->spoiled;
+    if (pin != NULL) l->spoiled = false;
+  }
+  conc__mutex_unlock(guard);
+  CONC_FREE(g);
+  if (pin != NULL && close) conc__peer_close(pin);
+  else if (pin != NULL) conc__peer_put(proxy->manager, pin);
+}
+
+/* --- calls of a number --- */
+
+/* Calls a method whose result is a bool, for numbers of leases. `rc` is how it
+   went to begin the exchange, and to append the arguments. 1, 0, or negative
+   errno. */
+CONC__PRIVATE int conc__lease_told(conc__exchange *c, conc__proxy *proxy,
+                                   int rc) {
+  bool yes = false;
+  rc = conc__exchange_end(c, proxy, rc);
+  if (rc != 0) return rc;
+  rc = conc_value_bool(c->result, &yes) == 0 ? yes : -EPROTO;
+  conc_value_free(c->reply);
+  return rc;
+}
+
+/* --- getting --- */
+
+/* The youngest lease of a lessee that is older than that one; 0: there is
+   none. */
+CONC__PRIVATE uint64_t conc__lessee_older(conc__lessee *l, uint64_t than) {
+  const conc__grant *g;
+  uint64_t lease;
+  conc__mutex_lock(l->guard);
+  for (g = l->youngest; g != NULL && g->lease >= than; g = g->older) {
+  }
+  lease = g != NULL ? g->lease : 0;
+  conc__mutex_unlock(l->guard);
+  return lease;
+}
+
+/* Asks for the lease that came by the connection of `c` to be the pinned one's,
+   too. 1: it is. 0: the pinned one has none any more. Or negative errno: then
+   the connection is closed, and it is known that the message is in its queue
+   again, or that the pin must be closed. */
+CONC__PRIVATE int conc__lessee_join(conc__lessee *l, conc__proxy *proxy,
+                                    const conc__ident *ident,
+                                    conc__exchange *c, uint64_t lease) {
+  conc__buffer *out = &c->peer->channel.out;
+  uint64_t other = lease;
+  int joined = 0, rc = 0;
+  while (rc == 0 && joined == 0 &&
+         (other = conc__lessee_older(l, other)) != 0) {
+    conc_value *reply;
+    const conc_value *result;
+    bool broken, yes = false;
+    size_t at;
+    rc = conc__request_begin(out, &at, 4, ident->text,
+                             CONC__METHOD_LEASE_JOIN);
+    if (rc == 0) rc = conc__pickle_put_int(out, (int64_t)lease);
+    if (rc == 0) rc = conc__pickle_put_int(out, (int64_t)other);
+    if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE2);
+    if (rc == 0) rc = conc__request_end(out, at);
+    if (rc != 0) break; /* the connection is closed: nothing was joined */
+    rc = conc__peer_call(proxy->manager, c->peer, &reply, &result, &broken,
+                         c->call->end);
+    if (rc == 0) {
+      if (conc_value_bool(result, &yes) != 0) rc = -EPROTO;
+      joined = yes;
+      conc_value_free(reply);
+    }
+    if (rc != 0 && c->peer->asked) { /* it may have been joined */
+      conc__mutex_lock(l->guard);
+      l->spoiled = true;
+      conc__mutex_unlock(l->guard);
+    }
+  }
+  return rc != 0 ? rc : joined;
+}
+
+/* The task has a message by this connection: notes the lease, and pins the
+   connection unless another one is. The lease is noted first: then a pin stays
+   one until it is taken out here. */
+CONC__PRIVATE int conc__lessee_take(conc__lessee *l, conc__proxy *proxy,
+                                    const conc__ident *ident,
+                                    conc__exchange *c, conc__grant *grant) {
+  const uint64_t lease = grant->lease;
+  conc__peer *old = NULL;
+  bool joins, close = false;
+  int rc = 0;
+  conc__mutex_lock(l->guard);
+  grant->older = l->youngest;
+  l->youngest = grant;
+  joins = l->pin != NULL && !l->spoiled;
+  if (proxy->beat_at <= 0) {
+    proxy->beat_at = conc_now() + proxy->beat_every;
+    conc_event_set(&proxy->manager->client.fetched);
+  }
+  conc__mutex_unlock(l->guard);
+  if (joins) rc = conc__lessee_join(l, proxy, ident, c, lease);
+  if (rc < 0) {
+    conc__peer_close(c->peer);
+    conc__lease_forget(proxy, lease, true);
+    return rc;
+  }
+  conc__mutex_lock(l->guard);
+  if (rc > 0) {
+    old = c->peer;
+  } else {
+    old = l->pin;
+    l->pin = c->peer;
+    close = l->spoiled;
+    l->spoiled = false;
+  }
+  conc__mutex_unlock(l->guard);
+  if (old != NULL && close) conc__peer_close(old);
+  else if (old != NULL) conc__peer_put(proxy->manager, old);
+  return 0;
+}
+
+/* Reads the head of a reply to _conc_lease, behind which the message is. */
+CONC__PRIVATE bool conc__lease_read(const unsigned char **body, size_t *n,
+                                    conc__sink *sink, double *seconds) {
+  const unsigned char *p = *body;
+  if (*n < 2 + CONC__LEASE_HEAD + 2 || p[0] != CONC__OP_SHORT_BINBYTES ||
+      p[1] != CONC__LEASE_HEAD || p[*n - 1] != CONC__OP_TUPLE2)
+    return false;
+  sink->lease = conc__little_endian(p + 2, 8);
+  sink->deliveries = (int)conc__little_endian(p + 10, 4);
+  *seconds = (double)conc__little_endian(p + 14, 8) / 1e9;
+  *body += 2 + CONC__LEASE_HEAD;
+  *n -= 2 + CONC__LEASE_HEAD + 1;
+  return sink->lease != 0 && sink->lease <= INT64_MAX && sink->deliveries > 0;
+}
+
+/* Hands the message of a reply over, and notes the lease. The connection is
+   left in any case. The message's size; or negative errno: it is in its queue
+   again, or will be when the server has seen the end of the connection. */
+CONC__PRIVATE ssize_t conc__lessee_accept(conc__lessee *l, conc__proxy *proxy,
+                                          const conc__ident *ident,
+                                          conc__exchange *c, conc__sink *sink,
+                                          const unsigned char *body, size_t n,
+                                          conc__grant *grant) {
+  double seconds = 0;
+  ssize_t got = -EPROTO;
+  int rc;
+  c->peer->asked = false;
+  if (conc__lease_read(&body, &n, sink, &seconds))
+    got = conc__sink_fill(sink, body, n, proxy->queue.objects != 0);
+  if (got < 0) {
+    if (conc__peer_refuse(c->peer, c->call->end) != 0) got = -ECANCELED;
+    conc__peer_close(c->peer);
+    CONC_FREE(grant);
+    return got;
+  }
+  grant->lease = sink->lease;
+  conc__mutex_lock(l->guard);
+  proxy->beat_every = seconds / 3;
+  conc__mutex_unlock(l->guard);
+  rc = conc__lessee_take(l, proxy, ident, c, grant);
+  return rc != 0 ? rc : got;
+}
+
+/* One get from a queue that leases. As conc__proxy_take. */
+CONC__PRIVATE ssize_t conc__proxy_lease(conc__proxy *proxy,
+                                        const conc__ident *ident,
+                                        conc__sink *sink,
+                                        conc__calling *call) {
+  conc__lessee *l = conc__lessee_make(proxy);
+  conc__grant *grant = (conc__grant *)CONC_MALLOC(sizeof *grant);
+  const unsigned char *payload, *body;
+  size_t size, n;
+  conc__exchange c;
+  int rc = l == NULL || grant == NULL ? -ENOMEM : 0;
+  if (rc == 0)
+    rc = conc__exchange_begin(&c, proxy, ident, CONC__METHOD_LEASE, call);
+  if (rc == 0) {
+    rc = conc__take_arguments(&c.peer->channel.out, &c, sink, call->deadline);
+    rc = conc__exchange_write(&c, proxy, rc);
+  }
+  if (rc != 0) {
+    CONC_FREE(grant);
+    return rc;
+  }
+  rc = conc__peer_exchange(proxy->manager, c.peer, &payload, &size, call->end);
+  if (rc == 0 && conc__reply_body(payload, size, &body, &n))
+    return conc__lessee_accept(l, proxy, ident, &c, sink, body, n, grant);
+  CONC_FREE(grant);
+  c.broken = true;
+  rc = rc != 0 ? conc__call_broken(call, c.peer, rc)
+               : conc__exchange_told(&c, payload, size);
+  conc__exchange_leave(&c, proxy);
+  return rc;
+}
+
+/* --- the ends of leases --- */
+
+/* One try to end a lease: 1, 0: it has ended before, or negative errno. */
+CONC__PRIVATE int conc__proxy_end_try(conc__proxy *proxy,
+                                      const conc__ident *ident,
+                                      uint64_t lease, int how, double seconds,
+                                      conc__calling *call) {
+  conc__exchange c;
+  conc__buffer *out;
+  int rc;
+  if (!ident->leases) return -ESTALE;
+  rc = conc__exchange_begin(&c, proxy, ident, CONC__METHOD_LEASE_END, call);
+  if (rc != 0) return rc;
+  out = &c.peer->channel.out;
+  rc = conc__pickle_put_int(out, (int64_t)lease);
+  if (rc == 0) rc = conc__pickle_put_int(out, how);
+  if (rc == 0) rc = conc__pickle_put_float(out, seconds);
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE3);
+  return conc__lease_told(&c, proxy, rc);
+}
+
+/* As conc__lease_class says it. A server that does not know the id of the
+   queue was started anew: it has no leases of before. If an earlier try may
+   have ended the lease, it is not known whether that was this one. */
+CONC__PRIVATE int conc__proxy_end_lease(conc_queue *q,
+                                        struct conc__holder *holder,
+                                        uint64_t lease, int how,
+                                        double seconds) {
+  conc__proxy *proxy = (conc__proxy *)q;
+  double end = conc_now() + proxy->manager->timeout;
+  const conc__ident *ident;
+  conc__calling call;
+  bool asked = false;
+  int rc;
+  (void)holder;
+  if (lease == 0) {
+    conc__lessee *l = conc__lessee_find(proxy);
+    if (l != NULL) lease = conc__lessee_older(l, UINT64_MAX);
+    if (lease == 0) return -EINVAL;
+  }
+  conc__call_begin(&call, proxy->manager, end, end);
+  do {
+    if (call.unknown) asked = true;
+    call.unknown = false; /* it may be sent twice */
+    call.acts = true;
+    ident = conc__proxy_ident(proxy);
+    rc = conc__proxy_end_try(proxy, ident, lease, how, seconds, &call);
+    if (call.unknown) asked = true;
+    call.unknown = false;
+  } while (rc < 0 && rc != -ESTALE && conc__call_again(&call, &rc));
+  if (rc == 0) rc = asked ? -ECONNRESET : -ESTALE;
+  if (how != CONC__LEASE_EXTEND)
+    conc__lease_forget(proxy, lease, rc > 0 || rc == -ESTALE);
+  return rc > 0 ? 0 : rc;
+}
+
+/* --- signs of life --- */
+
+/* Appends a lease of each task of this process that has some; how many. Under
+   the guard. */
+CONC__PRIVATE size_t conc__leases_living(const conc__proxy *proxy,
+                                         conc__buffer *out, int *rc) {
+  const conc__lessee *l;
+  size_t n = 0;
+  for (l = proxy->lessees; l != NULL && *rc == 0; l = l->after) {
+    if (l->youngest == NULL || l->depth != conc__fork_depth) continue;
+    *rc = conc__pickle_put_int(out, (int64_t)l->youngest->lease);
+    n++;
+  }
+  return n;
+}
+
+/* Says to the server that the tasks live that have leases of a queue. When it
+   cannot be said, it is tried at the next time. */
+CONC__PRIVATE void conc__proxy_beat(conc__proxy *proxy) {
+  conc__mutex *guard = conc__mutex_of(proxy->manager);
+  const conc__ident *ident = conc__proxy_ident(proxy);
+  conc__buffer b = {NULL, 0, 0, 0};
+  conc__calling call;
+  conc__exchange c;
+  double end;
+  size_t n;
+  int rc = 0;
+  conc__mutex_lock(guard);
+  n = conc__leases_living(proxy, &b, &rc);
+  end = conc_now() + proxy->beat_every;
+  proxy->beat_at = n > 0 ? end : 0;
+  conc__mutex_unlock(guard);
+  if (n > 0 && rc == 0 && ident->leases) {
+    conc__call_begin(&call, proxy->manager, end, end);
+    if (conc__exchange_begin(&c, proxy, ident, CONC__METHOD_ALIVE, &call) ==
+        0) {
+      conc__buffer *out = &c.peer->channel.out;
+      rc = conc__pickle_put_op(out, CONC__OP_MARK);
+      if (rc == 0) rc = conc__buffer_append(out, b.data, b.size);
+      if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE);
+      if (conc__exchange_end(&c, proxy, rc) == 0) conc_value_free(c.reply);
+    }
+  }
+  conc__buffer_free(&b);
+}
+
+/* Gives the signs that are due. Returns when the next one is. */
+CONC__PRIVATE double conc__leases_beat(conc__manager_data *m) {
+  conc__mutex *guard = conc__mutex_of(m);
+  double next = CONC__NEVER;
+  conc__proxy *proxy;
+  conc__mutex_lock(guard);
+  for (proxy = m->client.proxies; proxy != NULL; proxy = proxy->next) {
+    if (proxy->beat_at > 0 && proxy->beat_at <= conc_now()) {
+      conc__mutex_unlock(guard);
+      conc__proxy_beat(proxy); /* none goes before this thread has ended */
+      conc__mutex_lock(guard);
+    }
+    if (proxy->beat_at > 0 && proxy->beat_at < next) next = proxy->beat_at;
+  }
+  conc__mutex_unlock(guard);
+  return next;
+}
+
+/* --- what a server counts --- */
+
+/* Calls a method with one number (or, below 0, none), over any connection. */
+CONC__PRIVATE int conc__proxy_ask_of(conc__proxy *proxy, const char *method,
+                                     int64_t number, conc__exchange *c) {
+  double end = conc_now() + proxy->manager->timeout;
+  const conc__ident *ident;
+  conc__calling call;
+  int rc;
+  conc__call_begin(&call, proxy->manager, end, end);
+  do {
+    conc__buffer *out;
+    rc = conc__proxy_current(proxy, &call, &ident);
+    if (rc == 0 && !ident->works) return -ENOTSUP;
+    if (rc == 0) rc = conc__exchange_begin(c, proxy, ident, method, &call);
+    if (rc != 0) continue;
+    out = &c->peer->channel.out;
+    if (number >= 0) rc = conc__pickle_put_int(out, number);
+    if (rc == 0)
+      rc = conc__pickle_put_op(out, number >= 0 ? CONC__OP_TUPLE1
+                                                : CONC__OP_EMPTY_TUPLE);
+    rc = conc__exchange_end(c, proxy, rc);
+  } while (rc != 0 && conc__proxy_again(proxy, &call, ident, &rc));
+  return rc;
+}
+
+CONC__PRIVATE int conc__proxy_counts(conc_queue *q, conc_queue_counts *out) {
+  uint64_t whole[9] = {0};
+  double real[3] = {0, 0, 0};
+  conc__exchange c;
+  size_t i;
+  int rc = conc__proxy_ask_of((conc__proxy *)q, CONC__METHOD_COUNTS, -1, &c);
+  memset(out, 0, sizeof *out);
+  if (rc != 0) return rc;
+  for (i = 0; rc == 0 && i < 9; i++) {
+    int64_t n = 0;
+    rc = conc_value_int(conc_value_item(c.result, i), &n);
+    whole[i] = (uint64_t)n;
+  }
+  for (i = 0; rc == 0 && i < 3; i++)
+    rc = conc_value_float(conc_value_item(c.result, 9 + i), &real[i]);
+  conc_value_free(c.reply);
+  if (rc != 0) return -EPROTO;
+  out->ready = (size_t)whole[0];
+  out->delayed = (size_t)whole[1];
+  out->leased = (size_t)whole[2];
+  out->dying = (size_t)whole[3];
+  out->put = whole[4];
+  out->got = whole[5];
+  out->done = whole[6];
+  out->returned = whole[7];
+  out->dead = whole[8];
+  out->put_rate = real[0];
+  out->done_rate = real[1];
+  out->oldest = real[2];
+  return 0;
+}
+
+CONC__PRIVATE ssize_t conc__proxy_holders(conc_queue *q,
+                                          conc_queue_holder *out, size_t n) {
+  conc__exchange c;
+  const conc_value *all;
+  int64_t count = 0;
+  size_t i;
+  int rc = conc__proxy_ask_of(
+      (conc__proxy *)q, CONC__METHOD_HOLDERS,
+      (int64_t)(n < CONC__HOLDERS_MOST ? n : CONC__HOLDERS_MOST), &c);
+  if (rc != 0) return rc;
+  all = conc_value_item(c.result, 1);
+  rc = conc_value_int(conc_value_item(c.result, 0), &count);
+  for (i = 0; rc == 0 && i < n && i < conc_value_size(all); i++) {
+    const conc_value *one = conc_value_item(all, i);
+    const char *name = conc_value_str(conc_value_item(one, 0), NULL);
+    int64_t leases = 0;
+    memset(&out[i], 0, sizeof out[i]);
+    if (name == NULL) rc = -EPROTO;
+    else snprintf(out[i].name, sizeof out[i].name, "%s", name);
+    if (rc == 0) rc = conc_value_int(conc_value_item(one, 1), &leases);
+    if (rc == 0)
+      rc = conc_value_float(conc_value_item(one, 2), &out[i].silence);
+    out[i].leases = (size_t)leases;
+  }
+  conc_value_free(c.reply);
+  return rc != 0 || count < 0 ? -EPROTO : (ssize_t)count;
+}
+
+/* ---------------------------------------------------------------------------
    >>client: the queues of a client, from their making to their end
 
    A client's queue is a proxy: see >>proxy for how a message travels. Here is
@@ -41157,9 +44419,11 @@ CONC__PRIVATE double conc__ahead_tidy(conc__manager_data *m) {
 CONC__PRIVATE void *conc__ahead_main(void *arg) {
   conc__manager_data *m = (conc__manager_data *)arg;
   while (!CONC__LOAD(&m->client.giver_ends)) {
-    double next;
+    double next, beat;
     conc_event_clear(&m->client.fetched);
     next = conc__ahead_tidy(m);
+    beat = conc__leases_beat(m);
+    if (beat < next) next = beat;
     /* What was set before the clear is seen here, and what is set later ends
        the wait. */
     if (CONC__LOAD(&m->client.giver_ends)) break;
@@ -41314,14 +44578,19 @@ CONC__PRIVATE ssize_t conc__proxy_get(conc_queue *q, conc__sink *sink,
   if (n != -ETIMEDOUT) return n;
   conc__call_begin(&call, proxy->manager, deadline,
                    conc__call_end(proxy->manager, deadline));
-  count = conc__prefetch(proxy->manager);
+  /* Leases want that thread, too: without it they last as long as they do
+     without a sign of life. */
+  count = q->leases ? (conc__ahead_start(proxy->manager), (size_t)1)
+                    : conc__prefetch(proxy->manager);
   if (count > 1) n = conc__proxy_get_ahead(proxy, sink, call.end);
   if (n != -ETIMEDOUT) return n;
   do {
     n = conc__proxy_current(proxy, &call, &ident);
     if (n == 0 && !ident->confirms)
       n = conc__proxy_get_late(proxy, ident, sink, &call);
-    else if (n == 0 && ident->own && count > 1)
+    else if (n == 0 && ident->leases)
+      n = conc__proxy_lease(proxy, ident, sink, &call);
+    else if (n == 0 && ident->own && !ident->works && count > 1)
       n = conc__proxy_take_ahead(proxy, ident, sink, count, &call);
     else if (n == 0)
       n = conc__proxy_take(proxy, ident, sink, &call);
@@ -41393,7 +44662,7 @@ CONC__PRIVATE ssize_t conc__proxy_get_n(conc_queue *q, conc__sink *sink,
                    conc__call_end(proxy->manager, deadline));
   do {
     rc = conc__proxy_current(proxy, &call, &ident);
-    if (rc == 0 && !ident->own)
+    if (rc == 0 && (!ident->own || ident->works))
       return conc__proxy_get_each(q, sink, n, deadline);
     if (rc == 0) got = conc__proxy_get_trip(proxy, ident, *sink, n, &call);
     if (rc == 0 && got < 0) rc = (int)got;
@@ -41446,7 +44715,7 @@ CONC__PRIVATE int conc__proxy_unget(conc_queue *q, const conc__message *m,
   conc__proxy *proxy = (conc__proxy *)q;
   int rc = -ENOTSUP;
   if (conc__proxy_ident(proxy)->confirms)
-    rc = conc__proxy_send(proxy, m, true, CONC__NEVER,
+    rc = conc__proxy_send(proxy, m, NULL, true, CONC__NEVER,
                           conc_now() + proxy->manager->timeout);
   if (rc == 0) return 0;
   rc = conc__fifo_unget(proxy->stash, m, b);
@@ -41465,6 +44734,8 @@ CONC__PRIVATE ssize_t conc__proxy_size(conc_queue *q) {
 }
 
 CONC__PRIVATE int conc__proxy_task_done(conc_queue *q) {
+  if (q->leases)
+    return conc__proxy_end_lease(q, NULL, 0, CONC__LEASE_DONE, 0);
   return (int)conc__proxy_simple(
       q, "task_done", CONC__METHOD_DONE,
       conc_now() + ((conc__proxy *)q)->manager->timeout);
@@ -41479,11 +44750,16 @@ CONC__PRIVATE int conc__proxy_join(conc_queue *q, double deadline) {
                                  deadline > least ? deadline : least);
 }
 
+static const conc__lease_class conc__proxy_leases = {
+    conc__proxy_put_on, conc__proxy_end_lease, conc__proxy_counts,
+    conc__proxy_holders};
+
 static const conc__queue_class conc__proxy_class = {
     conc__proxy_put,  conc__proxy_get,       conc__proxy_unget,
     conc__proxy_size, conc__proxy_task_done, conc__proxy_join,
     NULL,             NULL,                  NULL,
-    conc__proxy_put_n, conc__proxy_get_n,    conc__proxy_get, false};
+    conc__proxy_put_n, conc__proxy_get_n,    conc__proxy_get, false,
+    &conc__proxy_leases};
 
 /* --- making and freeing proxies --- */
 
@@ -41505,6 +44781,7 @@ CONC__PRIVATE void conc__proxy_free(conc__proxy *p) {
     CONC_FREE(ident);
     ident = before;
   }
+  conc__lessees_leave(p);
   conc_queue_free(p->stash);
   CONC_FREE(p);
 }
@@ -41534,6 +44811,8 @@ CONC__PRIVATE int conc__proxy_new(conc__manager_data *m, const char *name,
   memcpy(p->name, name, strlen(name) + 1);
   p->queue.name = p->name;
   p->queue.objects = m->options->objects & CONC_PASS;
+  p->queue.leases = ident->leases;
+  p->queue.knows = ident->works; /* its server says if it does not */
   p->manager = m;
   *out = p;
   return 0;
@@ -41581,7 +44860,7 @@ CONC__PRIVATE void conc__proxy_put_back(conc__proxy *proxy,
   m.size = b->size;
   m.kind = CONC__PICKLED;
   m.keep = NULL;
-  conc__proxy_send(proxy, &m, true, CONC__NEVER, end);
+  conc__proxy_send(proxy, &m, NULL, true, CONC__NEVER, end);
 }
 
 /* Puts back what came for gets that did not take it: the stash, and after it
@@ -41711,6 +44990,7 @@ CONC__PRIVATE void conc__proxies_shutdown(conc__manager_data *m) {
     }
     conc__proxy_free(p);
   }
+  conc__lessees_trim_own();
   client->held_oldest = client->held_youngest = NULL;
   while (client->idle != NULL) {
     conc__peer *p = client->idle;
@@ -42913,10 +46193,11 @@ CONC_API int conc_manager_register_queue(conc_manager *manager,
                                          const char *name, conc_queue *queue) {
   int rc = conc__register_begin(manager, name, queue);
   if (rc != 0) return rc;
+  if (queue->leases && queue->ops->free == NULL) return -ENOTSUP;
   if (queue->objects != 0)
     CONC__STORE_RELAXED(&manager->state->passes, true);
   return conc__names_add_object(&manager->state->objects, name,
-                                &conc__served_queue, queue, queue);
+                                conc__queue_class_of(queue), queue, queue);
 }
 
 CONC_API int conc_manager_start(conc_manager *manager) {

@@ -46,6 +46,7 @@ VALUES = BUILD + '/interop/values'
 REFUSED = BUILD + '/interop/refused'
 PASS = BUILD + '/interop/pass'
 SHIM = BUILD + '/interop/shim.so'
+LEASES = BUILD + '/interop/leases'
 
 Python = collections.namedtuple('Python', 'path name major')
 
@@ -405,6 +406,24 @@ def functions(python):
             print(client.text(client.out), end='', flush=True)
 
 
+def leases(python):
+    """A worker is stopped for longer than the lease, others are killed."""
+    lease = max(1, SLOW)
+    with Program([LEASES, '127.0.0.1:0', KEY, lease],
+                 stdin=subprocess.PIPE) as server:
+        with Program([python.path, '-W', 'ignore',
+                      os.path.join(HERE, 'leases.py'), 'drive',
+                      server.until(''), KEY]) as client:
+            client.process.wait(2 * LIMIT)
+            client.end(0)
+        stop(server)
+        counts = [int(n) for n in re.findall(r'\b\d+\b', server.lines()[-1])]
+        put, got, done, returned, dead, left = counts
+        if not (put == done + dead and got == done + returned and
+                returned >= 7 and dead == 1 and left == 0):
+            raise Failure(counts)
+
+
 def containers_program(python, what, address, *more, **kwds):
     return Program([python.path, '-W', 'ignore',
                     os.path.join(HERE, 'containers.py'), what, address, KEY,
@@ -554,6 +573,8 @@ def main():
              % name, sync_types, python),
             ('the server of these functions that %s calls ends well' % name,
              functions, python),
+            ('what a %s worker has leased is done by another one when it is '
+             'killed, or stopped' % name, leases, python),
             ('lists, dicts and arrays of a C manager are as those of %s'
              % name, containers, python),
             ('what %s has put into lists and dicts is the same to others'
