@@ -30687,16 +30687,18 @@ CONC__PRIVATE int conc__journal_mend(conc__journal *j,
 
 typedef int conc__journal_fn(const conc_journal_record *record, void *arg);
 
-/* Tells of damage, if it has destroyed a message that is not done. */
+/* Tells of damage, if it may have destroyed a message that is not done, or an
+   id. */
 CONC__PRIVATE int conc__journal_tell_lost(const conc__survey *survey,
                                           const conc__logged *l,
                                           conc__journal_fn *found, void *arg) {
   conc_journal_record r;
   if (l->at >= survey->synced) return 0;
   conc__logged_tell(l, &r);
-  if (l->found == CONC__FOUND_BROKEN) {
+  if (l->found == CONC__FOUND_BROKEN &&
+      conc__little_endian(l->head + CONC__AT_ID_SIZE, 2) == 0) {
     const conc__living *e = conc__survey_get(survey, r.serial);
-    if (!conc__record_is_put(l->type) || e == NULL || e->at != l->at) return 0;
+    if (e == NULL || e->at != l->at) return 0;
   }
   return found(&r, arg);
 }
