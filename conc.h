@@ -84,6 +84,8 @@
      >>fifo        the queue of one process (private)
      >>ring        the cells that it lies in, between processes (private)
      >>cells       the queue between processes (private)
+     >>records     what a journal consists of (private)
+     >>batch       how its records come to the disk (private)
      >>journal     conc_journal_read: the file that keeps a queue's messages
      >>queue       conc_queue: put, get, one or many, close, join
      >>jobs        threads that run jobs (private)
@@ -3038,30 +3040,31 @@ CONC_API int conc_pipe_recv_value(int pipe, conc_value **out,
    The file begins with two copies of a head of 64 bytes; one of them is enough
    to read it:
 
-      0  16 bytes  "conc.h journal", a line feed, a zero
-     16   4        the version: 1
-     20   4        128: where the first record begins
-     24   8        the file's number, drawn by lot
-     32   8        the highest serial number before this file was made
-     40   8        when it was made
-     48  12        zeros
-     60   4        the checksum of the first 60
+     0-15   "conc.h journal", a line feed, a zero
+     16-19  the version: 1
+     20-23  128: where the first record begins
+     24-31  the file's number, drawn by lot
+     32-39  the highest serial number before this file was made
+     40-47  when it was made
+     48-59  zeros
+     60-63  the checksum of the bytes before it
 
    Behind them there are records, one directly after the other. Each has a head
    of 40 bytes, then its body, then zeros up to a multiple of 8:
 
-      0   4 bytes  the checksum of the head: of the file's number (8 bytes),
-                   the place of the record in the file (8 bytes), and the bytes
-                   4 to 39
-      4   4        the checksum of the body, zeros included; 0: it is empty
-      8   4        the length of the body, without these zeros
-     12   1        the type, see below
-     13   1        the priority of the message
-     14   2        the length of its id; 0: it has none
-     16   8        the serial number of the message
-     24   8        when the message is due; 0: at once
-     32   4        how often it was delivered
-     36   4        the number of the record: one more than the one before it
+     0-3    the checksum of the head: of the file's number (8 bytes), the place
+            of the record in the file (8 bytes), and the bytes 4 to 39
+     4-7    the checksum of the body, zeros included; 0: it is empty
+     8-11   the length of the body, without these zeros
+     12     the type, a letter
+     13     the priority of the message
+     14-15  the length of its id; 0: it has none
+     16-23  the serial number of the message
+     24-31  when the message is due; 0: at once
+     32-35  how often it was delivered
+     36-39  the number of the record: one more than that of the one before it
+
+   The types:
 
      P  a message of bytes was put. With an id the body begins with the time of
         the put (8 bytes) and the id; the message follows
@@ -28961,38 +28964,15 @@ CONC__PRIVATE conc_queue *conc__cells_new(const conc_queue_opts *options) {
 }
 
 /* ---------------------------------------------------------------------------
-   >>journal: the file that keeps a queue's messages
+   >>records: what a journal consists of
 
-   A journal is told what happens to messages, as records, and has them on the
-   disk before the caller goes on. It knows nothing of queues. The format is in
-   the manual.
+   Holds the format of a journal's file (which is in the manual, >>journal), a
+   scan, which reads a file from its beginning to its end, whatever damage it
+   has, and a survey, which makes of that what is left: messages that are not
+   done, and ids that are to be remembered.
 
-   Whoever appends a record copies it to a sheet of memory under the journal's
-   guard, and with a ticket waits for the batch that it belongs to. A thread of
-   the journal takes all that is there as one batch, stamps each record with
-   its place, writes them and calls fdatasync() once; meanwhile the next batch
-   gathers. That thread alone reads and writes the file. So what concerns the
-   file needs no guard: `scan` and all fields that are said to be the thread's.
-
-   How the file is kept true, whatever fails:
-   - A batch that finds no space is cut off again, and the cut is on the disk
-     before anything else is written. Its puts are refused. What it says of
-     messages that were there before (done, back) is kept for the next batch: a
-     message that is done must not come back since the disk was full.
-   - After an fdatasync() that failed nobody knows what is on the disk: Linux
-     forgets the pages that it could not write. So the journal has failed for
-     good.
-   - The place up to which the file is on the disk is written into it (S): so
-     a reader tells a torn tail from damage.
-
-   It is made shorter (renewed) by the thread as well, in slices between two
-   batches: first the file is scanned for what lives, then that is copied to a
-   new file, then what came meanwhile; the new file is on the disk before it
-   takes the name of the old one. A crash at any step leaves one whole file
-   under that name.
-
-   Uses threads, wait lists and files. Its user is to be the queue whose
-   messages are leased.
+   Nothing here writes to a file, waits, or has a guard. It uses >>os, and the
+   memory that grows of >>bytes.
    ------------------------------------------------------------------------ */
 
 /* --- checksums and numbers --- */
@@ -29567,6 +29547,34 @@ CONC__PRIVATE int conc__survey_left(const conc__survey *s,
   if (*e == NULL || (*e)->at != l->at) return 0;
   return (*e)->flags & CONC__LIVING_DONE ? 'I' : l->type;
 }
+
+/* ---------------------------------------------------------------------------
+   >>batch: how the records of a journal come to the disk
+
+   A journal is told what happens to messages, as records, and has them on the
+   disk before the caller goes on. It knows nothing of queues.
+
+   Whoever appends a record copies it to a sheet of memory under the journal's
+   guard, and with a ticket waits for the batch that it belongs to. A thread of
+   the journal takes all that is there as one batch, stamps each record with
+   its place, writes them and calls fdatasync() once; meanwhile the next batch
+   gathers. That thread alone reads and writes the file. So what concerns the
+   file needs no guard: those fields are said to be the thread's. What it does
+   besides is in >>journal.
+
+   How the file is kept true, whatever fails:
+   - A batch that finds no space is cut off again, and the cut is on the disk
+     before anything else is written. Its puts are refused. What it says of
+     messages that were there before (done, back) is kept for the next batch: a
+     message that is done must not come back since the disk was full.
+   - After an fdatasync() that failed nobody knows what is on the disk: Linux
+     forgets the pages that it could not write. So the journal has failed for
+     good.
+   - The place up to which the file is on the disk is written into it (S): so
+     a reader tells a torn tail from damage.
+
+   Uses >>records, wait lists and files.
+   ------------------------------------------------------------------------ */
 
 /* --- a journal --- */
 
@@ -30191,6 +30199,23 @@ CONC__PRIVATE void conc__journal_settle(conc__journal *j, conc__sheet *batch,
   conc__sheets_free(more);
 }
 
+/* ---------------------------------------------------------------------------
+   >>journal: the file that keeps a queue's messages
+
+   Holds a journal's life: how it is opened and read, its thread, how its file
+   is made anew, and how others read it.
+
+   A file that is mostly about messages that are done is made anew (renewed) by
+   the thread, in slices between two batches: first the file is scanned for
+   what lives, then that is copied to a new file, then what came meanwhile. The
+   new file is on the disk before it takes the name of the old one. A crash at
+   any step leaves one whole file under that name; what is left of the other is
+   removed by the next opening.
+
+   Uses >>batch and threads. Its user is to be the queue whose messages are
+   leased.
+   ------------------------------------------------------------------------ */
+
 /* --- the thread: a new file --- */
 
 /* Opens a file of the journal's directory into *holder, which keeps it from
@@ -30517,6 +30542,7 @@ CONC__PRIVATE conc__sheet *conc__journal_take(conc__journal *j,
   return batch;
 }
 
+/* A turn is a batch, if there is one, and what else is due. */
 CONC__PRIVATE void *conc__journal_main(void *arg) {
   conc__journal *j = (conc__journal *)arg;
   bool ends = false;
