@@ -84,7 +84,13 @@
      >>fifo        the queue of one process (private)
      >>ring        the cells that it lies in, between processes (private)
      >>cells       the queue between processes (private)
+     >>records     what a journal consists of (private)
+     >>batch       how its records come to the disk (private)
+     >>journal     conc_journal_read: the file that keeps a queue's messages
+     >>letters     messages that stay after they were got (private)
+     >>work        the queue that leases (private)
      >>queue       conc_queue: put, get, one or many, close, join
+     >>leases      conc_lease: work that survives; delays, priorities
      >>jobs        threads that run jobs (private)
      >>forkserver  a process that forks others (private)
      >>procpool    processes that run jobs (private)
@@ -3021,6 +3027,123 @@ CONC_API int conc_pipe_recv_value(int pipe, conc_value **out,
                                   double timeout);
 
 /* ---------------------------------------------------------------------------
+   >>journal: conc_journal_read: the file that keeps a queue's messages
+
+   Threads    any
+   Processes  one process has a journal open for writing; any may read it
+   Signals    no
+   Memory     a record lies in memory of the library, for the time of the call
+   Blocks     as long as the disk takes
+
+   A journal is a file of records. What happened to a message is a record of
+   its own at the end of the file: it was put, it came back, it was done. A
+   file that is read from its beginning to its end therefore says which
+   messages are left. When more than half of it (and more than 1 MiB) is about
+   messages that are done, what is left is written into a new file beside it,
+   which then takes its name. The owner has a lock on the file (flock(), or
+   without CONC_HAVE_FLOCK that of fcntl()).
+
+   The format, version 1. All numbers are little-endian and without a sign. A
+   checksum is a CRC-32C (polynomial 0x1EDC6F41, reflected; RFC 3720). Times
+   are microseconds since the beginning of 1970, UTC.
+
+   The file begins with two copies of a head of 64 bytes; one of them is enough
+   to read it:
+
+     0-15   "conc.h journal", a line feed, a zero
+     16-19  the version: 1
+     20-23  128: where the first record begins
+     24-31  the file's number, drawn by lot
+     32-39  the highest serial number before this file was made
+     40-47  when it was made
+     48-59  zeros
+     60-63  the checksum of the bytes before it
+
+   Behind them there are records, one directly after the other. Each has a head
+   of 40 bytes, then its body, then zeros up to a multiple of 8:
+
+     0-3    the checksum of the head: of the file's number (8 bytes), the place
+            of the record in the file (8 bytes), and the bytes 4 to 39
+     4-7    the checksum of the body, zeros included; 0: it is empty
+     8-11   the length of the body, without these zeros
+     12     the type, a letter
+     13     the priority of the message
+     14-15  the length of its id; 0: it has none
+     16-23  the serial number of the message
+     24-31  when the message is due; 0: at once
+     32-35  how often it was delivered
+     36-39  the number of the record: one more than that of the one before it
+
+   The types:
+
+     P  a message of bytes was put. With an id the body begins with the time of
+        the put (8 bytes) and the id; the message follows
+     V  a typed value was put: the message is a pickle without its first opcode
+        (PROTO, 2 bytes) and its last one (1 byte)
+     B  the message is in the queue again: when it is due, how often it was
+        delivered
+     D  the message is done
+     I  an id whose message is done: the body as that of P, with no message
+     S  the serial number is a place in the file: all that is before it was on
+        the disk when this was written
+     X  nothing: what is between two records was damaged before it was on the
+        disk, and no call had returned for it
+
+   Since the checksum of a head contains the file's number and the place, no
+   bytes of a message, or of an older file, are taken for a record. A reader
+   that finds damage goes on at the next place, a multiple of 8, where the
+   checksum of a head is right. Damage before the place of some S has destroyed
+   what was on the disk: it is told. Damage behind that is what a power cut
+   leaves of a write.
+   ------------------------------------------------------------------------ */
+
+/* What a record says. */
+#define CONC_JOURNAL_PUT 1  /* a message was put */
+#define CONC_JOURNAL_BACK 2 /* it came back to the queue */
+#define CONC_JOURNAL_DONE 3 /* it is done */
+#define CONC_JOURNAL_ID 4   /* its id is still known; it is done */
+#define CONC_JOURNAL_LOST 5 /* damaged: what was here is lost */
+#define CONC_JOURNAL_TORN 6 /* damaged before it was on the disk */
+
+/* A record of a journal, as conc_journal_read finds it. */
+typedef struct conc_journal_record {
+  int type;         /* CONC_JOURNAL_... */
+  int priority;     /* 0 is served first */
+  int deliveries;   /* how often it was delivered by then */
+  bool value;       /* the message is a typed value, and `data` its pickle */
+  uint64_t serial;  /* the message's number, from 1 on; 0: not known */
+  uint64_t at;      /* where in the file the record is */
+  uint64_t length;  /* how many bytes of the file it takes */
+  size_t lost;      /* of damage: how many records are missing, at least */
+  double due;       /* seconds since 1970; 0: at once */
+  double put_at;    /* of an id: seconds since 1970 */
+  const char *id;   /* `id_size` bytes, with no 0 behind them; or NULL */
+  size_t id_size;
+  const void *data; /* the message: `size` bytes, or a pickle of so many for
+                       conc_pickle_loads; NULL if `size` is 0 */
+  size_t size;
+} conc_journal_record;
+
+/* Calls fn(record, arg) for each record of a journal, in the order of the
+   file. What the record points to is gone after that call. A journal that is
+   open in another process, or in this one, may be read: up to where it is
+   written now.
+   Returns 0; or, as soon as `fn` has returned another number than 0, that
+   number.
+   Errors:
+   -ENOENT  there is no such file
+   -EACCES  the file may not be read
+   -EPROTO  it is no journal, or one of a later version
+   -EBUSY   without CONC_HAVE_FLOCK: this process has it open
+   -ENOMEM  there is no memory for a record
+   -EIO     the disk cannot be read
+   others   what open() fails with */
+CONC_API int conc_journal_read(const char *path,
+                               int (*fn)(const conc_journal_record *record,
+                                         void *arg),
+                               void *arg);
+
+/* ---------------------------------------------------------------------------
    >>queue: conc_queue
 
    Threads    any number, mixed with coroutines of any loops
@@ -4905,12 +5028,25 @@ CONC_API int conc_progress_close(conc_progress *progress);
    pipe       conc_pipe conc_pipe_one_way conc_send conc_recv conc_poll
              conc_send_fd conc_recv_fd conc_pipe_send_value
              conc_pipe_recv_value
+   journal    CONC_JOURNAL_PUT CONC_JOURNAL_BACK CONC_JOURNAL_DONE
+             CONC_JOURNAL_ID CONC_JOURNAL_LOST CONC_JOURNAL_TORN
+             conc_journal_record (.type .priority .deliveries .value .serial
+             .at .length .lost .due .put_at .id .id_size .data .size)
+             conc_journal_read
    queue      conc_queue conc_queue_opts (.capacity .max_bytes .max_total .name
-             .shared .backend .objects) CONC_QUEUE_RING CONC_QUEUE_PIPE
-             conc_queue_new conc_queue_free conc_queue_close conc_put conc_get
-             conc_put_many conc_get_many conc_peek_size conc_qsize
-             conc_task_done conc_queue_join conc_put_value conc_get_value
-             conc_put_build conc_get_parse
+             .shared .backend .objects .lease .max_lease .max_deliveries
+             .dead_letters .retry_delay .priorities .dedup) CONC_QUEUE_RING
+             CONC_QUEUE_PIPE conc_queue_new conc_queue_free conc_queue_close
+             conc_put conc_get conc_put_many conc_get_many conc_peek_size
+             conc_qsize conc_task_done conc_queue_join conc_put_value
+             conc_get_value conc_put_build conc_get_parse
+   leases     conc_lease (.queue .id .deliveries) conc_get_leased
+             conc_get_value_leased conc_lease_done conc_lease_release
+             conc_lease_extend conc_lease_deliveries conc_put_after
+             conc_put_priority conc_put_once conc_queue_counts (.ready .delayed
+             .leased .dying .put .got .done .returned .dead .put_rate
+             .done_rate .oldest) conc_queue_stats conc_queue_holder (.name
+             .leases .silence) conc_queue_holders
    pool       CONC_PROCESS CONC_THREAD conc_pool (.kind .workers .initializer
              .initializer_arg .stack_size .chunk .max_tasks_per_worker .timeout
              .retries .max_bytes) conc_pool_start conc_pool_submit
@@ -5130,7 +5266,18 @@ static const int *const conc__version_check __attribute__((used)) =
      >>ring       what the dead leave behind; blocks
      >>cells      waiting; the ringer: wake-ups of coroutines, by name; put and
                   get; what is not done yet; opening
+     >>records    checksums and numbers; the format; scanning a file; what
+                  lives
+     >>batch      a journal; appending; waiting for the disk; the thread:
+                  batches
+     >>journal    the thread: a new file; the thread: its turns; opening;
+                  reading by anybody
+     >>letters    time; orders; holders; letters; calls; from place to place;
+                  all under the guard; dead letters; the end of a holder
+     >>work       waiting; putting; getting; the ends of leases; what else a
+                  queue does; the class
      >>queue      typed values
+     >>leases     leases, retries, priorities, delays: conc_lease
      >>jobs       a fence for two sides, of which the rare one pays; deques:
                   what they have; deques: the owner's end; deques: the thieves'
                   end; the pool of threads: what it has; finding a job; waking
@@ -5155,11 +5302,11 @@ static const int *const conc__version_check __attribute__((used)) =
      >>kept       what a manager keeps
      >>session    a session: one run of a client's coroutine; messages that
                   were taken; handing out; replies; the arguments of a request;
-                  what a connection owns; calls that may wait; calls that do
-                  not wait
-     >>own        what only a client of conc.h asks for
-     >>server     calls that count once; many in one trip; coming back; the
-                  methods, and their arguments
+                  what a connection owns; calls that may wait
+     >>own        calls that do not wait
+     >>own        calls that count once; many in one trip; coming back; the
+                  methods, and their arguments; queues with an option of
+                  >>leases
      >>dispatch   a queue, as a class; the methods of an object; objects inside
                   of replies; methods that take long; the functions of the
                   server: objects; the usual requests; one request, and a
@@ -5172,6 +5319,8 @@ static const int *const conc__version_check __attribute__((used)) =
                   putting; getting from a server that waits for a confirmation;
                   getting from a Python server: late replies; getting from a
                   Python server: what cannot be read here
+     >>lessee     what is noted; calls of a number; getting; the ends of
+                  leases; signs of life; what a server counts
      >>client     messages that were fetched in advance; the calls of a queue;
                   the other calls of a queue; making and freeing proxies; the
                   end of a client; the end of the process
@@ -5596,6 +5745,17 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #else
 #define CONC_HAVE_FALLOCATE 1
 #endif
+#endif
+
+/* What was written to a file is on the disk when this returns, with what is
+   needed to read it again: fdatasync() of POSIX 2001; macOS has a command that
+   also empties the disk's own memory. Otherwise all of the file's state. */
+#if defined(F_FULLFSYNC)
+#define CONC__FILE_SYNC(fd) fcntl((fd), F_FULLFSYNC)
+#elif defined(_POSIX_SYNCHRONIZED_IO) && _POSIX_SYNCHRONIZED_IO > 0
+#define CONC__FILE_SYNC(fd) fdatasync(fd)
+#else
+#define CONC__FILE_SYNC(fd) fsync(fd)
 #endif
 
 /* A fence that all threads of the process pass at once: Linux 4.14, asked for
@@ -6758,6 +6918,41 @@ CONC__PRIVATE int conc__file_get(int fd, void *data, size_t size, size_t at) {
     size -= (size_t)n;
   }
   return 0;
+}
+
+/* Writes all of `size` bytes at the offset `at`. 0, or negative errno and some
+   of them may have been written. */
+CONC__PRIVATE int conc__file_put_at(int fd, const void *data, size_t size,
+                                    uint64_t at) {
+  const char *p = (const char *)data;
+  while (size > 0) {
+    ssize_t n = pwrite(fd, p, size, (off_t)at);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return n < 0 ? -errno : -EIO;
+    p += n;
+    at += (uint64_t)n;
+    size -= (size_t)n;
+  }
+  return 0;
+}
+
+/* Waits until what was written to a file is on the disk. 0 or negative errno:
+   then it is not known what is there, and a second call that returns 0 would
+   say nothing about it. */
+CONC__PRIVATE int conc__file_sync(int fd) {
+  int rc;
+  do rc = CONC__FILE_SYNC(fd);
+  while (rc < 0 && errno == EINTR);
+  return rc < 0 ? -errno : 0;
+}
+
+/* The same with all that the system knows of a file, or of a directory: the
+   names in it. A file system that cannot do that for a directory needs not. */
+CONC__PRIVATE int conc__file_sync_all(int fd) {
+  int rc;
+  do rc = fsync(fd);
+  while (rc < 0 && errno == EINTR);
+  return rc < 0 && errno != EINVAL ? -errno : 0;
 }
 
 /* Whether the page at p, which has been written to, is this process's own: a
@@ -27046,6 +27241,7 @@ typedef struct conc__lease_class {
              int how, double seconds);
   int (*counts)(conc_queue *q, conc_queue_counts *out);
   ssize_t (*holders)(conc_queue *q, conc_queue_holder *out, size_t n);
+  bool here; /* it is of this process */
 } conc__lease_class;
 
 /* What a distance does. Results are those of the public calls. */
@@ -29615,6 +29811,2047 @@ CONC__PRIVATE conc_queue *conc__cells_new(const conc_queue_opts *options) {
 }
 
 /* ---------------------------------------------------------------------------
+   >>records: what a journal consists of
+
+   Holds the format of a journal's file (which is in the manual, >>journal), a
+   scan, which reads a file from its beginning to its end, whatever damage it
+   has, and a survey, which makes of that what is left: messages that are not
+   done, and ids that are to be remembered.
+
+   Nothing here writes to a file, waits, or has a guard. It uses >>os, and the
+   memory that grows of >>bytes.
+   ------------------------------------------------------------------------ */
+
+/* --- checksums and numbers --- */
+
+/* CRC-32C, eight bytes at a time: a table for each of their places. */
+static uint32_t conc__crc_tables[8][256];
+static pthread_once_t conc__crc_once = PTHREAD_ONCE_INIT;
+
+CONC__PRIVATE void conc__crc_make_tables(void) {
+  uint32_t i, k;
+  for (i = 0; i < 256; i++) {
+    uint32_t crc = i;
+    for (k = 0; k < 8; k++) crc = crc >> 1 ^ (crc & 1 ? 0x82f63b78u : 0);
+    conc__crc_tables[0][i] = crc;
+  }
+  for (i = 0; i < 256; i++)
+    for (k = 1; k < 8; k++) {
+      uint32_t crc = conc__crc_tables[k - 1][i];
+      conc__crc_tables[k][i] = crc >> 8 ^ conc__crc_tables[0][crc & 255];
+    }
+}
+
+/* Goes on with a checksum; it begins with 0. conc__crc_make_tables was
+   called. */
+CONC__PRIVATE uint32_t conc__crc(uint32_t crc, const void *data, size_t size) {
+  const unsigned char *p = (const unsigned char *)data;
+  uint32_t(*t)[256] = conc__crc_tables;
+  crc = ~crc;
+  for (; size >= 8; size -= 8, p += 8) {
+    uint32_t low = crc ^ ((uint32_t)p[0] | (uint32_t)p[1] << 8 |
+                          (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24);
+    crc = t[7][low & 255] ^ t[6][low >> 8 & 255] ^ t[5][low >> 16 & 255] ^
+          t[4][low >> 24] ^ t[3][p[4]] ^ t[2][p[5]] ^ t[1][p[6]] ^ t[0][p[7]];
+  }
+  for (; size > 0; size--, p++) crc = crc >> 8 ^ t[0][(crc ^ *p) & 255];
+  return ~crc;
+}
+
+/* Writes a number of n bytes; conc__little_endian reads it. */
+CONC__INLINE void conc__write_little_endian(unsigned char *p, uint64_t value,
+                                            size_t n) {
+  size_t i;
+  for (i = 0; i < n; i++) p[i] = (unsigned char)(value >> 8 * i);
+}
+
+/* Times of the wall clock, which outlive this process; 0 stays 0. */
+CONC__PRIVATE uint64_t conc__to_microseconds(double seconds) {
+  if (!(seconds > 0)) return 0;
+  return seconds < 9e12 ? (uint64_t)(seconds * 1e6) : (uint64_t)9e18;
+}
+
+CONC__PRIVATE double conc__from_microseconds(uint64_t microseconds) {
+  return (double)microseconds * 1e-6;
+}
+
+CONC__PRIVATE double conc__wall_clock(void) {
+  return conc__clock(CLOCK_REALTIME);
+}
+
+/* --- the format --- */
+
+#define CONC__JOURNAL_VERSION 1
+#define CONC__JOURNAL_BEGIN 128 /* bytes of both heads of a file */
+#define CONC__RECORD_HEAD 40
+
+/* Where a record has what, by its first byte. */
+enum {
+  CONC__AT_CHECK = 0,
+  CONC__AT_BODY_CHECK = 4,
+  CONC__AT_LENGTH = 8,
+  CONC__AT_TYPE = 12,
+  CONC__AT_PRIORITY = 13,
+  CONC__AT_ID_SIZE = 14,
+  CONC__AT_SERIAL = 16,
+  CONC__AT_TIME = 24,
+  CONC__AT_DELIVERIES = 32,
+  CONC__AT_NUMBER = 36
+};
+
+static const char conc__journal_magic[16] = "conc.h journal\n";
+
+/* Bytes of a record in the file. A body has less than 4 GiB. */
+CONC__INLINE uint64_t conc__record_total(uint64_t length) {
+  return CONC__RECORD_HEAD + ((length + 7) & ~(uint64_t)7);
+}
+
+/* The checksum of a record's head, at that place in the file whose number has
+   the checksum `seed`. */
+CONC__PRIVATE uint32_t conc__record_check(uint32_t seed,
+                                          const unsigned char *head,
+                                          uint64_t at) {
+  unsigned char place[8];
+  conc__write_little_endian(place, at, 8);
+  return conc__crc(conc__crc(seed, place, 8), head + CONC__AT_BODY_CHECK,
+                   CONC__RECORD_HEAD - CONC__AT_BODY_CHECK);
+}
+
+/* Gives a record its place and its number, which complete it. */
+CONC__PRIVATE void conc__record_stamp(unsigned char *head, uint32_t seed,
+                                      uint64_t at, uint32_t number) {
+  conc__write_little_endian(head + CONC__AT_NUMBER, number, 4);
+  conc__write_little_endian(head + CONC__AT_CHECK,
+                            conc__record_check(seed, head, at), 4);
+}
+
+/* A head whose body is still to be told of: all zeros but these. */
+CONC__PRIVATE void conc__record_begin(unsigned char *head, int type,
+                                      uint64_t serial) {
+  memset(head, 0, CONC__RECORD_HEAD);
+  head[CONC__AT_TYPE] = (unsigned char)type;
+  conc__write_little_endian(head + CONC__AT_SERIAL, serial, 8);
+}
+
+CONC__INLINE bool conc__record_is_put(int type) {
+  return type == 'P' || type == 'V';
+}
+
+/* What the head of a file says. */
+typedef struct conc__journal_head {
+  uint64_t number; /* of the file */
+  uint64_t serial; /* the highest one before it */
+  uint64_t made;
+} conc__journal_head;
+
+CONC__PRIVATE void conc__journal_head_write(unsigned char *p,
+                                            const conc__journal_head *h) {
+  memset(p, 0, CONC__JOURNAL_BEGIN);
+  memcpy(p, conc__journal_magic, sizeof conc__journal_magic);
+  conc__write_little_endian(p + 16, CONC__JOURNAL_VERSION, 4);
+  conc__write_little_endian(p + 20, CONC__JOURNAL_BEGIN, 4);
+  conc__write_little_endian(p + 24, h->number, 8);
+  conc__write_little_endian(p + 32, h->serial, 8);
+  conc__write_little_endian(p + 40, h->made, 8);
+  conc__write_little_endian(p + 60, conc__crc(0, p, 60), 4);
+  memcpy(p + 64, p, 64);
+}
+
+/* Reads one copy: whether it is whole, and of this version. */
+CONC__PRIVATE bool conc__journal_head_read(const unsigned char *p,
+                                           conc__journal_head *h) {
+  if (memcmp(p, conc__journal_magic, sizeof conc__journal_magic) != 0)
+    return false;
+  if (conc__little_endian(p + 60, 4) != conc__crc(0, p, 60)) return false;
+  if (conc__little_endian(p + 16, 4) != CONC__JOURNAL_VERSION ||
+      conc__little_endian(p + 20, 4) != CONC__JOURNAL_BEGIN)
+    return false;
+  h->number = conc__little_endian(p + 24, 8);
+  h->serial = conc__little_endian(p + 32, 8);
+  h->made = conc__little_endian(p + 40, 8);
+  return true;
+}
+
+/* --- scanning a file --- */
+
+/* What a scan has found. */
+enum {
+  CONC__FOUND_WHOLE,
+  CONC__FOUND_BROKEN, /* the head is right, the body is not */
+  CONC__FOUND_GAP     /* no head is right in these bytes */
+};
+
+typedef struct conc__logged {
+  int found; /* CONC__FOUND_... */
+  uint64_t at, total;
+  size_t missing; /* of a gap: how many records, at least */
+  /* Not of a gap: */
+  int type;
+  uint32_t number;
+  const unsigned char *head; /* in the scan's window, until the next step */
+} conc__logged;
+
+/* Reads a file record by record, through a window that moves along it. */
+typedef struct conc__scan {
+  int fd;
+  uint32_t seed;    /* the checksum of the file's number */
+  uint32_t number;  /* that the next record should have */
+  uint64_t at, end; /* the next record; where to stop */
+  unsigned char *window;
+  size_t room, have; /* bytes that it may have, and has */
+  uint64_t from;     /* where it begins in the file */
+} conc__scan;
+
+#define CONC__SCAN_WINDOW ((size_t)256 << 10)
+
+CONC__PRIVATE uint32_t conc__journal_seed(uint64_t number) {
+  unsigned char bytes[8];
+  conc__write_little_endian(bytes, number, 8);
+  return conc__crc(0, bytes, 8);
+}
+
+CONC__PRIVATE void conc__scan_begin(conc__scan *s, int fd, uint64_t number,
+                                    uint64_t end) {
+  s->fd = fd;
+  s->seed = conc__journal_seed(number);
+  s->number = 0;
+  s->at = CONC__JOURNAL_BEGIN;
+  s->end = end;
+  s->have = 0;
+}
+
+CONC__PRIVATE void conc__scan_end(conc__scan *s) {
+  CONC_FREE(s->window);
+  s->window = NULL;
+  s->room = s->have = 0;
+}
+
+/* Sees to it that n bytes from `at` on are in the window; they are before the
+   end. -EPROTO: the file has become shorter. */
+CONC__PRIVATE int conc__scan_load(conc__scan *s, uint64_t at, size_t n) {
+  uint64_t left = s->end - at;
+  if (n < CONC__SCAN_WINDOW)
+    n = left < CONC__SCAN_WINDOW ? (size_t)left : CONC__SCAN_WINDOW;
+  s->have = 0;
+  if (n > s->room) {
+    conc__scan_end(s); /* nothing in it is needed any more */
+    s->window = (unsigned char *)CONC_MALLOC(n);
+    if (s->window == NULL) return -ENOMEM;
+    s->room = n;
+  }
+  s->from = at;
+  while (s->have < n) {
+    ssize_t got =
+        pread(s->fd, s->window + s->have, n - s->have, (off_t)(at + s->have));
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) {
+      s->have = 0;
+      return got < 0 ? -errno : -EPROTO;
+    }
+    s->have += (size_t)got;
+  }
+  return 0;
+}
+
+/* Where these bytes are in memory; NULL, and *rc is negative errno. */
+CONC__INLINE const unsigned char *conc__scan_view(conc__scan *s, uint64_t at,
+                                                  uint64_t n, int *rc) {
+  *rc = 0;
+  if (n > SIZE_MAX / 4) *rc = -ENOMEM;
+  else if (at < s->from || at + n > s->from + s->have || s->have == 0)
+    *rc = conc__scan_load(s, at, (size_t)n);
+  return *rc == 0 ? s->window + (at - s->from) : NULL;
+}
+
+/* Whether there is a head at that place: 1 or 0, or negative errno. *head is
+   where it is in memory. */
+CONC__PRIVATE int conc__scan_look(conc__scan *s, uint64_t at,
+                                  const unsigned char **head) {
+  int rc;
+  const unsigned char *p = conc__scan_view(s, at, CONC__RECORD_HEAD, &rc);
+  *head = p;
+  if (p == NULL) return rc;
+  return p[CONC__AT_TYPE] >= 'A' && p[CONC__AT_TYPE] <= 'Z' &&
+         conc__little_endian(p + CONC__AT_CHECK, 4) ==
+             conc__record_check(s->seed, p, at);
+}
+
+/* The bytes from here on are damaged: looks for where to go on. 1 or negative
+   errno. */
+CONC__PRIVATE int conc__scan_gap(conc__scan *s, conc__logged *l) {
+  const unsigned char *head;
+  uint64_t p = l->at + 8;
+  int rc = 0;
+  while (p <= s->end && s->end - p >= CONC__RECORD_HEAD && rc == 0) {
+    rc = conc__scan_look(s, p, &head);
+    if (rc == 0) p += 8;
+  }
+  if (rc < 0) return rc;
+  s->at = rc > 0 ? p : s->end;
+  l->found = CONC__FOUND_GAP;
+  l->total = s->at - l->at;
+  l->missing = 1;
+  l->type = 0;
+  if (rc > 0) {
+    /* Records have numbers, so those that are not there can be counted; but
+       not more than may have been there. */
+    uint32_t number = (uint32_t)conc__little_endian(head + CONC__AT_NUMBER, 4);
+    size_t missing = (size_t)(uint32_t)(number - s->number);
+    if (missing > 1 && missing <= l->total / CONC__RECORD_HEAD)
+      l->missing = missing;
+    s->number = number;
+  }
+  return 1;
+}
+
+/* One step: 1, and *l is a record, or damage; 0: the end; or negative
+   errno. */
+CONC__PRIVATE int conc__scan_next(conc__scan *s, conc__logged *l) {
+  const unsigned char *head;
+  uint32_t length;
+  int rc;
+  l->at = s->at;
+  if (s->at >= s->end) return 0;
+  if (s->end - s->at < CONC__RECORD_HEAD) return conc__scan_gap(s, l);
+  rc = conc__scan_look(s, s->at, &head);
+  if (rc < 0) return rc;
+  if (rc == 0) return conc__scan_gap(s, l);
+  length = (uint32_t)conc__little_endian(head + CONC__AT_LENGTH, 4);
+  l->total = conc__record_total(length);
+  if (l->total > s->end - s->at) return conc__scan_gap(s, l);
+  head = conc__scan_view(s, s->at, l->total, &rc);
+  if (head == NULL) return rc;
+  l->head = head;
+  l->type = head[CONC__AT_TYPE];
+  l->number = (uint32_t)conc__little_endian(head + CONC__AT_NUMBER, 4);
+  l->missing = 1;
+  l->found =
+      length == 0 ||
+              conc__little_endian(head + CONC__AT_BODY_CHECK, 4) ==
+                  conc__crc(0, head + CONC__RECORD_HEAD,
+                            (size_t)(l->total - CONC__RECORD_HEAD))
+          ? CONC__FOUND_WHOLE
+          : CONC__FOUND_BROKEN;
+  s->number = l->number + 1;
+  s->at += l->total;
+  return 1;
+}
+
+CONC__INLINE uint64_t conc__logged_serial(const conc__logged *l) {
+  return conc__little_endian(l->head + CONC__AT_SERIAL, 8);
+}
+
+/* The length of the id of a whole record that may have one; 0: it has none, or
+   makes no sense. */
+CONC__INLINE size_t conc__logged_id_size(const conc__logged *l) {
+  size_t n = (size_t)conc__little_endian(l->head + CONC__AT_ID_SIZE, 2);
+  size_t length = (size_t)conc__little_endian(l->head + CONC__AT_LENGTH, 4);
+  return n > 0 && length >= 8 + n ? n : 0;
+}
+
+/* Of a whole record with an id: when it was put. */
+CONC__INLINE uint64_t conc__logged_put_at(const conc__logged *l) {
+  return conc__little_endian(l->head + CONC__RECORD_HEAD, 8);
+}
+
+/* What a record says. Damage is CONC_JOURNAL_LOST here. The types that are of
+   no use to others, and those that are not known, are 0. */
+CONC__PRIVATE void conc__logged_tell(const conc__logged *l,
+                                     conc_journal_record *r) {
+  const unsigned char *h = l->head;
+  const unsigned char *body;
+  size_t length, id;
+  memset(r, 0, sizeof *r);
+  r->at = l->at;
+  r->length = l->total;
+  if (l->found != CONC__FOUND_WHOLE) {
+    r->type = CONC_JOURNAL_LOST;
+    r->lost = l->missing;
+    if (l->found == CONC__FOUND_BROKEN) r->serial = conc__logged_serial(l);
+    return;
+  }
+  r->type = conc__record_is_put(l->type) ? CONC_JOURNAL_PUT
+            : l->type == 'B'             ? CONC_JOURNAL_BACK
+            : l->type == 'D'             ? CONC_JOURNAL_DONE
+            : l->type == 'I'             ? CONC_JOURNAL_ID
+                                         : 0;
+  r->serial = conc__logged_serial(l);
+  r->priority = h[CONC__AT_PRIORITY];
+  r->due = conc__from_microseconds(conc__little_endian(h + CONC__AT_TIME, 8));
+  r->deliveries = (int)(conc__little_endian(h + CONC__AT_DELIVERIES, 4) &
+                        INT_MAX);
+  if (r->type != CONC_JOURNAL_PUT && r->type != CONC_JOURNAL_ID) return;
+  body = h + CONC__RECORD_HEAD;
+  length = (size_t)conc__little_endian(h + CONC__AT_LENGTH, 4);
+  id = conc__logged_id_size(l);
+  if (id > 0) {
+    r->put_at = conc__from_microseconds(conc__logged_put_at(l));
+    r->id = (const char *)body + 8;
+    r->id_size = id;
+    body += 8 + id;
+    length -= 8 + id;
+  }
+  r->value = l->type == 'V';
+  if (r->type == CONC_JOURNAL_PUT && length > 0) {
+    r->data = body;
+    r->size = length;
+  }
+}
+
+/* --- what lives --- */
+
+/* A message that is not done, or an id that is to be remembered. */
+typedef struct conc__living {
+  uint64_t serial; /* 0: no entry */
+  uint64_t at;     /* of its put */
+  uint64_t due;
+  uint32_t deliveries;
+  uint32_t flags;
+} conc__living;
+
+enum {
+  CONC__LIVING_BROKEN = 1,   /* the put cannot be read */
+  CONC__LIVING_RETURNED = 2, /* the two fields above are later than the put */
+  CONC__LIVING_ID = 4,       /* has an id that is to be remembered */
+  CONC__LIVING_DONE = 8      /* is done: only for its id */
+};
+
+/* Damaged bytes. */
+typedef struct conc__damage {
+  uint64_t at, total, serial; /* the serial number, or 0 */
+  uint32_t number;            /* that a record has which stands for it */
+  size_t missing;
+  bool last; /* nothing is behind it */
+} conc__damage;
+
+/* What a scan of a whole file makes of it. Zeroed, but for `old`: a hash table
+   by serial number, with open addressing. */
+typedef struct conc__survey {
+  conc__living *table;
+  size_t room, count; /* `room` is a power of two, or 0 */
+  conc__damage *damage;
+  size_t damage_room, damage_count;
+  uint64_t serial; /* the highest */
+  uint64_t synced; /* up to there it was on the disk: by the last S */
+  uint64_t old;    /* ids that were put before that are forgotten */
+} conc__survey;
+
+CONC__PRIVATE void conc__survey_free(conc__survey *s) {
+  CONC_FREE(s->table);
+  CONC_FREE(s->damage);
+  memset(s, 0, sizeof *s);
+}
+
+/* Numbers that follow each other go to places that are far apart (Fibonacci
+   hashing). */
+CONC__INLINE size_t conc__survey_place(const conc__survey *s,
+                                       uint64_t serial) {
+  return (size_t)((serial * UINT64_C(0x9e3779b97f4a7c15)) >> 20) &
+         (s->room - 1);
+}
+
+/* The entry, or where it would be; `room` is not 0. */
+CONC__PRIVATE conc__living *conc__survey_find(const conc__survey *s,
+                                              uint64_t serial) {
+  size_t i = conc__survey_place(s, serial);
+  while (s->table[i].serial != 0 && s->table[i].serial != serial)
+    i = (i + 1) & (s->room - 1);
+  return &s->table[i];
+}
+
+/* The entry, or NULL. */
+CONC__PRIVATE conc__living *conc__survey_get(const conc__survey *s,
+                                             uint64_t serial) {
+  conc__living *e;
+  if (s->room == 0 || serial == 0) return NULL;
+  e = conc__survey_find(s, serial);
+  return e->serial != 0 ? e : NULL;
+}
+
+/* A table twice as large. 0 or -ENOMEM, and it is as it was. */
+CONC__PRIVATE int conc__survey_grow(conc__survey *s) {
+  conc__survey larger = *s;
+  size_t i;
+  larger.room = s->room == 0 ? 64 : s->room * 2;
+  if (larger.room > SIZE_MAX / 2 / sizeof *s->table) return -ENOMEM;
+  larger.table =
+      (conc__living *)CONC_MALLOC(larger.room * sizeof *larger.table);
+  if (larger.table == NULL) return -ENOMEM;
+  memset(larger.table, 0, larger.room * sizeof *larger.table);
+  for (i = 0; i < s->room; i++)
+    if (s->table[i].serial != 0)
+      *conc__survey_find(&larger, s->table[i].serial) = s->table[i];
+  CONC_FREE(s->table);
+  *s = larger;
+  return 0;
+}
+
+/* Removes an entry: those behind it that would not be found over a hole move
+   up. */
+CONC__PRIVATE void conc__survey_remove(conc__survey *s, conc__living *e) {
+  size_t hole = (size_t)(e - s->table), i = hole;
+  s->count--;
+  for (;;) {
+    size_t home;
+    i = (i + 1) & (s->room - 1);
+    if (s->table[i].serial == 0) break;
+    home = conc__survey_place(s, s->table[i].serial);
+    /* Its way from home to here passes the hole? */
+    if (((i - home) & (s->room - 1)) < ((i - hole) & (s->room - 1))) continue;
+    s->table[hole] = s->table[i];
+    hole = i;
+  }
+  s->table[hole].serial = 0;
+}
+
+/* A put. A second one of the same number, which is none of ours, replaces the
+   first. */
+CONC__PRIVATE int conc__survey_put(conc__survey *s, const conc__logged *l,
+                                   uint64_t serial) {
+  conc__living *e;
+  if (serial == 0) return 0; /* none of ours */
+  if (s->count + 1 > s->room - s->room / 4) {
+    int rc = conc__survey_grow(s);
+    if (rc != 0) return rc;
+  }
+  e = conc__survey_find(s, serial);
+  if (e->serial == 0) s->count++;
+  memset(e, 0, sizeof *e);
+  e->serial = serial;
+  e->at = l->at;
+  if (l->found == CONC__FOUND_BROKEN) e->flags = CONC__LIVING_BROKEN;
+  else if (conc__logged_id_size(l) > 0 && conc__logged_put_at(l) >= s->old)
+    e->flags = CONC__LIVING_ID;
+  return 0;
+}
+
+CONC__PRIVATE int conc__survey_damage(conc__survey *s, const conc__logged *l,
+                                      const conc__scan *scan) {
+  conc__damage *d;
+  if (s->damage_count == s->damage_room) {
+    void *rows = conc__grow(s->damage, &s->damage_room, s->damage_count + 1,
+                            sizeof *s->damage);
+    if (rows == NULL) return -ENOMEM;
+    s->damage = (conc__damage *)rows;
+  }
+  d = &s->damage[s->damage_count++];
+  memset(d, 0, sizeof *d);
+  d->at = l->at;
+  d->total = l->total;
+  d->missing = l->missing;
+  d->number = scan->number - 1;
+  d->last = scan->at >= scan->end;
+  if (l->found == CONC__FOUND_BROKEN && conc__record_is_put(l->type))
+    d->serial = conc__logged_serial(l);
+  return 0;
+}
+
+/* Takes in one step of a scan. 0 or -ENOMEM. */
+CONC__PRIVATE int conc__survey_add(conc__survey *s, const conc__logged *l,
+                                   const conc__scan *scan) {
+  conc__living *e;
+  uint64_t serial;
+  int rc = 0;
+  if (l->found != CONC__FOUND_WHOLE) rc = conc__survey_damage(s, l, scan);
+  if (rc != 0 || l->found == CONC__FOUND_GAP) return rc;
+  if (l->found == CONC__FOUND_BROKEN && !conc__record_is_put(l->type))
+    return 0;
+  serial = conc__logged_serial(l);
+  if (l->type == 'S') {
+    if (serial > s->synced && serial <= l->at) s->synced = serial;
+    return 0;
+  }
+  if (l->type == 'X') return 0;
+  if (serial > s->serial) s->serial = serial;
+  if (conc__record_is_put(l->type)) return conc__survey_put(s, l, serial);
+  e = conc__survey_get(s, serial);
+  if (e == NULL) return 0;
+  if (l->type == 'B') {
+    e->due = conc__little_endian(l->head + CONC__AT_TIME, 8);
+    e->deliveries =
+        (uint32_t)conc__little_endian(l->head + CONC__AT_DELIVERIES, 4);
+    e->flags |= CONC__LIVING_RETURNED;
+  } else if (l->type == 'D') {
+    if (e->flags & CONC__LIVING_ID) e->flags |= CONC__LIVING_DONE;
+    else conc__survey_remove(s, e);
+  }
+  return 0;
+}
+
+/* Of a whole record, in a second scan: what of it is left. The type that it
+   has from now on: its own, 'I' if only the id is to be remembered, 0:
+   nothing. *e is the entry of a put, or NULL. */
+CONC__PRIVATE int conc__survey_left(const conc__survey *s,
+                                    const conc__logged *l,
+                                    const conc__living **e) {
+  *e = NULL;
+  if (l->type == 'I')
+    return conc__logged_id_size(l) > 0 && conc__logged_put_at(l) >= s->old
+               ? 'I'
+               : 0;
+  if (!conc__record_is_put(l->type)) return 0;
+  *e = conc__survey_get(s, conc__logged_serial(l));
+  if (*e == NULL || (*e)->at != l->at) return 0;
+  return (*e)->flags & CONC__LIVING_DONE ? 'I' : l->type;
+}
+
+/* ---------------------------------------------------------------------------
+   >>batch: how the records of a journal come to the disk
+
+   A journal is told what happens to messages, as records, and has them on the
+   disk before the caller goes on. It knows nothing of queues.
+
+   Whoever appends a record copies it to a sheet of memory under the journal's
+   guard, and with a ticket waits for the batch that it belongs to. A thread of
+   the journal takes all that is there as one batch, stamps each record with
+   its place, writes them and calls fdatasync() once; meanwhile the next batch
+   gathers. That thread alone reads and writes the file. So what concerns the
+   file needs no guard: those fields are said to be the thread's. What it does
+   besides is in >>journal.
+
+   How the file is kept true, whatever fails:
+   - A batch that finds no space is cut off again, and the cut is on the disk
+     before anything else is written. Its puts are refused. What it says of
+     messages that were there before (done, back) is kept for the next batch: a
+     message that is done must not come back since the disk was full.
+   - After an fdatasync() that failed nobody knows what is on the disk: Linux
+     forgets the pages that it could not write. So the journal has failed for
+     good.
+   - The place up to which the file is on the disk is written into it (S): so
+     a reader tells a torn tail from damage.
+
+   Uses >>records, wait lists and files.
+   ------------------------------------------------------------------------ */
+
+/* --- a journal --- */
+
+/* Memory with records that are not written yet, behind this struct. */
+typedef struct conc__sheet {
+  struct conc__sheet *next;
+  size_t from, size, room; /* bytes; the records begin at `from` */
+} conc__sheet;
+
+#define CONC__SHEET_ROOM ((size_t)65536 - sizeof(conc__sheet))
+/* A record above that has a sheet of its own, which is filled before the guard
+   is taken. */
+#define CONC__SHEET_SMALL 1024
+/* Each sheet begins with room for an S, which stands in front of a batch. */
+#define CONC__SHEET_FROM CONC__RECORD_HEAD
+
+CONC__INLINE unsigned char *conc__sheet_bytes(conc__sheet *s) {
+  return (unsigned char *)(s + 1);
+}
+
+CONC__PRIVATE conc__sheet *conc__sheet_new(size_t room) {
+  conc__sheet *s;
+  if (room > SIZE_MAX / 4) return NULL;
+  s = (conc__sheet *)CONC_MALLOC(sizeof *s + CONC__SHEET_FROM + room);
+  if (s == NULL) return NULL;
+  s->next = NULL;
+  s->from = s->size = CONC__SHEET_FROM;
+  s->room = CONC__SHEET_FROM + room;
+  return s;
+}
+
+CONC__PRIVATE void conc__sheets_free(conc__sheet *s) {
+  while (s != NULL) {
+    conc__sheet *next = s->next;
+    CONC_FREE(s);
+    s = next;
+  }
+}
+
+/* What the task that has appended a record waits with. It is the task's, from
+   the append to the end of conc__journal_commit, which must follow, and may
+   not be moved. */
+typedef struct conc__ticket {
+  struct conc__ticket *next, **link; /* of the journal's */
+  uint64_t batch; /* that it waits for; 0: `rc` says how it ended */
+  unsigned char *record; /* of a put, while it is not written: its head */
+  uint64_t serial;       /* of a put; else 0 */
+  uint64_t total;
+  int rc;
+} conc__ticket;
+
+/* What a new file is made of, in slices. All of it is the thread's. */
+enum {
+  CONC__RENEW_NONE = 0,
+  CONC__RENEW_SURVEY, /* finds what lives, in what was there at the begin */
+  CONC__RENEW_COPY,   /* copies that */
+  CONC__RENEW_FOLLOW  /* copies what came meanwhile, as it is */
+};
+
+typedef struct conc__renewal {
+  int stage;
+  conc__survey survey;
+  uint64_t begun_size; /* of the old file, when it began */
+  conc__journal_head head; /* of the new file */
+  uint32_t seed, number;
+  uint64_t size, synced, flushed; /* of the new file; `out` comes behind */
+  uint64_t ids;                   /* bytes of it that remember ids */
+  conc__buffer out;
+} conc__renewal;
+
+#ifndef CONC__RENEW_LEAST
+#define CONC__RENEW_LEAST ((uint64_t)1 << 20) /* dead bytes to begin with */
+#endif
+#ifndef CONC__RENEW_SLICE
+#define CONC__RENEW_SLICE ((uint64_t)256 << 10) /* bytes read in a slice */
+#endif
+#define CONC__RENEW_SYNC ((uint64_t)4 << 20) /* bytes of one fdatasync() */
+/* Seconds until the next attempt, after a failure to make a new file, and
+   after a batch that found no space. */
+#ifndef CONC__RENEW_AGAIN
+#define CONC__RENEW_AGAIN 10.0
+#endif
+#ifndef CONC__STALLED_AGAIN
+#define CONC__STALLED_AGAIN 1.0
+#endif
+
+typedef struct conc__journal {
+  struct conc__journal *next_open; /* in conc__journals */
+  conc_task thread;
+  unsigned depth; /* conc__fork_depth of its process */
+  double sync;    /* seconds; 0: always; CONC__NEVER or more: never */
+  double keep;    /* seconds for which ids are remembered */
+  int directory, fd, new_fd; /* -1: none */
+  dev_t device; /* of the file, which `inode` is in; under conc__journals' */
+  ino_t inode;
+  char *name, *new_name; /* in the directory; behind this struct */
+  /* Under the guard. */
+  conc__sheet *first, *last; /* the batch that gathers */
+  conc__sheet *spare;        /* an empty one, or NULL */
+  uint64_t gathering;        /* the number of that batch, from 1 on */
+  uint64_t settled;          /* all batches up to this one have ended */
+  conc__ticket *tickets;     /* of records whose commit has not returned */
+  struct conc__waitlist committers[2]; /* by the batch's number */
+  struct conc__waitlist idle;          /* the thread */
+  uint64_t live;  /* bytes of puts whose message is not done */
+  uint64_t serial; /* the highest one */
+  int failed;      /* negative errno: for good */
+  bool ending;
+  bool stalled; /* what gathers has had no space, and nothing is new */
+  /* The thread's. */
+  uint64_t file;      /* the file's number */
+  uint32_t seed;      /* its checksum */
+  uint32_t number;    /* of the next record */
+  uint64_t size;      /* of the file */
+  uint64_t synced;    /* up to there it is on the disk */
+  uint64_t marked;    /* what the last S says */
+  uint64_t ids;       /* bytes that remember ids, when it was last known */
+  size_t damage;      /* damages that were found at the opening */
+  double synced_at, retry_at, renew_at; /* times; see >>platform */
+  bool dirty;       /* a batch was written after the last fdatasync() */
+  bool renew_never; /* the file has become damaged */
+  int ended;        /* what conc__journal_close returns */
+  conc__scan scan;
+  conc__renewal renewal;
+} conc__journal;
+
+CONC__INLINE conc__mutex *conc__journal_guard(const conc__journal *j) {
+  return conc__mutex_of(j);
+}
+
+/* Whether it is another process's: a forked child has a copy in its memory,
+   and neither the thread nor the descriptors. */
+CONC__INLINE bool conc__journal_is_foreign(const conc__journal *j) {
+  return j->depth != conc__fork_depth;
+}
+
+/* Bytes of a put that is not done. */
+CONC__PRIVATE uint64_t
+conc__journal_put_total(const conc_journal_record *r) {
+  return conc__record_total((r->id_size > 0 ? 8 + r->id_size : 0) + r->size);
+}
+
+/* --- appending --- */
+
+/* Room for n bytes in the batch that gathers, or NULL: a sheet is needed. The
+   guard is held. */
+CONC__PRIVATE unsigned char *conc__journal_room(conc__journal *j, size_t n) {
+  conc__sheet *s = j->last;
+  if (s == NULL || s->room - s->size < n) {
+    s = j->spare;
+    if (s == NULL) return NULL;
+    CONC__CHECK(s->next == NULL && n <= s->room - s->size);
+    j->spare = NULL;
+    if (j->last != NULL) j->last->next = s;
+    else j->first = s;
+    j->last = s;
+  }
+  s->size += n;
+  return conc__sheet_bytes(s) + (s->size - n);
+}
+
+/* The same, with a sheet that is made without the guard if need be. With the
+   guard again, in any case. NULL: no memory. */
+CONC__PRIVATE unsigned char *conc__journal_room_made(conc__journal *j,
+                                                     size_t n) {
+  conc__mutex *guard = conc__journal_guard(j);
+  unsigned char *p;
+  while ((p = conc__journal_room(j, n)) == NULL) {
+    conc__sheet *s;
+    conc__mutex_unlock(guard);
+    s = conc__sheet_new(CONC__SHEET_ROOM - CONC__SHEET_FROM);
+    conc__mutex_lock(guard);
+    if (s == NULL) return NULL;
+    if (j->spare == NULL) {
+      j->spare = s;
+      continue;
+    }
+    conc__mutex_unlock(guard); /* another task has made one, too */
+    CONC_FREE(s);
+    conc__mutex_lock(guard);
+  }
+  return p;
+}
+
+/* What a call returns at once; 0: it may go on. The guard is held. */
+CONC__INLINE int conc__journal_refuses(const conc__journal *j) {
+  return conc__journal_is_foreign(j) ? -EPERM : j->failed;
+}
+
+/* The batch that gathers has something new. The waiter is to be woken without
+   the guard. */
+CONC__INLINE conc__waiter *conc__journal_nudge(conc__journal *j) {
+  j->stalled = false;
+  return conc__waitlist_take(&j->idle);
+}
+
+/* A message lives no more that took so many bytes. The guard is held. */
+CONC__INLINE void conc__journal_less_live(conc__journal *j, uint64_t total) {
+  j->live -= total < j->live ? total : j->live;
+}
+
+/* Enters the ticket of a record in the batch that gathers. The guard is
+   held. */
+CONC__PRIVATE void conc__ticket_enter(conc__journal *j, conc__ticket *t,
+                                      unsigned char *record) {
+  t->batch = j->gathering;
+  t->rc = 0;
+  t->record = t->serial != 0 ? record : NULL;
+  t->link = &j->tickets;
+  t->next = j->tickets;
+  if (t->next != NULL) t->next->link = &t->next;
+  j->tickets = t;
+}
+
+/* The guard is held. */
+CONC__PRIVATE void conc__ticket_leave(conc__ticket *t) {
+  *t->link = t->next;
+  if (t->next != NULL) t->next->link = t->link;
+}
+
+/* Writes a record, which is not stamped yet, to its place in memory. */
+CONC__PRIVATE void conc__record_fill(unsigned char *p, int type,
+                                     const conc_journal_record *r,
+                                     size_t length) {
+  size_t total = (size_t)conc__record_total(length), n = CONC__RECORD_HEAD;
+  conc__record_begin(p, type, r->serial);
+  conc__write_little_endian(p + CONC__AT_LENGTH, length, 4);
+  conc__write_little_endian(p + CONC__AT_DELIVERIES,
+                            (uint64_t)(unsigned)r->deliveries, 4);
+  p[CONC__AT_PRIORITY] = (unsigned char)r->priority;
+  if (type != 'D')
+    conc__write_little_endian(p + CONC__AT_TIME,
+                              conc__to_microseconds(r->due), 8);
+  if (length == 0) return;
+  if (r->id_size > 0) {
+    conc__write_little_endian(p + CONC__AT_ID_SIZE, r->id_size, 2);
+    conc__write_little_endian(p + n, conc__to_microseconds(r->put_at), 8);
+    memcpy(p + n + 8, r->id, r->id_size);
+    n += 8 + r->id_size;
+  }
+  if (r->size > 0) memcpy(p + n, r->data, r->size);
+  memset(p + n + r->size, 0, total - n - r->size);
+  conc__write_little_endian(
+      p + CONC__AT_BODY_CHECK,
+      conc__crc(0, p + CONC__RECORD_HEAD, total - CONC__RECORD_HEAD), 4);
+}
+
+/* Appends a record to the batch that gathers. `t` may be NULL: its end is not
+   waited for. 0; -EPERM: a forked child; -ENOMEM, or the error by which the
+   journal has failed: then nothing was appended, and no commit follows. */
+CONC__PRIVATE int conc__journal_append(conc__journal *j, int type,
+                                       const conc_journal_record *r,
+                                       size_t length, conc__ticket *t) {
+  conc__mutex *guard = conc__journal_guard(j);
+  uint64_t whole = conc__record_total(length);
+  size_t total = (size_t)whole;
+  unsigned char small[CONC__SHEET_SMALL];
+  unsigned char *p = small;
+  conc__sheet *own = NULL;
+  conc__waiter *woken;
+  bool is_put = conc__record_is_put(type);
+  int rc;
+  CONC__CHECK(r->serial != 0);
+  if (total > sizeof small) {
+    own = whole <= SIZE_MAX / 4 ? conc__sheet_new(total) : NULL;
+    if (own == NULL) return -ENOMEM;
+    p = conc__sheet_bytes(own) + own->size;
+    own->size += total;
+  }
+  conc__record_fill(p, type, r, length);
+  conc__mutex_lock(guard);
+  rc = conc__journal_refuses(j);
+  if (rc == 0 && own != NULL) {
+    if (j->last != NULL) j->last->next = own;
+    else j->first = own;
+    j->last = own;
+  } else if (rc == 0) {
+    p = conc__journal_room_made(j, total);
+    if (p == NULL) rc = -ENOMEM;
+    else memcpy(p, small, total);
+  }
+  if (rc != 0) {
+    conc__mutex_unlock(guard);
+    CONC_FREE(own);
+    return rc;
+  }
+  if (r->serial > j->serial) j->serial = r->serial;
+  if (is_put) j->live += whole;
+  else if (type == 'D') conc__journal_less_live(j, conc__journal_put_total(r));
+  if (t != NULL) {
+    t->serial = is_put ? r->serial : 0;
+    t->total = whole;
+    conc__ticket_enter(j, t, p);
+  }
+  woken = conc__journal_nudge(j);
+  conc__mutex_unlock(guard);
+  conc__wake_all(woken);
+  return 0;
+}
+
+/* A message is put: all fields of the record count but the first of all, `at`,
+   `length` and `lost`; `value`: the data is a pickle's body. `put_at` is used
+   if there is an id. Its serial number was never used in this journal before,
+   see conc__journal_serial. Copies what it needs. As conc__journal_append,
+   and -EMSGSIZE: the message, or its id (65,535 bytes), is too long. */
+CONC__PRIVATE int conc__journal_put(conc__journal *j,
+                                    const conc_journal_record *r,
+                                    conc__ticket *t) {
+  uint64_t length = r->id_size > 0 ? 8 + r->id_size : 0;
+  if (r->id_size > 65535 || r->size > UINT32_MAX - 65536 - 64)
+    return -EMSGSIZE;
+  return conc__journal_append(j, r->value ? 'V' : 'P', r,
+                              (size_t)(length + r->size), t);
+}
+
+/* A message is in the queue again, or was delivered: its serial number, `due`
+   and `deliveries` count. Without a ticket it costs no wait. */
+CONC__PRIVATE int conc__journal_back(conc__journal *j,
+                                     const conc_journal_record *r,
+                                     conc__ticket *t) {
+  return conc__journal_append(j, 'B', r, 0, t);
+}
+
+/* A message is done: its serial number counts, and `size` and `id_size` as
+   they were at its put. */
+CONC__PRIVATE int conc__journal_done(conc__journal *j,
+                                     const conc_journal_record *r,
+                                     conc__ticket *t) {
+  return conc__journal_append(j, 'D', r, 0, t);
+}
+
+/* The highest serial number that is, or was ever, in the journal. */
+CONC__PRIVATE uint64_t conc__journal_serial(conc__journal *j) {
+  conc__mutex *guard = conc__journal_guard(j);
+  uint64_t serial;
+  conc__mutex_lock(guard);
+  serial = j->serial;
+  conc__mutex_unlock(guard);
+  return serial;
+}
+
+/* --- waiting for the disk --- */
+
+CONC__INLINE bool conc__ticket_is_settled(const conc__journal *j,
+                                          const conc__ticket *t) {
+  return t->batch <= j->settled || conc__journal_is_foreign(j);
+}
+
+/* A task gives up a put that it waits for. What is not on its way yet becomes
+   nothing; what is, is done at once, so that it does not come back. The guard
+   is held, but not all the while: the ticket may be settled afterwards. False:
+   there is no memory to say so. */
+CONC__PRIVATE bool conc__ticket_give_up(conc__journal *j, conc__ticket *t) {
+  conc_journal_record done;
+  unsigned char *p;
+  if (t->serial == 0) return true; /* what is done or back stays so */
+  if (t->batch == j->gathering) {
+    t->record[CONC__AT_TYPE] = 'X';
+    conc__journal_less_live(j, t->total);
+    return true;
+  }
+  p = conc__journal_room_made(j, CONC__RECORD_HEAD);
+  if (p == NULL) return false;
+  memset(&done, 0, sizeof done);
+  done.serial = t->serial;
+  conc__record_fill(p, 'D', &done, 0);
+  if (conc__ticket_is_settled(j, t)) p[CONC__AT_TYPE] = 'X'; /* too late */
+  else conc__journal_less_live(j, t->total);
+  return true;
+}
+
+/* Waits until the record of a ticket is on the disk (or written, unless the
+   journal is one of `always`), and ends the ticket. How long that takes is the
+   disk's affair: a deadline that has passed is -ETIMEDOUT at once, though the
+   caller may mean only that it does not wait for room in its queue.
+   0: it is. -ENOSPC: there is no space; a put was refused, and what is done or
+   back is said again until there is space. -EIO: the disk has failed, for
+   good. -ETIMEDOUT, -ECANCELED: a put was taken back; only if the program, or
+   the system, dies before the next commit it may be found again. -EPERM: this
+   is a forked child. */
+CONC__PRIVATE int conc__journal_commit(conc__journal *j, conc__ticket *t,
+                                       double deadline) {
+  conc__mutex *guard = conc__journal_guard(j);
+  conc__waiter *woken = NULL;
+  conc__waiter w;
+  bool cancellable = true;
+  int rc = 0;
+  conc__waiter_init(&w, conc__self(), "journal", j->name);
+  w.recheck_after_fork = true;
+  conc__mutex_lock(guard);
+  while (!conc__ticket_is_settled(j, t)) {
+    if (rc != 0 && conc__ticket_give_up(j, t)) {
+      woken = conc__journal_nudge(j);
+      break;
+    }
+    if (rc != 0) { /* no memory: then it must end as it ends */
+      cancellable = false;
+      deadline = CONC__NEVER;
+    }
+    rc = -ETIMEDOUT;
+    if (deadline <= 0) continue;
+    rc = conc__waitlist_wait(guard, &j->committers[t->batch & 1], &w, false,
+                             cancellable, deadline);
+    if (rc == -EAGAIN) rc = w.failure = 0;
+    conc__mutex_lock(guard);
+  }
+  if (conc__journal_is_foreign(j)) {
+    rc = -EPERM; /* the other tickets lie on stacks that are not here */
+  } else {
+    if (conc__ticket_is_settled(j, t)) rc = t->rc;
+    conc__ticket_leave(t);
+  }
+  conc__mutex_unlock(guard);
+  conc__wake_all(woken);
+  return rc;
+}
+
+/* --- the thread: batches --- */
+
+/* Errors that say that there is no space: for now. */
+CONC__INLINE bool conc__error_is_space(int rc) {
+  return rc == -ENOSPC || rc == -EDQUOT || rc == -EFBIG;
+}
+
+/* Whether a file may have so many bytes: see conc__file_fits. */
+CONC__PRIVATE int conc__journal_fits(uint64_t size) {
+  return size > (uint64_t)LONG_MAX ? -EFBIG : conc__file_fits((size_t)size);
+}
+
+/* The journal has failed for good. By the thread alone. */
+CONC__PRIVATE int conc__journal_fail(conc__journal *j, int rc) {
+  conc__mutex *guard = conc__journal_guard(j);
+  conc__mutex_lock(guard);
+  if (j->failed == 0) j->failed = rc;
+  rc = j->failed;
+  conc__mutex_unlock(guard);
+  return rc;
+}
+
+/* Leaves out of a sheet what is not to be written: what was given up, and the
+   S of an earlier attempt; without `puts`, the puts, too. */
+CONC__PRIVATE void conc__sheet_squeeze(conc__sheet *s, bool puts) {
+  unsigned char *bytes = conc__sheet_bytes(s);
+  size_t from = s->from, to = CONC__SHEET_FROM;
+  while (from < s->size) {
+    const unsigned char *p = bytes + from;
+    size_t total = (size_t)conc__record_total(
+        conc__little_endian(p + CONC__AT_LENGTH, 4));
+    int type = p[CONC__AT_TYPE];
+    if (type != 'X' && type != 'S' && (puts || !conc__record_is_put(type))) {
+      if (to != from) memmove(bytes + to, p, total);
+      to += total;
+    }
+    from += total;
+  }
+  s->from = CONC__SHEET_FROM;
+  s->size = to;
+}
+
+/* Stamps the records of a sheet, of which the first comes to *at. */
+CONC__PRIVATE void conc__sheet_stamp(conc__sheet *s, uint32_t seed,
+                                     uint64_t *at, uint32_t *number) {
+  unsigned char *bytes = conc__sheet_bytes(s);
+  size_t from = s->from;
+  while (from < s->size) {
+    unsigned char *p = bytes + from;
+    uint64_t total =
+        conc__record_total(conc__little_endian(p + CONC__AT_LENGTH, 4));
+    conc__record_stamp(p, seed, *at, (*number)++);
+    *at += total;
+    from += (size_t)total;
+  }
+}
+
+/* Has what was written on the disk. 0, or what the journal has failed by. */
+CONC__PRIVATE int conc__journal_sync(conc__journal *j) {
+  if (conc__file_sync(j->fd) != 0) return conc__journal_fail(j, -EIO);
+  j->synced = j->size;
+  j->synced_at = conc_now();
+  j->dirty = false;
+  return 0;
+}
+
+/* Cuts off what a write without success has left, which must not be found
+   behind later records: so the cut is on the disk before there are any. */
+CONC__PRIVATE int conc__journal_cut(conc__journal *j) {
+  int rc;
+  do rc = ftruncate(j->fd, (off_t)j->size);
+  while (rc < 0 && errno == EINTR);
+  if (rc != 0 || conc__file_sync_all(j->fd) != 0)
+    return conc__journal_fail(j, -EIO);
+  return 0;
+}
+
+/* Writes the records of a batch behind the last. 0; -ENOSPC: the file is as it
+   was; or what the journal has failed by. */
+CONC__PRIVATE int conc__journal_write(conc__journal *j, conc__sheet *batch) {
+  uint64_t at = j->size, end = j->size;
+  uint32_t number = j->number;
+  const bool marks = j->synced > j->marked;
+  conc__sheet *s;
+  int rc = 0;
+  for (s = batch; s != NULL; s = s->next) conc__sheet_squeeze(s, true);
+  for (s = batch; s != NULL && s->size == s->from; s = s->next) {
+  }
+  if (s == NULL) return 0; /* all was given up */
+  if (marks) {
+    conc__record_begin(conc__sheet_bytes(s), 'S', j->synced);
+    s->from = 0;
+  }
+  for (s = batch; s != NULL; s = s->next)
+    conc__sheet_stamp(s, j->seed, &end, &number);
+  rc = conc__journal_fits(end);
+  for (s = batch; s != NULL && rc == 0; s = s->next) {
+    rc = conc__file_put_at(j->fd, conc__sheet_bytes(s) + s->from,
+                        s->size - s->from, at);
+    at += s->size - s->from;
+  }
+  if (rc != 0) {
+    if (!conc__error_is_space(rc)) return conc__journal_fail(j, rc);
+    rc = conc__journal_cut(j);
+    return rc != 0 ? rc : -ENOSPC;
+  }
+  j->size = end;
+  j->number = number;
+  if (marks) j->marked = j->synced;
+  j->dirty = true;
+  return j->sync <= 0 ? conc__journal_sync(j) : 0;
+}
+
+/* Tells in the file up to where it is on the disk: when there is time for it.
+   No task waits for that, and nothing depends on it but the words for damage.
+   So what it fails by comes again with the next batch, which begins where this
+   should be. */
+CONC__PRIVATE void conc__journal_mark(conc__journal *j) {
+  unsigned char head[CONC__RECORD_HEAD];
+  bool due = j->synced > j->marked && j->failed == 0;
+  j->marked = j->synced;
+  if (!due) return;
+  conc__record_begin(head, 'S', j->synced);
+  conc__record_stamp(head, j->seed, j->size, j->number);
+  if (conc__journal_fits(j->size + sizeof head) != 0 ||
+      conc__file_put_at(j->fd, head, sizeof head, j->size) != 0)
+    return;
+  j->size += sizeof head;
+  j->number++;
+}
+
+/* The tickets of a batch that was refused, or (batch 0) all of them, end by
+   `rc`. The guard is held. */
+CONC__PRIVATE void conc__journal_refuse(conc__journal *j, uint64_t batch,
+                                        int rc) {
+  conc__ticket *t;
+  for (t = j->tickets; t != NULL; t = t->next) {
+    if (t->batch == 0 || t->batch <= j->settled) continue;
+    if (batch != 0 && t->batch != batch) continue;
+    if (t->serial != 0) conc__journal_less_live(j, t->total);
+    t->batch = 0;
+    t->rc = rc;
+  }
+}
+
+/* Keeps what a batch without space says of older messages, in front of what
+   gathers now. Returns the sheets that are not needed. The guard is held. */
+CONC__PRIVATE conc__sheet *conc__journal_keep(conc__journal *j,
+                                              conc__sheet *batch) {
+  conc__sheet *unused = NULL, *next;
+  conc__sheet **end = &unused;
+  conc__sheet *kept = NULL;
+  conc__sheet **kept_end = &kept;
+  bool alone = j->first == NULL;
+  for (; batch != NULL; batch = next) {
+    next = batch->next;
+    batch->next = NULL;
+    if (batch->size == batch->from) {
+      *end = batch;
+      end = &batch->next;
+    } else {
+      *kept_end = batch;
+      kept_end = &batch->next;
+      if (alone) j->last = batch;
+    }
+  }
+  if (kept == NULL) return unused;
+  *kept_end = j->first;
+  j->first = kept;
+  j->stalled = alone;
+  j->retry_at = conc_now() + CONC__STALLED_AGAIN;
+  return unused;
+}
+
+/* A batch has ended by `rc`: its tasks go on. */
+CONC__PRIVATE void conc__journal_settle(conc__journal *j, conc__sheet *batch,
+                                        uint64_t number, int rc) {
+  conc__mutex *guard = conc__journal_guard(j);
+  conc__waiter *woken[2] = {NULL, NULL};
+  conc__sheet *s, *more = NULL;
+  if (rc == -ENOSPC)
+    for (s = batch; s != NULL; s = s->next) conc__sheet_squeeze(s, false);
+  conc__mutex_lock(guard);
+  if (j->failed != 0) {
+    conc__journal_refuse(j, 0, j->failed);
+    more = j->first;
+    j->first = j->last = NULL;
+    woken[1] = conc__waitlist_take_n(&j->committers[~number & 1], SIZE_MAX);
+  } else if (rc == -ENOSPC) {
+    conc__journal_refuse(j, number, rc);
+    batch = conc__journal_keep(j, batch);
+  }
+  j->settled = number;
+  woken[0] = conc__waitlist_take_n(&j->committers[number & 1], SIZE_MAX);
+  if (batch != NULL && j->spare == NULL && batch->room == CONC__SHEET_ROOM) {
+    j->spare = batch;
+    batch = batch->next;
+    j->spare->next = NULL;
+    j->spare->from = j->spare->size = CONC__SHEET_FROM;
+  }
+  conc__mutex_unlock(guard);
+  conc__wake_all(woken[0]);
+  conc__wake_all(woken[1]);
+  conc__sheets_free(batch);
+  conc__sheets_free(more);
+}
+
+/* ---------------------------------------------------------------------------
+   >>journal: the file that keeps a queue's messages
+
+   Holds a journal's life: how it is opened and read, its thread, how its file
+   is made anew, and how others read it.
+
+   A file that is mostly about messages that are done is made anew (renewed) by
+   the thread, in slices between two batches: first the file is scanned for
+   what lives, then that is copied to a new file, then what came meanwhile. The
+   new file is on the disk before it takes the name of the old one. A crash at
+   any step leaves one whole file under that name; what is left of the other is
+   removed by the next opening.
+
+   Uses >>batch and threads. Its user is to be the queue whose messages are
+   leased.
+   ------------------------------------------------------------------------ */
+
+/* --- the thread: a new file --- */
+
+/* Opens a file of the journal's directory into *holder, which keeps it from
+   forked children. 0 or negative errno. */
+CONC__PRIVATE int conc__journal_open_at(int directory, const char *name,
+                                        int flags, unsigned mode,
+                                        int *holder) {
+  int rc;
+  conc__own_fds_lock();
+  rc = conc__fd_lift(
+      openat(directory, name, flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY,
+             mode));
+  *holder = rc < 0 ? -1 : rc;
+  if (rc >= 0) rc = conc__own_fd_enter_held(holder);
+  conc__own_fds_unlock();
+  return rc;
+}
+
+/* Not by the close alone: see conc__socket_file_unlock. */
+CONC__PRIVATE void conc__journal_shut(int *holder) {
+  if (*holder < 0) return;
+  CONC__FUNLOCK(*holder);
+  conc__own_fd_close(*holder);
+  *holder = -1;
+}
+
+/* The lock that says whose a journal is: on its file, whatever name that has.
+   0; -EBUSY: another one has it; or negative errno. */
+CONC__PRIVATE int conc__journal_lock(int fd) {
+  short type = F_WRLCK;
+  if (CONC__FLOCK(fd) != 0)
+    return errno == EWOULDBLOCK || errno == EAGAIN ? -EBUSY : -errno;
+  if (!CONC_HAVE_FLOCK &&
+      conc__record_lock(fd, F_SETLK, 0, 1, &type) != 0)
+    return errno == EACCES || errno == EAGAIN ? -EBUSY : -errno;
+  return 0;
+}
+
+/* All journals of this process, under their own guard: where locks are a
+   process's, it must know itself that it has one. */
+static conc__journal *conc__journals;
+
+/* What is in `fd` is the journal's file from now on. */
+CONC__PRIVATE int conc__journal_identify(conc__journal *j) {
+  struct stat st;
+  if (fstat(j->fd, &st) != 0) return -errno;
+  conc__mutex_lock(conc__mutex_of(&conc__journals));
+  j->device = st.st_dev;
+  j->inode = st.st_ino;
+  conc__mutex_unlock(conc__mutex_of(&conc__journals));
+  return 0;
+}
+
+/* Whether this process has a journal in that file open. */
+CONC__PRIVATE bool conc__journal_is_open(const struct stat *st) {
+  const conc__journal *j;
+  conc__mutex_lock(conc__mutex_of(&conc__journals));
+  for (j = conc__journals; j != NULL; j = j->next_open)
+    if (!conc__journal_is_foreign(j) && j->device == st->st_dev &&
+        j->inode == st->st_ino)
+      break;
+  conc__mutex_unlock(conc__mutex_of(&conc__journals));
+  return j != NULL;
+}
+
+/* Begins a new file beside the old one, for which it has the lock already when
+   it takes its name, with the old one's permissions. 0 or negative errno. */
+CONC__PRIVATE int conc__renewal_make(conc__journal *j) {
+  conc__renewal *n = &j->renewal;
+  unsigned char head[CONC__JOURNAL_BEGIN];
+  struct stat st;
+  int rc = conc__random(&n->head.number, sizeof n->head.number);
+  if (rc != 0) return rc;
+  if (fstat(j->fd, &st) != 0) return -errno;
+  unlinkat(j->directory, j->new_name, 0); /* of a process that was killed */
+  rc = conc__journal_open_at(j->directory, j->new_name,
+                             O_RDWR | O_CREAT | O_EXCL, 0600, &j->new_fd);
+  if (rc == 0) rc = conc__journal_lock(j->new_fd);
+  if (rc != 0) return rc;
+  /* Its owner, if that is not us, has it again if the system lets us. */
+  if (fchown(j->new_fd, st.st_uid, st.st_gid) != 0) errno = 0;
+  if (fchmod(j->new_fd, st.st_mode & 0777) != 0) return -errno;
+  n->head.serial = conc__journal_serial(j);
+  n->head.made = conc__to_microseconds(conc__wall_clock());
+  n->seed = conc__journal_seed(n->head.number);
+  n->number = 0;
+  n->ids = 0;
+  n->synced = 0;
+  n->size = n->flushed = CONC__JOURNAL_BEGIN;
+  conc__journal_head_write(head, &n->head);
+  return conc__file_put_at(j->new_fd, head, sizeof head, 0);
+}
+
+/* Writes what has come together for the new file. The disk has little to do at
+   the end, for which batches wait, if it gets its work in between. */
+CONC__PRIVATE int conc__renewal_flush(conc__journal *j) {
+  conc__renewal *n = &j->renewal;
+  int rc = conc__journal_fits(n->size);
+  if (rc == 0)
+    rc = conc__file_put_at(j->new_fd, n->out.data, n->out.size, n->flushed);
+  if (rc != 0) return rc;
+  n->out.size = 0;
+  n->flushed = n->size;
+  if (n->flushed - n->synced < CONC__RENEW_SYNC) return 0;
+  n->synced = n->flushed;
+  return conc__file_sync(j->new_fd);
+}
+
+/* Appends a whole record to the new file, as one of that type; `e` has what is
+   later than it, or is NULL. 0 or negative errno. */
+CONC__PRIVATE int conc__renewal_copy(conc__journal *j, const conc__logged *l,
+                                     int type, const conc__living *e) {
+  conc__renewal *n = &j->renewal;
+  size_t total = (size_t)l->total;
+  unsigned char *p;
+  int rc = conc__buffer_reserve(&n->out, total);
+  if (rc != 0) return rc;
+  p = n->out.data + n->out.size;
+  memcpy(p, l->head, total);
+  if (e != NULL && (e->flags & CONC__LIVING_RETURNED)) {
+    conc__write_little_endian(p + CONC__AT_TIME, e->due, 8);
+    conc__write_little_endian(p + CONC__AT_DELIVERIES, e->deliveries, 4);
+  }
+  if (type != l->type) { /* of a message that is done: its id */
+    size_t length = 8 + conc__logged_id_size(l);
+    CONC__CHECK(type == 'I');
+    total = (size_t)conc__record_total(length);
+    memset(p + CONC__RECORD_HEAD + length, 0,
+           total - CONC__RECORD_HEAD - length);
+    p[CONC__AT_TYPE] = 'I';
+    conc__write_little_endian(p + CONC__AT_LENGTH, length, 4);
+    conc__write_little_endian(
+        p + CONC__AT_BODY_CHECK,
+        conc__crc(0, p + CONC__RECORD_HEAD, total - CONC__RECORD_HEAD), 4);
+  }
+  if (type == 'I') n->ids += total;
+  conc__record_stamp(p, n->seed, n->size, n->number++);
+  n->out.size += total;
+  n->size += total;
+  return n->out.size >= CONC__SCAN_WINDOW ? conc__renewal_flush(j) : 0;
+}
+
+/* Ends the attempt, and removes the new file. */
+CONC__PRIVATE void conc__renewal_end(conc__journal *j) {
+  conc__renewal *n = &j->renewal;
+  if (j->new_fd >= 0) {
+    unlinkat(j->directory, j->new_name, 0);
+    conc__journal_shut(&j->new_fd);
+  }
+  conc__survey_free(&n->survey);
+  conc__buffer_free(&n->out);
+  conc__scan_end(&j->scan);
+  n->stage = CONC__RENEW_NONE;
+}
+
+/* The new file takes the name of the old one, and its place. 0; negative
+   errno: all is as it was; or, if j->failed is set, it has failed for good:
+   the name may be either file's after a power cut. */
+CONC__PRIVATE int conc__renewal_finish(conc__journal *j) {
+  conc__renewal *n = &j->renewal;
+  int old = j->fd;
+  int rc = conc__renewal_flush(j);
+  if (rc == 0) rc = conc__file_sync_all(j->new_fd);
+  if (rc == 0 &&
+      renameat(j->directory, j->new_name, j->directory, j->name) != 0)
+    rc = -errno;
+  if (rc != 0) return rc;
+  conc__own_fds_lock();
+  j->fd = j->new_fd;
+  j->new_fd = -1;
+  if (conc__own_fd_entered(j->fd)) conc__own_fds[j->fd].holder = &j->fd;
+  if (conc__own_fd_entered(old)) conc__own_fds[old].holder = NULL;
+  conc__own_fds_unlock();
+  conc__journal_shut(&old);
+  conc__journal_identify(j);
+  j->file = n->head.number;
+  j->seed = n->seed;
+  j->number = n->number;
+  j->size = j->synced = n->size;
+  j->marked = 0;
+  j->ids = n->ids;
+  j->damage = 0;
+  j->dirty = false;
+  j->synced_at = conc_now();
+  if (conc__file_sync_all(j->directory) != 0)
+    return conc__journal_fail(j, -EIO);
+  return 0;
+}
+
+/* One step of the thread's scan while a new file is made: 1, 0 at the end, or
+   negative errno. */
+CONC__PRIVATE int conc__renewal_step(conc__journal *j) {
+  conc__renewal *n = &j->renewal;
+  const conc__living *e = NULL;
+  conc__logged l;
+  int type, rc = conc__scan_next(&j->scan, &l);
+  if (rc <= 0) return rc;
+  if (n->stage == CONC__RENEW_SURVEY) {
+    rc = conc__survey_add(&n->survey, &l, &j->scan);
+    if (rc == 0 && n->survey.damage_count > j->damage) rc = -EBADMSG;
+    return rc == 0 ? 1 : rc;
+  }
+  if (l.found != CONC__FOUND_WHOLE)
+    return n->stage == CONC__RENEW_COPY ? 1 : -EBADMSG;
+  type = l.type;
+  if (n->stage == CONC__RENEW_COPY)
+    type = conc__survey_left(&n->survey, &l, &e);
+  else if (type == 'S' || type == 'X')
+    type = 0;
+  rc = type != 0 ? conc__renewal_copy(j, &l, type, e) : 0;
+  return rc == 0 ? 1 : rc;
+}
+
+/* Goes to the next stage: 0 or negative errno. */
+CONC__PRIVATE int conc__renewal_advance(conc__journal *j) {
+  conc__renewal *n = &j->renewal;
+  uint32_t number = j->scan.number;
+  int rc = 0;
+  switch (n->stage) {
+  case CONC__RENEW_SURVEY:
+    rc = conc__renewal_make(j);
+    conc__scan_begin(&j->scan, j->fd, j->file, n->begun_size);
+    n->stage = CONC__RENEW_COPY;
+    break;
+  case CONC__RENEW_COPY:
+    conc__scan_begin(&j->scan, j->fd, j->file, j->size);
+    j->scan.at = n->begun_size;
+    j->scan.number = number;
+    n->stage = CONC__RENEW_FOLLOW;
+    break;
+  default:
+    rc = conc__renewal_finish(j);
+    if (rc == 0) conc__renewal_end(j);
+    break;
+  }
+  return rc;
+}
+
+/* Goes on with the new file for a while, between two batches. In the last
+   stage until it is done, for no batch is written meanwhile. */
+CONC__PRIVATE void conc__renewal_slice(conc__journal *j) {
+  conc__renewal *n = &j->renewal;
+  uint64_t limit = j->scan.at + CONC__RENEW_SLICE;
+  int rc = 1;
+  while (rc > 0 && n->stage != CONC__RENEW_NONE &&
+         (j->scan.at < limit || n->stage == CONC__RENEW_FOLLOW)) {
+    rc = conc__renewal_step(j);
+    if (rc != 0) continue;
+    rc = conc__renewal_advance(j);
+    if (rc == 0) rc = 1;
+    limit = j->scan.at + CONC__RENEW_SLICE;
+  }
+  if (rc > 0) return;
+  /* The messages are in the queue's memory, but the file does not have all of
+     them any more: it stays, so that the next opening tells what is lost. */
+  if (rc == -EBADMSG) j->renew_never = true;
+  j->renew_at = conc_now() + CONC__RENEW_AGAIN;
+  conc__renewal_end(j);
+}
+
+/* Begins a new file if that is worth it: less than half of the old one
+   lives. */
+CONC__PRIVATE void conc__renewal_begin(conc__journal *j) {
+  conc__mutex *guard = conc__journal_guard(j);
+  conc__renewal *n = &j->renewal;
+  double old = conc__wall_clock() - j->keep;
+  uint64_t needed = CONC__JOURNAL_BEGIN + j->ids;
+  if (j->renew_never || (j->renew_at > 0 && conc_now() < j->renew_at)) return;
+  conc__mutex_lock(guard);
+  needed += j->live;
+  conc__mutex_unlock(guard);
+  if (j->size < needed || j->size - needed <= CONC__RENEW_LEAST ||
+      j->size - needed <= j->size / 2)
+    return;
+  n->survey.old = j->keep > 0 ? conc__to_microseconds(old) : UINT64_MAX;
+  n->begun_size = j->size;
+  conc__scan_begin(&j->scan, j->fd, j->file, j->size);
+  n->stage = CONC__RENEW_SURVEY;
+}
+
+/* --- the thread: its turns --- */
+
+/* When fdatasync() is due for what was written: a time. */
+CONC__INLINE double conc__journal_sync_due(const conc__journal *j) {
+  return j->dirty && j->sync > 0 && j->sync < CONC__NEVER
+             ? j->synced_at + j->sync
+             : CONC__NEVER;
+}
+
+/* Whether there is something to do besides batches. */
+CONC__PRIVATE bool conc__journal_has_work(const conc__journal *j) {
+  if (j->failed != 0) return false;
+  return j->renewal.stage != CONC__RENEW_NONE || j->synced > j->marked ||
+         conc_now() >= conc__journal_sync_due(j);
+}
+
+/* Takes the batch that has gathered, and its number; NULL: there is something
+   else to do. Waits until there is either. *ends: it is the last. */
+CONC__PRIVATE conc__sheet *conc__journal_take(conc__journal *j,
+                                              uint64_t *number, bool *ends) {
+  conc__mutex *guard = conc__journal_guard(j);
+  conc__sheet *batch = NULL;
+  conc__waiter w;
+  conc__mutex_lock(guard);
+  for (;;) {
+    double due = j->failed == 0 ? conc__journal_sync_due(j) : CONC__NEVER;
+    *ends = j->ending;
+    *number = j->gathering;
+    if (j->first != NULL &&
+        (!j->stalled || j->ending || conc_now() >= j->retry_at)) {
+      batch = j->first;
+      j->first = j->last = NULL;
+      j->stalled = false;
+      j->gathering++;
+      break;
+    }
+    if (j->ending || conc__journal_has_work(j)) break;
+    if (j->first != NULL && j->retry_at < due) due = j->retry_at;
+    conc__waiter_init(&w, conc__self(), "journal", j->name);
+    conc__waitlist_wait(guard, &j->idle, &w, false, false, due);
+    conc__mutex_lock(guard);
+  }
+  conc__mutex_unlock(guard);
+  return batch;
+}
+
+/* A turn is a batch, if there is one, and what else is due. */
+CONC__PRIVATE void *conc__journal_main(void *arg) {
+  conc__journal *j = (conc__journal *)arg;
+  bool ends = false;
+  int rc = 0;
+  while (!ends) {
+    uint64_t number;
+    conc__sheet *batch = conc__journal_take(j, &number, &ends);
+    rc = 0;
+    if (batch != NULL) {
+      rc = j->failed != 0 ? j->failed : conc__journal_write(j, batch);
+      /* The disk is full: the new file's room is needed more elsewhere. */
+      if (rc == -ENOSPC && j->renewal.stage != CONC__RENEW_NONE) {
+        conc__renewal_end(j);
+        j->renew_at = conc_now() + CONC__RENEW_AGAIN;
+      }
+      conc__journal_settle(j, batch, number, rc);
+    } else {
+      conc__journal_mark(j);
+    }
+    if (j->failed != 0) continue;
+    if (conc_now() >= conc__journal_sync_due(j)) conc__journal_sync(j);
+    if (ends || j->failed != 0) continue;
+    if (j->renewal.stage == CONC__RENEW_NONE) conc__renewal_begin(j);
+    if (j->renewal.stage != CONC__RENEW_NONE) conc__renewal_slice(j);
+  }
+  conc__renewal_end(j);
+  if (j->failed == 0 && j->dirty && j->sync < CONC__NEVER)
+    conc__journal_sync(j);
+  conc__journal_mark(j);
+  j->ended = j->failed != 0 ? j->failed : rc;
+  return NULL;
+}
+
+/* --- opening --- */
+
+/* Reads the head of a file of `size` bytes: of two copies one is enough; *torn:
+   the other is not whole. 0; -EPROTO: it is no journal; or negative errno. */
+CONC__PRIVATE int conc__journal_read_head(int fd, uint64_t size,
+                                          conc__journal_head *head,
+                                          bool *torn) {
+  unsigned char bytes[CONC__JOURNAL_BEGIN];
+  conc__journal_head other;
+  conc__scan s;
+  bool first, second;
+  int rc;
+  pthread_once(&conc__crc_once, conc__crc_make_tables);
+  if (size < sizeof bytes) return -EPROTO;
+  memset(&s, 0, sizeof s);
+  conc__scan_begin(&s, fd, 0, sizeof bytes);
+  rc = conc__scan_load(&s, 0, sizeof bytes);
+  if (rc == 0) memcpy(bytes, s.window, sizeof bytes);
+  conc__scan_end(&s);
+  if (rc != 0) return rc;
+  first = conc__journal_head_read(bytes, head);
+  second = conc__journal_head_read(bytes + 64, &other);
+  if (!first && !second) return -EPROTO;
+  if (!first) *head = other;
+  *torn = !first || !second;
+  return 0;
+}
+
+/* Opens the file and takes its lock: the file that has the name then, for its
+   owner may have given that to a new one meanwhile. 0 or negative errno. */
+CONC__PRIVATE int conc__journal_acquire(conc__journal *j) {
+  struct stat is, there;
+  int rc = -EBUSY, tries;
+  for (tries = 0; tries < 100; tries++) {
+    /* A process's own lock would go with the descriptor: so it is not even
+       opened again. */
+    if (fstatat(j->directory, j->name, &there, 0) == 0) {
+      if (!S_ISREG(there.st_mode))
+        return S_ISDIR(there.st_mode) ? -EISDIR : -EPROTO;
+      if (conc__journal_is_open(&there)) return -EBUSY;
+    }
+    rc = conc__journal_open_at(j->directory, j->name,
+                               O_RDWR | O_CREAT | O_NOFOLLOW, 0600, &j->fd);
+    if (rc == 0) rc = conc__journal_lock(j->fd);
+    if (rc == 0 && fstat(j->fd, &is) != 0) rc = -errno;
+    if (rc == 0 && !S_ISREG(is.st_mode)) rc = -EPROTO;
+    if (rc == 0 && fstatat(j->directory, j->name, &there, 0) == 0 &&
+        is.st_dev == there.st_dev && is.st_ino == there.st_ino)
+      return 0;
+    if (j->fd >= 0 && rc != 0) { /* the lock is not ours to give back */
+      conc__own_fd_close(j->fd);
+      j->fd = -1;
+    }
+    conc__journal_shut(&j->fd);
+    if (rc != 0) return rc;
+  }
+  return -EBUSY;
+}
+
+/* Held while it is found out whether a journal is free, and it is entered. */
+static conc_lock conc__journal_opening;
+
+/* Opens, locks and enters it. 0 or negative errno. */
+CONC__PRIVATE int conc__journal_enter(conc__journal *j) {
+  int rc = conc_lock_acquire(&conc__journal_opening, CONC_FOREVER);
+  if (rc != 0) return rc;
+  rc = conc__journal_acquire(j);
+  if (rc == 0) rc = conc__journal_identify(j);
+  if (rc == 0) {
+    conc__mutex_lock(conc__mutex_of(&conc__journals));
+    j->next_open = conc__journals;
+    conc__journals = j;
+    conc__mutex_unlock(conc__mutex_of(&conc__journals));
+  }
+  conc_lock_release(&conc__journal_opening);
+  return rc;
+}
+
+/* Takes it out, if it was entered. */
+CONC__PRIVATE void conc__journal_leave(const conc__journal *j) {
+  conc__journal **p = &conc__journals;
+  conc__mutex_lock(conc__mutex_of(&conc__journals));
+  while (*p != NULL && *p != j) p = &(*p)->next_open;
+  if (*p != NULL) *p = j->next_open;
+  conc__mutex_unlock(conc__mutex_of(&conc__journals));
+}
+
+/* A damage that came before it was on the disk lies between whole records. It
+   becomes a record of nothing, as long as it is: a later reader, who finds an S
+   behind it, would take it for a loss. Its bytes stay. 0 or negative errno. */
+CONC__PRIVATE int conc__journal_fill(conc__journal *j, const conc__damage *d) {
+  unsigned char head[CONC__RECORD_HEAD];
+  uint64_t length = d->total - CONC__RECORD_HEAD, at, n;
+  uint32_t check = 0;
+  int rc;
+  if (length > UINT32_MAX) return 0;
+  for (at = 0; at < length; at += n) {
+    const unsigned char *p;
+    n = length - at < CONC__SCAN_WINDOW ? length - at : CONC__SCAN_WINDOW;
+    p = conc__scan_view(&j->scan, d->at + sizeof head + at, n, &rc);
+    if (p == NULL) return rc;
+    check = conc__crc(check, p, (size_t)n);
+  }
+  conc__record_begin(head, 'X', 0);
+  conc__write_little_endian(head + CONC__AT_LENGTH, length, 4);
+  conc__write_little_endian(head + CONC__AT_BODY_CHECK, check, 4);
+  conc__record_stamp(head, j->seed, d->at, d->number);
+  return conc__file_put_at(j->fd, head, sizeof head, d->at);
+}
+
+/* Mends what a crash or a power cut has left: a torn tail is cut off, other
+   damage that was never on the disk is filled. What is lost stays as it is.
+   0 or negative errno. */
+CONC__PRIVATE int conc__journal_mend(conc__journal *j,
+                                     const conc__survey *survey, bool head) {
+  size_t i;
+  int rc = 0;
+  for (i = 0; i < survey->damage_count && rc == 0; i++) {
+    const conc__damage *d = &survey->damage[i];
+    if (d->last) continue;
+    if (d->at < survey->synced) {
+      j->damage++;
+    } else {
+      rc = conc__journal_fill(j, d);
+      head = true;
+    }
+  }
+  if (rc != 0) return rc;
+  if (i > 0 && survey->damage[i - 1].last) {
+    j->size = survey->damage[i - 1].at;
+    return conc__journal_cut(j);
+  }
+  return head ? conc__file_sync_all(j->fd) : 0;
+}
+
+typedef int conc__journal_fn(const conc_journal_record *record, void *arg);
+
+/* Tells of damage, if it may have destroyed a message that is not done, or an
+   id. */
+CONC__PRIVATE int conc__journal_tell_lost(const conc__survey *survey,
+                                          const conc__logged *l,
+                                          conc__journal_fn *found, void *arg) {
+  conc_journal_record r;
+  if (l->at >= survey->synced) return 0;
+  conc__logged_tell(l, &r);
+  if (l->found == CONC__FOUND_BROKEN &&
+      conc__little_endian(l->head + CONC__AT_ID_SIZE, 2) == 0) {
+    const conc__living *e = conc__survey_get(survey, r.serial);
+    if (e == NULL || e->at != l->at) return 0;
+  }
+  return found(&r, arg);
+}
+
+/* Reads the whole file, and tells what is left: see conc__journal_open. */
+CONC__PRIVATE int conc__journal_replay(conc__journal *j, conc__survey *survey,
+                                       conc__journal_fn *found, void *arg) {
+  conc__logged l;
+  conc__scan *s = &j->scan;
+  int rc;
+  conc__scan_begin(s, j->fd, j->file, j->size);
+  while ((rc = conc__scan_next(s, &l)) > 0) {
+    rc = conc__survey_add(survey, &l, s);
+    if (rc != 0) return rc;
+  }
+  if (rc < 0) return rc;
+  j->number = s->number;
+  if (survey->serial > j->serial) j->serial = survey->serial;
+  conc__scan_begin(s, j->fd, j->file, j->size);
+  while ((rc = conc__scan_next(s, &l)) > 0) {
+    const conc__living *e;
+    conc_journal_record r;
+    int type;
+    if (l.found != CONC__FOUND_WHOLE) {
+      rc = conc__journal_tell_lost(survey, &l, found, arg);
+      if (rc != 0) return rc;
+      continue;
+    }
+    type = conc__survey_left(survey, &l, &e);
+    if (type == 0) continue;
+    conc__logged_tell(&l, &r);
+    if (e != NULL && (e->flags & CONC__LIVING_RETURNED)) {
+      r.due = conc__from_microseconds(e->due);
+      r.deliveries = (int)(e->deliveries & INT_MAX);
+    }
+    if (type == 'I') {
+      r.type = CONC_JOURNAL_ID;
+      r.data = NULL;
+      r.size = 0;
+      j->ids += l.total;
+    } else {
+      j->live += l.total;
+    }
+    rc = found(&r, arg);
+    if (rc != 0) return rc;
+  }
+  return rc;
+}
+
+/* Reads what is there, or makes the file: an empty one is none yet. */
+CONC__PRIVATE int conc__journal_load(conc__journal *j, conc__journal_fn *found,
+                                     void *arg) {
+  unsigned char bytes[CONC__JOURNAL_BEGIN];
+  conc__journal_head head;
+  conc__survey survey;
+  struct stat st;
+  bool torn = false;
+  int rc;
+  if (fstat(j->fd, &st) != 0) return -errno;
+  if (st.st_size == 0) {
+    rc = conc__renewal_make(j);
+    if (rc == 0) rc = conc__renewal_finish(j);
+    conc__renewal_end(j);
+    return rc;
+  }
+  j->size = (uint64_t)st.st_size;
+  rc = conc__journal_read_head(j->fd, j->size, &head, &torn);
+  if (rc != 0) return rc;
+  if (torn) {
+    conc__journal_head_write(bytes, &head);
+    rc = conc__file_put_at(j->fd, bytes, sizeof bytes, 0);
+    if (rc != 0) return rc;
+  }
+  unlinkat(j->directory, j->new_name, 0); /* left by a crash */
+  j->file = head.number;
+  j->seed = conc__journal_seed(j->file);
+  j->serial = head.serial;
+  memset(&survey, 0, sizeof survey);
+  survey.old = j->keep > 0
+                   ? conc__to_microseconds(conc__wall_clock() - j->keep)
+                   : UINT64_MAX;
+  rc = conc__journal_replay(j, &survey, found, arg);
+  if (rc == 0) rc = conc__journal_mend(j, &survey, torn);
+  conc__scan_end(&j->scan);
+  conc__survey_free(&survey);
+  return rc;
+}
+
+/* A journal that is not open yet: with the names behind it, and the directory
+   open. NULL, and *rc is negative errno. */
+CONC__PRIVATE conc__journal *conc__journal_make(const char *path, int *rc) {
+  const char *slash = strrchr(path, '/');
+  const char *base = slash != NULL ? slash + 1 : path;
+  size_t size = strlen(base), before = (size_t)(base - path);
+  conc__journal *j =
+      (conc__journal *)CONC_MALLOC(sizeof *j + 2 * size + 6 + before + 2);
+  char *directory;
+  *rc = -ENOMEM;
+  if (j == NULL) return NULL;
+  memset(j, 0, sizeof *j);
+  j->fd = j->new_fd = -1;
+  j->depth = conc__fork_depth;
+  j->gathering = 1;
+  j->name = (char *)(j + 1);
+  j->new_name = j->name + size + 1;
+  directory = j->new_name + size + 5;
+  memcpy(j->name, base, size + 1);
+  memcpy(j->new_name, base, size);
+  memcpy(j->new_name + size, ".new", 5);
+  memcpy(directory, before > 0 ? path : ".", before > 0 ? before : 1);
+  directory[before > 0 ? before : 1] = 0;
+  *rc = size > 0 ? conc__journal_open_at(AT_FDCWD, directory,
+                                         O_RDONLY | O_DIRECTORY, 0,
+                                         &j->directory)
+                 : -EISDIR;
+  if (*rc == 0) return j;
+  CONC_FREE(j);
+  return NULL;
+}
+
+/* All that it has, but the thread. */
+CONC__PRIVATE void conc__journal_free(conc__journal *j) {
+  conc__journal_leave(j);
+  conc__journal_shut(&j->fd);
+  conc__journal_shut(&j->directory);
+  conc__sheets_free(j->first);
+  conc__sheets_free(j->spare);
+  CONC_FREE(j);
+}
+
+/* Opens a journal, or makes it. `sync`: seconds; 0: always; CONC_FOREVER:
+   never. `keep`: for how many seconds ids are remembered. Calls found(record,
+   arg) in the order of the file: for each message that is not done
+   (CONC_JOURNAL_PUT, with the latest `due` and `deliveries`; the data of a
+   value is the body of a pickle), for each id of a message that is done
+   (CONC_JOURNAL_ID), and for each damage that has destroyed what was on the
+   disk (CONC_JOURNAL_LOST; it is told again until the file is made anew). What
+   `found` returns but 0 is returned. 0, and *out is for conc__journal_close;
+   -EBUSY: it is open already; -EPROTO: it is no journal, or of a later
+   version; -ENOMEM; -EIO; or what open() and its like fail with. */
+CONC__PRIVATE int conc__journal_open(conc__journal **out, const char *path,
+                                     double sync, double keep,
+                                     conc__journal_fn *found, void *arg) {
+  conc__journal *j;
+  struct stat st;
+  char *target = NULL;
+  int rc;
+  *out = NULL;
+  conc__init();
+  pthread_once(&conc__crc_once, conc__crc_make_tables);
+  /* The new file must not take the place of a symbolic link. */
+  if (lstat(path, &st) == 0 && S_ISLNK(st.st_mode)) {
+    target = realpath(path, NULL);
+    if (target == NULL) return -errno;
+  }
+  j = conc__journal_make(target != NULL ? target : path, &rc);
+  free(target);
+  if (j == NULL) return rc;
+  j->sync = sync < 1e9 ? sync : CONC__NEVER; /* not a number: never */
+  j->keep = keep;
+  rc = conc__journal_enter(j);
+  if (rc == 0) rc = conc__journal_load(j, found, arg);
+  if (rc == 0) {
+    j->synced_at = conc_now();
+    j->thread.target = conc__journal_main;
+    j->thread.arg = j;
+    j->thread.name = "conc-journal";
+    rc = conc_thread_start(&j->thread);
+  }
+  if (rc != 0) {
+    conc__journal_free(j);
+    return rc;
+  }
+  *out = j;
+  return 0;
+}
+
+/* Writes what is still to be written, has it on the disk (unless the journal
+   is one of `never`) and frees the journal. No task uses it any more. 0; or by
+   what it has failed, or -ENOSPC: what was last said of older messages is not
+   written. A forked child frees its copy. */
+CONC__PRIVATE int conc__journal_close(conc__journal *j) {
+  conc__mutex *guard = conc__journal_guard(j);
+  conc__waiter *woken;
+  int rc = 0;
+  if (!conc__journal_is_foreign(j)) {
+    conc__mutex_lock(guard);
+    CONC__CHECK(j->tickets == NULL);
+    j->ending = true;
+    woken = conc__waitlist_take(&j->idle);
+    conc__mutex_unlock(guard);
+    conc__wake_all(woken);
+    /* A cancelled caller, too, waits: the thread uses what is freed next. */
+    while (conc_join(&j->thread, CONC_FOREVER) == -ECANCELED &&
+           conc_is_alive(&j->thread)) {
+    }
+    rc = j->ended;
+  }
+  conc__journal_free(j);
+  return rc;
+}
+
+/* --- reading by anybody --- */
+
+/* Tells one step of a scan, `b` being memory for a pickle. Of damage it is
+   said whether it was on the disk. */
+CONC__PRIVATE int conc__journal_tell(const conc__logged *l, uint64_t synced,
+                                     conc__buffer *b, conc__journal_fn *fn,
+                                     void *arg) {
+  static const unsigned char proto[2] = {CONC__OP_PROTO, 4};
+  conc_journal_record r;
+  int rc = 0;
+  conc__logged_tell(l, &r);
+  if (r.type == 0) return 0;
+  if (r.type == CONC_JOURNAL_LOST && l->at >= synced)
+    r.type = CONC_JOURNAL_TORN;
+  if (r.value) {
+    b->size = 0;
+    rc = conc__buffer_append(b, proto, sizeof proto);
+    if (rc == 0) rc = conc__buffer_append(b, r.data, r.size);
+    if (rc == 0) rc = conc__buffer_append(b, ".", 1);
+    r.data = b->data;
+    r.size = b->size;
+  }
+  return rc == 0 ? fn(&r, arg) : rc;
+}
+
+/* Two scans: the first finds up to where the file was on the disk. Its owner
+   may make it shorter meanwhile: then it ends there. */
+CONC__PRIVATE int conc__journal_tell_all(int fd, conc__journal_fn *fn,
+                                         void *arg) {
+  conc__buffer b = {NULL, 0, 0, 0};
+  conc__journal_head head;
+  conc__logged l;
+  conc__scan s;
+  struct stat st;
+  uint64_t synced = 0;
+  bool torn;
+  int rc;
+  if (fstat(fd, &st) != 0) return -errno;
+  if (!S_ISREG(st.st_mode)) return -EPROTO;
+  rc = conc__journal_read_head(fd, (uint64_t)st.st_size, &head, &torn);
+  if (rc != 0) return rc;
+  memset(&s, 0, sizeof s);
+  conc__scan_begin(&s, fd, head.number, (uint64_t)st.st_size);
+  while ((rc = conc__scan_next(&s, &l)) > 0)
+    if (l.found == CONC__FOUND_WHOLE && l.type == 'S' &&
+        conc__logged_serial(&l) <= l.at)
+      synced = conc__logged_serial(&l);
+  conc__scan_begin(&s, fd, head.number, s.at);
+  if (rc == -EPROTO) rc = 0;
+  while (rc == 0) {
+    int step = conc__scan_next(&s, &l);
+    if (step <= 0) {
+      rc = step == -EPROTO ? 0 : step;
+      break;
+    }
+    rc = conc__journal_tell(&l, synced, &b, fn, arg);
+  }
+  conc__scan_end(&s);
+  conc__buffer_free(&b);
+  return rc;
+}
+
+CONC_API int conc_journal_read(const char *path,
+                               int (*fn)(const conc_journal_record *record,
+                                         void *arg),
+                               void *arg) {
+  struct stat st;
+  int fd, rc;
+  conc__init();
+  if (!CONC_HAVE_FLOCK && stat(path, &st) == 0 && conc__journal_is_open(&st))
+    return -EBUSY; /* the lock would go with this descriptor */
+  rc = conc__journal_open_at(AT_FDCWD, path, O_RDONLY, 0, &fd);
+  if (rc == 0) rc = conc__journal_tell_all(fd, fn, arg);
+  if (fd >= 0) conc__own_fd_close(fd);
+  return rc;
+}
+
+/* ---------------------------------------------------------------------------
    >>letters: messages that stay after they were got, and who has them
 
    The state of a queue with an option of >>leases, and each step of it. A
@@ -30652,8 +32889,8 @@ CONC__PRIVATE void conc__holder_trim_own(void) {
 /* ---------------------------------------------------------------------------
    >>work: the queue of one process that leases its messages
 
-   The class of queues with an option of >>leases: its calls, by the steps of
-   >>letters. A connection of a server passes its holder with the sink, and
+   The class of queues with an option of >>leases: its calls, by the steps that
+   are in >>letters. A connection of a server passes its holder with the sink, and
    what it got is its own when the reply has been sent: until then it can be
    given back, also by a queue that does not lease, which lends it meanwhile.
 
@@ -31260,6 +33497,7 @@ CONC__PRIVATE double conc__work_oldest(const conc__work *q, uint32_t tick) {
   return oldest != NULL ? (double)(tick - oldest->since) / 10 : 0;
 }
 
+/* conc_queue_stats. */
 CONC__PRIVATE int conc__work_counts(conc_queue *queue,
                                     conc_queue_counts *out) {
   conc__work *q = (conc__work *)queue;
@@ -31285,6 +33523,7 @@ CONC__PRIVATE int conc__work_counts(conc_queue *queue,
   return 0;
 }
 
+/* conc_queue_holders. */
 CONC__PRIVATE ssize_t conc__work_holders(conc_queue *queue,
                                          conc_queue_holder *out, size_t n) {
   conc__work *q = (conc__work *)queue;
@@ -31364,7 +33603,7 @@ CONC__PRIVATE void conc__work_free(conc_queue *queue) {
 }
 
 static const conc__lease_class conc__work_leases = {
-    conc__work_put_on, conc__work_end, conc__work_counts, conc__work_holders};
+    conc__work_put_on, conc__work_end, conc__work_counts, conc__work_holders, true};
 
 static const conc__queue_class conc__work_class = {
     conc__work_put,   conc__work_get,       conc__work_unget,
@@ -31392,6 +33631,7 @@ CONC__PRIVATE bool conc__work_is_allowed(const conc_queue_opts *o) {
                           !(o->retry_delay > 0));
 }
 
+/* conc_queue_new, with such an option. */
 CONC__PRIVATE conc_queue *conc__work_new(const conc_queue_opts *options) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
   const size_t priorities =
@@ -31431,9 +33671,9 @@ CONC__PRIVATE conc_queue *conc__work_new(const conc_queue_opts *options) {
   return &q->queue;
 }
 
-/* Whether a queue is of this class. */
+/* Whether a queue is of such a class, and of this process. */
 CONC__INLINE bool conc__queue_is_work(const conc_queue *q) {
-  return q->ops == &conc__work_class;
+  return q->ops->leases != NULL && q->ops->leases->here;
 }
 
 /* ---------------------------------------------------------------------------
@@ -38495,8 +40735,8 @@ CONC__PRIVATE int conc__serve_unget(conc__session *s, conc_queue *q,
   return rc == 0 ? conc__reply_none(s) : conc__reply_error(s, rc, false);
 }
 
-/* What stands before the message in a reply to _conc_lease, as bytes: see
-   >>own. */
+/* What stands before the message in a reply to _conc_lease, as bytes, of which
+   >>own says more. */
 #define CONC__LEASE_HEAD 20
 
 /* Begins the reply to a get. What is `leased` to a client of ours has such a
@@ -38864,8 +41104,8 @@ CONC__PRIVATE int conc__serve_size(conc__session *s, conc_queue *q,
    A key is CONC__KEY_SIZE bytes, and one more that is 1 if the call may have
    been sent before; or None: the call may count twice.
 
-   Uses >>aside, >>receipt and >>session. Its users are >>dispatch and
-   >>server; >>proxy asks for it.
+   Uses >>aside, >>receipt and >>session. It is used by >>dispatch and
+   by >>server; >>proxy asks for it.
    ------------------------------------------------------------------------ */
 
 #define CONC__METHOD_PUT "_conc_put"
@@ -39463,6 +41703,7 @@ CONC__PRIVATE int conc__serve_own_get_many(conc__session *s, conc__object *o,
 #define CONC__METHOD_HOLDERS "_conc_holders"
 #define CONC__HOLDERS_MOST ((size_t)4096) /* in one reply */
 
+/* _conc_put_on. */
 CONC__PRIVATE int conc__serve_put_on(conc__session *s, conc__object *o,
                                      const conc__request *r) {
   const conc_value *v = r->args, *id = conc_value_item(v, 5);
@@ -39490,6 +41731,7 @@ CONC__PRIVATE int conc__serve_put_on(conc__session *s, conc__object *o,
                                timeout);
 }
 
+/* _conc_counts. */
 CONC__PRIVATE int conc__serve_counts(conc__session *s, conc__object *o,
                                      const conc__request *r) {
   conc__buffer *out = &s->client->channel.out;
@@ -39579,6 +41821,7 @@ CONC__PRIVATE int conc__serve_alive(conc__session *s, conc__object *o,
   return conc__reply_none(s);
 }
 
+/* _conc_holders. */
 CONC__PRIVATE int conc__serve_holders(conc__session *s, conc__object *o,
                                       const conc__request *r) {
   conc__buffer *out = &s->client->channel.out;
@@ -44752,7 +46995,7 @@ CONC__PRIVATE int conc__proxy_join(conc_queue *q, double deadline) {
 
 static const conc__lease_class conc__proxy_leases = {
     conc__proxy_put_on, conc__proxy_end_lease, conc__proxy_counts,
-    conc__proxy_holders};
+    conc__proxy_holders, false};
 
 static const conc__queue_class conc__proxy_class = {
     conc__proxy_put,  conc__proxy_get,       conc__proxy_unget,
