@@ -5302,8 +5302,8 @@ static const int *const conc__version_check __attribute__((used)) =
      >>kept       what a manager keeps
      >>session    a session: one run of a client's coroutine; messages that
                   were taken; handing out; replies; the arguments of a request;
-                  what a connection owns; calls that may wait
-     >>own        calls that do not wait
+                  what a connection owns; calls that may wait; calls that do
+                  not wait
      >>own        calls that count once; many in one trip; coming back; the
                   methods, and their arguments; queues with an option of
                   >>leases
@@ -40735,8 +40735,8 @@ CONC__PRIVATE int conc__serve_unget(conc__session *s, conc_queue *q,
   return rc == 0 ? conc__reply_none(s) : conc__reply_error(s, rc, false);
 }
 
-/* What stands before the message in a reply to _conc_lease, as bytes, of which
-   >>own says more. */
+/* What stands before the message in a reply to _conc_lease, as bytes; see what
+   is said in >>own. */
 #define CONC__LEASE_HEAD 20
 
 /* Begins the reply to a get. What is `leased` to a client of ours has such a
@@ -46512,6 +46512,7 @@ CONC__PRIVATE int conc__proxy_ask_of(conc__proxy *proxy, const char *method,
   return rc;
 }
 
+/* conc_queue_stats, of a client. */
 CONC__PRIVATE int conc__proxy_counts(conc_queue *q, conc_queue_counts *out) {
   uint64_t whole[9] = {0};
   double real[3] = {0, 0, 0};
@@ -46544,6 +46545,7 @@ CONC__PRIVATE int conc__proxy_counts(conc_queue *q, conc_queue_counts *out) {
   return 0;
 }
 
+/* conc_queue_holders, of a client. */
 CONC__PRIVATE ssize_t conc__proxy_holders(conc_queue *q,
                                           conc_queue_holder *out, size_t n) {
   conc__exchange c;
