@@ -103,6 +103,7 @@
      >>receipt     calls that count once (private)
      >>kept        what a manager keeps (private)
      >>session     what answers the requests of one client (private)
+     >>served      the calls of a queue that is served (private)
      >>own         what only a client of conc.h asks for (private)
      >>dispatch    what a client asks for, and its turns (private)
      >>server      what serves queues to clients (private)
@@ -3723,10 +3724,11 @@ CONC_API int conc_pool_start(conc_pool *pool);
               submit; jobs in processes never can: -ECHILD)
    -EMSGSIZE  the job's .size is above .max_bytes
    -ECHILD    the pool belongs to another process; or its fork server and the
-              spare were killed; or its workers die before they begin. These are
-              replaced 16 times, and twice more for each worker, after pauses
-              of up to 50 ms; if SIGKILL or SIGTERM ends them, for 3 seconds.
-              Then all jobs end with -ECHILD, and the pool takes no more
+              spare were killed; or its workers die before they begin. These
+              are replaced 16 times, and twice more for each worker, after
+              pauses of up to 50 ms; if SIGKILL or SIGTERM ends them, for 3
+              seconds. Then all jobs end with -ECHILD, and the pool takes no
+              more
    -ENOMEM    the caller is a job, and there is no memory for another one */
 CONC_API int conc_pool_submit(conc_pool *pool, conc_task *job);
 
@@ -4490,11 +4492,11 @@ CONC_API conc_barrier *conc_manager_barrier(conc_manager *manager,
 
    A pool ends when there is no proxy of it any more, nor of anything that it
    has returned: what has not begun then never runs, and what runs is
-   cancelled. The pools of all clients have .max_workers threads. What their calls keep,
-   arguments of what is not done and results that were not fetched, counts for
-   .max_memory, and of each pool for .max_client_memory, too: a call above that
-   is a MemoryError, and so is a result. With CONC_PASS (.objects) the results
-   may have objects in them.
+   cancelled. The pools of all clients have .max_workers threads. What their
+   calls keep, arguments of what is not done and results that were not fetched,
+   counts for .max_memory, and of each pool for .max_client_memory, too: a call
+   above that is a MemoryError, and so is a result. With CONC_PASS (.objects)
+   the results may have objects in them.
 
    Threads    any number, mixed with coroutines of any loops
    Processes  that is what a manager is for
@@ -4562,14 +4564,14 @@ CONC_API int conc_manager_register(conc_manager *manager, const char *name,
    its client goes never runs. The pool stays the caller's, must be started
    before the first call, and joined after the end of the manager. If it takes
    no jobs, calls fail by a RuntimeError; in C, -EREMOTEIO. The pools of
-   clients call a function of a pool of threads in their own threads.
-   If the pool is one of processes, these have the function and `arg` as they
-   were when the pool was started, and what a call changes in memory is seen by
-   that process alone. Arguments and result travel as pickles: the arguments
-   with 256 KiB at most when all of it is written out, and the result with 256
-   KiB; what is above that is a ValueError, -EMSGSIZE in C. A call takes these
-   256 KiB of .max_bytes of the pool. If its client goes, its process is
-   killed. If something else ends the process, a signal or an exit, the call fails by a
+   clients call a function of a pool of threads in their own threads. If the
+   pool is one of processes, these have the function and `arg` as they were
+   when the pool was started, and what a call changes in memory is seen by that
+   process alone. Arguments and result travel as pickles: the arguments with
+   256 KiB at most when all of it is written out, and the result with 256 KiB;
+   what is above that is a ValueError, -EMSGSIZE in C. A call takes these 256
+   KiB of .max_bytes of the pool. If its client goes, its process is killed. If
+   something else ends the process, a signal or an exit, the call fails by a
    ChildProcessError that says what, -ECHILD in C; unless .retries of the pool
    lets it run again. Others are not concerned: the pool has a new process. A
    call that runs for longer than .timeout of the pool is a TimeoutError,
@@ -5302,8 +5304,8 @@ static const int *const conc__version_check __attribute__((used)) =
      >>kept       what a manager keeps
      >>session    a session: one run of a client's coroutine; messages that
                   were taken; handing out; replies; the arguments of a request;
-                  what a connection owns; calls that may wait; calls that do
-                  not wait
+                  what a connection owns
+     >>served     calls that may wait; calls that do not wait
      >>own        calls that count once; many in one trip; coming back; the
                   methods, and their arguments; queues with an option of
                   >>leases
@@ -19773,8 +19775,8 @@ CONC__PRIVATE void *conc__parent_watch(void *arg) {
 /* Lets this process, a daemon, end with its parent. The parent alone has the
    other end of the pipe `fd`, and the kernel closes it however the parent
    ends; a byte does the same. (A fork server's spare has that other end, too,
-   and in the place of a pipe a socket.) The end is by SIGKILL, which no handler of the program can hold up. 0
-   or negative errno. */
+   and in the place of a pipe a socket.) The end is by SIGKILL, which no
+   handler of the program can hold up. 0 or negative errno. */
 CONC__PRIVATE int conc__parent_watch_start(int fd) {
 #if CONC_HAVE_SETSIG
   if (fcntl(fd, F_SETOWN, getpid()) == 0 &&
@@ -31425,7 +31427,8 @@ CONC__PRIVATE void *conc__journal_main(void *arg) {
 
 /* --- opening --- */
 
-/* Reads the head of a file of `size` bytes: of two copies one is enough; *torn:
+/* Reads the head of a file of `size` bytes: of two copies one is enough.
+   *torn:
    the other is not whole. 0; -EPROTO: it is no journal; or negative errno. */
 CONC__PRIVATE int conc__journal_read_head(int fd, uint64_t size,
                                           conc__journal_head *head,
@@ -31511,8 +31514,9 @@ CONC__PRIVATE void conc__journal_leave(const conc__journal *j) {
 }
 
 /* A damage that came before it was on the disk lies between whole records. It
-   becomes a record of nothing, as long as it is: a later reader, who finds an S
-   behind it, would take it for a loss. Its bytes stay. 0 or negative errno. */
+   becomes a record of nothing, as long as it is: a later reader, who finds an
+   S behind it, would take it for a loss. Its bytes stay. 0 or negative errno.
+   */
 CONC__PRIVATE int conc__journal_fill(conc__journal *j, const conc__damage *d) {
   unsigned char head[CONC__RECORD_HEAD];
   uint64_t length = d->total - CONC__RECORD_HEAD, at, n;
@@ -32890,9 +32894,10 @@ CONC__PRIVATE void conc__holder_trim_own(void) {
    >>work: the queue of one process that leases its messages
 
    The class of queues with an option of >>leases: its calls, by the steps that
-   are in >>letters. A connection of a server passes its holder with the sink, and
-   what it got is its own when the reply has been sent: until then it can be
-   given back, also by a queue that does not lease, which lends it meanwhile.
+   are in >>letters. A connection of a server passes its holder with the sink,
+   and what it got is its own when the reply has been sent: until then it can
+   be given back, also by a queue that does not lease, which lends it
+   meanwhile.
 
    Its users are >>queue, >>leases, and >>session for the connections of a
    server.
@@ -33041,8 +33046,8 @@ CONC__PRIVATE bool conc__work_fits(const conc__work *q, size_t bytes) {
 /* Waits until there is room. With the guard held, which it has afterwards,
    too. 0; 1: the id is known; -EPIPE, -ETIMEDOUT, -ECANCELED, -ENOMEM. */
 CONC__PRIVATE int conc__work_await_room(conc__work *q, size_t bytes,
-                                        const conc__put_id *id, double deadline,
-                                        conc__todo *todo) {
+                                        const conc__put_id *id,
+                                        double deadline, conc__todo *todo) {
   conc__work_wait wait;
   int rc = 0;
   wait.begun = false;
@@ -33603,7 +33608,8 @@ CONC__PRIVATE void conc__work_free(conc_queue *queue) {
 }
 
 static const conc__lease_class conc__work_leases = {
-    conc__work_put_on, conc__work_end, conc__work_counts, conc__work_holders, true};
+    conc__work_put_on, conc__work_end, conc__work_counts, conc__work_holders,
+    true};
 
 static const conc__queue_class conc__work_class = {
     conc__work_put,   conc__work_get,       conc__work_unget,
@@ -40410,6 +40416,18 @@ CONC__PRIVATE uintptr_t conc__act_as(uintptr_t owner) {
   return before;
 }
 
+/* ---------------------------------------------------------------------------
+   >>served: the calls of a queue that is served
+
+   What a session does for a put, a get, a join and the like: it tries, and if
+   it has to wait, all replies before that are sent first. What takes long is
+   done beside the loop. Whose a message is that a queue leases is said here:
+   the connection's.
+
+   Uses >>session, >>aside and the classes of queues. It is used by >>own and
+   by >>dispatch.
+   ------------------------------------------------------------------------ */
+
 /* --- calls that may wait ---
 
    Each tries its call without waiting. Only if that does not do, the session
@@ -46212,10 +46230,10 @@ CONC__PRIVATE uint64_t conc__lessee_older(conc__lessee *l, uint64_t than) {
   return lease;
 }
 
-/* Asks for the lease that came by the connection of `c` to be the pinned one's,
-   too. 1: it is. 0: the pinned one has none any more. Or negative errno: then
-   the connection is closed, and it is known that the message is in its queue
-   again, or that the pin must be closed. */
+/* Asks for the lease that came by the connection of `c` to be the pinned
+   one's, too. 1: it is. 0: the pinned one has none any more. Or negative
+   errno: then the connection is closed, and it is known that the message is in
+   its queue again, or that the pin must be closed. */
 CONC__PRIVATE int conc__lessee_join(conc__lessee *l, conc__proxy *proxy,
                                     const conc__ident *ident,
                                     conc__exchange *c, uint64_t lease) {
@@ -52889,7 +52907,8 @@ CONC__INLINE unsigned char *conc__far_call_room(conc__far_call *e) {
 }
 
 /* Puts what comes back in its place. */
-CONC__PRIVATE void conc__far_call_end(conc__far_call *e, const conc__called *c) {
+CONC__PRIVATE void conc__far_call_end(conc__far_call *e,
+                                      const conc__called *c) {
   size_t size = 0;
   const void *from = c->rc == 0 ? c->body->data : NULL;
   if (c->rc == 0) size = c->body->size;
@@ -53013,7 +53032,8 @@ CONC__PRIVATE void conc__far_call_take(conc__called *c, conc__far_call *e) {
 }
 
 /* A job has failed, and not its function: says so. */
-CONC__PRIVATE int conc__far_call_failed(conc__called *c, const conc_task *job) {
+CONC__PRIVATE int conc__far_call_failed(conc__called *c,
+                                        const conc_task *job) {
   char text[120];
   const int n = job->exitcode;
   if (job->status == -ETIMEDOUT) {
