@@ -56467,6 +56467,7 @@ typedef struct conc__serving {
   conc__data *data;
   const char *method;
   const conc_value *args;
+  const conc__actor *caller;
   conc__buffer out; /* the reply, as a frame */
   int rc;
 } conc__serving;
@@ -56499,6 +56500,8 @@ CONC__PRIVATE void conc__serving_main(void *arg) {
   r.args = v->args;
   r.kwds = &kwds;
   v->rc = conc__serve_method(&s, &r);
+  /* Not the caller is cancelled, but what works for it: the loop ends. */
+  if (v->rc == -ECANCELED && conc__self() != v->caller) v->rc = -EPIPE;
   conc__holdings_end(&c.loans, false);
   v->out = c.channel.out;
 }
@@ -56533,9 +56536,9 @@ CONC__PRIVATE int conc__data_here(conc__data *d, const char *method,
   v.data = d;
   v.method = method;
   v.args = args;
+  v.caller = conc__self();
   rc = conc__server_do(m, conc__serving_main, &v, conc_now() + m->timeout);
-  /* The loop has ended in the midst of it, and cancels what is under way. */
-  if (rc == 0) rc = v.rc == -ECANCELED ? -EPIPE : v.rc;
+  if (rc == 0) rc = v.rc;
   if (rc == 0) rc = conc__serving_read(&v, reply, result);
   conc__buffer_free(&v.out);
   return rc;

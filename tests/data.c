@@ -450,15 +450,29 @@ static void *append_one(void *arg) {
   return NULL;
 }
 
+/* Makes a list so long that a look at all of it gives others their turns. */
+enum { FILLED = 60 << 7 };
+
+static void fill(conc_list *l) {
+  conc_value *many;
+  CHECK_EQ(conc_list_clear(l), 0);
+  CHECK_EQ(conc_list_extend(l, json("\"0123456789012345678901234567890123456789"
+                                    "01234567890123456789\"")), 0);
+  for (int i = 0; i < 7; i++) {
+    CHECK_EQ(conc_list_copy(l, &many), 0);
+    CHECK_EQ(conc_list_extend(l, many), 0);
+    conc_value_free(many);
+  }
+  CHECK_EQ(conc_list_len(l), FILLED);
+}
+
 TEST(what_the_server_has_stays_the_programs_when_it_has_ended) {
   served s = nobody();
   keeper k = {0, 0};
   conc_task t, waits;
-  int i;
   CHECK_EQ(conc_manager_register(&s.server, "keep", keep_the_loop, &k), 0);
   serve(&s);
   conc_list *l = conc_manager_list(&s.server, "names");
-  conc_value *many;
   /* One call waits while the server begins to end. */
   begin_keeping(&s, &k, &t);
   start(conc_thread_start, &waits, append_one, l);
@@ -471,15 +485,7 @@ TEST(what_the_server_has_stays_the_programs_when_it_has_ended) {
   use_all(&s.server);
   run(use_all_in_a_task, &s.server);
   /* So long that elsewhere it would let others have their turns. */
-  CHECK_EQ(conc_list_clear(l), 0);
-  CHECK_EQ(conc_list_extend(l, json("\"0123456789012345678901234567890123456789"
-                                    "01234567890123456789\"")), 0);
-  for (i = 0; i < 7; i++) {
-    CHECK_EQ(conc_list_copy(l, &many), 0);
-    CHECK_EQ(conc_list_extend(l, many), 0);
-    conc_value_free(many);
-  }
-  CHECK_EQ(conc_list_len(l), 60 << 7);
+  fill(l);
   CHECK_EQ(conc_list_contains(l, json("\"x\"")), 0);
   end_all(&s);
 }
@@ -567,6 +573,51 @@ TEST(each_item_is_popped_once_and_one_default_is_set) {
     CHECK_EQ(of[1].first[i], of[0].first[0]);
   }
   CHECK_EQ(conc_list_len(of[0].list), 0);
+  end_all(&s);
+}
+
+static void *copy_often(void *arg) {
+  shares *s = (shares *)arg;
+  conc_value *v;
+  while (!LOAD(s->number)) {
+    size_t i;
+    CHECK_EQ(conc_list_copy(s->list, &v), 0);
+    /* The items of one moment: the last ones, if any, are in their order. */
+    for (i = FILLED; i < conc_value_size(v); i++) {
+      int64_t n = -1;
+      CHECK_EQ(conc_value_int(conc_value_item(v, i), &n), 0);
+      CHECK_EQ(n, i - FILLED);
+    }
+    conc_value_free(v);
+  }
+  return NULL;
+}
+
+/* Each call has its turns, and is atomic all the same. */
+TEST(calls_that_take_long_are_whole) {
+  served s = nobody();
+  conc_task t[2];
+  shares of[2];
+  conc_value *v;
+  serve(&s);
+  memset(of, 0, sizeof of);
+  of[0].list = conc_manager_list(&s.client, "names");
+  of[1].list = conc_manager_list(&s.server, "names");
+  fill(of[0].list);
+  for (int i = 0; i < 2; i++)
+    start(conc_thread_start, &t[i], copy_often, &of[i]);
+  for (int round = 0; round < 10; round++) {
+    for (int i = 0; i < 10; i++) {
+      CHECK_EQ(conc_build(&v, "i", i), 0);
+      CHECK_EQ(conc_list_append(of[i % 2].list, v), 0);
+      conc_value_free(v);
+    }
+    for (int i = 0; i < 10; i++)
+      CHECK_EQ(conc_list_pop(of[i % 2].list, -1, NULL), 0);
+  }
+  for (int i = 0; i < 2; i++) STORE(of[i].number, 1);
+  for (int i = 0; i < 2; i++) CHECK_EQ(conc_join(&t[i], long_time()), 0);
+  CHECK_EQ(conc_list_len(of[1].list), FILLED);
   end_all(&s);
 }
 
