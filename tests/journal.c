@@ -948,6 +948,33 @@ TEST(a_full_disk_refuses_puts_and_loses_nothing) {
   clean();
 }
 
+TEST(what_is_done_takes_the_space_that_a_put_does_not_get) {
+  conc__journal *j;
+  conc_journal_record r;
+  conc__ticket first, refused, d;
+  clean(), fill_text();
+  j = open_it(ALWAYS, 0);
+  CHECK_EQ(put(j, 1, 100), 0);
+  STORE(gate_closed, 1);
+  r = message(1, 100);
+  CHECK_EQ(conc__journal_back(j, &r, &first), 0);
+  UNTIL(LOAD(gate_waits) > 0);
+  STORE(disk_size, size_of(here) + 100);
+  CHECK_EQ(conc__journal_done(j, &r, &d), 0);
+  r = message(2, 300);
+  CHECK_EQ(conc__journal_put(j, &r, &refused), 0); /* of the same batch */
+  STORE(gate_closed, 0);
+  CHECK_EQ(conc__journal_commit(j, &first, CONC__NEVER), 0);
+  CHECK_EQ(conc__journal_commit(j, &d, CONC__NEVER), 0);
+  CHECK_EQ(conc__journal_commit(j, &refused, CONC__NEVER), -ENOSPC);
+  STORE(disk_size, 0);
+  CHECK_EQ(conc__journal_close(j), 0);
+  j = open_it(ALWAYS, 0);
+  CHECK_EQ(found.messages, 0);
+  CHECK_EQ(conc__journal_close(j), 0);
+  clean();
+}
+
 TEST(what_is_done_on_a_full_disk_is_said_again_by_itself) {
   conc__journal *j;
   clean(), fill_text();
@@ -1016,18 +1043,21 @@ TEST(a_small_file_system_that_is_full_loses_nothing) {
   while ((rc = put(j, n + 1, 3000)) == 0) n++;
   CHECK_EQ(rc, -ENOSPC);
   CHECK(n > 10);
+  /* Some space is kept, by which what is done is said. */
+  CHECK_EQ(done(j, 1, 3000), 0);
+  CHECK_EQ(put(j, n + 1, 3000), -ENOSPC);
   CHECK_EQ(conc__journal_close(j), 0);
   j = open_it(ALWAYS, 0);
-  CHECK_EQ(found.messages, n);
+  CHECK_EQ(found.messages, n - 1);
   /* Another file has had some of the space, and gives it back. */
-  while ((rc = done(j, 1, 3000)) == 0) {
+  while ((rc = done(j, 2, 3000)) == 0) {
   }
   CHECK_EQ(rc, -ENOSPC);
   close(fd);
   unlink(path_of(".d/other"));
   CHECK_EQ(conc__journal_close(j), 0);
   j = open_it(ALWAYS, 0);
-  CHECK_EQ(found.messages, n - 1);
+  CHECK_EQ(found.messages, n - 2);
   CHECK_EQ(found.lost, 0);
   CHECK_EQ(conc__journal_close(j), 0);
   CHECK_EQ(umount(dir), 0);
