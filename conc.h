@@ -30414,8 +30414,9 @@ CONC__PRIVATE int conc__survey_left(const conc__survey *s,
    How the file is kept true, whatever fails:
    - A batch that finds no space is cut off again, and the cut is on the disk
      before anything else is written. Its puts are refused. What it says of
-     messages that were there before (done, back) is kept for the next batch: a
-     message that is done must not come back since the disk was full.
+     messages that were there before (done, back) is written without them; if
+     there is no space for that either, it is kept for the next batch: a message
+     that is done must not come back since the disk was full.
    - After an fdatasync() that failed nobody knows what is on the disk: Linux
      forgets the pages that it could not write. So the journal has failed for
      good.
@@ -30500,6 +30501,7 @@ typedef struct conc__renewal {
 #ifndef CONC__RENEW_SLICE
 #define CONC__RENEW_SLICE ((uint64_t)256 << 10) /* bytes read in a slice */
 #endif
+#define CONC__SPACE_KEPT ((uint64_t)1 << 20) /* see conc__journal_is_short */
 #define CONC__RENEW_SYNC ((uint64_t)4 << 20) /* bytes of one fdatasync() */
 /* Seconds until the next attempt, after a failure to make a new file, and
    after a batch that found no space. */
@@ -30542,7 +30544,8 @@ typedef struct conc__journal {
   uint64_t marked;    /* what the last S says */
   uint64_t ids;       /* bytes that remember ids, when it was last known */
   size_t damage;      /* damages that were found at the opening */
-  double synced_at, retry_at, renew_at; /* times; see >>platform */
+  uint64_t space;     /* bytes that puts may take, when it was last asked */
+  double synced_at, retry_at, renew_at, space_at; /* times */
   bool dirty;       /* a batch was written after the last fdatasync() */
   bool renew_never; /* the file has become damaged */
   int ended;        /* what conc__journal_close returns */
@@ -30973,17 +30976,70 @@ CONC__PRIVATE void conc__journal_mark(conc__journal *j) {
 }
 
 /* The tickets of a batch that was refused, or (batch 0) all of them, end by
-   `rc`. The guard is held. */
+   `rc`; or only those of its puts. The guard is held. */
 CONC__PRIVATE void conc__journal_refuse(conc__journal *j, uint64_t batch,
-                                        int rc) {
+                                        bool puts, int rc) {
   conc__ticket *t;
   for (t = j->tickets; t != NULL; t = t->next) {
     if (t->batch == 0 || t->batch <= j->settled) continue;
     if (batch != 0 && t->batch != batch) continue;
+    if (puts && t->serial == 0) continue;
     if (t->serial != 0) conc__journal_less_live(j, t->total);
     t->batch = 0;
     t->rc = rc;
   }
+}
+
+/* Refuses the puts of a batch. What is left of it is shorter, so that there may
+   be space for it. */
+CONC__PRIVATE void conc__journal_refuse_puts(conc__journal *j,
+                                             conc__sheet *batch,
+                                             uint64_t number) {
+  conc__mutex *guard = conc__journal_guard(j);
+  for (; batch != NULL; batch = batch->next)
+    conc__sheet_squeeze(batch, false);
+  conc__mutex_lock(guard);
+  conc__journal_refuse(j, number, true, -ENOSPC);
+  conc__mutex_unlock(guard);
+}
+
+/* Whether the file system has so little space left that no put may take of it.
+   What is left is for messages that are done: were there no space to say that,
+   they would come back. Not each batch asks: in a second, others may take the
+   space, and then it is found out by the write. */
+CONC__PRIVATE bool conc__journal_is_short(conc__journal *j,
+                                          const conc__sheet *batch) {
+  uint64_t need = CONC__RECORD_HEAD, least, size;
+  double now = conc_now();
+  struct statvfs disk;
+  for (; batch != NULL; batch = batch->next) need += batch->size;
+  if (now - j->space_at > 1 || need > j->space) {
+    j->space_at = now;
+    j->space = UINT64_MAX / 2;
+    if (fstatvfs(j->fd, &disk) == 0) {
+      size = (uint64_t)disk.f_blocks * (uint64_t)disk.f_frsize;
+      j->space = (uint64_t)disk.f_bavail * (uint64_t)disk.f_frsize;
+      least = size / 16 < CONC__SPACE_KEPT ? size / 16 : CONC__SPACE_KEPT;
+      j->space = j->space > least ? j->space - least : 0;
+    }
+  }
+  if (need > j->space) return true;
+  j->space -= need;
+  return false;
+}
+
+/* Writes a batch, or what of it there is space for: what concerns older
+   messages rather than new ones. As conc__journal_write. */
+CONC__PRIVATE int conc__journal_write_batch(conc__journal *j,
+                                            conc__sheet *batch,
+                                            uint64_t number) {
+  int rc;
+  if (conc__journal_is_short(j, batch))
+    conc__journal_refuse_puts(j, batch, number);
+  rc = conc__journal_write(j, batch);
+  if (rc != -ENOSPC) return rc;
+  conc__journal_refuse_puts(j, batch, number);
+  return conc__journal_write(j, batch);
 }
 
 /* Keeps what a batch without space says of older messages, in front of what
@@ -31025,12 +31081,12 @@ CONC__PRIVATE void conc__journal_settle(conc__journal *j, conc__sheet *batch,
     for (s = batch; s != NULL; s = s->next) conc__sheet_squeeze(s, false);
   conc__mutex_lock(guard);
   if (j->failed != 0) {
-    conc__journal_refuse(j, 0, j->failed);
+    conc__journal_refuse(j, 0, false, j->failed);
     more = j->first;
     j->first = j->last = NULL;
     woken[1] = conc__waitlist_take_n(&j->committers[~number & 1], SIZE_MAX);
   } else if (rc == -ENOSPC) {
-    conc__journal_refuse(j, number, rc);
+    conc__journal_refuse(j, number, false, rc);
     batch = conc__journal_keep(j, batch);
   }
   j->settled = number;
@@ -31401,7 +31457,8 @@ CONC__PRIVATE void *conc__journal_main(void *arg) {
     conc__sheet *batch = conc__journal_take(j, &number, &ends);
     rc = 0;
     if (batch != NULL) {
-      rc = j->failed != 0 ? j->failed : conc__journal_write(j, batch);
+      rc = j->failed != 0 ? j->failed
+                          : conc__journal_write_batch(j, batch, number);
       /* The disk is full: the new file's room is needed more elsewhere. */
       if (rc == -ENOSPC && j->renewal.stage != CONC__RENEW_NONE) {
         conc__renewal_end(j);
