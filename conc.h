@@ -84,7 +84,10 @@
      >>fifo        the queue of one process (private)
      >>ring        the cells that it lies in, between processes (private)
      >>cells       the queue between processes (private)
+     >>letters     messages that stay after they were got (private)
+     >>work        the queue of one process that leases them (private)
      >>queue       conc_queue: put, get, one or many, close, join
+     >>leases      conc_lease: leases, retries, priorities, delays
      >>jobs        threads that run jobs (private)
      >>forkserver  a process that forks others (private)
      >>procpool    processes that run jobs (private)
@@ -29643,7 +29646,9 @@ CONC__PRIVATE void conc__work_unlock(conc__work *q, conc__todo *todo) {
   conc__todo_begin(todo);
 }
 
-/* --- from place to place; all under the guard --- */
+/* --- from place to place ---
+
+   All of it is under the guard. */
 
 /* Whether all that was put is dealt with. */
 CONC__INLINE bool conc__work_settled(const conc__work *q) {
@@ -30097,10 +30102,11 @@ CONC__PRIVATE void conc__holder_trim_own(void) {
 /* ---------------------------------------------------------------------------
    >>work: the queue of one process that leases its messages
 
-   The class of queues with an option of >>leases: its calls, by the steps of
-   >>letters. A connection of a server passes its holder with the sink, and
-   what it got is its own when the reply has been sent: until then it can be
-   given back, also by a queue that does not lease, which lends it meanwhile.
+   The class of queues with an option of >>leases. Its calls are made of the
+   steps of >>letters. A connection of a server passes its holder with the
+   sink, and what it got is its own when the reply has been sent: until then it
+   can be given back, also to a queue that does not lease, which lends it
+   meanwhile.
 
    Its users are >>queue, >>leases, and >>session for the connections of a
    server.
@@ -30648,6 +30654,7 @@ CONC__PRIVATE double conc__work_oldest(const conc__work *q, uint32_t tick) {
   return oldest != NULL ? (double)(tick - oldest->since) / 10 : 0;
 }
 
+/* Fills in what is there and what was, as of one moment. */
 CONC__PRIVATE int conc__work_counts(conc_queue *queue,
                                     conc_queue_counts *out) {
   conc__work *q = (conc__work *)queue;
@@ -30673,6 +30680,7 @@ CONC__PRIVATE int conc__work_counts(conc_queue *queue,
   return 0;
 }
 
+/* Tells of each stake that has leases. */
 CONC__PRIVATE ssize_t conc__work_holders(conc_queue *queue,
                                          conc_queue_holder *out, size_t n) {
   conc__work *q = (conc__work *)queue;
@@ -30780,6 +30788,7 @@ CONC__PRIVATE bool conc__work_is_allowed(const conc_queue_opts *o) {
                           !(o->retry_delay > 0));
 }
 
+/* A queue for conc_queue_new; NULL and errno. */
 CONC__PRIVATE conc_queue *conc__work_new(const conc_queue_opts *options) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
   const size_t priorities =
