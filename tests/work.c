@@ -904,8 +904,8 @@ static conc_queue *join_as_python(const served *s, conc_manager *m) {
 static void let_silence_pass(conc_queue *q, double seconds) {
   conc__mutex_lock(conc__mutex_of(q));
   for (conc__stake *s = AS_WORK(q)->stakes; s != NULL; s = s->after)
-    if (s->holder->seen != UINT64_MAX)
-      s->holder->seen -= (uint64_t)(seconds * 1e9);
+    if (LOAD(s->holder->seen) != UINT64_MAX)
+      ADD_FETCH(s->holder->seen, -(uint64_t)(seconds * 1e9));
   conc__mutex_unlock(conc__mutex_of(q));
   let_time_pass(q, seconds);
 }
@@ -1043,6 +1043,270 @@ TEST(a_queue_that_delays_serves_clients_of_both_kinds) {
     CHECK_EQ(conc_manager_shutdown(&a), 0);
     end(&s);
   }
+}
+
+/* --- want of memory --- */
+
+/* Puts, gets, ends of all kinds. What fails must fail by -ENOMEM, and what was
+   put must be somewhere. */
+static void live_through(long fail_at) {
+  static char large[CONC__ENTRY_LARGE];
+  conc_queue *dead = conc_queue_new(NULL);
+  conc_queue_opts o = {.lease = 60, .max_lease = 100, .max_deliveries = 2,
+                       .dead_letters = dead, .retry_delay = 1,
+                       .priorities = 2, .dedup = 60};
+  conc_queue *q;
+  conc_queue_counts c;
+  conc_lease a;
+  conc_value *v = NULL;
+  conc_task t;
+  size_t put = 0;
+  int rc;
+  __atomic_store_n(&test_fail_at, fail_at, __ATOMIC_RELAXED);
+  q = conc_queue_new(&o);
+  if (q == NULL) {
+    CHECK_EQ(errno, ENOMEM);
+    __atomic_store_n(&test_fail_at, 0, __ATOMIC_RELAXED);
+    conc_queue_free(dead);
+    return;
+  }
+#define TRIED(call) (rc = (int)(call), CHECK(rc >= 0 || rc == -ENOMEM), rc)
+  for (int i = 0; i < 20; i++) put += TRIED(conc_put(q, "x", 1, 0)) == 0;
+  put += TRIED(conc_put(q, large, sizeof large, 0)) == 0;
+  put += TRIED(conc_put_build(q, 0, "(is)", 1, "one")) == 0;
+  put += TRIED(conc_put_priority(q, large, sizeof large, 0, 0)) == 0;
+  put += TRIED(conc_put_after(q, "x", 1, 0.001, 0)) == 0;
+  if (TRIED(conc_put_once(q, "id", "x", 1, 0)) == 0) {
+    put++;
+    CHECK(TRIED(conc_put_once(q, "id", "x", 1, 0)) <= 0);
+  } else {
+    put += TRIED(conc_put_once(q, "id", "x", 1, 0)) == 0;
+  }
+  for (int i = 0; i < 12; i++) {
+    rc = (int)conc_get_leased(q, &a, large, sizeof large, 0);
+    CHECK(rc >= 0 || rc == -ENOMEM || rc == -EBADMSG);
+    if (rc < 0) continue;
+    if (i % 3 == 0) CHECK_EQ(conc_lease_done(&a), 0), put--;
+    if (i % 3 == 1) CHECK_EQ(conc_lease_release(&a, 0), 0);
+  }
+  let_time_pass(q, 101); /* the others expire */
+  conc_qsize(q);
+  do rc = conc_task_done(q);
+  while (rc == -ESTALE);
+  CHECK_EQ(rc, -EINVAL);
+  if (TRIED(conc_get_value(q, &v, 0)) == 0) {
+    conc_value_free(v);
+    CHECK_EQ(conc_task_done(q), 0);
+    put--;
+  }
+  t = task_of(take_any, q);
+  rc = conc_thread_start(&t);
+  CHECK(rc == 0 || rc == -ENOMEM);
+  if (rc == 0) conc_join(&t, CONC_FOREVER);
+  let_time_pass(q, 10);
+  conc_qsize(q);
+  __atomic_store_n(&test_fail_at, 0, __ATOMIC_RELAXED);
+  let_time_pass(q, 10);
+  conc_qsize(q); /* buries what could not be before */
+  CHECK_EQ(conc_queue_stats(q, &c), 0);
+  CHECK_EQ(c.dying, 0);
+  CHECK_EQ(c.leased, 0);
+  CHECK_EQ(c.dead, conc_qsize(dead));
+  CHECK_EQ(c.ready + c.delayed + c.dead, put);
+  CHECK_EQ(c.got, c.done + c.returned);
+  conc_queue_free(q);
+  conc_queue_free(dead);
+}
+
+TEST(no_memory_loses_nothing_at_any_allocation) {
+  bool failed = true;
+  for (long i = 1; failed; i++) {
+    CHECK(i < 10000);
+    live_through(i);
+    failed = false;
+    live_through(0);
+    if (i < 400) failed = true;
+  }
+}
+
+/* The same of a server and its client. */
+TEST(no_memory_in_a_server_loses_nothing) {
+  served s = nobody();
+  serve_queue(&s, leasing());
+  put(s.queue, "x");
+  for (long i = 1; i <= 60; i++) {
+    conc_manager a;
+    conc_queue *q = join_as_python(&s, &a);
+    char text[8];
+    int rc;
+    __atomic_store_n(&test_fail_at, i, __ATOMIC_RELAXED);
+    rc = (int)conc_get(q, text, 8, 0);
+    if (rc == 1) rc = (int)conc_get(q, text, 8, 0.01);
+    __atomic_store_n(&test_fail_at, 0, __ATOMIC_RELAXED);
+    CHECK(rc <= 0);
+    conc_manager_shutdown(&a);
+    UNTIL(conc_qsize(s.queue) >= 1 && counts(s.queue).leased == 0);
+    /* Such a client puts it again, if it cannot take it. */
+    while (conc_qsize(s.queue) > 1)
+      CHECK(conc_get(s.queue, text, 8, 0) == 1 &&
+            conc_task_done(s.queue) == 0);
+  }
+  end(&s);
+}
+
+/* --- chaos --- */
+
+enum { MESSAGES = TEST_TSAN ? 10000 : TEST_ASAN ? 30000 : 100000, CREWS = 5 };
+
+static struct chaos {
+  conc_queue *q;
+  unsigned char got[MESSAGES], done[MESSAGES], told[MESSAGES];
+  int all_done, ended, cancelled, late, released;
+} chaos;
+
+static unsigned chance(unsigned *seed, unsigned n) {
+  *seed = *seed * 1103515245u + 12345u;
+  return (*seed >> 8) % n;
+}
+
+/* One message, of which it has been told how often it was delivered. */
+static void note(int n, int deliveries) {
+  int before = ADD_FETCH(chaos.got[n], 1);
+  unsigned char told = LOAD(chaos.told[n]);
+  CHECK(n >= 0 && n < MESSAGES && deliveries >= 1);
+  CHECK(deliveries <= 255 && before <= 255);
+  while (told < deliveries &&
+         !__atomic_compare_exchange_n(&chaos.told[n], &told,
+                                      (unsigned char)deliveries, false,
+                                      __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+  }
+}
+
+/* Works for a while; then it ends, with what it has leased. Its first end may
+   be that it is cancelled. */
+static void *chaos_worker(void *arg) {
+  unsigned seed = (unsigned)(uintptr_t)arg;
+  for (;;) {
+    conc_lease lease[3];
+    int held = 0, want = 1 + (int)chance(&seed, 3), n[3];
+    ssize_t rc = 0;
+    for (; held < want; held++) {
+      rc = conc_get_leased(chaos.q, &lease[held], &n[held], sizeof *n,
+                           held == 0 ? CONC_FOREVER : 0);
+      if (rc < 0) break;
+      note(n[held], conc_lease_deliveries(&lease[held]));
+    }
+    if (rc == -EPIPE && held == 0) return NULL;
+    if (rc == -ECANCELED) {
+      ADD_FETCH(chaos.cancelled, 1);
+      return NULL;
+    }
+    CHECK(rc >= 0 || rc == -EPIPE || rc == -ETIMEDOUT);
+    if (chance(&seed, 100) == 0) {
+      ADD_FETCH(chaos.ended, 1);
+      return NULL;
+    }
+    if (chance(&seed, 300) == 0) conc_sleep(0.02); /* longer than it may */
+    while (held-- > 0) {
+      if (chance(&seed, 50) == 0) {
+        rc = conc_lease_release(&lease[held], -(double)chance(&seed, 2));
+        if (rc == 0) ADD_FETCH(chaos.released, 1);
+      } else {
+        rc = conc_lease_done(&lease[held]);
+        if (rc == 0) {
+          CHECK_EQ(ADD_FETCH(chaos.done[n[held]], 1), 1);
+          if (ADD_FETCH(chaos.all_done, 1) == MESSAGES)
+            CHECK_EQ(conc_queue_close(chaos.q), 0);
+        }
+      }
+      CHECK(rc == 0 || rc == -ESTALE);
+      if (rc == -ESTALE) ADD_FETCH(chaos.late, 1);
+    }
+  }
+}
+
+/* Coroutines and threads, again and again; some are cancelled. */
+static void *chaos_coroutines(void *arg) {
+  unsigned seed = (unsigned)(uintptr_t)arg;
+  conc_task t[4];
+  for (int i = 0; i < 4; i++)
+    start(conc_coro_start, &t[i], chaos_worker,
+          (void *)(uintptr_t)chance(&seed, 1 << 20));
+  conc_sleep(chance(&seed, 20) * 1e-4);
+  if (chance(&seed, 3) == 0) conc_cancel(&t[chance(&seed, 4)]);
+  for (int i = 0; i < 4; i++) conc_join(&t[i], CONC_FOREVER);
+  return NULL;
+}
+static void *chaos_crew(void *arg) {
+  unsigned seed = (unsigned)(uintptr_t)arg * 7919;
+  while (LOAD(chaos.all_done) < MESSAGES) {
+    conc_task t;
+    void *more = (void *)(uintptr_t)chance(&seed, 1 << 20);
+    if ((uintptr_t)arg % 2 == 0) {
+      run(chaos_coroutines, more);
+      continue;
+    }
+    start(conc_thread_start, &t, chaos_worker, more);
+    if (chance(&seed, 3) == 0) conc_cancel(&t);
+    conc_join(&t, CONC_FOREVER);
+  }
+  return NULL;
+}
+
+TEST(whatever_ends_each_message_is_done_once_and_each_double_is_told) {
+  conc_queue_opts o = {.capacity = 5000, .lease = 60, .max_lease = 0.01,
+                       .retry_delay = 1e-4, .priorities = 3};
+  conc_task crew[CREWS];
+  conc_queue_counts c;
+  size_t got = 0;
+  memset(&chaos, 0, sizeof chaos);
+  chaos.q = queue_of(o);
+  for (int i = 0; i < CREWS; i++)
+    start(conc_thread_start, &crew[i], chaos_crew, (void *)(uintptr_t)(i + 1));
+  for (int i = 0; i < MESSAGES; i++) {
+    int rc = i % 5 == 0
+                 ? conc_put_priority(chaos.q, &i, sizeof i, i % 3, 60)
+             : i % 7 == 0
+                 ? conc_put_after(chaos.q, &i, sizeof i, (i % 10) * 1e-4, 60)
+                 : conc_put(chaos.q, &i, sizeof i, 60);
+    CHECK_EQ(rc, 0);
+  }
+  CHECK_EQ(conc_queue_join(chaos.q, 60 * test_slow()), 0);
+  for (int i = 0; i < CREWS; i++) conc_join(&crew[i], CONC_FOREVER);
+  c = counts(chaos.q);
+  for (int i = 0; i < MESSAGES; i++) {
+    CHECK_EQ(chaos.done[i], 1);
+    CHECK_EQ(chaos.got[i], chaos.told[i]);
+    got += chaos.got[i];
+  }
+  CHECK_EQ(c.put, MESSAGES);
+  CHECK_EQ(c.done, MESSAGES);
+  CHECK_EQ(c.got, got);
+  CHECK_EQ(c.returned, got - MESSAGES);
+  CHECK_EQ(c.ready + c.delayed + c.leased + c.dying, 0);
+  CHECK(chaos.ended > 0 && chaos.released > 0 && chaos.cancelled > 0);
+  conc_queue_free(chaos.q);
+}
+
+/* What a leased message costs besides its bytes. */
+TEST(a_million_leases_take_little_memory) {
+  enum { N = TEST_TSAN || TEST_ASAN ? 1 << 14 : 1000000 };
+  conc_queue *q = leasing();
+  uint64_t number;
+  for (uint64_t i = 0; i < N; i++)
+    CHECK_EQ(conc_put(q, &i, sizeof i, 0), 0);
+  for (uint64_t i = 0; i < N; i++) {
+    CHECK_EQ(conc_get(q, &number, sizeof number, 0), sizeof number);
+    CHECK_EQ(number, i);
+  }
+  CHECK_EQ(counts(q).leased, N);
+  /* A block of malloc has a head of 8 bytes and is a multiple of 16. */
+  size_t letter = (sizeof(conc__letter) + 8 + 8 + 15) / 16 * 16 - 8;
+  size_t bucket = AS_WORK(q)->buckets_size * sizeof(void *) / N;
+  CHECK(letter + bucket <= 150);
+  for (int i = 0; i < N; i++) CHECK_EQ(conc_task_done(q), 0);
+  CHECK_EQ(conc_queue_join(q, 0), 0);
+  conc_queue_free(q);
 }
 
 TEST_MAIN
