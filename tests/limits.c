@@ -14,9 +14,10 @@
 
 /* What happens between bind() and listen(): see the tests of .mode. */
 static void (*before_listen)(void);
+static int in_line; /* connections that wait to be accepted, unless 0 */
 static int listen_and_tell(int fd, int n) {
   if (before_listen != NULL) before_listen();
-  return listen(fd, n);
+  return listen(fd, in_line > 0 ? in_line : n);
 }
 #define listen(fd, n) listen_and_tell(fd, n)
 
@@ -606,6 +607,172 @@ TEST(a_request_that_fits_into_what_is_left_comes_in) {
   }
 }
 
+/* Sends a request, whose reply it does not read. */
+static void ask_and_leave(conc__peer *p, const char *id, const char *method) {
+  conc_value *v;
+  void *data;
+  size_t n;
+  CHECK_EQ(conc_build(&v, "(ss(){})", id, method), 0);
+  CHECK_EQ(conc_pickle_dumps(v, 4, &data, &n), 0);
+  CHECK_EQ(conc__channel_send(&p->channel, data, n, conc_now() + 5), 0);
+  conc_free(data);
+  conc_value_free(v);
+}
+
+/* One of them whose reply is not a large one. */
+static conc__peer *refused_of(conc__peer **p, int n) {
+  unsigned char head[4] = {0, 1, 0, 0};
+  while (n-- > 0) {
+    conc_wait_fd(p[n]->channel.fd, CONC_READ, 20 * test_slow());
+    recv(p[n]->channel.fd, head, sizeof head, MSG_PEEK | MSG_DONTWAIT);
+    if (head[1] == 0) return p[n];
+  }
+  CHECK(!"one was refused");
+  return NULL;
+}
+
+/* At a unix socket: the system keeps little of what is not read there. */
+static const char *little_path(void) {
+  static char path[64];
+  snprintf(path, sizeof path, "/tmp/conc_limits.%d", (int)getpid());
+  return path;
+}
+
+/* Many clients ask for a large message each, and read nothing. What there is no
+   room for stays in its queue. */
+TEST(replies_with_messages_have_a_bound) {
+  enum { MIB = 1 << 20, PEERS = 24 };
+  static char bytes[MIB];
+  for (int waits = 0; waits < 2; waits++) {
+    served s = nobody();
+    conc__peer *p[PEERS];
+    conc_queue *q;
+    char text[400], id[64];
+    s.server.address = little_path();
+    s.server.max_memory = 16 * MIB;
+    serve_queue(&s, conc_queue_new(NULL));
+    q = join_as_client(&s, &s.client);
+    snprintf(id, sizeof id, "%s", ((conc__proxy *)q)->ident->text);
+    for (int i = 0; i < PEERS; i++) p[i] = peer_of(&s);
+    if (waits) {
+      for (int i = 0; i < PEERS; i++) ask_and_leave(p[i], id, "get");
+      UNTIL(counts_of(&s).waiting == PEERS);
+    }
+    for (int i = 0; i < PEERS; i++)
+      CHECK_EQ(conc_put(s.queue, bytes, MIB, 5), 0);
+    if (!waits)
+      for (int i = 0; i < PEERS; i++) ask_and_leave(p[i], id, "get");
+    UNTIL(counts_of(&s).gets + counts_of(&s).refused_memory >= PEERS);
+    CHECK(counts_of(&s).refused_memory >= PEERS / 2);
+    CHECK(counts_of(&s).gets >= 4);
+    CHECK(counts_of(&s).memory_most <= 16 * MIB);
+    /* What is small goes on; for a large one there is no room. */
+    CHECK_EQ(conc_qsize(q), conc_qsize(s.queue));
+    CHECK_EQ(conc_get(q, bytes, MIB, 0), -ENOMEM);
+    CHECK_EQ(conc_put(q, "x", 1, 5), 0);
+    error_text(refused_of(p, PEERS), text, sizeof text);
+    CHECK(strstr(text, ".max_memory of the manager") != NULL);
+    for (int i = 0; i < PEERS; i++) conc__peer_close(p[i]);
+    UNTIL(counts_of(&s).memory < MIB);
+    UNTIL(conc_qsize(s.queue) == PEERS + 1);
+    for (int i = 0; i < PEERS; i++)
+      CHECK_EQ(conc_get(q, bytes, MIB, 5 * test_slow()), MIB);
+    CHECK_EQ(conc_get(q, bytes, MIB, 5), 1);
+    end(&s);
+  }
+}
+
+/* Of our own clients, too, whatever they want; and many at one time. */
+TEST(a_get_of_a_client_of_ours_has_a_bound) {
+  enum { MIB = 1 << 20 };
+  static char bytes[2 * MIB];
+  for (int all = 0; all < 2; all++) {
+    served s = nobody();
+    conc_value *v = NULL;
+    conc_queue *q;
+    *(all ? &s.server.max_memory : &s.server.max_client_memory) = 2 * MIB;
+    serve_queue(&s, conc_queue_new(NULL));
+    q = join_as_client(&s, &s.client);
+    for (int i = 0; i < 2; i++)
+      CHECK_EQ(conc_put(s.queue, bytes, MIB, 5), 0);
+    CHECK_EQ(conc_get(q, bytes, sizeof bytes, 5), -ENOMEM);
+    CHECK_EQ(conc_get_value(q, &v, 5), -ENOMEM);
+    CHECK_EQ(conc_get_many(q, bytes, MIB, 2, 5), -ENOMEM);
+    CHECK_EQ(conc_qsize(s.queue), 2);
+    CHECK_EQ(counts_of(&s).refused_memory, 3);
+    CHECK(counts_of(&s).memory_most < MIB);
+    CHECK_EQ(conc_get(s.queue, bytes, sizeof bytes, 0), MIB);
+    CHECK_EQ(conc_get(s.queue, bytes, sizeof bytes, 0), MIB);
+    CHECK_EQ(conc_put(s.queue, bytes, 300000, 5), 0);
+    CHECK_EQ(conc_get(q, bytes, sizeof bytes, 5), 300000);
+    end(&s);
+  }
+}
+
+/* Each of many clients asks for a copy of the same list. */
+TEST(replies_that_are_copies_have_a_bound) {
+  enum { MIB = 1 << 20, PEERS = 24 };
+  served s = nobody();
+  conc__peer *p[PEERS], *one;
+  conc_value *reply;
+  const conc_value *result;
+  conc_queue *q;
+  char *bytes = (char *)calloc(1, MIB), text[400], id[64];
+  bool lost;
+  s.server.address = little_path();
+  s.server.max_memory = 16 * MIB;
+  CHECK_EQ(conc_manager_register_types(&s.server), 0);
+  serve_queue(&s, conc_queue_new(NULL));
+  q = join_as_client(&s, &s.client);
+  CHECK_EQ(conc__peer_function(s.client.state, "create", "list", &reply,
+                               &result, NULL, &lost, conc_now() + 5),
+           0);
+  snprintf(id, sizeof id, "%s",
+           conc_value_str(conc_value_item(result, 0), NULL));
+  conc_value_free(reply);
+  for (int i = 0; i < PEERS; i++) p[i] = peer_of(&s);
+  {
+    conc_value *v;
+    void *data;
+    size_t n;
+    const unsigned char *payload;
+    CHECK_EQ(conc_build(&v, "(ss(y#){})", id, "append", bytes, (size_t)MIB),
+             0);
+    CHECK_EQ(conc_pickle_dumps(v, 4, &data, &n), 0);
+    CHECK_EQ(conc__channel_send(&p[0]->channel, data, n, conc_now() + 5), 0);
+    CHECK_EQ(conc__channel_receive(&p[0]->channel, MIB, &payload, &n,
+                                   conc_now() + 20 * test_slow()),
+             0);
+    conc_free(data);
+    conc_value_free(v);
+  }
+  for (int i = 0; i < PEERS; i++)
+    ask_and_leave(p[i], id, i % 2 ? "#GETVALUE" : "__str__");
+  UNTIL(counts_of(&s).refused_memory >= 6);
+  /* One at a time may be above it, while it is made. */
+  CHECK(counts_of(&s).memory_most <= 32 * MIB);
+  CHECK_EQ(conc_put(q, "x", 1, 5), 0);
+  CHECK_EQ(conc_qsize(q), 1);
+  one = refused_of(p, PEERS);
+  error_text(one, text, sizeof text);
+  CHECK(strstr(text, "MemoryError") != NULL);
+  CHECK(strstr(text, ".max_memory of the manager") != NULL);
+  /* What a method takes out comes, whatever there is left. */
+  ask_and_leave(one, id, "pop");
+  {
+    const unsigned char *payload;
+    size_t n;
+    CHECK_EQ(conc__channel_receive(&one->channel, 2 * MIB, &payload, &n,
+                                   conc_now() + 20 * test_slow()),
+             0);
+    CHECK(n > MIB);
+  }
+  for (int i = 0; i < PEERS; i++) conc__peer_close(p[i]);
+  UNTIL(counts_of(&s).memory < MIB);
+  free(bytes);
+  end(&s);
+}
+
 TEST(a_request_above_max_message_is_told_of) {
   static diary d;
   served s = nobody();
@@ -623,6 +790,96 @@ TEST(a_request_above_max_message_is_told_of) {
   CHECK(says(read_diary(&d, CONC_MANAGER_LIMIT, &at), ".max_message"));
   CHECK_EQ(counts_of(&s).refused_message, 1);
   conc__peer_close(p);
+  end(&s);
+}
+
+/* A function of the program. */
+static int answer(const conc_value *args, const conc_value *kwds,
+                  conc_value **result, void *arg) {
+  (void)args, (void)kwds, (void)arg;
+  return conc_build(result, "i", 42);
+}
+
+/* What create replies, as Python shows it: what is wrong. */
+static void create_in_vain(served *s, const char *name, char *text,
+                           size_t size) {
+  const unsigned char *payload;
+  conc__peer *p;
+  conc_value *v;
+  size_t n;
+  CHECK_EQ(conc__peer_open(s->client.state, &p, conc_now() + 20), 0);
+  CHECK_EQ(conc__request_str(&p->channel.out, "create", name), 0);
+  CHECK_EQ(conc__channel_flush(&p->channel, &n, conc_now() + 20), 0);
+  CHECK_EQ(conc__channel_receive(&p->channel, (size_t)1 << 24, &payload, &n,
+                                 conc_now() + 20 * test_slow()), 0);
+  CHECK_EQ(conc__pickle_decode(payload, n, &conc__pickle_reply_limits, &v,
+                               NULL), 0);
+  conc_value_text(v, text, size);
+  conc_value_free(v);
+  conc__peer_close(p);
+}
+
+TEST(clients_make_so_many_objects_and_no_more) {
+  static const char words[] =
+      "no room for another object: .max_objects of the manager";
+  static diary d;
+  served s = nobody();
+  const conc_manager_report *e;
+  conc_value *v = NULL;
+  conc__peer *p;
+  conc_list *list;
+  conc_dict *dict;
+  conc_lock own;
+  char text[400];
+  size_t at_byte = 0;
+  int at = 0;
+  memset(&own, 0, sizeof own);
+  keep_diary(&s, &d);
+  s.server.max_objects = 2;
+  CHECK_EQ(conc_manager_register_types(&s.server), 0);
+  CHECK_EQ(conc_manager_register_lock(&s.server, "own", &own), 0);
+  CHECK_EQ(conc_manager_register(&s.server, "answer", answer, NULL), 0);
+  serve_queue(&s, conc_queue_new(NULL));
+  join_as_client(&s, &s.client);
+  list = conc_manager_list(&s.client, "list");
+  dict = conc_manager_dict(&s.client, "dict");
+  CHECK(list != NULL && dict != NULL);
+  CHECK_EQ(counts_of(&s).refused_objects, 0);
+  errno = 0;
+  CHECK(conc_manager_list(&s.client, "list") == NULL && errno == ENOMEM);
+  e = read_diary(&d, CONC_MANAGER_LIMIT, &at);
+  CHECK(e->error == -ENOMEM && says(e, ".max_objects"));
+  errno = 0;
+  CHECK(conc_manager_event(&s.client, "Event") == NULL && errno == ENOMEM);
+  CHECK_EQ(counts_of(&s).refused_objects, 2);
+  /* As Python is told, by each way to an object. */
+  create_in_vain(&s, "list", text, sizeof text);
+  CHECK(strstr(text, "MemoryError: ") != NULL && strstr(text, words) != NULL);
+  create_in_vain(&s, "answer", text, sizeof text);
+  CHECK(strstr(text, "MemoryError") != NULL);
+  p = peer_of(&s);
+  CHECK_EQ(conc__request_begin(&p->channel.out, &at_byte, 4,
+                               ((conc__data *)(void *)dict)->proxy.ident->text,
+                               "__iter__"), 0);
+  CHECK_EQ(conc__pickle_put_op(&p->channel.out, CONC__OP_EMPTY_TUPLE), 0);
+  CHECK_EQ(conc__request_end(&p->channel.out, at_byte), 0);
+  CHECK_EQ(conc__channel_flush(&p->channel, &at_byte, conc_now() + 20), 0);
+  error_text(p, text, sizeof text);
+  CHECK(strstr(text, "MemoryError") != NULL && strstr(text, words) != NULL);
+  conc__peer_close(p);
+  CHECK_EQ(counts_of(&s).refused_objects, 5);
+  /* What makes no object goes on, and what the program has does not count. */
+  CHECK(conc_manager_lock(&s.client, "own") != NULL);
+  CHECK_EQ(conc_list_clear(list), 0);
+  CHECK_EQ(conc_manager_call(&s.client, "answer", NULL, &v, 20), 0);
+  conc_value_free(v);
+  CHECK_EQ(conc_manager_register_list(&s.server, "late", NULL), 0);
+  /* They go: there is room for others. */
+  CHECK_EQ(conc_manager_shutdown(&s.client), 0);
+  join_as_client(&s, &s.client);
+  CHECK(conc_manager_event(&s.client, "Event") != NULL);
+  CHECK(conc_manager_event(&s.client, "Event") != NULL);
+  CHECK(conc_manager_event(&s.client, "Event") == NULL);
   end(&s);
 }
 
@@ -904,6 +1161,82 @@ TEST(a_machine_that_has_vanished_is_noticed) {
 #else
   SKIP("it needs a network of its own");
 #endif
+}
+
+/* --- connections that come at once --- */
+
+#define COMERS 64
+
+typedef struct comer {
+  conc_task task;
+  conc_manager client;
+} comer;
+
+static conc_event comers_held, comers_go;
+
+/* The server accepts nobody meanwhile. */
+static void hold_comers(conc_manager *m, const conc_manager_report *e,
+                        void *arg) {
+  (void)m, (void)arg;
+  if (e->kind != CONC_MANAGER_CONNECT) return;
+  conc_event_set(&comers_held);
+  while (!conc_event_is_set(&comers_go)) usleep(1000); /* all of the loop */
+}
+
+static void *come(void *arg) {
+  static int ok, failed;
+  comer *c = (comer *)arg;
+  if (conc_manager_connect(&c->client, 60 * test_slow()) != 0) return &failed;
+  return conc_manager_shutdown(&c->client) == 0 ? &ok : &failed;
+}
+
+/* How many connections Linux has dropped that had no place in a line, ever;
+   -1: it does not tell. */
+static long forgotten_connections(void) {
+  static char names[4096], numbers[4096];
+  char *name, *number, *more[2];
+  FILE *f = fopen("/proc/net/netstat", "r");
+  long n = -1;
+  if (f == NULL) return -1;
+  if (fgets(names, sizeof names, f) && fgets(numbers, sizeof numbers, f)) {
+    name = strtok_r(names, " ", &more[0]);
+    number = strtok_r(numbers, " ", &more[1]);
+    while (name != NULL && number != NULL) {
+      if (strcmp(name, "ListenOverflows") == 0) n = atol(number);
+      name = strtok_r(NULL, " ", &more[0]);
+      number = strtok_r(NULL, " ", &more[1]);
+    }
+  }
+  fclose(f);
+  return n;
+}
+
+/* Python's servers up to 3.12 have a line of 16. What has no place there is
+   dropped, though the client believes that it is connected. */
+TEST(a_connection_that_the_servers_system_has_forgotten_is_made_anew) {
+  static comer comers[COMERS];
+  served s = nobody();
+  long before = forgotten_connections();
+  double until = conc_now() + 5;
+  in_line = 1;
+  s.server.log = hold_comers;
+  serve_queue(&s, conc_queue_new(NULL));
+  in_line = 0;
+  if (before < 0 || CONC__TCP_KEEPIDLE < 0)
+    SKIP("the system does not tell what it has forgotten");
+  for (int i = 0; i < COMERS; i++) {
+    comers[i].client = client_of(&s);
+    start(conc_thread_start, &comers[i].task, come, &comers[i]);
+    if (i == 0) CHECK_EQ(conc_event_wait(&comers_held, 20 * test_slow()), 0);
+  }
+  while (forgotten_connections() < before + COMERS / 4 && conc_now() < until)
+    conc_sleep(0.01);
+  conc_event_set(&comers_go);
+  for (int i = 0; i < COMERS; i++) {
+    CHECK_EQ(conc_join(&comers[i].task, 25 * test_slow()), 0);
+    CHECK_EQ(*(int *)conc_result(&comers[i].task), 0);
+  }
+  end(&s);
 }
 
 /* --- the end with a deadline --- */

@@ -1,11 +1,11 @@
 /* A server that is not there, that ends, hangs, is started anew, or whose
    network fails: which calls are made again, and that none counts twice. */
 #include "inside.h"
+#include "network.h"
 #include "served.h"
 #include "tasks.h"
 
 #include <sys/mman.h>
-#include <sys/socket.h>
 
 static void took(double start, double timeout) {
   CHECK(test_now() - start < timeout + 0.5 + 0.4 * test_slow());
@@ -15,150 +15,6 @@ static void expect(conc_queue *q, const char *text) {
   char buf[64];
   CHECK_EQ(conc_get(q, buf, sizeof buf, 10 * test_slow()), strlen(text));
   CHECK(memcmp(buf, text, strlen(text)) == 0);
-}
-
-/* --- a network that fails when it is told to --- */
-
-/* One end listens, and what comes is passed on to a server. Both are unix
-   sockets: a process does not answer its own challenge that comes over TCP
-   from somewhere else. */
-typedef struct network {
-  conc_task task;
-  int listener;
-  char address[136], server[128];
-  int fault;  /* FLOWS, or what is to happen next; then it is CUT */
-  int passes; /* so often bytes come from the server before LOSE_REPLY */
-  int holds;  /* the server does not hear of the client's end */
-  int held;   /* its connection, then */
-  int links;  /* connections, ever */
-} network;
-enum {
-  FLOWS,
-  LOSE_REPLY,   /* the next bytes from the server are lost, with the client */
-  LOSE_REQUEST, /* so are the next ones from the client */
-  LOSE_NOW,     /* all clients are cut off */
-  SILENCE,      /* the next bytes from the server are lost, with its end */
-  SILENT,       /* and that client hears nothing of it, as long as this lasts */
-  CUT           /* a client that connects is turned away */
-};
-
-/* Passes on what comes from one of two, until either has gone. */
-static void pass_on(network *n, int client, int server) {
-  char buf[65536];
-  struct pollfd p[2];
-  memset(p, 0, sizeof p);
-  p[0].fd = client;
-  p[1].fd = server;
-  p[0].events = p[1].events = POLLIN;
-  for (;;) {
-    int from;
-    ssize_t got;
-    if (poll(p, 2, 5) < 0 && errno != EINTR) return;
-    if (conc_sleep(0) != 0) return;
-    /* A client that has gone by itself is not the one that is meant. */
-    if (LOAD(n->fault) == LOSE_NOW &&
-        recv(client, buf, 1, MSG_PEEK | MSG_DONTWAIT) != 0) {
-      STORE(n->fault, CUT);
-      return;
-    }
-    for (from = 0; from < 2; from++) {
-      if (!(p[from].revents & (POLLIN | POLLHUP | POLLERR))) continue;
-      got = recv(p[from].fd, buf, sizeof buf, MSG_DONTWAIT);
-      if (got < 0 && (errno == EAGAIN || errno == EINTR)) continue;
-      if (got <= 0) return;
-      if (from == 1 && LOAD(n->fault) == SILENCE) {
-        STORE(n->fault, SILENT);
-        shutdown(server, SHUT_RDWR);
-        while (LOAD(n->fault) == SILENT && conc_sleep(0.002) == 0) {
-        }
-        return;
-      }
-      if (from == 1 && LOAD(n->fault) == LOSE_REPLY && LOAD(n->passes) > 0) {
-        ADD_FETCH(n->passes, -1);
-      } else if (LOAD(n->fault) == (from == 1 ? LOSE_REPLY : LOSE_REQUEST)) {
-        STORE(n->fault, CUT);
-        return;
-      }
-      for (ssize_t at = 0, sent; at < got; at += sent) {
-        sent = send(p[!from].fd, buf + at, (size_t)(got - at), MSG_NOSIGNAL);
-        if (sent <= 0) return;
-      }
-    }
-  }
-}
-
-typedef struct link_of {
-  network *net;
-  int client;
-} link_of;
-
-static void *link_main(void *arg) {
-  link_of *l = (link_of *)arg;
-  network *n = l->net;
-  int server = LOAD(n->fault) == CUT ? -1 : conc_connect(n->server, 5);
-  if (server >= 0) {
-    fcntl(server, F_SETFL, 0);
-    fcntl(l->client, F_SETFL, 0);
-    pass_on(n, l->client, server);
-    if (LOAD(n->holds) && LOAD(n->fault) == CUT && LOAD(n->held) < 0)
-      STORE(n->held, server);
-    else
-      conc_close(server);
-  }
-  conc_close(l->client);
-  free(l);
-  return NULL;
-}
-
-static void *network_main(void *arg) {
-  network *n = (network *)arg;
-  conc_task links[64];
-  int count = 0;
-  for (;;) {
-    link_of *l;
-    int fd = conc_accept(n->listener, CONC_FOREVER);
-    if (fd == -ECANCELED) break;
-    if (fd < 0) continue;
-    CHECK(count < 64);
-    ADD_FETCH(n->links, 1);
-    l = (link_of *)malloc(sizeof *l);
-    l->net = n;
-    l->client = fd;
-    start(conc_thread_start, &links[count++], link_main, l);
-  }
-  while (count > 0) {
-    conc_cancel(&links[--count]);
-    conc_join(&links[count], CONC_FOREVER);
-  }
-  return NULL;
-}
-
-static void network_begin(network *n, const served *s) {
-  memset(n, 0, sizeof *n);
-  n->held = -1;
-  snprintf(n->server, sizeof n->server, "%s",
-           conc_manager_address(&s->server));
-  snprintf(n->address, sizeof n->address, "%s.n", n->server);
-  n->listener = conc_listen(n->address);
-  CHECK(n->listener >= 0);
-  start(conc_thread_start, &n->task, network_main, n);
-}
-
-static void network_end(network *n) {
-  conc_cancel(&n->task);
-  CHECK_EQ(conc_join(&n->task, CONC_FOREVER), -ECANCELED);
-  conc_close(n->listener);
-  unlink(n->address);
-  if (n->held >= 0) conc_close(n->held);
-}
-
-/* Until the test ends, in the order in which they were asked for. */
-static const char *socket_path(void) {
-  static char path[64];
-  static int count;
-  snprintf(path, sizeof path, "/tmp/conc_reconnect.%d.%d", (int)getpid(),
-           count++);
-  return path;
 }
 
 static void serve_at(served *s, size_t capacity, const char *address) {
@@ -773,6 +629,248 @@ TEST(a_child_does_not_use_its_parents_numbers) {
   CHECK_EQ(conc_manager_shutdown(&m), 0);
   end(&s);
 }
+
+/* --- a client that comes back --- */
+
+#ifdef __linux__
+/* The connection of a peer fails: the server hears that from the network, and
+   the client when it uses it. */
+static void fail(conc__peer *p) {
+  struct sockaddr none;
+  CHECK(p != NULL);
+  memset(&none, 0, sizeof none);
+  none.sa_family = AF_UNSPEC; /* this is to abort it */
+  CHECK_EQ(connect(p->channel.fd, &none, sizeof none), 0);
+}
+
+static size_t away(const served *s) {
+  return LOAD(s->server.state->server.away);
+}
+
+static void put_letters(conc_queue *q, const char *letters) {
+  for (; *letters != 0; letters++) CHECK_EQ(conc_put(q, letters, 1, 1), 0);
+}
+
+static void expect_letters(conc_queue *q, const char *letters) {
+  char buf[2] = {0};
+  for (; *letters != 0; letters++) {
+    CHECK_EQ(conc_get(q, buf, 1, 10 * test_slow()), 1);
+    CHECK_EQ(buf[0], *letters);
+  }
+}
+
+static conc_queue *join_again(const served *s, conc_manager *m,
+                              double reconnect, size_t prefetch) {
+  *m = client_of(s);
+  m->reconnect = reconnect;
+  m->prefetch = prefetch;
+  return join(m);
+}
+
+/* The message that it had when the network failed is its own, and comes to
+   nobody else, though the word for it was lost. */
+TEST(a_client_that_comes_back_has_its_message_once) {
+  served s = nobody();
+  conc_manager m;
+  conc_queue *q;
+  char buf[8];
+  s.server.max_clients = 2; /* one who asks for a queue needs two */
+  serve_queue(&s, conc_queue_new(NULL));
+  q = join_again(&s, &m, 20 * test_slow(), 0);
+  put_letters(s.queue, "abcd");
+  for (int i = 0; i < 3; i++) {
+    CHECK_EQ(conc_get(q, buf, 8, 5 * test_slow()), 1);
+    CHECK_EQ(buf[0], 'a' + i);
+    fail(m.state->client.idle);
+    UNTIL(away(&s) == 1);
+    CHECK_EQ(conc_qsize(s.queue), 3 - i);
+  }
+  expect_letters(q, "d");
+  UNTIL(away(&s) == 0);
+  CHECK_EQ(conc_get(q, buf, 8, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  CHECK_EQ(conc_qsize(s.queue), 0);
+  end(&s);
+}
+
+/* What was handed out and has not arrived goes back when the client says so,
+   and not only when it is waited for no longer. */
+TEST(what_has_not_arrived_is_at_its_place_when_the_client_is_back) {
+  served s;
+  conc_manager m;
+  conc_queue *q;
+  conc__proxy *proxy;
+  conc__peer *p;
+  conc__calling call;
+  conc__exchange c;
+  conc__sink sink;
+  char buf[8];
+  size_t sent = 0;
+  bool lost;
+  serve(&s, 0);
+  q = join_again(&s, &m, 20 * test_slow(), 0);
+  proxy = (conc__proxy *)q;
+  put_letters(s.queue, "abc");
+  expect_letters(q, "a");
+  memset(&sink, 0, sizeof sink);
+  sink.data = buf;
+  sink.size = sizeof buf;
+  sink.wants = CONC__WANTS_BYTES;
+  conc__call_begin(&call, m.state, CONC__NEVER, CONC__NEVER);
+  CHECK_EQ(conc__exchange_begin(&c, proxy, conc__proxy_ident(proxy),
+                                CONC__METHOD_GET, &call),
+           0);
+  p = c.peer;
+  CHECK_EQ(conc__take_arguments(&p->channel.out, &c, &sink, CONC__NEVER), 0);
+  CHECK_EQ(conc__exchange_write(&c, proxy, 0), 0);
+  p->unsure = true;
+  p->held = false;
+  CHECK_EQ(conc__channel_flush(&p->channel, &sent, CONC__NEVER), 0);
+  CHECK_EQ(conc_wait_fd(p->channel.fd, CONC_READ, 20 * test_slow()), 1);
+  CHECK_EQ(conc_qsize(s.queue), 1);
+  fail(p);
+  conc__peer_close(p);
+  UNTIL(away(&s) == 1);
+  CHECK_EQ(conc_qsize(s.queue), 1);
+  CHECK_EQ(conc_put(q, "d", 1, 5), 0); /* any call says it */
+  UNTIL(conc_qsize(s.queue) == 3);
+  expect_letters(q, "bcd");
+  CHECK(!LOAD(m.state->client.unsettled));
+  CHECK_EQ(conc__peer_get(m.state, &p, &lost, conc_now() + 5), 0);
+  conc__peer_close(p); /* that it had the last one was not known yet */
+  CHECK_EQ(conc_get(q, buf, 8, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  CHECK_EQ(conc_qsize(s.queue), 0);
+  end(&s);
+}
+
+TEST(of_what_came_together_the_rest_goes_back) {
+  served s;
+  conc_manager m;
+  conc_queue *q;
+  char buf[8];
+  serve(&s, 0);
+  for (int taken = 1; taken <= 4; taken++) {
+    q = join_again(&s, &m, 20 * test_slow(), 4);
+    put_letters(s.queue, "abcdef");
+    for (int i = 0; i < taken; i++) {
+      CHECK_EQ(conc_get(q, buf, 8, 1), 1);
+      CHECK_EQ(buf[0], 'a' + i);
+    }
+    CHECK_EQ(conc_qsize(s.queue), 2);
+    fail(taken < 4 ? ((conc__proxy *)q)->ahead : m.state->client.idle);
+    UNTIL(away(&s) == 1);
+    CHECK_EQ(conc_qsize(s.queue), 2);
+    expect_letters(q, "abcdef" + taken);
+    CHECK_EQ(conc_manager_shutdown(&m), 0);
+    UNTIL(away(&s) == 0);
+    CHECK_EQ(conc_qsize(s.queue), 0);
+  }
+  q = join_again(&s, &m, 20 * test_slow(), 0);
+  put_letters(s.queue, "abcdef");
+  CHECK_EQ(conc_get_many(q, buf, 1, 4, 1), 4);
+  fail(m.state->client.idle);
+  UNTIL(away(&s) == 1);
+  CHECK_EQ(conc_get_many(q, buf, 1, 4, 1), 2);
+  CHECK(memcmp(buf, "ef", 2) == 0);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  CHECK_EQ(conc_qsize(s.queue), 0);
+  end(&s);
+}
+
+/* The server has not heard that the network has failed: the client tells it,
+   and so it does not wait there for anything any more. */
+TEST(a_client_that_comes_back_ends_what_it_has_left) {
+  served s;
+  conc_manager m;
+  conc_queue *q;
+  conc__peer *left, *told;
+  serve(&s, 0);
+  q = join_again(&s, &m, 20 * test_slow(), 0);
+  put_letters(s.queue, "ab");
+  expect_letters(q, "a");
+  left = m.state->client.idle;
+  conc__held_leave(&m.state->client, left);
+  m.state->client.idle = NULL;
+  told = (conc__peer *)malloc(sizeof *told);
+  *told = *left;
+  told->next = NULL;
+  STORE(m.state->client.unsettled, told);
+  expect_letters(q, "b");
+  CHECK_EQ(conc_wait_fd(left->channel.fd, CONC_READ, 20 * test_slow()), 1);
+  CHECK(!conc__channel_has_begun(&left->channel)); /* it is its end */
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  CHECK_EQ(conc_qsize(s.queue), 0);
+  UNTIL(LOAD(s.server.state->server.clients_count) == 0);
+  conc__channel_close(&left->channel);
+  free(left);
+  end(&s);
+}
+
+/* For so long, and no longer. Nor is one waited for that has ended its
+   connection; nor by a server that ends. */
+TEST(a_client_that_does_not_come_back_is_not_waited_for) {
+  served s;
+  conc_manager m;
+  conc_queue *q;
+  double t;
+  serve(&s, 0);
+  q = join_again(&s, &m, 0.2, 0);
+  put_letters(s.queue, "ab");
+  expect_letters(q, "a");
+  fail(m.state->client.idle);
+  UNTIL(conc_qsize(s.queue) == 2);
+  expect_letters(q, "ab");
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  q = join_again(&s, &m, 500, 0);
+  put_letters(s.queue, "ab");
+  expect_letters(q, "a");
+  shutdown(m.state->client.idle->channel.fd, SHUT_WR);
+  UNTIL(conc_qsize(s.queue) == 2);
+  CHECK_EQ(away(&s), 0);
+  expect_letters(q, "a");
+  fail(m.state->client.idle);
+  UNTIL(away(&s) == 1);
+  t = test_now();
+  CHECK_EQ(conc_manager_shutdown(&s.server), 0);
+  CHECK(test_now() - t < 10 * test_slow());
+  CHECK_EQ(conc_qsize(s.queue), 2);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  conc_queue_free(s.queue);
+}
+
+TEST(a_name_of_a_connection_is_read_whole_or_not_at_all) {
+  static const char digits[] =
+      "000102030405060708090a0b0c0d0e0f1011121314151617";
+  static const struct {
+    const char *before, *after;
+    double patience;
+  } cases[] = {{"Main|conc ", " 1500", 1.5},
+               {"|conc ", " 99999999", 3600},
+               {"|conc ", " 99999999999999999999", 0},
+               {"|conc ", " 1x", 0},
+               {"|conc ", "", 0},
+               {"|conc 0", " 1000", 0},
+               {"|conc", " 1000", 0},
+               {"|conc x", " 1000", 0}};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    conc__client c;
+    char text[128];
+    memset(&c, 0, sizeof c);
+    snprintf(text, sizeof text, "%s%s%s", cases[i].before, digits,
+             cases[i].after);
+    conc__client_read_name(&c, text);
+    CHECK(c.patience >= cases[i].patience && c.patience <= cases[i].patience);
+    CHECK_EQ(c.named, cases[i].patience > 0);
+    if (c.named)
+      for (int j = 0; j < CONC__KEY_SIZE; j++) CHECK_EQ(c.name[j], j);
+    snprintf(text, sizeof text, "|conc %.*s", (int)i * 8, digits);
+    memset(&c, 0, sizeof c);
+    conc__client_read_name(&c, text);
+    CHECK(!c.named);
+  }
+}
+#endif
 
 /* --- a server that hangs --- */
 

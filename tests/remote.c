@@ -3,10 +3,11 @@
    this process, or one of Python. */
 #include "inside.h"
 #include "child.h"
+#include "network.h"
+#include "python.h"
 #include "served.h"
 #include "tasks.h"
 
-#include <glob.h>
 #include <signal.h>
 #include <sys/wait.h>
 
@@ -27,9 +28,10 @@ typedef struct both {
   conc_manager a, b;
 } both;
 
-static void serve_own(own *o) {
+static void serve_own_at(own *o, const char *address) {
   conc_manager *m = &o->s.server;
   memset(o, 0, sizeof *o);
+  m->address = address;
   o->sem.value = 1;
   o->sem.bound = 2;
   o->barrier.parties = 2;
@@ -43,6 +45,8 @@ static void serve_own(own *o) {
   CHECK_EQ(conc_manager_register_cond(m, "rcond", &o->rcond, "rlock"), 0);
   serve_queue(&o->s, conc_queue_new(NULL));
 }
+
+static void serve_own(own *o) { serve_own_at(o, NULL); }
 
 static void join_client(const own *o, conc_manager *m) {
   *m = client_of(&o->s);
@@ -628,6 +632,136 @@ TEST(a_cancelled_wait_for_a_condition_has_the_lock_again) {
   end_both(&t);
 }
 
+/* --- what is on its way when its caller gives up --- */
+
+/* A client, `a`, whose replies can be held back; and `b`, which has its own
+   way to the server. */
+typedef struct crossing {
+  both t;
+  network n;
+} crossing;
+
+static void begin_crossing(crossing *x) {
+  serve_own_at(&x->t.o, socket_path());
+  network_begin(&x->n, &x->t.o.s);
+  x->t.a = client_at(x->n.address);
+  CHECK_EQ(conc_manager_connect(&x->t.a, 5 * test_slow()), 0);
+  join_client(&x->t.o, &x->t.b);
+}
+
+static void end_crossing(crossing *x) {
+  CHECK_EQ(conc_manager_shutdown(&x->t.a), 0);
+  CHECK_EQ(conc_manager_shutdown(&x->t.b), 0);
+  network_end(&x->n);
+  end(&x->t.o.s);
+  end_clients();
+}
+
+/* The server has given the lock to `a`, which does not know it yet, and then
+   gives up. It has not had it: so nobody is told that it has ended with it. */
+TEST(a_lock_that_is_refused_is_free_as_if_it_had_not_been_given) {
+  crossing x;
+  begin_crossing(&x);
+  own *o = &x.t.o;
+  conc_lock *a = conc_manager_lock(&x.t.a, "lock");
+  conc_lock *b = conc_manager_lock(&x.t.b, "lock");
+  call c;
+  for (int timed = 0; timed < 2; timed++) {
+    CHECK_EQ(conc_lock_acquire(&o->lock, 0), 0);
+    begin(&c, acquire, a, NULL, timed ? 0.5 : CONC_FOREVER);
+    UNTIL_WAITS(o->lock, 1);
+    STORE(x.n.fault, HOLD_REPLIES);
+    CHECK_EQ(conc_lock_release(&o->lock), 0);
+    UNTIL_WAITS(o->lock, 0);
+    CHECK_EQ(conc_lock_acquire(b, 0), -ETIMEDOUT);
+    if (timed) CHECK_EQ(result(&c), -ETIMEDOUT);
+    else cancel(&c);
+    PASSES(0, b, long_time());
+    STORE(x.n.fault, FLOWS);
+  }
+  PASSES(0, a, long_time());
+  end_crossing(&x);
+}
+
+/* An owner has ended, of which the refused reply has told: the next one hears
+   of it. So it is if the reply comes after all. */
+TEST(what_a_refused_reply_has_told_is_told_to_the_next) {
+  crossing x;
+  begin_crossing(&x);
+  own *o = &x.t.o;
+  conc_lock *a = conc_manager_lock(&x.t.a, "lock");
+  conc_lock *b = conc_manager_lock(&x.t.b, "lock");
+  call c;
+  for (int arrives = 0; arrives < 2; arrives++) {
+    conc__remote *r = (conc__remote *)(uintptr_t)b;
+    CHECK_EQ(conc_lock_acquire(b, 0), 0);
+    BEGIN_WAIT(&c, acquire, a, NULL, o->lock);
+    STORE(x.n.fault, HOLD_REPLIES);
+    shutdown(r->peer->channel.fd, SHUT_RDWR); /* its owner ends */
+    UNTIL_WAITS(o->lock, 0);
+    CHECK(conc_lock_release(b) != 0);
+    CHECK_EQ(conc_lock_acquire(b, 0), -ETIMEDOUT);
+    if (!arrives) {
+      cancel(&c);
+    } else {
+      conc__remote_try t;
+      conc__peer *p;
+      bool lost;
+      STORE(x.n.fault, FLOWS);
+      CHECK_EQ(result(&c), -EOWNERDEAD);
+      /* The same for a reply that has begun to come. */
+      CHECK_EQ(conc_lock_acquire(b, 0), 0);
+      shutdown(r->peer->channel.fd, SHUT_RDWR);
+      CHECK(conc_lock_release(b) != 0);
+      memset(&t, 0, sizeof t);
+      CHECK_EQ(conc__peer_get(&*x.t.a.state, &p, &lost, conc_now() + 5), 0);
+      t.peer = p;
+      conc__remote_request q = conc__remote_asks(CONC__METHOD_LOCK);
+      r = (conc__remote *)(uintptr_t)a;
+      CHECK_EQ(conc__remote_write(r, conc__remote_ident(r), p, &q), 0);
+      size_t sent;
+      CHECK_EQ(conc__channel_flush(&p->channel, &sent, CONC__NEVER), 0);
+      p->asked = true;
+      CHECK_EQ(conc_wait_fd(p->channel.fd, CONC_READ, long_time()), 1);
+      conc__remote_give_up(r, &t, false);
+    }
+    STORE(x.n.fault, FLOWS);
+    PASSES(-EOWNERDEAD, b, long_time());
+    PASSES(0, b, long_time());
+  }
+  end_crossing(&x);
+}
+
+/* A notify, too, is for the next one that waits; and the one that was cancelled
+   has the lock again, as one that no owner has left behind. */
+TEST(a_notify_that_is_refused_is_for_the_next) {
+  crossing x;
+  begin_crossing(&x);
+  own *o = &x.t.o;
+  conc_lock *a = conc_manager_lock(&x.t.a, "lock");
+  conc_lock *b = conc_manager_lock(&x.t.b, "lock");
+  conc_cond *ca = conc_manager_cond(&x.t.a, "cond");
+  conc_cond *cb = conc_manager_cond(&x.t.b, "cond");
+  call first, next;
+  int links;
+  BEGIN_WAIT(&first, wait_cond, ca, a, o->cond);
+  begin(&next, wait_cond, cb, b, CONC_FOREVER);
+  UNTIL_WAITS(o->cond, 2);
+  STORE(x.n.fault, HOLD_REPLIES);
+  notify(&o->lock, &o->cond);
+  UNTIL_WAITS(o->cond, 1);
+  while (!conc_lock_locked(&o->lock)) conc_sleep(0.001);
+  links = LOAD(x.n.links);
+  CHECK_EQ(conc_cancel(&first.task), 0);
+  CHECK_EQ(result(&next), 0);
+  UNTIL(LOAD(x.n.links) > links); /* it asks for the lock, and gets it */
+  STORE(x.n.fault, FLOWS);
+  CHECK_EQ(conc_join(&first.task, long_time()), -ECANCELED);
+  CHECK_EQ(first.rc, -ECANCELED);
+  PASSES(0, b, long_time());
+  end_crossing(&x);
+}
+
 TEST(a_wait_whose_time_is_out_waits_for_the_lock) {
   both t;
   serve_both(&t);
@@ -833,71 +967,6 @@ TEST(half_of_a_late_reply_holds_no_call_up) {
 
 /* --- Python --- */
 
-/* A program of tests/interop/remote.py, and its pipes. */
-typedef struct python {
-  pid_t pid;
-  FILE *in, *out;
-} python;
-
-static python begin_python(const char *program, const char *what,
-                           const char *address) {
-  python p;
-  int in[2], out[2];
-  CHECK_EQ(pipe(in), 0);
-  CHECK_EQ(pipe(out), 0);
-  p.pid = begin_child();
-  if (p.pid == 0) {
-    dup2(in[0], 0), dup2(out[1], 1);
-    close(in[1]), close(out[0]);
-    execlp(program, program, "-W", "ignore", "tests/interop/remote.py", what,
-           address, "abc", (char *)NULL);
-    _exit(127);
-  }
-  close(in[0]), close(out[1]);
-  p.in = fdopen(in[1], "w");
-  p.out = fdopen(out[0], "r");
-  return p;
-}
-
-static const char *hear(python *p) {
-  static char line[300];
-  CHECK(fgets(line, sizeof line, p->out) != NULL);
-  line[strcspn(line, "\n")] = 0;
-  return line;
-}
-
-static void tell(python *p, const char *line) {
-  fprintf(p->in, "%s\n", line);
-  fflush(p->in);
-}
-
-#define SAYS(want, p, line) (tell(p, line), CHECK_STR(hear(p), want))
-
-static void end_python(python *p) {
-  CHECK_EQ(kill(p->pid, SIGKILL), 0);
-  reap(p->pid, -SIGKILL);
-  fclose(p->in), fclose(p->out);
-}
-
-/* Calls fn with the Python of that version, if it is there. */
-static void with_python(const char *version, void (*fn)(const char *)) {
-  char text[300];
-  const char *home = getenv("HOME");
-  glob_t found;
-  NEEDS_FORK;
-  snprintf(text, sizeof text, "%s/.pyenv/versions/%s.*/bin/python3",
-           home != NULL ? home : "", version);
-  if (glob(text, 0, NULL, &found) == 0) {
-    fn(found.gl_pathv[0]);
-    globfree(&found);
-    return;
-  }
-  snprintf(text, sizeof text, "python%s -c '' 2>/dev/null", version);
-  if (system(text) != 0) SKIP("this Python was not found");
-  snprintf(text, sizeof text, "python%s", version);
-  fn(text);
-}
-
 /* C clients and one of Python, at the primitives of this process. */
 static void with_a_client_of(const char *program) {
   both t;
@@ -905,7 +974,7 @@ static void with_a_client_of(const char *program) {
   serve_both(&t);
   conc_lock *lock = conc_manager_lock(&t.a, "lock");
   conc_cond *cond = conc_manager_cond(&t.a, "cond");
-  python p = begin_python(program, "client",
+  python p = begin_python(program, "remote.py", "client",
                           conc_manager_address(&t.o.s.server));
   CHECK_STR(hear(&p), "ready");
   SAYS("True", &p, "acquire lock");
@@ -972,7 +1041,7 @@ static void with_a_server_of(const char *program) {
   call c;
   python p;
   snprintf(path, sizeof path, "/tmp/conc-remote-%d", (int)getpid());
-  p = begin_python(program, "serve", path);
+  p = begin_python(program, "remote.py", "serve", path);
   CHECK_STR(hear(&p), "ready");
   conc_manager a = client_at(path), b = a;
   CHECK_EQ(conc_manager_connect(&a, long_time()), 0);
