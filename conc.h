@@ -7644,7 +7644,7 @@ typedef struct conc__thread {
   size_t fork_keeps_count;
   unsigned fork_rows; /* >>park: of conc__fork_table, a bit for each row that
                          its fork has prepared */
-  bool gives_way;     /* >>aside: it works beside a loop; see conc__give_way */
+  bool gives_way; /* >>aside: it works beside a loop, see conc__give_way */
 } conc__thread;
 
 #if CONC_HAVE_THREAD_LOCAL
@@ -14355,6 +14355,8 @@ CONC_API void conc_local_free(conc_local *local) {
    for itself; then its task leaves the list of threads, on which a fork must
    find only threads that are there; and at last the task is finished, after
    which it may be gone.
+
+   At the end there is how a thread lets others run that works for long.
    ------------------------------------------------------------------------ */
 
 /* A size that a thread's stack may have, of at least this. */
@@ -27495,7 +27497,7 @@ CONC__PRIVATE int conc__block_make(conc__block *block,
   }
   block->memory = (unsigned char *)CONC_MALLOC(m->size);
   if (block->memory == NULL) return -ENOMEM;
-  memcpy(block->memory, m->data, m->size);
+  conc__copy_in_pieces(block->memory, m->data, m->size);
   return 0;
 }
 
@@ -27662,6 +27664,19 @@ CONC__INLINE ssize_t conc__entry_copy(const conc__entry *slot,
     sink->body->size += slot->size;
   }
   conc__bytering_read(slot->ring, slot->at, data, slot->size);
+  return (ssize_t)slot->size;
+}
+
+/* The same of an entry in a block, which is the caller's. Without a guard, for
+   it may be long. */
+CONC__PRIVATE ssize_t conc__entry_copy_block(const conc__entry *slot,
+                                             const conc__sink *sink,
+                                             void *data) {
+  if (sink->body != NULL) {
+    data = sink->body->data + sink->body->size;
+    sink->body->size += slot->size;
+  }
+  conc__copy_in_pieces(data, slot->alone.data + slot->at, slot->size);
   return (ssize_t)slot->size;
 }
 
@@ -27907,7 +27922,7 @@ CONC__INLINE ssize_t conc__fifo_get_n(conc__fifo *q, const conc__sink *sink,
   conc__mutex_unlock(guard);
   if (woken != NULL) conc__wake_all(woken);
   if (CONC__UNLIKELY(block != NULL) && n == 0) {
-    size = conc__entry_copy(&slot, sink, data);
+    size = conc__entry_copy_block(&slot, sink, data);
     CONC_FREE(block);
   }
   /* A message stayed that another getter may be able to take. */
@@ -42799,6 +42814,9 @@ CONC__PRIVATE void *conc__reading_main(void *arg) {
   }
   if (r->objects && conc__recipe_find(item) != NULL)
     r->encoded_objects = CONC_PASS;
+  /* About so much is needed: else the buffer grows, and is copied each time.
+     It is no error yet if there is no memory. */
+  conc__buffer_reserve(&r->encoded, r->size);
   /* Without memory, or if it has no encoding, the put itself will say so. */
   if (conc__pickle_encode(&r->encoded, item, 4 | r->encoded_objects) == 0 &&
       conc__value_is_readable(item, r->encoded.size))
@@ -42999,7 +43017,18 @@ typedef struct conc__growing {
 
 CONC__PRIVATE void *conc__growing_main(void *arg) {
   conc__growing *g = (conc__growing *)arg;
-  g->rc = conc__channel_make_room(g->channel, g->missing);
+  conc__buffer *in = &g->channel->in, more = {NULL, 0, 0, 0};
+  size_t have = conc__buffer_count(in), room = in->capacity - in->size;
+  if (have == 0 || in->first >= in->capacity / 2 || room >= g->missing) {
+    /* It need not grow. */
+    g->rc = conc__channel_make_room(g->channel, g->missing);
+    return NULL;
+  }
+  g->rc = conc__buffer_reserve(&more, 2 * in->capacity);
+  if (g->rc != 0) return NULL;
+  conc__buffer_append_large(&more, in->data + in->first, have); /* has room */
+  conc__buffer_free(in);
+  *in = more;
   return NULL;
 }
 

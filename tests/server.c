@@ -848,13 +848,18 @@ TEST(a_large_message_is_copied_beside_the_loop) {
     if (i == 0) CHECK_EQ(conc_thread_start(&t), 0);
     CHECK_EQ(conc_join(&t, 0.05), -ETIMEDOUT);
     CHECK_EQ(conc_qsize(q), 1); /* it is there still; the loop answers */
+    STORE(ways_given, 0);
     CHECK_EQ(conc_sem_release(sem, readers), 0);
     CHECK_EQ(conc_join(&t, 20), 0);
+    /* Once out of the queue, and once into the reply. */
+    CHECK(LOAD(ways_given) >= 2 * (int)(sizeof large / CONC__PIECE));
     CHECK(conc_result(&t) == NULL);
     CHECK_EQ(conc_qsize(q), 0);
   }
+  STORE(ways_given, 0);
   CHECK_EQ(conc_put(conc_manager_get(&s.client, "q"), large, sizeof large, 20),
            0);
+  CHECK(LOAD(ways_given) > 0);
   CHECK_EQ(conc_peek_size(s.queue), sizeof large);
   end(&s);
 }

@@ -25,8 +25,8 @@
  * (SCHED_IDLE), and let the others run after each call that they make, for
  * Linux may leave even such a one the CPU until the next tick (4 ms) while the
  * server waits for it: so what they cost is what they make the server do.
- * Nothing is bound to a CPU. An attacker is killed after each turn, and a while is given
- * to the server to have done with what it left.
+ * Nothing is bound to a CPU. An attacker is killed after each turn, and a
+ * while is given to the server to have done with what it left.
  */
 #define CONC_STATIC
 #define CONC_IMPLEMENTATION

@@ -1,5 +1,5 @@
-/* A queue over the network, against Redis, beanstalkd, Python's own manager and
- * a bare echo.
+/* A queue over the network, against Redis, beanstalkd, Python's own manager
+ * and a bare echo.
  *
  *   network [--quick] [FILTER]      only rows whose name contains FILTER
  *
@@ -24,11 +24,11 @@
  * At the end there is a table of all of it: conc.h, the peers, and how many
  * times conc.h is as good as Redis, whether more or less is better.
  *
- * Peers that are not installed are "not here", and a line says so: redis-server
- * and libhiredis-dev (-DNO_HIREDIS), beanstalkd, python3 ($PYTHON names
- * another). The load generator speaks
- * Python's protocol in ready-made requests, after a real handshake; Redis gets
- * its requests from it, too, which is kinder to it than hiredis is.
+ * Peers that are not installed are "not here", and a line says so:
+ * redis-server and libhiredis-dev (-DNO_HIREDIS), beanstalkd, python3 ($PYTHON
+ * names another). The load generator speaks Python's protocol in ready-made
+ * requests, after a real handshake; Redis gets its requests from it, too,
+ * which is kinder to it than hiredis is.
  */
 #define CONC_IMPLEMENTATION
 #include "../../conc.h"
@@ -672,7 +672,7 @@ static double resident(pid_t pid) {
 static void print_memory(const peer *p, size_t n, const char *what,
                          double bytes_of_one) {
   char name[128];
-  snprintf(name, sizeof name, "memory of a connection %s", what);
+  snprintf(name, sizeof name, "memory of connections %s", what);
   note(name, "KiB", true, p->speaks, bytes_of_one / 1024);
   snprintf(name, sizeof name, "memory, %zu connections %s: %s", n, what,
            p->name);
