@@ -881,7 +881,8 @@ typedef struct conc_once {
     struct conc__waitlist waiters;
     struct conc__claim claim; /* between processes */
   };
-  struct conc_once *outer; /* the one inside of whose fn this one is run */
+  struct conc_once *outer; /* the one inside of whose fn this one is run; not
+                              between processes */
 } conc_once;
 
 /* Calls fn(arg), unless a call with this `once` has succeeded before. While
@@ -901,6 +902,7 @@ typedef struct conc_once {
    -ETIMEDOUT  the other task did not finish in time
    -ECANCELED  the wait was cancelled
    -EAGAIN     of a shared once: too many processes (see >>shared)
+   -ENOMEM     of a shared once: there is no memory for a note of the call
    others      what the caller's fn has returned */
 CONC_API int conc_once_run(conc_once *once, int (*fn)(void *arg), void *arg,
                            double timeout);
@@ -6743,6 +6745,8 @@ struct conc__actor {
                                     conc_cond_notify */
   conc_once *once; /* >>lock: whose function it runs, the innermost; the others
                       by conc_once.outer; NULL: none */
+  struct conc__once_note *notes; /* >>lock: the same for onces between
+                                    processes */
 };
 
 /* What belongs to an actor names it in a word: by its id, a number that no
@@ -6822,6 +6826,7 @@ CONC__PRIVATE void conc__actor_init(conc__actor *actor,
   actor->many = NULL;
   actor->notified = NULL;
   actor->once = NULL;
+  actor->notes = NULL;
 }
 
 /* --- what belongs to a thread --- */
@@ -10410,21 +10415,35 @@ CONC_API int conc_once_init_shared(conc_once *once) {
 
 CONC__PRIVATE void conc__once_abandon(conc__actor *self);
 
-/* Runs the function of a once. Meanwhile the actor knows the once: if the
-   thread ends in there, the once is handed on as if the function had failed,
-   see conc__once_abandon, which a program without a once does not contain. */
-CONC__PRIVATE int conc__once_call(conc_once *once, conc__actor *self,
-                                  int (*fn)(void *arg), void *arg) {
+/* A shared once whose function an actor runs. It is noted in memory of this
+   process: what is in the once may be another process's. */
+typedef struct conc__once_note {
+  conc_once *once;
+  struct conc__once_note *outer;
+} conc__once_note;
+
+/* Calls the function of a once that the actor knows: if the thread ends in
+   there, the once is handed on as if the function had failed, see
+   conc__once_abandon, which a program without a once does not contain. */
+CONC__PRIVATE int conc__once_call(int (*fn)(void *arg), void *arg) {
   void (*left)(conc__actor *) = conc__once_abandon;
-  conc_once *outer = self->once;
-  int rc;
   CONC__STORE(&conc__once_left, left);
-  once->outer = outer;
-  self->once = once;
-  rc = fn(arg);
-  /* Not once->outer: in a child that fn has forked, a shared once may be
-     another process's by now. */
-  self->once = outer;
+  return fn(arg);
+}
+
+/* The same for a shared once, which the actor learns for that time. Negative
+   errno if there is no memory for the note. */
+CONC__PRIVATE int conc__shared_once_call(conc_once *once, conc__actor *self,
+                                         int (*fn)(void *arg), void *arg) {
+  conc__once_note *note = (conc__once_note *)CONC_MALLOC(sizeof *note);
+  int rc;
+  if (note == NULL) return -ENOMEM;
+  note->once = once;
+  note->outer = self->notes;
+  self->notes = note;
+  rc = conc__once_call(fn, arg);
+  self->notes = note->outer;
+  CONC_FREE(note);
   return rc;
 }
 
@@ -10438,7 +10457,7 @@ CONC__PRIVATE int conc__shared_once_run(conc_once *once, int (*fn)(void *arg),
   rc = conc__claim_acquire(&once->claim, r, self, true, timeout);
   if (rc == -EALREADY) return 0;
   if (rc != 0 && rc != -EOWNERDEAD) return rc;
-  rc = conc__once_call(once, self, fn, arg);
+  rc = conc__shared_once_call(once, self, fn, arg);
   if (rc >= 0)
     conc__claim_finish(&once->claim, r, self);
   else
@@ -10510,23 +10529,32 @@ CONC__NOINLINE int conc__once_run_slow(conc_once *once, int (*fn)(void *arg),
     /* Woken, and not done: it was handed over. */
     CONC__CHECK(rc == -EAGAIN || CONC__LOAD_RELAXED(&once->word) == self->id);
   } while (rc == -EAGAIN);
-  return conc__once_finish(once, conc__once_call(once, self, fn, arg));
+  once->outer = self->once;
+  self->once = once;
+  rc = conc__once_call(fn, arg);
+  self->once = once->outer;
+  return conc__once_finish(once, rc);
 }
 
 /* The actor's thread ends inside of the functions of these onces, if of any:
    each is to be run by the next that comes, or that waits. */
 CONC__PRIVATE void conc__once_abandon(conc__actor *self) {
   conc_once *once, *outer;
+  conc__once_note *note;
   for (once = self->once; once != NULL; once = outer) {
-    uintptr_t word = CONC__LOAD(&once->word);
-    outer = once->outer;
-    if (conc__is_shared(word))
-      conc__claim_release(&once->claim, conc__shared_registry(once, word),
-                          self);
-    else
-      conc__once_finish(once, -ECANCELED);
+    outer = once->outer; /* it may be freed after the finish */
+    conc__once_finish(once, -ECANCELED);
   }
   self->once = NULL;
+  while ((note = self->notes) != NULL) {
+    once = note->once;
+    self->notes = note->outer;
+    CONC_FREE(note);
+    /* In a child that the function has forked it is not ours: -EPERM. */
+    conc__claim_release(
+        &once->claim, conc__shared_registry(once, CONC__LOAD(&once->word)),
+        self);
+  }
 }
 
 CONC_API int conc_once_run(conc_once *once, int (*fn)(void *arg), void *arg,
@@ -13676,7 +13704,8 @@ CONC__PRIVATE void conc__thread_exit(void *thread) {
   self->loop = NULL;
   self->actor.scope = NULL;
   self->actor.generator = NULL;
-  if (self->actor.once != NULL) conc__once_left(&self->actor);
+  if (self->actor.once != NULL || self->actor.notes != NULL)
+    conc__once_left(&self->actor);
   if (self->actor.task == &self->own)
     conc__foreign_quit(&self->own);
   else if (self->actor.task->kind->quit != NULL)
@@ -15474,7 +15503,7 @@ CONC__PRIVATE bool conc__coro_abandon(conc__loop *loop, conc__actor *self) {
   }
   self->scope = NULL;
   self->generator = NULL;
-  if (self->once != NULL) conc__once_left(self);
+  if (self->once != NULL || self->notes != NULL) conc__once_left(self);
   conc__locals_end(t);
   conc__loop_forget(loop, t);
   conc__task_finish(t, NULL, -ECHILD);
