@@ -13766,6 +13766,54 @@ CONC_API int conc_thread_start(conc_task *task) {
   return rc;
 }
 
+/* --- what takes long is done beside a loop --- */
+
+/* So many bytes take long to be copied. */
+#define CONC__COPY_LARGE ((size_t)1 << 20)
+
+typedef struct conc__aside {
+  conc_fn *fn;
+  void *arg;
+} conc__aside;
+
+/* The thread has less of the CPUs than others that want them, the loop among
+   them: on Linux each thread has a nice value of its own. The guards that it
+   takes are held for moments, so it keeps nobody waiting by that. */
+CONC__PRIVATE void *conc__aside_main(void *arg) {
+  conc__aside *a = (conc__aside *)arg;
+#if CONC__LINUX
+  (void)!nice(10); /* it need not work */
+#endif
+  return a->fn(a->arg);
+}
+
+/* Calls fn(arg) in a thread, for a coroutine that must not keep its loop. The
+   caller waits, also if it is cancelled: the thread uses what is the caller's.
+   Without a thread the call is made here. `threads` counts how many more may
+   be started; NULL: any number. 0, or -ECANCELED: it was not made. */
+CONC__PRIVATE int conc__aside_call(conc_sem *threads, conc_fn *fn, void *arg) {
+  conc__aside a;
+  conc_task t;
+  conc_scope shield;
+  int rc = threads != NULL ? conc_sem_acquire(threads, CONC_FOREVER) : 0;
+  if (rc != 0) return rc;
+  memset(&t, 0, sizeof t);
+  a.fn = fn;
+  a.arg = arg;
+  t.target = conc__aside_main;
+  t.arg = &a;
+  t.name = "conc-aside";
+  if (conc_thread_start(&t) != 0) {
+    fn(arg);
+  } else {
+    conc_shield(&shield);
+    conc__task_await(&t, true, CONC_FOREVER);
+    conc_scope_end(&shield);
+  }
+  if (threads != NULL) conc_sem_release(threads, 1);
+  return 0;
+}
+
 /* ---------------------------------------------------------------------------
    >>schedule: a loop's state, what is ready, timers
 
@@ -28201,6 +28249,39 @@ CONC__INLINE int conc__cells_try_put(conc__cells_queue *s,
   return 0;
 }
 
+/* A put that is made by a thread. */
+typedef struct conc__cells_putting {
+  conc__cells_queue *queue;
+  const conc__message *message;
+  conc__cells_position *spot;
+  int rc;
+} conc__cells_putting;
+
+CONC__PRIVATE void *conc__cells_putting_main(void *arg) {
+  conc__cells_putting *p = (conc__cells_putting *)arg;
+  p->rc = conc__cells_try_put(p->queue, p->message, p->spot);
+  return NULL;
+}
+
+/* The same for a coroutine that may wait: a large message is copied by a
+   thread meanwhile, and the loop goes on. The cell that is free now may be
+   another putter's then. A child that a coroutine of this loop forks meanwhile
+   has not put it: the copy that it has of this one tries again. */
+CONC__PRIVATE int conc__cells_put_aside(conc__cells_queue *s,
+                                        const conc__message *m,
+                                        conc__cells_position *spot) {
+  conc__cells_putting p;
+  if (m->size < CONC__COPY_LARGE || conc__self()->ops->blocks ||
+      !conc__cells_find_free(s, spot))
+    return conc__cells_try_put(s, m, spot);
+  p.queue = s;
+  p.message = m;
+  p.spot = spot;
+  p.rc = -EAGAIN;
+  conc__aside_call(NULL, conc__cells_putting_main, &p);
+  return p.rc;
+}
+
 /* What a getter may know of a cell without having claimed it. It holds if the
    cell's word has not changed meanwhile. That is how a message that the getter
    cannot take stays for others. 0, -ENOMEM; -EPROTO: it makes no sense. */
@@ -28365,7 +28446,7 @@ CONC__PRIVATE ssize_t conc__cells_slow(conc__cells_queue *s, int side,
     if (rc == 0 && side == CONC__GETTERS && CONC__LOAD(&s->stashed))
       rc = -ESTALE;
     if (rc != 0) break;
-    rc = m != NULL         ? conc__cells_try_put(s, m, spot)
+    rc = m != NULL         ? conc__cells_put_aside(s, m, spot)
          : claimed != NULL ? conc__cells_try_claim(s, sink, spot, claimed)
                            : conc__cells_try_get(s, sink, spot);
   } while (rc == -EAGAIN);
@@ -28379,7 +28460,9 @@ CONC__PRIVATE int conc__cells_put(conc_queue *q, const conc__message *m,
                                   double deadline) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   conc__cells_position spot;
-  int rc = conc__cells_try_put(s, m, &spot);
+  int rc = CONC__UNLIKELY(m->size >= CONC__COPY_LARGE) && deadline > 0
+               ? conc__cells_put_aside(s, m, &spot)
+               : conc__cells_try_put(s, m, &spot);
   if (CONC__LIKELY(rc != -EAGAIN)) return rc;
   return (int)conc__cells_slow(s, CONC__PUTTERS, m, NULL, &spot, NULL,
                                deadline);
@@ -33558,9 +33641,9 @@ CONC__PRIVATE int conc__auth_connect(conc__channel *ch, const conc__key *key,
    of a server.
    ------------------------------------------------------------------------ */
 
-/* What has so many bytes takes long to be read, copied and freed. */
+/* What has so many bytes takes long to be read and freed; to be copied, see
+   CONC__COPY_LARGE. */
 #define CONC__READING_LARGE ((size_t)64 << 10)
-#define CONC__COPY_LARGE ((size_t)1 << 20)
 #define CONC__FREE_LARGE ((size_t)4 << 20)
 #define CONC__ASIDE_MAX 4 /* threads at one time, at most */
 
@@ -33569,48 +33652,6 @@ CONC__PRIVATE size_t conc__aside_threads(void) {
   int n = conc__cpus - 1;
   if (n < 1) n = 1;
   return (size_t)(n < CONC__ASIDE_MAX ? n : CONC__ASIDE_MAX);
-}
-
-typedef struct conc__aside {
-  conc_fn *fn;
-  void *arg;
-} conc__aside;
-
-/* The thread has less of the CPUs than others that want them, the loop among
-   them: on Linux each thread has a nice value of its own. The guards that it
-   takes are held for moments, so it keeps nobody waiting by that. */
-CONC__PRIVATE void *conc__aside_main(void *arg) {
-  conc__aside *a = (conc__aside *)arg;
-#if CONC__LINUX
-  (void)!nice(10); /* it need not work */
-#endif
-  return a->fn(a->arg);
-}
-
-/* Calls fn(arg) in a thread. The caller waits, also if it is cancelled: the
-   thread uses what is the caller's. Without a thread the call is made here. 0,
-   or -ECANCELED: it was not made. */
-CONC__PRIVATE int conc__aside_call(conc_sem *threads, conc_fn *fn, void *arg) {
-  conc__aside a;
-  conc_task t;
-  conc_scope shield;
-  int rc = conc_sem_acquire(threads, CONC_FOREVER);
-  if (rc != 0) return rc;
-  memset(&t, 0, sizeof t);
-  a.fn = fn;
-  a.arg = arg;
-  t.target = conc__aside_main;
-  t.arg = &a;
-  t.name = "conc-aside";
-  if (conc_thread_start(&t) != 0) {
-    fn(arg);
-  } else {
-    conc_shield(&shield);
-    conc__task_await(&t, true, CONC_FOREVER);
-    conc_scope_end(&shield);
-  }
-  conc_sem_release(threads, 1);
-  return 0;
 }
 
 /* What is freed by a thread. */
