@@ -14737,16 +14737,13 @@ CONC__PRIVATE void conc__poller_stop(conc__loop *loop) {
 
 /* Makes the poller anew, with all that is waited for, after the old one was
    given up: in a forked child, and when the program has closed its descriptors
-   (it may close all that it does not know). Without descriptors left it sleeps
-   a little, and the loop tries again. The inbox's guard is held by the caller
-   if other threads can write to the waker. */
+   (it may close all that it does not know). Without descriptors left it stays
+   lost, and the loop tries again. The inbox's guard is held by the caller if
+   other threads can write to the waker. */
 CONC__PRIVATE void conc__poller_renew(conc__loop *loop) {
   size_t i;
   loop->poller.lost = conc__poller_start(loop) != 0;
-  if (loop->poller.lost) {
-    (void)poll(NULL, 0, 1);
-    return;
-  }
+  if (loop->poller.lost) return;
   for (i = 0; i < loop->fds.size; i++) {
     conc__fd *entry = &loop->fds.entries[i];
     int rc = 0;
@@ -15429,6 +15426,7 @@ CONC__PRIVATE void conc__loop_run(conc__loop *loop, const conc_task *until) {
       conc__poller_stop(loop);
       conc__poller_renew(loop);
       conc__mutex_unlock(&loop->inbox.guard);
+      if (loop->poller.lost) (void)poll(NULL, 0, 1); /* not to spin */
     }
     conc__inbox_take(loop);
     if (loop->timers.count > 0) conc__timers_expire(loop, now);
@@ -17609,7 +17607,8 @@ CONC__PRIVATE size_t conc__region_mapped(const conc__region *g) {
 }
 
 CONC__PRIVATE bool conc__named_leave(const conc__region *g);
-CONC__PRIVATE void conc__trackers_reap(pid_t pid, bool ends);
+CONC__PRIVATE void conc__trackers_reap(pid_t pid);
+CONC__PRIVATE pid_t conc__tracker_await(pid_t pid);
 
 /* One user of this process has it no longer. With the last user it is unmapped
    and freed; with the last region of a registry also the registry, whose
@@ -17619,6 +17618,7 @@ CONC__PRIVATE void conc__region_drop(conc__region *g) {
   struct conc__registry *r = g->registry;
   size_t size = conc__region_mapped(g);
   conc__region **p = &conc__regions;
+  pid_t tracker = 0;
   bool removed = false;
   int state = conc__pthread_cancel_off();
   conc__mutex_lock(&conc__shared_guard);
@@ -17634,9 +17634,16 @@ CONC__PRIVATE void conc__region_drop(conc__region *g) {
       conc__registry_unmap(r, size);
       if (r == conc__family) conc__family = NULL;
     }
-    if (g->name != NULL) conc__trackers_reap(g->tracker, removed);
+    if (g->name != NULL) tracker = g->tracker;
   }
   conc__mutex_unlock(&conc__shared_guard);
+  /* Without the guard. No other thread knows the number any more. */
+  if (removed) tracker = conc__tracker_await(tracker);
+  if (tracker > 0) {
+    conc__mutex_lock(&conc__shared_guard);
+    conc__trackers_reap(tracker);
+    conc__mutex_unlock(&conc__shared_guard);
+  }
   CONC_FREE(g);
   conc__pthread_cancel_back(state);
 }
@@ -17933,21 +17940,32 @@ CONC__PRIVATE pid_t conc__tracker_fork(void) {
    given up. Under the guard. */
 static pid_t conc__trackers[32];
 
-/* Waits for those of them that have ended; also for `pid`, unless it is 0, of
-   a name that has just been given up. If it `ends`, since the file is removed,
-   it does so at once; else it is kept for later. Under the guard. */
-CONC__PRIVATE void conc__trackers_reap(pid_t pid, bool ends) {
-  int i, tries = ends ? 50 : 1;
-  CONC__CHECK(conc__mutex_is_held(&conc__shared_guard));
-  for (; pid > 0 && tries > 0; tries--) {
-    pid_t ended = waitpid(pid, NULL, WNOHANG);
-    if (ended == pid || (ended < 0 && errno == ECHILD)) pid = 0;
-    if (pid > 0 && tries > 1) poll(NULL, 0, 1);
+/* Whether such a child has ended, and is waited for. */
+CONC__PRIVATE bool conc__tracker_has_ended(pid_t pid) {
+  pid_t ended = waitpid(pid, NULL, WNOHANG);
+  return ended == pid || (ended < 0 && errno == ECHILD);
+}
+
+/* Waits for the tracker, or 0, of a file that is removed: it is about to end.
+   0; or its pid, since it takes long: it is kept for later. */
+CONC__PRIVATE pid_t conc__tracker_await(pid_t pid) {
+  int tries;
+  for (tries = 0; pid > 0 && tries < 50; tries++) {
+    if (conc__tracker_has_ended(pid)) return 0;
+    poll(NULL, 0, 1);
   }
+  return pid;
+}
+
+/* Waits for those of them that have ended, and keeps `pid`, unless it is 0, of
+   a name that has just been given up. Under the guard. */
+CONC__PRIVATE void conc__trackers_reap(pid_t pid) {
+  int i;
+  CONC__CHECK(conc__mutex_is_held(&conc__shared_guard));
+  if (pid > 0 && conc__tracker_has_ended(pid)) pid = 0;
   for (i = 0; i < 32; i++) {
-    pid_t ended = conc__trackers[i];
-    if (ended > 0) ended = waitpid(ended, NULL, WNOHANG);
-    if (ended > 0 || (ended < 0 && errno == ECHILD)) conc__trackers[i] = 0;
+    if (conc__trackers[i] > 0 && conc__tracker_has_ended(conc__trackers[i]))
+      conc__trackers[i] = 0;
     if (conc__trackers[i] == 0) {
       conc__trackers[i] = pid;
       pid = 0;
@@ -17985,7 +18003,7 @@ CONC__PRIVATE void conc__tracker_start(conc__region *g, const char *path,
   /* The guard: so that the tracker finds the list of regions whole. fork()
      takes it by itself, through our own handlers. */
   conc__mutex_lock(&conc__shared_guard);
-  conc__trackers_reap(0, false);
+  conc__trackers_reap(0);
   if (!CONC__LINUX) conc__mutex_unlock(&conc__shared_guard);
   /* No handler of the program's may run in the children: see
      conc__tracker_signals, which lets two signals in again. */
