@@ -566,7 +566,9 @@
      and one of them cannot be reached.
    - The workers of a pool of processes are forked, never spawned. In a program
      with many threads, or with much memory, start the pool first: its fork
-     server keeps a copy of the memory that the program had then.
+     server keeps a copy of the memory that the program had then. The server
+     has a spare only where there is SOCK_SEQPACKET. Where there is no F_SETSIG
+     (which Linux has), conc_pool_join waits for a spare that is stopped.
    - A pipe needs SOCK_SEQPACKET, which Linux and the BSDs have. macOS lacks
      it: there conc_pipe returns -EPROTONOSUPPORT.
    - Objects between processes must be made shared (..._init_shared, .shared),
@@ -30378,7 +30380,8 @@ CONC__INLINE int conc__pool_submit_thread(conc__pool_data *p, conc_task *job) {
    is little to inherit, and from then on forks children by order and reaps
    them. So the hundredth child is made of the same as the first: the same
    memory, stack, descriptors and signals, whatever the owner does meanwhile.
-   Uses: >>process; of >>jobs the joining of a task of the library's own.
+   Uses: >>process; of >>jobs the joining of a task of the library's own;
+   the packets of >>pipe.
    Used by: >>procpool, whose workers are such children.
 
    Orders and reports lie in shared memory, a conc__forkserver_child for each
