@@ -3281,6 +3281,8 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
    killed, the spare takes over, and makes another spare: jobs that run go on,
    and all others are run. The system's first process is the parent of the
    workers then, and conc_exitcode of a job does not tell how its worker died.
+   If the program is that process, say in a container, these workers stay
+   zombies when they have ended.
    A server that does nothing for 5 seconds, since it is stopped, is killed. If
    the server and its spare are killed at the same time, the workers end, and
    all jobs fail with -ECHILD; the pool can be joined and started again.
@@ -3385,10 +3387,11 @@ CONC_API int conc_pool_start(conc_pool *pool);
               submit; jobs in processes never can: -ECHILD)
    -EMSGSIZE  the job's .size is above .max_bytes
    -ECHILD    the pool belongs to another process; or its fork server and the
-              spare were killed; or its workers die before they begin. These are
-              replaced 16 times, and twice more for each worker, after pauses
-              of up to 50 ms; if SIGKILL or SIGTERM ends them, for 3 seconds.
-              Then all jobs end with -ECHILD, and the pool takes no more
+              spare were killed; or its workers die before they begin. Such
+              workers are replaced 16 times, and twice more for each worker,
+              after pauses of up to 50 ms; if SIGKILL or SIGTERM ends them, for
+              3 seconds. Then all jobs end with -ECHILD, and the pool takes no
+              more
    -ENOMEM    the caller is a job, and there is no memory for another one */
 CONC_API int conc_pool_submit(conc_pool *pool, conc_task *job);
 
@@ -18968,9 +18971,10 @@ CONC__PRIVATE void *conc__parent_watch(void *arg) {
 
 /* Lets this process, a daemon, end with its parent. The parent alone has the
    other end of the pipe `fd`, and the kernel closes it however the parent
-   ends; a byte does the same. (A fork server's spare has that other end, too,
-   and in the place of a pipe a socket.) The end is by SIGKILL, which no handler of the program can hold up. 0
-   or negative errno. */
+   ends; a byte does the same. (Of a worker, the spare of its fork server has
+   the other end, too; a spare has a socket in the place of the pipe.) The end
+   is by SIGKILL, which no handler of the program can hold up. 0 or negative
+   errno. */
 CONC__PRIVATE int conc__parent_watch_start(int fd) {
 #if CONC_HAVE_SETSIG
   if (fcntl(fd, F_SETOWN, getpid()) == 0 &&
@@ -30480,8 +30484,10 @@ typedef struct conc__forkserver {
   struct pollfd *polled;     /* n and CONC__FORKSERVER_POLLS of them */
   pid_t spare;               /* 0: there is none */
   bool spared;               /* a spare is to be made, if there is none */
-  int line;      /* a pipe of messages, to the spare or from the server; -1 */
-  unsigned seat; /* this process is held by leashes[seat - 1]; 0: by none */
+  int line;                  /* a pipe of packets: to the spare, or from the
+                                server; -1 */
+  unsigned seat;             /* leashes[seat - 1] holds this process; 0: none
+                                does */
   int waker[2];              /* written by the handler of SIGCHLD */
   struct sigaction sigchld;  /* the program's */
 } conc__forkserver;
@@ -31235,11 +31241,12 @@ typedef struct conc__procpool {
   double start_at;       /* when the next process may be ordered; 0: at once,
                             or none is missing */
   double watch_at;       /* when the next look is due, if `watched` */
-  double died_at;  /* when to look again whether all processes are gone */
-  double died_pause; /* how long after the last look that is */
-  double urge_at;  /* when the server is to have done something; 0: it need
-                      not */
-  unsigned pulse;  /* the server's, when that was set */
+  double died_at;        /* when to look again whether all processes are
+                            gone */
+  double died_pause;     /* how long after the last look that is */
+  double urge_at;        /* when the server is to have done something; 0: it
+                            need not */
+  unsigned pulse;        /* the server's, when that was set */
   conc_task keeper;      /* its thread */
 } conc__procpool;
 
