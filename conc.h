@@ -580,7 +580,9 @@
      and one of them cannot be reached.
    - The workers of a pool of processes are forked, never spawned. In a program
      with many threads, or with much memory, start the pool first: its fork
-     server keeps a copy of the memory that the program had then.
+     server keeps a copy of the memory that the program had then. The server
+     has a spare only where there is SOCK_SEQPACKET. Where there is no F_SETSIG
+     (which Linux has), conc_pool_join waits for a spare that is stopped.
    - A pipe needs SOCK_SEQPACKET, which Linux and the BSDs have. macOS lacks
      it: there conc_pipe returns -EPROTONOSUPPORT.
    - Objects between processes must be made shared (..._init_shared, .shared),
@@ -895,7 +897,8 @@ typedef struct conc_once {
     struct conc__waitlist waiters;
     struct conc__claim claim; /* between processes */
   };
-  struct conc_once *outer; /* the one inside of whose fn this one is run */
+  struct conc_once *outer; /* the one inside of whose fn this one is run; not
+                              between processes */
 } conc_once;
 
 /* Calls fn(arg), unless a call with this `once` has succeeded before. While
@@ -915,6 +918,7 @@ typedef struct conc_once {
    -ETIMEDOUT  the other task did not finish in time
    -ECANCELED  the wait was cancelled
    -EAGAIN     of a shared once: too many processes (see >>shared)
+   -ENOMEM     of a shared once: there is no memory for a note of the call
    others      what the caller's fn has returned */
 CONC_API int conc_once_run(conc_once *once, int (*fn)(void *arg), void *arg,
                            double timeout);
@@ -3620,6 +3624,8 @@ CONC_API ssize_t conc_queue_holders(conc_queue *queue, conc_queue_holder *out,
    killed, the spare takes over, and makes another spare: jobs that run go on,
    and all others are run. The system's first process is the parent of the
    workers then, and conc_exitcode of a job does not tell how its worker died.
+   If the program is that process, say in a container, these workers stay
+   zombies when they have ended.
    A server that does nothing for 5 seconds, since it is stopped, is killed. If
    the server and its spare are killed at the same time, the workers end, and
    all jobs fail with -ECHILD; the pool can be joined and started again.
@@ -3724,10 +3730,10 @@ CONC_API int conc_pool_start(conc_pool *pool);
               submit; jobs in processes never can: -ECHILD)
    -EMSGSIZE  the job's .size is above .max_bytes
    -ECHILD    the pool belongs to another process; or its fork server and the
-              spare were killed; or its workers die before they begin. These
-              are replaced 16 times, and twice more for each worker, after
-              pauses of up to 50 ms; if SIGKILL or SIGTERM ends them, for 3
-              seconds. Then all jobs end with -ECHILD, and the pool takes no
+              spare were killed; or its workers die before they begin. Such
+              workers are replaced 16 times, and twice more for each worker,
+              after pauses of up to 50 ms; if SIGKILL or SIGTERM ends them, for
+              3 seconds. Then all jobs end with -ECHILD, and the pool takes no
               more
    -ENOMEM    the caller is a job, and there is no memory for another one */
 CONC_API int conc_pool_submit(conc_pool *pool, conc_task *job);
@@ -7529,6 +7535,8 @@ struct conc__actor {
                                     conc_cond_notify */
   conc_once *once; /* >>lock: whose function it runs, the innermost; the others
                       by conc_once.outer; NULL: none */
+  struct conc__once_note *notes; /* >>lock: the same for onces between
+                                    processes */
 };
 
 /* What belongs to an actor names it in a word: by its id, a number that no
@@ -7608,6 +7616,7 @@ CONC__PRIVATE void conc__actor_init(conc__actor *actor,
   actor->many = NULL;
   actor->notified = NULL;
   actor->once = NULL;
+  actor->notes = NULL;
 }
 
 /* --- what belongs to a thread --- */
@@ -11197,21 +11206,35 @@ CONC_API int conc_once_init_shared(conc_once *once) {
 
 CONC__PRIVATE void conc__once_abandon(conc__actor *self);
 
-/* Runs the function of a once. Meanwhile the actor knows the once: if the
-   thread ends in there, the once is handed on as if the function had failed,
-   see conc__once_abandon, which a program without a once does not contain. */
-CONC__PRIVATE int conc__once_call(conc_once *once, conc__actor *self,
-                                  int (*fn)(void *arg), void *arg) {
+/* A shared once whose function an actor runs. It is noted in memory of this
+   process: what is in the once may be another process's. */
+typedef struct conc__once_note {
+  conc_once *once;
+  struct conc__once_note *outer;
+} conc__once_note;
+
+/* Calls the function of a once that the actor knows: if the thread ends in
+   there, the once is handed on as if the function had failed, see
+   conc__once_abandon, which a program without a once does not contain. */
+CONC__PRIVATE int conc__once_call(int (*fn)(void *arg), void *arg) {
   void (*left)(conc__actor *) = conc__once_abandon;
-  conc_once *outer = self->once;
-  int rc;
   CONC__STORE(&conc__once_left, left);
-  once->outer = outer;
-  self->once = once;
-  rc = fn(arg);
-  /* Not once->outer: in a child that fn has forked, a shared once may be
-     another process's by now. */
-  self->once = outer;
+  return fn(arg);
+}
+
+/* The same for a shared once, which the actor learns for that time. Negative
+   errno if there is no memory for the note. */
+CONC__PRIVATE int conc__shared_once_call(conc_once *once, conc__actor *self,
+                                         int (*fn)(void *arg), void *arg) {
+  conc__once_note *note = (conc__once_note *)CONC_MALLOC(sizeof *note);
+  int rc;
+  if (note == NULL) return -ENOMEM;
+  note->once = once;
+  note->outer = self->notes;
+  self->notes = note;
+  rc = conc__once_call(fn, arg);
+  self->notes = note->outer;
+  CONC_FREE(note);
   return rc;
 }
 
@@ -11225,7 +11248,7 @@ CONC__PRIVATE int conc__shared_once_run(conc_once *once, int (*fn)(void *arg),
   rc = conc__claim_acquire(&once->claim, r, self, true, timeout);
   if (rc == -EALREADY) return 0;
   if (rc != 0 && rc != -EOWNERDEAD) return rc;
-  rc = conc__once_call(once, self, fn, arg);
+  rc = conc__shared_once_call(once, self, fn, arg);
   if (rc >= 0)
     conc__claim_finish(&once->claim, r, self);
   else
@@ -11297,23 +11320,32 @@ CONC__NOINLINE int conc__once_run_slow(conc_once *once, int (*fn)(void *arg),
     /* Woken, and not done: it was handed over. */
     CONC__CHECK(rc == -EAGAIN || CONC__LOAD_RELAXED(&once->word) == self->id);
   } while (rc == -EAGAIN);
-  return conc__once_finish(once, conc__once_call(once, self, fn, arg));
+  once->outer = self->once;
+  self->once = once;
+  rc = conc__once_call(fn, arg);
+  self->once = once->outer;
+  return conc__once_finish(once, rc);
 }
 
 /* The actor's thread ends inside of the functions of these onces, if of any:
    each is to be run by the next that comes, or that waits. */
 CONC__PRIVATE void conc__once_abandon(conc__actor *self) {
   conc_once *once, *outer;
+  conc__once_note *note;
   for (once = self->once; once != NULL; once = outer) {
-    uintptr_t word = CONC__LOAD(&once->word);
-    outer = once->outer;
-    if (conc__is_shared(word))
-      conc__claim_release(&once->claim, conc__shared_registry(once, word),
-                          self);
-    else
-      conc__once_finish(once, -ECANCELED);
+    outer = once->outer; /* it may be freed after the finish */
+    conc__once_finish(once, -ECANCELED);
   }
   self->once = NULL;
+  while ((note = self->notes) != NULL) {
+    once = note->once;
+    self->notes = note->outer;
+    CONC_FREE(note);
+    /* In a child that the function has forked it is not ours: -EPERM. */
+    conc__claim_release(
+        &once->claim, conc__shared_registry(once, CONC__LOAD(&once->word)),
+        self);
+  }
 }
 
 CONC_API int conc_once_run(conc_once *once, int (*fn)(void *arg), void *arg,
@@ -14487,7 +14519,8 @@ CONC__PRIVATE void conc__thread_exit(void *thread) {
   self->loop = NULL;
   self->actor.scope = NULL;
   self->actor.generator = NULL;
-  if (self->actor.once != NULL) conc__once_left(&self->actor);
+  if (self->actor.once != NULL || self->actor.notes != NULL)
+    conc__once_left(&self->actor);
   if (self->actor.task == &self->own)
     conc__foreign_quit(&self->own);
   else if (self->actor.task->kind->quit != NULL)
@@ -16359,7 +16392,7 @@ CONC__PRIVATE bool conc__coro_abandon(conc__loop *loop, conc__actor *self) {
   }
   self->scope = NULL;
   self->generator = NULL;
-  if (self->once != NULL) conc__once_left(self);
+  if (self->once != NULL || self->notes != NULL) conc__once_left(self);
   conc__locals_end(t);
   conc__loop_forget(loop, t);
   conc__task_finish(t, NULL, -ECHILD);
@@ -19776,9 +19809,10 @@ CONC__PRIVATE void *conc__parent_watch(void *arg) {
 
 /* Lets this process, a daemon, end with its parent. The parent alone has the
    other end of the pipe `fd`, and the kernel closes it however the parent
-   ends; a byte does the same. (A fork server's spare has that other end, too,
-   and in the place of a pipe a socket.) The end is by SIGKILL, which no
-   handler of the program can hold up. 0 or negative errno. */
+   ends; a byte does the same. (Of a worker, the spare of its fork server has
+   the other end, too; a spare has a socket in the place of the pipe.) The end
+   is by SIGKILL, which no handler of the program can hold up. 0 or negative
+   errno. */
 CONC__PRIVATE int conc__parent_watch_start(int fd) {
 #if CONC_HAVE_SETSIG
   if (fcntl(fd, F_SETOWN, getpid()) == 0 &&
@@ -35325,7 +35359,8 @@ CONC__INLINE int conc__pool_submit_thread(conc__pool_data *p, conc_task *job) {
    is little to inherit, and from then on forks children by order and reaps
    them. So the hundredth child is made of the same as the first: the same
    memory, stack, descriptors and signals, whatever the owner does meanwhile.
-   Uses: >>process; of >>jobs the joining of a task of the library's own.
+   Uses: >>process; of >>jobs the joining of a task of the library's own;
+   the packets of >>pipe.
    Used by: >>procpool, whose workers are such children.
 
    Orders and reports lie in shared memory, a conc__forkserver_child for each
@@ -35424,8 +35459,10 @@ typedef struct conc__forkserver {
   struct pollfd *polled;     /* n and CONC__FORKSERVER_POLLS of them */
   pid_t spare;               /* 0: there is none */
   bool spared;               /* a spare is to be made, if there is none */
-  int line;      /* a pipe of messages, to the spare or from the server; -1 */
-  unsigned seat; /* this process is held by leashes[seat - 1]; 0: by none */
+  int line;                  /* a pipe of packets: to the spare, or from the
+                                server; -1 */
+  unsigned seat;             /* leashes[seat - 1] holds this process; 0: none
+                                does */
   int waker[2];              /* written by the handler of SIGCHLD */
   struct sigaction sigchld;  /* the program's */
 } conc__forkserver;
@@ -36179,11 +36216,12 @@ typedef struct conc__procpool {
   double start_at;       /* when the next process may be ordered; 0: at once,
                             or none is missing */
   double watch_at;       /* when the next look is due, if `watched` */
-  double died_at;  /* when to look again whether all processes are gone */
-  double died_pause; /* how long after the last look that is */
-  double urge_at;  /* when the server is to have done something; 0: it need
-                      not */
-  unsigned pulse;  /* the server's, when that was set */
+  double died_at;        /* when to look again whether all processes are
+                            gone */
+  double died_pause;     /* how long after the last look that is */
+  double urge_at;        /* when the server is to have done something; 0: it
+                            need not */
+  unsigned pulse;        /* the server's, when that was set */
   conc_task keeper;      /* its thread */
 } conc__procpool;
 

@@ -755,6 +755,37 @@ TEST(a_pool_whose_servers_are_both_stopped_can_be_terminated) {
   hold_end();
 }
 
+#ifdef __linux__
+/* The server can make no process for want of descriptors: one worker is enough
+   for all jobs, and when there is none, they fail. */
+TEST(a_fork_server_without_descriptors_keeps_nobody_waiting) {
+  conc_pool p = pool_of(2);
+  struct rlimit before, few;
+  held h[2], other[2];
+  int n = 0;
+  NEEDS_FORK;
+  if (test_wrapped("qemu")) SKIP("it does not limit another process");
+  hold_begin();
+  CHECK_EQ(conc_pool_start(&p), 0);
+  meet_both(&p, h);
+  CHECK_EQ(prlimit(h[0].server, RLIMIT_NOFILE, NULL, &before), 0);
+  few = before;
+  few.rlim_cur = 3;
+  CHECK_EQ(prlimit(h[0].server, RLIMIT_NOFILE, &few, NULL), 0);
+  CHECK_EQ(kill(h[0].worker, SIGKILL), 0);
+  while (kill(h[0].worker, 0) == 0) usleep(1000); /* until it is reaped */
+  for (int i = 0; i < 10; i++) CHECK_EQ(apply(&p, add_one, &n, sizeof n), 0);
+  CHECK_EQ(prlimit(h[0].server, RLIMIT_NOFILE, &before, NULL), 0);
+  do meet_both(&p, other);
+  while (other[0].worker == h[0].worker || other[1].worker == h[0].worker);
+  CHECK_EQ(prlimit(h[0].server, RLIMIT_NOFILE, &few, NULL), 0);
+  for (int i = 0; i < 2; i++) CHECK_EQ(kill(other[i].worker, SIGKILL), 0);
+  CHECK_EQ(apply(&p, add_one, &n, sizeof n), -ECHILD);
+  finish(&p);
+  hold_end();
+}
+#endif
+
 /* Each start of a worker adds one, and is killed. */
 static int *starts; /* in shared memory */
 static void *kill_myself(void *arg) {
