@@ -35587,8 +35587,8 @@ CONC__PRIVATE int conc__serve_size(conc__session *s, conc_queue *q,
    A key is CONC__KEY_SIZE bytes, and one more that is 1 if the call may have
    been sent before; or None: the call may count twice.
 
-   Uses >>aside, >>receipt and >>session. Its users are >>dispatch and
-   >>server; >>proxy asks for it.
+   Uses >>aside, >>receipt and >>session. Its users are >>dispatch, and >>server
+   for clients that are waited for; >>proxy asks for it.
    ------------------------------------------------------------------------ */
 
 #define CONC__METHOD_PUT "_conc_put"

@@ -637,8 +637,8 @@ static const char *little_path(void) {
   return path;
 }
 
-/* Many clients ask for a large message each, and read nothing. What there is no
-   room for stays in its queue. */
+/* Many clients ask for a large message each, and read nothing. What there is
+   no room for stays in its queue. */
 TEST(replies_with_messages_have_a_bound) {
   enum { MIB = 1 << 20, PEERS = 24 };
   static char bytes[MIB];

@@ -732,8 +732,8 @@ TEST(what_a_refused_reply_has_told_is_told_to_the_next) {
   end_crossing(&x);
 }
 
-/* A notify, too, is for the next one that waits; and the one that was cancelled
-   has the lock again, as one that no owner has left behind. */
+/* A notify, too, is for the next one that waits; and the one that was
+   cancelled has the lock again, as one that no owner has left behind. */
 TEST(a_notify_that_is_refused_is_for_the_next) {
   crossing x;
   begin_crossing(&x);
