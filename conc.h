@@ -3148,8 +3148,9 @@ CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
    another at `items`. It waits as conc_put does until there is room for one
    message; then it puts as many of them as there is room for, at once.
    Returns how many were put. After an error none was.
-   To a manager of conc.h they go in one trip, up to 256 KiB at once; to one of
-   Python each takes a trip of its own. If it is not known what became of a
+   To a manager of conc.h they go in one trip, up to 256 KiB at once. To one of
+   Python each takes a trip of its own, for it has no such call: if they were
+   sent ahead, one could find room after one before it has found none. If it is not known what became of a
    trip (-ECONNRESET, -ECANCELED, -EPROTO; see conc_manager_get), those of the
    trips before it were put.
    Errors: as conc_put. */
@@ -35587,8 +35588,8 @@ CONC__PRIVATE int conc__serve_size(conc__session *s, conc_queue *q,
    A key is CONC__KEY_SIZE bytes, and one more that is 1 if the call may have
    been sent before; or None: the call may count twice.
 
-   Uses >>aside, >>receipt and >>session. Its users are >>dispatch, and >>server
-   for clients that are waited for; >>proxy asks for it.
+   Uses >>aside, >>receipt and >>session. Its users are >>dispatch, and, for
+   clients that are waited for, >>server; >>proxy asks for it.
    ------------------------------------------------------------------------ */
 
 #define CONC__METHOD_PUT "_conc_put"
