@@ -3150,9 +3150,9 @@ CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
    Returns how many were put. After an error none was.
    To a manager of conc.h they go in one trip, up to 256 KiB at once. To one of
    Python each takes a trip of its own, for it has no such call: if they were
-   sent ahead, one could find room after one before it has found none. If it is not known what became of a
-   trip (-ECONNRESET, -ECANCELED, -EPROTO; see conc_manager_get), those of the
-   trips before it were put.
+   sent ahead, one could find room after one before it has found none. If it is
+   not known what became of a trip (-ECONNRESET, -ECANCELED, -EPROTO; see
+   conc_manager_get), those of the trips before it were put.
    Errors: as conc_put. */
 CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
                                size_t size, size_t n, double timeout);

@@ -761,7 +761,7 @@ TEST(of_what_came_together_the_rest_goes_back) {
     fail(taken < 4 ? ((conc__proxy *)q)->ahead : m.state->client.idle);
     UNTIL(away(&s) == 1);
     CHECK_EQ(conc_qsize(s.queue), 2);
-    expect_letters(q, "abcdef" + taken);
+    expect_letters(q, &"abcdef"[taken]);
     CHECK_EQ(conc_manager_shutdown(&m), 0);
     UNTIL(away(&s) == 0);
     CHECK_EQ(conc_qsize(s.queue), 0);
