@@ -84,7 +84,8 @@ COMPILE_IMPL = $(if $(IMPL),$(CXX) -x c++ -std=$(IMPL) $(WARN) $(BASE),\
 # Programs. Files that hold the implementation themselves (examples, and tests
 # that look inside) must not be linked with the shared conc.o.
 test_c    := $(filter-out tests/conc.c,$(wildcard tests/*.c))
-part_c    := $(test_c) $(wildcard tests/interop/*.c)
+shim_c    := tests/interop/shim.c
+part_c    := $(filter-out $(shim_c),$(test_c) $(wildcard tests/interop/*.c))
 example_c := $(wildcard examples/*.c)
 whole_c   := $(shell grep -l -e '^\# *define  *CONC_IMPLEMENTATION' \
                -e '^\# *include "inside.h"' $(part_c))
@@ -102,10 +103,15 @@ SCRIPTS ?= harness examples compile manual rooms vendor races interop
 # it is static there. conc.o has all of it, optimised more.
 $(whole_bin:=.o): WHOLE = $(LIGHT)
 $(example_bin:=.o): WHOLE = $(LIGHT) -DCONC_STATIC
+# A library for Python: it has all, and only compiles fast if nothing is better
+# for it.
+$(B)/interop/shim.so: WHOLE = $(or $(OPT),-O0) -g1
 
 all: examples programs
 examples: $(example_bin)
-programs: $(linked_bin) $(whole_bin)
+programs: $(linked_bin) $(whole_bin) $(B)/interop/shim.so
+interop: $(filter $(B)/interop/%,$(linked_bin) $(whole_bin)) \
+         $(B)/interop/shim.so
 
 $(B)/conc.o: tests/conc.c conc.h $(wildcard tests/*.h) Makefile
 	@mkdir -p $(@D)
@@ -121,6 +127,10 @@ $(linked_bin): %: %.o $(B)/conc.o
 $(whole_bin): %: %.o
 	$(LINK) -o $@ $^
 
+$(B)/interop/shim.so: $(shim_c) conc.h Makefile
+	@mkdir -p $(@D)
+	$(COMPILE) -fPIC -shared -o $@ $<
+
 $(EX)/%.o: examples/%.c conc.h Makefile
 	@mkdir -p $(@D)
 	$(COMPILE) -c -o $@ $<
@@ -134,7 +144,7 @@ run: $(EX)/task_master $(EX)/task_worker
 
 test: $(if $(TESTS),$(filter $(TESTS:%=$(B)/%),$(test_bin)),programs) \
       $(if $(filter examples interop,$(TESTS)),examples) \
-      $(if $(filter interop,$(TESTS)),programs) \
+      $(if $(filter interop,$(TESTS)),interop) \
       $(if $(TESTS),,$(if $(filter examples interop,$(SCRIPTS)),examples))
 	@BUILD='$(B)' EXAMPLES='$(EX)' CC='$(CC)' CXX='$(CXX)' \
 	 SANITIZE='$(SANITIZE)' FILTER='$(FILTER)' SEED='$(SEED)' \
@@ -185,8 +195,8 @@ uninstall:
 clean:
 	rm -rf build
 
-.PHONY: all examples programs run test bench fuzz check docs index install \
-        uninstall clean
+.PHONY: all examples programs interop run test bench fuzz check docs index \
+        install uninstall clean
 .SECONDARY:
 .DELETE_ON_ERROR:
 -include $(wildcard $(B)/*.d $(B)/*/*.d $(EX)/*.d)

@@ -84,7 +84,13 @@
      >>fifo        the queue of one process (private)
      >>ring        the cells that it lies in, between processes (private)
      >>cells       the queue between processes (private)
+     >>records     what a journal consists of (private)
+     >>batch       how its records come to the disk (private)
+     >>journal     conc_journal_read: the file that keeps a queue's messages
+     >>letters     messages that stay after they were got (private)
+     >>work        the queue that leases (private)
      >>queue       conc_queue: put, get, one or many, close, join
+     >>leases      conc_lease: work that survives; delays, priorities
      >>jobs        threads that run jobs (private)
      >>forkserver  a process that forks others (private)
      >>procpool    processes that run jobs (private)
@@ -97,11 +103,13 @@
      >>receipt     calls that count once (private)
      >>kept        what a manager keeps (private)
      >>session     what answers the requests of one client (private)
+     >>served      the calls of a queue that is served (private)
      >>own         what only a client of conc.h asks for (private)
      >>dispatch    what a client asks for, and its turns (private)
      >>server      what serves queues to clients (private)
      >>peer        what a client has of a server (private)
      >>proxy       how a client puts and gets (private)
+     >>lessee      what a client has leased (private)
      >>client      the queues of a client (private)
      >>remote      locks, events and others of a server (private)
      >>manager     conc_manager: queues and more over the network
@@ -110,8 +118,12 @@
      >>containers  what all classes of data have in common (private)
      >>lists       the methods of a list that is served (private)
      >>dicts       those of dict, Namespace, Value and Array (private)
+     >>calls       a call of a function of the program (private)
+     >>chores      what threads do for the pools of clients (private)
+     >>pools       Pool of Python's SyncManager (private)
      >>types       conc_manager_register_types: locks, events and others
      >>functions   conc_manager_register, conc_manager_call: C functions
+     >>data        conc_list, conc_dict, conc_variable, which machines share
      >>extras      conc_progress: a bar that grows
      >>index       every public name
      >>version     what the numbers promise; history
@@ -364,6 +376,8 @@
                                                 second time
      manager's lock  any machine                as of a lock, if the server is
      and its like                               of conc.h (see >>types)
+     manager's list, any machine                what it has put there stays
+     dict, variable
      pool            no: its own process only   the job fails with -ECHILD, or
                                                 is run again; a new worker
                                                 takes the dead one's place
@@ -3014,6 +3028,123 @@ CONC_API int conc_pipe_recv_value(int pipe, conc_value **out,
                                   double timeout);
 
 /* ---------------------------------------------------------------------------
+   >>journal: conc_journal_read: the file that keeps a queue's messages
+
+   Threads    any
+   Processes  one process has a journal open for writing; any may read it
+   Signals    no
+   Memory     a record lies in memory of the library, for the time of the call
+   Blocks     as long as the disk takes
+
+   A journal is a file of records. What happened to a message is a record of
+   its own at the end of the file: it was put, it came back, it was done. A
+   file that is read from its beginning to its end therefore says which
+   messages are left. When more than half of it (and more than 1 MiB) is about
+   messages that are done, what is left is written into a new file beside it,
+   which then takes its name. The owner has a lock on the file (flock(), or
+   without CONC_HAVE_FLOCK that of fcntl()).
+
+   The format, version 1. All numbers are little-endian and without a sign. A
+   checksum is a CRC-32C (polynomial 0x1EDC6F41, reflected; RFC 3720). Times
+   are microseconds since the beginning of 1970, UTC.
+
+   The file begins with two copies of a head of 64 bytes; one of them is enough
+   to read it:
+
+     0-15   "conc.h journal", a line feed, a zero
+     16-19  the version: 1
+     20-23  128: where the first record begins
+     24-31  the file's number, drawn by lot
+     32-39  the highest serial number before this file was made
+     40-47  when it was made
+     48-59  zeros
+     60-63  the checksum of the bytes before it
+
+   Behind them there are records, one directly after the other. Each has a head
+   of 40 bytes, then its body, then zeros up to a multiple of 8:
+
+     0-3    the checksum of the head: of the file's number (8 bytes), the place
+            of the record in the file (8 bytes), and the bytes 4 to 39
+     4-7    the checksum of the body, zeros included; 0: it is empty
+     8-11   the length of the body, without these zeros
+     12     the type, a letter
+     13     the priority of the message
+     14-15  the length of its id; 0: it has none
+     16-23  the serial number of the message
+     24-31  when the message is due; 0: at once
+     32-35  how often it was delivered
+     36-39  the number of the record: one more than that of the one before it
+
+   The types:
+
+     P  a message of bytes was put. With an id the body begins with the time of
+        the put (8 bytes) and the id; the message follows
+     V  a typed value was put: the message is a pickle without its first opcode
+        (PROTO, 2 bytes) and its last one (1 byte)
+     B  the message is in the queue again: when it is due, how often it was
+        delivered
+     D  the message is done
+     I  an id whose message is done: the body as that of P, with no message
+     S  the serial number is a place in the file: all that is before it was on
+        the disk when this was written
+     X  nothing: what is between two records was damaged before it was on the
+        disk, and no call had returned for it
+
+   Since the checksum of a head contains the file's number and the place, no
+   bytes of a message, or of an older file, are taken for a record. A reader
+   that finds damage goes on at the next place, a multiple of 8, where the
+   checksum of a head is right. Damage before the place of some S has destroyed
+   what was on the disk: it is told. Damage behind that is what a power cut
+   leaves of a write.
+   ------------------------------------------------------------------------ */
+
+/* What a record says. */
+#define CONC_JOURNAL_PUT 1  /* a message was put */
+#define CONC_JOURNAL_BACK 2 /* it came back to the queue */
+#define CONC_JOURNAL_DONE 3 /* it is done */
+#define CONC_JOURNAL_ID 4   /* its id is still known; it is done */
+#define CONC_JOURNAL_LOST 5 /* damaged: what was here is lost */
+#define CONC_JOURNAL_TORN 6 /* damaged before it was on the disk */
+
+/* A record of a journal, as conc_journal_read finds it. */
+typedef struct conc_journal_record {
+  int type;         /* CONC_JOURNAL_... */
+  int priority;     /* 0 is served first */
+  int deliveries;   /* how often it was delivered by then */
+  bool value;       /* the message is a typed value, and `data` its pickle */
+  uint64_t serial;  /* the message's number, from 1 on; 0: not known */
+  uint64_t at;      /* where in the file the record is */
+  uint64_t length;  /* how many bytes of the file it takes */
+  size_t lost;      /* of damage: how many records are missing, at least */
+  double due;       /* seconds since 1970; 0: at once */
+  double put_at;    /* of an id: seconds since 1970 */
+  const char *id;   /* `id_size` bytes, with no 0 behind them; or NULL */
+  size_t id_size;
+  const void *data; /* the message: `size` bytes, or a pickle of so many for
+                       conc_pickle_loads; NULL if `size` is 0 */
+  size_t size;
+} conc_journal_record;
+
+/* Calls fn(record, arg) for each record of a journal, in the order of the
+   file. What the record points to is gone after that call. A journal that is
+   open in another process, or in this one, may be read: up to where it is
+   written now.
+   Returns 0; or, as soon as `fn` has returned another number than 0, that
+   number.
+   Errors:
+   -ENOENT  there is no such file
+   -EACCES  the file may not be read
+   -EPROTO  it is no journal, or one of a later version
+   -EBUSY   without CONC_HAVE_FLOCK: this process has it open
+   -ENOMEM  there is no memory for a record
+   -EIO     the disk cannot be read
+   others   what open() fails with */
+CONC_API int conc_journal_read(const char *path,
+                               int (*fn)(const conc_journal_record *record,
+                                         void *arg),
+                               void *arg);
+
+/* ---------------------------------------------------------------------------
    >>queue: conc_queue
 
    Threads    any number, mixed with coroutines of any loops
@@ -3048,6 +3179,22 @@ typedef struct conc_queue_opts {
   int objects;      /* CONC_PASS: a message may have objects in it, which
                        Python's programs that get it execute (see
                        conc_value_object); default 0: it is refused */
+  /* What follows is in >>leases. None of it goes with .shared. */
+  double lease;        /* seconds: a message that was got is its getter's for
+                          so long after its last sign of life; default 0: a
+                          get takes the message for good */
+  double max_lease;    /* seconds: and for no longer than that, however much
+                          alive it is; default 0: no bound. Needs .lease */
+  int max_deliveries;  /* a message that comes back for the so many-th time is
+                          dead; default 0: no bound. Needs .lease */
+  conc_queue *dead_letters; /* where it goes to then; it must outlive the
+                               queue; default: none. Needs .max_deliveries */
+  double retry_delay;  /* seconds for which a message waits that came back; it
+                          doubles each time; default 0. Needs .lease */
+  int priorities;      /* how many there are, 1 to 256; default 0: one. 1 is
+                          for conc_put_after alone */
+  double dedup;        /* seconds for which conc_put_once knows an id again;
+                          default 0: conc_put_once is refused */
 } conc_queue_opts;
 
 /* How a thread waits for a shared queue: on a word of its memory (_RING, where
@@ -3084,8 +3231,10 @@ typedef struct conc_queue_opts {
    Returns the queue, for conc_queue_free; or NULL, and errno.
    Errors:
    EINVAL  .max_total is less than 16; of a shared queue: there is a
-           .max_total, .capacity or .max_bytes is 2 Gi or more, there is no
-           such .backend, or the name belongs to something else
+           .max_total, or an option of >>leases, .capacity or .max_bytes is
+           2 Gi or more, there is no such .backend, or the name belongs to
+           something else. An option of >>leases is negative, no number, or
+           lacks the one that it needs; .priorities is more than 256
    ENOMEM  there is no memory for it
    EMFILE  of a shared queue: the process has too many descriptors
    ENFILE  of a shared queue: the system has too many
@@ -3190,7 +3339,10 @@ CONC_API ssize_t conc_qsize(conc_queue *queue);
    conc_queue_join (Python's Queue.task_done).
    Returns 0.
    Errors:
-   -EINVAL  it was called more often than messages were put
+   -EINVAL  it was called more often than messages were put; of a queue with
+            .lease: the caller has got none that is not done
+   -ESTALE  of a queue with .lease: the lease of the message that it got last
+            has ended, and the message is another getter's by now, or will be
    others   of a manager's queue: see conc_manager_get */
 CONC_API int conc_task_done(conc_queue *queue);
 
@@ -3244,6 +3396,197 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
                             const char *format, ...);
 
 /* ---------------------------------------------------------------------------
+   >>leases: leases, retries, priorities, delays: conc_lease
+
+   Threads    any number, mixed with coroutines of any loops
+   Processes  through a manager: Python's, unmodified
+   Signals    no
+   Memory     of each message some 140 bytes besides its own
+   Blocks     as conc_put and conc_get do; the others do not
+   ------------------------------------------------------------------------ */
+
+/* A worker may be killed in the middle of its work. With .lease a message is
+   not gone when it was got: it is leased to its getter, until that says that
+   it is done.
+
+     conc_queue_opts opts = {.lease = 60, .max_deliveries = 5};
+     conc_queue *q = conc_queue_new(&opts);
+     while (conc_get(q, &job, sizeof job, CONC_FOREVER) > 0) {
+       work(&job);
+       conc_task_done(q);
+     }
+
+   A getter is a task: a thread, a coroutine, a pool's job. To a server it is a
+   connection, which of a Python program is a thread of that. Whatever it has
+   leased comes back to the queue, for another getter:
+     at once       when the task ends, in whatever way, or the connection does;
+                   or by conc_lease_release
+     after .lease  when the connection has sent nothing for so long: its
+                   program was stopped, or its machine is gone. A task of this
+                   process is alive as long as it runs, so that a long job is
+                   not done twice
+     after .max_lease, if that is set: also when the task is alive, but hangs
+   Time that has passed is looked at by every call of the queue, and by the
+   calls that wait for it. There is no thread for it.
+   A message so is done once at least: twice, if a lease ended before the work
+   was, which conc_lease_deliveries tells. But each lease is ended by one call
+   only: a getter that comes too late is told so by -ESTALE, and does not end
+   the lease of the next one.
+
+   conc_task_done ends the lease that the calling task got last from this
+   queue, of those that are not ended. That is what a worker wants that has one
+   message at a time. Others name it: conc_get_leased.
+   conc_get, conc_get_value, conc_get_many and the like all lease, as do the
+   gets of Python's programs. conc_queue_join waits until all that was put is
+   done, or dead. conc_qsize counts what a get could take now. What is leased,
+   or waits for its time, counts for .capacity and .max_total, and so does what
+   waits for room in .dead_letters.
+   conc_queue_close ends the gets when nothing is left that is not leased. What
+   is leased then may come back, and can be got.
+   A forked child has a copy of the queue, in which what other tasks of its
+   parent have leased stays leased.
+
+   What comes back has its place again, before all that was put later. With
+   .retry_delay it waits first, the longer the more often it was delivered: so
+   long, twice as long, and so on up to 64 times, and up to a quarter more,
+   so that what came back together is not tried together.
+   With .max_deliveries a message that kills its workers does not do so for
+   ever. When it comes back for the so many-th time it is put into
+   .dead_letters as a dict:
+     "message"     what it was: bytes, or a value
+     "why"         "ended": the task or the connection; "expired": its time;
+                   or "released"
+     "when"        seconds since 1970, as a float
+     "deliveries"  how often it was got
+     "by"          the name of the task, or the address of the client, that
+                   had it last
+   While that queue is full the message waits in this one, and this is tried
+   again. Without .dead_letters, or if that is closed or cannot take so long a
+   message, it is dropped. A value that .dead_letters may not have, since it
+   has objects in it, is there as the bytes of its pickle. */
+
+/* A message that was got and is not done yet; valid when zeroed. Any task may
+   use it, not only the one that got it; but not two at the same time. */
+typedef struct conc_lease {
+  conc_queue *queue; /* NULL: there is none */
+  uint64_t id;       /* no other lease of the queue has, or had, it */
+  int deliveries;    /* see conc_lease_deliveries */
+} conc_lease;
+
+/* Does what conc_get does, and says which lease that was.
+   Returns the size of the message.
+   Errors: as conc_get, *lease is zeroed then, and
+   -ENOTSUP  the queue has no .lease
+   -ENOMEM   there is no memory to note the lease; the message is still there
+ */
+CONC_API ssize_t conc_get_leased(conc_queue *queue, conc_lease *lease,
+                                 void *buf, size_t size, double timeout);
+
+/* Does what conc_get_value does, and says which lease that was.
+   Returns 0.
+   Errors: as conc_get_value, *lease is zeroed then, and
+   -ENOTSUP  the queue has no .lease */
+CONC_API int conc_get_value_leased(conc_queue *queue, conc_lease *lease,
+                                   conc_value **out, double timeout);
+
+/* Says that the message has been dealt with: it is gone for good. Afterwards
+   *lease is zeroed, also after an error.
+   Returns 0.
+   Errors:
+   -ESTALE  the lease has ended before: the message is another getter's by now,
+            or will be
+   -EINVAL  *lease is zeroed */
+CONC_API int conc_lease_done(conc_lease *lease);
+
+/* Gives the message back, to be got again after `delay` seconds; 0: at once;
+   below 0: after .retry_delay, as if the getter had ended. It counts as a
+   delivery. Afterwards *lease is zeroed, also after an error.
+   Returns 0.
+   Errors: as conc_lease_done */
+CONC_API int conc_lease_release(conc_lease *lease, double delay);
+
+/* Makes the lease longer: it ends in `seconds` at the earliest, also without
+   a sign of life; and .max_lease, if there is one, counts from now on.
+   Returns 0.
+   Errors: *lease stays as it is
+   -ESTALE  the lease has ended before
+   -EINVAL  *lease is zeroed, or `seconds` is no number */
+CONC_API int conc_lease_extend(conc_lease *lease, double seconds);
+
+/* Returns how often the message was delivered, with this time: 1 is the first.
+   More say that the work may have been done before, in part or as a whole.
+   Errors: none; 0: *lease is zeroed. */
+CONC_API int conc_lease_deliveries(const conc_lease *lease);
+
+/* Does what conc_put does, but no get takes the message before `delay` seconds
+   have passed. Then it has its place before what was put after it.
+   Returns 0.
+   Errors: as conc_put, and
+   -ENOTSUP  the queue has none of the options of >>leases
+   -EINVAL   `delay` is no number, or for ever */
+CONC_API int conc_put_after(conc_queue *queue, const void *data, size_t size,
+                            double delay, double timeout);
+
+/* Does what conc_put does, with a priority: 0 is served first. Messages of one
+   priority are served in their order. What conc_put puts has the last
+   priority, .priorities - 1: so what is urgent can overtake what says nothing
+   of itself.
+   Returns 0.
+   Errors: as conc_put, and
+   -ENOTSUP  the queue has none of the options of >>leases
+   -EINVAL   there is no such priority */
+CONC_API int conc_put_priority(conc_queue *queue, const void *data,
+                               size_t size, int priority, double timeout);
+
+/* Does what conc_put does, but once for each id: if a message with this id was
+   put less than .dedup seconds ago, this is a success, and nothing is put.
+   Whether that message is still there, or done, does not matter.
+   Returns 0.
+   Errors: as conc_put, and
+   -ENOTSUP  the queue has no .dedup
+   -EINVAL   the id is NULL, or longer than 1,024 bytes */
+CONC_API int conc_put_once(conc_queue *queue, const char *id, const void *data,
+                           size_t size, double timeout);
+
+/* What is in a queue, and what went through it. */
+typedef struct conc_queue_counts {
+  size_t ready;      /* messages that a get could take now */
+  size_t delayed;    /* that wait for their time */
+  size_t leased;     /* that are with a getter */
+  size_t dying;      /* that wait for room in .dead_letters */
+  uint64_t put;      /* ever; without those that conc_put_once knew */
+  uint64_t got;      /* ever; a message counts as often as it was delivered */
+  uint64_t done;     /* by conc_task_done or conc_lease_done */
+  uint64_t returned; /* leases that ended otherwise */
+  uint64_t dead;     /* messages */
+  double put_rate;   /* a second, in the last 5 to 10 seconds */
+  double done_rate;  /* as this; without .lease: that were got */
+  double oldest;     /* seconds since the oldest that is ready was put, to a
+                        tenth of a second; 0: none is */
+} conc_queue_counts;
+
+/* Fills in *out.
+   Returns 0.
+   Errors:
+   -ENOTSUP  the queue has none of the options of >>leases */
+CONC_API int conc_queue_stats(conc_queue *queue, conc_queue_counts *out);
+
+/* Who has leased messages of a queue. */
+typedef struct conc_queue_holder {
+  char name[48];  /* the task's, or the client's address */
+  size_t leases;  /* how many */
+  double silence; /* seconds since its last sign of life; 0: it is a task of
+                     this process */
+} conc_queue_holder;
+
+/* Fills in up to n elements of `out`, which may be NULL if n is 0.
+   Returns how many getters have leased messages: it may be more than n.
+   Errors:
+   -ENOTSUP  the queue has no .lease */
+CONC_API ssize_t conc_queue_holders(conc_queue *queue, conc_queue_holder *out,
+                                    size_t n);
+
+/* ---------------------------------------------------------------------------
    >>pool: conc_pool: jobs for processes or threads; conc_offload
 
    A job is a conc_task that one of the pool's workers runs: conc_join,
@@ -3273,9 +3616,14 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
                    ends, unless they flush it
      parent        the fork server: getppid() is not the program's number
 
-   All these processes end when the program does, however it ends. If the fork
-   server is killed, its workers end, and all jobs fail with -ECHILD; the pool
-   can be joined and started again.
+   All these processes end when the program does, however it ends. The fork
+   server has a spare, a process that waits for its end. If the server is
+   killed, the spare takes over, and makes another spare: jobs that run go on,
+   and all others are run. The system's first process is the parent of the
+   workers then, and conc_exitcode of a job does not tell how its worker died.
+   A server that does nothing for 5 seconds, since it is stopped, is killed. If
+   the server and its spare are killed at the same time, the workers end, and
+   all jobs fail with -ECHILD; the pool can be joined and started again.
 
      conc_pool p = { .workers = 4 };
      conc_task job = { .target = square, .arg = &x, .size = sizeof x };
@@ -3376,11 +3724,12 @@ CONC_API int conc_pool_start(conc_pool *pool);
    -EPIPE     the pool has been closed (jobs of its own threads may still
               submit; jobs in processes never can: -ECHILD)
    -EMSGSIZE  the job's .size is above .max_bytes
-   -ECHILD    the pool belongs to another process; or its fork server was
-              killed; or its workers die before they begin. Such workers are
-              replaced 16 times, and twice more for each worker, after pauses
-              of up to 50 ms; if SIGKILL or SIGTERM ends them, for 3 seconds.
-              Then all jobs end with -ECHILD, and the pool takes no more
+   -ECHILD    the pool belongs to another process; or its fork server and the
+              spare were killed; or its workers die before they begin. These
+              are replaced 16 times, and twice more for each worker, after
+              pauses of up to 50 ms; if SIGKILL or SIGTERM ends them, for 3
+              seconds. Then all jobs end with -ECHILD, and the pool takes no
+              more
    -ENOMEM    the caller is a job, and there is no memory for another one */
 CONC_API int conc_pool_submit(conc_pool *pool, conc_task *job);
 
@@ -3489,9 +3838,9 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
    >>manager: queues and more over the network
 
    A manager serves queues by name to every client that knows its key; or it is
-   such a client. What it serves besides is in >>types and >>functions. Both
-   sides speak the protocol of Python's multiprocessing.managers, so either may
-   be Python (2.7, 3.6 and later).
+   such a client. What it serves besides is in >>types, >>functions and >>data.
+   Both sides speak the protocol of Python's multiprocessing.managers, so
+   either may be Python (2.7, 3.6 and later).
 
    Threads    any number, mixed with coroutines of any loops
    Processes  that is what a manager is for
@@ -3624,7 +3973,8 @@ typedef struct conc_manager {
                                limit of conc_manager_get */
   double timeout;           /* of a client: seconds that conc_qsize and
                                conc_task_done may take, and each wait of a get
-                               that puts a message back; default 5 */
+                               that puts a message back; of both sides, those
+                               of each call of >>data; default 5 */
   double reconnect;         /* of a client: seconds for which a call, within
                                its timeout, tries again if there is no server,
                                or if the connection was lost; at most 900;
@@ -3653,6 +4003,11 @@ typedef struct conc_manager {
                                request that would need more than is left is
                                refused. Default 0: no bound. See above */
   size_t max_client_memory; /* the same of each connection alone */
+  size_t max_objects;       /* of a server: objects at one time that clients
+                               have made (see conc_manager_register_types);
+                               what would make one more is refused. Default 0,
+                               and at most: 1,048,575, with those of the
+                               program */
   double keepalive;         /* over TCP, of both sides: about so many seconds
                                after the other machine has vanished, the
                                connection ends; default 60, at least 3. On
@@ -3681,6 +4036,9 @@ typedef struct conc_manager {
                                queues put and get. Of a server: what it keeps
                                for its clients; a queue that is registered has
                                its own .objects. Default 0: they are refused */
+  size_t max_workers;       /* of a server: threads of all pools that clients
+                               make, together; default 256. See
+                               conc_manager_register_types */
   /* private */
   struct conc__manager_data *state; /* NULL: none of its calls was made */
 } conc_manager;
@@ -3788,7 +4146,9 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
    the message is in its queue again. A connection over TCP that the server has
    lost, or whose server has vanished, without a word that reaches the client,
    ends after .keepalive seconds: so a call that is to be tried again then
-   needs a longer timeout. Without .reconnect no call is tried again.
+   needs a longer timeout. Without .reconnect no call is tried again. But a
+   connection that the server's system forgets before the server says a word,
+   since too many have come at once, is always made anew, after some seconds.
 
    With .prefetch a get asks a server of conc.h for several messages of the
    kind that it wants. The first one is its own, and the next gets of this
@@ -3851,6 +4211,7 @@ typedef struct conc_manager_counts {
   size_t refused_memory;    /* requests for which .max_memory or
                                .max_client_memory left no room, or for their
                                replies */
+  size_t refused_objects;   /* objects that .max_objects left no room for */
   size_t bytes_in;          /* of requests */
   size_t bytes_out;         /* of replies */
   size_t puts, gets;        /* messages that clients put and got */
@@ -3912,6 +4273,8 @@ CONC_API int conc_manager_shutdown(conc_manager *manager);
      list(iterable), dict(...), Namespace(...)      of data, and of proxies of
      Value(typecode, value)                         objects of this manager
      Array(typecode, sequence)                      as array.array
+     Pool(processes=None)      of threads, for functions of the program: see
+                               >>functions
 
    They have the methods, arguments and exceptions of the same classes in
    Python (3.13, where versions differ). What waits there ends when its client
@@ -3922,8 +4285,8 @@ CONC_API int conc_manager_shutdown(conc_manager *manager);
    An object lives as long as a proxy of it. The clients count these. What a
    client has left that was killed goes, at a unix socket of Linux, when others
    make objects; elsewhere it stays until the manager ends, as in Python. There
-   may be a million objects. What the program has registered itself stays until
-   the manager ends.
+   may be .max_objects of them: what would make one more is a MemoryError. What
+   the program has registered itself stays until the manager ends.
 
    Lists and dicts, and what else holds values, hold what a queue does, see
    there, and proxies of objects of this manager, at any place; of such a proxy
@@ -4047,7 +4410,8 @@ CONC_API int conc_manager_register_barrier(conc_manager *manager,
                  name; or that is no condition of a client
    ENOENT        nothing of that kind is served under the name
    ENAMETOOLONG  the name has more than 255 bytes
-   ENOMEM        there is no memory for the proxy
+   ENOMEM        there is no memory for the proxy; or the server has
+                 .max_objects
    others        what conc_manager_connect fails with */
 CONC_API conc_lock *conc_manager_lock(conc_manager *manager, const char *name);
 CONC_API conc_rlock *conc_manager_rlock(conc_manager *manager,
@@ -4091,6 +4455,49 @@ CONC_API conc_barrier *conc_manager_barrier(conc_manager *manager,
    If the function fails, the call raises the exception. After
    conc_manager_register_types the proxy of a list or a dict has the methods of
    one, too: m.primes(9)[0] needs no _getvalue().
+
+   After conc_manager_register_types, Python's SyncManager has pools as well. A
+   pool of a server in C is a number of threads, in which it calls functions of
+   the program:
+
+     from multiprocessing.managers import SyncManager
+
+     m = SyncManager(('127.0.0.1', 5000), b'abc')
+     m.connect()
+     p = m.Pool(4)
+     p.map('square', range(4))                              # [0, 1, 4, 9]
+     p.apply_async('square', (5,)).get(1.0)                 # 25
+
+   If the client has a function square of its own, p.map(square, range(4)) does
+   the same: Python sends the name of a function, and the server looks for what
+   is registered as "module.square", or else as "square". A name may have dots,
+   as that of a method; then it also looks for what stands behind the last one.
+   What is not registered is a RemoteError, as a function is that Python's own
+   server cannot import; and nothing that comes from a client is executed.
+
+   Such a pool has the methods of Python's Pool, with their arguments and
+   exceptions; so have the AsyncResults and iterators that it returns. What
+   differs:
+
+     Pool             `initializer` and `context` must be None, and callbacks
+                      of all calls. maxtasksperchild is without effect
+     terminate        cancels what runs, as conc_cancel does. A thread cannot
+                      be killed: join waits until the functions have returned
+     get, next        raise a RuntimeError for what was terminated, and do not
+                      wait for ever
+     a wrong call     is told by the call, also if its name ends in _async
+     proxies          among the arguments are to the function what their class
+                      is, a CONC_OBJECT, but a list or dict as `iterable` is
+                      what it contains
+     a client's end   cancels the apply, map or starmap that it waits for
+
+   A pool ends when there is no proxy of it any more, nor of anything that it
+   has returned: what has not begun then never runs, and what runs is
+   cancelled. The pools of all clients have .max_workers threads. What their
+   calls keep, arguments of what is not done and results that were not fetched,
+   counts for .max_memory, and of each pool for .max_client_memory, too: a call
+   above that is a MemoryError, and so is a result. With CONC_PASS (.objects)
+   the results may have objects in them.
 
    Threads    any number, mixed with coroutines of any loops
    Processes  that is what a manager is for
@@ -4139,6 +4546,9 @@ typedef int conc_manager_fn(const conc_value *args, const conc_value *kwds,
    conc_manager_register_pooled. If the client goes, or gives the call up, its
    waits return -ECANCELED. conc_manager_shutdown cancels calls, too, and waits
    until they have returned.
+   After conc_manager_register_types the pools of clients call the function,
+   too: in threads of theirs, where it may compute, and several at once. So it
+   must protect what it shares with other calls.
    The call may come before the start, or at any time while the manager serves.
    Returns 0.
    Errors:
@@ -4152,13 +4562,24 @@ CONC_API int conc_manager_register(conc_manager *manager, const char *name,
 /* Serves a function as conc_manager_register does; but calls of clients are
    jobs of a pool, so they may compute and block, and many run at once. The
    threads of the pool have stacks of their own. A call that has not begun when
-   its client goes never runs. The pool is of the kind CONC_THREAD; it stays
-   the caller's, must be started before the first call, and joined after the
-   end of the manager. If it takes no jobs, calls fail by a RuntimeError; in C,
-   -EREMOTEIO.
+   its client goes never runs. The pool stays the caller's, must be started
+   before the first call, and joined after the end of the manager. If it takes
+   no jobs, calls fail by a RuntimeError; in C, -EREMOTEIO. The pools of
+   clients call a function of a pool of threads in their own threads. If the
+   pool is one of processes, these have the function and `arg` as they were
+   when the pool was started, and what a call changes in memory is seen by that
+   process alone. Arguments and result travel as pickles: the arguments with
+   256 KiB at most when all of it is written out, and the result with 256 KiB;
+   what is above that is a ValueError, -EMSGSIZE in C. A call takes these 256
+   KiB of .max_bytes of the pool. If its client goes, its process is killed. If
+   something else ends the process, a signal or an exit, the call fails by a
+   ChildProcessError that says what, -ECHILD in C; unless .retries of the pool
+   lets it run again. Others are not concerned: the pool has a new process. A
+   call that runs for longer than .timeout of the pool is a TimeoutError,
+   -ETIMEDOUT.
    Returns 0.
    Errors: as conc_manager_register, and
-   -EINVAL  there is no pool, or it is one of processes */
+   -EINVAL  there is no pool, or it is of no such kind */
 CONC_API int conc_manager_register_pooled(conc_manager *manager,
                                           const char *name,
                                           conc_manager_fn *fn, void *arg,
@@ -4220,6 +4641,275 @@ CONC_API int conc_manager_call(conc_manager *manager, const char *name,
 CONC_API int conc_manager_call_build(conc_manager *manager, const char *name,
                                      conc_value **result, double timeout,
                                      const char *format, ...);
+
+/* ---------------------------------------------------------------------------
+   >>data: lists, dicts and variables that machines share
+
+   A server has a list, a dict or a variable under a name, and all clients use
+   the same one, in C or Python. It lives in the server, and each call below is
+   one request, that of the Python method of the same name: so the server may
+   also be Python, and clients that are Python have the proxies that they know:
+
+     from multiprocessing.managers import SyncManager, DictProxy, ListProxy
+
+     class Manager(SyncManager):
+         pass
+
+     Manager.register('names', proxytype=ListProxy)
+     Manager.register('ages', proxytype=DictProxy)
+     m = Manager(('127.0.0.1', 5000), b'abc')
+     m.connect()
+     m.names().append('Bob')
+     m.ages()['Bob'] = 23
+
+   In C, what was found once is used like any other list:
+
+     conc_list *names = conc_manager_list(&m, "names");
+     conc_value *name;
+     while (conc_list_pop(names, 0, &name) == 0) {
+       ...
+       conc_value_free(name);
+     }
+
+   Each call is atomic: the server carries it out as a whole before the next
+   one of that object. Two calls are not: with l[i] += 1, of Python too,
+   another client may come between the reading and the writing. What does both
+   in one is pop, setdefault and update. All else wants a lock that the server
+   has (conc_manager_lock).
+
+   Threads    any number, mixed with coroutines of any loops
+   Processes  that is what a manager is for
+   Signals    no
+   Memory     lists, dicts and variables are the manager's, until
+              conc_manager_shutdown; what is in them is the server's; a value
+              that a call hands out is a copy, the caller's, for
+              conc_value_free
+   Blocks     finding, of a client, for at most .handshake_timeout; the other
+              calls for at most .timeout of the manager, but in the serving
+              process until a call that has begun is done; registering never
+   ------------------------------------------------------------------------ */
+
+/* A list of a server. To Python it is a list, or an Array. */
+typedef struct conc_list conc_list;
+
+/* A dict of a server. To Python it is a dict, or a Namespace. */
+typedef struct conc_dict conc_dict;
+
+/* One value that a server has, and that can be replaced: Python's Value. */
+typedef struct conc_variable conc_variable;
+
+/* Serves a list (dict, variable) under a name of up to 255 bytes. It begins
+   with a copy of `value`: a list or tuple; a dict; any value. NULL: it begins
+   empty, a variable with None. What it may hold, and how much, is said at
+   conc_manager_register_types, which need not be called for this. The name is
+   copied.
+   The calls may come before the start, or at any time while the manager
+   serves. The program itself finds it by conc_manager_list and so on, too, and
+   then uses it by the same calls, without the network; also when the server
+   has ended by itself, until conc_manager_shutdown.
+   Returns 0.
+   Errors: as conc_manager_register_queue, and
+   -EINVAL    `value` is of another type
+   -EACCES    there is a CONC_OBJECT in it, and .objects is not CONC_PASS, or
+              it is a proxy
+   -EMSGSIZE  it would have more than 256 MiB */
+CONC_API int conc_manager_register_list(conc_manager *manager,
+                                        const char *name,
+                                        const conc_value *value);
+CONC_API int conc_manager_register_dict(conc_manager *manager,
+                                        const char *name,
+                                        const conc_value *value);
+CONC_API int conc_manager_register_variable(conc_manager *manager,
+                                            const char *name,
+                                            const conc_value *value);
+
+/* Finds the list (dict, variable) that is served under a name. A server of
+   Python has it under the name that register() was given, with a ListProxy,
+   DictProxy or ValueProxy. The name of a type ("list", "dict", "Value") makes
+   a new object each time, which this client alone has, until
+   conc_manager_shutdown; with other names one object is found once.
+   A conc_list may also be an Array, of which there are the len, get, set and
+   copy; a conc_dict may be a Namespace, of which there are the get, set, copy
+   and a pop without a result. The other calls return -ENOTSUP for these.
+
+   Besides the errors below, each call of what was found may return the errors
+   of conc_manager_connect, and
+
+     -EINVAL      a value or key is NULL, or Python has raised a TypeError, say
+                  for a key that cannot be hashed, or a ValueError
+     -ENOTSUP     an Array or a Namespace has no such call
+     -EACCES      there is a CONC_OBJECT in the value, and .objects is not
+                  CONC_PASS, here or at the server; the value was not sent, or
+                  not taken
+     -ENOMEM      there is no memory here, or at the server, or there the
+                  object would have more than 256 MiB
+     -EMSGSIZE    the request would be larger than .max_message, and was not
+                  sent; or the reply would be; or what would be handed out is
+                  beyond the limits of a value
+     -ETIMEDOUT   .timeout is over; nothing has changed
+     -ECANCELED   the caller was cancelled; it may have been carried out
+     -EPIPE       the connection was lost before the request was sent. Here in
+                  the serving process: this is a forked child, or the server
+                  has ended meanwhile
+     -ECONNRESET  the call changes something, and was sent, but not answered:
+                  it may or may not have been carried out
+     -ENOENT      the server was started anew, and does not know the name, or
+                  the object of a type's name has gone
+     -EPROTO      the server has not understood the request, or the client not
+                  the reply
+
+   With .reconnect a call that finds no server is tried again, and so is one
+   that only reads; see conc_manager_get. What a call hands out may have a
+   CONC_OBJECT in it in any case.
+   Returns it; or NULL, and errno.
+   Errors:
+   EINVAL        the manager neither serves nor is connected; or there is no
+                 name
+   ENOENT        nothing of that kind is served under the name
+   ENAMETOOLONG  the name has more than 255 bytes
+   ENOMEM        there is no memory for it; or the server has .max_objects
+   others        what conc_manager_connect fails with */
+CONC_API conc_list *conc_manager_list(conc_manager *manager, const char *name);
+CONC_API conc_dict *conc_manager_dict(conc_manager *manager, const char *name);
+CONC_API conc_variable *conc_manager_variable(conc_manager *manager,
+                                              const char *name);
+
+/* Returns how many items a list has (Python's len).
+   Errors: those above. */
+CONC_API ssize_t conc_list_len(conc_list *list);
+
+/* Copies the item at `index` to *out; -1 is the last one (list[index]).
+   Returns 0. After an error *out is NULL.
+   Errors: those above, and
+   -ERANGE  there is no such item */
+CONC_API int conc_list_get(conc_list *list, ssize_t index, conc_value **out);
+
+/* Replaces the item at `index`; -1 is the last one (list[index] = value).
+   Returns 0.
+   Errors: those above, and
+   -ERANGE  there is no such item */
+CONC_API int conc_list_set(conc_list *list, ssize_t index,
+                           const conc_value *value);
+
+/* Adds a copy of a value at the end.
+   Returns 0.
+   Errors: those above. */
+CONC_API int conc_list_append(conc_list *list, const conc_value *value);
+
+/* Adds copies of all items of a list, tuple or set, of all keys of a dict, or
+   of all characters of a str. If one is refused, none is added.
+   Returns 0.
+   Errors: those above. */
+CONC_API int conc_list_extend(conc_list *list, const conc_value *values);
+
+/* Adds a copy of a value before the item at `index`; beyond an end it is that
+   end.
+   Returns 0.
+   Errors: those above. */
+CONC_API int conc_list_insert(conc_list *list, ssize_t index,
+                              const conc_value *value);
+
+/* Removes the item at `index`, of which -1 is the last one, and hands it out
+   in *out, in one step: no other client gets it. If `out` is NULL, the item is
+   only removed (del list[index]).
+   Returns 0. After an error *out is NULL. After -ENOMEM, -EMSGSIZE, -EPROTO or
+   -ECANCELED the item may be gone.
+   Errors: those above, and
+   -ERANGE  there is no such item; of an empty list there is none */
+CONC_API int conc_list_pop(conc_list *list, ssize_t index, conc_value **out);
+
+/* Removes the first item that Python holds equal to a value.
+   Returns 0.
+   Errors: those above, and
+   -ENOENT  there is none */
+CONC_API int conc_list_remove(conc_list *list, const conc_value *value);
+
+/* Returns 1 if the list has an item that Python holds equal to a value, else
+   0.
+   Errors: those above. */
+CONC_API int conc_list_contains(conc_list *list, const conc_value *value);
+
+/* Copies all of it to *out, a CONC_LIST, as it is at one moment.
+   Returns 0. After an error *out is NULL.
+   Errors: those above. */
+CONC_API int conc_list_copy(conc_list *list, conc_value **out);
+
+/* Removes all items.
+   Returns 0.
+   Errors: those above. */
+CONC_API int conc_list_clear(conc_list *list);
+
+/* Returns how many keys a dict has (Python's len).
+   Errors: those above. */
+CONC_API ssize_t conc_dict_len(conc_dict *dict);
+
+/* Copies what is under a key to *out (dict[key]). As in Python, 1, 1.0 and
+   True are one key.
+   Returns 0. After an error *out is NULL.
+   Errors: those above, and
+   -ENOENT  the key is not there */
+CONC_API int conc_dict_get(conc_dict *dict, const conc_value *key,
+                           conc_value **out);
+
+/* Sets what is under a key to a copy of a value (dict[key] = value).
+   Returns 0.
+   Errors: those above. */
+CONC_API int conc_dict_set(conc_dict *dict, const conc_value *key,
+                           const conc_value *value);
+
+/* Sets what is under a key if the key is not there, and copies what is there
+   then to *out, in one step: of several clients that do so for a new key, all
+   get the value of the first. `out` may be NULL.
+   Returns 0. After an error *out is NULL.
+   Errors: those above. */
+CONC_API int conc_dict_setdefault(conc_dict *dict, const conc_value *key,
+                                  const conc_value *value, conc_value **out);
+
+/* Removes a key, and hands out in *out what was under it, in one step: no
+   other client gets it. If `out` is NULL, it is only removed (del dict[key]).
+   Returns 0. After an error *out is NULL. After -ENOMEM, -EMSGSIZE, -EPROTO or
+   -ECANCELED the key may be gone.
+   Errors: those above, and
+   -ENOENT  the key is not there */
+CONC_API int conc_dict_pop(conc_dict *dict, const conc_value *key,
+                           conc_value **out);
+
+/* Sets all that a dict says, or a list of pairs: what conc_build makes of
+   "{s:i,s:i}", say. All of it is one call; but if a value is refused, those
+   before it stay.
+   Returns 0.
+   Errors: those above. */
+CONC_API int conc_dict_update(conc_dict *dict, const conc_value *values);
+
+/* Returns 1 if a key is there, else 0.
+   Errors: those above. */
+CONC_API int conc_dict_contains(conc_dict *dict, const conc_value *key);
+
+/* Copies all keys to *out, a CONC_LIST, in the order in which they were set.
+   Returns 0. After an error *out is NULL.
+   Errors: those above. */
+CONC_API int conc_dict_keys(conc_dict *dict, conc_value **out);
+
+/* Copies all of it to *out, a CONC_DICT, as it is at one moment.
+   Returns 0. After an error *out is NULL.
+   Errors: those above. */
+CONC_API int conc_dict_copy(conc_dict *dict, conc_value **out);
+
+/* Removes all keys.
+   Returns 0.
+   Errors: those above. */
+CONC_API int conc_dict_clear(conc_dict *dict);
+
+/* Copies the value to *out (Python's get, or .value).
+   Returns 0. After an error *out is NULL.
+   Errors: those above. */
+CONC_API int conc_variable_get(conc_variable *variable, conc_value **out);
+
+/* Replaces the value by a copy of another one, of any type (Python's set).
+   Returns 0.
+   Errors: those above. */
+CONC_API int conc_variable_set(conc_variable *variable,
+                               const conc_value *value);
 
 /* ---------------------------------------------------------------------------
    >>extras: conc_progress
@@ -4341,12 +5031,25 @@ CONC_API int conc_progress_close(conc_progress *progress);
    pipe       conc_pipe conc_pipe_one_way conc_send conc_recv conc_poll
              conc_send_fd conc_recv_fd conc_pipe_send_value
              conc_pipe_recv_value
+   journal    CONC_JOURNAL_PUT CONC_JOURNAL_BACK CONC_JOURNAL_DONE
+             CONC_JOURNAL_ID CONC_JOURNAL_LOST CONC_JOURNAL_TORN
+             conc_journal_record (.type .priority .deliveries .value .serial
+             .at .length .lost .due .put_at .id .id_size .data .size)
+             conc_journal_read
    queue      conc_queue conc_queue_opts (.capacity .max_bytes .max_total .name
-             .shared .backend .objects) CONC_QUEUE_RING CONC_QUEUE_PIPE
-             conc_queue_new conc_queue_free conc_queue_close conc_put conc_get
-             conc_put_many conc_get_many conc_peek_size conc_qsize
-             conc_task_done conc_queue_join conc_put_value conc_get_value
-             conc_put_build conc_get_parse
+             .shared .backend .objects .lease .max_lease .max_deliveries
+             .dead_letters .retry_delay .priorities .dedup) CONC_QUEUE_RING
+             CONC_QUEUE_PIPE conc_queue_new conc_queue_free conc_queue_close
+             conc_put conc_get conc_put_many conc_get_many conc_peek_size
+             conc_qsize conc_task_done conc_queue_join conc_put_value
+             conc_get_value conc_put_build conc_get_parse
+   leases     conc_lease (.queue .id .deliveries) conc_get_leased
+             conc_get_value_leased conc_lease_done conc_lease_release
+             conc_lease_extend conc_lease_deliveries conc_put_after
+             conc_put_priority conc_put_once conc_queue_counts (.ready .delayed
+             .leased .dying .put .got .done .returned .dead .put_rate
+             .done_rate .oldest) conc_queue_stats conc_queue_holder (.name
+             .leases .silence) conc_queue_holders
    pool       CONC_PROCESS CONC_THREAD conc_pool (.kind .workers .initializer
              .initializer_arg .stack_size .chunk .max_tasks_per_worker .timeout
              .retries .max_bytes) conc_pool_start conc_pool_submit
@@ -4360,16 +5063,16 @@ CONC_API int conc_progress_close(conc_progress *progress);
              .authkey_size .require_sha256 .max_message .max_clients
              .handshake_timeout .timeout .reconnect .prefetch .max_handshakes
              .max_handshakes_per_address .max_failures .max_memory
-             .max_client_memory .keepalive .drain .mode .log .event .log_arg
-             .no_auth .no_shutdown .objects) conc_manager_random_key
-             conc_manager_register_queue conc_manager_start
-             conc_manager_serve_forever conc_manager_connect conc_manager_get
-             conc_manager_address conc_manager_counts (.clients .clients_ever
-             .handshakes .connections_ever .refused_key .refused_late
-             .refused_full .refused_address .refused_failures .requests
-             .refused_message .refused_memory .bytes_in .bytes_out .puts .gets
-             .returned .waiting .memory .memory_most) conc_manager_stats
-             conc_manager_shutdown
+             .max_client_memory .max_objects .keepalive .drain .mode .log
+             .event .log_arg .no_auth .no_shutdown .objects .max_workers)
+             conc_manager_random_key conc_manager_register_queue
+             conc_manager_start conc_manager_serve_forever conc_manager_connect
+             conc_manager_get conc_manager_address conc_manager_counts
+             (.clients .clients_ever .handshakes .connections_ever .refused_key
+             .refused_late .refused_full .refused_address .refused_failures
+             .requests .refused_message .refused_memory .refused_objects
+             .bytes_in .bytes_out .puts .gets .returned .waiting .memory
+             .memory_most) conc_manager_stats conc_manager_shutdown
    types      conc_manager_register_types conc_manager_register_lock
              conc_manager_register_rlock conc_manager_register_event
              conc_manager_register_cond conc_manager_register_sem
@@ -4379,6 +5082,15 @@ CONC_API int conc_progress_close(conc_progress *progress);
    functions  conc_manager_fn conc_manager_register
              conc_manager_register_pooled conc_manager_raise conc_manager_call
              conc_manager_call_build
+   data       conc_list conc_dict conc_variable conc_manager_register_list
+             conc_manager_register_dict conc_manager_register_variable
+             conc_manager_list conc_manager_dict conc_manager_variable
+             conc_list_len conc_list_get conc_list_set conc_list_append
+             conc_list_extend conc_list_insert conc_list_pop conc_list_remove
+             conc_list_contains conc_list_copy conc_list_clear conc_dict_len
+             conc_dict_get conc_dict_set conc_dict_setdefault conc_dict_pop
+             conc_dict_update conc_dict_contains conc_dict_keys conc_dict_copy
+             conc_dict_clear conc_variable_get conc_variable_set
    extras     conc_progress (.total .name .unit .fd .off .interval .width)
              conc_progress_update conc_progress_close
    ------------------------------------------------------------------------ */
@@ -4501,7 +5213,8 @@ static const int *const conc__version_check __attribute__((used)) =
                   conc_gen_close
      >>local      attributes and arrays; names; values; the end of a task, and
                   its start; conc_local_free
-     >>thread     a thread that ends inside of a target
+     >>thread     a thread that ends inside of a target; what takes long is
+                  done beside a loop
      >>schedule   what is ready, and when: the types; descriptors and other
                   threads: the types; the loop; ready; timers; timers that are
                   due
@@ -4556,15 +5269,26 @@ static const int *const conc__version_check __attribute__((used)) =
      >>ring       what the dead leave behind; blocks
      >>cells      waiting; the ringer: wake-ups of coroutines, by name; put and
                   get; what is not done yet; opening
+     >>records    checksums and numbers; the format; scanning a file; what
+                  lives
+     >>batch      a journal; appending; waiting for the disk; the thread:
+                  batches
+     >>journal    the thread: a new file; the thread: its turns; opening;
+                  reading by anybody
+     >>letters    time; orders; holders; letters; calls; from place to place;
+                  all under the guard; dead letters; the end of a holder
+     >>work       waiting; putting; getting; the ends of leases; what else a
+                  queue does; the class
      >>queue      typed values
+     >>leases     leases, retries, priorities, delays: conc_lease
      >>jobs       a fence for two sides, of which the rare one pays; deques:
                   what they have; deques: the owner's end; deques: the thieves'
                   end; the pool of threads: what it has; finding a job; waking
                   a worker; resting and searching; running a job; a job that
                   ends its thread; waiting for jobs; fork; the life of a pool;
                   handing in a job
-     >>forkserver the server: its children; the server: its life; the owner's
-                  side
+     >>forkserver the server: its children; the server: its life; the spare;
+                  the server: its turns; the owner's side
      >>procpool   what is shared, and what the parent knows; in a worker:
                   finding a job; in a worker: running a job; in the parent:
                   slots; in the parent: how jobs end; in the parent: helping,
@@ -4581,22 +5305,25 @@ static const int *const conc__version_check __attribute__((used)) =
      >>kept       what a manager keeps
      >>session    a session: one run of a client's coroutine; messages that
                   were taken; handing out; replies; the arguments of a request;
-                  what a connection owns; calls that may wait; calls that do
-                  not wait
-     >>own        calls that count once; many in one trip; the methods, and
-                  their arguments
+                  what a connection owns
+     >>served     calls that may wait; calls that do not wait
+     >>own        calls that count once; many in one trip; coming back; the
+                  methods, and their arguments; queues with an option of
+                  >>leases
      >>dispatch   a queue, as a class; the methods of an object; objects inside
                   of replies; methods that take long; the functions of the
                   server: objects; the usual requests; one request, and a
                   session of them; a turn
-     >>server     the line of handshakes; clients; the server's thread;
-                  starting and ending it
+     >>server     the line of handshakes; clients; errands; the server's
+                  thread; starting and ending it
      >>peer       connections: their end; requests and replies; connections;
                   calls, and their tries
      >>proxy      exchanges: a request and its reply; the id of a name;
                   putting; getting from a server that waits for a confirmation;
                   getting from a Python server: late replies; getting from a
                   Python server: what cannot be read here
+     >>lessee     what is noted; calls of a number; getting; the ends of
+                  leases; signs of life; what a server counts
      >>client     messages that were fetched in advance; the calls of a queue;
                   the other calls of a queue; making and freeing proxies; the
                   end of a client; the end of the process
@@ -4614,12 +5341,20 @@ static const int *const conc__version_check __attribute__((used)) =
      >>lists      reading a list; changing a list
      >>dicts      a dict: reading it; a dict: changing it; an iterator over a
                   dict's keys; a Namespace; a Value; an Array; their names
+     >>calls      exceptions; a call, here; a call, by a process
+     >>chores     in a thread: an item; in a thread: portions; the life of a
+                  work
+     >>pools      replies; AsyncResult; iterators over results; which function;
+                  Pool: its calls; Pool: its life
      >>types      arguments; Queue, JoinableQueue; Lock and RLock: a
                   conc_rlock; Semaphore and BoundedSemaphore: a conc_sem;
                   Event: a conc_event; Condition: a conc_cond, and a lock;
                   Barrier: a conc_barrier; finding them; the names
-     >>functions  exceptions; a call, here; a result, as an object; a call of a
-                  client; registering; calling: what a reply says; calling
+     >>functions  exceptions; a result, as an object; a call of a client;
+                  registering; calling: what a reply says; calling
+     >>data       what a method is called; a call of a client; a call in the
+                  serving process; calls; finding and freeing them;
+                  registering; a list; a dict; a variable
      >>extras     a line; where and when it is written
    ======================================================================== */
 
@@ -5013,6 +5748,17 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #else
 #define CONC_HAVE_FALLOCATE 1
 #endif
+#endif
+
+/* What was written to a file is on the disk when this returns, with what is
+   needed to read it again: fdatasync() of POSIX 2001; macOS has a command that
+   also empties the disk's own memory. Otherwise all of the file's state. */
+#if defined(F_FULLFSYNC)
+#define CONC__FILE_SYNC(fd) fcntl((fd), F_FULLFSYNC)
+#elif defined(_POSIX_SYNCHRONIZED_IO) && _POSIX_SYNCHRONIZED_IO > 0
+#define CONC__FILE_SYNC(fd) fdatasync(fd)
+#else
+#define CONC__FILE_SYNC(fd) fsync(fd)
 #endif
 
 /* A fence that all threads of the process pass at once: Linux 4.14, asked for
@@ -6177,6 +6923,41 @@ CONC__PRIVATE int conc__file_get(int fd, void *data, size_t size, size_t at) {
   return 0;
 }
 
+/* Writes all of `size` bytes at the offset `at`. 0, or negative errno and some
+   of them may have been written. */
+CONC__PRIVATE int conc__file_put_at(int fd, const void *data, size_t size,
+                                    uint64_t at) {
+  const char *p = (const char *)data;
+  while (size > 0) {
+    ssize_t n = pwrite(fd, p, size, (off_t)at);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return n < 0 ? -errno : -EIO;
+    p += n;
+    at += (uint64_t)n;
+    size -= (size_t)n;
+  }
+  return 0;
+}
+
+/* Waits until what was written to a file is on the disk. 0 or negative errno:
+   then it is not known what is there, and a second call that returns 0 would
+   say nothing about it. */
+CONC__PRIVATE int conc__file_sync(int fd) {
+  int rc;
+  do rc = CONC__FILE_SYNC(fd);
+  while (rc < 0 && errno == EINTR);
+  return rc < 0 ? -errno : 0;
+}
+
+/* The same with all that the system knows of a file, or of a directory: the
+   names in it. A file system that cannot do that for a directory needs not. */
+CONC__PRIVATE int conc__file_sync_all(int fd) {
+  int rc;
+  do rc = fsync(fd);
+  while (rc < 0 && errno == EINTR);
+  return rc < 0 && errno != EINVAL ? -errno : 0;
+}
+
 /* Whether the page at p, which has been written to, is this process's own: a
    forked child's copy, and no memory that others see, too. Linux says so for
    each page in 8 bytes of a file: a page that is there (bit 63) or swapped out
@@ -6864,6 +7645,7 @@ typedef struct conc__thread {
   size_t fork_keeps_count;
   unsigned fork_rows; /* >>park: of conc__fork_table, a bit for each row that
                          its fork has prepared */
+  bool gives_way;     /* >>aside: it works beside a loop; see conc__give_way */
 } conc__thread;
 
 #if CONC_HAVE_THREAD_LOCAL
@@ -13255,6 +14037,19 @@ CONC__PRIVATE void conc__attribute_link(conc_attribute *a,
   if (i < 8) CONC__STORE(&local->first[i], a);
 }
 
+/* A conc_local of the library, of tasks, with one attribute, which no call
+   looks up by a name, and which is no block of memory. */
+CONC__PRIVATE void conc__local_begin(conc_local *local, conc_attribute *a,
+                                     void (*destructor)(void *)) {
+  local->scope = CONC_SCOPE_TASK;
+  local->destructor = destructor;
+  a->local = local;
+  a->of_task = true;
+  conc__mutex_lock(&conc__locals_guard);
+  conc__attribute_link(a, &local->root);
+  conc__mutex_unlock(&conc__locals_guard);
+}
+
 /* The attribute of a name, made if there is none. 0, -EINVAL, -ENOMEM. */
 CONC__PRIVATE int conc__attribute_make(conc_local *local, const char *name,
                                        conc_attribute **out) {
@@ -13503,6 +14298,15 @@ CONC__PRIVATE void conc__locals_trim(conc_task *task) {
   conc__locals_resize(task, 0);
 }
 
+/* Destroys the caller's value of an attribute of the library, if it has one.
+ */
+CONC__PRIVATE void conc__local_end(const conc_attribute *a) {
+  conc__local_value *v = conc__local_value_of(a);
+  if (v == NULL) return;
+  conc__local_drop(v);
+  conc__locals_trim(conc__local_task(a));
+}
+
 /* Frees the attributes of a local, of which no value is set any more: their
    indices are free again. Under the guard. */
 CONC__PRIVATE void conc__attributes_forget(const conc_local *local) {
@@ -13741,6 +14545,82 @@ CONC_API int conc_thread_start(conc_task *task) {
   conc__threads_leave(task);
   conc__task_start_failed(task);
   return rc;
+}
+
+/* --- what takes long is done beside a loop --- */
+
+/* So many bytes take long to be copied. */
+#define CONC__COPY_LARGE ((size_t)1 << 20)
+
+/* A thread that works beside a loop, for long and without a wait, calls this
+   after each piece of its work. Whatever its nice value is, Linux may leave it
+   the CPU until the next tick (4 ms later, say) when the loop is woken on that
+   CPU; if it yields, the loop runs at once. To yield to nobody costs as much
+   as a short system call. */
+CONC__INLINE void conc__give_way(void) {
+  if (CONC__UNLIKELY(conc__this.gives_way)) sched_yield();
+}
+
+/* A piece: so many bytes to be copied, or so many small steps. */
+#define CONC__PIECE ((size_t)128 << 10)
+#define CONC__PIECE_STEPS 4096u
+
+/* memcpy of what may be large, in pieces. */
+CONC__PRIVATE void conc__copy_in_pieces(void *to, const void *from,
+                                        size_t size) {
+  unsigned char *p = (unsigned char *)to;
+  const unsigned char *q = (const unsigned char *)from;
+  for (; size > CONC__PIECE; size -= CONC__PIECE) {
+    memcpy(p, q, CONC__PIECE);
+    p += CONC__PIECE;
+    q += CONC__PIECE;
+    conc__give_way();
+  }
+  if (size > 0) memcpy(p, q, size);
+}
+
+typedef struct conc__aside {
+  conc_fn *fn;
+  void *arg;
+} conc__aside;
+
+/* The thread has less of the CPUs than others that want them, the loop among
+   them: on Linux each thread has a nice value of its own. The guards that it
+   takes are held for moments, so it keeps nobody waiting by that. */
+CONC__PRIVATE void *conc__aside_main(void *arg) {
+  conc__aside *a = (conc__aside *)arg;
+  conc__this.gives_way = true; /* until it ends with this call */
+#if CONC__LINUX
+  (void)!nice(10); /* it need not work */
+#endif
+  return a->fn(a->arg);
+}
+
+/* Calls fn(arg) in a thread, for a coroutine that must not keep its loop. The
+   caller waits, also if it is cancelled: the thread uses what is the caller's.
+   Without a thread the call is made here. `threads` counts how many more may
+   be started; NULL: any number. 0, or -ECANCELED: it was not made. */
+CONC__PRIVATE int conc__aside_call(conc_sem *threads, conc_fn *fn, void *arg) {
+  conc__aside a;
+  conc_task t;
+  conc_scope shield;
+  int rc = threads != NULL ? conc_sem_acquire(threads, CONC_FOREVER) : 0;
+  if (rc != 0) return rc;
+  memset(&t, 0, sizeof t);
+  a.fn = fn;
+  a.arg = arg;
+  t.target = conc__aside_main;
+  t.arg = &a;
+  t.name = "conc-aside";
+  if (conc_thread_start(&t) != 0) {
+    fn(arg);
+  } else {
+    conc_shield(&shield);
+    conc__task_await(&t, true, CONC_FOREVER);
+    conc_scope_end(&shield);
+  }
+  if (threads != NULL) conc_sem_release(threads, 1);
+  return 0;
 }
 
 /* ---------------------------------------------------------------------------
@@ -14666,16 +15546,13 @@ CONC__PRIVATE void conc__poller_stop(conc__loop *loop) {
 
 /* Makes the poller anew, with all that is waited for, after the old one was
    given up: in a forked child, and when the program has closed its descriptors
-   (it may close all that it does not know). Without descriptors left it sleeps
-   a little, and the loop tries again. The inbox's guard is held by the caller
-   if other threads can write to the waker. */
+   (it may close all that it does not know). Without descriptors left it stays
+   lost, and the loop tries again. The inbox's guard is held by the caller if
+   other threads can write to the waker. */
 CONC__PRIVATE void conc__poller_renew(conc__loop *loop) {
   size_t i;
   loop->poller.lost = conc__poller_start(loop) != 0;
-  if (loop->poller.lost) {
-    (void)poll(NULL, 0, 1);
-    return;
-  }
+  if (loop->poller.lost) return;
   for (i = 0; i < loop->fds.size; i++) {
     conc__fd *entry = &loop->fds.entries[i];
     int rc = 0;
@@ -15358,6 +16235,7 @@ CONC__PRIVATE void conc__loop_run(conc__loop *loop, const conc_task *until) {
       conc__poller_stop(loop);
       conc__poller_renew(loop);
       conc__mutex_unlock(&loop->inbox.guard);
+      if (loop->poller.lost) (void)poll(NULL, 0, 1); /* not to spin */
     }
     conc__inbox_take(loop);
     if (loop->timers.count > 0) conc__timers_expire(loop, now);
@@ -17538,7 +18416,8 @@ CONC__PRIVATE size_t conc__region_mapped(const conc__region *g) {
 }
 
 CONC__PRIVATE bool conc__named_leave(const conc__region *g);
-CONC__PRIVATE void conc__trackers_reap(pid_t pid, bool ends);
+CONC__PRIVATE void conc__trackers_reap(pid_t pid);
+CONC__PRIVATE pid_t conc__tracker_await(pid_t pid);
 
 /* One user of this process has it no longer. With the last user it is unmapped
    and freed; with the last region of a registry also the registry, whose
@@ -17548,6 +18427,7 @@ CONC__PRIVATE void conc__region_drop(conc__region *g) {
   struct conc__registry *r = g->registry;
   size_t size = conc__region_mapped(g);
   conc__region **p = &conc__regions;
+  pid_t tracker = 0;
   bool removed = false;
   int state = conc__pthread_cancel_off();
   conc__mutex_lock(&conc__shared_guard);
@@ -17563,9 +18443,16 @@ CONC__PRIVATE void conc__region_drop(conc__region *g) {
       conc__registry_unmap(r, size);
       if (r == conc__family) conc__family = NULL;
     }
-    if (g->name != NULL) conc__trackers_reap(g->tracker, removed);
+    if (g->name != NULL) tracker = g->tracker;
   }
   conc__mutex_unlock(&conc__shared_guard);
+  /* Without the guard. No other thread knows the number any more. */
+  if (removed) tracker = conc__tracker_await(tracker);
+  if (tracker > 0) {
+    conc__mutex_lock(&conc__shared_guard);
+    conc__trackers_reap(tracker);
+    conc__mutex_unlock(&conc__shared_guard);
+  }
   CONC_FREE(g);
   conc__pthread_cancel_back(state);
 }
@@ -17862,21 +18749,32 @@ CONC__PRIVATE pid_t conc__tracker_fork(void) {
    given up. Under the guard. */
 static pid_t conc__trackers[32];
 
-/* Waits for those of them that have ended; also for `pid`, unless it is 0, of
-   a name that has just been given up. If it `ends`, since the file is removed,
-   it does so at once; else it is kept for later. Under the guard. */
-CONC__PRIVATE void conc__trackers_reap(pid_t pid, bool ends) {
-  int i, tries = ends ? 50 : 1;
-  CONC__CHECK(conc__mutex_is_held(&conc__shared_guard));
-  for (; pid > 0 && tries > 0; tries--) {
-    pid_t ended = waitpid(pid, NULL, WNOHANG);
-    if (ended == pid || (ended < 0 && errno == ECHILD)) pid = 0;
-    if (pid > 0 && tries > 1) poll(NULL, 0, 1);
+/* Whether such a child has ended, and is waited for. */
+CONC__PRIVATE bool conc__tracker_has_ended(pid_t pid) {
+  pid_t ended = waitpid(pid, NULL, WNOHANG);
+  return ended == pid || (ended < 0 && errno == ECHILD);
+}
+
+/* Waits for the tracker, or 0, of a file that is removed: it is about to end.
+   0; or its pid, since it takes long: it is kept for later. */
+CONC__PRIVATE pid_t conc__tracker_await(pid_t pid) {
+  int tries;
+  for (tries = 0; pid > 0 && tries < 50; tries++) {
+    if (conc__tracker_has_ended(pid)) return 0;
+    poll(NULL, 0, 1);
   }
+  return pid;
+}
+
+/* Waits for those of them that have ended, and keeps `pid`, unless it is 0, of
+   a name that has just been given up. Under the guard. */
+CONC__PRIVATE void conc__trackers_reap(pid_t pid) {
+  int i;
+  CONC__CHECK(conc__mutex_is_held(&conc__shared_guard));
+  if (pid > 0 && conc__tracker_has_ended(pid)) pid = 0;
   for (i = 0; i < 32; i++) {
-    pid_t ended = conc__trackers[i];
-    if (ended > 0) ended = waitpid(ended, NULL, WNOHANG);
-    if (ended > 0 || (ended < 0 && errno == ECHILD)) conc__trackers[i] = 0;
+    if (conc__trackers[i] > 0 && conc__tracker_has_ended(conc__trackers[i]))
+      conc__trackers[i] = 0;
     if (conc__trackers[i] == 0) {
       conc__trackers[i] = pid;
       pid = 0;
@@ -17914,7 +18812,7 @@ CONC__PRIVATE void conc__tracker_start(conc__region *g, const char *path,
   /* The guard: so that the tracker finds the list of regions whole. fork()
      takes it by itself, through our own handlers. */
   conc__mutex_lock(&conc__shared_guard);
-  conc__trackers_reap(0, false);
+  conc__trackers_reap(0);
   if (!CONC__LINUX) conc__mutex_unlock(&conc__shared_guard);
   /* No handler of the program's may run in the children: see
      conc__tracker_signals, which lets two signals in again. */
@@ -18863,21 +19761,23 @@ CONC__PRIVATE void conc__process_abandon(void) {
 
 /* --- a daemon ends with its parent --- */
 
-/* The thread of a daemon, where there is no signal for it: sleeps until the
-   end of file, when the last copy of the other end of the pipe is closed. */
+/* The thread of a daemon, where there is no signal for it: sleeps until a byte
+   comes, or the end of file, when the last copy of the other end of the pipe
+   is closed. */
 CONC__PRIVATE void *conc__parent_watch(void *arg) {
   char byte;
   ssize_t n;
   do n = read((int)(intptr_t)arg, &byte, 1);
   while (n < 0 && errno == EINTR);
-  if (n == 0) kill(getpid(), SIGKILL);
+  if (n >= 0) kill(getpid(), SIGKILL);
   return arg;
 }
 
 /* Lets this process, a daemon, end with its parent. The parent alone has the
    other end of the pipe `fd`, and the kernel closes it however the parent
-   ends. The end is by SIGKILL, which no handler of the program can hold up. 0
-   or negative errno. */
+   ends; a byte does the same. (A fork server's spare has that other end, too,
+   and in the place of a pipe a socket.) The end is by SIGKILL, which no
+   handler of the program can hold up. 0 or negative errno. */
 CONC__PRIVATE int conc__parent_watch_start(int fd) {
 #if CONC_HAVE_SETSIG
   if (fcntl(fd, F_SETOWN, getpid()) == 0 &&
@@ -21142,6 +22042,11 @@ CONC__INLINE uint64_t conc__little_endian(const unsigned char *p, size_t n) {
   return value;
 }
 
+CONC__INLINE void conc__put_little_endian(unsigned char *p, uint64_t value,
+                                          size_t n) {
+  for (; n > 0; n--, value >>= 8) *p++ = (unsigned char)value;
+}
+
 /* --- the maker and its arrays ---
 
    What all readers and conc_build share: a stack of nodes on which containers
@@ -22165,12 +23070,15 @@ CONC__PRIVATE int conc__container_lay_out(const conc__maker *m,
   o->items = items;
   o->size = o->count;
   while (done < o->count) {
-    memcpy(items + done, CONC__POOL(m) + run.start,
-           run.count * sizeof *items);
+    conc__copy_in_pieces(items + done, CONC__POOL(m) + run.start,
+                         run.count * sizeof *items);
     done += run.count;
     if (done < o->count) run = CONC__RUNS(m)[run.next - 1];
   }
-  for (i = 0; i < done; i++) conc__node_finish(m, items + i, text);
+  for (i = 0; i < done; i++) {
+    conc__node_finish(m, items + i, text);
+    if (CONC__UNLIKELY(i % CONC__PIECE_STEPS == 0)) conc__give_way();
+  }
   if (o->type == CONC_DICT)
     return conc__dict_finish(items, o->count / 2, &o->size);
   if (o->type == CONC_SET || o->type == CONC_FROZENSET)
@@ -22219,9 +23127,8 @@ CONC__PRIVATE int conc__maker_finish(conc__maker *m, conc_value **out) {
   if (v == NULL) return -ENOMEM;
   text = (unsigned char *)(v + 1 + sum.slots);
   if (sum.text) {
-    if (m->input_size > 0) memcpy(text, m->input, m->input_size);
-    if (m->extra.size > 0)
-      memcpy(text + m->input_size, m->extra.data, m->extra.size);
+    conc__copy_in_pieces(text, m->input, m->input_size);
+    conc__copy_in_pieces(text + m->input_size, m->extra.data, m->extra.size);
   }
   for (i = sum.first; i != 0;) {
     conc__container *o = CONC__CONTAINERS(m) + i - 1;
@@ -23383,6 +24290,9 @@ CONC__PRIVATE int conc__pickle_read_call(conc__pickle_reader *r, int how) {
   call = conc__pickle_called(r, &name);
   CONC__STACK(m)[before - 2] = name;
   if (call == CONC__CALL_OBJECT) return conc__pickle_call_class(r, how);
+  /* Python's managers send the keys of a dict as list([key, ...]). */
+  if (call == CONC__CALL_FACTORY && r->objects && how == CONC__BY_CALL)
+    return conc__pickle_call_class(r, how);
   if (call == CONC__CALL_FACTORY || how != CONC__BY_CALL)
     return conc__pickle_refuse_word(r, "a call of a built-in class");
   /* Name and arguments leave the stack first: what is made takes their place,
@@ -23637,6 +24547,7 @@ CONC__PRIVATE int conc__pickle_run(conc__pickle_reader *r) {
     int rc;
     CONC__CHECK(r->begin <= r->p && r->p <= r->end);
     if (r->p == r->end) return -EBADMSG;
+    if (CONC__UNLIKELY(opcodes % CONC__PIECE_STEPS == 0)) conc__give_way();
     /* An opcode is one byte, and its argument stands behind it: r->p is beyond
        both when it has been read. */
     op = *r->p++;
@@ -24350,6 +25261,8 @@ CONC__PRIVATE void conc__pickle_writer_begin(conc__pickle_writer *w,
 CONC__PRIVATE int conc__pickle_encode(conc__buffer *b, const conc_value *v,
                                       int protocol) {
   const size_t before = b->size; /* what is half written is cut off again */
+  size_t piece = before; /* where the present one begins */
+  unsigned steps = 0;
   conc__pickle_writer w;
   int rc = 0;
   if (v == NULL) return -EINVAL;
@@ -24361,6 +25274,11 @@ CONC__PRIVATE int conc__pickle_encode(conc__buffer *b, const conc_value *v,
       const int step = conc__walk_step(&w.walk);
       if (step == CONC__WALK_END) break;
       rc = conc__pickle_put_step(&w, step);
+      if (CONC__UNLIKELY(++steps % CONC__PIECE_STEPS == 0 ||
+                         b->size - piece >= CONC__PIECE)) {
+        piece = b->size;
+        conc__give_way();
+      }
     }
     CONC_FREE(w.met.slots);
   }
@@ -26221,6 +27139,10 @@ typedef struct conc__sink {
   size_t size;
   conc__buffer *body;
   int wants; /* CONC__WANTS_... */
+  struct conc__holder *holder; /* whose the message is to be, where messages
+                                  are leased; NULL: the calling task's */
+  uint64_t lease; /* set by such a get: the number of the lease, or 0 */
+  int deliveries; /* and how often it has been got */
 } conc__sink;
 
 /* A sink for the bytes of a message. */
@@ -26229,6 +27151,9 @@ CONC__INLINE void conc__sink_bytes(conc__sink *sink, void *data, size_t size) {
   sink->size = size;
   sink->body = NULL;
   sink->wants = CONC__WANTS_BYTES;
+  sink->holder = NULL;
+  sink->lease = 0;
+  sink->deliveries = 0;
 }
 
 /* A sink for the body of a message. */
@@ -26238,6 +27163,9 @@ CONC__INLINE void conc__sink_body(conc__sink *sink, conc__buffer *body,
   sink->size = size;
   sink->body = body;
   sink->wants = wants;
+  sink->holder = NULL;
+  sink->lease = 0;
+  sink->deliveries = 0;
 }
 
 /* What makes something of a message before its getter has it: so what cannot
@@ -26287,6 +27215,38 @@ CONC__INLINE int conc__sink_takes(const conc__sink *sink, size_t size) {
              : 0;
 }
 
+/* On what terms a message is put that is not to be the next one. */
+typedef struct conc__terms {
+  double delay;   /* seconds */
+  int priority;   /* -1: the last */
+  const char *id; /* of conc_put_once; or NULL */
+} conc__terms;
+
+/* What becomes of a message that was got, see conc__lease_class. */
+enum {
+  CONC__LEASE_DONE,
+  CONC__LEASE_RELEASE, /* back, after some seconds; below 0: as the queue has
+                          it */
+  CONC__LEASE_EXTEND,  /* by so many seconds from now on */
+  CONC__LEASE_UNGET,   /* as if it had not been got */
+  CONC__LEASE_SENT,    /* the getter has it; a queue that does not lease has
+                          it no more */
+  CONC__LEASE_SPOILED  /* it is no message for anybody */
+};
+
+/* What a class does whose queues lease, delay, or have priorities. */
+typedef struct conc__lease_class {
+  int (*put)(conc_queue *q, const conc__message *m, const conc__terms *terms,
+             double deadline);
+  /* 0, -ESTALE: it is not leased any more. `lease` 0: the one that the holder
+     got last (conc_task_done). `holder` NULL: the calling task. */
+  int (*end)(conc_queue *q, struct conc__holder *holder, uint64_t lease,
+             int how, double seconds);
+  int (*counts)(conc_queue *q, conc_queue_counts *out);
+  ssize_t (*holders)(conc_queue *q, conc_queue_holder *out, size_t n);
+  bool here; /* it is of this process */
+} conc__lease_class;
+
 /* What a distance does. Results are those of the public calls. */
 typedef struct conc__queue_class {
   int (*put)(conc_queue *q, const conc__message *m, double deadline);
@@ -26315,6 +27275,7 @@ typedef struct conc__queue_class {
   ssize_t (*get_value)(conc_queue *q, conc__sink *sink, double deadline);
   bool keeps; /* a put keeps the buffer that a large message lies in. Else it
                  copies the message, which takes long */
+  const conc__lease_class *leases; /* NULL: -ENOTSUP */
 } conc__queue_class;
 
 /* A message that came back when there was no memory for it in the ring: it
@@ -26337,6 +27298,7 @@ struct conc_queue {
   size_t max_total; /* bytes of all messages, with their heads; 0: no bound, as
                        in every queue but that of one process */
   int objects;                /* 0 or CONC_PASS: what a put may have in it */
+  bool leases, knows; /* there is a .lease; a .dedup */
 };
 
 /* A ring of bytes; `size` is a power of two, or 0. */
@@ -27172,7 +28134,8 @@ static const conc__queue_class conc__fifo_class = {
     conc__fifo_put,       conc__fifo_get,  conc__fifo_unget,
     conc__fifo_size,      conc__fifo_task_done, conc__fifo_join,
     conc__fifo_free,      conc__fifo_close, conc__fifo_peek,
-    conc__fifo_put_many,  conc__fifo_get_many, conc__fifo_get_value, true};
+    conc__fifo_put_many,  conc__fifo_get_many, conc__fifo_get_value, true,
+    NULL};
 
 /* The content of the longest message that a bound of all bytes lets through
    when it is alone. */
@@ -27187,16 +28150,19 @@ CONC__PRIVATE const char *conc__fifo_bound(const conc_queue *q) {
              : ".max_bytes of the queue is";
 }
 
-/* A message that would not fit into an empty queue is refused as one that is
-   too long: so .max_bytes is the smaller of the two bounds. */
-CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
+/* Makes a queue of this process, of a class, with what is common to all. A
+   message that would not fit into an empty queue is refused as one that is too
+   long: so .max_bytes is the smaller of the two bounds. */
+CONC__PRIVATE conc_queue *conc__fifo_make(const conc__queue_class *ops,
+                                          size_t size,
+                                          const conc_queue_opts *options) {
   const size_t max_total = options != NULL ? options->max_total : 0;
   conc_queue *q;
   if (max_total > 0 && max_total < 16) {
     errno = EINVAL;
     return NULL;
   }
-  q = conc__queue_make(&conc__fifo_class, sizeof(conc__fifo));
+  q = conc__queue_make(ops, size);
   if (q == NULL || options == NULL) return q;
   q->name = options->name;
   q->capacity = options->capacity;
@@ -27207,6 +28173,10 @@ CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
     q->max_bytes = conc__fifo_longest(q->max_total);
   q->objects = options->objects & CONC_PASS;
   return q;
+}
+
+CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
+  return conc__fifo_make(&conc__fifo_class, sizeof(conc__fifo), options);
 }
 
 /* ---------------------------------------------------------------------------
@@ -28176,6 +29146,39 @@ CONC__INLINE int conc__cells_try_put(conc__cells_queue *s,
   return 0;
 }
 
+/* A put that is made by a thread. */
+typedef struct conc__cells_putting {
+  conc__cells_queue *queue;
+  const conc__message *message;
+  conc__cells_position *spot;
+  int rc;
+} conc__cells_putting;
+
+CONC__PRIVATE void *conc__cells_putting_main(void *arg) {
+  conc__cells_putting *p = (conc__cells_putting *)arg;
+  p->rc = conc__cells_try_put(p->queue, p->message, p->spot);
+  return NULL;
+}
+
+/* The same for a coroutine that may wait: a large message is copied by a
+   thread meanwhile, and the loop goes on. The cell that is free now may be
+   another putter's then. A child that a coroutine of this loop forks meanwhile
+   has not put it: the copy that it has of this one tries again. */
+CONC__PRIVATE int conc__cells_put_aside(conc__cells_queue *s,
+                                        const conc__message *m,
+                                        conc__cells_position *spot) {
+  conc__cells_putting p;
+  if (m->size < CONC__COPY_LARGE || conc__self()->ops->blocks ||
+      !conc__cells_find_free(s, spot))
+    return conc__cells_try_put(s, m, spot);
+  p.queue = s;
+  p.message = m;
+  p.spot = spot;
+  p.rc = -EAGAIN;
+  conc__aside_call(NULL, conc__cells_putting_main, &p);
+  return p.rc;
+}
+
 /* What a getter may know of a cell without having claimed it. It holds if the
    cell's word has not changed meanwhile. That is how a message that the getter
    cannot take stays for others. 0, -ENOMEM; -EPROTO: it makes no sense. */
@@ -28340,7 +29343,7 @@ CONC__PRIVATE ssize_t conc__cells_slow(conc__cells_queue *s, int side,
     if (rc == 0 && side == CONC__GETTERS && CONC__LOAD(&s->stashed))
       rc = -ESTALE;
     if (rc != 0) break;
-    rc = m != NULL         ? conc__cells_try_put(s, m, spot)
+    rc = m != NULL         ? conc__cells_put_aside(s, m, spot)
          : claimed != NULL ? conc__cells_try_claim(s, sink, spot, claimed)
                            : conc__cells_try_get(s, sink, spot);
   } while (rc == -EAGAIN);
@@ -28354,7 +29357,9 @@ CONC__PRIVATE int conc__cells_put(conc_queue *q, const conc__message *m,
                                   double deadline) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   conc__cells_position spot;
-  int rc = conc__cells_try_put(s, m, &spot);
+  int rc = CONC__UNLIKELY(m->size >= CONC__COPY_LARGE) && deadline > 0
+               ? conc__cells_put_aside(s, m, &spot)
+               : conc__cells_try_put(s, m, &spot);
   if (CONC__LIKELY(rc != -EAGAIN)) return rc;
   return (int)conc__cells_slow(s, CONC__PUTTERS, m, NULL, &spot, NULL,
                                deadline);
@@ -28712,7 +29717,7 @@ static const conc__queue_class conc__cells_class = {
     conc__cells_size, conc__cells_task_done, conc__cells_join,
     conc__cells_free, conc__cells_close,     conc__cells_peek,
     NULL,             conc__cells_get_n,     conc__cells_get_value,
-    false};
+    false,            NULL};
 
 /* --- opening --- */
 
@@ -28809,6 +29814,3876 @@ CONC__PRIVATE conc_queue *conc__cells_new(const conc_queue_opts *options) {
 }
 
 /* ---------------------------------------------------------------------------
+   >>records: what a journal consists of
+
+   Holds the format of a journal's file (which is in the manual, >>journal), a
+   scan, which reads a file from its beginning to its end, whatever damage it
+   has, and a survey, which makes of that what is left: messages that are not
+   done, and ids that are to be remembered.
+
+   Nothing here writes to a file, waits, or has a guard. It uses >>os, and the
+   memory that grows of >>bytes.
+   ------------------------------------------------------------------------ */
+
+/* --- checksums and numbers --- */
+
+/* CRC-32C, eight bytes at a time: a table for each of their places. */
+static uint32_t conc__crc_tables[8][256];
+static pthread_once_t conc__crc_once = PTHREAD_ONCE_INIT;
+
+CONC__PRIVATE void conc__crc_make_tables(void) {
+  uint32_t i, k;
+  for (i = 0; i < 256; i++) {
+    uint32_t crc = i;
+    for (k = 0; k < 8; k++) crc = crc >> 1 ^ (crc & 1 ? 0x82f63b78u : 0);
+    conc__crc_tables[0][i] = crc;
+  }
+  for (i = 0; i < 256; i++)
+    for (k = 1; k < 8; k++) {
+      uint32_t crc = conc__crc_tables[k - 1][i];
+      conc__crc_tables[k][i] = crc >> 8 ^ conc__crc_tables[0][crc & 255];
+    }
+}
+
+/* Goes on with a checksum; it begins with 0. conc__crc_make_tables was
+   called. */
+CONC__PRIVATE uint32_t conc__crc(uint32_t crc, const void *data, size_t size) {
+  const unsigned char *p = (const unsigned char *)data;
+  uint32_t(*t)[256] = conc__crc_tables;
+  crc = ~crc;
+  for (; size >= 8; size -= 8, p += 8) {
+    uint32_t low = crc ^ ((uint32_t)p[0] | (uint32_t)p[1] << 8 |
+                          (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24);
+    crc = t[7][low & 255] ^ t[6][low >> 8 & 255] ^ t[5][low >> 16 & 255] ^
+          t[4][low >> 24] ^ t[3][p[4]] ^ t[2][p[5]] ^ t[1][p[6]] ^ t[0][p[7]];
+  }
+  for (; size > 0; size--, p++) crc = crc >> 8 ^ t[0][(crc ^ *p) & 255];
+  return ~crc;
+}
+
+/* Writes a number of n bytes; conc__little_endian reads it. */
+CONC__INLINE void conc__write_little_endian(unsigned char *p, uint64_t value,
+                                            size_t n) {
+  size_t i;
+  for (i = 0; i < n; i++) p[i] = (unsigned char)(value >> 8 * i);
+}
+
+/* Times of the wall clock, which outlive this process; 0 stays 0. */
+CONC__PRIVATE uint64_t conc__to_microseconds(double seconds) {
+  if (!(seconds > 0)) return 0;
+  return seconds < 9e12 ? (uint64_t)(seconds * 1e6) : (uint64_t)9e18;
+}
+
+CONC__PRIVATE double conc__from_microseconds(uint64_t microseconds) {
+  return (double)microseconds * 1e-6;
+}
+
+CONC__PRIVATE double conc__wall_clock(void) {
+  return conc__clock(CLOCK_REALTIME);
+}
+
+/* --- the format --- */
+
+#define CONC__JOURNAL_VERSION 1
+#define CONC__JOURNAL_BEGIN 128 /* bytes of both heads of a file */
+#define CONC__RECORD_HEAD 40
+
+/* Where a record has what, by its first byte. */
+enum {
+  CONC__AT_CHECK = 0,
+  CONC__AT_BODY_CHECK = 4,
+  CONC__AT_LENGTH = 8,
+  CONC__AT_TYPE = 12,
+  CONC__AT_PRIORITY = 13,
+  CONC__AT_ID_SIZE = 14,
+  CONC__AT_SERIAL = 16,
+  CONC__AT_TIME = 24,
+  CONC__AT_DELIVERIES = 32,
+  CONC__AT_NUMBER = 36
+};
+
+static const char conc__journal_magic[16] = "conc.h journal\n";
+
+/* Bytes of a record in the file. A body has less than 4 GiB. */
+CONC__INLINE uint64_t conc__record_total(uint64_t length) {
+  return CONC__RECORD_HEAD + ((length + 7) & ~(uint64_t)7);
+}
+
+/* The checksum of a record's head, at that place in the file whose number has
+   the checksum `seed`. */
+CONC__PRIVATE uint32_t conc__record_check(uint32_t seed,
+                                          const unsigned char *head,
+                                          uint64_t at) {
+  unsigned char place[8];
+  conc__write_little_endian(place, at, 8);
+  return conc__crc(conc__crc(seed, place, 8), head + CONC__AT_BODY_CHECK,
+                   CONC__RECORD_HEAD - CONC__AT_BODY_CHECK);
+}
+
+/* Gives a record its place and its number, which complete it. */
+CONC__PRIVATE void conc__record_stamp(unsigned char *head, uint32_t seed,
+                                      uint64_t at, uint32_t number) {
+  conc__write_little_endian(head + CONC__AT_NUMBER, number, 4);
+  conc__write_little_endian(head + CONC__AT_CHECK,
+                            conc__record_check(seed, head, at), 4);
+}
+
+/* A head whose body is still to be told of: all zeros but these. */
+CONC__PRIVATE void conc__record_begin(unsigned char *head, int type,
+                                      uint64_t serial) {
+  memset(head, 0, CONC__RECORD_HEAD);
+  head[CONC__AT_TYPE] = (unsigned char)type;
+  conc__write_little_endian(head + CONC__AT_SERIAL, serial, 8);
+}
+
+CONC__INLINE bool conc__record_is_put(int type) {
+  return type == 'P' || type == 'V';
+}
+
+/* What the head of a file says. */
+typedef struct conc__journal_head {
+  uint64_t number; /* of the file */
+  uint64_t serial; /* the highest one before it */
+  uint64_t made;
+} conc__journal_head;
+
+CONC__PRIVATE void conc__journal_head_write(unsigned char *p,
+                                            const conc__journal_head *h) {
+  memset(p, 0, CONC__JOURNAL_BEGIN);
+  memcpy(p, conc__journal_magic, sizeof conc__journal_magic);
+  conc__write_little_endian(p + 16, CONC__JOURNAL_VERSION, 4);
+  conc__write_little_endian(p + 20, CONC__JOURNAL_BEGIN, 4);
+  conc__write_little_endian(p + 24, h->number, 8);
+  conc__write_little_endian(p + 32, h->serial, 8);
+  conc__write_little_endian(p + 40, h->made, 8);
+  conc__write_little_endian(p + 60, conc__crc(0, p, 60), 4);
+  memcpy(p + 64, p, 64);
+}
+
+/* Reads one copy: whether it is whole, and of this version. */
+CONC__PRIVATE bool conc__journal_head_read(const unsigned char *p,
+                                           conc__journal_head *h) {
+  if (memcmp(p, conc__journal_magic, sizeof conc__journal_magic) != 0)
+    return false;
+  if (conc__little_endian(p + 60, 4) != conc__crc(0, p, 60)) return false;
+  if (conc__little_endian(p + 16, 4) != CONC__JOURNAL_VERSION ||
+      conc__little_endian(p + 20, 4) != CONC__JOURNAL_BEGIN)
+    return false;
+  h->number = conc__little_endian(p + 24, 8);
+  h->serial = conc__little_endian(p + 32, 8);
+  h->made = conc__little_endian(p + 40, 8);
+  return true;
+}
+
+/* --- scanning a file --- */
+
+/* What a scan has found. */
+enum {
+  CONC__FOUND_WHOLE,
+  CONC__FOUND_BROKEN, /* the head is right, the body is not */
+  CONC__FOUND_GAP     /* no head is right in these bytes */
+};
+
+typedef struct conc__logged {
+  int found; /* CONC__FOUND_... */
+  uint64_t at, total;
+  size_t missing; /* of a gap: how many records, at least */
+  /* Not of a gap: */
+  int type;
+  uint32_t number;
+  const unsigned char *head; /* in the scan's window, until the next step */
+} conc__logged;
+
+/* Reads a file record by record, through a window that moves along it. */
+typedef struct conc__scan {
+  int fd;
+  uint32_t seed;    /* the checksum of the file's number */
+  uint32_t number;  /* that the next record should have */
+  uint64_t at, end; /* the next record; where to stop */
+  unsigned char *window;
+  size_t room, have; /* bytes that it may have, and has */
+  uint64_t from;     /* where it begins in the file */
+} conc__scan;
+
+#define CONC__SCAN_WINDOW ((size_t)256 << 10)
+
+CONC__PRIVATE uint32_t conc__journal_seed(uint64_t number) {
+  unsigned char bytes[8];
+  conc__write_little_endian(bytes, number, 8);
+  return conc__crc(0, bytes, 8);
+}
+
+CONC__PRIVATE void conc__scan_begin(conc__scan *s, int fd, uint64_t number,
+                                    uint64_t end) {
+  s->fd = fd;
+  s->seed = conc__journal_seed(number);
+  s->number = 0;
+  s->at = CONC__JOURNAL_BEGIN;
+  s->end = end;
+  s->have = 0;
+}
+
+CONC__PRIVATE void conc__scan_end(conc__scan *s) {
+  CONC_FREE(s->window);
+  s->window = NULL;
+  s->room = s->have = 0;
+}
+
+/* Sees to it that n bytes from `at` on are in the window; they are before the
+   end. -EPROTO: the file has become shorter. */
+CONC__PRIVATE int conc__scan_load(conc__scan *s, uint64_t at, size_t n) {
+  uint64_t left = s->end - at;
+  if (n < CONC__SCAN_WINDOW)
+    n = left < CONC__SCAN_WINDOW ? (size_t)left : CONC__SCAN_WINDOW;
+  s->have = 0;
+  if (n > s->room) {
+    conc__scan_end(s); /* nothing in it is needed any more */
+    s->window = (unsigned char *)CONC_MALLOC(n);
+    if (s->window == NULL) return -ENOMEM;
+    s->room = n;
+  }
+  s->from = at;
+  while (s->have < n) {
+    ssize_t got =
+        pread(s->fd, s->window + s->have, n - s->have, (off_t)(at + s->have));
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) {
+      s->have = 0;
+      return got < 0 ? -errno : -EPROTO;
+    }
+    s->have += (size_t)got;
+  }
+  return 0;
+}
+
+/* Where these bytes are in memory; NULL, and *rc is negative errno. */
+CONC__INLINE const unsigned char *conc__scan_view(conc__scan *s, uint64_t at,
+                                                  uint64_t n, int *rc) {
+  *rc = 0;
+  if (n > SIZE_MAX / 4) *rc = -ENOMEM;
+  else if (at < s->from || at + n > s->from + s->have || s->have == 0)
+    *rc = conc__scan_load(s, at, (size_t)n);
+  return *rc == 0 ? s->window + (at - s->from) : NULL;
+}
+
+/* Whether there is a head at that place: 1 or 0, or negative errno. *head is
+   where it is in memory. */
+CONC__PRIVATE int conc__scan_look(conc__scan *s, uint64_t at,
+                                  const unsigned char **head) {
+  int rc;
+  const unsigned char *p = conc__scan_view(s, at, CONC__RECORD_HEAD, &rc);
+  *head = p;
+  if (p == NULL) return rc;
+  return p[CONC__AT_TYPE] >= 'A' && p[CONC__AT_TYPE] <= 'Z' &&
+         conc__little_endian(p + CONC__AT_CHECK, 4) ==
+             conc__record_check(s->seed, p, at);
+}
+
+/* The bytes from here on are damaged: looks for where to go on. 1 or negative
+   errno. */
+CONC__PRIVATE int conc__scan_gap(conc__scan *s, conc__logged *l) {
+  const unsigned char *head;
+  uint64_t p = l->at + 8;
+  int rc = 0;
+  while (p <= s->end && s->end - p >= CONC__RECORD_HEAD && rc == 0) {
+    rc = conc__scan_look(s, p, &head);
+    if (rc == 0) p += 8;
+  }
+  if (rc < 0) return rc;
+  s->at = rc > 0 ? p : s->end;
+  l->found = CONC__FOUND_GAP;
+  l->total = s->at - l->at;
+  l->missing = 1;
+  l->type = 0;
+  if (rc > 0) {
+    /* Records have numbers, so those that are not there can be counted; but
+       not more than may have been there. */
+    uint32_t number = (uint32_t)conc__little_endian(head + CONC__AT_NUMBER, 4);
+    size_t missing = (size_t)(uint32_t)(number - s->number);
+    if (missing > 1 && missing <= l->total / CONC__RECORD_HEAD)
+      l->missing = missing;
+    s->number = number;
+  }
+  return 1;
+}
+
+/* One step: 1, and *l is a record, or damage; 0: the end; or negative
+   errno. */
+CONC__PRIVATE int conc__scan_next(conc__scan *s, conc__logged *l) {
+  const unsigned char *head;
+  uint32_t length;
+  int rc;
+  l->at = s->at;
+  if (s->at >= s->end) return 0;
+  if (s->end - s->at < CONC__RECORD_HEAD) return conc__scan_gap(s, l);
+  rc = conc__scan_look(s, s->at, &head);
+  if (rc < 0) return rc;
+  if (rc == 0) return conc__scan_gap(s, l);
+  length = (uint32_t)conc__little_endian(head + CONC__AT_LENGTH, 4);
+  l->total = conc__record_total(length);
+  if (l->total > s->end - s->at) return conc__scan_gap(s, l);
+  head = conc__scan_view(s, s->at, l->total, &rc);
+  if (head == NULL) return rc;
+  l->head = head;
+  l->type = head[CONC__AT_TYPE];
+  l->number = (uint32_t)conc__little_endian(head + CONC__AT_NUMBER, 4);
+  l->missing = 1;
+  l->found =
+      length == 0 ||
+              conc__little_endian(head + CONC__AT_BODY_CHECK, 4) ==
+                  conc__crc(0, head + CONC__RECORD_HEAD,
+                            (size_t)(l->total - CONC__RECORD_HEAD))
+          ? CONC__FOUND_WHOLE
+          : CONC__FOUND_BROKEN;
+  s->number = l->number + 1;
+  s->at += l->total;
+  return 1;
+}
+
+CONC__INLINE uint64_t conc__logged_serial(const conc__logged *l) {
+  return conc__little_endian(l->head + CONC__AT_SERIAL, 8);
+}
+
+/* The length of the id of a whole record that may have one; 0: it has none, or
+   makes no sense. */
+CONC__INLINE size_t conc__logged_id_size(const conc__logged *l) {
+  size_t n = (size_t)conc__little_endian(l->head + CONC__AT_ID_SIZE, 2);
+  size_t length = (size_t)conc__little_endian(l->head + CONC__AT_LENGTH, 4);
+  return n > 0 && length >= 8 + n ? n : 0;
+}
+
+/* Of a whole record with an id: when it was put. */
+CONC__INLINE uint64_t conc__logged_put_at(const conc__logged *l) {
+  return conc__little_endian(l->head + CONC__RECORD_HEAD, 8);
+}
+
+/* What a record says. Damage is CONC_JOURNAL_LOST here. The types that are of
+   no use to others, and those that are not known, are 0. */
+CONC__PRIVATE void conc__logged_tell(const conc__logged *l,
+                                     conc_journal_record *r) {
+  const unsigned char *h = l->head;
+  const unsigned char *body;
+  size_t length, id;
+  memset(r, 0, sizeof *r);
+  r->at = l->at;
+  r->length = l->total;
+  if (l->found != CONC__FOUND_WHOLE) {
+    r->type = CONC_JOURNAL_LOST;
+    r->lost = l->missing;
+    if (l->found == CONC__FOUND_BROKEN) r->serial = conc__logged_serial(l);
+    return;
+  }
+  r->type = conc__record_is_put(l->type) ? CONC_JOURNAL_PUT
+            : l->type == 'B'             ? CONC_JOURNAL_BACK
+            : l->type == 'D'             ? CONC_JOURNAL_DONE
+            : l->type == 'I'             ? CONC_JOURNAL_ID
+                                         : 0;
+  r->serial = conc__logged_serial(l);
+  r->priority = h[CONC__AT_PRIORITY];
+  r->due = conc__from_microseconds(conc__little_endian(h + CONC__AT_TIME, 8));
+  r->deliveries = (int)(conc__little_endian(h + CONC__AT_DELIVERIES, 4) &
+                        INT_MAX);
+  if (r->type != CONC_JOURNAL_PUT && r->type != CONC_JOURNAL_ID) return;
+  body = h + CONC__RECORD_HEAD;
+  length = (size_t)conc__little_endian(h + CONC__AT_LENGTH, 4);
+  id = conc__logged_id_size(l);
+  if (id > 0) {
+    r->put_at = conc__from_microseconds(conc__logged_put_at(l));
+    r->id = (const char *)body + 8;
+    r->id_size = id;
+    body += 8 + id;
+    length -= 8 + id;
+  }
+  r->value = l->type == 'V';
+  if (r->type == CONC_JOURNAL_PUT && length > 0) {
+    r->data = body;
+    r->size = length;
+  }
+}
+
+/* --- what lives --- */
+
+/* A message that is not done, or an id that is to be remembered. */
+typedef struct conc__living {
+  uint64_t serial; /* 0: no entry */
+  uint64_t at;     /* of its put */
+  uint64_t due;
+  uint32_t deliveries;
+  uint32_t flags;
+} conc__living;
+
+enum {
+  CONC__LIVING_BROKEN = 1,   /* the put cannot be read */
+  CONC__LIVING_RETURNED = 2, /* the two fields above are later than the put */
+  CONC__LIVING_ID = 4,       /* has an id that is to be remembered */
+  CONC__LIVING_DONE = 8      /* is done: only for its id */
+};
+
+/* Damaged bytes. */
+typedef struct conc__damage {
+  uint64_t at, total, serial; /* the serial number, or 0 */
+  uint32_t number;            /* that a record has which stands for it */
+  size_t missing;
+  bool last; /* nothing is behind it */
+} conc__damage;
+
+/* What a scan of a whole file makes of it. Zeroed, but for `old`: a hash table
+   by serial number, with open addressing. */
+typedef struct conc__survey {
+  conc__living *table;
+  size_t room, count; /* `room` is a power of two, or 0 */
+  conc__damage *damage;
+  size_t damage_room, damage_count;
+  uint64_t serial; /* the highest */
+  uint64_t synced; /* up to there it was on the disk: by the last S */
+  uint64_t old;    /* ids that were put before that are forgotten */
+} conc__survey;
+
+CONC__PRIVATE void conc__survey_free(conc__survey *s) {
+  CONC_FREE(s->table);
+  CONC_FREE(s->damage);
+  memset(s, 0, sizeof *s);
+}
+
+/* Numbers that follow each other go to places that are far apart (Fibonacci
+   hashing). */
+CONC__INLINE size_t conc__survey_place(const conc__survey *s,
+                                       uint64_t serial) {
+  return (size_t)((serial * UINT64_C(0x9e3779b97f4a7c15)) >> 20) &
+         (s->room - 1);
+}
+
+/* The entry, or where it would be; `room` is not 0. */
+CONC__PRIVATE conc__living *conc__survey_find(const conc__survey *s,
+                                              uint64_t serial) {
+  size_t i = conc__survey_place(s, serial);
+  while (s->table[i].serial != 0 && s->table[i].serial != serial)
+    i = (i + 1) & (s->room - 1);
+  return &s->table[i];
+}
+
+/* The entry, or NULL. */
+CONC__PRIVATE conc__living *conc__survey_get(const conc__survey *s,
+                                             uint64_t serial) {
+  conc__living *e;
+  if (s->room == 0 || serial == 0) return NULL;
+  e = conc__survey_find(s, serial);
+  return e->serial != 0 ? e : NULL;
+}
+
+/* A table twice as large. 0 or -ENOMEM, and it is as it was. */
+CONC__PRIVATE int conc__survey_grow(conc__survey *s) {
+  conc__survey larger = *s;
+  size_t i;
+  larger.room = s->room == 0 ? 64 : s->room * 2;
+  if (larger.room > SIZE_MAX / 2 / sizeof *s->table) return -ENOMEM;
+  larger.table =
+      (conc__living *)CONC_MALLOC(larger.room * sizeof *larger.table);
+  if (larger.table == NULL) return -ENOMEM;
+  memset(larger.table, 0, larger.room * sizeof *larger.table);
+  for (i = 0; i < s->room; i++)
+    if (s->table[i].serial != 0)
+      *conc__survey_find(&larger, s->table[i].serial) = s->table[i];
+  CONC_FREE(s->table);
+  *s = larger;
+  return 0;
+}
+
+/* Removes an entry: those behind it that would not be found over a hole move
+   up. */
+CONC__PRIVATE void conc__survey_remove(conc__survey *s, conc__living *e) {
+  size_t hole = (size_t)(e - s->table), i = hole;
+  s->count--;
+  for (;;) {
+    size_t home;
+    i = (i + 1) & (s->room - 1);
+    if (s->table[i].serial == 0) break;
+    home = conc__survey_place(s, s->table[i].serial);
+    /* Its way from home to here passes the hole? */
+    if (((i - home) & (s->room - 1)) < ((i - hole) & (s->room - 1))) continue;
+    s->table[hole] = s->table[i];
+    hole = i;
+  }
+  s->table[hole].serial = 0;
+}
+
+/* A put. A second one of the same number, which is none of ours, replaces the
+   first. */
+CONC__PRIVATE int conc__survey_put(conc__survey *s, const conc__logged *l,
+                                   uint64_t serial) {
+  conc__living *e;
+  if (serial == 0) return 0; /* none of ours */
+  if (s->count + 1 > s->room - s->room / 4) {
+    int rc = conc__survey_grow(s);
+    if (rc != 0) return rc;
+  }
+  e = conc__survey_find(s, serial);
+  if (e->serial == 0) s->count++;
+  memset(e, 0, sizeof *e);
+  e->serial = serial;
+  e->at = l->at;
+  if (l->found == CONC__FOUND_BROKEN) e->flags = CONC__LIVING_BROKEN;
+  else if (conc__logged_id_size(l) > 0 && conc__logged_put_at(l) >= s->old)
+    e->flags = CONC__LIVING_ID;
+  return 0;
+}
+
+CONC__PRIVATE int conc__survey_damage(conc__survey *s, const conc__logged *l,
+                                      const conc__scan *scan) {
+  conc__damage *d;
+  if (s->damage_count == s->damage_room) {
+    void *rows = conc__grow(s->damage, &s->damage_room, s->damage_count + 1,
+                            sizeof *s->damage);
+    if (rows == NULL) return -ENOMEM;
+    s->damage = (conc__damage *)rows;
+  }
+  d = &s->damage[s->damage_count++];
+  memset(d, 0, sizeof *d);
+  d->at = l->at;
+  d->total = l->total;
+  d->missing = l->missing;
+  d->number = scan->number - 1;
+  d->last = scan->at >= scan->end;
+  if (l->found == CONC__FOUND_BROKEN && conc__record_is_put(l->type))
+    d->serial = conc__logged_serial(l);
+  return 0;
+}
+
+/* Takes in one step of a scan. 0 or -ENOMEM. */
+CONC__PRIVATE int conc__survey_add(conc__survey *s, const conc__logged *l,
+                                   const conc__scan *scan) {
+  conc__living *e;
+  uint64_t serial;
+  int rc = 0;
+  if (l->found != CONC__FOUND_WHOLE) rc = conc__survey_damage(s, l, scan);
+  if (rc != 0 || l->found == CONC__FOUND_GAP) return rc;
+  if (l->found == CONC__FOUND_BROKEN && !conc__record_is_put(l->type))
+    return 0;
+  serial = conc__logged_serial(l);
+  if (l->type == 'S') {
+    if (serial > s->synced && serial <= l->at) s->synced = serial;
+    return 0;
+  }
+  if (l->type == 'X') return 0;
+  if (serial > s->serial) s->serial = serial;
+  if (conc__record_is_put(l->type)) return conc__survey_put(s, l, serial);
+  e = conc__survey_get(s, serial);
+  if (e == NULL) return 0;
+  if (l->type == 'B') {
+    e->due = conc__little_endian(l->head + CONC__AT_TIME, 8);
+    e->deliveries =
+        (uint32_t)conc__little_endian(l->head + CONC__AT_DELIVERIES, 4);
+    e->flags |= CONC__LIVING_RETURNED;
+  } else if (l->type == 'D') {
+    if (e->flags & CONC__LIVING_ID) e->flags |= CONC__LIVING_DONE;
+    else conc__survey_remove(s, e);
+  }
+  return 0;
+}
+
+/* Of a whole record, in a second scan: what of it is left. The type that it
+   has from now on: its own, 'I' if only the id is to be remembered, 0:
+   nothing. *e is the entry of a put, or NULL. */
+CONC__PRIVATE int conc__survey_left(const conc__survey *s,
+                                    const conc__logged *l,
+                                    const conc__living **e) {
+  *e = NULL;
+  if (l->type == 'I')
+    return conc__logged_id_size(l) > 0 && conc__logged_put_at(l) >= s->old
+               ? 'I'
+               : 0;
+  if (!conc__record_is_put(l->type)) return 0;
+  *e = conc__survey_get(s, conc__logged_serial(l));
+  if (*e == NULL || (*e)->at != l->at) return 0;
+  return (*e)->flags & CONC__LIVING_DONE ? 'I' : l->type;
+}
+
+/* ---------------------------------------------------------------------------
+   >>batch: how the records of a journal come to the disk
+
+   A journal is told what happens to messages, as records, and has them on the
+   disk before the caller goes on. It knows nothing of queues.
+
+   Whoever appends a record copies it to a sheet of memory under the journal's
+   guard, and with a ticket waits for the batch that it belongs to. A thread of
+   the journal takes all that is there as one batch, stamps each record with
+   its place, writes them and calls fdatasync() once; meanwhile the next batch
+   gathers. That thread alone reads and writes the file. So what concerns the
+   file needs no guard: those fields are said to be the thread's. What it does
+   besides is in >>journal.
+
+   How the file is kept true, whatever fails:
+   - A batch that finds no space is cut off again, and the cut is on the disk
+     before anything else is written. Its puts are refused. What it says of
+     messages that were there before (done, back) is kept for the next batch: a
+     message that is done must not come back since the disk was full.
+   - After an fdatasync() that failed nobody knows what is on the disk: Linux
+     forgets the pages that it could not write. So the journal has failed for
+     good.
+   - The place up to which the file is on the disk is written into it (S): so
+     a reader tells a torn tail from damage.
+
+   Uses >>records, wait lists and files.
+   ------------------------------------------------------------------------ */
+
+/* --- a journal --- */
+
+/* Memory with records that are not written yet, behind this struct. */
+typedef struct conc__sheet {
+  struct conc__sheet *next;
+  size_t from, size, room; /* bytes; the records begin at `from` */
+} conc__sheet;
+
+#define CONC__SHEET_ROOM ((size_t)65536 - sizeof(conc__sheet))
+/* A record above that has a sheet of its own, which is filled before the guard
+   is taken. */
+#define CONC__SHEET_SMALL 1024
+/* Each sheet begins with room for an S, which stands in front of a batch. */
+#define CONC__SHEET_FROM CONC__RECORD_HEAD
+
+CONC__INLINE unsigned char *conc__sheet_bytes(conc__sheet *s) {
+  return (unsigned char *)(s + 1);
+}
+
+CONC__PRIVATE conc__sheet *conc__sheet_new(size_t room) {
+  conc__sheet *s;
+  if (room > SIZE_MAX / 4) return NULL;
+  s = (conc__sheet *)CONC_MALLOC(sizeof *s + CONC__SHEET_FROM + room);
+  if (s == NULL) return NULL;
+  s->next = NULL;
+  s->from = s->size = CONC__SHEET_FROM;
+  s->room = CONC__SHEET_FROM + room;
+  return s;
+}
+
+CONC__PRIVATE void conc__sheets_free(conc__sheet *s) {
+  while (s != NULL) {
+    conc__sheet *next = s->next;
+    CONC_FREE(s);
+    s = next;
+  }
+}
+
+/* What the task that has appended a record waits with. It is the task's, from
+   the append to the end of conc__journal_commit, which must follow, and may
+   not be moved. */
+typedef struct conc__ticket {
+  struct conc__ticket *next, **link; /* of the journal's */
+  uint64_t batch; /* that it waits for; 0: `rc` says how it ended */
+  unsigned char *record; /* of a put, while it is not written: its head */
+  uint64_t serial;       /* of a put; else 0 */
+  uint64_t total;
+  int rc;
+} conc__ticket;
+
+/* What a new file is made of, in slices. All of it is the thread's. */
+enum {
+  CONC__RENEW_NONE = 0,
+  CONC__RENEW_SURVEY, /* finds what lives, in what was there at the begin */
+  CONC__RENEW_COPY,   /* copies that */
+  CONC__RENEW_FOLLOW  /* copies what came meanwhile, as it is */
+};
+
+typedef struct conc__renewal {
+  int stage;
+  conc__survey survey;
+  uint64_t begun_size; /* of the old file, when it began */
+  conc__journal_head head; /* of the new file */
+  uint32_t seed, number;
+  uint64_t size, synced, flushed; /* of the new file; `out` comes behind */
+  uint64_t ids;                   /* bytes of it that remember ids */
+  conc__buffer out;
+} conc__renewal;
+
+#ifndef CONC__RENEW_LEAST
+#define CONC__RENEW_LEAST ((uint64_t)1 << 20) /* dead bytes to begin with */
+#endif
+#ifndef CONC__RENEW_SLICE
+#define CONC__RENEW_SLICE ((uint64_t)256 << 10) /* bytes read in a slice */
+#endif
+#define CONC__RENEW_SYNC ((uint64_t)4 << 20) /* bytes of one fdatasync() */
+/* Seconds until the next attempt, after a failure to make a new file, and
+   after a batch that found no space. */
+#ifndef CONC__RENEW_AGAIN
+#define CONC__RENEW_AGAIN 10.0
+#endif
+#ifndef CONC__STALLED_AGAIN
+#define CONC__STALLED_AGAIN 1.0
+#endif
+
+typedef struct conc__journal {
+  struct conc__journal *next_open; /* in conc__journals */
+  conc_task thread;
+  unsigned depth; /* conc__fork_depth of its process */
+  double sync;    /* seconds; 0: always; CONC__NEVER or more: never */
+  double keep;    /* seconds for which ids are remembered */
+  int directory, fd, new_fd; /* -1: none */
+  dev_t device; /* of the file, which `inode` is in; under conc__journals' */
+  ino_t inode;
+  char *name, *new_name; /* in the directory; behind this struct */
+  /* Under the guard. */
+  conc__sheet *first, *last; /* the batch that gathers */
+  conc__sheet *spare;        /* an empty one, or NULL */
+  uint64_t gathering;        /* the number of that batch, from 1 on */
+  uint64_t settled;          /* all batches up to this one have ended */
+  conc__ticket *tickets;     /* of records whose commit has not returned */
+  struct conc__waitlist committers[2]; /* by the batch's number */
+  struct conc__waitlist idle;          /* the thread */
+  uint64_t live;  /* bytes of puts whose message is not done */
+  uint64_t serial; /* the highest one */
+  int failed;      /* negative errno: for good */
+  bool ending;
+  bool stalled; /* what gathers has had no space, and nothing is new */
+  /* The thread's. */
+  uint64_t file;      /* the file's number */
+  uint32_t seed;      /* its checksum */
+  uint32_t number;    /* of the next record */
+  uint64_t size;      /* of the file */
+  uint64_t synced;    /* up to there it is on the disk */
+  uint64_t marked;    /* what the last S says */
+  uint64_t ids;       /* bytes that remember ids, when it was last known */
+  size_t damage;      /* damages that were found at the opening */
+  double synced_at, retry_at, renew_at; /* times; see >>platform */
+  bool dirty;       /* a batch was written after the last fdatasync() */
+  bool renew_never; /* the file has become damaged */
+  int ended;        /* what conc__journal_close returns */
+  conc__scan scan;
+  conc__renewal renewal;
+} conc__journal;
+
+CONC__INLINE conc__mutex *conc__journal_guard(const conc__journal *j) {
+  return conc__mutex_of(j);
+}
+
+/* Whether it is another process's: a forked child has a copy in its memory,
+   and neither the thread nor the descriptors. */
+CONC__INLINE bool conc__journal_is_foreign(const conc__journal *j) {
+  return j->depth != conc__fork_depth;
+}
+
+/* Bytes of a put that is not done. */
+CONC__PRIVATE uint64_t
+conc__journal_put_total(const conc_journal_record *r) {
+  return conc__record_total((r->id_size > 0 ? 8 + r->id_size : 0) + r->size);
+}
+
+/* --- appending --- */
+
+/* Room for n bytes in the batch that gathers, or NULL: a sheet is needed. The
+   guard is held. */
+CONC__PRIVATE unsigned char *conc__journal_room(conc__journal *j, size_t n) {
+  conc__sheet *s = j->last;
+  if (s == NULL || s->room - s->size < n) {
+    s = j->spare;
+    if (s == NULL) return NULL;
+    CONC__CHECK(s->next == NULL && n <= s->room - s->size);
+    j->spare = NULL;
+    if (j->last != NULL) j->last->next = s;
+    else j->first = s;
+    j->last = s;
+  }
+  s->size += n;
+  return conc__sheet_bytes(s) + (s->size - n);
+}
+
+/* The same, with a sheet that is made without the guard if need be. With the
+   guard again, in any case. NULL: no memory. */
+CONC__PRIVATE unsigned char *conc__journal_room_made(conc__journal *j,
+                                                     size_t n) {
+  conc__mutex *guard = conc__journal_guard(j);
+  unsigned char *p;
+  while ((p = conc__journal_room(j, n)) == NULL) {
+    conc__sheet *s;
+    conc__mutex_unlock(guard);
+    s = conc__sheet_new(CONC__SHEET_ROOM - CONC__SHEET_FROM);
+    conc__mutex_lock(guard);
+    if (s == NULL) return NULL;
+    if (j->spare == NULL) {
+      j->spare = s;
+      continue;
+    }
+    conc__mutex_unlock(guard); /* another task has made one, too */
+    CONC_FREE(s);
+    conc__mutex_lock(guard);
+  }
+  return p;
+}
+
+/* What a call returns at once; 0: it may go on. The guard is held. */
+CONC__INLINE int conc__journal_refuses(const conc__journal *j) {
+  return conc__journal_is_foreign(j) ? -EPERM : j->failed;
+}
+
+/* The batch that gathers has something new. The waiter is to be woken without
+   the guard. */
+CONC__INLINE conc__waiter *conc__journal_nudge(conc__journal *j) {
+  j->stalled = false;
+  return conc__waitlist_take(&j->idle);
+}
+
+/* A message lives no more that took so many bytes. The guard is held. */
+CONC__INLINE void conc__journal_less_live(conc__journal *j, uint64_t total) {
+  j->live -= total < j->live ? total : j->live;
+}
+
+/* Enters the ticket of a record in the batch that gathers. The guard is
+   held. */
+CONC__PRIVATE void conc__ticket_enter(conc__journal *j, conc__ticket *t,
+                                      unsigned char *record) {
+  t->batch = j->gathering;
+  t->rc = 0;
+  t->record = t->serial != 0 ? record : NULL;
+  t->link = &j->tickets;
+  t->next = j->tickets;
+  if (t->next != NULL) t->next->link = &t->next;
+  j->tickets = t;
+}
+
+/* The guard is held. */
+CONC__PRIVATE void conc__ticket_leave(conc__ticket *t) {
+  *t->link = t->next;
+  if (t->next != NULL) t->next->link = t->link;
+}
+
+/* Writes a record, which is not stamped yet, to its place in memory. */
+CONC__PRIVATE void conc__record_fill(unsigned char *p, int type,
+                                     const conc_journal_record *r,
+                                     size_t length) {
+  size_t total = (size_t)conc__record_total(length), n = CONC__RECORD_HEAD;
+  conc__record_begin(p, type, r->serial);
+  conc__write_little_endian(p + CONC__AT_LENGTH, length, 4);
+  conc__write_little_endian(p + CONC__AT_DELIVERIES,
+                            (uint64_t)(unsigned)r->deliveries, 4);
+  p[CONC__AT_PRIORITY] = (unsigned char)r->priority;
+  if (type != 'D')
+    conc__write_little_endian(p + CONC__AT_TIME,
+                              conc__to_microseconds(r->due), 8);
+  if (length == 0) return;
+  if (r->id_size > 0) {
+    conc__write_little_endian(p + CONC__AT_ID_SIZE, r->id_size, 2);
+    conc__write_little_endian(p + n, conc__to_microseconds(r->put_at), 8);
+    memcpy(p + n + 8, r->id, r->id_size);
+    n += 8 + r->id_size;
+  }
+  if (r->size > 0) memcpy(p + n, r->data, r->size);
+  memset(p + n + r->size, 0, total - n - r->size);
+  conc__write_little_endian(
+      p + CONC__AT_BODY_CHECK,
+      conc__crc(0, p + CONC__RECORD_HEAD, total - CONC__RECORD_HEAD), 4);
+}
+
+/* Appends a record to the batch that gathers. `t` may be NULL: its end is not
+   waited for. 0; -EPERM: a forked child; -ENOMEM, or the error by which the
+   journal has failed: then nothing was appended, and no commit follows. */
+CONC__PRIVATE int conc__journal_append(conc__journal *j, int type,
+                                       const conc_journal_record *r,
+                                       size_t length, conc__ticket *t) {
+  conc__mutex *guard = conc__journal_guard(j);
+  uint64_t whole = conc__record_total(length);
+  size_t total = (size_t)whole;
+  unsigned char small[CONC__SHEET_SMALL];
+  unsigned char *p = small;
+  conc__sheet *own = NULL;
+  conc__waiter *woken;
+  bool is_put = conc__record_is_put(type);
+  int rc;
+  CONC__CHECK(r->serial != 0);
+  if (total > sizeof small) {
+    own = whole <= SIZE_MAX / 4 ? conc__sheet_new(total) : NULL;
+    if (own == NULL) return -ENOMEM;
+    p = conc__sheet_bytes(own) + own->size;
+    own->size += total;
+  }
+  conc__record_fill(p, type, r, length);
+  conc__mutex_lock(guard);
+  rc = conc__journal_refuses(j);
+  if (rc == 0 && own != NULL) {
+    if (j->last != NULL) j->last->next = own;
+    else j->first = own;
+    j->last = own;
+  } else if (rc == 0) {
+    p = conc__journal_room_made(j, total);
+    if (p == NULL) rc = -ENOMEM;
+    else memcpy(p, small, total);
+  }
+  if (rc != 0) {
+    conc__mutex_unlock(guard);
+    CONC_FREE(own);
+    return rc;
+  }
+  if (r->serial > j->serial) j->serial = r->serial;
+  if (is_put) j->live += whole;
+  else if (type == 'D') conc__journal_less_live(j, conc__journal_put_total(r));
+  if (t != NULL) {
+    t->serial = is_put ? r->serial : 0;
+    t->total = whole;
+    conc__ticket_enter(j, t, p);
+  }
+  woken = conc__journal_nudge(j);
+  conc__mutex_unlock(guard);
+  conc__wake_all(woken);
+  return 0;
+}
+
+/* A message is put: all fields of the record count but the first of all, `at`,
+   `length` and `lost`; `value`: the data is a pickle's body. `put_at` is used
+   if there is an id. Its serial number was never used in this journal before,
+   see conc__journal_serial. Copies what it needs. As conc__journal_append,
+   and -EMSGSIZE: the message, or its id (65,535 bytes), is too long. */
+CONC__PRIVATE int conc__journal_put(conc__journal *j,
+                                    const conc_journal_record *r,
+                                    conc__ticket *t) {
+  uint64_t length = r->id_size > 0 ? 8 + r->id_size : 0;
+  if (r->id_size > 65535 || r->size > UINT32_MAX - 65536 - 64)
+    return -EMSGSIZE;
+  return conc__journal_append(j, r->value ? 'V' : 'P', r,
+                              (size_t)(length + r->size), t);
+}
+
+/* A message is in the queue again, or was delivered: its serial number, `due`
+   and `deliveries` count. Without a ticket it costs no wait. */
+CONC__PRIVATE int conc__journal_back(conc__journal *j,
+                                     const conc_journal_record *r,
+                                     conc__ticket *t) {
+  return conc__journal_append(j, 'B', r, 0, t);
+}
+
+/* A message is done: its serial number counts, and `size` and `id_size` as
+   they were at its put. */
+CONC__PRIVATE int conc__journal_done(conc__journal *j,
+                                     const conc_journal_record *r,
+                                     conc__ticket *t) {
+  return conc__journal_append(j, 'D', r, 0, t);
+}
+
+/* The highest serial number that is, or was ever, in the journal. */
+CONC__PRIVATE uint64_t conc__journal_serial(conc__journal *j) {
+  conc__mutex *guard = conc__journal_guard(j);
+  uint64_t serial;
+  conc__mutex_lock(guard);
+  serial = j->serial;
+  conc__mutex_unlock(guard);
+  return serial;
+}
+
+/* --- waiting for the disk --- */
+
+CONC__INLINE bool conc__ticket_is_settled(const conc__journal *j,
+                                          const conc__ticket *t) {
+  return t->batch <= j->settled || conc__journal_is_foreign(j);
+}
+
+/* A task gives up a put that it waits for. What is not on its way yet becomes
+   nothing; what is, is done at once, so that it does not come back. The guard
+   is held, but not all the while: the ticket may be settled afterwards. False:
+   there is no memory to say so. */
+CONC__PRIVATE bool conc__ticket_give_up(conc__journal *j, conc__ticket *t) {
+  conc_journal_record done;
+  unsigned char *p;
+  if (t->serial == 0) return true; /* what is done or back stays so */
+  if (t->batch == j->gathering) {
+    t->record[CONC__AT_TYPE] = 'X';
+    conc__journal_less_live(j, t->total);
+    return true;
+  }
+  p = conc__journal_room_made(j, CONC__RECORD_HEAD);
+  if (p == NULL) return false;
+  memset(&done, 0, sizeof done);
+  done.serial = t->serial;
+  conc__record_fill(p, 'D', &done, 0);
+  if (conc__ticket_is_settled(j, t)) p[CONC__AT_TYPE] = 'X'; /* too late */
+  else conc__journal_less_live(j, t->total);
+  return true;
+}
+
+/* Waits until the record of a ticket is on the disk (or written, unless the
+   journal is one of `always`), and ends the ticket. How long that takes is the
+   disk's affair: a deadline that has passed is -ETIMEDOUT at once, though the
+   caller may mean only that it does not wait for room in its queue.
+   0: it is. -ENOSPC: there is no space; a put was refused, and what is done or
+   back is said again until there is space. -EIO: the disk has failed, for
+   good. -ETIMEDOUT, -ECANCELED: a put was taken back; only if the program, or
+   the system, dies before the next commit it may be found again. -EPERM: this
+   is a forked child. */
+CONC__PRIVATE int conc__journal_commit(conc__journal *j, conc__ticket *t,
+                                       double deadline) {
+  conc__mutex *guard = conc__journal_guard(j);
+  conc__waiter *woken = NULL;
+  conc__waiter w;
+  bool cancellable = true;
+  int rc = 0;
+  conc__waiter_init(&w, conc__self(), "journal", j->name);
+  w.recheck_after_fork = true;
+  conc__mutex_lock(guard);
+  while (!conc__ticket_is_settled(j, t)) {
+    if (rc != 0 && conc__ticket_give_up(j, t)) {
+      woken = conc__journal_nudge(j);
+      break;
+    }
+    if (rc != 0) { /* no memory: then it must end as it ends */
+      cancellable = false;
+      deadline = CONC__NEVER;
+    }
+    rc = -ETIMEDOUT;
+    if (deadline <= 0) continue;
+    rc = conc__waitlist_wait(guard, &j->committers[t->batch & 1], &w, false,
+                             cancellable, deadline);
+    if (rc == -EAGAIN) rc = w.failure = 0;
+    conc__mutex_lock(guard);
+  }
+  if (conc__journal_is_foreign(j)) {
+    rc = -EPERM; /* the other tickets lie on stacks that are not here */
+  } else {
+    if (conc__ticket_is_settled(j, t)) rc = t->rc;
+    conc__ticket_leave(t);
+  }
+  conc__mutex_unlock(guard);
+  conc__wake_all(woken);
+  return rc;
+}
+
+/* --- the thread: batches --- */
+
+/* Errors that say that there is no space: for now. */
+CONC__INLINE bool conc__error_is_space(int rc) {
+  return rc == -ENOSPC || rc == -EDQUOT || rc == -EFBIG;
+}
+
+/* Whether a file may have so many bytes: see conc__file_fits. */
+CONC__PRIVATE int conc__journal_fits(uint64_t size) {
+  return size > (uint64_t)LONG_MAX ? -EFBIG : conc__file_fits((size_t)size);
+}
+
+/* The journal has failed for good. By the thread alone. */
+CONC__PRIVATE int conc__journal_fail(conc__journal *j, int rc) {
+  conc__mutex *guard = conc__journal_guard(j);
+  conc__mutex_lock(guard);
+  if (j->failed == 0) j->failed = rc;
+  rc = j->failed;
+  conc__mutex_unlock(guard);
+  return rc;
+}
+
+/* Leaves out of a sheet what is not to be written: what was given up, and the
+   S of an earlier attempt; without `puts`, the puts, too. */
+CONC__PRIVATE void conc__sheet_squeeze(conc__sheet *s, bool puts) {
+  unsigned char *bytes = conc__sheet_bytes(s);
+  size_t from = s->from, to = CONC__SHEET_FROM;
+  while (from < s->size) {
+    const unsigned char *p = bytes + from;
+    size_t total = (size_t)conc__record_total(
+        conc__little_endian(p + CONC__AT_LENGTH, 4));
+    int type = p[CONC__AT_TYPE];
+    if (type != 'X' && type != 'S' && (puts || !conc__record_is_put(type))) {
+      if (to != from) memmove(bytes + to, p, total);
+      to += total;
+    }
+    from += total;
+  }
+  s->from = CONC__SHEET_FROM;
+  s->size = to;
+}
+
+/* Stamps the records of a sheet, of which the first comes to *at. */
+CONC__PRIVATE void conc__sheet_stamp(conc__sheet *s, uint32_t seed,
+                                     uint64_t *at, uint32_t *number) {
+  unsigned char *bytes = conc__sheet_bytes(s);
+  size_t from = s->from;
+  while (from < s->size) {
+    unsigned char *p = bytes + from;
+    uint64_t total =
+        conc__record_total(conc__little_endian(p + CONC__AT_LENGTH, 4));
+    conc__record_stamp(p, seed, *at, (*number)++);
+    *at += total;
+    from += (size_t)total;
+  }
+}
+
+/* Has what was written on the disk. 0, or what the journal has failed by. */
+CONC__PRIVATE int conc__journal_sync(conc__journal *j) {
+  if (conc__file_sync(j->fd) != 0) return conc__journal_fail(j, -EIO);
+  j->synced = j->size;
+  j->synced_at = conc_now();
+  j->dirty = false;
+  return 0;
+}
+
+/* Cuts off what a write without success has left, which must not be found
+   behind later records: so the cut is on the disk before there are any. */
+CONC__PRIVATE int conc__journal_cut(conc__journal *j) {
+  int rc;
+  do rc = ftruncate(j->fd, (off_t)j->size);
+  while (rc < 0 && errno == EINTR);
+  if (rc != 0 || conc__file_sync_all(j->fd) != 0)
+    return conc__journal_fail(j, -EIO);
+  return 0;
+}
+
+/* Writes the records of a batch behind the last. 0; -ENOSPC: the file is as it
+   was; or what the journal has failed by. */
+CONC__PRIVATE int conc__journal_write(conc__journal *j, conc__sheet *batch) {
+  uint64_t at = j->size, end = j->size;
+  uint32_t number = j->number;
+  const bool marks = j->synced > j->marked;
+  conc__sheet *s;
+  int rc = 0;
+  for (s = batch; s != NULL; s = s->next) conc__sheet_squeeze(s, true);
+  for (s = batch; s != NULL && s->size == s->from; s = s->next) {
+  }
+  if (s == NULL) return 0; /* all was given up */
+  if (marks) {
+    conc__record_begin(conc__sheet_bytes(s), 'S', j->synced);
+    s->from = 0;
+  }
+  for (s = batch; s != NULL; s = s->next)
+    conc__sheet_stamp(s, j->seed, &end, &number);
+  rc = conc__journal_fits(end);
+  for (s = batch; s != NULL && rc == 0; s = s->next) {
+    rc = conc__file_put_at(j->fd, conc__sheet_bytes(s) + s->from,
+                        s->size - s->from, at);
+    at += s->size - s->from;
+  }
+  if (rc != 0) {
+    if (!conc__error_is_space(rc)) return conc__journal_fail(j, rc);
+    rc = conc__journal_cut(j);
+    return rc != 0 ? rc : -ENOSPC;
+  }
+  j->size = end;
+  j->number = number;
+  if (marks) j->marked = j->synced;
+  j->dirty = true;
+  return j->sync <= 0 ? conc__journal_sync(j) : 0;
+}
+
+/* Tells in the file up to where it is on the disk: when there is time for it.
+   No task waits for that, and nothing depends on it but the words for damage.
+   So what it fails by comes again with the next batch, which begins where this
+   should be. */
+CONC__PRIVATE void conc__journal_mark(conc__journal *j) {
+  unsigned char head[CONC__RECORD_HEAD];
+  bool due = j->synced > j->marked && j->failed == 0;
+  j->marked = j->synced;
+  if (!due) return;
+  conc__record_begin(head, 'S', j->synced);
+  conc__record_stamp(head, j->seed, j->size, j->number);
+  if (conc__journal_fits(j->size + sizeof head) != 0 ||
+      conc__file_put_at(j->fd, head, sizeof head, j->size) != 0)
+    return;
+  j->size += sizeof head;
+  j->number++;
+}
+
+/* The tickets of a batch that was refused, or (batch 0) all of them, end by
+   `rc`. The guard is held. */
+CONC__PRIVATE void conc__journal_refuse(conc__journal *j, uint64_t batch,
+                                        int rc) {
+  conc__ticket *t;
+  for (t = j->tickets; t != NULL; t = t->next) {
+    if (t->batch == 0 || t->batch <= j->settled) continue;
+    if (batch != 0 && t->batch != batch) continue;
+    if (t->serial != 0) conc__journal_less_live(j, t->total);
+    t->batch = 0;
+    t->rc = rc;
+  }
+}
+
+/* Keeps what a batch without space says of older messages, in front of what
+   gathers now. Returns the sheets that are not needed. The guard is held. */
+CONC__PRIVATE conc__sheet *conc__journal_keep(conc__journal *j,
+                                              conc__sheet *batch) {
+  conc__sheet *unused = NULL, *next;
+  conc__sheet **end = &unused;
+  conc__sheet *kept = NULL;
+  conc__sheet **kept_end = &kept;
+  bool alone = j->first == NULL;
+  for (; batch != NULL; batch = next) {
+    next = batch->next;
+    batch->next = NULL;
+    if (batch->size == batch->from) {
+      *end = batch;
+      end = &batch->next;
+    } else {
+      *kept_end = batch;
+      kept_end = &batch->next;
+      if (alone) j->last = batch;
+    }
+  }
+  if (kept == NULL) return unused;
+  *kept_end = j->first;
+  j->first = kept;
+  j->stalled = alone;
+  j->retry_at = conc_now() + CONC__STALLED_AGAIN;
+  return unused;
+}
+
+/* A batch has ended by `rc`: its tasks go on. */
+CONC__PRIVATE void conc__journal_settle(conc__journal *j, conc__sheet *batch,
+                                        uint64_t number, int rc) {
+  conc__mutex *guard = conc__journal_guard(j);
+  conc__waiter *woken[2] = {NULL, NULL};
+  conc__sheet *s, *more = NULL;
+  if (rc == -ENOSPC)
+    for (s = batch; s != NULL; s = s->next) conc__sheet_squeeze(s, false);
+  conc__mutex_lock(guard);
+  if (j->failed != 0) {
+    conc__journal_refuse(j, 0, j->failed);
+    more = j->first;
+    j->first = j->last = NULL;
+    woken[1] = conc__waitlist_take_n(&j->committers[~number & 1], SIZE_MAX);
+  } else if (rc == -ENOSPC) {
+    conc__journal_refuse(j, number, rc);
+    batch = conc__journal_keep(j, batch);
+  }
+  j->settled = number;
+  woken[0] = conc__waitlist_take_n(&j->committers[number & 1], SIZE_MAX);
+  if (batch != NULL && j->spare == NULL && batch->room == CONC__SHEET_ROOM) {
+    j->spare = batch;
+    batch = batch->next;
+    j->spare->next = NULL;
+    j->spare->from = j->spare->size = CONC__SHEET_FROM;
+  }
+  conc__mutex_unlock(guard);
+  conc__wake_all(woken[0]);
+  conc__wake_all(woken[1]);
+  conc__sheets_free(batch);
+  conc__sheets_free(more);
+}
+
+/* ---------------------------------------------------------------------------
+   >>journal: the file that keeps a queue's messages
+
+   Holds a journal's life: how it is opened and read, its thread, how its file
+   is made anew, and how others read it.
+
+   A file that is mostly about messages that are done is made anew (renewed) by
+   the thread, in slices between two batches: first the file is scanned for
+   what lives, then that is copied to a new file, then what came meanwhile. The
+   new file is on the disk before it takes the name of the old one. A crash at
+   any step leaves one whole file under that name; what is left of the other is
+   removed by the next opening.
+
+   Uses >>batch and threads. Its user is to be the queue whose messages are
+   leased.
+   ------------------------------------------------------------------------ */
+
+/* --- the thread: a new file --- */
+
+/* Opens a file of the journal's directory into *holder, which keeps it from
+   forked children. 0 or negative errno. */
+CONC__PRIVATE int conc__journal_open_at(int directory, const char *name,
+                                        int flags, unsigned mode,
+                                        int *holder) {
+  int rc;
+  conc__own_fds_lock();
+  rc = conc__fd_lift(
+      openat(directory, name, flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY,
+             mode));
+  *holder = rc < 0 ? -1 : rc;
+  if (rc >= 0) rc = conc__own_fd_enter_held(holder);
+  conc__own_fds_unlock();
+  return rc;
+}
+
+/* Not by the close alone: see conc__socket_file_unlock. */
+CONC__PRIVATE void conc__journal_shut(int *holder) {
+  if (*holder < 0) return;
+  CONC__FUNLOCK(*holder);
+  conc__own_fd_close(*holder);
+  *holder = -1;
+}
+
+/* The lock that says whose a journal is: on its file, whatever name that has.
+   0; -EBUSY: another one has it; or negative errno. */
+CONC__PRIVATE int conc__journal_lock(int fd) {
+  short type = F_WRLCK;
+  if (CONC__FLOCK(fd) != 0)
+    return errno == EWOULDBLOCK || errno == EAGAIN ? -EBUSY : -errno;
+  if (!CONC_HAVE_FLOCK &&
+      conc__record_lock(fd, F_SETLK, 0, 1, &type) != 0)
+    return errno == EACCES || errno == EAGAIN ? -EBUSY : -errno;
+  return 0;
+}
+
+/* All journals of this process, under their own guard: where locks are a
+   process's, it must know itself that it has one. */
+static conc__journal *conc__journals;
+
+/* What is in `fd` is the journal's file from now on. */
+CONC__PRIVATE int conc__journal_identify(conc__journal *j) {
+  struct stat st;
+  if (fstat(j->fd, &st) != 0) return -errno;
+  conc__mutex_lock(conc__mutex_of(&conc__journals));
+  j->device = st.st_dev;
+  j->inode = st.st_ino;
+  conc__mutex_unlock(conc__mutex_of(&conc__journals));
+  return 0;
+}
+
+/* Whether this process has a journal in that file open. */
+CONC__PRIVATE bool conc__journal_is_open(const struct stat *st) {
+  const conc__journal *j;
+  conc__mutex_lock(conc__mutex_of(&conc__journals));
+  for (j = conc__journals; j != NULL; j = j->next_open)
+    if (!conc__journal_is_foreign(j) && j->device == st->st_dev &&
+        j->inode == st->st_ino)
+      break;
+  conc__mutex_unlock(conc__mutex_of(&conc__journals));
+  return j != NULL;
+}
+
+/* Begins a new file beside the old one, for which it has the lock already when
+   it takes its name, with the old one's permissions. 0 or negative errno. */
+CONC__PRIVATE int conc__renewal_make(conc__journal *j) {
+  conc__renewal *n = &j->renewal;
+  unsigned char head[CONC__JOURNAL_BEGIN];
+  struct stat st;
+  int rc = conc__random(&n->head.number, sizeof n->head.number);
+  if (rc != 0) return rc;
+  if (fstat(j->fd, &st) != 0) return -errno;
+  unlinkat(j->directory, j->new_name, 0); /* of a process that was killed */
+  rc = conc__journal_open_at(j->directory, j->new_name,
+                             O_RDWR | O_CREAT | O_EXCL, 0600, &j->new_fd);
+  if (rc == 0) rc = conc__journal_lock(j->new_fd);
+  if (rc != 0) return rc;
+  /* Its owner, if that is not us, has it again if the system lets us. */
+  if (fchown(j->new_fd, st.st_uid, st.st_gid) != 0) errno = 0;
+  if (fchmod(j->new_fd, st.st_mode & 0777) != 0) return -errno;
+  n->head.serial = conc__journal_serial(j);
+  n->head.made = conc__to_microseconds(conc__wall_clock());
+  n->seed = conc__journal_seed(n->head.number);
+  n->number = 0;
+  n->ids = 0;
+  n->synced = 0;
+  n->size = n->flushed = CONC__JOURNAL_BEGIN;
+  conc__journal_head_write(head, &n->head);
+  return conc__file_put_at(j->new_fd, head, sizeof head, 0);
+}
+
+/* Writes what has come together for the new file. The disk has little to do at
+   the end, for which batches wait, if it gets its work in between. */
+CONC__PRIVATE int conc__renewal_flush(conc__journal *j) {
+  conc__renewal *n = &j->renewal;
+  int rc = conc__journal_fits(n->size);
+  if (rc == 0)
+    rc = conc__file_put_at(j->new_fd, n->out.data, n->out.size, n->flushed);
+  if (rc != 0) return rc;
+  n->out.size = 0;
+  n->flushed = n->size;
+  if (n->flushed - n->synced < CONC__RENEW_SYNC) return 0;
+  n->synced = n->flushed;
+  return conc__file_sync(j->new_fd);
+}
+
+/* Appends a whole record to the new file, as one of that type; `e` has what is
+   later than it, or is NULL. 0 or negative errno. */
+CONC__PRIVATE int conc__renewal_copy(conc__journal *j, const conc__logged *l,
+                                     int type, const conc__living *e) {
+  conc__renewal *n = &j->renewal;
+  size_t total = (size_t)l->total;
+  unsigned char *p;
+  int rc = conc__buffer_reserve(&n->out, total);
+  if (rc != 0) return rc;
+  p = n->out.data + n->out.size;
+  memcpy(p, l->head, total);
+  if (e != NULL && (e->flags & CONC__LIVING_RETURNED)) {
+    conc__write_little_endian(p + CONC__AT_TIME, e->due, 8);
+    conc__write_little_endian(p + CONC__AT_DELIVERIES, e->deliveries, 4);
+  }
+  if (type != l->type) { /* of a message that is done: its id */
+    size_t length = 8 + conc__logged_id_size(l);
+    CONC__CHECK(type == 'I');
+    total = (size_t)conc__record_total(length);
+    memset(p + CONC__RECORD_HEAD + length, 0,
+           total - CONC__RECORD_HEAD - length);
+    p[CONC__AT_TYPE] = 'I';
+    conc__write_little_endian(p + CONC__AT_LENGTH, length, 4);
+    conc__write_little_endian(
+        p + CONC__AT_BODY_CHECK,
+        conc__crc(0, p + CONC__RECORD_HEAD, total - CONC__RECORD_HEAD), 4);
+  }
+  if (type == 'I') n->ids += total;
+  conc__record_stamp(p, n->seed, n->size, n->number++);
+  n->out.size += total;
+  n->size += total;
+  return n->out.size >= CONC__SCAN_WINDOW ? conc__renewal_flush(j) : 0;
+}
+
+/* Ends the attempt, and removes the new file. */
+CONC__PRIVATE void conc__renewal_end(conc__journal *j) {
+  conc__renewal *n = &j->renewal;
+  if (j->new_fd >= 0) {
+    unlinkat(j->directory, j->new_name, 0);
+    conc__journal_shut(&j->new_fd);
+  }
+  conc__survey_free(&n->survey);
+  conc__buffer_free(&n->out);
+  conc__scan_end(&j->scan);
+  n->stage = CONC__RENEW_NONE;
+}
+
+/* The new file takes the name of the old one, and its place. 0; negative
+   errno: all is as it was; or, if j->failed is set, it has failed for good:
+   the name may be either file's after a power cut. */
+CONC__PRIVATE int conc__renewal_finish(conc__journal *j) {
+  conc__renewal *n = &j->renewal;
+  int old = j->fd;
+  int rc = conc__renewal_flush(j);
+  if (rc == 0) rc = conc__file_sync_all(j->new_fd);
+  if (rc == 0 &&
+      renameat(j->directory, j->new_name, j->directory, j->name) != 0)
+    rc = -errno;
+  if (rc != 0) return rc;
+  conc__own_fds_lock();
+  j->fd = j->new_fd;
+  j->new_fd = -1;
+  if (conc__own_fd_entered(j->fd)) conc__own_fds[j->fd].holder = &j->fd;
+  if (conc__own_fd_entered(old)) conc__own_fds[old].holder = NULL;
+  conc__own_fds_unlock();
+  conc__journal_shut(&old);
+  conc__journal_identify(j);
+  j->file = n->head.number;
+  j->seed = n->seed;
+  j->number = n->number;
+  j->size = j->synced = n->size;
+  j->marked = 0;
+  j->ids = n->ids;
+  j->damage = 0;
+  j->dirty = false;
+  j->synced_at = conc_now();
+  if (conc__file_sync_all(j->directory) != 0)
+    return conc__journal_fail(j, -EIO);
+  return 0;
+}
+
+/* One step of the thread's scan while a new file is made: 1, 0 at the end, or
+   negative errno. */
+CONC__PRIVATE int conc__renewal_step(conc__journal *j) {
+  conc__renewal *n = &j->renewal;
+  const conc__living *e = NULL;
+  conc__logged l;
+  int type, rc = conc__scan_next(&j->scan, &l);
+  if (rc <= 0) return rc;
+  if (n->stage == CONC__RENEW_SURVEY) {
+    rc = conc__survey_add(&n->survey, &l, &j->scan);
+    if (rc == 0 && n->survey.damage_count > j->damage) rc = -EBADMSG;
+    return rc == 0 ? 1 : rc;
+  }
+  if (l.found != CONC__FOUND_WHOLE)
+    return n->stage == CONC__RENEW_COPY ? 1 : -EBADMSG;
+  type = l.type;
+  if (n->stage == CONC__RENEW_COPY)
+    type = conc__survey_left(&n->survey, &l, &e);
+  else if (type == 'S' || type == 'X')
+    type = 0;
+  rc = type != 0 ? conc__renewal_copy(j, &l, type, e) : 0;
+  return rc == 0 ? 1 : rc;
+}
+
+/* Goes to the next stage: 0 or negative errno. */
+CONC__PRIVATE int conc__renewal_advance(conc__journal *j) {
+  conc__renewal *n = &j->renewal;
+  uint32_t number = j->scan.number;
+  int rc = 0;
+  switch (n->stage) {
+  case CONC__RENEW_SURVEY:
+    rc = conc__renewal_make(j);
+    conc__scan_begin(&j->scan, j->fd, j->file, n->begun_size);
+    n->stage = CONC__RENEW_COPY;
+    break;
+  case CONC__RENEW_COPY:
+    conc__scan_begin(&j->scan, j->fd, j->file, j->size);
+    j->scan.at = n->begun_size;
+    j->scan.number = number;
+    n->stage = CONC__RENEW_FOLLOW;
+    break;
+  default:
+    rc = conc__renewal_finish(j);
+    if (rc == 0) conc__renewal_end(j);
+    break;
+  }
+  return rc;
+}
+
+/* Goes on with the new file for a while, between two batches. In the last
+   stage until it is done, for no batch is written meanwhile. */
+CONC__PRIVATE void conc__renewal_slice(conc__journal *j) {
+  conc__renewal *n = &j->renewal;
+  uint64_t limit = j->scan.at + CONC__RENEW_SLICE;
+  int rc = 1;
+  while (rc > 0 && n->stage != CONC__RENEW_NONE &&
+         (j->scan.at < limit || n->stage == CONC__RENEW_FOLLOW)) {
+    rc = conc__renewal_step(j);
+    if (rc != 0) continue;
+    rc = conc__renewal_advance(j);
+    if (rc == 0) rc = 1;
+    limit = j->scan.at + CONC__RENEW_SLICE;
+  }
+  if (rc > 0) return;
+  /* The messages are in the queue's memory, but the file does not have all of
+     them any more: it stays, so that the next opening tells what is lost. */
+  if (rc == -EBADMSG) j->renew_never = true;
+  j->renew_at = conc_now() + CONC__RENEW_AGAIN;
+  conc__renewal_end(j);
+}
+
+/* Begins a new file if that is worth it: less than half of the old one
+   lives. */
+CONC__PRIVATE void conc__renewal_begin(conc__journal *j) {
+  conc__mutex *guard = conc__journal_guard(j);
+  conc__renewal *n = &j->renewal;
+  double old = conc__wall_clock() - j->keep;
+  uint64_t needed = CONC__JOURNAL_BEGIN + j->ids;
+  if (j->renew_never || (j->renew_at > 0 && conc_now() < j->renew_at)) return;
+  conc__mutex_lock(guard);
+  needed += j->live;
+  conc__mutex_unlock(guard);
+  if (j->size < needed || j->size - needed <= CONC__RENEW_LEAST ||
+      j->size - needed <= j->size / 2)
+    return;
+  n->survey.old = j->keep > 0 ? conc__to_microseconds(old) : UINT64_MAX;
+  n->begun_size = j->size;
+  conc__scan_begin(&j->scan, j->fd, j->file, j->size);
+  n->stage = CONC__RENEW_SURVEY;
+}
+
+/* --- the thread: its turns --- */
+
+/* When fdatasync() is due for what was written: a time. */
+CONC__INLINE double conc__journal_sync_due(const conc__journal *j) {
+  return j->dirty && j->sync > 0 && j->sync < CONC__NEVER
+             ? j->synced_at + j->sync
+             : CONC__NEVER;
+}
+
+/* Whether there is something to do besides batches. */
+CONC__PRIVATE bool conc__journal_has_work(const conc__journal *j) {
+  if (j->failed != 0) return false;
+  return j->renewal.stage != CONC__RENEW_NONE || j->synced > j->marked ||
+         conc_now() >= conc__journal_sync_due(j);
+}
+
+/* Takes the batch that has gathered, and its number; NULL: there is something
+   else to do. Waits until there is either. *ends: it is the last. */
+CONC__PRIVATE conc__sheet *conc__journal_take(conc__journal *j,
+                                              uint64_t *number, bool *ends) {
+  conc__mutex *guard = conc__journal_guard(j);
+  conc__sheet *batch = NULL;
+  conc__waiter w;
+  conc__mutex_lock(guard);
+  for (;;) {
+    double due = j->failed == 0 ? conc__journal_sync_due(j) : CONC__NEVER;
+    *ends = j->ending;
+    *number = j->gathering;
+    if (j->first != NULL &&
+        (!j->stalled || j->ending || conc_now() >= j->retry_at)) {
+      batch = j->first;
+      j->first = j->last = NULL;
+      j->stalled = false;
+      j->gathering++;
+      break;
+    }
+    if (j->ending || conc__journal_has_work(j)) break;
+    if (j->first != NULL && j->retry_at < due) due = j->retry_at;
+    conc__waiter_init(&w, conc__self(), "journal", j->name);
+    conc__waitlist_wait(guard, &j->idle, &w, false, false, due);
+    conc__mutex_lock(guard);
+  }
+  conc__mutex_unlock(guard);
+  return batch;
+}
+
+/* A turn is a batch, if there is one, and what else is due. */
+CONC__PRIVATE void *conc__journal_main(void *arg) {
+  conc__journal *j = (conc__journal *)arg;
+  bool ends = false;
+  int rc = 0;
+  while (!ends) {
+    uint64_t number;
+    conc__sheet *batch = conc__journal_take(j, &number, &ends);
+    rc = 0;
+    if (batch != NULL) {
+      rc = j->failed != 0 ? j->failed : conc__journal_write(j, batch);
+      /* The disk is full: the new file's room is needed more elsewhere. */
+      if (rc == -ENOSPC && j->renewal.stage != CONC__RENEW_NONE) {
+        conc__renewal_end(j);
+        j->renew_at = conc_now() + CONC__RENEW_AGAIN;
+      }
+      conc__journal_settle(j, batch, number, rc);
+    } else {
+      conc__journal_mark(j);
+    }
+    if (j->failed != 0) continue;
+    if (conc_now() >= conc__journal_sync_due(j)) conc__journal_sync(j);
+    if (ends || j->failed != 0) continue;
+    if (j->renewal.stage == CONC__RENEW_NONE) conc__renewal_begin(j);
+    if (j->renewal.stage != CONC__RENEW_NONE) conc__renewal_slice(j);
+  }
+  conc__renewal_end(j);
+  if (j->failed == 0 && j->dirty && j->sync < CONC__NEVER)
+    conc__journal_sync(j);
+  conc__journal_mark(j);
+  j->ended = j->failed != 0 ? j->failed : rc;
+  return NULL;
+}
+
+/* --- opening --- */
+
+/* Reads the head of a file of `size` bytes: of two copies one is enough.
+   *torn:
+   the other is not whole. 0; -EPROTO: it is no journal; or negative errno. */
+CONC__PRIVATE int conc__journal_read_head(int fd, uint64_t size,
+                                          conc__journal_head *head,
+                                          bool *torn) {
+  unsigned char bytes[CONC__JOURNAL_BEGIN];
+  conc__journal_head other;
+  conc__scan s;
+  bool first, second;
+  int rc;
+  pthread_once(&conc__crc_once, conc__crc_make_tables);
+  if (size < sizeof bytes) return -EPROTO;
+  memset(&s, 0, sizeof s);
+  conc__scan_begin(&s, fd, 0, sizeof bytes);
+  rc = conc__scan_load(&s, 0, sizeof bytes);
+  if (rc == 0) memcpy(bytes, s.window, sizeof bytes);
+  conc__scan_end(&s);
+  if (rc != 0) return rc;
+  first = conc__journal_head_read(bytes, head);
+  second = conc__journal_head_read(bytes + 64, &other);
+  if (!first && !second) return -EPROTO;
+  if (!first) *head = other;
+  *torn = !first || !second;
+  return 0;
+}
+
+/* Opens the file and takes its lock: the file that has the name then, for its
+   owner may have given that to a new one meanwhile. 0 or negative errno. */
+CONC__PRIVATE int conc__journal_acquire(conc__journal *j) {
+  struct stat is, there;
+  int rc = -EBUSY, tries;
+  for (tries = 0; tries < 100; tries++) {
+    /* A process's own lock would go with the descriptor: so it is not even
+       opened again. */
+    if (fstatat(j->directory, j->name, &there, 0) == 0) {
+      if (!S_ISREG(there.st_mode))
+        return S_ISDIR(there.st_mode) ? -EISDIR : -EPROTO;
+      if (conc__journal_is_open(&there)) return -EBUSY;
+    }
+    rc = conc__journal_open_at(j->directory, j->name,
+                               O_RDWR | O_CREAT | O_NOFOLLOW, 0600, &j->fd);
+    if (rc == 0) rc = conc__journal_lock(j->fd);
+    if (rc == 0 && fstat(j->fd, &is) != 0) rc = -errno;
+    if (rc == 0 && !S_ISREG(is.st_mode)) rc = -EPROTO;
+    if (rc == 0 && fstatat(j->directory, j->name, &there, 0) == 0 &&
+        is.st_dev == there.st_dev && is.st_ino == there.st_ino)
+      return 0;
+    if (j->fd >= 0 && rc != 0) { /* the lock is not ours to give back */
+      conc__own_fd_close(j->fd);
+      j->fd = -1;
+    }
+    conc__journal_shut(&j->fd);
+    if (rc != 0) return rc;
+  }
+  return -EBUSY;
+}
+
+/* Held while it is found out whether a journal is free, and it is entered. */
+static conc_lock conc__journal_opening;
+
+/* Opens, locks and enters it. 0 or negative errno. */
+CONC__PRIVATE int conc__journal_enter(conc__journal *j) {
+  int rc = conc_lock_acquire(&conc__journal_opening, CONC_FOREVER);
+  if (rc != 0) return rc;
+  rc = conc__journal_acquire(j);
+  if (rc == 0) rc = conc__journal_identify(j);
+  if (rc == 0) {
+    conc__mutex_lock(conc__mutex_of(&conc__journals));
+    j->next_open = conc__journals;
+    conc__journals = j;
+    conc__mutex_unlock(conc__mutex_of(&conc__journals));
+  }
+  conc_lock_release(&conc__journal_opening);
+  return rc;
+}
+
+/* Takes it out, if it was entered. */
+CONC__PRIVATE void conc__journal_leave(const conc__journal *j) {
+  conc__journal **p = &conc__journals;
+  conc__mutex_lock(conc__mutex_of(&conc__journals));
+  while (*p != NULL && *p != j) p = &(*p)->next_open;
+  if (*p != NULL) *p = j->next_open;
+  conc__mutex_unlock(conc__mutex_of(&conc__journals));
+}
+
+/* A damage that came before it was on the disk lies between whole records. It
+   becomes a record of nothing, as long as it is: a later reader, who finds an
+   S behind it, would take it for a loss. Its bytes stay. 0 or negative errno.
+   */
+CONC__PRIVATE int conc__journal_fill(conc__journal *j, const conc__damage *d) {
+  unsigned char head[CONC__RECORD_HEAD];
+  uint64_t length = d->total - CONC__RECORD_HEAD, at, n;
+  uint32_t check = 0;
+  int rc;
+  if (length > UINT32_MAX) return 0;
+  for (at = 0; at < length; at += n) {
+    const unsigned char *p;
+    n = length - at < CONC__SCAN_WINDOW ? length - at : CONC__SCAN_WINDOW;
+    p = conc__scan_view(&j->scan, d->at + sizeof head + at, n, &rc);
+    if (p == NULL) return rc;
+    check = conc__crc(check, p, (size_t)n);
+  }
+  conc__record_begin(head, 'X', 0);
+  conc__write_little_endian(head + CONC__AT_LENGTH, length, 4);
+  conc__write_little_endian(head + CONC__AT_BODY_CHECK, check, 4);
+  conc__record_stamp(head, j->seed, d->at, d->number);
+  return conc__file_put_at(j->fd, head, sizeof head, d->at);
+}
+
+/* Mends what a crash or a power cut has left: a torn tail is cut off, other
+   damage that was never on the disk is filled. What is lost stays as it is.
+   0 or negative errno. */
+CONC__PRIVATE int conc__journal_mend(conc__journal *j,
+                                     const conc__survey *survey, bool head) {
+  size_t i;
+  int rc = 0;
+  for (i = 0; i < survey->damage_count && rc == 0; i++) {
+    const conc__damage *d = &survey->damage[i];
+    if (d->last) continue;
+    if (d->at < survey->synced) {
+      j->damage++;
+    } else {
+      rc = conc__journal_fill(j, d);
+      head = true;
+    }
+  }
+  if (rc != 0) return rc;
+  if (i > 0 && survey->damage[i - 1].last) {
+    j->size = survey->damage[i - 1].at;
+    return conc__journal_cut(j);
+  }
+  return head ? conc__file_sync_all(j->fd) : 0;
+}
+
+typedef int conc__journal_fn(const conc_journal_record *record, void *arg);
+
+/* Tells of damage, if it may have destroyed a message that is not done, or an
+   id. */
+CONC__PRIVATE int conc__journal_tell_lost(const conc__survey *survey,
+                                          const conc__logged *l,
+                                          conc__journal_fn *found, void *arg) {
+  conc_journal_record r;
+  if (l->at >= survey->synced) return 0;
+  conc__logged_tell(l, &r);
+  if (l->found == CONC__FOUND_BROKEN &&
+      conc__little_endian(l->head + CONC__AT_ID_SIZE, 2) == 0) {
+    const conc__living *e = conc__survey_get(survey, r.serial);
+    if (e == NULL || e->at != l->at) return 0;
+  }
+  return found(&r, arg);
+}
+
+/* Reads the whole file, and tells what is left: see conc__journal_open. */
+CONC__PRIVATE int conc__journal_replay(conc__journal *j, conc__survey *survey,
+                                       conc__journal_fn *found, void *arg) {
+  conc__logged l;
+  conc__scan *s = &j->scan;
+  int rc;
+  conc__scan_begin(s, j->fd, j->file, j->size);
+  while ((rc = conc__scan_next(s, &l)) > 0) {
+    rc = conc__survey_add(survey, &l, s);
+    if (rc != 0) return rc;
+  }
+  if (rc < 0) return rc;
+  j->number = s->number;
+  if (survey->serial > j->serial) j->serial = survey->serial;
+  conc__scan_begin(s, j->fd, j->file, j->size);
+  while ((rc = conc__scan_next(s, &l)) > 0) {
+    const conc__living *e;
+    conc_journal_record r;
+    int type;
+    if (l.found != CONC__FOUND_WHOLE) {
+      rc = conc__journal_tell_lost(survey, &l, found, arg);
+      if (rc != 0) return rc;
+      continue;
+    }
+    type = conc__survey_left(survey, &l, &e);
+    if (type == 0) continue;
+    conc__logged_tell(&l, &r);
+    if (e != NULL && (e->flags & CONC__LIVING_RETURNED)) {
+      r.due = conc__from_microseconds(e->due);
+      r.deliveries = (int)(e->deliveries & INT_MAX);
+    }
+    if (type == 'I') {
+      r.type = CONC_JOURNAL_ID;
+      r.data = NULL;
+      r.size = 0;
+      j->ids += l.total;
+    } else {
+      j->live += l.total;
+    }
+    rc = found(&r, arg);
+    if (rc != 0) return rc;
+  }
+  return rc;
+}
+
+/* Reads what is there, or makes the file: an empty one is none yet. */
+CONC__PRIVATE int conc__journal_load(conc__journal *j, conc__journal_fn *found,
+                                     void *arg) {
+  unsigned char bytes[CONC__JOURNAL_BEGIN];
+  conc__journal_head head;
+  conc__survey survey;
+  struct stat st;
+  bool torn = false;
+  int rc;
+  if (fstat(j->fd, &st) != 0) return -errno;
+  if (st.st_size == 0) {
+    rc = conc__renewal_make(j);
+    if (rc == 0) rc = conc__renewal_finish(j);
+    conc__renewal_end(j);
+    return rc;
+  }
+  j->size = (uint64_t)st.st_size;
+  rc = conc__journal_read_head(j->fd, j->size, &head, &torn);
+  if (rc != 0) return rc;
+  if (torn) {
+    conc__journal_head_write(bytes, &head);
+    rc = conc__file_put_at(j->fd, bytes, sizeof bytes, 0);
+    if (rc != 0) return rc;
+  }
+  unlinkat(j->directory, j->new_name, 0); /* left by a crash */
+  j->file = head.number;
+  j->seed = conc__journal_seed(j->file);
+  j->serial = head.serial;
+  memset(&survey, 0, sizeof survey);
+  survey.old = j->keep > 0
+                   ? conc__to_microseconds(conc__wall_clock() - j->keep)
+                   : UINT64_MAX;
+  rc = conc__journal_replay(j, &survey, found, arg);
+  if (rc == 0) rc = conc__journal_mend(j, &survey, torn);
+  conc__scan_end(&j->scan);
+  conc__survey_free(&survey);
+  return rc;
+}
+
+/* A journal that is not open yet: with the names behind it, and the directory
+   open. NULL, and *rc is negative errno. */
+CONC__PRIVATE conc__journal *conc__journal_make(const char *path, int *rc) {
+  const char *slash = strrchr(path, '/');
+  const char *base = slash != NULL ? slash + 1 : path;
+  size_t size = strlen(base), before = (size_t)(base - path);
+  conc__journal *j =
+      (conc__journal *)CONC_MALLOC(sizeof *j + 2 * size + 6 + before + 2);
+  char *directory;
+  *rc = -ENOMEM;
+  if (j == NULL) return NULL;
+  memset(j, 0, sizeof *j);
+  j->fd = j->new_fd = -1;
+  j->depth = conc__fork_depth;
+  j->gathering = 1;
+  j->name = (char *)(j + 1);
+  j->new_name = j->name + size + 1;
+  directory = j->new_name + size + 5;
+  memcpy(j->name, base, size + 1);
+  memcpy(j->new_name, base, size);
+  memcpy(j->new_name + size, ".new", 5);
+  memcpy(directory, before > 0 ? path : ".", before > 0 ? before : 1);
+  directory[before > 0 ? before : 1] = 0;
+  *rc = size > 0 ? conc__journal_open_at(AT_FDCWD, directory,
+                                         O_RDONLY | O_DIRECTORY, 0,
+                                         &j->directory)
+                 : -EISDIR;
+  if (*rc == 0) return j;
+  CONC_FREE(j);
+  return NULL;
+}
+
+/* All that it has, but the thread. */
+CONC__PRIVATE void conc__journal_free(conc__journal *j) {
+  conc__journal_leave(j);
+  conc__journal_shut(&j->fd);
+  conc__journal_shut(&j->directory);
+  conc__sheets_free(j->first);
+  conc__sheets_free(j->spare);
+  CONC_FREE(j);
+}
+
+/* Opens a journal, or makes it. `sync`: seconds; 0: always; CONC_FOREVER:
+   never. `keep`: for how many seconds ids are remembered. Calls found(record,
+   arg) in the order of the file: for each message that is not done
+   (CONC_JOURNAL_PUT, with the latest `due` and `deliveries`; the data of a
+   value is the body of a pickle), for each id of a message that is done
+   (CONC_JOURNAL_ID), and for each damage that has destroyed what was on the
+   disk (CONC_JOURNAL_LOST; it is told again until the file is made anew). What
+   `found` returns but 0 is returned. 0, and *out is for conc__journal_close;
+   -EBUSY: it is open already; -EPROTO: it is no journal, or of a later
+   version; -ENOMEM; -EIO; or what open() and its like fail with. */
+CONC__PRIVATE int conc__journal_open(conc__journal **out, const char *path,
+                                     double sync, double keep,
+                                     conc__journal_fn *found, void *arg) {
+  conc__journal *j;
+  struct stat st;
+  char *target = NULL;
+  int rc;
+  *out = NULL;
+  conc__init();
+  pthread_once(&conc__crc_once, conc__crc_make_tables);
+  /* The new file must not take the place of a symbolic link. */
+  if (lstat(path, &st) == 0 && S_ISLNK(st.st_mode)) {
+    target = realpath(path, NULL);
+    if (target == NULL) return -errno;
+  }
+  j = conc__journal_make(target != NULL ? target : path, &rc);
+  free(target);
+  if (j == NULL) return rc;
+  j->sync = sync < 1e9 ? sync : CONC__NEVER; /* not a number: never */
+  j->keep = keep;
+  rc = conc__journal_enter(j);
+  if (rc == 0) rc = conc__journal_load(j, found, arg);
+  if (rc == 0) {
+    j->synced_at = conc_now();
+    j->thread.target = conc__journal_main;
+    j->thread.arg = j;
+    j->thread.name = "conc-journal";
+    rc = conc_thread_start(&j->thread);
+  }
+  if (rc != 0) {
+    conc__journal_free(j);
+    return rc;
+  }
+  *out = j;
+  return 0;
+}
+
+/* Writes what is still to be written, has it on the disk (unless the journal
+   is one of `never`) and frees the journal. No task uses it any more. 0; or by
+   what it has failed, or -ENOSPC: what was last said of older messages is not
+   written. A forked child frees its copy. */
+CONC__PRIVATE int conc__journal_close(conc__journal *j) {
+  conc__mutex *guard = conc__journal_guard(j);
+  conc__waiter *woken;
+  int rc = 0;
+  if (!conc__journal_is_foreign(j)) {
+    conc__mutex_lock(guard);
+    CONC__CHECK(j->tickets == NULL);
+    j->ending = true;
+    woken = conc__waitlist_take(&j->idle);
+    conc__mutex_unlock(guard);
+    conc__wake_all(woken);
+    /* A cancelled caller, too, waits: the thread uses what is freed next. */
+    while (conc_join(&j->thread, CONC_FOREVER) == -ECANCELED &&
+           conc_is_alive(&j->thread)) {
+    }
+    rc = j->ended;
+  }
+  conc__journal_free(j);
+  return rc;
+}
+
+/* --- reading by anybody --- */
+
+/* Tells one step of a scan, `b` being memory for a pickle. Of damage it is
+   said whether it was on the disk. */
+CONC__PRIVATE int conc__journal_tell(const conc__logged *l, uint64_t synced,
+                                     conc__buffer *b, conc__journal_fn *fn,
+                                     void *arg) {
+  static const unsigned char proto[2] = {CONC__OP_PROTO, 4};
+  conc_journal_record r;
+  int rc = 0;
+  conc__logged_tell(l, &r);
+  if (r.type == 0) return 0;
+  if (r.type == CONC_JOURNAL_LOST && l->at >= synced)
+    r.type = CONC_JOURNAL_TORN;
+  if (r.value) {
+    b->size = 0;
+    rc = conc__buffer_append(b, proto, sizeof proto);
+    if (rc == 0) rc = conc__buffer_append(b, r.data, r.size);
+    if (rc == 0) rc = conc__buffer_append(b, ".", 1);
+    r.data = b->data;
+    r.size = b->size;
+  }
+  return rc == 0 ? fn(&r, arg) : rc;
+}
+
+/* Two scans: the first finds up to where the file was on the disk. Its owner
+   may make it shorter meanwhile: then it ends there. */
+CONC__PRIVATE int conc__journal_tell_all(int fd, conc__journal_fn *fn,
+                                         void *arg) {
+  conc__buffer b = {NULL, 0, 0, 0};
+  conc__journal_head head;
+  conc__logged l;
+  conc__scan s;
+  struct stat st;
+  uint64_t synced = 0;
+  bool torn;
+  int rc;
+  if (fstat(fd, &st) != 0) return -errno;
+  if (!S_ISREG(st.st_mode)) return -EPROTO;
+  rc = conc__journal_read_head(fd, (uint64_t)st.st_size, &head, &torn);
+  if (rc != 0) return rc;
+  memset(&s, 0, sizeof s);
+  conc__scan_begin(&s, fd, head.number, (uint64_t)st.st_size);
+  while ((rc = conc__scan_next(&s, &l)) > 0)
+    if (l.found == CONC__FOUND_WHOLE && l.type == 'S' &&
+        conc__logged_serial(&l) <= l.at)
+      synced = conc__logged_serial(&l);
+  conc__scan_begin(&s, fd, head.number, s.at);
+  if (rc == -EPROTO) rc = 0;
+  while (rc == 0) {
+    int step = conc__scan_next(&s, &l);
+    if (step <= 0) {
+      rc = step == -EPROTO ? 0 : step;
+      break;
+    }
+    rc = conc__journal_tell(&l, synced, &b, fn, arg);
+  }
+  conc__scan_end(&s);
+  conc__buffer_free(&b);
+  return rc;
+}
+
+CONC_API int conc_journal_read(const char *path,
+                               int (*fn)(const conc_journal_record *record,
+                                         void *arg),
+                               void *arg) {
+  struct stat st;
+  int fd, rc;
+  conc__init();
+  if (!CONC_HAVE_FLOCK && stat(path, &st) == 0 && conc__journal_is_open(&st))
+    return -EBUSY; /* the lock would go with this descriptor */
+  rc = conc__journal_open_at(AT_FDCWD, path, O_RDONLY, 0, &fd);
+  if (rc == 0) rc = conc__journal_tell_all(fd, fn, arg);
+  if (fd >= 0) conc__own_fd_close(fd);
+  return rc;
+}
+
+/* ---------------------------------------------------------------------------
+   >>letters: messages that stay after they were got, and who has them
+
+   The state of a queue with an option of >>leases, and each step of it. A
+   message is a letter here, a block of its own, for it may have to stay after
+   it was got. What happens to a letter:
+
+     put --> delayed --> ready --> leased --> done: it is gone
+                ^          ^          |
+                '----------+----------+-----> dying --> in .dead_letters
+                                 it comes back
+
+   Whatever has an order (the ready letters of each priority, those that are
+   delayed, and the leases that will expire) is a conc__order: a list, and a
+   heap of what came out of order. A heap here is linked through its letters.
+   So nothing that moves a letter needs memory, and no letter can be lost for
+   want of it.
+
+   A holder is whoever has leased letters: a task of this process, which has
+   its holder by a conc_local, or a connection of a server, which passes its
+   own with the sink. A holder has a stake in each queue that it got from. The
+   stake belongs to the holder. All of it but its links there is under the
+   guard of its queue, and the address of that guard is in the stake: so a task
+   that ends can look, under the guard, whether its queue is still there.
+
+   There is no thread that waits for the time. Each call first moves what is
+   due. One of the tasks that wait, the keeper, wakes up when the next letter
+   is due; if it leaves, another one is woken in its place. Thousands may wait.
+
+   A call collects what is to be woken and freed, and does that when it has
+   released the guard: after that the queue may be gone. Only a call that is to
+   bury a letter uses it further; conc_queue_free waits for those.
+
+   Uses >>fifo, >>local, and values for dead letters. Its user is >>work.
+   ------------------------------------------------------------------------ */
+
+#define CONC__DUE_NEVER UINT64_MAX
+#define CONC__LOST_MOST ((size_t)1000) /* leases that a stake remembers */
+#define CONC__MOVES_MOST 1000 /* letters that one call moves when due */
+#define CONC__BURY_AGAIN ((uint64_t)100000000) /* nanoseconds */
+#define CONC__ID_MOST ((size_t)1024)  /* bytes of an id of conc_put_once */
+
+/* Where a letter is. */
+enum {
+  CONC__LETTER_READY,
+  CONC__LETTER_DELAYED,
+  CONC__LETTER_LEASED,
+  CONC__LETTER_LENT,  /* to a get that is not complete: it has no stake */
+  CONC__LETTER_DYING,
+  CONC__LETTER_GONE   /* a get copies it still, and then frees it */
+};
+
+/* Why a letter came back. */
+enum {
+  CONC__BACK_ENDED,
+  CONC__BACK_EXPIRED,
+  CONC__BACK_RELEASED
+};
+
+/* Who has leases. Its own task alone changes `stakes`; of a connection the
+   loop of its server, or a thread that the loop waits for. */
+typedef struct conc__holder {
+  struct conc__stake *stakes;
+  uint64_t seen; /* when it was last heard of; CONC__DUE_NEVER: it is a task,
+                    which lives as long as it runs. Atomic */
+  unsigned refs; /* its own, and those of dying letters. Atomic */
+  char name[48];
+} conc__holder;
+
+/* What a holder has of one queue. */
+typedef struct conc__stake {
+  struct conc__stake *next;    /* of the holder */
+  conc__holder *holder;
+  conc__mutex *guard;          /* the queue's. It is there when the queue is
+                                  gone. All below is under it: */
+  struct conc__work *queue;    /* NULL: it is gone. The holder looks whether it
+                                  is a queue that is there without the guard */
+  struct conc__stake *before, *after; /* of the queue */
+  struct conc__letter *youngest;      /* its leases, by `older` */
+  size_t count;                /* of those */
+  uint64_t few[2];             /* where `lost` begins */
+  uint64_t *lost;              /* leases that it has lost and not asked about,
+                                  ascending */
+  size_t lost_count, lost_room;
+} conc__stake;
+
+/* A message; its bytes follow, or a conc__block if it is large. */
+typedef struct conc__letter {
+  /* In a list: the next and the last one. In a heap: the next brother, and the
+     last one or, of a first child, the parent. */
+  struct conc__letter *next, *prev, *child;
+  struct conc__letter *older, *younger; /* leases of the same stake */
+  struct conc__letter *chain;           /* leases of the same bucket */
+  union {
+    conc__stake *stake;   /* of one that is leased */
+    conc__holder *holder; /* of one that is dying: it had it last */
+  } by;
+  uint64_t serial; /* its place in the queue */
+  uint64_t key;    /* what its order goes by: `serial`, or when it is due; of a
+                      dying one when it died, in nanoseconds since 1970 */
+  uint64_t lease;  /* its number; 0: there is none */
+  uint64_t floor, ceiling; /* the lease ends no earlier, and no later */
+  size_t size;
+  uint32_t deliveries;
+  uint32_t since;   /* when it was put, as conc__tenth_of_second */
+  uint32_t copying; /* how many gets copy it without the guard */
+  uint8_t priority, state;
+  uint8_t why;      /* of a dying one: CONC__BACK_... */
+  bool pickled : 1; /* CONC__PICKLED, and not CONC__RAW */
+  bool large : 1;
+  bool listed : 1; /* it is in the list of its order, not in the heap */
+  bool timed : 1;  /* it is leased, and in `expiring` */
+} conc__letter;
+
+/* Letters by their keys, and by serial if these are equal. */
+typedef struct conc__order {
+  conc__letter *first, *last; /* those that came in their order */
+  conc__letter *root;         /* a pairing heap of the others */
+} conc__order;
+
+/* An id that conc_put_once knows; the id follows. */
+typedef struct conc__put_id {
+  struct conc__put_id *chain; /* of the same bucket */
+  struct conc__put_id *newer;
+  uint64_t until, hash;
+} conc__put_id;
+
+typedef struct conc__put_ids {
+  conc__put_id *oldest, *newest;
+  conc__put_id **buckets; /* NULL: there has been none */
+  size_t count, size;    /* size: a power of two */
+} conc__put_ids;
+
+/* How many in the last seconds: those of this span of 5 s, and of the last. */
+typedef struct conc__rate {
+  uint32_t since; /* as conc__tenth_of_second */
+  size_t now, before;
+} conc__rate;
+
+typedef struct conc__work {
+  conc_queue queue; /* first: it is a queue */
+  /* Constant: */
+  uint64_t lease, max_lease, dedup; /* nanoseconds; 0: none */
+  uint32_t max_deliveries;
+  conc_queue *dead_letters;
+  double retry_delay;
+  unsigned priorities;
+  /* Under the guard of the queue: */
+  conc__order *ready; /* one for each priority */
+  uint64_t filled[4]; /* a bit for each that is not empty */
+  conc__order delayed, expiring;
+  conc__letter *dying, *dying_last;
+  size_t ready_count, delayed_count, leased_count, dying_count;
+  size_t total, bytes; /* of all letters; bytes as .max_total counts them */
+  conc__letter **buckets; /* of leases, by number */
+  size_t buckets_size;    /* a power of two */
+  conc__letter *few[8];   /* the first of them */
+  conc__stake *stakes;
+  conc__put_ids known;
+  uint64_t serial;    /* of the last letter */
+  uint64_t front;     /* of the last one that was put to the front */
+  uint64_t lease_last;
+  uint64_t put, got, done, returned, dead;
+  conc__rate put_rate, done_rate;
+  uint64_t chance;    /* of which the jitter is made */
+  uint64_t bury_at;   /* not before that, since .dead_letters was full */
+  bool burying;       /* a task is at it */
+  bool closed;
+  unsigned users;     /* calls that use it without being known to the program:
+                         conc_queue_free waits for them */
+  unsigned depth;     /* conc__fork_depth, see conc__work_lock */
+  struct conc__waitlist getters, putters, joiners, leavers;
+  conc__waiter *keeper; /* NULL: none. It may be awake already */
+  uint64_t keeper_until;
+} conc__work;
+
+/* What a call has to do when it has released the guard. */
+typedef struct conc__todo {
+  conc__waiter *woken, *woken_last;
+  conc__letter *freed; /* linked by `next` */
+} conc__todo;
+
+/* --- time --- */
+
+CONC__PRIVATE uint64_t conc__due_span(double seconds) {
+  if (!(seconds < 1e9)) return CONC__DUE_NEVER;
+  return seconds > 0 ? (uint64_t)(seconds * 1e9) : 0;
+}
+
+CONC__INLINE uint64_t conc__due_now(void) {
+  return (uint64_t)(conc_now() * 1e9);
+}
+
+CONC__INLINE uint64_t conc__due_after(uint64_t at, uint64_t span) {
+  return span < CONC__DUE_NEVER - at ? at + span : CONC__DUE_NEVER;
+}
+
+CONC__INLINE uint32_t conc__work_tick(void) {
+  return conc__tenth_of_second(conc__now_about());
+}
+
+CONC__PRIVATE void conc__rate_add(conc__rate *r, uint32_t tick, size_t n) {
+  uint32_t past = tick - r->since;
+  if (past >= 50) {
+    r->before = past < 100 ? r->now : 0;
+    r->now = 0;
+    r->since = tick - past % 50;
+  }
+  r->now += n;
+}
+
+CONC__PRIVATE double conc__rate_read(conc__rate *r, uint32_t tick) {
+  conc__rate_add(r, tick, 0);
+  return (double)(r->now + r->before) * 10 / (50 + (tick - r->since));
+}
+
+/* --- orders --- */
+
+CONC__INLINE bool conc__letter_before(const conc__letter *a,
+                                      const conc__letter *b) {
+  return a->key != b->key ? a->key < b->key : a->serial < b->serial;
+}
+
+/* Makes one heap of two; each may be NULL. */
+CONC__PRIVATE conc__letter *conc__heap_meld(conc__letter *a, conc__letter *b) {
+  conc__letter *child;
+  if (a == NULL) return b;
+  if (b == NULL) return a;
+  if (conc__letter_before(b, a)) {
+    child = a;
+    a = b;
+  } else {
+    child = b;
+  }
+  child->prev = a;
+  child->next = a->child;
+  if (a->child != NULL) a->child->prev = child;
+  a->child = child;
+  return a;
+}
+
+/* Makes one heap of brothers: of each two of them one, and then of these, the
+   last first. It is what keeps the heap flat. */
+CONC__PRIVATE conc__letter *conc__heap_join(conc__letter *first) {
+  conc__letter *pairs = NULL, *root = NULL;
+  while (first != NULL) {
+    conc__letter *a = first, *b = first->next;
+    first = b != NULL ? b->next : NULL;
+    a->next = a->prev = NULL;
+    if (b != NULL) b->next = b->prev = NULL;
+    a = conc__heap_meld(a, b);
+    a->next = pairs;
+    pairs = a;
+  }
+  while (pairs != NULL) {
+    conc__letter *a = pairs;
+    pairs = a->next;
+    a->next = NULL;
+    root = conc__heap_meld(root, a);
+  }
+  return root;
+}
+
+CONC__PRIVATE void conc__order_insert(conc__order *o, conc__letter *l) {
+  l->next = l->prev = l->child = NULL;
+  l->listed = o->last == NULL || !conc__letter_before(l, o->last);
+  if (!l->listed) {
+    o->root = conc__heap_meld(o->root, l);
+    return;
+  }
+  l->prev = o->last;
+  *(o->last != NULL ? &o->last->next : &o->first) = l;
+  o->last = l;
+}
+
+CONC__PRIVATE void conc__order_remove(conc__order *o, conc__letter *l) {
+  conc__letter *heap;
+  if (l->listed) {
+    *(l->prev != NULL ? &l->prev->next : &o->first) = l->next;
+    *(l->next != NULL ? &l->next->prev : &o->last) = l->prev;
+    return;
+  }
+  heap = conc__heap_join(l->child);
+  if (l == o->root) {
+    o->root = heap;
+    return;
+  }
+  *(l->prev->child == l ? &l->prev->child : &l->prev->next) = l->next;
+  if (l->next != NULL) l->next->prev = l->prev;
+  o->root = conc__heap_meld(o->root, heap);
+}
+
+/* The first letter; NULL: there is none. */
+CONC__INLINE conc__letter *conc__order_first(const conc__order *o) {
+  if (o->root == NULL) return o->first;
+  return o->first == NULL || conc__letter_before(o->root, o->first) ? o->root
+                                                                    : o->first;
+}
+
+CONC__INLINE uint64_t conc__order_due(const conc__order *o) {
+  const conc__letter *l = conc__order_first(o);
+  return l != NULL ? l->key : CONC__DUE_NEVER;
+}
+
+/* --- holders --- */
+
+/* A holder with that name, or NULL: there is no memory. A name is shown to
+   other programs: so it is made a text. */
+CONC__PRIVATE conc__holder *conc__holder_new(const char *name, uint64_t seen) {
+  conc__holder *h = (conc__holder *)CONC_MALLOC(sizeof *h);
+  size_t i;
+  if (h == NULL) return NULL;
+  memset(h, 0, sizeof *h);
+  h->refs = 1;
+  h->seen = seen;
+  for (i = 0; i + 1 < sizeof h->name && name[i] != 0; i++)
+    h->name[i] = (unsigned char)name[i] < 0x80 ? name[i] : '?';
+  return h;
+}
+
+CONC__PRIVATE void conc__holder_unref(conc__holder *h) {
+  if (__atomic_sub_fetch(&h->refs, 1u, __ATOMIC_ACQ_REL) == 0) CONC_FREE(h);
+}
+
+/* The holder has given a sign of life. */
+CONC__INLINE void conc__holder_touch(conc__holder *h) {
+  CONC__STORE_RELAXED(&h->seen, conc__due_now());
+}
+
+/* Takes a stake out of its queue. Under the guard. */
+CONC__PRIVATE void conc__stake_leave(conc__stake *s) {
+  conc__work *q = s->queue;
+  CONC__CHECK(s->youngest == NULL && s->count == 0);
+  *(s->before != NULL ? &s->before->after : &q->stakes) = s->after;
+  if (s->after != NULL) s->after->before = s->before;
+}
+
+CONC__PRIVATE void conc__stake_free(conc__stake *s) {
+  if (s->lost != s->few) CONC_FREE(s->lost);
+  CONC_FREE(s);
+}
+
+/* Frees the stakes that are of no use: those of queues that are gone and, with
+   `empty`, those in which there is nothing. */
+CONC__PRIVATE void conc__holder_prune(conc__holder *h, bool empty) {
+  conc__stake **p = &h->stakes;
+  while (*p != NULL) {
+    conc__stake *s = *p;
+    bool useless;
+    conc__mutex_lock(s->guard);
+    useless = s->queue == NULL;
+    if (!useless && empty && s->count == 0 && s->lost_count == 0) {
+      conc__stake_leave(s);
+      useless = true;
+    }
+    conc__mutex_unlock(s->guard);
+    if (useless) {
+      *p = s->next;
+      conc__stake_free(s);
+    } else {
+      p = &s->next;
+    }
+  }
+}
+
+/* The stake of a holder in a queue; NULL: it has none. By the holder. */
+CONC__INLINE conc__stake *conc__stake_find(const conc__holder *h,
+                                           const conc__work *q) {
+  conc__stake *s = h->stakes;
+  while (s != NULL && CONC__LOAD_RELAXED(&s->queue) != q) s = s->next;
+  return s;
+}
+
+/* The same; made, if there is none. NULL: there is no memory. */
+CONC__PRIVATE conc__stake *conc__stake_make(conc__holder *h, conc__work *q) {
+  conc__stake *s = conc__stake_find(h, q);
+  if (s != NULL) return s;
+  conc__holder_prune(h, true);
+  s = (conc__stake *)CONC_MALLOC(sizeof *s);
+  if (s == NULL) return NULL;
+  memset(s, 0, sizeof *s);
+  s->holder = h;
+  s->guard = conc__mutex_of(q);
+  s->lost = s->few;
+  s->lost_room = sizeof s->few / sizeof *s->few;
+  s->next = h->stakes;
+  h->stakes = s;
+  conc__mutex_lock(s->guard);
+  CONC__STORE_RELAXED(&s->queue, q);
+  s->after = q->stakes;
+  if (s->after != NULL) s->after->before = s;
+  q->stakes = s;
+  conc__mutex_unlock(s->guard);
+  return s;
+}
+
+/* Notes that a lease was lost. If there is no room, the oldest note goes: what
+   is asked for is the youngest. */
+CONC__PRIVATE void conc__stake_lose(conc__stake *s, uint64_t lease) {
+  size_t i;
+  if (s->lost_count == s->lost_room && s->lost_room < CONC__LOST_MOST) {
+    size_t room = s->lost_room * 4;
+    uint64_t *lost;
+    if (room > CONC__LOST_MOST) room = CONC__LOST_MOST;
+    lost = (uint64_t *)CONC_MALLOC(room * sizeof *lost);
+    if (lost != NULL) {
+      memcpy(lost, s->lost, s->lost_count * sizeof *lost);
+      if (s->lost != s->few) CONC_FREE(s->lost);
+      s->lost = lost;
+      s->lost_room = room;
+    }
+  }
+  if (s->lost_count == s->lost_room) {
+    if (lease < s->lost[0]) return;
+    s->lost_count--;
+    memmove(s->lost, s->lost + 1, s->lost_count * sizeof *s->lost);
+  }
+  for (i = s->lost_count++; i > 0 && s->lost[i - 1] > lease; i--)
+    s->lost[i] = s->lost[i - 1];
+  s->lost[i] = lease;
+}
+
+/* The holder has been told that it lost this one, by another way. */
+CONC__PRIVATE void conc__stake_told(conc__stake *s, uint64_t lease) {
+  size_t i = 0;
+  while (i < s->lost_count && s->lost[i] != lease) i++;
+  if (i == s->lost_count) return;
+  s->lost_count--;
+  memmove(s->lost + i, s->lost + i + 1,
+          (s->lost_count - i) * sizeof *s->lost);
+}
+
+/* --- letters --- */
+
+CONC__PRIVATE void conc__letter_free(conc__letter *l) {
+  if (l->large) {
+    conc__block block;
+    memcpy(&block, l + 1, sizeof block);
+    CONC_FREE(block.memory);
+  }
+  if (l->state == CONC__LETTER_DYING) conc__holder_unref(l->by.holder);
+  CONC_FREE(l);
+}
+
+/* Makes a letter of a message. A large one is copied, or stays in the buffer
+   that it lies in: conc__letter_settle decides whose that is. NULL: there is
+   no memory. */
+CONC__PRIVATE conc__letter *conc__letter_new(const conc__message *m) {
+  bool large = m->size >= CONC__ENTRY_LARGE;
+  conc__block block = {NULL, 0};
+  conc__letter *l;
+  if (large && conc__block_make(&block, m) != 0) return NULL;
+  l = (conc__letter *)CONC_MALLOC(sizeof *l +
+                                  (large ? sizeof block : m->size));
+  if (l == NULL) {
+    if (large) conc__block_settle(&block, m, false);
+    return NULL;
+  }
+  memset(l, 0, sizeof *l);
+  l->size = m->size;
+  l->pickled = m->kind == CONC__PICKLED;
+  l->large = large;
+  if (large)
+    memcpy(l + 1, &block, sizeof block);
+  else if (m->size > 0)
+    memcpy(l + 1, m->data, m->size);
+  return l;
+}
+
+/* The letter is in a queue; or it is not, and is freed. */
+CONC__PRIVATE void conc__letter_settle(conc__letter *l, const conc__message *m,
+                                       bool put) {
+  if (l->large && (!put || m->keep != NULL)) {
+    conc__block block;
+    memcpy(&block, l + 1, sizeof block);
+    conc__block_settle(&block, m, put);
+  }
+  if (!put) CONC_FREE(l);
+}
+
+/* Where the bytes of a letter are. */
+CONC__PRIVATE void conc__letter_entry(conc__letter *l, conc__entry *slot) {
+  conc__block block;
+  if (l->large) {
+    memcpy(&block, l + 1, sizeof block);
+  } else {
+    block.memory = (unsigned char *)(l + 1);
+    block.at = 0;
+  }
+  slot->whole = l->size;
+  slot->next = 0;
+  conc__entry_alone(slot, block.memory, block.at, l->size,
+                    l->pickled ? CONC__PICKLED : CONC__RAW);
+}
+
+/* --- calls --- */
+
+/* The guard has been taken. The keeper, and calls that were under way, may
+   have stayed behind in the parent of a fork. */
+CONC__INLINE void conc__work_enter(conc__work *q) {
+  if (CONC__LIKELY(q->depth == conc__fork_depth)) return;
+  q->depth = conc__fork_depth;
+  q->keeper = NULL;
+  q->burying = false;
+  q->users = 0;
+}
+
+CONC__INLINE void conc__work_lock(conc__work *q) {
+  conc__mutex_lock(conc__mutex_of(q));
+  conc__work_enter(q);
+}
+
+CONC__INLINE void conc__todo_begin(conc__todo *todo) {
+  todo->woken = todo->woken_last = NULL;
+  todo->freed = NULL;
+}
+
+/* Notes a waiter that was taken off its list; NULL: there was none. */
+CONC__PRIVATE void conc__todo_wake(conc__todo *todo, conc__waiter *w) {
+  if (w == NULL) return;
+  w->next = NULL;
+  *(todo->woken_last != NULL ? &todo->woken_last->next : &todo->woken) = w;
+  todo->woken_last = w;
+}
+
+CONC__PRIVATE void conc__todo_wake_all(conc__todo *todo,
+                                       struct conc__waitlist *list) {
+  while (list->first != NULL)
+    conc__todo_wake(todo, conc__waitlist_take(list));
+}
+
+/* A letter is gone. One that a get copies is freed by that. */
+CONC__PRIVATE void conc__todo_free(conc__todo *todo, conc__letter *l) {
+  if (l->copying > 0) {
+    CONC__CHECK(l->state != CONC__LETTER_DYING);
+    l->state = CONC__LETTER_GONE;
+    return;
+  }
+  l->next = todo->freed;
+  todo->freed = l;
+}
+
+/* When something is due next. */
+CONC__PRIVATE uint64_t conc__work_due(const conc__work *q) {
+  uint64_t due = conc__order_due(&q->delayed);
+  uint64_t expires = conc__order_due(&q->expiring);
+  if (expires < due) due = expires;
+  if (q->dying != NULL && !q->burying && q->bury_at < due) due = q->bury_at;
+  return due;
+}
+
+/* Sees to it that a task that waits will look when the next letter is due. Of
+   the getters the last is taken, for the first ones will soon have a message
+   and leave. */
+CONC__PRIVATE void conc__work_alarm(conc__work *q, conc__todo *todo) {
+  uint64_t due = conc__work_due(q);
+  conc__waiter *w = q->keeper;
+  if (due == CONC__DUE_NEVER) return;
+  if (w != NULL && (w->list == NULL || q->keeper_until <= due)) return;
+  if (w == NULL) w = q->getters.last;
+  if (w == NULL) w = q->putters.last;
+  if (w == NULL) w = q->joiners.last;
+  if (w == NULL) return;
+  conc__waitlist_remove(w);
+  conc__todo_wake(todo, w);
+  q->keeper = w;
+}
+
+/* Ends a call's work on the queue: after this it may be gone. */
+CONC__PRIVATE void conc__work_unlock(conc__work *q, conc__todo *todo) {
+  if (q->closed && q->ready_count + q->delayed_count == 0)
+    conc__todo_wake_all(todo, &q->getters);
+  conc__work_alarm(q, todo);
+  conc__mutex_unlock(conc__mutex_of(q));
+  conc__wake_all(todo->woken);
+  while (todo->freed != NULL) {
+    conc__letter *l = todo->freed;
+    todo->freed = l->next;
+    conc__letter_free(l);
+  }
+  conc__todo_begin(todo);
+}
+
+/* --- from place to place; all under the guard --- */
+
+/* Whether all that was put is dealt with. */
+CONC__INLINE bool conc__work_settled(const conc__work *q) {
+  return q->queue.leases ? q->total == 0 : q->done == q->put;
+}
+
+/* All has been dealt with: those that wait for this have waited enough, even
+   if more is put before they run. */
+CONC__PRIVATE void conc__work_settle(conc__work *q, conc__todo *todo) {
+  conc__waiter *w;
+  while ((w = conc__waitlist_take(&q->joiners)) != NULL) {
+    w->tag = 1;
+    conc__todo_wake(todo, w);
+  }
+}
+
+/* A letter leaves the queue for good. It is in no list any more. */
+CONC__PRIVATE void conc__work_drop(conc__work *q, conc__letter *l,
+                                   conc__todo *todo) {
+  CONC__CHECK(q->total > 0);
+  q->total--;
+  q->bytes -= CONC__ENTRY_COUNT(l->size);
+  conc__todo_wake(todo, conc__waitlist_take(&q->putters));
+  if (conc__work_settled(q)) conc__work_settle(q, todo);
+}
+
+CONC__PRIVATE void conc__work_make_ready(conc__work *q, conc__letter *l,
+                                         conc__todo *todo) {
+  l->state = CONC__LETTER_READY;
+  l->key = l->serial;
+  conc__order_insert(&q->ready[l->priority], l);
+  q->filled[l->priority / 64] |= (uint64_t)1 << l->priority % 64;
+  q->ready_count++;
+  conc__todo_wake(todo, conc__waitlist_take(&q->getters));
+}
+
+CONC__PRIVATE void conc__work_delay(conc__work *q, conc__letter *l,
+                                    uint64_t due) {
+  l->state = CONC__LETTER_DELAYED;
+  l->key = due;
+  conc__order_insert(&q->delayed, l);
+  q->delayed_count++;
+}
+
+/* The letter that a get takes next; NULL: there is none. */
+CONC__PRIVATE conc__letter *conc__work_first(const conc__work *q) {
+  unsigned i;
+  for (i = 0; i < 4; i++)
+    if (q->filled[i] != 0)
+      return conc__order_first(
+          &q->ready[i * 64 + conc__lowest_bit(q->filled[i])]);
+  return NULL;
+}
+
+CONC__PRIVATE void conc__work_unready(conc__work *q, conc__letter *l) {
+  conc__order *o = &q->ready[l->priority];
+  conc__order_remove(o, l);
+  if (conc__order_first(o) == NULL)
+    q->filled[l->priority / 64] &= ~((uint64_t)1 << l->priority % 64);
+  q->ready_count--;
+}
+
+CONC__INLINE conc__letter **conc__work_bucket(conc__work *q, uint64_t lease) {
+  return &q->buckets[lease & (q->buckets_size - 1)];
+}
+
+/* Numbers follow each other, so they spread evenly over the buckets. Without
+   memory there are as many as before, and they are longer. */
+CONC__PRIVATE void conc__work_more_buckets(conc__work *q) {
+  size_t old_size = q->buckets_size, size = old_size * 2, i;
+  conc__letter **old = q->buckets;
+  conc__letter **grown;
+  if (size > SIZE_MAX / sizeof *grown) return;
+  grown = (conc__letter **)CONC_MALLOC(size * sizeof *grown);
+  if (grown == NULL) return;
+  memset(grown, 0, size * sizeof *grown);
+  q->buckets = grown;
+  q->buckets_size = size;
+  for (i = 0; i < old_size; i++)
+    while (old[i] != NULL) {
+      conc__letter *l = old[i];
+      conc__letter **p = conc__work_bucket(q, l->lease);
+      old[i] = l->chain;
+      l->chain = *p;
+      *p = l;
+    }
+  if (old != q->few) CONC_FREE(old);
+}
+
+CONC__PRIVATE conc__letter *conc__work_find(conc__work *q, uint64_t lease) {
+  conc__letter *l = *conc__work_bucket(q, lease);
+  while (l != NULL && l->lease != lease) l = l->chain;
+  return l;
+}
+
+/* When the lease of a letter ends, as things are. */
+CONC__PRIVATE uint64_t conc__work_expiry(const conc__work *q,
+                                         const conc__letter *l) {
+  uint64_t seen = CONC__LOAD_RELAXED(&l->by.stake->holder->seen);
+  uint64_t at = seen == CONC__DUE_NEVER ? seen
+                                        : conc__due_after(seen, q->lease);
+  if (at < l->floor) at = l->floor;
+  return at < l->ceiling ? at : l->ceiling;
+}
+
+/* Enters a lease in `expiring`, if it will. Before that it may be entered with
+   an earlier time: what is heard of its holder meanwhile is looked at then. */
+CONC__PRIVATE void conc__work_time(conc__work *q, conc__letter *l) {
+  if (l->timed) conc__order_remove(&q->expiring, l);
+  l->key = conc__work_expiry(q, l);
+  l->timed = l->key != CONC__DUE_NEVER;
+  if (l->timed) conc__order_insert(&q->expiring, l);
+}
+
+/* A letter that is ready is got: it is leased to a stake, or lent if that is
+   NULL. */
+CONC__PRIVATE void conc__work_lend(conc__work *q, conc__letter *l,
+                                   conc__stake *s) {
+  conc__letter **p;
+  conc__work_unready(q, l);
+  if (q->leased_count++ >= q->buckets_size) conc__work_more_buckets(q);
+  l->lease = ++q->lease_last;
+  l->deliveries++;
+  q->got++;
+  p = conc__work_bucket(q, l->lease);
+  l->chain = *p;
+  *p = l;
+  l->by.stake = s;
+  l->timed = false;
+  l->state = s != NULL ? CONC__LETTER_LEASED : CONC__LETTER_LENT;
+  if (s == NULL) return;
+  /* To wait for a message is a sign of life, too. */
+  l->floor = CONC__LOAD_RELAXED(&s->holder->seen) != CONC__DUE_NEVER
+                 ? conc__due_after(conc__due_now(), q->lease)
+                 : 0;
+  l->ceiling = q->max_lease > 0
+                   ? conc__due_after(conc__due_now(), q->max_lease)
+                   : CONC__DUE_NEVER;
+  l->younger = NULL;
+  l->older = s->youngest;
+  if (l->older != NULL) l->older->younger = l;
+  s->youngest = l;
+  s->count++;
+  conc__work_time(q, l);
+}
+
+/* Takes a letter out of the leases of its stake. */
+CONC__PRIVATE void conc__stake_remove(conc__letter *l) {
+  conc__stake *s = l->by.stake;
+  *(l->younger != NULL ? &l->younger->older : &s->youngest) = l->older;
+  if (l->older != NULL) l->older->younger = l->younger;
+  s->count--;
+}
+
+/* The lease ends, however. */
+CONC__PRIVATE void conc__work_unlend(conc__work *q, conc__letter *l) {
+  conc__letter **p = conc__work_bucket(q, l->lease);
+  conc__stake *s = l->by.stake;
+  while (*p != l) p = &(*p)->chain;
+  *p = l->chain;
+  CONC__CHECK(q->leased_count > 0);
+  q->leased_count--;
+  l->lease = 0;
+  if (s == NULL) return;
+  if (l->timed) conc__order_remove(&q->expiring, l);
+  l->timed = false;
+  conc__stake_remove(l);
+}
+
+/* The lease ends, and the letter with it. */
+CONC__PRIVATE void conc__work_finish(conc__work *q, conc__letter *l,
+                                     conc__todo *todo) {
+  conc__work_unlend(q, l);
+  conc__work_drop(q, l, todo);
+  conc__todo_free(todo, l);
+}
+
+/* A letter that came back for the last time, from `holder`. */
+CONC__PRIVATE void conc__work_die(conc__work *q, conc__letter *l,
+                                  conc__holder *holder, int why,
+                                  conc__todo *todo) {
+  if (q->dead_letters == NULL) {
+    q->dead++;
+    conc__work_drop(q, l, todo);
+    conc__todo_free(todo, l);
+    return;
+  }
+  __atomic_add_fetch(&holder->refs, 1u, __ATOMIC_RELAXED);
+  l->by.holder = holder;
+  l->state = CONC__LETTER_DYING;
+  l->why = (uint8_t)why;
+  l->key = (uint64_t)(conc__clock(CLOCK_REALTIME) * 1e9);
+  l->next = NULL;
+  *(q->dying_last != NULL ? &q->dying_last->next : &q->dying) = l;
+  q->dying_last = l;
+  q->dying_count++;
+}
+
+/* Nanoseconds that a letter waits which comes back: twice as many each time,
+   up to 64 times, and up to a quarter more. */
+CONC__PRIVATE uint64_t conc__work_retry(conc__work *q, const conc__letter *l) {
+  unsigned doubled = l->deliveries < 7 ? (unsigned)l->deliveries - 1 : 6;
+  double delay = q->retry_delay * (double)(1u << doubled);
+  q->chance ^= q->chance << 13; /* Marsaglia's xorshift */
+  q->chance ^= q->chance >> 7;
+  q->chance ^= q->chance << 17;
+  return conc__due_span(delay *
+                        (1 + 0.25 * (double)(q->chance % 1024) / 1024));
+}
+
+/* A lease ends otherwise: the letter comes back, or dies. `delay` is in
+   seconds; below 0: .retry_delay. */
+CONC__PRIVATE void conc__work_return(conc__work *q, conc__letter *l, int why,
+                                     double delay, conc__todo *todo) {
+  conc__holder *holder = l->by.stake->holder;
+  uint64_t span;
+  if (why == CONC__BACK_EXPIRED) conc__stake_lose(l->by.stake, l->lease);
+  conc__work_unlend(q, l);
+  q->returned++;
+  if (q->max_deliveries > 0 && l->deliveries >= q->max_deliveries) {
+    conc__work_die(q, l, holder, why, todo);
+    return;
+  }
+  span = delay < 0 ? conc__work_retry(q, l) : conc__due_span(delay);
+  if (span == 0)
+    conc__work_make_ready(q, l, todo);
+  else
+    conc__work_delay(q, l, conc__due_after(conc__due_now(), span));
+}
+
+/* The lease ends as if it had never begun. */
+CONC__PRIVATE void conc__work_undo(conc__work *q, conc__letter *l,
+                                   conc__todo *todo) {
+  conc__work_unlend(q, l);
+  l->deliveries--;
+  q->got--;
+  conc__work_make_ready(q, l, todo);
+}
+
+/* Moves what is due: each call does this first. What is left after so many
+   waits for the next call, or for the keeper. */
+CONC__PRIVATE void conc__work_move_due(conc__work *q, conc__todo *todo) {
+  uint64_t due = conc__work_due(q), now;
+  conc__letter *l;
+  int moves;
+  if (CONC__LIKELY(due == CONC__DUE_NEVER)) return;
+  now = conc__due_now();
+  for (moves = 0; moves < CONC__MOVES_MOST; moves++) {
+    if (conc__order_due(&q->delayed) <= now) {
+      l = conc__order_first(&q->delayed);
+      conc__order_remove(&q->delayed, l);
+      q->delayed_count--;
+      conc__work_make_ready(q, l, todo);
+    } else if (conc__order_due(&q->expiring) <= now) {
+      l = conc__order_first(&q->expiring);
+      conc__work_time(q, l);
+      if (l->key <= now)
+        conc__work_return(q, l, CONC__BACK_EXPIRED, -1, todo);
+    } else {
+      return;
+    }
+  }
+}
+
+/* --- dead letters --- */
+
+/* Makes the value of a dead letter, with the message as a value or, if `raw`,
+   as the bytes that it is. 0, -ENOMEM, or what else it cannot be made for. */
+CONC__PRIVATE int conc__dead_value(conc__letter *l, bool raw,
+                                   conc_value **out) {
+  static const char *const why[] = {"ended", "expired", "released"};
+  conc__buffer b = {NULL, 0, 0, 0};
+  conc_value *message = NULL;
+  conc__entry slot;
+  int rc = 0;
+  conc__letter_entry(l, &slot);
+  if (l->pickled) {
+    static const unsigned char proto[CONC__BODY_AT] = {CONC__OP_PROTO, 4};
+    rc = conc__buffer_append(&b, proto, sizeof proto);
+    if (rc == 0)
+      rc = conc__buffer_append(&b, slot.alone.data + slot.at, l->size);
+    if (rc == 0) rc = conc__buffer_append(&b, ".", 1);
+    if (rc == 0 && !raw)
+      rc = conc_pickle_loads_objects(&message, b.data, b.size);
+  } else {
+    raw = true;
+  }
+  if (rc == 0 && raw)
+    rc = conc_build(&message, "y#",
+                    l->pickled ? b.data : slot.alone.data + slot.at,
+                    l->pickled ? b.size : l->size);
+  conc__buffer_free(&b);
+  if (rc == 0)
+    rc = conc_build(out, "{s:O,s:s,s:d,s:l,s:s}", "message", message, "why",
+                    why[l->why], "when", (double)l->key / 1e9, "deliveries",
+                    (long)l->deliveries, "by", l->by.holder->name);
+  conc_value_free(message);
+  return rc;
+}
+
+/* Puts a dead letter where it belongs. 0, or what the put fails with. A value
+   that may not be there as such is, as bytes. */
+CONC__PRIVATE int conc__dead_put(conc_queue *dead, conc__letter *l) {
+  conc__buffer b = {NULL, 0, 0, 0};
+  conc_value *v = NULL;
+  conc__message m;
+  int rc = conc__dead_value(l, false, &v);
+  if (rc == 0) rc = conc__pickle_encode(&b, v, 4 | dead->objects);
+  if (rc != 0 && rc != -ENOMEM) {
+    conc_value_free(v);
+    v = NULL;
+    b.size = 0;
+    rc = conc__dead_value(l, true, &v);
+    if (rc == 0) rc = conc__pickle_encode(&b, v, 4);
+  }
+  conc_value_free(v);
+  if (rc == 0 && dead->max_bytes > 0 && b.size > dead->max_bytes)
+    rc = -EMSGSIZE;
+  if (rc == 0) {
+    m.data = b.data;
+    m.size = b.size;
+    m.kind = CONC__PICKLED;
+    m.keep = &b;
+    rc = dead->ops->put(dead, &m, 0);
+  }
+  conc__buffer_free(&b);
+  return rc;
+}
+
+/* Buries the dying letters, the oldest first, until .dead_letters is full. No
+   guard is held, for the other queue has its own. `burying` makes the caller
+   the only one that does this, and the queue waits for it. */
+CONC__PRIVATE void conc__work_bury(conc__work *q) {
+  conc__todo todo;
+  conc__letter *l;
+  bool more = true;
+  int rc;
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  while (more && (l = q->dying) != NULL) {
+    conc__mutex_unlock(conc__mutex_of(q));
+    rc = conc__dead_put(q->dead_letters, l);
+    conc__work_lock(q);
+    /* These will fail the next time, too: it is dropped. */
+    more = rc == 0 || rc == -EPIPE || rc == -EMSGSIZE || rc == -EINVAL;
+    if (more) {
+      q->dying = l->next;
+      if (q->dying == NULL) q->dying_last = NULL;
+      q->dying_count--;
+      q->dead++;
+      conc__work_drop(q, l, &todo);
+      conc__todo_free(&todo, l);
+    } else {
+      q->bury_at = conc__due_after(conc__due_now(), CONC__BURY_AGAIN);
+    }
+  }
+  q->burying = false;
+  q->users--;
+  if (q->users == 0) conc__todo_wake_all(&todo, &q->leavers);
+  conc__work_unlock(q, &todo);
+}
+
+/* The usual end of a call: conc__work_unlock, and dying letters are buried. */
+CONC__PRIVATE void conc__work_leave(conc__work *q, conc__todo *todo) {
+  bool bury = CONC__UNLIKELY(q->dying != NULL) && !q->burying &&
+              q->bury_at <= conc__due_now();
+  if (bury) {
+    q->burying = true;
+    q->users++;
+  }
+  conc__work_unlock(q, todo);
+  if (bury) conc__work_bury(q);
+}
+
+/* --- the end of a holder --- */
+
+/* Gives back what a stake has leased, some of it at a time, for others want
+   the guard, too: the youngest first, as they would come back one by one. */
+CONC__PRIVATE void conc__stake_end(conc__stake *s) {
+  bool more;
+  do {
+    conc__todo todo;
+    conc__work *q;
+    int moves;
+    conc__todo_begin(&todo);
+    conc__mutex_lock(s->guard);
+    q = s->queue;
+    if (q == NULL) {
+      conc__mutex_unlock(s->guard);
+      return;
+    }
+    conc__work_enter(q);
+    for (moves = 0; moves < CONC__MOVES_MOST && s->youngest != NULL; moves++)
+      conc__work_return(q, s->youngest, CONC__BACK_ENDED, -1, &todo);
+    more = s->youngest != NULL;
+    if (!more) conc__stake_leave(s);
+    conc__work_leave(q, &todo);
+  } while (more);
+}
+
+/* The task or the connection ends: all that it has leased comes back. */
+CONC__PRIVATE void conc__holder_end(void *holder) {
+  conc__holder *h = (conc__holder *)holder;
+  while (h->stakes != NULL) {
+    conc__stake *s = h->stakes;
+    h->stakes = s->next;
+    conc__stake_end(s);
+    conc__stake_free(s);
+  }
+  conc__holder_unref(h);
+}
+
+/* The holders of tasks are values of a conc_local, whose destructor is called
+   at the end of each. It has one attribute, which no call looks up by a name,
+   and which is no block of memory. */
+static conc_local conc__holders;
+static conc_attribute conc__holders_own;
+
+CONC__PRIVATE void conc__holders_begin(void) {
+  conc__local_begin(&conc__holders, &conc__holders_own, conc__holder_end);
+}
+
+/* Nanoseconds that a lease of a queue lasts without a sign of life. */
+CONC__INLINE uint64_t conc__work_lease(const conc_queue *q) {
+  return ((const conc__work *)(const void *)q)->lease;
+}
+
+/* The holder of the calling task; NULL: it has none. */
+CONC__INLINE conc__holder *conc__holder_own(void) {
+  return (conc__holder *)conc_attribute_get(&conc__holders_own);
+}
+
+/* The same; made, if there is none. NULL: there is no memory. */
+CONC__PRIVATE conc__holder *conc__holder_make_own(void) {
+  conc__holder *h = conc__holder_own();
+  if (h != NULL) return h;
+  h = conc__holder_new(conc_name(NULL), CONC__DUE_NEVER);
+  if (h == NULL) return NULL;
+  if (conc_attribute_set(&conc__holders_own, h) == 0) return h;
+  conc__holder_unref(h);
+  return NULL;
+}
+
+/* A queue is gone: so may be what the caller's holder is for. */
+CONC__PRIVATE void conc__holder_trim_own(void) {
+  conc__holder *h = conc__holder_own();
+  if (h == NULL) return;
+  conc__holder_prune(h, false);
+  if (h->stakes == NULL) conc__local_end(&conc__holders_own);
+}
+
+/* ---------------------------------------------------------------------------
+   >>work: the queue of one process that leases its messages
+
+   The class of queues with an option of >>leases: its calls, by the steps that
+   are in >>letters. A connection of a server passes its holder with the sink,
+   and what it got is its own when the reply has been sent: until then it can
+   be given back, also by a queue that does not lease, which lends it
+   meanwhile.
+
+   Its users are >>queue, >>leases, and >>session for the connections of a
+   server.
+   ------------------------------------------------------------------------ */
+
+/* --- waiting --- */
+
+typedef struct conc__work_wait {
+  conc__waiter waiter;
+  bool begun;
+} conc__work_wait;
+
+/* Waits on a list until something may have changed, as long as the call lasts
+   at most. Called with the guard held, and returns with it. What the call has
+   to do is done first; then it looks again before it waits. 0, -ETIMEDOUT,
+   -ECANCELED. */
+CONC__PRIVATE int conc__work_await(conc__work *q, struct conc__waitlist *list,
+                                   conc__work_wait *wait, double deadline,
+                                   conc__todo *todo) {
+  conc__mutex *guard = conc__mutex_of(q);
+  conc__waiter *w = &wait->waiter;
+  double until = deadline;
+  uint64_t due;
+  int rc;
+  if (deadline <= 0) return -ETIMEDOUT;
+  if (todo->woken != NULL || todo->freed != NULL ||
+      (q->dying != NULL && !q->burying && q->bury_at <= conc__due_now())) {
+    conc__work_leave(q, todo);
+    conc__work_lock(q);
+    return 0;
+  }
+  if (!wait->begun) {
+    conc__waiter_init(w, conc__self(),
+                      list == &q->joiners ? "the end of queue" : "queue",
+                      q->queue.name);
+    w->recheck_after_fork = true;
+  }
+  /* Before it waits it keeps the time for all, if none does. */
+  if (q->keeper == NULL) q->keeper = w;
+  if (q->keeper == w) {
+    due = q->keeper_until = conc__work_due(q);
+    if (due != CONC__DUE_NEVER && (double)due / 1e9 < until)
+      until = (double)due / 1e9;
+  }
+  rc = conc__waitlist_wait(guard, list, w, wait->begun, true, until);
+  wait->begun = true;
+  w->failure = 0;
+  conc__work_lock(q);
+  if (q->keeper == w) q->keeper = NULL;
+  if (rc == -EAGAIN || (rc == -ETIMEDOUT && until < deadline)) return 0;
+  return rc;
+}
+
+/* --- putting --- */
+
+CONC__PRIVATE uint64_t conc__put_id_hash(const char *id) {
+  uint64_t hash = 14695981039346656037u; /* FNV-1a */
+  for (; *id != 0; id++)
+    hash = (hash ^ (unsigned char)*id) * 1099511628211u;
+  return hash;
+}
+
+CONC__INLINE conc__put_id **conc__put_id_bucket(conc__put_ids *ids,
+                                              uint64_t hash) {
+  return &ids->buckets[hash & (ids->size - 1)];
+}
+
+/* Makes room for one id more. 0 or -ENOMEM: there is no bucket at all. */
+CONC__PRIVATE int conc__put_id_reserve(conc__put_ids *ids) {
+  size_t size = ids->size > 0 ? ids->size * 2 : 64;
+  conc__put_id **buckets;
+  conc__put_id *k;
+  if (ids->count < ids->size) return 0;
+  buckets = size > SIZE_MAX / sizeof *buckets
+                ? NULL
+                : (conc__put_id **)CONC_MALLOC(size * sizeof *buckets);
+  if (buckets == NULL) return ids->buckets != NULL ? 0 : -ENOMEM;
+  memset(buckets, 0, size * sizeof *buckets);
+  CONC_FREE(ids->buckets);
+  ids->buckets = buckets;
+  ids->size = size;
+  for (k = ids->oldest; k != NULL; k = k->newer) {
+    conc__put_id **p = conc__put_id_bucket(ids, k->hash);
+    k->chain = *p;
+    *p = k;
+  }
+  return 0;
+}
+
+/* Forgets the ids whose time is over. */
+CONC__PRIVATE void conc__put_id_forget(conc__put_ids *ids, uint64_t now) {
+  conc__put_id *k;
+  while ((k = ids->oldest) != NULL && k->until <= now) {
+    conc__put_id **p = conc__put_id_bucket(ids, k->hash);
+    while (*p != k) p = &(*p)->chain;
+    *p = k->chain;
+    ids->oldest = k->newer;
+    if (ids->oldest == NULL) ids->newest = NULL;
+    ids->count--;
+    CONC_FREE(k);
+  }
+}
+
+/* An id that is to be known. NULL: there is no memory. */
+CONC__PRIVATE conc__put_id *conc__put_id_new(const char *id) {
+  size_t size = strlen(id) + 1;
+  conc__put_id *k = (conc__put_id *)CONC_MALLOC(sizeof *k + size);
+  if (k == NULL) return NULL;
+  memset(k, 0, sizeof *k);
+  k->hash = conc__put_id_hash(id);
+  memcpy(k + 1, id, size);
+  return k;
+}
+
+/* Whether an id is known. Under the guard. */
+CONC__PRIVATE bool conc__put_id_has(conc__put_ids *ids,
+                                   const conc__put_id *which, uint64_t now) {
+  const conc__put_id *k;
+  conc__put_id_forget(ids, now);
+  if (ids->buckets == NULL) return false;
+  for (k = *conc__put_id_bucket(ids, which->hash); k != NULL; k = k->chain)
+    if (k->hash == which->hash &&
+        strcmp((const char *)(k + 1), (const char *)(which + 1)) == 0)
+      return true;
+  return false;
+}
+
+CONC__PRIVATE void conc__put_id_enter(conc__put_ids *ids, conc__put_id *k,
+                                     uint64_t until) {
+  conc__put_id **p = conc__put_id_bucket(ids, k->hash);
+  k->until = until;
+  k->chain = *p;
+  *p = k;
+  *(ids->newest != NULL ? &ids->newest->newer : &ids->oldest) = k;
+  ids->newest = k;
+  ids->count++;
+}
+
+/* Whether there is room for `bytes` more, as .max_total counts them. */
+CONC__PRIVATE bool conc__work_fits(const conc__work *q, size_t bytes) {
+  size_t max = q->queue.max_total;
+  if (q->queue.capacity > 0 && q->total >= q->queue.capacity) return false;
+  return max == 0 || q->bytes <= max - bytes;
+}
+
+/* Waits until there is room. With the guard held, which it has afterwards,
+   too. 0; 1: the id is known; -EPIPE, -ETIMEDOUT, -ECANCELED, -ENOMEM. */
+CONC__PRIVATE int conc__work_await_room(conc__work *q, size_t bytes,
+                                        const conc__put_id *id,
+                                        double deadline, conc__todo *todo) {
+  conc__work_wait wait;
+  int rc = 0;
+  wait.begun = false;
+  for (;;) {
+    conc__work_move_due(q, todo);
+    if (q->closed) rc = -EPIPE;
+    if (rc == 0 && id != NULL) {
+      if (conc__put_id_has(&q->known, id, conc__due_now()))
+        rc = 1;
+      else
+        rc = conc__put_id_reserve(&q->known);
+    }
+    if (rc != 0 || conc__work_fits(q, bytes)) break;
+    rc = conc__work_await(q, &q->putters, &wait, deadline, todo);
+    if (rc != 0) break;
+  }
+  /* This one may have been woken for room that another one can use. */
+  if (wait.begun && rc != 0 && conc__work_fits(q, bytes))
+    conc__todo_wake(todo, conc__waitlist_take(&q->putters));
+  return rc;
+}
+
+/* Puts a message, on terms if they are not NULL. */
+CONC__PRIVATE int conc__work_put_on(conc_queue *queue, const conc__message *m,
+                                    const conc__terms *terms,
+                                    double deadline) {
+  conc__work *q = (conc__work *)queue;
+  const size_t bytes = CONC__ENTRY_COUNT(m->size);
+  uint64_t delay = terms != NULL ? conc__due_span(terms->delay) : 0;
+  conc__letter *l;
+  conc__put_id *id = NULL;
+  conc__todo todo;
+  int rc;
+  if (terms != NULL && terms->priority >= (int)q->priorities) return -EINVAL;
+  l = conc__letter_new(m);
+  rc = l != NULL ? 0 : -ENOMEM;
+  if (rc == 0 && terms != NULL && terms->id != NULL) {
+    id = conc__put_id_new(terms->id);
+    if (id == NULL) rc = -ENOMEM;
+  }
+  if (rc != 0) {
+    if (l != NULL) conc__letter_settle(l, m, false);
+    return rc;
+  }
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  rc = conc__work_await_room(q, bytes, id, deadline, &todo);
+  if (rc == 0) {
+    l->priority = (uint8_t)(terms != NULL && terms->priority >= 0
+                                ? (unsigned)terms->priority
+                                : q->priorities - 1);
+    l->since = conc__work_tick();
+    l->serial = ++q->serial;
+    q->total++;
+    q->bytes += bytes;
+    q->put++;
+    conc__rate_add(&q->put_rate, l->since, 1);
+    if (id != NULL)
+      conc__put_id_enter(&q->known, id,
+                        conc__due_after(conc__due_now(), q->dedup));
+    conc__letter_settle(l, m, true);
+    if (delay > 0)
+      conc__work_delay(q, l, conc__due_after(conc__due_now(), delay));
+    else
+      conc__work_make_ready(q, l, &todo);
+    /* The bound is one of bytes: there may be room for the next one, too. */
+    if (q->queue.max_total > 0 && conc__work_fits(q, CONC__ENTRY_COUNT(0)))
+      conc__todo_wake(&todo, conc__waitlist_take(&q->putters));
+  }
+  conc__work_leave(q, &todo);
+  if (rc != 0) {
+    conc__letter_settle(l, m, false);
+    CONC_FREE(id);
+  }
+  return rc > 0 ? 0 : rc;
+}
+
+CONC__PRIVATE int conc__work_put(conc_queue *queue, const conc__message *m,
+                                 double deadline) {
+  return conc__work_put_on(queue, m, NULL, deadline);
+}
+
+/* A message that is no lease of this queue comes to the front: a client gives
+   it back, to which it was not leased. */
+CONC__PRIVATE int conc__work_unget(conc_queue *queue, const conc__message *m,
+                                   conc__buffer *b) {
+  conc__work *q = (conc__work *)queue;
+  conc__message back = *m;
+  conc__todo todo;
+  conc__letter *l;
+  back.keep = b;
+  l = conc__letter_new(&back);
+  if (l == NULL) return -ENOMEM;
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  l->serial = q->front--;
+  l->since = conc__work_tick();
+  q->total++;
+  q->bytes += CONC__ENTRY_COUNT(l->size);
+  conc__letter_settle(l, &back, true);
+  conc__work_make_ready(q, l, &todo);
+  conc__work_leave(q, &todo);
+  return 0;
+}
+
+/* --- getting --- */
+
+/* Waits until a letter is ready. With the guard held, which it has afterwards,
+   too. The letter, or NULL and *rc: -EPIPE, -ETIMEDOUT, -ECANCELED. */
+CONC__PRIVATE conc__letter *conc__work_await_letter(conc__work *q,
+                                                    double deadline, int *rc,
+                                                    conc__todo *todo) {
+  conc__work_wait wait;
+  wait.begun = false;
+  *rc = 0;
+  for (;;) {
+    conc__letter *l;
+    conc__work_move_due(q, todo);
+    l = conc__work_first(q);
+    if (l != NULL) return l;
+    if (*rc == 0 && q->closed && q->delayed_count == 0) *rc = -EPIPE;
+    if (*rc != 0) return NULL;
+    *rc = conc__work_await(q, &q->getters, &wait, deadline, todo);
+    if (*rc == -ECANCELED) return NULL;
+  }
+}
+
+/* A large letter is copied while no guard is held. */
+CONC__PRIVATE ssize_t conc__work_copy_large(conc__work *q, conc__letter *l,
+                                            conc__entry *slot,
+                                            conc__sink *sink,
+                                            conc__todo *todo) {
+  ssize_t size;
+  l->copying++;
+  conc__work_leave(q, todo);
+  size = conc__entry_copy(slot, sink, sink->data);
+  conc__work_lock(q);
+  if (--l->copying == 0 && l->state == CONC__LETTER_GONE)
+    conc__todo_free(todo, l);
+  return size;
+}
+
+/* Gets a message. It is leased, if the queue does that; or if `lent`, or for a
+   connection, it stays until the get is complete; or it is gone. */
+CONC__PRIVATE ssize_t conc__work_get_one(conc__work *q, conc__sink *sink,
+                                         bool lent, double deadline) {
+  conc__stake *stake = NULL;
+  conc__todo todo;
+  conc__letter *l;
+  conc__entry slot;
+  ssize_t size;
+  int rc;
+  if (sink->holder != NULL) lent = true;
+  if (q->queue.leases) {
+    conc__holder *h =
+        sink->holder != NULL ? sink->holder : conc__holder_make_own();
+    stake = h != NULL ? conc__stake_make(h, q) : NULL;
+    if (stake == NULL) return -ENOMEM;
+  }
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  l = conc__work_await_letter(q, deadline, &rc, &todo);
+  if (l == NULL) {
+    conc__work_leave(q, &todo);
+    return rc;
+  }
+  conc__letter_entry(l, &slot);
+  size = conc__entry_prepare(&slot, sink);
+  if (size == 0 && sink->body == NULL)
+    size = conc__sink_takes(sink, slot.size);
+  if (size < 0) { /* another getter may be able to take it */
+    conc__todo_wake(&todo, conc__waitlist_take(&q->getters));
+    conc__work_leave(q, &todo);
+    return size;
+  }
+  if (stake == NULL && !lent) {
+    conc__work_unready(q, l);
+    l->deliveries++;
+    q->got++;
+    conc__rate_add(&q->done_rate, conc__work_tick(), 1);
+    conc__work_drop(q, l, &todo);
+    conc__work_leave(q, &todo);
+    size = conc__entry_copy(&slot, sink, sink->data);
+    conc__letter_free(l);
+    return size;
+  }
+  conc__work_lend(q, l, stake);
+  sink->lease = l->lease;
+  sink->deliveries = (int)l->deliveries;
+  if (l->large)
+    size = conc__work_copy_large(q, l, &slot, sink, &todo);
+  else
+    size = conc__entry_copy(&slot, sink, sink->data);
+  conc__work_leave(q, &todo);
+  return size;
+}
+
+CONC__PRIVATE ssize_t conc__work_get(conc_queue *queue, conc__sink *sink,
+                                     double deadline) {
+  return conc__work_get_one((conc__work *)queue, sink, false, deadline);
+}
+
+/* They have one size, and lie behind each other. Only the first is waited
+   for. */
+CONC__PRIVATE ssize_t conc__work_get_many(conc_queue *queue, conc__sink *sink,
+                                          size_t n, double deadline) {
+  conc__sink one = *sink;
+  size_t done;
+  ssize_t size = 0;
+  for (done = 0; done < n; done++) {
+    size = conc__work_get(queue, &one, done == 0 ? deadline : 0);
+    if (size < 0) break;
+    one.data = (char *)one.data + sink->size;
+  }
+  return done > 0 ? (ssize_t)done : size;
+}
+
+/* --- the ends of leases --- */
+
+/* The lease that a holder got last, of those that it has not lost. NULL and
+   *rc: it has none (-EINVAL), or has lost that one (-ESTALE). */
+CONC__PRIVATE conc__letter *conc__stake_last(conc__stake *s, int *rc) {
+  uint64_t lost = s->lost_count > 0 ? s->lost[s->lost_count - 1] : 0;
+  conc__letter *l = s->youngest;
+  *rc = 0;
+  if (l != NULL && l->lease > lost) return l;
+  *rc = lost != 0 ? -ESTALE : -EINVAL;
+  if (lost != 0) s->lost_count--;
+  return NULL;
+}
+
+/* Without .lease: one more of those that were put is dealt with. */
+CONC__PRIVATE int conc__work_count_task(conc__work *q, conc__todo *todo) {
+  if (q->done == q->put) return -EINVAL;
+  q->done++;
+  if (conc__work_settled(q)) conc__work_settle(q, todo);
+  return 0;
+}
+
+/* Does with a letter that is leased what CONC__LEASE_... says. Under the
+   guard. */
+CONC__PRIVATE void conc__work_end_as(conc__work *q, conc__letter *l, int how,
+                                     double seconds, conc__todo *todo) {
+  switch (how) {
+  case CONC__LEASE_DONE:
+    q->done++;
+    conc__rate_add(&q->done_rate, conc__work_tick(), 1);
+    conc__work_finish(q, l, todo);
+    return;
+  case CONC__LEASE_RELEASE:
+    conc__work_return(q, l, CONC__BACK_RELEASED, seconds, todo);
+    return;
+  case CONC__LEASE_UNGET: conc__work_undo(q, l, todo); return;
+  case CONC__LEASE_SENT:
+    if (l->state != CONC__LETTER_LENT) return;
+    conc__rate_add(&q->done_rate, conc__work_tick(), 1);
+    conc__work_finish(q, l, todo);
+    return;
+  case CONC__LEASE_SPOILED:
+    q->dead++;
+    conc__work_finish(q, l, todo);
+    return;
+  default: /* CONC__LEASE_EXTEND */
+    l->floor = conc__due_after(conc__due_now(), conc__due_span(seconds));
+    if (q->max_lease > 0)
+      l->ceiling = conc__due_after(conc__due_now(), q->max_lease);
+    if (l->ceiling < l->floor) l->ceiling = l->floor;
+    conc__work_time(q, l);
+  }
+}
+
+/* Ends a lease, as CONC__LEASE_... says: that number, or (0) the one that the
+   holder got last, which is NULL if that is the calling task. A lease that is
+   not known has ended before. */
+CONC__PRIVATE int conc__work_end(conc_queue *queue, conc__holder *h,
+                                 uint64_t lease, int how, double seconds) {
+  conc__work *q = (conc__work *)queue;
+  conc__stake *s = NULL;
+  conc__letter *l = NULL;
+  conc__todo todo;
+  int rc = 0;
+  if (q->queue.leases) {
+    if (h == NULL) h = conc__holder_own();
+    if (h != NULL) s = conc__stake_find(h, q);
+    if (s == NULL && lease == 0) return -EINVAL;
+  }
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  conc__work_move_due(q, &todo);
+  if (lease != 0) {
+    l = conc__work_find(q, lease);
+    if (l == NULL) rc = -ESTALE;
+    if (l == NULL && s != NULL) conc__stake_told(s, lease);
+  } else if (q->queue.leases) {
+    l = conc__stake_last(s, &rc);
+  } else {
+    rc = conc__work_count_task(q, &todo);
+  }
+  if (l != NULL) conc__work_end_as(q, l, how, seconds, &todo);
+  conc__work_leave(q, &todo);
+  return rc;
+}
+
+/* For a client whose leases are its connections': whoever has this lease is
+   alive. False: nobody has it. */
+CONC__PRIVATE bool conc__work_touch(conc_queue *queue, uint64_t lease) {
+  conc__work *q = (conc__work *)queue;
+  conc__todo todo;
+  conc__letter *l;
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  conc__work_move_due(q, &todo);
+  l = conc__work_find(q, lease);
+  if (l != NULL && l->state != CONC__LETTER_LEASED) l = NULL;
+  if (l != NULL && CONC__LOAD_RELAXED(&l->by.stake->holder->seen) !=
+                       CONC__DUE_NEVER)
+    conc__holder_touch(l->by.stake->holder);
+  conc__work_leave(q, &todo);
+  return l != NULL;
+}
+
+/* Enters a letter among the leases of a stake, at its place by number. */
+CONC__PRIVATE void conc__stake_enter(conc__stake *s, conc__letter *l) {
+  conc__letter *younger = NULL, *older = s->youngest;
+  while (older != NULL && older->lease > l->lease) {
+    younger = older;
+    older = older->older;
+  }
+  l->by.stake = s;
+  l->younger = younger;
+  l->older = older;
+  *(younger != NULL ? &younger->older : &s->youngest) = l;
+  if (older != NULL) older->younger = l;
+  s->count++;
+}
+
+/* Gives a lease to the holder of another one, too: that one keeps both. 0; or
+   -ESTALE: one of them has ended. */
+CONC__PRIVATE int conc__work_join_lease(conc_queue *queue, uint64_t lease,
+                                        uint64_t other) {
+  conc__work *q = (conc__work *)queue;
+  conc__todo todo;
+  conc__letter *l, *to;
+  int rc = -ESTALE;
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  conc__work_move_due(q, &todo);
+  l = conc__work_find(q, lease);
+  to = conc__work_find(q, other);
+  if (l != NULL && to != NULL && l->state == CONC__LETTER_LEASED &&
+      to->state == CONC__LETTER_LEASED) {
+    conc__stake_remove(l);
+    conc__stake_enter(to->by.stake, l);
+    conc__work_time(q, l);
+    rc = 0;
+  }
+  conc__work_leave(q, &todo);
+  return rc;
+}
+
+CONC__PRIVATE int conc__work_task_done(conc_queue *queue) {
+  return conc__work_end(queue, NULL, 0, CONC__LEASE_DONE, 0);
+}
+
+/* What the reader does not take was never got. What is no value for anybody is
+   gone. */
+CONC__PRIVATE ssize_t conc__work_get_value(conc_queue *queue, conc__sink *sink,
+                                           double deadline) {
+  ssize_t n = conc__work_get_one((conc__work *)queue, sink, true, deadline);
+  int rc;
+  if (n < 0) return n;
+  rc = conc__sink_read(sink, true);
+  conc__work_end(queue, sink->holder, sink->lease,
+                 rc == 0         ? CONC__LEASE_SENT
+                 : rc == -EPROTO ? CONC__LEASE_SPOILED
+                                 : CONC__LEASE_UNGET,
+                 0);
+  return rc == 0 ? n : rc;
+}
+
+/* --- what else a queue does --- */
+
+CONC__PRIVATE ssize_t conc__work_size(conc_queue *queue) {
+  conc__work *q = (conc__work *)queue;
+  conc__todo todo;
+  size_t n;
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  conc__work_move_due(q, &todo);
+  n = q->ready_count;
+  conc__work_leave(q, &todo);
+  return (ssize_t)n;
+}
+
+CONC__PRIVATE ssize_t conc__work_peek(conc_queue *queue) {
+  conc__work *q = (conc__work *)queue;
+  conc__todo todo;
+  conc__letter *l;
+  conc__entry slot;
+  int rc;
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  l = conc__work_await_letter(q, 0, &rc, &todo);
+  if (l != NULL) {
+    conc__letter_entry(l, &slot);
+    rc = conc__entry_content(&slot);
+  }
+  conc__work_leave(q, &todo);
+  return rc != 0 ? rc : (ssize_t)slot.size;
+}
+
+CONC__PRIVATE int conc__work_join(conc_queue *queue, double deadline) {
+  conc__work *q = (conc__work *)queue;
+  conc__todo todo;
+  conc__work_wait wait;
+  int rc = 0;
+  wait.begun = false;
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  for (;;) {
+    conc__work_move_due(q, &todo);
+    if (conc__work_settled(q)) rc = rc == -ECANCELED ? rc : 0;
+    if (rc != 0 || conc__work_settled(q)) break;
+    rc = conc__work_await(q, &q->joiners, &wait, deadline, &todo);
+    if (rc == 0 && wait.begun && wait.waiter.tag != 0) break;
+  }
+  conc__work_leave(q, &todo);
+  return rc;
+}
+
+CONC__PRIVATE int conc__work_close(conc_queue *queue) {
+  conc__work *q = (conc__work *)queue;
+  conc__todo todo;
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  q->closed = true;
+  conc__todo_wake_all(&todo, &q->getters);
+  conc__todo_wake_all(&todo, &q->putters);
+  conc__work_leave(q, &todo);
+  return 0;
+}
+
+/* The seconds since the oldest ready letter was put. */
+CONC__PRIVATE double conc__work_oldest(const conc__work *q, uint32_t tick) {
+  const conc__letter *oldest = NULL;
+  unsigned i;
+  for (i = 0; i < q->priorities; i++) {
+    const conc__letter *l = conc__order_first(&q->ready[i]);
+    if (l != NULL && (oldest == NULL || l->serial < oldest->serial))
+      oldest = l;
+  }
+  return oldest != NULL ? (double)(tick - oldest->since) / 10 : 0;
+}
+
+/* conc_queue_stats. */
+CONC__PRIVATE int conc__work_counts(conc_queue *queue,
+                                    conc_queue_counts *out) {
+  conc__work *q = (conc__work *)queue;
+  uint32_t tick = conc__work_tick();
+  conc__todo todo;
+  conc__todo_begin(&todo);
+  memset(out, 0, sizeof *out);
+  conc__work_lock(q);
+  conc__work_move_due(q, &todo);
+  out->ready = q->ready_count;
+  out->delayed = q->delayed_count;
+  out->leased = q->leased_count;
+  out->dying = q->dying_count;
+  out->put = q->put;
+  out->got = q->got;
+  out->done = q->done;
+  out->returned = q->returned;
+  out->dead = q->dead;
+  out->put_rate = conc__rate_read(&q->put_rate, tick);
+  out->done_rate = conc__rate_read(&q->done_rate, tick);
+  out->oldest = conc__work_oldest(q, tick);
+  conc__work_leave(q, &todo);
+  return 0;
+}
+
+/* conc_queue_holders. */
+CONC__PRIVATE ssize_t conc__work_holders(conc_queue *queue,
+                                         conc_queue_holder *out, size_t n) {
+  conc__work *q = (conc__work *)queue;
+  const conc__stake *s;
+  conc__todo todo;
+  ssize_t count = 0;
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  conc__work_move_due(q, &todo);
+  for (s = q->stakes; s != NULL; s = s->after) {
+    uint64_t seen = CONC__LOAD_RELAXED(&s->holder->seen);
+    uint64_t now = seen != CONC__DUE_NEVER ? conc__due_now() : 0;
+    if (s->count == 0) continue;
+    if ((size_t)count < n) {
+      conc_queue_holder *to = &out[count];
+      memset(to, 0, sizeof *to);
+      memcpy(to->name, s->holder->name, sizeof to->name);
+      to->leases = s->count;
+      to->silence = now > seen ? (double)(now - seen) / 1e9 : 0;
+    }
+    count++;
+  }
+  conc__work_leave(q, &todo);
+  return count;
+}
+
+/* --- the class --- */
+
+/* Frees the letters of an order. A heap is flattened on the way. */
+CONC__PRIVATE void conc__order_free(conc__order *o) {
+  conc__letter *l;
+  while ((l = conc__order_first(o)) != NULL) {
+    conc__order_remove(o, l);
+    conc__letter_free(l);
+  }
+}
+
+/* A task that has just ended may still be burying what it had; it is waited
+   for. Holders go on, and find that the queue is gone. */
+CONC__PRIVATE void conc__work_free(conc_queue *queue) {
+  conc__work *q = (conc__work *)queue;
+  conc__waiter w;
+  conc__stake *s;
+  conc__letter *l;
+  size_t i;
+  conc__work_lock(q);
+  while (q->users > 0) {
+    conc__waiter_init(&w, conc__self(), "queue", q->queue.name);
+    w.recheck_after_fork = true;
+    conc__waitlist_wait(conc__mutex_of(q), &q->leavers, &w, false, false,
+                        CONC__NEVER);
+    conc__work_lock(q);
+  }
+  for (s = q->stakes; s != NULL; s = s->after) {
+    s->youngest = NULL;
+    s->count = 0;
+    CONC__STORE_RELAXED(&s->queue, (conc__work *)NULL);
+  }
+  conc__mutex_unlock(conc__mutex_of(q));
+  for (i = 0; i < q->priorities; i++) conc__order_free(&q->ready[i]);
+  conc__order_free(&q->delayed);
+  for (i = 0; i < q->buckets_size; i++)
+    while ((l = q->buckets[i]) != NULL) {
+      q->buckets[i] = l->chain;
+      conc__letter_free(l);
+    }
+  while ((l = q->dying) != NULL) {
+    q->dying = l->next;
+    conc__letter_free(l);
+  }
+  conc__put_id_forget(&q->known, CONC__DUE_NEVER);
+  CONC_FREE(q->known.buckets);
+  if (q->buckets != q->few) CONC_FREE(q->buckets);
+  CONC_FREE(q->ready);
+  CONC_FREE(q);
+  conc__holder_trim_own();
+}
+
+static const conc__lease_class conc__work_leases = {
+    conc__work_put_on, conc__work_end, conc__work_counts, conc__work_holders,
+    true};
+
+static const conc__queue_class conc__work_class = {
+    conc__work_put,   conc__work_get,       conc__work_unget,
+    conc__work_size,  conc__work_task_done, conc__work_join,
+    conc__work_free,  conc__work_close,     conc__work_peek,
+    NULL,             conc__work_get_many,  conc__work_get_value,
+    true,             &conc__work_leases};
+
+/* Whether a queue is to be of this class. A value that is no number is not 0,
+   and is refused then. */
+CONC__PRIVATE bool conc__work_is_asked_for(const conc_queue_opts *o) {
+  return o->lease != 0 || o->max_lease != 0 || o->max_deliveries != 0 ||
+         o->dead_letters != NULL || o->retry_delay != 0 ||
+         o->priorities != 0 || o->dedup != 0;
+}
+
+/* Whether the options make sense, alone and together. */
+CONC__PRIVATE bool conc__work_is_allowed(const conc_queue_opts *o) {
+  if (!(o->lease >= 0 && o->max_lease >= 0 && o->retry_delay >= 0 &&
+        o->dedup >= 0) ||
+      o->max_deliveries < 0 || o->priorities < 0 || o->priorities > 256)
+    return false;
+  if (o->dead_letters != NULL && o->max_deliveries == 0) return false;
+  return o->lease > 0 || (!(o->max_lease > 0) && o->max_deliveries == 0 &&
+                          !(o->retry_delay > 0));
+}
+
+/* conc_queue_new, with such an option. */
+CONC__PRIVATE conc_queue *conc__work_new(const conc_queue_opts *options) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  const size_t priorities =
+      options->priorities > 0 ? (size_t)options->priorities : 1;
+  conc__work *q;
+  if (!conc__work_is_allowed(options)) {
+    errno = EINVAL;
+    return NULL;
+  }
+  pthread_once(&once, conc__holders_begin);
+  q = (conc__work *)(void *)conc__fifo_make(&conc__work_class, sizeof *q,
+                                            options);
+  if (q == NULL) return NULL;
+  q->ready = (conc__order *)CONC_MALLOC(priorities * sizeof *q->ready);
+  if (q->ready == NULL) {
+    CONC_FREE(q);
+    errno = ENOMEM;
+    return NULL;
+  }
+  memset(q->ready, 0, priorities * sizeof *q->ready);
+  q->queue.leases = options->lease > 0;
+  q->lease = conc__due_span(options->lease);
+  q->max_lease = conc__due_span(options->max_lease);
+  q->dedup = conc__due_span(options->dedup);
+  q->queue.knows = q->dedup > 0;
+  q->max_deliveries = (uint32_t)options->max_deliveries;
+  q->dead_letters = options->dead_letters;
+  q->retry_delay = options->retry_delay;
+  q->priorities = (unsigned)priorities;
+  q->buckets = q->few;
+  q->buckets_size = sizeof q->few / sizeof *q->few;
+  q->serial = (uint64_t)1 << 63;
+  q->front = q->serial;
+  q->chance = conc__due_now() | 1;
+  q->depth = conc__fork_depth;
+  q->put_rate.since = q->done_rate.since = conc__work_tick();
+  return &q->queue;
+}
+
+/* Whether a queue is of such a class, and of this process. */
+CONC__INLINE bool conc__queue_is_work(const conc_queue *q) {
+  return q->ops->leases != NULL && q->ops->leases->here;
+}
+
+/* ---------------------------------------------------------------------------
    >>queue: conc_queue: one interface to every distance
 
    Every call goes through the queue's class, see >>fifo. What is common to all
@@ -28818,7 +33693,13 @@ CONC__PRIVATE conc_queue *conc__cells_new(const conc_queue_opts *options) {
 
 /* The one place that names the classes. */
 CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options) {
+  bool works = options != NULL && conc__work_is_asked_for(options);
   conc__init();
+  if (works && options->shared) {
+    errno = EINVAL;
+    return NULL;
+  }
+  if (works) return conc__work_new(options);
   return options != NULL && options->shared ? conc__cells_new(options)
                                             : conc__fifo_new(options);
 }
@@ -28863,6 +33744,16 @@ CONC__NOINLINE ssize_t conc__queue_get_later(conc_queue *queue, void *buf,
   if (rc != 0) return rc;
   conc__sink_bytes(&sink, buf, size);
   return queue->ops->get(queue, &sink, conc__deadline(timeout));
+}
+
+/* Says which lease it was that a get has made; after an error: none. */
+CONC__PRIVATE void conc__queue_note_lease(conc_queue *queue, conc_lease *lease,
+                                          const conc__sink *sink, bool got) {
+  memset(lease, 0, sizeof *lease);
+  if (!got) return;
+  lease->queue = queue;
+  lease->id = sink->lease;
+  lease->deliveries = sink->deliveries;
 }
 
 CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
@@ -28957,9 +33848,10 @@ CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
   return rc;
 }
 
-/* Gets the body of a pickle behind the first opcode that it lacks. */
+/* Gets the body of a pickle behind the first opcode that it lacks. `lease` may
+   be NULL. */
 CONC__PRIVATE int conc__queue_read(conc_queue *queue, conc__reader *reader,
-                                   double timeout) {
+                                   conc_lease *lease, double timeout) {
   static const unsigned char proto[CONC__BODY_AT] = {CONC__OP_PROTO, 4};
   conc__buffer b = {NULL, 0, 0, 0};
   conc__sink sink;
@@ -28970,6 +33862,7 @@ CONC__PRIVATE int conc__queue_read(conc_queue *queue, conc__reader *reader,
   if (n == 0)
     n = queue->ops->get_value(queue, &sink, conc__deadline(timeout));
   conc__buffer_free(&b);
+  if (lease != NULL) conc__queue_note_lease(queue, lease, &sink, n >= 0);
   return n < 0 ? (int)n : 0;
 }
 
@@ -28978,7 +33871,7 @@ CONC_API int conc_get_value(conc_queue *queue, conc_value **out,
   conc__reader reader = {NULL, NULL, NULL};
   reader.out = out;
   *out = NULL;
-  return conc__queue_read(queue, &reader, timeout);
+  return conc__queue_read(queue, &reader, NULL, timeout);
 }
 
 /* The queue has a copy of the value, or the put has failed: so the value is
@@ -29007,9 +33900,118 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
   va_start(ap, format);
   reader.format = format;
   reader.arguments = &ap;
-  rc = conc__queue_read(queue, &reader, timeout);
+  rc = conc__queue_read(queue, &reader, NULL, timeout);
   va_end(ap);
   return rc;
+}
+
+/* ---------------------------------------------------------------------------
+   >>leases: leases, retries, priorities, delays: conc_lease
+
+   The calls that not every class has: see conc__lease_class.
+   ------------------------------------------------------------------------ */
+
+CONC_API ssize_t conc_get_leased(conc_queue *queue, conc_lease *lease,
+                                 void *buf, size_t size, double timeout) {
+  conc__sink sink;
+  ssize_t n = queue->leases ? 0 : -ENOTSUP;
+  conc__sink_bytes(&sink, buf, size);
+  if (n == 0 && timeout > 0 && conc__turn_is_due()) n = conc__take_turn();
+  if (n == 0) n = queue->ops->get(queue, &sink, conc__deadline(timeout));
+  conc__queue_note_lease(queue, lease, &sink, n >= 0);
+  return n;
+}
+
+CONC_API int conc_get_value_leased(conc_queue *queue, conc_lease *lease,
+                                   conc_value **out, double timeout) {
+  conc__reader reader = {NULL, NULL, NULL};
+  reader.out = out;
+  *out = NULL;
+  if (queue->leases) return conc__queue_read(queue, &reader, lease, timeout);
+  memset(lease, 0, sizeof *lease);
+  return -ENOTSUP;
+}
+
+/* Ends a lease, or (CONC__LEASE_EXTEND) does not. */
+CONC__PRIVATE int conc__queue_end_lease(conc_lease *lease, int how,
+                                        double seconds) {
+  conc_queue *q = lease->queue;
+  uint64_t id = lease->id;
+  if (how != CONC__LEASE_EXTEND) memset(lease, 0, sizeof *lease);
+  if (q == NULL || id == 0) return -EINVAL;
+  return q->ops->leases->end(q, NULL, id, how, seconds);
+}
+
+CONC_API int conc_lease_done(conc_lease *lease) {
+  return conc__queue_end_lease(lease, CONC__LEASE_DONE, 0);
+}
+
+CONC_API int conc_lease_release(conc_lease *lease, double delay) {
+  return conc__queue_end_lease(lease, CONC__LEASE_RELEASE, delay);
+}
+
+CONC_API int conc_lease_extend(conc_lease *lease, double seconds) {
+  if (seconds != seconds) return -EINVAL;
+  return conc__queue_end_lease(lease, CONC__LEASE_EXTEND, seconds);
+}
+
+CONC_API int conc_lease_deliveries(const conc_lease *lease) {
+  return lease->deliveries;
+}
+
+/* As conc__queue_put, on terms. */
+CONC__PRIVATE int conc__queue_put_on(conc_queue *q, const void *data,
+                                     size_t size, const conc__terms *terms,
+                                     double timeout) {
+  conc__message m;
+  if (timeout > 0 && conc__turn_is_due()) {
+    int rc = conc__take_turn();
+    if (rc != 0) return rc;
+  }
+  if (q->max_bytes > 0 && size > q->max_bytes) return -EMSGSIZE;
+  m.data = data;
+  m.size = size;
+  m.kind = CONC__RAW;
+  m.keep = NULL;
+  return q->ops->leases->put(q, &m, terms, conc__deadline(timeout));
+}
+
+CONC_API int conc_put_after(conc_queue *queue, const void *data, size_t size,
+                            double delay, double timeout) {
+  conc__terms terms = {0, -1, NULL};
+  if (queue->ops->leases == NULL) return -ENOTSUP;
+  if (!(delay < 1e9)) return -EINVAL;
+  terms.delay = delay;
+  return conc__queue_put_on(queue, data, size, &terms, timeout);
+}
+
+CONC_API int conc_put_priority(conc_queue *queue, const void *data,
+                               size_t size, int priority, double timeout) {
+  conc__terms terms = {0, -1, NULL};
+  if (queue->ops->leases == NULL) return -ENOTSUP;
+  if (priority < 0) return -EINVAL;
+  terms.priority = priority;
+  return conc__queue_put_on(queue, data, size, &terms, timeout);
+}
+
+CONC_API int conc_put_once(conc_queue *queue, const char *id, const void *data,
+                           size_t size, double timeout) {
+  conc__terms terms = {0, -1, NULL};
+  if (queue->ops->leases == NULL || !queue->knows) return -ENOTSUP;
+  if (id == NULL || strlen(id) > CONC__ID_MOST) return -EINVAL;
+  terms.id = id;
+  return conc__queue_put_on(queue, data, size, &terms, timeout);
+}
+
+CONC_API int conc_queue_stats(conc_queue *queue, conc_queue_counts *out) {
+  if (queue->ops->leases == NULL) return -ENOTSUP;
+  return queue->ops->leases->counts(queue, out);
+}
+
+CONC_API ssize_t conc_queue_holders(conc_queue *queue, conc_queue_holder *out,
+                                    size_t n) {
+  if (!queue->leases) return -ENOTSUP;
+  return queue->ops->leases->holders(queue, out, n);
 }
 
 /* ---------------------------------------------------------------------------
@@ -30264,13 +35266,26 @@ CONC__INLINE int conc__pool_submit_thread(conc__pool_data *p, conc_task *job) {
 
    A pair of sockets joins the two. A byte from the owner tells the server to
    look for orders. Its end is the owner's end: the server returns. The
-   server's end is inherited by all of its children, but not by theirs: so the
-   owner reads the end of file when the server and all of its children are
-   gone.
+   server's end is inherited by its spare and by all children, but not by
+   theirs: so the owner reads the end of file when all of these are gone.
+
+   The server may be killed. The owner could not make another one: it is busy
+   by then, with threads and descriptors of its own. So the server forks a
+   spare of itself before it obeys for the first time. The spare does nothing
+   but hear of each child that is made. When its server has ended, it is the
+   server, and makes a spare in its turn. The children live on: a child ends by
+   the end of its life, a pipe (see conc__parent_watch_start), whose other end
+   the server and the spare both have. Such an orphan is no child of the new
+   server, which therefore uses the pipe in the place of a pid: a byte kills
+   the orphan, and the pipe has no reader any more when the orphan has ended.
+   If the spare is killed, its server makes another one. If both are killed
+   before that, all lives end, and with them the children.
 
    No end is missed: the server ends with its owner (as a daemon, or by the end
-   of file), and its children end with the server, each by a pipe of its own
-   (see conc__parent_watch_start).
+   of file). A spare is no child of the owner's, which holds it by a leash: a
+   pair of sockets whose end, or a byte in it, kills the spare, even if it is
+   stopped. Of the server and its spare, each has one of two leashes, but for
+   the first server, which needs none.
 
    The server handles no signal of the program's: all are blocked in it, but
    for SIGCHLD, which has a handler of the library's in this process alone. Its
@@ -30291,18 +35306,37 @@ typedef struct conc__forkserver_child {
   int exitcode;   /* as conc_exitcode */
 } conc__forkserver_child;
 
-/* What the server alone knows of a child. */
+/* What is not about one child. */
+typedef struct conc__forkserver_shared {
+  unsigned pulse; /* grows while the server does something */
+  unsigned seat;  /* the server's, see conc__forkserver */
+} conc__forkserver_shared;
+
+/* .pid of a child of a server that has ended. */
+#define CONC__FORKSERVER_ORPHAN (-1)
+
+/* What the server and its spare alone know of a child. */
 typedef struct conc__forkserver_own {
   pid_t pid;       /* 0: no process runs */
   int life;        /* our end of the pipe by which it ends with us; -1 */
+  bool killed;     /* an orphan, which has got its byte */
   unsigned number; /* the latest that was made, or was tried to be */
 } conc__forkserver_own;
 
-/* The owner's, but for `own` and what follows it. The server and its children
-   have copies of it. */
+/* What a spare is told before a process is made; the life comes along. */
+typedef struct conc__forkserver_news {
+  size_t k;
+  unsigned number;
+} conc__forkserver_news;
+
+enum { CONC__FORKSERVER_POLLS = 3 }; /* beside the lives of orphans */
+
+/* The owner's, but for `own` and what follows it. The server, its spare and
+   the children have copies of it. */
 typedef struct conc__forkserver {
   conc_task task; /* first: the server */
   conc__forkserver_child *children; /* n of them, in shared memory */
+  conc__forkserver_shared *shared;
   size_t n;
   unsigned *bell; /* a futex in shared memory: set to 1, and woken, after a
                      report, or when the server has ended */
@@ -30313,8 +35347,14 @@ typedef struct conc__forkserver {
   unsigned depth; /* of the owner's process: see conc__fork_depth */
   bool ended;     /* set by the reaper */
   int fds[2];     /* the owner's socket, and the server's; -1: closed here */
-  sigset_t mask;  /* of the caller of the start */
+  int leashes[2][2]; /* the same */
+  sigset_t mask;     /* of the caller of the start */
   conc__forkserver_own *own; /* n of them */
+  struct pollfd *polled;     /* n and CONC__FORKSERVER_POLLS of them */
+  pid_t spare;               /* 0: there is none */
+  bool spared;               /* a spare is to be made, if there is none */
+  int line;      /* a pipe of messages, to the spare or from the server; -1 */
+  unsigned seat; /* this process is held by leashes[seat - 1]; 0: by none */
   int waker[2];              /* written by the handler of SIGCHLD */
   struct sigaction sigchld;  /* the program's */
 } conc__forkserver;
@@ -30340,9 +35380,9 @@ CONC__PRIVATE void conc__forkserver_child_begin(conc__forkserver *fs, size_t k,
   size_t i;
   /* By number: in the server no code of the program runs that could have made
      another file of one. */
-  for (i = 0; i < fs->n; i++)
-    if (fs->own[i].life >= 0) close(fs->own[i].life);
-  close(life[1]);
+  for (i = 0; i < fs->n; i++) conc__fd_close(&fs->own[i].life);
+  for (i = 0; i < 2; i++) close(fs->leashes[i][1]);
+  conc__fd_close(&fs->line);
   conc__forkserver_here = NULL;
   conc__waker_close(fs->waker);
   /* Its own children are not to have it. Without memory for that they do: then
@@ -30356,8 +35396,8 @@ CONC__PRIVATE void conc__forkserver_child_begin(conc__forkserver *fs, size_t k,
   conc__process_child_begin(&t, life);
 }
 
-/* fork() of a child, which keeps the server's socket. Returns what fork()
-   does. */
+/* fork() of a child or a spare, which keeps the server's socket. Returns what
+   fork() does. */
 CONC__PRIVATE pid_t conc__forkserver_fork(conc__forkserver *fs) {
   pid_t pid;
   conc__this.fork_keeps = &fs->fds[1];
@@ -30376,7 +35416,29 @@ CONC__PRIVATE void conc__forkserver_report(conc__forkserver *fs, size_t k,
   CONC__STORE(&fs->children[k].ended, fs->own[k].number);
 }
 
-/* Makes the process of that number, and reports. */
+/* Tells the spare of a process that is about to be made. One that does not
+   take it, because it is stopped, would take over without this process: so it
+   is killed, and the next one begins with what is known by then. */
+CONC__PRIVATE void conc__forkserver_tell(conc__forkserver *fs, size_t k) {
+  conc__forkserver_news news;
+  conc__packet head;
+  if (fs->line < 0) return;
+  memset(&news, 0, sizeof news);
+  news.k = k;
+  news.number = fs->own[k].number;
+  head.size = sizeof news;
+  head.kind = CONC__PACKET_MESSAGE;
+  head.magic = CONC__PACKET_MAGIC;
+  if (conc__packet_send(fs->line, &head, &news, sizeof news, fs->own[k].life,
+                        0) == 0)
+    return;
+  kill(fs->spare, SIGKILL); /* it has not been reaped */
+  conc__fd_close(&fs->line);
+}
+
+/* Makes the process of that number, and reports. The spare is told before: so
+   it knows each process that there is. Of one that is not made after all its
+   pipe has no reader. */
 CONC__PRIVATE void conc__forkserver_make(conc__forkserver *fs, size_t k,
                                          unsigned number) {
   conc__forkserver_own *own = &fs->own[k];
@@ -30384,20 +35446,41 @@ CONC__PRIVATE void conc__forkserver_make(conc__forkserver *fs, size_t k,
   int rc = conc__pipe_high(life);
   pid_t pid = 0;
   own->number = number;
+  own->life = life[1];
+  own->killed = false;
   if (rc == 0) {
+    conc__forkserver_tell(fs, k);
+    CONC__POINT();
     pid = conc__forkserver_fork(fs);
     if (pid == 0) conc__forkserver_child_begin(fs, k, life);
     if (pid < 0) rc = -errno;
   }
   conc__fd_close(&life[0]);
+  __atomic_add_fetch(&fs->shared->pulse, 1u, __ATOMIC_RELAXED);
   if (rc != 0) {
-    conc__fd_close(&life[1]);
+    conc__fd_close(&own->life);
     conc__forkserver_report(fs, k, CONC_NO_EXITCODE, rc);
     return;
   }
   own->pid = pid;
-  own->life = life[1];
   CONC__STORE(&fs->children[k].begun, number);
+}
+
+/* What has become of a process of this server: its pid when it has ended, and
+   *status; 0: it runs; -1: its status is lost. */
+CONC__PRIVATE pid_t conc__forkserver_wait(pid_t of, int *status) {
+  pid_t pid;
+  do pid = waitpid(of, status, WNOHANG);
+  while (pid < 0 && errno == EINTR);
+  return pid;
+}
+
+/* The same for an orphan, by its life. */
+CONC__PRIVATE pid_t conc__forkserver_orphan_wait(int life) {
+  struct pollfd p;
+  memset(&p, 0, sizeof p);
+  p.fd = life;
+  return poll(&p, 1, 0) > 0 ? -1 : 0;
 }
 
 /* Takes the exit codes of the children that have ended. True if there are
@@ -30410,8 +35493,9 @@ CONC__PRIVATE bool conc__forkserver_reap(conc__forkserver *fs) {
     int status = 0;
     pid_t pid;
     if (own->pid == 0) continue;
-    do pid = waitpid(own->pid, &status, WNOHANG);
-    while (pid < 0 && errno == EINTR);
+    pid = own->pid == CONC__FORKSERVER_ORPHAN
+              ? conc__forkserver_orphan_wait(own->life)
+              : conc__forkserver_wait(own->pid, &status);
     if (pid == 0) continue;
     own->pid = 0;
     conc__fd_close(&own->life);
@@ -30425,6 +35509,34 @@ CONC__PRIVATE bool conc__forkserver_reap(conc__forkserver *fs) {
   return any;
 }
 
+/* Takes the end of the spare. One that was killed is replaced at once. One
+   that could not go on by itself would be short of the same thing again: there
+   is another one when the server has something to do. */
+CONC__PRIVATE void conc__forkserver_spare_reap(conc__forkserver *fs) {
+  int status = 0;
+  pid_t pid;
+  if (fs->spare == 0) return;
+  pid = conc__forkserver_wait(fs->spare, &status);
+  if (pid == 0) return;
+  fs->spare = 0;
+  conc__fd_close(&fs->line);
+  fs->spared = pid > 0 && WIFSIGNALED(status);
+}
+
+/* Kills the process of child k, which may have ended, but is not reaped: so a
+   pid is its own. */
+CONC__PRIVATE void conc__forkserver_strike(conc__forkserver_own *own) {
+  ssize_t n;
+  if (own->pid != CONC__FORKSERVER_ORPHAN) {
+    kill(own->pid, SIGKILL);
+  } else if (!own->killed) {
+    /* SIGPIPE, by one that has ended just now, is blocked. */
+    do n = write(own->life, "", 1);
+    while (n < 0 && errno == EINTR);
+    own->killed = true;
+  }
+}
+
 /* Does what the owner wants. True if there was something to do. */
 CONC__PRIVATE bool conc__forkserver_obey(conc__forkserver *fs) {
   bool any = false;
@@ -30436,10 +35548,9 @@ CONC__PRIVATE bool conc__forkserver_obey(conc__forkserver *fs) {
       conc__forkserver_make(fs, k, wanted);
       any = true;
     }
-    /* It has not been reaped: so the pid is its own. */
-    if (own->pid > 0 &&
+    if (own->pid != 0 &&
         CONC__LOAD(&fs->children[k].condemned) == own->number)
-      kill(own->pid, SIGKILL);
+      conc__forkserver_strike(own);
   }
   return any;
 }
@@ -30479,11 +35590,144 @@ CONC__PRIVATE int conc__forkserver_init(conc__forkserver *fs) {
   return 0;
 }
 
-/* The target of the server: in each turn it reaps, obeys, and sleeps. What
+/* --- the spare --- */
+
+/* Becomes a spare, after the fork. Its server's children are orphans as soon
+   as it is the server. False: it is of no use. */
+CONC__PRIVATE bool conc__forkserver_spare_init(conc__forkserver *fs) {
+  int leash;
+  size_t k;
+  fs->spare = 0;
+  fs->seat = fs->seat == 1 ? 2 : 1;
+  leash = fs->leashes[fs->seat - 1][1];
+  for (k = 0; k < fs->n; k++)
+    fs->own[k].pid = fs->own[k].life >= 0 ? CONC__FORKSERVER_ORPHAN : 0;
+  conc__waker_close(fs->waker); /* the server's */
+  if (conc__waker_open(fs->waker) != 0) return false;
+  /* A byte in the leash was for one before it; but not its end. */
+  return conc__forkserver_drain(leash) &&
+         (!CONC_HAVE_SETSIG || conc__parent_watch_start(leash) == 0);
+}
+
+/* Makes the spare, if there is none. True in the spare. */
+CONC__PRIVATE bool conc__forkserver_spare_make(conc__forkserver *fs) {
+  int ends[2];
+  if (fs->spare != 0 || !fs->spared) return false;
+  fs->spared = false;
+  if (conc__pipe_open(&ends[0], &ends[1]) != 0) return false;
+  fs->spare = conc__forkserver_fork(fs);
+  if (fs->spare == 0) {
+    close(ends[0]);
+    fs->line = ends[1];
+    return true;
+  }
+  close(ends[1]);
+  if (fs->spare > 0) {
+    fs->line = ends[0];
+  } else {
+    fs->spare = 0;
+    close(ends[0]);
+  }
+  return false;
+}
+
+/* Takes what the server tells. 0: that was all; -EPIPE: the server has ended;
+   or another error, after which this is no spare any more, since it has missed
+   a child. */
+CONC__PRIVATE int conc__forkserver_hear(conc__forkserver *fs) {
+  conc__forkserver_news news;
+  conc__packet head;
+  for (;;) {
+    conc__forkserver_own *own;
+    int rc = conc__packet_peek(fs->line, &head, false, 0);
+    int life;
+    ssize_t n;
+    if (rc != 0) return rc == -ETIMEDOUT ? 0 : rc;
+    n = conc__packet_take(fs->line, &head, &news, sizeof news, &life);
+    if (n != (ssize_t)sizeof news || life < 0 || news.k >= fs->n) {
+      if (life >= 0) close(life);
+      return n < 0 ? (int)n : -EPROTO;
+    }
+    own = &fs->own[news.k];
+    conc__fd_close(&own->life); /* of the process before, which has ended */
+    own->life = life;
+    own->number = news.number;
+    own->killed = false;
+  }
+}
+
+/* The spare is the server. What the one before has not reported yet runs, or
+   has ended unseen, which its life tells. */
+CONC__PRIVATE void conc__forkserver_take_over(conc__forkserver *fs) {
+  size_t k;
+  conc__fd_close(&fs->line);
+  for (k = 0; k < fs->n; k++) {
+    conc__forkserver_own *own = &fs->own[k];
+    unsigned ended = CONC__LOAD(&fs->children[k].ended);
+    own->pid = 0;
+    if ((int)(ended - own->number) >= 0) {
+      /* Perhaps of one that could not be made, of which it was not told. */
+      own->number = ended;
+      conc__fd_close(&own->life);
+    } else if (own->life >= 0) {
+      own->pid = CONC__FORKSERVER_ORPHAN;
+      CONC__STORE(&fs->children[k].begun, own->number);
+    }
+  }
+  fs->spared = true;
+  CONC__STORE(&fs->shared->seat, fs->seat);
+  conc__forkserver_ring(fs);
+}
+
+/* The life of a spare, until its server ends: true. False: the owner has
+   ended, or the spare is of no use. */
+CONC__PRIVATE bool conc__forkserver_spare_main(conc__forkserver *fs) {
+  struct pollfd p[2];
+  int rc;
+  if (!conc__forkserver_spare_init(fs)) return false;
+  memset(p, 0, sizeof p);
+  p[0].fd = fs->line;
+  /* Where a leash does not kill by itself. */
+  p[1].fd = CONC_HAVE_SETSIG ? -1 : fs->leashes[fs->seat - 1][1];
+  p[0].events = p[1].events = POLLIN;
+  while ((rc = conc__forkserver_hear(fs)) == 0) {
+    if (p[1].revents != 0) return false;
+    (void)poll(p, 2, -1);
+  }
+  if (rc != -EPIPE) return false;
+  conc__forkserver_take_over(fs);
+  return true;
+}
+
+/* --- the server: its turns --- */
+
+/* Sleeps until there is something to do. False: its leash says that this is
+   over. */
+CONC__PRIVATE bool conc__forkserver_sleep(conc__forkserver *fs) {
+  struct pollfd *p = fs->polled;
+  nfds_t count = CONC__FORKSERVER_POLLS;
+  size_t k;
+  memset(p, 0, CONC__FORKSERVER_POLLS * sizeof *p);
+  p[0].fd = fs->fds[1];
+  p[1].fd = fs->waker[0];
+  p[2].fd = CONC_HAVE_SETSIG || fs->seat == 0 ? -1
+                                              : fs->leashes[fs->seat - 1][1];
+  p[0].events = p[1].events = p[2].events = POLLIN;
+  for (k = 0; k < fs->n; k++)
+    if (fs->own[k].pid == CONC__FORKSERVER_ORPHAN) {
+      p[count].fd = fs->own[k].life;
+      p[count].events = p[count].revents = 0; /* only its end */
+      count++;
+    }
+  (void)poll(p, count, -1);
+  return p[2].revents == 0;
+}
+
+/* The target of the server, and of its spare, which comes out of the fork in
+   the midst of it. In each turn the server reaps, obeys, and sleeps. What
    comes after the drain of the waker or of the socket ends the sleep. */
 CONC__PRIVATE void *conc__forkserver_main(void *arg) {
   conc__forkserver *fs = (conc__forkserver *)arg;
-  struct pollfd p[2];
   int rc = conc__forkserver_init(fs);
   size_t k;
   if (rc != 0) {
@@ -30493,18 +35737,21 @@ CONC__PRIVATE void *conc__forkserver_main(void *arg) {
     }
     return NULL;
   }
-  memset(p, 0, sizeof p);
-  p[0].fd = fs->fds[1];
-  p[1].fd = fs->waker[0];
-  p[0].events = p[1].events = POLLIN;
   for (;;) {
     bool reaped, made;
     conc__waker_drain(fs->waker);
     if (!conc__forkserver_drain(fs->fds[1])) return NULL;
+    conc__forkserver_spare_reap(fs);
+    if (conc__forkserver_spare_make(fs)) {
+      if (!conc__forkserver_spare_main(fs)) return NULL;
+      continue;
+    }
     reaped = conc__forkserver_reap(fs);
     made = conc__forkserver_obey(fs);
+    fs->spared |= made;
+    __atomic_add_fetch(&fs->shared->pulse, 1u, __ATOMIC_RELAXED);
     if (reaped || made) conc__forkserver_ring(fs);
-    (void)poll(p, 2, -1);
+    if (!conc__forkserver_sleep(fs)) return NULL;
   }
 }
 
@@ -30541,23 +35788,47 @@ CONC__PRIVATE int conc__forkserver_open(int fds[2]) {
   return rc;
 }
 
+/* The owner's ends are closed, or the server's. */
+CONC__PRIVATE void conc__forkserver_close(conc__forkserver *fs, int end) {
+  conc__fd_close_own(&fs->fds[end]);
+  conc__fd_close_own(&fs->leashes[0][end]);
+  conc__fd_close_own(&fs->leashes[1][end]);
+}
+
+/* Makes what the server needs. 0; or negative errno, and all descriptors are
+   -1. */
+CONC__PRIVATE int conc__forkserver_new(conc__forkserver *fs) {
+  size_t k;
+  int rc;
+  fs->own = (conc__forkserver_own *)CONC_MALLOC(fs->n * sizeof *fs->own);
+  fs->polled = (struct pollfd *)CONC_MALLOC((fs->n + CONC__FORKSERVER_POLLS) *
+                                            sizeof *fs->polled);
+  if (fs->own == NULL || fs->polled == NULL) return -ENOMEM;
+  memset(fs->own, 0, fs->n * sizeof *fs->own);
+  for (k = 0; k < fs->n; k++) fs->own[k].life = -1;
+  pthread_once(&conc__process_once, conc__process_init_once);
+  fs->depth = conc__fork_depth;
+  fs->spared = true;
+  fs->line = -1;
+  rc = conc__forkserver_open(fs->fds);
+  if (rc == 0) rc = conc__forkserver_open(fs->leashes[0]);
+  if (rc == 0) rc = conc__forkserver_open(fs->leashes[1]);
+  for (k = 0; k < 2 && rc != 0; k++) conc__forkserver_close(fs, (int)k);
+  return rc;
+}
+
 /* Starts the server, of which the owner has filled in the fields up to `of`.
    The children are started by conc__forkserver_want. Signals are blocked while
    it is forked: none of the program's handlers runs in it. 0; or negative
    errno, after which there is nothing but conc__forkserver_free to be done. */
 CONC__PRIVATE int conc__forkserver_start(conc__forkserver *fs) {
+  int keeps[3];
   sigset_t all;
-  size_t k;
-  int rc;
-  fs->fds[0] = fs->fds[1] = -1;
-  fs->own = (conc__forkserver_own *)CONC_MALLOC(fs->n * sizeof *fs->own);
-  if (fs->own == NULL) return -ENOMEM;
-  memset(fs->own, 0, fs->n * sizeof *fs->own);
-  for (k = 0; k < fs->n; k++) fs->own[k].life = -1;
-  pthread_once(&conc__process_once, conc__process_init_once);
-  fs->depth = conc__fork_depth;
-  rc = conc__forkserver_open(fs->fds);
+  int rc = conc__forkserver_new(fs);
   if (rc != 0) return rc;
+  keeps[0] = fs->fds[1];
+  keeps[1] = fs->leashes[0][1];
+  keeps[2] = fs->leashes[1][1];
   fs->task.target = conc__forkserver_main;
   fs->task.arg = fs;
   fs->task.name = "ForkServer";
@@ -30565,23 +35836,27 @@ CONC__PRIVATE int conc__forkserver_start(conc__forkserver *fs) {
      socket. */
   fs->task.daemon = CONC_HAVE_SETSIG;
   fs->task.callback = conc__forkserver_ended;
-  conc__this.fork_keeps = &fs->fds[1];
-  conc__this.fork_keeps_count = 1;
+  conc__this.fork_keeps = keeps;
+  conc__this.fork_keeps_count = 3;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &fs->mask);
   rc = conc_process_start(&fs->task);
   pthread_sigmask(SIG_SETMASK, &fs->mask, NULL);
   conc__this.fork_keeps_count = 0;
-  conc__fd_close_own(&fs->fds[1]);
-  if (rc != 0) conc__fd_close_own(&fs->fds[0]);
+  conc__forkserver_close(fs, 1);
+  if (rc != 0) conc__forkserver_close(fs, 0);
   return rc;
+}
+
+CONC__PRIVATE void conc__forkserver_send(int fd) {
+  ssize_t n;
+  do n = send(fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+  while (n < 0 && errno == EINTR);
 }
 
 /* Wakes the server for its orders. A full socket means that it will look. */
 CONC__PRIVATE void conc__forkserver_call(const conc__forkserver *fs) {
-  ssize_t n;
-  do n = send(fs->fds[0], "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
-  while (n < 0 && errno == EINTR);
+  conc__forkserver_send(fs->fds[0]);
 }
 
 /* Orders a process for child k, of which none runs. To be followed by a
@@ -30605,8 +35880,24 @@ CONC__PRIVATE bool conc__forkserver_is_over(conc__forkserver *fs, size_t k) {
   return CONC__LOAD(&c->ended) == c->wanted;
 }
 
-/* Whether the server and all of its children are gone, once the server has
-   ended. Then all processes are over, those too of which it made no report. */
+/* Whether an order for child k has not been followed yet. */
+CONC__PRIVATE bool conc__forkserver_is_due(conc__forkserver *fs, size_t k) {
+  const conc__forkserver_child *c = &fs->children[k];
+  return !conc__forkserver_is_over(fs, k) &&
+         (CONC__LOAD(&c->begun) != c->wanted ||
+          CONC__LOAD(&c->condemned) == c->wanted);
+}
+
+/* Kills the server, which does nothing: its spare takes over. */
+CONC__PRIVATE void conc__forkserver_replace(conc__forkserver *fs) {
+  unsigned seat = CONC__LOAD(&fs->shared->seat);
+  if (seat == 0) conc_kill(&fs->task);
+  else conc__forkserver_send(fs->leashes[seat % 2 == 1 ? 0 : 1][0]);
+}
+
+/* Whether the first server, its spares and all children are gone, once that
+   server has ended. Then all processes are over, those too of which there was
+   no report. */
 CONC__PRIVATE bool conc__forkserver_is_gone(conc__forkserver *fs) {
   size_t k;
   if (conc__forkserver_drain(fs->fds[0])) return false;
@@ -30619,13 +35910,21 @@ CONC__PRIVATE bool conc__forkserver_is_gone(conc__forkserver *fs) {
   return true;
 }
 
-/* Ends the server, and with it the children that run still; returns when they
-   are gone. It has nothing to clean up, so it is killed: that ends it even
-   while it is stopped. */
+/* Kills the server and its spare, and with them the children that run still.
+   They have nothing to clean up; and that ends them even while they are
+   stopped. One that is not killed by its leash reads the end of the socket. */
+CONC__PRIVATE void conc__forkserver_kill_all(conc__forkserver *fs) {
+  shutdown(fs->fds[0], SHUT_WR);
+  conc_kill(&fs->task);
+  conc__fd_close_own(&fs->leashes[0][0]);
+  conc__fd_close_own(&fs->leashes[1][0]);
+}
+
+/* Ends the server, and all of its children; returns when they are gone. */
 CONC__PRIVATE void conc__forkserver_end(conc__forkserver *fs) {
   struct pollfd p;
   if (fs->fds[0] < 0) return;
-  conc_kill(&fs->task);
+  conc__forkserver_kill_all(fs);
   conc__task_join_anyway(&fs->task);
   memset(&p, 0, sizeof p);
   p.fd = fs->fds[0];
@@ -30637,6 +35936,7 @@ CONC__PRIVATE void conc__forkserver_end(conc__forkserver *fs) {
 /* After the end; also in a forked child, for its copy. */
 CONC__PRIVATE void conc__forkserver_free(conc__forkserver *fs) {
   CONC_FREE(fs->own);
+  CONC_FREE(fs->polled);
 }
 
 /* ---------------------------------------------------------------------------
@@ -30808,6 +36108,11 @@ typedef struct conc__procpool {
   double start_at;       /* when the next process may be ordered; 0: at once,
                             or none is missing */
   double watch_at;       /* when the next look is due, if `watched` */
+  double died_at;  /* when to look again whether all processes are gone */
+  double died_pause; /* how long after the last look that is */
+  double urge_at;  /* when the server is to have done something; 0: it need
+                      not */
+  unsigned pulse;  /* the server's, when that was set */
   conc_task keeper;      /* its thread */
 } conc__procpool;
 
@@ -31360,6 +36665,7 @@ CONC__PRIVATE bool conc__procpool_condemn(conc__pool_data *p, unsigned i,
      before it orders another process. So the order meets no other job. */
   conc__forkserver_kill(&p->procs->server, w);
   conc__forkserver_call(&p->procs->server);
+  conc__procpool_wake_keeper(p->procs); /* see conc__procpool_urge */
   return true;
 }
 
@@ -31521,8 +36827,10 @@ CONC__PRIVATE void conc__procpool_break(conc__pool_data *p) {
 }
 
 /* Buries workers that have ended, and orders those that do not run, unless the
-   pool stops or breaks, or it is too early. Returns how many run. */
-CONC__PRIVATE size_t conc__procpool_replace_dead(conc__pool_data *p) {
+   pool stops or breaks, or it is too early. Returns how many run; *due:
+   whether an order has not been followed yet. */
+CONC__PRIVATE size_t conc__procpool_replace_dead(conc__pool_data *p,
+                                                 bool *due) {
   conc__procpool *procs = p->procs;
   double now = conc_now();
   unsigned ups = CONC__LOAD(&procs->shared->came_up);
@@ -31533,10 +36841,13 @@ CONC__PRIVATE size_t conc__procpool_replace_dead(conc__pool_data *p) {
     procs->hope = now;
     procs->early_deaths = procs->early_kills = 0;
   }
+  *due = false;
   for (k = 0; k < p->n; k++)
-    if (procs->processes[k].runs &&
-        conc__forkserver_is_over(&procs->server, k))
-      conc__procpool_bury(&procs->processes[k], now);
+    if (procs->processes[k].runs) {
+      if (conc__forkserver_is_over(&procs->server, k))
+        conc__procpool_bury(&procs->processes[k], now);
+      else *due |= conc__forkserver_is_due(&procs->server, k);
+    }
   if (!procs->broken && conc__procpool_is_hopeless(p, now))
     conc__procpool_break(p);
   wanted = CONC__LOAD(&procs->shared->stop) == 0 && !procs->broken;
@@ -31550,18 +36861,57 @@ CONC__PRIVATE size_t conc__procpool_replace_dead(conc__pool_data *p) {
     missing |= !process->runs && wanted;
   }
   if (ordered) conc__forkserver_call(&procs->server);
+  *due |= ordered;
   if (!missing) procs->start_at = 0;
   return count;
 }
 
-/* The server has ended, which only a signal from outside does, and its
-   children end with it. New ones would have to be forked here and now, from a
-   process that is busy: so the pool is broken instead. Returns when to look
-   again, if the children are not gone yet. */
+/* Seconds between looks whether all processes are gone, at most. */
+#define CONC__PROCPOOL_DIED 0.25
+
+/* The first server has ended, which only a signal from outside does. Its spare
+   goes on in its place. Only if that was killed, too, all are gone. A new one
+   would have to be forked here and now, from a process that is busy: so the
+   pool is broken then. Nothing rings for the end of what is no child of ours:
+   so from now on the keeper looks. Returns when to look again. */
 CONC__PRIVATE double conc__procpool_server_died(conc__pool_data *p) {
-  if (!p->procs->broken) conc__procpool_break(p);
-  return conc__forkserver_is_gone(&p->procs->server) ? CONC__NEVER
-                                                     : conc_now() + 5e-3;
+  conc__procpool *procs = p->procs;
+  double now = conc_now();
+  if (now < procs->died_at) return procs->died_at;
+  if (conc__forkserver_is_gone(&procs->server)) {
+    if (!procs->broken) conc__procpool_break(p);
+    return CONC__NEVER;
+  }
+  procs->died_pause = procs->died_pause <= 0 ? 1e-3 : 2 * procs->died_pause;
+  if (procs->died_pause > CONC__PROCPOOL_DIED)
+    procs->died_pause = CONC__PROCPOOL_DIED;
+  procs->died_at = now + procs->died_pause;
+  return procs->died_at;
+}
+
+/* Seconds in which a server must do something that is ordered. */
+#ifndef CONC__PROCPOOL_URGE
+#define CONC__PROCPOOL_URGE 5.0
+#endif
+
+/* A server may be stopped, by a signal or a debugger. While an order is `due`,
+   it is called; if it has not moved until the next look, it is killed, and its
+   spare does the work. Returns when to look again; CONC__NEVER if no order is
+   due. */
+CONC__PRIVATE double conc__procpool_urge(conc__procpool *procs, bool due) {
+  double now = due ? conc_now() : 0;
+  unsigned pulse = CONC__LOAD_RELAXED(&procs->server.shared->pulse);
+  if (!due) {
+    procs->urge_at = 0;
+    return CONC__NEVER;
+  }
+  if (procs->urge_at > now) return procs->urge_at;
+  if (procs->urge_at > 0 && pulse == procs->pulse)
+    conc__forkserver_replace(&procs->server);
+  procs->urge_at = now + CONC__PROCPOOL_URGE;
+  procs->pulse = pulse;
+  conc__forkserver_call(&procs->server);
+  return procs->urge_at;
 }
 
 /* --- stopping and killing --- */
@@ -31646,13 +36996,13 @@ CONC__PRIVATE double conc__procpool_kill_late(conc__pool_data *p) {
 #define CONC__PROCPOOL_INSIST 0.5
 
 /* The workers were to be killed at `since`, and run still: returns when to
-   look again. When the time is over the server is killed, and they end with
-   it. */
+   look again. When the time is over the server and its spare are killed, and
+   they end with these. */
 CONC__PRIVATE double conc__procpool_insist(conc__procpool *procs,
                                            double since) {
   double until = since + CONC__PROCPOOL_INSIST;
   if (conc_now() < until) return until;
-  conc_kill(&procs->server.task);
+  conc__forkserver_kill_all(&procs->server);
   return CONC__NEVER;
 }
 
@@ -31729,7 +37079,7 @@ CONC__PRIVATE void *conc__procpool_keeper_main(void *arg) {
   for (;;) {
     double deadline;
     size_t count;
-    bool idle;
+    bool idle, due;
     /* Cleared before all that is looked at below: what rings from here on is
        seen in the next turn. */
     __atomic_store_n(&s->bell, 0u, __ATOMIC_SEQ_CST);
@@ -31744,7 +37094,7 @@ CONC__PRIVATE void *conc__procpool_keeper_main(void *arg) {
       deadline = conc__procpool_server_died(p);
     /* After the collecting: what a dead worker has noted is taken, and what it
        has not, its burial finds. */
-    count = conc__procpool_replace_dead(p);
+    count = conc__procpool_replace_dead(p, &due);
     if (killed > 0 || procs->broken)
       conc__procpool_drop_all(p, killed > 0 ? -ECANCELED : -ECHILD);
     conc__mutex_lock(&p->guard);
@@ -31762,6 +37112,7 @@ CONC__PRIVATE void *conc__procpool_keeper_main(void *arg) {
       conc__earlier(&deadline, conc__procpool_insist(procs, killed));
     conc__earlier(&deadline, conc__procpool_kill_late(p));
     conc__earlier(&deadline, conc__procpool_watch(p));
+    conc__earlier(&deadline, conc__procpool_urge(procs, due));
     if (procs->start_at > 0) conc__earlier(&deadline, procs->start_at);
     conc__procpool_keeper_rest(procs, deadline, &round);
   }
@@ -31800,7 +37151,10 @@ CONC__PRIVATE void conc__procpool_server_init(conc__procpool *procs,
                                               size_t n) {
   conc__forkserver *fs = &procs->server;
   fs->fds[0] = fs->fds[1] = -1;
+  fs->leashes[0][0] = fs->leashes[0][1] = -1;
+  fs->leashes[1][0] = fs->leashes[1][1] = -1;
   fs->children = (conc__forkserver_child *)(void *)(procs->workers + n);
+  fs->shared = (conc__forkserver_shared *)(void *)(fs->children + n);
   fs->n = n;
   fs->bell = &procs->shared->bell;
   fs->prepare = conc__procpool_prepare;
@@ -31814,7 +37168,8 @@ CONC__PRIVATE int conc__procpool_new(conc__pool_data *p) {
   size_t n = p->n;
   size_t size =
       sizeof(conc__procpool_shared) +
-      n * (sizeof(conc__procpool_worker) + sizeof(conc__forkserver_child));
+      n * (sizeof(conc__procpool_worker) + sizeof(conc__forkserver_child)) +
+      sizeof(conc__forkserver_shared);
   size_t k;
   if (procs == NULL) return -ENOMEM;
   memset(procs, 0, sizeof *procs);
@@ -32678,6 +38033,14 @@ CONC__PRIVATE void conc__channel_keepalive(conc__channel *ch, double seconds) {
   conc__channel_set(ch, CONC__TCP_USER_TIMEOUT, whole * 1000);
 }
 
+/* The other end is asked each second from now on, but has as long to answer as
+   it was told before. */
+CONC__PRIVATE void conc__channel_ask_often(conc__channel *ch) {
+  if (!ch->tcp) return;
+  conc__channel_set(ch, CONC__TCP_KEEPIDLE, 1);
+  conc__channel_set(ch, CONC__TCP_KEEPINTVL, 1);
+}
+
 /* --- frames --- */
 
 /* Begins a frame at the end of a buffer: what is appended next is its payload.
@@ -33202,9 +38565,9 @@ CONC__PRIVATE int conc__auth_connect(conc__channel *ch, const conc__key *key,
    of a server.
    ------------------------------------------------------------------------ */
 
-/* What has so many bytes takes long to be read, copied and freed. */
+/* What has so many bytes takes long to be read and freed; to be copied, see
+   CONC__COPY_LARGE. */
 #define CONC__READING_LARGE ((size_t)64 << 10)
-#define CONC__COPY_LARGE ((size_t)1 << 20)
 #define CONC__FREE_LARGE ((size_t)4 << 20)
 #define CONC__ASIDE_MAX 4 /* threads at one time, at most */
 
@@ -33213,48 +38576,6 @@ CONC__PRIVATE size_t conc__aside_threads(void) {
   int n = conc__cpus - 1;
   if (n < 1) n = 1;
   return (size_t)(n < CONC__ASIDE_MAX ? n : CONC__ASIDE_MAX);
-}
-
-typedef struct conc__aside {
-  conc_fn *fn;
-  void *arg;
-} conc__aside;
-
-/* The thread has less of the CPUs than others that want them, the loop among
-   them: on Linux each thread has a nice value of its own. The guards that it
-   takes are held for moments, so it keeps nobody waiting by that. */
-CONC__PRIVATE void *conc__aside_main(void *arg) {
-  conc__aside *a = (conc__aside *)arg;
-#if CONC__LINUX
-  (void)!nice(10); /* it need not work */
-#endif
-  return a->fn(a->arg);
-}
-
-/* Calls fn(arg) in a thread. The caller waits, also if it is cancelled: the
-   thread uses what is the caller's. Without a thread the call is made here. 0,
-   or -ECANCELED: it was not made. */
-CONC__PRIVATE int conc__aside_call(conc_sem *threads, conc_fn *fn, void *arg) {
-  conc__aside a;
-  conc_task t;
-  conc_scope shield;
-  int rc = conc_sem_acquire(threads, CONC_FOREVER);
-  if (rc != 0) return rc;
-  memset(&t, 0, sizeof t);
-  a.fn = fn;
-  a.arg = arg;
-  t.target = conc__aside_main;
-  t.arg = &a;
-  t.name = "conc-aside";
-  if (conc_thread_start(&t) != 0) {
-    fn(arg);
-  } else {
-    conc_shield(&shield);
-    conc__task_await(&t, true, CONC_FOREVER);
-    conc_scope_end(&shield);
-  }
-  conc_sem_release(threads, 1);
-  return 0;
 }
 
 /* What is freed by a thread. */
@@ -33295,9 +38616,19 @@ typedef struct conc__copying {
   int rc;
 } conc__copying;
 
+/* Appends large bytes. 0 or -ENOMEM. */
+CONC__PRIVATE int conc__buffer_append_large(conc__buffer *b, const void *data,
+                                            size_t size) {
+  int rc = conc__buffer_reserve(b, size);
+  if (rc != 0) return rc;
+  conc__copy_in_pieces(b->data + b->size, data, size);
+  b->size += size;
+  return 0;
+}
+
 CONC__PRIVATE void *conc__copying_main(void *arg) {
   conc__copying *c = (conc__copying *)arg;
-  c->rc = conc__buffer_append(c->to, c->from->data, c->from->size);
+  c->rc = conc__buffer_append_large(c->to, c->from->data, c->from->size);
   return NULL;
 }
 
@@ -33337,6 +38668,12 @@ CONC__PRIVATE conc__sink conc__sink_not_large(const conc__sink *sink) {
   return small;
 }
 
+/* What a get by such a sink has noted. */
+CONC__INLINE void conc__sink_note(conc__sink *sink, const conc__sink *small) {
+  sink->lease = small->lease;
+  sink->deliveries = small->deliveries;
+}
+
 /* Whether the message that such a sink has refused may be for the sink itself.
  */
 CONC__INLINE bool conc__sink_was_large(const conc__sink *sink, ssize_t n) {
@@ -33351,6 +38688,7 @@ CONC__PRIVATE ssize_t conc__aside_get(conc_sem *threads, conc_queue *q,
   ssize_t n = q->ops->get(q, &small, 0);
   conc__getting g;
   int rc;
+  conc__sink_note(sink, &small);
   if (!conc__sink_was_large(sink, n)) return n;
   g.queue = q;
   g.sink = sink;
@@ -33383,7 +38721,8 @@ CONC__PRIVATE ssize_t conc__aside_get(conc_sem *threads, conc_queue *q,
    end at once, and name nobody. Only of a unix socket the system tells which
    process is at its other end: so such references are counted by process, and
    go when that has ended. Others stay until the server ends, as in Python.
-   CONC__OBJECTS_MAX bounds how many objects there may be.
+   CONC__OBJECTS_MAX bounds how many objects there may be, and .max_objects how
+   many of those that clients make.
 
    All of this belongs to the thread of the loop, but for what a program
    registers meanwhile: so the two tables are under the guard of the struct.
@@ -33405,7 +38744,7 @@ struct conc__object;
 
 /* What a method takes, for conc__request_arguments_fit. */
 typedef struct conc__parameters {
-  const char *names[3];
+  const char *names[5];
   size_t count;    /* of these names; CONC__UNCHECKED: its function looks */
   size_t required; /* of them have no default: the first ones */
 } conc__parameters;
@@ -33517,7 +38856,9 @@ typedef struct conc__objects {
   conc__slot *slots; /* under the guard, as all up to `names_size` */
   size_t slots_count, slots_size;
   size_t free; /* the first free place that was used before; 0: none */
-  bool makes;  /* a name is of a class: see conc__objects_makes */
+  size_t made, most; /* objects without a name, and how many there may be; 0:
+                        as many as there are places */
+  bool makes;  /* see conc__objects_makes */
   conc__served_name *names;
   size_t names_count, names_size;
   /* The rest is the loop's. */
@@ -33539,14 +38880,14 @@ CONC__PRIVATE conc__object *conc__object_new(const conc__class *type,
   return o;
 }
 
-/* Gives an object a place, and so its number. 0, or -ENOMEM, also if there are
+/* Gives an object a place, and so its number. 0, -ENOMEM; -ENOSPC: there are
    too many. The guard is held. */
 CONC__PRIVATE int conc__object_place(conc__objects *t, conc__object *o) {
   size_t place = t->free;
   conc__slot *slot;
   CONC__CHECK(conc__mutex_is_held(conc__mutex_of(t)) && o->number == 0);
   if (place == 0) {
-    if (t->slots_count == CONC__OBJECTS_MAX) return -ENOMEM;
+    if (t->slots_count == CONC__OBJECTS_MAX) return -ENOSPC;
     if (t->slots_count == t->slots_size) {
       void *slots = conc__grow(t->slots, &t->slots_size, t->slots_count + 1,
                                sizeof *t->slots);
@@ -33563,12 +38904,13 @@ CONC__PRIVATE int conc__object_place(conc__objects *t, conc__object *o) {
   return 0;
 }
 
-/* The same without the guard. */
+/* The same without the guard, for an object without a name. */
 CONC__PRIVATE int conc__object_enter(conc__objects *t, conc__object *o) {
   conc__mutex *guard = conc__mutex_of(t);
-  int rc;
+  int rc = -ENOSPC;
   conc__mutex_lock(guard);
-  rc = conc__object_place(t, o);
+  if (t->most == 0 || t->made < t->most) rc = conc__object_place(t, o);
+  if (rc == 0) t->made++;
   conc__mutex_unlock(guard);
   return rc;
 }
@@ -33657,6 +38999,7 @@ CONC__PRIVATE void conc__object_settle(conc__objects *t, conc__object *o) {
   slot->number += CONC__OBJECT_PLACES;
   slot->next = t->free;
   t->free = (size_t)(o->number % CONC__OBJECT_PLACES);
+  t->made--;
   conc__mutex_unlock(guard);
   o->next = t->dying;
   t->dying = o;
@@ -33814,7 +39157,7 @@ CONC__PRIVATE int conc__names_add(conc__objects *t, const char *text,
     if (names != NULL) t->names = (conc__served_name *)names;
     else rc = -ENOMEM;
   }
-  if (rc == 0 && o != NULL) rc = conc__object_place(t, o);
+  if (rc == 0 && o != NULL && conc__object_place(t, o) != 0) rc = -ENOMEM;
   if (rc == 0) {
     conc__served_name *name = &t->names[t->names_count++];
     if (o != NULL) o->named = true;
@@ -33828,8 +39171,16 @@ CONC__PRIVATE int conc__names_add(conc__objects *t, const char *text,
   return rc;
 }
 
-/* Whether clients can make objects: then their requests may have proxies in
-   them, which are read as such. */
+/* A name is that of data, into which clients may put proxies. */
+CONC__PRIVATE void conc__objects_refer(conc__objects *t) {
+  conc__mutex *guard = conc__mutex_of(t);
+  conc__mutex_lock(guard);
+  t->makes = true;
+  conc__mutex_unlock(guard);
+}
+
+/* Whether clients can make objects, or share data: then their requests may
+   have proxies in them, and slices, which are read as such. */
 CONC__PRIVATE bool conc__objects_makes(conc__objects *t) {
   conc__mutex *guard = conc__mutex_of(t);
   bool makes;
@@ -34125,11 +39476,14 @@ typedef struct conc__client {
   conc__holding *loans; /* of the last reply: see conc__object_lend */
   /* A message that was handed out and is not confirmed: see "handing out". */
   conc__object *held_from; /* the queue, which is used; NULL: there is none */
+  uint64_t held_lease;   /* of a queue with an option of >>leases: by what
+                            number it has lent it; else 0 */
   conc__buffer held;     /* its body */
   bool held_sent;        /* its reply is the kernel's, all of it */
   conc__buffer held_ends; /* if several were handed out together: where each of
                              them ends in `held`, as size_t; else empty */
   bool held_each;         /* an empty frame confirms the first of them only */
+  conc__holder *holder;  /* of what it has leased; NULL: it never has */
   conc__receipt *receipt; /* of the last call with a key, until more comes; or
                              NULL */
   /* By what a client is known that may come back on another connection; see
@@ -34143,6 +39497,29 @@ typedef struct conc__client {
   bool confirms;         /* something was handed out: so an empty frame is the
                             word "confirmed", and not a mistake */
 } conc__client;
+
+/* What another thread has done in that of the server's loop. It is on the
+   stack of that thread, which waits. */
+typedef struct conc__errand {
+  struct conc__errand *next; /* in the line */
+  void (*fn)(void *arg);
+  void *arg;
+  bool waits;   /* under the guard: it is in the line */
+  bool refused; /* the loop has ended before it was begun; read after `done` */
+  conc_event done;
+} conc__errand;
+
+/* The line of them. "The guard" is conc__mutex_of this. */
+typedef struct conc__errands {
+  conc__errand *first, *last; /* under the guard */
+  bool open;                  /* under the guard: the task takes them */
+  conc__loop *loop; /* under the guard: it runs in this one; or NULL */
+  conc_event news;  /* there is one */
+  conc_task task;   /* a coroutine of the loop */
+  unsigned depth;   /* conc__fork_depth of the process that serves */
+  conc_event over;  /* the loop has ended, and what was in it has, too */
+  conc_lock alone;  /* after that: what one thread at a time does itself */
+} conc__errands;
 
 /* What a manager has as a server. The starter fills it in before the server's
    thread begins; from then on it is that thread's. Other threads may use what
@@ -34176,6 +39553,11 @@ typedef struct conc__server_side {
   conc_sem aside; /* threads that may still be started: see >>aside */
   conc__account account;
   conc__receipts *receipts; /* calls that count once; NULL: none has come */
+  struct conc__served_pool *pools; /* that clients have made; see >>pools */
+  size_t pool_threads;             /* of all of them */
+  /* Ends their threads; set with the first of them. */
+  void (*pools_end)(struct conc__manager_data *m);
+  conc__errands errands;    /* any: by conc__server_do */
 } conc__server_side;
 
 /* What a manager has as a client; see >>proxy. */
@@ -34232,6 +39614,10 @@ typedef struct conc__manager_data {
                   for it is set while the server serves */
   conc__server_side server; /* if it serves */
   conc__client_side client; /* if it is connected, or is connecting */
+  struct conc__data *data;  /* lists and others that the program has found;
+                               under the guard */
+  /* Frees these; set with the first of them. */
+  void (*data_end)(struct conc__manager_data *m);
 } conc__manager_data;
 
 /* Makes the state of a manager, if there is none yet. The caller of register,
@@ -34346,6 +39732,7 @@ typedef struct conc__taken {
   conc__object *queue; /* which is used */
   size_t offset, size; /* of its body in `out` */
   size_t end;          /* of its frame: when that is sent, it is gone */
+  uint64_t lease;      /* by which the queue knows it; 0: the queue does not */
   bool old;            /* the body was made one for Python 2 */
 } conc__taken;
 
@@ -34484,10 +39871,16 @@ CONC__PRIVATE void conc__session_return(conc__session *s) {
 /* --- messages that were taken --- */
 
 /* Puts a body back where a get took it. `b`, if it is not NULL, is the buffer
-   that the body lies in: the queue may keep it, and then needs no memory. */
-CONC__PRIVATE void conc__unget_body(conc_queue *q, const void *body,
-                                    size_t size, conc__buffer *b) {
+   that the body lies in: the queue may keep it, and then needs no memory. By a
+   `lease` the queue has the message itself. */
+CONC__PRIVATE void conc__unget_body(conc_queue *q, uint64_t lease,
+                                    const void *body, size_t size,
+                                    conc__buffer *b) {
   conc__message m;
+  if (lease != 0) {
+    q->ops->leases->end(q, NULL, lease, CONC__LEASE_UNGET, 0);
+    return;
+  }
   m.data = body;
   m.size = size;
   m.kind = CONC__PICKLED;
@@ -34510,7 +39903,7 @@ CONC__PRIVATE bool conc__unget_as_protocol_4(conc_queue *q,
   b.size = 0;
   if (rc == 0) rc = conc__pickle_encode(&b, v, 4 | CONC_PASS);
   if (rc == 0) rc = conc__buffer_reserve(&b, CONC__BODY_SPARE);
-  if (rc == 0) conc__unget_body(q, b.data, b.size, &b);
+  if (rc == 0) conc__unget_body(q, 0, b.data, b.size, &b);
   conc__buffer_free(&b);
   conc_value_free(v);
   return rc == 0;
@@ -34533,10 +39926,14 @@ CONC__PRIVATE void conc__session_give_back(conc__session *s, size_t sent) {
     /* Without memory a body for Python 2 goes back as it is, in protocol 2:
        as a value it can still be read. */
     if (sent < t.end &&
-        !(t.old && conc__unget_as_protocol_4(t.queue->queue,
-                                             out->data + t.offset, t.size)))
-      conc__unget_body(t.queue->queue, out->data + t.offset, t.size,
+        !(t.old && t.lease == 0 &&
+          conc__unget_as_protocol_4(t.queue->queue, out->data + t.offset,
+                                    t.size)))
+      conc__unget_body(t.queue->queue, t.lease, out->data + t.offset, t.size,
                        s->taken.size == 0 ? out : NULL);
+    if (sent >= t.end && t.lease != 0)
+      t.queue->queue->ops->leases->end(t.queue->queue, NULL, t.lease,
+                                       CONC__LEASE_SENT, 0);
     conc__object_unuse(&s->manager->objects, t.queue);
   }
 }
@@ -34573,6 +39970,11 @@ CONC__PRIVATE void conc__client_drop_receipt(conc__client *c) {
    is kept: it is needed for the next get. */
 CONC__PRIVATE void conc__client_confirm_all(conc__client *c) {
   conc__client_drop_receipt(c);
+  if (CONC__UNLIKELY(c->held_lease != 0)) {
+    conc_queue *q = c->held_from->queue;
+    q->ops->leases->end(q, NULL, c->held_lease, CONC__LEASE_SENT, 0);
+    c->held_lease = 0;
+  }
   if (c->held_from != NULL)
     conc__object_unuse(&c->manager->objects, c->held_from);
   c->held_from = NULL;
@@ -34620,7 +40022,7 @@ CONC__PRIVATE void conc__client_give_back_ends(conc__client *c,
       memcpy(&begin, c->held_ends.data + at - sizeof begin, sizeof begin);
     CONC__CHECK(begin <= end && end <= c->held.size);
     CONC__COUNT(&c->manager->server.account, returned, 1);
-    conc__unget_body(q, c->held.data + begin, end - begin,
+    conc__unget_body(q, 0, c->held.data + begin, end - begin,
                      at == c->held_ends.first ? &c->held : NULL);
   }
 }
@@ -34636,11 +40038,15 @@ CONC__PRIVATE void conc__client_give_back(conc__client *c) {
     conc__client_give_back_ends(c, o->queue);
   } else if (o != NULL) {
     CONC__COUNT(&c->manager->server.account, returned, 1);
-    conc__unget_body(o->queue, c->held.data, c->held.size, &c->held);
+    conc__unget_body(o->queue, c->held_lease, c->held.data, c->held.size,
+                     &c->held);
+    c->held_lease = 0;
   }
   if (o != NULL) conc__object_unuse(&c->manager->objects, o);
   conc__buffer_free(&c->held);
   conc__buffer_free(&c->held_ends);
+  if (c->holder != NULL) conc__holder_end(c->holder);
+  c->holder = NULL;
   /* Its client may come again on another one, and ask for it once more. */
   if (c->receipt != NULL) c->receipt->again = true;
   conc__client_drop_receipt(c);
@@ -35011,6 +40417,18 @@ CONC__PRIVATE uintptr_t conc__act_as(uintptr_t owner) {
   return before;
 }
 
+/* ---------------------------------------------------------------------------
+   >>served: the calls of a queue that is served
+
+   What a session does for a put, a get, a join and the like: it tries, and if
+   it has to wait, all replies before that are sent first. What takes long is
+   done beside the loop. Whose a message is that a queue leases is said here:
+   the connection's.
+
+   Uses >>session, >>aside and the classes of queues. It is used by >>own and
+   by >>dispatch.
+   ------------------------------------------------------------------------ */
+
 /* --- calls that may wait ---
 
    Each tries its call without waiting. Only if that does not do, the session
@@ -35132,6 +40550,7 @@ typedef struct conc__item {
   size_t size;
   int kind;
   conc__buffer b;
+  const conc__terms *terms; /* or NULL */
 } conc__item;
 
 /* Encodes the item of a put; or takes what conc__reading_main has made of it
@@ -35211,10 +40630,24 @@ typedef struct conc__putting {
   int rc;
 } conc__putting;
 
+/* The put of an item, as conc__queue_put. */
+CONC__PRIVATE int conc__item_offer(conc_queue *q, const conc__item *item,
+                                   conc__buffer *keep, double timeout) {
+  conc__message m;
+  if (item->terms == NULL)
+    return conc__queue_put(q, item->data, item->size, item->kind, keep,
+                           timeout);
+  if (q->max_bytes > 0 && item->size > q->max_bytes) return -EMSGSIZE;
+  m.data = item->data;
+  m.size = item->size;
+  m.kind = item->kind;
+  m.keep = keep;
+  return q->ops->leases->put(q, &m, item->terms, conc__deadline(timeout));
+}
+
 CONC__PRIVATE void *conc__putting_main(void *arg) {
   conc__putting *p = (conc__putting *)arg;
-  p->rc = conc__queue_put(p->queue, p->item->data, p->item->size,
-                          p->item->kind, NULL, 0);
+  p->rc = conc__item_offer(p->queue, p->item, NULL, 0);
   if (p->rc == 0) conc__buffer_free(&p->item->b);
   return NULL;
 }
@@ -35231,8 +40664,7 @@ CONC__PRIVATE int conc__item_put(conc__session *s, conc_queue *q,
   int rc;
   if (item->size < CONC__COPY_LARGE ||
       (item->b.data != NULL && q->ops->keeps))
-    return conc__queue_put(q, item->data, item->size, item->kind,
-                           conc__item_buffer(item), 0);
+    return conc__item_offer(q, item, conc__item_buffer(item), 0);
   p.queue = q;
   p.item = item;
   rc = conc__aside_call(s->aside, conc__putting_main, &p);
@@ -35271,8 +40703,7 @@ CONC__PRIVATE int conc__item_put_waiting(conc__session *s, conc_queue *q,
     /* The value of the request is kept as well: hence twice. */
     rc = conc__session_keep(s, 2 * item->size);
     if (rc == 0) {
-      rc = conc__queue_put(q, item->data, item->size, item->kind,
-                           conc__item_buffer(item), timeout);
+      rc = conc__item_offer(q, item, conc__item_buffer(item), timeout);
       conc__session_unkeep(s);
     }
   }
@@ -35289,6 +40720,8 @@ CONC__PRIVATE int conc__reply_put(conc__session *s, conc_queue *q, size_t size,
   if (lacks != NULL) return conc__refuse_memory(s, s->lacking, lacks);
   if (rc == -EMSGSIZE)
     return conc__reply_too_long(s, size, q->max_bytes, conc__fifo_bound(q));
+  if (rc == -EINVAL)
+    return conc__reply_builtin(s, "ValueError", "there is no such priority");
   return rc == 0 ? conc__reply_none(s) : conc__reply_error(s, rc, false);
 }
 
@@ -35321,6 +40754,21 @@ CONC__PRIVATE int conc__serve_unget(conc__session *s, conc_queue *q,
   return rc == 0 ? conc__reply_none(s) : conc__reply_error(s, rc, false);
 }
 
+/* What stands before the message in a reply to _conc_lease, as bytes; see what
+   is said in >>own. */
+#define CONC__LEASE_HEAD 20
+
+/* Begins the reply to a get. What is `leased` to a client of ours has such a
+   head, which is filled in later. */
+CONC__PRIVATE int conc__reply_get_begin(conc__session *s, bool leased) {
+  static const unsigned char head[2 + CONC__LEASE_HEAD] = {
+      CONC__OP_SHORT_BINBYTES, CONC__LEASE_HEAD};
+  int rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  if (rc == 0 && leased)
+    rc = conc__buffer_append(&s->client->channel.out, head, sizeof head);
+  return rc;
+}
+
 /* The second try of a get, which waits. While it waits no buffer is lent: the
    message comes into one that the queue makes for it, and is moved behind the
    head of a reply then. Returns as the queue's get, or -EMSGSIZE if there is a
@@ -35328,16 +40776,15 @@ CONC__PRIVATE int conc__serve_unget(conc__session *s, conc_queue *q,
    where the body begins in `out`. If *rc is not 0, the connection is to be
    closed. */
 CONC__PRIVATE ssize_t conc__serve_get_waiting(conc__session *s, conc_queue *q,
-                                              const conc__sink *sink,
+                                              conc__sink *sink, bool leased,
                                               double deadline, size_t *offset,
                                               int *rc) {
   conc__buffer *out = &s->client->channel.out;
-  conc__sink small = *sink;
   conc__buffer got;
   ssize_t n;
   *rc = conc__session_block(s);
   if (*rc != 0) return *rc;
-  n = q->ops->get(q, &small, deadline);
+  n = q->ops->get(q, sink, deadline);
   if (n < 0) {
     conc__session_unblock(s);
     return n;
@@ -35349,10 +40796,10 @@ CONC__PRIVATE ssize_t conc__serve_get_waiting(conc__session *s, conc_queue *q,
      too late to cancel it. If so, conc__session_flush gives it back. */
   conc__client_peek(s->client);
   *rc = conc__buffer_reserve(&s->taken, sizeof(conc__taken));
-  if (*rc == 0) *rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  if (*rc == 0) *rc = conc__reply_get_begin(s, leased);
   *offset = out->size;
   if (*rc == 0) *rc = conc__buffer_append(out, got.data, got.size);
-  if (*rc != 0) conc__unget_body(q, got.data, got.size, &got);
+  if (*rc != 0) conc__unget_body(q, sink->lease, got.data, got.size, &got);
   conc__buffer_free(&got);
   return n;
 }
@@ -35383,7 +40830,8 @@ CONC__PRIVATE int conc__reply_not_got(conc__session *s, ssize_t rc,
    is not too long in this form. Else it is back in its queue, and *rc is how
    it went to say so: other clients may well get it. */
 CONC__PRIVATE bool conc__serve_downgraded(conc__session *s, conc_queue *q,
-                                          size_t offset, int *rc) {
+                                          uint64_t lease, size_t offset,
+                                          int *rc) {
   conc__buffer *out = &s->client->channel.out;
   conc__buffer body = {NULL, 0, 0, 0};
   const size_t limit = conc__message_limit(s->manager);
@@ -35396,7 +40844,7 @@ CONC__PRIVATE bool conc__serve_downgraded(conc__session *s, conc_queue *q,
   if (*rc != 0) {
     const unsigned char *p = body.size > 0 ? body.data : out->data + offset;
     size_t n = body.size > 0 ? body.size : out->size - offset;
-    conc__unget_body(q, p, n, body.size > 0 ? &body : NULL);
+    conc__unget_body(q, lease, p, n, body.size > 0 ? &body : NULL);
     out->size = s->reply;
     *rc = conc__reply_not_got(s, *rc, limit, NULL);
     conc__buffer_free(&body);
@@ -35409,6 +40857,7 @@ CONC__PRIVATE bool conc__serve_downgraded(conc__session *s, conc_queue *q,
 typedef struct conc__downgrading {
   conc__session *session;
   conc_queue *queue;
+  uint64_t lease;
   size_t offset;
   int rc;
   bool done;
@@ -35417,16 +40866,18 @@ typedef struct conc__downgrading {
 CONC__PRIVATE void *conc__downgrading_main(void *arg) {
   conc__downgrading *d = (conc__downgrading *)arg;
   d->done =
-      conc__serve_downgraded(d->session, d->queue, d->offset, &d->rc);
+      conc__serve_downgraded(d->session, d->queue, d->lease, d->offset,
+                             &d->rc);
   return NULL;
 }
 
 /* The same; a large message by a thread. */
 CONC__PRIVATE bool conc__serve_old(conc__session *s, conc_queue *q,
-                                   size_t offset, int *rc) {
+                                   uint64_t lease, size_t offset, int *rc) {
   conc__downgrading d;
   d.session = s;
   d.queue = q;
+  d.lease = lease;
   d.offset = offset;
   if (s->client->channel.out.size - offset < CONC__READING_LARGE ||
       conc__aside_call(s->aside, conc__downgrading_main, &d) != 0)
@@ -35435,26 +40886,86 @@ CONC__PRIVATE bool conc__serve_old(conc__session *s, conc_queue *q,
   return d.done;
 }
 
+/* Who has what the connection leases: a thread of its program, for Python has
+   a connection for each. NULL: there is no memory. */
+CONC__PRIVATE conc__holder *conc__session_holder(conc__session *s) {
+  conc__client *c = s->client;
+  struct sockaddr_storage a;
+  socklen_t size = (socklen_t)sizeof a;
+  char name[64] = "";
+  if (c->holder != NULL) return c->holder;
+  if (c->channel.tcp &&
+      getpeername(c->channel.fd, (struct sockaddr *)&a, &size) == 0)
+    conc__address_text(&a, size, name, sizeof name);
+  c->holder = conc__holder_new(*name != 0 ? name : "a client",
+                               conc__due_now());
+  return c->holder;
+}
+
+/* The sink for what a client wants, as the reply may have room for now: whose
+   the message is to be, too. *option is what leaves less room than the client
+   asks for, or NULL. False: there can be none, and *rc is how it went to say
+   so. */
+CONC__PRIVATE bool conc__session_sink(conc__session *s, const conc_queue *q,
+                                      conc__buffer *to, int wants, size_t size,
+                                      conc__sink *sink, const char **option,
+                                      int *rc) {
+  size_t limit = conc__session_limit(s, option);
+  if (wants != CONC__WANTS_BYTES && wants != CONC__WANTS_EXACTLY)
+    wants = CONC__WANTS_ANY;
+  if (size <= limit) *option = NULL;
+  if (*option != NULL && wants == CONC__WANTS_EXACTLY) {
+    *rc = conc__refuse_memory(s, size, *option);
+    return false;
+  }
+  if (size < limit || wants == CONC__WANTS_EXACTLY) limit = size;
+  conc__sink_body(sink, to, wants, limit);
+  if (CONC__LIKELY(!conc__queue_is_work(q))) return true;
+  sink->holder = conc__session_holder(s);
+  if (sink->holder == NULL) *rc = conc__reply_error(s, -ENOMEM, true);
+  return sink->holder != NULL;
+}
+
+/* A queue that leases its messages is asked otherwise by clients of ours. */
+CONC__PRIVATE int conc__refuse_lease(conc__session *s) {
+  return conc__reply_builtin(s, "RuntimeError",
+                             "the queue leases its messages");
+}
+
+/* Ends the reply to a get that has leased a message whose body begins at
+   `offset`: fills in its head, and makes one thing of both. */
+CONC__PRIVATE int conc__reply_lease_end(conc__session *s, const conc_queue *q,
+                                        const conc__sink *sink,
+                                        size_t offset) {
+  conc__buffer *out = &s->client->channel.out;
+  unsigned char *p = out->data + offset - CONC__LEASE_HEAD;
+  conc__put_little_endian(p, sink->lease, 8);
+  conc__put_little_endian(p + 8, (uint64_t)sink->deliveries, 4);
+  conc__put_little_endian(p + 12, conc__work_lease(q), 8);
+  return conc__pickle_put_op(out, CONC__OP_TUPLE2);
+}
+
 /* get(block=True, timeout=None). The message goes straight from the queue into
    the reply. From then on `taken` must know of it; so the memory to note it is
-   there before the queue is asked. */
-CONC__PRIVATE int conc__serve_get(conc__session *s, conc__object *o,
-                                  double timeout) {
+   there before the queue is asked. `leased`: it is _conc_lease, which says
+   what it wants. */
+CONC__PRIVATE int conc__serve_get_as(conc__session *s, conc__object *o,
+                                     double timeout, bool leased, int wants,
+                                     size_t size) {
   conc_queue *q = o->queue;
   conc__buffer *out = &s->client->channel.out;
   const char *option;
-  size_t limit;
   conc__sink sink, small;
   conc__taken t;
   ssize_t n;
   double deadline = 0;
   int rc;
   do {
-    limit = conc__session_limit(s, &option);
-    conc__sink_body(&sink, out, CONC__WANTS_ANY, limit);
+    if (!conc__session_sink(s, q, out, wants, size, &sink, &option, &rc))
+      return rc;
     small = conc__session_sink_small(s, &sink);
     rc = conc__buffer_reserve(&s->taken, sizeof t);
-    if (rc == 0) rc = CONC__REPLY_BEGIN(s, "#RETURN");
+    if (rc == 0) rc = conc__reply_get_begin(s, leased);
     if (rc != 0) return rc;
     t.offset = out->size;
     n = conc__aside_get(s->aside, q, &sink);
@@ -35462,17 +40973,21 @@ CONC__PRIVATE int conc__serve_get(conc__session *s, conc__object *o,
     if (n < 0) out->size = s->reply;
     if (n != -ETIMEDOUT || timeout <= 0) break;
     if (deadline <= 0) deadline = conc__deadline(timeout);
-    n = conc__serve_get_waiting(s, q, &small, deadline, &t.offset, &rc);
+    n = conc__serve_get_waiting(s, q, &small, leased, deadline, &t.offset,
+                                &rc);
+    conc__sink_note(&sink, &small);
     if (rc != 0) return rc;
   } while (n == -EMSGSIZE && small.size != sink.size);
   if (n == -ECANCELED) return (int)n;
-  if (n < 0) return conc__reply_not_got(s, n, limit, option);
+  if (n < 0) return conc__reply_not_got(s, n, sink.size, option);
   t.queue = o;
   t.old = s->protocol == 2;
-  if (t.old && !conc__serve_old(s, q, t.offset, &rc)) return rc;
+  t.lease = sink.lease;
+  if (t.old && !conc__serve_old(s, q, t.lease, t.offset, &rc)) return rc;
   conc__object_use(o);
   t.size = out->size - t.offset;
-  rc = conc__reply_end(s);
+  rc = leased ? conc__reply_lease_end(s, q, &sink, t.offset) : 0;
+  if (rc == 0) rc = conc__reply_end(s);
   t.end = out->size;
   CONC__COUNT(&s->manager->server.account, gets, 1);
   /* Also after an error: then the connection is closed, and the message goes
@@ -35480,6 +40995,11 @@ CONC__PRIVATE int conc__serve_get(conc__session *s, conc__object *o,
   CONC__CHECK(s->taken.capacity - s->taken.size >= sizeof t);
   conc__buffer_append(&s->taken, &t, sizeof t); /* there is room */
   return rc;
+}
+
+CONC__PRIVATE int conc__serve_get(conc__session *s, conc__object *o,
+                                  double timeout) {
+  return conc__serve_get_as(s, o, timeout, false, CONC__WANTS_ANY, SIZE_MAX);
 }
 
 /* _conc_get(timeout, wants, size): the message is handed out. It goes from the
@@ -35490,21 +41010,15 @@ CONC__PRIVATE int conc__serve_take(conc__session *s, conc__object *o,
   conc_queue *q = o->queue;
   conc__client *c = s->client;
   const char *option;
-  size_t limit;
   conc__sink sink, small;
   double deadline = 0;
   ssize_t n;
   int rc;
   CONC__CHECK(c->held_from == NULL && c->held.size == 0);
-  if (wants != CONC__WANTS_BYTES && wants != CONC__WANTS_EXACTLY)
-    wants = CONC__WANTS_ANY;
+  if (q->leases) return conc__refuse_lease(s);
   do {
-    limit = conc__session_limit(s, &option);
-    if (size <= limit) option = NULL;
-    if (option != NULL && wants == CONC__WANTS_EXACTLY)
-      return conc__refuse_memory(s, size, option);
-    if (size < limit || wants == CONC__WANTS_EXACTLY) limit = size;
-    conc__sink_body(&sink, &c->held, wants, limit);
+    if (!conc__session_sink(s, q, &c->held, wants, size, &sink, &option, &rc))
+      return rc;
     small = conc__session_sink_small(s, &sink);
     n = conc__aside_get(s->aside, q, &sink);
     if (n != -ETIMEDOUT || timeout <= 0) break;
@@ -35512,13 +41026,15 @@ CONC__PRIVATE int conc__serve_take(conc__session *s, conc__object *o,
     rc = conc__session_block(s);
     if (rc != 0) return rc;
     n = q->ops->get(q, &small, deadline);
+    conc__sink_note(&sink, &small);
     conc__session_unblock(s);
   } while (n == -EMSGSIZE && small.size != sink.size);
   if (n == -ECANCELED) return (int)n;
-  if (n < 0) return conc__reply_not_got(s, n, limit, option);
+  if (n < 0) return conc__reply_not_got(s, n, sink.size, option);
   CONC__COUNT(&s->manager->server.account, gets, 1);
   conc__object_use(o);
   c->held_from = o;
+  c->held_lease = sink.lease;
   c->held_sent = false;
   c->trips++;
   c->confirms = true;
@@ -35547,17 +41063,36 @@ CONC__PRIVATE int conc__reply_task_done(conc__session *s, int rc) {
   if (rc == -EINVAL)
     return conc__reply_builtin(s, "ValueError",
                                "task_done() called too many times");
+  if (rc == -ESTALE)
+    return conc__reply_builtin(s, "ValueError",
+                               "task_done() called too late: the lease has "
+                               "ended, and another one has the message by "
+                               "now, or will have it");
   return rc == 0 ? conc__reply_none(s) : conc__reply_error(s, rc, true);
 }
 
+/* task_done, in the name of the connection. */
+CONC__PRIVATE int conc__session_task_done(conc__session *s, conc_queue *q) {
+  conc__client *c = s->client;
+  if (!q->leases) return conc_task_done(q);
+  if (c->holder == NULL) return -EINVAL; /* it has never got anything */
+  return q->ops->leases->end(q, c->holder, 0, CONC__LEASE_DONE, 0);
+}
+
 /* qsize(), empty() and full(): by the first letter of the method. A queue
-   whose capacity has no bound is never full. */
+   whose capacity has no bound is never full; what is leased counts there. */
 CONC__PRIVATE int conc__serve_size(conc__session *s, conc_queue *q,
                                    const char *method) {
   ssize_t n = conc_qsize(q);
   bool yes;
   if (n < 0) return conc__reply_error(s, (int)n, true);
   if (*method == 'q') return conc__reply_int(s, n);
+  if (*method == 'f' && conc__queue_is_work(q)) {
+    conc_queue_counts counts;
+    q->ops->leases->counts(q, &counts);
+    n = (ssize_t)(counts.ready + counts.delayed + counts.leased +
+                  counts.dying);
+  }
   yes = *method == 'e' ? n == 0 : q->capacity > 0 && (size_t)n >= q->capacity;
   return conc__reply_bool(s, yes);
 }
@@ -35588,8 +41123,8 @@ CONC__PRIVATE int conc__serve_size(conc__session *s, conc_queue *q,
    A key is CONC__KEY_SIZE bytes, and one more that is 1 if the call may have
    been sent before; or None: the call may count twice.
 
-   Uses >>aside, >>receipt and >>session. Its users are >>dispatch, and, for
-   clients that are waited for, >>server; >>proxy asks for it.
+   Uses >>aside, >>receipt and >>session. It is used by >>dispatch and
+   by >>server; >>proxy asks for it.
    ------------------------------------------------------------------------ */
 
 #define CONC__METHOD_PUT "_conc_put"
@@ -35681,15 +41216,17 @@ CONC__PRIVATE void conc__receipt_write(conc__session *s, const conc_queue *q,
   conc__receipt_forget(o);
 }
 
-/* _conc_put(key, timeout, item). */
+/* _conc_put(key, timeout, item); or, with terms, _conc_put_on. */
 CONC__PRIVATE int conc__serve_put_keyed(conc__session *s, conc_queue *q,
                                         const unsigned char *key,
                                         const conc_value *item,
+                                        const conc__terms *terms,
                                         double timeout) {
   conc__item i;
   ssize_t n = 0;
   int rc = 0;
   if (conc__item_encode(s, q, item, &i, &rc) != 0) return rc;
+  i.terms = terms;
   rc = conc__receipt_begin(s, key, 2 * i.size, &n);
   if (rc == CONC__RECEIPT_NEW) {
     n = conc__item_put_waiting(s, q, &i, timeout);
@@ -35708,7 +41245,7 @@ CONC__PRIVATE int conc__serve_done_keyed(conc__session *s, conc_queue *q,
   int rc = conc__receipt_begin(s, key, 0, &n);
   if (rc < 0) return rc;
   if (rc == CONC__RECEIPT_NEW) {
-    n = conc_task_done(q);
+    n = conc__session_task_done(s, q);
     conc__receipt_write(s, q, n);
   }
   return conc__reply_task_done(s, (int)n);
@@ -35899,6 +41436,7 @@ CONC__PRIVATE int conc__serve_take_many(conc__session *s, conc__object *o,
   ssize_t n;
   int rc;
   CONC__CHECK(c->held_from == NULL && c->held_ends.size == 0);
+  if (conc__queue_is_work(q)) return conc__refuse_lease(s);
   if (t->most > limit) t->most = limit;
   else option = NULL;
   n = conc__take_first(s, q, t, timeout, &rc);
@@ -36107,7 +41645,7 @@ CONC__PRIVATE int conc__serve_own_put(conc__session *s, conc__object *o,
       conc_value_float(conc_value_item(r->args, 1), &timeout) != 0)
     return conc__own_refuse(s, r);
   return conc__serve_put_keyed(s, o->queue, key, conc_value_item(r->args, 2),
-                               timeout);
+                               NULL, timeout);
 }
 
 CONC__PRIVATE int conc__serve_own_put_many(conc__session *s, conc__object *o,
@@ -36150,6 +41688,189 @@ CONC__PRIVATE int conc__serve_own_get_many(conc__session *s, conc__object *o,
                 ? (int)wants
                 : CONC__WANTS_ANY;
   return conc__serve_take_many(s, o, &t, timeout);
+}
+
+/* --- queues with an option of >>leases ---
+
+   A lease is the connection's over which the message came. A client of ours
+   uses a connection for many tasks, but never while a task has a lease by it.
+
+     _conc_put_on(key, timeout, item, delay, priority, id)
+                             priority: -1, the last; id: str or None
+     _conc_counts()          a tuple of what conc_queue_counts has
+     _conc_lease(timeout, wants, size)
+                             a get. The answer is a tuple of 20 bytes (the
+                             lease's number, how often the message was got, and
+                             for how many nanoseconds it is leased without a
+                             sign of life, as numbers of 8, 4 and 8 bytes, the
+                             lowest first) and the message
+     _conc_lease_end(lease, how, seconds)
+                             by CONC__LEASE_...; False: it has ended before
+     _conc_lease_join(lease, other)
+                             the lease is now the connection's that has the
+                             other one; False: one of them has ended
+     _conc_alive(lease, ...) a sign of life of those that have these leases
+     _conc_holders(n)        how many, and a tuple of up to n (name, leases,
+                             silence) */
+
+#define CONC__METHOD_PUT_ON "_conc_put_on"
+#define CONC__METHOD_COUNTS "_conc_counts"
+#define CONC__METHOD_LEASE "_conc_lease"
+#define CONC__METHOD_LEASE_END "_conc_lease_end"
+#define CONC__METHOD_LEASE_JOIN "_conc_lease_join"
+#define CONC__METHOD_ALIVE "_conc_alive"
+#define CONC__METHOD_HOLDERS "_conc_holders"
+#define CONC__HOLDERS_MOST ((size_t)4096) /* in one reply */
+
+/* _conc_put_on. */
+CONC__PRIVATE int conc__serve_put_on(conc__session *s, conc__object *o,
+                                     const conc__request *r) {
+  const conc_value *v = r->args, *id = conc_value_item(v, 5);
+  conc__terms terms = {0, -1, NULL};
+  const unsigned char *key;
+  int64_t priority = -1;
+  double timeout = 0;
+  if (conc_value_size(v) != 6 || !conc__own_key(conc_value_item(v, 0), &key) ||
+      conc_value_float(conc_value_item(v, 1), &timeout) != 0 ||
+      conc_value_float(conc_value_item(v, 3), &terms.delay) != 0 ||
+      !(terms.delay < 1e9) ||
+      conc_value_int(conc_value_item(v, 4), &priority) != 0 || priority < -1 ||
+      priority > INT_MAX)
+    return conc__own_refuse(s, r);
+  terms.priority = (int)priority;
+  if (conc_value_type(id) != CONC_NONE) {
+    terms.id = conc_value_str(id, NULL);
+    if (terms.id == NULL || strlen(terms.id) > CONC__ID_MOST)
+      return conc__own_refuse(s, r);
+    if (!o->queue->knows)
+      return conc__reply_builtin(s, "NotImplementedError",
+                                 "the queue has no .dedup");
+  }
+  return conc__serve_put_keyed(s, o->queue, key, conc_value_item(v, 2), &terms,
+                               timeout);
+}
+
+/* _conc_counts. */
+CONC__PRIVATE int conc__serve_counts(conc__session *s, conc__object *o,
+                                     const conc__request *r) {
+  conc__buffer *out = &s->client->channel.out;
+  conc_queue_counts c;
+  size_t i;
+  int rc = o->queue->ops->leases->counts(o->queue, &c);
+  (void)r;
+  if (rc != 0) return conc__reply_error(s, rc, true);
+  {
+    const uint64_t whole[] = {c.ready, c.delayed, c.leased, c.dying, c.put,
+                              c.got,   c.done,    c.returned, c.dead};
+    const double real[] = {c.put_rate, c.done_rate, c.oldest};
+    rc = CONC__REPLY_BEGIN(s, "#RETURN");
+    if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_MARK);
+    for (i = 0; rc == 0 && i < sizeof whole / sizeof *whole; i++)
+      rc = conc__pickle_put_int(out, (int64_t)whole[i]);
+    for (i = 0; rc == 0 && i < sizeof real / sizeof *real; i++)
+      rc = conc__pickle_put_float(out, real[i]);
+  }
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE);
+  return rc != 0 ? rc : conc__reply_end(s);
+}
+
+CONC__PRIVATE int conc__serve_lease(conc__session *s, conc__object *o,
+                                    const conc__request *r) {
+  const conc_value *v = r->args, *most = conc_value_item(v, 2);
+  double timeout = 0;
+  size_t wants = 0, size = SIZE_MAX;
+  if (conc_value_size(v) != 3 ||
+      conc_value_float(conc_value_item(v, 0), &timeout) != 0 ||
+      !conc__own_size(conc_value_item(v, 1), &wants) ||
+      (conc_value_type(most) != CONC_NONE && !conc__own_size(most, &size)))
+    return conc__own_refuse(s, r);
+  return conc__serve_get_as(s, o, timeout, true, (int)wants, size);
+}
+
+/* The number of a lease, or else false. */
+CONC__PRIVATE bool conc__own_lease(const conc_value *v, uint64_t *out) {
+  int64_t n = 0;
+  if (conc_value_int(v, &n) != 0 || n <= 0) return false;
+  *out = (uint64_t)n;
+  return true;
+}
+
+CONC__PRIVATE int conc__serve_lease_end(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
+  const conc_value *v = r->args;
+  uint64_t lease = 0;
+  double seconds = 0;
+  size_t how = 0;
+  if (conc_value_size(v) != 3 ||
+      !conc__own_lease(conc_value_item(v, 0), &lease) ||
+      !conc__own_size(conc_value_item(v, 1), &how) ||
+      how > CONC__LEASE_UNGET ||
+      conc_value_float(conc_value_item(v, 2), &seconds) != 0 ||
+      seconds != seconds)
+    return conc__own_refuse(s, r);
+  return conc__reply_bool(s, o->queue->ops->leases->end(o->queue, NULL, lease,
+                                                        (int)how,
+                                                        seconds) == 0);
+}
+
+CONC__PRIVATE int conc__serve_lease_join(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
+  uint64_t lease = 0, other = 0;
+  if (conc_value_size(r->args) != 2 ||
+      !conc__own_lease(conc_value_item(r->args, 0), &lease) ||
+      !conc__own_lease(conc_value_item(r->args, 1), &other))
+    return conc__own_refuse(s, r);
+  return conc__reply_bool(
+      s, conc__work_join_lease(o->queue, lease, other) == 0);
+}
+
+CONC__PRIVATE int conc__serve_alive(conc__session *s, conc__object *o,
+                                    const conc__request *r) {
+  const size_t n = conc_value_size(r->args);
+  size_t i;
+  int rc = 0;
+  for (i = 0; i < n; i++) {
+    uint64_t lease = 0;
+    if (!conc__own_lease(conc_value_item(r->args, i), &lease))
+      return conc__own_refuse(s, r);
+    conc__work_touch(o->queue, lease);
+    if (i % 1024 == 1023) rc = conc__loop_yield(); /* others have a turn */
+    if (rc != 0) return rc;
+  }
+  return conc__reply_none(s);
+}
+
+/* _conc_holders. */
+CONC__PRIVATE int conc__serve_holders(conc__session *s, conc__object *o,
+                                      const conc__request *r) {
+  conc__buffer *out = &s->client->channel.out;
+  conc_queue_holder *all = NULL;
+  size_t most = 0, i;
+  ssize_t n;
+  int rc = 0;
+  if (conc_value_size(r->args) != 1 ||
+      !conc__own_size(conc_value_item(r->args, 0), &most))
+    return conc__own_refuse(s, r);
+  if (most > CONC__HOLDERS_MOST) most = CONC__HOLDERS_MOST;
+  if (most > 0) {
+    all = (conc_queue_holder *)CONC_MALLOC(most * sizeof *all);
+    if (all == NULL) return conc__reply_error(s, -ENOMEM, true);
+  }
+  n = o->queue->ops->leases->holders(o->queue, all, most);
+  if (n >= 0 && (size_t)n < most) most = (size_t)n;
+  rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  if (rc == 0) rc = conc__pickle_put_int(out, n);
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_MARK);
+  for (i = 0; rc == 0 && i < most; i++) {
+    rc = conc__pickle_put_str(out, all[i].name, strlen(all[i].name));
+    if (rc == 0) rc = conc__pickle_put_int(out, (int64_t)all[i].leases);
+    if (rc == 0) rc = conc__pickle_put_float(out, all[i].silence);
+    if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE3);
+  }
+  CONC_FREE(all);
+  if (rc == 0)
+    rc = conc__pickle_put_ops(out, CONC__OP_TUPLE, CONC__OP_TUPLE2);
+  return rc != 0 ? rc : conc__reply_end(s);
 }
 
 /* ---------------------------------------------------------------------------
@@ -36224,7 +41945,7 @@ CONC__PRIVATE int conc__serve_queue_task_done(conc__session *s,
                                               conc__object *o,
                                               const conc__request *r) {
   (void)r;
-  return conc__reply_task_done(s, conc_task_done(o->queue));
+  return conc__reply_task_done(s, conc__session_task_done(s, o->queue));
 }
 
 CONC__PRIVATE int conc__serve_queue_size(conc__session *s, conc__object *o,
@@ -36288,6 +42009,35 @@ static const conc__method conc__queue_methods[] = {
 static const conc__class conc__served_queue = {
     NULL, "queue.Queue", conc__queue_methods, CONC__QUEUE_METHODS,
     NULL, NULL,          NULL,                NULL};
+
+/* One with an option of >>leases. */
+static const conc__method conc__work_methods[] = {
+    {CONC__METHOD_PUT_ON, CONC__TAKES_ANY, conc__serve_put_on, false},
+    {CONC__METHOD_COUNTS, CONC__TAKES_ANY, conc__serve_counts, true}};
+
+static const conc__class conc__served_work = {
+    &conc__served_queue, "queue.Queue", conc__work_methods,
+    sizeof conc__work_methods / sizeof *conc__work_methods,
+    NULL, NULL, NULL, NULL};
+
+/* One that leases. */
+static const conc__method conc__lease_methods[] = {
+    {CONC__METHOD_LEASE, CONC__TAKES_ANY, conc__serve_lease, false},
+    {CONC__METHOD_LEASE_END, CONC__TAKES_ANY, conc__serve_lease_end, true},
+    {CONC__METHOD_LEASE_JOIN, CONC__TAKES_ANY, conc__serve_lease_join, true},
+    {CONC__METHOD_ALIVE, CONC__TAKES_ANY, conc__serve_alive, true},
+    {CONC__METHOD_HOLDERS, CONC__TAKES_ANY, conc__serve_holders, true}};
+
+static const conc__class conc__served_leases = {
+    &conc__served_work, "queue.Queue", conc__lease_methods,
+    sizeof conc__lease_methods / sizeof *conc__lease_methods,
+    NULL, NULL, NULL, NULL};
+
+/* The class of a queue that is registered. */
+CONC__PRIVATE const conc__class *conc__queue_class_of(const conc_queue *q) {
+  if (!conc__queue_is_work(q)) return &conc__served_queue;
+  return q->leases ? &conc__served_leases : &conc__served_work;
+}
 
 /* --- the methods of an object --- */
 
@@ -36453,7 +42203,8 @@ CONC__PRIVATE int conc__session_pace(conc__session *s, size_t done) {
     rc = conc_lock_acquire(&o->alone, CONC_FOREVER);
     if (rc != 0) o->busy = NULL;
   }
-  return rc != 0 ? rc : conc__loop_yield();
+  /* When the loop has ended, this is a thread of the program. */
+  return rc != 0 || !conc__is_coro(conc__self()) ? rc : conc__loop_yield();
 }
 
 /* Waits until no other session works with an object. One that is going to has
@@ -36552,13 +42303,27 @@ CONC__PRIVATE pid_t conc__session_pid(const conc__session *s) {
   return ch->tcp ? 0 : conc__socket_peer(ch->fd);
 }
 
+/* There are .max_objects. Returns what the client is told of it. */
+CONC__PRIVATE const char *conc__refuse_object(conc__session *s) {
+  static const char why[] =
+      "no room for another object: .max_objects of the manager";
+  conc__account *a = &s->manager->server.account;
+  CONC__COUNT(a, refused_objects, 1);
+  conc__account_tell(a, CONC_MANAGER_LIMIT, s->client->from, -ENOMEM, why);
+  return why;
+}
+
 /* Makes an object of a class whose state is made already, with the reference
-   of the client that is told of it. NULL: there is no memory, and the state is
-   freed. For a method that replies with a proxy, too. */
+   of the client that is told of it. NULL: there is no memory, or are too many
+   objects, and the state is freed; *why is the text of the MemoryError. For a
+   method that replies with a proxy, too. */
 CONC__PRIVATE conc__object *conc__object_serve(conc__session *s,
-                                               conc__object *made) {
+                                               conc__object *made,
+                                               const char **why) {
   conc__objects *t = &s->manager->objects;
-  if (conc__object_enter(t, made) != 0) {
+  int rc = conc__object_enter(t, made);
+  if (rc != 0) {
+    *why = rc == -ENOSPC ? conc__refuse_object(s) : "";
     conc__object_free(made);
     return NULL;
   }
@@ -36573,12 +42338,14 @@ CONC__PRIVATE conc__object *conc__serve_make(conc__session *s,
                                              const conc__request *r, int *rc) {
   char text[CONC__LINE_MAX + 1] = "MemoryError";
   conc__object *o = conc__object_new(type, NULL, NULL);
+  const char *why = "";
   conc__objects_look(&s->manager->objects, CONC__LOOKS);
   if (o != NULL && type->make(s, o, r, text, sizeof text) != 0) {
     CONC_FREE(o);
     o = NULL;
   }
-  if (o != NULL) o = conc__object_serve(s, o);
+  if (o != NULL) o = conc__object_serve(s, o, &why);
+  if (*why != 0) snprintf(text, sizeof text, "MemoryError: %s", why);
   if (o == NULL) *rc = conc__reply_refuse(s, text);
   return o;
 }
@@ -36970,7 +42737,7 @@ CONC__PRIVATE void *conc__reading_main(void *arg) {
     size_t n = 0;
     const void *bytes = conc_value_bytes(item, &n);
     if (n >= CONC__READING_LARGE &&
-        conc__buffer_append(&r->encoded, bytes, n) == 0)
+        conc__buffer_append_large(&r->encoded, bytes, n) == 0)
       r->encoded_item = item;
     return NULL;
   }
@@ -37285,6 +43052,7 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
     }
     if (n > 0) {
       if (!c->held_each) conc__session_confirm(s);
+      if (c->holder != NULL) conc__holder_touch(c->holder);
       CONC__COUNT(&s->manager->server.account, bytes_in, n);
       conc__session_charge(s);
     }
@@ -37781,6 +43549,147 @@ CONC__PRIVATE int conc__client_accept(conc__manager_data *m) {
   return 0;
 }
 
+/* --- errands ---
+
+   What clients share belongs to the thread of the loop. Where the program
+   itself has business with it, another thread leaves an errand, and a
+   coroutine of the loop carries that out. When the loop has ended, the thread
+   does it itself. */
+
+/* Takes the first of the line, which runs from now on. NULL: there is none. */
+CONC__PRIVATE conc__errand *conc__errand_take(conc__errands *e) {
+  conc__mutex *guard = conc__mutex_of(e);
+  conc__errand *one;
+  conc__mutex_lock(guard);
+  one = e->first;
+  if (one != NULL) {
+    e->first = one->next;
+    one->waits = false;
+  }
+  conc__mutex_unlock(guard);
+  return one;
+}
+
+/* Takes one out of the line, for its thread does not wait any more. False: it
+   is not there, but runs, or has ended. */
+CONC__PRIVATE bool conc__errand_withdraw(conc__errands *e, conc__errand *one) {
+  conc__mutex *guard = conc__mutex_of(e);
+  conc__errand *before = NULL, *i;
+  bool waits;
+  conc__mutex_lock(guard);
+  waits = one->waits;
+  for (i = e->first; waits && i != one; i = i->next) before = i;
+  if (waits) *(before != NULL ? &before->next : &e->first) = one->next;
+  if (waits && e->last == one) e->last = before;
+  conc__mutex_unlock(guard);
+  return waits;
+}
+
+/* The coroutine that carries errands out, until the loop ends. Between two of
+   them others have their turns. An errand may have taken the cancellation that
+   is to end this: hence `stopping`. */
+CONC__PRIVATE void *conc__errands_main(void *arg) {
+  conc__server_side *server = (conc__server_side *)arg;
+  conc__errands *e = &server->errands;
+  conc__mutex *guard = conc__mutex_of(e);
+  conc__errand *one;
+  do {
+    conc_event_clear(&e->news); /* before it looks: so none is overlooked */
+    while ((one = conc__errand_take(e)) != NULL) {
+      one->fn(one->arg);
+      conc_event_set(&one->done);
+      conc_yield_now();
+    }
+  } while (!server->stopping &&
+           conc_event_wait(&e->news, CONC_FOREVER) != -ECANCELED);
+  conc__mutex_lock(guard);
+  e->open = false;
+  conc__mutex_unlock(guard);
+  while ((one = conc__errand_take(e)) != NULL) {
+    one->refused = true;
+    conc_event_set(&one->done);
+  }
+  return NULL;
+}
+
+/* The loop runs, in the thread of the caller. Without memory there is no such
+   coroutine: then other threads wait until the loop has ended. */
+CONC__PRIVATE void conc__errands_open(conc__server_side *server) {
+  conc__errands *e = &server->errands;
+  conc__mutex *guard = conc__mutex_of(e);
+  bool open;
+  e->task.target = conc__errands_main;
+  e->task.arg = server;
+  e->task.name = "conc-errands";
+  open = conc_coro_start(&e->task) == 0;
+  conc__mutex_lock(guard);
+  e->loop = conc__this.loop;
+  e->open = open;
+  conc__mutex_unlock(guard);
+}
+
+/* It does not run any more. */
+CONC__PRIVATE void conc__errands_close(conc__errands *e) {
+  conc__mutex *guard = conc__mutex_of(e);
+  conc__mutex_lock(guard);
+  e->loop = NULL;
+  e->open = false;
+  conc__mutex_unlock(guard);
+  conc_event_set(&e->over);
+}
+
+/* Calls fn(arg) as conc__server_do does, when the loop has ended, or is about
+   to. */
+CONC__PRIVATE int conc__server_do_after(conc__errands *e, void (*fn)(void *),
+                                        void *arg, double deadline) {
+  int rc = conc_event_wait(&e->over, conc__remaining(deadline));
+  if (rc == 0) rc = conc_lock_acquire(&e->alone, conc__remaining(deadline));
+  if (rc != 0) return rc;
+  fn(arg);
+  conc_lock_release(&e->alone);
+  return 0;
+}
+
+/* Calls fn(arg) where it may touch what is the loop's: in the loop's thread.
+   0; or it was not called: -ETIMEDOUT, -ECANCELED, or -EPIPE in a forked
+   child, whose parent has the server. Once it has begun, it is waited for. */
+CONC__PRIVATE int conc__server_do(conc__manager_data *m, void (*fn)(void *),
+                                  void *arg, double deadline) {
+  conc__errands *e = &m->server.errands;
+  conc__mutex *guard = conc__mutex_of(e);
+  conc__errand one;
+  conc_scope shield;
+  bool here, open;
+  int rc;
+  if (e->depth != conc__fork_depth) return -EPIPE;
+  memset(&one, 0, sizeof one);
+  one.fn = fn;
+  one.arg = arg;
+  conc__mutex_lock(guard);
+  here = e->loop != NULL && e->loop == conc__this.loop;
+  open = e->open && !here;
+  if (open) {
+    one.waits = true;
+    *(e->first != NULL ? &e->last->next : &e->first) = &one;
+    e->last = &one;
+  }
+  conc__mutex_unlock(guard);
+  if (here) {
+    fn(arg);
+    return 0;
+  }
+  if (!open) return conc__server_do_after(e, fn, arg, deadline);
+  conc_event_set(&e->news);
+  rc = conc_event_wait(&one.done, conc__remaining(deadline));
+  if (rc != 0) {
+    if (conc__errand_withdraw(e, &one)) return rc;
+    conc_shield(&shield);
+    conc_event_wait(&one.done, CONC_FOREVER);
+    conc_scope_end(&shield);
+  }
+  return one.refused ? conc__server_do_after(e, fn, arg, deadline) : 0;
+}
+
 /* --- the server's thread --- */
 
 /* Root was cancelled. Idle clients are closed. Waits in queues, and
@@ -37925,6 +43834,7 @@ CONC__PRIVATE void *conc__server_main(void *arg) {
   conc__manager_data *m = (conc__manager_data *)arg;
   conc__server_side *server = &m->server;
   server->running = true;
+  conc__errands_open(server);
   conc_event_set(&server->ready); /* from now on it can be cancelled */
   while (conc__server_accept(m) != -ECANCELED) {
   }
@@ -37947,6 +43857,7 @@ CONC__PRIVATE void conc__server_abandon(conc__manager_data *m) {
   server->path = NULL;
   server->clients = server->dead = NULL;
   server->receipts = NULL;
+  server->pools = NULL;
   server->clients_count = server->spare_count = 0;
 }
 
@@ -37992,6 +43903,7 @@ CONC__PRIVATE void *conc__server_thread(void *arg) {
                        server->account.left_undone
                            ? "the server has ended: .drain was too short"
                            : "the server has ended");
+  conc__errands_close(&server->errands);
   return NULL;
 }
 
@@ -38088,6 +44000,7 @@ CONC__PRIVATE int conc__server_open(conc_manager *manager) {
   }
   server->stopping = false;
   server->aside.value = conc__aside_threads();
+  manager->state->objects.most = manager->max_objects;
   conc__server_open_account(manager);
   manager->state->role = CONC__MANAGER_SERVES;
   return 0;
@@ -38109,6 +44022,8 @@ CONC__PRIVATE int conc__server_start(conc_manager *manager, bool forever) {
   server->thread.name = "conc-manager";
   server->running = false;
   conc_event_clear(&server->ready);
+  conc_event_clear(&server->errands.over);
+  server->errands.depth = conc__fork_depth;
   rc = conc_thread_start(&server->thread);
   if (rc == 0) {
     /* Until there is something to cancel; this wait itself cannot be. */
@@ -38288,6 +44203,8 @@ CONC__PRIVATE int conc__exception_code(const conc_value *v) {
                {"TypeError", CONC__NOT_BYTES, -EBADMSG},
                {"TypeError", NULL, -EINVAL},
                {"KeyError", NULL, -ENOENT},
+               {"AttributeError", NULL, -ENOENT}, /* of a Namespace */
+               {"IndexError", NULL, -ERANGE},
                {"MemoryError", NULL, -ENOMEM},
                {"ConnectionResetError", NULL, -ECONNRESET},
                {"RuntimeError", CONC__ENDED_TEXT, -EOWNERDEAD},
@@ -38322,6 +44239,7 @@ CONC__PRIVATE int conc__reply_read(const conc_value *reply,
   /* Ours writes it so in protocol 2: as the str of a Python 2. */
   if (text == NULL) text = (const char *)conc_value_bytes(*result, NULL);
   if (text != NULL && strstr(text, CONC__ONLY_DATA) != NULL) return -EACCES;
+  if (text != NULL && strncmp(text, "MemoryError", 11) == 0) return -ENOMEM;
   return text != NULL && strstr(text, "KeyError") != NULL ? -ESTALE
                                                           : -CONC__EREMOTEIO;
 }
@@ -38437,12 +44355,19 @@ CONC__PRIVATE bool conc__is_lost(int rc) {
   }
 }
 
+#define CONC__FORGOTTEN_LEAST 0.5 /* seconds: what is refused takes less */
+#define CONC__FORGOTTEN_PAUSE 0.5 /* seconds, at most */
+#define CONC__FORGOTTEN_TIMES 8
+
 /* A new connection, authenticated. Its first request is not sent yet: `out`
-   has the end of the handshake, to go with it in one segment. */
-CONC__PRIVATE int conc__peer_open(conc__manager_data *m, conc__peer **out,
-                                  double deadline) {
+   has the end of the handshake, to go with it in one segment. *forgotten: see
+   below. */
+CONC__PRIVATE int conc__peer_open_once(conc__manager_data *m, conc__peer **out,
+                                       bool *forgotten, double deadline) {
   conc__peer *p = (conc__peer *)CONC_MALLOC(sizeof *p);
+  double began;
   int rc;
+  *forgotten = false;
   if (p == NULL) return -ENOMEM;
   memset(p, 0, sizeof *p);
   rc = conc__channel_connect(&p->channel, m->options->address, deadline);
@@ -38450,15 +44375,40 @@ CONC__PRIVATE int conc__peer_open(conc__manager_data *m, conc__peer **out,
     CONC_FREE(p);
     return rc;
   }
+  began = conc_now();
   conc__channel_keepalive(&p->channel, m->keepalive);
+  conc__channel_ask_often(&p->channel);
   rc = conc__auth_connect(&p->channel, &m->key, deadline);
   if (rc == 0) {
+    conc__channel_keepalive(&p->channel, m->keepalive);
     *out = p;
     return 0;
   }
   conc__peer_close(p);
+  *forgotten = rc == -ECONNRESET && conc_now() - began > CONC__FORGOTTEN_LEAST;
   /* A server that hangs up in the handshake is not one of ours. */
   return rc == -EMSGSIZE ? -EPROTO : rc;
+}
+
+/* The same. If more connections come at once than a server's system keeps in
+   line (of Python's up to 3.12: 16), it forgets some that are made by then as
+   far as this side knows. From such a one nothing ever comes. But when the
+   system is asked, it says that there is none, and another one is made; a
+   little later, so that not all of them come at once again. */
+CONC__PRIVATE int conc__peer_open(conc__manager_data *m, conc__peer **out,
+                                  double deadline) {
+  unsigned char chance = 0;
+  bool forgotten;
+  int i, rc;
+  for (i = 1;; i++) {
+    double pause;
+    rc = conc__peer_open_once(m, out, &forgotten, deadline);
+    if (!forgotten || i == CONC__FORGOTTEN_TIMES) return rc;
+    conc__random(&chance, 1);
+    pause = CONC__FORGOTTEN_PAUSE * chance / 256;
+    if (conc_now() + pause >= deadline) return rc;
+    if (conc_sleep(pause) != 0) return -ECANCELED;
+  }
 }
 
 /* A request that does not wait has been answered in so many seconds. One that
@@ -38481,7 +44431,7 @@ CONC__PRIVATE int conc__peer_function(conc__manager_data *m,
                                       const conc_value **result,
                                       conc__peer **keep, bool *lost,
                                       double deadline) {
-  conc__peer *p;
+  conc__peer *p = NULL;
   double began;
   bool broken = true;
   int rc = conc__peer_open(m, &p, deadline);
@@ -38844,11 +44794,18 @@ typedef struct conc__ident {
   struct conc__ident *before; /* the one whose place it has taken */
   bool confirms;              /* it is conc.h: see above */
   bool own;                   /* it has what >>own lists, */
-  bool settles;               /* and CONC__METHOD_BACK, which came later */
+  bool settles;               /* and CONC__METHOD_BACK, which came later; */
+  bool works;                 /* and for queues with an option of >>leases, */
+  bool leases;                /* and for queues that lease */
   unsigned lost;              /* of conc__client_side, when it was asked for */
   size_t most;                /* bytes of a request that it reads */
   char text[64];
 } conc__ident;
+
+/* Whether a server of ours has given that id: Python's have no point. */
+CONC__INLINE bool conc__ident_is_ours(const conc__ident *ident) {
+  return strchr(ident->text, '.') != NULL;
+}
 
 /* A proxy. What has no guard does not change, until shutdown. */
 typedef struct conc__proxy {
@@ -38861,6 +44818,10 @@ typedef struct conc__proxy {
   conc_queue *stash; /* messages that came, and could not be handed over */
   bool stashed;      /* there may be some. Atomic */
   conc__peer *ahead; /* these have messages that no get has taken yet */
+  struct conc__lessee *lessees; /* what tasks have leased; under the guard */
+  double beat_at;    /* when the server is to be told next that these live; 0:
+                        that is not due. Under the guard, as */
+  double beat_every; /* seconds */
   char name[CONC__NAME_MAX + 1];
 } conc__proxy;
 
@@ -38891,7 +44852,7 @@ typedef struct conc__exchange {
    ours, which answers in that of a request. Relaxed: see conc__peer_decode. */
 CONC__INLINE int conc__proxy_protocol(const conc__proxy *proxy,
                                       const conc__ident *ident) {
-  return ident->confirms
+  return conc__ident_is_ours(ident)
              ? 4
              : CONC__LOAD_RELAXED(&proxy->manager->client.protocol);
 }
@@ -39076,6 +45037,7 @@ CONC__PRIVATE int conc__ident_read(const conc_value *v, conc__ident *ident) {
   if (id == NULL || strlen(id) >= sizeof ident->text) return -EPROTO;
   memcpy(ident->text, id, strlen(id) + 1);
   ident->confirms = ident->own = ident->settles = false;
+  ident->works = ident->leases = false;
   ident->most = SIZE_MAX;
   for (i = 0; i < conc_value_size(methods); i++) {
     const char *name = conc_value_str(conc_value_item(methods, i), NULL);
@@ -39083,6 +45045,8 @@ CONC__PRIVATE int conc__ident_read(const conc_value *v, conc__ident *ident) {
     if (strcmp(name, CONC__METHOD_GET) == 0) ident->confirms = true;
     if (strcmp(name, CONC__METHOD_PUT) == 0) ident->own = true;
     if (strcmp(name, CONC__METHOD_BACK) == 0) ident->settles = true;
+    if (strcmp(name, CONC__METHOD_PUT_ON) == 0) ident->works = true;
+    if (strcmp(name, CONC__METHOD_LEASE) == 0) ident->leases = true;
     if (strncmp(name, CONC__METHOD_MAX, sizeof CONC__METHOD_MAX - 1) == 0) {
       unsigned long long most =
           strtoull(name + sizeof CONC__METHOD_MAX - 1, NULL, 10);
@@ -39094,9 +45058,9 @@ CONC__PRIVATE int conc__ident_read(const conc_value *v, conc__ident *ident) {
 
 /* Asks the server for the id of a name. A Python server counts a reference by
    that, which is given back at shutdown. 0; -ENOENT: it has no such name; or
-   negative errno. */
+   negative errno. *told, unless `told` is NULL, is the reply, to be freed. */
 CONC__PRIVATE int conc__ident_ask(conc__calling *call, const char *name,
-                                  conc__ident **out) {
+                                  conc__ident **out, conc_value **told) {
   conc__manager_data *m = call->manager;
   unsigned lost = CONC__LOAD(&m->client.lost);
   conc_value *reply;
@@ -39110,7 +45074,8 @@ CONC__PRIVATE int conc__ident_ask(conc__calling *call, const char *name,
   if (rc != 0) return rc;
   ident = (conc__ident *)CONC_MALLOC(sizeof *ident);
   rc = ident == NULL ? -ENOMEM : conc__ident_read(result, ident);
-  conc_value_free(reply);
+  if (rc == 0 && told != NULL) *told = reply;
+  else conc_value_free(reply);
   if (rc == 0) {
     ident->lost = lost;
     *out = ident;
@@ -39143,7 +45108,7 @@ CONC__PRIVATE int conc__proxy_resolve(conc__proxy *proxy,
   conc__ident *ident;
   int rc;
   if (conc__proxy_ident(proxy) != stale) return 0;
-  rc = conc__ident_ask(call, proxy->name, &ident);
+  rc = conc__ident_ask(call, proxy->name, &ident, NULL);
   if (rc != 0) return rc;
   conc__mutex_lock(guard);
   ident->before = (conc__ident *)(uintptr_t)proxy->ident;
@@ -39161,7 +45126,7 @@ CONC__PRIVATE int conc__proxy_current(conc__proxy *proxy, conc__calling *call,
                                       const conc__ident **ident) {
   int rc = 0;
   *ident = conc__proxy_ident(proxy);
-  if (!(*ident)->confirms &&
+  if (!conc__ident_is_ours(*ident) &&
       (*ident)->lost != CONC__LOAD(&proxy->manager->client.lost)) {
     rc = conc__proxy_resolve(proxy, *ident, call);
     *ident = conc__proxy_ident(proxy);
@@ -39234,21 +45199,48 @@ CONC__PRIVATE int conc__put_arguments(conc__buffer *out,
   return rc != 0 ? rc : conc__pickle_put_op(out, CONC__OP_TUPLE);
 }
 
+/* Appends the arguments of a put on terms. */
+CONC__PRIVATE int conc__put_on_arguments(conc__buffer *out, conc__exchange *c,
+                                         const conc__message *m,
+                                         const conc__terms *terms) {
+  int rc = conc__pickle_put_op(out, CONC__OP_MARK);
+  if (rc == 0) rc = conc__exchange_key(c);
+  if (rc == 0)
+    rc = conc__pickle_put_float(out,
+                                conc__remaining(conc__call_waits(c->call)));
+  if (rc == 0) rc = conc__put_message(out, m, 4);
+  if (rc == 0) rc = conc__pickle_put_float(out, terms->delay);
+  if (rc == 0) rc = conc__pickle_put_int(out, terms->priority);
+  if (rc == 0)
+    rc = terms->id != NULL
+             ? conc__pickle_put_str(out, terms->id, strlen(terms->id))
+             : conc__pickle_put_op(out, CONC__OP_NONE);
+  return rc != 0 ? rc : conc__pickle_put_op(out, CONC__OP_TUPLE);
+}
+
 /* One try of a put, or of an unget. A put that may be tried again has a key if
    the server knows what that is. */
 CONC__PRIVATE int conc__proxy_put_try(conc__proxy *proxy,
                                       const conc__ident *ident, bool back,
                                       const conc__message *m,
+                                      const conc__terms *terms,
                                       conc__calling *call) {
-  const char *method = back && ident->confirms ? CONC__METHOD_UNGET : "put";
+  const char *method = terms != NULL             ? CONC__METHOD_PUT_ON
+                       : back && ident->confirms ? CONC__METHOD_UNGET
+                                                 : "put";
   conc__buffer *out;
   conc__exchange c;
   bool once = !back && ident->own && call->again > 0;
-  int rc = conc__exchange_begin(&c, proxy, ident,
-                                once ? CONC__METHOD_PUT : method, call);
+  int rc = terms != NULL && !ident->works ? -ENOTSUP : 0;
+  if (terms != NULL) once = false;
+  if (rc == 0)
+    rc = conc__exchange_begin(&c, proxy, ident,
+                              once ? CONC__METHOD_PUT : method, call);
   if (rc != 0) return rc;
   out = &c.peer->channel.out;
-  if (once) {
+  if (terms != NULL) {
+    rc = conc__put_on_arguments(out, &c, m, terms);
+  } else if (once) {
     rc = conc__exchange_key(&c);
     if (rc == 0)
       rc = conc__pickle_put_float(out,
@@ -39266,7 +45258,8 @@ CONC__PRIVATE int conc__proxy_put_try(conc__proxy *proxy,
 /* Puts a message; or, if `back`, puts it back: to its place, if the server is
    ours. It may have been started anew, and is asked for the id then. */
 CONC__PRIVATE int conc__proxy_send(conc__proxy *proxy, const conc__message *m,
-                                   bool back, double deadline, double end) {
+                                   const conc__terms *terms, bool back,
+                                   double deadline, double end) {
   const conc__ident *ident;
   conc__calling call;
   int rc;
@@ -39274,7 +45267,7 @@ CONC__PRIVATE int conc__proxy_send(conc__proxy *proxy, const conc__message *m,
   call.acts = true;
   do {
     rc = conc__proxy_current(proxy, &call, &ident);
-    if (rc == 0) rc = conc__proxy_put_try(proxy, ident, back, m, &call);
+    if (rc == 0) rc = conc__proxy_put_try(proxy, ident, back, m, terms, &call);
   } while (rc != 0 && conc__proxy_again(proxy, &call, ident, &rc));
   return rc;
 }
@@ -39282,7 +45275,15 @@ CONC__PRIVATE int conc__proxy_send(conc__proxy *proxy, const conc__message *m,
 /* The put of a queue. */
 CONC__PRIVATE int conc__proxy_put(conc_queue *q, const conc__message *m,
                                   double deadline) {
-  return conc__proxy_send((conc__proxy *)q, m, false, deadline,
+  return conc__proxy_send((conc__proxy *)q, m, NULL, false, deadline,
+                          conc__call_end(((conc__proxy *)q)->manager,
+                                         deadline));
+}
+
+CONC__PRIVATE int conc__proxy_put_on(conc_queue *q, const conc__message *m,
+                                     const conc__terms *terms,
+                                     double deadline) {
+  return conc__proxy_send((conc__proxy *)q, m, terms, false, deadline,
                           conc__call_end(((conc__proxy *)q)->manager,
                                          deadline));
 }
@@ -39338,7 +45339,7 @@ CONC__PRIVATE ssize_t conc__proxy_put_some(conc__proxy *proxy,
        for a server that takes no more. */
     if (n < 2 || !ident->own) {
       put = 1;
-      rc = conc__proxy_put_try(proxy, ident, false, m, &call);
+      rc = conc__proxy_put_try(proxy, ident, false, m, NULL, &call);
     } else {
       put = conc__proxy_put_trip(proxy, ident, m, n, &call);
       rc = put < 0 ? (int)put : 0;
@@ -39974,6 +45975,625 @@ CONC__PRIVATE ssize_t conc__proxy_get_late(conc__proxy *proxy,
 }
 
 /* ---------------------------------------------------------------------------
+   >>lessee: what a client has leased from a server
+
+   To a server a lease is the connection's by which its message came. So that
+   it comes back when the task ends that has it, and only then, that connection
+   is pinned: no other task uses it while this one has leases of that queue.
+   The next gets of the task may have to be given up, which ends their
+   connections; so they go by others, and the server is asked to count what
+   they got among the leases of the pinned one. A lease is ended by its number,
+   by whatever connection.
+
+   A lease lasts as long as the server hears of its holder. The thread of the
+   client (see >>client) says for all of them, three times within that time,
+   that they live: so a long job keeps its message, and a process that was
+   stopped does not.
+
+   What a task has leased of one queue is a conc__lessee. It belongs to the
+   task, as a value of a conc_local, whose destructor is called when the task
+   ends. All of it but its links there is under the guard of the manager, which
+   is there when the manager is gone. In a forked child they are the parent's,
+   and their connections are closed.
+
+   Uses >>proxy and >>local. Its user is >>client.
+   ------------------------------------------------------------------------ */
+
+/* A lease, by its number. */
+typedef struct conc__grant {
+  struct conc__grant *older;
+  uint64_t lease;
+} conc__grant;
+
+typedef struct conc__lessee {
+  struct conc__lessee *next; /* of the task's */
+  conc__mutex *guard;
+  unsigned depth; /* conc__fork_depth of the task's process */
+  /* Under the guard: */
+  conc__proxy *proxy; /* NULL: it is gone. The task looks whether it is one
+                         that is there without the guard */
+  struct conc__lessee *before, *after; /* of the proxy */
+  conc__grant *youngest;
+  conc__peer *pin; /* NULL: there is none, or its task uses it */
+  bool spoiled;    /* the pin has a lease of which is not known whether it has
+                      ended: it is to be closed */
+} conc__lessee;
+
+/* All of a task. */
+typedef struct conc__lessees {
+  conc__lessee *first;
+} conc__lessees;
+
+static conc_local conc__lessees_local;
+static conc_attribute conc__lessees_own;
+
+CONC__PRIVATE void conc__grants_free(conc__grant *g) {
+  while (g != NULL) {
+    conc__grant *older = g->older;
+    CONC_FREE(g);
+    g = older;
+  }
+}
+
+/* Takes everything out of a lessee, and it out of its proxy. Under the guard.
+   The caller frees what was in it. */
+CONC__PRIVATE void conc__lessee_strip(conc__lessee *l, conc__peer **pin,
+                                      conc__grant **grants) {
+  *pin = l->pin;
+  *grants = l->youngest;
+  l->pin = NULL;
+  l->youngest = NULL;
+  if (l->proxy == NULL) return;
+  *(l->before != NULL ? &l->before->after : &l->proxy->lessees) = l->after;
+  if (l->after != NULL) l->after->before = l->before;
+  CONC__STORE_RELAXED(&l->proxy, (conc__proxy *)NULL);
+}
+
+/* A lessee is of no more use: what it has leased comes back, for the server
+   sees the end of the connection. */
+CONC__PRIVATE void conc__lessee_end(conc__lessee *l) {
+  conc__peer *pin;
+  conc__grant *grants;
+  conc__mutex_lock(l->guard);
+  conc__lessee_strip(l, &pin, &grants);
+  conc__mutex_unlock(l->guard);
+  if (pin != NULL) conc__peer_close(pin);
+  conc__grants_free(grants);
+}
+
+/* The task ends. */
+CONC__PRIVATE void conc__lessees_end(void *value) {
+  conc__lessees *all = (conc__lessees *)value;
+  while (all->first != NULL) {
+    conc__lessee *l = all->first;
+    all->first = l->next;
+    conc__lessee_end(l);
+    CONC_FREE(l);
+  }
+  CONC_FREE(all);
+}
+
+CONC__PRIVATE void conc__lessees_begin(void) {
+  conc__local_begin(&conc__lessees_local, &conc__lessees_own,
+                    conc__lessees_end);
+}
+
+/* A proxy ends, with the client: its tasks have no leases any more. */
+CONC__PRIVATE void conc__lessees_leave(conc__proxy *proxy) {
+  conc__mutex *guard = conc__mutex_of(proxy->manager);
+  for (;;) {
+    conc__peer *pin = NULL;
+    conc__grant *grants = NULL;
+    conc__lessee *l;
+    conc__mutex_lock(guard);
+    l = proxy->lessees;
+    if (l != NULL) conc__lessee_strip(l, &pin, &grants);
+    conc__mutex_unlock(guard);
+    if (l == NULL) return;
+    if (pin != NULL) conc__peer_close(pin);
+    conc__grants_free(grants);
+  }
+}
+
+/* The lessee of the calling task; NULL: it has none of this queue. On the way
+   it forgets what its process has from a parent, and queues that are gone. */
+CONC__PRIVATE conc__lessee *conc__lessee_find(const conc__proxy *proxy) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  conc__lessees *all;
+  conc__lessee **p;
+  pthread_once(&once, conc__lessees_begin);
+  all = (conc__lessees *)conc_attribute_get(&conc__lessees_own);
+  p = all != NULL ? &all->first : NULL;
+  while (p != NULL && *p != NULL) {
+    conc__lessee *l = *p;
+    const conc__proxy *of = CONC__LOAD_RELAXED(&l->proxy);
+    if (of != NULL && l->depth == conc__fork_depth) {
+      if (of == proxy) return l;
+      p = &l->next;
+    } else {
+      *p = l->next;
+      conc__lessee_end(l);
+      CONC_FREE(l);
+    }
+  }
+  return NULL;
+}
+
+/* The same; made, if there is none. NULL: there is no memory. */
+CONC__PRIVATE conc__lessee *conc__lessee_make(conc__proxy *proxy) {
+  conc__lessees *all;
+  conc__lessee *l = conc__lessee_find(proxy);
+  if (l != NULL) return l;
+  all = (conc__lessees *)conc_attribute_get(&conc__lessees_own);
+  if (all == NULL) {
+    all = (conc__lessees *)CONC_MALLOC(sizeof *all);
+    if (all == NULL) return NULL;
+    all->first = NULL;
+    if (conc_attribute_set(&conc__lessees_own, all) != 0) {
+      CONC_FREE(all);
+      return NULL;
+    }
+  }
+  l = (conc__lessee *)CONC_MALLOC(sizeof *l);
+  if (l == NULL) return NULL;
+  memset(l, 0, sizeof *l);
+  l->guard = conc__mutex_of(proxy->manager);
+  l->depth = conc__fork_depth;
+  l->next = all->first;
+  all->first = l;
+  conc__mutex_lock(l->guard);
+  CONC__STORE_RELAXED(&l->proxy, proxy);
+  l->after = proxy->lessees;
+  if (l->after != NULL) l->after->before = l;
+  proxy->lessees = l;
+  conc__mutex_unlock(l->guard);
+  return l;
+}
+
+/* A client ends: so may what the caller has of it. */
+CONC__PRIVATE void conc__lessees_trim_own(void) {
+  conc__lessees *all;
+  conc__lessee_find(NULL);
+  all = (conc__lessees *)conc_attribute_get(&conc__lessees_own);
+  if (all != NULL && all->first == NULL)
+    conc__local_end(&conc__lessees_own);
+}
+
+/* --- what is noted --- */
+
+/* Takes the note of a lease out, which may be another task's. If it was the
+   last one, the pin is not needed any more: *pin. Under the guard. */
+CONC__PRIVATE conc__grant *conc__lessee_drop(conc__lessee *l, uint64_t lease,
+                                             conc__peer **pin) {
+  conc__grant **p = &l->youngest, *g;
+  while ((g = *p) != NULL && g->lease != lease) p = &g->older;
+  if (g == NULL) return NULL;
+  *p = g->older;
+  if (l->youngest == NULL) {
+    *pin = l->pin;
+    l->pin = NULL;
+  }
+  return g;
+}
+
+/* A lease has ended, or it is not known whether it has. */
+CONC__PRIVATE void conc__lease_forget(conc__proxy *proxy, uint64_t lease,
+                                      bool known) {
+  conc__mutex *guard = conc__mutex_of(proxy->manager);
+  conc__lessee *l, *own = conc__lessee_find(proxy);
+  conc__grant *g = NULL;
+  conc__peer *pin = NULL;
+  bool close = false;
+  conc__mutex_lock(guard);
+  if (own != NULL) g = conc__lessee_drop(l = own, lease, &pin);
+  for (l = g != NULL ? own : proxy->lessees; g == NULL && l != NULL;) {
+    g = conc__lessee_drop(l, lease, &pin);
+    if (g == NULL) l = l->after;
+  }
+  if (g != NULL) {
+    if (!known) l->spoiled = true;
+    close = l->spoiled;
+    if (pin != NULL) l->spoiled = false;
+  }
+  conc__mutex_unlock(guard);
+  CONC_FREE(g);
+  if (pin != NULL && close) conc__peer_close(pin);
+  else if (pin != NULL) conc__peer_put(proxy->manager, pin);
+}
+
+/* --- calls of a number --- */
+
+/* Calls a method whose result is a bool, for numbers of leases. `rc` is how it
+   went to begin the exchange, and to append the arguments. 1, 0, or negative
+   errno. */
+CONC__PRIVATE int conc__lease_told(conc__exchange *c, conc__proxy *proxy,
+                                   int rc) {
+  bool yes = false;
+  rc = conc__exchange_end(c, proxy, rc);
+  if (rc != 0) return rc;
+  rc = conc_value_bool(c->result, &yes) == 0 ? yes : -EPROTO;
+  conc_value_free(c->reply);
+  return rc;
+}
+
+/* --- getting --- */
+
+/* The youngest lease of a lessee that is older than that one; 0: there is
+   none. */
+CONC__PRIVATE uint64_t conc__lessee_older(conc__lessee *l, uint64_t than) {
+  const conc__grant *g;
+  uint64_t lease;
+  conc__mutex_lock(l->guard);
+  for (g = l->youngest; g != NULL && g->lease >= than; g = g->older) {
+  }
+  lease = g != NULL ? g->lease : 0;
+  conc__mutex_unlock(l->guard);
+  return lease;
+}
+
+/* Asks for the lease that came by the connection of `c` to be the pinned
+   one's, too. 1: it is. 0: the pinned one has none any more. Or negative
+   errno: then the connection is closed, and it is known that the message is in
+   its queue again, or that the pin must be closed. */
+CONC__PRIVATE int conc__lessee_join(conc__lessee *l, conc__proxy *proxy,
+                                    const conc__ident *ident,
+                                    conc__exchange *c, uint64_t lease) {
+  conc__buffer *out = &c->peer->channel.out;
+  uint64_t other = lease;
+  int joined = 0, rc = 0;
+  while (rc == 0 && joined == 0 &&
+         (other = conc__lessee_older(l, other)) != 0) {
+    conc_value *reply;
+    const conc_value *result;
+    bool broken, yes = false;
+    size_t at;
+    rc = conc__request_begin(out, &at, 4, ident->text,
+                             CONC__METHOD_LEASE_JOIN);
+    if (rc == 0) rc = conc__pickle_put_int(out, (int64_t)lease);
+    if (rc == 0) rc = conc__pickle_put_int(out, (int64_t)other);
+    if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE2);
+    if (rc == 0) rc = conc__request_end(out, at);
+    if (rc != 0) break; /* the connection is closed: nothing was joined */
+    rc = conc__peer_call(proxy->manager, c->peer, &reply, &result, &broken,
+                         c->call->end);
+    if (rc == 0) {
+      if (conc_value_bool(result, &yes) != 0) rc = -EPROTO;
+      joined = yes;
+      conc_value_free(reply);
+    }
+    if (rc != 0 && c->peer->asked) { /* it may have been joined */
+      conc__mutex_lock(l->guard);
+      l->spoiled = true;
+      conc__mutex_unlock(l->guard);
+    }
+  }
+  return rc != 0 ? rc : joined;
+}
+
+/* The task has a message by this connection: notes the lease, and pins the
+   connection unless another one is. The lease is noted first: then a pin stays
+   one until it is taken out here. */
+CONC__PRIVATE int conc__lessee_take(conc__lessee *l, conc__proxy *proxy,
+                                    const conc__ident *ident,
+                                    conc__exchange *c, conc__grant *grant) {
+  const uint64_t lease = grant->lease;
+  conc__peer *old = NULL;
+  bool joins, close = false;
+  int rc = 0;
+  conc__mutex_lock(l->guard);
+  grant->older = l->youngest;
+  l->youngest = grant;
+  joins = l->pin != NULL && !l->spoiled;
+  if (proxy->beat_at <= 0) {
+    proxy->beat_at = conc_now() + proxy->beat_every;
+    conc_event_set(&proxy->manager->client.fetched);
+  }
+  conc__mutex_unlock(l->guard);
+  if (joins) rc = conc__lessee_join(l, proxy, ident, c, lease);
+  if (rc < 0) {
+    conc__peer_close(c->peer);
+    conc__lease_forget(proxy, lease, true);
+    return rc;
+  }
+  conc__mutex_lock(l->guard);
+  if (rc > 0) {
+    old = c->peer;
+  } else {
+    old = l->pin;
+    l->pin = c->peer;
+    close = l->spoiled;
+    l->spoiled = false;
+  }
+  conc__mutex_unlock(l->guard);
+  if (old != NULL && close) conc__peer_close(old);
+  else if (old != NULL) conc__peer_put(proxy->manager, old);
+  return 0;
+}
+
+/* Reads the head of a reply to _conc_lease, behind which the message is. */
+CONC__PRIVATE bool conc__lease_read(const unsigned char **body, size_t *n,
+                                    conc__sink *sink, double *seconds) {
+  const unsigned char *p = *body;
+  if (*n < 2 + CONC__LEASE_HEAD + 2 || p[0] != CONC__OP_SHORT_BINBYTES ||
+      p[1] != CONC__LEASE_HEAD || p[*n - 1] != CONC__OP_TUPLE2)
+    return false;
+  sink->lease = conc__little_endian(p + 2, 8);
+  sink->deliveries = (int)conc__little_endian(p + 10, 4);
+  *seconds = (double)conc__little_endian(p + 14, 8) / 1e9;
+  *body += 2 + CONC__LEASE_HEAD;
+  *n -= 2 + CONC__LEASE_HEAD + 1;
+  return sink->lease != 0 && sink->lease <= INT64_MAX && sink->deliveries > 0;
+}
+
+/* Hands the message of a reply over, and notes the lease. The connection is
+   left in any case. The message's size; or negative errno: it is in its queue
+   again, or will be when the server has seen the end of the connection. */
+CONC__PRIVATE ssize_t conc__lessee_accept(conc__lessee *l, conc__proxy *proxy,
+                                          const conc__ident *ident,
+                                          conc__exchange *c, conc__sink *sink,
+                                          const unsigned char *body, size_t n,
+                                          conc__grant *grant) {
+  double seconds = 0;
+  ssize_t got = -EPROTO;
+  int rc;
+  c->peer->asked = false;
+  if (conc__lease_read(&body, &n, sink, &seconds))
+    got = conc__sink_fill(sink, body, n, proxy->queue.objects != 0);
+  if (got < 0) {
+    if (conc__peer_refuse(c->peer, c->call->end) != 0) got = -ECANCELED;
+    conc__peer_close(c->peer);
+    CONC_FREE(grant);
+    return got;
+  }
+  grant->lease = sink->lease;
+  conc__mutex_lock(l->guard);
+  proxy->beat_every = seconds / 3;
+  conc__mutex_unlock(l->guard);
+  rc = conc__lessee_take(l, proxy, ident, c, grant);
+  return rc != 0 ? rc : got;
+}
+
+/* One get from a queue that leases. As conc__proxy_take. */
+CONC__PRIVATE ssize_t conc__proxy_lease(conc__proxy *proxy,
+                                        const conc__ident *ident,
+                                        conc__sink *sink,
+                                        conc__calling *call) {
+  conc__lessee *l = conc__lessee_make(proxy);
+  conc__grant *grant = (conc__grant *)CONC_MALLOC(sizeof *grant);
+  const unsigned char *payload, *body;
+  size_t size, n;
+  conc__exchange c;
+  int rc = l == NULL || grant == NULL ? -ENOMEM : 0;
+  if (rc == 0)
+    rc = conc__exchange_begin(&c, proxy, ident, CONC__METHOD_LEASE, call);
+  if (rc == 0) {
+    rc = conc__take_arguments(&c.peer->channel.out, &c, sink, call->deadline);
+    rc = conc__exchange_write(&c, proxy, rc);
+  }
+  if (rc != 0) {
+    CONC_FREE(grant);
+    return rc;
+  }
+  rc = conc__peer_exchange(proxy->manager, c.peer, &payload, &size, call->end);
+  if (rc == 0 && conc__reply_body(payload, size, &body, &n))
+    return conc__lessee_accept(l, proxy, ident, &c, sink, body, n, grant);
+  CONC_FREE(grant);
+  c.broken = true;
+  rc = rc != 0 ? conc__call_broken(call, c.peer, rc)
+               : conc__exchange_told(&c, payload, size);
+  conc__exchange_leave(&c, proxy);
+  return rc;
+}
+
+/* --- the ends of leases --- */
+
+/* One try to end a lease: 1, 0: it has ended before, or negative errno. */
+CONC__PRIVATE int conc__proxy_end_try(conc__proxy *proxy,
+                                      const conc__ident *ident,
+                                      uint64_t lease, int how, double seconds,
+                                      conc__calling *call) {
+  conc__exchange c;
+  conc__buffer *out;
+  int rc;
+  if (!ident->leases) return -ESTALE;
+  rc = conc__exchange_begin(&c, proxy, ident, CONC__METHOD_LEASE_END, call);
+  if (rc != 0) return rc;
+  out = &c.peer->channel.out;
+  rc = conc__pickle_put_int(out, (int64_t)lease);
+  if (rc == 0) rc = conc__pickle_put_int(out, how);
+  if (rc == 0) rc = conc__pickle_put_float(out, seconds);
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE3);
+  return conc__lease_told(&c, proxy, rc);
+}
+
+/* As conc__lease_class says it. A server that does not know the id of the
+   queue was started anew: it has no leases of before. If an earlier try may
+   have ended the lease, it is not known whether that was this one. */
+CONC__PRIVATE int conc__proxy_end_lease(conc_queue *q,
+                                        struct conc__holder *holder,
+                                        uint64_t lease, int how,
+                                        double seconds) {
+  conc__proxy *proxy = (conc__proxy *)q;
+  double end = conc_now() + proxy->manager->timeout;
+  const conc__ident *ident;
+  conc__calling call;
+  bool asked = false;
+  int rc;
+  (void)holder;
+  if (lease == 0) {
+    conc__lessee *l = conc__lessee_find(proxy);
+    if (l != NULL) lease = conc__lessee_older(l, UINT64_MAX);
+    if (lease == 0) return -EINVAL;
+  }
+  conc__call_begin(&call, proxy->manager, end, end);
+  do {
+    if (call.unknown) asked = true;
+    call.unknown = false; /* it may be sent twice */
+    call.acts = true;
+    ident = conc__proxy_ident(proxy);
+    rc = conc__proxy_end_try(proxy, ident, lease, how, seconds, &call);
+    if (call.unknown) asked = true;
+    call.unknown = false;
+  } while (rc < 0 && rc != -ESTALE && conc__call_again(&call, &rc));
+  if (rc == 0) rc = asked ? -ECONNRESET : -ESTALE;
+  if (how != CONC__LEASE_EXTEND)
+    conc__lease_forget(proxy, lease, rc > 0 || rc == -ESTALE);
+  return rc > 0 ? 0 : rc;
+}
+
+/* --- signs of life --- */
+
+/* Appends a lease of each task of this process that has some; how many. Under
+   the guard. */
+CONC__PRIVATE size_t conc__leases_living(const conc__proxy *proxy,
+                                         conc__buffer *out, int *rc) {
+  const conc__lessee *l;
+  size_t n = 0;
+  for (l = proxy->lessees; l != NULL && *rc == 0; l = l->after) {
+    if (l->youngest == NULL || l->depth != conc__fork_depth) continue;
+    *rc = conc__pickle_put_int(out, (int64_t)l->youngest->lease);
+    n++;
+  }
+  return n;
+}
+
+/* Says to the server that the tasks live that have leases of a queue. When it
+   cannot be said, it is tried at the next time. */
+CONC__PRIVATE void conc__proxy_beat(conc__proxy *proxy) {
+  conc__mutex *guard = conc__mutex_of(proxy->manager);
+  const conc__ident *ident = conc__proxy_ident(proxy);
+  conc__buffer b = {NULL, 0, 0, 0};
+  conc__calling call;
+  conc__exchange c;
+  double end;
+  size_t n;
+  int rc = 0;
+  conc__mutex_lock(guard);
+  n = conc__leases_living(proxy, &b, &rc);
+  end = conc_now() + proxy->beat_every;
+  proxy->beat_at = n > 0 ? end : 0;
+  conc__mutex_unlock(guard);
+  if (n > 0 && rc == 0 && ident->leases) {
+    conc__call_begin(&call, proxy->manager, end, end);
+    if (conc__exchange_begin(&c, proxy, ident, CONC__METHOD_ALIVE, &call) ==
+        0) {
+      conc__buffer *out = &c.peer->channel.out;
+      rc = conc__pickle_put_op(out, CONC__OP_MARK);
+      if (rc == 0) rc = conc__buffer_append(out, b.data, b.size);
+      if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE);
+      if (conc__exchange_end(&c, proxy, rc) == 0) conc_value_free(c.reply);
+    }
+  }
+  conc__buffer_free(&b);
+}
+
+/* Gives the signs that are due. Returns when the next one is. */
+CONC__PRIVATE double conc__leases_beat(conc__manager_data *m) {
+  conc__mutex *guard = conc__mutex_of(m);
+  double next = CONC__NEVER;
+  conc__proxy *proxy;
+  conc__mutex_lock(guard);
+  for (proxy = m->client.proxies; proxy != NULL; proxy = proxy->next) {
+    if (proxy->beat_at > 0 && proxy->beat_at <= conc_now()) {
+      conc__mutex_unlock(guard);
+      conc__proxy_beat(proxy); /* none goes before this thread has ended */
+      conc__mutex_lock(guard);
+    }
+    if (proxy->beat_at > 0 && proxy->beat_at < next) next = proxy->beat_at;
+  }
+  conc__mutex_unlock(guard);
+  return next;
+}
+
+/* --- what a server counts --- */
+
+/* Calls a method with one number (or, below 0, none), over any connection. */
+CONC__PRIVATE int conc__proxy_ask_of(conc__proxy *proxy, const char *method,
+                                     int64_t number, conc__exchange *c) {
+  double end = conc_now() + proxy->manager->timeout;
+  const conc__ident *ident;
+  conc__calling call;
+  int rc;
+  conc__call_begin(&call, proxy->manager, end, end);
+  do {
+    conc__buffer *out;
+    rc = conc__proxy_current(proxy, &call, &ident);
+    if (rc == 0 && !ident->works) return -ENOTSUP;
+    if (rc == 0) rc = conc__exchange_begin(c, proxy, ident, method, &call);
+    if (rc != 0) continue;
+    out = &c->peer->channel.out;
+    if (number >= 0) rc = conc__pickle_put_int(out, number);
+    if (rc == 0)
+      rc = conc__pickle_put_op(out, number >= 0 ? CONC__OP_TUPLE1
+                                                : CONC__OP_EMPTY_TUPLE);
+    rc = conc__exchange_end(c, proxy, rc);
+  } while (rc != 0 && conc__proxy_again(proxy, &call, ident, &rc));
+  return rc;
+}
+
+/* conc_queue_stats, of a client. */
+CONC__PRIVATE int conc__proxy_counts(conc_queue *q, conc_queue_counts *out) {
+  uint64_t whole[9] = {0};
+  double real[3] = {0, 0, 0};
+  conc__exchange c;
+  size_t i;
+  int rc = conc__proxy_ask_of((conc__proxy *)q, CONC__METHOD_COUNTS, -1, &c);
+  memset(out, 0, sizeof *out);
+  if (rc != 0) return rc;
+  for (i = 0; rc == 0 && i < 9; i++) {
+    int64_t n = 0;
+    rc = conc_value_int(conc_value_item(c.result, i), &n);
+    whole[i] = (uint64_t)n;
+  }
+  for (i = 0; rc == 0 && i < 3; i++)
+    rc = conc_value_float(conc_value_item(c.result, 9 + i), &real[i]);
+  conc_value_free(c.reply);
+  if (rc != 0) return -EPROTO;
+  out->ready = (size_t)whole[0];
+  out->delayed = (size_t)whole[1];
+  out->leased = (size_t)whole[2];
+  out->dying = (size_t)whole[3];
+  out->put = whole[4];
+  out->got = whole[5];
+  out->done = whole[6];
+  out->returned = whole[7];
+  out->dead = whole[8];
+  out->put_rate = real[0];
+  out->done_rate = real[1];
+  out->oldest = real[2];
+  return 0;
+}
+
+/* conc_queue_holders, of a client. */
+CONC__PRIVATE ssize_t conc__proxy_holders(conc_queue *q,
+                                          conc_queue_holder *out, size_t n) {
+  conc__exchange c;
+  const conc_value *all;
+  int64_t count = 0;
+  size_t i;
+  int rc = conc__proxy_ask_of(
+      (conc__proxy *)q, CONC__METHOD_HOLDERS,
+      (int64_t)(n < CONC__HOLDERS_MOST ? n : CONC__HOLDERS_MOST), &c);
+  if (rc != 0) return rc;
+  all = conc_value_item(c.result, 1);
+  rc = conc_value_int(conc_value_item(c.result, 0), &count);
+  for (i = 0; rc == 0 && i < n && i < conc_value_size(all); i++) {
+    const conc_value *one = conc_value_item(all, i);
+    const char *name = conc_value_str(conc_value_item(one, 0), NULL);
+    int64_t leases = 0;
+    memset(&out[i], 0, sizeof out[i]);
+    if (name == NULL) rc = -EPROTO;
+    else snprintf(out[i].name, sizeof out[i].name, "%s", name);
+    if (rc == 0) rc = conc_value_int(conc_value_item(one, 1), &leases);
+    if (rc == 0)
+      rc = conc_value_float(conc_value_item(one, 2), &out[i].silence);
+    out[i].leases = (size_t)leases;
+  }
+  conc_value_free(c.reply);
+  return rc != 0 || count < 0 ? -EPROTO : (ssize_t)count;
+}
+
+/* ---------------------------------------------------------------------------
    >>client: the queues of a client, from their making to their end
 
    A client's queue is a proxy: see >>proxy for how a message travels. Here is
@@ -40063,9 +46683,11 @@ CONC__PRIVATE double conc__ahead_tidy(conc__manager_data *m) {
 CONC__PRIVATE void *conc__ahead_main(void *arg) {
   conc__manager_data *m = (conc__manager_data *)arg;
   while (!CONC__LOAD(&m->client.giver_ends)) {
-    double next;
+    double next, beat;
     conc_event_clear(&m->client.fetched);
     next = conc__ahead_tidy(m);
+    beat = conc__leases_beat(m);
+    if (beat < next) next = beat;
     /* What was set before the clear is seen here, and what is set later ends
        the wait. */
     if (CONC__LOAD(&m->client.giver_ends)) break;
@@ -40220,14 +46842,19 @@ CONC__PRIVATE ssize_t conc__proxy_get(conc_queue *q, conc__sink *sink,
   if (n != -ETIMEDOUT) return n;
   conc__call_begin(&call, proxy->manager, deadline,
                    conc__call_end(proxy->manager, deadline));
-  count = conc__prefetch(proxy->manager);
+  /* Leases want that thread, too: without it they last as long as they do
+     without a sign of life. */
+  count = q->leases ? (conc__ahead_start(proxy->manager), (size_t)1)
+                    : conc__prefetch(proxy->manager);
   if (count > 1) n = conc__proxy_get_ahead(proxy, sink, call.end);
   if (n != -ETIMEDOUT) return n;
   do {
     n = conc__proxy_current(proxy, &call, &ident);
     if (n == 0 && !ident->confirms)
       n = conc__proxy_get_late(proxy, ident, sink, &call);
-    else if (n == 0 && ident->own && count > 1)
+    else if (n == 0 && ident->leases)
+      n = conc__proxy_lease(proxy, ident, sink, &call);
+    else if (n == 0 && ident->own && !ident->works && count > 1)
       n = conc__proxy_take_ahead(proxy, ident, sink, count, &call);
     else if (n == 0)
       n = conc__proxy_take(proxy, ident, sink, &call);
@@ -40299,7 +46926,7 @@ CONC__PRIVATE ssize_t conc__proxy_get_n(conc_queue *q, conc__sink *sink,
                    conc__call_end(proxy->manager, deadline));
   do {
     rc = conc__proxy_current(proxy, &call, &ident);
-    if (rc == 0 && !ident->own)
+    if (rc == 0 && (!ident->own || ident->works))
       return conc__proxy_get_each(q, sink, n, deadline);
     if (rc == 0) got = conc__proxy_get_trip(proxy, ident, *sink, n, &call);
     if (rc == 0 && got < 0) rc = (int)got;
@@ -40352,7 +46979,7 @@ CONC__PRIVATE int conc__proxy_unget(conc_queue *q, const conc__message *m,
   conc__proxy *proxy = (conc__proxy *)q;
   int rc = -ENOTSUP;
   if (conc__proxy_ident(proxy)->confirms)
-    rc = conc__proxy_send(proxy, m, true, CONC__NEVER,
+    rc = conc__proxy_send(proxy, m, NULL, true, CONC__NEVER,
                           conc_now() + proxy->manager->timeout);
   if (rc == 0) return 0;
   rc = conc__fifo_unget(proxy->stash, m, b);
@@ -40371,6 +46998,8 @@ CONC__PRIVATE ssize_t conc__proxy_size(conc_queue *q) {
 }
 
 CONC__PRIVATE int conc__proxy_task_done(conc_queue *q) {
+  if (q->leases)
+    return conc__proxy_end_lease(q, NULL, 0, CONC__LEASE_DONE, 0);
   return (int)conc__proxy_simple(
       q, "task_done", CONC__METHOD_DONE,
       conc_now() + ((conc__proxy *)q)->manager->timeout);
@@ -40385,11 +47014,16 @@ CONC__PRIVATE int conc__proxy_join(conc_queue *q, double deadline) {
                                  deadline > least ? deadline : least);
 }
 
+static const conc__lease_class conc__proxy_leases = {
+    conc__proxy_put_on, conc__proxy_end_lease, conc__proxy_counts,
+    conc__proxy_holders, false};
+
 static const conc__queue_class conc__proxy_class = {
     conc__proxy_put,  conc__proxy_get,       conc__proxy_unget,
     conc__proxy_size, conc__proxy_task_done, conc__proxy_join,
     NULL,             NULL,                  NULL,
-    conc__proxy_put_n, conc__proxy_get_n,    conc__proxy_get, false};
+    conc__proxy_put_n, conc__proxy_get_n,    conc__proxy_get, false,
+    &conc__proxy_leases};
 
 /* --- making and freeing proxies --- */
 
@@ -40411,6 +47045,7 @@ CONC__PRIVATE void conc__proxy_free(conc__proxy *p) {
     CONC_FREE(ident);
     ident = before;
   }
+  conc__lessees_leave(p);
   conc_queue_free(p->stash);
   CONC_FREE(p);
 }
@@ -40425,7 +47060,7 @@ CONC__PRIVATE int conc__proxy_new(conc__manager_data *m, const char *name,
   conc__calling call;
   int rc;
   conc__call_begin(&call, m, end, end);
-  do rc = conc__ident_ask(&call, name, &ident);
+  do rc = conc__ident_ask(&call, name, &ident, NULL);
   while (rc != 0 && conc__call_again(&call, &rc));
   if (rc != 0) return rc;
   ident->before = NULL;
@@ -40440,6 +47075,8 @@ CONC__PRIVATE int conc__proxy_new(conc__manager_data *m, const char *name,
   memcpy(p->name, name, strlen(name) + 1);
   p->queue.name = p->name;
   p->queue.objects = m->options->objects & CONC_PASS;
+  p->queue.leases = ident->leases;
+  p->queue.knows = ident->works; /* its server says if it does not */
   p->manager = m;
   *out = p;
   return 0;
@@ -40487,7 +47124,7 @@ CONC__PRIVATE void conc__proxy_put_back(conc__proxy *proxy,
   m.size = b->size;
   m.kind = CONC__PICKLED;
   m.keep = NULL;
-  conc__proxy_send(proxy, &m, true, CONC__NEVER, end);
+  conc__proxy_send(proxy, &m, NULL, true, CONC__NEVER, end);
 }
 
 /* Puts back what came for gets that did not take it: the stash, and after it
@@ -40617,6 +47254,7 @@ CONC__PRIVATE void conc__proxies_shutdown(conc__manager_data *m) {
     }
     conc__proxy_free(p);
   }
+  conc__lessees_trim_own();
   client->held_oldest = client->held_youngest = NULL;
   while (client->idle != NULL) {
     conc__peer *p = client->idle;
@@ -40718,11 +47356,6 @@ static struct conc__remotes {
 #define CONC__ALIVE_AFTER 0.1
 #define CONC__ALIVE_WITHIN 0.4
 #define CONC__ALIVE_EVERY 1.0
-
-/* Whether a server of ours has given that id: Python's have no point. */
-CONC__INLINE bool conc__ident_is_ours(const conc__ident *ident) {
-  return strchr(ident->text, '.') != NULL;
-}
 
 CONC__INLINE const conc__ident *conc__remote_ident(const conc__remote *r) {
   return CONC__LOAD(&r->ident);
@@ -41824,10 +48457,11 @@ CONC_API int conc_manager_register_queue(conc_manager *manager,
                                          const char *name, conc_queue *queue) {
   int rc = conc__register_begin(manager, name, queue);
   if (rc != 0) return rc;
+  if (queue->leases && queue->ops->free == NULL) return -ENOTSUP;
   if (queue->objects != 0)
     CONC__STORE_RELAXED(&manager->state->passes, true);
   return conc__names_add_object(&manager->state->objects, name,
-                                &conc__served_queue, queue, queue);
+                                conc__queue_class_of(queue), queue, queue);
 }
 
 CONC_API int conc_manager_start(conc_manager *manager) {
@@ -41920,7 +48554,11 @@ CONC_API int conc_manager_shutdown(conc_manager *manager) {
   conc__manager_data *m = manager->state;
   int rc = 0;
   if (m == NULL) return -EINVAL;
-  if (m->role == CONC__MANAGER_SERVES) rc = conc__server_shutdown(m);
+  if (m->role == CONC__MANAGER_SERVES) {
+    rc = conc__server_shutdown(m);
+    if (m->server.pools_end != NULL) m->server.pools_end(m);
+  }
+  if (m->data_end != NULL) m->data_end(m);
   if (m->role == CONC__MANAGER_CONNECTED) {
     if (m->client.remotes_end != NULL) m->client.remotes_end(m);
     conc__proxies_shutdown(m);
@@ -42562,7 +49200,8 @@ CONC__PRIVATE const char *conc__object_proxy(const conc__object *o) {
       {"threading.Semaphore", "AcquirerProxy"},
       {"threading.BoundedSemaphore", "AcquirerProxy"},
       {"threading.Condition", "ConditionProxy"},
-      {"threading.Barrier", "BarrierProxy"}};
+      {"threading.Barrier", "BarrierProxy"},
+      {"multiprocessing.pool.Pool", "PoolProxy"}};
   size_t i;
   for (i = 0; i < sizeof proxies / sizeof *proxies; i++)
     if (strcmp(o->type->python, proxies[i][0]) == 0) return proxies[i][1];
@@ -43777,14 +50416,14 @@ CONC__PRIVATE int conc__reply_key_error(conc__session *s,
 
 /* --- what the classes keep --- */
 
-typedef struct conc__list {
+typedef struct conc__list_state {
   conc__elements cells;
-} conc__list;
+} conc__list_state;
 
 /* A dict; a Namespace, too, whose keys are the names of its attributes. */
-typedef struct conc__dict {
+typedef struct conc__dict_state {
   conc__table table;
-} conc__dict;
+} conc__dict_state;
 
 /* An iterator over the keys of a dict. */
 typedef struct conc__iterator {
@@ -43795,9 +50434,9 @@ typedef struct conc__iterator {
 } conc__iterator;
 
 /* A Value: two elements. */
-typedef struct conc__variable {
+typedef struct conc__variable_state {
   conc__element code, value;
-} conc__variable;
+} conc__variable_state;
 
 /* A typecode of array.array: what an item is. */
 typedef struct conc__code {
@@ -43813,12 +50452,12 @@ typedef struct conc__items {
 } conc__items;
 
 CONC__PRIVATE void conc__list_drop(conc__object *o) {
-  conc__elements_free(&((conc__list *)o->state)->cells);
+  conc__elements_free(&((conc__list_state *)o->state)->cells);
   CONC_FREE(o->state);
 }
 
 CONC__PRIVATE void conc__dict_drop(conc__object *o) {
-  conc__table_free(&((conc__dict *)o->state)->table);
+  conc__table_free(&((conc__dict_state *)o->state)->table);
   CONC_FREE(o->state);
 }
 
@@ -43829,7 +50468,7 @@ CONC__PRIVATE void conc__iterator_drop(conc__object *o) {
 }
 
 CONC__PRIVATE void conc__variable_drop(conc__object *o) {
-  conc__variable *v = (conc__variable *)o->state;
+  conc__variable_state *v = (conc__variable_state *)o->state;
   conc__element_free(&v->code);
   conc__element_free(&v->value);
   CONC_FREE(v);
@@ -43842,13 +50481,15 @@ CONC__PRIVATE void conc__array_drop(conc__object *o) {
 
 /* The state of a list, dict or array; NULL: the object is something else. */
 CONC__INLINE conc__elements *conc__list_of(const conc__object *o) {
-  return o->type->drop == conc__list_drop ? &((conc__list *)o->state)->cells
-                                          : NULL;
+  return o->type->drop == conc__list_drop
+             ? &((conc__list_state *)o->state)->cells
+             : NULL;
 }
 
 CONC__INLINE conc__table *conc__dict_of(const conc__object *o) {
-  return o->type->drop == conc__dict_drop ? &((conc__dict *)o->state)->table
-                                          : NULL;
+  return o->type->drop == conc__dict_drop
+             ? &((conc__dict_state *)o->state)->table
+             : NULL;
 }
 
 CONC__INLINE conc__items *conc__array_of(const conc__object *o) {
@@ -44216,8 +50857,8 @@ CONC__PRIVATE int conc__iterate(conc__session *s, conc__elements *to,
 /* --- reading a list --- */
 
 /* len(list). */
-CONC__PRIVATE int conc__list_len(conc__session *s, conc__object *o,
-                                 const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_len(conc__session *s, conc__object *o,
+                                       const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 0, 0, &c);
   if (rc != 0) return conc__reply_failed(s, &c, rc);
@@ -44233,8 +50874,8 @@ CONC__PRIVATE int conc__reply_places(conc__session *s,
 }
 
 /* list[index], or a list of what a slice selects. */
-CONC__PRIVATE int conc__list_getitem(conc__session *s, conc__object *o,
-                                     const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_getitem(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
   const conc__elements *cs = conc__list_of(o);
   conc__complaint c = {NULL, "", NULL};
   conc__places p;
@@ -44247,8 +50888,8 @@ CONC__PRIVATE int conc__list_getitem(conc__session *s, conc__object *o,
 }
 
 /* list[from:to], as Python 2 asks for it. */
-CONC__PRIVATE int conc__list_getslice(conc__session *s, conc__object *o,
-                                      const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_getslice(conc__session *s, conc__object *o,
+                                            const conc__request *r) {
   const conc__elements *cs = conc__list_of(o);
   conc__complaint c = {NULL, "", NULL};
   conc__places p;
@@ -44259,16 +50900,16 @@ CONC__PRIVATE int conc__list_getslice(conc__session *s, conc__object *o,
 }
 
 /* A copy of all: copy(), and _getvalue(). */
-CONC__PRIVATE int conc__list_copy(conc__session *s, conc__object *o,
-                                  const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_copy(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
   const conc__elements *cs = conc__list_of(o);
   (void)r;
   return conc__reply_elements(s, cs, 0, 1, cs->count);
 }
 
 /* reversed(list): an iterator, which Python pickles as the call. */
-CONC__PRIVATE int conc__list_reversed(conc__session *s, conc__object *o,
-                                      const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_reversed(conc__session *s, conc__object *o,
+                                            const conc__request *r) {
   conc__buffer *out = &s->client->channel.out;
   const conc__elements *cs = conc__list_of(o);
   size_t at;
@@ -44287,8 +50928,8 @@ CONC__PRIVATE int conc__list_reversed(conc__session *s, conc__object *o,
 }
 
 /* list + list: both in one reply, the list stays as it is. */
-CONC__PRIVATE int conc__list_add(conc__session *s, conc__object *o,
-                                 const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_add(conc__session *s, conc__object *o,
+                                       const conc__request *r) {
   const conc__elements *cs = conc__list_of(o);
   conc__complaint c = {NULL, "", NULL};
   conc__elements sum = {NULL, 0, 0, 0};
@@ -44330,8 +50971,8 @@ CONC__PRIVATE int conc__list_times(const conc__elements *cs,
 }
 
 /* list * n, and n * list. */
-CONC__PRIVATE int conc__list_mul(conc__session *s, conc__object *o,
-                                 const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_mul(conc__session *s, conc__object *o,
+                                       const conc__request *r) {
   conc__buffer *out = &s->client->channel.out;
   const conc__elements *cs = conc__list_of(o);
   conc__complaint c = {NULL, "", NULL};
@@ -44380,8 +51021,8 @@ CONC__PRIVATE int conc__list_search(conc__session *s, const conc__elements *cs,
 
 /* value in list. It looks at one after the other, as Python does: so the cost
    is that of all that stand before. */
-CONC__PRIVATE int conc__list_contains(conc__session *s, conc__object *o,
-                                      const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_contains(conc__session *s, conc__object *o,
+                                            const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
   size_t place = 0, to = 0;
   int rc = conc__arguments_check(r, "list", 1, 1, &c);
@@ -44391,8 +51032,8 @@ CONC__PRIVATE int conc__list_contains(conc__session *s, conc__object *o,
 }
 
 /* index(value, start=0, stop=...). Until 3.12 Python's text has the value. */
-CONC__PRIVATE int conc__list_index(conc__session *s, conc__object *o,
-                                   const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_index(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
   size_t place = 0, to = 0;
   int rc = conc__arguments_check(r, "list", 1, 3, &c);
@@ -44411,8 +51052,8 @@ CONC__PRIVATE int conc__list_index(conc__session *s, conc__object *o,
 }
 
 /* count(value): the search goes on behind each that is found. */
-CONC__PRIVATE int conc__list_count(conc__session *s, conc__object *o,
-                                   const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_count(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
   const conc__elements *cs = conc__list_of(o);
   conc__complaint c = {NULL, "", NULL};
   size_t place = 0, n = 0;
@@ -44451,8 +51092,8 @@ CONC__PRIVATE int conc__list_text(const conc__object *o, conc__buffer *b) {
 }
 
 /* str() and repr() of a proxy's object: Python's server has them for each. */
-CONC__PRIVATE int conc__list_repr(conc__session *s, conc__object *o,
-                                  const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_repr(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
   (void)r;
   return conc__reply_repr(s, o, conc__list_write);
 }
@@ -44460,8 +51101,8 @@ CONC__PRIVATE int conc__list_repr(conc__session *s, conc__object *o,
 /* --- changing a list --- */
 
 /* append(value): the element is encoded, and no other one is touched. */
-CONC__PRIVATE int conc__list_append(conc__session *s, conc__object *o,
-                                    const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_append(conc__session *s, conc__object *o,
+                                          const conc__request *r) {
   conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 1, 1, &c);
@@ -44474,8 +51115,8 @@ CONC__PRIVATE int conc__list_append(conc__session *s, conc__object *o,
 
 /* extend(iterable). All items are read before the list changes: an item that
    is refused leaves it as it was. */
-CONC__PRIVATE int conc__list_extend(conc__session *s, conc__object *o,
-                                    const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_extend(conc__session *s, conc__object *o,
+                                          const conc__request *r) {
   conc__elements *cs = conc__list_of(o), more = {NULL, 0, 0, 0};
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 1, 1, &c);
@@ -44486,8 +51127,8 @@ CONC__PRIVATE int conc__list_extend(conc__session *s, conc__object *o,
 }
 
 /* insert(index, value): an index beyond an end is that end. */
-CONC__PRIVATE int conc__list_insert(conc__session *s, conc__object *o,
-                                    const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_insert(conc__session *s, conc__object *o,
+                                          const conc__request *r) {
   conc__elements *cs = conc__list_of(o), one = {NULL, 0, 0, 0};
   conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
   conc__complaint c = {NULL, "", NULL};
@@ -44505,8 +51146,8 @@ CONC__PRIVATE int conc__list_insert(conc__session *s, conc__object *o,
 }
 
 /* pop(index=-1). */
-CONC__PRIVATE int conc__list_pop(conc__session *s, conc__object *o,
-                                 const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_pop(conc__session *s, conc__object *o,
+                                       const conc__request *r) {
   conc__elements *cs = conc__list_of(o);
   conc__complaint c = {NULL, "", NULL};
   int64_t place = -1;
@@ -44528,8 +51169,8 @@ CONC__PRIVATE int conc__list_pop(conc__session *s, conc__object *o,
 }
 
 /* remove(value): the first that is equal. */
-CONC__PRIVATE int conc__list_remove(conc__session *s, conc__object *o,
-                                    const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_remove(conc__session *s, conc__object *o,
+                                          const conc__request *r) {
   conc__elements *cs = conc__list_of(o);
   conc__complaint c = {NULL, "", NULL};
   size_t place = 0;
@@ -44544,8 +51185,8 @@ CONC__PRIVATE int conc__list_remove(conc__session *s, conc__object *o,
 }
 
 /* clear(), and the memory goes, too. */
-CONC__PRIVATE int conc__list_clear(conc__session *s, conc__object *o,
-                                   const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_clear(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 0, 0, &c);
   if (rc == 0) conc__elements_free(conc__list_of(o));
@@ -44553,8 +51194,8 @@ CONC__PRIVATE int conc__list_clear(conc__session *s, conc__object *o,
 }
 
 /* reverse(), in place. */
-CONC__PRIVATE int conc__list_reverse(conc__session *s, conc__object *o,
-                                     const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_reverse(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 0, 0, &c);
   if (rc == 0) conc__elements_reverse(conc__list_of(o));
@@ -44563,8 +51204,8 @@ CONC__PRIVATE int conc__list_reverse(conc__session *s, conc__object *o,
 
 /* sort(*, key=None, reverse=False). A key is a function, and would be code: it
    does not get as far as this. */
-CONC__PRIVATE int conc__list_sort(conc__session *s, conc__object *o,
-                                  const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_sort(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
   const conc_value *key = conc_value_get(r->kwds, "key");
   const conc_value *reverse = conc_value_get(r->kwds, "reverse");
   conc__complaint c = {NULL, "", NULL};
@@ -44591,8 +51232,8 @@ CONC__PRIVATE int conc__list_sort(conc__session *s, conc__object *o,
 }
 
 /* list *= n, which replies with the list, as Python's method returns it. */
-CONC__PRIVATE int conc__list_imul(conc__session *s, conc__object *o,
-                                  const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_imul(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
   conc__elements *cs = conc__list_of(o);
   conc__complaint c = {NULL, "", NULL};
   const size_t before = cs->count;
@@ -44606,20 +51247,21 @@ CONC__PRIVATE int conc__list_imul(conc__session *s, conc__object *o,
       conc__elements_remove(cs, before, 1, cs->count - before);
     return conc__reply_failed(s, &c, rc);
   }
-  return conc__list_copy(s, o, r);
+  return conc__serve_list_copy(s, o, r);
 }
 
 /* list += iterable for a proxy that is made by the names of methods; Python's
    own ListProxy calls extend. */
-CONC__PRIVATE int conc__list_iadd(conc__session *s, conc__object *o,
-                                  const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_iadd(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
   conc__elements *cs = conc__list_of(o), more = {NULL, 0, 0, 0};
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 1, 1, &c);
   if (rc == 0) rc = conc__iterate(s, &more, conc__argument(r, 0), &c);
   if (rc == 0) rc = conc__elements_replace(cs, cs->count, 0, &more);
   conc__elements_free(&more);
-  return rc != 0 ? conc__reply_failed(s, &c, rc) : conc__list_copy(s, o, r);
+  return rc != 0 ? conc__reply_failed(s, &c, rc)
+                 : conc__serve_list_copy(s, o, r);
 }
 
 /* What is to be assigned to places of a list: the items of a value to those of
@@ -44662,8 +51304,8 @@ CONC__PRIVATE int conc__list_assign(conc__elements *cs, const conc__places *p,
 /* list[places] = value. The places are read twice: before, for what is wrong
    with them, and after, for the list may have changed while the value was read
    that is a proxy of another one. */
-CONC__PRIVATE int conc__list_setitem(conc__session *s, conc__object *o,
-                                     const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_setitem(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
   conc__elements *cs = conc__list_of(o), with = {NULL, 0, 0, 0};
   conc__complaint c = {NULL, "", NULL};
   conc__places p;
@@ -44681,8 +51323,8 @@ CONC__PRIVATE int conc__list_setitem(conc__session *s, conc__object *o,
 }
 
 /* list[from:to] = iterable, of Python 2. */
-CONC__PRIVATE int conc__list_setslice(conc__session *s, conc__object *o,
-                                      const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_setslice(conc__session *s, conc__object *o,
+                                            const conc__request *r) {
   conc__elements *cs = conc__list_of(o), with = {NULL, 0, 0, 0};
   conc__complaint c = {NULL, "", NULL};
   conc__places p;
@@ -44707,8 +51349,8 @@ CONC__PRIVATE void conc__list_delete(conc__elements *cs,
 }
 
 /* del list[index], or what a slice selects. */
-CONC__PRIVATE int conc__list_delitem(conc__session *s, conc__object *o,
-                                     const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_delitem(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
   conc__elements *cs = conc__list_of(o);
   conc__complaint c = {NULL, "", NULL};
   conc__places p;
@@ -44721,8 +51363,8 @@ CONC__PRIVATE int conc__list_delitem(conc__session *s, conc__object *o,
 }
 
 /* del list[from:to], of Python 2. */
-CONC__PRIVATE int conc__list_delslice(conc__session *s, conc__object *o,
-                                      const conc__request *r) {
+CONC__PRIVATE int conc__serve_list_delslice(conc__session *s, conc__object *o,
+                                            const conc__request *r) {
   conc__elements *cs = conc__list_of(o);
   conc__complaint c = {NULL, "", NULL};
   conc__places p;
@@ -44737,7 +51379,7 @@ CONC__PRIVATE int conc__list_make(conc__session *s, conc__object *o,
                                   const conc__request *r, char *text,
                                   size_t size) {
   conc__complaint c = {NULL, "", NULL};
-  conc__list *list = (conc__list *)CONC_MALLOC(sizeof *list);
+  conc__list_state *list = (conc__list_state *)CONC_MALLOC(sizeof *list);
   int rc = list != NULL ? 0 : -ENOMEM;
   if (rc == 0) {
     memset(list, 0, sizeof *list);
@@ -44757,33 +51399,33 @@ CONC__PRIVATE int conc__list_make(conc__session *s, conc__object *o,
 /* The hidden ones are Python 2's; clear and copy are those of the proxies of
    3.14. */
 static const conc__method conc__list_methods[] = {
-    {"__add__", CONC__TAKES_ANY, conc__list_add, false},
-    {"__contains__", CONC__TAKES_ANY, conc__list_contains, false},
-    {"__delitem__", CONC__TAKES_ANY, conc__list_delitem, false},
-    {"__getitem__", CONC__TAKES_ANY, conc__list_getitem, false},
-    {"__iadd__", CONC__TAKES_ANY, conc__list_iadd, false},
-    {"__imul__", CONC__TAKES_ANY, conc__list_imul, false},
-    {"__len__", CONC__TAKES_ANY, conc__list_len, false},
-    {"__mul__", CONC__TAKES_ANY, conc__list_mul, false},
-    {"__reversed__", CONC__TAKES_NONE, conc__list_reversed, false},
-    {"__rmul__", CONC__TAKES_ANY, conc__list_mul, false},
-    {"__setitem__", CONC__TAKES_ANY, conc__list_setitem, false},
-    {"append", CONC__TAKES_ANY, conc__list_append, false},
-    {"clear", CONC__TAKES_ANY, conc__list_clear, false},
-    {"copy", CONC__TAKES_NONE, conc__list_copy, false},
-    {"count", CONC__TAKES_ANY, conc__list_count, false},
-    {"extend", CONC__TAKES_ANY, conc__list_extend, false},
-    {"index", CONC__TAKES_ANY, conc__list_index, false},
-    {"insert", CONC__TAKES_ANY, conc__list_insert, false},
-    {"pop", CONC__TAKES_ANY, conc__list_pop, false},
-    {"remove", CONC__TAKES_ANY, conc__list_remove, false},
-    {"reverse", CONC__TAKES_ANY, conc__list_reverse, false},
-    {"sort", CONC__TAKES_ANY, conc__list_sort, false},
-    {"__repr__", CONC__TAKES_NONE, conc__list_repr, true},
-    {"__str__", CONC__TAKES_NONE, conc__list_repr, true},
-    {"__delslice__", CONC__TAKES_ANY, conc__list_delslice, true},
-    {"__getslice__", CONC__TAKES_ANY, conc__list_getslice, true},
-    {"__setslice__", CONC__TAKES_ANY, conc__list_setslice, true}};
+    {"__add__", CONC__TAKES_ANY, conc__serve_list_add, false},
+    {"__contains__", CONC__TAKES_ANY, conc__serve_list_contains, false},
+    {"__delitem__", CONC__TAKES_ANY, conc__serve_list_delitem, false},
+    {"__getitem__", CONC__TAKES_ANY, conc__serve_list_getitem, false},
+    {"__iadd__", CONC__TAKES_ANY, conc__serve_list_iadd, false},
+    {"__imul__", CONC__TAKES_ANY, conc__serve_list_imul, false},
+    {"__len__", CONC__TAKES_ANY, conc__serve_list_len, false},
+    {"__mul__", CONC__TAKES_ANY, conc__serve_list_mul, false},
+    {"__reversed__", CONC__TAKES_NONE, conc__serve_list_reversed, false},
+    {"__rmul__", CONC__TAKES_ANY, conc__serve_list_mul, false},
+    {"__setitem__", CONC__TAKES_ANY, conc__serve_list_setitem, false},
+    {"append", CONC__TAKES_ANY, conc__serve_list_append, false},
+    {"clear", CONC__TAKES_ANY, conc__serve_list_clear, false},
+    {"copy", CONC__TAKES_NONE, conc__serve_list_copy, false},
+    {"count", CONC__TAKES_ANY, conc__serve_list_count, false},
+    {"extend", CONC__TAKES_ANY, conc__serve_list_extend, false},
+    {"index", CONC__TAKES_ANY, conc__serve_list_index, false},
+    {"insert", CONC__TAKES_ANY, conc__serve_list_insert, false},
+    {"pop", CONC__TAKES_ANY, conc__serve_list_pop, false},
+    {"remove", CONC__TAKES_ANY, conc__serve_list_remove, false},
+    {"reverse", CONC__TAKES_ANY, conc__serve_list_reverse, false},
+    {"sort", CONC__TAKES_ANY, conc__serve_list_sort, false},
+    {"__repr__", CONC__TAKES_NONE, conc__serve_list_repr, true},
+    {"__str__", CONC__TAKES_NONE, conc__serve_list_repr, true},
+    {"__delslice__", CONC__TAKES_ANY, conc__serve_list_delslice, true},
+    {"__getslice__", CONC__TAKES_ANY, conc__serve_list_getslice, true},
+    {"__setslice__", CONC__TAKES_ANY, conc__serve_list_setslice, true}};
 
 static const conc__class conc__list_type = {NULL,
                                             "list",
@@ -44793,7 +51435,7 @@ static const conc__class conc__list_type = {NULL,
                                             conc__list_make,
                                             conc__list_drop,
                                             conc__list_text,
-                                            conc__list_copy};
+                                            conc__serve_list_copy};
 /* ---------------------------------------------------------------------------
    >>dicts: the methods of dict, Iterator, Namespace, Value and Array, served
 
@@ -44809,15 +51451,15 @@ CONC__PRIVATE int conc__dict_key(conc__table *t, const conc__request *r,
 }
 
 /* len(dict). */
-CONC__PRIVATE int conc__dict_len(conc__session *s, conc__object *o,
-                                 const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_len(conc__session *s, conc__object *o,
+                                       const conc__request *r) {
   (void)r;
   return conc__reply_int(s, (int64_t)conc__dict_of(o)->count);
 }
 
 /* key in dict; and has_key(key) of older Pythons. */
-CONC__PRIVATE int conc__dict_contains(conc__session *s, conc__object *o,
-                                      const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_contains(conc__session *s, conc__object *o,
+                                            const conc__request *r) {
   conc__table *t = conc__dict_of(o);
   conc__complaint c = {NULL, "", NULL};
   conc__lookup key;
@@ -44831,8 +51473,8 @@ CONC__PRIVATE int conc__dict_contains(conc__session *s, conc__object *o,
 }
 
 /* dict[key]. */
-CONC__PRIVATE int conc__dict_getitem(conc__session *s, conc__object *o,
-                                     const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_getitem(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
   conc__table *t = conc__dict_of(o);
   conc__complaint c = {NULL, "", NULL};
   const conc__row *e;
@@ -44863,8 +51505,8 @@ CONC__PRIVATE int conc__reply_argument(conc__session *s, const conc_value *v,
 }
 
 /* get(key, default=None). */
-CONC__PRIVATE int conc__dict_get(conc__session *s, conc__object *o,
-                                 const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_get(conc__session *s, conc__object *o,
+                                       const conc__request *r) {
   conc__table *t = conc__dict_of(o);
   conc__complaint c = {NULL, "", NULL};
   const conc__row *e;
@@ -44916,29 +51558,29 @@ CONC__PRIVATE int conc__reply_rows(conc__session *s, const conc__table *t,
 }
 
 /* copy(), and _getvalue(). */
-CONC__PRIVATE int conc__dict_copy(conc__session *s, conc__object *o,
-                                  const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_copy(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
   (void)r;
   return conc__reply_rows(s, conc__dict_of(o), CONC__PART_PAIR, true);
 }
 
 /* keys(): a list, see conc__reply_rows. */
-CONC__PRIVATE int conc__dict_keys(conc__session *s, conc__object *o,
-                                  const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_keys(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
   (void)r;
   return conc__reply_rows(s, conc__dict_of(o), CONC__PART_KEY, false);
 }
 
 /* values(), in the order of the keys. */
-CONC__PRIVATE int conc__dict_values(conc__session *s, conc__object *o,
-                                    const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_values(conc__session *s, conc__object *o,
+                                          const conc__request *r) {
   (void)r;
   return conc__reply_rows(s, conc__dict_of(o), CONC__PART_VALUE, false);
 }
 
 /* items(): pairs, which are tuples. */
-CONC__PRIVATE int conc__dict_items(conc__session *s, conc__object *o,
-                                   const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_items(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
   (void)r;
   return conc__reply_rows(s, conc__dict_of(o), CONC__PART_PAIR, false);
 }
@@ -44973,8 +51615,8 @@ CONC__PRIVATE int conc__dict_text(const conc__object *o, conc__buffer *b) {
 }
 
 /* str() and repr(). */
-CONC__PRIVATE int conc__dict_repr(conc__session *s, conc__object *o,
-                                  const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_repr(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
   (void)r;
   return conc__reply_repr(s, o, conc__dict_write);
 }
@@ -45009,9 +51651,10 @@ CONC__PRIVATE int conc__dict_put(conc__manager_data *m, conc__table *t,
 }
 
 /* The same with a value. */
-CONC__PRIVATE int conc__dict_set(conc__manager_data *m, conc__table *t,
-                                 const conc_value *key, const conc_value *v,
-                                 conc__complaint *c) {
+CONC__PRIVATE int conc__dict_put_value(conc__manager_data *m, conc__table *t,
+                                       const conc_value *key,
+                                       const conc_value *v,
+                                       conc__complaint *c) {
   conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
   conc__element cell;
   int rc = conc__element_encode(m, &d, v, &cell, &c->wrong);
@@ -45069,7 +51712,7 @@ CONC__PRIVATE int conc__dict_merge_pair(conc__manager_data *m, conc__table *t,
                           "dictionary update sequence element #%lu has length "
                           "%lu; 2 is required",
                           (unsigned long)i, (unsigned long)pair->size);
-  return conc__dict_set(m, t, pair->as.items, pair->as.items + 1, c);
+  return conc__dict_put_value(m, t, pair->as.items, pair->as.items + 1, c);
 }
 
 /* Sets what a dict says. */
@@ -45079,8 +51722,8 @@ CONC__PRIVATE int conc__dict_merge_value(conc__session *s, conc__table *t,
   size_t i;
   int rc = 0;
   for (i = 0; rc == 0 && i < conc_value_size(v); i++) {
-    rc = conc__dict_set(s->manager, t, conc_value_key(v, i),
-                        conc_value_item(v, i), c);
+    rc = conc__dict_put_value(s->manager, t, conc_value_key(v, i),
+                              conc_value_item(v, i), c);
     if (rc == 0) rc = conc__session_pace(s, 2);
   }
   return rc;
@@ -45124,27 +51767,27 @@ CONC__PRIVATE int conc__dict_merge_request(conc__session *s, conc__table *t,
 
 /* update(mapping or pairs, **more). As in Python, what was set before an error
    stays. */
-CONC__PRIVATE int conc__dict_update(conc__session *s, conc__object *o,
-                                    const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_update(conc__session *s, conc__object *o,
+                                          const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
   return conc__reply_done(
       s, &c, conc__dict_merge_request(s, conc__dict_of(o), r, "update", &c));
 }
 
 /* dict[key] = value. */
-CONC__PRIVATE int conc__dict_setitem(conc__session *s, conc__object *o,
-                                     const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_setitem(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "dict", 2, 2, &c);
   if (rc == 0)
-    rc = conc__dict_set(s->manager, conc__dict_of(o), conc__argument(r, 0),
-                        conc__argument(r, 1), &c);
+    rc = conc__dict_put_value(s->manager, conc__dict_of(o),
+                              conc__argument(r, 0), conc__argument(r, 1), &c);
   return conc__reply_done(s, &c, rc);
 }
 
 /* del dict[key]. */
-CONC__PRIVATE int conc__dict_delitem(conc__session *s, conc__object *o,
-                                     const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_delitem(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
   conc__table *t = conc__dict_of(o);
   conc__complaint c = {NULL, "", NULL};
   uint32_t *slot;
@@ -45160,8 +51803,8 @@ CONC__PRIVATE int conc__dict_delitem(conc__session *s, conc__object *o,
 }
 
 /* pop(key[, default]). */
-CONC__PRIVATE int conc__dict_pop(conc__session *s, conc__object *o,
-                                 const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_pop(conc__session *s, conc__object *o,
+                                       const conc__request *r) {
   conc__table *t = conc__dict_of(o);
   conc__complaint c = {NULL, "", NULL};
   uint32_t *slot = NULL;
@@ -45184,8 +51827,8 @@ CONC__PRIVATE int conc__dict_pop(conc__session *s, conc__object *o,
 }
 
 /* popitem(): the pair that was set last. */
-CONC__PRIVATE int conc__dict_popitem(conc__session *s, conc__object *o,
-                                     const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_popitem(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
   conc__buffer *out = &s->client->channel.out;
   conc__table *t = conc__dict_of(o);
   conc__row *e = t->count > 0 ? &t->rows[t->used - 1] : NULL;
@@ -45207,8 +51850,9 @@ CONC__PRIVATE int conc__dict_popitem(conc__session *s, conc__object *o,
 }
 
 /* setdefault(key, default=None). */
-CONC__PRIVATE int conc__dict_setdefault(conc__session *s, conc__object *o,
-                                        const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_setdefault(conc__session *s,
+                                              conc__object *o,
+                                              const conc__request *r) {
   static const conc_value none = {CONC_NONE, 0, 0, {false}};
   conc__table *t = conc__dict_of(o);
   conc__complaint c = {NULL, "", NULL};
@@ -45222,8 +51866,8 @@ CONC__PRIVATE int conc__dict_setdefault(conc__session *s, conc__object *o,
     conc__buffer_free(&key.bytes);
     if (e == NULL) {
       v = conc__argument(r, 1);
-      rc = conc__dict_set(s->manager, t, conc__argument(r, 0),
-                          v != NULL ? v : &none, &c);
+      rc = conc__dict_put_value(s->manager, t, conc__argument(r, 0),
+                                v != NULL ? v : &none, &c);
       e = rc == 0 ? &t->rows[t->used - 1] : NULL;
     }
   }
@@ -45232,16 +51876,16 @@ CONC__PRIVATE int conc__dict_setdefault(conc__session *s, conc__object *o,
 }
 
 /* clear(). Iterators find that the size has changed. */
-CONC__PRIVATE int conc__dict_clear(conc__session *s, conc__object *o,
-                                   const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_clear(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
   (void)r;
   conc__table_clear(conc__dict_of(o));
   return conc__reply_none(s);
 }
 
 /* Makes the state of a dict, empty. */
-CONC__PRIVATE conc__dict *conc__dict_new(void) {
-  conc__dict *dict = (conc__dict *)CONC_MALLOC(sizeof *dict);
+CONC__PRIVATE conc__dict_state *conc__dict_new(void) {
+  conc__dict_state *dict = (conc__dict_state *)CONC_MALLOC(sizeof *dict);
   if (dict != NULL) memset(dict, 0, sizeof *dict);
   return dict;
 }
@@ -45251,7 +51895,7 @@ CONC__PRIVATE int conc__dict_make(conc__session *s, conc__object *o,
                                   const conc__request *r, char *text,
                                   size_t size) {
   conc__complaint c = {NULL, "", NULL};
-  conc__dict *dict = conc__dict_new();
+  conc__dict_state *dict = conc__dict_new();
   int rc = -ENOMEM;
   if (dict != NULL)
     rc = conc__dict_merge_request(s, &dict->table, r, "dict", &c);
@@ -45310,11 +51954,12 @@ static const conc__class conc__iterator_type = {
     NULL};
 
 /* iter(dict): the client gets a proxy for the iterator. */
-CONC__PRIVATE int conc__dict_iter(conc__session *s, conc__object *o,
-                                  const conc__request *r) {
+CONC__PRIVATE int conc__serve_dict_iter(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
   conc__iterator *it = (conc__iterator *)CONC_MALLOC(sizeof *it);
   conc__object *made =
       it != NULL ? conc__object_new(&conc__iterator_type, it, NULL) : NULL;
+  const char *why;
   (void)r;
   if (made == NULL) {
     CONC_FREE(it);
@@ -45325,31 +51970,32 @@ CONC__PRIVATE int conc__dict_iter(conc__session *s, conc__object *o,
   it->serial = 0;
   it->count = conc__dict_of(o)->count;
   conc__object_use(o);
-  made = conc__object_serve(s, made);
+  made = conc__object_serve(s, made, &why);
   return made != NULL ? conc__reply_proxy(s, made, "Iterator")
-                      : conc__reply_builtin(s, "MemoryError", "");
+                      : conc__reply_builtin(s, "MemoryError", why);
 }
 
 static const conc__method conc__dict_methods[] = {
-    {"__contains__", CONC__TAKES_ANY, conc__dict_contains, false},
-    {"__delitem__", CONC__TAKES_ANY, conc__dict_delitem, false},
-    {"__getitem__", CONC__TAKES_ANY, conc__dict_getitem, false},
-    {"__iter__", CONC__TAKES_NONE, conc__dict_iter, false},
-    {"__len__", CONC__TAKES_NONE, conc__dict_len, false},
-    {"__setitem__", CONC__TAKES_ANY, conc__dict_setitem, false},
-    {"clear", CONC__TAKES_NONE, conc__dict_clear, false},
-    {"copy", CONC__TAKES_NONE, conc__dict_copy, false},
-    {"get", CONC__TAKES_ANY, conc__dict_get, false},
-    {"items", CONC__TAKES_NONE, conc__dict_items, false},
-    {"keys", CONC__TAKES_NONE, conc__dict_keys, false},
-    {"pop", CONC__TAKES_ANY, conc__dict_pop, false},
-    {"popitem", CONC__TAKES_NONE, conc__dict_popitem, false},
-    {"setdefault", CONC__TAKES_ANY, conc__dict_setdefault, false},
-    {"update", CONC__TAKES_ANY, conc__dict_update, false},
-    {"values", CONC__TAKES_NONE, conc__dict_values, false},
-    {"__repr__", CONC__TAKES_NONE, conc__dict_repr, true},
-    {"__str__", CONC__TAKES_NONE, conc__dict_repr, true},
-    {"has_key", CONC__TAKES_ANY, conc__dict_contains, true}}; /* Python 2 */
+    {"__contains__", CONC__TAKES_ANY, conc__serve_dict_contains, false},
+    {"__delitem__", CONC__TAKES_ANY, conc__serve_dict_delitem, false},
+    {"__getitem__", CONC__TAKES_ANY, conc__serve_dict_getitem, false},
+    {"__iter__", CONC__TAKES_NONE, conc__serve_dict_iter, false},
+    {"__len__", CONC__TAKES_NONE, conc__serve_dict_len, false},
+    {"__setitem__", CONC__TAKES_ANY, conc__serve_dict_setitem, false},
+    {"clear", CONC__TAKES_NONE, conc__serve_dict_clear, false},
+    {"copy", CONC__TAKES_NONE, conc__serve_dict_copy, false},
+    {"get", CONC__TAKES_ANY, conc__serve_dict_get, false},
+    {"items", CONC__TAKES_NONE, conc__serve_dict_items, false},
+    {"keys", CONC__TAKES_NONE, conc__serve_dict_keys, false},
+    {"pop", CONC__TAKES_ANY, conc__serve_dict_pop, false},
+    {"popitem", CONC__TAKES_NONE, conc__serve_dict_popitem, false},
+    {"setdefault", CONC__TAKES_ANY, conc__serve_dict_setdefault, false},
+    {"update", CONC__TAKES_ANY, conc__serve_dict_update, false},
+    {"values", CONC__TAKES_NONE, conc__serve_dict_values, false},
+    {"__repr__", CONC__TAKES_NONE, conc__serve_dict_repr, true},
+    {"__str__", CONC__TAKES_NONE, conc__serve_dict_repr, true},
+    /* Of Python 2. */
+    {"has_key", CONC__TAKES_ANY, conc__serve_dict_contains, true}};
 
 static const conc__class conc__dict_type = {NULL,
                                             "dict",
@@ -45359,7 +52005,7 @@ static const conc__class conc__dict_type = {NULL,
                                             conc__dict_make,
                                             conc__dict_drop,
                                             conc__dict_text,
-                                            conc__dict_copy};
+                                            conc__serve_dict_copy};
 
 /* --- a Namespace --- */
 
@@ -45372,7 +52018,7 @@ CONC__PRIVATE void conc__namespace_drop(conc__object *o) {
 /* A dict, but not to conc__dict_of: it can neither be iterated over nor
    copied. */
 CONC__INLINE conc__table *conc__namespace_of(const conc__object *o) {
-  return &((conc__dict *)o->state)->table;
+  return &((conc__dict_state *)o->state)->table;
 }
 
 /* The name of an attribute, the first argument. */
@@ -45425,8 +52071,8 @@ CONC__PRIVATE int conc__namespace_set(conc__session *s, conc__object *o,
   if (rc == 0) rc = conc__namespace_key(t, r, &key, &c);
   if (rc == 0) {
     conc__buffer_free(&key.bytes);
-    rc = conc__dict_set(s->manager, t, conc__argument(r, 0),
-                        conc__argument(r, 1), &c);
+    rc = conc__dict_put_value(s->manager, t, conc__argument(r, 0),
+                              conc__argument(r, 1), &c);
   }
   return conc__reply_done(s, &c, rc);
 }
@@ -45576,7 +52222,7 @@ CONC__PRIVATE int conc__namespace_make(conc__session *s, conc__object *o,
                                        const conc__request *r, char *text,
                                        size_t size) {
   conc__complaint c = {NULL, "", NULL};
-  conc__dict *dict = conc__dict_new();
+  conc__dict_state *dict = conc__dict_new();
   int rc = dict != NULL ? 0 : -ENOMEM;
   if (rc == 0 && conc__request_given(r) > 0)
     rc = conc__complain(&c, "TypeError",
@@ -45614,16 +52260,16 @@ static const conc__class conc__namespace_type = {
 /* --- a Value --- */
 
 /* get(), which is also how a proxy's .value is read. */
-CONC__PRIVATE int conc__variable_get(conc__session *s, conc__object *o,
-                                     const conc__request *r) {
+CONC__PRIVATE int conc__serve_variable_get(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
   (void)r;
-  return conc__reply_element(s, &((conc__variable *)o->state)->value);
+  return conc__reply_element(s, &((conc__variable_state *)o->state)->value);
 }
 
 /* set(value): any, for Python's Value does not look at its typecode either. */
-CONC__PRIVATE int conc__variable_set(conc__session *s, conc__object *o,
-                                     const conc__request *r) {
-  conc__variable *v = (conc__variable *)o->state;
+CONC__PRIVATE int conc__serve_variable_set(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
+  conc__variable_state *v = (conc__variable_state *)o->state;
   conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
   conc__complaint c = {NULL, "", NULL};
   conc__element cell;
@@ -45639,7 +52285,7 @@ CONC__PRIVATE int conc__variable_set(conc__session *s, conc__object *o,
 
 /* Value('i', 5). */
 CONC__PRIVATE int conc__variable_text(const conc__object *o, conc__buffer *b) {
-  const conc__variable *v = (const conc__variable *)o->state;
+  const conc__variable_state *v = (const conc__variable_state *)o->state;
   conc__buffer scratch = {NULL, 0, 0, 0};
   int rc = conc__buffer_append(b, "Value(", 6);
   if (rc == 0) rc = conc__element_text(&v->code, b, &scratch);
@@ -45650,9 +52296,9 @@ CONC__PRIVATE int conc__variable_text(const conc__object *o, conc__buffer *b) {
 }
 
 /* _getvalue(): an object with the two attributes of Python's Value. */
-CONC__PRIVATE int conc__variable_copy(conc__session *s, conc__object *o,
-                                      const conc__request *r) {
-  const conc__variable *v = (const conc__variable *)o->state;
+CONC__PRIVATE int conc__serve_variable_copy(conc__session *s, conc__object *o,
+                                            const conc__request *r) {
+  const conc__variable_state *v = (const conc__variable_state *)o->state;
   conc__buffer *out = &s->client->channel.out;
   size_t at = 0;
   int rc = conc__reply_instance(s, "Value", &at);
@@ -45674,7 +52320,7 @@ CONC__PRIVATE int conc__variable_make(conc__session *s, conc__object *o,
   static const conc__parameters takes = {{"typecode", "value", "lock"}, 3, 2};
   conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
   conc__complaint c = {NULL, "", NULL};
-  conc__variable *v = (conc__variable *)CONC_MALLOC(sizeof *v);
+  conc__variable_state *v = (conc__variable_state *)CONC_MALLOC(sizeof *v);
   int rc = v != NULL ? 0 : -ENOMEM;
   if (rc == 0) {
     v->code.size = v->value.size = CONC__ELEMENT_NONE;
@@ -45705,8 +52351,8 @@ CONC__PRIVATE int conc__variable_make(conc__session *s, conc__object *o,
 }
 
 static const conc__method conc__variable_methods[] = {
-    {"get", CONC__TAKES_NONE, conc__variable_get, false},
-    {"set", {{"value", NULL, NULL}, 1, 1}, conc__variable_set, false}};
+    {"get", CONC__TAKES_NONE, conc__serve_variable_get, false},
+    {"set", {{"value", NULL, NULL}, 1, 1}, conc__serve_variable_set, false}};
 
 static const conc__class conc__variable_type = {
     NULL,
@@ -45716,7 +52362,7 @@ static const conc__class conc__variable_type = {
     conc__variable_make,
     conc__variable_drop,
     conc__variable_text,
-    conc__variable_copy};
+    conc__serve_variable_copy};
 
 /* --- an Array --- */
 
@@ -46042,6 +52688,1787 @@ static const conc__type_name conc__container_types[]
                                {"Value", &conc__variable_type},
                                {"Array", &conc__array_type},
                                {"Namespace", &conc__namespace_type}};
+/* ---------------------------------------------------------------------------
+   >>calls: a call of a function of the program, and its exceptions
+
+   What >>pools and >>functions have in common: how a function of C is called
+   for a client, and how its failure becomes an exception of Python. That is a
+   negative errno, and a str: "ValueError: what is wrong". The table
+   conc__exceptions says which class goes with which errno, in both directions.
+   No other name of a class goes out, for the client would import and call it.
+
+   Uses >>objects, >>session, >>pickle and pools.
+   ------------------------------------------------------------------------ */
+
+typedef struct conc__function {
+  conc_manager_fn *fn;
+  void *arg;
+  conc_pool *pool; /* whose threads call it; NULL: a coroutine does */
+} conc__function;
+
+/* --- exceptions --- */
+
+/* The first with an errno is what stands for that errno. Those of the system
+   have the errno as an argument, and are OSError in Python 2. */
+static const struct {
+  const char *name;
+  int number; /* 0: none */
+  bool system;
+} conc__exceptions[] = {
+    {"ValueError", EINVAL, false},
+    {"KeyError", ENOENT, false},
+    {"TimeoutError", ETIMEDOUT, true},
+    {"MemoryError", ENOMEM, false},
+    {"PermissionError", EACCES, true},
+    {"BrokenPipeError", EPIPE, true},
+    {"ConnectionResetError", ECONNRESET, true},
+    {"ConnectionRefusedError", ECONNREFUSED, true},
+    {"NotImplementedError", ENOTSUP, false},
+    {"RuntimeError", CONC__EREMOTEIO, false},
+    {"OSError", 0, true},
+    {"TypeError", EINVAL, false},
+    {"EOFError", EPIPE, false},
+    {"BlockingIOError", EAGAIN, true},
+    {"ChildProcessError", ECHILD, true},
+    {"ConnectionAbortedError", ECONNABORTED, true},
+    {"FileExistsError", EEXIST, true},
+    {"FileNotFoundError", ENOENT, true},
+    {"InterruptedError", EINTR, true},
+    {"IsADirectoryError", EISDIR, true},
+    {"NotADirectoryError", ENOTDIR, true},
+    {"ProcessLookupError", ESRCH, true},
+    {"ConnectionError", 0, true},
+    {"IOError", 0, true},
+    {"ArithmeticError", 0, false},
+    {"AssertionError", 0, false},
+    {"AttributeError", 0, false},
+    {"BufferError", 0, false},
+    {"Exception", 0, false},
+    {"FloatingPointError", 0, false},
+    {"IndexError", 0, false},
+    {"LookupError", 0, false},
+    {"OverflowError", 0, false},
+    {"ReferenceError", 0, false},
+    {"ZeroDivisionError", 0, false}};
+#define CONC__EXCEPTIONS (sizeof conc__exceptions / sizeof *conc__exceptions)
+#define CONC__OSERROR 10 /* where that is, which stands for all other errnos */
+
+/* The class whose name is the first `size` bytes; CONC__EXCEPTIONS: there is
+   none. */
+CONC__PRIVATE size_t conc__exception_named(const char *name, size_t size) {
+  size_t i;
+  for (i = 0; i < CONC__EXCEPTIONS; i++)
+    if (strlen(conc__exceptions[i].name) == size &&
+        memcmp(conc__exceptions[i].name, name, size) == 0)
+      break;
+  return i;
+}
+
+/* The negative errno of a class. */
+CONC__PRIVATE int conc__exception_error(size_t i) {
+  return i < CONC__EXCEPTIONS && conc__exceptions[i].number > 0
+             ? -conc__exceptions[i].number
+             : -CONC__EREMOTEIO;
+}
+
+/* The class of a failure, and its text. `said` is the str of the function, or
+   NULL. */
+CONC__PRIVATE size_t conc__failure_read(int rc, const conc_value *said,
+                                        const char **text) {
+  size_t i = CONC__EXCEPTIONS, n;
+  *text = conc_value_str(said, NULL);
+  if (*text != NULL) {
+    n = strcspn(*text, ":");
+    i = conc__exception_named(*text, n);
+    if (i < CONC__EXCEPTIONS) {
+      *text += n + ((*text)[n] == ':');
+      *text += **text == ' ';
+    }
+  } else {
+    *text = conc_strerror(rc);
+  }
+  if (i == CONC__EXCEPTIONS)
+    for (i = 0; i < CONC__EXCEPTIONS; i++)
+      if (conc__exceptions[i].number == -rc) break;
+  return i < CONC__EXCEPTIONS ? i : CONC__OSERROR;
+}
+
+/* ('#ERROR', exception) for a failure. */
+CONC__PRIVATE int conc__reply_failure(conc__session *s, int rc,
+                                      const conc_value *said) {
+  const bool old = s->protocol == 2;
+  char line[CONC__LINE_MAX + 1];
+  const char *text, *name;
+  size_t i = conc__failure_read(rc, said, &text);
+  name = conc__exceptions[i].name;
+  snprintf(line, sizeof line, "%.*s", CONC__SHOWN(text, CONC__LINE_MAX));
+  if (!conc__exceptions[i].system)
+    return conc__reply_builtin(s, name, line);
+  return conc__reply_exception(s, old ? "exceptions" : "builtins",
+                               old ? "OSError" : name, -rc, line);
+}
+
+/* Makes the str by which a function fails, and returns its negative errno. */
+CONC__PRIVATE int conc__raise(conc_value **result, const char *exception,
+                              const char *text) {
+  size_t i = conc__exception_named(exception, strlen(exception));
+  const char *before = i < CONC__EXCEPTIONS ? "" : "RuntimeError: ";
+  char line[CONC__LINE_MAX + 80];
+  int n = snprintf(line, sizeof line, "%s%.*s%s%.*s", before,
+                   CONC__SHOWN(exception, 60), *text != 0 ? ": " : "",
+                   CONC__SHOWN(text, CONC__LINE_MAX));
+  /* Without memory the errno is told, and the text of it. */
+  *result = NULL;
+  conc_build(result, "s#", line, (size_t)n);
+  return conc__exception_error(i);
+}
+
+/* --- a call, here --- */
+
+/* A call that is made; on the stack of its caller. */
+typedef struct conc__called {
+  const conc__function *function;
+  const conc_value *args, *kwds;
+  conc_value *result; /* or the str of a failure */
+  conc__buffer *body; /* of the result, if that is to be sent; else NULL */
+  conc_type type;     /* of what is in the body */
+  int objects;        /* CONC_PASS: there may be objects in it; else 0 */
+  int rc;             /* 0 or negative errno */
+} conc__called;
+
+/* Makes a body of the result. */
+CONC__PRIVATE int conc__called_encode(conc__called *c) {
+  int rc = c->result != NULL
+               ? conc__pickle_encode(c->body, c->result, 4 | c->objects)
+               : conc__pickle_put_op(c->body, CONC__OP_NONE);
+  c->type = conc_value_type(c->result);
+  conc_value_free(c->result);
+  c->result = NULL;
+  if (rc != -EACCES) return rc;
+  return conc__raise(&c->result, "TypeError",
+                            "the result has an instance of a class in it");
+}
+
+/* Calls the function; as a job, too. */
+CONC__PRIVATE void *conc__called_main(void *arg) {
+  conc__called *c = (conc__called *)arg;
+  const conc__function *f = c->function;
+  c->rc = f->fn(c->args, c->kwds, &c->result, f->arg);
+  if (c->rc > 0) c->rc = 0;
+  if (c->rc == 0 && c->body != NULL) c->rc = conc__called_encode(c);
+  return NULL;
+}
+
+/* Hands the call to the pool, and waits until that is done with it: the job is
+   on this stack, and so are its arguments. If the caller is cancelled, so is
+   the job. */
+CONC__PRIVATE void conc__called_pooled(conc__called *c) {
+  conc_scope shield;
+  conc_task job;
+  int rc;
+  memset(&job, 0, sizeof job);
+  job.target = conc__called_main;
+  job.arg = c;
+  job.name = "conc-call";
+  c->rc = -ECANCELED; /* if it never begins, or ends its thread */
+  rc = conc_pool_submit(c->function->pool, &job);
+  if (rc != 0) {
+    c->rc = conc__raise(&c->result, "RuntimeError",
+                        "the pool of the function takes no jobs");
+    return;
+  }
+  if (conc_join(&job, CONC_FOREVER) == 0) return;
+  if (conc_is_alive(&job)) conc_cancel(&job);
+  conc_shield(&shield);
+  conc__task_await(&job, true, CONC_FOREVER);
+  conc_scope_end(&shield);
+}
+
+/* --- a call, by a process ---
+
+   A process of a pool gets a copy of a job's argument, which comes back as it
+   has left it. So a call is an errand: this struct, and behind it room for the
+   arguments, as the bodies of two pickles with a STOP each; and then for the
+   body of the result, or the str of a failure. */
+
+/* Bytes of that room. Each call has all of it copied there and back. */
+#define CONC__FAR_CALL_ROOM ((size_t)256 << 10)
+
+typedef struct conc__far_call {
+  conc__function function;
+  int objects; /* as in conc__called */
+  int rc;
+  conc_type type;
+  size_t args, kwds; /* bytes of them */
+  size_t size;       /* of what comes back */
+} conc__far_call;
+
+CONC__INLINE unsigned char *conc__far_call_room(conc__far_call *e) {
+  return (unsigned char *)(e + 1);
+}
+
+/* Puts what comes back in its place. */
+CONC__PRIVATE void conc__far_call_end(conc__far_call *e,
+                                      const conc__called *c) {
+  size_t size = 0;
+  const void *from = c->rc == 0 ? c->body->data : NULL;
+  if (c->rc == 0) size = c->body->size;
+  else
+    from = conc_value_str(c->result, &size);
+  if (size > CONC__FAR_CALL_ROOM) size = CONC__FAR_CALL_ROOM; /* of a str */
+  if (c->rc != 0 && size > 0) size = conc__utf8_cut((const char *)from, size);
+  if (size > 0) memcpy(conc__far_call_room(e), from, size);
+  e->size = size;
+  e->type = c->type;
+  e->rc = c->rc;
+}
+
+/* The job, in the process. */
+CONC__PRIVATE void *conc__far_call_main(void *arg) {
+  conc__far_call *e = (conc__far_call *)arg;
+  const unsigned char *p = conc__far_call_room(e);
+  conc_value *args = NULL, *kwds = NULL;
+  conc__buffer body = {NULL, 0, 0, 0};
+  conc__called c;
+  char text[120];
+  memset(&c, 0, sizeof c);
+  c.function = &e->function;
+  c.body = &body;
+  c.objects = e->objects;
+  c.rc = conc__pickle_decode(p, e->args, &conc__pickle_body_limits, &args,
+                             NULL);
+  if (c.rc == 0)
+    c.rc = conc__pickle_decode(p + e->args, e->kwds, &conc__pickle_body_limits,
+                               &kwds, NULL);
+  c.args = args;
+  c.kwds = kwds;
+  if (c.rc == 0) conc__called_main(&c);
+  if (c.rc == 0 && body.size > CONC__FAR_CALL_ROOM) {
+    snprintf(text, sizeof text,
+             CONC__TOO_LONG ": it has %zu bytes, a process returns %zu",
+             body.size, CONC__FAR_CALL_ROOM);
+    conc__raise(&c.result, "ValueError", text);
+    c.rc = -EMSGSIZE;
+  }
+  conc__far_call_end(e, &c);
+  conc_value_free(c.result);
+  conc_value_free(args);
+  conc_value_free(kwds);
+  conc__buffer_free(&body);
+  return NULL;
+}
+
+/* Whether a value has no more than so many parts and bytes of text, by looking
+   at no more than these. */
+CONC__PRIVATE bool conc__value_is_below(const conc_value *v, size_t most) {
+  conc__walk w;
+  int step;
+  conc__walk_begin(&w, v);
+  while ((step = conc__walk_step(&w)) != CONC__WALK_END) {
+    size_t n = conc__is_text(w.value->type) ? w.value->size + 1 : 1;
+    if (step == CONC__WALK_CLOSE) continue;
+    if (n > most) return false;
+    most -= n;
+  }
+  return true;
+}
+
+/* Appends a body and a STOP; *size is how many bytes that is. */
+CONC__PRIVATE int conc__far_call_put(conc__buffer *b, const conc_value *v,
+                                   size_t *size) {
+  const size_t at = b->size;
+  int rc = conc__value_is_below(v, CONC__FAR_CALL_ROOM)
+               ? conc__pickle_encode(b, v, 4 | CONC_PASS)
+               : -EMSGSIZE;
+  if (rc == 0) rc = conc__pickle_put_op(b, CONC__OP_STOP);
+  *size = b->size - at;
+  return rc;
+}
+
+/* Makes the errand of a call: 0, -ENOMEM, or -EMSGSIZE. */
+CONC__PRIVATE int conc__far_call_begin(conc__called *c, conc__far_call **out) {
+  conc__buffer b = {NULL, 0, 0, 0};
+  conc__far_call head, *e = NULL;
+  int rc;
+  memset(&head, 0, sizeof head);
+  head.function = *c->function;
+  head.objects = c->objects;
+  head.rc = -ECANCELED; /* if it never begins, or ends its process */
+  rc = conc__far_call_put(&b, c->args, &head.args);
+  if (rc == 0) rc = conc__far_call_put(&b, c->kwds, &head.kwds);
+  if (rc == 0 && b.size > CONC__FAR_CALL_ROOM) rc = -EMSGSIZE;
+  if (rc == 0) {
+    e = (conc__far_call *)CONC_MALLOC(sizeof *e + CONC__FAR_CALL_ROOM);
+    if (e == NULL) rc = -ENOMEM;
+  }
+  if (rc == 0) {
+    *e = head;
+    memcpy(conc__far_call_room(e), b.data, b.size);
+    memset(conc__far_call_room(e) + b.size, 0, CONC__FAR_CALL_ROOM - b.size);
+  }
+  conc__buffer_free(&b);
+  *out = e;
+  return rc;
+}
+
+/* Takes what has come back: the worker could have written anything, were it
+   not ours. */
+CONC__PRIVATE void conc__far_call_take(conc__called *c, conc__far_call *e) {
+  const unsigned char *p = conc__far_call_room(e);
+  conc__buffer own = {NULL, 0, 0, 0};
+  c->rc = e->rc;
+  c->type = e->type;
+  if (e->size > CONC__FAR_CALL_ROOM) c->rc = -EPROTO;
+  else if (e->rc != 0 && e->size > 0)
+    conc_build(&c->result, "s#", (const char *)p, e->size);
+  else if (e->rc == 0 && c->body != NULL)
+    c->rc = conc__buffer_append(c->body, p, e->size);
+  else if (e->rc == 0) {
+    c->rc = conc__buffer_append(&own, p, e->size);
+    if (c->rc == 0) c->rc = conc__pickle_put_op(&own, CONC__OP_STOP);
+    if (c->rc == 0)
+      c->rc = conc__pickle_decode(own.data, own.size, NULL, &c->result, NULL);
+    conc__buffer_free(&own);
+  }
+}
+
+/* A job has failed, and not its function: says so. */
+CONC__PRIVATE int conc__far_call_failed(conc__called *c,
+                                        const conc_task *job) {
+  char text[120];
+  const int n = job->exitcode;
+  if (job->status == -ETIMEDOUT) {
+    conc__raise(&c->result, "TimeoutError",
+                "the function took longer than .timeout of its pool");
+  } else if (job->status == -ECHILD && n != CONC_NO_EXITCODE) {
+    snprintf(text, sizeof text,
+             n < 0 ? "signal %d has ended the process of the function"
+                   : "the process of the function has ended, with status %d",
+             n < 0 ? -n : n);
+    conc__raise(&c->result, "ChildProcessError", text);
+  } else if (job->status == -ECHILD) {
+    conc__raise(&c->result, "ChildProcessError",
+                "the processes of the function have ended");
+  }
+  return job->status;
+}
+
+/* Sends a process of the pool on the errand, and waits for it. If the caller
+   is cancelled, the process is killed that is at it. The caller may be a job
+   of another pool: it must not run other jobs meanwhile, on its stack, which
+   may be many: hence this wait, and no conc_join. */
+CONC__PRIVATE void conc__called_by_process(conc__called *c) {
+  conc_scope shield;
+  conc__far_call *e;
+  conc_task job;
+  memset(&job, 0, sizeof job);
+  c->rc = conc__far_call_begin(c, &e);
+  if (c->rc == 0) {
+    job.target = conc__far_call_main;
+    job.arg = e;
+    job.size = sizeof *e + CONC__FAR_CALL_ROOM;
+    job.name = "conc-call";
+    c->rc = conc_pool_submit(c->function->pool, &job);
+    if (c->rc != 0 && c->rc != -EMSGSIZE)
+      c->rc = conc__raise(&c->result, "RuntimeError",
+                          "the pool of the function takes no jobs");
+  }
+  if (c->rc == -EMSGSIZE)
+    conc__raise(&c->result, "ValueError",
+                CONC__TOO_LONG ": the arguments, for a process");
+  if (c->rc == 0) {
+    if (conc_event_wait(&job.done, CONC_FOREVER) != 0) conc_cancel(&job);
+    conc_shield(&shield);
+    while (conc_event_wait(&job.done, CONC_FOREVER) != 0) continue;
+    conc_scope_end(&shield);
+    if (job.status != 0) c->rc = conc__far_call_failed(c, &job);
+    else
+      conc__far_call_take(c, e);
+  }
+  CONC_FREE(e);
+}
+
+/* Where a function is called that is not called here. */
+CONC__PRIVATE void conc__function_run(conc__called *c) {
+  const conc_pool *pool = c->function->pool;
+  if (pool == NULL) conc__called_main(c);
+  else if (pool->kind == CONC_THREAD)
+    conc__called_pooled(c);
+  else
+    conc__called_by_process(c);
+}
+
+/* ---------------------------------------------------------------------------
+   >>chores: what threads do for the pools of clients
+
+   A client makes a pool, and has it call functions of the program: see
+   the room >>pools. A call of the client (apply, map, imap_unordered) becomes
+   a conc__chore: the arguments as elements, and places for the results. The
+   items are divided in portions, as Python has its chunks. Threads do the
+   work, a conc_pool of them:
+
+     conc__chore_new         the loop: takes over the arguments; what they take
+            |               counts for the limits of memory
+     conc__chore_begin       hands in a job for each thread that can help
+            |
+     conc__puller_main      a thread: takes a portion, calls the function for
+            |               each of its items, keeps the results, and so on
+     conc__puller_ended     the same thread; also of a job that never began, or
+            |               whose function has ended the thread
+     conc__chore_await       the loop: a session waits for `changed`
+
+   What threads and the loop share is under the guard of the pool's struct. The
+   arguments do not change while there are jobs; the last job frees them. They
+   refer to no objects, as the elements of lists do: for only the loop may let
+   go of an object.
+
+   A work is the loop's to free, when nobody asks for it any more, and all its
+   jobs have ended. A pool ends when no client has a proxy of it, nor of a work
+   of it: what has not begun never runs, and what runs is cancelled. Its struct
+   is freed when its threads have ended, at the next call that concerns pools,
+   or by conc_manager_shutdown, which alone waits for that.
+
+   Uses >>calls, >>elements, >>session and >>pool. Its user is >>pools.
+   ------------------------------------------------------------------------ */
+
+struct conc__chore;
+
+enum { CONC__POOL_RUN, CONC__POOL_CLOSE, CONC__POOL_TERMINATE };
+
+/* A pool that a client has made. `next` and what follows is the loop's. */
+typedef struct conc__served_pool {
+  conc_pool pool;
+  conc__manager_data *manager;
+  size_t bytes;      /* guard: what its works take */
+  size_t told;       /* guard: the part of it that `charged` has */
+  size_t unfinished; /* guard: works whose jobs have not all ended */
+  bool terminated;   /* guard: no further portion begins */
+  conc_event quiet;  /* set when the last of them has */
+  struct conc__served_pool *next, **link; /* among all of the manager */
+  size_t charged;    /* bytes, see conc__account_charge */
+  int state;         /* CONC__POOL_... */
+  bool left;         /* its object is gone */
+  size_t asked;      /* works that somebody asks for still */
+  struct conc__chore *unasked, **unasked_end; /* the others: a line */
+} conc__served_pool;
+
+/* A job of a work. What it has in its hands is here, and not on its stack: a
+   function may end its thread. */
+typedef struct conc__puller {
+  conc_task task; /* first: its callback makes a puller of it */
+  struct conc__chore *work;
+  size_t portion; /* where it is, counted from 1; 0: at none */
+  conc__called called;
+  conc_value *args, *kwds;
+  conc_value tuple; /* those arguments, if they came as something else */
+  conc__buffer scratch, body;
+} conc__puller;
+
+/* What has become of a portion. */
+typedef struct conc__portion {
+  bool done;
+  int rc;           /* 0; or negative errno, as which it has failed, */
+  conc_value *said; /* and its exception, see conc__failure_read */
+  size_t ended;     /* of portion k: which one was the k-th to end */
+} conc__portion;
+
+enum { CONC__CHORE_CALL, CONC__CHORE_MAP, CONC__CHORE_STARMAP };
+enum { CONC__TELLS_ALL, CONC__TELLS_IN_ORDER, CONC__TELLS_AS_DONE };
+
+/* A call of a client. */
+typedef struct conc__chore {
+  conc__served_pool *pool;
+  conc__function function;
+  bool processes; /* call it: those of a pool of the program */
+  int how;      /* CONC__CHORE_... */
+  int tells;    /* CONC__TELLS_...: all results at once, or one by one */
+  bool grouped; /* of the latter: the client has asked for portions, of which
+                   each is told when all of it is done */
+  conc__elements items;   /* the arguments; of CONC__CHORE_CALL those of one
+                             item, the last of which is its keywords */
+  conc__elements results; /* one for each item; gaps where there is none */
+  size_t chunk;           /* items of a portion */
+  size_t count;           /* portions */
+  conc__portion *portions; /* if they are told one by one; else NULL */
+  conc__portion failed;    /* else: the first that has failed */
+  conc_event changed;      /* there is something new for those who wait */
+  /* Under the guard. */
+  size_t taken;   /* portions that a job has taken */
+  size_t done;    /* portions that have ended */
+  size_t pulling; /* jobs that have not ended */
+  bool stopped;   /* no further portion is taken */
+  bool unwanted;  /* nobody asks for results */
+  bool over;      /* no job is left: what is not done never will be */
+  size_t bytes;   /* of memory that this takes */
+  /* The loop's. */
+  conc__object *object;    /* of the pool, which it uses; NULL: it does not */
+  struct conc__chore *next; /* in the line of those that are not asked for */
+  size_t told;             /* portions that an iterator has told, or begun */
+  size_t item, item_end;   /* the items of that one that are left */
+  bool ended;              /* the iterator is at its end */
+  size_t jobs;             /* of the pullers, how many were handed in */
+  conc__puller *pullers;
+} conc__chore;
+
+CONC__INLINE conc__mutex *conc__chore_guard(const conc__chore *w) {
+  return conc__mutex_of(w->pool);
+}
+
+/* --- in a thread: an item --- */
+
+/* Reads what stands in the scratch as a value. */
+CONC__PRIVATE int conc__puller_read(conc__puller *j, conc_value **out) {
+  conc__buffer *b = &j->scratch;
+  int rc = conc__pickle_put_op(b, CONC__OP_STOP);
+  return rc != 0 ? rc
+                 : conc__pickle_decode(b->data, b->size,
+                                       &conc__pickle_body_limits, out, NULL);
+}
+
+CONC__PRIVATE int conc__puller_put(conc__puller *j, size_t i) {
+  return conc__element_put(&j->scratch, &j->work->items.at[i],
+                           conc__reference_put_class, NULL);
+}
+
+/* Makes the arguments of an item: 0, or its failure. */
+CONC__PRIVATE int conc__puller_arguments(conc__puller *j, size_t item) {
+  const conc__chore *w = j->work;
+  size_t i, n = w->items.count - 1;
+  char text[160];
+  int rc = 0;
+  j->scratch.size = 0;
+  if (w->how == CONC__CHORE_CALL) {
+    rc = conc__pickle_put_op(&j->scratch, CONC__OP_MARK);
+    for (i = 0; rc == 0 && i < n; i++) rc = conc__puller_put(j, i);
+    if (rc == 0) rc = conc__pickle_put_op(&j->scratch, CONC__OP_TUPLE);
+    if (rc == 0) rc = conc__puller_read(j, &j->args);
+    j->scratch.size = 0;
+    if (rc == 0) rc = conc__puller_put(j, n);
+    if (rc == 0) rc = conc__puller_read(j, &j->kwds);
+    j->called.args = j->args;
+    return rc;
+  }
+  rc = conc__puller_put(j, item);
+  if (rc == 0 && w->how == CONC__CHORE_MAP)
+    rc = conc__pickle_put_op(&j->scratch, CONC__OP_TUPLE1);
+  if (rc == 0) rc = conc__puller_read(j, &j->args);
+  if (rc == 0) rc = conc_build(&j->kwds, "{}");
+  if (rc != 0) return rc;
+  j->called.args = j->args;
+  if (j->args->type == CONC_TUPLE) return 0;
+  /* Python unpacks whatever can be iterated over. */
+  j->tuple = *j->args;
+  j->tuple.type = CONC_TUPLE;
+  j->tuple.shared = 0;
+  j->called.args = &j->tuple;
+  if (j->args->type == CONC_LIST || j->args->type == CONC_SET ||
+      j->args->type == CONC_FROZENSET)
+    return 0;
+  snprintf(text, sizeof text,
+           "argument after * must be a tuple, a list or a set, not %.*s",
+           CONC__SHOWN(conc__python_type(j->args), 80));
+  return conc__raise(&j->called.result, "TypeError", text);
+}
+
+/* Whether there is so much room for results. Other pools' that are not charged
+   yet do not count, nor what was charged since. The guard is held. */
+CONC__PRIVATE const char *conc__pool_lacks(const conc__served_pool *p,
+                                           size_t more) {
+  const conc__account *a = &p->manager->server.account;
+  size_t all = CONC__LOAD_RELAXED(&a->counts.memory) + p->bytes - p->told;
+  if (a->max_client_memory > 0 && p->bytes + more > a->max_client_memory)
+    return ".max_client_memory";
+  return a->max_memory > 0 && all + more > a->max_memory ? ".max_memory"
+                                                         : NULL;
+}
+
+/* Keeps the result of an item, if anybody asks for it. */
+CONC__PRIVATE int conc__puller_keep(conc__puller *j, size_t item) {
+  conc__chore *w = j->work;
+  conc__mutex *guard = conc__chore_guard(w);
+  const char *lacks = NULL;
+  conc__element cell;
+  char text[80];
+  size_t weight;
+  bool kept = false;
+  int rc = conc__element_make(&cell, j->body.data, j->body.size, NULL, 0);
+  if (rc != 0) return rc;
+  weight = conc__element_weight(&cell);
+  conc__mutex_lock(guard);
+  if (!w->unwanted) {
+    lacks = weight > 0 ? conc__pool_lacks(w->pool, weight) : NULL;
+    kept = lacks == NULL;
+  }
+  if (kept) {
+    w->results.at[item] = cell;
+    w->results.weight += weight;
+    w->bytes += weight;
+    w->pool->bytes += weight;
+  }
+  conc__mutex_unlock(guard);
+  if (!kept) conc__element_free(&cell);
+  if (lacks == NULL) return 0;
+  snprintf(text, sizeof text, "no room for a result: %s of the manager",
+           lacks);
+  return conc__raise(&j->called.result, "MemoryError", text);
+}
+
+/* Frees what an item has left in the hands of its job, but the exception. */
+CONC__PRIVATE void conc__puller_let_go(conc__puller *j) {
+  conc_value_free(j->args);
+  conc_value_free(j->kwds);
+  j->args = j->kwds = NULL;
+  j->body.size = 0;
+}
+
+/* Calls the function for an item: 0, or its failure, whose exception is in the
+   result of `called`. */
+CONC__PRIVATE int conc__puller_item(conc__puller *j, size_t item) {
+  const conc__chore *w = j->work;
+  conc__called *c = &j->called;
+  int rc = conc__puller_arguments(j, item);
+  if (rc == 0) {
+    c->kwds = j->kwds;
+    if (w->processes) conc__called_by_process(c);
+    else
+      conc__called_main(c); /* in a thread it is already */
+    rc = c->rc;
+  }
+  if (rc == 0) rc = conc__puller_keep(j, item);
+  conc__puller_let_go(j);
+  return rc;
+}
+
+/* --- in a thread: portions --- */
+
+/* Notes the end of a portion. `said` is the work's then; returns what it does
+   not need, to be freed. The guard is held. */
+CONC__PRIVATE conc_value *conc__portion_end(conc__chore *w, size_t k, int rc,
+                                            conc_value *said) {
+  conc__portion *p = &w->failed;
+  if (w->portions != NULL) {
+    w->portions[w->done].ended = k;
+    p = &w->portions[k];
+    p->done = true;
+  }
+  w->done++;
+  if (rc == 0 || p->rc != 0) return said;
+  if (said != NULL) {
+    w->bytes += CONC__LINE_MAX;
+    w->pool->bytes += CONC__LINE_MAX;
+  }
+  p->rc = rc;
+  p->said = said;
+  return NULL;
+}
+
+/* The job is done with its portion. */
+CONC__PRIVATE void conc__puller_done(conc__puller *j, int rc) {
+  conc__chore *w = j->work;
+  conc__mutex *guard = conc__chore_guard(w);
+  conc_value *said = j->called.result;
+  bool tell;
+  j->called.result = NULL;
+  conc__mutex_lock(guard);
+  said = conc__portion_end(w, j->portion - 1, rc, said);
+  tell = w->portions != NULL;
+  conc__mutex_unlock(guard);
+  j->portion = 0;
+  conc_value_free(said);
+  if (tell) conc_event_set(&w->changed);
+}
+
+/* Takes the next portion; false: there is none. */
+CONC__PRIVATE bool conc__puller_take(conc__puller *j) {
+  conc__chore *w = j->work;
+  conc__mutex *guard = conc__chore_guard(w);
+  conc__mutex_lock(guard);
+  if (!w->stopped && !w->pool->terminated && w->taken < w->count)
+    j->portion = ++w->taken;
+  conc__mutex_unlock(guard);
+  return j->portion > 0;
+}
+
+/* The job. */
+CONC__PRIVATE void *conc__puller_main(void *arg) {
+  conc__puller *j = (conc__puller *)arg;
+  const conc__chore *w = j->work;
+  while (conc__puller_take(j)) {
+    size_t i = (j->portion - 1) * w->chunk, end = w->results.count;
+    int rc = 0;
+    if (end - i > w->chunk) end = i + w->chunk;
+    for (; rc == 0 && i < end; i++) rc = conc__puller_item(j, i);
+    conc__puller_done(j, rc);
+  }
+  return NULL;
+}
+
+/* `n` jobs have ended, or were never handed in. The last of them frees the
+   arguments, and tells those that wait. Nothing of the work is touched after
+   that but by the job's own end. */
+CONC__PRIVATE void conc__chore_leave(conc__chore *w, size_t n) {
+  conc__served_pool *p = w->pool;
+  conc__mutex *guard = conc__chore_guard(w);
+  conc__elements items;
+  bool over, quiet;
+  memset(&items, 0, sizeof items);
+  conc__mutex_lock(guard);
+  w->pulling -= n;
+  over = w->pulling == 0;
+  if (over) {
+    items = w->items;
+    memset(&w->items, 0, sizeof w->items);
+    w->bytes -= items.weight;
+    p->bytes -= items.weight;
+    w->over = true;
+    p->unfinished--;
+  }
+  quiet = p->unfinished == 0;
+  conc__mutex_unlock(guard);
+  if (!over) return;
+  conc__elements_free(&items);
+  conc_event_set(&w->changed);
+  if (quiet) conc_event_set(&p->quiet);
+}
+
+/* The callback of each job, however it has ended. */
+CONC__PRIVATE void conc__puller_ended(conc_task *task, int status,
+                                      void *result) {
+  conc__puller *j = (conc__puller *)(void *)task;
+  (void)result;
+  if (j->portion > 0) { /* its function did not return */
+    conc_value_free(j->called.result);
+    if (status == 0 || status == -ECANCELED)
+      status = conc__raise(&j->called.result, "RuntimeError",
+                           "the function has ended its thread");
+    conc__puller_let_go(j);
+    conc__puller_done(j, status);
+  }
+  conc__buffer_free(&j->scratch);
+  conc__buffer_free(&j->body);
+  conc__chore_leave(j->work, 1);
+}
+
+/* --- the life of a work --- */
+
+/* Says what the works of a pool take. */
+CONC__PRIVATE void conc__pool_charge(conc__served_pool *p) {
+  conc__mutex *guard = conc__mutex_of(p);
+  size_t bytes;
+  conc__mutex_lock(guard);
+  bytes = p->told = p->bytes;
+  conc__mutex_unlock(guard);
+  conc__account_charge(&p->manager->server.account, &p->charged, bytes);
+}
+
+/* Whether all jobs of a work have ended, for good. */
+CONC__PRIVATE bool conc__chore_has_ended(const conc__chore *w) {
+  size_t i;
+  for (i = 0; i < w->jobs; i++)
+    if (!conc_event_is_set(&w->pullers[i].task.done)) return false;
+  return true;
+}
+
+CONC__PRIVATE void conc__chore_free(conc__chore *w) {
+  conc__mutex *guard = conc__chore_guard(w);
+  size_t i;
+  conc__mutex_lock(guard);
+  w->pool->bytes -= w->bytes;
+  conc__mutex_unlock(guard);
+  for (i = 0; w->portions != NULL && i < w->count; i++)
+    conc_value_free(w->portions[i].said);
+  conc_value_free(w->failed.said);
+  if (w->results.at == NULL) w->results.count = 0; /* they have gone before */
+  conc__elements_free(&w->items);
+  conc__elements_free(&w->results);
+  CONC_FREE(w->portions);
+  CONC_FREE(w->pullers);
+  CONC_FREE(w);
+}
+
+/* Works that are looked at each time that something is done with a pool. */
+#define CONC__CHORES_LOOKED 4
+
+/* Frees works that nobody asks for, and whose jobs have ended. */
+CONC__PRIVATE void conc__chores_reap(conc__served_pool *p, size_t most) {
+  while (most-- > 0 && p->unasked != NULL) {
+    conc__chore *w = p->unasked;
+    p->unasked = w->next;
+    if (p->unasked == NULL) p->unasked_end = &p->unasked;
+    if (conc__chore_has_ended(w)) {
+      conc__chore_free(w);
+      continue;
+    }
+    w->next = NULL;
+    *p->unasked_end = w;
+    p->unasked_end = &w->next;
+  }
+  conc__pool_charge(p);
+}
+
+/* Frees the pools that nobody has, and whose threads have ended. */
+CONC__PRIVATE void conc__pools_reap(conc__manager_data *m) {
+  conc__served_pool *p, *next;
+  for (p = m->server.pools; p != NULL; p = next) {
+    next = p->next;
+    if (!p->left || p->asked > 0) continue;
+    if (p->pool.state != NULL && conc_pool_join(&p->pool, 0) != 0) continue;
+    conc__chores_reap(p, SIZE_MAX);
+    CONC__CHECK(p->unasked == NULL && p->bytes == 0);
+    m->server.pool_threads -= p->pool.workers;
+    *p->link = next;
+    if (next != NULL) next->link = p->link;
+    CONC_FREE(p);
+  }
+}
+
+/* No further portion of the work begins, and those that run are cancelled. */
+CONC__PRIVATE void conc__chore_cancel(conc__chore *w) {
+  conc__mutex *guard = conc__chore_guard(w);
+  size_t i;
+  conc__mutex_lock(guard);
+  w->stopped = true;
+  conc__mutex_unlock(guard);
+  for (i = 0; i < w->jobs; i++) conc_cancel(&w->pullers[i].task);
+}
+
+/* Nobody asks for it any more: its results go, and it itself when it can. */
+CONC__PRIVATE void conc__chore_drop(conc__chore *w) {
+  conc__served_pool *p = w->pool;
+  conc__mutex *guard = conc__chore_guard(w);
+  conc__elements results;
+  conc__mutex_lock(guard);
+  w->unwanted = true;
+  /* From here on no thread touches them, but for their number. */
+  results = w->results;
+  w->results.at = NULL;
+  w->bytes -= results.weight;
+  p->bytes -= results.weight;
+  conc__mutex_unlock(guard);
+  conc__elements_free(&results);
+  w->next = NULL;
+  *p->unasked_end = w;
+  p->unasked_end = &w->next;
+  p->asked--;
+  conc__chores_reap(p, CONC__CHORES_LOOKED);
+  if (p->left) conc__pools_reap(p->manager);
+}
+
+/* Makes a work of `items`, and of `results`, which are as many gaps; it takes
+   them over if that goes well. NULL: *rc is how it went to say why. `chunk` is
+   above 0. */
+CONC__PRIVATE conc__chore *
+conc__chore_new(conc__session *s, conc__object *o, conc__elements *items,
+               conc__elements *results, int how, int tells, size_t chunk,
+               int *rc) {
+  conc__served_pool *p = (conc__served_pool *)o->state;
+  conc__mutex *guard = conc__mutex_of(p);
+  const size_t n = results->count;
+  size_t count = n / chunk + (n % chunk > 0), bytes;
+  size_t jobs = count < p->pool.workers ? count : p->pool.workers;
+  size_t portions = tells != CONC__TELLS_ALL ? count : 0;
+  const char *lacks;
+  conc__chore *w;
+  /* There are no more items than CONC__WEIGHT_MAX lets be. */
+  bytes = sizeof *w + items->weight + results->weight +
+          portions * sizeof(conc__portion) + jobs * sizeof(conc__puller);
+  conc__chores_reap(p, CONC__CHORES_LOOKED);
+  lacks = conc__account_lacks(&s->manager->server.account, p->charged, bytes);
+  if (lacks != NULL) {
+    *rc = conc__refuse_memory(s, bytes, lacks);
+    return NULL;
+  }
+  w = (conc__chore *)CONC_MALLOC(sizeof *w);
+  if (w != NULL) memset(w, 0, sizeof *w);
+  if (w != NULL && portions > 0)
+    w->portions = (conc__portion *)CONC_MALLOC(portions * sizeof *w->portions);
+  if (w != NULL && jobs > 0)
+    w->pullers = (conc__puller *)CONC_MALLOC(jobs * sizeof *w->pullers);
+  if (w == NULL || (portions > 0 && w->portions == NULL) ||
+      (jobs > 0 && w->pullers == NULL)) {
+    if (w != NULL) {
+      CONC_FREE(w->portions);
+      CONC_FREE(w->pullers);
+    }
+    CONC_FREE(w);
+    *rc = conc__reply_builtin(s, "MemoryError", "");
+    return NULL;
+  }
+  if (portions > 0) memset(w->portions, 0, portions * sizeof *w->portions);
+  if (jobs > 0) memset(w->pullers, 0, jobs * sizeof *w->pullers);
+  w->pool = p;
+  w->how = how;
+  w->tells = tells;
+  w->items = *items;
+  w->results = *results;
+  memset(items, 0, sizeof *items);
+  memset(results, 0, sizeof *results);
+  w->chunk = chunk;
+  w->count = count;
+  w->pulling = jobs;
+  w->bytes = bytes;
+  p->asked++;
+  conc__mutex_lock(guard);
+  p->bytes += bytes;
+  p->unfinished++;
+  conc__mutex_unlock(guard);
+  conc__pool_charge(p);
+  return w;
+}
+
+/* Hands in its jobs. If there is nothing to do it is over at once. Without an
+   error it will be over some time; after one, which is that of
+   conc_pool_submit, it is. */
+CONC__PRIVATE int conc__chore_begin(conc__chore *w) {
+  conc__served_pool *p = w->pool;
+  const size_t jobs = w->pulling;
+  int rc = 0;
+  while (rc == 0 && w->jobs < jobs) {
+    conc__puller *j = &w->pullers[w->jobs];
+    j->work = w;
+    j->called.function = &w->function;
+    j->called.body = &j->body;
+    j->called.objects = p->manager->options->objects & CONC_PASS;
+    j->task.target = conc__puller_main;
+    j->task.arg = j;
+    j->task.name = "conc-call";
+    j->task.callback = conc__puller_ended;
+    rc = conc_pool_submit(&p->pool, &j->task);
+    if (rc == 0) w->jobs++;
+  }
+  /* One job does what the others would have done. */
+  if (w->jobs > 0) rc = 0;
+  if (w->jobs < jobs || jobs == 0) conc__chore_leave(w, jobs - w->jobs);
+  return rc;
+}
+
+/* Whether a work is over. If not, whatever comes next sets `changed`. */
+CONC__PRIVATE bool conc__chore_is_over(conc__chore *w) {
+  conc__mutex *guard = conc__chore_guard(w);
+  bool over;
+  conc__mutex_lock(guard);
+  over = w->over;
+  if (!over) conc_event_clear(&w->changed);
+  conc__mutex_unlock(guard);
+  return over;
+}
+
+/* Waits until a work is over; `keeps` are the bytes that the request keeps
+   meanwhile. 0, -ETIMEDOUT, or as conc__session_keep. */
+CONC__PRIVATE int conc__chore_await(conc__session *s, conc__chore *w,
+                                   double timeout, size_t keeps) {
+  double end = conc__deadline(timeout);
+  int rc = 0;
+  if (conc__chore_is_over(w)) return 0;
+  if (!(timeout > 0)) return -ETIMEDOUT;
+  if (keeps > 0) rc = conc__session_keep(s, keeps);
+  else if (conc__session_block(s) != 0)
+    rc = -ECANCELED;
+  if (rc != 0) return rc;
+  while (rc == 0 && !conc__chore_is_over(w))
+    rc = conc_event_wait(&w->changed, conc__remaining(end));
+  conc__session_unkeep(s);
+  return rc;
+}
+
+/* ---------------------------------------------------------------------------
+   >>pools: Pool of Python's SyncManager
+
+   What a client has of a pool: the methods of multiprocessing.pool.Pool, and
+   of the objects that they return, AsyncResult and iterators. What they do is
+   that of CPython's Lib/multiprocessing/pool.py; the work is done by >>chores.
+
+   The functions are those that the program has registered: the client only
+   names one, as a reference that its pickler makes of a function, or as a str.
+   So a request to a pool is data, as any other; what is not registered is
+   refused, and nothing is executed.
+
+   Uses >>chores, >>calls, >>containers and >>dispatch. Its user is >>types.
+   ------------------------------------------------------------------------ */
+
+#define CONC__MAX_WORKERS 256 /* default */
+
+/* --- replies --- */
+
+/* The exception of a portion. One that was cancelled has none, if it was the
+   pool that ended. */
+CONC__PRIVATE int conc__reply_portion(conc__session *s, int rc,
+                                      const conc_value *said) {
+  if (rc == -ECANCELED && said == NULL)
+    return conc__reply_builtin(s, "RuntimeError", "the pool was terminated");
+  return conc__reply_failure(s, rc, said);
+}
+
+/* Appends a result to the reply; a large one by a thread. */
+CONC__PRIVATE int conc__put_result(conc__session *s, const conc__element *c) {
+  conc__buffer *out = &s->client->channel.out, body;
+  const size_t room = s->manager->max_message - (out->size - s->reply);
+  conc__far *far = conc__element_far(c);
+  if (conc__element_weight(c) < CONC__COPY_LARGE)
+    return conc__put_element(s, c);
+  CONC__CHECK(far != NULL && far->references == 0);
+  memset(&body, 0, sizeof body);
+  body.data = (unsigned char *)(far + 1);
+  /* Of one that is too long no more is needed to find that out. */
+  body.size = far->size <= room ? far->size : room + 1;
+  return conc__aside_append(s->aside, out, &body);
+}
+
+/* ('#RETURN', result), or [result, ...] if that is a list. */
+CONC__PRIVATE int conc__reply_results(conc__session *s,
+                                      const conc__element *c, size_t count,
+                                      bool list) {
+  conc__buffer *out = &s->client->channel.out;
+  size_t at, i;
+  int rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  at = out->size;
+  if (rc == 0 && list)
+    rc = conc__pickle_put_ops(out, CONC__OP_EMPTY_LIST, CONC__OP_MARK);
+  for (i = 0; rc == 0 && i < count && !conc__reply_is_full(s); i++) {
+    rc = conc__put_result(s, &c[i]);
+    if (rc == 0 && list) rc = conc__session_pace_at(s, &c[i]);
+  }
+  if (rc == 0 && list) rc = conc__pickle_put_op(out, CONC__OP_APPENDS);
+  if (rc == 0 && !conc__reply_is_full(s)) rc = conc__reply_settle(s, at);
+  return conc__reply_finish(s, rc);
+}
+
+/* The results of a work that is over; or its exception. */
+CONC__PRIVATE int conc__reply_work(conc__session *s, const conc__chore *w) {
+  if (w->failed.rc != 0 || w->done < w->count)
+    return conc__reply_portion(
+        s, w->failed.rc != 0 ? w->failed.rc : -ECANCELED, w->failed.said);
+  return conc__reply_results(s, w->results.at, w->results.count,
+                             w->how != CONC__CHORE_CALL);
+}
+
+/* multiprocessing.TimeoutError. */
+CONC__PRIVATE int conc__reply_late(conc__session *s) {
+  return conc__reply_raise(s, "multiprocessing.context", "multiprocessing",
+                           "TimeoutError", "");
+}
+
+/* --- AsyncResult --- */
+
+/* Reads a timeout, as the waits of Python's threading: None is for ever, less
+   than 0 is 0. */
+CONC__PRIVATE bool conc__chore_timeout(conc__session *s,
+                                      const conc__request *r, double *timeout,
+                                      int *rc) {
+  const conc_value *v = conc__request_argument(r, 0, "timeout");
+  bool type;
+  const char *complaint = conc__parse_block_timeout(NULL, v, timeout, &type);
+  if (complaint == NULL) return true;
+  *timeout = 0;
+  if (type) *rc = conc__reply_builtin(s, "TypeError", complaint);
+  return !type;
+}
+
+/* get(timeout=None), wait(timeout=None) */
+CONC__PRIVATE int conc__serve_work_get(conc__session *s, conc__object *o,
+                                       const conc__request *r) {
+  conc__chore *w = (conc__chore *)o->state;
+  double timeout;
+  int rc = 0;
+  if (!conc__chore_timeout(s, r, &timeout, &rc)) return rc;
+  rc = conc__chore_await(s, w, timeout, 0);
+  if (rc != 0 && rc != -ETIMEDOUT) return rc;
+  conc__pool_charge(w->pool);
+  if (strcmp(r->method, "wait") == 0) return conc__reply_none(s);
+  return rc != 0 ? conc__reply_late(s) : conc__reply_work(s, w);
+}
+
+CONC__PRIVATE int conc__serve_work_ready(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
+  (void)r;
+  return conc__reply_bool(s, conc__chore_is_over((conc__chore *)o->state));
+}
+
+CONC__PRIVATE int conc__serve_work_successful(conc__session *s,
+                                              conc__object *o,
+                                              const conc__request *r) {
+  conc__chore *w = (conc__chore *)o->state;
+  char text[120];
+  (void)r;
+  if (conc__chore_is_over(w))
+    return conc__reply_bool(s, w->failed.rc == 0 && w->done == w->count);
+  snprintf(text, sizeof text, "<%s object at 0x%llx> not ready",
+           o->type->python, (unsigned long long)o->number);
+  return conc__reply_builtin(s, "ValueError", text);
+}
+
+/* Jobs go on whose results nobody wants, as they do in Python. */
+CONC__PRIVATE void conc__drop_work(conc__object *o) {
+  conc__chore *w = (conc__chore *)o->state;
+  conc__objects *t = &w->pool->manager->objects;
+  conc__object *pool = w->object;
+  conc__chore_drop(w);
+  if (pool != NULL) conc__object_unuse(t, pool);
+}
+
+static const conc__method conc__result_of_pool_methods[] = {
+    {"get", {{"timeout", NULL, NULL}, 1, 0}, conc__serve_work_get, false},
+    {"ready", CONC__TAKES_NONE, conc__serve_work_ready, false},
+    {"successful", CONC__TAKES_NONE, conc__serve_work_successful, false},
+    {"wait", {{"timeout", NULL, NULL}, 1, 0}, conc__serve_work_get, false}};
+
+static const conc__class conc__apply_result_type = {
+    NULL, "multiprocessing.pool.ApplyResult",
+    conc__result_of_pool_methods, 4,
+    NULL, conc__drop_work, NULL, NULL};
+
+static const conc__class conc__map_result_type = {
+    NULL, "multiprocessing.pool.MapResult",
+    conc__result_of_pool_methods, 4,
+    NULL, conc__drop_work, NULL, NULL};
+
+/* --- iterators over results --- */
+
+enum {
+  CONC__NEXT_THERE,  /* there is an item */
+  CONC__NEXT_FAILED, /* there is an exception, which is told once */
+  CONC__NEXT_END,
+  CONC__NEXT_LATER /* there is nothing yet: see conc__chore_is_over */
+};
+
+/* What an iterator finds next. If it is a failure, it is *rc and *said. */
+CONC__PRIVATE int conc__chore_next(conc__chore *w, int *rc,
+                                  const conc_value **said) {
+  conc__mutex *guard = conc__chore_guard(w);
+  const conc__portion *p = NULL;
+  size_t k = w->told;
+  bool over;
+  if (w->item < w->item_end) return CONC__NEXT_THERE;
+  if (w->ended || k == w->count) return CONC__NEXT_END;
+  conc__mutex_lock(guard);
+  if (w->tells == CONC__TELLS_IN_ORDER) p = &w->portions[k];
+  else if (k < w->done)
+    p = &w->portions[w->portions[k].ended];
+  if (p != NULL && !p->done) p = NULL;
+  over = w->over;
+  if (p == NULL && !over) conc_event_clear(&w->changed);
+  conc__mutex_unlock(guard);
+  *rc = p != NULL ? p->rc : -ECANCELED;
+  *said = p != NULL ? p->said : NULL;
+  if (p == NULL) return over ? CONC__NEXT_FAILED : CONC__NEXT_LATER;
+  w->told++;
+  if (*rc != 0) {
+    w->ended = w->grouped; /* so does a generator of Python */
+    return CONC__NEXT_FAILED;
+  }
+  k = (size_t)(p - w->portions);
+  w->item = k * w->chunk;
+  w->item_end = w->results.count - w->item > w->chunk ? w->item + w->chunk
+                                                      : w->results.count;
+  return CONC__NEXT_THERE;
+}
+
+/* Replies with the next item, which goes: another session may take the one
+   behind it meanwhile. */
+CONC__PRIVATE int conc__reply_item(conc__session *s, conc__chore *w) {
+  conc__mutex *guard = conc__chore_guard(w);
+  conc__element *place = &w->results.at[w->item++], cell = *place;
+  const size_t weight = conc__element_weight(&cell);
+  int rc;
+  place->size = CONC__ELEMENT_NONE;
+  conc__mutex_lock(guard);
+  w->results.weight -= weight;
+  w->bytes -= weight;
+  w->pool->bytes -= weight;
+  conc__mutex_unlock(guard);
+  conc__pool_charge(w->pool);
+  rc = conc__reply_results(s, &cell, 1, false);
+  conc__element_free(&cell);
+  return rc;
+}
+
+/* __next__(timeout=None). */
+CONC__PRIVATE int conc__serve_imap_next(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
+  conc__chore *w = (conc__chore *)o->state;
+  const conc_value *said = NULL;
+  int next, failure = 0, rc = 0;
+  double timeout, end;
+  if (!conc__chore_timeout(s, r, &timeout, &rc)) return rc;
+  end = conc__deadline(timeout);
+  next = conc__chore_next(w, &failure, &said);
+  if (next == CONC__NEXT_LATER && timeout > 0) {
+    if (conc__session_block(s) != 0) return -ECANCELED;
+    while (rc == 0 && next == CONC__NEXT_LATER) {
+      rc = conc_event_wait(&w->changed, conc__remaining(end));
+      if (rc == 0) next = conc__chore_next(w, &failure, &said);
+    }
+    conc__session_unblock(s);
+    if (rc == -ECANCELED) return rc;
+  }
+  switch (next) {
+  case CONC__NEXT_THERE: return conc__reply_item(s, w);
+  case CONC__NEXT_FAILED: return conc__reply_portion(s, failure, said);
+  case CONC__NEXT_END: return conc__reply_builtin(s, "StopIteration", "");
+  default: return conc__reply_late(s);
+  }
+}
+
+/* close(), of a generator. */
+CONC__PRIVATE int conc__serve_imap_close(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
+  conc__chore *w = (conc__chore *)o->state;
+  (void)r;
+  w->ended = true;
+  w->item = w->item_end;
+  return conc__reply_none(s);
+}
+
+#define CONC__IMAP_TAKES { {"timeout", NULL, NULL}, 1, 0 }
+
+static const conc__method conc__imap_methods[] = {
+    {"__next__", CONC__IMAP_TAKES, conc__serve_imap_next, false},
+    {"next", CONC__IMAP_TAKES, conc__serve_imap_next, true}}; /* Python 2 */
+
+static const conc__class conc__imap_type = {
+    NULL, "multiprocessing.pool.IMapIterator", conc__imap_methods, 2,
+    NULL, conc__drop_work,                     NULL,               NULL};
+
+static const conc__class conc__imap_unordered_type = {
+    NULL, "multiprocessing.pool.IMapUnorderedIterator",
+    conc__imap_methods, 2, NULL, conc__drop_work, NULL, NULL};
+
+/* What Python makes of portions of more than one item. */
+static const conc__method conc__imap_grouped_methods[] = {
+    {"__next__", CONC__TAKES_NONE, conc__serve_imap_next, false},
+    {"next", CONC__TAKES_NONE, conc__serve_imap_next, true},
+    {"close", CONC__TAKES_NONE, conc__serve_imap_close, false}};
+
+static const conc__class conc__imap_grouped_type = {
+    NULL, "generator",     conc__imap_grouped_methods, 3,
+    NULL, conc__drop_work, NULL,                       NULL};
+
+/* --- which function --- */
+
+/* What a client names a function by: "module.name" of a reference, or its str,
+   into `text`; *name is where the name begins there. False: it is neither. A
+   method of a class is getattr(class, name) to older picklers. */
+CONC__PRIVATE bool conc__reference_read(const conc_value *v, char *text,
+                                        size_t size, size_t *name) {
+  const char *parts[CONC__RECIPE_DOTS], *str = conc__request_text(v);
+  const conc_value *args;
+  size_t n = 0;
+  int at;
+  *name = 0;
+  if (str != NULL) {
+    at = snprintf(text, size, "%s", str);
+    return at > 0 && (size_t)at < size;
+  }
+  while (conc_value_type(v) == CONC_OBJECT &&
+         conc__recipe_by(v) == CONC__BY_CALL) {
+    args = conc__object_arguments(v);
+    str = args != NULL && args->size == 2
+              ? conc__request_text(args->as.items + 1)
+              : NULL;
+    v = v->as.items + CONC__PART_CALLED;
+    if (str == NULL || n == CONC__RECIPE_DOTS ||
+        conc__recipe_by(v) != CONC__BY_NAME ||
+        !conc__is_builtin_object(v, "getattr"))
+      return false;
+    parts[n++] = str;
+    v = args->as.items;
+  }
+  if (conc_value_type(v) != CONC_OBJECT ||
+      conc__recipe_by(v) != CONC__BY_NAME)
+    return false;
+  str = (const char *)v->as.items[1].as.bytes;
+  at = snprintf(text, size, "%s.%s", str,
+                (const char *)v->as.items[2].as.bytes);
+  *name = strlen(str) + 1;
+  while (n > 0 && at > 0 && (size_t)at < size)
+    at += snprintf(text + at, size - (size_t)at, ".%s", parts[--n]);
+  return at > 0 && (size_t)at < size;
+}
+
+/* The function that a client names. It looks for "module.name", then for
+   "name"; and then, if that has dots, for what stands behind the last. NULL:
+   *rc is how it went to say what is wrong with it, as Python's server says it:
+   there it cannot even read such a request. */
+CONC__PRIVATE const conc__function *
+conc__reference_find(conc__session *s, const conc_value *v, int *rc) {
+  char text[CONC__NAME_MAX + CONC__RECIPE_MODULE + CONC__RECIPE_NAME + 2];
+  char words[CONC__LINE_MAX + 1];
+  conc__object *o;
+  size_t name;
+  if (!conc__reference_read(v, text, sizeof text, &name)) {
+    if (conc_value_type(v) == CONC_OBJECT)
+      *rc = conc__reply_no_object(s, v);
+    else {
+      snprintf(words, sizeof words, "'%.*s' object is not callable",
+               CONC__SHOWN(conc__python_type(v), 80));
+      *rc = conc__reply_builtin(s, "TypeError", words);
+    }
+    return NULL;
+  }
+  o = conc__called_object(s, text);
+  if (o == NULL && name > 0) o = conc__called_object(s, text + name);
+  if (o == NULL && strrchr(text + name, '.') != NULL)
+    o = conc__called_object(s, strrchr(text + name, '.') + 1);
+  if (o != NULL) return (const conc__function *)o->state;
+  snprintf(words, sizeof words,
+           "AttributeError: no function '%.*s' is registered at this manager",
+           CONC__SHOWN(text, 160));
+  *rc = conc__reply_refuse(s, words);
+  return NULL;
+}
+
+/* --- Pool: its calls --- */
+
+typedef struct conc__pool_call {
+  const char *method;
+  int how, tells;
+  bool waits; /* the client waits for the results */
+} conc__pool_call;
+
+static const conc__pool_call conc__pool_calls[] = {
+    {"apply", CONC__CHORE_CALL, CONC__TELLS_ALL, true},
+    {"apply_async", CONC__CHORE_CALL, CONC__TELLS_ALL, false},
+    {"map", CONC__CHORE_MAP, CONC__TELLS_ALL, true},
+    {"map_async", CONC__CHORE_MAP, CONC__TELLS_ALL, false},
+    {"starmap", CONC__CHORE_STARMAP, CONC__TELLS_ALL, true},
+    {"starmap_async", CONC__CHORE_STARMAP, CONC__TELLS_ALL, false},
+    {"imap", CONC__CHORE_MAP, CONC__TELLS_IN_ORDER, false},
+    {"imap_unordered", CONC__CHORE_MAP, CONC__TELLS_AS_DONE, false}};
+
+/* What stands in a call besides the function. */
+typedef struct conc__pool_asked {
+  const conc__pool_call *call;
+  conc__elements items;
+  conc__elements results; /* gaps for them */
+  int64_t chunk; /* 0 or less: the client has said that, to map */
+} conc__pool_asked;
+
+CONC__PRIVATE bool conc__is_given(const conc_value *v) {
+  return v != NULL && conc_value_type(v) != CONC_NONE;
+}
+
+/* Proxies are not passed on to threads: what the function gets in their place
+   is their class alone. */
+CONC__PRIVATE int conc__item_settle(conc__elements *items, size_t i,
+                                    conc__buffer *b) {
+  conc__element *cell = &items->at[i], alone;
+  size_t count = 0;
+  int rc;
+  conc__element_references(cell, &count);
+  if (count == 0) return 0;
+  b->size = 0;
+  rc = conc__element_put(b, cell, conc__reference_put_class, NULL);
+  if (rc == 0) rc = conc__element_make(&alone, b->data, b->size, NULL, 0);
+  if (rc != 0) return rc;
+  items->weight += conc__element_weight(&alone);
+  items->weight -= conc__element_weight(cell);
+  conc__element_free(cell);
+  *cell = alone;
+  return 0;
+}
+
+/* Settles all items, and makes room for the results. */
+CONC__PRIVATE int conc__items_settle(conc__session *s, conc__pool_asked *a) {
+  const bool one = a->call->how == CONC__CHORE_CALL;
+  conc__buffer b = {NULL, 0, 0, 0};
+  size_t i;
+  int rc = conc__elements_reserve(&a->results, one ? 1 : a->items.count, 0);
+  for (i = 0; rc == 0 && i < a->items.count; i++) {
+    rc = conc__item_settle(&a->items, i, &b);
+    if (rc == 0 && (i == 0 || !one)) {
+      a->results.at[i].size = CONC__ELEMENT_NONE;
+      a->results.weight += sizeof *a->results.at;
+      a->results.count++;
+    }
+    if (rc == 0) rc = conc__session_pace(s, 1);
+  }
+  conc__buffer_free(&b);
+  return rc;
+}
+
+/* Reads args and kwds of apply. */
+CONC__PRIVATE int conc__pool_read_call(conc__session *s,
+                                       const conc__request *r,
+                                       conc__pool_asked *a,
+                                       conc__complaint *c) {
+  static const unsigned char none[] = {CONC__OP_EMPTY_DICT};
+  const conc_value *args = conc__request_argument(r, 1, "args");
+  const conc_value *kwds = conc__request_argument(r, 2, "kwds");
+  conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
+  conc__element cell;
+  int rc = args != NULL ? conc__iterate(s, &a->items, args, c) : 0;
+  if (rc != 0) return rc;
+  if (kwds == NULL) {
+    rc = conc__element_make(&cell, none, sizeof none, NULL, 0);
+    return rc != 0 ? rc : conc__elements_append(&a->items, &cell);
+  }
+  if (kwds->type != CONC_DICT)
+    return conc__complain_type(c, "argument after ** must be a mapping, not ",
+                               kwds, "");
+  rc = conc__iterate_value(s, &d, &a->items, kwds, c);
+  conc__draft_free(&d);
+  return rc;
+}
+
+/* Reads iterable and chunksize of a map, which goes by the number of workers
+   if the client does not say. */
+CONC__PRIVATE int conc__pool_read_map(conc__session *s, size_t workers,
+                                      const conc__request *r,
+                                      conc__pool_asked *a,
+                                      conc__complaint *c) {
+  const conc_value *v = conc__request_argument(r, 1, "iterable");
+  const conc_value *chunk = conc__request_argument(r, 2, "chunksize");
+  const bool all = a->call->tells == CONC__TELLS_ALL;
+  int rc = 0;
+  a->chunk = 1;
+  /* An imap takes no None. */
+  if (chunk != NULL && (!all || conc_value_type(chunk) != CONC_NONE)) {
+    rc = conc__whole_read(chunk, &a->chunk, c);
+    if (rc == 0 && !all && a->chunk < 1)
+      rc = conc__complain(c, "ValueError", "Chunksize must be 1+, not %lld",
+                          (long long)a->chunk);
+    chunk = NULL;
+  } else {
+    chunk = v;
+  }
+  if (rc == 0) rc = conc__iterate(s, &a->items, v, c);
+  if (rc == 0 && chunk != NULL && all && a->items.count > 0)
+    a->chunk = (int64_t)((a->items.count - 1) / (4 * workers) + 1);
+  return rc;
+}
+
+/* Makes the work that a call asks for, and begins it. NULL: *rc is how it went
+   to say why not. */
+CONC__PRIVATE conc__chore *conc__pool_work(conc__session *s, conc__object *o,
+                                          const conc__function *f,
+                                          conc__pool_asked *a, int *rc) {
+  static const unsigned char none[] = {CONC__OP_NONE};
+  const size_t n = a->results.count;
+  const size_t chunk = a->chunk > 0 && (uint64_t)a->chunk < n
+                           ? (size_t)a->chunk
+                           : n + (n == 0);
+  conc__chore *w = conc__chore_new(s, o, &a->items, &a->results, a->call->how,
+                                 a->call->tells, chunk, rc);
+  size_t i;
+  if (w == NULL) return NULL;
+  w->function = *f;
+  w->processes = f->pool != NULL && f->pool->kind == CONC_PROCESS;
+  w->grouped = a->call->tells != CONC__TELLS_ALL && a->chunk != 1;
+  /* Python has no chunks then, and the list that it has begun with. */
+  if (a->chunk < 1) {
+    for (i = 0; i < n; i++)
+      conc__element_make(&w->results.at[i], none, sizeof none, NULL, 0);
+    w->count = w->pulling = 0;
+  }
+  *rc = conc__chore_begin(w);
+  if (*rc == 0) return w;
+  conc__chore_drop(w);
+  *rc = conc__reply_builtin(s, "RuntimeError", conc_strerror(*rc));
+  return NULL;
+}
+
+/* Makes an object of a work, and replies with a proxy of it. */
+CONC__PRIVATE int conc__reply_async(conc__session *s, conc__object *pool,
+                                    conc__chore *w) {
+  const conc__class *type = &conc__map_result_type;
+  const char *name = w->tells == CONC__TELLS_ALL ? "AsyncResult" : "Iterator";
+  const char *why = "";
+  conc__object *o;
+  if (w->grouped) type = &conc__imap_grouped_type;
+  else if (w->tells == CONC__TELLS_IN_ORDER)
+    type = &conc__imap_type;
+  else if (w->tells == CONC__TELLS_AS_DONE)
+    type = &conc__imap_unordered_type;
+  else if (w->how == CONC__CHORE_CALL)
+    type = &conc__apply_result_type;
+  o = conc__object_new(type, w, NULL);
+  if (o == NULL) {
+    conc__chore_cancel(w);
+    conc__chore_drop(w);
+    return conc__reply_builtin(s, "MemoryError", "");
+  }
+  w->object = pool;
+  conc__object_use(pool);
+  conc__objects_look(&s->manager->objects, CONC__LOOKS);
+  o = conc__object_serve(s, o, &why); /* if not, it has dropped the chore */
+  return o != NULL ? conc__reply_proxy(s, o, name)
+                   : conc__reply_builtin(s, "MemoryError", why);
+}
+
+/* Waits for a work, replies with its results, and drops it. If the client
+   goes, what has not begun never runs. */
+CONC__PRIVATE int conc__reply_awaited(conc__session *s, conc__chore *w) {
+  size_t keeps = w->items.weight; /* what the request is as a value, about */
+  int rc;
+  rc = conc__chore_await(s, w, CONC_FOREVER, keeps);
+  if (rc != 0) conc__chore_cancel(w);
+  if (rc == 0) {
+    conc__pool_charge(w->pool);
+    rc = conc__reply_work(s, w);
+  } else if (rc == -ENOMEM) {
+    rc = conc__refuse_memory(s, s->lacking, s->lacks);
+    s->lacks = NULL;
+  }
+  conc__chore_drop(w);
+  return rc;
+}
+
+/* All calls that have functions called. What is wrong with one is told before
+   anything is done, also where Python tells it by the result only. */
+CONC__PRIVATE int conc__serve_pool_call(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
+  conc__served_pool *p = (conc__served_pool *)o->state;
+  const conc__pool_call *call = conc__pool_calls;
+  const conc__function *f;
+  conc__pool_asked asked;
+  conc__complaint c;
+  conc__chore *w;
+  int rc = 0;
+  memset(&asked, 0, sizeof asked);
+  memset(&c, 0, sizeof c);
+  while (strcmp(call->method, r->method) != 0) call++;
+  asked.call = call;
+  asked.chunk = 1;
+  f = conc__reference_find(s, conc__request_argument(r, 0, "func"), &rc);
+  if (f == NULL) return rc;
+  if (conc__is_given(conc__request_argument(r, 3, "callback")) ||
+      conc__is_given(conc__request_argument(r, 4, "error_callback")))
+    return conc__reply_builtin(s, "TypeError",
+                               "a pool of this manager calls nothing back");
+  rc = call->how == CONC__CHORE_CALL
+           ? conc__pool_read_call(s, r, &asked, &c)
+           : conc__pool_read_map(s, p->pool.workers, r, &asked, &c);
+  if (rc == 0) rc = conc__items_settle(s, &asked);
+  if (rc == 0 && p->state != CONC__POOL_RUN)
+    rc = conc__complain(&c, "ValueError", "Pool not running");
+  conc__object_rest(s, o); /* others may call it while this one waits */
+  w = NULL;
+  if (rc == 0) w = conc__pool_work(s, o, f, &asked, &rc);
+  else
+    rc = conc__reply_failed(s, &c, rc);
+  conc__elements_free(&asked.items);
+  conc__elements_free(&asked.results);
+  if (w == NULL) return rc;
+  return call->waits ? conc__reply_awaited(s, w) : conc__reply_async(s, o, w);
+}
+
+/* --- Pool: its life --- */
+
+CONC__PRIVATE int conc__serve_pool_close(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
+  conc__served_pool *p = (conc__served_pool *)o->state;
+  (void)r;
+  if (p->state == CONC__POOL_RUN) {
+    p->state = CONC__POOL_CLOSE;
+    conc_pool_close(&p->pool);
+  }
+  return conc__reply_none(s);
+}
+
+/* Nothing more begins, and what runs is cancelled. The jobs that wait end
+   here, in this thread, and so do their works. */
+CONC__PRIVATE void conc__served_pool_stop(conc__served_pool *p) {
+  conc__mutex *guard = conc__mutex_of(p);
+  conc__mutex_lock(guard);
+  p->terminated = true;
+  conc__mutex_unlock(guard);
+  if (p->pool.state != NULL) conc_pool_terminate(&p->pool);
+}
+
+CONC__PRIVATE int conc__serve_pool_terminate(conc__session *s,
+                                             conc__object *o,
+                                             const conc__request *r) {
+  conc__served_pool *p = (conc__served_pool *)o->state;
+  (void)r;
+  p->state = CONC__POOL_TERMINATE;
+  conc__served_pool_stop(p);
+  return conc__reply_none(s);
+}
+
+/* Whether all works have ended. If not, the last one sets `quiet`. */
+CONC__PRIVATE bool conc__served_pool_rests(conc__served_pool *p) {
+  conc__mutex *guard = conc__mutex_of(p);
+  bool rests;
+  conc__mutex_lock(guard);
+  rests = p->unfinished == 0;
+  if (!rests) conc_event_clear(&p->quiet);
+  conc__mutex_unlock(guard);
+  return rests;
+}
+
+/* join(): the threads end by themselves when there is no more work. */
+CONC__PRIVATE int conc__serve_pool_join(conc__session *s, conc__object *o,
+                                        const conc__request *r) {
+  conc__served_pool *p = (conc__served_pool *)o->state;
+  int rc = 0;
+  (void)r;
+  if (p->state == CONC__POOL_RUN)
+    return conc__reply_builtin(s, "ValueError", "Pool is still running");
+  if (!conc__served_pool_rests(p)) {
+    if (conc__session_block(s) != 0) return -ECANCELED;
+    while (rc == 0 && !conc__served_pool_rests(p))
+      rc = conc_event_wait(&p->quiet, CONC_FOREVER);
+    conc__session_unblock(s);
+  }
+  return rc != 0 ? rc : conc__reply_none(s);
+}
+
+typedef struct conc__pool_starting {
+  conc_pool *pool;
+  int rc;
+} conc__pool_starting;
+
+CONC__PRIVATE void *conc__pool_starting_main(void *arg) {
+  conc__pool_starting *p = (conc__pool_starting *)arg;
+  p->rc = conc_pool_start(p->pool);
+  return NULL;
+}
+
+/* Ends all pools of a manager, and waits for their threads, which call
+   functions of the program. The loop does not run any more. Those that have
+   an object go with it. */
+CONC__PRIVATE void conc__pools_end(conc__manager_data *m) {
+  conc__served_pool *p;
+  conc_scope shield;
+  for (p = m->server.pools; p != NULL; p = p->next)
+    conc__served_pool_stop(p);
+  conc_shield(&shield);
+  for (p = m->server.pools; p != NULL; p = p->next)
+    if (p->pool.state != NULL) conc_pool_join(&p->pool, CONC_FOREVER);
+  conc_scope_end(&shield);
+  conc__pools_reap(m);
+}
+
+/* Checks the arguments of Pool(processes=None, initializer=None, initargs=(),
+   maxtasksperchild=None, context=None). NULL: *workers is how many. */
+CONC__PRIVATE const char *conc__pool_refused(const conc__request *r,
+                                             int64_t *workers) {
+  const conc_value *n = conc__request_argument(r, 0, "processes");
+  const conc_value *most = conc__request_argument(r, 3, "maxtasksperchild");
+  int64_t tasks = 1;
+  *workers = conc_cpu_count();
+  if (conc__is_given(n) && !conc__whole(n, workers))
+    return "TypeError: 'processes' must be an integer";
+  if (*workers < 1)
+    return "ValueError: Number of processes must be at least 1";
+  if (conc__is_given(most) && (!conc__whole(most, &tasks) || tasks < 1))
+    return "ValueError: maxtasksperchild must be a positive int or None";
+  if (conc__is_given(conc__request_argument(r, 1, "initializer")))
+    return "TypeError: a pool of this manager has no initializer";
+  if (conc__is_given(conc__request_argument(r, 4, "context")))
+    return "TypeError: a pool of this manager has no context";
+  return NULL;
+}
+
+/* Starts the threads; by a thread, for there may be many. */
+CONC__PRIVATE int conc__make_pool(conc__session *s, conc__object *o,
+                                  const conc__request *r, char *text,
+                                  size_t size) {
+  static const conc__parameters parameters = {
+      {"processes", "initializer", "initargs", "maxtasksperchild", "context"},
+      5,
+      0};
+  conc__server_side *server = &s->manager->server;
+  size_t most = s->manager->options->max_workers;
+  conc__request called = *r;
+  conc__pool_starting starting;
+  conc__served_pool *p;
+  const char *refused;
+  int64_t workers;
+  int n = snprintf(text, size, "TypeError: ");
+  called.method = "Pool.__init__";
+  if (!conc__request_arguments_fit(&called, &parameters, text + n,
+                                   size - (size_t)n))
+    return -EINVAL;
+  refused = conc__pool_refused(r, &workers);
+  if (refused != NULL) {
+    snprintf(text, size, "%s", refused);
+    return -EINVAL;
+  }
+  conc__pools_reap(s->manager);
+  if (most == 0) most = CONC__MAX_WORKERS;
+  if (server->pool_threads > most ||
+      (uint64_t)workers > most - server->pool_threads) {
+    snprintf(text, size,
+             "RuntimeError: can't start %lld threads: .max_workers of the "
+             "manager is %zu, and %zu are there",
+             (long long)workers, most, server->pool_threads);
+    return -EAGAIN;
+  }
+  snprintf(text, size, "MemoryError");
+  p = (conc__served_pool *)CONC_MALLOC(sizeof *p);
+  if (p == NULL) return -ENOMEM;
+  memset(p, 0, sizeof *p);
+  p->manager = s->manager;
+  p->pool.kind = CONC_THREAD;
+  p->pool.workers = (size_t)workers;
+  p->unasked_end = &p->unasked;
+  server->pool_threads += (size_t)workers;
+  starting.pool = &p->pool;
+  n = conc__aside_call(s->aside, conc__pool_starting_main, &starting);
+  if (n == 0) n = starting.rc;
+  if (n != 0) {
+    snprintf(text, size, "RuntimeError: can't start new thread");
+    server->pool_threads -= (size_t)workers;
+    CONC_FREE(p);
+    return n;
+  }
+  p->link = &server->pools;
+  p->next = server->pools;
+  if (p->next != NULL) p->next->link = &p->next;
+  server->pools = p;
+  server->pools_end = conc__pools_end;
+  o->state = p;
+  return 0;
+}
+
+/* No client has it any more. */
+CONC__PRIVATE void conc__drop_pool(conc__object *o) {
+  conc__served_pool *p = (conc__served_pool *)o->state;
+  p->left = true;
+  conc__served_pool_stop(p);
+  conc__pools_reap(p->manager);
+}
+
+CONC__PRIVATE int conc__text_pool(const conc__object *o, conc__buffer *b) {
+  static const char *const states[] = {"RUN", "CLOSE", "TERMINATE"};
+  const conc__served_pool *p = (const conc__served_pool *)o->state;
+  char text[80];
+  int n = snprintf(text, sizeof text,
+                   "<multiprocessing.pool.Pool state=%s pool_size=%zu>",
+                   states[p->state], p->pool.workers);
+  return conc__buffer_append(b, text, (size_t)n);
+}
+
+#define CONC__APPLY_TAKES(n) \
+  { {"func", "args", "kwds", "callback", "error_callback"}, n, 1 }
+#define CONC__MAP_TAKES(n) \
+  { {"func", "iterable", "chunksize", "callback", "error_callback"}, n, 2 }
+
+static const conc__method conc__pool_methods[] = {
+    {"apply", CONC__APPLY_TAKES(3), conc__serve_pool_call, false},
+    {"apply_async", CONC__APPLY_TAKES(5), conc__serve_pool_call, false},
+    {"close", CONC__TAKES_NONE, conc__serve_pool_close, false},
+    {"imap", CONC__MAP_TAKES(3), conc__serve_pool_call, false},
+    {"imap_unordered", CONC__MAP_TAKES(3), conc__serve_pool_call, false},
+    {"join", CONC__TAKES_NONE, conc__serve_pool_join, false},
+    {"map", CONC__MAP_TAKES(3), conc__serve_pool_call, false},
+    {"map_async", CONC__MAP_TAKES(5), conc__serve_pool_call, false},
+    {"starmap", CONC__MAP_TAKES(3), conc__serve_pool_call, false},
+    {"starmap_async", CONC__MAP_TAKES(5), conc__serve_pool_call, false},
+    {"terminate", CONC__TAKES_NONE, conc__serve_pool_terminate, false}};
+
+static const conc__class conc__pool_type
+    __attribute__((unused)) = {NULL,
+                               "multiprocessing.pool.Pool",
+                               conc__pool_methods,
+                               sizeof conc__pool_methods /
+                                   sizeof *conc__pool_methods,
+                               conc__make_pool,
+                               conc__drop_pool,
+                               conc__text_pool,
+                               NULL};
+
 /* ---------------------------------------------------------------------------
    >>types: what a SyncManager of Python serves
 
@@ -47248,7 +55675,8 @@ static const conc__type_name conc__types[] = {
     {"Semaphore", &conc__sem_type},
     {"BoundedSemaphore", &conc__bounded_type},
     {"Condition", &conc__cond_type},
-    {"Barrier", &conc__barrier_type}};
+    {"Barrier", &conc__barrier_type},
+    {"Pool", &conc__pool_type}};
 
 /* Enters names of classes. One that is taken stays what it is, be it the
    program's or of an earlier call. 0 or -ENOMEM. */
@@ -47293,203 +55721,19 @@ CONC_API int conc_manager_register_types(conc_manager *manager) {
      conc__reply_stored     #RETURN and the body; or an object is made of it
      conc__reply_failure    #ERROR and an exception
 
-   An exception is a negative errno, and a str: "ValueError: what is wrong".
-   The table conc__exceptions says which class goes with which errno, in both
-   directions. No other name of a class goes out, for the client would import
-   and call it.
-
    A client does not know whether its server is conc.h. It takes it for that
    until it hears that CONC__CALLS is no object: then, and from then on, it
    calls as Python does.
 
-   Uses >>aside, >>objects, >>session, >>dispatch, >>peer, >>proxy, >>manager
-   and pools. Its user is the program; nothing else names it.
+   Uses >>calls, >>aside, >>objects, >>session, >>dispatch, >>peer, >>proxy,
+   and the names of >>manager. Its user is the program; nothing else names it.
    ------------------------------------------------------------------------ */
-
-typedef struct conc__function {
-  conc_manager_fn *fn;
-  void *arg;
-  conc_pool *pool; /* whose threads call it; NULL: a coroutine does */
-} conc__function;
 
 /* --- exceptions --- */
 
-/* The first with an errno is what stands for that errno. Those of the system
-   have the errno as an argument, and are OSError in Python 2. */
-static const struct {
-  const char *name;
-  int number; /* 0: none */
-  bool system;
-} conc__exceptions[] = {
-    {"ValueError", EINVAL, false},
-    {"KeyError", ENOENT, false},
-    {"TimeoutError", ETIMEDOUT, true},
-    {"MemoryError", ENOMEM, false},
-    {"PermissionError", EACCES, true},
-    {"BrokenPipeError", EPIPE, true},
-    {"ConnectionResetError", ECONNRESET, true},
-    {"ConnectionRefusedError", ECONNREFUSED, true},
-    {"NotImplementedError", ENOTSUP, false},
-    {"RuntimeError", CONC__EREMOTEIO, false},
-    {"OSError", 0, true},
-    {"TypeError", EINVAL, false},
-    {"EOFError", EPIPE, false},
-    {"BlockingIOError", EAGAIN, true},
-    {"ChildProcessError", ECHILD, true},
-    {"ConnectionAbortedError", ECONNABORTED, true},
-    {"FileExistsError", EEXIST, true},
-    {"FileNotFoundError", ENOENT, true},
-    {"InterruptedError", EINTR, true},
-    {"IsADirectoryError", EISDIR, true},
-    {"NotADirectoryError", ENOTDIR, true},
-    {"ProcessLookupError", ESRCH, true},
-    {"ConnectionError", 0, true},
-    {"IOError", 0, true},
-    {"ArithmeticError", 0, false},
-    {"AssertionError", 0, false},
-    {"AttributeError", 0, false},
-    {"BufferError", 0, false},
-    {"Exception", 0, false},
-    {"FloatingPointError", 0, false},
-    {"IndexError", 0, false},
-    {"LookupError", 0, false},
-    {"OverflowError", 0, false},
-    {"ReferenceError", 0, false},
-    {"ZeroDivisionError", 0, false}};
-#define CONC__EXCEPTIONS (sizeof conc__exceptions / sizeof *conc__exceptions)
-#define CONC__OSERROR 10 /* where that is, which stands for all other errnos */
-
-/* The class whose name is the first `size` bytes; CONC__EXCEPTIONS: there is
-   none. */
-CONC__PRIVATE size_t conc__exception_named(const char *name, size_t size) {
-  size_t i;
-  for (i = 0; i < CONC__EXCEPTIONS; i++)
-    if (strlen(conc__exceptions[i].name) == size &&
-        memcmp(conc__exceptions[i].name, name, size) == 0)
-      break;
-  return i;
-}
-
-/* The negative errno of a class. */
-CONC__PRIVATE int conc__exception_error(size_t i) {
-  return i < CONC__EXCEPTIONS && conc__exceptions[i].number > 0
-             ? -conc__exceptions[i].number
-             : -CONC__EREMOTEIO;
-}
-
-/* The class of a failure, and its text. `said` is the str of the function, or
-   NULL. */
-CONC__PRIVATE size_t conc__failure_read(int rc, const conc_value *said,
-                                        const char **text) {
-  size_t i = CONC__EXCEPTIONS, n;
-  *text = conc_value_str(said, NULL);
-  if (*text != NULL) {
-    n = strcspn(*text, ":");
-    i = conc__exception_named(*text, n);
-    if (i < CONC__EXCEPTIONS) {
-      *text += n + ((*text)[n] == ':');
-      *text += **text == ' ';
-    }
-  } else {
-    *text = conc_strerror(rc);
-  }
-  if (i == CONC__EXCEPTIONS)
-    for (i = 0; i < CONC__EXCEPTIONS; i++)
-      if (conc__exceptions[i].number == -rc) break;
-  return i < CONC__EXCEPTIONS ? i : CONC__OSERROR;
-}
-
-/* ('#ERROR', exception) for a failure. */
-CONC__PRIVATE int conc__reply_failure(conc__session *s, int rc,
-                                      const conc_value *said) {
-  const bool old = s->protocol == 2;
-  char line[CONC__LINE_MAX + 1];
-  const char *text, *name;
-  size_t i = conc__failure_read(rc, said, &text);
-  name = conc__exceptions[i].name;
-  snprintf(line, sizeof line, "%.*s", CONC__SHOWN(text, CONC__LINE_MAX));
-  if (!conc__exceptions[i].system)
-    return conc__reply_builtin(s, name, line);
-  return conc__reply_exception(s, old ? "exceptions" : "builtins",
-                               old ? "OSError" : name, -rc, line);
-}
-
 CONC_API int conc_manager_raise(conc_value **result, const char *exception,
                                 const char *text) {
-  size_t i = conc__exception_named(exception, strlen(exception));
-  const char *before = i < CONC__EXCEPTIONS ? "" : "RuntimeError: ";
-  char line[CONC__LINE_MAX + 80];
-  int n = snprintf(line, sizeof line, "%s%.*s%s%.*s", before,
-                   CONC__SHOWN(exception, 60), *text != 0 ? ": " : "",
-                   CONC__SHOWN(text, CONC__LINE_MAX));
-  /* Without memory the errno is told, and the text of it. */
-  *result = NULL;
-  conc_build(result, "s#", line, (size_t)n);
-  return conc__exception_error(i);
-}
-
-/* --- a call, here --- */
-
-/* A call that is made; on the stack of its caller. */
-typedef struct conc__called {
-  const conc__function *function;
-  const conc_value *args, *kwds;
-  conc_value *result; /* or the str of a failure */
-  conc__buffer *body; /* of the result, if that is to be sent; else NULL */
-  conc_type type;     /* of what is in the body */
-  int rc;             /* 0 or negative errno */
-} conc__called;
-
-/* Makes a body of the result. */
-CONC__PRIVATE int conc__called_encode(conc__called *c) {
-  int rc = c->result != NULL ? conc__pickle_encode(c->body, c->result, 4)
-                             : conc__pickle_put_op(c->body, CONC__OP_NONE);
-  c->type = conc_value_type(c->result);
-  conc_value_free(c->result);
-  c->result = NULL;
-  if (rc != -EACCES) return rc;
-  return conc_manager_raise(&c->result, "TypeError",
-                            "the result has an instance of a class in it");
-}
-
-/* Calls the function; as a job, too. */
-CONC__PRIVATE void *conc__called_main(void *arg) {
-  conc__called *c = (conc__called *)arg;
-  const conc__function *f = c->function;
-  c->rc = f->fn(c->args, c->kwds, &c->result, f->arg);
-  if (c->rc > 0) c->rc = 0;
-  if (c->rc == 0 && c->body != NULL) c->rc = conc__called_encode(c);
-  return NULL;
-}
-
-/* Hands the call to the pool, and waits until that is done with it: the job is
-   on this stack, and so are its arguments. If the caller is cancelled, so is
-   the job. */
-CONC__PRIVATE void conc__called_pooled(conc__called *c) {
-  conc_scope shield;
-  conc_task job;
-  int rc;
-  memset(&job, 0, sizeof job);
-  job.target = conc__called_main;
-  job.arg = c;
-  job.name = "conc-call";
-  c->rc = -ECANCELED; /* if it never begins, or ends its thread */
-  rc = conc_pool_submit(c->function->pool, &job);
-  if (rc != 0) {
-    c->rc = conc_manager_raise(&c->result, "RuntimeError",
-                               "the pool of the function takes no jobs");
-    return;
-  }
-  if (conc_join(&job, CONC_FOREVER) == 0) return;
-  if (conc_is_alive(&job)) conc_cancel(&job);
-  conc_shield(&shield);
-  conc__task_await(&job, true, CONC_FOREVER);
-  conc_scope_end(&shield);
-}
-
-CONC__PRIVATE void conc__function_run(conc__called *c) {
-  if (c->function->pool != NULL) conc__called_pooled(c);
-  else conc__called_main(c);
+  return conc__raise(result, exception, text);
 }
 
 /* --- a result, as an object --- */
@@ -47695,6 +55939,7 @@ CONC__PRIVATE bool conc__reply_container(conc__session *s,
 CONC__PRIVATE int conc__reply_result(conc__session *s, conc__buffer *b) {
   conc__buffer *body = (conc__buffer *)CONC_MALLOC(sizeof *body);
   conc__object *o = NULL;
+  const char *why = "";
   conc__objects_look(&s->manager->objects, CONC__LOOKS);
   if (body != NULL) {
     memset(body, 0, sizeof *body);
@@ -47705,8 +55950,9 @@ CONC__PRIVATE int conc__reply_result(conc__session *s, conc__buffer *b) {
   } else {
     *body = *b;
     memset(b, 0, sizeof *b);
-    o = conc__object_serve(s, o);
+    o = conc__object_serve(s, o, &why);
   }
+  if (*why != 0) return conc__reply_builtin(s, "MemoryError", why);
   return o != NULL ? conc__reply_created(s, o)
                    : conc__reply_failure(s, -ENOMEM, NULL);
 }
@@ -47789,7 +56035,9 @@ CONC_API int conc_manager_register_pooled(conc_manager *manager,
                                           const char *name,
                                           conc_manager_fn *fn, void *arg,
                                           conc_pool *pool) {
-  if (pool == NULL || pool->kind != CONC_THREAD) return -EINVAL;
+  if (pool == NULL ||
+      (pool->kind != CONC_THREAD && pool->kind != CONC_PROCESS))
+    return -EINVAL;
   return conc__register_function(manager, name, fn, arg, pool);
 }
 
@@ -47818,9 +56066,11 @@ CONC__PRIVATE int conc__answer_exception(conc__answer *a,
   if (i < CONC__EXCEPTIONS && conc__exceptions[i].system &&
       conc_value_size(args) > 1 && conc_value_int(text, &number) == 0)
     text = conc_value_item(args, 1);
-  /* A RuntimeError has a meaning of its own for locks alone. */
+  /* Some have a meaning of their own for locks and data alone. */
   if (number > 0 && number < 4096) rc = -(int)number;
-  else if (rc == -EPROTO || strcmp(name, "RuntimeError") == 0)
+  else if (rc == -EPROTO || strcmp(name, "RuntimeError") == 0 ||
+           strcmp(name, "IndexError") == 0 ||
+           strcmp(name, "AttributeError") == 0)
     rc = conc__exception_error(i);
   n = (size_t)snprintf(a->said, sizeof a->said, "%.*s%s",
                        CONC__SHOWN(name, 80), text != NULL ? ": " : "");
@@ -48078,6 +56328,696 @@ CONC_API int conc_manager_call_build(conc_manager *manager, const char *name,
   rc = conc_manager_call(manager, name, args, result, timeout);
   conc_value_free(args);
   return rc;
+}
+
+/* ---------------------------------------------------------------------------
+   >>data: lists, dicts and variables of a server, as a program uses them
+
+   What the program has is a conc__data, which the public functions call a
+   conc_list, a conc_dict or a conc_variable. A call of it is a method of
+   Python's, by its name, with its arguments; where it is carried out differs:
+
+     conc__data_call
+        |-- conc__data_ask     of a client: one exchange with the server, as
+        |                      those of a queue's proxy
+        '-- conc__data_here    in the serving process: the same method, in the
+                               thread of the server's loop, by an errand
+
+   Both give a pickle of (kind, result), which is read by the same function
+   here: so an error means the same in both.
+
+   A list is found under the names of Array, too, and a dict under those of
+   Namespace: these have fewer methods, with other names (conc__data_method).
+
+   Uses >>server, >>proxy, >>manager, the classes of >>dicts and >>lists, and
+   of >>functions the arguments of a request. Its user is the program.
+   ------------------------------------------------------------------------ */
+
+enum {
+  CONC__DATA_LIST,
+  CONC__DATA_ARRAY, /* a list for the program */
+  CONC__DATA_DICT,
+  CONC__DATA_NAMESPACE, /* a dict for the program */
+  CONC__DATA_VARIABLE
+};
+
+/* All but `next`, and the ids of the proxy, stays as it is until shutdown. */
+typedef struct conc__data {
+  conc__proxy proxy; /* of a client: whose manager, ids and name these are. No
+                        message goes through its queue */
+  struct conc__data *next; /* of the manager; under its guard */
+  conc__object *object;    /* in the serving process; else NULL */
+  int kind;
+  bool made; /* by the name of a type, for this client alone: that name would
+                not find it again */
+} conc__data;
+
+/* --- what a method is called --- */
+
+/* The method of that kind of data that does what the one of a list or dict
+   does. NULL: it has none. */
+CONC__PRIVATE const char *conc__data_method(int kind, const char *method) {
+  static const char *const names[][3] = {
+      /* of a list or dict, of an Array, of a Namespace */
+      {"__getitem__", "__getitem__", "__getattribute__"},
+      {"__setitem__", "__setitem__", "__setattr__"},
+      {"__delitem__", NULL, "__delattr__"},
+      {"__len__", "__len__", NULL},
+      {"#GETVALUE", "#GETVALUE", NULL}};
+  size_t i;
+  if (kind != CONC__DATA_ARRAY && kind != CONC__DATA_NAMESPACE) return method;
+  for (i = 0; i < sizeof names / sizeof *names; i++)
+    if (strcmp(method, names[i][0]) == 0)
+      return names[i][kind == CONC__DATA_ARRAY ? 1 : 2];
+  return NULL;
+}
+
+/* The kind of data that has the methods of a reply to create, as far as the
+   program wants a list, a dict or a variable. -ENOENT: it is none. */
+CONC__PRIVATE int conc__data_kind_told(const conc_value *v, int wanted) {
+  const bool items = conc__reply_tells_of(v, "__setitem__");
+  const bool keys = conc__reply_tells_of(v, "keys");
+  switch (wanted) {
+  case CONC__DATA_LIST:
+    if (!items || keys) return -ENOENT;
+    return conc__reply_tells_of(v, "append") ? CONC__DATA_LIST
+                                             : CONC__DATA_ARRAY;
+  case CONC__DATA_DICT:
+    if (conc__reply_tells_of(v, "__setattr__")) return CONC__DATA_NAMESPACE;
+    return items && keys ? CONC__DATA_DICT : -ENOENT;
+  default:
+    return conc__reply_tells_of(v, "get") && conc__reply_tells_of(v, "set")
+               ? CONC__DATA_VARIABLE
+               : -ENOENT;
+  }
+}
+
+/* Whether a name is that of a type, by which Python's SyncManager, and ours,
+   makes a new object each time. */
+CONC__PRIVATE bool conc__name_makes(const char *name) {
+  size_t i;
+  for (i = 0; i < sizeof conc__container_types / sizeof *conc__container_types;
+       i++)
+    if (strcmp(name, conc__container_types[i].name) == 0) return true;
+  return false;
+}
+
+/* --- a call of a client --- */
+
+/* One try. On 0 the reply is to be freed. */
+CONC__PRIVATE int conc__data_try(conc__data *d, const conc__ident *ident,
+                                 conc__calling *call, const char *method,
+                                 const conc_value *args, conc_value **reply) {
+  const int protocol = conc__proxy_protocol(&d->proxy, ident) |
+                       (d->proxy.manager->options->objects & CONC_PASS);
+  conc__exchange c;
+  int rc = conc__exchange_begin(&c, &d->proxy, ident, method, call);
+  if (rc != 0) return rc;
+  rc = conc__arguments_put(&c.peer->channel.out, NULL, args, protocol);
+  rc = conc__exchange_end(&c, &d->proxy, rc);
+  if (rc == 0) *reply = c.reply;
+  return rc;
+}
+
+/* The whole call. `acts`: it changes something, and so must not be made twice:
+   if it was sent and not answered, it is not tried again. */
+CONC__PRIVATE int conc__data_ask(conc__data *d, const char *method,
+                                 const conc_value *args, bool acts,
+                                 conc_value **reply) {
+  double end = conc_now() + d->proxy.manager->timeout;
+  const conc__ident *ident = conc__proxy_ident(&d->proxy);
+  conc__calling call;
+  int rc;
+  conc__call_begin(&call, d->proxy.manager, end, end);
+  call.acts = acts;
+  if (d->made) {
+    do rc = conc__data_try(d, ident, &call, method, args, reply);
+    while (rc != 0 && conc__call_again(&call, &rc));
+    return rc == -ESTALE ? -ENOENT : rc;
+  }
+  do {
+    rc = conc__proxy_current(&d->proxy, &call, &ident);
+    if (rc == 0) rc = conc__data_try(d, ident, &call, method, args, reply);
+  } while (rc != 0 && conc__proxy_again(&d->proxy, &call, ident, &rc));
+  return rc;
+}
+
+/* --- a call in the serving process --- */
+
+typedef struct conc__serving {
+  conc__data *data;
+  const char *method;
+  const conc_value *args;
+  const conc__actor *caller;
+  conc__buffer out; /* the reply, as a frame */
+  int rc;
+} conc__serving;
+
+/* The errand: serves the call as one of a client that has no connection. The
+   methods of data neither wait for it nor send. */
+CONC__PRIVATE void conc__serving_main(void *arg) {
+  conc__serving *v = (conc__serving *)arg;
+  conc__manager_data *m = v->data->proxy.manager;
+  char id[CONC__ID_SIZE];
+  conc__client c;
+  conc__session s;
+  conc__request r;
+  conc_value kwds;
+  memset(&c, 0, sizeof c);
+  memset(&s, 0, sizeof s);
+  memset(&r, 0, sizeof r);
+  memset(&kwds, 0, sizeof kwds);
+  c.manager = m;
+  c.channel.fd = -1;
+  c.methods = true;
+  s.client = &c;
+  s.manager = m;
+  s.aside = &m->server.aside;
+  s.protocol = 4;
+  kwds.type = CONC_DICT;
+  conc__object_id(v->data->object, m->server.number, id);
+  r.ident = id;
+  r.method = v->method;
+  r.args = v->args;
+  r.kwds = &kwds;
+  v->rc = conc__serve_method(&s, &r);
+  /* Not the caller is cancelled, but what works for it: the loop ends. */
+  if (v->rc == -ECANCELED && conc__self() != v->caller) v->rc = -EPIPE;
+  conc__holdings_end(&c.loans, false);
+  v->out = c.channel.out;
+}
+
+/* Reads the frame of a reply. */
+CONC__PRIVATE int conc__serving_read(const conc__serving *v,
+                                     conc_value **reply,
+                                     const conc_value **result) {
+  conc__pickle_limits limits = conc__pickle_reply_limits;
+  size_t start = 0;
+  ssize_t n = conc__frame_parse(v->out.data, v->out.size, SIZE_MAX, &start);
+  int rc;
+  CONC__CHECK(n > 0 && (size_t)n == v->out.size);
+  limits.exact = v->data->proxy.manager->options->objects == CONC_PASS;
+  rc = conc__pickle_decode(v->out.data + start, (size_t)n - start, &limits,
+                           reply, NULL);
+  if (rc == 0) rc = conc__reply_read(*reply, result);
+  if (rc != 0) {
+    conc_value_free(*reply);
+    *reply = NULL;
+  }
+  return rc == -CONC__EREMOTEIO ? -EPROTO : rc;
+}
+
+CONC__PRIVATE int conc__data_here(conc__data *d, const char *method,
+                                  const conc_value *args, conc_value **reply,
+                                  const conc_value **result) {
+  conc__manager_data *m = d->proxy.manager;
+  conc__serving v;
+  int rc;
+  memset(&v, 0, sizeof v);
+  v.data = d;
+  v.method = method;
+  v.args = args;
+  v.caller = conc__self();
+  rc = conc__server_do(m, conc__serving_main, &v, conc_now() + m->timeout);
+  if (rc == 0) rc = v.rc;
+  if (rc == 0) rc = conc__serving_read(&v, reply, result);
+  conc__buffer_free(&v.out);
+  return rc;
+}
+
+/* --- calls --- */
+
+/* Calls a method with `count` arguments, of up to two. 0, and *reply is to be
+   freed, with *result inside; or negative errno. */
+CONC__PRIVATE int conc__data_call(conc__data *d, const char *method,
+                                  const conc_value *first,
+                                  const conc_value *second, size_t count,
+                                  bool acts, conc_value **reply,
+                                  const conc_value **result) {
+  conc_value tuple, items[2];
+  int rc;
+  *reply = NULL;
+  *result = NULL;
+  method = conc__data_method(d->kind, method);
+  if (method == NULL) return -ENOTSUP;
+  if ((count > 0 && first == NULL) || (count > 1 && second == NULL))
+    return -EINVAL;
+  /* Copies of the nodes show the same items and texts. */
+  memset(&tuple, 0, sizeof tuple);
+  tuple.type = CONC_TUPLE;
+  tuple.size = count;
+  tuple.as.items = items;
+  if (count > 0) items[0] = *first;
+  if (count > 1) items[1] = *second;
+  if (d->object != NULL)
+    return conc__data_here(d, method, &tuple, reply, result);
+  rc = conc__data_ask(d, method, &tuple, acts, reply);
+  if (rc == 0) *result = conc_value_item(*reply, 1);
+  return rc;
+}
+
+/* A call that changes something, and has no result. */
+CONC__PRIVATE int conc__data_tell(void *data, const char *method,
+                                  const conc_value *first,
+                                  const conc_value *second, size_t count) {
+  conc_value *reply;
+  const conc_value *result;
+  int rc = conc__data_call((conc__data *)data, method, first, second, count,
+                           true, &reply, &result);
+  conc_value_free(reply);
+  return rc;
+}
+
+/* A call that reads a number, or whether something is so. */
+CONC__PRIVATE ssize_t conc__data_number(void *data, const char *method,
+                                        const conc_value *first,
+                                        size_t count) {
+  conc_value *reply;
+  const conc_value *result;
+  int64_t n = 0;
+  bool b;
+  int rc = conc__data_call((conc__data *)data, method, first, NULL, count,
+                           false, &reply, &result);
+  if (rc != 0) return rc;
+  if (conc_value_bool(result, &b) == 0) n = b;
+  else if (conc_value_int(result, &n) != 0 || n < 0 || n > PTRDIFF_MAX)
+    n = -EPROTO;
+  conc_value_free(reply);
+  return (ssize_t)n;
+}
+
+/* What Python sends of an array, an array.array of its typecode, and of the
+   keys of a dict, the call list([key, ...]), is to be a list. 1: *v is what is
+   to be told. 0: that is *out, which was made for it. */
+CONC__PRIVATE int conc__data_unwrap(const conc_value **v, conc_value **out) {
+  const conc_value *arguments = conc__object_arguments(*v);
+  conc__buffer b = {NULL, 0, 0, 0};
+  conc__items array;
+  size_t i, n;
+  int rc;
+  if (conc__is_builtin_object(*v, "list") && arguments != NULL &&
+      arguments->size == 1)
+    *v = arguments->as.items;
+  else if (conc__is_object(*v, "array", "array") && arguments != NULL &&
+           arguments->size == 2 && arguments->as.items[1].type == CONC_LIST)
+    *v = arguments->as.items + 1; /* from a server of ours */
+  if (!conc__array_read(*v, &array)) return 1;
+  rc = conc__pickle_put_ops(&b, CONC__OP_EMPTY_LIST, CONC__OP_MARK);
+  n = conc__items_count(&array);
+  for (i = 0; rc == 0 && i < n; i++)
+    rc = conc__unit_put(&b, array.code,
+                        array.data.data + i * array.code->size);
+  if (rc == 0) rc = conc__pickle_put_ops(&b, CONC__OP_APPENDS, CONC__OP_STOP);
+  if (rc == 0)
+    rc = conc__pickle_decode(b.data, b.size, &conc__pickle_body_limits, out,
+                             NULL);
+  conc__buffer_free(&b);
+  return rc;
+}
+
+/* A call whose result is a value. `out` may be NULL. */
+CONC__PRIVATE int conc__data_fetch(void *data, const char *method,
+                                   const conc_value *first,
+                                   const conc_value *second, size_t count,
+                                   bool acts, conc_value **out) {
+  conc__data *d = (conc__data *)data;
+  conc_value *reply;
+  const conc_value *result;
+  int rc = conc__data_call(d, method, first, second, count, acts, &reply,
+                           &result);
+  if (out != NULL) *out = NULL;
+  if (rc == 0 && out != NULL) {
+    rc = 1;
+    if (d->kind == CONC__DATA_ARRAY || strcmp(method, "keys") == 0)
+      rc = conc__data_unwrap(&result, out);
+    if (rc == 1) rc = conc_build(out, "O", result);
+  }
+  conc_value_free(reply);
+  return rc;
+}
+
+/* An int, as an argument. */
+CONC__PRIVATE conc_value conc__data_int(int64_t n) {
+  conc_value v;
+  memset(&v, 0, sizeof v);
+  v.type = CONC_INT;
+  v.as.integer = n;
+  return v;
+}
+
+/* --- finding and freeing them --- */
+
+/* The manager ends. No call is under way. */
+CONC__PRIVATE void conc__data_end(conc__manager_data *m) {
+  const bool asks = m->role == CONC__MANAGER_CONNECTED &&
+                    m->client.depth == conc__fork_depth;
+  double end = conc_now() + 1;
+  while (m->data != NULL) {
+    conc__data *d = m->data;
+    conc__ident *ident = (conc__ident *)(uintptr_t)d->proxy.ident, *before;
+    m->data = d->next;
+    if (asks) conc__ident_give_back(m, ident, end);
+    for (; ident != NULL; ident = before) {
+      before = ident->before;
+      CONC_FREE(ident);
+    }
+    CONC_FREE(d);
+  }
+}
+
+/* Whether these are of the same object, and the same to the program. */
+CONC__PRIVATE bool conc__data_is(const conc__data *a, const conc__data *b) {
+  if (a->kind != b->kind || a->object != b->object) return false;
+  return a->object != NULL ||
+         strcmp(a->proxy.ident->text, b->proxy.ident->text) == 0;
+}
+
+/* Makes one for an object of this process, or of the server. It takes the id
+   over. If there is one of the same object, that one is returned. NULL, and
+   errno. */
+CONC__PRIVATE conc__data *conc__data_enter(conc__manager_data *m,
+                                           const char *name, int kind,
+                                           conc__object *o,
+                                           conc__ident *ident) {
+  conc__mutex *guard = conc__mutex_of(m);
+  conc__data *d = (conc__data *)CONC_MALLOC(sizeof *d), *other = NULL;
+  if (d != NULL) {
+    memset(d, 0, sizeof *d);
+    d->proxy.manager = m;
+    d->proxy.ident = ident;
+    memcpy(d->proxy.name, name, strlen(name) + 1);
+    d->object = o;
+    d->kind = kind;
+    d->made = o == NULL && conc__name_makes(name);
+    conc__mutex_lock(guard);
+    m->data_end = conc__data_end;
+    for (other = m->data; other != NULL; other = other->next)
+      if (conc__data_is(other, d)) break;
+    if (other == NULL) {
+      d->next = m->data;
+      m->data = d;
+    }
+    conc__mutex_unlock(guard);
+    if (other == NULL) return d;
+    CONC_FREE(d);
+  }
+  if (ident != NULL)
+    conc__ident_give_back(m, ident, conc_now() + m->handshake_timeout);
+  CONC_FREE(ident);
+  if (other == NULL) errno = ENOMEM;
+  return other;
+}
+
+/* The data of a name that the server has. NULL, and errno. */
+CONC__PRIVATE conc__data *conc__data_look_up(conc__manager_data *m,
+                                             const char *name, int wanted) {
+  double end = conc_now() + m->handshake_timeout;
+  conc_value *reply;
+  conc__ident *ident;
+  conc__calling call;
+  int kind, rc;
+  conc__call_begin(&call, m, end, end);
+  do rc = conc__ident_ask(&call, name, &ident, &reply);
+  while (rc != 0 && conc__call_again(&call, &rc));
+  if (rc != 0) {
+    errno = -rc;
+    return NULL;
+  }
+  ident->before = NULL;
+  kind = conc__data_kind_told(conc_value_item(reply, 1), wanted);
+  conc_value_free(reply);
+  if (kind >= 0) return conc__data_enter(m, name, kind, NULL, ident);
+  conc__ident_give_back(m, ident, end);
+  CONC_FREE(ident);
+  errno = -kind;
+  return NULL;
+}
+
+/* The data of a name. NULL, and errno. */
+CONC__PRIVATE conc__data *conc__data_of(conc_manager *manager,
+                                        const char *name, int wanted) {
+  const conc__class *type = wanted == CONC__DATA_LIST   ? &conc__list_type
+                            : wanted == CONC__DATA_DICT ? &conc__dict_type
+                                                        : &conc__variable_type;
+  conc__object *o;
+  bool asks;
+  if (!conc__manager_may_find(manager, name, &asks)) return NULL;
+  if (asks) return conc__data_look_up(manager->state, name, wanted);
+  o = conc__served_find(manager->state, name, type, NULL, NULL);
+  return o != NULL ? conc__data_enter(manager->state, name, wanted, o, NULL)
+                   : NULL;
+}
+
+CONC_API conc_list *conc_manager_list(conc_manager *manager,
+                                      const char *name) {
+  return (conc_list *)conc__data_of(manager, name, CONC__DATA_LIST);
+}
+
+CONC_API conc_dict *conc_manager_dict(conc_manager *manager,
+                                      const char *name) {
+  return (conc_dict *)conc__data_of(manager, name, CONC__DATA_DICT);
+}
+
+CONC_API conc_variable *conc_manager_variable(conc_manager *manager,
+                                              const char *name) {
+  return (conc_variable *)conc__data_of(manager, name, CONC__DATA_VARIABLE);
+}
+
+/* --- registering --- */
+
+/* Whether data may begin with a value: 0 or -EACCES. A proxy in it would be a
+   reference to an object of the server, whose loop counts these. */
+CONC__PRIVATE int conc__data_may_begin(const conc__manager_data *m,
+                                       const conc_value *v) {
+  conc__walk w;
+  int step;
+  if (v == NULL) return 0;
+  conc__walk_begin(&w, v);
+  while ((step = conc__walk_step(&w)) != CONC__WALK_END)
+    if (step == CONC__WALK_OPEN && w.value->type == CONC_OBJECT &&
+        (!conc__manager_passes(m) || conc__is_proxy(w.value)))
+      return -EACCES;
+  return 0;
+}
+
+/* Serves an object of this class; after an error it is dropped. */
+CONC__PRIVATE int conc__register_data(conc_manager *manager, const char *name,
+                                      const conc__class *type, void *state,
+                                      int rc) {
+  conc__objects *t = &manager->state->objects;
+  conc__object o;
+  if (rc == 0) rc = conc__names_add_object(t, name, type, state, NULL);
+  if (rc == 0) {
+    conc__objects_refer(t);
+    return 0;
+  }
+  memset(&o, 0, sizeof o);
+  o.state = state;
+  type->drop(&o);
+  return rc;
+}
+
+/* Begins all three: memory for the state. NULL: *rc is what is wrong. */
+CONC__PRIVATE void *conc__register_data_begin(conc_manager *manager,
+                                              const char *name,
+                                              const conc_value *value,
+                                              size_t size, int *rc) {
+  void *state;
+  *rc = conc__register_begin(manager, name, manager);
+  if (*rc == 0) *rc = conc__data_may_begin(manager->state, value);
+  if (*rc != 0) return NULL;
+  state = conc__state_new(size);
+  if (state == NULL) *rc = -ENOMEM;
+  return state;
+}
+
+/* All of it is made before there is a name for it: so no client finds half of
+   it. */
+CONC_API int conc_manager_register_list(conc_manager *manager,
+                                        const char *name,
+                                        const conc_value *value) {
+  conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
+  const conc_type type = conc_value_type(value);
+  const conc_value *wrong;
+  conc__list_state *list;
+  size_t i;
+  int rc;
+  if (value != NULL && type != CONC_LIST && type != CONC_TUPLE) return -EINVAL;
+  list = (conc__list_state *)conc__register_data_begin(manager, name, value,
+                                                       sizeof *list, &rc);
+  if (list == NULL) return rc;
+  for (i = 0; rc == 0 && i < conc_value_size(value); i++) {
+    conc__element cell;
+    rc = conc__element_encode(manager->state, &d, value->as.items + i, &cell,
+                              &wrong);
+    if (rc == 0) rc = conc__elements_append(&list->cells, &cell);
+  }
+  conc__draft_free(&d);
+  return conc__register_data(manager, name, &conc__list_type, list, rc);
+}
+
+CONC_API int conc_manager_register_dict(conc_manager *manager,
+                                        const char *name,
+                                        const conc_value *value) {
+  conc__complaint c = {NULL, "", NULL};
+  conc__dict_state *dict;
+  size_t i;
+  int rc;
+  if (value != NULL && conc_value_type(value) != CONC_DICT) return -EINVAL;
+  dict = (conc__dict_state *)conc__register_data_begin(manager, name, value,
+                                                       sizeof *dict, &rc);
+  if (dict == NULL) return rc;
+  for (i = 0; rc == 0 && i < conc_value_size(value); i++)
+    rc = conc__dict_put_value(manager->state, &dict->table,
+                              conc_value_key(value, i),
+                              conc_value_item(value, i), &c);
+  return conc__register_data(manager, name, &conc__dict_type, dict, rc);
+}
+
+CONC_API int conc_manager_register_variable(conc_manager *manager,
+                                            const char *name,
+                                            const conc_value *value) {
+  static const conc_value none = {CONC_NONE, 0, 0, {false}};
+  conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
+  const conc_value *wrong;
+  conc__variable_state *v;
+  int rc;
+  v = (conc__variable_state *)conc__register_data_begin(manager, name, value,
+                                                        sizeof *v, &rc);
+  if (v == NULL) return rc;
+  v->code.size = v->value.size = CONC__ELEMENT_NONE;
+  if (value == NULL) value = &none;
+  rc = conc__element_encode(manager->state, &d, &none, &v->code, &wrong);
+  if (rc == 0)
+    rc = conc__element_encode(manager->state, &d, value, &v->value, &wrong);
+  conc__draft_free(&d);
+  return conc__register_data(manager, name, &conc__variable_type, v, rc);
+}
+
+/* --- a list --- */
+
+CONC_API ssize_t conc_list_len(conc_list *list) {
+  return conc__data_number(list, "__len__", NULL, 0);
+}
+
+CONC_API int conc_list_get(conc_list *list, ssize_t index, conc_value **out) {
+  const conc_value i = conc__data_int(index);
+  return conc__data_fetch(list, "__getitem__", &i, NULL, 1, false, out);
+}
+
+CONC_API int conc_list_set(conc_list *list, ssize_t index,
+                           const conc_value *value) {
+  const conc_value i = conc__data_int(index);
+  return conc__data_tell(list, "__setitem__", &i, value, 2);
+}
+
+CONC_API int conc_list_append(conc_list *list, const conc_value *value) {
+  return conc__data_tell(list, "append", value, NULL, 1);
+}
+
+CONC_API int conc_list_extend(conc_list *list, const conc_value *values) {
+  return conc__data_tell(list, "extend", values, NULL, 1);
+}
+
+CONC_API int conc_list_insert(conc_list *list, ssize_t index,
+                              const conc_value *value) {
+  const conc_value i = conc__data_int(index);
+  return conc__data_tell(list, "insert", &i, value, 2);
+}
+
+CONC_API int conc_list_pop(conc_list *list, ssize_t index, conc_value **out) {
+  const conc_value i = conc__data_int(index);
+  return out != NULL
+             ? conc__data_fetch(list, "pop", &i, NULL, 1, true, out)
+             : conc__data_tell(list, "__delitem__", &i, NULL, 1);
+}
+
+/* Python's exception for a value that is not there is that for a wrong one. */
+CONC_API int conc_list_remove(conc_list *list, const conc_value *value) {
+  int rc = value != NULL ? conc__data_tell(list, "remove", value, NULL, 1)
+                         : -EINVAL;
+  return rc == -EINVAL && value != NULL ? -ENOENT : rc;
+}
+
+CONC_API int conc_list_contains(conc_list *list, const conc_value *value) {
+  return (int)conc__data_number(list, "__contains__", value, 1);
+}
+
+CONC_API int conc_list_copy(conc_list *list, conc_value **out) {
+  return conc__data_fetch(list, "#GETVALUE", NULL, NULL, 0, false, out);
+}
+
+/* Proxies of Python before 3.14 have no clear. */
+CONC_API int conc_list_clear(conc_list *list) {
+  const conc_value none = conc__data_int(0);
+  return conc__data_tell(list, "__imul__", &none, NULL, 1);
+}
+
+/* --- a dict --- */
+
+CONC_API ssize_t conc_dict_len(conc_dict *dict) {
+  return conc__data_number(dict, "__len__", NULL, 0);
+}
+
+CONC_API int conc_dict_get(conc_dict *dict, const conc_value *key,
+                           conc_value **out) {
+  return conc__data_fetch(dict, "__getitem__", key, NULL, 1, false, out);
+}
+
+CONC_API int conc_dict_set(conc_dict *dict, const conc_value *key,
+                           const conc_value *value) {
+  return conc__data_tell(dict, "__setitem__", key, value, 2);
+}
+
+CONC_API int conc_dict_setdefault(conc_dict *dict, const conc_value *key,
+                                  const conc_value *value, conc_value **out) {
+  return conc__data_fetch(dict, "setdefault", key, value, 2, true, out);
+}
+
+CONC_API int conc_dict_pop(conc_dict *dict, const conc_value *key,
+                           conc_value **out) {
+  return out != NULL
+             ? conc__data_fetch(dict, "pop", key, NULL, 1, true, out)
+             : conc__data_tell(dict, "__delitem__", key, NULL, 1);
+}
+
+CONC_API int conc_dict_update(conc_dict *dict, const conc_value *values) {
+  return conc__data_tell(dict, "update", values, NULL, 1);
+}
+
+CONC_API int conc_dict_contains(conc_dict *dict, const conc_value *key) {
+  return (int)conc__data_number(dict, "__contains__", key, 1);
+}
+
+CONC_API int conc_dict_keys(conc_dict *dict, conc_value **out) {
+  return conc__data_fetch(dict, "keys", NULL, NULL, 0, false, out);
+}
+
+/* A copy of Python's Namespace would be one; its __dict__ is a dict. */
+CONC_API int conc_dict_copy(conc_dict *dict, conc_value **out) {
+  conc_value name;
+  if (((conc__data *)(void *)dict)->kind != CONC__DATA_NAMESPACE)
+    return conc__data_fetch(dict, "#GETVALUE", NULL, NULL, 0, false, out);
+  memset(&name, 0, sizeof name);
+  name.type = CONC_STR;
+  name.as.bytes = (const unsigned char *)"__dict__";
+  name.size = 8;
+  return conc__data_fetch(dict, "__getitem__", &name, NULL, 1, false, out);
+}
+
+CONC_API int conc_dict_clear(conc_dict *dict) {
+  return conc__data_tell(dict, "clear", NULL, NULL, 0);
+}
+
+/* --- a variable --- */
+
+CONC_API int conc_variable_get(conc_variable *variable, conc_value **out) {
+  return conc__data_fetch(variable, "get", NULL, NULL, 0, false, out);
+}
+
+CONC_API int conc_variable_set(conc_variable *variable,
+                               const conc_value *value) {
+  return conc__data_tell(variable, "set", value, NULL, 1);
 }
 
 /* ---------------------------------------------------------------------------

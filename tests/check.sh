@@ -35,8 +35,8 @@ few="$few DEADLOCK_ROUNDS=50 DEADLOCK_OPERATIONS=200000 SYNC_STEPS=3000"
 coroutines='core loop generator tasks asyncio stack park'
 cat >"$logs/list" <<EOS
 gcc-tsan | gcc | CC=gcc $lines OPT=-O1 $few $tsan TESTS="core thread sync model deadlock memory park loop generator tasks asyncio stack queue manager stream datagram connect serve signals progress shared pool public"
-clang-asan | clang | CC=clang OPT=-O0 $few $san TESTS="core thread sync memory loop park generator tasks stack stream datagram connect serve queue queue_processes pipe shared spoiled spoiled_queue fork process programs pool workers value json pass fuzz errors closed ended delivery manager server limits many reconnect remote types containers functions"
-portable | gcc | CC=gcc OPT=-O0 STD=c99 DEFS="-DCONC_PORTABLE -DCONC_HAVE_THREAD_LOCAL=0" $few TESTS="core thread sync deadlock park loop generator tasks asyncio stack stream datagram connect serve signals queue queue_processes pipe shared spoiled_queue named owner fork process programs pool workers value ended closed delivery manager server limits many reconnect remote types functions"
+clang-asan | clang | CC=clang OPT=-O0 $few $san TESTS="core thread sync memory loop park generator tasks stack stream datagram connect serve queue queue_processes pipe shared spoiled spoiled_queue fork process programs pool workers value json pass fuzz errors closed ended delivery manager server limits many reconnect remote types containers functions data"
+portable | gcc | CC=gcc OPT=-O0 STD=c99 DEFS="-DCONC_PORTABLE -DCONC_HAVE_THREAD_LOCAL=0" $few TESTS="core thread sync deadlock park loop generator tasks asyncio stack stream datagram connect serve signals queue queue_processes pipe shared spoiled_queue named owner fork process programs pool workers value ended closed delivery manager server limits many reconnect remote types functions data"
 kqueue | gcc | CC=gcc OPT=-O0 $few DEFS="$kqueue" LDFLAGS=$lkqueue TESTS="core loop stream datagram connect serve pipe signals progress generator tasks asyncio stack queue manager process fork"
 c++20 | g++ | CXX=g++ OPT=-O0 STD=c++20 $few TESTS="examples core thread sync tasks loop serve queue pool process pipe value manager types"
 malformed | gcc | CC=gcc $lines OPT=-O2 MANAGER_FRAMES=40000 VALUE_INPUTS=300000 TESTS="manager value"
@@ -47,6 +47,7 @@ ucontext-asan | clang | CC=clang OPT=-O0 $few $ucontext $san TESTS="$coroutines"
 portable-tsan | gcc | CC=gcc $lines OPT=-O1 $few $portable $tsan TESTS="core sync park loop queue"
 tcc | tcc | CC=tcc TESTS=examples
 valgrind | gcc valgrind | CC=gcc $lines $less OPT=-O1 WRAPPER="valgrind -q --error-exitcode=99" TESTS="core generator tasks asyncio stack loop stream datagram connect serve signals progress queue value json"
+locks | cc | OPT=-O0 INTEROP_LOCKS=all FILTER="tests of locks" TESTS=interop
 checked | gcc | CC=gcc OPT=-O1 DEFS=-DCONC_CHECKED $few TESTS="asyncio core deadlock json public examples"
 fuzz | clang |
 compile-all | cc |

@@ -389,7 +389,7 @@ static void set(conc__table *t, const char *k, int value) {
   conc__complaint c = {NULL, "", NULL};
   conc_value *key = json(k), *v;
   CHECK_EQ(conc_build(&v, "i", value), 0);
-  CHECK_EQ(conc__dict_set(NULL, t, key, v, &c), 0);
+  CHECK_EQ(conc__dict_put_value(NULL, t, key, v, &c), 0);
   conc_value_free(key);
   conc_value_free(v);
 }
@@ -501,10 +501,10 @@ TEST(a_failed_allocation_leaves_lists_and_tables_as_they_were) {
     memset(&t, 0, sizeof t);
     test_fail_at = at;
     rc = conc__iterate(NULL, &cs, v, &c);
-    if (rc == 0) rc = conc__dict_set(NULL, &t, k, v, &c);
+    if (rc == 0) rc = conc__dict_put_value(NULL, &t, k, v, &c);
     if (rc == 0) rc = conc__elements_sort(NULL, &cs, true, c.text, sizeof c.text);
     if (rc == -EINVAL) rc = 0; /* a str and a dict */
-    if (rc == 0) rc = conc__dict_set(NULL, &t, k, k, &c);
+    if (rc == 0) rc = conc__dict_put_value(NULL, &t, k, k, &c);
     test_fail_at = 0;
     CHECK(rc == 0 || rc == -ENOMEM);
     CHECK(t.count <= 1);
@@ -1060,8 +1060,8 @@ TEST(a_text_ends_where_no_reply_is_as_long) {
   conc__complaint c = {NULL, "", NULL};
   conc__buffer b = {NULL, 0, 0, 0};
   conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
-  conc__list list;
-  conc__dict dict;
+  conc__list_state list;
+  conc__dict_state dict;
   conc__items items;
   conc__object o[4];
   conc__write_fn *const write[4] = {conc__list_write, conc__dict_write,
@@ -1086,7 +1086,7 @@ TEST(a_text_ends_where_no_reply_is_as_long) {
     snprintf(number, sizeof number, "n%d", (int)i);
     CHECK_EQ(conc_build(&key, "s", number), 0);
     CHECK_EQ(conc__iterate_value(NULL, &d, &list.cells, v, &c), 0);
-    CHECK_EQ(conc__dict_set(NULL, &dict.table, key, v, &c), 0);
+    CHECK_EQ(conc__dict_put_value(NULL, &dict.table, key, v, &c), 0);
     CHECK_EQ(conc__buffer_append(&items.data, text_1000, 20), 0);
     conc_value_free(key);
   }

@@ -255,6 +255,71 @@ TEST(a_shared_once_is_run_by_the_next_if_its_thread_exits) {
   conc_shared_free(shared_once);
 }
 
+/* The library's destructor is called in the first round of them, and this one
+   ends the process in the second: so no handler of atexit() is called. */
+static pthread_key_t second_round;
+static void end_in_second_round(void *value) {
+  if (value == &second_round) _exit(0);
+  pthread_setspecific(second_round, &second_round);
+}
+
+/* In memory that the parent alone has, and the pipe on which the child waits
+   until its parent is in the function once more. */
+static conc_once *parents_once;
+static int again[2];
+static pid_t left_behind;
+
+static int forks_once(void *arg) {
+  left_behind = fork();
+  if (left_behind == 0) {
+    char c;
+    close(again[1]);
+    if (read(again[0], &c, 1) != 0) _exit(1); /* its end */
+    pthread_key_create(&second_round, end_in_second_round);
+    pthread_setspecific(second_round, arg);
+    pthread_exit(NULL);
+  }
+  return -EIO;
+}
+static int lets_child_go(void *arg) {
+  int status = -1;
+  close(again[1]);
+  CHECK(waitpid(left_behind, &status, 0) == left_behind);
+  return status == 0 ? 0 : arg == NULL ? -EIO : -EINVAL;
+}
+static int runs_it_inside(void *arg) {
+  return conc_once_run(shared_once, lets_child_go, arg, 5.0);
+}
+/* The child ends in the function of a once that is its parent's again. Inside
+   of what that is run now, says nothing to the child. */
+TEST(a_child_follows_no_pointer_of_its_parent_out_of_a_shared_once) {
+  int here = 0;
+  shared_once = (conc_once *)conc_shared_alloc(sizeof *shared_once);
+  CHECK_EQ(conc_once_init_shared(shared_once), 0);
+  CHECK(pipe(again) == 0);
+  CHECK_EQ(conc_once_run(shared_once, forks_once, &here, 5.0), -EIO);
+  parents_once = (conc_once *)mmap(NULL, 1 << 16, PROT_READ | PROT_WRITE,
+                                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  CHECK(parents_once != MAP_FAILED);
+  CHECK_EQ(conc_once_run(parents_once, runs_it_inside, NULL, 5.0), 0);
+  munmap(parents_once, 1 << 16);
+  close(again[0]);
+  conc_shared_free(shared_once);
+}
+
+TEST(a_shared_once_needs_memory_for_a_note_and_no_more) {
+  int n = 0;
+  shared_once = (conc_once *)conc_shared_alloc(sizeof *shared_once);
+  CHECK_EQ(conc_once_init_shared(shared_once), 0);
+  test_fail_at = 1;
+  CHECK_EQ(conc_once_run(shared_once, counts_once, &n, 5.0), -ENOMEM);
+  test_fail_at = 0;
+  CHECK_EQ(n, 0);
+  CHECK_EQ(conc_once_run(shared_once, counts_once, &n, 5.0), 0);
+  CHECK_EQ(n, 1);
+  conc_shared_free(shared_once);
+}
+
 /* --- coroutines --- */
 
 #ifndef __cplusplus /* which unwinds a coroutine, and then the whole thread,

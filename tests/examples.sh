@@ -39,7 +39,9 @@
 #   asyncio.timeout, signal.sigwait                     timeout
 #   asyncio.to_thread                                   offload
 #   asyncio.start_server, socketserver                  http
-#   multiprocessing.Manager                             manager_server
+#   multiprocessing.Manager                             manager_server,
+#                                                         shared_dict
+#   (queues with a journal are not Python's)            journal
 : "${EXAMPLES:=build/examples}"
 export TIME_SCALE=0.01
 log=$EXAMPLES/examples.log
@@ -113,6 +115,9 @@ for source in examples/*.c; do
   name=$(basename "$source" .c)
   case $name in
   task_master | task_worker | manager_server | '*') ;; # above; none
+  journal) # a file that an earlier version has written
+    try "$name" prints "$name" $limit $WRAPPER "$EXAMPLES/$name" \
+      tests/examples/journal.v1 ;;
   *) try "$name" prints "$name" $limit $WRAPPER "$EXAMPLES/$name" ;;
   esac
 done

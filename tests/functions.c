@@ -288,7 +288,7 @@ TEST(what_cannot_be_called_or_registered_is_refused) {
   CHECK_EQ(conc_manager_register(&s.server, name, echo, NULL), -ENAMETOOLONG);
   CHECK_EQ(conc_manager_register_pooled(&s.server, "f", echo, NULL, NULL),
            -EINVAL);
-  pool.kind = CONC_PROCESS;
+  pool.kind = CONC_THREAD + 1;
   CHECK_EQ(conc_manager_register_pooled(&s.server, "f", echo, NULL, &pool),
            -EINVAL);
   /* It may be registered while the server serves. */
@@ -613,6 +613,176 @@ TEST(a_pool_that_takes_no_jobs_is_an_exception) {
   says(&s.client, "pass", NULL, -EREMOTEIO,
        "RuntimeError: the pool of the function takes no jobs");
   end(&s);
+}
+
+/* --- in processes --- */
+
+/* what(): "pid", "die", "exit", "wait"; "large" returns more than is let
+   through. */
+static int in_process(const conc_value *args, const conc_value *kwds,
+                      conc_value **result, void *arg) {
+  const char *what = conc_value_str(conc_value_item(args, 0), NULL);
+  char *large;
+  int rc;
+  (void)kwds, (void)arg;
+  if (what == NULL) return -EINVAL;
+  if (strcmp(what, "die") == 0) kill(getpid(), SIGKILL);
+  if (strcmp(what, "exit") == 0) _exit(5);
+  while (strcmp(what, "wait") == 0) pause();
+  if (strcmp(what, "large") != 0)
+    return conc_build(result, "l", (long)getpid());
+  large = (char *)calloc(1, 300000);
+  rc = conc_build(result, "y#", large, (size_t)300000);
+  free(large);
+  return rc;
+}
+
+static void begin_processes(conc_pool *pool) {
+  memset(pool, 0, sizeof *pool);
+  pool->workers = 2;
+  CHECK_EQ(conc_pool_start(pool), 0);
+}
+
+static void serve_processes(served *s, conc_pool *pool) {
+  conc_manager *m = &s->server;
+  CHECK_EQ(conc_manager_register_pooled(m, "there", in_process, NULL, pool),
+           0);
+  CHECK_EQ(conc_manager_register_pooled(m, "echo_there", echo, NULL, pool), 0);
+  CHECK_EQ(conc_manager_register_pooled(m, "fail_there", fail, NULL, pool), 0);
+  CHECK_EQ(conc_manager_register_pooled(m, "nothing_there", nothing, NULL,
+                                        pool), 0);
+  serve(s);
+}
+
+static conc_value *built(const char *format, ...) {
+  conc_value *v;
+  va_list ap;
+  va_start(ap, format);
+  CHECK_EQ(conc__build_va(&v, format, ap), 0);
+  va_end(ap);
+  return v;
+}
+
+TEST(a_function_may_run_in_a_process) {
+  served s = nobody();
+  conc_pool pool;
+  conc_manager *m;
+  int i;
+  begin_processes(&pool);
+  serve_processes(&s, &pool);
+  for (i = 0; i < 3; i++) { /* as ours, as Python's, and here */
+    conc_value *v, *args = built("(si)", "x", 7);
+    m = i < 2 ? &s.client : &s.server;
+    if (i == 1) be_python(m);
+    says(m, "echo_there", args, 0, "(('x', 7), {})");
+    says(m, "nothing_there", NULL, 0, "None");
+    conc_value_free(args);
+    args = built("(iss)", 0, "no such row", "IndexError");
+    says(m, "fail_there", args, -EREMOTEIO, "IndexError: no such row");
+    conc_value_free(args);
+    args = built("(i)", ENOENT);
+    says(m, "fail_there", args, -ENOENT,
+         "KeyError: no such name, file or host");
+    conc_value_free(args);
+    CHECK_EQ(conc_manager_call_build(m, "there", &v, limit(), "s", "pid"), 0);
+    {
+      int64_t pid = 0;
+      CHECK_EQ(conc_value_int(v, &pid), 0);
+      CHECK(pid > 0 && pid != getpid());
+    }
+    conc_value_free(v);
+  }
+  end(&s);
+  end_pool(&pool);
+}
+
+TEST(a_process_that_is_killed_is_an_error_and_the_server_goes_on) {
+  served s = nobody();
+  conc_pool pool;
+  conc_value *args;
+  begin_processes(&pool);
+  serve_processes(&s, &pool);
+  args = built("(s)", "die");
+  says(&s.client, "there", args, -ECHILD,
+       "ChildProcessError: signal 9 has ended the process of the function");
+  conc_value_free(args);
+  args = built("(s)", "exit");
+  says(&s.client, "there", args, -ECHILD,
+       "ChildProcessError: the process of the function has ended, with status "
+       "5");
+  conc_value_free(args);
+  args = built("(i)", 7);
+  says(&s.client, "echo_there", args, 0, "((7,), {})");
+  says(&s.client, "square", args, 0, "49");
+  conc_value_free(args);
+  end(&s);
+  end_pool(&pool);
+}
+
+TEST(arguments_and_results_of_processes_are_bounded) {
+  served s = nobody();
+  conc_pool pool;
+  conc_value *args, *v;
+  char *text = (char *)malloc(300000);
+  int rc;
+  memset(text, 'x', 300000);
+  begin_processes(&pool);
+  serve_processes(&s, &pool);
+  args = built("(y#)", text, (size_t)300000);
+  says(&s.client, "echo_there", args, -EMSGSIZE,
+       "ValueError: message too long: the arguments, for a process");
+  conc_value_free(args);
+  args = built("(s)", "large");
+  CHECK(strstr(say(&s.client, &rc, "there", args),
+               "ValueError: message too long: it has 3000") != NULL);
+  CHECK_EQ(rc, -EMSGSIZE);
+  conc_value_free(args);
+  args = built("(y#)", text, (size_t)260000);
+  CHECK_EQ(conc_manager_call(&s.client, "echo_there", args, &v, limit()), 0);
+  CHECK_EQ(conc_value_size(conc_value_item(conc_value_item(v, 0), 0)), 260000);
+  conc_value_free(v);
+  conc_value_free(args);
+  free(text);
+  end(&s);
+  end_pool(&pool);
+}
+
+TEST(a_process_is_killed_whose_call_is_given_up) {
+  served s = nobody();
+  conc_pool pool;
+  conc_value *args = built("(s)", "wait"), *seven = built("(i)", 7);
+  int i;
+  begin_processes(&pool);
+  serve_processes(&s, &pool);
+  /* More often than there are processes. */
+  for (i = 0; i < 4; i++)
+    CHECK_EQ(conc_manager_call(&s.client, "there", args, NULL, 0.1),
+             -ETIMEDOUT);
+  says(&s.client, "echo_there", seven, 0, "((7,), {})");
+  CHECK_EQ(conc_manager_call(&s.server, "there", args, NULL, 0.1), -ETIMEDOUT);
+  conc_value_free(args);
+  conc_value_free(seven);
+  end(&s);
+  end_pool(&pool);
+}
+
+TEST(a_pool_of_processes_says_when_a_call_is_late_or_when_it_takes_none) {
+  served s = nobody();
+  conc_pool pool;
+  conc_value *args = built("(s)", "wait");
+  memset(&pool, 0, sizeof pool);
+  pool.workers = 1;
+  pool.timeout = 0.1;
+  CHECK_EQ(conc_pool_start(&pool), 0);
+  serve_processes(&s, &pool);
+  says(&s.client, "there", args, -ETIMEDOUT,
+       "TimeoutError: the function took longer than .timeout of its pool");
+  conc_pool_close(&pool);
+  says(&s.client, "there", args, -EREMOTEIO,
+       "RuntimeError: the pool of the function takes no jobs");
+  conc_value_free(args);
+  end(&s);
+  end_pool(&pool);
 }
 
 /* A function and its clients use one queue. */

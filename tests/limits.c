@@ -14,9 +14,10 @@
 
 /* What happens between bind() and listen(): see the tests of .mode. */
 static void (*before_listen)(void);
+static int in_line; /* connections that wait to be accepted, unless 0 */
 static int listen_and_tell(int fd, int n) {
   if (before_listen != NULL) before_listen();
-  return listen(fd, n);
+  return listen(fd, in_line > 0 ? in_line : n);
 }
 #define listen(fd, n) listen_and_tell(fd, n)
 
@@ -792,6 +793,96 @@ TEST(a_request_above_max_message_is_told_of) {
   end(&s);
 }
 
+/* A function of the program. */
+static int answer(const conc_value *args, const conc_value *kwds,
+                  conc_value **result, void *arg) {
+  (void)args, (void)kwds, (void)arg;
+  return conc_build(result, "i", 42);
+}
+
+/* What create replies, as Python shows it: what is wrong. */
+static void create_in_vain(served *s, const char *name, char *text,
+                           size_t size) {
+  const unsigned char *payload;
+  conc__peer *p;
+  conc_value *v;
+  size_t n;
+  CHECK_EQ(conc__peer_open(s->client.state, &p, conc_now() + 20), 0);
+  CHECK_EQ(conc__request_str(&p->channel.out, "create", name), 0);
+  CHECK_EQ(conc__channel_flush(&p->channel, &n, conc_now() + 20), 0);
+  CHECK_EQ(conc__channel_receive(&p->channel, (size_t)1 << 24, &payload, &n,
+                                 conc_now() + 20 * test_slow()), 0);
+  CHECK_EQ(conc__pickle_decode(payload, n, &conc__pickle_reply_limits, &v,
+                               NULL), 0);
+  conc_value_text(v, text, size);
+  conc_value_free(v);
+  conc__peer_close(p);
+}
+
+TEST(clients_make_so_many_objects_and_no_more) {
+  static const char words[] =
+      "no room for another object: .max_objects of the manager";
+  static diary d;
+  served s = nobody();
+  const conc_manager_report *e;
+  conc_value *v = NULL;
+  conc__peer *p;
+  conc_list *list;
+  conc_dict *dict;
+  conc_lock own;
+  char text[400];
+  size_t at_byte = 0;
+  int at = 0;
+  memset(&own, 0, sizeof own);
+  keep_diary(&s, &d);
+  s.server.max_objects = 2;
+  CHECK_EQ(conc_manager_register_types(&s.server), 0);
+  CHECK_EQ(conc_manager_register_lock(&s.server, "own", &own), 0);
+  CHECK_EQ(conc_manager_register(&s.server, "answer", answer, NULL), 0);
+  serve_queue(&s, conc_queue_new(NULL));
+  join_as_client(&s, &s.client);
+  list = conc_manager_list(&s.client, "list");
+  dict = conc_manager_dict(&s.client, "dict");
+  CHECK(list != NULL && dict != NULL);
+  CHECK_EQ(counts_of(&s).refused_objects, 0);
+  errno = 0;
+  CHECK(conc_manager_list(&s.client, "list") == NULL && errno == ENOMEM);
+  e = read_diary(&d, CONC_MANAGER_LIMIT, &at);
+  CHECK(e->error == -ENOMEM && says(e, ".max_objects"));
+  errno = 0;
+  CHECK(conc_manager_event(&s.client, "Event") == NULL && errno == ENOMEM);
+  CHECK_EQ(counts_of(&s).refused_objects, 2);
+  /* As Python is told, by each way to an object. */
+  create_in_vain(&s, "list", text, sizeof text);
+  CHECK(strstr(text, "MemoryError: ") != NULL && strstr(text, words) != NULL);
+  create_in_vain(&s, "answer", text, sizeof text);
+  CHECK(strstr(text, "MemoryError") != NULL);
+  p = peer_of(&s);
+  CHECK_EQ(conc__request_begin(&p->channel.out, &at_byte, 4,
+                               ((conc__data *)(void *)dict)->proxy.ident->text,
+                               "__iter__"), 0);
+  CHECK_EQ(conc__pickle_put_op(&p->channel.out, CONC__OP_EMPTY_TUPLE), 0);
+  CHECK_EQ(conc__request_end(&p->channel.out, at_byte), 0);
+  CHECK_EQ(conc__channel_flush(&p->channel, &at_byte, conc_now() + 20), 0);
+  error_text(p, text, sizeof text);
+  CHECK(strstr(text, "MemoryError") != NULL && strstr(text, words) != NULL);
+  conc__peer_close(p);
+  CHECK_EQ(counts_of(&s).refused_objects, 5);
+  /* What makes no object goes on, and what the program has does not count. */
+  CHECK(conc_manager_lock(&s.client, "own") != NULL);
+  CHECK_EQ(conc_list_clear(list), 0);
+  CHECK_EQ(conc_manager_call(&s.client, "answer", NULL, &v, 20), 0);
+  conc_value_free(v);
+  CHECK_EQ(conc_manager_register_list(&s.server, "late", NULL), 0);
+  /* They go: there is room for others. */
+  CHECK_EQ(conc_manager_shutdown(&s.client), 0);
+  join_as_client(&s, &s.client);
+  CHECK(conc_manager_event(&s.client, "Event") != NULL);
+  CHECK(conc_manager_event(&s.client, "Event") != NULL);
+  CHECK(conc_manager_event(&s.client, "Event") == NULL);
+  end(&s);
+}
+
 /* Puts so many bytes, and is refused: in these words. */
 static void put_in_vain(conc__peer *p, size_t size, char *text, size_t room) {
   static char bytes[1000];
@@ -1070,6 +1161,82 @@ TEST(a_machine_that_has_vanished_is_noticed) {
 #else
   SKIP("it needs a network of its own");
 #endif
+}
+
+/* --- connections that come at once --- */
+
+#define COMERS 64
+
+typedef struct comer {
+  conc_task task;
+  conc_manager client;
+} comer;
+
+static conc_event comers_held, comers_go;
+
+/* The server accepts nobody meanwhile. */
+static void hold_comers(conc_manager *m, const conc_manager_report *e,
+                        void *arg) {
+  (void)m, (void)arg;
+  if (e->kind != CONC_MANAGER_CONNECT) return;
+  conc_event_set(&comers_held);
+  while (!conc_event_is_set(&comers_go)) usleep(1000); /* all of the loop */
+}
+
+static void *come(void *arg) {
+  static int ok, failed;
+  comer *c = (comer *)arg;
+  if (conc_manager_connect(&c->client, 60 * test_slow()) != 0) return &failed;
+  return conc_manager_shutdown(&c->client) == 0 ? &ok : &failed;
+}
+
+/* How many connections Linux has dropped that had no place in a line, ever;
+   -1: it does not tell. */
+static long forgotten_connections(void) {
+  static char names[4096], numbers[4096];
+  char *name, *number, *more[2];
+  FILE *f = fopen("/proc/net/netstat", "r");
+  long n = -1;
+  if (f == NULL) return -1;
+  if (fgets(names, sizeof names, f) && fgets(numbers, sizeof numbers, f)) {
+    name = strtok_r(names, " ", &more[0]);
+    number = strtok_r(numbers, " ", &more[1]);
+    while (name != NULL && number != NULL) {
+      if (strcmp(name, "ListenOverflows") == 0) n = atol(number);
+      name = strtok_r(NULL, " ", &more[0]);
+      number = strtok_r(NULL, " ", &more[1]);
+    }
+  }
+  fclose(f);
+  return n;
+}
+
+/* Python's servers up to 3.12 have a line of 16. What has no place there is
+   dropped, though the client believes that it is connected. */
+TEST(a_connection_that_the_servers_system_has_forgotten_is_made_anew) {
+  static comer comers[COMERS];
+  served s = nobody();
+  long before = forgotten_connections();
+  double until = conc_now() + 5;
+  in_line = 1;
+  s.server.log = hold_comers;
+  serve_queue(&s, conc_queue_new(NULL));
+  in_line = 0;
+  if (before < 0 || CONC__TCP_KEEPIDLE < 0)
+    SKIP("the system does not tell what it has forgotten");
+  for (int i = 0; i < COMERS; i++) {
+    comers[i].client = client_of(&s);
+    start(conc_thread_start, &comers[i].task, come, &comers[i]);
+    if (i == 0) CHECK_EQ(conc_event_wait(&comers_held, 20 * test_slow()), 0);
+  }
+  while (forgotten_connections() < before + COMERS / 4 && conc_now() < until)
+    conc_sleep(0.01);
+  conc_event_set(&comers_go);
+  for (int i = 0; i < COMERS; i++) {
+    CHECK_EQ(conc_join(&comers[i].task, 25 * test_slow()), 0);
+    CHECK_EQ(*(int *)conc_result(&comers[i].task), 0);
+  }
+  end(&s);
 }
 
 /* --- the end with a deadline --- */

@@ -4,10 +4,10 @@
 #include "inside.h"
 #include "child.h"
 #include "network.h"
+#include "python.h"
 #include "served.h"
 #include "tasks.h"
 
-#include <glob.h>
 #include <signal.h>
 #include <sys/wait.h>
 
@@ -967,71 +967,6 @@ TEST(half_of_a_late_reply_holds_no_call_up) {
 
 /* --- Python --- */
 
-/* A program of tests/interop/remote.py, and its pipes. */
-typedef struct python {
-  pid_t pid;
-  FILE *in, *out;
-} python;
-
-static python begin_python(const char *program, const char *what,
-                           const char *address) {
-  python p;
-  int in[2], out[2];
-  CHECK_EQ(pipe(in), 0);
-  CHECK_EQ(pipe(out), 0);
-  p.pid = begin_child();
-  if (p.pid == 0) {
-    dup2(in[0], 0), dup2(out[1], 1);
-    close(in[1]), close(out[0]);
-    execlp(program, program, "-W", "ignore", "tests/interop/remote.py", what,
-           address, "abc", (char *)NULL);
-    _exit(127);
-  }
-  close(in[0]), close(out[1]);
-  p.in = fdopen(in[1], "w");
-  p.out = fdopen(out[0], "r");
-  return p;
-}
-
-static const char *hear(python *p) {
-  static char line[300];
-  CHECK(fgets(line, sizeof line, p->out) != NULL);
-  line[strcspn(line, "\n")] = 0;
-  return line;
-}
-
-static void tell(python *p, const char *line) {
-  fprintf(p->in, "%s\n", line);
-  fflush(p->in);
-}
-
-#define SAYS(want, p, line) (tell(p, line), CHECK_STR(hear(p), want))
-
-static void end_python(python *p) {
-  CHECK_EQ(kill(p->pid, SIGKILL), 0);
-  reap(p->pid, -SIGKILL);
-  fclose(p->in), fclose(p->out);
-}
-
-/* Calls fn with the Python of that version, if it is there. */
-static void with_python(const char *version, void (*fn)(const char *)) {
-  char text[300];
-  const char *home = getenv("HOME");
-  glob_t found;
-  NEEDS_FORK;
-  snprintf(text, sizeof text, "%s/.pyenv/versions/%s.*/bin/python3",
-           home != NULL ? home : "", version);
-  if (glob(text, 0, NULL, &found) == 0) {
-    fn(found.gl_pathv[0]);
-    globfree(&found);
-    return;
-  }
-  snprintf(text, sizeof text, "python%s -c '' 2>/dev/null", version);
-  if (system(text) != 0) SKIP("this Python was not found");
-  snprintf(text, sizeof text, "python%s", version);
-  fn(text);
-}
-
 /* C clients and one of Python, at the primitives of this process. */
 static void with_a_client_of(const char *program) {
   both t;
@@ -1039,7 +974,7 @@ static void with_a_client_of(const char *program) {
   serve_both(&t);
   conc_lock *lock = conc_manager_lock(&t.a, "lock");
   conc_cond *cond = conc_manager_cond(&t.a, "cond");
-  python p = begin_python(program, "client",
+  python p = begin_python(program, "remote.py", "client",
                           conc_manager_address(&t.o.s.server));
   CHECK_STR(hear(&p), "ready");
   SAYS("True", &p, "acquire lock");
@@ -1106,7 +1041,7 @@ static void with_a_server_of(const char *program) {
   call c;
   python p;
   snprintf(path, sizeof path, "/tmp/conc-remote-%d", (int)getpid());
-  p = begin_python(program, "serve", path);
+  p = begin_python(program, "remote.py", "serve", path);
   CHECK_STR(hear(&p), "ready");
   conc_manager a = client_at(path), b = a;
   CHECK_EQ(conc_manager_connect(&a, long_time()), 0);

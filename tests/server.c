@@ -12,6 +12,12 @@ static void *malloc_noting(size_t size) {
   return test_malloc(size);
 }
 
+/* The yields of threads that work beside a loop. */
+#include <sched.h>
+static int ways_given; /* atomic */
+static int note_yield(void);
+#define sched_yield() note_yield()
+
 #define CONC_MALLOC(n) malloc_noting(n)
 #define CONC_REALLOC(p, n) test_realloc(p, n)
 #define CONC_FREE(p) test_free(p)
@@ -20,6 +26,12 @@ static void *malloc_noting(size_t size) {
 
 #include <dirent.h>
 #include <sys/resource.h>
+
+static int note_yield(void) {
+  if (conc__this.gives_way)
+    __atomic_add_fetch(&ways_given, 1, __ATOMIC_RELAXED);
+  return (sched_yield)();
+}
 
 /* `s` is zeroed, or has options. */
 static void serve(served *s) {
@@ -740,7 +752,9 @@ TEST(a_large_request_is_read_beside_the_loop) {
     CHECK_EQ(conc_qsize(conc_manager_get(&s.client, "q")), 0);
   CHECK_EQ(conc_wait_fd(busy->channel.fd, CONC_READ, 0.02), -ETIMEDOUT);
   CHECK_EQ(conc_sem_release(&s.server.state->server.aside, readers), 0);
+  STORE(ways_given, 0);
   CHECK(strcmp(ask(p, put, n, text), "#RETURN") == 0);
+  CHECK(LOAD(ways_given) > 0);
   CHECK_EQ(conc_get_value(s.queue, &v, 5), 0);
   conc_value_free(v);
   conc__peer_close(busy);
@@ -752,6 +766,44 @@ TEST(a_large_request_is_read_beside_the_loop) {
   CHECK(strcmp(ask(p, put, n, text), "#TRACEBACK") == 0);
   conc__peer_close(p);
   end(&s);
+}
+
+/* What a thread does beside a loop it does in pieces, and lets others run
+   between them; any other thread does not. */
+static int ways_of(const void *pickle, size_t size, bool gives_way) {
+  int before = LOAD(ways_given);
+  conc_value *v;
+  void *again;
+  size_t n;
+  conc_current();
+  conc__this.gives_way = gives_way;
+  CHECK_EQ(conc_pickle_loads(&v, pickle, size), 0);
+  CHECK_EQ(conc_pickle_dumps(v, 4, &again, &n), 0);
+  conc__this.gives_way = false;
+  conc_value_free(v);
+  test_free(again);
+  return LOAD(ways_given) - before;
+}
+
+TEST(large_work_beside_a_loop_gives_way) {
+  enum { PARTS = 50000, LARGE = 20, BYTES = 3 * 131072 };
+  static char pickle[LARGE * (BYTES + 5) + 8];
+  size_t n = 4;
+  memcpy(pickle, "\x80\4](", 4);
+  for (int i = 0; i < PARTS; i++, n += 2) memcpy(pickle + n, "K\7", 2);
+  memcpy(pickle + n, "e.", 2);
+  CHECK_EQ(ways_of(pickle, n + 2, false), 0);
+  /* Read, laid out, and written: in steps. */
+  CHECK(ways_of(pickle, n + 2, true) >= 3 * (int)(PARTS / CONC__PIECE_STEPS));
+  n = 4;
+  for (int i = 0; i < LARGE; i++, n += 5 + BYTES) {
+    memcpy(pickle + n, "B\0\0\6\0", 5);
+    memset(pickle + n + 5, 'x', BYTES);
+  }
+  memcpy(pickle + n, "e.", 2);
+  CHECK_EQ(ways_of(pickle, n + 2, false), 0);
+  /* Copied in pieces, and written one by one. */
+  CHECK(ways_of(pickle, n + 2, true) >= LARGE * BYTES / (int)CONC__PIECE / 2);
 }
 
 /* A large message is copied by a thread, in both directions: while none is to

@@ -861,6 +861,71 @@ TEST(readers_and_writers_of_processes_both_go_on) {
   conc_shared_free(its);
 }
 
+/* A call of this task's, as far as it has come before its first attempt. */
+static struct conc__rwlock_call call_of(conc_rwlock *rwlock, bool write) {
+  static const conc__sentry sentry = CONC__SENTRY_NEW;
+  struct conc__rwlock_call c;
+  memset(&c, 0, sizeof c);
+  c.s = &rwlock->shared;
+  c.r = conc__shared_registry(rwlock, rwlock->word);
+  c.rwlock = rwlock;
+  c.self = conc__self();
+  c.write = write;
+  c.deadline = CONC__NEVER;
+  c.sentry = sentry;
+  CHECK_EQ(conc__shared_rwlock_look(&c), 0);
+  return c;
+}
+
+/* Step by step, as if the calls were of three processes: a reader has come
+   while the lock was written, and a writer comes to look before that reader
+   does, when the lock is free. */
+TEST(a_writer_gives_a_reader_that_waited_the_time_of_one_look) {
+  for (int late = 0; late < 2; late++) {
+    struct conc__rwlock_shared *s;
+    struct conc__rwlock_call reader, writer;
+    lay();
+    s = &its->rwlock.shared;
+    reader = call_of(&its->rwlock, false);
+    CHECK_EQ(conc_rwlock_write_acquire(&its->rwlock, 0), 0);
+    CHECK(!conc__shared_rwlock_read(&reader));
+    s->waits = 1; /* it sleeps */
+    CHECK_EQ(conc_rwlock_release(&its->rwlock), 0);
+    CHECK_EQ(s->turn, 1);
+    CHECK_EQ(s->waits, 0);
+    /* The writer has its name there, and nothing that it would wait for but
+       the turn. */
+    writer = call_of(&its->rwlock, true);
+    CHECK(!conc__shared_rwlock_write(&writer));
+    CHECK(writer.named && writer.place == NULL);
+    CHECK(s->writer == writer.id);
+    if (late) { /* the reader does not come to look in that time */
+      for (int looks = 0; !writer.gave; looks++) {
+        CHECK(looks < 3);
+        CHECK_EQ(conc__shared_rwlock_wait(&writer), 0);
+      }
+      CHECK(conc__shared_rwlock_write(&writer));
+      CHECK_EQ(s->turn, 0);
+      CHECK(!conc__shared_rwlock_read(&reader));
+    } else {
+      CHECK(conc__shared_rwlock_read(&reader)); /* it goes in front of it */
+      CHECK_EQ(s->turn, 0);
+      CHECK(!conc__shared_rwlock_write(&writer));
+      CHECK(writer.place != NULL);
+      conc__places_remove(s->readers, reader.id);
+      *conc__reads_find(reader.self, CONC__READS_SHARED(&its->rwlock)) = NULL;
+      CHECK(conc__shared_rwlock_write(&writer));
+    }
+    conc__sentry_end(&writer.sentry);
+    CHECK_EQ(conc_rwlock_release(&its->rwlock), 0);
+    /* One that must not wait does not: the lock is free. */
+    s->turn = 1;
+    CHECK_EQ(conc_rwlock_write_acquire(&its->rwlock, 0), 0);
+    CHECK_EQ(conc_rwlock_release(&its->rwlock), 0);
+    conc_shared_free(its);
+  }
+}
+
 TEST(more_readers_than_there_are_places_for_wait) {
   pid_t pids[CONC__SHARERS];
   lay();

@@ -1,6 +1,10 @@
 /* Nobody waits for another task's work: a task that finds all it asks for lets
    others run, and notices that it is cancelled; timers, descriptors and other
    threads are heard among very many that are ready. */
+#include "test.h"
+
+static void test_point(void);
+#define CONC__POINT() test_point()
 #include "inside.h"
 #include "tasks.h"
 
@@ -314,6 +318,86 @@ static double drip(size_t n) {
 TEST(a_line_that_drips_costs_no_more_for_each_byte) {
   drip(1 << 16);
   CHECK(drip(1 << 22) < 5 * test_slow());
+}
+
+/* --- long copies --- */
+
+static conc_queue *long_queue;
+static char *long_message;
+static int at_copy, went_on;
+
+static int load(const int *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+static void store(int *p, int n) { __atomic_store_n(p, n, __ATOMIC_RELEASE); }
+
+/* Whether a cell is claimed, to be filled. */
+static bool is_being_put(void) {
+  conc__cells_queue *s = (conc__cells_queue *)long_queue;
+  for (uint64_t i = 0; i < s->all; i++) {
+    uint64_t word =
+        __atomic_load_n(&conc__cell_at(s, i)->word, __ATOMIC_ACQUIRE);
+    if (CONC__CELL_STATE(word) == CONC__CELL_BUSY) return true;
+  }
+  return false;
+}
+
+/* In the midst of the put: the loop's other task goes on. */
+static void test_point(void) {
+  if (load(&at_copy) != 1 || !is_being_put()) return;
+  store(&at_copy, 2);
+  CHECK(conc__self()->ops->blocks); /* it is a thread that copies */
+  UNTIL(load(&went_on));
+}
+
+enum { LONG = 3 << 20 };
+static void *put_long(void *arg) {
+  CHECK_EQ(conc_put(long_queue, long_message, LONG, CONC_FOREVER), 0);
+  return arg;
+}
+static void *go_on_meanwhile(void *arg) {
+  if (arg != NULL) { /* the put waits: now there is room */
+    char byte;
+    CHECK_EQ(conc_get(long_queue, &byte, 1, 0), 1);
+  }
+  while (load(&at_copy) != 2) CHECK_EQ(conc_sleep(0.001), 0);
+  store(&went_on, 1);
+  return arg;
+}
+static void *put_long_in_a_loop(void *arg) {
+  conc_task a, b;
+  start(conc_coro_start, &a, put_long, NULL);
+  CHECK_EQ(conc_sleep(0.01), 0); /* it waits, if there is no room */
+  if (arg != NULL) store(&at_copy, 1);
+  start(conc_coro_start, &b, go_on_meanwhile, arg);
+  CHECK_EQ(conc_join(&a, CONC_FOREVER), 0);
+  CHECK_EQ(conc_join(&b, CONC_FOREVER), 0);
+  return arg;
+}
+
+TEST(a_large_put_between_processes_is_copied_beside_the_loop) {
+  long_message = (char *)malloc(LONG);
+  CHECK(long_message != NULL);
+  memset(long_message, 'x', LONG);
+  for (int waits = 0; waits < 2; waits++) {
+    conc_queue_opts o;
+    conc_task t;
+    char *got = (char *)calloc(1, LONG);
+    memset(&o, 0, sizeof o);
+    o.shared = true;
+    o.capacity = 1;
+    o.max_bytes = LONG;
+    long_queue = conc_queue_new(&o);
+    CHECK(got != NULL && long_queue != NULL);
+    if (waits) CHECK_EQ(conc_put(long_queue, "x", 1, 0), 0);
+    went_on = 0;
+    at_copy = !waits;
+    start(conc_run, &t, put_long_in_a_loop, waits ? &t : NULL);
+    CHECK_EQ(at_copy, 2);
+    CHECK_EQ(conc_get(long_queue, got, LONG, 0), LONG);
+    CHECK(memcmp(got, long_message, LONG) == 0);
+    conc_queue_free(long_queue);
+    free(got);
+  }
+  free(long_message);
 }
 
 TEST_MAIN

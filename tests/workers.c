@@ -2,7 +2,9 @@
    them and whenever; what becomes of them and of their fork server; and what a
    job may start. */
 #define CONC__PROCPOOL_PATIENCE 0.5
+#define CONC__PROCPOOL_URGE 0.5
 #include "inside.h"
+#include <dirent.h>
 #include <sys/resource.h>
 
 static conc_pool pool_of(size_t workers) {
@@ -420,31 +422,337 @@ static void *leave_a_child(void *arg) {
   }
   return arg;
 }
-TEST(a_pool_whose_fork_server_is_killed_fails_its_jobs_and_starts_again) {
+
+/* --- the fork server and its spare ---------------------------------------- */
+
+/* The parent of a process, and whether it is stopped or a zombie; 0: there is
+   no such process. */
+static pid_t parent_of(pid_t pid, char *state) {
+  char path[64];
+  int parent = 0;
+  FILE *f;
+  snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+  f = fopen(path, "r");
+  if (f == NULL) return 0;
+  if (fscanf(f, "%*d (%*[^)]) %c %d", state, &parent) != 2) parent = 0;
+  fclose(f);
+  return parent;
+}
+
+/* Awaits that a process is in that state; 0: that it is no more. */
+static void await_state(pid_t pid, char wanted) {
+  for (char state = 1; state != wanted; usleep(1000))
+    if (parent_of(pid, &state) == 0) state = 0;
+}
+
+/* The child of a server that is none of its two workers, and no zombie; 0:
+   there is none. */
+static pid_t spare_of(pid_t server, const int workers[2]) {
+  for (int round = 0; round < 5000; round++) {
+    DIR *d = opendir("/proc");
+    struct dirent *e;
+    pid_t found = 0;
+    if (d == NULL) return 0;
+    while ((e = readdir(d)) != NULL) {
+      pid_t pid = (pid_t)atoi(e->d_name);
+      char state = 0;
+      if (pid > 0 && pid != workers[0] && pid != workers[1] &&
+          parent_of(pid, &state) == server && state != 'Z')
+        found = pid;
+    }
+    closedir(d);
+    if (found != 0) return found;
+    usleep(1000);
+  }
+  return 0;
+}
+
+/* Whether this system shows processes, and this tool runs our children as
+   they are. */
+static bool shows_processes(void) {
+  char state;
+  return parent_of(getpid(), &state) == getppid() && !test_wrapped("qemu");
+}
+
+/* Two jobs, one in each worker, which run until `go` is set. What they tell is
+   here when they have ended. */
+typedef struct held {
+  int worker, server;
+} held;
+static conc_event *go;     /* shared */
+static conc_barrier *both; /* shared */
+static void *be_held(void *arg) {
+  held *h = (held *)arg;
+  h->worker = (int)getpid();
+  h->server = (int)getppid();
+  CHECK_CHILD(conc_barrier_wait(both, 20 * test_slow()) >= 0);
+  CHECK_CHILD(conc_event_wait(go, 20 * test_slow()) == 0);
+  return NULL;
+}
+static void *tell(void *arg) {
+  held *h = (held *)arg;
+  h->worker = (int)getpid();
+  h->server = (int)getppid();
+  CHECK_CHILD(conc_barrier_wait(both, 20 * test_slow()) >= 0);
+  return NULL;
+}
+
+static void hold_begin(void) {
+  go = (conc_event *)conc_shared_alloc(sizeof *go);
+  both = (conc_barrier *)conc_shared_alloc(sizeof *both);
+  CHECK(go != NULL && both != NULL);
+  both->parties = 3; /* the two jobs, and the test */
+  CHECK_EQ(conc_event_init_shared(go), 0);
+  CHECK_EQ(conc_barrier_init_shared(both), 0);
+}
+static void hold_end(void) {
+  conc_shared_free(go);
+  conc_shared_free(both);
+}
+
+/* Runs fn in both workers, and returns when it has begun in both. */
+static void begin_both(conc_pool *p, conc_task jobs[2], conc_fn *fn,
+                       held h[2]) {
+  for (int i = 0; i < 2; i++) {
+    jobs[i] = job_of(fn, &h[i], sizeof h[i]);
+    CHECK_EQ(conc_pool_submit(p, &jobs[i]), 0);
+  }
+  CHECK(conc_barrier_wait(both, 20 * test_slow()) >= 0);
+}
+static void join_both(conc_task jobs[2], int status) {
+  for (int i = 0; i < 2; i++)
+    CHECK_EQ(conc_join(&jobs[i], 20 * test_slow()), status);
+}
+/* Who works for the pool now. */
+static void meet_both(conc_pool *p, held h[2]) {
+  conc_task jobs[2];
+  begin_both(p, jobs, tell, h);
+  join_both(jobs, 0);
+  CHECK(h[0].worker != h[1].worker);
+}
+static pid_t spare_now(held h[2]) {
+  int workers[2] = {h[0].worker, h[1].worker};
+  return spare_of(h[0].server, workers);
+}
+
+/* Each time the server is killed, two jobs go on, in workers that have become
+   its orphans, and end. What is to be done with the orphans, the next server
+   does: one that ends is replaced, and one whose job is cancelled is
+   killed. */
+TEST(jobs_go_on_when_the_fork_server_is_killed_again_and_again) {
   conc_pool p = pool_of(2);
+  held h[2], other[2];
   NEEDS_FORK;
-  p.retries = 3;
-  for (int round = 0; round < 3; round++) {
-    conc_task jobs[20];
-    int fds[2], n = 0;
+  hold_begin();
+  CHECK_EQ(conc_pool_start(&p), 0);
+  for (int round = 0; round < 4; round++) {
+    conc_task jobs[2], more;
+    int n = 0;
+    conc_event_clear(go);
+    meet_both(&p, h);
+    CHECK_EQ(h[0].server, h[1].server);
+    begin_both(&p, jobs, be_held, other);
+    CHECK_EQ(kill(h[0].server, SIGKILL), 0);
+    if (round % 2 == 0) { /* they live, and end */
+      CHECK_EQ(conc_event_set(go), 0);
+      join_both(jobs, 0);
+      for (int i = 0; i < 2; i++) kill(h[i].worker, SIGKILL);
+    } else { /* they are killed */
+      for (int i = 0; i < 2; i++) CHECK_EQ(conc_cancel(&jobs[i]), 0);
+      join_both(jobs, -ECANCELED);
+    }
+    /* New workers come, of another server. */
+    more = job_of(add_one, &n, sizeof n);
+    for (int left = 2; left > 0;) {
+      int rc = conc_pool_apply(&p, &more, 20 * test_slow());
+      CHECK(rc == 0 || rc == -ECHILD); /* it met one that was killed */
+      left -= rc == 0;
+    }
+    for (;;) {
+      meet_both(&p, other);
+      if (other[0].worker != h[0].worker && other[0].worker != h[1].worker &&
+          other[1].worker != h[0].worker && other[1].worker != h[1].worker)
+        break;
+    }
+    CHECK_EQ(other[0].server, other[1].server);
+    CHECK(other[0].server != h[0].server);
+  }
+  finish(&p);
+  hold_end();
+}
+
+TEST(a_pool_ends_in_whose_life_fork_servers_were_killed) {
+  NEEDS_FORK;
+  hold_begin();
+  for (int round = 0; round < 4; round++) {
+    conc_pool p = pool_of(2);
+    conc_task jobs[2];
+    held h[2];
+    int fds[2];
     CHECK(pipe(fds) == 0);
+    conc_event_clear(go);
     CHECK_EQ(conc_pool_start(&p), 0);
     close(fds[1]);
-    CHECK_EQ(apply(&p, add_one, &n, sizeof n), 0);
+    begin_both(&p, jobs, be_held, h);
+    CHECK_EQ(kill(conc_pid(&p.state->procs->server.task), SIGKILL), 0);
+    if (round % 2 == 0) usleep(2000);
+    if (round < 2) {
+      CHECK_EQ(conc_pool_terminate(&p), 0);
+      join_both(jobs, -ECANCELED);
+      CHECK_EQ(conc_pool_join(&p, 20 * test_slow()), 0);
+    } else {
+      CHECK_EQ(conc_event_set(go), 0);
+      finish(&p);
+      join_both(jobs, 0);
+    }
+    CHECK(sees_end(fds[0])); /* no process is left */
+    close(fds[0]);
+  }
+  hold_end();
+}
+
+TEST(a_pool_fails_its_jobs_when_its_fork_server_and_the_spare_are_killed) {
+  NEEDS_FORK;
+  if (!shows_processes()) SKIP("no spare can be found here");
+  hold_begin();
+  for (int round = 0; round < 4; round++) {
+    conc_pool p = pool_of(2);
+    conc_task jobs[20];
+    held h[2];
+    int fds[2], n = 0;
+    pid_t spare;
+    CHECK(pipe(fds) == 0);
+    p.retries = 3;
+    CHECK_EQ(conc_pool_start(&p), 0);
+    close(fds[1]);
+    meet_both(&p, h);
     if (round == 2) CHECK_EQ(apply(&p, leave_a_child, NULL, 0), 0);
+    if (round == 3) { /* that of the second server */
+      CHECK_EQ(kill(h[0].server, SIGKILL), 0);
+      kill(h[0].worker, SIGKILL), kill(h[1].worker, SIGKILL);
+      for (int old[2] = {h[0].worker, h[1].worker};
+           h[0].worker == old[0] || h[0].worker == old[1] ||
+           h[1].worker == old[0] || h[1].worker == old[1];)
+        meet_both(&p, h);
+    }
+    spare = spare_now(h);
+    CHECK(spare > 0);
     for (int i = 0; i < 20; i++) {
       jobs[i] = job_of(sleep_long, NULL, 0);
       CHECK_EQ(conc_pool_submit(&p, &jobs[i]), 0);
     }
     if (round == 1) usleep(20000);
-    kill(conc_pid(&p.state->procs->server.task), SIGKILL);
+    kill(spare, SIGSTOP); /* so that it does not take over in between */
+    await_state(spare, 'T');
+    kill(h[0].server, SIGKILL);
+    kill(spare, SIGKILL);
     for (int i = 0; i < 20; i++)
       CHECK_EQ(conc_join(&jobs[i], 20 * test_slow()), -ECHILD);
     CHECK_EQ(apply(&p, add_one, &n, sizeof n), -ECHILD);
-    if (round < 2) CHECK(sees_end(fds[0]));
+    if (round != 2) CHECK(sees_end(fds[0]));
     close(fds[0]);
     finish(&p);
   }
+  hold_end();
+}
+
+/* A spare that is killed is replaced. One that is stopped hears nothing: it is
+   killed before it would miss a worker. Then the server is killed, too. */
+TEST(a_spare_that_is_killed_or_stopped_is_replaced) {
+  NEEDS_FORK;
+  if (!shows_processes()) SKIP("no spare can be found here");
+  hold_begin();
+  for (int stopped = 0; stopped < 2; stopped++) {
+    conc_pool p = pool_of(2);
+    held h[2];
+    int pid = 0;
+    pid_t spare;
+    /* After the meeting each second job is a new worker. */
+    p.max_tasks_per_worker = stopped ? 2 : 0;
+    CHECK_EQ(conc_pool_start(&p), 0);
+    meet_both(&p, h);
+    spare = spare_now(h);
+    CHECK(spare > 0);
+    if (stopped) {
+      /* Until what it does not hear fills its pipe. */
+      char state = 'T';
+      CHECK_EQ(kill(spare, SIGSTOP), 0);
+      await_state(spare, 'T');
+      for (int i = 0; i < 6000 && state == 'T'; i++) {
+        CHECK_EQ(apply(&p, tell_pid, &pid, sizeof pid), 0);
+        if (parent_of(spare, &state) == 0) state = 0;
+      }
+      await_state(spare, 0);
+      /* A worker that begins after that does so after the next spare. */
+      for (int i = 0; i < 6; i++)
+        CHECK_EQ(apply(&p, tell_pid, &pid, sizeof pid), 0);
+    } else {
+      CHECK_EQ(kill(spare, SIGKILL), 0);
+      await_state(spare, 0);
+      CHECK(spare_now(h) > 0);
+    }
+    CHECK_EQ(kill(h[0].server, SIGKILL), 0);
+    for (int i = 0; i < 5; i++)
+      CHECK_EQ(apply(&p, tell_pid, &pid, sizeof pid), 0);
+    finish(&p);
+  }
+  hold_end();
+}
+
+/* What is ordered of a server that is stopped, its spare does: it cancels a
+   job, and replaces workers. The second server is stopped like the first. */
+TEST(a_fork_server_that_is_stopped_is_replaced) {
+  conc_pool p = pool_of(2);
+  NEEDS_FORK;
+  hold_begin();
+  CHECK_EQ(conc_pool_start(&p), 0);
+  /* Not so where no signal is bound to a leash. */
+  for (int round = 0; round < (CONC_HAVE_SETSIG ? 3 : 1); round++) {
+    conc_task jobs[2];
+    held old[2], h[2];
+    conc_event_clear(go);
+    meet_both(&p, old);
+    begin_both(&p, jobs, be_held, h);
+    CHECK_EQ(kill(old[0].server, SIGSTOP), 0);
+    CHECK_EQ(conc_cancel(&jobs[0]), 0);
+    CHECK_EQ(conc_join(&jobs[0], 20 * test_slow()), -ECANCELED);
+    CHECK_EQ(conc_event_set(go), 0);
+    CHECK_EQ(conc_join(&jobs[1], 20 * test_slow()), 0);
+    kill(h[1].worker, SIGKILL); /* so that all are the new server's */
+    do meet_both(&p, h);
+    while (h[0].worker == old[0].worker || h[0].worker == old[1].worker ||
+           h[1].worker == old[0].worker || h[1].worker == old[1].worker);
+    CHECK(h[0].server != old[0].server && h[0].server == h[1].server);
+  }
+  finish(&p);
+  hold_end();
+}
+
+TEST(a_pool_whose_servers_are_both_stopped_can_be_terminated) {
+  conc_pool p = pool_of(2);
+  conc_task jobs[2];
+  held h[2], others[2];
+  int fds[2];
+  pid_t spare;
+  NEEDS_FORK;
+  if (!shows_processes()) SKIP("no spare can be found here");
+  if (!CONC_HAVE_SETSIG) SKIP("no signal is bound to a leash here");
+  hold_begin();
+  CHECK(pipe(fds) == 0);
+  CHECK_EQ(conc_pool_start(&p), 0);
+  close(fds[1]);
+  meet_both(&p, h);
+  spare = spare_now(h);
+  CHECK(spare > 0);
+  begin_both(&p, jobs, be_held, others);
+  CHECK_EQ(kill(spare, SIGSTOP), 0);
+  CHECK_EQ(kill(h[0].server, SIGSTOP), 0);
+  CHECK_EQ(conc_pool_terminate(&p), 0);
+  join_both(jobs, -ECANCELED);
+  CHECK_EQ(conc_pool_join(&p, 20 * test_slow()), 0);
+  CHECK(sees_end(fds[0]));
+  close(fds[0]);
+  hold_end();
 }
 
 /* Each start of a worker adds one, and is killed. */
@@ -483,7 +791,6 @@ TEST(nor_are_those_that_are_killed_before_they_begin) {
 
 /* --- stopped ------------------------------------------------------------- */
 
-static conc_barrier *both; /* shared */
 static void *meet(void *arg) {
   CHECK_CHILD(conc_barrier_wait(both, 20 * test_slow()) >= 0);
   *(int *)arg = (int)getpid();

@@ -1,5 +1,5 @@
-/* A queue over the network, against Redis, Python's own manager and a bare
- * echo.
+/* A queue over the network, against Redis, beanstalkd, Python's own manager and
+ * a bare echo.
  *
  *   network [--quick] [FILTER]      only rows whose name contains FILTER
  *
@@ -21,8 +21,12 @@
  *   memory           the server's resident bytes a connection
  *   idle             the server's CPU time while its clients say nothing
  *
- * Peers that are not installed are "not here": redis-server and libhiredis-dev
- * (-DNO_HIREDIS), python3 ($PYTHON names another). The load generator speaks
+ * At the end there is a table of all of it: conc.h, the peers, and how many
+ * times conc.h is as good as Redis, whether more or less is better.
+ *
+ * Peers that are not installed are "not here", and a line says so: redis-server
+ * and libhiredis-dev (-DNO_HIREDIS), beanstalkd, python3 ($PYTHON names
+ * another). The load generator speaks
  * Python's protocol in ready-made requests, after a real handshake; Redis gets
  * its requests from it, too, which is kinder to it than hiredis is.
  */
@@ -41,21 +45,72 @@ static double span = 0.25; /* seconds of one measurement */
 static bool quick;
 static const char *filter = "";
 
-static peer peers[] = {{"bare echo", ECHO, 0, 0, ""},
-                       {"bare echo that spins", SPIN, 0, 0, ""},
-                       {"Redis", REDIS, 0, 0, ""},
-                       {"Python", PYTHON, 0, 0, ""},
-                       {"conc", CONC, 0, 0, ""}};
+static peer peers[] = {{"bare echo", ECHO, 0, 0, false, ""},
+                       {"bare echo that spins", SPIN, 0, 0, false, ""},
+                       {"Redis", REDIS, 0, 0, false, ""},
+                       {"beanstalkd", BEANS, 0, 0, false, ""},
+                       {"Python", PYTHON, 0, 0, false, ""},
+                       {"conc", CONC, 0, 0, false, ""}};
 
 static bool wanted(const char *name) { return strstr(name, filter) != NULL; }
 
 static void start_peers(const char *which, int cpu) {
   for (protocol k = ECHO; k <= CONC; k++)
-    if (strchr(which, "ESRPC"[k]) != NULL) start_peer(&peers[k], cpu);
+    if (strchr(which, "ESRBPC"[k]) != NULL) start_peer(&peers[k], cpu);
 }
 
 static void stop_peers(void) {
   for (protocol k = ECHO; k <= CONC; k++) stop_server(&peers[k]);
+}
+
+/* --- the table ----------------------------------------------------------- */
+
+typedef struct table_row {
+  char name[56];
+  const char *unit;
+  bool less; /* is better */
+  double values[CONC + 1];
+} table_row;
+
+static table_row table[64];
+static size_t table_rows;
+
+/* Enters a value into the row of this name. */
+static void note(const char *name, const char *unit, bool less, protocol who,
+                 double value) {
+  table_row *r = table;
+  while (r < table + table_rows && strcmp(r->name, name) != 0) r++;
+  if (r == table + table_rows) {
+    if (++table_rows > sizeof table / sizeof *table) abort();
+    snprintf(r->name, sizeof r->name, "%s", name);
+    r->unit = unit;
+    r->less = less;
+    for (protocol k = ECHO; k <= CONC; k++) r->values[k] = NAN;
+  }
+  r->values[who] = value;
+}
+
+static void print_cell(double value) {
+  if (isnan(value)) printf(" %10s", "-");
+  else printf(value < 100 ? " %10.3g" : " %10.0f", value);
+}
+
+static void print_table(void) {
+  static const protocol order[] = {CONC, REDIS, BEANS, PYTHON, ECHO};
+  if (table_rows == 0) return;
+  printf("\n%-46s %10s %10s %10s %10s %10s  %s\n", "Table", "conc", "Redis",
+         "beanstalkd", "Python", "bare echo", "conc/Redis");
+  for (size_t i = 0; i < table_rows; i++) {
+    const table_row *r = &table[i];
+    double conc = r->values[CONC], redis = r->values[REDIS];
+    int width = printf("%s, %s", r->name, r->unit);
+    printf("%*s", width < 46 ? 46 - width : 0, "");
+    for (size_t k = 0; k < sizeof order / sizeof *order; k++)
+      print_cell(r->values[order[k]]);
+    if (isnan(conc) || isnan(redis) || (r->less && conc <= 0))
+      printf("           -\n");
+    else printf("     %6.2fx\n", r->less ? redis / conc : conc / redis);
+  }
 }
 
 /* --- contenders ---------------------------------------------------------- */
@@ -80,6 +135,12 @@ static contender who(const char *name, double (*measure)(contender *), peer *p,
   return c;
 }
 
+/* Whether what is measured of a peer stands for it in the table. */
+static bool is_noted(const contender *c) {
+  return strcmp(c->name, c->p->name) == 0 ||
+         strcmp(c->name, "conc with a conc client") == 0;
+}
+
 /* The row's medians, compared with the contenders called "bare echo" and
    "Redis". */
 static void print_rows(const char *row, const char *unit, contender *c,
@@ -87,6 +148,8 @@ static void print_rows(const char *row, const char *unit, contender *c,
   char name[128];
   for (int i = 0; i < n; i++) {
     if (c[i].measure == NULL) continue;
+    if (is_noted(&c[i]))
+      note(row, unit, strcmp(unit, "us") == 0, c[i].p->speaks, c[i].median);
     snprintf(name, sizeof name, "%s: %s", row, c[i].name);
     bench_row(name, c[i].median, unit);
     for (int k = 0; k < n; k++)
@@ -132,11 +195,11 @@ static double one_bare(contender *c) {
   do {
     for (int i = 0; i < 2 && ok; i++)
       ok = send_requests(c->p, &session, &b[i], 1) &&
-           await_bare(c->p, &session);
+           await_bare(c->p, &session) && confirm(c->p, &session);
     pairs++;
     now = bench_now();
   } while (ok && now < start + span);
-  close(session.fd);
+  close_conn(&session);
   free(b[0].data);
   free(b[1].data);
   return ok ? (double)pairs / (now - start) : NAN;
@@ -233,7 +296,7 @@ static void rows_of_one_client(const char *row, int cpu, bool late) {
   python_client to_python, to_conc;
   if (!wanted(row)) return;
   see_all_cpus = cpu == SERVER_CPU || late;
-  start_peers(cpu == SERVER_CPU ? "ESRPC" : late ? "EC" : "ERPC", cpu);
+  start_peers(cpu == SERVER_CPU ? "ESRBPC" : late ? "EC" : "ERBPC", cpu);
   to_python = start_python_client(python);
   to_conc = start_python_client(conc);
   {
@@ -244,9 +307,10 @@ static void rows_of_one_client(const char *row, int cpu, bool late) {
         who("Python", one_python, python, &to_python),
         who("conc with a Python client", one_python, conc, &to_conc),
         who("conc with a bare client", one_bare, conc, NULL),
-        who("conc with a conc client", one_conc, conc, NULL)};
+        who("conc with a conc client", one_conc, conc, NULL),
+        who("beanstalkd", one_bare, &peers[BEANS], NULL)};
     if (cpu != SERVER_CPU) c[1].measure = NULL; /* it is hopeless on one */
-    if (late) c[2].measure = c[3].measure = NULL;
+    if (late) c[2].measure = c[3].measure = c[7].measure = NULL;
     compare(row, "pairs/s", c, (int)(sizeof c / sizeof *c));
   }
   stop_python_client(&to_python);
@@ -280,12 +344,12 @@ static void print_fairness(const shape *s, const load *l) {
 
 /* Redis is driven by the generator here, not by hiredis: it is faster so. */
 static void rows_of_load(const shape *s, bool with_python) {
-  static const protocol order[] = {ECHO, REDIS, CONC, PYTHON};
-  contender c[4];
-  load loads[4];
-  int n = with_python ? 4 : 3;
+  static const protocol order[] = {ECHO, REDIS, CONC, BEANS, PYTHON};
+  contender c[5];
+  load loads[5];
+  int n = with_python ? 5 : 4;
   if (!wanted(s->row)) return;
-  start_peers(with_python ? "ERPC" : "ERC", SERVER_CPU);
+  start_peers(with_python ? "ERBPC" : "ERBC", SERVER_CPU);
   memset(c, 0, sizeof c);
   for (int i = 0; i < n; i++) {
     c[i].p = &peers[order[i]];
@@ -323,11 +387,11 @@ static double wake_up(const peer *p, double pause) {
     ok = ok && send_requests(p, queue ? &putter : &getter, &put, 1) &&
          await_bare(p, &getter);
     took[n++] = (bench_now() - start) * 1e6;
-    ok = ok && (!queue || await_bare(p, &putter));
+    ok = ok && (!queue || await_bare(p, &putter)) && confirm(p, &getter);
   }
   if (p->pid > 0) {
-    close(getter.fd);
-    close(putter.fd);
+    close_conn(&getter);
+    close_conn(&putter);
   }
   free(put.data);
   free(get.data);
@@ -341,13 +405,14 @@ static void rows_of_wake_up(const char *row, int cpu,
                             double (*measure)(contender *)) {
   contender c[] = {who("bare echo", measure, &peers[ECHO], NULL),
                    who("Redis", measure, &peers[REDIS], NULL),
+                   who("beanstalkd", measure, &peers[BEANS], NULL),
                    who("Python", measure, &peers[PYTHON], NULL),
                    who("conc", measure, &peers[CONC], NULL)};
   int all = rounds;
   if (!wanted(row)) return;
   rounds = 1; /* each is many */
-  start_peers("ERPC", cpu);
-  compare(row, "us", c, 4);
+  start_peers("ERBPC", cpu);
+  compare(row, "us", c, 5);
   stop_peers();
   rounds = all;
 }
@@ -398,6 +463,7 @@ static bool put_to_waiters(load *l, conn *putter, int items, waiters *w) {
     for (int k = 0; k < n; k++) {
       conn *c = (conn *)events[k].data.ptr;
       bytes b = {NULL, 0, 0};
+      if (!confirm(l->p, c)) return false;
       encode(&b, l->p, GET_WAIT, 16);
       if (!send_requests(l->p, c, &b, 1)) return false;
       free(b.data);
@@ -422,7 +488,7 @@ static waiters measure_waiters(peer *p, size_t n) {
     ok = put_to_waiters(&l, &putter, items, &w);
     w.cpu_us = (cpu_seconds(p->pid) - w.cpu_us) * 1e6 / items;
     w.answers /= items;
-    close(putter.fd);
+    close_conn(&putter);
   }
   close_load(&l);
   stop_server(p);
@@ -430,10 +496,10 @@ static waiters measure_waiters(peer *p, size_t n) {
 }
 
 static void rows_of_waiters(void) {
-  static const protocol order[] = {REDIS, PYTHON, CONC};
+  static const protocol order[] = {REDIS, BEANS, PYTHON, CONC};
   char name[128];
   if (!wanted("waiters")) return;
-  for (int i = 0; i < 3; i++) {
+  for (int i = 0; i < 4; i++) {
     peer *p = &peers[order[i]];
     waiters one = measure_waiters(p, 1), many = measure_waiters(p, CROWD);
     snprintf(name, sizeof name, "waiters, 1000, answered by one item: %s",
@@ -441,6 +507,8 @@ static void rows_of_waiters(void) {
     bench_row(name, many.answers, "clients");
     if (!isnan(many.answers)) printf("  %zu in turn", many.served);
     bench_end();
+    note("waiters, 1000, server's CPU an item", "us", true, p->speaks,
+         many.cpu_us);
     snprintf(name, sizeof name, "waiters, 1000, server's CPU an item: %s",
              p->name);
     bench_row(name, many.cpu_us, "us");
@@ -468,12 +536,12 @@ static size_t collect_lateness(load *l, double *late) {
 }
 
 static void rows_of_timeouts(void) {
-  static const protocol order[] = {REDIS, PYTHON, CONC};
+  static const protocol order[] = {REDIS, BEANS, PYTHON, CONC};
   double late[CROWD], half;
   char name[128];
   load l;
   if (!wanted("timeouts")) return;
-  for (int i = 0; i < 3; i++) {
+  for (int i = 0; i < 4; i++) {
     peer *p = &peers[order[i]];
     size_t n = 0;
     start_peer(p, SERVER_CPU);
@@ -483,6 +551,7 @@ static void rows_of_timeouts(void) {
     stop_server(p);
     snprintf(name, sizeof name, "timeouts, 1000 of 1 s, late by: %s", p->name);
     half = bench_percentile(late, n, 0.5);
+    note("timeouts, 1000 of 1 s, late by", "ms", true, p->speaks, half);
     bench_row(name, half, "ms");
     if (n > 0) printf("  the last by %.3g ms", late[n - 1]);
     bench_end();
@@ -499,7 +568,7 @@ static double sessions_bare(contender *c) {
     if (!open_conn(c->p, &session) || !call(c->p, &session, PUT, 16) ||
         !call(c->p, &session, GET, 16))
       return NAN;
-    close(session.fd);
+    close_conn(&session);
     n++;
     now = bench_now();
   } while (now < start + span);
@@ -540,12 +609,13 @@ static void rows_of_sessions(void) {
   peer *redis = &peers[REDIS], *python = &peers[PYTHON], *conc = &peers[CONC];
   python_client to_python, to_conc;
   if (!wanted("sessions")) return;
-  start_peers("RPC", SERVER_CPU);
+  start_peers("RBPC", SERVER_CPU);
   to_python = start_python_client(python);
   to_conc = start_python_client(conc);
   {
     contender c[] = {
         who("Redis", sessions_bare, redis, NULL),
+        who("beanstalkd", sessions_bare, &peers[BEANS], NULL),
         who("Python", sessions_python, python, &to_python),
         who("Python with a bare client", sessions_bare, python, NULL),
         who("conc with a Python client", sessions_python, conc, &to_conc),
@@ -602,6 +672,8 @@ static double resident(pid_t pid) {
 static void print_memory(const peer *p, size_t n, const char *what,
                          double bytes_of_one) {
   char name[128];
+  snprintf(name, sizeof name, "memory of a connection %s", what);
+  note(name, "KiB", true, p->speaks, bytes_of_one / 1024);
   snprintf(name, sizeof name, "memory, %zu connections %s: %s", n, what,
            p->name);
   bench_row(name, bytes_of_one / 1024, "KiB");
@@ -609,9 +681,9 @@ static void print_memory(const peer *p, size_t n, const char *what,
 }
 
 static void rows_of_memory(void) {
-  static const protocol order[] = {REDIS, PYTHON, CONC};
+  static const protocol order[] = {REDIS, BEANS, PYTHON, CONC};
   if (!wanted("memory")) return;
-  for (int i = 0; i < 3; i++) {
+  for (int i = 0; i < 4; i++) {
     peer *p = &peers[order[i]];
     /* Python has a thread for each; a tenth of them tells as much. */
     size_t n = quick || p->speaks == PYTHON ? 1000 : 10000;
@@ -639,10 +711,10 @@ static void rows_of_memory(void) {
 }
 
 static void rows_of_idle(void) {
-  static const protocol order[] = {REDIS, PYTHON, CONC};
+  static const protocol order[] = {REDIS, BEANS, PYTHON, CONC};
   char name[128];
   if (!wanted("idle, after traffic")) return;
-  for (int i = 0; i < 3; i++) {
+  for (int i = 0; i < 4; i++) {
     peer *p = &peers[order[i]];
     double used = NAN;
     load l;
@@ -656,6 +728,7 @@ static void rows_of_idle(void) {
     }
     close_load(&l);
     stop_server(p);
+    note("idle, after traffic", "ms CPU/s", true, p->speaks, used);
     snprintf(name, sizeof name, "idle, after traffic: %s", p->name);
     bench_row(name, used, "ms CPU/s");
     bench_end();
@@ -707,5 +780,6 @@ int main(int argc, char **argv) {
   rows_of_sessions();
   rows_of_memory();
   rows_of_idle();
+  print_table();
   return 0;
 }

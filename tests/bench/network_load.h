@@ -12,6 +12,8 @@ typedef struct conn {
   size_t left;             /* replies to come */
   size_t skip;             /* bytes of the present reply to come */
   int nested;              /* REDIS: items of an array to come */
+  bytes acks;              /* BEANS: deletes of what has been reserved */
+  bool acking;             /* they are under way */
   unsigned char carry[64]; /* the beginning of a reply */
   size_t carried;
   const unsigned char *out; /* what is still to be sent */
@@ -73,6 +75,36 @@ static inline size_t scan_redis(conn *c, const unsigned char *p, size_t n) {
   return used;
 }
 
+/* Lines; behind that of a job, which is to be deleted, come its bytes. */
+static inline size_t scan_beans(conn *c, const unsigned char *p, size_t n) {
+  size_t used = 0;
+  while (used < n && c->left > 0) {
+    const char *line = (const char *)p + used, *end;
+    unsigned long id, size;
+    if (c->skip > 0) {
+      used += scan_skip(c, n - used);
+      if (c->skip == 0) c->left--;
+      continue;
+    }
+    end = (const char *)memchr(line, '\n', n - used);
+    if (end == NULL) break;
+    used += (size_t)(end + 1 - line);
+    if (sscanf(line, "RESERVED %lu %lu", &id, &size) == 2) {
+      char ack[32];
+      int k = snprintf(ack, sizeof ack, "delete %lu\r\n", id);
+      append(&c->acks, ack, (size_t)k);
+      c->skip = (size_t)size + 2;
+    } else if (strncmp(line, "INSERTED", 8) == 0 ||
+               strncmp(line, "DELETED", 7) == 0 ||
+               strncmp(line, "TIMED_OUT", 9) == 0) {
+      c->left--;
+    } else {
+      return SIZE_MAX;
+    }
+  }
+  return used;
+}
+
 /* An echo is as long as what was sent, however many messages that was. */
 static inline size_t scan_echo(conn *c, size_t n) {
   n = scan_skip(c, n);
@@ -92,6 +124,7 @@ static inline bool receive(const peer *p, conn *c, int flags) {
   n = c->carried + (size_t)k;
   buffer[n] = 0; /* ends a number */
   used = p->speaks == REDIS    ? scan_redis(c, buffer, n)
+         : p->speaks == BEANS  ? scan_beans(c, buffer, n)
          : p->speaks >= PYTHON ? scan_frames(c, buffer, n)
                                : scan_echo(c, n);
   if (used > n || n - used > sizeof c->carry) return false;
@@ -128,11 +161,27 @@ static inline bool await(const peer *p, conn *c, double timeout) {
   return true;
 }
 
+/* Deletes what has been reserved, if it is a server that wants that. */
+static inline bool confirm(const peer *p, conn *c) {
+  bytes acks = c->acks;
+  bool ok = true;
+  if (acks.size == 0) return true;
+  memset(&c->acks, 0, sizeof c->acks);
+  ok = send_requests(p, c, &acks, 1) && await(p, c, 5);
+  free(acks.data);
+  return ok;
+}
+
+static inline void close_conn(conn *c) {
+  if (c->fd >= 0) close(c->fd);
+  free(c->acks.data);
+}
+
 static inline bool call(const peer *p, conn *c, request what, size_t item) {
   bytes b = {NULL, 0, 0};
   bool ok;
   encode(&b, p, what, item);
-  ok = send_requests(p, c, &b, 1) && await(p, c, 5);
+  ok = send_requests(p, c, &b, 1) && await(p, c, 5) && confirm(p, c);
   free(b.data);
   return ok;
 }
@@ -161,8 +210,10 @@ static inline void watch(int ep, int op, conn *c, bool write) {
 }
 
 static inline void close_load(load *l) {
-  for (size_t i = 0; i < l->n && l->conns != NULL; i++)
+  for (size_t i = 0; i < l->n && l->conns != NULL; i++) {
     if (l->conns[i].fd > 0) drop(l->conns[i].fd);
+    free(l->conns[i].acks.data);
+  }
   free(l->conns);
   free(l->batch[0].data);
   free(l->batch[1].data);
@@ -215,9 +266,20 @@ static inline void send_batch(load *l, conn *c, bool getting) {
   flush(l, c);
 }
 
-/* All replies of a batch are there: gets follow puts, puts follow gets. */
+/* All replies of a batch are there: gets follow puts, puts follow gets; and
+   the deletes of beanstalkd, in one piece, follow its gets. */
 static inline void batch_done(load *l, conn *c, bool over) {
   if (c->reply != l->reply[c->getting]) l->failed = true;
+  if (c->acks.size > 0 && !c->acking) {
+    c->acking = true;
+    c->left = l->depth;
+    c->out = c->acks.data;
+    c->unsent = c->acks.size;
+    flush(l, c);
+    return;
+  }
+  c->acks.size = 0;
+  c->acking = false;
   if (c->getting) {
     l->pairs += (long)l->depth;
     c->pairs += (long)l->depth;

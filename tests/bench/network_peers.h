@@ -3,11 +3,12 @@
  *   ECHO    sends back what it gets; no queue, no protocol: the limit
  *   SPIN    the same, but looks for 50 us before it sleeps
  *   REDIS   redis-server, LPUSH and RPOP
+ *   BEANS   beanstalkd: put, reserve, and a delete that confirms; no key
  *   PYTHON  multiprocessing.managers' own server
  *   CONC    conc.h's manager, which speaks Python's protocol
  *
  * Each runs in a process of its own, listens on 127.0.0.1, wants the same key
- * (but for the echoes), and dies with this program. */
+ * (but for the echoes and beanstalkd), and dies with this program. */
 #ifndef NETWORK_PEERS_H
 #define NETWORK_PEERS_H
 
@@ -26,13 +27,21 @@
 enum { CLIENT_CPU = 0, SERVER_CPU = 1 }; /* indexes for bench_pin */
 #define SPIN_SECONDS 50e-6
 
-typedef enum protocol { ECHO, SPIN, REDIS, PYTHON, CONC } protocol;
+typedef enum protocol {
+  ECHO,
+  SPIN,
+  REDIS,
+  BEANS,
+  PYTHON,
+  CONC
+} protocol;
 
 typedef struct peer {
   const char *name;
   protocol speaks;
   pid_t pid; /* 0: not here */
   int port;
+  bool missing; /* which was told */
   char id[64]; /* PYTHON, CONC: what the server calls the queue */
 } peer;
 
@@ -133,9 +142,26 @@ static inline void encode_redis(bytes *b, request what, size_t item) {
   }
 }
 
+/* Jobs of one priority: the oldest is reserved first. Whoever has reserved one
+   has an hour to delete it. */
+static inline void encode_beans(bytes *b, request what, size_t item) {
+  static const char *const gets[] = {"", "reserve\r\n", "reserve\r\n",
+                                     "reserve-with-timeout 1\r\n"};
+  if (what == PUT) {
+    char head[64];
+    int n = snprintf(head, sizeof head, "put 0 0 3600 %zu\r\n", item);
+    append(b, head, (size_t)n);
+    append_fill(b, item);
+    append(b, "\r\n", 2);
+  } else {
+    append(b, gets[what], strlen(gets[what]));
+  }
+}
+
 /* The echoes get messages of the same size as the managers do. */
 static inline void encode(bytes *b, const peer *p, request what, size_t item) {
   if (p->speaks == REDIS) encode_redis(b, what, item);
+  else if (p->speaks == BEANS) encode_beans(b, what, item);
   else encode_call(b, p->speaks >= PYTHON ? p->id : "1", what, item);
 }
 
@@ -388,6 +414,14 @@ static inline void run_redis(int port) {
          "--maxclients", "12000", (char *)NULL);
 }
 
+static inline void run_beans(int port) {
+  char number[16];
+  snprintf(number, sizeof number, "%d", port);
+  /* -z: it takes 65,535 bytes at most by default. */
+  execlp("beanstalkd", "beanstalkd", "-l", "127.0.0.1", "-p", number, "-z",
+         "1000000", (char *)NULL);
+}
+
 static inline void run_python(const char *role, int port) {
   const char *python = getenv("PYTHON");
   char path[4096], number[16], *slash;
@@ -434,6 +468,7 @@ static inline void start_server(peer *p, int cpu) {
   if (p->speaks == ECHO || p->speaks == SPIN)
     run_echo(p->port, p->speaks == SPIN);
   if (p->speaks == REDIS) run_redis(p->port);
+  if (p->speaks == BEANS) run_beans(p->port);
   if (p->speaks == PYTHON) run_python("server", p->port);
   if (p->speaks == CONC) run_conc(p->port);
   _exit(127);
@@ -459,6 +494,8 @@ static inline bool start_peer(peer *p, int cpu) {
     }
     if (waitpid(p->pid, NULL, WNOHANG) == p->pid) {
       p->pid = 0;
+      if (!p->missing) printf("  (%s is not installed)\n", p->name);
+      p->missing = true;
       return false;
     }
     usleep(2000);

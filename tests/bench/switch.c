@@ -463,6 +463,7 @@ static void conc_timers(timers *t, int run) {
   conc_task task = {0};
   double start, base = bench_now(), insert = 0, cancel = 0;
   if (loop == NULL) exit(1);
+  loop->batch_size = CONC__LOOP_BATCH; /* as in a loop that is fast */
   for (; loop->alive < TIMERS; loop->alive++) conc__loop_reserve(loop);
   for (int i = 0; i < TIMERS; i++) {
     all[i].actor.word = CONC__PARKED;

@@ -10,7 +10,9 @@ them. Prints a line per test; exit status 3: some have failed.
 """
 import multiprocessing
 import multiprocessing.managers
+import os
 import sys
+import tempfile
 import types
 import unittest
 import warnings
@@ -30,7 +32,9 @@ except ImportError as error:
 # What cannot be as it is there, by the names of the tests.
 DIFFERS = {
     'WithManagerTestBarrier.test_action':
-        'an action is code of the client, which no server of C runs'}
+        'an action is code of the client, which no server of C runs',
+    'WithManagerTestPool.test_map_async_callbacks':
+        'a pool of a server of C calls nothing back'}
 
 
 class Manager(multiprocessing.managers.SyncManager):
@@ -55,10 +59,11 @@ def connect():
 
 
 def is_not_served(error):
-    """Whether the server was asked for the only type that it does not serve:
-    then the test says nothing."""
+    """Whether a pool was to call a function that this server does not have:
+    then the test says nothing. pools.c has all that these tests call."""
     return (isinstance(error, multiprocessing.managers.RemoteError) and
-            "KeyError: 'Pool'" in str(error))
+            'is registered at this manager' in str(error) and
+            not os.environ.get('FUNCTIONS'))
 
 
 class Result(unittest.TestResult):
@@ -79,7 +84,7 @@ class Result(unittest.TestResult):
             if test.id().endswith(name) and SPLIT == 3:
                 return self.line('skip', test, DIFFERS[name])
         if is_not_served(error[1]):
-            return self.line('skip', test, 'the server has no such type')
+            return self.line('skip', test, 'the server has no such function')
         super().addError(test, error)
         print(self._exc_info_to_string(error, test))
         self.line('FAIL', test)
@@ -106,7 +111,13 @@ def main():
                 if not WORDS or any(word in one.id() for word in WORDS):
                     suite.addTest(one)
     result = Result()
-    suite.run(result)
+    # Some of them make files and directories where they are: another run may
+    # be at the same place, or have been killed there.
+    home = os.getcwd()
+    with tempfile.TemporaryDirectory() as place:
+        os.chdir(place)
+        suite.run(result)
+        os.chdir(home)
     sys.exit(0 if result.wasSuccessful() else 3)
 
 

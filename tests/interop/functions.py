@@ -107,7 +107,7 @@ def the_examples_of_the_manual_are_right(address):
         block = []
         assert eval(found.group(1), names) == eval(found.group(2)), line
         checked += 1
-    assert checked == 3, checked
+    assert checked == 5, checked
 
 
 @test

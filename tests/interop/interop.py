@@ -41,9 +41,12 @@ SERVER = command('SERVER', BUILD + '/interop/server')
 CROWD = command('CROWD', BUILD + '/interop/crowd')
 TYPES = command('TYPES', EXAMPLES + '/manager_server')
 FUNCTIONS = BUILD + '/interop/functions'
+POOLS = BUILD + '/interop/pools'
 VALUES = BUILD + '/interop/values'
 REFUSED = BUILD + '/interop/refused'
 PASS = BUILD + '/interop/pass'
+SHIM = BUILD + '/interop/shim.so'
+LEASES = BUILD + '/interop/leases'
 
 Python = collections.namedtuple('Python', 'path name major')
 
@@ -345,8 +348,8 @@ def semantics(python):
 def cpython_suite(python):
     """Passes on the lines of cpython_suite.py, each of them a test. Then the
     server has nothing left of its clients, and ends as it is asked to."""
-    with Program(TYPES + ['127.0.0.1:0', KEY]) as server:
-        with Program([python.path, '-W', 'ignore',
+    with serve([POOLS]) as server:
+        with Program(['env', 'FUNCTIONS=all', python.path, '-W', 'ignore',
                       os.path.join(HERE, 'cpython_suite.py'),
                       server.until(''), KEY] +
                      os.environ.get('SUITE', '').split()) as client:
@@ -354,8 +357,28 @@ def cpython_suite(python):
             client.end(0, 3)  # 3: it has said what failed
             with OUTPUT:
                 print(client.text(client.out), end='', flush=True)
-        server.process.terminate()
-        server.end()
+        stop(server)
+
+
+def pools(python):
+    """Passes on the lines of pools.py, each of them a test."""
+    with Program([python.path, '-W', 'ignore', os.path.join(HERE, 'pools.py'),
+                  POOLS, KEY]) as client:
+        client.process.wait(4 * LIMIT)
+        client.end(0, 3)  # 3: it has said what failed
+        with OUTPUT:
+            print(client.text(client.out), end='', flush=True)
+
+
+def lock_suite(python, space):
+    """Passes on the lines of lock_suite.py, each of them a test."""
+    with Program([python.path, '-W', 'ignore',
+                  os.path.join(HERE, 'lock_suite.py'), SHIM, space] +
+                 os.environ.get('SUITE', '').split()) as program:
+        program.process.wait(10 * LIMIT)
+        program.end(0, 3)  # 3: it has said what failed
+        with OUTPUT:
+            print(program.text(program.out), end='', flush=True)
 
 
 def sync_types(python):
@@ -381,6 +404,24 @@ def functions(python):
         client.end(0, 3)  # 3: it has said what failed
         with OUTPUT:
             print(client.text(client.out), end='', flush=True)
+
+
+def leases(python):
+    """A worker is stopped for longer than the lease, others are killed."""
+    lease = max(1, SLOW)
+    with Program([LEASES, '127.0.0.1:0', KEY, lease],
+                 stdin=subprocess.PIPE) as server:
+        with Program([python.path, '-W', 'ignore',
+                      os.path.join(HERE, 'leases.py'), 'drive',
+                      server.until(''), KEY]) as client:
+            client.process.wait(2 * LIMIT)
+            client.end(0)
+        stop(server)
+        counts = [int(n) for n in re.findall(r'\b\d+\b', server.lines()[-1])]
+        put, got, done, returned, dead, left = counts
+        if not (put == done + dead and got == done + returned and
+                returned >= 7 and dead == 1 and left == 0):
+            raise Failure(counts)
 
 
 def containers_program(python, what, address, *more, **kwds):
@@ -532,6 +573,8 @@ def main():
              % name, sync_types, python),
             ('the server of these functions that %s calls ends well' % name,
              functions, python),
+            ('what a %s worker has leased is done by another one when it is '
+             'killed, or stopped' % name, leases, python),
             ('lists, dicts and arrays of a C manager are as those of %s'
              % name, containers, python),
             ('what %s has put into lists and dicts is the same to others'
@@ -548,10 +591,26 @@ def main():
              'so' % name, wrong_c_worker, python)]
     # Of the three that differ in what they test. First: they sleep most of
     # their time.
+    three = [python for python in found
+             if python.name in ('3.8', '3.11', '3.13')]
     tests[:0] = [
         ("the server of Python %s's own tests ends well" % python.name,
-         cpython_suite, python)
-        for python in found if python.name in ('3.8', '3.11', '3.13')]
+         cpython_suite, python) for python in three] + [
+        ('the server of these pools of Python %s ends well' % python.name,
+         pools, python) for python in three]
+    # Each place of the objects with one of these, or with all of them.
+    for name, spaces in (('3.8', 'python'), ('3.11', 'served'),
+                         ('3.13', 'local types')):
+        if os.environ.get('INTEROP_LOCKS') == 'all':
+            spaces = 'local served types python'
+        # Python's own program cannot load what has a sanitizer.
+        if os.environ.get('SANITIZE'):
+            spaces = ''
+        tests[:0] = [
+            ("Python %s's own tests of locks and queues end well: %s"
+             % (name, space), lock_suite, python, space)
+            for python in found if python.name == name
+            for space in spaces.split()]
     tests += [
         ('C master, C worker', c_master_c_worker),
         ('C master, two C workers', two_c_workers),

@@ -1,0 +1,583 @@
+/* Queues that lease, behind a manager, and clients of C: whose a message is
+   when a task, a connection, a process or the server ends. From inside, for
+   the connections that are pinned. */
+#include "inside.h"
+#include "child.h"
+#include "served.h"
+#include "tasks.h"
+
+static void serve(served *s, const conc_queue_opts *o) {
+  conc_queue *q = conc_queue_new(o);
+  CHECK(q != NULL);
+  *s = nobody();
+  serve_queue(s, q);
+}
+
+static void serve_leases(served *s, double lease) {
+  conc_queue_opts o;
+  memset(&o, 0, sizeof o);
+  o.lease = lease;
+  serve(s, &o);
+}
+
+static void put(conc_queue *q, const char *text) {
+  CHECK_EQ(conc_put(q, text, strlen(text), 5 * test_slow()), 0);
+}
+
+/* Takes one; waits for it. The lease may be NULL. */
+static void expect(conc_queue *q, const char *text, conc_lease *lease) {
+  char buf[64];
+  const double wait = 10 * test_slow();
+  ssize_t n = lease != NULL ? conc_get_leased(q, lease, buf, 64, wait)
+                            : conc_get(q, buf, 64, wait);
+  CHECK_EQ(n, strlen(text));
+  CHECK(memcmp(buf, text, strlen(text)) == 0);
+}
+
+static void expect_none(conc_queue *q) {
+  char buf[64];
+  CHECK_EQ(conc_get(q, buf, sizeof buf, 0), -ETIMEDOUT);
+}
+
+static conc_queue_counts counts(conc_queue *q) {
+  conc_queue_counts c;
+  CHECK_EQ(conc_queue_stats(q, &c), 0);
+  return c;
+}
+
+/* How many connections of a client's queue are pinned. */
+static int pinned(conc_queue *q) {
+  conc__proxy *p = (conc__proxy *)q;
+  int n = 0;
+  conc__mutex_lock(conc__mutex_of(p->manager));
+  for (const conc__lessee *l = p->lessees; l != NULL; l = l->after)
+    n += l->pin != NULL;
+  conc__mutex_unlock(conc__mutex_of(p->manager));
+  return n;
+}
+
+TEST(a_worker_in_c_says_what_is_done) {
+  served s;
+  serve_leases(&s, 60);
+  conc_queue *q = join_as_client(&s, &s.client);
+  put(q, "a");
+  put(q, "b");
+  expect(q, "a", NULL);
+  CHECK_EQ(pinned(q), 1);
+  CHECK_EQ(counts(q).leased, 1);
+  CHECK_EQ(conc_qsize(q), 1);
+  CHECK_EQ(conc_queue_join(q, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_task_done(q), 0);
+  CHECK_EQ(pinned(q), 0);
+  CHECK_EQ(conc_task_done(q), -EINVAL);
+  expect(q, "b", NULL);
+  CHECK_EQ(conc_task_done(q), 0);
+  CHECK_EQ(conc_queue_join(q, 5 * test_slow()), 0);
+  CHECK_EQ(counts(q).done, 2);
+  CHECK_EQ(counts(s.queue).leased, 0);
+  end(&s);
+}
+
+TEST(values_are_leased_too) {
+  served s;
+  serve_leases(&s, 60);
+  conc_queue *q = join_as_client(&s, &s.client);
+  conc_lease lease;
+  conc_value *v;
+  int n = 0;
+  CHECK_EQ(conc_put_build(q, 5, "(is)", 7, "seven"), 0);
+  CHECK_EQ(conc_get_value_leased(q, &lease, &v, 5 * test_slow()), 0);
+  CHECK_EQ(conc_value_size(v), 2);
+  conc_value_free(v);
+  CHECK_EQ(lease.deliveries, 1);
+  CHECK_EQ(conc_lease_release(&lease, 0), 0);
+  CHECK_EQ(conc_get_parse(q, 5 * test_slow(), "i", &n), -EBADMSG);
+  CHECK_EQ(conc_get_value_leased(q, &lease, &v, 5 * test_slow()), 0);
+  conc_value_free(v);
+  CHECK(lease.deliveries >= 2);
+  CHECK_EQ(conc_lease_done(&lease), 0);
+  CHECK_EQ(conc_lease_done(&lease), -EINVAL);
+  end(&s);
+}
+
+/* What a get refuses is there, and not leased. */
+TEST(what_does_not_suit_stays) {
+  served s;
+  serve_leases(&s, 60);
+  conc_queue *q = join_as_client(&s, &s.client);
+  char buf[4];
+  put(q, "too long");
+  CHECK_EQ(conc_get(q, buf, sizeof buf, 5), -EMSGSIZE);
+  CHECK_EQ(counts(s.queue).leased, 0);
+  expect(q, "too long", NULL);
+  CHECK_EQ(conc_task_done(q), 0);
+  end(&s);
+}
+
+static void *get_and_end(void *arg) {
+  expect((conc_queue *)arg, "job", NULL);
+  expect((conc_queue *)arg, "another", NULL);
+  return NULL;
+}
+
+static void ends(int (*how)(conc_task *)) {
+  served s;
+  serve_leases(&s, 60);
+  conc_queue *q = join_as_client(&s, &s.client);
+  conc_lease lease;
+  conc_task t;
+  put(q, "job");
+  put(q, "another");
+  start(how, &t, get_and_end, q);
+  if (how == conc_thread_start) CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
+  expect(q, "job", &lease);
+  CHECK_EQ(conc_lease_deliveries(&lease), 2);
+  expect(q, "another", NULL);
+  CHECK_EQ(pinned(q), 1);
+  CHECK_EQ(conc_lease_done(&lease), 0);
+  CHECK_EQ(pinned(q), 1);
+  CHECK_EQ(conc_task_done(q), 0);
+  CHECK_EQ(counts(q).returned, 2);
+  end(&s);
+}
+
+TEST(what_a_thread_had_comes_back_when_it_ends) { ends(conc_thread_start); }
+TEST(what_a_coroutine_had_comes_back_when_it_ends) { ends(conc_run); }
+
+/* One connection is pinned for all leases of a task, and a task_done is for
+   the one that it got last. */
+TEST(a_task_may_have_many) {
+  enum { MANY = 200 };
+  served s;
+  serve_leases(&s, 60);
+  conc_queue *q = join_as_client(&s, &s.client);
+  static conc_lease lease[MANY];
+  for (int i = 0; i < MANY; i++) CHECK_EQ(conc_put(q, &i, sizeof i, 5), 0);
+  for (int i = 0; i < MANY; i++) {
+    int n = -1;
+    CHECK_EQ(conc_get_leased(q, &lease[i], &n, sizeof n, 5 * test_slow()),
+             sizeof n);
+    CHECK_EQ(n, i);
+  }
+  CHECK_EQ(pinned(q), 1);
+  CHECK_EQ(counts(q).leased, MANY);
+  CHECK(conc_queue_holders(q, NULL, 0) == 1);
+  conc_queue_holder h;
+  CHECK_EQ(conc_queue_holders(q, &h, 1), 1);
+  CHECK_EQ(h.leases, MANY);
+  for (int i = 0; i < MANY / 2; i++) CHECK_EQ(conc_lease_done(&lease[i]), 0);
+  for (int i = 0; i < MANY / 2; i++) CHECK_EQ(conc_task_done(q), 0);
+  CHECK_EQ(conc_task_done(q), -EINVAL);
+  CHECK_EQ(conc_lease_done(&lease[MANY - 1]), -ESTALE);
+  CHECK_EQ(pinned(q), 0);
+  CHECK_EQ(counts(q).done, MANY);
+  end(&s);
+}
+
+/* A get that is given up ends its connection, but no lease. */
+TEST(a_get_that_times_out_costs_no_lease) {
+  served s;
+  serve_leases(&s, 60);
+  conc_queue *q = join_as_client(&s, &s.client);
+  char buf[8];
+  put(q, "a");
+  expect(q, "a", NULL);
+  for (int i = 0; i < 5; i++)
+    CHECK_EQ(conc_get(q, buf, sizeof buf, 0.01), -ETIMEDOUT);
+  CHECK_EQ(counts(q).leased, 1);
+  CHECK_EQ(conc_task_done(q), 0);
+  end(&s);
+}
+
+static void *wait_for_more(void *arg) {
+  conc_queue *q = (conc_queue *)arg;
+  char buf[8];
+  expect(q, "a", NULL);
+  CHECK_EQ(conc_get(q, buf, sizeof buf, CONC_FOREVER), -ECANCELED);
+  CHECK_EQ(counts(q).leased, 1);
+  CHECK_EQ(conc_task_done(q), 0);
+  return NULL;
+}
+
+TEST(a_get_that_is_cancelled_costs_no_lease) {
+  for (int i = 0; i < 2; i++) {
+    served s;
+  serve_leases(&s, 60);
+    conc_queue *q = join_as_client(&s, &s.client);
+    conc_task t;
+    put(q, "a");
+    start(conc_thread_start, &t, wait_for_more, q);
+    while (counts(s.queue).leased != 1) conc_sleep(0.001);
+    if (i == 0) conc_sleep(0.02); /* most likely it waits */
+    CHECK_EQ(conc_cancel(&t), 0);
+    CHECK_EQ(conc_join(&t, CONC_FOREVER), -ECANCELED);
+    CHECK_EQ(counts(s.queue).done, 1);
+    end(&s);
+  }
+}
+
+typedef struct handed {
+  conc_queue *queue;
+  conc_lease lease;
+  conc_event there, done;
+} handed;
+
+static void *take_one(void *arg) {
+  handed *h = (handed *)arg;
+  expect(h->queue, "a", &h->lease);
+  conc_event_set(&h->there);
+  conc_event_wait(&h->done, CONC_FOREVER);
+  CHECK_EQ(conc_task_done(h->queue), -EINVAL); /* another one has done it */
+  return NULL;
+}
+
+TEST(another_task_may_say_that_it_is_done) {
+  served s;
+  serve_leases(&s, 60);
+  static handed h;
+  conc_task t;
+  memset(&h, 0, sizeof h);
+  h.queue = join_as_client(&s, &s.client);
+  put(h.queue, "a");
+  start(conc_thread_start, &t, take_one, &h);
+  CHECK_EQ(conc_event_wait(&h.there, 10 * test_slow()), 0);
+  CHECK_EQ(conc_lease_done(&h.lease), 0);
+  CHECK_EQ(pinned(h.queue), 0);
+  conc_event_set(&h.done);
+  CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
+  CHECK_EQ(counts(s.queue).done, 1);
+  end(&s);
+}
+
+/* A process that gets one and says so by a byte; then it waits. */
+static pid_t worker(const served *s, const int *fds) {
+  pid_t pid = begin_child();
+  conc_manager m;
+  conc_queue *q;
+  const int fd = fds[1];
+  if (pid > 0) return pid;
+  close(fds[0]);
+  q = join_as_client(s, &m);
+  expect(q, "job", NULL);
+  CHECK_EQ(write(fd, "1", 1), 1);
+  for (;;) {
+    char byte;
+    if (read(fd, &byte, 1) != 1) _exit(0);
+    byte = (char)('0' - conc_task_done(q) % 100);
+    CHECK_EQ(write(fd, &byte, 1), 1);
+  }
+}
+
+TEST(what_a_killed_process_had_comes_back) {
+  NEEDS_FORK;
+  for (int i = 0; i < 20; i++) {
+    served s;
+  serve_leases(&s, 60);
+    conc_queue *q = join_as_client(&s, &s.client);
+    conc_lease lease;
+    int fd[2];
+    char byte;
+    pid_t pid;
+    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, fd), 0);
+    put(q, "job");
+    pid = worker(&s, fd);
+    CHECK_EQ(read(fd[0], &byte, 1), 1);
+    kill(pid, SIGKILL);
+    expect(q, "job", &lease);
+    CHECK_EQ(lease.deliveries, 2);
+    CHECK_EQ(conc_lease_done(&lease), 0);
+    reap(pid, -SIGKILL);
+    close(fd[0]);
+    close(fd[1]);
+    end(&s);
+  }
+}
+
+/* A stopped process gives no sign of life; when it goes on, it is told. */
+TEST(what_a_stopped_process_had_comes_back) {
+  NEEDS_FORK;
+  served s;
+  serve_leases(&s, 0.5 * test_slow());
+  conc_queue *q = join_as_client(&s, &s.client);
+  conc_lease lease;
+  int fd[2];
+  char byte;
+  pid_t pid;
+  CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, fd), 0);
+  put(q, "job");
+  pid = worker(&s, fd);
+  CHECK_EQ(read(fd[0], &byte, 1), 1);
+  kill(pid, SIGSTOP);
+  expect(q, "job", &lease);
+  CHECK_EQ(lease.deliveries, 2);
+  CHECK_EQ(write(fd[0], "?", 1), 1);
+  kill(pid, SIGCONT);
+  CHECK_EQ(read(fd[0], &byte, 1), 1);
+  CHECK_EQ(byte, '0' + ESTALE % 100);
+  CHECK_EQ(conc_lease_done(&lease), 0);
+  close(fd[1]);
+  close(fd[0]);
+  reap(pid, 0);
+  end(&s);
+}
+
+/* A job that takes several times the lease is not given to another one. */
+TEST(a_long_job_keeps_its_message) {
+  const double lease = 0.4 * test_slow();
+  served s;
+  serve_leases(&s, lease);
+  conc_queue *q = join_as_client(&s, &s.client);
+  char buf[8];
+  put(q, "a");
+  expect(q, "a", NULL);
+  CHECK_EQ(conc_get(s.queue, buf, sizeof buf, 4 * lease), -ETIMEDOUT);
+  CHECK_EQ(conc_task_done(q), 0);
+  put(q, "b"); /* and again, after a while without any lease */
+  expect(q, "b", NULL);
+  CHECK_EQ(conc_get(s.queue, buf, sizeof buf, 3 * lease), -ETIMEDOUT);
+  CHECK_EQ(conc_task_done(q), 0);
+  CHECK_EQ(counts(s.queue).returned, 0);
+  end(&s);
+}
+
+TEST(a_lease_that_was_made_longer) {
+  conc_queue_opts o;
+  served s;
+  memset(&o, 0, sizeof o);
+  o.lease = 60;
+  o.max_lease = 0.3 * test_slow();
+  serve(&s, &o);
+  conc_queue *q = join_as_client(&s, &s.client);
+  conc_lease lease;
+  char buf[8];
+  put(q, "a");
+  expect(q, "a", &lease);
+  CHECK_EQ(conc_lease_extend(&lease, 60), 0);
+  CHECK_EQ(conc_get(s.queue, buf, sizeof buf, 0.6 * test_slow()), -ETIMEDOUT);
+  CHECK_EQ(conc_lease_release(&lease, 0), 0);
+  expect(q, "a", &lease);
+  expect(s.queue, "a", NULL); /* for it is over without that */
+  CHECK_EQ(conc_lease_extend(&lease, 60), -ESTALE);
+  CHECK_EQ(conc_lease_done(&lease), -ESTALE);
+  CHECK_EQ(conc_task_done(s.queue), 0);
+  end(&s);
+}
+
+TEST(a_client_that_is_shut_down_gives_back) {
+  served s;
+  serve_leases(&s, 60);
+  conc_queue *q = join_as_client(&s, &s.client);
+  put(q, "a");
+  put(q, "b");
+  expect(q, "a", NULL);
+  expect(q, "b", NULL);
+  CHECK_EQ(conc_manager_shutdown(&s.client), 0);
+  memset(&s.client, 0, sizeof s.client);
+  q = join_as_client(&s, &s.client); /* perhaps at the same address */
+  CHECK_EQ(conc_task_done(q), -EINVAL);
+  expect(q, "a", NULL);
+  expect(q, "b", NULL);
+  CHECK_EQ(conc_task_done(q), 0);
+  CHECK_EQ(conc_task_done(q), 0);
+  end(&s);
+}
+
+/* A forked child has none of its parent's leases, and ends none. */
+TEST(a_forked_child_has_no_lease) {
+  NEEDS_FORK;
+  served s;
+  serve_leases(&s, 60);
+  conc_queue *q = join_as_client(&s, &s.client);
+  pid_t pid;
+  put(q, "a");
+  put(q, "b");
+  expect(q, "a", NULL);
+  pid = begin_child();
+  if (pid == 0) {
+    CHECK_EQ(conc_task_done(q), -EINVAL);
+    expect(q, "b", NULL);
+    CHECK_EQ(conc_task_done(q), 0);
+    _exit(0);
+  }
+  reap(pid, 0);
+  CHECK_EQ(counts(q).leased, 1);
+  CHECK_EQ(conc_task_done(q), 0);
+  end(&s);
+}
+
+/* Numbers of leases are a server's: the next one does not take them for its
+   own. */
+TEST(a_server_that_is_started_anew_has_no_lease_of_before) {
+  served s, t;
+  serve_leases(&s, 60);
+  conc_queue *q;
+  conc_lease lease, other;
+  conc_queue_opts o;
+  char address[128];
+  snprintf(address, sizeof address, "%s", conc_manager_address(&s.server));
+  s.client = client_of(&s);
+  s.client.address = address;
+  s.client.reconnect = 20;
+  q = join(&s.client);
+  put(q, "a");
+  expect(q, "a", &lease);
+  CHECK_EQ(conc_manager_shutdown(&s.server), 0);
+  t = nobody();
+  t.server.address = address;
+  memset(&o, 0, sizeof o);
+  o.lease = 60;
+  serve_queue(&t, conc_queue_new(&o));
+  put(t.queue, "b");
+  expect(t.queue, "b", &other);
+  CHECK_EQ(lease.id, other.id);
+  CHECK_EQ(conc_lease_done(&lease), -ESTALE);
+  CHECK_EQ(conc_lease_done(&other), 0);
+  put(q, "c");
+  expect(q, "c", &lease);
+  CHECK_EQ(conc_lease_done(&lease), 0);
+  CHECK_EQ(conc_manager_shutdown(&s.client), 0);
+  conc_queue_free(s.queue);
+  end(&t);
+}
+
+TEST(delays_priorities_and_ids_over_the_network) {
+  conc_queue_opts o;
+  served s;
+  memset(&o, 0, sizeof o);
+  o.priorities = 3;
+  o.dedup = 60;
+  serve(&s, &o);
+  conc_queue *q = join_as_client(&s, &s.client);
+  double start = test_now();
+  CHECK_EQ(conc_put_after(q, "later", 5, 0.2, 5), 0);
+  CHECK_EQ(conc_put_priority(q, "low", 3, 2, 5), 0);
+  CHECK_EQ(conc_put_priority(q, "high", 4, 0, 5), 0);
+  CHECK_EQ(conc_put_priority(q, "none", 4, 3, 5), -EINVAL);
+  CHECK_EQ(conc_put_once(q, "id", "once", 4, 5), 0);
+  CHECK_EQ(conc_put_once(q, "id", "once", 4, 5), 0);
+  CHECK_EQ(counts(q).put, 4);
+  CHECK_EQ(counts(q).delayed, 1);
+  expect(q, "high", NULL);
+  expect(q, "low", NULL);
+  expect(q, "once", NULL);
+  expect(q, "later", NULL);
+  CHECK(test_now() - start >= 0.19);
+  expect_none(q);
+  CHECK_EQ(conc_queue_holders(q, NULL, 0), -ENOTSUP);
+  CHECK_EQ(conc_task_done(q), 0);
+  end(&s);
+}
+
+TEST(a_plain_queue_has_none_of_it) {
+  served s = nobody();
+  serve_queue(&s, conc_queue_new(NULL));
+  conc_queue *q = join_as_client(&s, &s.client);
+  conc_queue_counts c;
+  conc_lease lease;
+  char buf[8];
+  CHECK_EQ(conc_put_after(q, "a", 1, 0, 5), -ENOTSUP);
+  CHECK_EQ(conc_put_once(q, "id", "a", 1, 5), -ENOTSUP);
+  CHECK_EQ(conc_queue_stats(q, &c), -ENOTSUP);
+  CHECK_EQ(conc_get_leased(q, &lease, buf, 8, 0), -ENOTSUP);
+  CHECK_EQ(conc_qsize(q), 0);
+  end(&s);
+}
+
+/* A put on terms that is made again after its connection was lost counts once:
+   it has a key, as any. What the server lacks, it says. */
+TEST(a_queue_without_dedup_says_so) {
+  conc_queue_opts o;
+  served s;
+  memset(&o, 0, sizeof o);
+  o.priorities = 1;
+  serve(&s, &o);
+  s.client = client_of(&s);
+  s.client.reconnect = 5;
+  conc_queue *q = join(&s.client);
+  CHECK_EQ(conc_put_once(q, "id", "a", 1, 5), -ENOTSUP);
+  CHECK_EQ(conc_put_after(q, "a", 1, 0, 5), 0);
+  CHECK_EQ(counts(q).put, 1);
+  end(&s);
+}
+
+/* A message that is handed out, and not confirmed, has its own place. */
+TEST(what_is_handed_out_keeps_its_priority) {
+  NEEDS_FORK;
+  conc_queue_opts o;
+  served s;
+  memset(&o, 0, sizeof o);
+  o.priorities = 2;
+  serve(&s, &o);
+  conc_queue *q = join_as_client(&s, &s.client);
+  int fd[2];
+  char byte;
+  pid_t pid;
+  CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, fd), 0);
+  CHECK_EQ(conc_put_priority(q, "job", 3, 1, 5), 0);
+  pid = worker(&s, fd);
+  CHECK_EQ(read(fd[0], &byte, 1), 1);
+  CHECK_EQ(conc_put_priority(q, "urgent", 6, 0, 5), 0);
+  kill(pid, SIGKILL);
+  reap(pid, -SIGKILL);
+  while (counts(s.queue).ready != 2) conc_sleep(0.001);
+  expect(q, "urgent", NULL);
+  expect(q, "job", NULL);
+  CHECK_EQ(counts(s.queue).put, 2);
+  close(fd[0]);
+  close(fd[1]);
+  end(&s);
+}
+
+TEST(many_at_once) {
+  served s;
+  serve_leases(&s, 60);
+  conc_queue *q = join_as_client(&s, &s.client);
+  int in[50], out[50];
+  for (int i = 0; i < 50; i++) in[i] = i;
+  CHECK_EQ(conc_put_many(q, in, sizeof *in, 50, 5), 50);
+  CHECK_EQ(conc_get_many(q, out, sizeof *out, 50, 5 * test_slow()), 50);
+  CHECK(memcmp(in, out, sizeof in) == 0);
+  CHECK_EQ(counts(q).leased, 50);
+  for (int i = 0; i < 50; i++) CHECK_EQ(conc_task_done(q), 0);
+  CHECK_EQ(conc_queue_join(q, 5), 0);
+  end(&s);
+}
+
+/* A leased queue of another server's is none that can be served here. */
+TEST(a_proxy_that_leases_is_not_served) {
+  served s;
+  serve_leases(&s, 60);
+  conc_queue *q = join_as_client(&s, &s.client);
+  conc_manager m;
+  memset(&m, 0, sizeof m);
+  CHECK_EQ(conc_manager_register_queue(&m, "q", q), -ENOTSUP);
+  conc_manager_shutdown(&m);
+  end(&s);
+}
+
+/* Without memory, once at each place: nothing is lost, and nothing held. */
+TEST(without_memory_no_lease_is_lost) {
+  served s;
+  serve_leases(&s, 60);
+  conc_queue *q = join_as_client(&s, &s.client);
+  int rc = -ENOMEM;
+  for (long i = 1; rc < 0; i++) {
+    char buf[8];
+    double until = conc_now() + 20 * test_slow();
+    if (counts(s.queue).put == 0) put(s.queue, "a");
+    STORE(test_fail_at, i);
+    rc = (int)conc_get(q, buf, sizeof buf, 5 * test_slow());
+    STORE(test_fail_at, 0);
+    CHECK(rc == 1 || rc == -ENOMEM || rc == -EPIPE || rc == -ECONNRESET ||
+          rc == -EPROTO);
+    while (rc < 0 && counts(s.queue).ready != 1) {
+      CHECK(conc_now() < until);
+      conc_sleep(0.001);
+    }
+  }
+  CHECK_EQ(conc_task_done(q), 0);
+  CHECK_EQ(counts(s.queue).done, 1);
+  end(&s);
+}
+
+TEST_MAIN
