@@ -39546,7 +39546,7 @@ typedef struct conc__server_side {
   size_t clients_count; /* length of `clients` */
   size_t handshakes;    /* length of that line */
   size_t admitted;      /* clients that have authenticated */
-  size_t away;          /* those that are waited for: they take no place */
+  size_t away; /* those that are waited for: they take no place. Relaxed */
   conc_event changed;   /* a client was closed, or has authenticated */
   conc__buffer spare[CONC__SPARE_BUFFERS]; /* not lent; the first are filled */
   size_t spare_count;                      /* how many of them */
@@ -41528,14 +41528,14 @@ CONC__PRIVATE void conc__client_await(conc__session *s) {
   conc__session_charge(s);
   /* A client that comes back needs a place. */
   server->admitted--;
-  server->away++;
+  CONC__STORE_RELAXED(&server->away, server->away + 1);
   CONC__STORE_RELAXED(&server->account.counts.clients, server->admitted);
   conc_event_set(&server->changed);
   c->away = true;
   /* Others have run meanwhile. */
   if (c->patience > 0 && !server->stopping) conc_sleep(c->patience);
   c->away = false;
-  server->away--;
+  CONC__STORE_RELAXED(&server->away, server->away - 1);
   server->admitted++;
 }
 
@@ -54850,6 +54850,7 @@ CONC__PRIVATE int conc__make_rlock(conc__session *s, conc__object *o,
 CONC__PRIVATE void conc__drop_lock(conc__object *o) {
   conc__unhold(&((conc__served_lock *)o->state)->holding);
   CONC_FREE(o->state);
+  o->state = NULL;
 }
 
 CONC__PRIVATE int conc__served_lock_text(const conc__served_lock *l,
@@ -55337,7 +55338,10 @@ CONC__PRIVATE int conc__make_cond(conc__session *s, conc__object *o,
 CONC__PRIVATE void conc__drop_cond(conc__object *o) {
   conc__served_cond *c = (conc__served_cond *)o->state;
   conc__unhold(&c->own.holding);
-  if (c->lock->notified == c->cond) c->lock->notified = NULL;
+  /* At the manager's end its lock may have been dropped before. */
+  if ((c->object == NULL || c->object->state != NULL) &&
+      c->lock->notified == c->cond)
+    c->lock->notified = NULL;
   if (c->object != NULL) conc__object_unuse(c->objects, c->object);
   CONC_FREE(c);
 }
