@@ -55338,8 +55338,9 @@ CONC__PRIVATE int conc__make_cond(conc__session *s, conc__object *o,
 CONC__PRIVATE void conc__drop_cond(conc__object *o) {
   conc__served_cond *c = (conc__served_cond *)o->state;
   conc__unhold(&c->own.holding);
-  /* At the manager's end its lock may have been dropped before. */
-  if ((c->object == NULL || c->object->state != NULL) &&
+  /* A lock that goes on. At the manager's end it may have been dropped before;
+     and what has a name ends then, and not earlier. */
+  if (c->object != NULL && c->object->state != NULL &&
       c->lock->notified == c->cond)
     c->lock->notified = NULL;
   if (c->object != NULL) conc__object_unuse(c->objects, c->object);
