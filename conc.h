@@ -3301,10 +3301,11 @@ CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
    another at `items`. It waits as conc_put does until there is room for one
    message; then it puts as many of them as there is room for, at once.
    Returns how many were put. After an error none was.
-   To a manager of conc.h they go in one trip, up to 256 KiB at once; to one of
-   Python each takes a trip of its own. If it is not known what became of a
-   trip (-ECONNRESET, -ECANCELED, -EPROTO; see conc_manager_get), those of the
-   trips before it were put.
+   To a manager of conc.h they go in one trip, up to 256 KiB at once. To one of
+   Python each takes a trip of its own, for it has no such call: if they were
+   sent ahead, one could find room after one before it has found none. If it is
+   not known what became of a trip (-ECONNRESET, -ECANCELED, -EPROTO; see
+   conc_manager_get), those of the trips before it were put.
    Errors: as conc_put. */
 CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
                                size_t size, size_t n, double timeout);
@@ -39655,7 +39656,7 @@ typedef struct conc__server_side {
   size_t clients_count; /* length of `clients` */
   size_t handshakes;    /* length of that line */
   size_t admitted;      /* clients that have authenticated */
-  size_t away;          /* those that are waited for: they take no place */
+  size_t away; /* those that are waited for: they take no place. Relaxed */
   conc_event changed;   /* a client was closed, or has authenticated */
   conc__buffer spare[CONC__SPARE_BUFFERS]; /* not lent; the first are filled */
   size_t spare_count;                      /* how many of them */
@@ -41637,14 +41638,14 @@ CONC__PRIVATE void conc__client_await(conc__session *s) {
   conc__session_charge(s);
   /* A client that comes back needs a place. */
   server->admitted--;
-  server->away++;
+  CONC__STORE_RELAXED(&server->away, server->away + 1);
   CONC__STORE_RELAXED(&server->account.counts.clients, server->admitted);
   conc_event_set(&server->changed);
   c->away = true;
   /* Others have run meanwhile. */
   if (c->patience > 0 && !server->stopping) conc_sleep(c->patience);
   c->away = false;
-  server->away--;
+  CONC__STORE_RELAXED(&server->away, server->away - 1);
   server->admitted++;
 }
 
@@ -54973,6 +54974,7 @@ CONC__PRIVATE int conc__make_rlock(conc__session *s, conc__object *o,
 CONC__PRIVATE void conc__drop_lock(conc__object *o) {
   conc__unhold(&((conc__served_lock *)o->state)->holding);
   CONC_FREE(o->state);
+  o->state = NULL;
 }
 
 CONC__PRIVATE int conc__served_lock_text(const conc__served_lock *l,
@@ -55460,7 +55462,11 @@ CONC__PRIVATE int conc__make_cond(conc__session *s, conc__object *o,
 CONC__PRIVATE void conc__drop_cond(conc__object *o) {
   conc__served_cond *c = (conc__served_cond *)o->state;
   conc__unhold(&c->own.holding);
-  if (c->lock->notified == c->cond) c->lock->notified = NULL;
+  /* A lock that goes on. At the manager's end it may have been dropped before;
+     and what has a name ends then, and not earlier. */
+  if (c->object != NULL && c->object->state != NULL &&
+      c->lock->notified == c->cond)
+    c->lock->notified = NULL;
   if (c->object != NULL) conc__object_unuse(c->objects, c->object);
   CONC_FREE(c);
 }

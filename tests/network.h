@@ -1,5 +1,5 @@
-/* network.h: a network between a client and a server that fails when it is told
- * to. After inside.h and tasks.h. */
+/* network.h: a network between a client and a server, which fails when it is
+ * told to. After inside.h. */
 #ifndef TEST_NETWORK_H
 #define TEST_NETWORK_H
 #include "served.h"
@@ -27,7 +27,7 @@ enum {
   LOSE_NOW,     /* all clients are cut off */
   SILENCE,      /* the next bytes from the server are lost, with its end */
   SILENT,       /* and that client hears nothing of it, as long as this lasts */
-  HOLD_REPLIES, /* what the server sends is on its way as long as this lasts */
+  HOLD_REPLIES, /* what the server sends is on its way, as long as it lasts */
   CUT           /* a client that connects is turned away */
 };
 

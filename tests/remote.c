@@ -714,7 +714,7 @@ TEST(what_a_refused_reply_has_told_is_told_to_the_next) {
       shutdown(r->peer->channel.fd, SHUT_RDWR);
       CHECK(conc_lock_release(b) != 0);
       memset(&t, 0, sizeof t);
-      CHECK_EQ(conc__peer_get(&*x.t.a.state, &p, &lost, conc_now() + 5), 0);
+      CHECK_EQ(conc__peer_get(x.t.a.state, &p, &lost, conc_now() + 5), 0);
       t.peer = p;
       conc__remote_request q = conc__remote_asks(CONC__METHOD_LOCK);
       r = (conc__remote *)(uintptr_t)a;
@@ -732,8 +732,8 @@ TEST(what_a_refused_reply_has_told_is_told_to_the_next) {
   end_crossing(&x);
 }
 
-/* A notify, too, is for the next one that waits; and the one that was cancelled
-   has the lock again, as one that no owner has left behind. */
+/* A notify, too, is for the next one that waits; and the one that was
+   cancelled has the lock again, as one that no owner has left behind. */
 TEST(a_notify_that_is_refused_is_for_the_next) {
   crossing x;
   begin_crossing(&x);
