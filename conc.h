@@ -4126,11 +4126,11 @@ CONC_API conc_barrier *conc_manager_barrier(conc_manager *manager,
 
    A pool ends when there is no proxy of it any more, nor of anything that it
    has returned: what has not begun then never runs, and what runs is
-   cancelled. The pools of all clients have .max_workers threads. What their calls keep,
-   arguments of what is not done and results that were not fetched, counts for
-   .max_memory, and of each pool for .max_client_memory, too: a call above that
-   is a MemoryError, and so is a result. With CONC_PASS (.objects) the results
-   may have objects in them.
+   cancelled. The pools of all clients have .max_workers threads. What their
+   calls keep, arguments of what is not done and results that were not fetched,
+   counts for .max_memory, and of each pool for .max_client_memory, too: a call
+   above that is a MemoryError, and so is a result. With CONC_PASS (.objects)
+   the results may have objects in them.
 
    Threads    any number, mixed with coroutines of any loops
    Processes  that is what a manager is for
@@ -4205,11 +4205,11 @@ CONC_API int conc_manager_register(conc_manager *manager, const char *name,
    with 256 KiB at most when all of it is written out, and the result with 256
    KiB; what is above that is a ValueError, -EMSGSIZE in C. A call takes these
    256 KiB of .max_bytes of the pool. If its client goes, its process is
-   killed. If something else ends the process, a signal or an exit, the call fails by a
-   ChildProcessError that says what, -ECHILD in C; unless .retries of the pool
-   lets it run again. Others are not concerned: the pool has a new process. A
-   call that runs for longer than .timeout of the pool is a TimeoutError,
-   -ETIMEDOUT.
+   killed. If something else ends the process, a signal or an exit, the call
+   fails by a ChildProcessError that says what, -ECHILD in C; unless .retries
+   of the pool lets it run again. Others are not concerned: the pool has a new
+   process. A call that runs for longer than .timeout of the pool is a
+   TimeoutError, -ETIMEDOUT.
    Returns 0.
    Errors: as conc_manager_register, and
    -EINVAL  there is no pool, or it is of no such kind */
@@ -36461,7 +36461,9 @@ CONC__PRIVATE int conc__reply_proxy(conc__session *s, const conc__object *o,
     rc = conc__pickle_put_global(out, "multiprocessing.managers", "Token");
   if (rc == 0)
     rc = conc__pickle_put_ops(out, CONC__OP_EMPTY_TUPLE, CONC__OP_NEWOBJ);
-  if (rc == 0) rc = conc__pickle_put_str(out, name, strlen(name));
+  if (rc == 0) /* of which Python 2 makes the name of a class: its own str */
+    rc = s->protocol == 2 ? conc__pickle_put_bytes(out, name, strlen(name), 2)
+                          : conc__pickle_put_str(out, name, strlen(name));
   if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_NONE);
   if (rc == 0) rc = conc__reply_id(s, o);
   if (rc == 0) rc = conc__pickle_put_ops(out, CONC__OP_TUPLE3, CONC__OP_BUILD);
