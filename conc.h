@@ -46030,11 +46030,11 @@ CONC__PRIVATE void conc__function_run(conc__called *c) {
 /* ---------------------------------------------------------------------------
    >>works: what threads do for the pools of clients
 
-   A client makes a pool, and has it call functions of the program: see
-   the room >>pools. A call of the client (apply, map, imap_unordered) becomes
-   a conc__work: the arguments as elements, and places for the results. The
-   items are divided in portions, as Python has its chunks. Threads do the
-   work, a conc_pool of them:
+   A client makes a pool, and has it call functions of the program: see the
+   room >>pools. A call of the client (apply, map, imap_unordered) becomes a
+   conc__work: the arguments as elements, and places for the results. The items
+   are divided in portions, as Python has its chunks. Threads do the work, a
+   conc_pool of them:
 
      conc__work_new         the loop: takes over the arguments; what they take
             |               counts for the limits of memory
@@ -47124,11 +47124,11 @@ CONC__PRIVATE int conc__reply_async(conc__session *s, conc__object *pool,
 }
 
 /* Waits for a work, replies with its results, and drops it. If the client
-   goes, what has not begun never runs. */
-CONC__PRIVATE int conc__reply_awaited(conc__session *s, conc__work *w) {
-  size_t keeps = w->items.weight; /* what the request is as a value, about */
-  int rc;
-  rc = conc__work_await(s, w, CONC_FOREVER, keeps);
+   goes, what has not begun never runs. `keeps` is what the request takes as a
+   value, about. */
+CONC__PRIVATE int conc__reply_awaited(conc__session *s, conc__work *w,
+                                      size_t keeps) {
+  int rc = conc__work_await(s, w, CONC_FOREVER, keeps);
   if (rc != 0) conc__work_cancel(w);
   if (rc == 0) {
     conc__pool_charge(w->pool);
@@ -47151,6 +47151,7 @@ CONC__PRIVATE int conc__serve_pool_call(conc__session *s, conc__object *o,
   conc__pool_asked asked;
   conc__complaint c;
   conc__work *w;
+  size_t keeps;
   int rc = 0;
   memset(&asked, 0, sizeof asked);
   memset(&c, 0, sizeof c);
@@ -47170,6 +47171,7 @@ CONC__PRIVATE int conc__serve_pool_call(conc__session *s, conc__object *o,
   if (rc == 0 && p->state != CONC__POOL_RUN)
     rc = conc__complain(&c, "ValueError", "Pool not running");
   conc__object_rest(s, o); /* others may call it while this one waits */
+  keeps = asked.items.weight;
   w = NULL;
   if (rc == 0) w = conc__pool_work(s, o, f, &asked, &rc);
   else
@@ -47177,7 +47179,8 @@ CONC__PRIVATE int conc__serve_pool_call(conc__session *s, conc__object *o,
   conc__elements_free(&asked.items);
   conc__elements_free(&asked.results);
   if (w == NULL) return rc;
-  return call->waits ? conc__reply_awaited(s, w) : conc__reply_async(s, o, w);
+  return call->waits ? conc__reply_awaited(s, w, keeps)
+                     : conc__reply_async(s, o, w);
 }
 
 /* --- Pool: its life --- */
