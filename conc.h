@@ -30465,8 +30465,8 @@ CONC__PRIVATE int conc__survey_left(const conc__survey *s,
    - A batch that finds no space is cut off again, and the cut is on the disk
      before anything else is written. Its puts are refused. What it says of
      messages that were there before (done, back) is written without them; if
-     there is no space for that either, it is kept for the next batch: a message
-     that is done must not come back since the disk was full.
+     there is no space for that either, it is kept for the next batch: a
+     message that is done must not come back since the disk was full.
    - After an fdatasync() that failed nobody knows what is on the disk: Linux
      forgets the pages that it could not write. So the journal has failed for
      good.
@@ -31040,8 +31040,8 @@ CONC__PRIVATE void conc__journal_refuse(conc__journal *j, uint64_t batch,
   }
 }
 
-/* Refuses the puts of a batch. What is left of it is shorter, so that there may
-   be space for it. */
+/* Refuses the puts of a batch. What is left of it is shorter, so that there
+   may be space for it. */
 CONC__PRIVATE void conc__journal_refuse_puts(conc__journal *j,
                                              conc__sheet *batch,
                                              uint64_t number) {
@@ -42526,7 +42526,9 @@ CONC__PRIVATE int conc__reply_proxy(conc__session *s, const conc__object *o,
     rc = conc__pickle_put_global(out, "multiprocessing.managers", "Token");
   if (rc == 0)
     rc = conc__pickle_put_ops(out, CONC__OP_EMPTY_TUPLE, CONC__OP_NEWOBJ);
-  if (rc == 0) rc = conc__pickle_put_str(out, name, strlen(name));
+  if (rc == 0) /* of which Python 2 makes the name of a class: its own str */
+    rc = s->protocol == 2 ? conc__pickle_put_bytes(out, name, strlen(name), 2)
+                          : conc__pickle_put_str(out, name, strlen(name));
   if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_NONE);
   if (rc == 0) rc = conc__reply_id(s, o);
   if (rc == 0) rc = conc__pickle_put_ops(out, CONC__OP_TUPLE3, CONC__OP_BUILD);
@@ -53225,9 +53227,9 @@ CONC__PRIVATE void conc__function_run(conc__called *c) {
 /* ---------------------------------------------------------------------------
    >>chores: what threads do for the pools of clients
 
-   A client makes a pool, and has it call functions of the program: see
-   the room >>pools. A call of the client (apply, map, imap_unordered) becomes
-   a conc__chore: the arguments as elements, and places for the results. The
+   A client makes a pool, and has it call functions of the program: see the
+   room >>pools. A call of the client (apply, map, imap_unordered) becomes a
+   conc__chore: the arguments as elements, and places for the results. The
    items are divided in portions, as Python has its chunks. Threads do the
    work, a conc_pool of them:
 
@@ -54320,11 +54322,11 @@ CONC__PRIVATE int conc__reply_async(conc__session *s, conc__object *pool,
 }
 
 /* Waits for a work, replies with its results, and drops it. If the client
-   goes, what has not begun never runs. */
-CONC__PRIVATE int conc__reply_awaited(conc__session *s, conc__chore *w) {
-  size_t keeps = w->items.weight; /* what the request is as a value, about */
-  int rc;
-  rc = conc__chore_await(s, w, CONC_FOREVER, keeps);
+   goes, what has not begun never runs. `keeps` is what the request takes as a
+   value, about. */
+CONC__PRIVATE int conc__reply_awaited(conc__session *s, conc__chore *w,
+                                      size_t keeps) {
+  int rc = conc__chore_await(s, w, CONC_FOREVER, keeps);
   if (rc != 0) conc__chore_cancel(w);
   if (rc == 0) {
     conc__pool_charge(w->pool);
@@ -54347,6 +54349,7 @@ CONC__PRIVATE int conc__serve_pool_call(conc__session *s, conc__object *o,
   conc__pool_asked asked;
   conc__complaint c;
   conc__chore *w;
+  size_t keeps;
   int rc = 0;
   memset(&asked, 0, sizeof asked);
   memset(&c, 0, sizeof c);
@@ -54366,6 +54369,7 @@ CONC__PRIVATE int conc__serve_pool_call(conc__session *s, conc__object *o,
   if (rc == 0 && p->state != CONC__POOL_RUN)
     rc = conc__complain(&c, "ValueError", "Pool not running");
   conc__object_rest(s, o); /* others may call it while this one waits */
+  keeps = asked.items.weight;
   w = NULL;
   if (rc == 0) w = conc__pool_work(s, o, f, &asked, &rc);
   else
@@ -54373,7 +54377,8 @@ CONC__PRIVATE int conc__serve_pool_call(conc__session *s, conc__object *o,
   conc__elements_free(&asked.items);
   conc__elements_free(&asked.results);
   if (w == NULL) return rc;
-  return call->waits ? conc__reply_awaited(s, w) : conc__reply_async(s, o, w);
+  return call->waits ? conc__reply_awaited(s, w, keeps)
+                     : conc__reply_async(s, o, w);
 }
 
 /* --- Pool: its life --- */
