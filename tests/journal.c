@@ -152,10 +152,10 @@ static const char *path_of(const char *what) {
   snprintf(path, sizeof path, "/tmp/conc-journal-%d%s", (int)getpid(), what);
   return path;
 }
-static char here[80]; /* the path of the test's journal */
+static char here[120]; /* the path of the test's journal */
 
 static void clean(void) {
-  char other[96];
+  char other[140];
   snprintf(here, sizeof here, "%s", path_of(""));
   snprintf(other, sizeof other, "%s.new", here);
   unlink(here);
@@ -308,7 +308,7 @@ TEST(what_was_put_and_is_not_done_is_found_again) {
 
 static int read_all(const conc_journal_record *r, void *arg) {
   conc_value *v;
-  int64_t number;
+  int64_t number = 0;
   int *n = (int *)arg;
   ++*n;
   if (r->type == CONC_JOURNAL_PUT && r->value) {
@@ -374,7 +374,7 @@ TEST(anybody_reads_a_journal_while_it_is_open) {
 TEST(what_is_no_journal_is_left_alone) {
   conc__journal *j;
   FILE *f;
-  char other[96];
+  char other[140];
   clean();
   f = fopen(here, "w");
   CHECK(f != NULL);
