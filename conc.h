@@ -3506,7 +3506,9 @@ CONC_API int conc_lease_done(conc_lease *lease);
    below 0: after .retry_delay, as if the getter had ended. It counts as a
    delivery. Afterwards *lease is zeroed, also after an error.
    Returns 0.
-   Errors: as conc_lease_done */
+   Errors: as conc_lease_done, and
+   -EINVAL  also: `delay` is no number, or for ever; then *lease stays as it is
+ */
 CONC_API int conc_lease_release(conc_lease *lease, double delay);
 
 /* Makes the lease longer: it ends in `seconds` at the earliest, also without
@@ -32496,7 +32498,7 @@ CONC__PRIVATE void conc__todo_wake_all(conc__todo *todo,
 /* A letter is gone. One that a get copies is freed by that. */
 CONC__PRIVATE void conc__todo_free(conc__todo *todo, conc__letter *l) {
   if (l->copying > 0) {
-    CONC__CHECK(l->state != CONC__LETTER_DYING);
+    if (l->state == CONC__LETTER_DYING) conc__holder_unref(l->by.holder);
     l->state = CONC__LETTER_GONE;
     return;
   }
@@ -34053,6 +34055,7 @@ CONC_API int conc_lease_done(conc_lease *lease) {
 }
 
 CONC_API int conc_lease_release(conc_lease *lease, double delay) {
+  if (!(delay < 1e9)) return -EINVAL;
   return conc__queue_end_lease(lease, CONC__LEASE_RELEASE, delay);
 }
 

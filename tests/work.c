@@ -471,6 +471,9 @@ TEST(a_released_message_waits_as_long_as_was_said) {
   conc_lease a;
   put(q, "x"), put(q, "y");
   CHECK_STR(get_leased(q, &a), "x");
+  CHECK_EQ(conc_lease_release(&a, CONC_FOREVER), -EINVAL);
+  CHECK_EQ(conc_lease_release(&a, strtod("nan", NULL)), -EINVAL);
+  CHECK(a.queue == q);
   CHECK_EQ(conc_lease_release(&a, 100), 0);
   CHECK_STR(get(q), "y");
   CHECK_STR(get(q), "empty");
@@ -586,6 +589,32 @@ TEST(dead_letters_wait_for_room_and_are_dropped_where_there_is_none) {
   counts(q);
   CHECK_EQ(counts(q).dying, 0);
   CHECK_EQ(counts(q).dead, 3);
+  CHECK_EQ(conc_queue_join(q, 0), 0);
+  conc_queue_free(q);
+  conc_queue_free(dead);
+}
+
+/* A large message is copied without the guard: meanwhile its lease may end,
+   and the message with it. */
+TEST(a_message_that_dies_while_it_is_copied_stays_until_then) {
+  static char large[CONC__ENTRY_LARGE];
+  conc_queue *dead = conc_queue_new(NULL);
+  conc_queue_opts o = {.lease = 60, .max_lease = 100, .max_deliveries = 1,
+                       .dead_letters = dead};
+  conc_queue *q = queue_of(o);
+  conc__letter *l;
+  conc_lease a;
+  CHECK_EQ(conc_put(q, large, sizeof large, 0), 0);
+  CHECK_EQ(conc_get_leased(q, &a, large, sizeof large, 0), sizeof large);
+  conc__mutex_lock(conc__mutex_of(q));
+  l = conc__work_find(AS_WORK(q), a.id);
+  l->copying++;
+  conc__mutex_unlock(conc__mutex_of(q));
+  let_time_pass(q, 101);
+  CHECK_EQ(conc_qsize(q), 0);
+  CHECK_EQ(conc_qsize(dead), 1);
+  CHECK_EQ(l->state, CONC__LETTER_GONE);
+  conc__letter_free(l); /* as the get does */
   CHECK_EQ(conc_queue_join(q, 0), 0);
   conc_queue_free(q);
   conc_queue_free(dead);
