@@ -374,6 +374,8 @@
                                                 lost (but see conc_get_many);
                                                 its last one may be got a
                                                 second time
+     queue with      through a manager          what it has leased comes back
+     .lease                                     (see >>leases)
      manager's lock  any machine                as of a lock, if the server is
      and its like                               of conc.h (see >>types)
      manager's list, any machine                what it has put there stays
@@ -3403,10 +3405,11 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
    >>leases: leases, retries, priorities, delays: conc_lease
 
    Threads    any number, mixed with coroutines of any loops
-   Processes  through a manager: Python's, unmodified
+   Processes  through a manager, any machine; Python's programs, unmodified
    Signals    no
    Memory     of each message some 140 bytes besides its own
-   Blocks     as conc_put and conc_get do; the others do not
+   Blocks     as conc_put and conc_get do; the others do not. Of a manager's
+              queue all do, for at most .timeout of its conc_manager
    ------------------------------------------------------------------------ */
 
 /* A worker may be killed in the middle of its work. With .lease a message is
@@ -3420,15 +3423,17 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
        conc_task_done(q);
      }
 
-   A getter is a task: a thread, a coroutine, a pool's job. To a server it is a
-   connection, which of a Python program is a thread of that. Whatever it has
-   leased comes back to the queue, for another getter:
-     at once       when the task ends, in whatever way, or the connection does;
-                   or by conc_lease_release
-     after .lease  when the connection has sent nothing for so long: its
-                   program was stopped, or its machine is gone. A task of this
-                   process is alive as long as it runs, so that a long job is
-                   not done twice
+   A getter is a task: a thread, a coroutine, a pool's job; of a manager's
+   client, too. Of a Python program it is a thread, which has a connection of
+   its own. Whatever it has leased comes back to the queue, for another getter:
+     at once       when the task ends, in whatever way, or its process or its
+                   connection does; or by conc_lease_release
+     after .lease  when a client has given no sign of life for so long: it was
+                   stopped, or its machine is gone. A client of conc.h says by
+                   itself that its tasks live, as long as they run; and those
+                   of the queue's own process are seen to. So a long job is not
+                   done twice. Of a Python program each call is such a sign,
+                   and nothing else: there .lease is to be longer than a job
      after .max_lease, if that is set: also when the task is alive, but hangs
    Time that has passed is looked at by every call of the queue, and by the
    calls that wait for it. There is no thread for it.
@@ -3448,7 +3453,11 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
    conc_queue_close ends the gets when nothing is left that is not leased. What
    is leased then may come back, and can be got.
    A forked child has a copy of the queue, in which what other tasks of its
-   parent have leased stays leased.
+   parent have leased stays leased. Of a manager's queue it has no leases.
+   Of a manager's queue the calls below have the errors of conc_manager_get,
+   too. A task that has leases keeps one connection for each such queue.
+   conc_get_many takes a trip for each message there, and .prefetch is without
+   effect. After -ECONNRESET it is not known whether a lease was ended.
 
    What comes back has its place again, before all that was put later. With
    .retry_delay it waits first, the longer the more often it was delivered: so
@@ -4069,6 +4078,7 @@ CONC_API int conc_manager_random_key(char *key, size_t size);
    Errors:
    -EINVAL        there is no name, or no queue; or the name is not UTF-8
    -EEXIST        a queue is served under that name already
+   -ENOTSUP       the queue is another server's, and leases its messages
    -ENOMEM        there is no memory for the name
    -ENAMETOOLONG  the name has more than 255 bytes */
 CONC_API int conc_manager_register_queue(conc_manager *manager,
