@@ -30732,7 +30732,7 @@ CONC__PRIVATE void conc__record_fill(unsigned char *p, int type,
 /* Appends a record to the batch that gathers. `t` may be NULL: its end is not
    waited for. 0; -EPERM: a forked child; -ENOMEM, or the error by which the
    journal has failed: then nothing was appended, and no commit follows. What
-   is to be woken afterwards is in *woken: so a short record, which has no body,
+   is to be woken afterwards is in *woken: so a short record, without a body,
    can be appended with the guard of a queue held. */
 CONC__PRIVATE int conc__journal_note(conc__journal *j, int type,
                                      const conc_journal_record *r,
