@@ -33257,6 +33257,52 @@ CONC__PRIVATE int conc__work_commit(conc__journal *j, conc__ticket *t) {
   return rc;
 }
 
+/* Gives a letter its place, for which there is room: it counts, but is in no
+   order yet. `priority` below 0: the last. */
+CONC__PRIVATE void conc__work_place(conc__work *q, conc__letter *l,
+                                    int priority) {
+  l->priority =
+      (uint8_t)(priority >= 0 ? (unsigned)priority : q->priorities - 1);
+  l->since = conc__work_tick();
+  l->serial = ++q->serial;
+  q->total++;
+  q->bytes += CONC__ENTRY_COUNT(l->size);
+}
+
+/* A letter that has its place comes into the queue. */
+CONC__PRIVATE void conc__work_accept(conc__work *q, conc__letter *l,
+                                     const conc__message *m, uint64_t delay,
+                                     conc__todo *todo) {
+  q->put++;
+  conc__rate_add(&q->put_rate, conc__work_tick(), 1);
+  conc__letter_settle(l, m, true);
+  if (delay > 0)
+    conc__work_delay(q, l, conc__due_after(conc__due_now(), delay));
+  else
+    conc__work_make_ready(q, l, todo);
+  /* The bound is one of bytes: there may be room for the next one, too. */
+  if (q->queue.max_total > 0 && conc__work_fits(q, CONC__ENTRY_COUNT(0)))
+    conc__todo_wake(todo, conc__waitlist_take(&q->putters));
+}
+
+/* What a journal is told of a letter that is put. */
+CONC__PRIVATE void conc__letter_record(const conc__letter *l,
+                                       const conc__message *m,
+                                       conc_journal_record *r) {
+  memset(r, 0, sizeof *r);
+  r->priority = l->priority;
+  r->value = l->pickled;
+  r->serial = l->serial;
+  r->data = m->data;
+  r->size = m->size;
+}
+
+/* A put does not wait for the disk any more. Under the guard. In a forked
+   child it may not have been counted. */
+CONC__PRIVATE void conc__work_arrived(conc__work *q) {
+  if (q->arriving > 0) q->arriving--;
+}
+
 /* Has a letter in the journal that is to be put. It has its place and counts
    already, but is in no order. Called with the guard held, and returns with
    it. If puts of several tasks wait together, the last one may be in the queue
@@ -33271,10 +33317,7 @@ CONC__PRIVATE int conc__work_journalize(conc__work *q, conc__letter *l,
   conc__ticket t;
   conc__put_id **p;
   int rc;
-  memset(&r, 0, sizeof r);
-  r.priority = l->priority;
-  r.value = l->pickled;
-  r.serial = l->serial;
+  conc__letter_record(l, m, &r);
   if (delay > 0) r.due = conc__wall_clock() + delay;
   if (id != NULL) {
     r.put_at = conc__wall_clock();
@@ -33284,14 +33327,12 @@ CONC__PRIVATE int conc__work_journalize(conc__work *q, conc__letter *l,
     id->newer = q->arriving_ids;
     q->arriving_ids = id;
   }
-  r.data = m->data;
-  r.size = m->size;
   q->arriving++;
   conc__work_leave(q, todo);
   rc = conc__journal_put(q->journal, &r, &t);
   if (rc == 0) rc = conc__work_commit(q->journal, &t);
   conc__work_lock(q);
-  if (q->arriving > 0) q->arriving--; /* see conc__work_enter */
+  conc__work_arrived(q);
   if (id != NULL) {
     for (p = &q->arriving_ids; *p != id; p = &(*p)->newer) {
     }
@@ -33330,31 +33371,16 @@ CONC__PRIVATE int conc__work_put_as(conc__work *q, const conc__message *m,
   conc__work_lock(q);
   if (!back) rc = conc__work_await_room(q, bytes, id, deadline, &todo);
   if (rc == 0) {
-    l->priority = (uint8_t)(terms != NULL && terms->priority >= 0
-                                ? (unsigned)terms->priority
-                                : q->priorities - 1);
-    l->since = conc__work_tick();
-    l->serial = ++q->serial;
-    q->total++;
-    q->bytes += bytes;
+    conc__work_place(q, l, terms != NULL ? terms->priority : -1);
     if (CONC__UNLIKELY(q->journal != NULL))
       rc = conc__work_journalize(q, l, m, id,
                                  terms != NULL ? terms->delay : 0, &todo);
   }
   if (rc == 0) {
-    q->put++;
-    conc__rate_add(&q->put_rate, conc__work_tick(), 1);
     if (id != NULL)
       conc__put_id_enter(&q->known, id,
                         conc__due_after(conc__due_now(), q->dedup));
-    conc__letter_settle(l, m, true);
-    if (delay > 0)
-      conc__work_delay(q, l, conc__due_after(conc__due_now(), delay));
-    else
-      conc__work_make_ready(q, l, &todo);
-    /* The bound is one of bytes: there may be room for the next one, too. */
-    if (q->queue.max_total > 0 && conc__work_fits(q, CONC__ENTRY_COUNT(0)))
-      conc__todo_wake(&todo, conc__waitlist_take(&q->putters));
+    conc__work_accept(q, l, m, delay, &todo);
   }
   conc__work_leave(q, &todo);
   if (rc != 0) {
@@ -33373,6 +33399,112 @@ CONC__PRIVATE int conc__work_put_on(conc_queue *queue, const conc__message *m,
 CONC__PRIVATE int conc__work_put(conc_queue *queue, const conc__message *m,
                                  double deadline) {
   return conc__work_put_on(queue, m, NULL, deadline);
+}
+
+/* One of several puts that wait for the disk together. */
+typedef struct conc__arrival {
+  conc__message message;
+  conc__letter *letter;
+  conc__ticket ticket;
+} conc__arrival;
+
+#define CONC__ARRIVALS_MOST ((size_t)32)
+
+/* Appends a put to the journal, for which room is waited for. 0: it is to be
+   committed; or what a put returns. */
+CONC__PRIVATE int conc__arrival_begin(conc__work *q, conc__arrival *a,
+                                      double deadline) {
+  const conc__message *m = &a->message;
+  conc__letter *l = conc__letter_new(m);
+  conc_journal_record r;
+  conc__todo todo;
+  int rc;
+  if (l == NULL) return -ENOMEM;
+  a->letter = l;
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  rc = conc__work_await_room(q, CONC__ENTRY_COUNT(m->size), NULL, deadline,
+                             &todo);
+  if (rc == 0) {
+    conc__work_place(q, l, -1);
+    q->arriving++;
+  }
+  conc__work_leave(q, &todo);
+  if (rc == 0) {
+    conc__letter_record(l, m, &r);
+    rc = conc__journal_put(q->journal, &r, &a->ticket);
+    if (rc == 0) return 0;
+    conc__work_lock(q);
+    conc__work_arrived(q);
+    conc__work_drop(q, l, &todo);
+    conc__work_check(q, rc, &todo);
+    conc__work_leave(q, &todo);
+  }
+  conc__letter_settle(l, m, false);
+  return rc;
+}
+
+/* Ends puts that were begun. Those before the first that the journal refuses
+   are in the queue then; what is behind it is taken back, though it is on the
+   disk. How many are in the queue, and what the journal says of the next. */
+CONC__PRIVATE size_t conc__arrivals_end(conc__work *q, conc__arrival *all,
+                                        size_t n, int *rc) {
+  conc__todo todo;
+  size_t i, done = 0;
+  int each[CONC__ARRIVALS_MOST];
+  *rc = 0;
+  for (i = 0; i < n; i++)
+    each[i] = conc__work_commit(q->journal, &all[i].ticket);
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  for (i = 0; i < n; i++) {
+    conc__letter *l = all[i].letter;
+    conc__work_arrived(q);
+    if (*rc == 0) *rc = each[i];
+    if (*rc == 0) {
+      conc__work_accept(q, l, &all[i].message, 0, &todo);
+      done++;
+      continue;
+    }
+    if (each[i] == 0) conc__work_note(q, l, 'D', 0, NULL, &todo);
+    conc__work_check(q, each[i], &todo);
+    conc__work_drop(q, l, &todo);
+  }
+  conc__work_leave(q, &todo);
+  for (i = done; i < n; i++)
+    conc__letter_settle(all[i].letter, &all[i].message, false);
+  return done;
+}
+
+/* Only the first is waited for. With a journal, some wait for the disk
+   together. */
+CONC__PRIVATE ssize_t conc__work_put_n(conc_queue *queue,
+                                       const conc__message *m, size_t n,
+                                       double deadline) {
+  conc__work *q = (conc__work *)queue;
+  conc__message next = *m;
+  size_t done = 0, taken = 0;
+  int rc = 0;
+  while (q->journal == NULL && done < n && rc == 0) {
+    rc = conc__work_put(queue, &next, done == 0 ? deadline : 0);
+    if (rc == 0) done++;
+    next.data = (const char *)next.data + next.size;
+  }
+  while (q->journal != NULL && taken < n && rc == 0) {
+    conc__arrival all[CONC__ARRIVALS_MOST];
+    size_t begun = 0;
+    int begin = 0;
+    while (begin == 0 && begun < CONC__ARRIVALS_MOST && taken < n) {
+      all[begun].message = next;
+      begin = conc__arrival_begin(q, &all[begun], taken == 0 ? deadline : 0);
+      if (begin == 0) begun++;
+      taken++;
+      next.data = (const char *)next.data + next.size;
+    }
+    done += conc__arrivals_end(q, all, begun, &rc);
+    if (rc == 0) rc = begin;
+  }
+  return done > 0 ? (ssize_t)done : rc;
 }
 
 /* A message that is no lease of this queue comes to the front: a client gives
@@ -33916,7 +34048,7 @@ static const conc__queue_class conc__work_class = {
     conc__work_put,   conc__work_get,       conc__work_unget,
     conc__work_size,  conc__work_task_done, conc__work_join,
     conc__work_free,  conc__work_close,     conc__work_peek,
-    NULL,             conc__work_get_many,  conc__work_get_value,
+    conc__work_put_n, conc__work_get_many,  conc__work_get_value,
     true,             &conc__work_leases};
 
 /* Whether a queue is to be of this class. A value that is no number is not 0,
