@@ -292,6 +292,46 @@ TEST(what_was_delivered_often_enough_is_dead_though_the_program_ended) {
   clean();
 }
 
+/* Also if that queue has a journal, for which the end of a task waits. */
+TEST(a_dead_letter_is_in_a_journal_all_the_time) {
+  char other[96];
+  conc_queue_opts o, d;
+  conc_queue *q, *dead;
+  conc_task t;
+  clean();
+  snprintf(other, sizeof other, "%s.dead", here);
+  d = options();
+  d.journal = other;
+  dead = open_by(d);
+  o = options();
+  o.max_deliveries = 1;
+  o.dead_letters = dead;
+  q = open_by(o);
+  CHECK_EQ(put(q, "poison"), 0);
+  start(conc_thread_start, &t, lease_one, q);
+  CHECK_EQ(conc_join(&t, 20), 0);
+  CHECK_EQ(conc_queue_join(q, 20), 0);
+  CHECK_EQ(counts(dead).ready, 1);
+  CHECK_EQ(put(q, "poison"), 0);
+  STORE(sync_fails, EIO);
+  CHECK_EQ(put(dead, "x"), -EIO);
+  STORE(sync_fails, 0);
+  start(conc_thread_start, &t, lease_one, q);
+  CHECK_EQ(conc_join(&t, 20), 0);
+  CHECK_EQ(counts(q).dying, 1); /* it cannot be buried */
+  conc_queue_free(q);
+  conc_queue_free(dead);
+  dead = open_by(d);
+  o.dead_letters = dead;
+  q = open_by(o);
+  while (counts(q).dying > 0) sched_yield();
+  CHECK_EQ(conc_qsize(dead), 3); /* the one that was refused was written */
+  conc_queue_free(q);
+  conc_queue_free(dead);
+  unlink(other);
+  clean();
+}
+
 /* --- errors --- */
 
 TEST(a_journal_has_one_queue) {
