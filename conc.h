@@ -3201,6 +3201,12 @@ typedef struct conc_queue_opts {
                           for conc_put_after alone */
   double dedup;        /* seconds for which conc_put_once knows an id again;
                           default 0: conc_put_once is refused */
+  const char *journal; /* the file that keeps the messages, see >>leases; it is
+                          made if there is none; default: none */
+  double journal_sync; /* seconds from one fdatasync() to the next; default 0:
+                          a call waits for one; CONC_FOREVER: none, what is
+                          written survives the program, not the system. Needs
+                          .journal */
 } conc_queue_opts;
 
 /* How a thread waits for a shared queue: on a word of its memory (_RING, where
@@ -3242,10 +3248,16 @@ typedef struct conc_queue_opts {
            something else. An option of >>leases is negative, no number, or
            lacks the one that it needs; .priorities is more than 256
    ENOMEM  there is no memory for it
+   EBUSY   a queue, of this program or of another one, has that .journal
+   EPROTO  .journal is a file of something else, or of a later version
+   ENOENT  there is no such directory for .journal
+   EACCES  .journal may not be opened
+   EIO     .journal cannot be read
    EMFILE  of a shared queue: the process has too many descriptors
    ENFILE  of a shared queue: the system has too many
    others  of a shared queue with a name: what conc_shared_open fails with, for
-           example ENOSPC, ETIMEDOUT */
+           example ENOSPC, ETIMEDOUT. Of .journal: what open() and its like do
+ */
 CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options);
 
 /* Frees a queue, with the messages in it. No task may use it any more; of a
@@ -3408,8 +3420,9 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
    Processes  through a manager, any machine; Python's programs, unmodified
    Signals    no
    Memory     of each message some 140 bytes besides its own
-   Blocks     as conc_put and conc_get do; the others do not. Of a manager's
-              queue all do, for at most .timeout of its conc_manager
+   Blocks     as conc_put and conc_get do; with .journal, also for the disk:
+              see below; the others do not. Of a manager's queue all do, for at
+              most .timeout of its conc_manager
    ------------------------------------------------------------------------ */
 
 /* A worker may be killed in the middle of its work. With .lease a message is
@@ -3476,7 +3489,47 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
    While that queue is full the message waits in this one, and this is tried
    again. Without .dead_letters, or if that is closed or cannot take so long a
    message, it is dropped. A value that .dead_letters may not have, since it
-   has objects in it, is there as the bytes of its pickle. */
+   has objects in it, is there as the bytes of its pickle.
+
+   With .journal the messages are in a file, too (see >>journal). So they
+   survive the program that has the queue, however it ends:
+
+     conc_queue_opts opts = {.lease = 60, .journal = "tasks.journal"};
+
+   conc_queue_new finds there what was put and is not done, in its order: with
+   its priority, the time that it waits for, how often it was delivered, and
+   the ids that conc_put_once is to know. What was leased when the program
+   ended is ready again, and counts as delivered; if that was the last of
+   .max_deliveries it is dead, "by" "the program before". What cannot be read
+   is never made up: .damaged of conc_queue_counts tells of it. Counts of
+   before are not kept, but what was found counts as put.
+   When one of these calls has returned 0, the file says so; with .journal_sync
+   0 that is on the disk:
+     a put     of any kind. Before that nobody can get the message. Any other
+               result says that nothing was put
+     done      conc_task_done, conc_lease_done: it does not come back
+     release   conc_lease_release
+   They wait for that whatever their timeout is, and cannot be cancelled
+   meanwhile: a disk takes nothing back. Other coroutines of the loop run. All
+   calls that wait at the same time, of whatever tasks and clients, share one
+   fdatasync(): so sixteen clients put many times as fast as one. Of puts that
+   several tasks make at the same time, any may be got first.
+   What a get does is written with the next batch, and is not waited for. When
+   the program is killed just after a get, the message comes once more without
+   .lease; with it, the delivery may not be counted.
+   A dead letter is in .dead_letters before this queue forgets it; if the
+   program ends in between, it comes there twice.
+   These errors come in addition:
+     -ENOSPC  there is no space. A put was refused. What is done or released is
+              so in this program, and is written when there is space again
+     -EIO     the disk has failed, and what is on it is not known: the queue
+              has stopped. Puts, gets, done, release and conc_queue_join return
+              this from now on. A new queue finds what is there
+     -EPERM   this is a forked child. Its copy of the queue does not write, so
+              these calls, and gets, change nothing
+     -ENOMEM  of done and release: the lease goes on
+   Python's programs are told of the first two by an OSError. conc_queue_free
+   writes what is not written yet, and closes the file. */
 
 /* A message that was got and is not done yet; valid when zeroed. Any task may
    use it, not only the one that got it; but not two at the same time. */
@@ -3574,6 +3627,9 @@ typedef struct conc_queue_counts {
   uint64_t done;     /* by conc_task_done or conc_lease_done */
   uint64_t returned; /* leases that ended otherwise */
   uint64_t dead;     /* messages */
+  uint64_t damaged;  /* records of the journal that were destroyed when it was
+                        opened: so many messages are lost, or lost a part of
+                        their history */
   double put_rate;   /* a second, in the last 5 to 10 seconds */
   double done_rate;  /* as this; without .lease: that were got */
   double oldest;     /* seconds since the oldest that is ready was put, to a
@@ -30615,8 +30671,10 @@ typedef struct conc__journal {
   conc__renewal renewal;
 } conc__journal;
 
+/* A queue of >>work appends with its own guard held, which is the first of a
+   pair. */
 CONC__INLINE conc__mutex *conc__journal_guard(const conc__journal *j) {
-  return conc__mutex_of(j);
+  return conc__mutex_pair(j, 1);
 }
 
 /* Whether it is another process's: a forked child has a copy in its memory,
@@ -30738,20 +30796,23 @@ CONC__PRIVATE void conc__record_fill(unsigned char *p, int type,
 
 /* Appends a record to the batch that gathers. `t` may be NULL: its end is not
    waited for. 0; -EPERM: a forked child; -ENOMEM, or the error by which the
-   journal has failed: then nothing was appended, and no commit follows. */
-CONC__PRIVATE int conc__journal_append(conc__journal *j, int type,
-                                       const conc_journal_record *r,
-                                       size_t length, conc__ticket *t) {
+   journal has failed: then nothing was appended, and no commit follows. What
+   is to be woken afterwards is in *woken: so a short record, without a body,
+   can be appended with the guard of a queue held. */
+CONC__PRIVATE int conc__journal_note(conc__journal *j, int type,
+                                     const conc_journal_record *r,
+                                     size_t length, conc__ticket *t,
+                                     conc__waiter **woken) {
   conc__mutex *guard = conc__journal_guard(j);
   uint64_t whole = conc__record_total(length);
   size_t total = (size_t)whole;
   unsigned char small[CONC__SHEET_SMALL];
   unsigned char *p = small;
   conc__sheet *own = NULL;
-  conc__waiter *woken;
   bool is_put = conc__record_is_put(type);
   int rc;
   CONC__CHECK(r->serial != 0);
+  *woken = NULL;
   if (total > sizeof small) {
     own = whole <= SIZE_MAX / 4 ? conc__sheet_new(total) : NULL;
     if (own == NULL) return -ENOMEM;
@@ -30783,10 +30844,19 @@ CONC__PRIVATE int conc__journal_append(conc__journal *j, int type,
     t->total = whole;
     conc__ticket_enter(j, t, p);
   }
-  woken = conc__journal_nudge(j);
+  *woken = conc__journal_nudge(j);
   conc__mutex_unlock(guard);
-  conc__wake_all(woken);
   return 0;
+}
+
+/* The same, by a task that holds no guard. */
+CONC__PRIVATE int conc__journal_append(conc__journal *j, int type,
+                                       const conc_journal_record *r,
+                                       size_t length, conc__ticket *t) {
+  conc__waiter *woken;
+  int rc = conc__journal_note(j, type, r, length, t, &woken);
+  conc__wake_all(woken);
+  return rc;
 }
 
 /* A message is put: all fields of the record count but the first of all, `at`,
@@ -31179,8 +31249,7 @@ CONC__PRIVATE void conc__journal_settle(conc__journal *j, conc__sheet *batch,
    any step leaves one whole file under that name; what is left of the other is
    removed by the next opening.
 
-   Uses >>batch and threads. Its user is to be the queue whose messages are
-   leased.
+   Uses >>batch and threads. Its user is >>work.
    ------------------------------------------------------------------------ */
 
 /* --- the thread: a new file --- */
@@ -32007,7 +32076,10 @@ CONC_API int conc_journal_read(const char *path,
    released the guard: after that the queue may be gone. Only a call that is to
    bury a letter uses it further; conc_queue_free waits for those.
 
-   Uses >>fifo, >>local, and values for dead letters. Its user is >>work.
+   With a journal, what happens to a letter is appended to it.
+
+   Uses >>fifo, >>local, >>batch, and values for dead letters. Its user is
+   >>work.
    ------------------------------------------------------------------------ */
 
 #define CONC__DUE_NEVER UINT64_MAX
@@ -32079,7 +32151,8 @@ typedef struct conc__letter {
   size_t size;
   uint32_t deliveries;
   uint32_t since;   /* when it was put, as conc__tenth_of_second */
-  uint32_t copying; /* how many gets copy it without the guard */
+  uint16_t copying; /* how many gets copy it without the guard */
+  uint16_t id_size; /* bytes of its id, which the journal has */
   uint8_t priority, state;
   uint8_t why;      /* of a dying one: CONC__BACK_... */
   bool pickled : 1; /* CONC__PICKLED, and not CONC__RAW */
@@ -32133,6 +32206,13 @@ typedef struct conc__work {
   conc__letter *few[8];   /* the first of them */
   conc__stake *stakes;
   conc__put_ids known;
+  conc__journal *journal;  /* constant; NULL: none */
+  int failed;              /* negative errno: the journal has, for good */
+  uint64_t damaged;        /* records of it that were lost */
+  conc__holder *before;    /* stands for the getters of the program that ended;
+                              NULL: there is no need for it */
+  size_t arriving;         /* puts that wait for the disk */
+  conc__put_id *arriving_ids; /* of those, by `newer` */
   uint64_t serial;    /* of the last letter */
   uint64_t front;     /* of the last one that was put to the front */
   uint64_t lease_last;
@@ -32146,6 +32226,7 @@ typedef struct conc__work {
                          conc_queue_free waits for them */
   unsigned depth;     /* conc__fork_depth, see conc__work_lock */
   struct conc__waitlist getters, putters, joiners, leavers;
+  struct conc__waitlist namesakes; /* puts whose id is arriving */
   conc__waiter *keeper; /* NULL: none. It may be awake already */
   uint64_t keeper_until;
 } conc__work;
@@ -32155,6 +32236,11 @@ typedef struct conc__todo {
   conc__waiter *woken, *woken_last;
   conc__letter *freed; /* linked by `next` */
 } conc__todo;
+
+/* The first of a pair: with it held, a journal may be appended to. */
+CONC__INLINE conc__mutex *conc__work_guard(const conc__work *q) {
+  return conc__mutex_pair(q, 0);
+}
 
 /* --- time --- */
 
@@ -32356,7 +32442,7 @@ CONC__PRIVATE conc__stake *conc__stake_make(conc__holder *h, conc__work *q) {
   if (s == NULL) return NULL;
   memset(s, 0, sizeof *s);
   s->holder = h;
-  s->guard = conc__mutex_of(q);
+  s->guard = conc__work_guard(q);
   s->lost = s->few;
   s->lost_room = sizeof s->few / sizeof *s->few;
   s->next = h->stakes;
@@ -32479,10 +32565,11 @@ CONC__INLINE void conc__work_enter(conc__work *q) {
   q->keeper = NULL;
   q->burying = false;
   q->users = 0;
+  q->arriving = 0;
 }
 
 CONC__INLINE void conc__work_lock(conc__work *q) {
-  conc__mutex_lock(conc__mutex_of(q));
+  conc__mutex_lock(conc__work_guard(q));
   conc__work_enter(q);
 }
 
@@ -32544,10 +32631,10 @@ CONC__PRIVATE void conc__work_alarm(conc__work *q, conc__todo *todo) {
 
 /* Ends a call's work on the queue: after this it may be gone. */
 CONC__PRIVATE void conc__work_unlock(conc__work *q, conc__todo *todo) {
-  if (q->closed && q->ready_count + q->delayed_count == 0)
+  if (q->closed && q->ready_count + q->delayed_count + q->arriving == 0)
     conc__todo_wake_all(todo, &q->getters);
   conc__work_alarm(q, todo);
-  conc__mutex_unlock(conc__mutex_of(q));
+  conc__mutex_unlock(conc__work_guard(q));
   conc__wake_all(todo->woken);
   while (todo->freed != NULL) {
     conc__letter *l = todo->freed;
@@ -32555,6 +32642,50 @@ CONC__PRIVATE void conc__work_unlock(conc__work *q, conc__todo *todo) {
     conc__letter_free(l);
   }
   conc__todo_begin(todo);
+}
+
+/* --- what the journal is told; all under the guard ---
+
+   With a journal, what happens to a letter is appended to it in the same step:
+   so the records of a letter have the order in which it happened. Only a put
+   is appended before that, without the guard, for it may be long. What a call
+   promises to its caller is waited for afterwards, also without the guard.
+   What is not waited for (a get, a lease that ends by itself) is on the disk
+   with the next batch. Without it a message comes once too often, or has been
+   delivered once less; it does not get lost. */
+
+/* The journal has failed, if that is what `rc` says: the queue stops. */
+CONC__PRIVATE void conc__work_check(conc__work *q, int rc, conc__todo *todo) {
+  if (rc == 0 || rc == -ENOSPC || rc == -ENOMEM || rc == -EPERM ||
+      rc == -EMSGSIZE || q->failed != 0)
+    return;
+  q->failed = rc;
+  conc__todo_wake_all(todo, &q->getters);
+  conc__todo_wake_all(todo, &q->putters);
+  conc__todo_wake_all(todo, &q->joiners);
+  conc__todo_wake_all(todo, &q->namesakes);
+}
+
+/* Notes of a letter that it is done ('D'), or is in the queue again or was
+   delivered ('B'); that it waits `span` nanoseconds. `t` may be NULL. 0, or
+   what conc__journal_note returns: then nothing was noted. */
+CONC__PRIVATE int conc__work_note(conc__work *q, const conc__letter *l,
+                                  int type, uint64_t span, conc__ticket *t,
+                                  conc__todo *todo) {
+  conc_journal_record r;
+  conc__waiter *woken;
+  int rc;
+  if (CONC__LIKELY(q->journal == NULL)) return 0;
+  memset(&r, 0, sizeof r);
+  r.serial = l->serial;
+  r.deliveries = (int)(l->deliveries & INT_MAX);
+  r.size = l->size;
+  r.id_size = l->id_size;
+  if (span > 0) r.due = conc__wall_clock() + (double)span / 1e9;
+  rc = conc__journal_note(q->journal, type, &r, 0, t, &woken);
+  conc__todo_wake(todo, woken);
+  conc__work_check(q, rc, todo);
+  return rc;
 }
 
 /* --- from place to place; all under the guard --- */
@@ -32735,16 +32866,9 @@ CONC__PRIVATE void conc__work_finish(conc__work *q, conc__letter *l,
   conc__todo_free(todo, l);
 }
 
-/* A letter that came back for the last time, from `holder`. */
-CONC__PRIVATE void conc__work_die(conc__work *q, conc__letter *l,
-                                  conc__holder *holder, int why,
-                                  conc__todo *todo) {
-  if (q->dead_letters == NULL) {
-    q->dead++;
-    conc__work_drop(q, l, todo);
-    conc__todo_free(todo, l);
-    return;
-  }
+/* A letter waits for its burial. */
+CONC__PRIVATE void conc__work_dying(conc__work *q, conc__letter *l,
+                                    conc__holder *holder, int why) {
   __atomic_add_fetch(&holder->refs, 1u, __ATOMIC_RELAXED);
   l->by.holder = holder;
   l->state = CONC__LETTER_DYING;
@@ -32754,6 +32878,20 @@ CONC__PRIVATE void conc__work_die(conc__work *q, conc__letter *l,
   *(q->dying_last != NULL ? &q->dying_last->next : &q->dying) = l;
   q->dying_last = l;
   q->dying_count++;
+}
+
+/* A letter that came back for the last time, from `holder`. */
+CONC__PRIVATE void conc__work_die(conc__work *q, conc__letter *l,
+                                  conc__holder *holder, int why,
+                                  conc__todo *todo) {
+  if (q->dead_letters == NULL) {
+    q->dead++;
+    conc__work_note(q, l, 'D', 0, NULL, todo);
+    conc__work_drop(q, l, todo);
+    conc__todo_free(todo, l);
+    return;
+  }
+  conc__work_dying(q, l, holder, why);
 }
 
 /* Nanoseconds that a letter waits which comes back: twice as many each time,
@@ -32769,23 +32907,31 @@ CONC__PRIVATE uint64_t conc__work_retry(conc__work *q, const conc__letter *l) {
 }
 
 /* A lease ends otherwise: the letter comes back, or dies. `delay` is in
-   seconds; below 0: .retry_delay. */
-CONC__PRIVATE void conc__work_return(conc__work *q, conc__letter *l, int why,
-                                     double delay, conc__todo *todo) {
+   seconds; below 0: .retry_delay. `t` is the ticket by which the caller waits
+   for the journal; or NULL. 0; 1: there is nothing to wait for; or what the
+   journal says: with a ticket the lease goes on then. */
+CONC__PRIVATE int conc__work_return(conc__work *q, conc__letter *l, int why,
+                                    double delay, conc__ticket *t,
+                                    conc__todo *todo) {
   conc__holder *holder = l->by.stake->holder;
-  uint64_t span;
+  bool dies = q->max_deliveries > 0 && l->deliveries >= q->max_deliveries;
+  uint64_t span = 0;
+  int rc = dies ? 1 : 0;
+  if (!dies) {
+    span = delay < 0 ? conc__work_retry(q, l) : conc__due_span(delay);
+    rc = conc__work_note(q, l, 'B', span, t, todo);
+    if (rc != 0 && t != NULL) return rc;
+  }
   if (why == CONC__BACK_EXPIRED) conc__stake_lose(l->by.stake, l->lease);
   conc__work_unlend(q, l);
   q->returned++;
-  if (q->max_deliveries > 0 && l->deliveries >= q->max_deliveries) {
+  if (dies)
     conc__work_die(q, l, holder, why, todo);
-    return;
-  }
-  span = delay < 0 ? conc__work_retry(q, l) : conc__due_span(delay);
-  if (span == 0)
+  else if (span == 0)
     conc__work_make_ready(q, l, todo);
   else
     conc__work_delay(q, l, conc__due_after(conc__due_now(), span));
+  return rc;
 }
 
 /* The lease ends as if it had never begun. */
@@ -32794,6 +32940,7 @@ CONC__PRIVATE void conc__work_undo(conc__work *q, conc__letter *l,
   conc__work_unlend(q, l);
   l->deliveries--;
   q->got--;
+  if (q->queue.leases) conc__work_note(q, l, 'B', 0, NULL, todo);
   conc__work_make_ready(q, l, todo);
 }
 
@@ -32815,7 +32962,7 @@ CONC__PRIVATE void conc__work_move_due(conc__work *q, conc__todo *todo) {
       l = conc__order_first(&q->expiring);
       conc__work_time(q, l);
       if (l->key <= now)
-        conc__work_return(q, l, CONC__BACK_EXPIRED, -1, todo);
+        conc__work_return(q, l, CONC__BACK_EXPIRED, -1, NULL, todo);
     } else {
       return;
     }
@@ -32887,6 +33034,13 @@ CONC__PRIVATE int conc__dead_put(conc_queue *dead, conc__letter *l) {
   return rc;
 }
 
+/* A call does not use the queue any more that the program does not know of.
+   Under the guard. In a forked child it may not have been counted. */
+CONC__PRIVATE void conc__work_unuse(conc__work *q, conc__todo *todo) {
+  if (q->users > 0) q->users--;
+  if (q->users == 0) conc__todo_wake_all(todo, &q->leavers);
+}
+
 /* Buries the dying letters, the oldest first, until .dead_letters is full. No
    guard is held, for the other queue has its own. `burying` makes the caller
    the only one that does this, and the queue waits for it. */
@@ -32898,8 +33052,9 @@ CONC__PRIVATE void conc__work_bury(conc__work *q) {
   conc__todo_begin(&todo);
   conc__work_lock(q);
   while (more && (l = q->dying) != NULL) {
-    conc__mutex_unlock(conc__mutex_of(q));
-    rc = conc__dead_put(q->dead_letters, l);
+    conc__mutex_unlock(conc__work_guard(q));
+    /* Of a journal there may be some to be dropped, too: see >>work. */
+    rc = q->dead_letters != NULL ? conc__dead_put(q->dead_letters, l) : 0;
     conc__work_lock(q);
     /* These will fail the next time, too: it is dropped. */
     more = rc == 0 || rc == -EPIPE || rc == -EMSGSIZE || rc == -EINVAL;
@@ -32908,6 +33063,7 @@ CONC__PRIVATE void conc__work_bury(conc__work *q) {
       if (q->dying == NULL) q->dying_last = NULL;
       q->dying_count--;
       q->dead++;
+      conc__work_note(q, l, 'D', 0, NULL, &todo);
       conc__work_drop(q, l, &todo);
       conc__todo_free(&todo, l);
     } else {
@@ -32915,8 +33071,7 @@ CONC__PRIVATE void conc__work_bury(conc__work *q) {
     }
   }
   q->burying = false;
-  q->users--;
-  if (q->users == 0) conc__todo_wake_all(&todo, &q->leavers);
+  conc__work_unuse(q, &todo);
   conc__work_unlock(q, &todo);
 }
 
@@ -32951,7 +33106,7 @@ CONC__PRIVATE void conc__stake_end(conc__stake *s) {
     }
     conc__work_enter(q);
     for (moves = 0; moves < CONC__MOVES_MOST && s->youngest != NULL; moves++)
-      conc__work_return(q, s->youngest, CONC__BACK_ENDED, -1, &todo);
+      conc__work_return(q, s->youngest, CONC__BACK_ENDED, -1, NULL, &todo);
     more = s->youngest != NULL;
     if (!more) conc__stake_leave(s);
     conc__work_leave(q, &todo);
@@ -33036,7 +33191,7 @@ typedef struct conc__work_wait {
 CONC__PRIVATE int conc__work_await(conc__work *q, struct conc__waitlist *list,
                                    conc__work_wait *wait, double deadline,
                                    conc__todo *todo) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__work_guard(q);
   conc__waiter *w = &wait->waiter;
   double until = deadline;
   uint64_t due;
@@ -33155,6 +33310,18 @@ CONC__PRIVATE void conc__put_id_enter(conc__put_ids *ids, conc__put_id *k,
   ids->count++;
 }
 
+/* Whether a put with that id waits for the disk: until then it is not known
+   whether there will be such a message. */
+CONC__PRIVATE bool conc__put_id_is_arriving(const conc__work *q,
+                                            const conc__put_id *which) {
+  const conc__put_id *k = q->arriving_ids;
+  while (k != NULL &&
+         (k->hash != which->hash || strcmp((const char *)(k + 1),
+                                           (const char *)(which + 1)) != 0))
+    k = k->newer;
+  return k != NULL;
+}
+
 /* Whether there is room for `bytes` more, as .max_total counts them. */
 CONC__PRIVATE bool conc__work_fits(const conc__work *q, size_t bytes) {
   size_t max = q->queue.max_total;
@@ -33163,7 +33330,8 @@ CONC__PRIVATE bool conc__work_fits(const conc__work *q, size_t bytes) {
 }
 
 /* Waits until there is room. With the guard held, which it has afterwards,
-   too. 0; 1: the id is known; -EPIPE, -ETIMEDOUT, -ECANCELED, -ENOMEM. */
+   too. 0; 1: the id is known; -EPIPE, -ETIMEDOUT, -ECANCELED, -ENOMEM; or what
+   the journal has failed by. */
 CONC__PRIVATE int conc__work_await_room(conc__work *q, size_t bytes,
                                         const conc__put_id *id,
                                         double deadline, conc__todo *todo) {
@@ -33171,16 +33339,24 @@ CONC__PRIVATE int conc__work_await_room(conc__work *q, size_t bytes,
   int rc = 0;
   wait.begun = false;
   for (;;) {
+    bool arriving = false;
     conc__work_move_due(q, todo);
     if (q->closed) rc = -EPIPE;
+    if (rc == 0) rc = q->failed;
     if (rc == 0 && id != NULL) {
-      if (conc__put_id_has(&q->known, id, conc__due_now()))
+      arriving = conc__put_id_is_arriving(q, id);
+      if (!arriving && conc__put_id_has(&q->known, id, conc__due_now()))
         rc = 1;
       else
         rc = conc__put_id_reserve(&q->known);
     }
-    if (rc != 0 || conc__work_fits(q, bytes)) break;
-    rc = conc__work_await(q, &q->putters, &wait, deadline, todo);
+    if (rc != 0 || (!arriving && conc__work_fits(q, bytes))) break;
+    /* Room that this one was woken for is another one's, if it has to wait for
+       its namesake. */
+    if (arriving && wait.begun && conc__work_fits(q, bytes))
+      conc__todo_wake(todo, conc__waitlist_take(&q->putters));
+    rc = conc__work_await(q, arriving ? &q->namesakes : &q->putters, &wait,
+                          deadline, todo);
     if (rc != 0) break;
   }
   /* This one may have been woken for room that another one can use. */
@@ -33189,11 +33365,110 @@ CONC__PRIVATE int conc__work_await_room(conc__work *q, size_t bytes,
   return rc;
 }
 
-/* Puts a message, on terms if they are not NULL. */
-CONC__PRIVATE int conc__work_put_on(conc_queue *queue, const conc__message *m,
-                                    const conc__terms *terms,
+/* Waits for the disk, as long as that takes. It cannot be asked to take back
+   what it is at; so a cancel of the caller comes at its next wait. */
+CONC__PRIVATE int conc__work_commit(conc__journal *j, conc__ticket *t) {
+  conc_scope shield;
+  int rc;
+  conc_shield(&shield);
+  rc = conc__journal_commit(j, t, CONC__NEVER);
+  conc_scope_end(&shield);
+  return rc;
+}
+
+/* Gives a letter its place, for which there is room: it counts, but is in no
+   order yet. `priority` below 0: the last. */
+CONC__PRIVATE void conc__work_place(conc__work *q, conc__letter *l,
+                                    int priority) {
+  l->priority =
+      (uint8_t)(priority >= 0 ? (unsigned)priority : q->priorities - 1);
+  l->since = conc__work_tick();
+  l->serial = ++q->serial;
+  q->total++;
+  q->bytes += CONC__ENTRY_COUNT(l->size);
+}
+
+/* A letter that has its place comes into the queue. */
+CONC__PRIVATE void conc__work_accept(conc__work *q, conc__letter *l,
+                                     const conc__message *m, uint64_t delay,
+                                     conc__todo *todo) {
+  q->put++;
+  conc__rate_add(&q->put_rate, conc__work_tick(), 1);
+  conc__letter_settle(l, m, true);
+  if (delay > 0)
+    conc__work_delay(q, l, conc__due_after(conc__due_now(), delay));
+  else
+    conc__work_make_ready(q, l, todo);
+  /* The bound is one of bytes: there may be room for the next one, too. */
+  if (q->queue.max_total > 0 && conc__work_fits(q, CONC__ENTRY_COUNT(0)))
+    conc__todo_wake(todo, conc__waitlist_take(&q->putters));
+}
+
+/* What a journal is told of a letter that is put. */
+CONC__PRIVATE void conc__letter_record(const conc__letter *l,
+                                       const conc__message *m,
+                                       conc_journal_record *r) {
+  memset(r, 0, sizeof *r);
+  r->priority = l->priority;
+  r->value = l->pickled;
+  r->serial = l->serial;
+  r->data = m->data;
+  r->size = m->size;
+}
+
+/* A put does not wait for the disk any more. Under the guard. In a forked
+   child it may not have been counted. */
+CONC__PRIVATE void conc__work_arrived(conc__work *q) {
+  if (q->arriving > 0) q->arriving--;
+}
+
+/* Has a letter in the journal that is to be put. It has its place and counts
+   already, but is in no order. Called with the guard held, and returns with
+   it. If puts of several tasks wait together, the last one may be in the queue
+   first, for they were under way at the same time; that of the lower serial
+   number is got first, if both are there. 0; or what the journal says: it is
+   not there, and does not count any more. */
+CONC__PRIVATE int conc__work_journalize(conc__work *q, conc__letter *l,
+                                        const conc__message *m,
+                                        conc__put_id *id, double delay,
+                                        conc__todo *todo) {
+  conc_journal_record r;
+  conc__ticket t;
+  conc__put_id **p;
+  int rc;
+  conc__letter_record(l, m, &r);
+  if (delay > 0) r.due = conc__wall_clock() + delay;
+  if (id != NULL) {
+    r.put_at = conc__wall_clock();
+    r.id = (const char *)(id + 1);
+    r.id_size = strlen(r.id);
+    l->id_size = (uint16_t)r.id_size;
+    id->newer = q->arriving_ids;
+    q->arriving_ids = id;
+  }
+  q->arriving++;
+  conc__work_leave(q, todo);
+  rc = conc__journal_put(q->journal, &r, &t);
+  if (rc == 0) rc = conc__work_commit(q->journal, &t);
+  conc__work_lock(q);
+  conc__work_arrived(q);
+  if (id != NULL) {
+    for (p = &q->arriving_ids; *p != id; p = &(*p)->newer) {
+    }
+    *p = id->newer;
+    id->newer = NULL;
+    conc__todo_wake_all(todo, &q->namesakes);
+  }
+  conc__work_check(q, rc, todo);
+  if (rc != 0) conc__work_drop(q, l, todo);
+  return rc;
+}
+
+/* Puts a message, on terms if they are not NULL. If it comes `back`, there is
+   always room for it. */
+CONC__PRIVATE int conc__work_put_as(conc__work *q, const conc__message *m,
+                                    const conc__terms *terms, bool back,
                                     double deadline) {
-  conc__work *q = (conc__work *)queue;
   const size_t bytes = CONC__ENTRY_COUNT(m->size);
   uint64_t delay = terms != NULL ? conc__due_span(terms->delay) : 0;
   conc__letter *l;
@@ -33213,28 +33488,18 @@ CONC__PRIVATE int conc__work_put_on(conc_queue *queue, const conc__message *m,
   }
   conc__todo_begin(&todo);
   conc__work_lock(q);
-  rc = conc__work_await_room(q, bytes, id, deadline, &todo);
+  if (!back) rc = conc__work_await_room(q, bytes, id, deadline, &todo);
   if (rc == 0) {
-    l->priority = (uint8_t)(terms != NULL && terms->priority >= 0
-                                ? (unsigned)terms->priority
-                                : q->priorities - 1);
-    l->since = conc__work_tick();
-    l->serial = ++q->serial;
-    q->total++;
-    q->bytes += bytes;
-    q->put++;
-    conc__rate_add(&q->put_rate, l->since, 1);
+    conc__work_place(q, l, terms != NULL ? terms->priority : -1);
+    if (CONC__UNLIKELY(q->journal != NULL))
+      rc = conc__work_journalize(q, l, m, id,
+                                 terms != NULL ? terms->delay : 0, &todo);
+  }
+  if (rc == 0) {
     if (id != NULL)
       conc__put_id_enter(&q->known, id,
                         conc__due_after(conc__due_now(), q->dedup));
-    conc__letter_settle(l, m, true);
-    if (delay > 0)
-      conc__work_delay(q, l, conc__due_after(conc__due_now(), delay));
-    else
-      conc__work_make_ready(q, l, &todo);
-    /* The bound is one of bytes: there may be room for the next one, too. */
-    if (q->queue.max_total > 0 && conc__work_fits(q, CONC__ENTRY_COUNT(0)))
-      conc__todo_wake(&todo, conc__waitlist_take(&q->putters));
+    conc__work_accept(q, l, m, delay, &todo);
   }
   conc__work_leave(q, &todo);
   if (rc != 0) {
@@ -33244,13 +33509,126 @@ CONC__PRIVATE int conc__work_put_on(conc_queue *queue, const conc__message *m,
   return rc > 0 ? 0 : rc;
 }
 
+CONC__PRIVATE int conc__work_put_on(conc_queue *queue, const conc__message *m,
+                                    const conc__terms *terms,
+                                    double deadline) {
+  return conc__work_put_as((conc__work *)queue, m, terms, false, deadline);
+}
+
 CONC__PRIVATE int conc__work_put(conc_queue *queue, const conc__message *m,
                                  double deadline) {
   return conc__work_put_on(queue, m, NULL, deadline);
 }
 
+/* One of several puts that wait for the disk together. */
+typedef struct conc__arrival {
+  conc__message message;
+  conc__letter *letter;
+  conc__ticket ticket;
+} conc__arrival;
+
+#define CONC__ARRIVALS_MOST ((size_t)32)
+
+/* Appends a put to the journal, for which room is waited for. 0: it is to be
+   committed; or what a put returns. */
+CONC__PRIVATE int conc__arrival_begin(conc__work *q, conc__arrival *a,
+                                      double deadline) {
+  const conc__message *m = &a->message;
+  conc__letter *l = conc__letter_new(m);
+  conc_journal_record r;
+  conc__todo todo;
+  int rc;
+  if (l == NULL) return -ENOMEM;
+  a->letter = l;
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  rc = conc__work_await_room(q, CONC__ENTRY_COUNT(m->size), NULL, deadline,
+                             &todo);
+  if (rc == 0) {
+    conc__work_place(q, l, -1);
+    q->arriving++;
+  }
+  conc__work_leave(q, &todo);
+  if (rc == 0) {
+    conc__letter_record(l, m, &r);
+    rc = conc__journal_put(q->journal, &r, &a->ticket);
+    if (rc == 0) return 0;
+    conc__work_lock(q);
+    conc__work_arrived(q);
+    conc__work_drop(q, l, &todo);
+    conc__work_check(q, rc, &todo);
+    conc__work_leave(q, &todo);
+  }
+  conc__letter_settle(l, m, false);
+  return rc;
+}
+
+/* Ends puts that were begun. Those before the first that the journal refuses
+   are in the queue then; what is behind it is taken back, though it is on the
+   disk. How many are in the queue, and what the journal says of the next. */
+CONC__PRIVATE size_t conc__arrivals_end(conc__work *q, conc__arrival *all,
+                                        size_t n, int *rc) {
+  conc__todo todo;
+  size_t i, done = 0;
+  int each[CONC__ARRIVALS_MOST];
+  *rc = 0;
+  for (i = 0; i < n; i++)
+    each[i] = conc__work_commit(q->journal, &all[i].ticket);
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  for (i = 0; i < n; i++) {
+    conc__letter *l = all[i].letter;
+    conc__work_arrived(q);
+    if (*rc == 0) *rc = each[i];
+    if (*rc == 0) {
+      conc__work_accept(q, l, &all[i].message, 0, &todo);
+      done++;
+      continue;
+    }
+    if (each[i] == 0) conc__work_note(q, l, 'D', 0, NULL, &todo);
+    conc__work_check(q, each[i], &todo);
+    conc__work_drop(q, l, &todo);
+  }
+  conc__work_leave(q, &todo);
+  for (i = done; i < n; i++)
+    conc__letter_settle(all[i].letter, &all[i].message, false);
+  return done;
+}
+
+/* Only the first is waited for. With a journal, some wait for the disk
+   together. */
+CONC__PRIVATE ssize_t conc__work_put_n(conc_queue *queue,
+                                       const conc__message *m, size_t n,
+                                       double deadline) {
+  conc__work *q = (conc__work *)queue;
+  conc__message next = *m;
+  size_t done = 0, taken = 0;
+  int rc = 0;
+  while (q->journal == NULL && done < n && rc == 0) {
+    rc = conc__work_put(queue, &next, done == 0 ? deadline : 0);
+    if (rc == 0) done++;
+    next.data = (const char *)next.data + next.size;
+  }
+  while (q->journal != NULL && taken < n && rc == 0) {
+    conc__arrival all[CONC__ARRIVALS_MOST];
+    size_t begun = 0;
+    int begin = 0;
+    while (begin == 0 && begun < CONC__ARRIVALS_MOST && taken < n) {
+      all[begun].message = next;
+      begin = conc__arrival_begin(q, &all[begun], taken == 0 ? deadline : 0);
+      if (begin == 0) begun++;
+      taken++;
+      next.data = (const char *)next.data + next.size;
+    }
+    done += conc__arrivals_end(q, all, begun, &rc);
+    if (rc == 0) rc = begin;
+  }
+  return done > 0 ? (ssize_t)done : rc;
+}
+
 /* A message that is no lease of this queue comes to the front: a client gives
-   it back, to which it was not leased. */
+   it back, to which it was not leased. A journal has no numbers for the front:
+   there it is a new message. */
 CONC__PRIVATE int conc__work_unget(conc_queue *queue, const conc__message *m,
                                    conc__buffer *b) {
   conc__work *q = (conc__work *)queue;
@@ -33258,6 +33636,7 @@ CONC__PRIVATE int conc__work_unget(conc_queue *queue, const conc__message *m,
   conc__todo todo;
   conc__letter *l;
   back.keep = b;
+  if (q->journal != NULL) return conc__work_put_as(q, &back, NULL, true, 0);
   l = conc__letter_new(&back);
   if (l == NULL) return -ENOMEM;
   conc__todo_begin(&todo);
@@ -33275,7 +33654,8 @@ CONC__PRIVATE int conc__work_unget(conc_queue *queue, const conc__message *m,
 /* --- getting --- */
 
 /* Waits until a letter is ready. With the guard held, which it has afterwards,
-   too. The letter, or NULL and *rc: -EPIPE, -ETIMEDOUT, -ECANCELED. */
+   too. The letter, or NULL and *rc: -EPIPE, -ETIMEDOUT, -ECANCELED; or what
+   the journal has failed by. */
 CONC__PRIVATE conc__letter *conc__work_await_letter(conc__work *q,
                                                     double deadline, int *rc,
                                                     conc__todo *todo) {
@@ -33285,9 +33665,11 @@ CONC__PRIVATE conc__letter *conc__work_await_letter(conc__work *q,
   for (;;) {
     conc__letter *l;
     conc__work_move_due(q, todo);
-    l = conc__work_first(q);
+    if (CONC__UNLIKELY(q->failed != 0)) *rc = q->failed;
+    l = q->failed == 0 ? conc__work_first(q) : NULL;
     if (l != NULL) return l;
-    if (*rc == 0 && q->closed && q->delayed_count == 0) *rc = -EPIPE;
+    if (*rc == 0 && q->closed && q->delayed_count + q->arriving == 0)
+      *rc = -EPIPE;
     if (*rc != 0) return NULL;
     *rc = conc__work_await(q, &q->getters, &wait, deadline, todo);
     if (*rc == -ECANCELED) return NULL;
@@ -33341,6 +33723,17 @@ CONC__PRIVATE ssize_t conc__work_get_one(conc__work *q, conc__sink *sink,
     conc__todo_wake(&todo, conc__waitlist_take(&q->getters));
     conc__work_leave(q, &todo);
     return size;
+  }
+  if (q->journal != NULL) { /* what cannot be noted stays */
+    l->deliveries++;
+    if (stake != NULL || !lent)
+      rc = conc__work_note(q, l, stake != NULL ? 'B' : 'D', 0, NULL, &todo);
+    l->deliveries--;
+    if (rc != 0) {
+      conc__todo_wake(&todo, conc__waitlist_take(&q->getters));
+      conc__work_leave(q, &todo);
+      return rc;
+    }
   }
   if (stake == NULL && !lent) {
     conc__work_unready(q, l);
@@ -33406,6 +33799,36 @@ CONC__PRIVATE int conc__work_count_task(conc__work *q, conc__todo *todo) {
   return 0;
 }
 
+/* Ends a lease as done or released, with the journal: the caller is told when
+   that is on the disk. Called with the guard held, which it releases. 0; or
+   what the journal says: after -ENOMEM and -EPERM the lease goes on. */
+CONC__PRIVATE int conc__work_end_noted(conc__work *q, conc__letter *l,
+                                       bool done, double seconds,
+                                       conc__todo *todo) {
+  conc__ticket t;
+  int rc;
+  if (done)
+    rc = conc__work_note(q, l, 'D', 0, &t, todo);
+  else
+    rc = conc__work_return(q, l, CONC__BACK_RELEASED, seconds, &t, todo);
+  if (rc == 0 && done) conc__work_unlend(q, l);
+  if (rc == 0) q->users++;
+  conc__work_leave(q, todo);
+  if (rc != 0) return rc < 0 ? rc : 0;
+  rc = conc__work_commit(q->journal, &t);
+  conc__work_lock(q);
+  if (done) {
+    q->done++;
+    conc__rate_add(&q->done_rate, conc__work_tick(), 1);
+    conc__work_drop(q, l, todo);
+    conc__todo_free(todo, l);
+  }
+  conc__work_check(q, rc, todo);
+  conc__work_unuse(q, todo);
+  conc__work_leave(q, todo);
+  return rc;
+}
+
 /* Does with a letter that is leased what CONC__LEASE_... says. Under the
    guard. */
 CONC__PRIVATE void conc__work_end_as(conc__work *q, conc__letter *l, int how,
@@ -33417,16 +33840,18 @@ CONC__PRIVATE void conc__work_end_as(conc__work *q, conc__letter *l, int how,
     conc__work_finish(q, l, todo);
     return;
   case CONC__LEASE_RELEASE:
-    conc__work_return(q, l, CONC__BACK_RELEASED, seconds, todo);
+    conc__work_return(q, l, CONC__BACK_RELEASED, seconds, NULL, todo);
     return;
   case CONC__LEASE_UNGET: conc__work_undo(q, l, todo); return;
   case CONC__LEASE_SENT:
     if (l->state != CONC__LETTER_LENT) return;
+    conc__work_note(q, l, 'D', 0, NULL, todo);
     conc__rate_add(&q->done_rate, conc__work_tick(), 1);
     conc__work_finish(q, l, todo);
     return;
   case CONC__LEASE_SPOILED:
     q->dead++;
+    conc__work_note(q, l, 'D', 0, NULL, todo);
     conc__work_finish(q, l, todo);
     return;
   default: /* CONC__LEASE_EXTEND */
@@ -33465,6 +33890,9 @@ CONC__PRIVATE int conc__work_end(conc_queue *queue, conc__holder *h,
   } else {
     rc = conc__work_count_task(q, &todo);
   }
+  if (l != NULL && q->journal != NULL &&
+      (how == CONC__LEASE_DONE || how == CONC__LEASE_RELEASE))
+    return conc__work_end_noted(q, l, how == CONC__LEASE_DONE, seconds, &todo);
   if (l != NULL) conc__work_end_as(q, l, how, seconds, &todo);
   conc__work_leave(q, &todo);
   return rc;
@@ -33589,6 +34017,7 @@ CONC__PRIVATE int conc__work_join(conc_queue *queue, double deadline) {
   for (;;) {
     conc__work_move_due(q, &todo);
     if (conc__work_settled(q)) rc = rc == -ECANCELED ? rc : 0;
+    else if (rc == 0) rc = q->failed;
     if (rc != 0 || conc__work_settled(q)) break;
     rc = conc__work_await(q, &q->joiners, &wait, deadline, &todo);
     if (rc == 0 && wait.begun && wait.waiter.tag != 0) break;
@@ -33605,6 +34034,7 @@ CONC__PRIVATE int conc__work_close(conc_queue *queue) {
   q->closed = true;
   conc__todo_wake_all(&todo, &q->getters);
   conc__todo_wake_all(&todo, &q->putters);
+  conc__todo_wake_all(&todo, &q->namesakes);
   conc__work_leave(q, &todo);
   return 0;
 }
@@ -33640,6 +34070,7 @@ CONC__PRIVATE int conc__work_counts(conc_queue *queue,
   out->done = q->done;
   out->returned = q->returned;
   out->dead = q->dead;
+  out->damaged = q->damaged;
   out->put_rate = conc__rate_read(&q->put_rate, tick);
   out->done_rate = conc__rate_read(&q->done_rate, tick);
   out->oldest = conc__work_oldest(q, tick);
@@ -33697,7 +34128,7 @@ CONC__PRIVATE void conc__work_free(conc_queue *queue) {
   while (q->users > 0) {
     conc__waiter_init(&w, conc__self(), "queue", q->queue.name);
     w.recheck_after_fork = true;
-    conc__waitlist_wait(conc__mutex_of(q), &q->leavers, &w, false, false,
+    conc__waitlist_wait(conc__work_guard(q), &q->leavers, &w, false, false,
                         CONC__NEVER);
     conc__work_lock(q);
   }
@@ -33706,7 +34137,8 @@ CONC__PRIVATE void conc__work_free(conc_queue *queue) {
     s->count = 0;
     CONC__STORE_RELAXED(&s->queue, (conc__work *)NULL);
   }
-  conc__mutex_unlock(conc__mutex_of(q));
+  conc__mutex_unlock(conc__work_guard(q));
+  if (q->journal != NULL) conc__journal_close(q->journal);
   for (i = 0; i < q->priorities; i++) conc__order_free(&q->ready[i]);
   conc__order_free(&q->delayed);
   for (i = 0; i < q->buckets_size; i++)
@@ -33721,6 +34153,7 @@ CONC__PRIVATE void conc__work_free(conc_queue *queue) {
   conc__put_id_forget(&q->known, CONC__DUE_NEVER);
   CONC_FREE(q->known.buckets);
   if (q->buckets != q->few) CONC_FREE(q->buckets);
+  if (q->before != NULL) conc__holder_unref(q->before);
   CONC_FREE(q->ready);
   CONC_FREE(q);
   conc__holder_trim_own();
@@ -33734,7 +34167,7 @@ static const conc__queue_class conc__work_class = {
     conc__work_put,   conc__work_get,       conc__work_unget,
     conc__work_size,  conc__work_task_done, conc__work_join,
     conc__work_free,  conc__work_close,     conc__work_peek,
-    NULL,             conc__work_get_many,  conc__work_get_value,
+    conc__work_put_n, conc__work_get_many,  conc__work_get_value,
     true,             &conc__work_leases};
 
 /* Whether a queue is to be of this class. A value that is no number is not 0,
@@ -33742,18 +34175,99 @@ static const conc__queue_class conc__work_class = {
 CONC__PRIVATE bool conc__work_is_asked_for(const conc_queue_opts *o) {
   return o->lease != 0 || o->max_lease != 0 || o->max_deliveries != 0 ||
          o->dead_letters != NULL || o->retry_delay != 0 ||
-         o->priorities != 0 || o->dedup != 0;
+         o->priorities != 0 || o->dedup != 0 || o->journal != NULL ||
+         o->journal_sync != 0;
 }
 
 /* Whether the options make sense, alone and together. */
 CONC__PRIVATE bool conc__work_is_allowed(const conc_queue_opts *o) {
   if (!(o->lease >= 0 && o->max_lease >= 0 && o->retry_delay >= 0 &&
-        o->dedup >= 0) ||
+        o->dedup >= 0 && o->journal_sync >= 0) ||
       o->max_deliveries < 0 || o->priorities < 0 || o->priorities > 256)
     return false;
   if (o->dead_letters != NULL && o->max_deliveries == 0) return false;
+  if (o->journal_sync > 0 && o->journal == NULL) return false;
   return o->lease > 0 || (!(o->max_lease > 0) && o->max_deliveries == 0 &&
                           !(o->retry_delay > 0));
+}
+
+/* An id that a journal remembers. One whose time is over is forgotten at the
+   next opportunity. 0 or -ENOMEM. */
+CONC__PRIVATE int conc__work_find_id(conc__work *q,
+                                     const conc_journal_record *r) {
+  double left = r->put_at - conc__wall_clock();
+  conc__put_id *k;
+  char id[CONC__ID_MOST + 1];
+  if (q->dedup == 0 || r->id_size > CONC__ID_MOST) return 0;
+  memcpy(id, r->id, r->id_size);
+  id[r->id_size] = 0;
+  if (conc__put_id_reserve(&q->known) != 0) return -ENOMEM;
+  k = conc__put_id_new(id);
+  if (k == NULL) return -ENOMEM;
+  if (left > 0) left = 0; /* the clock was set */
+  left = q->dedup < CONC__DUE_NEVER ? left + (double)q->dedup / 1e9 : 1e9;
+  conc__put_id_enter(&q->known, k,
+                     conc__due_after(conc__due_now(), conc__due_span(left)));
+  return 0;
+}
+
+/* What a journal tells of a message that is not done, or of damage, when it is
+   opened. One that has been delivered often enough was with its last getter
+   when the program ended: it is dead, and is buried soon. */
+CONC__PRIVATE int conc__work_found(const conc_journal_record *r, void *arg) {
+  conc__work *q = (conc__work *)arg;
+  double span = r->due > 0 ? r->due - conc__wall_clock() : 0;
+  conc__message m = {NULL, 0, CONC__RAW, NULL};
+  conc__letter *l;
+  conc__todo none;
+  if (r->type == CONC_JOURNAL_LOST) {
+    q->damaged += r->lost > 0 ? r->lost : 1;
+    return 0;
+  }
+  if (r->id_size > 0 && conc__work_find_id(q, r) != 0) return -ENOMEM;
+  if (r->type != CONC_JOURNAL_PUT) return 0;
+  m.data = r->data;
+  m.size = r->size;
+  m.kind = r->value ? CONC__PICKLED : CONC__RAW;
+  l = conc__letter_new(&m);
+  if (l == NULL) return -ENOMEM;
+  l->priority = (uint8_t)((unsigned)r->priority < q->priorities
+                              ? (unsigned)r->priority
+                              : q->priorities - 1);
+  l->deliveries = (uint32_t)r->deliveries;
+  l->since = conc__work_tick();
+  l->serial = r->serial;
+  l->id_size = (uint16_t)r->id_size;
+  q->total++;
+  q->bytes += CONC__ENTRY_COUNT(l->size);
+  q->put++;
+  conc__todo_begin(&none); /* nobody waits yet */
+  if (q->max_deliveries > 0 && l->deliveries >= q->max_deliveries) {
+    if (q->before == NULL)
+      q->before = conc__holder_new("the program before", CONC__DUE_NEVER);
+    if (q->before == NULL) {
+      CONC_FREE(l);
+      return -ENOMEM;
+    }
+    conc__work_dying(q, l, q->before, CONC__BACK_ENDED);
+  } else if (span > 0) {
+    conc__work_delay(q, l,
+                     conc__due_after(conc__due_now(), conc__due_span(span)));
+  } else {
+    conc__work_make_ready(q, l, &none);
+  }
+  return 0;
+}
+
+/* Opens the journal of a new queue, which then has what is there. */
+CONC__PRIVATE int conc__work_open(conc__work *q,
+                                  const conc_queue_opts *options) {
+  double keep = options->dedup < 1e9 ? options->dedup : 1e9;
+  int rc = conc__journal_open(&q->journal, options->journal,
+                              options->journal_sync, keep, conc__work_found,
+                              q);
+  if (rc == 0) q->serial = conc__journal_serial(q->journal);
+  return rc;
 }
 
 /* conc_queue_new, with such an option. */
@@ -33762,6 +34276,7 @@ CONC__PRIVATE conc_queue *conc__work_new(const conc_queue_opts *options) {
   const size_t priorities =
       options->priorities > 0 ? (size_t)options->priorities : 1;
   conc__work *q;
+  int rc;
   if (!conc__work_is_allowed(options)) {
     errno = EINVAL;
     return NULL;
@@ -33793,6 +34308,12 @@ CONC__PRIVATE conc_queue *conc__work_new(const conc_queue_opts *options) {
   q->chance = conc__due_now() | 1;
   q->depth = conc__fork_depth;
   q->put_rate.since = q->done_rate.since = conc__work_tick();
+  rc = options->journal != NULL ? conc__work_open(q, options) : 0;
+  if (rc != 0) {
+    conc__work_free(&q->queue);
+    errno = -rc;
+    return NULL;
+  }
   return &q->queue;
 }
 
@@ -40386,6 +40907,8 @@ CONC__PRIVATE int conc__reply_error(conc__session *s, int rc, bool get) {
   if (rc == -EMSGSIZE)
     return conc__reply_builtin(s, "ValueError", CONC__TOO_LONG);
   if (rc == -ENOMEM) return conc__reply_builtin(s, "MemoryError", "");
+  if (rc == -ENOSPC || rc == -EIO) /* of a journal */
+    return conc__reply_builtin(s, "OSError", conc_strerror(rc));
   if (rc == -ECONNRESET) /* of a queue that is another server's */
     return conc__reply_builtin(s, "ConnectionResetError",
                                "it is not known whether it was carried out");
@@ -41884,7 +42407,8 @@ CONC__PRIVATE int conc__serve_counts(conc__session *s, conc__object *o,
   if (rc != 0) return conc__reply_error(s, rc, true);
   {
     const uint64_t whole[] = {c.ready, c.delayed, c.leased, c.dying, c.put,
-                              c.got,   c.done,    c.returned, c.dead};
+                              c.got,   c.done,    c.returned, c.dead,
+                              c.damaged};
     const double real[] = {c.put_rate, c.done_rate, c.oldest};
     rc = CONC__REPLY_BEGIN(s, "#RETURN");
     if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_MARK);
@@ -41924,6 +42448,7 @@ CONC__PRIVATE int conc__serve_lease_end(conc__session *s, conc__object *o,
   uint64_t lease = 0;
   double seconds = 0;
   size_t how = 0;
+  int rc;
   if (conc_value_size(v) != 3 ||
       !conc__own_lease(conc_value_item(v, 0), &lease) ||
       !conc__own_size(conc_value_item(v, 1), &how) ||
@@ -41931,9 +42456,9 @@ CONC__PRIVATE int conc__serve_lease_end(conc__session *s, conc__object *o,
       conc_value_float(conc_value_item(v, 2), &seconds) != 0 ||
       seconds != seconds)
     return conc__own_refuse(s, r);
-  return conc__reply_bool(s, o->queue->ops->leases->end(o->queue, NULL, lease,
-                                                        (int)how,
-                                                        seconds) == 0);
+  rc = o->queue->ops->leases->end(o->queue, NULL, lease, (int)how, seconds);
+  if (rc != 0 && rc != -ESTALE) return conc__reply_error(s, rc, true);
+  return conc__reply_bool(s, rc == 0);
 }
 
 CONC__PRIVATE int conc__serve_lease_join(conc__session *s, conc__object *o,
@@ -44345,6 +44870,8 @@ CONC__PRIVATE int conc__exception_code(const conc_value *v) {
                {"AttributeError", NULL, -ENOENT}, /* of a Namespace */
                {"IndexError", NULL, -ERANGE},
                {"MemoryError", NULL, -ENOMEM},
+               {"OSError", "no space left", -ENOSPC},
+               {"OSError", NULL, -EIO},
                {"ConnectionResetError", NULL, -ECONNRESET},
                {"RuntimeError", CONC__ENDED_TEXT, -EOWNERDEAD},
                {"RuntimeError", NULL, -EPERM}, /* what is held by another */
@@ -46672,20 +47199,20 @@ CONC__PRIVATE int conc__proxy_ask_of(conc__proxy *proxy, const char *method,
 
 /* conc_queue_stats, of a client. */
 CONC__PRIVATE int conc__proxy_counts(conc_queue *q, conc_queue_counts *out) {
-  uint64_t whole[9] = {0};
+  uint64_t whole[10] = {0};
   double real[3] = {0, 0, 0};
   conc__exchange c;
   size_t i;
   int rc = conc__proxy_ask_of((conc__proxy *)q, CONC__METHOD_COUNTS, -1, &c);
   memset(out, 0, sizeof *out);
   if (rc != 0) return rc;
-  for (i = 0; rc == 0 && i < 9; i++) {
+  for (i = 0; rc == 0 && i < 10; i++) {
     int64_t n = 0;
     rc = conc_value_int(conc_value_item(c.result, i), &n);
     whole[i] = (uint64_t)n;
   }
   for (i = 0; rc == 0 && i < 3; i++)
-    rc = conc_value_float(conc_value_item(c.result, 9 + i), &real[i]);
+    rc = conc_value_float(conc_value_item(c.result, 10 + i), &real[i]);
   conc_value_free(c.reply);
   if (rc != 0) return -EPROTO;
   out->ready = (size_t)whole[0];
@@ -46697,6 +47224,7 @@ CONC__PRIVATE int conc__proxy_counts(conc_queue *q, conc_queue_counts *out) {
   out->done = whole[6];
   out->returned = whole[7];
   out->dead = whole[8];
+  out->damaged = whole[9];
   out->put_rate = real[0];
   out->done_rate = real[1];
   out->oldest = real[2];

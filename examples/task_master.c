@@ -1,18 +1,31 @@
 /* task_master.py of the Python tutorials (in Chinese) that these examples
    follow: puts ten tasks on a queue that workers on other machines share, and
    prints the ten results.
-     cc task_master.c -pthread && ./a.out [ADDRESS [AUTHKEY]] */
+     cc task_master.c -pthread
+     ./a.out [--lease SECONDS] [--journal PATH] [ADDRESS [AUTHKEY]]
+   With --lease a task whose worker is killed goes to another one. With
+   --journal the tasks that are not done survive this program, too. */
 
 #define CONC_IMPLEMENTATION
 #include "../conc.h"
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 int main(int argc, char **argv) {
-  conc_queue *task_queue = conc_queue_new(NULL);   /* tasks go out here */
+  conc_queue_opts opts = {0};
+  for (; argc > 2 && strncmp(argv[1], "--", 2) == 0; argc -= 2, argv += 2) {
+    if (strcmp(argv[1], "--lease") == 0) opts.lease = atof(argv[2]);
+    else opts.journal = argv[2];
+  }
+  conc_queue *task_queue = conc_queue_new(&opts);  /* tasks go out here */
   conc_queue *result_queue = conc_queue_new(NULL); /* results come back here */
+  if (task_queue == NULL) {
+    perror(opts.journal);
+    return 1;
+  }
   conc_manager manager = {.address = argc > 1 ? argv[1] : "127.0.0.1:5000",
                           .authkey = argc > 2 ? argv[2] : "abc"};
   int rc;
@@ -33,7 +46,7 @@ int main(int argc, char **argv) {
   conc_queue *task = conc_manager_get(&manager, "get_task_queue");
   conc_queue *result = conc_manager_get(&manager, "get_result_queue");
 
-  for (int i = 0; i < 10; i++) {
+  for (int i = (int)conc_qsize(task); i < 10; i++) { /* 0: none is there */
     int n = rand() % 10001;
     printf("Put task %d...\n", n);
     conc_put_build(task, CONC_FOREVER, "i", n);

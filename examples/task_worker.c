@@ -51,6 +51,7 @@ int main(int argc, char **argv) {
     snprintf(r, sizeof r, "%d * %d = %lld", n, n, (long long)n * n);
     conc_sleep(second);
     rc = conc_put_build(result, CONC_FOREVER, "s", r);
+    if (rc == 0) rc = conc_task_done(task);
     if (rc < 0) break;
   }
   /* A master that has all its results leaves: that is no failure. */

@@ -14,9 +14,9 @@ static void until_waiting(conc_queue *q, const struct conc__waitlist *list,
   do {
     sched_yield();
     found = 0;
-    conc__mutex_lock(conc__mutex_of(q));
+    conc__mutex_lock(conc__work_guard(AS_WORK(q)));
     for (conc__waiter *w = list->first; w != NULL; w = w->next) found++;
-    conc__mutex_unlock(conc__mutex_of(q));
+    conc__mutex_unlock(conc__work_guard(AS_WORK(q)));
   } while (found < n);
 }
 
@@ -63,7 +63,7 @@ static void let_time_pass(conc_queue *q, double seconds) {
   conc__work *w = AS_WORK(q);
   conc__order *orders[2] = {&w->delayed, &w->expiring};
   uint64_t span = (uint64_t)(seconds * 1e9);
-  conc__mutex_lock(conc__mutex_of(q));
+  conc__mutex_lock(conc__work_guard(AS_WORK(q)));
   for (int i = 0; i < 2; i++) {
     conc__letter *l, *all = NULL;
     while ((l = conc__order_first(orders[i])) != NULL) {
@@ -82,7 +82,7 @@ static void let_time_pass(conc_queue *q, double seconds) {
     }
   }
   if (w->bury_at > span) w->bury_at -= span;
-  conc__mutex_unlock(conc__mutex_of(q));
+  conc__mutex_unlock(conc__work_guard(AS_WORK(q)));
 }
 
 /* --- options --- */
@@ -430,9 +430,9 @@ TEST(the_keeper_of_the_time_may_be_cancelled) {
     until_waiting(q, &AS_WORK(q)->getters, i + 1);
   }
   CHECK_EQ(conc_put_after(q, "x", 1, 0.05, 0), 0);
-  conc__mutex_lock(conc__mutex_of(q));
+  conc__mutex_lock(conc__work_guard(AS_WORK(q)));
   int keeper = AS_WORK(q)->keeper->actor == t[0].actor ? 0 : 1;
-  conc__mutex_unlock(conc__mutex_of(q));
+  conc__mutex_unlock(conc__work_guard(AS_WORK(q)));
   CHECK_EQ(conc_cancel(&t[keeper]), 0);
   conc_join(&t[keeper], CONC_FOREVER);
   conc_join(&t[1 - keeper], CONC_FOREVER);
@@ -666,9 +666,9 @@ TEST(an_id_that_is_known_is_put_once) {
   CHECK_STR(get(q), "id 0");
   CHECK_EQ(conc_put_once(q, "id 0", "x", 1, 0), 0); /* done or not */
   CHECK_EQ(conc_qsize(q), 999);
-  conc__mutex_lock(conc__mutex_of(q));
+  conc__mutex_lock(conc__work_guard(AS_WORK(q)));
   AS_WORK(q)->known.oldest->until = 1; /* its time is over */
-  conc__mutex_unlock(conc__mutex_of(q));
+  conc__mutex_unlock(conc__work_guard(AS_WORK(q)));
   CHECK_EQ(conc_put_once(q, "id 0", "x", 1, 0), 0);
   CHECK_EQ(conc_put_once(q, "id 1", "x", 1, 0), 0);
   CHECK_EQ(conc_qsize(q), 1000);
@@ -902,12 +902,12 @@ TEST(the_age_of_the_oldest_and_the_rates_are_told) {
   conc_queue_counts c;
   for (int i = 0; i < 100; i++) put(q, "x");
   for (int i = 0; i < 50; i++) get(q), conc_task_done(q);
-  conc__mutex_lock(conc__mutex_of(q)); /* ten seconds ago */
+  conc__mutex_lock(conc__work_guard(AS_WORK(q))); /* ten seconds ago */
   for (conc__letter *l = AS_WORK(q)->ready[0].first; l != NULL; l = l->next)
     l->since -= 100;
   AS_WORK(q)->put_rate.since -= 50;
   AS_WORK(q)->done_rate.since -= 25;
-  conc__mutex_unlock(conc__mutex_of(q));
+  conc__mutex_unlock(conc__work_guard(AS_WORK(q)));
   c = counts(q);
   CHECK(c.oldest >= 10 && c.oldest < 13);
   CHECK(c.put_rate > 10 && c.put_rate <= 20);
@@ -939,11 +939,11 @@ static conc_queue *join_as_python(const served *s, conc_manager *m) {
 
 /* As if the clients had been silent for so long. */
 static void let_silence_pass(conc_queue *q, double seconds) {
-  conc__mutex_lock(conc__mutex_of(q));
+  conc__mutex_lock(conc__work_guard(AS_WORK(q)));
   for (conc__stake *s = AS_WORK(q)->stakes; s != NULL; s = s->after)
     if (LOAD(s->holder->seen) != UINT64_MAX)
       ADD_FETCH(s->holder->seen, -(uint64_t)(seconds * 1e9));
-  conc__mutex_unlock(conc__mutex_of(q));
+  conc__mutex_unlock(conc__work_guard(AS_WORK(q)));
   let_time_pass(q, seconds);
 }
 

@@ -406,10 +406,10 @@ def functions(python):
             print(client.text(client.out), end='', flush=True)
 
 
-def leases(python):
+def leases(python, *journal):
     """A worker is stopped for longer than the lease, others are killed."""
     lease = max(1, SLOW)
-    with Program([LEASES, '127.0.0.1:0', KEY, lease],
+    with Program([LEASES, '127.0.0.1:0', KEY, lease] + list(journal),
                  stdin=subprocess.PIPE) as server:
         with Program([python.path, '-W', 'ignore',
                       os.path.join(HERE, 'leases.py'), 'drive',
@@ -422,6 +422,11 @@ def leases(python):
         if not (put == done + dead and got == done + returned and
                 returned >= 7 and dead == 1 and left == 0):
             raise Failure(counts)
+
+
+def leases_with_a_journal(python):
+    with tempfile.TemporaryDirectory() as folder:
+        leases(python, os.path.join(folder, 'journal'))
 
 
 def containers_program(python, what, address, *more, **kwds):
@@ -597,7 +602,9 @@ def main():
         ("the server of Python %s's own tests ends well" % python.name,
          cpython_suite, python) for python in three] + [
         ('the server of these pools of Python %s ends well' % python.name,
-         pools, python) for python in three]
+         pools, python) for python in three] + [
+        ('Python %s workers have a journal behind them' % python.name,
+         leases_with_a_journal, python) for python in three]
     # Each place of the objects with one of these, or with all of them.
     for name, spaces in (('3.8', 'python'), ('3.11', 'served'),
                          ('3.13', 'local types')):

@@ -1,6 +1,6 @@
 /* leases.c: a manager that serves a queue which leases its messages.
  *
- *   leases ADDRESS AUTHKEY LEASE
+ *   leases ADDRESS AUTHKEY LEASE [JOURNAL]
  *
  * Prints the address that it is bound to and serves until its input ends;
  * then it prints what went through the queue, and what is dead. */
@@ -17,14 +17,19 @@ int main(int argc, char **argv) {
   conc_queue_counts n;
   char ignored;
   int rc;
-  if (argc != 4) return 2;
+  if (argc != 4 && argc != 5) return 2;
   m.address = argv[1];
   m.authkey = argv[2];
   dead = conc_queue_new(NULL);
   opts.lease = atof(argv[3]);
   opts.max_deliveries = 5;
   opts.dead_letters = dead;
+  opts.journal = argv[4]; /* or NULL */
   q = conc_queue_new(&opts);
+  if (q == NULL) {
+    perror(argv[4]);
+    return 1;
+  }
   conc_manager_register_queue(&m, "get_queue", q);
   conc_manager_register_queue(&m, "get_dead", dead);
   rc = conc_manager_start(&m);
