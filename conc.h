@@ -5112,16 +5112,17 @@ CONC_API int conc_progress_close(conc_progress *progress);
              conc_journal_read
    queue      conc_queue conc_queue_opts (.capacity .max_bytes .max_total .name
              .shared .backend .objects .lease .max_lease .max_deliveries
-             .dead_letters .retry_delay .priorities .dedup) CONC_QUEUE_RING
-             CONC_QUEUE_PIPE conc_queue_new conc_queue_free conc_queue_close
-             conc_put conc_get conc_put_many conc_get_many conc_peek_size
-             conc_qsize conc_task_done conc_queue_join conc_put_value
-             conc_get_value conc_put_build conc_get_parse
+             .dead_letters .retry_delay .priorities .dedup .journal
+             .journal_sync) CONC_QUEUE_RING CONC_QUEUE_PIPE conc_queue_new
+             conc_queue_free conc_queue_close conc_put conc_get conc_put_many
+             conc_get_many conc_peek_size conc_qsize conc_task_done
+             conc_queue_join conc_put_value conc_get_value conc_put_build
+             conc_get_parse
    leases     conc_lease (.queue .id .deliveries) conc_get_leased
              conc_get_value_leased conc_lease_done conc_lease_release
              conc_lease_extend conc_lease_deliveries conc_put_after
              conc_put_priority conc_put_once conc_queue_counts (.ready .delayed
-             .leased .dying .put .got .done .returned .dead .put_rate
+             .leased .dying .put .got .done .returned .dead .damaged .put_rate
              .done_rate .oldest) conc_queue_stats conc_queue_holder (.name
              .leases .silence) conc_queue_holders
    pool       CONC_PROCESS CONC_THREAD conc_pool (.kind .workers .initializer
@@ -5349,8 +5350,9 @@ static const int *const conc__version_check __attribute__((used)) =
                   batches
      >>journal    the thread: a new file; the thread: its turns; opening;
                   reading by anybody
-     >>letters    time; orders; holders; letters; calls; from place to place;
-                  all under the guard; dead letters; the end of a holder
+     >>letters    time; orders; holders; letters; calls; what the journal is
+                  told; all under the guard; from place to place; all under the
+                  guard; dead letters; the end of a holder
      >>work       waiting; putting; getting; the ends of leases; what else a
                   queue does; the class
      >>queue      typed values
@@ -32078,8 +32080,8 @@ CONC_API int conc_journal_read(const char *path,
 
    With a journal, what happens to a letter is appended to it.
 
-   Uses >>fifo, >>local, >>batch, and values for dead letters. Its user is
-   >>work.
+   Uses >>fifo, >>local, >>batch, and values for dead letters. It is used by
+   the next room, >>work.
    ------------------------------------------------------------------------ */
 
 #define CONC__DUE_NEVER UINT64_MAX
