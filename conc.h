@@ -3514,9 +3514,10 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
    calls that wait at the same time, of whatever tasks and clients, share one
    fdatasync(): so sixteen clients put many times as fast as one. Of puts that
    several tasks make at the same time, any may be got first.
-   What a get does is written with the next batch, and is not waited for. When
-   the program is killed just after a get, the message comes once more without
-   .lease; with it, the delivery may not be counted.
+   What a get does is written at once, but nobody waits for it, and it is on
+   the disk within a second. If the program is killed just after a get, the
+   message comes once more without .lease; with it, the delivery may not be
+   counted.
    A dead letter is in .dead_letters before this queue forgets it; if the
    program ends in between, it comes there twice.
    These errors come in addition:
@@ -30526,8 +30527,8 @@ CONC__PRIVATE int conc__survey_left(const conc__survey *s,
    Whoever appends a record copies it to a sheet of memory under the journal's
    guard, and with a ticket waits for the batch that it belongs to. A thread of
    the journal takes all that is there as one batch, stamps each record with
-   its place, writes them and calls fdatasync() once; meanwhile the next batch
-   gathers. That thread alone reads and writes the file. So what concerns the
+   its place, writes them and calls fdatasync() once, if a task waits for any
+   of them, or else within a second; meanwhile the next batch gathers. That thread alone reads and writes the file. So what concerns the
    file needs no guard: those fields are said to be the thread's. What it does
    besides is in >>journal.
 
@@ -30631,6 +30632,8 @@ typedef struct conc__renewal {
 #ifndef CONC__STALLED_AGAIN
 #define CONC__STALLED_AGAIN 1.0
 #endif
+/* Seconds until what nobody waits for is on the disk. */
+#define CONC__SYNC_SOON 1.0
 
 typedef struct conc__journal {
   struct conc__journal *next_open; /* in conc__journals */
@@ -30655,6 +30658,7 @@ typedef struct conc__journal {
   int failed;      /* negative errno: for good */
   bool ending;
   bool stalled; /* what gathers has had no space, and nothing is new */
+  bool awaited; /* a task waits for something that gathers */
   /* The thread's. */
   uint64_t file;      /* the file's number */
   uint32_t seed;      /* its checksum */
@@ -30667,6 +30671,7 @@ typedef struct conc__journal {
   uint64_t space;     /* bytes that puts may take, when it was last asked */
   double synced_at, retry_at, renew_at, space_at; /* times */
   bool dirty;       /* a batch was written after the last fdatasync() */
+  bool hurry;       /* a task waits for the batch that is written */
   bool renew_never; /* the file has become damaged */
   int ended;        /* what conc__journal_close returns */
   conc__scan scan;
@@ -30757,6 +30762,7 @@ CONC__PRIVATE void conc__ticket_enter(conc__journal *j, conc__ticket *t,
   t->batch = j->gathering;
   t->rc = 0;
   t->record = t->serial != 0 ? record : NULL;
+  j->awaited = true;
   t->link = &j->tickets;
   t->next = j->tickets;
   if (t->next != NULL) t->next->link = &t->next;
@@ -30877,7 +30883,8 @@ CONC__PRIVATE int conc__journal_put(conc__journal *j,
 }
 
 /* A message is in the queue again, or was delivered: its serial number, `due`
-   and `deliveries` count. Without a ticket it costs no wait. */
+   and `deliveries` count. Without a ticket it costs no wait, and no
+   fdatasync() of its own. */
 CONC__PRIVATE int conc__journal_back(conc__journal *j,
                                      const conc_journal_record *r,
                                      conc__ticket *t) {
@@ -30927,6 +30934,7 @@ CONC__PRIVATE bool conc__ticket_give_up(conc__journal *j, conc__ticket *t) {
   memset(&done, 0, sizeof done);
   done.serial = t->serial;
   conc__record_fill(p, 'D', &done, 0);
+  j->awaited = true;
   if (conc__ticket_is_settled(j, t)) p[CONC__AT_TYPE] = 'X'; /* too late */
   else conc__journal_less_live(j, t->total);
   return true;
@@ -31088,7 +31096,7 @@ CONC__PRIVATE int conc__journal_write(conc__journal *j, conc__sheet *batch) {
   j->number = number;
   if (marks) j->marked = j->synced;
   j->dirty = true;
-  return j->sync <= 0 ? conc__journal_sync(j) : 0;
+  return j->sync <= 0 && j->hurry ? conc__journal_sync(j) : 0;
 }
 
 /* Tells in the file up to where it is on the disk: when there is time for it.
@@ -31222,6 +31230,7 @@ CONC__PRIVATE void conc__journal_settle(conc__journal *j, conc__sheet *batch,
   } else if (rc == -ENOSPC) {
     conc__journal_refuse(j, number, false, rc);
     batch = conc__journal_keep(j, batch);
+    j->awaited = true;
   }
   j->settled = number;
   woken[0] = conc__waitlist_take_n(&j->committers[number & 1], SIZE_MAX);
@@ -31538,8 +31547,8 @@ CONC__PRIVATE void conc__renewal_begin(conc__journal *j) {
 
 /* When fdatasync() is due for what was written: a time. */
 CONC__INLINE double conc__journal_sync_due(const conc__journal *j) {
-  return j->dirty && j->sync > 0 && j->sync < CONC__NEVER
-             ? j->synced_at + j->sync
+  return j->dirty && j->sync < CONC__NEVER
+             ? j->synced_at + (j->sync > 0 ? j->sync : CONC__SYNC_SOON)
              : CONC__NEVER;
 }
 
@@ -31567,6 +31576,8 @@ CONC__PRIVATE conc__sheet *conc__journal_take(conc__journal *j,
       batch = j->first;
       j->first = j->last = NULL;
       j->stalled = false;
+      j->hurry = j->awaited;
+      j->awaited = false;
       j->gathering++;
       break;
     }

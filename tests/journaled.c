@@ -515,6 +515,24 @@ TEST(a_put_and_a_done_return_when_they_are_on_the_disk) {
   clean();
 }
 
+/* Only what is answered costs a sync of its own. */
+TEST(a_get_costs_no_sync) {
+  conc_queue *q;
+  unsigned before;
+  clean();
+  q = open_queue();
+  before = LOAD(syncs);
+  for (int i = 0; i < 20; i++) {
+    CHECK_EQ(put(q, "one"), 0);
+    CHECK_STR(get(q), "one");
+    usleep(1000);
+    CHECK_EQ(conc_task_done(q), 0);
+  }
+  CHECK(LOAD(syncs) - before < 20 * 2 + 5);
+  conc_queue_free(q);
+  clean();
+}
+
 /* The put cannot be taken back: it returns 0, and the cancel comes later. */
 static void *put_and_sleep(void *q) {
   CHECK_EQ(put((conc_queue *)q, "one"), 0);

@@ -90,7 +90,7 @@ fi
 
 status=0
 for name in ${BENCH:-switch echo threads process pool network attack \
-  queue_processes journal cost}; do
+  queue_processes journal leases cost}; do
   case $name in
   network) peers=$hiredis ;;
   switch) peers="$boost $ev" ;;
