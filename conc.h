@@ -47408,6 +47408,7 @@ CONC__PRIVATE void conc__ahead_stop(conc__manager_data *m) {
   if (client->giver_of != conc__fork_depth + 1) return;
   CONC__STORE(&client->giver_ends, true);
   conc_event_set(&client->fetched);
+  conc_cancel(&client->giver); /* it may be asking a server that hangs */
   /* A cancelled caller, too, waits for it: it uses what is freed next. */
   while (conc_join(&client->giver, CONC_FOREVER) == -ECANCELED &&
          conc_is_alive(&client->giver)) {

@@ -555,6 +555,58 @@ TEST(a_proxy_that_leases_is_not_served) {
   end(&s);
 }
 
+/* The thread that says that tasks live may be asking a server that hangs. */
+TEST(a_server_that_hangs_does_not_hold_up_a_shutdown) {
+  NEEDS_FORK;
+  int fd[2];
+  char address[128];
+  ssize_t n;
+  pid_t pid;
+  conc_manager m;
+  conc__proxy *p;
+  conc_queue *q;
+  double start;
+  CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, fd), 0);
+  pid = begin_child();
+  if (pid == 0) {
+    served s;
+    serve_leases(&s, 60);
+    put(s.queue, "a");
+    n = (ssize_t)strlen(conc_manager_address(&s.server));
+    CHECK_EQ(write(fd[1], conc_manager_address(&s.server), (size_t)n), n);
+    for (;;) pause();
+  }
+  n = read(fd[0], address, sizeof address - 1);
+  CHECK(n > 0);
+  address[n] = 0;
+  memset(&m, 0, sizeof m);
+  m.address = address;
+  m.authkey = "abc";
+  q = join(&m);
+  expect(q, "a", NULL);
+  kill(pid, SIGSTOP);
+  p = (conc__proxy *)q;
+  conc__mutex_lock(conc__mutex_of(p->manager));
+  p->beat_at = conc_now(); /* now, and not in twenty seconds */
+  conc__mutex_unlock(conc__mutex_of(p->manager));
+  conc_event_set(&p->manager->client.fetched);
+  for (;;) { /* until it asks */
+    double at;
+    conc__mutex_lock(conc__mutex_of(p->manager));
+    at = p->beat_at;
+    conc__mutex_unlock(conc__mutex_of(p->manager));
+    if (at > conc_now()) break;
+    conc_sleep(0.001);
+  }
+  start = test_now();
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  CHECK(test_now() - start < 5 * test_slow());
+  kill(pid, SIGKILL);
+  reap(pid, -SIGKILL);
+  close(fd[0]);
+  close(fd[1]);
+}
+
 /* Without memory, once at each place: nothing is lost, and nothing held. */
 TEST(without_memory_no_lease_is_lost) {
   served s;
