@@ -30528,9 +30528,10 @@ CONC__PRIVATE int conc__survey_left(const conc__survey *s,
    guard, and with a ticket waits for the batch that it belongs to. A thread of
    the journal takes all that is there as one batch, stamps each record with
    its place, writes them and calls fdatasync() once, if a task waits for any
-   of them, or else within a second; meanwhile the next batch gathers. That thread alone reads and writes the file. So what concerns the
-   file needs no guard: those fields are said to be the thread's. What it does
-   besides is in >>journal.
+   of them, or else within a second; meanwhile the next batch gathers. That
+   thread alone reads and writes the file. So what concerns the file needs no
+   guard: those fields are said to be the thread's. What it does besides is in
+   the room >>journal.
 
    How the file is kept true, whatever fails:
    - A batch that finds no space is cut off again, and the cut is on the disk
@@ -32092,7 +32093,7 @@ CONC_API int conc_journal_read(const char *path,
    With a journal, what happens to a letter is appended to it.
 
    Uses >>fifo, >>local, >>batch, and values for dead letters. It is used by
-   the next room, >>work.
+   the room >>work.
    ------------------------------------------------------------------------ */
 
 #define CONC__DUE_NEVER UINT64_MAX
