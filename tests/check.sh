@@ -37,8 +37,8 @@ cat >"$logs/list" <<EOS
 gcc-tsan | gcc | CC=gcc $lines OPT=-O1 $few $tsan TESTS="core thread sync model deadlock memory park loop generator tasks asyncio stack queue manager stream datagram connect serve signals progress shared pool public work lessee"
 clang-asan | clang | CC=clang OPT=-O0 $few $san TESTS="core thread sync memory loop park generator tasks stack stream datagram connect serve queue queue_processes pipe shared spoiled spoiled_queue fork process programs pool workers value json pass fuzz errors closed ended delivery manager server limits many reconnect remote types containers functions data pools work lessee journal guards nothreads"
 portable | gcc | CC=gcc OPT=-O0 STD=c99 DEFS="-DCONC_PORTABLE -DCONC_HAVE_THREAD_LOCAL=0" $few TESTS="core thread sync deadlock park loop generator tasks asyncio stack stream datagram connect serve signals queue queue_processes pipe shared spoiled_queue named owner fork process programs pool workers value ended closed delivery manager server limits many reconnect remote types work lessee journal guards"
-kqueue | gcc | CC=gcc OPT=-O0 $few DEFS="$kqueue" LDFLAGS=$lkqueue TESTS="core loop stream datagram connect serve pipe signals progress generator tasks asyncio stack queue manager process fork"
-c++20 | g++ | CXX=g++ OPT=-O0 STD=c++20 $few TESTS="examples core thread sync tasks loop serve queue pool process pipe value manager types"
+kqueue | gcc | CC=gcc OPT=-O0 $few DEFS="$kqueue" LDFLAGS=$lkqueue TESTS="core loop stream datagram connect serve pipe signals progress queue manager process fork"
+c++20 | g++ | CXX=g++ OPT=-O0 STD=c++20 $few TESTS="examples core sync queue process value manager types work"
 malformed | gcc | CC=gcc $lines OPT=-O2 MANAGER_FRAMES=40000 VALUE_INPUTS=300000 TESTS="manager value"
 aarch64 | $cross qemu-aarch64 | $aarch64 OPT=-O1 TESTS="core value park loop queue generator"
 ucontext | gcc | CC=gcc OPT=-O0 $few DEFS="-DCONC_USE_UCONTEXT -DCONC_HAVE_SPAWN=0" TESTS="$coroutines queue fork process"
@@ -46,13 +46,13 @@ implementation-c++17 | g++ | CXX=g++ OPT=-O0 IMPL=c++17 $few TESTS="core public 
 ucontext-asan | clang | CC=clang OPT=-O0 $few $ucontext $san TESTS="$coroutines"
 portable-tsan | gcc | CC=gcc $lines OPT=-O1 $few $portable $tsan TESTS="core sync park loop queue"
 tcc | tcc | CC=tcc TESTS=examples
-valgrind | gcc valgrind | CC=gcc $lines $less OPT=-O1 WRAPPER="valgrind -q --error-exitcode=99" TESTS="core generator tasks asyncio stack loop stream datagram connect serve signals progress queue value json"
+valgrind | gcc valgrind | CC=gcc $lines $less OPT=-O1 WRAPPER="valgrind -q --error-exitcode=99" TESTS="core generator stack loop stream datagram connect signals queue value json"
 locks | cc | OPT=-O0 INTEROP_LOCKS=all FILTER="tests of locks" TESTS=interop
 checked | gcc | CC=gcc OPT=-O1 DEFS=-DCONC_CHECKED $few TESTS="asyncio core deadlock json public examples"
 fuzz | clang |
 compile-all | cc |
 vendor-all | cc |
-gcc-O2 | gcc | CC=gcc OPT=-O2 $few TESTS="core thread sync model park loop queue queue_processes pool shared manager many"
+gcc-O2 | gcc | CC=gcc OPT=-O2 $few TESTS="core thread sync model park loop queue queue_processes pool shared manager many work"
 long | cc | OPT=-O2 TEST_SLOW=4 DEADLOCK_ROUNDS=1000 DEADLOCK_OPERATIONS=10000000 FORK_ROUNDS=1000 SYNC_STEPS=1000000 PROCESS_MIB=256 PROCESS_STARTS=5000 QUEUE_KILLS=5000 TESTS="deadlock fork process queue_processes sync model"
 chaos | gcc | CC=gcc OPT=-O2 CHAOS_MESSAGES=200000 CHAOS_TELL=1 TEST_SLOW=4 TESTS=chaos
 crash | gcc | CC=gcc $lines OPT=-O3 CRASH_KILLS=1250 CRASH_SECONDS=4 TEST_SLOW=4 TESTS=crash
