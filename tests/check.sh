@@ -4,7 +4,7 @@
 #   tests/check.sh [NAME...]   only these configurations
 unset MAKEFLAGS MAKELEVEL MFLAGS
 only=$*
-: "${LIMIT:=600}" # seconds that a configuration may take
+: "${LIMIT:=900}" # seconds that a configuration may take
 logs=build/check
 rm -rf "$logs" && mkdir -p "$logs" || exit 2
 

@@ -673,6 +673,7 @@ TEST(a_lock_that_is_refused_is_free_as_if_it_had_not_been_given) {
     STORE(x.n.fault, HOLD_REPLIES);
     CHECK_EQ(conc_lock_release(&o->lock), 0);
     UNTIL_WAITS(o->lock, 0);
+    UNTIL(conc_lock_locked(&o->lock)); /* until the one that was woken has it */
     CHECK_EQ(conc_lock_acquire(b, 0), -ETIMEDOUT);
     if (timed) CHECK_EQ(result(&c), -ETIMEDOUT);
     else cancel(&c);
@@ -699,6 +700,8 @@ TEST(what_a_refused_reply_has_told_is_told_to_the_next) {
     STORE(x.n.fault, HOLD_REPLIES);
     shutdown(r->peer->channel.fd, SHUT_RDWR); /* its owner ends */
     UNTIL_WAITS(o->lock, 0);
+    UNTIL(conc_lock_locked(&o->lock) &&
+          !conc__owner_is_gone(LOAD(o->lock.word)));
     CHECK(conc_lock_release(b) != 0);
     CHECK_EQ(conc_lock_acquire(b, 0), -ETIMEDOUT);
     if (!arrives) {

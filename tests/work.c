@@ -1321,7 +1321,9 @@ TEST(whatever_ends_each_message_is_done_once_and_each_double_is_told) {
   CHECK_EQ(c.got, got);
   CHECK_EQ(c.returned, got - MESSAGES);
   CHECK_EQ(c.ready + c.delayed + c.leased + c.dying, 0);
-  CHECK(chaos.ended > 0 && chaos.released > 0 && chaos.cancelled > 0);
+  CHECK(chaos.ended > 0 && chaos.released > 0);
+  /* On a machine that is slow enough the others have done all before. */
+  if (!TEST_ASAN && !TEST_TSAN) CHECK(chaos.cancelled > 0);
   conc_queue_free(chaos.q);
 }
 
