@@ -38,7 +38,7 @@ gcc-tsan | gcc | CC=gcc $lines OPT=-O1 $few $tsan TESTS="core thread sync model 
 clang-asan | clang | CC=clang OPT=-O0 $few $san TESTS="sync memory loop park queue queue_processes pipe shared spoiled spoiled_queue fork process programs pool workers value json pass fuzz errors ended delivery manager server limits many reconnect remote types containers functions data pools work lessee journal journaled guards nothreads"
 portable | gcc | CC=gcc OPT=-O0 STD=c99 DEFS="-DCONC_PORTABLE -DCONC_HAVE_THREAD_LOCAL=0" $few TESTS="core thread sync deadlock park loop stream datagram connect serve signals queue queue_processes pipe shared spoiled_queue named owner fork process programs pool closed delivery manager server reconnect work lessee journal"
 kqueue | gcc | CC=gcc OPT=-O0 $few DEFS="$kqueue" LDFLAGS=$lkqueue TESTS="core loop stream datagram connect serve pipe signals progress queue manager process fork"
-c++20 | g++ | CXX=g++ OPT=-O0 STD=c++20 $few TESTS="examples core sync queue process value manager types work"
+c++20 | g++ | CXX=g++ OPT=-O0 STD=c++20 $few TESTS="core sync queue process value manager types work"
 malformed | gcc | CC=gcc $lines OPT=-O2 MANAGER_FRAMES=40000 VALUE_INPUTS=300000 TESTS="manager value"
 aarch64 | $cross qemu-aarch64 | $aarch64 OPT=-O1 TESTS="core value park loop queue generator"
 ucontext | gcc | CC=gcc OPT=-O0 $few DEFS="-DCONC_USE_UCONTEXT -DCONC_HAVE_SPAWN=0" TESTS="$coroutines queue fork process"
