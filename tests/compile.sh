@@ -14,7 +14,7 @@ cwarn="$warn -Wstrict-prototypes -Wmissing-prototypes"
 have() { command -v "${1%% *}" >/dev/null 2>&1; }
 if [ "$1" = all ]; then
   c_compilers='gcc clang' cxx_compilers='g++ clang++'
-  best=-O2 plain=-O0 output="-c -o $tmp/x.o"
+  best=-O2 plain=-fsyntax-only output="-c -o $tmp/x.o"
 else
   c_compilers=$CC cxx_compilers=$CXX
   best=-fsyntax-only plain=-fsyntax-only output=
