@@ -33913,8 +33913,8 @@ CONC__PRIVATE int conc__work_end(conc_queue *queue, conc__holder *h,
 }
 
 /* For a client whose leases are its connections': whoever has this lease is
-   alive. False: nobody has it. */
-CONC__PRIVATE bool conc__work_touch(conc_queue *queue, uint64_t lease) {
+   alive. */
+CONC__PRIVATE void conc__work_touch(conc_queue *queue, uint64_t lease) {
   conc__work *q = (conc__work *)queue;
   conc__todo todo;
   conc__letter *l;
@@ -33922,12 +33922,10 @@ CONC__PRIVATE bool conc__work_touch(conc_queue *queue, uint64_t lease) {
   conc__work_lock(q);
   conc__work_move_due(q, &todo);
   l = conc__work_find(q, lease);
-  if (l != NULL && l->state != CONC__LETTER_LEASED) l = NULL;
-  if (l != NULL && CONC__LOAD_RELAXED(&l->by.stake->holder->seen) !=
-                       CONC__DUE_NEVER)
+  if (l != NULL && l->state == CONC__LETTER_LEASED &&
+      CONC__LOAD_RELAXED(&l->by.stake->holder->seen) != CONC__DUE_NEVER)
     conc__holder_touch(l->by.stake->holder);
   conc__work_leave(q, &todo);
-  return l != NULL;
 }
 
 /* Enters a letter among the leases of a stake, at its place by number. */
@@ -47106,14 +47104,12 @@ CONC__PRIVATE int conc__proxy_end_lease(conc_queue *q,
     if (lease == 0) return -EINVAL;
   }
   conc__call_begin(&call, proxy->manager, end, end);
+  call.acts = true;
   do {
-    if (call.unknown) asked = true;
-    call.unknown = false; /* it may be sent twice */
-    call.acts = true;
     ident = conc__proxy_ident(proxy);
     rc = conc__proxy_end_try(proxy, ident, lease, how, seconds, &call);
     if (call.unknown) asked = true;
-    call.unknown = false;
+    call.unknown = false; /* it may be sent twice */
   } while (rc < 0 && rc != -ESTALE && conc__call_again(&call, &rc));
   if (rc == 0) rc = asked ? -ECONNRESET : -ESTALE;
   if (how != CONC__LEASE_EXTEND)
@@ -47526,8 +47522,8 @@ CONC__PRIVATE ssize_t conc__proxy_get(conc_queue *q, conc__sink *sink,
                    conc__call_end(proxy->manager, deadline));
   /* Leases want that thread, too: without it they last as long as they do
      without a sign of life. */
-  count = q->leases ? (conc__ahead_start(proxy->manager), (size_t)1)
-                    : conc__prefetch(proxy->manager);
+  if (q->leases) conc__ahead_start(proxy->manager);
+  count = q->leases ? 1 : conc__prefetch(proxy->manager);
   if (count > 1) n = conc__proxy_get_ahead(proxy, sink, call.end);
   if (n != -ETIMEDOUT) return n;
   do {
