@@ -5496,6 +5496,20 @@ static const int *const conc__version_check __attribute__((used)) =
 #define CONC__TCC 0
 #endif
 
+/* A number of 64 bits that is read and changed by one instruction, also in
+   memory that processes share. C would let it straddle two lines of a cache on
+   32-bit CPUs; and where there is no such instruction, a library would stand
+   in for it, by locks of which each process has its own. */
+typedef uint64_t conc__word64 __attribute__((aligned(8)));
+/* 32-bit MIPS, PowerPC and RISC-V have none, and x86 only since -march=i586.
+   (clang's macro is about a long long as C lays it.) */
+#ifdef __clang__
+typedef char conc__this_cpu_cannot_change_8_bytes_at_once
+    [__atomic_always_lock_free(sizeof(conc__word64), 0) ? 1 : -1];
+#elif defined(__GCC_ATOMIC_LLONG_LOCK_FREE) && __GCC_ATOMIC_LLONG_LOCK_FREE < 2
+#error "conc.h: this CPU cannot change 8 bytes by one instruction"
+#endif
+
 /* CPUs whose registers and instructions this file knows. */
 #if defined(__x86_64__)
 #define CONC__X86_64 1
@@ -5547,7 +5561,6 @@ static const int *const conc__version_check __attribute__((used)) =
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
-#include <sys/random.h>
 #include <sys/syscall.h>
 #define CONC__LINUX 1
 /* Shows a thread's name in ps and top, cut to 15 bytes. */
@@ -5623,8 +5636,8 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #include <sys/event.h>
 #endif
 
-/* epoll_wait() whose timeout is in nanoseconds: Linux 5.11, asked for at run
-   time: ENOSYS where there is none. Otherwise it is in milliseconds. */
+/* epoll_wait() whose timeout is in nanoseconds: Linux 5.11. Otherwise it is in
+   milliseconds. */
 #ifdef SYS_epoll_pwait2
 #define CONC__SYS_EPOLL_PWAIT2 SYS_epoll_pwait2
 #else
@@ -5653,12 +5666,17 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC__MSG_CLOEXEC 0
 #endif
 
-/* getrandom(): Linux 3.17, glibc 2.25. Otherwise /dev/urandom. */
+/* getrandom(): Linux 3.17; not by its function, which glibc has since 2.25.
+   Otherwise /dev/urandom. */
 #ifndef CONC_HAVE_GETRANDOM
+#ifdef SYS_getrandom
 #define CONC_HAVE_GETRANDOM CONC__LINUX
+#else
+#define CONC_HAVE_GETRANDOM 0
+#endif
 #endif
 #if CONC_HAVE_GETRANDOM
-#define CONC__GETRANDOM(p, size) getrandom((p), (size), 0)
+#define CONC__GETRANDOM(p, size) syscall(SYS_getrandom, (p), (size), 0)
 #else
 #define CONC__GETRANDOM(p, size) ((ssize_t)-1)
 #endif
@@ -5683,15 +5701,15 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC__MAP_STACK 0
 #endif
 
-/* Guard pages inside one mapping (MADV_GUARD_INSTALL): Linux 6.13, asked for
-   at run time. Otherwise mprotect, which splits the mapping, and the kernel
-   allows some 65,000 mappings. */
+/* Guard pages inside one mapping (MADV_GUARD_INSTALL): Linux 6.13. Otherwise
+   mprotect, which splits the mapping, and the kernel allows some 65,000
+   mappings. */
 #ifndef CONC_HAVE_GUARD_INSTALL
 #define CONC_HAVE_GUARD_INSTALL CONC__LINUX
 #endif
 
-/* A process as a descriptor: Linux 5.3, asked for at run time. Otherwise a
-   thread for each process waits for its end. */
+/* A process as a descriptor: Linux 5.3. Otherwise a thread for each process
+   waits for its end. */
 #ifndef CONC_HAVE_PIDFD
 #ifdef SYS_pidfd_open
 #define CONC_HAVE_PIDFD CONC_HAVE_EPOLL
@@ -5812,9 +5830,19 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #include <sys/ioctl.h>
 #endif
 
-/* A file that is nowhere but in memory: Linux 3.17. Otherwise in /tmp. */
+/* A file that is nowhere but in memory: Linux 3.17, for which old glibc has no
+   function. Otherwise in /dev/shm, or in /tmp. */
 #ifndef CONC_HAVE_MEMFD
-#define CONC_HAVE_MEMFD CONC__LINUX /* glibc has no function for it */
+#ifdef SYS_memfd_create
+#define CONC_HAVE_MEMFD CONC__LINUX
+#else
+#define CONC_HAVE_MEMFD 0
+#endif
+#endif
+#if CONC_HAVE_MEMFD
+#define CONC__MEMFD() ((int)syscall(SYS_memfd_create, "conc", 1u))
+#else
+#define CONC__MEMFD() (-1)
 #endif
 
 /* Setting room of a file aside (posix_fallocate): POSIX 2001, but not
@@ -5838,8 +5866,8 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC__FILE_SYNC(fd) fsync(fd)
 #endif
 
-/* A fence that all threads of the process pass at once: Linux 4.14, asked for
-   at run time. Otherwise each passes its own. */
+/* A fence that all threads of the process pass at once: Linux 4.14. Otherwise
+   each passes its own. */
 #ifndef CONC_HAVE_MEMBARRIER
 #ifdef SYS_membarrier
 #define CONC_HAVE_MEMBARRIER CONC__LINUX
@@ -5885,6 +5913,43 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #else
 #define CONC__TCP_USER_TIMEOUT (-1)
 #endif
+
+/* --- calls that may be refused at run time ---
+
+   The kernel may be older than its headers (ENOSYS, or EINVAL for a flag), and
+   a sandbox may deny what it does not know, by any errno. So each call that a
+   plainer way can stand in for is made until it is refused, and then no more.
+   A bit for each of them:
+
+     call               since     refused: what is done instead
+     memfd_create       3.17      a file without a name, in /dev/shm or /tmp
+     getrandom          3.17      /dev/urandom is read
+     eventfd2           2.6.27    a pipe
+     accept4            2.6.28    accept(), then fcntl()
+     pipe2              2.6.27    pipe(), then fcntl()
+     epoll_create1      2.6.27    poll(); children are waited for by threads
+     epoll_pwait2       5.11      epoll_wait(), in milliseconds
+     signalfd4          2.6.27    a look every 10 ms
+     pidfd_open         5.3       a thread for each child
+     MADV_GUARD_INSTALL 6.13      mprotect()
+
+   Of others no note is needed, since they are made once, or stand in front of
+   what is done in any case: pidfd_send_signal (kill), close_range (a close for
+   each), membarrier (a fence in each thread), madvise, F_SETSIG (a thread),
+   F_SETPIPE_SZ (a smaller pipe), sched_getaffinity (the CPUs that there are).
+   Nothing stands in for futex. */
+enum {
+  CONC__CALL_MEMFD = 1,
+  CONC__CALL_GETRANDOM = 2,
+  CONC__CALL_EVENTFD = 4,
+  CONC__CALL_ACCEPT = 8,
+  CONC__CALL_EPOLL = 16,
+  CONC__CALL_EPOLL_PWAIT = 32,
+  CONC__CALL_SIGNALFD = 64,
+  CONC__CALL_PIDFD = 128,
+  CONC__CALL_GUARD = 256,
+  CONC__CALL_PIPE = 512
+};
 
 /* --- the coroutine switch, and tools that must know of it --- */
 
@@ -6225,7 +6290,9 @@ CONC__PRIVATE double conc__now_about(void) {
 #endif
 }
 
-#define CONC__NEVER 1e200
+/* A power of ten that a double has exactly: an inexact one would be another
+   number where the compiler computes in more digits (x87). */
+#define CONC__NEVER 1e22
 
 /* A NaN is no time that ever comes, as in Python: it waits for ever, hence the
    comparison that is false for it. */
@@ -6605,6 +6672,26 @@ CONC__INLINE void conc__pthread_cancel_back(int state) {
 #endif
 }
 
+/* --- calls that may be refused --- */
+
+static unsigned conc__calls_refused; /* CONC__CALL_...; atomic */
+
+/* Whether a call is to be made: it has not been refused yet. Relaxed: at worst
+   it is refused once more. */
+CONC__INLINE bool conc__call_may(unsigned call) {
+  return (CONC__LOAD_RELAXED(&conc__calls_refused) & call) == 0;
+}
+
+/* After it has failed by errno. True: it is refused here, for good, and what
+   stands in for it is to be done. False: it has failed for a reason that would
+   be one for that, too, such as too many descriptors. */
+CONC__PRIVATE bool conc__call_refused(unsigned call) {
+  if (errno != ENOSYS && errno != EPERM && errno != EACCES && errno != EINVAL)
+    return false;
+  __atomic_fetch_or(&conc__calls_refused, call, __ATOMIC_RELAXED);
+  return true;
+}
+
 /* --- sleeping on a word ---
 
    A word of memory on which threads sleep as long as it has a value. The
@@ -6619,19 +6706,36 @@ CONC__INLINE void conc__pthread_cancel_back(int state) {
 #define CONC__FUTEX_WAKE 1
 #define CONC__FUTEX_PRIVATE 128 /* the word is of this process alone */
 
+/* The kernel's time, which is not always libc's: with SYS_futex it has two
+   numbers as wide as a register of the kernel. Where time_t is wider than
+   that, it is the time since the machine's start that must fit: it does. A
+   32-bit system of late has the call with wide numbers alone. */
+#ifdef SYS_futex
+#define CONC__SYS_FUTEX SYS_futex
+#else
+#define CONC__SYS_FUTEX SYS_futex_time64
+#endif
+#if defined(SYS_futex) && !CONC__X86_64 && ULONG_MAX <= 0xffffffffu
+typedef long conc__futex_number;
+#else
+typedef int64_t conc__futex_number;
+#endif
+
 /* Sleeps while *word == value, until woken or the deadline has passed. May
    return early for no reason. `shared`: the waker may be another process. */
 CONC__PRIVATE void conc__futex_wait(unsigned *word, unsigned value,
                                     double deadline, bool shared) {
   int operation = CONC__FUTEX_WAIT | (shared ? 0 : CONC__FUTEX_PRIVATE);
-  struct timespec t;
-  struct timespec *until = NULL;
+  conc__futex_number time[2]; /* absolute, for the variant with a bitset */
+  conc__futex_number *until = NULL;
   if (deadline < CONC__NEVER) {
-    t = conc__timespec(deadline); /* the bitset variant takes absolute time */
-    until = &t;
+    struct timespec t = conc__timespec(deadline);
+    time[0] = (conc__futex_number)t.tv_sec;
+    time[1] = (conc__futex_number)t.tv_nsec;
+    until = time;
   }
   CONC__POINT();
-  syscall(SYS_futex, word, operation, value, until, NULL, 0xffffffffu);
+  syscall(CONC__SYS_FUTEX, word, operation, value, until, NULL, 0xffffffffu);
 }
 
 /* Wakes up to n sleepers. The word may be gone by now: the kernel only looks
@@ -6641,7 +6745,7 @@ CONC__PRIVATE void conc__futex_wake(unsigned *word, int n, bool shared) {
   int operation = CONC__FUTEX_WAKE | (shared ? 0 : CONC__FUTEX_PRIVATE);
   CONC__POINT();
   conc__valgrind(CONC__VALGRIND_REPORT_ERRORS, (void *)1, NULL); /* 1 less */
-  syscall(SYS_futex, word, operation, n, NULL, NULL, 0);
+  syscall(CONC__SYS_FUTEX, word, operation, n, NULL, NULL, 0);
   conc__valgrind(CONC__VALGRIND_REPORT_ERRORS, (void *)-1, NULL);
 }
 
@@ -6769,28 +6873,35 @@ CONC__PRIVATE int conc__socket(int family, int type) {
 /* pipe() and accept(): their results, -1 and errno. The pipe blocks, the
    socket does not. Their numbers may be those of stdio: see conc__fd_accept
    and conc__pipe_high. */
-#if CONC_HAVE_CLOEXEC
-CONC__PRIVATE int conc__pipe_raw(int fds[2]) { return pipe2(fds, O_CLOEXEC); }
-CONC__PRIVATE int conc__accept_raw(int fd) { /* musl's header hides accept4 */
-  return (int)syscall(SYS_accept4, fd, NULL, NULL,
-                      SOCK_CLOEXEC | SOCK_NONBLOCK);
-}
-#else
 CONC__PRIVATE int conc__pipe_raw(int fds[2]) {
-  int rc = pipe(fds);
+  int rc;
+#if CONC_HAVE_CLOEXEC
+  if (conc__call_may(CONC__CALL_PIPE)) {
+    rc = pipe2(fds, O_CLOEXEC);
+    if (rc == 0 || !conc__call_refused(CONC__CALL_PIPE)) return rc;
+  }
+#endif
+  rc = pipe(fds);
   if (rc < 0) return rc;
   conc__set_cloexec(fds[0]);
   conc__set_cloexec(fds[1]);
   return 0;
 }
 CONC__PRIVATE int conc__accept_raw(int fd) {
-  int client = accept(fd, NULL, NULL);
+  int client;
+#if CONC_HAVE_CLOEXEC && defined(SYS_accept4) /* musl's header hides it */
+  if (conc__call_may(CONC__CALL_ACCEPT)) {
+    client = (int)syscall(SYS_accept4, fd, NULL, NULL,
+                          SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (client >= 0 || !conc__call_refused(CONC__CALL_ACCEPT)) return client;
+  }
+#endif
+  client = accept(fd, NULL, NULL);
   if (client < 0) return client;
   conc__set_cloexec(client);
   conc__set_nonblocking(client);
   return client;
 }
-#endif
 
 /* Moves both ends of a pair. 0; or negative errno, and both are closed and
    -1. */
@@ -6896,16 +7007,21 @@ CONC__PRIVATE int conc__fd_accept(int fd) {
    fds[1] written; for an eventfd both are the same. */
 
 CONC__PRIVATE int conc__waker_open(int fds[2]) {
+  int rc;
 #if CONC_HAVE_EVENTFD
-  fds[0] = fds[1] = conc__fd_lift(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  return fds[0] < 0 ? fds[0] : 0;
-#else
-  int rc = conc__pipe_high(fds);
+  if (conc__call_may(CONC__CALL_EVENTFD)) {
+    fds[0] = fds[1] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (fds[0] >= 0 || !conc__call_refused(CONC__CALL_EVENTFD)) {
+      fds[0] = fds[1] = conc__fd_lift(fds[0]);
+      return fds[0] < 0 ? fds[0] : 0;
+    }
+  }
+#endif
+  rc = conc__pipe_high(fds);
   if (rc != 0) return rc;
   conc__set_nonblocking(fds[0]);
   conc__set_nonblocking(fds[1]);
   return 0;
-#endif
 }
 
 /* Whether the descriptor at which a waker is read may still be a waker: not
@@ -6913,8 +7029,7 @@ CONC__PRIVATE int conc__waker_open(int fds[2]) {
 CONC__PRIVATE bool conc__waker_is_ours(const int fds[2]) {
   struct stat st;
   if (fstat(fds[0], &st) != 0) return false;
-  return CONC_HAVE_EVENTFD ? (st.st_mode & S_IFMT) == 0
-                           : S_ISFIFO(st.st_mode);
+  return fds[0] == fds[1] ? (st.st_mode & S_IFMT) == 0 : S_ISFIFO(st.st_mode);
 }
 
 CONC__PRIVATE void conc__waker_close(int fds[2]) {
@@ -6950,20 +7065,23 @@ CONC__PRIVATE int conc__random(void *out, size_t size) {
   unsigned char *p = (unsigned char *)out;
   int fd = -1;
   int rc = 0;
-  if (!CONC_HAVE_GETRANDOM) {
-    fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return -errno;
-  }
-  while (size > 0) {
-    ssize_t n =
-        CONC_HAVE_GETRANDOM ? CONC__GETRANDOM(p, size) : read(fd, p, size);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) {
-      rc = n < 0 ? -errno : -EIO;
-      break;
+  while (rc == 0 && size > 0) {
+    bool call = CONC_HAVE_GETRANDOM && conc__call_may(CONC__CALL_GETRANDOM);
+    ssize_t n;
+    if (!call && fd < 0) {
+      fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
+      if (fd < 0) return -errno;
     }
-    p += n;
-    size -= (size_t)n;
+    n = call ? CONC__GETRANDOM(p, size) : read(fd, p, size);
+    if (n > 0) {
+      p += n;
+      size -= (size_t)n;
+    } else if (n == 0) {
+      rc = -EIO;
+    } else if (errno != EINTR &&
+               !(call && conc__call_refused(CONC__CALL_GETRANDOM))) {
+      rc = -errno;
+    }
   }
   if (fd >= 0) close(fd);
   return rc;
@@ -6972,16 +7090,22 @@ CONC__PRIVATE int conc__random(void *out, size_t size) {
 /* A file without a name, which is gone when its last descriptor is closed. A
    descriptor, or negative errno. */
 CONC__PRIVATE int conc__file_open(void) {
-#if CONC_HAVE_MEMFD
-  return conc__fd_lift((int)syscall(SYS_memfd_create, "conc", 1u));
-#else
-  char name[] = "/tmp/conc-XXXXXX";
-  int fd = conc__fd_lift(mkstemp(name));
-  if (fd < 0) return fd;
-  conc__set_cloexec(fd);
-  unlink(name);
+  /* In memory, where there is such a place. */
+  char names[2][sizeof "/dev/shm/conc-XXXXXX"] = {"/dev/shm/conc-XXXXXX",
+                                                  "/tmp/conc-XXXXXX"};
+  int fd = -1, i;
+  if (CONC_HAVE_MEMFD && conc__call_may(CONC__CALL_MEMFD)) {
+    fd = CONC__MEMFD();
+    if (fd >= 0 || !conc__call_refused(CONC__CALL_MEMFD))
+      return conc__fd_lift(fd);
+  }
+  for (i = 0; i < 2 && fd < 0; i++) {
+    fd = conc__fd_lift(mkstemp(names[i]));
+    if (fd < 0) continue;
+    conc__set_cloexec(fd);
+    unlink(names[i]);
+  }
   return fd;
-#endif
 }
 
 /* Reads all of `size` bytes from the offset `at`, which leaves the file's own
@@ -7126,11 +7250,10 @@ CONC__PRIVATE void conc__pages_large(void *p, size_t size) {
 
 /* Makes pages inaccessible. 0 or negative errno. */
 CONC__PRIVATE int conc__pages_guard(void *page, size_t size) {
-  static int missing; /* an older kernel: not asked twice */
-  if (CONC_HAVE_GUARD_INSTALL && !CONC__LOAD_RELAXED(&missing)) {
-    if (CONC__MADVISE(page, size, CONC__MADV_GUARD) == 0) return 0;
-    CONC__STORE_RELAXED(&missing, 1);
-  }
+  if (CONC_HAVE_GUARD_INSTALL && conc__call_may(CONC__CALL_GUARD) &&
+      CONC__MADVISE(page, size, CONC__MADV_GUARD) == 0)
+    return 0;
+  if (CONC_HAVE_GUARD_INSTALL) (void)conc__call_refused(CONC__CALL_GUARD);
   return mprotect(page, size, PROT_NONE) == 0 ? 0 : -errno;
 }
 
@@ -14841,7 +14964,7 @@ typedef struct conc__fd {
   conc__fd_waiter *waiters; /* the latest first */
   conc__watch *watch;       /* NULL: none */
   unsigned generation; /* how often it was added to the poller: the poller's
-                          events name it, see conc__poller_update */
+                          events name it, see conc__epoll_update */
   int next_doubted;    /* the next descriptor in doubt + 1; 0: none */
   bool known;          /* the poller has it */
   bool doubted;        /* it is in the list of conc__fds_verify */
@@ -14856,8 +14979,12 @@ typedef struct conc__fds {
   int doubted;   /* the first descriptor in doubt + 1; 0: none */
 } conc__fds;
 
+/* What asks the kernel which descriptors are ready: see >>poller. */
+typedef struct conc__poller_class conc__poller_class;
+
 /* What the kernel keeps for a loop. */
 typedef struct conc__poller {
+  const conc__poller_class *ops;
   int fd;       /* epoll's or kqueue's descriptor; unused with poll() */
   int waker[2]; /* which other threads write to: the poller watches [0] */
   bool lost;    /* one of these is not ours any more: see conc__poller_renew */
@@ -15186,15 +15313,39 @@ CONC__PRIVATE void conc__timers_expire(conc__loop *loop, double now) {
 /* ---------------------------------------------------------------------------
    >>poller: epoll, kqueue or poll()
 
-   One of three backends asks the kernel which descriptors are ready. Each has
-   the same five functions: conc__poller_open, _close, _update (tells the
-   kernel what is waited for), _remove, and _wait, which calls conc__fd_ready
-   for each event. What a loop knows of a descriptor is its conc__fd; an entry
-   is made at the first wait, and never goes away before the loop ends.
+   One of three classes asks the kernel which descriptors are ready: epoll or
+   kqueue, whichever the system has, or poll(), which each has; then also if
+   the kernel refuses the better one. What a loop knows of a descriptor is its
+   conc__fd; an entry is made at the first wait, and never goes away before the
+   loop ends.
 
    Only the loop's thread calls these; other threads reach the poller by its
    waker alone. In a forked child see conc__fork_reopen.
    ------------------------------------------------------------------------ */
+
+struct conc__poller_class {
+  /* 0; or negative errno, and it is not open. -ENOSYS: the kernel refuses the
+     call. */
+  int (*open)(conc__loop *loop);
+  void (*close)(conc__loop *loop);
+  /* Whether the poller's number is still the poller, and the waker's the
+     waker: a program may have closed them, and the numbers be its own by
+     now. */
+  bool (*is_ours)(conc__loop *loop);
+  /* Tells the kernel what is waited for. 0, or negative errno: -EPERM for
+     files, which are always ready. */
+  int (*update)(conc__loop *loop, int fd);
+  /* Takes a descriptor out of the poller, if it is there and still open. */
+  void (*remove)(conc__loop *loop, int fd);
+  /* One look at the poller, at most until the deadline: conc__fd_ready is
+     called for each event. Returns whether anything came, be it only the
+     waker. */
+  bool (*wait)(conc__loop *loop, double deadline);
+  /* It reports what is ready once more when a watch is armed again, though it
+     has reported it before: all do but epoll, whose edges do not repeat
+     themselves. */
+  bool repeats;
+};
 
 /* --- entries --- */
 
@@ -15252,8 +15403,6 @@ CONC__PRIVATE void conc__fd_fail(conc__loop *loop, const conc__fd *entry,
     if (w->ready == 0) conc__fd_wake(loop, w, rc == -EPERM ? w->events : rc);
 }
 
-CONC__PRIVATE int conc__poller_update(conc__loop *loop, int fd);
-
 /* The poller says that a descriptor is ready for `events`. */
 CONC__PRIVATE void conc__fd_ready(conc__loop *loop, int fd, int events) {
   conc__fd *entry = &loop->fds.entries[fd];
@@ -15274,7 +15423,7 @@ CONC__PRIVATE void conc__fd_ready(conc__loop *loop, int fd, int events) {
      them, until the next wait. */
   if (!news && (entry->edges & events)) {
     entry->edges &= (unsigned char)~events;
-    conc__poller_update(loop, fd);
+    loop->poller.ops->update(loop, fd);
   }
   if (entry->watch != NULL && (events & CONC_READ)) {
     if (entry->watch->armed) loop->fds.waited--;
@@ -15288,12 +15437,16 @@ CONC__PRIVATE void conc__fd_ready(conc__loop *loop, int fd, int events) {
 
 /* --- epoll --- */
 
-/* 0, or negative errno: then it is not open. The waker stays in the poller as
-   long as that is open, level-triggered: it is drained at each event. */
-CONC__PRIVATE int conc__poller_open(conc__loop *loop) {
+/* The waker stays in the poller as long as that is open, level-triggered: it
+   is drained at each event. */
+CONC__PRIVATE int conc__epoll_open(conc__loop *loop) {
   struct epoll_event e;
   int rc;
-  loop->poller.fd = conc__fd_lift(epoll_create1(EPOLL_CLOEXEC));
+  if (!conc__call_may(CONC__CALL_EPOLL)) return -ENOSYS;
+  loop->poller.fd = epoll_create1(EPOLL_CLOEXEC);
+  if (loop->poller.fd < 0 && conc__call_refused(CONC__CALL_EPOLL))
+    return -ENOSYS;
+  loop->poller.fd = conc__fd_lift(loop->poller.fd);
   if (loop->poller.fd < 0) return loop->poller.fd;
   memset(&e, 0, sizeof e);
   e.events = EPOLLIN;
@@ -15305,14 +15458,12 @@ CONC__PRIVATE int conc__poller_open(conc__loop *loop) {
   return rc;
 }
 
-CONC__PRIVATE void conc__poller_close(conc__loop *loop) {
+CONC__PRIVATE void conc__epoll_close(conc__loop *loop) {
   close(loop->poller.fd);
 }
 
-/* Whether the poller's number is still the poller, and the waker's the waker:
-   a program may have closed them, and the numbers be its own by now. The
-   kernel knows the pair. */
-CONC__PRIVATE bool conc__poller_is_ours(const conc__loop *loop) {
+/* The kernel knows the pair. */
+CONC__PRIVATE bool conc__epoll_is_ours(conc__loop *loop) {
   struct epoll_event e;
   memset(&e, 0, sizeof e);
   e.events = EPOLLIN;
@@ -15352,9 +15503,7 @@ CONC__PRIVATE uint32_t conc__epoll_interest(conc__fd *entry) {
   return flags;
 }
 
-/* Tells the poller what is waited for. 0, or negative errno: -EPERM for files,
-   which are always ready. */
-CONC__PRIVATE int conc__poller_update(conc__loop *loop, int fd) {
+CONC__PRIVATE int conc__epoll_update(conc__loop *loop, int fd) {
   conc__fd *entry = &loop->fds.entries[fd];
   struct epoll_event e;
   int op = entry->known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
@@ -15389,8 +15538,7 @@ CONC__PRIVATE int conc__poller_update(conc__loop *loop, int fd) {
   return 0;
 }
 
-/* Takes a descriptor out of the poller, if it is there and still open. */
-CONC__PRIVATE void conc__poller_remove(conc__loop *loop, int fd) {
+CONC__PRIVATE void conc__epoll_remove(conc__loop *loop, int fd) {
   struct epoll_event e; /* only kernels before 2.6.9 look at it */
   conc__fd *entry = &loop->fds.entries[fd];
   memset(&e, 0, sizeof e);
@@ -15400,25 +15548,34 @@ CONC__PRIVATE void conc__poller_remove(conc__loop *loop, int fd) {
 
 /* epoll_wait until a deadline, as exactly as the kernel can: its plain call
    has milliseconds, which would make short sleeps up to 1 ms longer. */
-CONC__PRIVATE int conc__epoll_wait(int poller, struct epoll_event *e, int n,
+CONC__PRIVATE int conc__epoll_ask(int poller, struct epoll_event *e, int n,
                                    double deadline) {
-  static int missing = CONC__SYS_EPOLL_PWAIT2 < 0;
-  if (deadline > 0 && deadline < CONC__NEVER &&
-      !CONC__LOAD_RELAXED(&missing)) {
+  if (deadline > 0 && deadline < CONC__NEVER && CONC__SYS_EPOLL_PWAIT2 >= 0 &&
+      conc__call_may(CONC__CALL_EPOLL_PWAIT)) {
     struct timespec t = conc__timespec(conc__remaining(deadline));
-    long rc = syscall(CONC__SYS_EPOLL_PWAIT2, poller, e, n, &t, NULL, 0);
-    if (rc >= 0 || errno != ENOSYS) return (int)rc;
-    CONC__STORE_RELAXED(&missing, 1);
+    int64_t time[2]; /* the kernel's, on every machine */
+    int rc, error;
+    time[0] = (int64_t)t.tv_sec;
+    time[1] = (int64_t)t.tv_nsec;
+    rc = (int)syscall(CONC__SYS_EPOLL_PWAIT2, poller, e, n, time, NULL, 0);
+    if (rc >= 0 || errno == EINTR || errno == EBADF) return rc;
+    /* EINVAL may mean the descriptor, which is no poller. Then the other call
+       fails, too. */
+    error = errno;
+    rc = epoll_wait(poller, e, n, conc__milliseconds(deadline));
+    if (rc < 0) return rc;
+    errno = error;
+    (void)conc__call_refused(CONC__CALL_EPOLL_PWAIT);
+    return rc;
   }
   return epoll_wait(poller, e, n, conc__milliseconds(deadline));
 }
 
-/* One look at the poller, at most until the deadline. Returns whether anything
-   came, be it only the waker. What does not fit into the array is reported by
-   the next look: the kernel goes round. */
-CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
+/* What does not fit into the array is reported by the next look: the kernel
+   goes round. */
+CONC__PRIVATE bool conc__epoll_wait(conc__loop *loop, double deadline) {
   struct epoll_event e[128];
-  int n = conc__epoll_wait(loop->poller.fd, e, 128, deadline);
+  int n = conc__epoll_ask(loop->poller.fd, e, 128, deadline);
   int i;
   if (n < 0 && (errno == EBADF || errno == EINVAL)) loop->poller.lost = true;
   for (i = 0; i < n; i++) {
@@ -15429,7 +15586,7 @@ CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
       conc__waker_drain(loop->poller.waker);
       continue;
     }
-    /* An event of an earlier generation: see conc__poller_update. */
+    /* An event of an earlier generation: see conc__epoll_update. */
     if (e[i].data.u64 >> 32 != loop->fds.entries[fd].generation) continue;
     /* The end and an error are what a read and a write will report. */
     if (got & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
@@ -15440,6 +15597,13 @@ CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
   }
   return n > 0;
 }
+
+static const conc__poller_class conc__epoll_class = {
+    conc__epoll_open,   conc__epoll_close,  conc__epoll_is_ours,
+    conc__epoll_update, conc__epoll_remove, conc__epoll_wait,
+    false /* repeats */
+};
+#define CONC__POLLER_BEST (&conc__epoll_class)
 
 #elif CONC_HAVE_KQUEUE
 
@@ -15455,19 +15619,18 @@ CONC__PRIVATE int conc__kqueue_change(conc__loop *loop, int fd, short filter,
 
 /* A kqueue above the numbers of stdio (see conc__fd_lift; not every system can
    duplicate one); or negative errno. */
-CONC__PRIVATE int conc__kqueue_open(void) {
+CONC__PRIVATE int conc__kqueue_get(void) {
   int fd = kqueue();
   int high;
   if (fd < 0 || fd > 2) return fd < 0 ? -errno : fd;
-  high = conc__kqueue_open();
+  high = conc__kqueue_get();
   close(fd);
   return high;
 }
 
-/* 0, or negative errno: then it is not open. */
-CONC__PRIVATE int conc__poller_open(conc__loop *loop) {
+CONC__PRIVATE int conc__kqueue_open(conc__loop *loop) {
   int rc;
-  loop->poller.fd = conc__kqueue_open();
+  loop->poller.fd = conc__kqueue_get();
   if (loop->poller.fd < 0) return loop->poller.fd;
   conc__set_cloexec(loop->poller.fd);
   rc = conc__kqueue_change(loop, loop->poller.waker[0], EVFILT_READ, EV_ADD);
@@ -15476,23 +15639,22 @@ CONC__PRIVATE int conc__poller_open(conc__loop *loop) {
 }
 
 /* (In a forked child it is not open: BSD does not inherit it.) */
-CONC__PRIVATE void conc__poller_close(conc__loop *loop) {
+CONC__PRIVATE void conc__kqueue_close(conc__loop *loop) {
   close(loop->poller.fd);
 }
 
-/* See epoll's: a change that is the same as before. */
-CONC__PRIVATE bool conc__poller_is_ours(conc__loop *loop) {
+/* A change that is the same as before. */
+CONC__PRIVATE bool conc__kqueue_is_ours(conc__loop *loop) {
   return conc__kqueue_change(loop, loop->poller.waker[0], EVFILT_READ,
                              EV_ADD) == 0;
 }
 
-/* Tells the poller what is waited for. 0, or negative errno: -EPERM for files.
-   There are two differences to epoll. Reading and writing are separate
+/* There are two differences to epoll. Reading and writing are separate
    filters, each of them one-shot, so there may be two events for one waiter.
    And files are left out here, since kqueue holds them for not ready at their
    end. Closing a descriptor removes its filters, whatever duplicates there
    are: so there is no need for generations, nor to ask whether it is known. */
-CONC__PRIVATE int conc__poller_update(conc__loop *loop, int fd) {
+CONC__PRIVATE int conc__kqueue_update(conc__loop *loop, int fd) {
   conc__fd *entry = &loop->fds.entries[fd];
   int events = conc__fd_events(entry);
   unsigned short flags = EV_ADD | EV_ONESHOT;
@@ -15513,8 +15675,7 @@ CONC__PRIVATE int conc__poller_update(conc__loop *loop, int fd) {
   return rc;
 }
 
-/* Takes a descriptor out of the poller, if it is there and still open. */
-CONC__PRIVATE void conc__poller_remove(conc__loop *loop, int fd) {
+CONC__PRIVATE void conc__kqueue_remove(conc__loop *loop, int fd) {
   if (loop->fds.entries[fd].known) { /* those that are not there do no harm */
     conc__kqueue_change(loop, fd, EVFILT_READ, EV_DELETE);
     conc__kqueue_change(loop, fd, EVFILT_WRITE, EV_DELETE);
@@ -15522,9 +15683,7 @@ CONC__PRIVATE void conc__poller_remove(conc__loop *loop, int fd) {
   loop->fds.entries[fd].known = false;
 }
 
-/* One look at the poller, at most until the deadline. Returns whether anything
-   came, be it only the waker. */
-CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
+CONC__PRIVATE bool conc__kqueue_wait(conc__loop *loop, double deadline) {
   struct kevent e[128];
   struct timespec t = {0, 0};
   int n, i;
@@ -15544,30 +15703,37 @@ CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
   return n > 0;
 }
 
-#else
+static const conc__poller_class conc__kqueue_class = {
+    conc__kqueue_open,   conc__kqueue_close,  conc__kqueue_is_ours,
+    conc__kqueue_update, conc__kqueue_remove, conc__kqueue_wait,
+    true /* repeats */
+};
+#define CONC__POLLER_BEST (&conc__kqueue_class)
+
+#endif
 
 /* --- poll() --- */
 
 /* The kernel keeps nothing between two calls of poll(): so there is nothing to
    open, to close or to remove. */
-CONC__PRIVATE int conc__poller_open(conc__loop *loop) {
+CONC__PRIVATE int conc__poll_open(conc__loop *loop) {
   (void)loop;
   return 0;
 }
-CONC__PRIVATE void conc__poller_close(conc__loop *loop) { (void)loop; }
-CONC__PRIVATE bool conc__poller_is_ours(const conc__loop *loop) {
+CONC__PRIVATE void conc__poll_close(conc__loop *loop) { (void)loop; }
+CONC__PRIVATE bool conc__poll_is_ours(conc__loop *loop) {
   return conc__waker_is_ours(loop->poller.waker);
 }
 
 /* There is nothing to update either: each call of poll() gets all descriptors.
    But one that is not open is an error at the start of a wait, as with epoll
    and kqueue. */
-CONC__PRIVATE int conc__poller_update(conc__loop *loop, int fd) {
+CONC__PRIVATE int conc__poll_update(conc__loop *loop, int fd) {
   (void)loop;
   return fcntl(fd, F_GETFD) < 0 ? -errno : 0;
 }
 
-CONC__PRIVATE void conc__poller_remove(conc__loop *loop, int fd) {
+CONC__PRIVATE void conc__poll_remove(conc__loop *loop, int fd) {
   (void)loop, (void)fd;
 }
 
@@ -15592,10 +15758,8 @@ CONC__PRIVATE size_t conc__poll_fill(const conc__loop *loop, struct pollfd *p,
   return count;
 }
 
-/* One look at the descriptors, at most until the deadline. Returns whether
-   anything came, be it only the waker. poll() reports what is not open by
-   POLLNVAL, and files as ready. */
-CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
+/* poll() reports what is not open by POLLNVAL, and files as ready. */
+CONC__PRIVATE bool conc__poll_wait(conc__loop *loop, double deadline) {
   struct pollfd few[64];
   struct pollfd *p = few;
   size_t room = 64, count, i;
@@ -15611,7 +15775,7 @@ CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
   }
   count = conc__poll_fill(loop, p, room);
   n = poll(p, (nfds_t)count, conc__milliseconds(deadline));
-  if (n > 0 && p[0].revents && !conc__poller_is_ours(loop))
+  if (n > 0 && p[0].revents && !conc__poll_is_ours(loop))
     loop->poller.lost = true;
   else if (n > 0 && p[0].revents)
     conc__waker_drain(loop->poller.waker);
@@ -15628,7 +15792,15 @@ CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
   return n > 0;
 }
 
+static const conc__poller_class conc__poll_class = {
+    conc__poll_open,   conc__poll_close,  conc__poll_is_ours,
+    conc__poll_update, conc__poll_remove, conc__poll_wait,
+    true /* repeats */
+};
+#ifndef CONC__POLLER_BEST
+#define CONC__POLLER_BEST (&conc__poll_class)
 #endif
+
 
 /* --- the poller and its waker --- */
 
@@ -15637,7 +15809,12 @@ CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
 CONC__PRIVATE int conc__poller_start(conc__loop *loop) {
   int rc = conc__waker_open(loop->poller.waker);
   if (rc != 0) return rc;
-  rc = conc__poller_open(loop);
+  loop->poller.ops = CONC__POLLER_BEST;
+  rc = loop->poller.ops->open(loop);
+  if (rc == -ENOSYS) {
+    loop->poller.ops = &conc__poll_class;
+    rc = loop->poller.ops->open(loop);
+  }
   if (rc != 0) conc__waker_close(loop->poller.waker);
   return rc;
 }
@@ -15645,8 +15822,8 @@ CONC__PRIVATE int conc__poller_start(conc__loop *loop) {
 /* Closes the poller and the waker. If they are not ours any more, the numbers
    may be the program's, and are left to it. */
 CONC__PRIVATE void conc__poller_stop(conc__loop *loop) {
-  if (!conc__poller_is_ours(loop)) return;
-  conc__poller_close(loop);
+  if (!loop->poller.ops->is_ours(loop)) return;
+  loop->poller.ops->close(loop);
   conc__waker_close(loop->poller.waker);
 }
 
@@ -15664,7 +15841,7 @@ CONC__PRIVATE void conc__poller_renew(conc__loop *loop) {
     int rc = 0;
     conc__fd_renew(entry);
     if (entry->waiters != NULL || entry->watch != NULL)
-      rc = conc__poller_update(loop, (int)i);
+      rc = loop->poller.ops->update(loop, (int)i);
     if (rc < 0) conc__fd_fail(loop, entry, rc);
   }
 }
@@ -15932,9 +16109,9 @@ CONC__PRIVATE int conc__fd_wait_end(conc__loop *loop, int fd,
      duplicate stays open, its number's next user would hear of it. */
   if (entry->watch != NULL || entry->edges) return w->ready;
   if (entry->waiters != NULL)
-    conc__poller_update(loop, fd);
+    loop->poller.ops->update(loop, fd);
   else if (w->ready <= 0)
-    conc__poller_remove(loop, fd);
+    loop->poller.ops->remove(loop, fd);
   return w->ready;
 }
 
@@ -15969,7 +16146,7 @@ CONC__PRIVATE int conc__fd_park(conc__loop *loop, conc__actor *actor, int fd,
     conc__fds_doubt(&loop->fds, entry, fd);
     return 0;
   }
-  rc = conc__poller_update(loop, fd);
+  rc = loop->poller.ops->update(loop, fd);
   if (rc == 0) return 0;
   /* -EPERM: a file, which is always ready. */
   w->ready = rc == -EPERM ? w->events : rc;
@@ -15993,7 +16170,7 @@ CONC__PRIVATE void conc__fds_verify(conc__loop *loop) {
     entry->doubted = false;
     /* The wait may have ended meanwhile. */
     if (entry->watch != NULL || conc__fd_events(entry) == 0) continue;
-    rc = conc__poller_update(loop, fd);
+    rc = loop->poller.ops->update(loop, fd);
     if (rc < 0) conc__fd_fail(loop, entry, rc);
   }
 }
@@ -16075,7 +16252,7 @@ CONC__PRIVATE int conc__watch_start(conc__loop *loop, int fd,
   entry->watch = watch;
   conc__fd_renew(entry);
   watch->armed = true;
-  rc = conc__poller_update(loop, fd);
+  rc = loop->poller.ops->update(loop, fd);
   if (rc == 0) {
     loop->fds.waited++;
   } else {
@@ -16084,10 +16261,11 @@ CONC__PRIVATE int conc__watch_start(conc__loop *loop, int fd,
   return rc;
 }
 
-/* Whether the poller reports what is ready once more when the watch is armed
-   again, though it has reported it before: all do but epoll, whose edges do
-   not repeat themselves. */
-CONC__INLINE bool conc__watch_repeats(void) { return !CONC_HAVE_EPOLL; }
+/* Whether what is ready is reported once more when a watch of this thread's
+   loop is armed again. */
+CONC__INLINE bool conc__watch_repeats(void) {
+  return conc__this.loop->poller.ops->repeats;
+}
 
 /* The owner of the watch waits for the next event. This costs no system
    call. */
@@ -16102,7 +16280,7 @@ CONC__PRIVATE void conc__watch_stop(conc__loop *loop, int fd) {
   CONC__CHECK((size_t)fd < loop->fds.size && entry->watch != NULL);
   CONC__CHECK(!entry->watch->armed || loop->fds.waited > 0);
   if (entry->watch->armed) loop->fds.waited--;
-  conc__poller_remove(loop, fd);
+  loop->poller.ops->remove(loop, fd);
   entry->watch = NULL;
 }
 
@@ -16167,7 +16345,7 @@ CONC__PRIVATE bool conc__loop_spin(conc__loop *loop, double until) {
   conc__spin_begin(&spin, &loop->spin_failed, until);
   while (!paid && conc__spin_again(&spin, 1))
     paid = CONC__LOAD(&loop->inbox.first) != NULL ||
-           (loop->fds.waited > 0 && conc__poller_wait(loop, 0));
+           (loop->fds.waited > 0 && loop->poller.ops->wait(loop, 0));
   conc__spin_end(&spin, paid);
   return paid;
 }
@@ -16178,7 +16356,7 @@ CONC__PRIVATE bool conc__loop_spin(conc__loop *loop, double until) {
    something is ready. */
 CONC__PRIVATE bool conc__loop_end_doubts(conc__loop *loop) {
   if (loop->fds.doubted == 0) return false;
-  if (conc__poller_wait(loop, 0)) return true;
+  if (loop->poller.ops->wait(loop, 0)) return true;
   conc__fds_verify(loop);
   return loop->ready.count > 0;
 }
@@ -16247,11 +16425,11 @@ CONC__PRIVATE bool conc__loop_poll(conc__loop *loop, double until) {
   conc__actor *self = loop->thread_actor;
   bool heeds = conc__loop_heeds(loop);
   bool came = true;
-  if (!heeds) return conc__poller_wait(loop, until);
+  if (!heeds) return loop->poller.ops->wait(loop, until);
   conc__this.polled = loop->poller.waker;
   if (conc__park_announce(self, conc__cancel_bit(self),
                           CONC__PARKED | CONC__POLLING))
-    came = conc__poller_wait(loop, conc__scope_limit(self, until));
+    came = loop->poller.ops->wait(loop, conc__scope_limit(self, until));
   conc__loop_polled(loop);
   return came;
 }
@@ -16352,7 +16530,7 @@ CONC__PRIVATE void conc__loop_run(conc__loop *loop, const conc_task *until) {
       now = conc_now();
       continue; /* with the inbox and the timers, which may have woken it */
     }
-    if (loop->fds.waited > 0) conc__poller_wait(loop, 0);
+    if (loop->fds.waited > 0) loop->poller.ops->wait(loop, 0);
     began = now;
     loop->batch = loop->batch_size;
     loop->turn_ends = 0;
@@ -17006,7 +17184,7 @@ CONC__PRIVATE void conc__fork_drop_closed(conc__loop *loop) {
   for (i = 0; i < loop->fds.size; i++) {
     conc__fd_waiter *w = loop->fds.entries[i].waiters;
     if (w == NULL || fcntl((int)i, F_GETFD) >= 0) continue;
-    conc__poller_remove(loop, (int)i);
+    loop->poller.ops->remove(loop, (int)i);
     for (; w != NULL; w = w->next)
       if (w->ready == 0) conc__fd_wake(loop, w, -EBADF);
   }
@@ -17022,7 +17200,7 @@ CONC__PRIVATE void conc__fork_reopen(conc__loop *loop) {
   /* These are the child's copies; the kernel's poller is the parent's, and is
      not touched but by the close. Out of descriptors: the new ones get the
      numbers of these. */
-  conc__poller_close(loop);
+  loop->poller.ops->close(loop);
   conc__waker_close(loop->poller.waker);
   conc__poller_renew(loop);
 }
@@ -17368,7 +17546,7 @@ CONC__PRIVATE void conc__fd_forget(int fd) {
   conc__loop *loop = conc__this.loop;
   conc__fd_waiter *w;
   if (loop == NULL || fd < 0 || (size_t)fd >= loop->fds.size) return;
-  conc__poller_remove(loop, fd);
+  loop->poller.ops->remove(loop, fd);
   for (w = loop->fds.entries[fd].waiters; w != NULL; w = w->next)
     conc__fd_wake(loop, w, -EBADF);
 }
@@ -18393,12 +18571,31 @@ CONC_API int conc_block_signals(const int *signals, size_t n) {
 
 /* Takes a signal of the set, which this thread blocks: so it stays pending,
    for the thread or for the process, until some waiter takes it. The number of
-   the signal, or negative errno. */
-#if CONC_HAVE_SIGNALFD
+   the signal, or negative errno. This way where there is no signalfd. A
+   coroutine must not block in sigwait(), and a thread must see that it is
+   cancelled: both look now and then. */
+CONC__PRIVATE int conc__signal_look(const sigset_t *set, double deadline) {
+  for (;;) {
+    struct timespec none = {0, 0};
+    double left;
+    int rc = sigtimedwait(set, NULL, &none);
+    if (rc > 0) return rc;
+    left = conc__remaining(deadline);
+    rc = left <= 0 ? -ETIMEDOUT : conc_sleep(left < 0.01 ? left : 0.01);
+    if (rc != 0) return rc;
+  }
+}
+
 CONC__PRIVATE int conc__signal_await(const sigset_t *set, double deadline) {
+#if CONC_HAVE_SIGNALFD
   struct signalfd_siginfo info;
-  int fd = conc__fd_lift(signalfd(-1, set, SFD_CLOEXEC | SFD_NONBLOCK));
-  int rc;
+  int fd, rc;
+  if (!conc__call_may(CONC__CALL_SIGNALFD))
+    return conc__signal_look(set, deadline);
+  fd = signalfd(-1, set, SFD_CLOEXEC | SFD_NONBLOCK);
+  if (fd < 0 && conc__call_refused(CONC__CALL_SIGNALFD))
+    return conc__signal_look(set, deadline);
+  fd = conc__fd_lift(fd);
   if (fd < 0) return fd;
   do {
     rc = read(fd, &info, sizeof info) == (ssize_t)sizeof info
@@ -18409,22 +18606,10 @@ CONC__PRIVATE int conc__signal_await(const sigset_t *set, double deadline) {
   } while (rc > 0); /* it was pending; another waiter may have taken it */
   conc_close(fd);   /* the loop knows it */
   return rc;
-}
 #else
-CONC__PRIVATE int conc__signal_await(const sigset_t *set, double deadline) {
-  for (;;) {
-    struct timespec none = {0, 0};
-    double left;
-    int rc = sigtimedwait(set, NULL, &none);
-    if (rc > 0) return rc;
-    /* A coroutine must not block in sigwait(), and a thread must see that it
-       is cancelled: both look now and then. */
-    left = conc__remaining(deadline);
-    rc = left <= 0 ? -ETIMEDOUT : conc_sleep(left < 0.01 ? left : 0.01);
-    if (rc != 0) return rc;
-  }
-}
+  return conc__signal_look(set, deadline);
 #endif
+}
 
 CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout) {
   double deadline = conc__deadline(timeout);
@@ -19490,8 +19675,11 @@ static bool conc__reaper_lives; /* the thread exists, and takes the guard once
 
 /* Opens the poller, and enters it. 0 or negative errno. */
 CONC__PRIVATE int conc__reaper_poller_open(void) {
-  int fd = conc__fd_lift(epoll_create1(EPOLL_CLOEXEC));
-  int rc = fd < 0 ? fd : conc__own_fd_add(fd);
+  int fd = epoll_create1(EPOLL_CLOEXEC);
+  int rc;
+  if (fd < 0 && conc__call_refused(CONC__CALL_EPOLL)) return -ENOSYS;
+  fd = conc__fd_lift(fd);
+  rc = fd < 0 ? fd : conc__own_fd_add(fd);
   if (rc != 0 && fd >= 0) close(fd);
   conc__reaper_poller = rc == 0 ? fd : -1;
   return rc;
@@ -19620,28 +19808,25 @@ CONC__PRIVATE void *conc__reaper_main(void *arg) {
    errno. */
 CONC__PRIVATE int conc__reaper_open(conc_task *t) {
 #if CONC_HAVE_PIDFD
-  static bool known, missing; /* older kernels have no pidfds */
-  int rc;
+  static bool known;
+  int rc = 0;
   CONC__CHECK(conc__mutex_is_held(&conc__processes_guard));
-  if (!known) {
+  if (!known && conc__call_may(CONC__CALL_PIDFD)) {
+    /* Asked here, since later a refusal would come after the fork. */
     int fd = (int)syscall(SYS_pidfd_open, getpid(), 0);
-    /* A sandbox may answer anything, EPERM mostly. But that there are no
-       descriptors left now, or no memory, says nothing about the kernel: the
-       question stays open. */
-    if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM))
-      return -errno;
-    missing = fd < 0;
-    known = true;
+    if (fd < 0 && !conc__call_refused(CONC__CALL_PIDFD)) return -errno;
     if (fd >= 0) close(fd);
+    known = true;
   }
-  if (!missing) {
+  if (conc__call_may(CONC__CALL_PIDFD)) {
     if (conc__reaper_poller >= 0 || t->as.process.own_reaper) return 0;
     rc = conc__reaper_poller_open();
-    if (rc != 0 || conc__reaper_lives) return rc;
-    rc = conc__helper_start(conc__reaper_main, 0);
-    conc__reaper_lives = rc == 0;
-    if (rc != 0) conc__reaper_close();
-    return rc;
+    if (rc == 0 && !conc__reaper_lives) {
+      rc = conc__helper_start(conc__reaper_main, 0);
+      conc__reaper_lives = rc == 0;
+      if (rc != 0) conc__reaper_close();
+    }
+    if (conc__call_may(CONC__CALL_PIDFD | CONC__CALL_EPOLL)) return rc;
   }
 #endif
   t->as.process.own_reaper = false; /* conc__process_add starts its thread */
@@ -20437,8 +20622,8 @@ CONC__PRIVATE int conc__spawn_message_write(int fd, const conc_task *t,
   message.name_size = strlen(name) + 1;
   rc = conc__file_put(fd, &message, sizeof message);
   if (rc == 0) rc = conc__file_put(fd, t->arg, t->size);
-  if (rc == 0) rc = conc__file_put(fd, target, message.target_size);
-  if (rc == 0) rc = conc__file_put(fd, name, message.name_size);
+  if (rc == 0) rc = conc__file_put(fd, target, (size_t)message.target_size);
+  if (rc == 0) rc = conc__file_put(fd, name, (size_t)message.name_size);
   return rc;
 }
 
@@ -28399,9 +28584,10 @@ CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
 enum { CONC__GETTERS, CONC__PUTTERS, CONC__JOINERS };
 
 typedef struct conc__cell {
-  uint64_t word;  /* see above */
-  uint64_t skips; /* messages skipped here; above them the lap of the last. Of
-                     a spare cell: the value of `returned` for its message */
+  conc__word64 word;  /* see above */
+  /* Messages skipped here; above them the lap of the last. Of a spare cell:
+     the value of `returned` for its message. */
+  conc__word64 skips;
   /* The owner of a BUSY cell writes these; they stand while it is FULL. */
   uint32_t size; /* of the message, in bytes */
   uint32_t form; /* where its content is: CONC__FORM_... */
@@ -28434,8 +28620,8 @@ typedef struct conc__cells {
                        name */
   unsigned returned; /* counts what comes back; 0: all spare cells are free */
   /* Lines of their own, in pairs, for CPUs fetch two at a time. */
-  uint64_t tail __attribute__((aligned(128)));
-  uint64_t head __attribute__((aligned(128)));
+  conc__word64 tail __attribute__((aligned(128)));
+  conc__word64 head __attribute__((aligned(128)));
   uint64_t done __attribute__((aligned(128))); /* calls of conc_task_done */
   unsigned ends; /* how often the last message was reported done */
   struct conc__cells_side sides[3];
@@ -28459,10 +28645,11 @@ typedef struct conc__cells_queue {
   unsigned next;     /* the block to try first; atomic */
   unsigned bound;    /* a search of more steps than this is given up */
   bool named;        /* the memory has a name */
-  uint64_t skips;    /* their sum; above it the `skipped` that it is of */
+  conc__word64 skips; /* their sum; above it the `skipped` that it is of */
   int wakers[3][2]; /* of each side: see conc__waker_open; or -1 */
-  uint64_t ringer;  /* CONC__RINGER_..., and above it conc__fork_depth of the
-                       process whose it is; see conc__ringer_main */
+  /* CONC__RINGER_..., and above it conc__fork_depth of the process whose it
+     is; see conc__ringer_main. */
+  conc__word64 ringer;
   unsigned ended;   /* a futex: 1: the ringer has ended */
   unsigned heard;   /* the bell's count, as it was when the ringer began */
   bool polls;       /* threads wait at them, too */
@@ -28497,9 +28684,9 @@ CONC__INLINE conc__cell *conc__cell_at(const conc__cells_queue *s,
 }
 
 /* The word that says which claim has that block, and the block itself. */
-CONC__INLINE uint64_t *conc__block_owner(const conc__cells_queue *s,
-                                         size_t block) {
-  return (uint64_t *)(void *)((char *)s->cells + s->owners_at) + block;
+CONC__INLINE conc__word64 *conc__block_owner(const conc__cells_queue *s,
+                                             size_t block) {
+  return (conc__word64 *)(void *)((char *)s->cells + s->owners_at) + block;
 }
 CONC__INLINE char *conc__block_data(const conc__cells_queue *s, size_t block) {
   return (char *)s->cells + s->blocks_at + block * s->block_size;
@@ -28537,7 +28724,7 @@ CONC__INLINE uint64_t conc__cells_past(const conc__cells_queue *s,
 
 /* A position that is in the ring, whatever `head` or `tail` says. */
 CONC__INLINE uint64_t conc__cells_hint(const conc__cells_queue *s,
-                                       uint64_t *hint) {
+                                       conc__word64 *hint) {
   uint64_t at = CONC__LOAD_RELAXED(hint);
   if (CONC__UNLIKELY(CONC__AT_INDEX(at) >= s->count)) {
     at = CONC__AT(CONC__AT_LAP(at), 0);
@@ -28557,7 +28744,7 @@ CONC__INLINE bool conc__cells_astray(const conc__cells_queue *s,
 
 /* Moves a hint on. Not a compare-and-swap: if another process has moved it
    meanwhile, it is set back, and the next one helps it on again. */
-CONC__INLINE void conc__cells_help(uint64_t *hint, uint64_t from,
+CONC__INLINE void conc__cells_help(conc__word64 *hint, uint64_t from,
                                    uint64_t to) {
   if (CONC__LOAD_RELAXED(hint) == from) CONC__STORE_RELAXED(hint, to);
 }
@@ -28881,7 +29068,8 @@ CONC__PRIVATE bool conc__block_find(conc__cells_queue *s, uint64_t claim,
                                     uint32_t *block) {
   size_t at = CONC__LOAD_RELAXED(&s->next), i;
   for (i = 0; i < used; i++, at++) {
-    uint64_t *word, owner;
+    conc__word64 *word;
+    uint64_t owner;
     if (at >= used) at = 0;
     word = conc__block_owner(s, at);
     owner = CONC__LOAD_RELAXED(word);
@@ -32123,8 +32311,9 @@ enum {
    loop of its server, or a thread that the loop waits for. */
 typedef struct conc__holder {
   struct conc__stake *stakes;
-  uint64_t seen; /* when it was last heard of; CONC__DUE_NEVER: it is a task,
-                    which lives as long as it runs. Atomic */
+  /* When it was last heard of; CONC__DUE_NEVER: it is a task, which lives as
+     long as it runs. Atomic. */
+  conc__word64 seen;
   unsigned refs; /* its own, and those of dying letters. Atomic */
   char name[48];
 } conc__holder;
@@ -36666,14 +36855,15 @@ typedef struct conc__chunk {
 /* A job on its way. The parent writes all of it before it is READY; the worker
    that has claimed it writes the result, its pid and when it began. */
 typedef struct conc__procpool_slot {
-  uint64_t state; /* position << 24 | worker << 8 | CONC__JOB_SLOT_... */
+  conc__word64 state; /* position << 24 | worker << 8 | CONC__JOB_SLOT_... */
   conc_fn *target;
   void *result;
   size_t offset; /* of an argument that does not fit in `bytes`, in `memory` */
   size_t size;   /* of the argument; 0: `bytes` has the pointer itself */
   size_t item;   /* of a chunk: bytes of one item; else 0 */
-  uint64_t began; /* by the clock, in nanoseconds; 0: the worker has not said.
-                     Only in a pool with a timeout; see procpool_kill_late */
+  /* By the clock, in nanoseconds; 0: the worker has not said. Only in a pool
+     with a timeout; see conc__procpool_kill_late. */
+  conc__word64 began;
   int status;     /* what conc_join of the job is to return */
   pid_t pid;      /* of the worker; 0: none yet */
   uint64_t bytes[CONC__JOB_SLOT_BYTES / 8];
@@ -36691,28 +36881,27 @@ typedef struct conc__procpool_worker {
 /* All that the processes share. Positions in the ring only grow; a position's
    place is the position modulo the ring's size. */
 typedef struct conc__procpool_shared {
-  uint64_t tail; /* the parent's, under the guard: the next position to fill */
+  /* The parent's, under the guard: the next position to fill. */
+  conc__word64 tail;
   CONC__APART(1);
-  uint64_t head; /* the next position to claim; helped forward by workers */
+  /* The next position to claim; helped forward by workers. */
+  conc__word64 head;
   CONC__APART(2);
   unsigned bell;  /* a futex: the keeper sleeps while it is 0. Set when the
                      keeper has something to do; cleared by the keeper */
   unsigned awake; /* threads of the parent that look at `done` without being
                      rung for: the keeper, and threads in procpool_help */
   CONC__APART(3);
-  uint64_t done[CONC__JOB_SLOTS / 64]; /* a bit for each slot that is DONE. Set
-                                          by the worker after the word; cleared
-                                          by the thread that takes the slot. A
-                                          bit may be missing if the worker was
-                                          killed: its burial finds the slot */
+  /* A bit for each slot that is DONE. Set by the worker after the word;
+     cleared by the thread that takes the slot. A bit may be missing if the
+     worker was killed: its burial finds the slot. */
+  conc__word64 done[CONC__JOB_SLOTS / 64];
   unsigned stop; /* 1: workers end when there is no job left. Never cleared */
   unsigned came_up; /* counts workers that have become ready */
   CONC__APART(4);
-  uint64_t asleep[CONC__PROCPOOL_WORKERS / 64]; /* a bit for each worker that
-                                                   rests. Set by the worker;
-                                                   cleared by it, by the thread
-                                                   that rings for it, or at its
-                                                   burial */
+  /* A bit for each worker that rests. Set by the worker; cleared by it, by the
+     thread that rings for it, or at its burial. */
+  conc__word64 asleep[CONC__PROCPOOL_WORKERS / 64];
   unsigned ring[CONC__JOB_SLOT_RING];           /* numbers of slots */
   conc__procpool_slot slots[CONC__JOB_SLOTS];
   /* the workers, and the larger arguments follow */
