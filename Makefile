@@ -33,6 +33,7 @@ DEFS     ?=
 IMPL     ?=
 CFLAGS   ?=
 LDFLAGS  ?=
+LDLIBS   ?=
 WERROR   ?= -Werror
 TESTS    ?=
 FILTER   ?=
@@ -122,10 +123,10 @@ $(B)/%.o: tests/%.c conc.h $(wildcard tests/*.h tests/fuzz/*.h) Makefile
 	$(COMPILE) -c -o $@ $<
 
 $(linked_bin): %: %.o $(B)/conc.o
-	$(LINK) -o $@ $^
+	$(LINK) -o $@ $^ $(LDLIBS)
 
 $(whole_bin): %: %.o
-	$(LINK) -o $@ $^
+	$(LINK) -o $@ $^ $(LDLIBS)
 
 $(B)/interop/shim.so: $(shim_c) conc.h Makefile
 	@mkdir -p $(@D)
@@ -136,7 +137,7 @@ $(EX)/%.o: examples/%.c conc.h Makefile
 	$(COMPILE) -c -o $@ $<
 
 $(example_bin): %: %.o
-	$(LINK) -o $@ $^
+	$(LINK) -o $@ $^ $(LDLIBS)
 
 # A task is a second's sleep in the documents; here it is a fifth of that.
 run: $(EX)/task_master $(EX)/task_worker

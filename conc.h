@@ -392,8 +392,10 @@
    Define these only in the file that defines CONC_IMPLEMENTATION:
 
      CONC_PORTABLE        Use only what POSIX.1-2008 has: no futex, no epoll,
-                          no eventfd, no assembly. Everything works, some of
-                          it slower.
+                          no eventfd. Everything works, some of it slower.
+                          Coroutines are switched by assembly where this file
+                          knows the CPU, since not every libc has the other
+                          way.
      CONC_USE_UCONTEXT    Switch coroutines by swapcontext(), not by assembly.
      CONC_USE_HELGRIND    Tell Valgrind's Helgrind which step happens before
                           which (DRD learns nothing). Slower, even without
@@ -613,8 +615,10 @@
 #if defined(CONC_IMPLEMENTATION) && !defined(CONC_PORTABLE) && \
     !defined(_GNU_SOURCE)
 #define _GNU_SOURCE 1
-#elif defined(CONC_IMPLEMENTATION) && !defined(_XOPEN_SOURCE)
-#define _XOPEN_SOURCE 700
+#elif defined(CONC_IMPLEMENTATION) && !defined(_XOPEN_SOURCE) && \
+    !defined(__APPLE__) && !defined(__FreeBSD__) && !defined(__NetBSD__) && \
+    !defined(__OpenBSD__) && !defined(__DragonFly__)
+#define _XOPEN_SOURCE 700 /* there, it hides what has been added since */
 #endif
 
 #ifndef CONC_H
@@ -1296,7 +1300,8 @@ typedef struct conc_task {
   const char *name;  /* yours, must outlive the task; default: see conc_name */
   size_t size;       /* bytes at arg, of which a spawned process, and a job
                         that runs in a process, get a copy; default 0 */
-  size_t stack_size; /* bytes; default: the system's for a thread,
+  size_t stack_size; /* bytes; default: for a thread the system's, but 8 MiB
+                        where that is less (or what RLIMIT_STACK allows);
                         CONC_STACK_SIZE for a coroutine; for a process see
                         conc_process_start */
   bool daemon;       /* of a process: it is killed when its parent ends;
@@ -5618,6 +5623,17 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC_HAVE_FUTEX CONC__LINUX
 #endif
 
+/* A condition whose timed wait goes by the monotonic clock. Otherwise, as on
+   macOS, by a time from now on; or else by the time of day, where a wait may
+   end too early or too late if that is set meanwhile. */
+#ifndef CONC_HAVE_COND_CLOCK
+#ifdef __APPLE__
+#define CONC_HAVE_COND_CLOCK 0
+#else
+#define CONC_HAVE_COND_CLOCK 1
+#endif
+#endif
+
 /* A poller whose cost does not grow with the idle descriptors: epoll, Linux
    2.6.27, or kqueue, the BSDs and macOS. Otherwise poll(). */
 #ifndef CONC_HAVE_EPOLL
@@ -5817,6 +5833,16 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #include <sys/signalfd.h>
 #endif
 
+/* sigtimedwait(). Otherwise, as on macOS and OpenBSD, sigwait() for a signal
+   that is pending: which waits if another thread takes it just then. */
+#ifndef CONC_HAVE_SIGTIMEDWAIT
+#if defined(__APPLE__) || defined(__OpenBSD__)
+#define CONC_HAVE_SIGTIMEDWAIT 0
+#else
+#define CONC_HAVE_SIGTIMEDWAIT 1
+#endif
+#endif
+
 /* The width of a terminal (TIOCGWINSZ): everywhere, but not in POSIX before
    2024. Otherwise 80. */
 #ifndef CONC_HAVE_WINSIZE
@@ -5953,11 +5979,10 @@ enum {
 
 /* --- the coroutine switch, and tools that must know of it --- */
 
-/* The switch in assembly, for CPUs that this file knows. Otherwise
-   ucontext. */
+/* The switch in assembly, for CPUs that this file knows. Otherwise ucontext,
+   which musl and OpenBSD do not have. */
 #ifndef CONC_HAVE_SWITCH_ASM
-#if !defined(CONC_PORTABLE) && !defined(CONC_USE_UCONTEXT) &&                 \
-    !defined(__ILP32__)
+#if !defined(CONC_USE_UCONTEXT) && !defined(__ILP32__)
 #define CONC_HAVE_SWITCH_ASM ((CONC__X86_64 || CONC__ARM64) && !CONC__TCC)
 #else
 #define CONC_HAVE_SWITCH_ASM 0
@@ -6769,20 +6794,36 @@ conc__futex_bucket_of(unsigned *word) {
                             CONC__FUTEX_BUCKETS];
 }
 
+/* pthread_cond_timedwait until a deadline. */
+CONC__PRIVATE void conc__cond_wait_until(pthread_cond_t *cond,
+                                         pthread_mutex_t *mutex,
+                                         double deadline) {
+#if CONC_HAVE_COND_CLOCK
+  struct timespec t = conc__timespec(deadline);
+  pthread_cond_timedwait(cond, mutex, &t);
+#elif defined(__APPLE__)
+  struct timespec t = conc__timespec(conc__remaining(deadline));
+  pthread_cond_timedwait_relative_np(cond, mutex, &t);
+#else
+  struct timespec t = conc__timespec(conc__clock(CLOCK_REALTIME) +
+                                     conc__remaining(deadline));
+  pthread_cond_timedwait(cond, mutex, &t);
+#endif
+}
+
 /* The word is compared under the bucket's mutex, which the waker takes after
    its change: either the comparison sees the change, or the waker finds this
    thread in pthread_cond_wait. */
 CONC__PRIVATE void conc__futex_wait(unsigned *word, unsigned value,
                                     double deadline, bool shared) {
   struct conc__futex_bucket *b = conc__futex_bucket_of(word);
-  struct timespec t = conc__timespec(deadline < CONC__NEVER ? deadline : 0);
   int state = conc__pthread_cancel_off(); /* as it is for a futex */
   (void)shared;
   CONC__POINT();
   pthread_mutex_lock(&b->mutex);
   if (CONC__LOAD(word) == value) {
     if (deadline < CONC__NEVER)
-      pthread_cond_timedwait(&b->cond, &b->mutex, &t);
+      conc__cond_wait_until(&b->cond, &b->mutex, deadline);
     else
       pthread_cond_wait(&b->cond, &b->mutex);
   }
@@ -6805,7 +6846,9 @@ CONC__PRIVATE void conc__futex_init(void) {
   pthread_condattr_t attr;
   size_t i;
   pthread_condattr_init(&attr);
+#if CONC_HAVE_COND_CLOCK
   pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+#endif
   for (i = 0; i < CONC__FUTEX_BUCKETS; i++) {
     pthread_mutex_init(&conc__futex_table[i].mutex, NULL);
     pthread_cond_init(&conc__futex_table[i].cond, &attr);
@@ -7190,8 +7233,9 @@ CONC__PRIVATE int conc__file_fits(size_t size) {
   struct rlimit limit;
   if (size > (size_t)LONG_MAX) return -EFBIG;
   if (getrlimit(RLIMIT_FSIZE, &limit) != 0) return 0;
-  return limit.rlim_cur == RLIM_INFINITY || size <= limit.rlim_cur ? 0
-                                                                   : -EFBIG;
+  return limit.rlim_cur == RLIM_INFINITY || size <= (size_t)limit.rlim_cur
+             ? 0
+             : -EFBIG;
 }
 
 /* Sets room aside for some bytes of a file, which is mapped: where there is no
@@ -14592,8 +14636,20 @@ CONC__PRIVATE size_t conc__thread_stack(size_t size) {
   return (size + conc__page - 1) / conc__page * conc__page;
 }
 
+/* musl's usual stack has 128 KiB, and that of macOS 512 KiB. A program that
+   runs elsewhere is to run there: so they get what glibc gives, 8 MiB or what
+   the limit (RLIMIT_STACK) says. 0: the usual one has that, or more. */
+CONC__PRIVATE size_t conc__thread_stack_more(const pthread_attr_t *attr) {
+  size_t usual, want = (size_t)8 << 20;
+  struct rlimit limit;
+  if (pthread_attr_getstacksize(attr, &usual) != 0) return 0;
+  if (getrlimit(RLIMIT_STACK, &limit) == 0 && (size_t)limit.rlim_cur < want)
+    want = (size_t)limit.rlim_cur;
+  return usual < want ? want : 0;
+}
+
 /* Makes each thread of the library: with a guard as large as those of
-   coroutines. `stack` is in bytes, 0: the system's usual size. Of a detached
+   coroutines. `stack` is in bytes, 0: the usual size. Of a detached
    one no thread needs to be told of its end. 0 or negative errno. */
 CONC__PRIVATE int conc__thread_create(void *(*fn)(void *), void *arg,
                                       size_t stack, bool detached) {
@@ -14601,6 +14657,7 @@ CONC__PRIVATE int conc__thread_create(void *(*fn)(void *), void *arg,
   pthread_t id;
   int rc = -pthread_attr_init(&attr);
   if (rc != 0) return rc;
+  if (stack == 0) stack = conc__thread_stack_more(&attr);
   pthread_attr_setguardsize(&attr, CONC__GUARD_SIZE);
   if (detached) pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
   if (stack > 0)
@@ -18569,6 +18626,34 @@ CONC_API int conc_block_signals(const int *signals, size_t n) {
   return rc == 0 ? -pthread_sigmask(SIG_BLOCK, &set, NULL) : rc;
 }
 
+/* Takes a signal of the set that is pending; its number, or 0: none is.
+   Without sigtimedwait() one thread at a time looks and takes, for what it has
+   seen must still be there: if another thread is just at it, the next look
+   will do. */
+CONC__PRIVATE int conc__signal_take(const sigset_t *set) {
+#if CONC_HAVE_SIGTIMEDWAIT
+  struct timespec none = {0, 0};
+  int number = sigtimedwait(set, NULL, &none);
+  return number > 0 ? number : 0;
+#else
+  static unsigned long taken_by; /* a process, by its forks; 0: nobody */
+  unsigned long me = (unsigned long)conc__fork_depth + 1, seen;
+  sigset_t pending, both;
+  int number = 0, any = 0, i;
+  seen = CONC__LOAD(&taken_by);
+  /* (What a parent's thread has left there is of no thread in a child.) */
+  if (seen == me || !CONC__CAS(&taken_by, &seen, me)) return 0;
+  sigemptyset(&both);
+  if (sigpending(&pending) == 0)
+    for (i = 1; i < 128; i++) /* no system has more */
+      if (sigismember(set, i) == 1 && sigismember(&pending, i) == 1)
+        any |= sigaddset(&both, i) == 0;
+  if (any && sigwait(&both, &number) != 0) number = 0;
+  CONC__STORE(&taken_by, 0ul);
+  return number;
+#endif
+}
+
 /* Takes a signal of the set, which this thread blocks: so it stays pending,
    for the thread or for the process, until some waiter takes it. The number of
    the signal, or negative errno. This way where there is no signalfd. A
@@ -18576,9 +18661,8 @@ CONC_API int conc_block_signals(const int *signals, size_t n) {
    cancelled: both look now and then. */
 CONC__PRIVATE int conc__signal_look(const sigset_t *set, double deadline) {
   for (;;) {
-    struct timespec none = {0, 0};
     double left;
-    int rc = sigtimedwait(set, NULL, &none);
+    int rc = conc__signal_take(set);
     if (rc > 0) return rc;
     left = conc__remaining(deadline);
     rc = left <= 0 ? -ETIMEDOUT : conc_sleep(left < 0.01 ? left : 0.01);
@@ -18953,7 +19037,7 @@ static volatile sig_atomic_t conc__tracker_ends;
 
 CONC__PRIVATE void conc__tracker_told(int number) {
   (void)number;
-  int before = conc__tracker_ends; /* no ++ of what is volatile in C++20 */
+  int before = (int)conc__tracker_ends; /* no ++ of what is volatile in C++20 */
   conc__tracker_ends = before + 1;
   if (before == 0) alarm(2);
 }
