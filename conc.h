@@ -69,6 +69,7 @@
      >>loop        conc_run, conc_coro_start, conc_sleep
      >>fork        what a forked child makes of what it finds (private)
      >>io          conc_read, conc_write, conc_serve, streams, signals
+     >>stop        conc_stop_on_signals: Ctrl-C cancels a task
      >>ipc         conc_shared_alloc: memory that processes share
      >>child       children, and how their ends are noticed (private)
      >>process     conc_process_start
@@ -448,8 +449,8 @@
             that may be NULL.
    Signals  No function may be called from a signal handler unless its comment
             allows it. The library installs no signal handler of its own
-            accord; conc_report_overflow is there to install one. It writes to
-            sockets without raising SIGPIPE.
+            accord; conc_report_overflow and conc_stop_on_signals are there to
+            install one. It writes to sockets without raising SIGPIPE.
    Fork     fork() may be called from any thread or coroutine at any moment
             (but not from a signal handler, and not as vfork), and the child
             may use the whole library. The child has the thread that called
@@ -1308,16 +1309,20 @@ typedef struct conc_task {
                         default false. A thread never keeps the program
                         running: the end of main ends all threads, so join
                         yours */
+  bool detached;     /* nobody joins the task, see below; default false */
   int start_method;  /* of a process: CONC_FORK (default) or CONC_SPAWN */
   /* The library calls it when the task has finished, just before the task can
      be joined, in the thread in which the task ended, or in one of its own. It
-     must not wait long. `status` is what conc_join is about to return.
-     Default: none. */
+     must not wait long. `status` is what conc_join is about to return. It is
+     called for each task that was started: also for one that was cancelled
+     before it began, and whose target therefore never ran. So it is the place
+     for what must be given back in any case. Default: none. */
   void (*callback)(struct conc_task *task, int status, void *result);
   /* private */
   /* What every job needs comes first, so that it lies in two cache lines. */
   const struct conc__kind *kind; /* NULL: never started */
   bool was_cancelled;  /* a wait of the task returned -ECANCELED */
+  bool starting;       /* conc_group_start is not done with it */
   int status;          /* what conc_join returns */
   void *result;
   struct conc__actor *actor; /* that runs the task; valid until done is set */
@@ -1350,6 +1355,13 @@ typedef struct conc_task {
   char label[24]; /* the default name, once conc_name was asked for it */
 } conc_task;
 
+/* A task with .detached ends by its callback: the library does not touch the
+   task any more when that has returned. So the callback may free the task.
+   (Without a callback it must stay until conc_is_alive is false.) Such a task
+   cannot be joined, nor be waited for in another way, but by its group. Others
+   may cancel it only where it is sure that the callback has not returned.
+   conc_spawn makes such tasks, and frees them. */
+
 /* Waits until the task has finished (Python's Thread.join). Any number of
    tasks may join one, as often as they like.
    Returns the task's status: 0 if it has finished without a failure. A process
@@ -1357,8 +1369,8 @@ typedef struct conc_task {
    ask conc_exitcode. So conc_gather, CONC_FIRST_FAILURE and groups do not see
    exit codes.
    Errors:
-   -EINVAL     the task was never started, or belongs to a foreign thread, even
-               the caller's own
+   -EINVAL     the task was never started, or is detached, or belongs to a
+               foreign thread, even the caller's own
    -EDEADLK    the task is the caller's own, or waits for the caller (see
                conc_lock_acquire)
    -ETIMEDOUT  the task has not finished in time, and is still alive
@@ -1390,8 +1402,13 @@ CONC_API bool conc_is_alive(const conc_task *task);
    many such calls of >>io or of queues, one after the other, one returns
    -ECANCELED. If the task is a thread inside of conc_run, the main coroutine
    of its loop is cancelled in its place. A coroutine that has not begun yet
-   never begins. A process gets SIGTERM: conc_join then usually returns
-   -ECHILD, not -ECANCELED.
+   never begins: its target does not run, but its .callback is called. A
+   process gets SIGTERM: conc_join then usually returns -ECHILD, not
+   -ECANCELED.
+   After the wait that has failed, the task's waits are as before: so its
+   clean-up may wait (flush, join, put), and needs no loop around that. Only if
+   the task is cancelled once more, one more wait fails; conc_shield keeps that
+   from a clean-up which must not be disturbed.
    Returns 0.
    Errors:
    -ESRCH  the task does not run */
@@ -1426,8 +1443,8 @@ CONC_API const char *conc_name(conc_task *task);
    These errors of the three come before anything has been waited for, and
    nothing is cancelled then:
    Errors:
-   -EINVAL   one of the tasks was never started, or belongs to a foreign
-             thread, even the caller's own
+   -EINVAL   one of the tasks was never started, or is detached, or belongs to
+             a foreign thread, even the caller's own
    -EDEADLK  one of the tasks is the caller's own
    -ENOMEM   there is no memory for the wait
    The wait itself, like conc_join, fails with -EDEADLK if it can never end,
@@ -1849,7 +1866,7 @@ CONC_API int conc_thread_start(conc_task *task);
    caller.
    Returns what conc_join returns for the task: 0, or its failure.
    Errors: the failure of the task, and
-   -EINVAL   the task has no target
+   -EINVAL   the task has no target, or is detached
    -EBUSY    this thread is inside another conc_run, or the task runs already
    -EDEADLK  all coroutines waited for what none of them could do any more, in
              a process without other threads. They were cancelled, and
@@ -1871,6 +1888,33 @@ CONC_API int conc_run(conc_task *task);
                eight times; each time they had started new ones
    -ENOMEM     there is no memory, or .copy of a conc_local has failed */
 CONC_API int conc_coro_start(conc_task *task);
+
+/* Runs fn(arg) beside the caller, as a task that nobody joins (Go's go
+   statement): as a coroutine if the caller is one, else as a thread. The
+   library makes the task, detached, and frees it at its end. The loop of such
+   a coroutine cancels it at its end, as every other; the end of main ends a
+   thread. To wait for the end of fn, use conc_group_spawn. (The word has
+   nothing to do with spawned processes.)
+   Returns 0.
+   Errors: as conc_coro_start, or as conc_thread_start, without -EBUSY; and
+   -ENOMEM  there is no memory for the task */
+CONC_API int conc_spawn(conc_fn *fn, void *arg);
+
+/* The same in a group (Python's TaskGroup.create_task), which forgets the task
+   when it has ended. So a group may have such tasks for years, one for each
+   connection, say.
+
+     while ((fd = conc_accept(listener, CONC_FOREVER)) >= 0)
+       conc_group_spawn(&g, talk, (void *)(intptr_t)fd);
+     conc_group_leave(&g, 0);
+
+   A task that is cancelled before it began never calls fn. So what arg owns
+   would be lost; if it owns something, start a task of your own with
+   conc_group_start, with .detached and a .callback that is called in any case.
+   Returns 0.
+   Errors: as conc_spawn, and
+   -ECANCELED  the group has failed and is ending; nothing was started */
+CONC_API int conc_group_spawn(conc_group *group, conc_fn *fn, void *arg);
 
 /* Tells how many bytes of its stack a coroutine has used at most so far. NULL
    stands for the caller's own task. That shows what .stack_size it needs:
@@ -2253,6 +2297,45 @@ CONC_API int conc_block_signals(const int *signals, size_t n);
    -ECANCELED  the wait was cancelled
    -EMFILE     the process has too many descriptors */
 CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout);
+
+/* ---------------------------------------------------------------------------
+   >>stop: conc_stop_on_signals
+
+   Threads    any; one call is in force at a time
+   Processes  each for itself: in a forked child the signals have their usual
+              effect, until the child makes a call of its own
+   Signals    no
+   Memory     the task must stay until the call is undone
+   Blocks     never, but for a moment
+   ------------------------------------------------------------------------ */
+
+/* Has a task end when the user, or the system, wants the program to end: the
+   first of the signals cancels the task, as conc_cancel does. A second one has
+   its usual effect, which is that the process ends at once; so has the first,
+   if the task does not run. `signals` are n numbers, at most 8; if n is 0 they
+   are SIGINT (Ctrl-C) and SIGTERM. A signal that is ignored stays so.
+
+     conc_stop_on_signals(conc_current(), NULL, 0);
+     rc = conc_run(&server);
+
+   In main, as here, the task is that of the main thread, which is always
+   there: inside of conc_run its cancellation is passed on. The cancelled task cleans up as
+   after every conc_cancel: see there.
+   A task of NULL undoes the call: the handlers that were there before come
+   back. (The call installs handlers, and starts a thread that calls
+   conc_cancel.) No thread may block the signals all the time, so the call does
+   not go together with conc_block_signals. Programs that are started have the
+   signals as usual. The terminal sends Ctrl-C to all processes of the program,
+   of which the children end at once: see .new_group of conc_popen.
+   Returns 0.
+   Errors:
+   -EINVAL  n is above 8, or no program can catch one of the signals
+   -EBUSY   a call is in force already
+   -EMFILE  the process has too many descriptors
+   -EAGAIN  the system has no room for the thread
+   -ENOMEM  there is no memory for it */
+CONC_API int conc_stop_on_signals(conc_task *task, const int *signals,
+                                  size_t n);
 
 /* ---------------------------------------------------------------------------
    >>ipc: memory that processes share
@@ -8191,14 +8274,20 @@ CONC__PRIVATE void conc__thread_park(conc__actor *self, unsigned bits,
   }
 }
 
+/* Whether foreign threads have wakers, too: see >>stop. */
+static bool conc__foreign_wakers;
+
 /* Sets up the last of the descriptors that a thread polls, by which
    conc_cancel can end the poll(): a thread of ours has a waker from its first
-   such wait on. A foreign thread has none; it finds a cancellation when poll()
-   has returned for another reason. Returns what is to be announced. */
+   such wait on. A foreign thread usually has none; it finds a cancellation
+   when poll() has returned for another reason. Returns what is to be
+   announced. */
 CONC__PRIVATE unsigned conc__thread_poll_waker(conc__thread *thread,
                                                struct pollfd *waker,
                                                double deadline) {
-  if (deadline > 0 && !thread->has_waker && thread->actor.task != &thread->own)
+  if (deadline > 0 && !thread->has_waker &&
+      (thread->actor.task != &thread->own ||
+       CONC__LOAD_RELAXED(&conc__foreign_wakers)))
     thread->has_waker = conc__waker_open(thread->waker) == 0;
   waker->fd = thread->has_waker ? thread->waker[0] : -1;
   waker->events = POLLIN;
@@ -12710,6 +12799,20 @@ CONC__INLINE void conc__task_set_done(conc_task *t, conc_group *group) {
   if (CONC__UNLIKELY(group != NULL)) conc__group_ops()->forget(group);
 }
 
+/* The task tells of its end, which is the last that is done with it. Of one
+   that is detached the callback is the last: it may free the task. */
+CONC__INLINE void conc__task_tell(conc_task *t, conc_group *group) {
+  if (CONC__UNLIKELY(t->callback != NULL)) {
+    bool detached = t->detached;
+    t->callback(t, t->status, t->result);
+    if (detached) {
+      if (group != NULL) conc__group_ops()->forget(group);
+      return;
+    }
+  }
+  conc__task_set_done(t, group);
+}
+
 /* The task has ended; called once for each start. */
 CONC__INLINE void conc__task_finish(conc_task *t, void *result, int status) {
   conc_group *group = NULL;
@@ -12717,8 +12820,7 @@ CONC__INLINE void conc__task_finish(conc_task *t, void *result, int status) {
   t->status = status;
   if (CONC__UNLIKELY(t->group != NULL))
     group = conc__group_ops()->let_go(t, true);
-  if (CONC__UNLIKELY(t->callback != NULL)) t->callback(t, status, result);
-  conc__task_set_done(t, group);
+  conc__task_tell(t, group);
 }
 
 /* Runs the target to its end, and returns the status, which the caller passes
@@ -12740,8 +12842,10 @@ CONC__PRIVATE void conc__task_end_left_behind(conc_task *t, bool calls_back) {
   t->result = NULL;
   t->status = -ECHILD;
   if (t->group != NULL) group = conc__group_ops()->let_go(t, false);
-  if (calls_back && t->callback != NULL) t->callback(t, -ECHILD, NULL);
-  conc__task_set_done(t, group);
+  if (calls_back)
+    conc__task_tell(t, group);
+  else
+    conc__task_set_done(t, group);
 }
 
 CONC__PRIVATE void conc__task_end_stayed_in_parent(conc_task *t) {
@@ -12758,9 +12862,10 @@ CONC__INLINE void conc__task_look(conc_task *task) {
 /* --- one task: join, cancel, name --- */
 
 /* Whether the caller can wait for the task's end: 0, -EINVAL (it was not
-   started), -EDEADLK (it is the caller's own). */
+   started, or nobody joins it), -EDEADLK (it is the caller's own). */
 CONC__PRIVATE int conc__task_check(conc_task *task) {
-  if (task->kind == NULL || !task->kind->joinable) return -EINVAL;
+  if (task->kind == NULL || !task->kind->joinable || task->detached)
+    return -EINVAL;
   conc__task_look(task);
   return task == conc__self()->task ? -EDEADLK : 0;
 }
@@ -13125,7 +13230,10 @@ CONC_API int conc_scope_end(conc_scope *scope) {
    of its own. It is pinned meanwhile: its end waits until it is not. Such a
    call may end the task itself: then the pinner is the caller, and the end
    does not wait, but takes the pin away.
-   In a forked child a pinner may be missing: its pin is void. */
+   In a forked child a pinner may be missing: its pin is void.
+   While a task is being started, it may end, and be gone if it is detached. So
+   it is on a list of the one that starts it, which lies on that one's stack:
+   when the list is empty, the task has ended. */
 
 CONC__PRIVATE void conc__group_enter(conc_group *g) {
   conc__mutex_lock(conc__mutex_of(g));
@@ -13204,7 +13312,10 @@ CONC__PRIVATE conc_group *conc__group_let_go(conc_task *t, bool fails) {
   conc__group_enter(g);
   conc__group_await_pin(g, t);
   if (g->pinned == t) g->pinned = NULL;
-  if (t->sibling_link != NULL) conc__group_unlink(t);
+  /* In a forked child the one that was starting it is not there to look, and
+     its stack may be another one's. */
+  if (t->sibling_link != NULL && (fails || !t->starting))
+    conc__group_unlink(t);
   t->group = NULL;
   if (!fails && g->failure == 0) CONC__STORE_RELAXED(&g->failure, t->status);
   conc__group_exit(g);
@@ -13225,35 +13336,40 @@ CONC__PRIVATE void conc__group_forget(conc_group *g) {
 }
 
 /* The task counts from before its start on, so that the group is there at its
-   end; it is on a list when it has been started, so that it is cancelled then
-   and not before. If the group fails in between, it is cancelled here. */
+   end; it is on a list of the group when it has been started, so that it is
+   cancelled then and not before. If the group fails in between, it is
+   cancelled here. Whether the task is still there, `mine` tells. */
 CONC_API int conc_group_start(conc_group *group, conc_task *task,
                               int (*start)(conc_task *)) {
   static const conc__group_class groups = {conc__group_let_go,
                                            conc__group_forget};
+  conc_task *mine = NULL;
   int rc;
   if (CONC__LOAD_RELAXED(&group->failure) != 0) return -ECANCELED;
   if (conc_is_alive(task)) return -EBUSY;
   CONC__STORE(&conc__groups, &groups);
   conc__group_enter(group);
   group->count++;
+  task->starting = true;
+  conc__group_link(&mine, task);
   conc__group_exit(group);
-  task->sibling_link = NULL;
   task->group = group;
   rc = start(task);
   if (rc != 0) {
     task->group = NULL;
+    task->starting = false;
+    task->sibling_link = NULL;
     conc__group_forget(group);
     return rc;
   }
   conc__group_enter(group);
-  if (task->group == group && group->failure == 0) {
-    conc__group_link(&group->first, task);
-  } else if (task->group == group) {
-    conc__group_link(&group->cancelled, task);
-    conc__group_await_pin(group, NULL);
-    /* It may have ended while the pin was awaited. */
-    if (task->group == group) conc__group_act(group, task, conc_cancel);
+  if (group->failure != 0) conc__group_await_pin(group, NULL);
+  if (mine != NULL) {
+    task->starting = false;
+    conc__group_unlink(task);
+    conc__group_link(group->failure == 0 ? &group->first : &group->cancelled,
+                     task);
+    if (group->failure != 0) conc__group_act(group, task, conc_cancel);
   }
   conc__group_exit(group);
   return 0;
@@ -14728,6 +14844,11 @@ CONC__PRIVATE int conc__quitter_start(conc_task *task) {
   return rc;
 }
 
+CONC__PRIVATE void conc__thread_waker_close(void) {
+  if (conc__this.has_waker) conc__waker_close(conc__this.waker);
+  conc__this.has_waker = false;
+}
+
 /* What a thread of the library does at its end, before its task is finished.
    It polls no more, and only while it does would another thread write to its
    waker. Before the task is finished: a test that joins the thread finds its
@@ -14735,8 +14856,7 @@ CONC__PRIVATE int conc__quitter_start(conc_task *task) {
 CONC__PRIVATE void conc__thread_leave(conc_task *task) {
   conc__locals_end(task);
   conc__gen_stacks_free();
-  if (conc__this.has_waker) conc__waker_close(conc__this.waker);
-  conc__this.has_waker = false;
+  conc__thread_waker_close();
 }
 
 /* The quit of a thread's task. Its actor goes before the task ends: from here
@@ -14756,8 +14876,7 @@ CONC__PRIVATE void conc__thread_quit(conc_task *task) {
 /* The quit of a foreign thread's task, which is how such a thread always ends.
    The task may be asked to cancel until now. */
 CONC__PRIVATE void conc__foreign_quit(conc_task *task) {
-  conc__locals_end(task);
-  conc__gen_stacks_free();
+  conc__thread_leave(task);
   conc__threads_leave(task);
   conc__task_finish(task, NULL, 0);
 }
@@ -16663,6 +16782,42 @@ CONC_API int conc_coro_start(conc_task *task) {
   return 0;
 }
 
+/* --- tasks that nobody joins --- */
+
+/* The callback of such a task: the last of its end. */
+CONC__PRIVATE void conc__spawn_end(conc_task *task, int status, void *result) {
+  (void)status;
+  (void)result;
+  CONC_FREE(task);
+}
+
+CONC__PRIVATE int conc__spawn_start(conc_task *task) {
+  return conc__is_coro(conc__self()) ? conc_coro_start(task)
+                                     : conc_thread_start(task);
+}
+
+/* `group` may be NULL. */
+CONC_API int conc_group_spawn(conc_group *group, conc_fn *fn, void *arg) {
+  conc_task *task = (conc_task *)CONC_MALLOC(sizeof *task);
+  int rc;
+  if (task == NULL) return -ENOMEM;
+  memset(task, 0, sizeof *task);
+  task->target = fn;
+  task->arg = arg;
+  task->detached = true;
+  task->callback = conc__spawn_end;
+  rc = group != NULL ? conc_group_start(group, task, conc__spawn_start)
+                     : conc__spawn_start(task);
+  if (rc != 0) CONC_FREE(task);
+  return rc;
+}
+
+CONC_API int conc_spawn(conc_fn *fn, void *arg) {
+  return conc_group_spawn(NULL, fn, arg);
+}
+
+/* --- the end of a loop --- */
+
 /* Waits for the end of a round: see below. */
 CONC__PRIVATE void conc__loop_end_round(conc__loop *loop) {
   conc__loop_run(loop, &loop->mark);
@@ -16762,6 +16917,7 @@ CONC_API int conc_run(conc_task *task) {
   int rc;
   conc__init();
   if (conc__this.loop != NULL) return -EBUSY;
+  if (task->detached) return -EINVAL;
   loop = (conc__loop *)CONC_MALLOC(sizeof *loop);
   if (loop == NULL) return -ENOMEM;
   mine = conc__self()->task;
@@ -18707,6 +18863,188 @@ CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout) {
   for (i = 0; i < n; i++)
     if (!sigismember(&blocked, signals[i])) return -EINVAL;
   return conc__signal_await(&set, deadline);
+}
+
+/* ---------------------------------------------------------------------------
+   >>stop: conc_stop_on_signals
+
+   The handler of the signals only writes to a waker, for nothing else is safe
+   in it. A thread waits for that, and cancels the task.
+
+   Uses conc_cancel of >>task, threads, and the wait for a descriptor of >>io;
+   no other room uses it. What is changed elsewhere for it: foreign threads
+   have a waker from then on (conc__foreign_wakers of >>park), for a task that
+   sleeps in poll() must hear of its cancellation.
+   ------------------------------------------------------------------------ */
+
+#define CONC__STOP_SIGNALS 8
+
+/* The one call that is in force. What the handler reads is constant while the
+   handler is installed, but for `caught`. */
+static struct conc__stop {
+  conc_lock lock; /* of all but `caught`; held by those that make the call */
+  bool in_force;
+  unsigned depth; /* conc__fork_depth of the process that made it */
+  conc_task *task;
+  pid_t pid;
+  unsigned caught; /* signals; atomic */
+  int first;       /* the signal that was caught first; before the write */
+  int waker[2];
+  size_t n;
+  int signals[CONC__STOP_SIGNALS];
+  struct sigaction before[CONC__STOP_SIGNALS];
+  conc_task thread;
+} conc__stop;
+
+/* Has a signal its usual effect. In a handler it is held back until that
+   returns. */
+CONC__PRIVATE void conc__stop_end(int number) {
+  struct sigaction action;
+  memset(&action, 0, sizeof action);
+  action.sa_handler = SIG_DFL;
+  sigemptyset(&action.sa_mask);
+  sigaction(number, &action, NULL);
+  kill(getpid(), number);
+}
+
+/* A forked child has the handler, and not the thread. */
+CONC__PRIVATE void conc__stop_caught(int number) {
+  struct conc__stop *stop = &conc__stop;
+  int error = errno;
+  uint64_t one = 1;
+  if (getpid() != stop->pid ||
+      __atomic_fetch_add(&stop->caught, 1u, __ATOMIC_RELAXED) > 0) {
+    conc__stop_end(number);
+  } else {
+    CONC__STORE(&stop->first, number);
+    while (write(stop->waker[1], &one, sizeof one) < 0 && errno == EINTR)
+      continue;
+  }
+  errno = error;
+}
+
+CONC__PRIVATE void *conc__stop_main(void *arg) {
+  struct conc__stop *stop = (struct conc__stop *)arg;
+  if (conc__fd_wait(stop->waker[0], CONC_READ, CONC__NEVER) > 0 &&
+      conc_cancel(stop->task) != 0)
+    conc__stop_end(CONC__LOAD(&stop->first));
+  return NULL;
+}
+
+/* Gives back the first n of the signals, unless the program has installed
+   other handlers since. */
+CONC__PRIVATE void conc__stop_release(struct conc__stop *stop, size_t n) {
+  struct sigaction now;
+  while (n-- > 0)
+    if (sigaction(stop->signals[n], NULL, &now) == 0 &&
+        now.sa_handler == conc__stop_caught)
+      sigaction(stop->signals[n], &stop->before[n], NULL);
+}
+
+/* Installs the handler for all of them. 0, or negative errno and none is. */
+CONC__PRIVATE int conc__stop_install(struct conc__stop *stop) {
+  struct sigaction action;
+  size_t i;
+  memset(&action, 0, sizeof action);
+  action.sa_handler = conc__stop_caught;
+  action.sa_flags = SA_RESTART | SA_ONSTACK;
+  sigemptyset(&action.sa_mask);
+  for (i = 0; i < stop->n; i++) {
+    int rc = sigaction(stop->signals[i], NULL, &stop->before[i]);
+    if (rc == 0 && stop->before[i].sa_handler != SIG_IGN)
+      rc = sigaction(stop->signals[i], &action, NULL);
+    if (rc == 0) continue;
+    rc = -errno;
+    conc__stop_release(stop, i);
+    return rc;
+  }
+  return 0;
+}
+
+CONC__PRIVATE void conc__stop_close(struct conc__stop *stop) {
+  int other = stop->waker[1];
+  conc__own_fd_close(stop->waker[0]);
+  if (other != stop->waker[0]) conc__own_fd_close(other);
+}
+
+/* The waker, which is no child's. 0 or negative errno. */
+CONC__PRIVATE int conc__stop_open(struct conc__stop *stop) {
+  int rc = conc__waker_open(stop->waker);
+  if (rc != 0) return rc;
+  rc = conc__own_fd_add(stop->waker[0]);
+  if (rc == 0 && stop->waker[1] != stop->waker[0])
+    rc = conc__own_fd_add(stop->waker[1]);
+  if (rc == 0) return 0;
+  conc__own_fd_remove(stop->waker[0]);
+  conc__waker_close(stop->waker);
+  return rc;
+}
+
+/* Undoes the call that is in force. In a forked child the thread and the waker
+   are not there any more. */
+CONC__PRIVATE void conc__stop_undo(struct conc__stop *stop) {
+  if (!stop->in_force) return;
+  stop->in_force = false;
+  conc__stop_release(stop, stop->n);
+  if (stop->depth != conc__fork_depth) return;
+  conc_cancel(&stop->thread);
+  conc__task_await(&stop->thread, true, CONC_FOREVER);
+  conc__stop_close(stop);
+  CONC__STORE_RELAXED(&conc__foreign_wakers, false);
+  if (conc__this.actor.task == &conc__this.own) conc__thread_waker_close();
+}
+
+CONC__PRIVATE int conc__stop_begin(struct conc__stop *stop) {
+  int rc = conc__stop_open(stop);
+  if (rc != 0) return rc;
+  memset(&stop->thread, 0, sizeof stop->thread);
+  stop->thread.target = conc__stop_main;
+  stop->thread.arg = stop;
+  stop->thread.name = "conc-stop";
+  stop->depth = conc__fork_depth;
+  stop->pid = getpid();
+  CONC__STORE_RELAXED(&stop->caught, 0u);
+  CONC__STORE_RELAXED(&conc__foreign_wakers, true);
+  rc = conc__stop_install(stop);
+  if (rc == 0) {
+    rc = conc_thread_start(&stop->thread);
+    if (rc == 0) return 0;
+    conc__stop_release(stop, stop->n);
+  }
+  conc__stop_close(stop);
+  return rc;
+}
+
+/* The lock is shielded from cancellations: it is held for a moment only. (In a
+   child its owner may have stayed behind: it is taken all the same.) */
+CONC_API int conc_stop_on_signals(conc_task *task, const int *signals,
+                                  size_t n) {
+  static const int usual[] = {SIGINT, SIGTERM};
+  struct conc__stop *stop = &conc__stop;
+  conc_scope shield;
+  int rc = 0;
+  if (n == 0) {
+    signals = usual;
+    n = 2;
+  }
+  if (n > CONC__STOP_SIGNALS) return -EINVAL;
+  conc_shield(&shield);
+  conc_lock_acquire(&stop->lock, CONC_FOREVER);
+  if (task == NULL ||
+      (stop->in_force && stop->depth != conc__fork_depth))
+    conc__stop_undo(stop);
+  if (task != NULL && stop->in_force) {
+    rc = -EBUSY;
+  } else if (task != NULL) {
+    stop->task = task;
+    stop->n = n;
+    memcpy(stop->signals, signals, n * sizeof *signals);
+    rc = conc__stop_begin(stop);
+    stop->in_force = rc == 0;
+  }
+  conc_lock_release(&stop->lock);
+  conc_scope_end(&shield);
+  return rc;
 }
 
 /* ---------------------------------------------------------------------------
