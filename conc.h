@@ -6727,8 +6727,29 @@ CONC__PRIVATE void conc__os_init(void) {
 
 /* --- descriptors ---
 
-   All that the library opens are close-on-exec, from birth if the system can:
-   a program that another thread starts meanwhile does not inherit them. */
+   All that the library opens are close-on-exec: a program that another thread
+   starts meanwhile does not inherit them. Where the system cannot open them
+   so, there is a moment in which they are not: a birth. No fork of this
+   process comes into one, whoever calls fork(): see conc__atfork_prepare. */
+
+#if CONC_HAVE_CLOEXEC
+CONC__INLINE int conc__birth_begin(void) { return 0; }
+CONC__INLINE void conc__birth_end(int state) { (void)state; }
+#else
+/* Taken inside all guards. Nothing that can wait is done under it. */
+static pthread_mutex_t conc__births = PTHREAD_MUTEX_INITIALIZER;
+
+/* Returns what is for the end: see conc__pthread_cancel_off. */
+CONC__PRIVATE int conc__birth_begin(void) {
+  int state = conc__pthread_cancel_off();
+  pthread_mutex_lock(&conc__births);
+  return state;
+}
+CONC__PRIVATE void conc__birth_end(int state) {
+  pthread_mutex_unlock(&conc__births);
+  conc__pthread_cancel_back(state);
+}
+#endif
 
 CONC__PRIVATE void conc__set_cloexec(int fd) {
   int flags = fcntl(fd, F_GETFD);
@@ -6756,13 +6777,15 @@ CONC__PRIVATE int conc__fd_lift(int fd) {
 
 /* A non-blocking socket; or negative errno. */
 CONC__PRIVATE int conc__socket(int family, int type) {
+  int birth = conc__birth_begin();
   int fd = conc__fd_lift(
       socket(family, type | CONC__SOCK_CLOEXEC | CONC__SOCK_NONBLOCK, 0));
-  if (fd < 0) return fd;
-  if (!CONC_HAVE_CLOEXEC) {
+  if (!CONC_HAVE_CLOEXEC && fd >= 0) {
+    CONC__POINT();
     conc__set_cloexec(fd);
     conc__set_nonblocking(fd);
   }
+  conc__birth_end(birth);
   return fd;
 }
 
@@ -6777,17 +6800,31 @@ CONC__PRIVATE int conc__accept_raw(int fd) { /* musl's header hides accept4 */
 }
 #else
 CONC__PRIVATE int conc__pipe_raw(int fds[2]) {
+  int birth = conc__birth_begin();
   int rc = pipe(fds);
-  if (rc < 0) return rc;
-  conc__set_cloexec(fds[0]);
-  conc__set_cloexec(fds[1]);
-  return 0;
+  CONC__POINT();
+  if (rc == 0) {
+    conc__set_cloexec(fds[0]);
+    conc__set_cloexec(fds[1]);
+  }
+  conc__birth_end(birth);
+  return rc;
 }
+/* A listener of the program's own may block, and another process may have been
+   faster: then there is no way to keep a fork out. */
 CONC__PRIVATE int conc__accept_raw(int fd) {
+  int flags = fcntl(fd, F_GETFL);
+  bool waits = flags < 0 || (flags & O_NONBLOCK) == 0;
+  int birth = waits ? 0 : conc__birth_begin();
   int client = accept(fd, NULL, NULL);
-  if (client < 0) return client;
-  conc__set_cloexec(client);
-  conc__set_nonblocking(client);
+  int error = errno;
+  CONC__POINT();
+  if (client >= 0) {
+    conc__set_cloexec(client);
+    conc__set_nonblocking(client);
+  }
+  if (!waits) conc__birth_end(birth);
+  errno = error;
   return client;
 }
 #endif
@@ -6976,10 +7013,11 @@ CONC__PRIVATE int conc__file_open(void) {
   return conc__fd_lift((int)syscall(SYS_memfd_create, "conc", 1u));
 #else
   char name[] = "/tmp/conc-XXXXXX";
+  int birth = conc__birth_begin();
   int fd = conc__fd_lift(mkstemp(name));
-  if (fd < 0) return fd;
-  conc__set_cloexec(fd);
-  unlink(name);
+  if (fd >= 0) conc__set_cloexec(fd);
+  conc__birth_end(birth);
+  if (fd >= 0) unlink(name);
   return fd;
 #endif
 }
@@ -7725,6 +7763,7 @@ typedef struct conc__thread {
   size_t fork_keeps_count;
   unsigned fork_rows; /* >>park: of conc__fork_table, a bit for each row that
                          its fork has prepared */
+  int fork_birth; /* >>park: of its fork, see conc__birth_begin */
   bool gives_way; /* >>aside: it works beside a loop, see conc__give_way */
 } conc__thread;
 
@@ -8285,13 +8324,15 @@ CONC__PRIVATE void conc__atfork_prepare(void) {
     for (row = 0; row < CONC__FORK_ROWS; row++)
       if (conc__fork_table[row] != NULL) present |= 1u << row;
     conc__this.fork_rows = prepared;
-    if (prepared == present) return;
+    if (prepared == present) break;
     conc__mutex_unlock(&conc__fork_guard);
     conc__fork_undo(prepared);
   }
+  conc__this.fork_birth = conc__birth_begin();
 }
 
 CONC__PRIVATE void conc__atfork_parent(void) {
+  conc__birth_end(conc__this.fork_birth);
   conc__mutex_unlock(&conc__fork_guard);
   conc__fork_undo(conc__this.fork_rows);
 }
@@ -8299,6 +8340,7 @@ CONC__PRIVATE void conc__atfork_parent(void) {
 CONC__PRIVATE void conc__atfork_child(void) {
   unsigned row;
   CONC__CHECK(conc__mutex_is_held(&conc__fork_guard));
+  conc__birth_end(conc__this.fork_birth);
   conc__fork_guard.word = 0; /* a thread that waits for it is not here */
   conc__fork_depth++;
   for (row = 0; row < CONC__FORK_ROWS; row++)
@@ -26796,16 +26838,18 @@ typedef union conc__control {
 /* 0; or negative errno, and both are -1. */
 CONC__PRIVATE int conc__pipe_open(int *a, int *b) {
   int type = SOCK_SEQPACKET | CONC__SOCK_CLOEXEC;
+  int birth = conc__birth_begin();
   int fds[2];
-  int rc;
+  int rc = socketpair(AF_UNIX, type, 0, fds) < 0 ? -errno : 0;
   *a = *b = -1;
-  if (socketpair(AF_UNIX, type, 0, fds) < 0) return -errno;
-  rc = conc__fds_lift(fds);
-  if (rc != 0) return rc;
-  if (!CONC_HAVE_CLOEXEC) {
+  if (rc == 0) rc = conc__fds_lift(fds);
+  CONC__POINT();
+  if (!CONC_HAVE_CLOEXEC && rc == 0) {
     conc__set_cloexec(fds[0]);
     conc__set_cloexec(fds[1]);
   }
+  conc__birth_end(birth);
+  if (rc != 0) return rc;
   *a = fds[0];
   *b = fds[1];
   return 0;
@@ -26964,7 +27008,7 @@ CONC__PRIVATE int conc__packet_peek_file(int pipe, conc__packet *head) {
   struct iovec part;
   struct stat st;
   ssize_t n;
-  int fd, rc = 0;
+  int fd, birth, rc = 0;
   memset(&m, 0, sizeof m);
   part.iov_base = head;
   part.iov_len = sizeof *head;
@@ -26972,11 +27016,14 @@ CONC__PRIVATE int conc__packet_peek_file(int pipe, conc__packet *head) {
   m.msg_iovlen = 1;
   m.msg_control = &control;
   m.msg_controllen = sizeof control;
+  birth = conc__birth_begin();
   do n = recvmsg(pipe, &m, CONC__PACKET_PEEK | CONC__MSG_CLOEXEC);
   while (n < 0 && (errno == EINTR || errno == ECONNRESET));
-  if (n < 0) return conc__would_block(errno) ? -EAGAIN : -errno;
-  if (n == 0) return -EAGAIN;
-  fd = conc__control_take(&m);
+  if (n < 0) rc = conc__would_block(errno) ? -EAGAIN : -errno;
+  if (n == 0) rc = -EAGAIN;
+  fd = n > 0 ? conc__control_take(&m) : -1;
+  conc__birth_end(birth);
+  if (rc != 0) return rc;
   if (n < (ssize_t)sizeof *head || !conc__packet_is_good(head, n))
     rc = -EPROTO;
   else if (head->kind == CONC__PACKET_DESCRIPTOR ||
@@ -27039,7 +27086,7 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
   struct iovec parts[2];
   conc__control control;
   ssize_t n;
-  int flags = MSG_DONTWAIT;
+  int birth, flags = MSG_DONTWAIT;
   *fd = -1;
   if (head->kind == CONC__PACKET_DESCRIPTOR ||
       (!CONC__LINUX && head->size > CONC__PACKET_DATA)) {
@@ -27066,13 +27113,15 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
     m.msg_iovlen = size > 0 ? 2 : 1;
     m.msg_control = &control;
     m.msg_controllen = sizeof control;
+    /* The descriptor before anything is refused: it is in this process now,
+       and must not be lost from sight. */
+    birth = conc__birth_begin();
     n = recvmsg(pipe, &m, flags);
+    if (n > 0) *fd = conc__control_take(&m);
+    conc__birth_end(birth);
   } while (n < 0 && (errno == EINTR || errno == ECONNRESET));
   if (n < 0) return conc__would_block(errno) ? -EAGAIN : -errno;
   if (n == 0) return -EAGAIN; /* the end: the next peek says so */
-  /* The descriptor before anything is refused: it is in this process now, and
-     must not be lost from sight. */
-  *fd = conc__control_take(&m);
   if (n < (ssize_t)sizeof *head || !conc__packet_is_good(head, n))
     return -EPROTO;
   /* Longer than what was seen, so another one than that. */
