@@ -6957,8 +6957,28 @@ CONC__PRIVATE void conc__os_init(void) {
 
 /* --- descriptors ---
 
-   All that the library opens are close-on-exec, from birth if the system can:
-   a program that another thread starts meanwhile does not inherit them. */
+   All that the library opens are close-on-exec: a program that another thread
+   starts meanwhile does not inherit them. Where the system cannot open them
+   so, there is a moment in which they are not: a birth. No fork of this
+   process comes into one, whoever calls fork(): see conc__atfork_prepare. */
+
+/* Taken inside all guards. Nothing that can wait is done under it. */
+static pthread_mutex_t conc__births = PTHREAD_MUTEX_INITIALIZER;
+
+/* `none`: there is no birth, since the system does it at once; or there may be
+   no way. Returns what is for the end: see conc__pthread_cancel_off. */
+CONC__PRIVATE int conc__birth_begin(bool none) {
+  int state;
+  if (none) return -1;
+  state = conc__pthread_cancel_off();
+  pthread_mutex_lock(&conc__births);
+  return state;
+}
+CONC__PRIVATE void conc__birth_end(int state) {
+  if (state < 0) return;
+  pthread_mutex_unlock(&conc__births);
+  conc__pthread_cancel_back(state);
+}
 
 CONC__PRIVATE void conc__set_cloexec(int fd) {
   int flags = fcntl(fd, F_GETFD);
@@ -6986,13 +7006,15 @@ CONC__PRIVATE int conc__fd_lift(int fd) {
 
 /* A non-blocking socket; or negative errno. */
 CONC__PRIVATE int conc__socket(int family, int type) {
+  int birth = conc__birth_begin(CONC_HAVE_CLOEXEC);
   int fd = conc__fd_lift(
       socket(family, type | CONC__SOCK_CLOEXEC | CONC__SOCK_NONBLOCK, 0));
-  if (fd < 0) return fd;
-  if (!CONC_HAVE_CLOEXEC) {
+  if (!CONC_HAVE_CLOEXEC && fd >= 0) {
+    CONC__POINT();
     conc__set_cloexec(fd);
     conc__set_nonblocking(fd);
   }
+  conc__birth_end(birth);
   return fd;
 }
 
@@ -7000,21 +7022,28 @@ CONC__PRIVATE int conc__socket(int family, int type) {
    socket does not. Their numbers may be those of stdio: see conc__fd_accept
    and conc__pipe_high. */
 CONC__PRIVATE int conc__pipe_raw(int fds[2]) {
-  int rc;
+  int birth, rc;
 #if CONC_HAVE_CLOEXEC
   if (conc__call_may(CONC__CALL_PIPE)) {
     rc = pipe2(fds, O_CLOEXEC);
     if (rc == 0 || !conc__call_refused(CONC__CALL_PIPE)) return rc;
   }
 #endif
+  birth = conc__birth_begin(false);
   rc = pipe(fds);
-  if (rc < 0) return rc;
-  conc__set_cloexec(fds[0]);
-  conc__set_cloexec(fds[1]);
-  return 0;
+  CONC__POINT();
+  if (rc == 0) {
+    conc__set_cloexec(fds[0]);
+    conc__set_cloexec(fds[1]);
+  }
+  conc__birth_end(birth);
+  return rc;
 }
+
+/* A listener of the program's own may block, and another process may have been
+   faster: then there is no way to keep a fork out. */
 CONC__PRIVATE int conc__accept_raw(int fd) {
-  int client;
+  int client, flags, birth, error;
 #if CONC_HAVE_CLOEXEC && defined(SYS_accept4) /* musl's header hides it */
   if (conc__call_may(CONC__CALL_ACCEPT)) {
     client = (int)syscall(SYS_accept4, fd, NULL, NULL,
@@ -7022,10 +7051,17 @@ CONC__PRIVATE int conc__accept_raw(int fd) {
     if (client >= 0 || !conc__call_refused(CONC__CALL_ACCEPT)) return client;
   }
 #endif
+  flags = fcntl(fd, F_GETFL);
+  birth = conc__birth_begin(flags < 0 || (flags & O_NONBLOCK) == 0);
   client = accept(fd, NULL, NULL);
-  if (client < 0) return client;
-  conc__set_cloexec(client);
-  conc__set_nonblocking(client);
+  error = errno;
+  CONC__POINT();
+  if (client >= 0) {
+    conc__set_cloexec(client);
+    conc__set_nonblocking(client);
+  }
+  conc__birth_end(birth);
+  errno = error;
   return client;
 }
 
@@ -7226,10 +7262,11 @@ CONC__PRIVATE int conc__file_open(void) {
       return conc__fd_lift(fd);
   }
   for (i = 0; i < 2 && fd < 0; i++) {
+    int birth = conc__birth_begin(false);
     fd = conc__fd_lift(mkstemp(names[i]));
-    if (fd < 0) continue;
-    conc__set_cloexec(fd);
-    unlink(names[i]);
+    if (fd >= 0) conc__set_cloexec(fd);
+    conc__birth_end(birth);
+    if (fd >= 0) unlink(names[i]);
   }
   return fd;
 }
@@ -7975,6 +8012,7 @@ typedef struct conc__thread {
   size_t fork_keeps_count;
   unsigned fork_rows; /* >>park: of conc__fork_table, a bit for each row that
                          its fork has prepared */
+  int fork_birth; /* >>park: of its fork, see conc__birth_begin */
   bool gives_way; /* >>aside: it works beside a loop, see conc__give_way */
 } conc__thread;
 
@@ -8541,13 +8579,15 @@ CONC__PRIVATE void conc__atfork_prepare(void) {
     for (row = 0; row < CONC__FORK_ROWS; row++)
       if (conc__fork_table[row] != NULL) present |= 1u << row;
     conc__this.fork_rows = prepared;
-    if (prepared == present) return;
+    if (prepared == present) break;
     conc__mutex_unlock(&conc__fork_guard);
     conc__fork_undo(prepared);
   }
+  conc__this.fork_birth = conc__birth_begin(false);
 }
 
 CONC__PRIVATE void conc__atfork_parent(void) {
+  conc__birth_end(conc__this.fork_birth);
   conc__mutex_unlock(&conc__fork_guard);
   conc__fork_undo(conc__this.fork_rows);
 }
@@ -8555,6 +8595,7 @@ CONC__PRIVATE void conc__atfork_parent(void) {
 CONC__PRIVATE void conc__atfork_child(void) {
   unsigned row;
   CONC__CHECK(conc__mutex_is_held(&conc__fork_guard));
+  conc__birth_end(conc__this.fork_birth);
   conc__fork_guard.word = 0; /* a thread that waits for it is not here */
   conc__fork_depth++;
   for (row = 0; row < CONC__FORK_ROWS; row++)
@@ -26433,24 +26474,39 @@ CONC__PRIVATE void conc__writer_object(conc__writer *s, const conc_value *v) {
   conc__writer_text(s, conc__recipe_by(v) < CONC__BY_CALL ? ">" : " object>");
 }
 
+/* The same for a leaf of which no more is shown than its beginning, of some
+   bytes. */
+CONC__PRIVATE void conc__writer_leaf_cut(conc__writer *s, const conc_value *v,
+                                         size_t enough) {
+  conc_value cut = *v;
+  if (conc__is_text(v->type) && v->type != CONC_BIGINT && v->size > enough)
+    cut.size = v->type == CONC_STR
+                   ? conc__utf8_cut((const char *)v->as.bytes, enough)
+                   : enough;
+  conc__writer_leaf(s, &cut);
+}
+
 /* Writes what is to be shown for an object. False: it is shown as others. */
 typedef bool conc__stand_in(conc__writer *s, const conc_value *v,
                             const void *arg);
 
-/* Python's repr() of a container, with all that is in it. */
+/* Python's repr() of a container, with all that is in it; or a beginning of
+   that, which has more than `enough` bytes. */
 CONC__PRIVATE void conc__writer_container(conc__writer *s,
                                           const conc_value *value,
+                                          size_t enough,
                                           conc__stand_in *stand_in,
                                           const void *arg) {
   conc__walk w;
   int step;
   conc__walk_begin(&w, value);
-  while ((step = conc__walk_step(&w)) != CONC__WALK_END) {
+  while (s->length <= enough &&
+         (step = conc__walk_step(&w)) != CONC__WALK_END) {
     if (step != CONC__WALK_CLOSE && w.parent != NULL && w.index > 0)
       conc__writer_text(
           s, w.parent->type == CONC_DICT && w.index % 2 ? ": " : ", ");
     if (step == CONC__WALK_LEAF) {
-      conc__writer_leaf(s, w.value);
+      conc__writer_leaf_cut(s, w.value, enough);
     } else if (w.value->type == CONC_OBJECT) {
       if (stand_in == NULL || !stand_in(s, w.value, arg))
         conc__writer_object(s, w.value);
@@ -26473,7 +26529,7 @@ CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
   else if (value->type == CONC_STR) /* itself: only in others it is quoted */
     conc__writer_put(&s, value->as.bytes, value->size);
   else if (!conc__is_container(value->type)) conc__writer_leaf(&s, value);
-  else conc__writer_container(&s, value, NULL, NULL);
+  else conc__writer_container(&s, value, SIZE_MAX, NULL, NULL);
   if (size > 0)
     buf[s.length < size ? s.length : conc__utf8_cut(buf, size - 1)] = 0;
   return (ssize_t)s.length;
@@ -27403,16 +27459,18 @@ typedef union conc__control {
 /* 0; or negative errno, and both are -1. */
 CONC__PRIVATE int conc__pipe_open(int *a, int *b) {
   int type = SOCK_SEQPACKET | CONC__SOCK_CLOEXEC;
+  int birth = conc__birth_begin(CONC_HAVE_CLOEXEC);
   int fds[2];
-  int rc;
+  int rc = socketpair(AF_UNIX, type, 0, fds) < 0 ? -errno : 0;
   *a = *b = -1;
-  if (socketpair(AF_UNIX, type, 0, fds) < 0) return -errno;
-  rc = conc__fds_lift(fds);
-  if (rc != 0) return rc;
-  if (!CONC_HAVE_CLOEXEC) {
+  if (rc == 0) rc = conc__fds_lift(fds);
+  CONC__POINT();
+  if (!CONC_HAVE_CLOEXEC && rc == 0) {
     conc__set_cloexec(fds[0]);
     conc__set_cloexec(fds[1]);
   }
+  conc__birth_end(birth);
+  if (rc != 0) return rc;
   *a = fds[0];
   *b = fds[1];
   return 0;
@@ -27571,7 +27629,7 @@ CONC__PRIVATE int conc__packet_peek_file(int pipe, conc__packet *head) {
   struct iovec part;
   struct stat st;
   ssize_t n;
-  int fd, rc = 0;
+  int fd, birth, rc = 0;
   memset(&m, 0, sizeof m);
   part.iov_base = head;
   part.iov_len = sizeof *head;
@@ -27579,11 +27637,14 @@ CONC__PRIVATE int conc__packet_peek_file(int pipe, conc__packet *head) {
   m.msg_iovlen = 1;
   m.msg_control = &control;
   m.msg_controllen = sizeof control;
+  birth = conc__birth_begin(CONC_HAVE_CLOEXEC);
   do n = recvmsg(pipe, &m, CONC__PACKET_PEEK | CONC__MSG_CLOEXEC);
   while (n < 0 && (errno == EINTR || errno == ECONNRESET));
-  if (n < 0) return conc__would_block(errno) ? -EAGAIN : -errno;
-  if (n == 0) return -EAGAIN;
-  fd = conc__control_take(&m);
+  if (n < 0) rc = conc__would_block(errno) ? -EAGAIN : -errno;
+  if (n == 0) rc = -EAGAIN;
+  fd = n > 0 ? conc__control_take(&m) : -1;
+  conc__birth_end(birth);
+  if (rc != 0) return rc;
   if (n < (ssize_t)sizeof *head || !conc__packet_is_good(head, n))
     rc = -EPROTO;
   else if (head->kind == CONC__PACKET_DESCRIPTOR ||
@@ -27646,7 +27707,7 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
   struct iovec parts[2];
   conc__control control;
   ssize_t n;
-  int flags = MSG_DONTWAIT;
+  int birth, flags = MSG_DONTWAIT;
   *fd = -1;
   if (head->kind == CONC__PACKET_DESCRIPTOR ||
       (!CONC__LINUX && head->size > CONC__PACKET_DATA)) {
@@ -27673,13 +27734,15 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
     m.msg_iovlen = size > 0 ? 2 : 1;
     m.msg_control = &control;
     m.msg_controllen = sizeof control;
+    /* The descriptor before anything is refused: it is in this process now,
+       and must not be lost from sight. */
+    birth = conc__birth_begin(CONC_HAVE_CLOEXEC);
     n = recvmsg(pipe, &m, flags);
+    if (n > 0) *fd = conc__control_take(&m);
+    conc__birth_end(birth);
   } while (n < 0 && (errno == EINTR || errno == ECONNRESET));
   if (n < 0) return conc__would_block(errno) ? -EAGAIN : -errno;
   if (n == 0) return -EAGAIN; /* the end: the next peek says so */
-  /* The descriptor before anything is refused: it is in this process now, and
-     must not be lost from sight. */
-  *fd = conc__control_take(&m);
   if (n < (ssize_t)sizeof *head || !conc__packet_is_good(head, n))
     return -EPROTO;
   /* Longer than what was seen, so another one than that. */
@@ -43491,23 +43554,33 @@ CONC__PRIVATE int conc__object_await(conc__session *s, conc__object *o) {
   return rc;
 }
 
-/* The same for another object than the one whose method this is. While the
-   session has waited, somebody else may have begun to work with that one: so
-   neither is another session's afterwards. */
-CONC__PRIVATE int conc__object_await_too(conc__session *s, conc__object *o) {
-  int rc;
-  do {
-    rc = conc__object_await(s, o);
-    if (rc == 0 && s->object != NULL) rc = conc__object_await(s, s->object);
-  } while (rc == 0 && o->busy != NULL && o->busy != s);
-  return rc;
-}
-
 /* The method is done. */
 CONC__INLINE void conc__object_rest(conc__session *s, conc__object *o) {
   if (CONC__LIKELY(o->busy != s)) return;
   o->busy = NULL;
   conc_lock_release(&o->alone);
+}
+
+/* Works with another object, `o`, than the one whose method this is, which is
+   returned: for conc__session_turn_back. No session has two of them: so there
+   is no circle of sessions that wait for each other. *rc: 0 or -ECANCELED. */
+CONC__PRIVATE conc__object *conc__session_turn_to(conc__session *s,
+                                                  conc__object *o, int *rc) {
+  conc__object *own = s->object;
+  if (own != NULL && own != o) conc__object_rest(s, own);
+  s->object = o;
+  *rc = conc__object_await(s, o);
+  return own;
+}
+
+/* Goes on with its own, on which others may have worked meanwhile. Returns rc,
+   or -ECANCELED. */
+CONC__PRIVATE int conc__session_turn_back(conc__session *s, conc__object *own,
+                                          int rc) {
+  if (s->object == own) return rc;
+  conc__object_rest(s, s->object);
+  s->object = own;
+  return rc == 0 && own != NULL ? conc__object_await(s, own) : rc;
 }
 
 /* A method of an object. What is wrong with a request is told in the order in
@@ -43755,7 +43828,10 @@ CONC__PRIVATE int conc__serve_reference(conc__session *s,
 #define CONC__DEBUG_INFO 65536
 #define CONC__DEBUG_TEXT 75
 
-/* debug_info(): the objects that clients refer to, two lines for each. */
+/* debug_info(): the objects that clients refer to, two lines for each. Nobody
+   is kept waiting by it: what is shown of an object is a beginning of its text
+   (see conc__write_fn), and there may be a million of objects to be looked
+   at. */
 CONC__PRIVATE int conc__serve_debug_info(conc__session *s) {
   conc__objects *t = &s->manager->objects;
   conc__buffer b = {NULL, 0, 0, 0}, one = {NULL, 0, 0, 0};
@@ -43768,7 +43844,10 @@ CONC__PRIVATE int conc__serve_debug_info(conc__session *s) {
               conc__object_at(t, i, &o);
        i++) {
     int n;
-    if (o == NULL || o->refs == 0) continue;
+    if (o == NULL || o->refs == 0) {
+      rc = conc__session_pace(s, 1);
+      continue;
+    }
     conc__object_id(o, s->manager->server.number, id);
     n = snprintf(line, sizeof line, "%s  %s:       refcount=%lu\n    ",
                  b.size > 0 ? "\n" : "", id, (unsigned long)o->refs);
@@ -43780,6 +43859,7 @@ CONC__PRIVATE int conc__serve_debug_info(conc__session *s) {
       rc = conc__buffer_append(
           &b, one.data,
           (size_t)conc__text_room((const char *)one.data, CONC__DEBUG_TEXT));
+    if (rc == 0) rc = conc__session_pace(s, 1 + one.size / 16);
   }
   if (rc == 0) rc = conc__buffer_append(&b, "", 1);
   if (rc == 0) rc = conc__reply_str(s, (const char *)b.data);
@@ -49869,7 +49949,9 @@ CONC_API int conc_manager_shutdown(conc_manager *manager) {
 
    Uses >>value, >>maker, >>pickle and the writer of >>format; the rooms that
    use it are >>elements and >>containers. All of it may be called for a value
-   that a peer has sent: no loop here goes deeper than CONC__WALK_DEPTH.
+   that a peer has sent: no loop here goes deeper than CONC__WALK_DEPTH. But a
+   few bytes may be a value of a million nodes, since its parts are shared: so
+   what two values have cost is counted by what was met, in `steps`.
    ------------------------------------------------------------------------ */
 
 /* --- what a value is to Python --- */
@@ -49956,6 +50038,15 @@ CONC__PRIVATE int conc__compare_ordered(const conc_value *a,
   return c != 0 ? c : conc__sign(a->size > b->size, a->size < b->size);
 }
 
+/* How many nodes a walk through a value meets. */
+CONC__PRIVATE size_t conc__value_steps(const conc_value *v) {
+  conc__walk w;
+  size_t n = 0;
+  conc__walk_begin(&w, v);
+  while (conc__walk_step(&w) != CONC__WALK_END) n++;
+  return n;
+}
+
 /* --- equality --- */
 
 /* Two values that are inside one another are being compared: items of a pair
@@ -49967,28 +50058,31 @@ typedef struct conc__pair {
 
 /* Python's a == b, but for the items of containers: those are only asked
    whether they can be equal at all. */
-CONC__PRIVATE bool conc__python_alike(const conc_value *a,
-                                      const conc_value *b) {
+CONC__PRIVATE bool conc__python_alike(const conc_value *a, const conc_value *b,
+                                      size_t *steps) {
   if (conc__is_ordered(a, b))
     return !conc__is_nan(a) && !conc__is_nan(b) &&
            conc__compare_ordered(a, b) == 0;
   if (a->type != b->type && !(conc__is_set(a) && conc__is_set(b)))
     return false;
   /* A proxy has no equality in Python: two of one object differ. */
-  if (a->type == CONC_OBJECT)
+  if (a->type == CONC_OBJECT) {
+    *steps += conc__value_steps(a);
     return !conc__is_proxy(a) && !conc__is_proxy(b) && conc_value_equal(a, b);
+  }
   return a->size == b->size; /* of two Nones, too */
 }
 
 /* Python's a == b. The items of sets and the pairs of dicts stand in an order
    that is the same for what Python holds equal: so they are compared side by
    side. */
-CONC__PRIVATE bool conc__python_equal(const conc_value *a,
-                                      const conc_value *b) {
+CONC__PRIVATE bool conc__python_equal(const conc_value *a, const conc_value *b,
+                                      size_t *steps) {
   conc__pair level[CONC__WALK_DEPTH];
   unsigned depth = 0;
   for (;;) {
-    if (!conc__python_alike(a, b)) return false;
+    ++*steps;
+    if (!conc__python_alike(a, b, steps)) return false;
     if (conc__is_container(a->type) && a->type != CONC_OBJECT) {
       CONC__CHECK(depth < CONC__WALK_DEPTH);
       level[depth].a = a;
@@ -50011,9 +50105,10 @@ CONC__PRIVATE bool conc__python_equal(const conc_value *a,
    are equal may be made one, as conc__compare_values does: both values must
    live as long as either is used. */
 CONC__PRIVATE bool conc__python_subset(const conc_value *a,
-                                       const conc_value *b) {
+                                       const conc_value *b, size_t *steps) {
   size_t i = 0, k = 0;
   if (a->size >= b->size) return false;
+  *steps += conc__value_steps(a) + conc__value_steps(b);
   while (i < a->size && k < b->size) {
     const int c =
         conc__compare_values(a->as.items + i, b->as.items + k, false);
@@ -50031,10 +50126,12 @@ CONC__PRIVATE bool conc__python_subset(const conc_value *a,
    conc__python_subset. */
 CONC__PRIVATE int conc__python_below(const conc_value *a, const conc_value *b,
                                      const conc_value **left,
-                                     const conc_value **right) {
+                                     const conc_value **right,
+                                     size_t *steps) {
   conc__pair level[CONC__WALK_DEPTH];
   unsigned depth = 0;
   for (;;) {
+    ++*steps;
     if (a->type == b->type &&
         (a->type == CONC_LIST || a->type == CONC_TUPLE)) {
       CONC__CHECK(depth < CONC__WALK_DEPTH);
@@ -50043,10 +50140,11 @@ CONC__PRIVATE int conc__python_below(const conc_value *a, const conc_value *b,
       level[depth].i = 0;
       level[depth].n = a->size < b->size ? a->size : b->size;
       depth++;
-    } else if (depth == 0 || !conc__python_equal(a, b)) {
+    } else if (depth == 0 || !conc__python_equal(a, b, steps)) {
       *left = a;
       *right = b;
-      if (conc__is_set(a) && conc__is_set(b)) return conc__python_subset(a, b);
+      if (conc__is_set(a) && conc__is_set(b))
+        return conc__python_subset(a, b, steps);
       if (!conc__is_ordered(a, b)) return -EINVAL;
       return !conc__is_nan(a) && !conc__is_nan(b) &&
              conc__compare_ordered(a, b) < 0;
@@ -50183,10 +50281,11 @@ CONC__PRIVATE uint64_t conc__sip(const conc__secret *secret,
 
 /* --- repr() into a buffer --- */
 
-/* Appends Python's repr() of a value. 0 or -ENOMEM. Most fits at once; what
-   does not is written a second time, into the room that it takes. */
+/* Appends Python's repr() of a value; or a beginning of it, if more than
+   `enough` bytes are of no use. 0 or -ENOMEM. Most fits at once; what does not
+   is written a second time, into the room that it takes. */
 CONC__PRIVATE int conc__python_repr(conc__buffer *b, const conc_value *v,
-                                    conc__stand_in *stand_in,
+                                    size_t enough, conc__stand_in *stand_in,
                                     const void *arg) {
   conc__writer s;
   int rc = conc__buffer_reserve(b, 64);
@@ -50195,8 +50294,8 @@ CONC__PRIVATE int conc__python_repr(conc__buffer *b, const conc_value *v,
     s.size = b->capacity - b->size;
     s.length = 0;
     if (conc__is_container(v->type))
-      conc__writer_container(&s, v, stand_in, arg);
-    else conc__writer_leaf(&s, v);
+      conc__writer_container(&s, v, enough, stand_in, arg);
+    else conc__writer_leaf_cut(&s, v, enough);
     if (s.length <= s.size) {
       b->size += s.length;
       return 0;
@@ -50650,16 +50749,25 @@ CONC__PRIVATE bool conc__element_stand_in(conc__writer *s, const conc_value *v,
   return true;
 }
 
-/* Appends what Python's repr() says of an element. `scratch` as in
-   conc__view_open. */
+/* An element that has so many times as many bytes as its text may have is not
+   even read for it. */
+#define CONC__TEXT_OF 64
+
+/* Appends what Python's repr() says of an element; or some beginning of it,
+   with more than `enough` bytes; or three points, for a large one of which
+   little is asked for. `scratch` as in conc__view_open. */
 CONC__PRIVATE int conc__element_text(const conc__element *c, conc__buffer *b,
-                                     conc__buffer *scratch) {
-  size_t number = 0;
+                                     size_t enough, conc__buffer *scratch) {
+  size_t number = 0, size = 0;
+  const unsigned char *body = conc__element_body(c, &size);
   conc__view view;
-  int rc = conc__view_open(&view, c, conc__reference_put_number, &number,
-                           scratch);
+  int rc;
+  if (size / CONC__TEXT_OF > enough &&
+      !conc__view_scalar(&view.leaf, body, size))
+    return conc__buffer_append(b, "...", 3);
+  rc = conc__view_open(&view, c, conc__reference_put_number, &number, scratch);
   if (rc != 0) return rc;
-  rc = conc__python_repr(b, view.value, conc__element_stand_in, c);
+  rc = conc__python_repr(b, view.value, enough, conc__element_stand_in, c);
   conc__view_close(&view);
   return rc;
 }
@@ -50710,10 +50818,26 @@ CONC__PRIVATE int conc__elements_append(conc__elements *cs, conc__element *c) {
   return 0;
 }
 
-/* Counts that an element was looked at or copied: a large one as many. */
+/* Counts that an element was looked at or copied: a large one as many. What it
+   has cost besides, in steps: see >>python. */
+CONC__INLINE int conc__session_pace_by(conc__session *s,
+                                       const conc__element *c, size_t steps) {
+  return conc__session_pace(s, 1 + conc__element_weight(c) / 256 + steps);
+}
 CONC__INLINE int conc__session_pace_at(conc__session *s,
                                        const conc__element *c) {
-  return conc__session_pace(s, 1 + conc__element_weight(c) / 256);
+  return conc__session_pace_by(s, c, 0);
+}
+
+/* Appends what Python's repr() says of an element, for a session, or, if that
+   is NULL, a beginning of it. It counts by what was written. */
+#define CONC__TEXT_ENOUGH 1000
+CONC__PRIVATE int conc__session_text(conc__session *s, const conc__element *c,
+                                     conc__buffer *b, conc__buffer *scratch) {
+  const size_t before = b->size;
+  int rc = conc__element_text(
+      c, b, s != NULL ? s->manager->max_message : CONC__TEXT_ENOUGH, scratch);
+  return rc != 0 ? rc : conc__session_pace_by(s, c, (b->size - before) / 16);
 }
 
 /* Adds copies of `count` elements of an array: of the one at `start`, and then
@@ -50779,14 +50903,19 @@ CONC__PRIVATE void conc__elements_remove(conc__elements *cs, size_t start,
   cs->count = kept;
 }
 
-/* Turns the order round. */
-CONC__PRIVATE void conc__elements_reverse(conc__elements *cs) {
+/* Turns the order round: all of it. 0; -ECANCELED: the session was cancelled
+   meanwhile. */
+CONC__PRIVATE int conc__elements_reverse(conc__session *s,
+                                         conc__elements *cs) {
   size_t i, k;
+  int rc = 0;
   for (i = 0, k = cs->count; i + 1 < k; i++) {
     const conc__element c = cs->at[i];
     cs->at[i] = cs->at[--k];
     cs->at[k] = c;
+    if (rc == 0 && i % 16 == 0) rc = conc__session_pace(s, 1);
   }
+  return rc;
 }
 
 /* --- searching and sorting --- */
@@ -50800,15 +50929,16 @@ CONC__PRIVATE int conc__elements_find(conc__session *s,
   conc__buffer b = {NULL, 0, 0, 0};
   int rc = 0;
   for (*place = from; *place < to; ++*place) {
+    size_t steps = 0;
     conc__view view;
     bool found;
     rc = conc__view_open(&view, &cs->at[*place], conc__reference_put_class,
                          NULL, &b);
     if (rc != 0) break;
-    found = conc__python_equal(view.value, v);
+    found = conc__python_equal(view.value, v, &steps);
     conc__view_close(&view);
     if (found) break;
-    rc = conc__session_pace_at(s, &cs->at[*place]);
+    rc = conc__session_pace_by(s, &cs->at[*place], steps / 8);
     if (rc != 0) break;
   }
   conc__buffer_free(&b);
@@ -50827,13 +50957,14 @@ typedef struct conc__ordering {
 /* Whether view i is below view k: as conc__python_below, or -ECANCELED. */
 CONC__PRIVATE int conc__ordering_below(conc__ordering *o, uint32_t i,
                                        uint32_t k) {
-  int rc = conc__session_pace(o->session, 1);
-  /* Two that have items may be long, and differ at the end alone. */
+  size_t steps = 0;
+  int below = conc__python_below(o->views[i].value, o->views[k].value,
+                                 &o->left, &o->right, &steps);
+  int rc = conc__session_pace(o->session, 1 + steps / 8);
+  /* Two that have items may have long texts. */
   if (rc == 0 && o->views[i].whole != NULL && o->views[k].whole != NULL)
     rc = conc__session_pace_at(o->session, &o->cells[i]);
-  return rc != 0 ? rc
-                 : conc__python_below(o->views[i].value, o->views[k].value,
-                                      &o->left, &o->right);
+  return rc != 0 && below >= 0 ? rc : below;
 }
 
 /* Merges two sorted runs that lie side by side in `order`, into `other`. Of
@@ -50902,7 +51033,7 @@ CONC__PRIVATE int conc__elements_sort(conc__session *s, conc__elements *cs,
   o.order = (uint32_t *)CONC_MALLOC(n * 2 * sizeof *o.order);
   o.other = o.order != NULL ? o.order + n : NULL;
   if (o.views == NULL || o.order == NULL) rc = -ENOMEM;
-  if (reverse) conc__elements_reverse(cs);
+  if (reverse) conc__elements_reverse(NULL, cs);
   o.cells = cs->at;
   for (; rc == 0 && opened < n; opened++) {
     o.order[opened] = (uint32_t)opened;
@@ -50918,7 +51049,7 @@ CONC__PRIVATE int conc__elements_sort(conc__session *s, conc__elements *cs,
              CONC__SHOWN(conc__python_type(o.right), 60));
   for (i = 0; i < opened; i++) conc__view_close(&o.views[i]);
   if (rc == 0) conc__ordering_apply(&o, cs);
-  if (reverse) conc__elements_reverse(cs);
+  if (reverse) conc__elements_reverse(NULL, cs);
   conc__buffer_free(&b);
   CONC_FREE(o.views);
   CONC_FREE(o.order < o.other ? o.order : o.other);
@@ -51660,9 +51791,6 @@ CONC__PRIVATE int conc__reply_done(conc__session *s, conc__complaint *c,
 typedef int conc__write_fn(conc__session *s, const conc__object *o,
                            conc__buffer *b);
 
-/* No more than this is needed of an object by debug_info. */
-#define CONC__TEXT_ENOUGH 1000
-
 /* Whether no more of a text is needed: for a session, because no reply may be
    as long. A few elements, in which parts are shared, can have texts that are
    longer than all memory. */
@@ -52054,7 +52182,7 @@ CONC__PRIVATE int conc__iterate_range(conc__session *s, conc__elements *to,
 }
 
 /* The items of an array. */
-CONC__PRIVATE int conc__iterate_items(conc__elements *to,
+CONC__PRIVATE int conc__iterate_items(conc__session *s, conc__elements *to,
                                       const conc__items *array) {
   const size_t n = conc__items_count(array);
   conc__buffer b = {NULL, 0, 0, 0};
@@ -52067,6 +52195,7 @@ CONC__PRIVATE int conc__iterate_items(conc__elements *to,
                         array->data.data + i * array->code->size);
     if (rc == 0) rc = conc__element_make(&cell, b.data, b.size, NULL, 0);
     if (rc == 0) rc = conc__elements_append(to, &cell);
+    if (rc == 0) rc = conc__session_pace(s, 1);
   }
   conc__buffer_free(&b);
   return rc;
@@ -52074,24 +52203,40 @@ CONC__PRIVATE int conc__iterate_items(conc__elements *to,
 
 /* The items of an object of this server: those of a list, the keys of a dict,
    the numbers of an array. -ENOTSUP: it has none. */
-CONC__PRIVATE int conc__iterate_object(conc__elements *to,
+CONC__PRIVATE int conc__iterate_object(conc__session *s, conc__elements *to,
                                        const conc__object *o) {
   const conc__elements *cells = conc__list_of(o);
   const conc__table *table = conc__dict_of(o);
   const conc__items *array = conc__array_of(o);
-  const conc__row *e;
+  size_t i;
   int rc = 0;
   if (cells != NULL)
-    return conc__elements_copy(NULL, to, cells, 0, 1, cells->count);
-  if (array != NULL) return conc__iterate_items(to, array);
+    return conc__elements_copy(s, to, cells, 0, 1, cells->count);
+  if (array != NULL) return conc__iterate_items(s, to, array);
   if (table == NULL) return -ENOTSUP;
-  e = conc__table_from(table, 0);
-  while (rc == 0 && e != NULL) {
+  for (i = 0; rc == 0 && i < table->used; i++) {
+    const conc__row *e = &table->rows[i];
     conc__element cell;
+    if (e->key.size == CONC__ELEMENT_NONE) continue;
     rc = conc__element_copy(&cell, conc__row_key(e));
     if (rc == 0) rc = conc__elements_append(to, &cell);
-    e = conc__table_from(table, e->serial + 1);
+    if (rc == 0) rc = conc__session_pace_at(s, conc__row_key(e));
   }
+  return rc;
+}
+
+/* The items of the object that a proxy stands for. As conc__iterate_object, or
+   -ENOENT. */
+CONC__PRIVATE int conc__iterate_proxy(conc__session *s, conc__elements *to,
+                                      const conc_value *v) {
+  conc__object *o = conc__proxy_object(s->manager, v), *own;
+  int rc;
+  if (o == NULL) return -ENOENT;
+  conc__object_use(o);
+  own = conc__session_turn_to(s, o, &rc);
+  if (rc == 0) rc = conc__iterate_object(s, to, o);
+  rc = conc__session_turn_back(s, own, rc);
+  conc__object_unuse(&s->manager->objects, o);
   return rc;
 }
 
@@ -52119,16 +52264,11 @@ CONC__PRIVATE int conc__iterate(conc__session *s, conc__elements *to,
       arguments->as.items->type == CONC_LIST)
     v = arguments->as.items;
   if (conc__is_object(v, CONC__MANAGERS, CONC__PROXY_CLASS)) {
-    conc__object *o = conc__proxy_object(s->manager, v);
     c->wrong = v;
-    if (o == NULL) return -ENOENT;
-    conc__object_use(o);
-    rc = conc__object_await_too(s, o);
-    if (rc == 0) rc = conc__iterate_object(to, o);
-    conc__object_unuse(&s->manager->objects, o);
+    rc = conc__iterate_proxy(s, to, v);
     if (rc != -ENOTSUP) return rc;
   }
-  if (conc__array_read(v, &array)) return conc__iterate_items(to, &array);
+  if (conc__array_read(v, &array)) return conc__iterate_items(s, to, &array);
   if (!conc__is_container(v->type) || v->type == CONC_OBJECT)
     return conc__complain_type(c, "'", v, "' object is not iterable");
   for (i = 0; rc == 0 && i < v->size; i++)
@@ -52329,7 +52469,7 @@ CONC__PRIVATE int conc__serve_list_index(conc__session *s, conc__object *o,
   if (rc == 0) rc = conc__list_search(s, conc__list_of(o), r, &place, &to, &c);
   if (rc == 0 && place == to) {
     conc__buffer b = {NULL, 0, 0, 0};
-    rc = conc__python_repr(&b, conc__argument(r, 0), NULL, NULL);
+    rc = conc__python_repr(&b, conc__argument(r, 0), 200, NULL, NULL);
     if (rc == 0) rc = conc__buffer_append(&b, "", 1);
     if (rc == 0)
       rc = conc__complain(&c, "ValueError", "%.*s is not in list",
@@ -52368,8 +52508,7 @@ CONC__PRIVATE int conc__list_write(conc__session *s, const conc__object *o,
   for (i = 0; rc == 0 && i < cs->count; i++) {
     if (conc__text_is_enough(s, b)) break;
     if (i > 0) rc = conc__buffer_append(b, ", ", 2);
-    if (rc == 0) rc = conc__element_text(&cs->at[i], b, &scratch);
-    if (rc == 0) rc = conc__session_pace_at(s, &cs->at[i]);
+    if (rc == 0) rc = conc__session_text(s, &cs->at[i], b, &scratch);
   }
   conc__buffer_free(&scratch);
   return rc != 0 ? rc : conc__buffer_append(b, "]", 1);
@@ -52487,7 +52626,7 @@ CONC__PRIVATE int conc__serve_list_reverse(conc__session *s, conc__object *o,
                                            const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 0, 0, &c);
-  if (rc == 0) conc__elements_reverse(conc__list_of(o));
+  if (rc == 0) rc = conc__elements_reverse(s, conc__list_of(o));
   return conc__reply_done(s, &c, rc);
 }
 
@@ -52888,11 +53027,9 @@ CONC__PRIVATE int conc__dict_write(conc__session *s, const conc__object *o,
     if (conc__text_is_enough(s, b)) break;
     if (!first) rc = conc__buffer_append(b, ", ", 2);
     first = false;
-    if (rc == 0) rc = conc__element_text(conc__row_key(e), b, &scratch);
+    if (rc == 0) rc = conc__session_text(s, conc__row_key(e), b, &scratch);
     if (rc == 0) rc = conc__buffer_append(b, ": ", 2);
-    if (rc == 0) rc = conc__element_text(&e->value, b, &scratch);
-    if (rc == 0) rc = conc__session_pace_at(s, &e->key);
-    if (rc == 0) rc = conc__session_pace_at(s, &e->value);
+    if (rc == 0) rc = conc__session_text(s, &e->value, b, &scratch);
   }
   conc__buffer_free(&scratch);
   return rc != 0 ? rc : conc__buffer_append(b, "}", 1);
@@ -52952,11 +53089,10 @@ CONC__PRIVATE int conc__dict_put_value(conc__manager_data *m, conc__table *t,
 }
 
 /* Copies all that another one has. */
-CONC__PRIVATE int conc__dict_merge_table(conc__table *t,
+CONC__PRIVATE int conc__dict_merge_table(conc__session *s, conc__table *t,
                                          const conc__table *from) {
   size_t i;
   int rc = 0;
-  if (t == from) return 0;
   for (i = 0; rc == 0 && i < from->used; i++) {
     const conc__row *e = &from->rows[i];
     conc__element value, original;
@@ -52983,7 +53119,30 @@ CONC__PRIVATE int conc__dict_merge_table(conc__table *t,
       }
     }
     conc__buffer_free(&key.bytes);
+    if (rc == 0) rc = conc__session_pace_at(s, &e->key);
+    if (rc == 0) rc = conc__session_pace_at(s, &e->value);
   }
+  return rc;
+}
+
+/* The same with all that the object has that a proxy stands for. It is copied
+   before: no session works with two objects. Only what is being made, which
+   nobody else knows, can be filled meanwhile. */
+CONC__PRIVATE int conc__dict_merge_proxy(conc__session *s, conc__table *t,
+                                         conc__object *o) {
+  const conc__table *from = conc__dict_of(o);
+  conc__table copy, *to = s->object == NULL ? t : &copy;
+  conc__object *own;
+  int rc;
+  if (t == from) return 0;
+  memset(&copy, 0, sizeof copy);
+  conc__object_use(o);
+  own = conc__session_turn_to(s, o, &rc);
+  if (rc == 0) rc = conc__dict_merge_table(s, to, from);
+  rc = conc__session_turn_back(s, own, rc);
+  conc__object_unuse(&s->manager->objects, o);
+  if (rc == 0) rc = conc__dict_merge_table(s, t, &copy);
+  conc__table_free(&copy);
   return rc;
 }
 
@@ -53036,10 +53195,7 @@ CONC__PRIVATE int conc__dict_merge_request(conc__session *s, conc__table *t,
   if (given == 1 && conc__is_object(v, CONC__MANAGERS, CONC__PROXY_CLASS))
     o = conc__proxy_object(s->manager, v);
   if (o != NULL && conc__dict_of(o) != NULL) {
-    conc__object_use(o);
-    rc = conc__object_await_too(s, o);
-    if (rc == 0) rc = conc__dict_merge_table(t, conc__dict_of(o));
-    conc__object_unuse(&s->manager->objects, o);
+    rc = conc__dict_merge_proxy(s, t, o);
   } else if (given == 1 && v->type == CONC_DICT) {
     rc = conc__dict_merge_value(s, t, v, c);
   } else if (given == 1 &&
@@ -53384,7 +53540,8 @@ CONC__PRIVATE int conc__namespace_delete(conc__session *s, conc__object *o,
 }
 
 /* An attribute as it is shown: name=value. */
-CONC__PRIVATE int conc__namespace_line(const conc__row *e, conc__buffer *b,
+CONC__PRIVATE int conc__namespace_line(conc__session *s, const conc__row *e,
+                                       conc__buffer *b,
                                        conc__buffer *scratch) {
   conc_value name;
   size_t size = 0;
@@ -53392,7 +53549,7 @@ CONC__PRIVATE int conc__namespace_line(const conc__row *e, conc__buffer *b,
   int rc = conc__view_scalar(&name, body, size) ? 0 : -EBADMSG;
   if (rc == 0) rc = conc__buffer_append(b, name.as.bytes, name.size);
   if (rc == 0) rc = conc__buffer_append(b, "=", 1);
-  return rc != 0 ? rc : conc__element_text(&e->value, b, scratch);
+  return rc != 0 ? rc : conc__session_text(s, &e->value, b, scratch);
 }
 
 /* One of these lines. */
@@ -53401,24 +53558,28 @@ typedef struct conc__line {
 } conc__line;
 
 /* Sorts lines of a text by their bytes, which is the order of strs. Merge
-   sort: no names make it slow. `other` is room for as many. */
-CONC__PRIVATE void conc__lines_sort(const unsigned char *text,
-                                    conc__line *lines, conc__line *other,
-                                    size_t n) {
+   sort: no names make it slow. `other` is room for as many. 0 or -ECANCELED.
+   */
+CONC__PRIVATE int conc__lines_sort(conc__session *s, const unsigned char *text,
+                                   conc__line *lines, conc__line *other,
+                                   size_t n) {
   const size_t half = n / 2;
   size_t i = 0, k = half, to = 0;
-  if (n < 2) return;
-  conc__lines_sort(text, lines, other, half);
-  conc__lines_sort(text, lines + half, other, n - half);
-  while (i < half && k < n) {
+  int rc;
+  if (n < 2) return 0;
+  rc = conc__lines_sort(s, text, lines, other, half);
+  if (rc == 0) rc = conc__lines_sort(s, text, lines + half, other, n - half);
+  while (rc == 0 && i < half && k < n) {
     const conc__line *a = &lines[i], *b = &lines[k];
     const int c = memcmp(text + a->at, text + b->at,
                          a->size < b->size ? a->size : b->size);
     if (c < 0 || (c == 0 && a->size <= b->size)) other[to++] = lines[i++];
     else other[to++] = lines[k++];
+    rc = conc__session_pace(s, 1);
   }
-  while (i < half) other[to++] = lines[i++];
-  memcpy(lines, other, to * sizeof *lines);
+  while (rc == 0 && i < half) other[to++] = lines[i++];
+  if (rc == 0) memcpy(lines, other, to * sizeof *lines);
+  return rc;
 }
 
 /* Namespace(a=1, b=2), sorted, without the names that begin with a line. Of
@@ -53428,20 +53589,25 @@ CONC__PRIVATE int conc__namespace_write(conc__session *s,
                                         conc__buffer *b) {
   const conc__table *t = conc__namespace_of(o);
   conc__buffer text = {NULL, 0, 0, 0}, scratch = {NULL, 0, 0, 0};
-  conc__line *lines =
-      (conc__line *)CONC_MALLOC((t->count * 2 + 1) * sizeof *lines);
+  /* Each line has two bytes at least, and what is too long has no more of
+     them: see conc__text_is_enough. */
+  const size_t most =
+      (s != NULL ? s->manager->max_message : CONC__TEXT_ENOUGH) / 2 + 2;
+  const size_t room = t->count < most ? t->count : most;
+  conc__line *lines = (conc__line *)CONC_MALLOC((room * 2 + 1) *
+                                                sizeof *lines);
   size_t n = 0, i;
   int rc = lines != NULL ? conc__buffer_append(b, "Namespace(", 10) : -ENOMEM;
   for (i = 0; rc == 0 && i < t->used; i++) {
     if (t->rows[i].key.size == CONC__ELEMENT_NONE) continue;
     if (conc__text_is_enough(s, &text)) break;
     lines[n].at = text.size;
-    rc = conc__namespace_line(&t->rows[i], &text, &scratch);
+    rc = conc__namespace_line(s, &t->rows[i], &text, &scratch);
     lines[n].size = text.size - lines[n].at;
     if (rc == 0 && text.data[lines[n].at] != '_') n++;
-    if (rc == 0) rc = conc__session_pace(s, 2);
   }
-  if (rc == 0) conc__lines_sort(text.data, lines, lines + t->count, n);
+  if (rc == 0)
+    rc = conc__lines_sort(s, text.data, lines, lines + room, n);
   for (i = 0; rc == 0 && i < n; i++) {
     if (i > 0) rc = conc__buffer_append(b, ", ", 2);
     if (rc == 0)
@@ -53573,15 +53739,28 @@ CONC__PRIVATE int conc__serve_variable_set(conc__session *s, conc__object *o,
 }
 
 /* Value('i', 5). */
-CONC__PRIVATE int conc__variable_text(const conc__object *o, conc__buffer *b) {
+CONC__PRIVATE int conc__variable_write(conc__session *s, const conc__object *o,
+                                       conc__buffer *b) {
   const conc__variable_state *v = (const conc__variable_state *)o->state;
   conc__buffer scratch = {NULL, 0, 0, 0};
   int rc = conc__buffer_append(b, "Value(", 6);
-  if (rc == 0) rc = conc__element_text(&v->code, b, &scratch);
+  if (rc == 0) rc = conc__session_text(s, &v->code, b, &scratch);
   if (rc == 0) rc = conc__buffer_append(b, ", ", 2);
-  if (rc == 0) rc = conc__element_text(&v->value, b, &scratch);
+  if (rc == 0) rc = conc__session_text(s, &v->value, b, &scratch);
   conc__buffer_free(&scratch);
   return rc != 0 ? rc : conc__buffer_append(b, ")", 1);
+}
+
+/* For debug_info. */
+CONC__PRIVATE int conc__variable_text(const conc__object *o, conc__buffer *b) {
+  return conc__variable_write(NULL, o, b);
+}
+
+/* str() and repr(). */
+CONC__PRIVATE int conc__variable_repr(conc__session *s, conc__object *o,
+                                      const conc__request *r) {
+  (void)r;
+  return conc__reply_repr(s, o, conc__variable_write);
 }
 
 /* _getvalue(): an object with the two attributes of Python's Value. */
@@ -53641,7 +53820,9 @@ CONC__PRIVATE int conc__variable_make(conc__session *s, conc__object *o,
 
 static const conc__method conc__variable_methods[] = {
     {"get", CONC__TAKES_NONE, conc__serve_variable_get, false},
-    {"set", {{"value", NULL, NULL}, 1, 1}, conc__serve_variable_set, false}};
+    {"set", {{"value", NULL, NULL}, 1, 1}, conc__serve_variable_set, false},
+    {"__repr__", CONC__TAKES_NONE, conc__variable_repr, true},
+    {"__str__", CONC__TAKES_NONE, conc__variable_repr, true}};
 
 static const conc__class conc__variable_type = {
     NULL,
@@ -53837,7 +54018,7 @@ CONC__PRIVATE int conc__array_write(conc__session *s, const conc__object *o,
       rc = conc__buffer_append(&text, v.as.bytes, v.size);
     else {
       if (i > 0) rc = conc__buffer_append(b, ", ", 2);
-      if (rc == 0) rc = conc__python_repr(b, &v, NULL, NULL);
+      if (rc == 0) rc = conc__python_repr(b, &v, SIZE_MAX, NULL, NULL);
     }
     if (rc == 0) rc = conc__session_pace(s, 1);
   }
@@ -53846,7 +54027,7 @@ CONC__PRIVATE int conc__array_write(conc__session *s, const conc__object *o,
     v.type = CONC_STR;
     v.as.bytes = text.data;
     v.size = text.size;
-    rc = conc__python_repr(b, &v, NULL, NULL);
+    rc = conc__python_repr(b, &v, SIZE_MAX, NULL, NULL);
   } else if (rc == 0 && n > 0) {
     rc = conc__buffer_append(b, "]", 1);
   }
@@ -57125,7 +57306,7 @@ CONC__PRIVATE int conc__stored_text(const conc__buffer *body,
                                     conc__buffer *b) {
   conc_value *v;
   int rc = conc__stored_read(body, &v);
-  if (rc == 0) rc = conc__python_repr(b, v, NULL, NULL);
+  if (rc == 0) rc = conc__python_repr(b, v, SIZE_MAX, NULL, NULL);
   conc_value_free(v);
   return rc;
 }
