@@ -5759,10 +5759,12 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC__SOCK_CLOEXEC SOCK_CLOEXEC
 #define CONC__SOCK_NONBLOCK SOCK_NONBLOCK
 #define CONC__MSG_CLOEXEC MSG_CMSG_CLOEXEC
+#define CONC__MKSTEMP(name) mkostemp((name), O_CLOEXEC)
 #else
 #define CONC__SOCK_CLOEXEC 0
 #define CONC__SOCK_NONBLOCK 0
 #define CONC__MSG_CLOEXEC 0
+#define CONC__MKSTEMP(name) mkstemp(name)
 #endif
 
 /* getrandom(): Linux 3.17; not by its function, which glibc has since 2.25.
@@ -6035,7 +6037,6 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
      getrandom          3.17      /dev/urandom is read
      eventfd2           2.6.27    a pipe
      accept4            2.6.28    accept(), then fcntl()
-     pipe2              2.6.27    pipe(), then fcntl()
      epoll_create1      2.6.27    poll(); children are waited for by threads
      epoll_pwait2       5.11      epoll_wait(), in milliseconds
      signalfd4          2.6.27    a look every 10 ms
@@ -6046,7 +6047,7 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
    what is done in any case: pidfd_send_signal (kill), close_range (a close for
    each), membarrier (a fence in each thread), madvise, F_SETSIG (a thread),
    F_SETPIPE_SZ (a smaller pipe), sched_getaffinity (the CPUs that there are).
-   Nothing stands in for futex. */
+   Nothing stands in for futex, nor for pipe2, of which libc makes pipe(). */
 enum {
   CONC__CALL_MEMFD = 1,
   CONC__CALL_GETRANDOM = 2,
@@ -6056,8 +6057,7 @@ enum {
   CONC__CALL_EPOLL_PWAIT = 32,
   CONC__CALL_SIGNALFD = 64,
   CONC__CALL_PIDFD = 128,
-  CONC__CALL_GUARD = 256,
-  CONC__CALL_PIPE = 512
+  CONC__CALL_GUARD = 256
 };
 
 /* --- the coroutine switch, and tools that must know of it --- */
@@ -7022,15 +7022,11 @@ CONC__PRIVATE int conc__socket(int family, int type) {
    socket does not. Their numbers may be those of stdio: see conc__fd_accept
    and conc__pipe_high. */
 CONC__PRIVATE int conc__pipe_raw(int fds[2]) {
-  int birth, rc;
 #if CONC_HAVE_CLOEXEC
-  if (conc__call_may(CONC__CALL_PIPE)) {
-    rc = pipe2(fds, O_CLOEXEC);
-    if (rc == 0 || !conc__call_refused(CONC__CALL_PIPE)) return rc;
-  }
-#endif
-  birth = conc__birth_begin(false);
-  rc = pipe(fds);
+  return pipe2(fds, O_CLOEXEC);
+#else
+  int birth = conc__birth_begin(false);
+  int rc = pipe(fds);
   CONC__POINT();
   if (rc == 0) {
     conc__set_cloexec(fds[0]);
@@ -7038,6 +7034,7 @@ CONC__PRIVATE int conc__pipe_raw(int fds[2]) {
   }
   conc__birth_end(birth);
   return rc;
+#endif
 }
 
 /* A listener of the program's own may block, and another process may have been
@@ -7262,9 +7259,9 @@ CONC__PRIVATE int conc__file_open(void) {
       return conc__fd_lift(fd);
   }
   for (i = 0; i < 2 && fd < 0; i++) {
-    int birth = conc__birth_begin(false);
-    fd = conc__fd_lift(mkstemp(names[i]));
-    if (fd >= 0) conc__set_cloexec(fd);
+    int birth = conc__birth_begin(CONC_HAVE_CLOEXEC);
+    fd = conc__fd_lift(CONC__MKSTEMP(names[i]));
+    if (fd >= 0 && !CONC_HAVE_CLOEXEC) conc__set_cloexec(fd);
     conc__birth_end(birth);
     if (fd >= 0) unlink(names[i]);
   }

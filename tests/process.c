@@ -983,6 +983,7 @@ TEST(a_file_that_must_not_be_opened_is_an_error) {
   conc_popen p = popen_of(script);
   char file[64];
   int fd = (int)syscall(SYS_memfd_create, "sealed", 2u /* may be sealed */);
+  if (fd < 0) SKIP("memfd_create is refused here");
   CHECK_EQ(write(fd, "x", 1), 1);
   CHECK_EQ(fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK), 0);
   snprintf(file, sizeof file, "/proc/self/fd/%d", fd);
