@@ -92,6 +92,7 @@
      >>work        the queue that leases (private)
      >>queue       conc_queue: put, get, one or many, close, join
      >>leases      conc_lease: work that survives; delays, priorities
+     >>select      conc_select: the first of several things that can be done
      >>jobs        threads that run jobs (private)
      >>forkserver  a process that forks others (private)
      >>procpool    processes that run jobs (private)
@@ -2319,8 +2320,8 @@ CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout);
      rc = conc_run(&server);
 
    In main, as here, the task is that of the main thread, which is always
-   there: inside of conc_run its cancellation is passed on. The cancelled task cleans up as
-   after every conc_cancel: see there.
+   there: inside of conc_run its cancellation is passed on. The cancelled task
+   cleans up as after every conc_cancel: see there.
    A task of NULL undoes the call: the handlers that were there before come
    back. (The call installs handlers, and starts a thread that calls
    conc_cancel.) No thread may block the signals all the time, so the call does
@@ -3745,6 +3746,69 @@ typedef struct conc_queue_holder {
    -ENOTSUP  the queue has no .lease */
 CONC_API ssize_t conc_queue_holders(conc_queue *queue, conc_queue_holder *out,
                                     size_t n);
+
+/* ---------------------------------------------------------------------------
+   >>select: conc_select: the first of several things that can be done
+
+   Threads    any number, mixed with coroutines of any loops
+   Processes  each for itself; the queues may be shared
+   Signals    no
+   Memory     the cases, and what they point to, are the caller's. More than 8
+              cases take an allocation for the time of the call
+   Blocks     until one of the things can be done: with a timeout
+   ------------------------------------------------------------------------ */
+
+/* One of the things: one of .get, .put, .join and .event, or .fd with .events.
+   A case that has none of them is passed over: so a case can be switched off
+   by zeroing it, and the numbers of the others stay. */
+typedef struct conc_case {
+  conc_queue *get;    /* takes a message, as conc_get to .size bytes at .buf;
+                         or, if .out is set, as conc_get_value */
+  conc_queue *put;    /* puts a message, as conc_put of .size bytes at .data;
+                         or, if .value is set, as conc_put_value */
+  conc_task *join;    /* waits for the end of the task, as conc_join */
+  conc_event *event;  /* waits until it is set, as conc_event_wait */
+  void *buf;          /* of .get; or NULL with a .size of 0 */
+  conc_value **out;   /* of .get; or NULL */
+  const void *data;   /* of .put */
+  const conc_value *value; /* of .put; or NULL */
+  size_t size;        /* bytes at .buf or .data */
+  int fd, events;     /* waits for a descriptor, as conc_wait_fd: CONC_READ,
+                         CONC_WRITE or both; with .events of 0 there is none */
+  ssize_t result;     /* set in the case that was done: what the call named
+                         above has returned, which may be an error */
+} conc_case;
+
+/* Does one of n things, the first that can be done (Go's select). Exactly one
+   is done: the other cases are as if they had not been there, whatever comes
+   at the same moment. If several can be done, one is picked at random: so none
+   is left out for ever. What can be done is as in the calls of the cases: a
+   get of a closed queue that is empty is done at once, with the .result
+   -EPIPE.
+
+     conc_case c[] = {{ .get = jobs, .buf = &job, .size = sizeof job },
+                      { .get = news, .buf = text, .size = sizeof text },
+                      { .event = &stop }};
+     switch (conc_select(c, 3, 10.0)) {
+       case 0: if (c[0].result >= 0) work(&job); break;
+       case 1: ...
+
+   The queues may be of any distance, and mixed. A queue of this process, a
+   shared queue, a task, an event and a descriptor wake the caller. A client's
+   queue, a queue with an option of >>leases, and an event that is shared or a
+   server's are asked again and again: after 1 ms, and then after pauses of up
+   to 16 ms. To ask a client's queue takes a trip to the server, which may
+   last, as conc_get with a timeout of 0 does.
+   Returns the number of the case that was done, from 0 on.
+   Errors:
+   -EINVAL     a case has several things. Nothing has been waited for then
+   -ETIMEDOUT  nothing could be done in time
+   -ECANCELED  the wait was cancelled; nothing was done. (But see
+               conc_manager_get of a put that was cancelled on its way)
+   -ENOMEM     there is no memory for the wait, or to encode a .value
+   others      a .value cannot be encoded: as conc_pickle_dumps. Nothing has
+               been waited for then */
+CONC_API ssize_t conc_select(conc_case *cases, size_t n, double timeout);
 
 /* ---------------------------------------------------------------------------
    >>pool: conc_pool: jobs for processes or threads; conc_offload
@@ -8314,14 +8378,14 @@ static bool conc__foreign_wakers;
 
 /* Sets up the last of the descriptors that a thread polls, by which
    conc_cancel can end the poll(): a thread of ours has a waker from its first
-   such wait on. A foreign thread usually has none; it finds a cancellation
-   when poll() has returned for another reason. Returns what is to be
-   announced. */
+   such wait on. A foreign thread usually has none, unless it `needs` one; it
+   finds a cancellation when poll() has returned for another reason. Returns
+   what is to be announced. */
 CONC__PRIVATE unsigned conc__thread_poll_waker(conc__thread *thread,
                                                struct pollfd *waker,
-                                               double deadline) {
+                                               bool needs, double deadline) {
   if (deadline > 0 && !thread->has_waker &&
-      (thread->actor.task != &thread->own ||
+      (needs || thread->actor.task != &thread->own ||
        CONC__LOAD_RELAXED(&conc__foreign_wakers)))
     thread->has_waker = conc__waker_open(thread->waker) == 0;
   waker->fd = thread->has_waker ? thread->waker[0] : -1;
@@ -8329,12 +8393,15 @@ CONC__PRIVATE unsigned conc__thread_poll_waker(conc__thread *thread,
   return CONC__PARKED | (thread->has_waker ? CONC__POLLING : 0);
 }
 
-/* Waits for n descriptors in poll(), until one is ready: p[n] is free, for
-   use here. Only conc_cancel can meet a thread in here. A coroutine may call
-   it with a deadline of 0, for a look. Returns how many are ready, -ETIMEDOUT,
-   -ECANCELED or what poll() fails with. */
-CONC__PRIVATE int conc__thread_poll(conc__actor *self, struct pollfd *p, int n,
-                                    double deadline) {
+/* Waits for n descriptors in poll(), until one is ready, or a bit of `also` is
+   there: p[n] is free, for use here. Only conc_cancel, and what sets such a
+   bit, can meet a thread in here. A coroutine may call it with a deadline of
+   0, for a look. Returns how many are ready, -ETIMEDOUT, -ECANCELED or what
+   poll() fails with; with `also` 0 for a bit, or for a cancellation, which is
+   left to the caller. */
+CONC__PRIVATE int conc__thread_poll_until(conc__actor *self, struct pollfd *p,
+                                          int n, unsigned also,
+                                          double deadline) {
   conc__thread *thread = &conc__this;
   struct pollfd *waker = &p[n];
   unsigned how;
@@ -8342,18 +8409,23 @@ CONC__PRIVATE int conc__thread_poll(conc__actor *self, struct pollfd *p, int n,
   conc__spin spin;
   CONC__CHECK(self == &thread->actor || deadline <= 0);
   conc__spin_begin(&spin, &self->spin_failed, deadline);
-  how = conc__thread_poll_waker(thread, waker, deadline);
+  how = conc__thread_poll_waker(thread, waker, also != 0, deadline);
   for (;;) {
     bool busy = !slept && conc__spin_again(&spin, 1);
     int ms = busy ? 0 : conc__milliseconds(deadline);
     bool sleeps = !busy && ms != 0;
     int ready, error;
     waker->revents = 0;
-    if (conc__take_cancel(self)) return -ECANCELED;
+    if (also != 0) {
+      if (CONC__LOAD(&self->word) & (also | conc__cancel_bit(self))) return 0;
+    } else if (conc__take_cancel(self)) {
+      return -ECANCELED;
+    }
     /* A look needs no announcement: the cancellation is seen in the next turn.
        A bit that has come already ends the sleep before it begins. */
     if (sleeps) {
-      if (!conc__park_announce(self, conc__cancel_bit(self), how)) continue;
+      if (!conc__park_announce(self, conc__cancel_bit(self) | also, how))
+        continue;
       slept = true;
     }
     CONC__POINT();
@@ -8370,7 +8442,7 @@ CONC__PRIVATE int conc__thread_poll(conc__actor *self, struct pollfd *p, int n,
         conc__waker_drain(thread->waker);
       } else { /* the program has closed it: it gets a new one */
         thread->has_waker = false;
-        how = conc__thread_poll_waker(thread, waker, deadline);
+        how = conc__thread_poll_waker(thread, waker, also != 0, deadline);
       }
     }
     if (ready < 0 && error != EINTR) return -error;
@@ -8383,6 +8455,11 @@ CONC__PRIVATE int conc__thread_poll(conc__actor *self, struct pollfd *p, int n,
       return -ETIMEDOUT;
     }
   }
+}
+
+CONC__PRIVATE int conc__thread_poll(conc__actor *self, struct pollfd *p, int n,
+                                    double deadline) {
+  return conc__thread_poll_until(self, p, n, 0, deadline);
 }
 
 CONC__PRIVATE short conc__poll_events(int events) {
@@ -8409,7 +8486,8 @@ CONC__PRIVATE int conc__thread_wait_fd(conc__actor *self, int fd, int events,
 
 /* The actor class's wake. A thread that parks for a waiter may be gone by now:
    nothing but the address of its word is used. One that polls is still there:
-   only conc_cancel wakes it, and holds the guard of its task meanwhile. */
+   only conc_cancel wakes it, and holds the guard of its task meanwhile; or
+   conc__multiwait_enter, and it waits for what that writes. */
 CONC__PRIVATE void conc__thread_wake(conc__actor *actor, unsigned seen) {
   const conc__thread *thread =
       (const conc__thread *)((char *)actor - offsetof(conc__thread, actor));
@@ -9028,39 +9106,11 @@ typedef struct conc__multiwait {
 
 typedef struct conc__multiwait_node {
   conc__waiter waiter; /* first: a waiter that is part of many is its node */
-  conc_task *task;
+  conc_task *task;     /* NULL: something else is waited for, by >>select */
   size_t place; /* in the order in which they finished, from 1; 0: it has not
                    been told yet */
   struct conc__multiwait_node *next; /* among the ready */
 } conc__multiwait_node;
-
-/* Enters, of what was taken off a list, the waiters that are part of a wait
-   for many, and returns the others, which are to be woken. Under the guard. */
-CONC__PRIVATE conc__waiter *conc__multiwait_enter(conc__waiter *chain) {
-  conc__waiter **p = &chain;
-  while (*p != NULL) {
-    conc__waiter *w = *p;
-    conc__multiwait *m = w->many;
-    size_t count, want;
-    CONC__CHECK(w->list == NULL);
-    if (m == NULL) {
-      p = &w->next;
-      continue;
-    }
-    *p = w->next;
-    w->next = CONC__LOAD(&m->taken);
-    while (!CONC__CAS(&m->taken, &w->next, w)) {
-    }
-    /* All in one order with conc__multiwait_park, which writes `want` and then
-       reads `count`: one of the two sees the other. Of several that see it the
-       one that changes `want` wakes. */
-    count = __atomic_add_fetch(&m->count, (size_t)1, __ATOMIC_SEQ_CST);
-    want = __atomic_load_n(&m->want, __ATOMIC_SEQ_CST);
-    if (want != 0 && count >= want && CONC__CAS(&m->want, &want, (size_t)0))
-      conc__unpark(m->actor, CONC__WOKEN);
-  }
-  return chain;
-}
 
 /* ---------------------------------------------------------------------------
    >>deadlock: which task waits for which
@@ -9387,6 +9437,34 @@ CONC_API ssize_t conc_deadlock_report(char *buf, size_t size) {
    the waiter itself, CONC__WOKEN is on its way and is awaited. It uses >>park
    and >>deadlock; every primitive uses it.
    ------------------------------------------------------------------------ */
+
+/* Enters, of what was taken off a list, the waiters that are part of a wait
+   for many, and returns the others, which are to be woken. Under the guard. */
+CONC__PRIVATE conc__waiter *conc__multiwait_enter(conc__waiter *chain) {
+  conc__waiter **p = &chain;
+  while (*p != NULL) {
+    conc__waiter *w = *p;
+    conc__multiwait *m = w->many;
+    size_t count, want;
+    CONC__CHECK(w->list == NULL);
+    if (m == NULL) {
+      p = &w->next;
+      continue;
+    }
+    *p = w->next;
+    w->next = CONC__LOAD(&m->taken);
+    while (!CONC__CAS(&m->taken, &w->next, w)) {
+    }
+    /* All in one order with conc__multiwait_park, which writes `want` and then
+       reads `count`: one of the two sees the other. Of several that see it the
+       one that changes `want` wakes. */
+    count = __atomic_add_fetch(&m->count, (size_t)1, __ATOMIC_SEQ_CST);
+    want = __atomic_load_n(&m->want, __ATOMIC_SEQ_CST);
+    if (want != 0 && count >= want && CONC__CAS(&m->want, &want, (size_t)0))
+      conc__unpark(m->actor, CONC__WOKEN);
+  }
+  return chain;
+}
 
 CONC__PRIVATE void conc__waiter_init(conc__waiter *w, conc__actor *self,
                                      const char *what, const char *name) {
@@ -11739,7 +11817,8 @@ CONC_API int conc_once_run(conc_once *once, int (*fn)(void *arg), void *arg,
      were let go may free it.
 
    The end of each task is a conc_event (>>task), and what waits for several
-   objects is entered by conc_event_set alone (conc__multiwait_enter).
+   objects is entered by conc_event_set (conc__multiwait_enter), or by a queue
+   of this process (>>fifo).
    ------------------------------------------------------------------------ */
 
 /* --- conc_event ---
@@ -28021,6 +28100,14 @@ typedef struct conc__lease_class {
   bool here; /* it is of this process */
 } conc__lease_class;
 
+/* By what conc_select waits for something, see there. */
+enum {
+  CONC__SELECT_BY_TIME,
+  CONC__SELECT_BY_LIST,  /* the waiters of a conc__fifo, or an event */
+  CONC__SELECT_BY_CELLS, /* the waker of a conc__cells_queue */
+  CONC__SELECT_BY_FD
+};
+
 /* What a distance does. Results are those of the public calls. */
 typedef struct conc__queue_class {
   int (*put)(conc_queue *q, const conc__message *m, double deadline);
@@ -28050,6 +28137,7 @@ typedef struct conc__queue_class {
   bool keeps; /* a put keeps the buffer that a large message lies in. Else it
                  copies the message, which takes long */
   const conc__lease_class *leases; /* NULL: -ENOTSUP */
+  int selected; /* by what conc_select waits for it: CONC__SELECT_BY_... */
 } conc__queue_class;
 
 /* A message that came back when there was no memory for it in the ring: it
@@ -28461,12 +28549,21 @@ CONC__PRIVATE ssize_t conc__entry_copy_block(const conc__entry *slot,
    after it was woken passes the wake-up on: or a message would lie there while
    a getter sleeps. */
 
+/* Takes up to n waiters off a list, to be woken. Those that wait for many
+   things are let go at once: see conc__multiwait_enter. Under the list's
+   guard. */
+CONC__PRIVATE conc__waiter *conc__fifo_let_go(struct conc__waitlist *list,
+                                              size_t n) {
+  conc__waiter *chain = conc__waitlist_take_n(list, n);
+  return chain != NULL ? conc__multiwait_enter(chain) : NULL;
+}
+
 /* Takes the first waiter off a list and wakes it. */
 CONC__PRIVATE void conc__fifo_pass(conc__mutex *guard,
                                    struct conc__waitlist *list) {
   conc__waiter *woken;
   conc__mutex_lock(guard);
-  woken = conc__waitlist_take(list);
+  woken = conc__fifo_let_go(list, 1);
   conc__mutex_unlock(guard);
   conc__wake_all(woken);
 }
@@ -28497,7 +28594,7 @@ CONC__PRIVATE conc__waiter *conc__fifo_next_putter(conc__fifo *q) {
   conc__waiter *next;
   if (q->queue.max_total == 0) return NULL;
   conc__mutex_lock(guard);
-  next = conc__waitlist_take(&q->putters);
+  next = conc__fifo_let_go(&q->putters, 1);
   conc__mutex_unlock(guard);
   return next;
 }
@@ -28582,7 +28679,7 @@ CONC__INLINE ssize_t conc__fifo_put_n(conc__fifo *q, const conc__message *m,
   if (CONC__UNLIKELY(waited)) next = conc__fifo_next_putter(q);
   if (done > 0) {
     if (q->getters.first != NULL)
-      woken = conc__waitlist_take_n(&q->getters, done);
+      woken = conc__fifo_let_go(&q->getters, done);
     CONC__STORE(&q->put, q->put + done);
   }
   conc__mutex_unlock(guard);
@@ -28689,7 +28786,7 @@ CONC__INLINE ssize_t conc__fifo_get_n(conc__fifo *q, const conc__sink *sink,
   }
   if (done > 0) {
     if (q->putters.first != NULL)
-      woken = conc__waitlist_take_n(&q->putters, done);
+      woken = conc__fifo_let_go(&q->putters, done);
     CONC__STORE(&q->got, q->got + done);
   }
   conc__mutex_unlock(guard);
@@ -28759,7 +28856,7 @@ CONC__PRIVATE int conc__fifo_unget(conc_queue *queue, const conc__message *m,
   if (rc != 0) rc = conc__returned_keep(q, m, b);
   if (large) conc__block_settle(&block, &back, inside);
   if (rc == 0) {
-    woken = conc__waitlist_take(&q->getters);
+    woken = conc__fifo_let_go(&q->getters, 1);
     CONC__STORE(&q->got, q->got - 1);
     if (q->queue.max_total > 0)
       CONC__STORE(&q->got_bytes, q->got_bytes - CONC__ENTRY_COUNT(m->size));
@@ -28870,8 +28967,8 @@ CONC__PRIVATE int conc__fifo_close(conc_queue *queue) {
   conc__waiter *getters, *putters;
   conc__fifo_lock(q);
   q->closed = true;
-  getters = conc__waitlist_take_n(&q->getters, SIZE_MAX);
-  putters = conc__waitlist_take_n(&q->putters, SIZE_MAX);
+  getters = conc__fifo_let_go(&q->getters, SIZE_MAX);
+  putters = conc__fifo_let_go(&q->putters, SIZE_MAX);
   conc__fifo_unlock(q);
   conc__wake_all(getters);
   conc__wake_all(putters);
@@ -28922,7 +29019,8 @@ static const conc__queue_class conc__fifo_class = {
     conc__fifo_size,      conc__fifo_task_done, conc__fifo_join,
     conc__fifo_free,      conc__fifo_close, conc__fifo_peek,
     conc__fifo_put_many,  conc__fifo_get_many, conc__fifo_get_value, true,
-    NULL};
+    NULL,
+    CONC__SELECT_BY_LIST};
 
 /* The content of the longest message that a bound of all bytes lets through
    when it is alone. */
@@ -30507,7 +30605,8 @@ static const conc__queue_class conc__cells_class = {
     conc__cells_size, conc__cells_task_done, conc__cells_join,
     conc__cells_free, conc__cells_close,     conc__cells_peek,
     NULL,             conc__cells_get_n,     conc__cells_get_value,
-    false,            NULL};
+    false,            NULL,
+    CONC__SELECT_BY_CELLS};
 
 /* --- opening --- */
 
@@ -34851,7 +34950,8 @@ static const conc__queue_class conc__work_class = {
     conc__work_size,  conc__work_task_done, conc__work_join,
     conc__work_free,  conc__work_close,     conc__work_peek,
     conc__work_put_n, conc__work_get_many,  conc__work_get_value,
-    true,             &conc__work_leases};
+    true,             &conc__work_leases,
+    CONC__SELECT_BY_TIME};
 
 /* Whether a queue is to be of this class. A value that is no number is not 0,
    and is refused then. */
@@ -35335,6 +35435,571 @@ CONC_API ssize_t conc_queue_holders(conc_queue *queue, conc_queue_holder *out,
                                     size_t n) {
   if (!queue->leases) return -ENOTSUP;
   return queue->ops->leases->holders(queue, out, n);
+}
+
+/* ---------------------------------------------------------------------------
+   >>select: conc_select: the first of several things that can be done
+
+   A select tries each case, as the call of its kind with a timeout of 0: so
+   exactly one is done, by a call that does it whole or not at all. Between two
+   rounds of tries it waits, and here is what wakes it:
+
+     a queue of this process   a waiter on its list of getters or putters, as
+     an event, a task's end    any other; all of them are parts of one wait for
+                               many (see >>park)
+     a shared queue            its waker's descriptor, as for a coroutine: see
+                               >>cells
+     a descriptor              the loop's poller; a thread's poll(), which a
+                               taken waiter ends by the thread's waker
+     all else                  time: it is tried again
+
+   A waiter that was taken off a queue's list has a wake-up which may be for
+   another task: if its case is not the one that is done in the end, the
+   wake-up is passed on. So a message that a select was woken for, and left
+   there, is another getter's.
+
+   Nothing is on a list while a case is tried. Nothing of this is in the code
+   of a queue but that it enters waiters that are part of many
+   (conc__multiwait_enter), which costs those nothing that have none.
+   ------------------------------------------------------------------------ */
+
+/* What a case does; the order is that of conc_case. */
+enum {
+  CONC__SELECT_NOTHING,
+  CONC__SELECT_GET,
+  CONC__SELECT_PUT,
+  CONC__SELECT_JOIN,
+  CONC__SELECT_EVENT,
+  CONC__SELECT_FD
+};
+
+typedef struct conc__select_entry {
+  conc_case *what;
+  int does, by;
+  bool listed; /* its waiter was put on a list, in this round */
+  bool woken;  /* and was taken off by another task */
+  bool watched; /* it has waited for its cells, in any round */
+  unsigned seen; /* BY_CELLS: its pollers were counted in this round */
+  conc__message message; /* of a put */
+  conc__buffer body;     /* of a typed value that is put */
+  int fd, events;        /* what is polled; -1: nothing */
+  int ready;             /* what came there, in this round */
+  conc__fd_waiter waiter; /* of a coroutine, in its loop */
+} conc__select_entry;
+
+/* One call. Entry number i has node number i. */
+typedef struct conc__selection {
+  conc__multiwait many;
+  size_t n;
+  conc__select_entry *entries;
+  conc__multiwait_node *nodes;
+  struct pollfd *polls; /* one more than entries, for the waker */
+  size_t *order;        /* in which they are tried */
+  double pause;         /* until all are tried again; grows, from 0 on */
+  bool asks;            /* in this round something does not wake it: so that */
+  bool looks;           /* and something may be a dead process's */
+} conc__selection;
+
+/* How many of them are on the stack. */
+enum { CONC__SELECT_FEW = 8 };
+
+#define CONC__SELECT_PAUSE 1e-3
+#define CONC__SELECT_PAUSE_MAX 16e-3
+
+/* --- cases --- */
+
+/* What a case does; -EINVAL: more than one thing. */
+CONC__PRIVATE int conc__select_does(const conc_case *c) {
+  int things = (c->get != NULL) + (c->put != NULL) + (c->join != NULL) +
+               (c->event != NULL) + (c->events != 0);
+  if (things > 1 || (c->events & ~(CONC_READ | CONC_WRITE))) return -EINVAL;
+  return c->get != NULL     ? CONC__SELECT_GET
+         : c->put != NULL   ? CONC__SELECT_PUT
+         : c->join != NULL  ? CONC__SELECT_JOIN
+         : c->event != NULL ? CONC__SELECT_EVENT
+         : c->events != 0   ? CONC__SELECT_FD
+                            : CONC__SELECT_NOTHING;
+}
+
+/* By what it is waited for. */
+CONC__PRIVATE int conc__select_waits_by(const conc__select_entry *e) {
+  const conc_queue *q = e->what->get != NULL ? e->what->get : e->what->put;
+  uintptr_t word;
+  if (q != NULL) return q->ops->selected;
+  if (e->does == CONC__SELECT_FD) return CONC__SELECT_BY_FD;
+  if (e->does != CONC__SELECT_EVENT) return CONC__SELECT_BY_LIST;
+  word = CONC__LOAD_RELAXED(&e->what->event->word);
+  return conc__is_remote(word) || conc__is_shared(word) ? CONC__SELECT_BY_TIME
+                                                        : CONC__SELECT_BY_LIST;
+}
+
+/* Readies the message of a put. 0 or negative errno. */
+CONC__PRIVATE int conc__select_encode(conc__select_entry *e) {
+  const conc_case *c = e->what;
+  conc__message *m = &e->message;
+  int rc;
+  m->keep = NULL;
+  m->kind = CONC__RAW;
+  m->data = c->data;
+  m->size = c->size;
+  if (c->value == NULL) return 0;
+  if (conc_value_type(c->value) == CONC_BYTES) {
+    m->data = conc_value_bytes(c->value, &m->size);
+    return 0;
+  }
+  rc = conc__pickle_encode(&e->body, c->value, 4 | c->put->objects);
+  m->kind = CONC__PICKLED;
+  m->data = e->body.data;
+  m->size = e->body.size;
+  return rc;
+}
+
+/* Whether the task can be joined now. Of one that cannot be joined at all
+   conc_join says so. */
+CONC__PRIVATE bool conc__select_may_join(conc_task *task) {
+  return conc__task_check(task) != 0 || conc_event_is_set(&task->done);
+}
+
+/* What came at a descriptor, by now; 0: nothing. */
+CONC__PRIVATE int conc__select_poll(int fd, int events) {
+  struct pollfd p;
+  int ready = 0;
+  p.fd = fd;
+  p.events = conc__poll_events(events);
+  p.revents = 0;
+  if (fd < 0) return -EBADF;
+  if (poll(&p, 1, 0) <= 0) return 0;
+  if (p.revents & POLLNVAL) return -EBADF;
+  if (p.revents & (POLLIN | POLLHUP | POLLERR)) ready |= CONC_READ;
+  if (p.revents & (POLLOUT | POLLHUP | POLLERR)) ready |= CONC_WRITE;
+  return ready & events ? ready & events : events;
+}
+
+/* Does what a case is for, if that can be done now: true, and the result is
+   set. */
+CONC__PRIVATE bool conc__select_try(conc__select_entry *e) {
+  conc_case *c = e->what;
+  ssize_t rc = -ETIMEDOUT;
+  switch (e->does) {
+    case CONC__SELECT_GET:
+      rc = c->out != NULL ? conc_get_value(c->get, c->out, 0)
+                          : conc_get(c->get, c->buf, c->size, 0);
+      break;
+    case CONC__SELECT_PUT:
+      rc = conc__queue_put(c->put, e->message.data, e->message.size,
+                           e->message.kind, NULL, 0);
+      break;
+    case CONC__SELECT_JOIN:
+      if (!conc__select_may_join(c->join)) return false;
+      c->result = conc__task_join(c->join, 0); /* this may be -ETIMEDOUT */
+      return true;
+    case CONC__SELECT_EVENT:
+      /* One that was set, and cleared since, has let its waiters go. */
+      if (e->woken || conc_event_is_set(c->event)) rc = 0;
+      break;
+    case CONC__SELECT_FD:
+      rc = conc__select_poll(c->fd, c->events);
+      if (rc == 0) rc = -ETIMEDOUT;
+      break;
+    default: break;
+  }
+  if (rc == -ETIMEDOUT) return false;
+  c->result = rc;
+  return true;
+}
+
+/* Tries all of them, in an order that is another one each time. The number of
+   the one that was done; -EAGAIN: none; -ECANCELED: the caller was cancelled
+   while a server was asked. */
+CONC__PRIVATE ssize_t conc__select_try_all(conc__selection *s) {
+  static uint64_t calls;
+  uint64_t random = __atomic_add_fetch(&calls, (uint64_t)1, __ATOMIC_RELAXED) *
+                    11400714819323198485u;
+  size_t i, k, at;
+  for (i = 0; i < s->n; i++) s->order[i] = i;
+  for (i = 0; i < s->n; i++) {
+    random = random * 6364136223846793005u + 1442695040888963407u;
+    k = i + (size_t)(random >> 33) % (s->n - i);
+    at = s->order[k];
+    s->order[k] = s->order[i];
+    if (!conc__select_try(&s->entries[at])) continue;
+    return s->entries[at].does != CONC__SELECT_JOIN &&
+                   s->entries[at].what->result == -ECANCELED
+               ? -ECANCELED
+               : (ssize_t)at;
+  }
+  return -EAGAIN;
+}
+
+/* --- waiting: lists --- */
+
+/* Where the waiter of a case waits, and what guards that. */
+CONC__PRIVATE struct conc__waitlist *
+conc__select_list(const conc__select_entry *e, conc__mutex **guard) {
+  conc_event *event = e->does == CONC__SELECT_JOIN ? &e->what->join->done
+                                                   : e->what->event;
+  conc__fifo *q;
+  if (e->does == CONC__SELECT_GET) {
+    q = (conc__fifo *)e->what->get;
+    *guard = conc__fifo_put_guard(q);
+    return &q->getters;
+  }
+  if (e->does == CONC__SELECT_PUT) {
+    q = (conc__fifo *)e->what->put;
+    *guard = conc__fifo_get_guard(q);
+    return &q->putters;
+  }
+  *guard = conc__mutex_of(event);
+  return &event->waiters;
+}
+
+/* Whether it must be waited for. The guard is held, which the task takes that
+   changes this: so no wake-up is lost. */
+CONC__PRIVATE bool conc__select_must_wait(const conc__select_entry *e) {
+  const conc__fifo *q;
+  switch (e->does) {
+    case CONC__SELECT_GET:
+      q = (const conc__fifo *)e->what->get;
+      return !q->closed && q->put == CONC__LOAD(&q->got);
+    case CONC__SELECT_PUT:
+      q = (const conc__fifo *)e->what->put;
+      return !q->closed &&
+             conc__fifo_is_full(q, CONC__ENTRY_COUNT(e->message.size));
+    case CONC__SELECT_JOIN: return conc__event_await(&e->what->join->done);
+    default: return conc__event_await(e->what->event);
+  }
+}
+
+/* Begins to wait on a list. False: it can be done now. One that was woken in
+   vain is in front again. */
+CONC__PRIVATE bool conc__select_enlist(conc__select_entry *e,
+                                       conc__multiwait_node *node) {
+  conc__mutex *guard;
+  struct conc__waitlist *list = conc__select_list(e, &guard);
+  conc__mutex_lock(guard);
+  e->listed = conc__select_must_wait(e);
+  if (e->listed) conc__waitlist_insert(list, &node->waiter, e->woken);
+  conc__mutex_unlock(guard);
+  e->woken = false;
+  return e->listed;
+}
+
+/* Ends that; whatever takes the waiter off is done with it then. */
+CONC__PRIVATE void conc__select_delist(conc__select_entry *e,
+                                       conc__multiwait_node *node) {
+  conc__mutex *guard;
+  conc__select_list(e, &guard);
+  conc__mutex_lock(guard);
+  e->woken = node->waiter.list == NULL;
+  if (!e->woken) conc__waitlist_remove(&node->waiter);
+  conc__mutex_unlock(guard);
+  e->listed = false;
+}
+
+/* --- waiting: shared queues --- */
+
+CONC__PRIVATE conc__cells_queue *
+conc__select_cells(const conc__select_entry *e, int *side) {
+  *side = e->does == CONC__SELECT_GET ? CONC__GETTERS : CONC__PUTTERS;
+  return (conc__cells_queue *)(e->does == CONC__SELECT_GET ? e->what->get
+                                                           : e->what->put);
+}
+
+/* Begins to wait for cells, by the steps of conc__cells_sleep. False: it may
+   be done now, or soon. */
+CONC__PRIVATE bool conc__select_watch(conc__selection *s,
+                                      conc__select_entry *e) {
+  conc__cells_position spot;
+  int side;
+  conc__cells_queue *q = conc__select_cells(e, &side);
+  bool wakes = !q->named || conc__ringer_begin(q);
+  if (!e->watched) conc__cells_enter(q);
+  e->watched = true;
+  __atomic_add_fetch(&q->cells->sides[side].pollers, 1u, __ATOMIC_SEQ_CST);
+  e->seen = 1;
+  if (CONC__LOAD(&q->cells->closed) || conc__cells_find(q, side, &spot) ||
+      !CONC__CAS(&spot.cell->word, &spot.word,
+                 spot.word | CONC__CELL_AWAITED) ||
+      (side == CONC__GETTERS && conc__cells_came_back(q)))
+    return false;
+  s->looks = true;
+  if (!wakes || spot.busy) s->asks = true;
+  e->fd = wakes ? q->wakers[side][0] : -1;
+  e->events = CONC_READ;
+  return true;
+}
+
+CONC__PRIVATE void conc__select_unwatch(conc__select_entry *e) {
+  int side;
+  conc__cells_queue *q = conc__select_cells(e, &side);
+  if (e->seen == 0) return;
+  e->seen = 0;
+  __atomic_sub_fetch(&q->cells->sides[side].pollers, 1u, __ATOMIC_SEQ_CST);
+  if (e->ready > 0) conc__waker_drain(q->wakers[side]);
+}
+
+/* --- waiting: all together --- */
+
+/* Begins to wait for one of them. False: it can be done now. */
+CONC__PRIVATE bool conc__select_begin(conc__selection *s, size_t i) {
+  conc__select_entry *e = &s->entries[i];
+  if (e->does == CONC__SELECT_NOTHING) return true;
+  switch (e->by) {
+    case CONC__SELECT_BY_LIST:
+      if (e->does == CONC__SELECT_JOIN && conc__select_may_join(e->what->join))
+        return false;
+      return conc__select_enlist(e, &s->nodes[i]);
+    case CONC__SELECT_BY_CELLS: return conc__select_watch(s, e);
+    case CONC__SELECT_BY_FD:
+      e->fd = e->what->fd;
+      e->events = e->what->events;
+      return true;
+    default: s->asks = true; return true;
+  }
+}
+
+/* Until when to sleep at most. */
+CONC__PRIVATE double conc__select_until(conc__selection *s, double deadline) {
+  double now;
+  if (!s->asks && !s->looks) return deadline;
+  now = conc_now();
+  if (s->asks) {
+    s->pause = s->pause > 0 ? s->pause * 2 : CONC__SELECT_PAUSE;
+    if (s->pause > CONC__SELECT_PAUSE_MAX) s->pause = CONC__SELECT_PAUSE_MAX;
+    if (now + s->pause < deadline) deadline = now + s->pause;
+  }
+  if (s->looks && now + CONC__SHARED_LOOK < deadline)
+    deadline = now + CONC__SHARED_LOOK;
+  return deadline;
+}
+
+CONC__PRIVATE void conc__select_end(conc__selection *s, size_t i) {
+  conc__select_entry *e = &s->entries[i];
+  if (e->listed) conc__select_delist(e, &s->nodes[i]);
+  if (e->by == CONC__SELECT_BY_CELLS) conc__select_unwatch(e);
+}
+
+/* Whether a descriptor has come; of a coroutine. */
+CONC__PRIVATE bool conc__select_fd_came(const conc__selection *s) {
+  size_t i;
+  for (i = 0; i < s->n; i++)
+    if (s->entries[i].fd >= 0 && s->entries[i].waiter.ready != 0) return true;
+  return false;
+}
+
+/* Sleeps as a coroutine, or as a thread that has no descriptor to poll. */
+CONC__PRIVATE void conc__select_park(conc__selection *s, conc__actor *self,
+                                     unsigned bits, double deadline) {
+  while (!(CONC__LOAD(&self->word) & bits) && !conc__select_fd_came(s) &&
+         (deadline >= CONC__NEVER || conc_now() < deadline))
+    self->ops->park(self, bits, deadline);
+}
+
+/* The descriptors of a coroutine are entered in its loop. Those that cannot
+   be waited for have come. */
+CONC__PRIVATE void conc__select_park_loop(conc__selection *s,
+                                          conc__actor *self, unsigned bits,
+                                          double deadline) {
+  conc__loop *loop = conc__this.loop;
+  bool wait = true;
+  size_t i;
+  for (i = 0; i < s->n; i++) {
+    conc__select_entry *e = &s->entries[i];
+    if (e->fd < 0) continue;
+    e->ready = conc__fd_park(loop, self, e->fd, e->events, &e->waiter);
+    if (e->ready != 0) wait = false;
+  }
+  if (wait) conc__select_park(s, self, bits, deadline);
+  for (i = 0; i < s->n; i++) {
+    conc__select_entry *e = &s->entries[i];
+    if (e->fd >= 0 && e->ready == 0)
+      e->ready = conc__fd_wait_end(loop, e->fd, &e->waiter);
+  }
+}
+
+/* A thread polls them. */
+CONC__PRIVATE void conc__select_park_poll(conc__selection *s,
+                                          conc__actor *self,
+                                          double deadline) {
+  struct pollfd *p = s->polls;
+  int n = 0;
+  size_t i;
+  for (i = 0; i < s->n; i++) {
+    if (s->entries[i].fd < 0) continue;
+    p[n].fd = s->entries[i].fd;
+    p[n].revents = 0;
+    p[n++].events = conc__poll_events(s->entries[i].events);
+  }
+  conc__thread_poll_until(self, p, n, CONC__WOKEN, deadline);
+  for (i = 0, n = 0; i < s->n; i++)
+    if (s->entries[i].fd >= 0) s->entries[i].ready = p[n++].revents != 0;
+  /* The end of a foreign thread is not always seen. */
+  if (self->task == &conc__this.own &&
+      !CONC__LOAD_RELAXED(&conc__foreign_wakers))
+    conc__thread_waker_close();
+}
+
+/* Sleeps until one of them has come. As conc__multiwait_park does it: `want`
+   first, then `count`. */
+CONC__PRIVATE void conc__select_sleep(conc__selection *s, bool polls,
+                                      double deadline) {
+  conc__actor *self = s->many.actor;
+  unsigned bits = CONC__WOKEN | conc__cancel_bit(self);
+  conc__waiter all; /* on no list */
+  conc__waiter_init(&all, self, "one of several things", NULL);
+  all.many = &s->many;
+  self->waiting = &all;
+  __atomic_store_n(&s->many.want, (size_t)1, __ATOMIC_SEQ_CST);
+  if (__atomic_load_n(&s->many.count, __ATOMIC_SEQ_CST) == 0) {
+    if (!polls)
+      conc__select_park(s, self, bits, deadline);
+    else if (self->ops->blocks)
+      conc__select_park_poll(s, self, deadline);
+    else
+      conc__select_park_loop(s, self, bits, deadline);
+  }
+  if (__atomic_exchange_n(&s->many.want, (size_t)0, __ATOMIC_SEQ_CST) == 0)
+    conc__waiter_await_wakeup(&all); /* it is there, or on its way */
+  CONC__AND(&self->word, ~CONC__WOKEN); /* also one that a fork has sent */
+  conc__waiter_end(&all);
+  conc__this.credit = CONC__CREDIT; /* others had their turn */
+}
+
+/* One wait: until something may have come, or the deadline. All waiters are on
+   their lists only in here. A fork in another thread finds them by
+   self->many, from before the first is on a list. */
+CONC__PRIVATE void conc__select_wait(conc__selection *s, double deadline) {
+  conc__actor *self = s->many.actor;
+  conc__multiwait **p;
+  bool wait = true, polls = false;
+  size_t i, begun;
+  for (i = 0; i < s->n; i++) {
+    conc__waiter_init(&s->nodes[i].waiter, self, NULL, NULL);
+    s->nodes[i].waiter.many = &s->many;
+    s->entries[i].fd = -1;
+    s->entries[i].ready = s->entries[i].waiter.ready = 0;
+  }
+  s->many.count = 0;
+  s->many.taken = NULL;
+  s->many.next = self->many;
+  CONC__STORE(&self->many, &s->many);
+  s->asks = s->looks = false;
+  for (begun = 0; begun < s->n && wait; begun++)
+    wait = conc__select_begin(s, begun);
+  self->waiting = NULL; /* the lists have set it */
+  for (i = 0; i < begun; i++) polls |= s->entries[i].fd >= 0;
+  if (wait)
+    conc__select_sleep(
+        s, polls, conc__scope_limit(self, conc__select_until(s, deadline)));
+  for (i = 0; i < begun; i++) conc__select_end(s, i);
+  p = &self->many;
+  while (*p != &s->many) p = &(*p)->next;
+  CONC__STORE(p, s->many.next);
+}
+
+/* --- the call --- */
+
+/* Passes on the wake-ups that were for others: all but that of number `done`.
+   Of a bound of bytes a putter that has put wakes the next one, too. */
+CONC__PRIVATE void conc__select_pass(conc__selection *s, ssize_t done) {
+  size_t i;
+  int side;
+  for (i = 0; i < s->n; i++) {
+    conc__select_entry *e = &s->entries[i];
+    conc__mutex *guard;
+    struct conc__waitlist *list;
+    if (e->watched) {
+      conc__cells_queue *q = conc__select_cells(e, &side);
+      conc__cells_pass_on(q, side);
+      conc__cells_leave(q);
+    }
+    if (!e->woken || e->does > CONC__SELECT_PUT) continue;
+    if ((ssize_t)i == done && (e->does == CONC__SELECT_GET ||
+                               e->what->put->max_total == 0))
+      continue;
+    list = conc__select_list(e, &guard);
+    conc__fifo_pass(guard, list);
+  }
+}
+
+/* Tries, and waits, until one is done. The first try comes before any wait, so
+   what can be done at once costs no list. Whatever ended a wait, all are tried
+   once more: what has come just in time is not left lying there. */
+CONC__PRIVATE ssize_t conc__select_run(conc__selection *s, double deadline) {
+  conc__actor *self = s->many.actor;
+  ssize_t done = conc__select_try_all(s);
+  while (done == -EAGAIN) {
+    bool late = deadline <= 0 ||
+                (deadline < CONC__NEVER && conc_now() >= deadline);
+    if (deadline > 0 && conc__take_cancel(self)) return -ECANCELED;
+    if (late) return -ETIMEDOUT;
+    conc__select_wait(s, deadline);
+    done = conc__select_try_all(s);
+  }
+  return done;
+}
+
+/* Readies the entries. 0 or negative errno. */
+CONC__PRIVATE int conc__select_prepare(conc__selection *s, conc_case *cases) {
+  size_t i;
+  int rc = 0;
+  for (i = 0; i < s->n; i++) {
+    conc__select_entry *e = &s->entries[i];
+    conc__multiwait_node *node = &s->nodes[i];
+    memset(e, 0, sizeof *e);
+    e->what = &cases[i];
+    e->does = rc == 0 ? conc__select_does(&cases[i]) : CONC__SELECT_NOTHING;
+    if (e->does < 0) {
+      rc = e->does;
+      e->does = CONC__SELECT_NOTHING;
+    }
+    if (e->does != CONC__SELECT_NOTHING) e->by = conc__select_waits_by(e);
+    if (e->does == CONC__SELECT_PUT) rc = conc__select_encode(e);
+    memset(node, 0, sizeof *node);
+    if (e->does == CONC__SELECT_JOIN) node->task = cases[i].join;
+  }
+  return rc;
+}
+
+/* Room for the parts: all in one block, those with the largest alignment
+   first. */
+#define CONC__SELECT_ROOM(n)                                                  \
+  ((n) * (sizeof(conc__multiwait_node) + sizeof(conc__select_entry) +         \
+          sizeof(size_t) + sizeof(struct pollfd)) +                           \
+   sizeof(struct pollfd))
+
+/* The parts are on the stack, or in one allocation. */
+CONC_API ssize_t conc_select(conc_case *cases, size_t n, double timeout) {
+  double deadline = conc__deadline(timeout);
+  /* As pointers, so that it is aligned for all of them. */
+  void *few[CONC__SELECT_ROOM(CONC__SELECT_FEW) / sizeof(void *) + 1];
+  void *room = few;
+  conc__selection s;
+  ssize_t rc = deadline > 0 ? conc__turn() : 0;
+  size_t i;
+  if (rc != 0) return rc;
+  if (n > CONC__SELECT_FEW)
+    room = n < SIZE_MAX / CONC__SELECT_ROOM(2)
+               ? CONC_MALLOC(CONC__SELECT_ROOM(n))
+               : NULL;
+  if (room == NULL) return -ENOMEM;
+  memset(&s, 0, sizeof s);
+  s.n = n;
+  s.nodes = (conc__multiwait_node *)room;
+  s.entries = (conc__select_entry *)(void *)(s.nodes + n);
+  s.order = (size_t *)(void *)(s.entries + n);
+  s.polls = (struct pollfd *)(void *)(s.order + n);
+  s.many.actor = conc__self();
+  s.many.nodes = s.nodes;
+  s.many.n = n;
+  rc = conc__select_prepare(&s, cases);
+  if (rc == 0) {
+    rc = conc__select_run(&s, deadline);
+    conc__select_pass(&s, rc);
+  }
+  for (i = 0; i < n; i++) conc__buffer_free(&s.entries[i].body);
+  if (room != (void *)few) CONC_FREE(room);
+  return rc;
 }
 
 /* ---------------------------------------------------------------------------
@@ -36344,7 +37009,7 @@ CONC__PRIVATE void conc__pool_fork_look(const conc__actor *actor) {
   if (actor == NULL) return;
   for (m = actor->many; m != NULL; m = m->next)
     for (i = 0; i < m->n; i++)
-      if (m->nodes[i].waiter.list != NULL)
+      if (m->nodes[i].waiter.list != NULL && m->nodes[i].task != NULL)
         conc__task_look(m->nodes[i].task);
 }
 
@@ -48389,7 +49054,8 @@ static const conc__queue_class conc__proxy_class = {
     conc__proxy_size, conc__proxy_task_done, conc__proxy_join,
     NULL,             NULL,                  NULL,
     conc__proxy_put_n, conc__proxy_get_n,    conc__proxy_get, false,
-    &conc__proxy_leases};
+    &conc__proxy_leases,
+    CONC__SELECT_BY_TIME};
 
 /* --- making and freeing proxies --- */
 
