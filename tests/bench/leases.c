@@ -87,8 +87,9 @@ static void run_redis_streams(int at) {
   mkdir(in, 0700);
   execlp("redis-server", "redis-server", "--port", number, "--bind",
          "127.0.0.1", "--save", "", "--requirepass", KEY, "--maxclients",
-         "12000", "--dir", in, "--appendonly", redis_log != NULL ? "yes" : "no",
-         "--appendfsync", redis_log != NULL ? redis_log : "no", (char *)NULL);
+         "12000", "--dir", in, "--appendonly",
+         redis_log != NULL ? "yes" : "no", "--appendfsync",
+         redis_log != NULL ? redis_log : "no", (char *)NULL);
 }
 
 /* Whether the server of a peer answers, which is started here. */
@@ -184,7 +185,8 @@ static void prepare(bare *c, const peer *p, int phase) {
             ? encode_group(head, sizeof head)
             : (size_t)snprintf(
                   head, sizeof head,
-                  "*%zu\r\n$4\r\nXACK\r\n$1\r\nq\r\n$1\r\ng\r\n", together + 3);
+                  "*%zu\r\n$4\r\nXACK\r\n$1\r\nq\r\n$1\r\ng\r\n",
+                  together + 3);
     append(&c->out, head, n);
   }
   if (phase == ENDING && p->speaks != CONC) {
@@ -352,19 +354,13 @@ static int round_of(conc_queue *q) {
   return rc < 0 ? rc : conc_lease_done(&lease);
 }
 
-static bool done_together(conc_queue *q) {
-  size_t n = together;
-  while (n > 0 && conc_task_done(q) == 0) n--;
-  return n == 0;
-}
-
 static bool rounds_together(conc_queue *q) {
   char all[TOGETHER * SIZE];
   const ssize_t n = (ssize_t)together;
   for (size_t i = 0; i < together; i++) memcpy(all + i * SIZE, text, SIZE);
   return conc_put_many(q, all, SIZE, together, 10) == n &&
          conc_get_many(q, all, SIZE, together, 10) == n &&
-         done_together(q);
+         conc_task_done_many(q, together) == n;
 }
 
 /* The time begins when each has a lease, and so a connection of its own. */
@@ -411,7 +407,7 @@ static double run_ours(void) {
   long sum = 0;
   bool coroutines = near == NULL && clients > 1;
   conc_task t = {.target = all_clients, .arg = coroutines ? &t : NULL};
-  all_begin.parties = (unsigned)clients;
+  all_begin.parties = clients;
   if (coroutines) conc_run(&t);
   else all_clients(NULL);
   for (int i = 0; i < clients; i++) sum += rounds_of[i];
