@@ -34003,6 +34003,8 @@ CONC__PRIVATE int conc__work_done_some(conc__work *q, conc__stake *s,
 /* How many end while the guard is held, at most. */
 #define CONC__ENDINGS_MOST ((size_t)1024)
 
+/* As conc__lease_class says it. With a journal, so many wait for the disk
+   together as there is memory for. */
 CONC__PRIVATE ssize_t conc__work_done_n(conc_queue *queue,
                                         const uint64_t *leases, bool *ended,
                                         size_t n) {
