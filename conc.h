@@ -3453,6 +3453,19 @@ CONC_API ssize_t conc_qsize(conc_queue *queue);
    others   of a manager's queue: see conc_manager_get */
 CONC_API int conc_task_done(conc_queue *queue);
 
+/* Does what conc_task_done does, n times: of a queue with .lease, for the n
+   messages that the calling task got last, of those that are not done. So a
+   task ends what conc_get_many has given it. Of a manager's queue with .lease
+   they go in one trip, up to 16,384 of them; with a .journal they wait for the
+   disk together.
+   Returns how many were done. They are fewer than n if the leases of some had
+   ended before, or if there were not so many.
+   Errors: as conc_task_done; so
+   -ESTALE  of none of them the lease had not ended
+   -EINVAL  there was none
+   After another error than these some may have been done. */
+CONC_API ssize_t conc_task_done_many(conc_queue *queue, size_t n);
+
 /* Waits until conc_task_done was called for every message that was ever put
    (Python's Queue.join).
    Returns 0.
@@ -3558,8 +3571,8 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
    parent have leased stays leased. Of a manager's queue it has no leases.
    Of a manager's queue the calls below have the errors of conc_manager_get,
    too. A task that has leases keeps one connection for each such queue.
-   conc_get_many takes a trip for each message there, and .prefetch is without
-   effect. After -ECONNRESET it is not known whether a lease was ended.
+   conc_get_many and conc_task_done_many take one trip there; .prefetch is
+   without effect. After -ECONNRESET it is not known whether a lease was ended.
 
    What comes back has its place again, before all that was put later. With
    .retry_delay it waits first, the longer the more often it was delivered: so
@@ -28098,6 +28111,11 @@ typedef struct conc__lease_class {
   int (*counts)(conc_queue *q, conc_queue_counts *out);
   ssize_t (*holders)(conc_queue *q, conc_queue_holder *out, size_t n);
   bool here; /* it is of this process */
+  /* Ends n leases as done: these or, if that is NULL, those that the calling
+     task got last. ended[i], unless `ended` is NULL: whether it has not ended
+     before. As conc_task_done_many. NULL: one by one. */
+  ssize_t (*done_n)(conc_queue *q, const uint64_t *leases, bool *ended,
+                    size_t n);
 } conc__lease_class;
 
 /* By what conc_select waits for something, see there. */
@@ -34682,6 +34700,115 @@ CONC__PRIVATE int conc__work_end(conc_queue *queue, conc__holder *h,
   return rc;
 }
 
+/* Of leases that end together, with a journal. */
+typedef struct conc__ending {
+  conc__letter *letter;
+  conc__ticket ticket;
+} conc__ending;
+
+/* They are on the disk, or are not: the messages are gone in any case. What
+   the journal says of the first that is not. */
+CONC__PRIVATE int conc__endings_end(conc__work *q, conc__ending *all,
+                                    size_t n) {
+  conc__todo todo;
+  size_t i;
+  int rc = 0;
+  for (i = 0; i < n; i++) {
+    int each = conc__work_commit(q->journal, &all[i].ticket);
+    if (rc == 0) rc = each;
+  }
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  q->done += n;
+  conc__rate_add(&q->done_rate, conc__work_tick(), n);
+  for (i = 0; i < n; i++) {
+    conc__work_drop(q, all[i].letter, &todo);
+    conc__todo_free(&todo, all[i].letter);
+  }
+  conc__work_check(q, rc, &todo);
+  conc__work_unuse(q, &todo);
+  conc__work_leave(q, &todo);
+  return rc;
+}
+
+/* Ends so many leases as done, as conc__lease_class says it: with a journal
+   there is room for them in `all`. *done is how many it has ended; *lost: some
+   had ended before. 0; or what stops it: -EINVAL, or what the journal says. */
+CONC__PRIVATE int conc__work_done_some(conc__work *q, conc__stake *s,
+                                       const uint64_t *leases, bool *ended,
+                                       size_t n, conc__ending *all,
+                                       size_t *done, bool *lost) {
+  conc__todo todo;
+  size_t i, noted = 0;
+  int rc = 0, end;
+  *done = 0;
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  conc__work_move_due(q, &todo);
+  for (i = 0; i < n && rc == 0; i++) {
+    conc__letter *l = leases != NULL ? conc__work_find(q, leases[i])
+                                     : conc__stake_last(s, &rc);
+    if (ended != NULL) ended[i] = l != NULL;
+    if (l == NULL && rc != -EINVAL) {
+      *lost = true;
+      rc = 0;
+    }
+    if (l == NULL) continue;
+    if (q->journal == NULL) {
+      conc__work_end_as(q, l, CONC__LEASE_DONE, 0, &todo);
+    } else {
+      rc = conc__work_note(q, l, 'D', 0, &all[noted].ticket, &todo);
+      if (rc != 0) break;
+      conc__work_unlend(q, l);
+      all[noted++].letter = l;
+    }
+    ++*done;
+  }
+  if (noted > 0) q->users++;
+  conc__work_leave(q, &todo);
+  end = noted > 0 ? conc__endings_end(q, all, noted) : 0;
+  return end != 0 ? end : rc;
+}
+
+/* How many end while the guard is held, at most. */
+#define CONC__ENDINGS_MOST ((size_t)1024)
+
+/* As conc__lease_class says it. With a journal, so many wait for the disk
+   together as there is memory for. */
+CONC__PRIVATE ssize_t conc__work_done_n(conc_queue *queue,
+                                        const uint64_t *leases, bool *ended,
+                                        size_t n) {
+  conc__work *q = (conc__work *)queue;
+  conc__holder *h = leases == NULL ? conc__holder_own() : NULL;
+  conc__stake *s = h != NULL ? conc__stake_find(h, q) : NULL;
+  size_t most = n < CONC__ENDINGS_MOST ? n : CONC__ENDINGS_MOST;
+  size_t i, some, done, all_done = 0;
+  conc__ending few[8];
+  conc__ending *all = few;
+  bool lost = false;
+  int rc = 0;
+  if (s == NULL && leases == NULL) return -EINVAL;
+  if (q->journal != NULL && most > sizeof few / sizeof *few) {
+    all = (conc__ending *)CONC_MALLOC(most * sizeof *all);
+    if (all == NULL) {
+      all = few;
+      most = sizeof few / sizeof *few;
+    }
+  }
+  for (i = 0; i < n && rc == 0; i += some) {
+    some = n - i < most ? n - i : most;
+    rc = conc__work_done_some(q, s, leases != NULL ? leases + i : NULL,
+                              ended != NULL ? ended + i : NULL, some, all,
+                              &done, &lost);
+    all_done += done;
+  }
+  if (all != few) CONC_FREE(all);
+  if (all_done > 0 && (rc == -EINVAL || rc == -ENOMEM)) rc = 0;
+  if (rc == -EINVAL && lost) rc = 0;
+  if (rc == 0 && all_done == 0) rc = -ESTALE;
+  return rc != 0 ? rc : (ssize_t)all_done;
+}
+
 /* For a client whose leases are its connections': whoever has this lease is
    alive. */
 CONC__PRIVATE void conc__work_touch(conc_queue *queue, uint64_t lease) {
@@ -34713,8 +34840,8 @@ CONC__PRIVATE void conc__stake_enter(conc__stake *s, conc__letter *l) {
   s->count++;
 }
 
-/* Gives a lease to the holder of another one, too: that one keeps both. 0; or
-   -ESTALE: one of them has ended. */
+/* Gives a lease, unless it has ended, to the holder of another one, too: that
+   one keeps both. 0; or -ESTALE: the other one has ended. */
 CONC__PRIVATE int conc__work_join_lease(conc_queue *queue, uint64_t lease,
                                         uint64_t other) {
   conc__work *q = (conc__work *)queue;
@@ -34726,12 +34853,11 @@ CONC__PRIVATE int conc__work_join_lease(conc_queue *queue, uint64_t lease,
   conc__work_move_due(q, &todo);
   l = conc__work_find(q, lease);
   to = conc__work_find(q, other);
-  if (l != NULL && to != NULL && l->state == CONC__LETTER_LEASED &&
-      to->state == CONC__LETTER_LEASED) {
+  if (to != NULL && to->state == CONC__LETTER_LEASED) rc = 0;
+  if (rc == 0 && l != NULL && l->state == CONC__LETTER_LEASED) {
     conc__stake_remove(l);
     conc__stake_enter(to->by.stake, l);
     conc__work_time(q, l);
-    rc = 0;
   }
   conc__work_leave(q, &todo);
   return rc;
@@ -34943,7 +35069,7 @@ CONC__PRIVATE void conc__work_free(conc_queue *queue) {
 
 static const conc__lease_class conc__work_leases = {
     conc__work_put_on, conc__work_end, conc__work_counts, conc__work_holders,
-    true};
+    true,              conc__work_done_n};
 
 static const conc__queue_class conc__work_class = {
     conc__work_put,   conc__work_get,       conc__work_unget,
@@ -35243,6 +35369,22 @@ CONC_API int conc_task_done(conc_queue *queue) {
   return queue->ops->task_done(queue);
 }
 
+/* A class that leases may do it at once. */
+CONC_API ssize_t conc_task_done_many(conc_queue *queue, size_t n) {
+  size_t i, done = 0;
+  bool lost = false;
+  int rc = 0;
+  if (n > 0 && queue->leases && queue->ops->leases->done_n != NULL)
+    return queue->ops->leases->done_n(queue, NULL, NULL, n);
+  for (i = 0; i < n && (rc == 0 || rc == -ESTALE); i++) {
+    rc = queue->ops->task_done(queue);
+    if (rc == 0) done++;
+    if (rc == -ESTALE) lost = true;
+  }
+  if (rc == -EINVAL && lost) rc = -ESTALE;
+  return done > 0 ? (ssize_t)done : rc;
+}
+
 CONC_API int conc_queue_join(conc_queue *queue, double timeout) {
   return queue->ops->join(queue, conc__deadline(timeout));
 }
@@ -35362,6 +35504,22 @@ CONC__PRIVATE int conc__queue_end_lease(conc_lease *lease, int how,
   if (how != CONC__LEASE_EXTEND) memset(lease, 0, sizeof *lease);
   if (q == NULL || id == 0) return -EINVAL;
   return q->ops->leases->end(q, NULL, id, how, seconds);
+}
+
+/* As conc__lease_class says it, of a class that may not have it. */
+CONC__PRIVATE ssize_t conc__queue_done_n(conc_queue *q, const uint64_t *leases,
+                                         bool *ended, size_t n) {
+  size_t i;
+  ssize_t done = 0;
+  if (q->ops->leases->done_n != NULL)
+    return q->ops->leases->done_n(q, leases, ended, n);
+  for (i = 0; i < n; i++) {
+    int rc = q->ops->leases->end(q, NULL, leases[i], CONC__LEASE_DONE, 0);
+    if (rc != 0 && rc != -ESTALE) return rc;
+    ended[i] = rc == 0;
+    if (rc == 0) done++;
+  }
+  return done > 0 ? done : -ESTALE;
 }
 
 CONC_API int conc_lease_done(conc_lease *lease) {
@@ -42751,15 +42909,36 @@ CONC__PRIVATE int conc__serve_unget(conc__session *s, conc_queue *q,
 /* What stands before the message in a reply to _conc_lease, as bytes; see what
    is said in >>own. */
 #define CONC__LEASE_HEAD 20
+/* A message stands in a reply as bytes, behind so many others at most. */
+#define CONC__BODY_HEAD 5
 
-/* Begins the reply to a get. What is `leased` to a client of ours has such a
-   head, which is filled in later. */
-CONC__PRIVATE int conc__reply_get_begin(conc__session *s, bool leased) {
-  static const unsigned char head[2 + CONC__LEASE_HEAD] = {
+/* The replies to a get. */
+enum {
+  CONC__GET_PLAIN, /* the message */
+  CONC__GET_LEASE, /* of _conc_lease: a tuple of its head and the message */
+  CONC__GET_MANY   /* of _conc_lease_many: a tuple of bytes, in each a head and
+                      a message */
+};
+
+/* Begins a message that is leased to a client of ours, with its head, which is
+   filled in later. */
+CONC__PRIVATE int conc__reply_lease_begin(conc__session *s, int form) {
+  static const unsigned char one[2 + CONC__LEASE_HEAD] = {
       CONC__OP_SHORT_BINBYTES, CONC__LEASE_HEAD};
+  static const unsigned char many[CONC__BODY_HEAD + CONC__LEASE_HEAD] = {
+      CONC__OP_BINBYTES};
+  conc__buffer *out = &s->client->channel.out;
+  return form == CONC__GET_LEASE ? conc__buffer_append(out, one, sizeof one)
+                                 : conc__buffer_append(out, many, sizeof many);
+}
+
+/* Begins the reply to a get. */
+CONC__PRIVATE int conc__reply_get_begin(conc__session *s, int form) {
   int rc = CONC__REPLY_BEGIN(s, "#RETURN");
-  if (rc == 0 && leased)
-    rc = conc__buffer_append(&s->client->channel.out, head, sizeof head);
+  if (rc == 0 && form == CONC__GET_MANY)
+    rc = conc__pickle_put_op(&s->client->channel.out, CONC__OP_MARK);
+  if (rc == 0 && form != CONC__GET_PLAIN)
+    rc = conc__reply_lease_begin(s, form);
   return rc;
 }
 
@@ -42770,7 +42949,7 @@ CONC__PRIVATE int conc__reply_get_begin(conc__session *s, bool leased) {
    where the body begins in `out`. If *rc is not 0, the connection is to be
    closed. */
 CONC__PRIVATE ssize_t conc__serve_get_waiting(conc__session *s, conc_queue *q,
-                                              conc__sink *sink, bool leased,
+                                              conc__sink *sink, int form,
                                               double deadline, size_t *offset,
                                               int *rc) {
   conc__buffer *out = &s->client->channel.out;
@@ -42790,7 +42969,7 @@ CONC__PRIVATE ssize_t conc__serve_get_waiting(conc__session *s, conc_queue *q,
      too late to cancel it. If so, conc__session_flush gives it back. */
   conc__client_peek(s->client);
   *rc = conc__buffer_reserve(&s->taken, sizeof(conc__taken));
-  if (*rc == 0) *rc = conc__reply_get_begin(s, leased);
+  if (*rc == 0) *rc = conc__reply_get_begin(s, form);
   *offset = out->size;
   if (*rc == 0) *rc = conc__buffer_append(out, got.data, got.size);
   if (*rc != 0) conc__unget_body(q, sink->lease, got.data, got.size, &got);
@@ -42926,74 +43105,153 @@ CONC__PRIVATE int conc__refuse_lease(conc__session *s) {
                              "the queue leases its messages");
 }
 
-/* Ends the reply to a get that has leased a message whose body begins at
-   `offset`: fills in its head, and makes one thing of both. */
-CONC__PRIVATE int conc__reply_lease_end(conc__session *s, const conc_queue *q,
-                                        const conc__sink *sink,
-                                        size_t offset) {
+/* A message was leased whose body begins at `offset`, and is the last thing in
+   `out`: fills in its head. */
+CONC__PRIVATE void conc__reply_lease_head(conc__session *s,
+                                          const conc_queue *q,
+                                          const conc__sink *sink,
+                                          size_t offset, int form) {
   conc__buffer *out = &s->client->channel.out;
   unsigned char *p = out->data + offset - CONC__LEASE_HEAD;
   conc__put_little_endian(p, sink->lease, 8);
   conc__put_little_endian(p + 8, (uint64_t)sink->deliveries, 4);
   conc__put_little_endian(p + 12, conc__work_lease(q), 8);
-  return conc__pickle_put_op(out, CONC__OP_TUPLE2);
+  if (form == CONC__GET_MANY)
+    conc__put_little_endian(p - 4, out->size - (offset - CONC__LEASE_HEAD), 4);
+}
+
+/* Notes a message that was got from an object into `out`, where its body
+   begins at `offset`: there is room to note it. It is there until its reply is
+   sent. */
+CONC__PRIVATE void conc__session_take(conc__session *s, conc__object *o,
+                                      const conc__sink *sink, size_t offset) {
+  conc__taken t;
+  t.queue = o;
+  t.old = s->protocol == 2;
+  t.lease = sink->lease;
+  t.offset = offset;
+  t.end = s->client->channel.out.size;
+  t.size = t.end - offset;
+  conc__object_use(o);
+  CONC__COUNT(&s->manager->server.account, gets, 1);
+  CONC__CHECK(s->taken.capacity - s->taken.size >= sizeof t);
+  conc__buffer_append(&s->taken, &t, sizeof t);
+}
+
+/* All of `taken` from `at` on is part of the reply that ends here. */
+CONC__PRIVATE void conc__session_taken_end(conc__session *s, size_t at) {
+  conc__taken t;
+  for (; at < s->taken.size; at += sizeof t) {
+    memcpy(&t, s->taken.data + at, sizeof t);
+    t.end = s->client->channel.out.size;
+    memcpy(s->taken.data + at, &t, sizeof t);
+  }
+}
+
+/* What a get asks for that says what it wants. */
+typedef struct conc__taking_many {
+  size_t size, count, most; /* most: bytes of all messages, and of what stands
+                               with them in the reply */
+  int wants;
+  bool each;
+} conc__taking_many;
+
+/* Leases those that are there besides the first one, whose body begins at
+   `offset`, into the same reply. Whatever ends this, the next call of the
+   client will meet it again; but -ECANCELED. */
+CONC__PRIVATE int conc__serve_lease_more(conc__session *s, conc__object *o,
+                                         const conc__taking_many *t,
+                                         size_t offset) {
+  const size_t begin = offset - CONC__LEASE_HEAD - CONC__BODY_HEAD;
+  conc_queue *q = o->queue;
+  conc__buffer *out = &s->client->channel.out;
+  size_t i, turn = out->size;
+  for (i = 1; i < t->count; i++) {
+    const size_t at = out->size;
+    size_t room = at - begin + CONC__BODY_HEAD + CONC__LEASE_HEAD;
+    conc__sink sink;
+    ssize_t n;
+    room = t->most > room ? t->most - room : 0;
+    if (t->wants == CONC__WANTS_EXACTLY && t->size + CONC__BODY_HEAD > room)
+      return 0;
+    if (t->wants == CONC__WANTS_EXACTLY || t->size < room) room = t->size;
+    if (conc__buffer_reserve(&s->taken, sizeof(conc__taken)) != 0 ||
+        conc__reply_lease_begin(s, CONC__GET_MANY) != 0) {
+      out->size = at;
+      return 0;
+    }
+    offset = out->size;
+    conc__sink_body(&sink, out, t->wants, room);
+    sink.holder = s->client->holder;
+    n = conc__aside_get(s->aside, q, &sink);
+    if (n < 0) out->size = at;
+    if (n < 0) return n == -ECANCELED ? -ECANCELED : 0;
+    conc__session_take(s, o, &sink, offset);
+    conc__reply_lease_head(s, q, &sink, offset, CONC__GET_MANY);
+    if (i % 64 != 0 && out->size - turn < CONC__READ_MAX) continue;
+    if (conc__loop_yield() != 0) return -ECANCELED;
+    turn = out->size;
+  }
+  return 0;
 }
 
 /* get(block=True, timeout=None). The message goes straight from the queue into
    the reply. From then on `taken` must know of it; so the memory to note it is
-   there before the queue is asked. `leased`: it is _conc_lease, which says
-   what it wants. */
+   there before the queue is asked. `form` is CONC__GET_...; only what a client
+   of ours asks for says what it wants. */
 CONC__PRIVATE int conc__serve_get_as(conc__session *s, conc__object *o,
-                                     double timeout, bool leased, int wants,
-                                     size_t size) {
+                                     double timeout, int form,
+                                     conc__taking_many *ask) {
   conc_queue *q = o->queue;
   conc__buffer *out = &s->client->channel.out;
+  const size_t first = s->taken.size;
   const char *option;
   conc__sink sink, small;
-  conc__taken t;
+  size_t offset;
   ssize_t n;
   double deadline = 0;
   int rc;
   do {
-    if (!conc__session_sink(s, q, out, wants, size, &sink, &option, &rc))
+    if (!conc__session_sink(s, q, out, ask->wants, ask->size, &sink, &option,
+                            &rc))
       return rc;
     small = conc__session_sink_small(s, &sink);
-    rc = conc__buffer_reserve(&s->taken, sizeof t);
-    if (rc == 0) rc = conc__reply_get_begin(s, leased);
+    rc = conc__buffer_reserve(&s->taken, sizeof(conc__taken));
+    if (rc == 0) rc = conc__reply_get_begin(s, form);
     if (rc != 0) return rc;
-    t.offset = out->size;
+    offset = out->size;
     n = conc__aside_get(s->aside, q, &sink);
     /* An error has another reply; and before a wait none is half written. */
     if (n < 0) out->size = s->reply;
     if (n != -ETIMEDOUT || timeout <= 0) break;
     if (deadline <= 0) deadline = conc__deadline(timeout);
-    n = conc__serve_get_waiting(s, q, &small, leased, deadline, &t.offset,
-                                &rc);
+    n = conc__serve_get_waiting(s, q, &small, form, deadline, &offset, &rc);
     conc__sink_note(&sink, &small);
     if (rc != 0) return rc;
   } while (n == -EMSGSIZE && small.size != sink.size);
   if (n == -ECANCELED) return (int)n;
   if (n < 0) return conc__reply_not_got(s, n, sink.size, option);
-  t.queue = o;
-  t.old = s->protocol == 2;
-  t.lease = sink.lease;
-  if (t.old && !conc__serve_old(s, q, t.lease, t.offset, &rc)) return rc;
-  conc__object_use(o);
-  t.size = out->size - t.offset;
-  rc = leased ? conc__reply_lease_end(s, q, &sink, t.offset) : 0;
+  if (s->protocol == 2 && !conc__serve_old(s, q, sink.lease, offset, &rc))
+    return rc;
+  conc__session_take(s, o, &sink, offset);
+  if (form != CONC__GET_PLAIN)
+    conc__reply_lease_head(s, q, &sink, offset, form);
+  rc = 0;
+  if (form == CONC__GET_MANY) rc = conc__serve_lease_more(s, o, ask, offset);
+  if (rc == 0 && form != CONC__GET_PLAIN)
+    rc = conc__pickle_put_op(out, form == CONC__GET_LEASE ? CONC__OP_TUPLE2
+                                                          : CONC__OP_TUPLE);
   if (rc == 0) rc = conc__reply_end(s);
-  t.end = out->size;
-  CONC__COUNT(&s->manager->server.account, gets, 1);
-  /* Also after an error: then the connection is closed, and the message goes
+  /* Also after an error: then the connection is closed, and the messages go
      back. */
-  CONC__CHECK(s->taken.capacity - s->taken.size >= sizeof t);
-  conc__buffer_append(&s->taken, &t, sizeof t); /* there is room */
+  conc__session_taken_end(s, first);
   return rc;
 }
 
 CONC__PRIVATE int conc__serve_get(conc__session *s, conc__object *o,
                                   double timeout) {
-  return conc__serve_get_as(s, o, timeout, false, CONC__WANTS_ANY, SIZE_MAX);
+  conc__taking_many any = {SIZE_MAX, 1, SIZE_MAX, CONC__WANTS_ANY, false};
+  return conc__serve_get_as(s, o, timeout, CONC__GET_PLAIN, &any);
 }
 
 /* _conc_get(timeout, wants, size): the message is handed out. It goes from the
@@ -43305,16 +43563,6 @@ CONC__PRIVATE int conc__serve_put_many(conc__session *s,
   return n >= 0 ? conc__reply_int(s, n)
                 : conc__reply_put(s, p->queue, p->size, (int)n);
 }
-
-/* What _conc_get_many asks for. */
-typedef struct conc__taking_many {
-  size_t size, count, most;
-  int wants;
-  bool each;
-} conc__taking_many;
-
-/* A body stands in a reply as bytes, behind so many others at most. */
-#define CONC__BODY_HEAD 5
 
 /* The sink for one message more in `held`, and room to note where it ends. 0
    or negative errno: there is none. */
@@ -43663,24 +43911,30 @@ CONC__PRIVATE int conc__serve_own_put_many(conc__session *s, conc__object *o,
   return conc__serve_put_many(s, &p, key, timeout);
 }
 
-CONC__PRIVATE int conc__serve_own_get_many(conc__session *s, conc__object *o,
-                                           const conc__request *r) {
-  const conc_value *v = r->args;
-  conc__taking_many t;
-  double timeout = 0;
+/* What _conc_get_many, or _conc_lease_many, asks for; else false. */
+CONC__PRIVATE bool conc__own_many(const conc_value *v, conc__taking_many *t,
+                                  double *timeout) {
   size_t wants = 0;
   if (conc_value_size(v) != 6 ||
-      conc_value_float(conc_value_item(v, 0), &timeout) != 0 ||
+      conc_value_float(conc_value_item(v, 0), timeout) != 0 ||
       !conc__own_size(conc_value_item(v, 1), &wants) ||
-      !conc__own_size(conc_value_item(v, 2), &t.size) ||
-      !conc__own_size(conc_value_item(v, 3), &t.count) ||
-      !conc__own_size(conc_value_item(v, 4), &t.most) || t.count < 1 ||
-      t.count > CONC__MANY ||
-      conc_value_bool(conc_value_item(v, 5), &t.each) != 0)
-    return conc__own_refuse(s, r);
-  t.wants = wants == CONC__WANTS_BYTES || wants == CONC__WANTS_EXACTLY
-                ? (int)wants
-                : CONC__WANTS_ANY;
+      !conc__own_size(conc_value_item(v, 2), &t->size) ||
+      !conc__own_size(conc_value_item(v, 3), &t->count) ||
+      !conc__own_size(conc_value_item(v, 4), &t->most) || t->count < 1 ||
+      t->count > CONC__MANY ||
+      conc_value_bool(conc_value_item(v, 5), &t->each) != 0)
+    return false;
+  t->wants = wants == CONC__WANTS_BYTES || wants == CONC__WANTS_EXACTLY
+                 ? (int)wants
+                 : CONC__WANTS_ANY;
+  return true;
+}
+
+CONC__PRIVATE int conc__serve_own_get_many(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
+  conc__taking_many t;
+  double timeout = 0;
+  if (!conc__own_many(r->args, &t, &timeout)) return conc__own_refuse(s, r);
   return conc__serve_take_many(s, o, &t, timeout);
 }
 
@@ -43698,11 +43952,19 @@ CONC__PRIVATE int conc__serve_own_get_many(conc__session *s, conc__object *o,
                              for how many nanoseconds it is leased without a
                              sign of life, as numbers of 8, 4 and 8 bytes, the
                              lowest first) and the message
+     _conc_lease_many(timeout, wants, size, count, most, each)
+                             as _conc_get_many, but that each of the bytes are
+                             those of a lease, and behind them a message;
+                             `each` is without effect
      _conc_lease_end(lease, how, seconds)
                              by CONC__LEASE_...; False: it has ended before
-     _conc_lease_join(lease, other)
+     _conc_lease_done(lease, ...)
+                             they are done, up to CONC__MANY; the answer is as
+                             many bytes: 0 for one that has ended before
+     _conc_lease_join(lease, other, ...)
                              the lease is now the connection's that has the
-                             other one; False: one of them has ended
+                             other one, and so is what is named behind it,
+                             unless it has ended; False: that one has ended
      _conc_alive(lease, ...) a sign of life of those that have these leases
      _conc_holders(n)        how many, and a tuple of up to n (name, leases,
                              silence) */
@@ -43710,7 +43972,9 @@ CONC__PRIVATE int conc__serve_own_get_many(conc__session *s, conc__object *o,
 #define CONC__METHOD_PUT_ON "_conc_put_on"
 #define CONC__METHOD_COUNTS "_conc_counts"
 #define CONC__METHOD_LEASE "_conc_lease"
+#define CONC__METHOD_LEASE_MANY "_conc_lease_many"
 #define CONC__METHOD_LEASE_END "_conc_lease_end"
+#define CONC__METHOD_LEASE_DONE "_conc_lease_done"
 #define CONC__METHOD_LEASE_JOIN "_conc_lease_join"
 #define CONC__METHOD_ALIVE "_conc_alive"
 #define CONC__METHOD_HOLDERS "_conc_holders"
@@ -43772,14 +44036,37 @@ CONC__PRIVATE int conc__serve_counts(conc__session *s, conc__object *o,
 CONC__PRIVATE int conc__serve_lease(conc__session *s, conc__object *o,
                                     const conc__request *r) {
   const conc_value *v = r->args, *most = conc_value_item(v, 2);
+  conc__taking_many one = {SIZE_MAX, 1, SIZE_MAX, 0, false};
   double timeout = 0;
-  size_t wants = 0, size = SIZE_MAX;
+  size_t wants = 0;
   if (conc_value_size(v) != 3 ||
       conc_value_float(conc_value_item(v, 0), &timeout) != 0 ||
       !conc__own_size(conc_value_item(v, 1), &wants) ||
-      (conc_value_type(most) != CONC_NONE && !conc__own_size(most, &size)))
+      (conc_value_type(most) != CONC_NONE &&
+       !conc__own_size(most, &one.size)))
     return conc__own_refuse(s, r);
-  return conc__serve_get_as(s, o, timeout, true, (int)wants, size);
+  one.wants = (int)wants;
+  return conc__serve_get_as(s, o, timeout, CONC__GET_LEASE, &one);
+}
+
+/* _conc_lease_many. */
+CONC__PRIVATE int conc__serve_lease_many(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
+  /* The body of bytes has a head, too. */
+  const size_t heads = 2 * CONC__BODY_HEAD + CONC__LEASE_HEAD;
+  conc__taking_many t;
+  const char *option;
+  size_t limit;
+  double timeout = 0;
+  if (!conc__own_many(r->args, &t, &timeout)) return conc__own_refuse(s, r);
+  limit = conc__session_limit(s, &option);
+  if (t.most > limit) t.most = limit;
+  if (t.size > t.most || t.most - t.size < heads) {
+    if (t.wants == CONC__WANTS_EXACTLY || t.most < heads)
+      return conc__reply_not_got(s, -EMSGSIZE, t.most, NULL);
+    t.size = t.most - heads;
+  }
+  return conc__serve_get_as(s, o, timeout, CONC__GET_MANY, &t);
 }
 
 /* The number of a lease, or else false. */
@@ -43809,15 +44096,77 @@ CONC__PRIVATE int conc__serve_lease_end(conc__session *s, conc__object *o,
   return conc__reply_bool(s, rc == 0);
 }
 
+/* Ends leases as done, with turns for others. 0, or what the journal says of
+   the first that it does not have; -ECANCELED: the connection is to be
+   closed. */
+CONC__PRIVATE int conc__lease_done_each(conc_queue *q, const uint64_t *leases,
+                                        bool *ended, size_t n) {
+  int failed = 0;
+  size_t at, some;
+  for (at = 0; at < n; at += some) {
+    ssize_t rc;
+    some = n - at < CONC__ENDINGS_MOST ? n - at : CONC__ENDINGS_MOST;
+    rc = conc__queue_done_n(q, leases + at, ended + at, some);
+    if (rc < 0 && rc != -ESTALE && failed == 0) failed = (int)rc;
+    if (at + some < n && conc__loop_yield() != 0) return -ECANCELED;
+  }
+  return failed;
+}
+
+/* _conc_lease_done. */
+CONC__PRIVATE int conc__serve_lease_done(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
+  const size_t n = conc_value_size(r->args);
+  uint64_t *leases;
+  bool *ended;
+  size_t i;
+  int rc;
+  if (n < 1 || n > CONC__MANY) return conc__own_refuse(s, r);
+  leases = (uint64_t *)CONC_MALLOC(n * (sizeof *leases + sizeof *ended));
+  if (leases == NULL) return conc__reply_error(s, -ENOMEM, true);
+  ended = (bool *)(void *)(leases + n);
+  memset(ended, 0, n * sizeof *ended);
+  for (i = 0; i < n; i++)
+    if (!conc__own_lease(conc_value_item(r->args, i), &leases[i])) break;
+  if (i < n) {
+    rc = conc__own_refuse(s, r);
+  } else {
+    rc = conc__lease_done_each(o->queue, leases, ended, n);
+    if (rc != 0 && rc != -ECANCELED) {
+      rc = conc__reply_error(s, rc, true);
+    } else if (rc == 0) {
+      unsigned char *bytes = (unsigned char *)leases; /* they are used up */
+      for (i = 0; i < n; i++) bytes[i] = ended[i];
+      rc = CONC__REPLY_BEGIN(s, "#RETURN");
+      if (rc == 0)
+        rc = conc__pickle_put_bytes(&s->client->channel.out, bytes, n, 4);
+      if (rc == 0) rc = conc__reply_end(s);
+    }
+  }
+  CONC_FREE(leases);
+  return rc;
+}
+
+/* From the last to the first, as a holder has them: so none is inserted among
+   those before. */
 CONC__PRIVATE int conc__serve_lease_join(conc__session *s, conc__object *o,
                                          const conc__request *r) {
+  const size_t n = conc_value_size(r->args);
   uint64_t lease = 0, other = 0;
-  if (conc_value_size(r->args) != 2 ||
-      !conc__own_lease(conc_value_item(r->args, 0), &lease) ||
+  size_t i;
+  int joined = -ESTALE, rc = 0;
+  if (n < 2 || n > CONC__MANY + 1 ||
       !conc__own_lease(conc_value_item(r->args, 1), &other))
     return conc__own_refuse(s, r);
-  return conc__reply_bool(
-      s, conc__work_join_lease(o->queue, lease, other) == 0);
+  for (i = n; i-- > 0;) {
+    if (i == 1) continue;
+    if (!conc__own_lease(conc_value_item(r->args, i), &lease))
+      return conc__own_refuse(s, r);
+    joined = conc__work_join_lease(o->queue, lease, other);
+    if (i % 1024 == 1023) rc = conc__loop_yield(); /* others have a turn */
+    if (rc != 0) return rc;
+  }
+  return conc__reply_bool(s, joined == 0);
 }
 
 CONC__PRIVATE int conc__serve_alive(conc__session *s, conc__object *o,
@@ -44019,7 +44368,9 @@ static const conc__class conc__served_work = {
 /* One that leases. */
 static const conc__method conc__lease_methods[] = {
     {CONC__METHOD_LEASE, CONC__TAKES_ANY, conc__serve_lease, false},
+    {CONC__METHOD_LEASE_MANY, CONC__TAKES_ANY, conc__serve_lease_many, true},
     {CONC__METHOD_LEASE_END, CONC__TAKES_ANY, conc__serve_lease_end, true},
+    {CONC__METHOD_LEASE_DONE, CONC__TAKES_ANY, conc__serve_lease_done, true},
     {CONC__METHOD_LEASE_JOIN, CONC__TAKES_ANY, conc__serve_lease_join, true},
     {CONC__METHOD_ALIVE, CONC__TAKES_ANY, conc__serve_alive, true},
     {CONC__METHOD_HOLDERS, CONC__TAKES_ANY, conc__serve_holders, true}};
@@ -46507,14 +46858,24 @@ CONC__PRIVATE void conc__client_has_lost(conc__manager_data *m) {
   conc__mutex_unlock(guard);
 }
 
+/* Whether the server still serves a connection on which no reply is due. Just
+   used: this saves a system call for each request of a busy client, unless it
+   is to look `closely`. If it is broken all the same, the call fails. Idle for
+   a while: the server may have gone, or started anew. Then there is something
+   to read: the end. */
+CONC__PRIVATE bool conc__peer_is_served(const conc__peer *p, bool closely) {
+  unsigned char byte;
+  if (conc_now() - p->last < 0.1 && !closely) return true;
+  return recv(p->channel.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 &&
+         conc__would_block(errno);
+}
+
 /* Takes an idle connection that the server still serves. NULL: there is
    none. */
 CONC__PRIVATE conc__peer *conc__peer_take_idle(conc__manager_data *m) {
   conc__mutex *guard = conc__mutex_of(m);
   for (;;) {
     conc__peer *p;
-    unsigned char byte;
-    ssize_t n;
     conc__mutex_lock(guard);
     p = m->client.idle;
     if (p != NULL) {
@@ -46525,15 +46886,9 @@ CONC__PRIVATE conc__peer *conc__peer_take_idle(conc__manager_data *m) {
     if (p == NULL) return NULL;
     CONC__CHECK(!p->asked);
     if (p->channel.fd >= 0) {
-      /* Just used: this saves a system call for each request of a busy client.
-         If it is broken all the same, the call fails. A call that may be tried
-         again had better know it before it has sent what it cannot take
-         back. */
-      if (conc_now() - p->last < 0.1 && !(m->options->reconnect > 0)) return p;
-      /* It has been idle for a while: the server may have gone, or started
-         anew. Then there is something to read: the end. */
-      n = recv(p->channel.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-      if (n < 0 && conc__would_block(errno)) return p;
+      /* A call that may be tried again had better know it before it has sent
+         what it cannot take back. */
+      if (conc__peer_is_served(p, m->options->reconnect > 0)) return p;
       conc__client_has_lost(m);
     }
     conc__peer_close(p);
@@ -46667,6 +47022,9 @@ typedef struct conc__calling {
   bool unknown;    /* it acts, was sent, and was not answered */
   int resolved;    /* how often the id of its name was asked for anew */
   const void *server; /* the id that the last try was for */
+  struct conc__peer *own; /* by which it is sent, and which is the caller's
+                             afterwards, unless it was closed: then it is NULL
+                             here. NULL: by any that is idle */
   bool has_key;
   unsigned char key[CONC__KEY_SIZE + 1];
 } conc__calling;
@@ -46684,6 +47042,7 @@ CONC__PRIVATE void conc__call_begin(conc__calling *call, conc__manager_data *m,
   call->acts = call->lost = call->unknown = call->has_key = false;
   call->resolved = 0;
   call->server = NULL;
+  call->own = NULL;
 }
 
 /* Until when the server may wait, as its request says. */
@@ -46705,7 +47064,10 @@ CONC__PRIVATE double conc__call_patience(conc__calling *call) {
 
 /* A connection for a try. 0 or negative errno. */
 CONC__PRIVATE int conc__call_connect(conc__calling *call, conc__peer **out) {
-  int rc = conc__peer_get(call->manager, out, &call->lost,
+  int rc;
+  *out = call->own;
+  if (*out != NULL) return 0;
+  rc = conc__peer_get(call->manager, out, &call->lost,
                           conc__call_patience(call));
   if (rc == 0 && call->again > 0) call->since = conc_now();
   return rc;
@@ -46724,6 +47086,12 @@ CONC__PRIVATE int conc__call_broken(conc__calling *call, const conc__peer *p,
   if (call->acts) call->unknown = true;
   if (rc == -EPIPE || (call->acts && rc != -ECANCELED)) return -ECONNRESET;
   return rc;
+}
+
+/* Closes the connection of a try. */
+CONC__PRIVATE void conc__call_close(conc__calling *call, conc__peer *p) {
+  if (call->own == p) call->own = NULL;
+  conc__peer_close(p);
 }
 
 /* Whether the call is to be made once more after a try that has ended with
@@ -46982,7 +47350,7 @@ CONC__PRIVATE int conc__exchange_begin(conc__exchange *c, conc__proxy *proxy,
       CONC__LOAD_RELAXED(&proxy->manager->client.unsettled) != NULL) {
     rc = conc__proxy_settle(proxy, ident, c->peer, call->end);
     if (rc != 0) call->lost = conc__is_lost(rc);
-    if (rc != 0) conc__peer_close(c->peer);
+    if (rc != 0) conc__call_close(call, c->peer);
   }
   if (rc != 0) return rc == -ECONNRESET ? -EPIPE : rc; /* it was not sent */
   c->call = call;
@@ -46994,7 +47362,7 @@ CONC__PRIVATE int conc__exchange_begin(conc__exchange *c, conc__proxy *proxy,
   rc = conc__request_begin(&c->peer->channel.out, &c->at,
                            conc__proxy_protocol(proxy, ident), ident->text,
                            method);
-  if (rc != 0) conc__peer_close(c->peer);
+  if (rc != 0) conc__call_close(call, c->peer);
   return rc;
 }
 
@@ -47002,8 +47370,8 @@ CONC__PRIVATE int conc__exchange_begin(conc__exchange *c, conc__proxy *proxy,
 CONC__PRIVATE void conc__exchange_leave(conc__exchange *c,
                                         conc__proxy *proxy) {
   if (c->broken)
-    conc__peer_close(c->peer);
-  else
+    conc__call_close(c->call, c->peer);
+  else if (c->peer != c->call->own)
     conc__peer_put(proxy->manager, c->peer);
 }
 
@@ -47622,36 +47990,45 @@ CONC__PRIVATE bool conc__ahead_begin(conc__peer *p,
 }
 
 /* One trip that gets up to `count` messages, of the kind that the sink wants,
-   from a server of ours. 0: *out has them, and belongs to the caller. Or
-   negative errno. */
+   from a server of ours. 0: the peer of *c has them, and belongs to the
+   caller. Or negative errno. */
+CONC__PRIVATE int conc__proxy_fetched(conc__proxy *proxy,
+                                      const conc__ident *ident,
+                                      const conc__sink *sink, size_t count,
+                                      const char *method, bool each,
+                                      conc__calling *call, conc__exchange *c) {
+  const unsigned char *payload;
+  size_t size;
+  int rc = conc__exchange_begin(c, proxy, ident, method, call);
+  if (rc != 0) return rc;
+  rc = conc__fetch_arguments(&c->peer->channel.out, c, sink, count, each);
+  rc = conc__exchange_write(c, proxy, rc);
+  if (rc != 0) return rc;
+  rc = conc__peer_exchange(proxy->manager, c->peer, &payload, &size,
+                           call->end);
+  c->broken = true;
+  if (rc == 0 && conc__ahead_begin(c->peer, payload, size)) return 0;
+  rc = rc != 0 ? conc__call_broken(call, c->peer, rc)
+               : conc__exchange_told(c, payload, size);
+  conc__exchange_leave(c, proxy);
+  return rc;
+}
+
+/* The same, of a queue that does not lease: *out has them. */
 CONC__PRIVATE int conc__proxy_fetch(conc__proxy *proxy,
                                     const conc__ident *ident,
                                     const conc__sink *sink, size_t count,
                                     bool each, conc__calling *call,
                                     conc__peer **out) {
-  const unsigned char *payload;
-  size_t size;
   conc__exchange c;
-  int rc = conc__exchange_begin(&c, proxy, ident, CONC__METHOD_GET_MANY, call);
+  int rc = conc__proxy_fetched(proxy, ident, sink, count,
+                               CONC__METHOD_GET_MANY, each, call, &c);
   if (rc != 0) return rc;
-  rc = conc__fetch_arguments(&c.peer->channel.out, &c, sink, count, each);
-  rc = conc__exchange_write(&c, proxy, rc);
-  if (rc != 0) return rc;
-  rc = conc__peer_exchange(proxy->manager, c.peer, &payload, &size, call->end);
-  c.broken = true;
-  if (rc != 0) {
-    rc = conc__call_broken(call, c.peer, rc);
-  } else if (conc__ahead_begin(c.peer, payload, size)) {
-    c.peer->asked = false;
-    c.peer->trips++;
-    c.peer->taken = 0;
-    *out = c.peer;
-    return 0;
-  } else {
-    rc = conc__exchange_told(&c, payload, size);
-  }
-  conc__exchange_leave(&c, proxy);
-  return rc;
+  c.peer->asked = false;
+  c.peer->trips++;
+  c.peer->taken = 0;
+  *out = c.peer;
+  return 0;
 }
 
 /* --- getting from a Python server: late replies ---
@@ -48262,10 +48639,26 @@ CONC__PRIVATE uint64_t conc__lessee_older(conc__lessee *l, uint64_t than) {
   return lease;
 }
 
-/* Asks for the lease that came by the connection of `c` to be the pinned
-   one's, too. 1: it is. 0: the pinned one has none any more. Or negative
-   errno: then the connection is closed, and it is known that the message is in
-   its queue again, or that the pin must be closed. */
+/* Appends the arguments of _conc_lease_join: the leases of a lessee from
+   `lease` on, which is the oldest of those that came together, are to be those
+   of the other one. */
+CONC__PRIVATE int conc__join_arguments(conc__lessee *l, conc__buffer *out,
+                                       uint64_t lease, uint64_t other) {
+  const conc__grant *g;
+  int rc = conc__pickle_put_op(out, CONC__OP_MARK);
+  if (rc == 0) rc = conc__pickle_put_int(out, (int64_t)lease);
+  if (rc == 0) rc = conc__pickle_put_int(out, (int64_t)other);
+  conc__mutex_lock(l->guard);
+  for (g = l->youngest; rc == 0 && g != NULL && g->lease > lease; g = g->older)
+    rc = conc__pickle_put_int(out, (int64_t)g->lease);
+  conc__mutex_unlock(l->guard);
+  return rc != 0 ? rc : conc__pickle_put_op(out, CONC__OP_TUPLE);
+}
+
+/* Asks for what came by the connection of `c` to be the pinned one's, too: the
+   leases from that one on. 1: they are. 0: the pinned one has none any more.
+   Or negative errno: then the connection is to be closed, and it is known that
+   the messages are in their queue again, or that the pin must be closed. */
 CONC__PRIVATE int conc__lessee_join(conc__lessee *l, conc__proxy *proxy,
                                     const conc__ident *ident,
                                     conc__exchange *c, uint64_t lease) {
@@ -48280,9 +48673,7 @@ CONC__PRIVATE int conc__lessee_join(conc__lessee *l, conc__proxy *proxy,
     size_t at;
     rc = conc__request_begin(out, &at, 4, ident->text,
                              CONC__METHOD_LEASE_JOIN);
-    if (rc == 0) rc = conc__pickle_put_int(out, (int64_t)lease);
-    if (rc == 0) rc = conc__pickle_put_int(out, (int64_t)other);
-    if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE2);
+    if (rc == 0) rc = conc__join_arguments(l, out, lease, other);
     if (rc == 0) rc = conc__request_end(out, at);
     if (rc != 0) break; /* the connection is closed: nothing was joined */
     rc = conc__peer_call(proxy->manager, c->peer, &reply, &result, &broken,
@@ -48301,19 +48692,22 @@ CONC__PRIVATE int conc__lessee_join(conc__lessee *l, conc__proxy *proxy,
   return rc != 0 ? rc : joined;
 }
 
-/* The task has a message by this connection: notes the lease, and pins the
-   connection unless another one is. The lease is noted first: then a pin stays
-   one until it is taken out here. */
+/* The task has messages by this connection: notes the leases, the youngest
+   first, and pins the connection unless another one is. The leases are noted
+   first: then a pin stays one until it is taken out here. */
 CONC__PRIVATE int conc__lessee_take(conc__lessee *l, conc__proxy *proxy,
                                     const conc__ident *ident,
-                                    conc__exchange *c, conc__grant *grant) {
-  const uint64_t lease = grant->lease;
+                                    conc__exchange *c, conc__grant *grants) {
+  conc__grant *oldest = grants;
   conc__peer *old = NULL;
   bool joins, close = false;
+  uint64_t lease;
   int rc = 0;
+  while (oldest->older != NULL) oldest = oldest->older;
+  lease = oldest->lease;
   conc__mutex_lock(l->guard);
-  grant->older = l->youngest;
-  l->youngest = grant;
+  oldest->older = l->youngest;
+  l->youngest = grants;
   joins = l->pin != NULL && !l->spoiled;
   if (proxy->beat_at <= 0) {
     proxy->beat_at = conc_now() + proxy->beat_every;
@@ -48322,8 +48716,10 @@ CONC__PRIVATE int conc__lessee_take(conc__lessee *l, conc__proxy *proxy,
   conc__mutex_unlock(l->guard);
   if (joins) rc = conc__lessee_join(l, proxy, ident, c, lease);
   if (rc < 0) {
+    uint64_t youngest;
     conc__peer_close(c->peer);
-    conc__lease_forget(proxy, lease, true);
+    while ((youngest = conc__lessee_older(l, UINT64_MAX)) >= lease)
+      conc__lease_forget(proxy, youngest, true);
     return rc;
   }
   conc__mutex_lock(l->guard);
@@ -48332,6 +48728,7 @@ CONC__PRIVATE int conc__lessee_take(conc__lessee *l, conc__proxy *proxy,
   } else {
     old = l->pin;
     l->pin = c->peer;
+    l->pin->last = conc_now();
     close = l->spoiled;
     l->spoiled = false;
   }
@@ -48341,19 +48738,29 @@ CONC__PRIVATE int conc__lessee_take(conc__lessee *l, conc__proxy *proxy,
   return 0;
 }
 
-/* Reads the head of a reply to _conc_lease, behind which the message is. */
+/* Reads what stands before a message that is leased. */
+CONC__PRIVATE bool conc__lease_read_head(const unsigned char **body, size_t *n,
+                                         conc__sink *sink, double *seconds) {
+  const unsigned char *p = *body;
+  if (*n < CONC__LEASE_HEAD + 1) return false;
+  sink->lease = conc__little_endian(p, 8);
+  sink->deliveries = (int)conc__little_endian(p + 8, 4);
+  *seconds = (double)conc__little_endian(p + 12, 8) / 1e9;
+  *body += CONC__LEASE_HEAD;
+  *n -= CONC__LEASE_HEAD;
+  return sink->lease != 0 && sink->lease <= INT64_MAX && sink->deliveries > 0;
+}
+
+/* The same of a reply to _conc_lease. */
 CONC__PRIVATE bool conc__lease_read(const unsigned char **body, size_t *n,
                                     conc__sink *sink, double *seconds) {
   const unsigned char *p = *body;
   if (*n < 2 + CONC__LEASE_HEAD + 2 || p[0] != CONC__OP_SHORT_BINBYTES ||
       p[1] != CONC__LEASE_HEAD || p[*n - 1] != CONC__OP_TUPLE2)
     return false;
-  sink->lease = conc__little_endian(p + 2, 8);
-  sink->deliveries = (int)conc__little_endian(p + 10, 4);
-  *seconds = (double)conc__little_endian(p + 14, 8) / 1e9;
-  *body += 2 + CONC__LEASE_HEAD;
-  *n -= 2 + CONC__LEASE_HEAD + 1;
-  return sink->lease != 0 && sink->lease <= INT64_MAX && sink->deliveries > 0;
+  *body += 2;
+  *n -= 3;
+  return conc__lease_read_head(body, n, sink, seconds);
 }
 
 /* Hands the message of a reply over, and notes the lease. The connection is
@@ -48376,6 +48783,7 @@ CONC__PRIVATE ssize_t conc__lessee_accept(conc__lessee *l, conc__proxy *proxy,
     CONC_FREE(grant);
     return got;
   }
+  grant->older = NULL;
   grant->lease = sink->lease;
   conc__mutex_lock(l->guard);
   proxy->beat_every = seconds / 3;
@@ -48416,7 +48824,109 @@ CONC__PRIVATE ssize_t conc__proxy_lease(conc__proxy *proxy,
   return rc;
 }
 
-/* --- the ends of leases --- */
+/* Hands the messages of a trip over, of which the sink's data has room for n,
+   and notes the leases. The connection is left in any case. How many; or
+   negative errno, as conc__lessee_accept. */
+CONC__PRIVATE ssize_t conc__lessee_accept_many(conc__lessee *l,
+                                               conc__proxy *proxy,
+                                               const conc__ident *ident,
+                                               conc__exchange *c,
+                                               conc__sink *sink, size_t n) {
+  conc__peer *p = c->peer;
+  const unsigned char *body;
+  conc__grant *grants = NULL;
+  double seconds = 0;
+  ssize_t got = 0;
+  size_t size, done = 0;
+  int rc;
+  p->asked = false;
+  while (got >= 0 && done < n &&
+         conc__ahead_next(&p->ahead, p->ahead_end, &body, &size)) {
+    conc__grant *grant = (conc__grant *)CONC_MALLOC(sizeof *grant);
+    if (grant == NULL)
+      got = -ENOMEM;
+    else if (!conc__lease_read_head(&body, &size, sink, &seconds) ||
+             (grants != NULL && sink->lease <= grants->lease))
+      got = -EPROTO;
+    else
+      got = conc__sink_fill(sink, body, size, proxy->queue.objects != 0);
+    if (got < 0) {
+      CONC_FREE(grant);
+      break;
+    }
+    grant->lease = sink->lease;
+    grant->older = grants;
+    grants = grant;
+    if (sink->size > 0) sink->data = (char *)sink->data + sink->size;
+    done++;
+  }
+  if (got >= 0 && p->ahead != p->ahead_end) got = -EPROTO;
+  p->ahead = p->ahead_end = NULL;
+  if (got < 0) {
+    if (conc__peer_refuse(p, c->call->end) != 0) got = -ECANCELED;
+    conc__peer_close(p);
+    conc__grants_free(grants);
+    return got;
+  }
+  conc__mutex_lock(l->guard);
+  proxy->beat_every = seconds / 3;
+  conc__mutex_unlock(l->guard);
+  rc = conc__lessee_take(l, proxy, ident, c, grants);
+  return rc != 0 ? rc : (ssize_t)done;
+}
+
+/* One trip of a get of many from a queue that leases: as conc__proxy_lease,
+   but how many. */
+CONC__PRIVATE ssize_t conc__proxy_lease_many(conc__proxy *proxy,
+                                             const conc__ident *ident,
+                                             conc__sink sink, size_t n,
+                                             conc__calling *call) {
+  conc__lessee *l = conc__lessee_make(proxy);
+  conc__exchange c;
+  int rc;
+  if (l == NULL) return -ENOMEM;
+  rc = conc__proxy_fetched(proxy, ident, &sink, n, CONC__METHOD_LEASE_MANY,
+                           false, call, &c);
+  if (rc != 0) return rc;
+  return conc__lessee_accept_many(l, proxy, ident, &c, &sink, n);
+}
+
+/* --- the ends of leases ---
+
+   What ends all leases of its task goes by the pinned connection: if that is
+   lost meanwhile, so is what is not known to have ended, in any case. What may
+   be tried again goes by another one, for then its leases are there still. */
+
+/* Takes the pin for a call that ends the n youngest leases of a lessee, if
+   these are all, and if the server has not closed it. */
+CONC__PRIVATE void conc__lessee_lend_pin(conc__lessee *l, size_t n,
+                                         conc__calling *call) {
+  const conc__grant *g;
+  if (call->again > 0) return;
+  conc__mutex_lock(l->guard);
+  for (g = l->youngest; g != NULL && n > 0; g = g->older) n--;
+  if (g == NULL && l->pin != NULL && !l->spoiled &&
+      conc__peer_is_served(l->pin, false)) {
+    call->own = l->pin;
+    l->pin = NULL;
+  }
+  conc__mutex_unlock(l->guard);
+}
+
+/* The call has ended. Then what it has ended is forgotten, which gives the pin
+   back, or closes it. */
+CONC__PRIVATE void conc__lessee_get_pin(conc__lessee *l, conc__calling *call) {
+  conc__peer *pin = call->own;
+  if (pin == NULL) return;
+  call->own = NULL;
+  conc__mutex_lock(l->guard);
+  if (l->proxy != NULL && l->youngest != NULL) {
+    l->pin = pin;
+    pin = NULL;
+  }
+  conc__mutex_unlock(l->guard);
+  if (pin != NULL) conc__peer_close(pin);
+}
 
 /* One try to end a lease: 1, 0: it has ended before, or negative errno. */
 CONC__PRIVATE int conc__proxy_end_try(conc__proxy *proxy,
@@ -48446,18 +48956,19 @@ CONC__PRIVATE int conc__proxy_end_lease(conc_queue *q,
                                         double seconds) {
   conc__proxy *proxy = (conc__proxy *)q;
   double end = conc_now() + proxy->manager->timeout;
+  conc__lessee *l = conc__lessee_find(proxy);
+  uint64_t youngest = l != NULL ? conc__lessee_older(l, UINT64_MAX) : 0;
   const conc__ident *ident;
   conc__calling call;
   bool asked = false;
   int rc;
   (void)holder;
-  if (lease == 0) {
-    conc__lessee *l = conc__lessee_find(proxy);
-    if (l != NULL) lease = conc__lessee_older(l, UINT64_MAX);
-    if (lease == 0) return -EINVAL;
-  }
+  if (lease == 0) lease = youngest;
+  if (lease == 0) return -EINVAL;
   conc__call_begin(&call, proxy->manager, end, end);
   call.acts = true;
+  if (lease == youngest && how != CONC__LEASE_EXTEND)
+    conc__lessee_lend_pin(l, 1, &call);
   do {
     ident = conc__proxy_ident(proxy);
     rc = conc__proxy_end_try(proxy, ident, lease, how, seconds, &call);
@@ -48465,9 +48976,105 @@ CONC__PRIVATE int conc__proxy_end_lease(conc_queue *q,
     call.unknown = false; /* it may be sent twice */
   } while (rc < 0 && rc != -ESTALE && conc__call_again(&call, &rc));
   if (rc == 0) rc = asked ? -ECONNRESET : -ESTALE;
+  if (call.own != NULL) conc__lessee_get_pin(l, &call);
   if (how != CONC__LEASE_EXTEND)
     conc__lease_forget(proxy, lease, rc > 0 || rc == -ESTALE);
   return rc > 0 ? 0 : rc;
+}
+
+/* One try to end many as done: how many of them it has ended, as `ended` says;
+   or negative errno. */
+CONC__PRIVATE ssize_t conc__proxy_done_try(conc__proxy *proxy,
+                                           const conc__ident *ident,
+                                           const uint64_t *leases, bool *ended,
+                                           size_t n, conc__calling *call) {
+  const unsigned char *told;
+  size_t i, size = 0;
+  ssize_t done = 0;
+  conc__exchange c;
+  conc__buffer *out;
+  int rc = conc__exchange_begin(&c, proxy, ident, CONC__METHOD_LEASE_DONE,
+                                call);
+  if (rc != 0) return rc;
+  out = &c.peer->channel.out;
+  rc = conc__pickle_put_op(out, CONC__OP_MARK);
+  for (i = 0; rc == 0 && i < n; i++)
+    rc = conc__pickle_put_int(out, (int64_t)leases[i]);
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE);
+  rc = conc__exchange_end(&c, proxy, rc);
+  if (rc != 0) return rc;
+  told = (const unsigned char *)conc_value_bytes(c.result, &size);
+  if (told == NULL || size != n) done = -EPROTO;
+  for (i = 0; done >= 0 && i < n; i++) {
+    ended[i] = told[i] != 0;
+    if (ended[i]) done++;
+  }
+  conc_value_free(c.reply);
+  return done;
+}
+
+/* Ends leases of a lessee as done: its n youngest ones. As
+   conc__lease_class. */
+CONC__PRIVATE ssize_t conc__lessee_done(conc__lessee *l, conc__proxy *proxy,
+                                        const uint64_t *leases, bool *ended,
+                                        size_t n) {
+  double end = conc_now() + proxy->manager->timeout;
+  conc__calling call;
+  bool asked = false;
+  ssize_t done;
+  size_t i;
+  int rc;
+  memset(ended, 0, n * sizeof *ended);
+  conc__call_begin(&call, proxy->manager, end, end);
+  call.acts = true;
+  conc__lessee_lend_pin(l, n, &call);
+  do {
+    const conc__ident *ident = conc__proxy_ident(proxy);
+    done = -ESTALE; /* a server that has none of before */
+    if (ident->leases)
+      done = conc__proxy_done_try(proxy, ident, leases, ended, n, &call);
+    rc = done < 0 ? (int)done : 0;
+    if (call.unknown) asked = true;
+    call.unknown = false; /* it may be sent twice */
+  } while (rc != 0 && rc != -ESTALE && conc__call_again(&call, &rc));
+  /* What an earlier try may have ended is not told by a later one. */
+  if (rc == 0 && asked && done < (ssize_t)n) rc = -ECONNRESET;
+  if (rc == 0 && done == 0) rc = -ESTALE;
+  if (call.own != NULL) conc__lessee_get_pin(l, &call);
+  for (i = 0; i < n; i++)
+    conc__lease_forget(proxy, leases[i], rc == 0 || rc == -ESTALE);
+  return rc != 0 ? rc : done;
+}
+
+/* conc_task_done_many of a queue that leases. */
+CONC__PRIVATE ssize_t conc__proxy_done_n(conc_queue *q, const uint64_t *leases,
+                                         bool *ended, size_t n) {
+  conc__proxy *proxy = (conc__proxy *)q;
+  conc__lessee *l = conc__lessee_find(proxy);
+  const size_t most = n < CONC__MANY ? n : CONC__MANY;
+  uint64_t *named;
+  size_t done = 0;
+  ssize_t rc = 0;
+  (void)leases; /* NULL */
+  if (l == NULL) return -EINVAL;
+  named = (uint64_t *)CONC_MALLOC(most * (sizeof *named + sizeof *ended));
+  if (named == NULL) return -ENOMEM;
+  ended = (bool *)(void *)(named + most);
+  while (n > 0 && (rc >= 0 || rc == -ESTALE)) {
+    const conc__grant *g;
+    size_t some = 0;
+    conc__mutex_lock(l->guard);
+    for (g = l->youngest; g != NULL && some < n && some < most; g = g->older)
+      named[some++] = g->lease;
+    conc__mutex_unlock(l->guard);
+    if (some == 0) break;
+    rc = conc__lessee_done(l, proxy, named, ended, some);
+    if (rc > 0) done += (size_t)rc;
+    n -= some;
+  }
+  CONC_FREE(named);
+  if (done > 0 && (rc >= 0 || rc == -ESTALE)) return (ssize_t)done;
+  return rc != 0 ? rc : -EINVAL;
 }
 
 /* --- signs of life --- */
@@ -48949,17 +49556,21 @@ CONC__PRIVATE ssize_t conc__proxy_get_n(conc_queue *q, conc__sink *sink,
   conc__calling call;
   ssize_t got = 0;
   int rc;
-  if (n < 2 || proxy->manager->options->prefetch > 1 ||
+  if (n < 2 || (!q->leases && proxy->manager->options->prefetch > 1) ||
       CONC__LOAD(&proxy->stashed))
     return conc__proxy_get_each(q, sink, n, deadline);
+  if (q->leases) conc__ahead_start(proxy->manager);
   if (n > CONC__MANY) n = CONC__MANY;
   conc__call_begin(&call, proxy->manager, deadline,
                    conc__call_end(proxy->manager, deadline));
   do {
     rc = conc__proxy_current(proxy, &call, &ident);
-    if (rc == 0 && (!ident->own || ident->works))
+    if (rc == 0 && (!ident->own || ident->works) && !ident->leases)
       return conc__proxy_get_each(q, sink, n, deadline);
-    if (rc == 0) got = conc__proxy_get_trip(proxy, ident, *sink, n, &call);
+    if (rc == 0)
+      got = ident->leases
+                ? conc__proxy_lease_many(proxy, ident, *sink, n, &call)
+                : conc__proxy_get_trip(proxy, ident, *sink, n, &call);
     if (rc == 0 && got < 0) rc = (int)got;
   } while (rc != 0 && conc__proxy_again(proxy, &call, ident, &rc));
   return rc == -EMSGSIZE ? conc__proxy_get_each(q, sink, 1, 0)
@@ -49047,7 +49658,7 @@ CONC__PRIVATE int conc__proxy_join(conc_queue *q, double deadline) {
 
 static const conc__lease_class conc__proxy_leases = {
     conc__proxy_put_on, conc__proxy_end_lease, conc__proxy_counts,
-    conc__proxy_holders, false};
+    conc__proxy_holders, false, conc__proxy_done_n};
 
 static const conc__queue_class conc__proxy_class = {
     conc__proxy_put,  conc__proxy_get,       conc__proxy_unget,
