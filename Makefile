@@ -2,7 +2,8 @@
 # benchmarks; a C compiler, make and a POSIX shell are enough.
 #
 #   make          examples into build/examples, test programs beside them
-#   make run      a task master and two task workers that share two queues;
+#   make run      a task master and two task workers that share two queues, and
+#                 one more that is killed in the middle of its task;
 #                 TIME_SCALE=1 as slowly as the documents' programs
 #   make test     every test; TESTS=name only that one, FILTER=words by title
 #   make bench    the benchmarks
