@@ -3627,7 +3627,8 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
               so in this program, and is written when there is space again
      -EIO     the disk has failed, and what is on it is not known: the queue
               has stopped. Puts, gets, done, release and conc_queue_join return
-              this from now on. A new queue finds what is there
+              this from now on, also those that wait then. A new queue finds
+              what is there
      -EPERM   this is a forked child. Its copy of the queue does not write, so
               these calls, and gets, change nothing
      -ENOMEM  of done and release: the lease goes on
@@ -31444,6 +31445,8 @@ typedef struct conc__journal {
   uint64_t live;  /* bytes of puts whose message is not done */
   uint64_t serial; /* the highest one */
   int failed;      /* negative errno: for good */
+  void (*on_failure)(void *arg, int rc); /* NULL: nobody is to be told */
+  void *on_failure_arg;
   bool ending;
   bool stalled; /* what gathers has had no space, and nothing is new */
   bool awaited; /* a task waits for something that gathers */
@@ -31786,14 +31789,36 @@ CONC__PRIVATE int conc__journal_fits(uint64_t size) {
   return size > (uint64_t)LONG_MAX ? -EFBIG : conc__file_fits((size_t)size);
 }
 
-/* The journal has failed for good. By the thread alone. */
+/* The journal has failed for good. By the thread alone, with no guard held. */
 CONC__PRIVATE int conc__journal_fail(conc__journal *j, int rc) {
   conc__mutex *guard = conc__journal_guard(j);
+  void (*tell)(void *arg, int rc) = NULL;
   conc__mutex_lock(guard);
-  if (j->failed == 0) j->failed = rc;
+  if (j->failed == 0) {
+    j->failed = rc;
+    tell = j->on_failure;
+  }
   rc = j->failed;
   conc__mutex_unlock(guard);
+  if (tell != NULL) tell(j->on_failure_arg, rc);
   return rc;
+}
+
+/* Has fn(arg, rc) called when the journal fails, or has failed: once, by its
+   thread or at once, with no guard held. Whoever waits for something else than
+   the disk so hears of it, too. What `arg` points to lives until
+   conc__journal_close has returned. */
+CONC__PRIVATE void conc__journal_watch(conc__journal *j,
+                                       void (*fn)(void *arg, int rc),
+                                       void *arg) {
+  conc__mutex *guard = conc__journal_guard(j);
+  int rc;
+  conc__mutex_lock(guard);
+  j->on_failure = fn;
+  j->on_failure_arg = arg;
+  rc = j->failed;
+  conc__mutex_unlock(guard);
+  if (rc != 0) fn(arg, rc);
 }
 
 /* Leaves out of a sheet what is not to be written: what was given up, and the
@@ -35168,6 +35193,18 @@ CONC__PRIVATE int conc__work_found(const conc_journal_record *r, void *arg) {
   return 0;
 }
 
+/* The journal fails while nobody waits for the disk: those that wait for a
+   message, for room or for the end hear of it now. By the journal's thread,
+   which must not wait: so it buries nothing. */
+CONC__PRIVATE void conc__work_fails(void *arg, int rc) {
+  conc__work *q = (conc__work *)arg;
+  conc__todo todo;
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  conc__work_check(q, rc, &todo);
+  conc__work_unlock(q, &todo);
+}
+
 /* Opens the journal of a new queue, which then has what is there. */
 CONC__PRIVATE int conc__work_open(conc__work *q,
                                   const conc_queue_opts *options) {
@@ -35175,8 +35212,10 @@ CONC__PRIVATE int conc__work_open(conc__work *q,
   int rc = conc__journal_open(&q->journal, options->journal,
                               options->journal_sync, keep, conc__work_found,
                               q);
-  if (rc == 0) q->serial = conc__journal_serial(q->journal);
-  return rc;
+  if (rc != 0) return rc;
+  q->serial = conc__journal_serial(q->journal);
+  conc__journal_watch(q->journal, conc__work_fails, q);
+  return 0;
 }
 
 /* conc_queue_new, with such an option. */

@@ -54,7 +54,7 @@ fuzz | clang |
 compile-all | cc |
 vendor-all | cc |
 gcc-O2 | gcc | CC=gcc OPT=-O2 $few TESTS="core thread sync model park loop queue queue_processes pool shared manager many work"
-long | cc | OPT=-O2 TEST_SLOW=4 DEADLOCK_ROUNDS=1000 DEADLOCK_OPERATIONS=10000000 FORK_ROUNDS=1000 SYNC_STEPS=1000000 PROCESS_MIB=256 PROCESS_STARTS=5000 QUEUE_KILLS=5000 TESTS="deadlock fork process queue_processes sync model"
+long | cc | OPT=-O2 TEST_SLOW=4 DEADLOCK_ROUNDS=1000 DEADLOCK_OPERATIONS=10000000 FORK_ROUNDS=1000 SYNC_STEPS=1000000 PROCESS_MIB=256 PROCESS_STARTS=5000 QUEUE_KILLS=5000 SURVIVE_MESSAGES=200000 SURVIVE_TELL=1 POWER_CUTS=1000 TESTS="deadlock fork process queue_processes sync model survive power"
 chaos | gcc | CC=gcc OPT=-O2 CHAOS_MESSAGES=200000 CHAOS_TELL=1 TEST_SLOW=4 TESTS=chaos
 crash | gcc | CC=gcc $lines OPT=-O3 CRASH_KILLS=1250 CRASH_SECONDS=4 TEST_SLOW=4 TESTS=crash
 EOS

@@ -334,6 +334,8 @@ TEST(a_dead_letter_is_in_a_journal_all_the_time) {
 
 /* --- errors --- */
 
+static served serving;
+
 TEST(a_journal_has_one_queue) {
   conc_queue_opts o;
   conc_queue *q;
@@ -469,6 +471,49 @@ TEST(a_disk_that_has_failed_stops_the_queue) {
   CHECK_STR(get(q), "one");
   CHECK_STR(get(q), "two");
   conc_queue_free(q);
+  clean();
+}
+
+/* Nobody waits for the disk when it fails, but others wait: they hear of it at
+   once. */
+static void *wait_for_room(void *q) {
+  CHECK_EQ(conc_put((conc_queue *)q, "one", 3, 20), -EIO);
+  return NULL;
+}
+static void *wait_for_the_end(void *q) {
+  CHECK_EQ(conc_queue_join((conc_queue *)q, 20), -EIO);
+  return NULL;
+}
+TEST(what_waits_hears_of_a_disk_that_fails_later) {
+  conc_queue_opts o;
+  conc_queue *q;
+  conc_lease lease = {0};
+  conc_task t[4];
+  conc_manager m;
+  clean();
+  o = options();
+  o.capacity = 2;
+  o.journal_sync = 0.01; /* what is done is answered before the disk fails */
+  q = open_by(o);
+  serving = nobody();
+  serve_queue(&serving, q);
+  CHECK_EQ(put(q, "one"), 0);
+  CHECK_EQ(conc_put_after(q, "two", 3, 1000, 0), 0);
+  CHECK_STR(get_leased(q, &lease), "one");
+  start(conc_thread_start, &t[0], wait_for_one,
+        join_as_client(&serving, &m)); /* from afar, too */
+  until_waiting(q, &AS_WORK(q)->getters);
+  start(conc_thread_start, &t[1], wait_for_one, q);
+  start(conc_thread_start, &t[2], wait_for_room, q);
+  until_waiting(q, &AS_WORK(q)->putters);
+  start(conc_thread_start, &t[3], wait_for_the_end, q);
+  until_waiting(q, &AS_WORK(q)->joiners);
+  STORE(sync_fails, EIO);
+  CHECK_EQ(conc_lease_release(&lease, 1000), 0);
+  for (int i = 0; i < 4; i++) CHECK_EQ(conc_join(&t[i], 20), 0);
+  STORE(sync_fails, 0);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  end(&serving);
   clean();
 }
 
@@ -768,7 +813,6 @@ TEST(many_dones_share_one_sync) {
 
 #define CLIENTS 16
 #define PUTS 50
-static served serving;
 static void *put_as_client(void *arg) {
   conc_manager m;
   conc_queue *q = join_as_client(&serving, &m);
