@@ -34590,7 +34590,8 @@ CONC__PRIVATE ssize_t conc__visitor_put(conc__visitor *v, double deadline) {
     return conc__work_unget(&q->queue, &m, m.keep);
   if (q->queue.max_bytes > 0 && m.size > q->queue.max_bytes) return -EMSGSIZE;
   if (n > m.size) {
-    if (data[n - 1] != 0) return -EINVAL;
+    if (data[n - 1] != 0 || n - m.size > CONC__ID_MOST + 1) return -EINVAL;
+    if (!q->queue.knows) return -ENOTSUP;
     terms.id = data + m.size;
   }
   terms.delay = r->seconds;
@@ -34623,7 +34624,9 @@ CONC__PRIVATE ssize_t conc__visitor_get(conc__visitor *v, double deadline,
   size_t size = r->size < SIZE_MAX ? (size_t)r->size : SIZE_MAX;
   size_t skip, n;
   conc__sink sink;
-  ssize_t got = conc__visitor_name(v);
+  ssize_t got = r->how < CONC__WANTS_ANY || r->how > CONC__WANTS_VALUE
+                    ? -EINVAL
+                    : conc__visitor_name(v);
   if (got == 0) got = conc__buffer_append(&v->out, a, sizeof *a);
   if (got != 0) return got;
   conc__sink_body(&sink, &v->out, r->how, size);
@@ -34669,6 +34672,7 @@ CONC__PRIVATE ssize_t conc__visitor_do(conc__visitor *v, double deadline,
   int rc;
   memset(a, 0, sizeof *a);
   v->out.size = 0;
+  if (v->out.capacity > CONC__BUFFER_KEPT) conc__buffer_free(&v->out);
   switch (r->call) {
   case CONC__WISH_PUT:
   case CONC__WISH_UNGET: return conc__visitor_put(v, deadline);
@@ -35245,7 +35249,10 @@ CONC__PRIVATE ssize_t conc__guest_call(conc__guest_calling *c) {
   if (rc == 0) rc = conc__guest_read(c, end);
   if (rc != 0) return conc__guest_failed(c, rc, sent);
   if (c->outcome.result >= 0) return (ssize_t)c->outcome.result;
-  conc__wire_leave(c->house, c->wire, c->outcome.holds != 0);
+  if (c->outcome.result == -EOWNERDEAD)
+    conc__wire_drop(c->house, c->wire);
+  else
+    conc__wire_leave(c->house, c->wire, c->outcome.holds != 0);
   return (ssize_t)c->outcome.result;
 }
 
