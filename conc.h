@@ -90,6 +90,7 @@
      >>journal     conc_journal_read: the file that keeps a queue's messages
      >>letters     messages that stay after they were got (private)
      >>work        the queue that leases (private)
+     >>house       the queue that leases, between processes (private)
      >>queue       conc_queue: put, get, one or many, close, join
      >>leases      conc_lease: work that survives; delays, priorities
      >>select      conc_select: the first of several things that can be done
@@ -376,8 +377,9 @@
                                                 lost (but see conc_get_many);
                                                 its last one may be got a
                                                 second time
-     queue with      through a manager          what it has leased comes back
-     .lease                                     (see >>leases)
+     queue with      .shared; through a         what it has leased comes back;
+     .lease          manager, any machine       if it made the queue, that ends
+                                                (see >>leases)
      manager's lock  any machine                as of a lock, if the server is
      and its like                               of conc.h (see >>types)
      manager's list, any machine                what it has put there stays
@@ -3274,7 +3276,8 @@ typedef struct conc_queue_opts {
   int objects;      /* CONC_PASS: a message may have objects in it, which
                        Python's programs that get it execute (see
                        conc_value_object); default 0: it is refused */
-  /* What follows is in >>leases. None of it goes with .shared. */
+  /* What follows is in >>leases. With one of these .shared is another thing,
+     see there. */
   double lease;        /* seconds: a message that was got is its getter's for
                           so long after its last sign of life; default 0: a
                           get takes the message for good */
@@ -3326,16 +3329,21 @@ typedef struct conc_queue_opts {
    before it is touched: 128 bytes per message when it is made (or .max_bytes
    and some, if that is at most 1,100), and blocks as they are needed.
    Whatever another program writes into the memory of a named queue, every call
-   returns: with an error, or with wrong messages. */
+   returns: with an error, or with wrong messages.
+   All of this is about a shared queue without an option of >>leases. One that
+   has such an option is told of there. */
 
 /* Makes a queue. `options` may be NULL: all defaults.
    Returns the queue, for conc_queue_free; or NULL, and errno.
    Errors:
-   EINVAL  .max_total is less than 16; of a shared queue: there is a
-           .max_total, or an option of >>leases, .capacity or .max_bytes is
-           2 Gi or more, there is no such .backend, or the name belongs to
-           something else. An option of >>leases is negative, no number, or
-           lacks the one that it needs; .priorities is more than 256
+   EINVAL  .max_total is less than 16; of a shared queue: there is no such
+           .backend; with an option of >>leases, there is a name; without one,
+           there is a .max_total, .capacity or .max_bytes is 2 Gi or more, or
+           the name belongs to something else. An option of >>leases is
+           negative, no number, or lacks the one that it needs; .priorities is
+           more than 256
+   EAGAIN  of a shared queue with an option of >>leases: the system has no room
+           for another thread
    ENOMEM  there is no memory for it
    EBUSY   a queue, of this program or of another one, has that .journal
    EPROTO  .journal is a file of something else, or of a later version
@@ -3377,7 +3385,8 @@ CONC_API int conc_queue_close(conc_queue *queue);
                name also: no room in /dev/shm
    -ENOSPC     more than 1,024 processes use a shared queue
    -EPROTO     another program has spoiled the memory of a shared queue
-   others      of a manager's queue: see conc_manager_get */
+   others      of a manager's queue: see conc_manager_get; of a guest's: see
+               >>leases */
 CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
                       double timeout);
 
@@ -3396,7 +3405,8 @@ CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
    -ENOSPC     more than 1,024 processes use a shared queue
    -EPROTO     another program has spoiled the memory of a shared queue; a
                message that makes no sense is gone
-   others      of a manager's queue: see conc_manager_get */
+   others      of a manager's queue: see conc_manager_get; of a guest's: see
+               >>leases */
 CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
                           double timeout);
 
@@ -3439,7 +3449,8 @@ CONC_API ssize_t conc_peek_size(conc_queue *queue);
 
 /* Returns the number of messages (Python's Queue.qsize); of a shared queue
    including those that are being put or got at this moment.
-   Errors: none; of a manager's queue: see conc_manager_get. */
+   Errors: none; of a manager's queue: see conc_manager_get; of a guest's:
+   see >>leases. */
 CONC_API ssize_t conc_qsize(conc_queue *queue);
 
 /* Says that one message that was got earlier has been dealt with: for
@@ -3519,12 +3530,13 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
    >>leases: leases, retries, priorities, delays: conc_lease
 
    Threads    any number, mixed with coroutines of any loops
-   Processes  through a manager, any machine; Python's programs, unmodified
+   Processes  those that inherit a queue made with .shared; through a manager,
+              any machine, and Python's programs, unmodified
    Signals    no
    Memory     of each message some 140 bytes besides its own
    Blocks     as conc_put and conc_get do; with .journal, also for the disk:
-              see below; the others do not. Of a manager's queue all do, for at
-              most .timeout of its conc_manager
+              below; the others do not. Of a manager's queue all do, for at
+              most .timeout of its conc_manager; of a guest's, for 5 s
    ------------------------------------------------------------------------ */
 
 /* A worker may be killed in the middle of its work. With .lease a message is
@@ -3592,6 +3604,40 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
    again. Without .dead_letters, or if that is closed or cannot take so long a
    message, it is dropped. A value that .dead_letters may not have, since it
    has objects in it, is there as the bytes of its pickle.
+
+   With .shared the processes that this one forks are workers, too, and those
+   that they fork; by conc_process_start, fork() or as a pool's, if the queue
+   was there when the pool was started:
+
+     conc_queue_opts opts = {.lease = 60, .shared = true};
+     conc_queue *q = conc_queue_new(&opts);
+     conc_process_start(&worker);
+
+   The queue stays in the process that made it, its host, which uses it as any
+   other: its calls take as long as without .shared. A call of another process,
+   a guest, asks a thread of the host, over sockets that are the family's
+   alone; that takes some ten microseconds. All calls, and all options, are the
+   same. .dead_letters and .journal are the host's: so .dead_letters is a queue
+   that the host can use, of any kind. .capacity, .max_bytes and .max_total are
+   as of a queue of one process. It has no name. In a guest, each task that is
+   in a call, or has leases, takes a descriptor there and one of the host.
+   A guest frees the queue for itself; what its tasks have leased comes back.
+   When the host frees it, or ends, in whatever way, that is the end of the
+   queue: calls of guests return -EOWNERDEAD from then on, those that wait at
+   once. With .journal a new queue finds what was there. What a task has leased
+   does not become its child's when it forks; but a child may use a conc_lease
+   of its parent. A coroutine that comes along into a forked child while it
+   waits in a call of this queue finds there that it was cancelled.
+   A guest's calls have these errors in addition:
+     -EOWNERDEAD  the host has ended, or has freed the queue. The call was not
+                  carried out
+     -ECONNRESET  a put, or a call that ends a lease, has got no answer: the
+                  host was stopped for longer than the call may last, or has
+                  ended meanwhile. It may or may not have been carried out
+     -ETIMEDOUT   of a call without a timeout: no answer within 5 s, for the
+                  host was stopped
+     -EMFILE, -ENFILE, -ENOMEM  there is no descriptor, or no memory, for the
+                  way to the host
 
    With .journal the messages are in a file, too (see >>journal). So they
    survive the program that has the queue, however it ends:
@@ -4301,7 +4347,8 @@ CONC_API int conc_manager_random_key(char *key, size_t size);
    Errors:
    -EINVAL        there is no name, or no queue; or the name is not UTF-8
    -EEXIST        a queue is served under that name already
-   -ENOTSUP       the queue is another server's, and leases its messages
+   -ENOTSUP       the queue is another server's, or a guest's (see >>leases),
+                  and leases its messages
    -ENOMEM        there is no memory for the name
    -ENAMETOOLONG  the name has more than 255 bytes */
 CONC_API int conc_manager_register_queue(conc_manager *manager,
@@ -5522,6 +5569,9 @@ static const int *const conc__version_check __attribute__((used)) =
                   guard; dead letters; the end of a holder
      >>work       waiting; putting; getting; the ends of leases; what else a
                   queue does; the class
+     >>house      the host: what visitors want; the host: its loop; a guest's
+                  wires; a guest's calls; signs of life; the class of a guest's
+                  queue; making it; the two classes
      >>queue      typed values
      >>leases     leases, retries, priorities, delays: conc_lease
      >>jobs       a fence for two sides, of which the rare one pays; deques:
@@ -8609,6 +8659,8 @@ CONC__PRIVATE bool conc__mutexes_are_held(void) {
 
 enum {
   CONC__FORK_OWN_FDS,  /* descriptors that a child must not have: see below */
+  CONC__FORK_HOUSE ,   /* queues that become guests' in the child; before what
+                          calls the program there */
   CONC__FORK_CORE,     /* guards, wait lists, threads, loops: see >>fork */
   CONC__FORK_REGISTRY, /* ids of processes */
   CONC__FORK_PROCESS,  /* children; its guard is held by a start's own fork */
@@ -33052,6 +33104,7 @@ typedef struct conc__work {
   unsigned users;     /* calls that use it without being known to the program:
                          conc_queue_free waits for them */
   unsigned depth;     /* conc__fork_depth, see conc__work_lock */
+  struct conc__house *house; /* constant; NULL: it is of this process alone */
   struct conc__waitlist getters, putters, joiners, leavers;
   struct conc__waitlist namesakes; /* puts whose id is arriving */
   conc__waiter *keeper; /* NULL: none. It may be awake already */
@@ -34597,7 +34650,7 @@ CONC__PRIVATE ssize_t conc__work_get_many(conc_queue *queue, conc__sink *sink,
   size_t done;
   ssize_t size = 0;
   for (done = 0; done < n; done++) {
-    size = conc__work_get(queue, &one, done == 0 ? deadline : 0);
+    size = queue->ops->get(queue, &one, done == 0 ? deadline : 0);
     if (size < 0) break;
     one.data = (char *)one.data + sink->size;
   }
@@ -35271,6 +35324,1291 @@ CONC__INLINE bool conc__queue_is_work(const conc_queue *q) {
 }
 
 /* ---------------------------------------------------------------------------
+   >>house: the queue that leases, between processes
+
+   A shared queue with an option of >>leases is in the process that made it,
+   its host. There it is a queue as any other one of >>work. A process that is
+   forked from the host, or from one that was, is a guest: its copy of the
+   queue gets another class while it is forked, by a row of the fork's table.
+   The calls of that class ask the host; of the copy they need the constants.
+
+     conc__guest_call     a guest takes a wire: a pair of sockets (see >>pipe),
+            |             of which it has given one end to the host through the
+            |             door, another such pair that all guests inherit. It
+            |             sends what it wants as one message
+     conc__host_main      the host's loop, in a thread of its own, takes what
+            |             comes through the door: a visitor for each wire
+     conc__visitor_main   the visitor's coroutine reads what is wanted, does
+            |             it, and sends the answer
+     conc__visitor_wait   or a second one does, if it is something to wait for:
+                          the first hears meanwhile that it was cancelled, or
+                          that the guest has ended
+
+   So there is no address that strangers could find, no key, and no file. What
+   is sent comes as a whole, or not at all, whoever is killed.
+
+   To the host a lease is the visitor's: it ends with the wire, as soon as the
+   system closes that, whatever the guest has died of. So a wire by which a
+   task has leases is pinned to the task: no other one uses it, and it is
+   closed when the task ends. The host says with each answer whether there are
+   leases left. Other wires are idle between two calls.
+
+   A call that is cancelled, or whose time is over, has asked for something
+   that may have been done. If the wire is pinned, the host is told by a word
+   that names the call: what this was given is as if it had not been got, and
+   the answer is skipped, for it has the number of an earlier call. Any other
+   wire is closed, which says the same. Of a queue that does not lease, the
+   message is lent to the visitor until the guest says that it has it.
+
+   A lease lasts as long as the host hears of the guest. A thread of the guest
+   says for all of its tasks, three times within .lease, that they live.
+
+   Uses >>work, >>pipe, >>loop and >>local; of >>child the threads of the
+   library. It is used by >>queue.
+   ------------------------------------------------------------------------ */
+
+#define CONC__GUEST_SLACK 0.5 /* seconds that an answer may take at least */
+#define CONC__GUEST_LATE 0.1  /* seconds that it may come after its time */
+#define CONC__GUEST_PATIENCE 5.0 /* seconds for calls without a timeout */
+#define CONC__HOST_PAUSE 0.05 /* seconds, for want of descriptors */
+#define CONC__SHOWN_MOST ((size_t)10000) /* holders that are told at once */
+
+/* What a guest asks for. There is no answer to the last three. */
+enum {
+  CONC__WISH_PUT,
+  CONC__WISH_GET,
+  CONC__WISH_UNGET,
+  CONC__WISH_SIZE,
+  CONC__WISH_PEEK,
+  CONC__WISH_JOIN,
+  CONC__WISH_CLOSE,
+  CONC__WISH_END, /* of a lease */
+  CONC__WISH_COUNTS,
+  CONC__WISH_HOLDERS,
+  CONC__WISH_TAKEN,  /* the message of the last answer has arrived */
+  CONC__WISH_CANCEL, /* the call of that number, or what it has got */
+  CONC__WISH_ALIVE   /* the process lives */
+};
+
+/* How a request begins. Both ends are one program: so it goes as it lies in
+   memory. */
+typedef struct conc__wish {
+  uint32_t call;    /* CONC__WISH_... */
+  uint32_t serial;  /* of the calls by this wire */
+  double deadline;  /* the system's clock is one for all processes */
+  double seconds;   /* the delay of a put, or what the end of a lease says */
+  uint64_t lease;   /* 0: the last one */
+  uint64_t size;    /* of a put: bytes of the message, behind which its id may
+                       come, and a NUL; of a get: what its sink has; of
+                       holders: how many */
+  uint64_t process; /* a random number, of the guest */
+  int32_t how;      /* of a put: the message's kind; of a get: CONC__WANTS_...;
+                       of the end of a lease: CONC__LEASE_... */
+  int32_t priority; /* of a put */
+  char name[48];    /* of the task that gets */
+} conc__wish;
+
+/* How an answer begins. */
+typedef struct conc__outcome {
+  uint32_t serial;
+  uint32_t holds; /* 1: the visitor has leases, or has lost some and was not
+                     told yet */
+  int64_t result; /* of the call */
+  uint64_t lease; /* of a get; or 0 */
+  uint32_t deliveries;
+  uint32_t skip;  /* bytes behind this that are not wanted */
+} conc__outcome;
+
+/* A guest's end of a wire. It is idle, or pinned, or belongs to a call. */
+typedef struct conc__wire {
+  struct conc__wire *next; /* of the idle; or of the task that it is pinned
+                              to */
+  struct conc__house *house; /* of a pinned one; NULL: that is gone. Changes
+                              under the guard; the task looks without it
+                              whether it is one that is there */
+  conc__mutex *guard;      /* of the house; it is there when that is gone */
+  struct conc__wire *before, *after; /* of the pinned; under the guard */
+  int fd;                  /* -1: closed; so in a forked child */
+  unsigned depth;          /* conc__fork_depth of its process */
+  uint32_t serial;         /* of the last call */
+  uint32_t owes;           /* the call that the host is to be told to cancel;
+                              0: none */
+  bool pinned;
+  conc__buffer in, out;
+} conc__wire;
+
+/* All that are pinned to a task. */
+typedef struct conc__wires {
+  conc__wire *first;
+} conc__wires;
+
+/* The host's end, with what comes by it. It belongs to the host's loop. */
+typedef struct conc__visitor {
+  conc_task task;  /* reads */
+  conc_task waits; /* does what it has to wait for, while `waiting` */
+  struct conc__visitor *next, **link; /* in `visitors`; the dead have no
+                                         link */
+  struct conc__house *house;
+  int wire;
+  bool waiting;
+  conc__holder *holder;
+  uint64_t process;
+  conc__wish wish;   /* what is asked for; the next one comes when this was
+                          answered */
+  uint64_t given;      /* the lease that the last answer has brought; or 0 */
+  conc__buffer body;   /* what came behind it, */
+  size_t body_at;      /* from here on */
+  conc__buffer out;
+} conc__visitor;
+
+/* A shared queue that leases. "The guard" is conc__mutex_of this. */
+typedef struct conc__house {
+  struct conc__house *next; /* of the process; under the guard of the list */
+  conc__work *work;
+  int door[2]; /* the host's end; and that of the guests */
+  /* Of the host: */
+  conc_task thread, root; /* `root` is the loop's first coroutine */
+  conc_event ready;       /* it runs, or it never will */
+  int error;              /* negative errno: why it does not */
+  bool running;
+  bool ending;                    /* of the loop; as the next ones */
+  conc__visitor *visitors, *dead;
+  conc__buffer in;                /* what has just come */
+  /* Of a guest: */
+  conc__wire *idle, *pinned; /* under the guard */
+  uint64_t process;          /* 0: not known yet. Atomic */
+  unsigned beats; /* the thread that says that it lives: 0: there is none, 1: a
+                     task is about to start it, 2: it runs, 3: it is to end,
+                     4: it has ended. Atomic */
+} conc__house;
+
+/* --- the host: what visitors want --- */
+
+/* Settles what the last answer has brought: the guest has it, if it was `sent`
+   and nothing else is heard; or it is as if it had not been got. To a guest
+   that leases it is leased already. */
+CONC__PRIVATE void conc__visitor_settle(conc__visitor *v, bool sent) {
+  conc_queue *q = &v->house->work->queue;
+  if (v->given != 0 && !(sent && q->leases))
+    conc__work_end(q, v->holder, v->given,
+                   sent ? CONC__LEASE_SENT : CONC__LEASE_UNGET, 0);
+  v->given = 0;
+}
+
+/* Whether the wire must stay with its task. */
+CONC__PRIVATE bool conc__visitor_holds(const conc__visitor *v) {
+  conc__work *q = v->house->work;
+  const conc__stake *s =
+      q->queue.leases ? conc__stake_find(v->holder, q) : NULL;
+  bool holds;
+  if (s == NULL) return false;
+  conc__mutex_lock(s->guard);
+  holds = s->count > 0 || s->lost_count > 0;
+  conc__mutex_unlock(s->guard);
+  return holds;
+}
+
+/* A put or an unget. The bytes stay where they are until it is over. */
+CONC__PRIVATE ssize_t conc__visitor_put(conc__visitor *v, double deadline) {
+  const conc__wish *r = &v->wish;
+  conc__work *q = v->house->work;
+  size_t n = v->body.size - v->body_at;
+  const char *data = (const char *)v->body.data + v->body_at;
+  conc__terms terms = {0, -1, NULL};
+  conc__message m;
+  if (r->size > n || (r->how != CONC__RAW && r->how != CONC__PICKLED))
+    return -EINVAL;
+  m.data = data;
+  m.size = (size_t)r->size;
+  m.kind = r->how;
+  m.keep = m.size >= CONC__ENTRY_LARGE ? &v->body : NULL;
+  if (r->call == CONC__WISH_UNGET)
+    return conc__work_unget(&q->queue, &m, m.keep);
+  if (q->queue.max_bytes > 0 && m.size > q->queue.max_bytes) return -EMSGSIZE;
+  if (n > m.size) {
+    if (data[n - 1] != 0 || n - m.size > CONC__ID_MOST + 1) return -EINVAL;
+    if (!q->queue.knows) return -ENOTSUP;
+    terms.id = data + m.size;
+  }
+  terms.delay = r->seconds;
+  terms.priority = r->priority;
+  return conc__work_put_on(&q->queue, &m, &terms, deadline);
+}
+
+/* A task that gets by a wire that another one has used is another holder: the
+   first has no leases any more, or it would still have the wire. 0 or
+   -ENOMEM. */
+CONC__PRIVATE int conc__visitor_name(conc__visitor *v) {
+  char name[sizeof v->wish.name];
+  conc__holder *h;
+  memcpy(name, v->wish.name, sizeof name);
+  name[sizeof name - 1] = 0;
+  if (strcmp(v->holder->name, name) == 0 || conc__visitor_holds(v)) return 0;
+  h = conc__holder_new(name, conc__due_now());
+  if (h == NULL) return -ENOMEM;
+  conc__holder_end(v->holder);
+  v->holder = h;
+  return 0;
+}
+
+/* A get. The message is written behind the room for the answer, as a body; of
+   one that is wanted as bytes, what is before them is skipped. */
+CONC__PRIVATE ssize_t conc__visitor_get(conc__visitor *v, double deadline,
+                                        conc__outcome *a) {
+  const conc__wish *r = &v->wish;
+  conc__work *q = v->house->work;
+  size_t size = r->size < SIZE_MAX ? (size_t)r->size : SIZE_MAX;
+  size_t skip, n;
+  conc__sink sink;
+  ssize_t got = r->how < CONC__WANTS_ANY || r->how > CONC__WANTS_VALUE
+                    ? -EINVAL
+                    : conc__visitor_name(v);
+  if (got == 0) got = conc__buffer_append(&v->out, a, sizeof *a);
+  if (got != 0) return got;
+  conc__sink_body(&sink, &v->out, r->how, size);
+  sink.holder = v->holder;
+  got = conc__work_get(&q->queue, &sink, deadline);
+  if (got < 0) return got;
+  v->given = sink.lease;
+  a->lease = sink.lease;
+  a->deliveries = (uint32_t)sink.deliveries;
+  n = v->out.size - sizeof *a;
+  if (r->priority == 0) return (ssize_t)n; /* the body is wanted */
+  conc__pickle_content(v->out.data + sizeof *a, n < 16 ? n : 16, n, &skip,
+                       &size);
+  a->skip = (uint32_t)skip;
+  return (ssize_t)size;
+}
+
+/* The leases by holder. */
+CONC__PRIVATE ssize_t conc__visitor_holders(conc__visitor *v,
+                                            const conc__outcome *a) {
+  const uint64_t wants = v->wish.size;
+  size_t n = wants < CONC__SHOWN_MOST ? (size_t)wants : CONC__SHOWN_MOST;
+  conc_queue_holder *all = NULL;
+  ssize_t count;
+  int rc = 0;
+  if (n > 0) all = (conc_queue_holder *)CONC_MALLOC(n * sizeof *all);
+  if (n > 0 && all == NULL) return -ENOMEM;
+  count = conc__work_holders(&v->house->work->queue, all, n);
+  if ((size_t)count < n) n = (size_t)count;
+  if (n > 0) rc = conc__buffer_append(&v->out, a, sizeof *a);
+  if (n > 0 && rc == 0)
+    rc = conc__buffer_append(&v->out, all, n * sizeof *all);
+  CONC_FREE(all);
+  return rc != 0 ? rc : count;
+}
+
+/* Does what is asked for; *a has what is to be answered besides the result. */
+CONC__PRIVATE ssize_t conc__visitor_do(conc__visitor *v, double deadline,
+                                       conc__outcome *a) {
+  const conc__wish *r = &v->wish;
+  conc_queue *q = &v->house->work->queue;
+  conc_queue_counts counts;
+  int rc;
+  memset(a, 0, sizeof *a);
+  v->out.size = 0;
+  if (v->out.capacity > CONC__BUFFER_KEPT) conc__buffer_free(&v->out);
+  switch (r->call) {
+  case CONC__WISH_PUT:
+  case CONC__WISH_UNGET: return conc__visitor_put(v, deadline);
+  case CONC__WISH_GET: return conc__visitor_get(v, deadline, a);
+  case CONC__WISH_SIZE: return conc__work_size(q);
+  case CONC__WISH_PEEK: return conc__work_peek(q);
+  case CONC__WISH_JOIN: return conc__work_join(q, deadline);
+  case CONC__WISH_CLOSE: return conc__work_close(q);
+  case CONC__WISH_END:
+    if (r->how < CONC__LEASE_DONE || r->how > CONC__LEASE_SPOILED ||
+        (r->lease == 0 && r->how != CONC__LEASE_DONE))
+      return -EINVAL;
+    return conc__work_end(q, v->holder, r->lease, r->how, r->seconds);
+  case CONC__WISH_COUNTS:
+    conc__work_counts(q, &counts);
+    rc = conc__buffer_append(&v->out, a, sizeof *a);
+    if (rc == 0) rc = conc__buffer_append(&v->out, &counts, sizeof counts);
+    return rc;
+  case CONC__WISH_HOLDERS: return conc__visitor_holders(v, a);
+  default: return -EINVAL;
+  }
+}
+
+/* Sends an answer, which has a message behind it only if the call went well.
+   What cannot be sent was not got. 0 or negative errno: the wire is of no more
+   use. */
+CONC__PRIVATE int conc__visitor_answer(conc__visitor *v, ssize_t n,
+                                       conc__outcome *a) {
+  int rc = 0;
+  /* Who waits for a host that ends is told what it is. */
+  if (n == -ECANCELED && v->house->ending) n = -EOWNERDEAD;
+  a->serial = v->wish.serial;
+  a->result = n;
+  a->holds = conc__visitor_holds(v);
+  if (n >= 0 && v->out.size > sizeof *a) {
+    memcpy(v->out.data, a, sizeof *a);
+    rc = conc_send(v->wire, v->out.data, v->out.size, CONC_FOREVER);
+    if (rc == 0) return 0;
+    /* A long one goes by a file, for which there may be no descriptor. */
+    conc__visitor_settle(v, false);
+    if (rc == -EPIPE || rc == -ECANCELED) return rc;
+    memset(a, 0, sizeof *a);
+    a->serial = v->wish.serial;
+    a->result = rc;
+    a->holds = conc__visitor_holds(v);
+  }
+  return conc_send(v->wire, a, sizeof *a, CONC_FOREVER);
+}
+
+/* The second coroutine of a visitor. If the answer cannot be sent, the first
+   one need not read on. */
+CONC__PRIVATE void *conc__visitor_wait(void *arg) {
+  conc__visitor *v = (conc__visitor *)arg;
+  conc__outcome a;
+  ssize_t n = conc__visitor_do(v, v->wish.deadline, &a);
+  if (conc__visitor_answer(v, n, &a) != 0) conc_cancel(&v->task);
+  v->waiting = false;
+  return NULL;
+}
+
+/* Waits until that one has ended, which the caller has seen to. */
+CONC__PRIVATE void conc__visitor_await(conc__visitor *v) {
+  while (conc_is_alive(&v->waits)) conc_join(&v->waits, CONC_FOREVER);
+}
+
+/* The guest says that it does not wait any more, or does not want what it has
+   got, though the answer may be under way. */
+CONC__PRIVATE void conc__visitor_cancel(conc__visitor *v, uint32_t serial) {
+  if (v->wish.serial != serial) return;
+  if (v->waiting) conc_cancel(&v->waits);
+  conc__visitor_await(v);
+  conc__visitor_settle(v, false);
+}
+
+/* All visitors of a process have given a sign of life. */
+CONC__PRIVATE void conc__visitors_touch(conc__house *f, uint64_t process) {
+  conc__visitor *v;
+  for (v = f->visitors; v != NULL; v = v->next)
+    if (v->process == process) conc__holder_touch(v->holder);
+}
+
+/* Takes the request out of the buffer of the loop, with what is behind it. A
+   large message keeps the buffer. 0 or negative errno. */
+CONC__PRIVATE int conc__visitor_read(conc__visitor *v, conc__wish *r) {
+  conc__buffer *in = &v->house->in;
+  int rc = in->size < sizeof *r ? -EPROTO : 0;
+  if (rc != 0) return rc;
+  memcpy(r, in->data, sizeof *r);
+  v->body.size = v->body_at = 0;
+  if (v->body.capacity > CONC__BUFFER_KEPT) conc__buffer_free(&v->body);
+  if (in->size > CONC__ENTRY_LARGE) {
+    conc__buffer_free(&v->body);
+    v->body = *in;
+    v->body_at = sizeof *r;
+    memset(in, 0, sizeof *in);
+  } else {
+    rc = conc__buffer_append(&v->body, in->data + sizeof *r,
+                             in->size - sizeof *r);
+  }
+  in->size = 0;
+  return rc;
+}
+
+/* Does what has just come. It is tried at once: only if there is something to
+   wait for, there is a coroutine for it. 0 or negative errno: the wire is to
+   be closed. */
+CONC__PRIVATE int conc__visitor_hear(conc__visitor *v) {
+  conc__outcome a;
+  conc__wish r;
+  ssize_t n;
+  int rc;
+  if (v->house->in.size >= sizeof r && v->waiting) {
+    memcpy(&r, v->house->in.data, sizeof r);
+    /* Another call comes when this one was answered. */
+    if (r.call < CONC__WISH_TAKEN) return -EPROTO;
+    v->house->in.size = 0;
+  } else {
+    rc = conc__visitor_read(v, &r);
+    if (rc != 0) return rc;
+  }
+  switch (r.call) {
+  case CONC__WISH_TAKEN: conc__visitor_settle(v, true); return 0;
+  case CONC__WISH_CANCEL: conc__visitor_cancel(v, r.serial); return 0;
+  case CONC__WISH_ALIVE:
+    conc__visitors_touch(v->house, r.process);
+    return 0;
+  default: break;
+  }
+  conc__visitor_await(v);
+  conc__visitor_settle(v, true);
+  v->wish = r;
+  v->process = r.process;
+  conc__holder_touch(v->holder);
+  n = conc__visitor_do(v, 0, &a);
+  if (n != -ETIMEDOUT || !(r.deadline > conc_now()) ||
+      r.call == CONC__WISH_PEEK)
+    return conc__visitor_answer(v, n, &a);
+  v->waits.target = conc__visitor_wait;
+  v->waits.arg = v;
+  v->waits.name = "conc-visitor";
+  v->waiting = true;
+  rc = conc_coro_start(&v->waits);
+  if (rc == 0) return 0;
+  v->waiting = false;
+  return conc__visitor_answer(v, rc, &a);
+}
+
+/* The wire has ended: so have the leases. */
+CONC__PRIVATE void conc__visitor_leave(conc__visitor *v) {
+  if (v->waiting) conc_cancel(&v->waits);
+  conc__visitor_await(v);
+  if (!v->house->work->queue.leases)
+    conc__visitor_settle(v, false);
+  conc__holder_end(v->holder);
+  conc__fd_close_own(&v->wire);
+  conc__buffer_free(&v->body);
+  conc__buffer_free(&v->out);
+  *v->link = v->next;
+  if (v->next != NULL) v->next->link = v->link;
+  v->next = v->house->dead;
+  v->house->dead = v;
+}
+
+/* The first coroutine of a visitor. */
+CONC__PRIVATE void *conc__visitor_main(void *arg) {
+  conc__visitor *v = (conc__visitor *)arg;
+  int rc = 0;
+  while (rc == 0) {
+    rc = conc__turn();
+    if (rc == 0)
+      rc = conc__message_receive(v->wire, &v->house->in, CONC__NEVER);
+    if (rc == 0) rc = conc__visitor_hear(v);
+    /* A long message stays where it is until there is a descriptor for it. */
+    if (rc == -EMFILE || rc == -ENFILE) rc = conc_sleep(CONC__HOST_PAUSE);
+  }
+  conc__visitor_leave(v);
+  return NULL;
+}
+
+/* --- the host: its loop --- */
+
+/* Frees the dead, whose coroutines are in their last lines at most. */
+CONC__PRIVATE void conc__visitors_reap(conc__house *f) {
+  conc__visitor *v;
+  while ((v = f->dead) != NULL) {
+    f->dead = v->next;
+    while (conc_is_alive(&v->task)) conc_join(&v->task, CONC_FOREVER);
+    CONC_FREE(v);
+  }
+}
+
+/* Takes the end of a wire that has come through the door, in one step with
+   entering it as the process's own: a fork in between would give it to the
+   child, and the wire would stay open. 0 or negative errno. */
+CONC__PRIVATE int conc__host_take(conc__house *f, int *wire) {
+  int rc;
+  conc__own_fds_lock();
+  *wire = conc_recv_fd(f->door[0], 0);
+  rc = *wire < 0 ? *wire : conc__own_fd_enter_held(wire);
+  conc__own_fds_unlock();
+  return rc;
+}
+
+/* Lets a visitor in, or waits for one. 0 or more; or negative errno. */
+CONC__PRIVATE int conc__host_admit(conc__house *f) {
+  char byte;
+  ssize_t n = recv(f->door[0], &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+  conc__visitor *v;
+  int rc;
+  conc__visitors_reap(f);
+  if (n < 0 && conc__would_block(errno))
+    return conc__fd_wait(f->door[0], CONC_READ | CONC__TRIED, CONC__NEVER);
+  v = (conc__visitor *)CONC_MALLOC(sizeof *v);
+  if (v == NULL) return -ENOMEM;
+  memset(v, 0, sizeof *v);
+  v->holder = conc__holder_new("", conc__due_now());
+  rc = v->holder == NULL ? -ENOMEM : conc__host_take(f, &v->wire);
+  if (rc == 0) {
+    v->house = f;
+    v->next = f->visitors;
+    v->link = &f->visitors;
+    if (v->next != NULL) v->next->link = &v->next;
+    f->visitors = v;
+    v->task.target = conc__visitor_main;
+    v->task.arg = v;
+    v->task.name = "conc-visitor";
+    rc = conc_coro_start(&v->task);
+    if (rc == 0) return 0;
+    conc__visitor_leave(v);
+    return rc;
+  }
+  if (v->holder != NULL) conc__holder_unref(v->holder);
+  CONC_FREE(v);
+  return rc;
+}
+
+/* The first coroutine of the host's loop: lets visitors in until it is
+   cancelled. For those that it has no memory or descriptors for it tries again
+   soon. First of all the door is closed: who comes now is told at once. */
+CONC__PRIVATE void *conc__host_main(void *arg) {
+  conc__house *f = (conc__house *)arg;
+  conc__visitor *v;
+  int rc = 0;
+  f->running = true;
+  conc_event_set(&f->ready);
+  while (rc != -ECANCELED) {
+    rc = conc__host_admit(f);
+    if (rc < 0 && rc != -ECANCELED) rc = conc_sleep(CONC__HOST_PAUSE);
+  }
+  conc__fd_close_own(&f->door[0]);
+  f->ending = true;
+  /* Over and over: what ends a wait for its second coroutine does not end the
+     first. */
+  while (f->visitors != NULL) {
+    for (v = f->visitors; v != NULL; v = v->next) conc_cancel(&v->task);
+    conc_join(&f->visitors->task, 0.01);
+  }
+  conc__visitors_reap(f);
+  conc__buffer_free(&f->in);
+  return NULL;
+}
+
+CONC__PRIVATE void *conc__host_thread(void *arg) {
+  conc__house *f = (conc__house *)arg;
+  f->root.target = conc__host_main;
+  f->root.arg = f;
+  f->root.name = "conc-host";
+  f->error = conc_run(&f->root);
+  conc_event_set(&f->ready);
+  return NULL;
+}
+
+/* --- a guest's wires --- */
+
+static conc_local conc__wires_local;
+static conc_attribute conc__wires_own;
+
+CONC__PRIVATE void conc__wire_free(conc__wire *wire) {
+  conc__fd_close_own(&wire->fd);
+  conc__buffer_free(&wire->in);
+  conc__buffer_free(&wire->out);
+  CONC_FREE(wire);
+}
+
+/* Takes a wire out of the pinned of its house. Under the guard. */
+CONC__PRIVATE void conc__wire_unpin(conc__wire *wire) {
+  if (wire->house == NULL) return;
+  *(wire->before != NULL ? &wire->before->after : &wire->house->pinned) =
+      wire->after;
+  if (wire->after != NULL) wire->after->before = wire->before;
+  wire->before = wire->after = NULL;
+  CONC__STORE_RELAXED(&wire->house, (conc__house *)NULL);
+}
+
+/* The task ends: the host sees the ends of its wires. */
+CONC__PRIVATE void conc__wires_end(void *value) {
+  conc__wires *all = (conc__wires *)value;
+  while (all->first != NULL) {
+    conc__wire *wire = all->first;
+    all->first = wire->next;
+    conc__mutex_lock(wire->guard);
+    conc__wire_unpin(wire);
+    conc__mutex_unlock(wire->guard);
+    conc__wire_free(wire);
+  }
+  CONC_FREE(all);
+}
+
+CONC__PRIVATE void conc__wires_begin(void) {
+  conc__local_begin(&conc__wires_local, &conc__wires_own, conc__wires_end);
+}
+
+/* The calling task's; NULL: it has none. Without those of a parent, and of
+   queues that are gone. */
+CONC__PRIVATE conc__wires *conc__wires_find(void) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  conc__wires *all;
+  conc__wire **p;
+  pthread_once(&once, conc__wires_begin);
+  all = (conc__wires *)conc_attribute_get(&conc__wires_own);
+  p = all != NULL ? &all->first : NULL;
+  while (p != NULL && *p != NULL) {
+    conc__wire *wire = *p;
+    if (CONC__LOAD_RELAXED(&wire->house) != NULL &&
+        wire->depth == conc__fork_depth) {
+      p = &wire->next;
+    } else {
+      *p = wire->next;
+      conc__wire_free(wire);
+    }
+  }
+  return all;
+}
+
+/* The same; made, if there is none. NULL: there is no memory. */
+CONC__PRIVATE conc__wires *conc__wires_make(void) {
+  conc__wires *all = conc__wires_find();
+  if (all != NULL) return all;
+  all = (conc__wires *)CONC_MALLOC(sizeof *all);
+  if (all == NULL) return NULL;
+  all->first = NULL;
+  if (conc_attribute_set(&conc__wires_own, all) == 0) return all;
+  CONC_FREE(all);
+  return NULL;
+}
+
+/* The wire of the calling task by which it has leases; or NULL. */
+CONC__PRIVATE conc__wire *conc__wire_pinned(const conc__house *f) {
+  const conc__wires *all = conc__wires_find();
+  conc__wire *wire = all != NULL ? all->first : NULL;
+  while (wire != NULL && CONC__LOAD_RELAXED(&wire->house) != f)
+    wire = wire->next;
+  return wire;
+}
+
+/* Pins a wire to the calling task, or takes that back. */
+CONC__PRIVATE void conc__wire_pin(conc__house *f, conc__wire *wire,
+                                  bool pin) {
+  conc__wires *all = conc__wires_find();
+  conc__wire **p;
+  CONC__CHECK(all != NULL && wire->pinned != pin);
+  wire->pinned = pin;
+  conc__mutex_lock(wire->guard);
+  if (pin) {
+    CONC__STORE_RELAXED(&wire->house, f);
+    wire->after = f->pinned;
+    if (wire->after != NULL) wire->after->before = wire;
+    f->pinned = wire;
+  } else {
+    conc__wire_unpin(wire);
+  }
+  conc__mutex_unlock(wire->guard);
+  p = &all->first;
+  while (!pin && *p != wire) p = &(*p)->next;
+  if (pin) wire->next = *p;
+  *p = pin ? wire : wire->next;
+}
+
+/* A new wire: the host gets the other end. 0 or negative errno: -EOWNERDEAD if
+   there is no host. */
+CONC__PRIVATE int conc__wire_open(conc__house *f, conc__wire **out,
+                                  double deadline) {
+  conc__wire *wire = (conc__wire *)CONC_MALLOC(sizeof *wire);
+  int end = -1, rc;
+  if (wire == NULL) return -ENOMEM;
+  memset(wire, 0, sizeof *wire);
+  wire->guard = conc__mutex_of(f);
+  wire->depth = conc__fork_depth;
+  wire->fd = -1;
+  conc__own_fds_lock();
+  rc = conc__pipe_open(&wire->fd, &end);
+  if (rc == 0) rc = conc__own_fd_enter_held(&wire->fd);
+  if (rc == 0) rc = conc__own_fd_enter(end);
+  if (rc != 0 && end >= 0) close(end);
+  conc__own_fds_unlock();
+  if (rc == 0) {
+    rc = conc_send_fd(f->door[1], end, conc__remaining(deadline));
+    conc__own_fd_close(end);
+  }
+  if (rc == 0) {
+    *out = wire;
+    return 0;
+  }
+  conc__wire_free(wire);
+  return rc == -EPIPE || rc == -ECONNREFUSED ? -EOWNERDEAD : rc;
+}
+
+/* A wire for a call: the task's own, or an idle one, or a new one. */
+CONC__PRIVATE int conc__wire_take(conc__house *f, conc__wire **out,
+                                  double deadline) {
+  *out = conc__wire_pinned(f);
+  if (*out != NULL) return 0;
+  conc__mutex_lock(conc__mutex_of(f));
+  *out = f->idle;
+  if (*out != NULL) f->idle = (*out)->next;
+  conc__mutex_unlock(conc__mutex_of(f));
+  return *out != NULL ? 0 : conc__wire_open(f, out, deadline);
+}
+
+/* A call is over: the wire is the task's if it `holds` leases, or idle. */
+CONC__PRIVATE void conc__wire_leave(conc__house *f, conc__wire *wire,
+                                    bool holds) {
+  if (wire->in.capacity > CONC__BUFFER_KEPT) conc__buffer_free(&wire->in);
+  if (wire->out.capacity > CONC__BUFFER_KEPT) conc__buffer_free(&wire->out);
+  if (wire->pinned != holds) conc__wire_pin(f, wire, holds);
+  if (holds) return;
+  conc__mutex_lock(wire->guard);
+  wire->next = f->idle;
+  f->idle = wire;
+  conc__mutex_unlock(wire->guard);
+}
+
+/* A wire is of no more use: what the task had leased by it comes back. */
+CONC__PRIVATE void conc__wire_drop(conc__house *f, conc__wire *wire) {
+  if (wire->pinned) conc__wire_pin(f, wire, false);
+  conc__wire_free(wire);
+}
+
+/* The number by which the host knows which wires are of one process. */
+CONC__PRIVATE uint64_t conc__guest_process(conc__house *f) {
+  uint64_t process = CONC__LOAD(&f->process), mine = 0;
+  if (process != 0) return process;
+  if (conc__random(&mine, sizeof mine) != 0 || mine == 0)
+    mine = (uint64_t)getpid();
+  return CONC__CAS(&f->process, &process, mine) ? mine : process;
+}
+
+/* Sends a word, which has no answer. It is short: if it cannot be sent at once
+   the host does not read. 0 or negative errno. */
+CONC__PRIVATE int conc__wire_say(conc__house *f, const conc__wire *wire,
+                                 uint32_t call, uint32_t serial) {
+  conc__wish word;
+  memset(&word, 0, sizeof word);
+  word.call = call;
+  word.serial = serial;
+  word.process = conc__guest_process(f);
+  return conc_send(wire->fd, &word, sizeof word, 0);
+}
+
+/* --- a guest's calls --- */
+
+typedef struct conc__guest_calling {
+  conc__house *house;
+  conc__wish wish;
+  const conc__message *message; /* that goes along; NULL: none */
+  const char *id;               /* behind it; or NULL */
+  bool acts; /* without an answer it is not known whether it was done */
+  /* After a call that went well, until conc__guest_leave: */
+  conc__wire *wire;
+  conc__outcome outcome;
+  const unsigned char *bytes; /* behind the answer */
+  size_t size;
+} conc__guest_calling;
+
+CONC__PRIVATE void conc__guest_begin(conc__guest_calling *c, conc_queue *q,
+                                     uint32_t call, double deadline) {
+  memset(c, 0, sizeof *c);
+  c->house = ((conc__work *)(void *)q)->house;
+  c->wish.call = call;
+  c->wish.deadline = deadline;
+  c->wish.priority = -1;
+}
+
+/* Until when an answer is waited for. */
+CONC__PRIVATE double conc__guest_end(const conc__guest_calling *c) {
+  double deadline = c->wish.deadline, least = conc_now() + CONC__GUEST_SLACK;
+  if (deadline >= CONC__NEVER) return deadline;
+  deadline += CONC__GUEST_LATE;
+  return deadline > least ? deadline : least;
+}
+
+/* Writes the request. 0 or -ENOMEM. */
+CONC__PRIVATE int conc__guest_write(conc__guest_calling *c) {
+  conc__buffer *out = &c->wire->out;
+  const conc__message *m = c->message;
+  int rc;
+  out->size = 0;
+  c->wish.serial = ++c->wire->serial;
+  if (c->wish.serial == 0) c->wish.serial = ++c->wire->serial;
+  c->wish.process = conc__guest_process(c->house);
+  rc = conc__buffer_append(out, &c->wish, sizeof c->wish);
+  if (rc == 0 && m != NULL) rc = conc__buffer_append(out, m->data, m->size);
+  if (rc == 0 && c->id != NULL)
+    rc = conc__buffer_append(out, c->id, strlen(c->id) + 1);
+  return rc;
+}
+
+/* Waits for the answer to the call; those of calls before it, which were given
+   up, are skipped. */
+CONC__PRIVATE int conc__guest_read(conc__guest_calling *c, double end) {
+  conc__buffer *in = &c->wire->in;
+  for (;;) {
+    int rc;
+    in->size = 0;
+    rc = conc__message_receive(c->wire->fd, in, end);
+    if (rc != 0) return rc;
+    if (in->size < sizeof c->outcome) return -EPROTO;
+    memcpy(&c->outcome, in->data, sizeof c->outcome);
+    if (c->outcome.serial != c->wish.serial) continue;
+    if (c->outcome.skip > in->size - sizeof c->outcome) return -EPROTO;
+    c->bytes = in->data + sizeof c->outcome + c->outcome.skip;
+    c->size = in->size - sizeof c->outcome - c->outcome.skip;
+    return 0;
+  }
+}
+
+/* The call has failed by rc before there was an answer: what that means, and
+   what becomes of the wire. A coroutine that came along into a forked child
+   finds its wire closed, which is the parent's. */
+CONC__PRIVATE int conc__guest_failed(conc__guest_calling *c, int rc,
+                                     bool sent) {
+  conc__wire *wire = c->wire;
+  bool ended = rc == -EPIPE || rc == -ECONNRESET || rc == -EBADF ||
+               rc == -EPROTO;
+  c->wire = NULL;
+  if (wire->depth != conc__fork_depth) {
+    if (!wire->pinned) conc__wire_free(wire); /* else the next call does it */
+    return -ECANCELED;
+  }
+  if (!ended && wire->pinned) {
+    if (sent) wire->owes = c->wish.serial;
+    if (sent && conc__wire_say(c->house, wire, CONC__WISH_CANCEL,
+                               wire->owes) == 0)
+      wire->owes = 0;
+  } else if (!ended && !sent) {
+    conc__wire_leave(c->house, wire, false);
+  } else {
+    if (!ended)
+      conc__wire_say(c->house, wire, CONC__WISH_CANCEL, c->wish.serial);
+    conc__wire_drop(c->house, wire);
+  }
+  if (sent && c->acts && rc != -ECANCELED) return -ECONNRESET;
+  return ended ? -EOWNERDEAD : rc;
+}
+
+/* The whole call. Its result, and the wire is to be left; or negative errno,
+   and there is nothing to leave. */
+CONC__PRIVATE ssize_t conc__guest_call(conc__guest_calling *c) {
+  const double end = conc__guest_end(c);
+  bool sent = false;
+  int rc = conc__wire_take(c->house, &c->wire, end);
+  if (rc != 0) return rc;
+  if (c->wire->owes != 0) {
+    rc = conc__wire_say(c->house, c->wire, CONC__WISH_CANCEL,
+                        c->wire->owes);
+    if (rc == 0) c->wire->owes = 0;
+  }
+  if (rc == 0) rc = conc__guest_write(c);
+  if (rc == 0) {
+    rc = conc_send(c->wire->fd, c->wire->out.data, c->wire->out.size,
+                   conc__remaining(end));
+    sent = rc == 0;
+  }
+  if (rc == 0) rc = conc__guest_read(c, end);
+  if (rc != 0) return conc__guest_failed(c, rc, sent);
+  if (c->outcome.result >= 0) return (ssize_t)c->outcome.result;
+  if (c->outcome.result == -EOWNERDEAD)
+    conc__wire_drop(c->house, c->wire);
+  else
+    conc__wire_leave(c->house, c->wire, c->outcome.holds != 0);
+  return (ssize_t)c->outcome.result;
+}
+
+/* The answer has been read. */
+CONC__PRIVATE void conc__guest_leave(conc__guest_calling *c) {
+  conc__wire_leave(c->house, c->wire, c->outcome.holds != 0);
+}
+
+/* A call without more in its answer than a number, or an error. */
+CONC__PRIVATE ssize_t conc__guest_ask(conc__guest_calling *c) {
+  ssize_t n = conc__guest_call(c);
+  if (n >= 0) conc__guest_leave(c);
+  return n;
+}
+
+/* The same, of a call that has no timeout and no arguments. */
+CONC__PRIVATE ssize_t conc__guest_simple(conc_queue *q, uint32_t call) {
+  conc__guest_calling c;
+  conc__guest_begin(&c, q, call, conc_now() + CONC__GUEST_PATIENCE);
+  return conc__guest_ask(&c);
+}
+
+/* --- signs of life --- */
+
+enum { CONC__BEATS_NONE, CONC__BEATS_BEGIN, CONC__BEATS, CONC__BEATS_MUST_END,
+       CONC__BEATS_ENDED };
+
+/* The thread that says that this guest lives. It never waits for the host: a
+   sign that cannot be given is given the next time. */
+CONC__PRIVATE void *conc__guest_beat_main(void *arg) {
+  conc__house *f = (conc__house *)arg;
+  const double every = (double)f->work->lease / 3e9;
+  conc__wire *wire = NULL;
+  unsigned state;
+  while ((state = CONC__LOAD(&f->beats)) != CONC__BEATS_MUST_END) {
+    if (wire == NULL && conc__wire_open(f, &wire, 0) != 0) wire = NULL;
+    if (wire != NULL &&
+        conc__wire_say(f, wire, CONC__WISH_ALIVE, 0) == -EPIPE) {
+      conc__wire_free(wire);
+      wire = NULL;
+    }
+    conc__futex_wait(&f->beats, state, conc_now() + every, false);
+  }
+  if (wire != NULL) conc__wire_free(wire);
+  CONC__STORE(&f->beats, (unsigned)CONC__BEATS_ENDED); /* the last touch */
+  conc__futex_wake(&f->beats, 1, false);
+  return NULL;
+}
+
+/* Starts it, once in a process. Without it a lease lasts as long as it does
+   without a sign of life; the next get tries again. */
+CONC__PRIVATE void conc__guest_beat(conc__house *f) {
+  unsigned none = CONC__BEATS_NONE;
+  int rc;
+  if (CONC__LOAD_RELAXED(&f->beats) != CONC__BEATS_NONE) return;
+  if (f->work->lease == CONC__DUE_NEVER) return;
+  if (!CONC__CAS(&f->beats, &none, (unsigned)CONC__BEATS_BEGIN)) return;
+  rc = conc__helper_start(conc__guest_beat_main, (uintptr_t)f);
+  CONC__STORE(&f->beats,
+              (unsigned)(rc == 0 ? CONC__BEATS : CONC__BEATS_NONE));
+}
+
+CONC__PRIVATE void conc__guest_beat_end(conc__house *f) {
+  unsigned state;
+  if (CONC__LOAD(&f->beats) != CONC__BEATS) return;
+  CONC__STORE(&f->beats, (unsigned)CONC__BEATS_MUST_END);
+  conc__futex_wake(&f->beats, 1, false);
+  while ((state = CONC__LOAD(&f->beats)) != CONC__BEATS_ENDED)
+    conc__futex_wait(&f->beats, state, CONC__NEVER, false);
+}
+
+/* --- the class of a guest's queue --- */
+
+CONC__PRIVATE int conc__guest_put_on(conc_queue *q, const conc__message *m,
+                                     const conc__terms *terms,
+                                     double deadline) {
+  conc__guest_calling c;
+  conc__guest_begin(&c, q, CONC__WISH_PUT, deadline);
+  c.message = m;
+  c.wish.size = m->size;
+  c.wish.how = m->kind;
+  c.acts = true;
+  if (terms != NULL) {
+    c.wish.seconds = terms->delay;
+    c.wish.priority = terms->priority;
+    c.id = terms->id;
+  }
+  return (int)conc__guest_ask(&c);
+}
+
+CONC__PRIVATE int conc__guest_put(conc_queue *q, const conc__message *m,
+                                  double deadline) {
+  return conc__guest_put_on(q, m, NULL, deadline);
+}
+
+CONC__PRIVATE int conc__guest_unget(conc_queue *q, const conc__message *m,
+                                    conc__buffer *b) {
+  conc__guest_calling c;
+  (void)b;
+  conc__guest_begin(&c, q, CONC__WISH_UNGET,
+                    conc_now() + CONC__GUEST_PATIENCE);
+  c.message = m;
+  c.wish.size = m->size;
+  c.wish.how = m->kind;
+  c.acts = true;
+  return (int)conc__guest_ask(&c);
+}
+
+/* The end of a lease that the task has a wire for, if it is that of its last
+   message. */
+CONC__PRIVATE int conc__guest_end_lease(conc_queue *q,
+                                        struct conc__holder *holder,
+                                        uint64_t lease, int how,
+                                        double seconds) {
+  conc__guest_calling c;
+  (void)holder;
+  conc__guest_begin(&c, q, CONC__WISH_END, conc_now() + CONC__GUEST_PATIENCE);
+  if (lease == 0 && q->leases && conc__wire_pinned(c.house) == NULL)
+    return -EINVAL;
+  c.wish.lease = lease;
+  c.wish.how = how;
+  c.wish.seconds = seconds;
+  c.acts = true;
+  return (int)conc__guest_ask(&c);
+}
+
+/* Hands the message over that has come. Negative errno: the sink does not take
+   it; -EPROTO: it is no value for anybody. */
+CONC__PRIVATE ssize_t conc__guest_fill(const conc__guest_calling *c,
+                                       const conc__sink *sink, bool reads) {
+  size_t at;
+  int rc;
+  if (sink->body == NULL) {
+    if (c->size > sink->size) return -EMSGSIZE;
+    if (c->size > 0) memcpy(sink->data, c->bytes, c->size);
+    return (ssize_t)c->size;
+  }
+  at = sink->body->size;
+  rc = conc__buffer_reserve(sink->body, c->size + CONC__BODY_SPARE);
+  if (rc == 0) rc = conc__buffer_append(sink->body, c->bytes, c->size);
+  if (rc == 0 && reads) rc = conc__sink_read(sink, true);
+  if (rc != 0) sink->body->size = at;
+  return rc != 0 ? rc : (ssize_t)c->size;
+}
+
+/* A get; with `reads`, by a sink that has a reader. What the sink does not
+   take is the host's again before the wire is used for something else. */
+CONC__PRIVATE ssize_t conc__guest_get_as(conc_queue *q, conc__sink *sink,
+                                         bool reads, double deadline) {
+  conc__guest_calling c;
+  const char *name = conc_name(NULL);
+  ssize_t n;
+  int said = 0;
+  conc__guest_begin(&c, q, CONC__WISH_GET, deadline);
+  c.wish.size = sink->size;
+  c.wish.how = sink->wants;
+  c.wish.priority = sink->body == NULL;
+  snprintf(c.wish.name, sizeof c.wish.name, "%.24s of process %ld", name,
+           (long)getpid());
+  if (q->leases) {
+    if (conc__wires_make() == NULL) return -ENOMEM;
+    conc__guest_beat(c.house);
+  }
+  n = conc__guest_call(&c);
+  if (n < 0) return n;
+  if (q->leases) sink->lease = c.outcome.lease;
+  sink->deliveries = (int)c.outcome.deliveries;
+  n = conc__guest_fill(&c, sink, reads);
+  if (n == -EPROTO) {
+    uint64_t lease = c.outcome.lease;
+    conc__guest_leave(&c);
+    if (lease != 0)
+      conc__guest_end_lease(q, NULL, lease, CONC__LEASE_SPOILED, 0);
+    return n;
+  }
+  if (n < 0 || !q->leases)
+    said = conc__wire_say(c.house, c.wire,
+                          n < 0 ? CONC__WISH_CANCEL : CONC__WISH_TAKEN,
+                          c.wish.serial);
+  if (n < 0 && said != 0) /* its end says it, too */
+    conc__wire_drop(c.house, c.wire);
+  else
+    conc__guest_leave(&c);
+  return n;
+}
+
+CONC__PRIVATE ssize_t conc__guest_get(conc_queue *q, conc__sink *sink,
+                                      double deadline) {
+  return conc__guest_get_as(q, sink, false, deadline);
+}
+
+CONC__PRIVATE ssize_t conc__guest_get_value(conc_queue *q, conc__sink *sink,
+                                            double deadline) {
+  return conc__guest_get_as(q, sink, true, deadline);
+}
+
+CONC__PRIVATE ssize_t conc__guest_size(conc_queue *q) {
+  return conc__guest_simple(q, CONC__WISH_SIZE);
+}
+
+CONC__PRIVATE ssize_t conc__guest_peek(conc_queue *q) {
+  return conc__guest_simple(q, CONC__WISH_PEEK);
+}
+
+CONC__PRIVATE int conc__guest_close(conc_queue *q) {
+  return (int)conc__guest_simple(q, CONC__WISH_CLOSE);
+}
+
+CONC__PRIVATE int conc__guest_task_done(conc_queue *q) {
+  return conc__guest_end_lease(q, NULL, 0, CONC__LEASE_DONE, 0);
+}
+
+CONC__PRIVATE int conc__guest_join(conc_queue *q, double deadline) {
+  conc__guest_calling c;
+  conc__guest_begin(&c, q, CONC__WISH_JOIN, deadline);
+  return (int)conc__guest_ask(&c);
+}
+
+CONC__PRIVATE int conc__guest_counts(conc_queue *q, conc_queue_counts *out) {
+  conc__guest_calling c;
+  ssize_t n;
+  conc__guest_begin(&c, q, CONC__WISH_COUNTS,
+                    conc_now() + CONC__GUEST_PATIENCE);
+  memset(out, 0, sizeof *out);
+  n = conc__guest_call(&c);
+  if (n < 0) return (int)n;
+  if (c.size == sizeof *out) memcpy(out, c.bytes, sizeof *out);
+  else n = -EPROTO;
+  conc__guest_leave(&c);
+  return (int)n;
+}
+
+CONC__PRIVATE ssize_t conc__guest_holders(conc_queue *q,
+                                          conc_queue_holder *out, size_t n) {
+  conc__guest_calling c;
+  ssize_t count;
+  conc__guest_begin(&c, q, CONC__WISH_HOLDERS,
+                    conc_now() + CONC__GUEST_PATIENCE);
+  c.wish.size = n;
+  count = conc__guest_call(&c);
+  if (count < 0) return count;
+  if (c.size <= n * sizeof *out && c.size > 0) memcpy(out, c.bytes, c.size);
+  conc__guest_leave(&c);
+  return count;
+}
+
+/* --- making it; the two classes --- */
+
+/* The families of this process. The guard is that of the list's address. */
+static conc__house *conc__houses;
+
+/* Takes a house out of the list. */
+CONC__PRIVATE void conc__house_leave(conc__house *f) {
+  conc__mutex *guard = conc__mutex_of(&conc__houses);
+  conc__house **p = &conc__houses;
+  conc__mutex_lock(guard);
+  while (*p != NULL && *p != f) p = &(*p)->next;
+  if (*p != NULL) *p = f->next;
+  conc__mutex_unlock(guard);
+}
+
+/* Ends the host's loop, and waits for it, whether the caller is cancelled or
+   not; then frees all but the queue. Guests are told at once. */
+CONC__PRIVATE void conc__host_end(conc__house *f) {
+  while (conc_is_alive(&f->thread)) {
+    conc_cancel(&f->root);
+    conc_join(&f->thread, 0.01);
+  }
+  conc__house_leave(f);
+  if (f->door[0] >= 0) conc__fd_close_own(&f->door[0]);
+  conc__fd_close(&f->door[1]);
+  CONC_FREE(f);
+}
+
+CONC__PRIVATE void conc__host_free(conc_queue *queue) {
+  conc__work *q = (conc__work *)(void *)queue;
+  conc__host_end(q->house);
+  conc__work_free(queue);
+}
+
+/* In a guest. What its tasks have leased comes back. What only the loop of the
+   host may touch stays allocated. */
+CONC__PRIVATE void conc__guest_free(conc_queue *queue) {
+  conc__house *f = ((conc__work *)(void *)queue)->house;
+  conc__mutex *guard = conc__mutex_of(f);
+  conc__wires *all;
+  conc__wire *wire;
+  conc__guest_beat_end(f);
+  conc__house_leave(f);
+  for (;;) {
+    conc__mutex_lock(guard);
+    wire = f->pinned;
+    if (wire != NULL) {
+      /* Its task frees it, as soon as it is unpinned. */
+      if (wire->fd >= 0) shutdown(wire->fd, SHUT_RDWR);
+      conc__wire_unpin(wire);
+    }
+    conc__mutex_unlock(guard);
+    if (wire == NULL) break;
+  }
+  while ((wire = f->idle) != NULL) {
+    f->idle = wire->next;
+    conc__wire_free(wire);
+  }
+  conc__fd_close(&f->door[1]);
+  CONC_FREE(f);
+  conc__work_free(queue);
+  all = conc__wires_find();
+  if (all != NULL && all->first == NULL) conc__local_end(&conc__wires_own);
+}
+
+/* As that of >>work, but for its end. */
+static const conc__queue_class conc__host_class = {
+    conc__work_put,   conc__work_get,       conc__work_unget,
+    conc__work_size,  conc__work_task_done, conc__work_join,
+    conc__host_free,  conc__work_close,     conc__work_peek,
+    conc__work_put_n, conc__work_get_many,  conc__work_get_value,
+    true,             &conc__work_leases};
+
+static const conc__lease_class conc__guest_leases = {
+    conc__guest_put_on, conc__guest_end_lease, conc__guest_counts,
+    conc__guest_holders, false};
+
+static const conc__queue_class conc__guest_class = {
+    conc__guest_put,  conc__guest_get,       conc__guest_unget,
+    conc__guest_size, conc__guest_task_done, conc__guest_join,
+    conc__guest_free, conc__guest_close,     conc__guest_peek,
+    NULL,             conc__work_get_many,   conc__guest_get_value,
+    false,            &conc__guest_leases};
+
+/* In a forked child: it is a guest now, or still. Its wires are its parent's,
+   and closed already. What it has of the host's queue does not count: a
+   coroutine that came along while it waited there finds that it was cancelled,
+   and the leases that it had are the parent's. */
+CONC__PRIVATE void conc__house_fork_child(void) {
+  conc__house *f;
+  for (f = conc__houses; f != NULL; f = f->next) {
+    conc__work *q = f->work;
+    conc__stake *s;
+    conc__wire *wire;
+    q->queue.ops = &conc__guest_class;
+    q->failed = -ECANCELED;
+    for (s = q->stakes; s != NULL; s = s->after) {
+      s->youngest = NULL;
+      s->count = 0;
+      CONC__STORE_RELAXED(&s->queue, (conc__work *)NULL);
+    }
+    q->stakes = NULL;
+    while ((wire = f->idle) != NULL) {
+      f->idle = wire->next;
+      conc__wire_free(wire);
+    }
+    while (f->pinned != NULL) conc__wire_unpin(f->pinned);
+    f->process = 0;
+    f->beats = CONC__BEATS_NONE;
+  }
+}
+
+CONC__PRIVATE void conc__house_begin(void) {
+  static const conc__fork_row row = {NULL, NULL, conc__house_fork_child};
+  conc__fork_enter(CONC__FORK_HOUSE, &row);
+}
+
+/* Makes the door, and starts the host's loop. 0 or negative errno. */
+CONC__PRIVATE int conc__host_start(conc__house *f) {
+  conc__mutex *guard = conc__mutex_of(&conc__houses);
+  int rc;
+  conc__own_fds_lock();
+  rc = conc__pipe_open(&f->door[0], &f->door[1]);
+  if (rc == 0) rc = conc__own_fd_enter_held(&f->door[0]);
+  conc__own_fds_unlock();
+  if (rc != 0) return rc;
+  conc__mutex_lock(guard);
+  f->next = conc__houses;
+  conc__houses = f;
+  conc__mutex_unlock(guard);
+  f->thread.target = conc__host_thread;
+  f->thread.arg = f;
+  f->thread.name = "conc-host";
+  rc = conc_thread_start(&f->thread);
+  if (rc != 0) return rc;
+  /* Until there is something to cancel; this wait itself cannot be. */
+  while (conc_event_wait(&f->ready, CONC_FOREVER) != 0) {
+  }
+  return f->running ? 0 : f->error;
+}
+
+/* conc_queue_new, with .shared and an option of >>leases. */
+CONC__PRIVATE conc_queue *conc__house_new(const conc_queue_opts *options) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  conc_queue *queue;
+  conc__house *f;
+  int rc;
+  if (options->name != NULL || options->backend < 0 ||
+      options->backend > CONC_QUEUE_PIPE) {
+    errno = EINVAL;
+    return NULL;
+  }
+  queue = conc__work_new(options);
+  if (queue == NULL) return NULL;
+  pthread_once(&once, conc__house_begin);
+  f = (conc__house *)CONC_MALLOC(sizeof *f);
+  if (f == NULL) {
+    conc__work_free(queue);
+    errno = ENOMEM;
+    return NULL;
+  }
+  memset(f, 0, sizeof *f);
+  f->door[0] = f->door[1] = -1;
+  f->work = (conc__work *)(void *)queue;
+  f->work->house = f;
+  queue->ops = &conc__host_class;
+  rc = conc__host_start(f);
+  if (rc == 0) return queue;
+  conc__host_free(queue);
+  errno = -rc;
+  return NULL;
+}
+
+/* ---------------------------------------------------------------------------
    >>queue: conc_queue: one interface to every distance
 
    Every call goes through the queue's class, see >>fifo. What is common to all
@@ -35282,11 +36620,9 @@ CONC__INLINE bool conc__queue_is_work(const conc_queue *q) {
 CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options) {
   bool works = options != NULL && conc__work_is_asked_for(options);
   conc__init();
-  if (works && options->shared) {
-    errno = EINVAL;
-    return NULL;
-  }
-  if (works) return conc__work_new(options);
+  if (works)
+    return options->shared ? conc__house_new(options)
+                           : conc__work_new(options);
   return options != NULL && options->shared ? conc__cells_new(options)
                                             : conc__fifo_new(options);
 }
@@ -51139,7 +52475,7 @@ CONC_API int conc_manager_register_queue(conc_manager *manager,
                                          const char *name, conc_queue *queue) {
   int rc = conc__register_begin(manager, name, queue);
   if (rc != 0) return rc;
-  if (queue->leases && queue->ops->free == NULL) return -ENOTSUP;
+  if (queue->leases && !conc__queue_is_work(queue)) return -ENOTSUP;
   if (queue->objects != 0)
     CONC__STORE_RELAXED(&manager->state->passes, true);
   return conc__names_add_object(&manager->state->objects, name,

@@ -354,10 +354,6 @@ TEST(a_journal_has_one_queue) {
   o.journal = "/nonexistent/journal";
   CHECK(conc_queue_new(&o) == NULL);
   CHECK_EQ(errno, ENOENT);
-  o.shared = true;
-  CHECK(conc_queue_new(&o) == NULL);
-  CHECK_EQ(errno, EINVAL);
-  o.shared = false;
   o.journal = NULL;
   o.journal_sync = 1;
   CHECK(conc_queue_new(&o) == NULL);

@@ -103,7 +103,7 @@ TEST(options_that_make_no_sense_are_refused) {
       {.priorities = -1},
       {.priorities = 257},
       {.dedup = -1},
-      {.shared = true, .lease = 1},
+      {.name = "/conc", .shared = true, .lease = 1},
       {.max_total = 15, .lease = 1},
   };
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
