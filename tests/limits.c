@@ -808,7 +808,7 @@ static void create_in_vain(served *s, const char *name, char *text,
   conc_value *v;
   size_t n;
   CHECK_EQ(conc__peer_open(s->client.state, &p, conc_now() + 20), 0);
-  CHECK_EQ(conc__request_str(&p->channel.out, "create", name), 0);
+  CHECK_EQ(conc__request_str(&p->channel.out, NULL, "create", name), 0);
   CHECK_EQ(conc__channel_flush(&p->channel, &n, conc_now() + 20), 0);
   CHECK_EQ(conc__channel_receive(&p->channel, (size_t)1 << 24, &payload, &n,
                                  conc_now() + 20 * test_slow()), 0);
