@@ -27485,6 +27485,97 @@ CONC__PRIVATE void conc__fifo_unlock(const conc__fifo *q) {
 /* What a message counts for in .max_total, wherever it lies. */
 #define CONC__ENTRY_COUNT(size) CONC__ENTRY_SIZE(size)
 
+/* Blocks that messages have left are kept for the next ones, until a getter
+   finds its queue empty, or a queue is freed. For the allocator gives memory
+   of this size back to the system now and then, and to touch each page of it
+   for the first time takes longer than to copy a page. No task waits here for
+   another one: a task that finds them `busy` does without them. A forked child
+   may find them busy for ever. */
+#define CONC__BLOCK_KEPT ((size_t)256 << 10) /* bytes of one, at most */
+#define CONC__BLOCKS_KEPT ((size_t)4 << 20)  /* of all together; */
+#define CONC__BLOCKS_FEW ((size_t)256 << 10) /* and after a burst */
+#define CONC__BLOCKS_LOOKS 8 /* so many are looked at for one that fits */
+
+typedef struct conc__spare_block {
+  struct conc__spare_block *next;
+  size_t size;
+} conc__spare_block;
+
+static struct conc__spare_blocks {
+  conc__spare_block *first; /* the one that was left last */
+  size_t bytes;
+  bool busy; /* atomic */
+} conc__spare_blocks;
+
+CONC__INLINE bool conc__spare_blocks_begin(void) {
+  bool busy = false;
+  return CONC__CAS(&conc__spare_blocks.busy, &busy, true);
+}
+
+CONC__INLINE void conc__spare_blocks_end(void) {
+  CONC__STORE(&conc__spare_blocks.busy, false);
+}
+
+/* A block of `size` bytes, or somewhat more; or NULL. Needs no guard. */
+CONC__PRIVATE unsigned char *conc__block_new(size_t size) {
+  conc__spare_block **link = &conc__spare_blocks.first, *b = NULL;
+  int i;
+  if (size <= CONC__BLOCK_KEPT && conc__spare_blocks_begin()) {
+    for (i = 0; i < CONC__BLOCKS_LOOKS && (b = *link) != NULL; i++) {
+      if (b->size >= size && b->size - size <= size / 4) break;
+      link = &b->next;
+      b = NULL;
+    }
+    if (b != NULL) {
+      *link = b->next;
+      CONC__STORE_RELAXED(&conc__spare_blocks.bytes,
+                          conc__spare_blocks.bytes - b->size);
+    }
+    conc__spare_blocks_end();
+  }
+  return b != NULL ? (unsigned char *)b : (unsigned char *)CONC_MALLOC(size);
+}
+
+/* Frees a block that has at least so many bytes. Needs no guard. */
+CONC__PRIVATE void conc__block_free(unsigned char *block, size_t size) {
+  conc__spare_block *b = (conc__spare_block *)(void *)block;
+  bool kept = false;
+  if (size >= CONC__ENTRY_LARGE && size <= CONC__BLOCK_KEPT &&
+      conc__spare_blocks_begin()) {
+    kept = conc__spare_blocks.bytes + size <= CONC__BLOCKS_KEPT;
+    if (kept) {
+      b->size = size;
+      b->next = conc__spare_blocks.first;
+      conc__spare_blocks.first = b;
+      CONC__STORE_RELAXED(&conc__spare_blocks.bytes,
+                          conc__spare_blocks.bytes + size);
+    }
+    conc__spare_blocks_end();
+  }
+  if (!kept) CONC_FREE(block);
+}
+
+/* Frees all but so many bytes of them. */
+CONC__PRIVATE void conc__spare_blocks_shrink(size_t bytes) {
+  conc__spare_block *freed = NULL, *b;
+  if (CONC__LOAD_RELAXED(&conc__spare_blocks.bytes) <= bytes ||
+      !conc__spare_blocks_begin())
+    return;
+  while (conc__spare_blocks.bytes > bytes) {
+    b = conc__spare_blocks.first;
+    conc__spare_blocks.first = b->next;
+    CONC__STORE_RELAXED(&conc__spare_blocks.bytes,
+                        conc__spare_blocks.bytes - b->size);
+    b->next = freed;
+    freed = b;
+  }
+  conc__spare_blocks_end();
+  while ((b = freed) != NULL) {
+    freed = b->next;
+    CONC_FREE(b);
+  }
+}
+
 /* Where a large message lies: `memory` belongs to its entry. */
 typedef struct conc__block {
   unsigned char *memory;
@@ -27608,7 +27699,7 @@ CONC__PRIVATE int conc__block_make(conc__block *block,
     CONC__CHECK(block->at + m->size <= m->keep->capacity);
     return 0;
   }
-  block->memory = (unsigned char *)CONC_MALLOC(m->size);
+  block->memory = conc__block_new(m->size);
   if (block->memory == NULL) return -ENOMEM;
   conc__copy_in_pieces(block->memory, m->data, m->size);
   return 0;
@@ -27619,7 +27710,7 @@ CONC__PRIVATE int conc__block_make(conc__block *block,
 CONC__PRIVATE void conc__block_settle(conc__block *block,
                                       const conc__message *m, bool put) {
   if (m->keep == NULL) {
-    if (!put) CONC_FREE(block->memory);
+    if (!put) conc__block_free(block->memory, m->size);
   } else if (put) {
     memset(m->keep, 0, sizeof *m->keep);
   }
@@ -27974,6 +28065,7 @@ CONC__NOINLINE int conc__fifo_await_message(conc__fifo *q, double deadline) {
       if (q->put == CONC__LOAD(&q->got)) {
         int rc = q->closed ? -EPIPE : deadline <= 0 ? -ETIMEDOUT : 0;
         conc__bytering_shrink(q); /* its getters have nothing better to do */
+        conc__spare_blocks_shrink(CONC__BLOCKS_FEW);
         if (rc == 0)
           rc = conc__waitlist_wait(other, &q->getters, &w, front, true,
                                    deadline);
@@ -28035,8 +28127,9 @@ CONC__INLINE ssize_t conc__fifo_get_n(conc__fifo *q, const conc__sink *sink,
   conc__mutex_unlock(guard);
   if (woken != NULL) conc__wake_all(woken);
   if (CONC__UNLIKELY(block != NULL) && n == 0) {
+    /* `whole`: the sink may take a part of it, of a pickle the content. */
     size = conc__entry_copy_block(&slot, sink, data);
-    CONC_FREE(block);
+    conc__block_free(block, slot.whole);
   }
   /* A message stayed that another getter may be able to take. */
   if (CONC__UNLIKELY(size < 0))
@@ -28200,6 +28293,7 @@ CONC__PRIVATE void conc__fifo_free(conc_queue *queue) {
   }
   CONC_FREE(q->ring.data);
   CONC_FREE(queue);
+  conc__spare_blocks_shrink(0);
 }
 
 /* Both guards: a putter looks at `closed` under its own, and a getter that
