@@ -405,6 +405,27 @@ TEST(a_server_counts) {
   CHECK_EQ(conc_manager_stats(&s.server, &c), -EINVAL);
 }
 
+/* It is made by conc_manager_connect. What a client asks the server itself for
+   goes over it, too, and does not end it. */
+TEST(a_client_of_one_task_has_one_connection) {
+  served s = nobody();
+  conc_queue *q, *other = conc_queue_new(NULL);
+  char buf[8];
+  CHECK_EQ(conc_manager_register_queue(&s.server, "other", other), 0);
+  CHECK_EQ(conc_manager_register_types(&s.server), 0);
+  serve_queue(&s, conc_queue_new(NULL));
+  q = join_as_client(&s, &s.client);
+  CHECK_EQ(conc_put(q, "abc", 3, 5), 0);
+  CHECK(conc_manager_get(&s.client, "other") != NULL);
+  CHECK(conc_manager_get(&s.client, "none") == NULL && errno == ENOENT);
+  CHECK(conc_manager_lock(&s.client, "Lock") != NULL);
+  CHECK_EQ(conc_get(q, buf, 8, 5), 3);
+  CHECK_EQ(counts_of(&s).connections_ever, 1);
+  CHECK_EQ(conc_manager_shutdown(&s.client), 0);
+  end(&s);
+  conc_queue_free(other);
+}
+
 /* What is put or got in one trip, or by a key, counts as if it were alone. */
 TEST(many_count_one_by_one) {
   served s = nobody();
