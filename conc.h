@@ -6129,6 +6129,13 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC__TCP_QUICKACK (-1)
 #endif
 
+/* That more follows what is sent now, and may go along with it: the flag. */
+#ifdef MSG_MORE
+#define CONC__MSG_MORE MSG_MORE
+#else
+#define CONC__MSG_MORE 0
+#endif
+
 /* How long nothing is heard over TCP before the other side is asked whether it
    lives, in seconds; how often it is asked again, and how many times; and how
    many milliseconds what was sent may stay without an answer. -1: the system
@@ -28304,6 +28311,97 @@ CONC__PRIVATE void conc__fifo_unlock(const conc__fifo *q) {
 /* What a message counts for in .max_total, wherever it lies. */
 #define CONC__ENTRY_COUNT(size) CONC__ENTRY_SIZE(size)
 
+/* Blocks that messages have left are kept for the next ones, until a getter
+   finds its queue empty, or a queue is freed. For the allocator gives memory
+   of this size back to the system now and then, and to touch each page of it
+   for the first time takes longer than to copy a page. No task waits here for
+   another one: a task that finds them `busy` does without them. A forked child
+   may find them busy for ever. */
+#define CONC__BLOCK_KEPT ((size_t)256 << 10) /* bytes of one, at most */
+#define CONC__BLOCKS_KEPT ((size_t)4 << 20)  /* of all together; */
+#define CONC__BLOCKS_FEW ((size_t)256 << 10) /* and after a burst */
+#define CONC__BLOCKS_LOOKS 8 /* so many are looked at for one that fits */
+
+typedef struct conc__spare_block {
+  struct conc__spare_block *next;
+  size_t size;
+} conc__spare_block;
+
+static struct conc__spare_blocks {
+  conc__spare_block *first; /* the one that was left last */
+  size_t bytes;
+  bool busy; /* atomic */
+} conc__spare_blocks;
+
+CONC__INLINE bool conc__spare_blocks_begin(void) {
+  bool busy = false;
+  return CONC__CAS(&conc__spare_blocks.busy, &busy, true);
+}
+
+CONC__INLINE void conc__spare_blocks_end(void) {
+  CONC__STORE(&conc__spare_blocks.busy, false);
+}
+
+/* A block of `size` bytes, or somewhat more; or NULL. Needs no guard. */
+CONC__PRIVATE unsigned char *conc__block_new(size_t size) {
+  conc__spare_block **link = &conc__spare_blocks.first, *b = NULL;
+  int i;
+  if (size <= CONC__BLOCK_KEPT && conc__spare_blocks_begin()) {
+    for (i = 0; i < CONC__BLOCKS_LOOKS && (b = *link) != NULL; i++) {
+      if (b->size >= size && b->size - size <= size / 4) break;
+      link = &b->next;
+      b = NULL;
+    }
+    if (b != NULL) {
+      *link = b->next;
+      CONC__STORE_RELAXED(&conc__spare_blocks.bytes,
+                          conc__spare_blocks.bytes - b->size);
+    }
+    conc__spare_blocks_end();
+  }
+  return b != NULL ? (unsigned char *)b : (unsigned char *)CONC_MALLOC(size);
+}
+
+/* Frees a block that has at least so many bytes. Needs no guard. */
+CONC__PRIVATE void conc__block_free(unsigned char *block, size_t size) {
+  conc__spare_block *b = (conc__spare_block *)(void *)block;
+  bool kept = false;
+  if (size >= CONC__ENTRY_LARGE && size <= CONC__BLOCK_KEPT &&
+      conc__spare_blocks_begin()) {
+    kept = conc__spare_blocks.bytes + size <= CONC__BLOCKS_KEPT;
+    if (kept) {
+      b->size = size;
+      b->next = conc__spare_blocks.first;
+      conc__spare_blocks.first = b;
+      CONC__STORE_RELAXED(&conc__spare_blocks.bytes,
+                          conc__spare_blocks.bytes + size);
+    }
+    conc__spare_blocks_end();
+  }
+  if (!kept) CONC_FREE(block);
+}
+
+/* Frees all but so many bytes of them. */
+CONC__PRIVATE void conc__spare_blocks_shrink(size_t bytes) {
+  conc__spare_block *freed = NULL, *b;
+  if (CONC__LOAD_RELAXED(&conc__spare_blocks.bytes) <= bytes ||
+      !conc__spare_blocks_begin())
+    return;
+  while (conc__spare_blocks.bytes > bytes) {
+    b = conc__spare_blocks.first;
+    conc__spare_blocks.first = b->next;
+    CONC__STORE_RELAXED(&conc__spare_blocks.bytes,
+                        conc__spare_blocks.bytes - b->size);
+    b->next = freed;
+    freed = b;
+  }
+  conc__spare_blocks_end();
+  while ((b = freed) != NULL) {
+    freed = b->next;
+    CONC_FREE(b);
+  }
+}
+
 /* Where a large message lies: `memory` belongs to its entry. */
 typedef struct conc__block {
   unsigned char *memory;
@@ -28427,7 +28525,7 @@ CONC__PRIVATE int conc__block_make(conc__block *block,
     CONC__CHECK(block->at + m->size <= m->keep->capacity);
     return 0;
   }
-  block->memory = (unsigned char *)CONC_MALLOC(m->size);
+  block->memory = conc__block_new(m->size);
   if (block->memory == NULL) return -ENOMEM;
   conc__copy_in_pieces(block->memory, m->data, m->size);
   return 0;
@@ -28438,7 +28536,7 @@ CONC__PRIVATE int conc__block_make(conc__block *block,
 CONC__PRIVATE void conc__block_settle(conc__block *block,
                                       const conc__message *m, bool put) {
   if (m->keep == NULL) {
-    if (!put) CONC_FREE(block->memory);
+    if (!put) conc__block_free(block->memory, m->size);
   } else if (put) {
     memset(m->keep, 0, sizeof *m->keep);
   }
@@ -28802,6 +28900,7 @@ CONC__NOINLINE int conc__fifo_await_message(conc__fifo *q, double deadline) {
       if (q->put == CONC__LOAD(&q->got)) {
         int rc = q->closed ? -EPIPE : deadline <= 0 ? -ETIMEDOUT : 0;
         conc__bytering_shrink(q); /* its getters have nothing better to do */
+        conc__spare_blocks_shrink(CONC__BLOCKS_FEW);
         if (rc == 0)
           rc = conc__waitlist_wait(other, &q->getters, &w, front, true,
                                    deadline);
@@ -28863,8 +28962,9 @@ CONC__INLINE ssize_t conc__fifo_get_n(conc__fifo *q, const conc__sink *sink,
   conc__mutex_unlock(guard);
   if (woken != NULL) conc__wake_all(woken);
   if (CONC__UNLIKELY(block != NULL) && n == 0) {
+    /* `whole`: the sink may take a part of it, of a pickle the content. */
     size = conc__entry_copy_block(&slot, sink, data);
-    CONC_FREE(block);
+    conc__block_free(block, slot.whole);
   }
   /* A message stayed that another getter may be able to take. */
   if (CONC__UNLIKELY(size < 0))
@@ -29028,6 +29128,7 @@ CONC__PRIVATE void conc__fifo_free(conc_queue *queue) {
   }
   CONC_FREE(q->ring.data);
   CONC_FREE(queue);
+  conc__spare_blocks_shrink(0);
 }
 
 /* Both guards: a putter looks at `closed` under its own, and a getter that
@@ -41442,6 +41543,11 @@ CONC__PRIVATE size_t conc__account_failures(conc__account *a,
      server  #WELCOME#, or #FAILURE# and the end
      client  #CHALLENGE#...   and so on, with the parts exchanged
 
+   Our client does not wait for WELCOME before it challenges the server: its
+   answer and its challenge go out together, and so do WELCOME and the answer
+   of our server. That saves a trip, and says nothing that is not said anyway:
+   what follows the handshake still waits for the answer of the other side.
+
    Until then the peer may be any program: so it can make us read and keep
    CONC__HANDSHAKE_BYTES at most, and learns nothing from the time that a
    refusal takes. Nothing here is asserted of what a peer sends.
@@ -41541,29 +41647,32 @@ CONC__PRIVATE void conc__channel_set(conc__channel *ch, int option,
     setsockopt(ch->fd, IPPROTO_TCP, option, &value, sizeof value);
 }
 
-/* Sees to it that a connection ends about so many seconds after the machine at
-   its other end has vanished, of which nothing is heard otherwise; whether
-   anything is sent or not. Half of that time it may be silent; then it is
-   asked three times. What is sent and not acknowledged has the whole time. */
-CONC__PRIVATE void conc__channel_keepalive(conc__channel *ch, double seconds) {
-  int one = 1;
+/* When a connection that is silent is asked whether its other end lives: after
+   half of so many seconds, and then up to three times. `often`: each second;
+   but what was sent still has the whole time, see below. */
+CONC__PRIVATE void conc__channel_ask(conc__channel *ch, double seconds,
+                                     bool often) {
   int whole = seconds < 3 ? 3 : seconds > 32767 ? 32767 : (int)seconds;
-  int interval = whole < 6 ? 1 : whole / 6;
-  int idle = whole > 3 ? whole - 3 * interval : 1;
+  int interval = whole < 6 || often ? 1 : whole / 6;
+  int idle = whole > 3 && !often ? whole - 3 * interval : 1;
   if (!ch->tcp) return;
-  setsockopt(ch->fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
   conc__channel_set(ch, CONC__TCP_KEEPIDLE, idle);
   conc__channel_set(ch, CONC__TCP_KEEPINTVL, interval);
-  conc__channel_set(ch, CONC__TCP_KEEPCNT, 3);
-  conc__channel_set(ch, CONC__TCP_USER_TIMEOUT, whole * 1000);
 }
 
-/* The other end is asked each second from now on, but has as long to answer as
-   it was told before. */
-CONC__PRIVATE void conc__channel_ask_often(conc__channel *ch) {
+/* Sees to it that a connection ends about so many seconds after the machine at
+   its other end has vanished, of which nothing is heard otherwise; whether
+   anything is sent or not. What is sent and not acknowledged has the whole
+   time. `often` as above. */
+CONC__PRIVATE void conc__channel_keepalive(conc__channel *ch, double seconds,
+                                           bool often) {
+  int one = 1;
+  int whole = seconds < 3 ? 3 : seconds > 32767 ? 32767 : (int)seconds;
   if (!ch->tcp) return;
-  conc__channel_set(ch, CONC__TCP_KEEPIDLE, 1);
-  conc__channel_set(ch, CONC__TCP_KEEPINTVL, 1);
+  setsockopt(ch->fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
+  conc__channel_set(ch, CONC__TCP_KEEPCNT, 3);
+  conc__channel_set(ch, CONC__TCP_USER_TIMEOUT, whole * 1000);
+  conc__channel_ask(ch, seconds, often);
 }
 
 /* --- frames --- */
@@ -41994,41 +42103,44 @@ CONC__PRIVATE bool conc__challenge_is_own(const conc__channel *ch,
   return own;
 }
 
-/* Challenges the peer. 0: its answer was right, and WELCOME has been sent if
-   `welcome`; otherwise the caller sends it together with what comes next.
-   -EACCES: it was wrong, and FAILURE has been sent. Or negative errno. */
-CONC__PRIVATE int conc__auth_challenge(conc__channel *ch, const conc__key *key,
-                                       bool welcome, double deadline) {
-  unsigned char message[11 + CONC__CHALLENGE_SIZE];
-  const unsigned char *answer;
-  conc__challenge mine;
-  size_t size;
+/* Appends a challenge, and keeps it in `message` until its answer has come, or
+   it has not: then conc__challenge_end is due. 0 or negative errno. */
+CONC__PRIVATE int
+conc__auth_ask(conc__channel *ch,
+               unsigned char message[11 + CONC__CHALLENGE_SIZE],
+               conc__challenge *mine) {
   int rc;
   memcpy(message, CONC__CHALLENGE CONC__SHA256_PREFIX, 19);
   /* Random for each connection: an answer that was listened to must not do for
      another one. */
   rc = conc__random(message + 19, 40);
-  if (rc != 0) return rc;
-  conc__challenge_begin(&mine, ch, message + 11);
-  rc = conc__channel_send(ch, message, sizeof message, deadline);
   if (rc == 0)
-    rc = conc__channel_receive(ch, CONC__HANDSHAKE_MESSAGE, &answer, &size,
-                               deadline);
-  conc__challenge_end(&mine);
-  if (rc != 0) return rc;
-  if (!conc__auth_verify(key, message + 11, CONC__CHALLENGE_SIZE, answer,
-                         size)) {
-    conc__channel_send(ch, CONC__FAILURE, 9, deadline);
-    return -EACCES;
-  }
-  return welcome ? conc__channel_send(ch, CONC__WELCOME, 9, deadline) : 0;
+    rc = conc__frame_append(&ch->out, message, 11 + CONC__CHALLENGE_SIZE);
+  if (rc == 0) conc__challenge_begin(mine, ch, message + 11);
+  return rc;
 }
 
-/* Answers the peer's challenge. 0; -EACCES if the peer refuses the answer,
-   and what follows is not read, or if it has sent us a challenge of our own;
-   -EPROTO if it is no such peer; or negative errno. */
-CONC__PRIVATE int conc__auth_respond(conc__channel *ch, const conc__key *key,
-                                     double deadline) {
+/* Waits for the answer to that challenge. 0: it was right. -EACCES: it was
+   wrong, and FAILURE has been sent. Or negative errno. */
+CONC__PRIVATE int
+conc__auth_check(conc__channel *ch, const conc__key *key,
+                 const unsigned char message[11 + CONC__CHALLENGE_SIZE],
+                 double deadline) {
+  const unsigned char *answer;
+  size_t size;
+  int rc = conc__channel_receive(ch, CONC__HANDSHAKE_MESSAGE, &answer, &size,
+                                 deadline);
+  if (rc != 0) return rc;
+  if (conc__auth_verify(key, message + 11, CONC__CHALLENGE_SIZE, answer, size))
+    return 0;
+  conc__channel_send(ch, CONC__FAILURE, 9, deadline);
+  return -EACCES;
+}
+
+/* Waits for the peer's challenge, and appends the answer. 0; -EACCES if it is
+   a challenge of our own; -EPROTO if it is none; or negative errno. */
+CONC__PRIVATE int conc__auth_reply(conc__channel *ch, const conc__key *key,
+                                   double deadline) {
   unsigned char answer[CONC__DIGEST_MAX];
   const unsigned char *p;
   size_t size;
@@ -42040,11 +42152,18 @@ CONC__PRIVATE int conc__auth_respond(conc__channel *ch, const conc__key *key,
   if (conc__challenge_is_own(ch, p + 11, size - 11)) return -EACCES;
   n = conc__auth_answer(key, p + 11, size - 11, answer);
   if (n < 0) return n;
-  rc = conc__channel_send(ch, answer, (size_t)n, deadline);
+  rc = conc__frame_append(&ch->out, answer, (size_t)n);
   conc__wipe(answer, sizeof answer);
-  if (rc == 0)
-    rc = conc__channel_receive(ch, CONC__HANDSHAKE_MESSAGE, &p, &size,
-                               deadline);
+  return rc;
+}
+
+/* Waits for what the peer says to that answer. 0; -EACCES if it refuses it;
+   or negative errno. */
+CONC__PRIVATE int conc__auth_welcome(conc__channel *ch, double deadline) {
+  const unsigned char *p;
+  size_t size;
+  int rc = conc__channel_receive(ch, CONC__HANDSHAKE_MESSAGE, &p, &size,
+                                 deadline);
   if (rc != 0) return rc;
   return size == 9 && memcmp(p, CONC__WELCOME, 9) == 0 ? 0 : -EACCES;
 }
@@ -42054,11 +42173,26 @@ CONC__PRIVATE int conc__auth_respond(conc__channel *ch, const conc__key *key,
    0 or negative errno. */
 CONC__PRIVATE int conc__auth_serve(conc__channel *ch, const conc__key *key,
                                    double deadline) {
+  unsigned char message[11 + CONC__CHALLENGE_SIZE];
+  conc__challenge mine;
+  size_t sent;
   int rc;
   ch->eager = ch->serves = true;
   ch->read_limit = CONC__HANDSHAKE_BYTES;
-  rc = conc__auth_challenge(ch, key, true, deadline);
-  if (rc == 0) rc = conc__auth_respond(ch, key, deadline);
+  rc = conc__auth_ask(ch, message, &mine);
+  if (rc == 0) {
+    rc = conc__channel_flush(ch, &sent, deadline);
+    if (rc == 0) rc = conc__auth_check(ch, key, message, deadline);
+    conc__challenge_end(&mine);
+  }
+  if (rc == 0) rc = conc__frame_append(&ch->out, CONC__WELCOME, 9);
+  /* Python waits for this before it goes on. If the client's challenge has
+     come, our answer can go along. */
+  if (rc == 0 && conc__buffer_count(&ch->in) == 0)
+    rc = conc__channel_flush(ch, &sent, deadline);
+  if (rc == 0) rc = conc__auth_reply(ch, key, deadline);
+  if (rc == 0) rc = conc__channel_flush(ch, &sent, deadline);
+  if (rc == 0) rc = conc__auth_welcome(ch, deadline);
   ch->read_limit = SIZE_MAX;
   return rc;
 }
@@ -42067,11 +42201,20 @@ CONC__PRIVATE int conc__auth_serve(conc__channel *ch, const conc__key *key,
    `out`, to go with the first request in one segment. 0 or negative errno. */
 CONC__PRIVATE int conc__auth_connect(conc__channel *ch, const conc__key *key,
                                      double deadline) {
+  unsigned char message[11 + CONC__CHALLENGE_SIZE];
+  conc__challenge mine;
+  size_t sent;
   int rc;
   ch->eager = true;
   ch->read_limit = CONC__HANDSHAKE_BYTES;
-  rc = conc__auth_respond(ch, key, deadline);
-  if (rc == 0) rc = conc__auth_challenge(ch, key, false, deadline);
+  rc = conc__auth_reply(ch, key, deadline);
+  if (rc == 0) rc = conc__auth_ask(ch, message, &mine);
+  if (rc == 0) {
+    rc = conc__channel_flush(ch, &sent, deadline);
+    if (rc == 0) rc = conc__auth_welcome(ch, deadline);
+    if (rc == 0) rc = conc__auth_check(ch, key, message, deadline);
+    conc__challenge_end(&mine);
+  }
   ch->read_limit = SIZE_MAX;
   return rc != 0 ? rc : conc__frame_append(&ch->out, CONC__WELCOME, 9);
 }
@@ -42951,6 +43094,11 @@ CONC__PRIVATE void conc__receipts_free(conc__receipts *all) {
    method is its name then, and the call takes one trip. An id never looks like
    this one. */
 #define CONC__CALLS "_conc_call"
+
+/* The id that stands for the server itself on a connection for methods. What
+   accept_connection replies tells that there is one: true, where Python's
+   server has nothing to say. */
+#define CONC__ITSELF "_conc_server"
 /* The method by which an object is called. Create calls one that has it. */
 #define CONC__METHOD_CALL "__call__"
 
@@ -46256,28 +46404,37 @@ CONC__PRIVATE int conc__serve_debug_info(conc__session *s) {
   return rc;
 }
 
-/* The functions, and how many arguments each has. */
+/* The functions, and how many arguments each has. Those that are `last` are
+   the first and the last of a connection: they are not for one for methods. */
 static const struct {
   const char *name;
   size_t least, most;
-} conc__functions[] = {
-    {"accept_connection", 1, 1}, {"create", 1, SIZE_MAX},
-    {"debug_info", 0, 0},        {"decref", 1, 1},
-    {"dummy", 0, 0},             {"get_methods", 1, 1},
-    {"incref", 1, 1},            {"number_of_objects", 0, 0},
-    {"shutdown", 0, 0}};
+  bool last;
+} conc__functions[] = {{"accept_connection", 1, 1, true},
+                       {"create", 1, SIZE_MAX, false},
+                       {"debug_info", 0, 0, false},
+                       {"decref", 1, 1, false},
+                       {"dummy", 0, 0, false},
+                       {"get_methods", 1, 1, false},
+                       {"incref", 1, 1, false},
+                       {"number_of_objects", 0, 0, false},
+                       {"shutdown", 0, 0, true}};
 #define CONC__FUNCTIONS (sizeof conc__functions / sizeof *conc__functions)
 
 /* A function of the server. It is the only request of its connection; only
-   accept_connection lets others follow. */
+   accept_connection lets others follow, and among these a client of ours may
+   have functions again (CONC__ITSELF). */
 CONC__PRIVATE int conc__serve_function(conc__session *s, conc__request *r) {
+  const bool methods = s->client->methods;
   const char *f = r->method;
   char text[160];
   size_t given = conc_value_size(r->args);
   size_t i;
-  s->leave = true;
+  s->leave = !methods;
   for (i = 0; i < CONC__FUNCTIONS; i++)
     if (strcmp(f, conc__functions[i].name) == 0) break;
+  if (methods && i < CONC__FUNCTIONS && conc__functions[i].last)
+    i = CONC__FUNCTIONS;
   if (i == CONC__FUNCTIONS) {
     snprintf(text, sizeof text, "AssertionError: '%.*s' unrecognized",
              CONC__SHOWN(f, 60));
@@ -46299,7 +46456,7 @@ CONC__PRIVATE int conc__serve_function(conc__session *s, conc__request *r) {
     conc__client_read_name(s->client,
                            conc__request_text(conc_value_item(r->args, 0)));
     conc__session_own(s);
-    return conc__reply_none(s);
+    return conc__reply_bool(s, true); /* see CONC__ITSELF */
   }
   if (strcmp(f, "create") == 0) return conc__serve_create(s, r);
   if (strcmp(f, "dummy") == 0) return conc__reply_none(s);
@@ -46633,8 +46790,9 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
   memset(&reading.encoded, 0, sizeof reading.encoded);
   s->encoded_objects = reading.encoded_objects;
   if (conc__request_fits(s, reading.value, &r, &rc)) {
-    rc = s->client->methods ? conc__serve_method(s, &r)
-                            : conc__serve_function(s, &r);
+    rc = s->client->methods && strcmp(r.ident, CONC__ITSELF) != 0
+             ? conc__serve_method(s, &r)
+             : conc__serve_function(s, &r);
     if (rc == 0) rc = conc__reply_bound(s, &r);
   }
   reading.encoded = s->encoded; /* which no put has taken */
@@ -47274,7 +47432,7 @@ CONC__PRIVATE int conc__client_accept(conc__manager_data *m) {
   if (rc == 0) {
     conc__client_look(c, &unwelcome);
     if (unwelcome == NULL) {
-      conc__channel_keepalive(&c->channel, m->keepalive);
+      conc__channel_keepalive(&c->channel, m->keepalive, false);
       c->watch.ready = conc__client_ready;
       rc = conc__watch_start(conc__this.loop, c->channel.fd, &c->watch);
     }
@@ -47849,6 +48007,7 @@ typedef struct conc__peer {
   const unsigned char *ahead, *ahead_end; /* bodies in `in` of messages that
                  came together, and that no get has taken yet; in >>client */
   bool fetched; /* in advance: it counts among these */
+  bool itself;  /* the server knows CONC__ITSELF */
   struct conc__peer *younger, *older; /* in `held`, while it is idle and so */
   /* What it is known by if we come back on another connection: see "coming
      back" in >>own. */
@@ -47862,12 +48021,18 @@ typedef struct conc__peer {
 /* --- connections: their end --- */
 
 /* The word "confirmed". It is small: if it cannot be sent at once, the other
-   end does not read, and the message goes back there. */
-CONC__PRIVATE void conc__peer_confirm(conc__peer *p) {
-  ssize_t n = send(p->channel.fd, "\0\0\0\0", 4, MSG_DONTWAIT | MSG_NOSIGNAL);
+   end does not read, and the message goes back there. `more` is 0, or
+   CONC__MSG_MORE: the end of the connection follows, and they go together. */
+CONC__PRIVATE void conc__peer_say(conc__peer *p, int more) {
+  ssize_t n = send(p->channel.fd, "\0\0\0\0", 4,
+                   MSG_DONTWAIT | MSG_NOSIGNAL | more);
   (void)n;
   p->held = false;
   p->unsure = true;
+}
+
+CONC__PRIVATE void conc__peer_confirm(conc__peer *p) {
+  conc__peer_say(p, 0);
 }
 
 /* Closes a connection. A message that it holds is the caller's since long, and
@@ -47877,7 +48042,7 @@ CONC__PRIVATE void conc__peer_confirm(conc__peer *p) {
 CONC__PRIVATE void conc__peer_close(conc__peer *p) {
   conc__manager_data *m = p->manager;
   bool ours = conc__own_fd_is(p->channel.fd);
-  if (p->held && ours) conc__peer_confirm(p);
+  if (p->held && ours) conc__peer_say(p, CONC__MSG_MORE);
   conc__channel_close(&p->channel);
   if (ours && m != NULL && p->unsure) {
     conc__mutex *guard = conc__mutex_of(m);
@@ -47918,11 +48083,11 @@ CONC__PRIVATE int conc__request_end(conc__buffer *out, size_t at) {
 /* A whole request for a function of the server. Its only argument is a str, or
    there is none (NULL). It is in protocol 2, which every Python reads: it is
    the first that the server gets, and which one it speaks itself is not known
-   before its reply. */
-CONC__PRIVATE int conc__request_str(conc__buffer *out, const char *method,
-                                    const char *argument) {
+   before its reply. `ident` is NULL, or CONC__ITSELF. */
+CONC__PRIVATE int conc__request_str(conc__buffer *out, const char *ident,
+                                    const char *method, const char *argument) {
   size_t at;
-  int rc = conc__request_begin(out, &at, 2, NULL, method);
+  int rc = conc__request_begin(out, &at, ident != NULL ? 4 : 2, ident, method);
   if (rc == 0)
     rc = argument != NULL
              ? conc__pickle_put_str(out, argument, strlen(argument))
@@ -48133,11 +48298,10 @@ CONC__PRIVATE int conc__peer_open_once(conc__manager_data *m, conc__peer **out,
     return rc;
   }
   began = conc_now();
-  conc__channel_keepalive(&p->channel, m->keepalive);
-  conc__channel_ask_often(&p->channel);
+  conc__channel_keepalive(&p->channel, m->keepalive, true);
   rc = conc__auth_connect(&p->channel, &m->key, deadline);
   if (rc == 0) {
-    conc__channel_keepalive(&p->channel, m->keepalive);
+    conc__channel_ask(&p->channel, m->keepalive, false);
     *out = p;
     return 0;
   }
@@ -48195,7 +48359,7 @@ CONC__PRIVATE int conc__peer_function(conc__manager_data *m,
   *reply = NULL;
   *lost = conc__is_lost(rc);
   if (rc != 0) return rc;
-  rc = conc__request_str(&p->channel.out, function, argument);
+  rc = conc__request_str(&p->channel.out, NULL, function, argument);
   began = conc_now();
   if (rc == 0)
     rc = conc__peer_call(m, p, reply, result, &broken, deadline);
@@ -48313,7 +48477,7 @@ CONC__PRIVATE int conc__peer_get(conc__manager_data *m, conc__peer **out,
   const conc_value *result;
   size_t i;
   int n, rc;
-  bool named = false;
+  bool named = false, itself = false;
   *lost = false;
   *out = conc__peer_take_idle(m);
   if (*out != NULL) return 0;
@@ -48328,8 +48492,10 @@ CONC__PRIVATE int conc__peer_get(conc__manager_data *m, conc__peer **out,
   }
   rc = conc__peer_function(m, "accept_connection", text, &reply, &result, out,
                            lost, deadline);
+  if (rc == 0 && conc_value_bool(result, &itself) != 0) itself = false;
   conc_value_free(reply);
   if (rc != 0) return rc;
+  (*out)->itself = itself;
   (*out)->channel.eager = false;
   if (named) {
     (*out)->manager = m;
@@ -48367,6 +48533,34 @@ CONC__PRIVATE void conc__peer_put(conc__manager_data *m, conc__peer *p) {
     conc__peer_confirm(oldest); /* under the guard: it does not wait */
   }
   conc__mutex_unlock(guard);
+}
+
+/* Calls a function of the server, as conc__peer_function; but over a connection
+   that is there already, if the server is ours. If that one turns out to be
+   lost, the server may be another one by now, and is asked anew. */
+CONC__PRIVATE int conc__peer_ask(conc__manager_data *m, const char *function,
+                                 const char *argument, conc_value **reply,
+                                 const conc_value **result, bool *lost,
+                                 double deadline) {
+  conc__peer *p = conc__peer_take_idle(m);
+  bool broken = true, again;
+  int rc;
+  if (p != NULL && !p->itself) conc__peer_put(m, p);
+  if (p == NULL || !p->itself)
+    return conc__peer_function(m, function, argument, reply, result, NULL,
+                               lost, deadline);
+  *reply = NULL;
+  rc = conc__request_str(&p->channel.out, CONC__ITSELF, function, argument);
+  if (rc == 0)
+    rc = conc__peer_call(m, p, reply, result, &broken, deadline);
+  *lost = broken && conc__is_lost(rc);
+  again = *lost && rc != -ETIMEDOUT && p->channel.fd >= 0;
+  if (again) conc__client_has_lost(m);
+  if (broken) conc__peer_close(p);
+  else conc__peer_put(m, p);
+  return again ? conc__peer_function(m, function, argument, reply, result,
+                                     NULL, lost, deadline)
+               : rc;
 }
 
 /* --- calls, and their tries ---
@@ -48840,8 +49034,8 @@ CONC__PRIVATE int conc__ident_ask(conc__calling *call, const char *name,
   conc_value *reply;
   const conc_value *result;
   conc__ident *ident;
-  int rc = conc__peer_function(m, "create", name, &reply, &result, NULL,
-                               &call->lost, conc__call_patience(call));
+  int rc = conc__peer_ask(m, "create", name, &reply, &result, &call->lost,
+                          conc__call_patience(call));
   *out = NULL;
   /* KeyError, in words; older ones of ours and of Python say it otherwise. */
   if (rc == -ESTALE || rc == -CONC__EREMOTEIO) return -ENOENT;
@@ -48867,8 +49061,7 @@ CONC__PRIVATE void conc__ident_give_back(conc__manager_data *m,
   const conc_value *result;
   bool lost;
   if (ident->confirms || end <= conc_now()) return;
-  conc__peer_function(m, "decref", ident->text, &reply, &result, NULL, &lost,
-                      end);
+  conc__peer_ask(m, "decref", ident->text, &reply, &result, &lost, end);
   conc_value_free(reply);
 }
 
@@ -51527,8 +51720,8 @@ CONC__PRIVATE int conc__remote_create(conc__manager_data *m, const char *name,
   const conc_value *result;
   conc__ident *ident;
   bool lost;
-  int rc = conc__peer_function(m, "create", name, &reply, &result, NULL, &lost,
-                               end);
+  int rc =
+      conc__peer_ask(m, "create", name, &reply, &result, &lost, end);
   if (rc == -ESTALE || rc == -CONC__EREMOTEIO) return -ENOENT;
   if (rc != 0) return rc;
   ident = (conc__ident *)CONC_MALLOC(sizeof *ident);
