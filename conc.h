@@ -35640,14 +35640,14 @@ typedef struct conc__outcome {
 } conc__outcome;
 
 /* A guest's end of a wire. It is idle, or pinned, or belongs to a call. */
-typedef struct conc__wire {
-  struct conc__wire *next; /* of the idle; or of the task that it is pinned
+typedef struct conc__cable {
+  struct conc__cable *next; /* of the idle; or of the task that it is pinned
                               to */
   struct conc__house *house; /* of a pinned one; NULL: that is gone. Changes
                               under the guard; the task looks without it
                               whether it is one that is there */
   conc__mutex *guard;      /* of the house; it is there when that is gone */
-  struct conc__wire *before, *after; /* of the pinned; under the guard */
+  struct conc__cable *before, *after; /* of the pinned; under the guard */
   int fd;                  /* -1: closed; so in a forked child */
   unsigned depth;          /* conc__fork_depth of its process */
   uint32_t serial;         /* of the last call */
@@ -35655,12 +35655,12 @@ typedef struct conc__wire {
                               0: none */
   bool pinned;
   conc__buffer in, out;
-} conc__wire;
+} conc__cable;
 
 /* All that are pinned to a task. */
-typedef struct conc__wires {
-  conc__wire *first;
-} conc__wires;
+typedef struct conc__cables {
+  conc__cable *first;
+} conc__cables;
 
 /* The host's end, with what comes by it. It belongs to the host's loop. */
 typedef struct conc__visitor {
@@ -35695,7 +35695,7 @@ typedef struct conc__house {
   conc__visitor *visitors, *dead;
   conc__buffer in;                /* what has just come */
   /* Of a guest: */
-  conc__wire *idle, *pinned; /* under the guard */
+  conc__cable *idle, *pinned; /* under the guard */
   uint64_t process;          /* 0: not known yet. Atomic */
   unsigned beats; /* the thread that says that it lives: 0: there is none, 1: a
                      task is about to start it, 2: it runs, 3: it is to end,
@@ -36103,10 +36103,10 @@ CONC__PRIVATE void *conc__host_thread(void *arg) {
 
 /* --- a guest's wires --- */
 
-static conc_local conc__wires_local;
-static conc_attribute conc__wires_own;
+static conc_local conc__cables_local;
+static conc_attribute conc__cables_own;
 
-CONC__PRIVATE void conc__wire_free(conc__wire *wire) {
+CONC__PRIVATE void conc__cable_free(conc__cable *wire) {
   conc__fd_close_own(&wire->fd);
   conc__buffer_free(&wire->in);
   conc__buffer_free(&wire->out);
@@ -36114,7 +36114,7 @@ CONC__PRIVATE void conc__wire_free(conc__wire *wire) {
 }
 
 /* Takes a wire out of the pinned of its house. Under the guard. */
-CONC__PRIVATE void conc__wire_unpin(conc__wire *wire) {
+CONC__PRIVATE void conc__cable_unpin(conc__cable *wire) {
   if (wire->house == NULL) return;
   *(wire->before != NULL ? &wire->before->after : &wire->house->pinned) =
       wire->after;
@@ -36124,71 +36124,71 @@ CONC__PRIVATE void conc__wire_unpin(conc__wire *wire) {
 }
 
 /* The task ends: the host sees the ends of its wires. */
-CONC__PRIVATE void conc__wires_end(void *value) {
-  conc__wires *all = (conc__wires *)value;
+CONC__PRIVATE void conc__cables_end(void *value) {
+  conc__cables *all = (conc__cables *)value;
   while (all->first != NULL) {
-    conc__wire *wire = all->first;
+    conc__cable *wire = all->first;
     all->first = wire->next;
     conc__mutex_lock(wire->guard);
-    conc__wire_unpin(wire);
+    conc__cable_unpin(wire);
     conc__mutex_unlock(wire->guard);
-    conc__wire_free(wire);
+    conc__cable_free(wire);
   }
   CONC_FREE(all);
 }
 
-CONC__PRIVATE void conc__wires_begin(void) {
-  conc__local_begin(&conc__wires_local, &conc__wires_own, conc__wires_end);
+CONC__PRIVATE void conc__cables_begin(void) {
+  conc__local_begin(&conc__cables_local, &conc__cables_own, conc__cables_end);
 }
 
 /* The calling task's; NULL: it has none. Without those of a parent, and of
    queues that are gone. */
-CONC__PRIVATE conc__wires *conc__wires_find(void) {
+CONC__PRIVATE conc__cables *conc__cables_find(void) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
-  conc__wires *all;
-  conc__wire **p;
-  pthread_once(&once, conc__wires_begin);
-  all = (conc__wires *)conc_attribute_get(&conc__wires_own);
+  conc__cables *all;
+  conc__cable **p;
+  pthread_once(&once, conc__cables_begin);
+  all = (conc__cables *)conc_attribute_get(&conc__cables_own);
   p = all != NULL ? &all->first : NULL;
   while (p != NULL && *p != NULL) {
-    conc__wire *wire = *p;
+    conc__cable *wire = *p;
     if (CONC__LOAD_RELAXED(&wire->house) != NULL &&
         wire->depth == conc__fork_depth) {
       p = &wire->next;
     } else {
       *p = wire->next;
-      conc__wire_free(wire);
+      conc__cable_free(wire);
     }
   }
   return all;
 }
 
 /* The same; made, if there is none. NULL: there is no memory. */
-CONC__PRIVATE conc__wires *conc__wires_make(void) {
-  conc__wires *all = conc__wires_find();
+CONC__PRIVATE conc__cables *conc__cables_make(void) {
+  conc__cables *all = conc__cables_find();
   if (all != NULL) return all;
-  all = (conc__wires *)CONC_MALLOC(sizeof *all);
+  all = (conc__cables *)CONC_MALLOC(sizeof *all);
   if (all == NULL) return NULL;
   all->first = NULL;
-  if (conc_attribute_set(&conc__wires_own, all) == 0) return all;
+  if (conc_attribute_set(&conc__cables_own, all) == 0) return all;
   CONC_FREE(all);
   return NULL;
 }
 
 /* The wire of the calling task by which it has leases; or NULL. */
-CONC__PRIVATE conc__wire *conc__wire_pinned(const conc__house *f) {
-  const conc__wires *all = conc__wires_find();
-  conc__wire *wire = all != NULL ? all->first : NULL;
+CONC__PRIVATE conc__cable *conc__cable_pinned(const conc__house *f) {
+  const conc__cables *all = conc__cables_find();
+  conc__cable *wire = all != NULL ? all->first : NULL;
   while (wire != NULL && CONC__LOAD_RELAXED(&wire->house) != f)
     wire = wire->next;
   return wire;
 }
 
 /* Pins a wire to the calling task, or takes that back. */
-CONC__PRIVATE void conc__wire_pin(conc__house *f, conc__wire *wire,
+CONC__PRIVATE void conc__cable_pin(conc__house *f, conc__cable *wire,
                                   bool pin) {
-  conc__wires *all = conc__wires_find();
-  conc__wire **p;
+  conc__cables *all = conc__cables_find();
+  conc__cable **p;
   CONC__CHECK(all != NULL && wire->pinned != pin);
   wire->pinned = pin;
   conc__mutex_lock(wire->guard);
@@ -36198,7 +36198,7 @@ CONC__PRIVATE void conc__wire_pin(conc__house *f, conc__wire *wire,
     if (wire->after != NULL) wire->after->before = wire;
     f->pinned = wire;
   } else {
-    conc__wire_unpin(wire);
+    conc__cable_unpin(wire);
   }
   conc__mutex_unlock(wire->guard);
   p = &all->first;
@@ -36209,9 +36209,9 @@ CONC__PRIVATE void conc__wire_pin(conc__house *f, conc__wire *wire,
 
 /* A new wire: the host gets the other end. 0 or negative errno: -EOWNERDEAD if
    there is no host. */
-CONC__PRIVATE int conc__wire_open(conc__house *f, conc__wire **out,
+CONC__PRIVATE int conc__cable_open(conc__house *f, conc__cable **out,
                                   double deadline) {
-  conc__wire *wire = (conc__wire *)CONC_MALLOC(sizeof *wire);
+  conc__cable *wire = (conc__cable *)CONC_MALLOC(sizeof *wire);
   int end = -1, rc;
   if (wire == NULL) return -ENOMEM;
   memset(wire, 0, sizeof *wire);
@@ -36232,28 +36232,28 @@ CONC__PRIVATE int conc__wire_open(conc__house *f, conc__wire **out,
     *out = wire;
     return 0;
   }
-  conc__wire_free(wire);
+  conc__cable_free(wire);
   return rc == -EPIPE || rc == -ECONNREFUSED ? -EOWNERDEAD : rc;
 }
 
 /* A wire for a call: the task's own, or an idle one, or a new one. */
-CONC__PRIVATE int conc__wire_take(conc__house *f, conc__wire **out,
+CONC__PRIVATE int conc__cable_take(conc__house *f, conc__cable **out,
                                   double deadline) {
-  *out = conc__wire_pinned(f);
+  *out = conc__cable_pinned(f);
   if (*out != NULL) return 0;
   conc__mutex_lock(conc__mutex_of(f));
   *out = f->idle;
   if (*out != NULL) f->idle = (*out)->next;
   conc__mutex_unlock(conc__mutex_of(f));
-  return *out != NULL ? 0 : conc__wire_open(f, out, deadline);
+  return *out != NULL ? 0 : conc__cable_open(f, out, deadline);
 }
 
 /* A call is over: the wire is the task's if it `holds` leases, or idle. */
-CONC__PRIVATE void conc__wire_leave(conc__house *f, conc__wire *wire,
+CONC__PRIVATE void conc__cable_leave(conc__house *f, conc__cable *wire,
                                     bool holds) {
   if (wire->in.capacity > CONC__BUFFER_KEPT) conc__buffer_free(&wire->in);
   if (wire->out.capacity > CONC__BUFFER_KEPT) conc__buffer_free(&wire->out);
-  if (wire->pinned != holds) conc__wire_pin(f, wire, holds);
+  if (wire->pinned != holds) conc__cable_pin(f, wire, holds);
   if (holds) return;
   conc__mutex_lock(wire->guard);
   wire->next = f->idle;
@@ -36262,9 +36262,9 @@ CONC__PRIVATE void conc__wire_leave(conc__house *f, conc__wire *wire,
 }
 
 /* A wire is of no more use: what the task had leased by it comes back. */
-CONC__PRIVATE void conc__wire_drop(conc__house *f, conc__wire *wire) {
-  if (wire->pinned) conc__wire_pin(f, wire, false);
-  conc__wire_free(wire);
+CONC__PRIVATE void conc__cable_drop(conc__house *f, conc__cable *wire) {
+  if (wire->pinned) conc__cable_pin(f, wire, false);
+  conc__cable_free(wire);
 }
 
 /* The number by which the host knows which wires are of one process. */
@@ -36278,7 +36278,7 @@ CONC__PRIVATE uint64_t conc__guest_process(conc__house *f) {
 
 /* Sends a word, which has no answer. It is short: if it cannot be sent at once
    the host does not read. 0 or negative errno. */
-CONC__PRIVATE int conc__wire_say(conc__house *f, const conc__wire *wire,
+CONC__PRIVATE int conc__cable_say(conc__house *f, const conc__cable *wire,
                                  uint32_t call, uint32_t serial) {
   conc__wish word;
   memset(&word, 0, sizeof word);
@@ -36297,7 +36297,7 @@ typedef struct conc__guest_calling {
   const char *id;               /* behind it; or NULL */
   bool acts; /* without an answer it is not known whether it was done */
   /* After a call that went well, until conc__guest_leave: */
-  conc__wire *wire;
+  conc__cable *wire;
   conc__outcome outcome;
   const unsigned char *bytes; /* behind the answer */
   size_t size;
@@ -36360,25 +36360,25 @@ CONC__PRIVATE int conc__guest_read(conc__guest_calling *c, double end) {
    finds its wire closed, which is the parent's. */
 CONC__PRIVATE int conc__guest_failed(conc__guest_calling *c, int rc,
                                      bool sent) {
-  conc__wire *wire = c->wire;
+  conc__cable *wire = c->wire;
   bool ended = rc == -EPIPE || rc == -ECONNRESET || rc == -EBADF ||
                rc == -EPROTO;
   c->wire = NULL;
   if (wire->depth != conc__fork_depth) {
-    if (!wire->pinned) conc__wire_free(wire); /* else the next call does it */
+    if (!wire->pinned) conc__cable_free(wire); /* else the next call does it */
     return -ECANCELED;
   }
   if (!ended && wire->pinned) {
     if (sent) wire->owes = c->wish.serial;
-    if (sent && conc__wire_say(c->house, wire, CONC__WISH_CANCEL,
+    if (sent && conc__cable_say(c->house, wire, CONC__WISH_CANCEL,
                                wire->owes) == 0)
       wire->owes = 0;
   } else if (!ended && !sent) {
-    conc__wire_leave(c->house, wire, false);
+    conc__cable_leave(c->house, wire, false);
   } else {
     if (!ended)
-      conc__wire_say(c->house, wire, CONC__WISH_CANCEL, c->wish.serial);
-    conc__wire_drop(c->house, wire);
+      conc__cable_say(c->house, wire, CONC__WISH_CANCEL, c->wish.serial);
+    conc__cable_drop(c->house, wire);
   }
   if (sent && c->acts && rc != -ECANCELED) return -ECONNRESET;
   return ended ? -EOWNERDEAD : rc;
@@ -36389,10 +36389,10 @@ CONC__PRIVATE int conc__guest_failed(conc__guest_calling *c, int rc,
 CONC__PRIVATE ssize_t conc__guest_call(conc__guest_calling *c) {
   const double end = conc__guest_end(c);
   bool sent = false;
-  int rc = conc__wire_take(c->house, &c->wire, end);
+  int rc = conc__cable_take(c->house, &c->wire, end);
   if (rc != 0) return rc;
   if (c->wire->owes != 0) {
-    rc = conc__wire_say(c->house, c->wire, CONC__WISH_CANCEL,
+    rc = conc__cable_say(c->house, c->wire, CONC__WISH_CANCEL,
                         c->wire->owes);
     if (rc == 0) c->wire->owes = 0;
   }
@@ -36406,15 +36406,15 @@ CONC__PRIVATE ssize_t conc__guest_call(conc__guest_calling *c) {
   if (rc != 0) return conc__guest_failed(c, rc, sent);
   if (c->outcome.result >= 0) return (ssize_t)c->outcome.result;
   if (c->outcome.result == -EOWNERDEAD)
-    conc__wire_drop(c->house, c->wire);
+    conc__cable_drop(c->house, c->wire);
   else
-    conc__wire_leave(c->house, c->wire, c->outcome.holds != 0);
+    conc__cable_leave(c->house, c->wire, c->outcome.holds != 0);
   return (ssize_t)c->outcome.result;
 }
 
 /* The answer has been read. */
 CONC__PRIVATE void conc__guest_leave(conc__guest_calling *c) {
-  conc__wire_leave(c->house, c->wire, c->outcome.holds != 0);
+  conc__cable_leave(c->house, c->wire, c->outcome.holds != 0);
 }
 
 /* A call without more in its answer than a number, or an error. */
@@ -36441,18 +36441,18 @@ enum { CONC__BEATS_NONE, CONC__BEATS_BEGIN, CONC__BEATS, CONC__BEATS_MUST_END,
 CONC__PRIVATE void *conc__guest_beat_main(void *arg) {
   conc__house *f = (conc__house *)arg;
   const double every = (double)f->work->lease / 3e9;
-  conc__wire *wire = NULL;
+  conc__cable *wire = NULL;
   unsigned state;
   while ((state = CONC__LOAD(&f->beats)) != CONC__BEATS_MUST_END) {
-    if (wire == NULL && conc__wire_open(f, &wire, 0) != 0) wire = NULL;
+    if (wire == NULL && conc__cable_open(f, &wire, 0) != 0) wire = NULL;
     if (wire != NULL &&
-        conc__wire_say(f, wire, CONC__WISH_ALIVE, 0) == -EPIPE) {
-      conc__wire_free(wire);
+        conc__cable_say(f, wire, CONC__WISH_ALIVE, 0) == -EPIPE) {
+      conc__cable_free(wire);
       wire = NULL;
     }
     conc__futex_wait(&f->beats, state, conc_now() + every, false);
   }
-  if (wire != NULL) conc__wire_free(wire);
+  if (wire != NULL) conc__cable_free(wire);
   CONC__STORE(&f->beats, (unsigned)CONC__BEATS_ENDED); /* the last touch */
   conc__futex_wake(&f->beats, 1, false);
   return NULL;
@@ -36526,7 +36526,7 @@ CONC__PRIVATE int conc__guest_end_lease(conc_queue *q,
   conc__guest_calling c;
   (void)holder;
   conc__guest_begin(&c, q, CONC__WISH_END, conc_now() + CONC__GUEST_PATIENCE);
-  if (lease == 0 && q->leases && conc__wire_pinned(c.house) == NULL)
+  if (lease == 0 && q->leases && conc__cable_pinned(c.house) == NULL)
     return -EINVAL;
   c.wish.lease = lease;
   c.wish.how = how;
@@ -36569,7 +36569,7 @@ CONC__PRIVATE ssize_t conc__guest_get_as(conc_queue *q, conc__sink *sink,
   snprintf(c.wish.name, sizeof c.wish.name, "%.24s of process %ld", name,
            (long)getpid());
   if (q->leases) {
-    if (conc__wires_make() == NULL) return -ENOMEM;
+    if (conc__cables_make() == NULL) return -ENOMEM;
     conc__guest_beat(c.house);
   }
   n = conc__guest_call(&c);
@@ -36585,11 +36585,11 @@ CONC__PRIVATE ssize_t conc__guest_get_as(conc_queue *q, conc__sink *sink,
     return n;
   }
   if (n < 0 || !q->leases)
-    said = conc__wire_say(c.house, c.wire,
+    said = conc__cable_say(c.house, c.wire,
                           n < 0 ? CONC__WISH_CANCEL : CONC__WISH_TAKEN,
                           c.wish.serial);
   if (n < 0 && said != 0) /* its end says it, too */
-    conc__wire_drop(c.house, c.wire);
+    conc__cable_drop(c.house, c.wire);
   else
     conc__guest_leave(&c);
   return n;
@@ -36694,8 +36694,8 @@ CONC__PRIVATE void conc__host_free(conc_queue *queue) {
 CONC__PRIVATE void conc__guest_free(conc_queue *queue) {
   conc__house *f = ((conc__work *)(void *)queue)->house;
   conc__mutex *guard = conc__mutex_of(f);
-  conc__wires *all;
-  conc__wire *wire;
+  conc__cables *all;
+  conc__cable *wire;
   conc__guest_beat_end(f);
   conc__house_leave(f);
   for (;;) {
@@ -36704,20 +36704,20 @@ CONC__PRIVATE void conc__guest_free(conc_queue *queue) {
     if (wire != NULL) {
       /* Its task frees it, as soon as it is unpinned. */
       if (wire->fd >= 0) shutdown(wire->fd, SHUT_RDWR);
-      conc__wire_unpin(wire);
+      conc__cable_unpin(wire);
     }
     conc__mutex_unlock(guard);
     if (wire == NULL) break;
   }
   while ((wire = f->idle) != NULL) {
     f->idle = wire->next;
-    conc__wire_free(wire);
+    conc__cable_free(wire);
   }
   conc__fd_close(&f->door[1]);
   CONC_FREE(f);
   conc__work_free(queue);
-  all = conc__wires_find();
-  if (all != NULL && all->first == NULL) conc__local_end(&conc__wires_own);
+  all = conc__cables_find();
+  if (all != NULL && all->first == NULL) conc__local_end(&conc__cables_own);
 }
 
 /* As that of >>work, but for its end. */
@@ -36726,18 +36726,18 @@ static const conc__queue_class conc__host_class = {
     conc__work_size,  conc__work_task_done, conc__work_join,
     conc__host_free,  conc__work_close,     conc__work_peek,
     conc__work_put_n, conc__work_get_many,  conc__work_get_value,
-    true,             &conc__work_leases};
+    true,             &conc__work_leases,    CONC__SELECT_BY_TIME};
 
 static const conc__lease_class conc__guest_leases = {
     conc__guest_put_on, conc__guest_end_lease, conc__guest_counts,
-    conc__guest_holders, false};
+    conc__guest_holders, false,                NULL};
 
 static const conc__queue_class conc__guest_class = {
     conc__guest_put,  conc__guest_get,       conc__guest_unget,
     conc__guest_size, conc__guest_task_done, conc__guest_join,
     conc__guest_free, conc__guest_close,     conc__guest_peek,
     NULL,             conc__work_get_many,   conc__guest_get_value,
-    false,            &conc__guest_leases};
+    false,            &conc__guest_leases,   CONC__SELECT_BY_TIME};
 
 /* In a forked child: it is a guest now, or still. Its wires are its parent's,
    and closed already. What it has of the host's queue does not count: a
@@ -36748,7 +36748,7 @@ CONC__PRIVATE void conc__house_fork_child(void) {
   for (f = conc__houses; f != NULL; f = f->next) {
     conc__work *q = f->work;
     conc__stake *s;
-    conc__wire *wire;
+    conc__cable *wire;
     q->queue.ops = &conc__guest_class;
     q->failed = -ECANCELED;
     for (s = q->stakes; s != NULL; s = s->after) {
@@ -36759,9 +36759,9 @@ CONC__PRIVATE void conc__house_fork_child(void) {
     q->stakes = NULL;
     while ((wire = f->idle) != NULL) {
       f->idle = wire->next;
-      conc__wire_free(wire);
+      conc__cable_free(wire);
     }
-    while (f->pinned != NULL) conc__wire_unpin(f->pinned);
+    while (f->pinned != NULL) conc__cable_unpin(f->pinned);
     f->process = 0;
     f->beats = CONC__BEATS_NONE;
   }
@@ -53402,7 +53402,7 @@ CONC__PRIVATE int conc__redis_dial(conc__redis *r, const char *address,
   memset(&ch, 0, sizeof ch);
   ch.fd = w->fd;
   conc__channel_begin(&ch);
-  conc__channel_keepalive(&ch, r->manager->keepalive);
+  conc__channel_keepalive(&ch, r->manager->keepalive, true);
   conc__redis_greet(r, &c);
   rc = conc__wire_talk(r, w, &c, &in, deadline);
   conc__resp_walk(&walk, &in);
@@ -56246,14 +56246,15 @@ CONC__PRIVATE ssize_t conc__far_holders(conc_queue *queue,
 }
 
 static const conc__lease_class conc__far_leases = {
-    conc__far_put_on, conc__far_end, conc__far_stats, conc__far_holders, false};
+    conc__far_put_on,  conc__far_end, conc__far_stats,
+    conc__far_holders, false,         NULL};
 
 static const conc__queue_class conc__far_class = {
     conc__far_put,  conc__far_get,       conc__far_unget,
     conc__far_size, conc__far_task_done, conc__far_join,
     NULL,           NULL,                NULL,
-    conc__far_put_n, conc__far_get_n,    conc__far_get, false,
-    &conc__far_leases};
+    conc__far_put_n, conc__far_get_n,    conc__far_get,
+    false,           &conc__far_leases,  CONC__SELECT_BY_TIME};
 
 /* --- the thread --- */
 
