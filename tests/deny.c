@@ -5,30 +5,19 @@
  *   deny docker EPERM PROGRAM               without what Docker's profile denies
  *   deny --calls                            their names */
 #include "inside.h"
+#include "refuse.h"
 #include "tasks.h"
 
 #include <signal.h>
 #include <sys/resource.h>
 
-#if defined(__linux__) && !defined(__TINYC__)
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
-#endif
-#if defined(SECCOMP_RET_ERRNO) && defined(SYS_prctl)
-#define CAN_DENY 1
-#else
-#define CAN_DENY 0
-#endif
-
-#if CAN_DENY
+#ifdef __linux__
 
 /* Those that the library can do without: its table in >>platform, and those
  * below that. */
 static const struct call {
   const char *name;
-  int number;
+  long number;
 } calls[] = {
     {"memfd_create", SYS_memfd_create},
     {"getrandom", SYS_getrandom},
@@ -57,18 +46,16 @@ enum { CALLS = sizeof calls / sizeof *calls };
 
 /* What Docker's and Podman's usual profiles deny to a program without
  * privileges, by their documentation, as far as this system has a number. */
-static const int docker[] = {
-    SYS_acct,          SYS_add_key,      SYS_clock_adjtime,
-    SYS_clock_settime, SYS_delete_module, SYS_init_module,
-    SYS_kexec_load,    SYS_keyctl,       SYS_mount,
-    SYS_move_pages,    SYS_mbind,        SYS_get_mempolicy,
+static const long docker[] = {
+    SYS_acct, SYS_add_key, SYS_clock_adjtime, SYS_clock_settime,
+    SYS_delete_module, SYS_init_module, SYS_kexec_load, SYS_keyctl,
+    SYS_mount, SYS_move_pages, SYS_mbind, SYS_get_mempolicy,
     SYS_set_mempolicy, SYS_perf_event_open, SYS_personality,
-    SYS_pivot_root,    SYS_ptrace,       SYS_process_vm_readv,
-    SYS_process_vm_writev, SYS_quotactl, SYS_reboot,
-    SYS_request_key,   SYS_setns,        SYS_settimeofday,
-    SYS_swapon,        SYS_swapoff,      SYS_umount2,
-    SYS_unshare,       SYS_vhangup,      SYS_name_to_handle_at,
-    SYS_open_by_handle_at, SYS_fanotify_init, SYS_lookup_dcookie,
+    SYS_pivot_root, SYS_ptrace, SYS_process_vm_readv,
+    SYS_process_vm_writev, SYS_quotactl, SYS_reboot, SYS_request_key,
+    SYS_setns, SYS_settimeofday, SYS_swapon, SYS_swapoff, SYS_umount2,
+    SYS_unshare, SYS_vhangup, SYS_name_to_handle_at, SYS_open_by_handle_at,
+    SYS_fanotify_init, SYS_lookup_dcookie,
 #ifdef SYS_bpf
     SYS_bpf,
 #endif
@@ -82,35 +69,6 @@ static const int docker[] = {
     SYS_kcmp,
 #endif
 };
-
-static struct sock_filter step(int code, unsigned k, unsigned char no) {
-  struct sock_filter f;
-  f.code = (unsigned short)code;
-  f.jt = 0;
-  f.jf = no; /* steps to leave out */
-  f.k = k;
-  return f;
-}
-
-/* From now on each of the calls fails by that errno, here and in children. */
-static bool deny(const int *numbers, size_t n, int error) {
-  struct sock_filter code[2 * 64 + 2];
-  struct sock_fprog program;
-  size_t i, at = 0;
-  CHECK(n <= 64);
-  code[at++] = step(BPF_LD | BPF_W | BPF_ABS,
-                    (unsigned)offsetof(struct seccomp_data, nr), 0);
-  for (i = 0; i < n; i++) {
-    code[at++] = step(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)numbers[i], 1);
-    code[at++] =
-        step(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)error, 0);
-  }
-  code[at++] = step(BPF_RET | BPF_K, SECCOMP_RET_ALLOW, 0);
-  program.len = (unsigned short)at;
-  program.filter = code;
-  return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
-         prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
-}
 
 /* --- what a program does that meets all of them --- */
 
@@ -217,12 +175,12 @@ static void network(void) {
 }
 
 /* All of it in a child that the calls are denied to. */
-static void without(const int *numbers, size_t n, int error,
+static void without(const long *numbers, size_t n, int error,
                     const char *name) {
   int status, signals[1] = {SIGUSR1};
   pid_t pid = (fflush(NULL), fork());
   if (pid == 0) {
-    if (!deny(numbers, n, error)) _exit(77);
+    if (!can_refuse(numbers, n, error)) _exit(77);
     CHECK_EQ(conc_block_signals(signals, 1), 0);
     run(in_a_loop, NULL);
     processes();
@@ -242,21 +200,25 @@ static void without_each(int error) {
 
 TEST(an_older_kernel_has_fewer_calls) {
   NEEDS_FORK;
+  NEEDS_REFUSAL;
   without_each(ENOSYS);
 }
 TEST(a_sandbox_denies_calls) {
   NEEDS_FORK;
+  NEEDS_REFUSAL;
   without_each(EPERM);
 }
 TEST(a_kernel_has_none_of_these_calls) {
-  int all[CALLS];
+  long all[CALLS];
   size_t i;
   NEEDS_FORK;
+  NEEDS_REFUSAL;
   for (i = 0; i < CALLS; i++) all[i] = calls[i].number;
   without(all, CALLS, ENOSYS, "all");
 }
 TEST(the_usual_profile_of_containers_denies_nothing_that_is_needed) {
   NEEDS_FORK;
+  NEEDS_REFUSAL;
   without(docker, sizeof docker / sizeof *docker, EPERM, "docker");
 }
 
@@ -268,7 +230,7 @@ static int launch(char **argv) {
       {"ENOSYS", ENOSYS}, {"EPERM", EPERM}, {"EACCES", EACCES},
       {"EINVAL", EINVAL},
   };
-  const int *numbers = docker;
+  const long *numbers = docker;
   size_t n = strcmp(argv[1], "docker") == 0 ? sizeof docker / sizeof *docker
                                             : 0;
   size_t i;
@@ -278,7 +240,7 @@ static int launch(char **argv) {
   for (i = 0; i < sizeof errors / sizeof *errors; i++)
     if (strcmp(argv[2], errors[i].name) == 0) error = errors[i].number;
   if (n == 0 || error == 0) return 2;
-  if (!deny(numbers, n, error)) return 2;
+  if (!can_refuse(numbers, n, error)) return 2;
   execv(argv[3], argv + 3);
   return 2;
 }

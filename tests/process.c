@@ -517,8 +517,7 @@ TEST(a_plain_fork_has_no_children_of_its_parents_either) {
   size_t fds = count_fds();
   pid_t pid = fork();
   if (pid == 0) { /* two less: the poller, and the process */
-    bool by_pidfd = CONC_HAVE_PIDFD && !test_wrapped("valgrind");
-    if (by_pidfd && count_fds() != fds - 2) _exit(98);
+    if (test_has_pidfds() && count_fds() != fds - 2) _exit(98);
     _exit(see_the_other_end(&t) != NULL);
   }
   CHECK_EQ(waitpid(pid, &status, 0), pid);
@@ -1376,9 +1375,7 @@ static size_t count_threads(void) {
 
 TEST(a_call_needs_no_other_thread) {
   const char *const argv[] = {"true", NULL};
-  bool by_pidfd = CONC_HAVE_PIDFD && !test_wrapped("valgrind") &&
-                  !test_wrapped("qemu");
-  if (!by_pidfd) SKIP("without pidfds each child has a thread");
+  if (!test_has_pidfds()) SKIP("without pidfds each child has a thread");
   size_t before = count_threads();
   CHECK_EQ(conc_call(argv, CONC_FOREVER), 0);
   CHECK_EQ(count_threads(), before);

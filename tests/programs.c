@@ -2,14 +2,13 @@
    can be started; what is a program's own is no other child's; and the library
    knows which processes and which descriptors are its own. */
 #include "inside.h"
+#include "refuse.h"
 #include "tasks.h"
 
 #include <sys/resource.h>
 #include <sys/stat.h>
 #ifdef __linux__
 #include <dirent.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <sys/syscall.h>
 #endif
 
@@ -766,33 +765,6 @@ TEST(a_poller_in_the_place_of_the_librarys_is_the_programs) {
 #endif
 
 /* --- what is refused ----------------------------------------------------- */
-
-/* The system calls of this list are refused from now on, in this process and
-   its children. */
-static void refuse(const long *calls, size_t n, int error) {
-  struct sock_filter code[16];
-  struct sock_fprog program;
-  unsigned short k = 0;
-  code[k++] = (struct sock_filter)BPF_STMT(
-      BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
-  for (size_t i = 0; i < n; i++) {
-    code[k++] = (struct sock_filter)BPF_JUMP(
-        BPF_JMP | BPF_JEQ | BPF_K, (unsigned)calls[i], 0, 1);
-    code[k++] = (struct sock_filter)BPF_STMT(
-        BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)error);
-  }
-  code[k++] =
-      (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
-  program.len = k;
-  program.filter = code;
-  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
-      prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)
-    SKIP("no system call can be refused here");
-}
-
-#define NEEDS_REFUSAL                                                         \
-  if (test_wrapped("qemu") || test_wrapped("valgrind"))                       \
-  SKIP("this tool needs system calls of its own")
 
 static void start_in_a_sandbox(void) {
   const char *const argv[] = {"sh", "-c", "exit 3", NULL};
