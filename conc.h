@@ -3667,8 +3667,8 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
    calls that wait at the same time, of whatever tasks and clients, share one
    fdatasync(): so sixteen clients put many times as fast as one. Of puts that
    several tasks make at the same time, any may be got first.
-   What a get does is written at once, but nobody waits for it, and it is on
-   the disk within a second. If the program is killed just after a get, the
+   What a get does is written soon, but nobody waits for it, and it is on the
+   disk within a second. If the program is killed just after a get, the
    message comes once more without .lease; with it, the delivery may not be
    counted.
    A dead letter is in .dead_letters before this queue forgets it; if the
@@ -31695,6 +31695,9 @@ typedef struct conc__renewal {
 #endif
 /* Seconds until what nobody waits for is on the disk. */
 #define CONC__SYNC_SOON 1.0
+/* And until it is written, if it is only that a message was delivered, or is
+   in the queue again: then a get costs the thread nothing. */
+#define CONC__WRITE_SOON 10e-3
 
 typedef struct conc__journal {
   struct conc__journal *next_open; /* in conc__journals */
@@ -31722,6 +31725,8 @@ typedef struct conc__journal {
   bool ending;
   bool stalled; /* what gathers has had no space, and nothing is new */
   bool awaited; /* a task waits for something that gathers */
+  bool hasty;   /* what gathers is to be written at once */
+  bool rests;   /* the thread waits for more, as long as it is not */
   /* The thread's. */
   uint64_t file;      /* the file's number */
   uint32_t seed;      /* its checksum */
@@ -31733,6 +31738,8 @@ typedef struct conc__journal {
   size_t damage;      /* damages that were found at the opening */
   uint64_t space;     /* bytes that puts may take, when it was last asked */
   double synced_at, retry_at, renew_at, space_at; /* times */
+  double rest_end;  /* when what gathers is written in any case; 0: there was
+                       nothing, when it last looked */
   bool dirty;       /* a batch was written after the last fdatasync() */
   bool hurry;       /* a task waits for the batch that is written */
   bool renew_never; /* the file has become damaged */
@@ -31806,11 +31813,19 @@ CONC__INLINE int conc__journal_refuses(const conc__journal *j) {
   return conc__journal_is_foreign(j) ? -EPERM : j->failed;
 }
 
-/* The batch that gathers has something new. The waiter is to be woken without
-   the guard. */
+/* The batch that gathers has something new that is to be written at once. The
+   waiter is to be woken without the guard. */
 CONC__INLINE conc__waiter *conc__journal_nudge(conc__journal *j) {
   j->stalled = false;
+  j->hasty = true;
   return conc__waitlist_take(&j->idle);
+}
+
+/* The same, of something that nobody waits for, and that does no harm if it is
+   lost: the thread sees to it that it is written soon. */
+CONC__INLINE conc__waiter *conc__journal_hint(conc__journal *j) {
+  j->stalled = false;
+  return j->rests || j->hasty ? NULL : conc__waitlist_take(&j->idle);
 }
 
 /* A message lives no more that took so many bytes. The guard is held. */
@@ -31866,7 +31881,7 @@ CONC__PRIVATE void conc__record_fill(unsigned char *p, int type,
 }
 
 /* Appends a record to the batch that gathers. `t` may be NULL: its end is not
-   waited for. 0; -EPERM: a forked child; -ENOMEM, or the error by which the
+   waited for; else it is conc__journal_commit that wakes the thread. 0; -EPERM: a forked child; -ENOMEM, or the error by which the
    journal has failed: then nothing was appended, and no commit follows. What
    is to be woken afterwards is in *woken: so a short record, without a body,
    can be appended with the guard of a queue held. */
@@ -31915,7 +31930,8 @@ CONC__PRIVATE int conc__journal_note(conc__journal *j, int type,
     t->total = whole;
     conc__ticket_enter(j, t, p);
   }
-  *woken = conc__journal_nudge(j);
+  if (t == NULL)
+    *woken = type == 'B' ? conc__journal_hint(j) : conc__journal_nudge(j);
   conc__mutex_unlock(guard);
   return 0;
 }
@@ -32017,11 +32033,23 @@ CONC__PRIVATE int conc__journal_commit(conc__journal *j, conc__ticket *t,
   conc__mutex *guard = conc__journal_guard(j);
   conc__waiter *woken = NULL;
   conc__waiter w;
-  bool cancellable = true;
+  bool cancellable = true, cancelled = false;
   int rc = 0;
   conc__waiter_init(&w, conc__self(), "journal", j->name);
   w.recheck_after_fork = true;
+  /* First the others of the loop have a turn: what they append is written
+     together with this. */
+  if (deadline > 0 && conc__is_coro(conc__self()))
+    cancelled = conc_yield_now() != 0;
   conc__mutex_lock(guard);
+  if (!conc__ticket_is_settled(j, t) && t->batch == j->gathering) {
+    woken = conc__journal_nudge(j);
+    conc__mutex_unlock(guard);
+    conc__wake_all(woken);
+    woken = NULL;
+    conc__mutex_lock(guard);
+  }
+  if (cancelled) rc = -ECANCELED;
   while (!conc__ticket_is_settled(j, t)) {
     if (rc != 0 && conc__ticket_give_up(j, t)) {
       woken = conc__journal_nudge(j);
@@ -32644,6 +32672,13 @@ CONC__PRIVATE bool conc__journal_has_work(const conc__journal *j) {
          conc_now() >= conc__journal_sync_due(j);
 }
 
+/* Whether what gathers is to be written now. The guard is held. */
+CONC__PRIVATE bool conc__journal_is_due(const conc__journal *j) {
+  if (j->ending) return true;
+  if (j->stalled) return conc_now() >= j->retry_at;
+  return j->hasty || conc_now() >= j->rest_end;
+}
+
 /* Takes the batch that has gathered, and its number; NULL: there is something
    else to do. Waits until there is either. *ends: it is the last. */
 CONC__PRIVATE conc__sheet *conc__journal_take(conc__journal *j,
@@ -32656,21 +32691,28 @@ CONC__PRIVATE conc__sheet *conc__journal_take(conc__journal *j,
     double due = j->failed == 0 ? conc__journal_sync_due(j) : CONC__NEVER;
     *ends = j->ending;
     *number = j->gathering;
-    if (j->first != NULL &&
-        (!j->stalled || j->ending || conc_now() >= j->retry_at)) {
+    if (j->first != NULL && !(j->rest_end > 0))
+      j->rest_end = conc_now() + CONC__WRITE_SOON;
+    if (j->first != NULL && conc__journal_is_due(j)) {
       batch = j->first;
       j->first = j->last = NULL;
-      j->stalled = false;
+      j->stalled = j->hasty = false;
+      j->rest_end = 0;
       j->hurry = j->awaited;
       j->awaited = false;
       j->gathering++;
       break;
     }
     if (j->ending || conc__journal_has_work(j)) break;
-    if (j->first != NULL && j->retry_at < due) due = j->retry_at;
+    if (j->first != NULL) {
+      double until = j->stalled ? j->retry_at : j->rest_end;
+      if (until < due) due = until;
+      j->rests = !j->stalled;
+    }
     conc__waiter_init(&w, conc__self(), "journal", j->name);
     conc__waitlist_wait(guard, &j->idle, &w, false, false, due);
     conc__mutex_lock(guard);
+    j->rests = false;
   }
   conc__mutex_unlock(guard);
   return batch;

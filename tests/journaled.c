@@ -805,6 +805,70 @@ TEST(many_dones_share_one_sync) {
   clean();
 }
 
+/* What gathers, and what has ended, of a queue's journal. */
+static uint64_t batches(conc_queue *q, bool *rests) {
+  conc__journal *j = ((conc__work *)q)->journal;
+  uint64_t n;
+  conc__mutex_lock(conc__journal_guard(j));
+  n = j->gathering;
+  *rests = j->first == NULL && j->settled == n - 1;
+  conc__mutex_unlock(conc__journal_guard(j));
+  return n;
+}
+static void *put_in_one_turn(void *arg) {
+  conc_queue *q = (conc_queue *)arg;
+  conc_task tasks[16];
+  bool rests;
+  uint64_t before = batches(q, &rests);
+  for (int i = 0; i < 16; i++) start(conc_coro_start, &tasks[i], put_one, q);
+  for (int i = 0; i < 16; i++) CHECK_EQ(conc_join(&tasks[i], 60), 0);
+  CHECK_EQ(batches(q, &rests) - before, 1);
+  return NULL;
+}
+
+/* The thread is woken when all of them have appended. */
+TEST(what_a_loops_tasks_put_in_one_turn_is_one_batch) {
+  conc_queue_opts o;
+  conc_queue *q;
+  conc_task t;
+  clean();
+  o = options();
+  o.journal_sync = 1;
+  q = open_by(o);
+  start(conc_run, &t, put_in_one_turn, q);
+  CHECK_EQ(counts(q).put, 16);
+  conc_queue_free(q);
+  clean();
+}
+
+/* A get wakes no thread, but what it has appended is written all the same. */
+TEST(what_a_get_appends_is_written_soon) {
+  double end = conc_now() + 20;
+  conc__journal *j;
+  conc_queue *q;
+  uint64_t before;
+  bool rests = false, hasty;
+  clean();
+  q = open_queue();
+  j = ((conc__work *)q)->journal;
+  CHECK_EQ(put(q, "one"), 0);
+  before = batches(q, &rests);
+  CHECK_STR(get(q), "one");
+  conc__mutex_lock(conc__journal_guard(j));
+  hasty = j->hasty;
+  conc__mutex_unlock(conc__journal_guard(j));
+  CHECK(!hasty);
+  rests = false;
+  while (!rests || batches(q, &rests) == before) {
+    CHECK(conc_now() < end);
+    conc_sleep(0.001);
+    batches(q, &rests);
+  }
+  CHECK_EQ(conc_task_done(q), 0);
+  conc_queue_free(q);
+  clean();
+}
+
 /* --- behind a manager --- */
 
 #define CLIENTS 16

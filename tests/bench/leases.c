@@ -65,6 +65,7 @@ static void serve(int at) {
   char address[32];
   conc_manager m = {.authkey = KEY};
   conc_queue *q = make_queue();
+  m.max_handshakes = m.max_handshakes_per_address = 2 * CLIENTS_MOST;
   snprintf(address, sizeof address, "127.0.0.1:%d", at);
   m.address = address;
   if (q != NULL && conc_manager_register_queue(&m, "get_task_queue", q) == 0)
