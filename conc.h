@@ -29237,14 +29237,24 @@ CONC__PRIVATE conc_queue *conc__queue_make(const conc__queue_class *ops,
 
 /* --- the class --- */
 
-CONC__PRIVATE void conc__fifo_free(conc_queue *queue) {
+/* Frees up to n messages of a queue that nobody uses any more. Whether there
+   are more. */
+CONC__PRIVATE bool conc__fifo_free_some(conc_queue *queue, size_t n) {
   conc__fifo *q = (conc__fifo *)queue;
   conc__entry slot;
   while (q->returned != NULL || q->got_at != q->put_at) {
-    unsigned char *block = conc__fifo_first(q, &slot);
+    unsigned char *block;
+    if (n-- == 0) return true;
+    block = conc__fifo_first(q, &slot);
     conc__fifo_take_off(q, &slot);
     CONC_FREE(block);
   }
+  return false;
+}
+
+CONC__PRIVATE void conc__fifo_free(conc_queue *queue) {
+  conc__fifo *q = (conc__fifo *)queue;
+  conc__fifo_free_some(queue, SIZE_MAX);
   CONC_FREE(q->ring.data);
   CONC_FREE(queue);
   conc__spare_blocks_shrink(0);
@@ -42609,9 +42619,10 @@ typedef struct conc__class {
      "ValueError: ...". NULL: no client makes such objects by a name. */
   int (*make)(struct conc__session *s, struct conc__object *o,
               const struct conc__request *r, char *text, size_t size);
-  /* Frees the state. Called once, when nothing uses the object any more; of
-     those that are left when the manager ends, too. NULL: the state is not
-     ours. It must not wait. */
+  /* Frees the state, or leaves what takes long of it to conc__remains_leave.
+     Called once, when nothing uses the object any more; of those that are left
+     when the manager ends, too. NULL: the state is not ours. It must not
+     wait. */
   void (*drop)(struct conc__object *o);
   /* Appends what Python's repr() says. 0 or -ENOMEM. NULL: <... object at>. */
   int (*text)(const struct conc__object *o, conc__buffer *b);
@@ -42649,6 +42660,7 @@ typedef struct conc__referrer {
 typedef struct conc__object {
   const conc__class *type;
   void *state;       /* the class's */
+  struct conc__objects *table; /* in which it has its place; or NULL */
   conc_queue *queue; /* the state of what is a queue; of all else NULL */
   uint64_t number;   /* of its id */
   size_t refs, uses; /* see the head */
@@ -42674,6 +42686,13 @@ typedef struct conc__slot {
   size_t next;          /* of a free place: the next free one; 0: none */
 } conc__slot;
 
+/* What is left to be freed of an object, or of what was in it: millions of
+   pieces, perhaps. It begins a block of memory. */
+typedef struct conc__remains {
+  struct conc__remains *next;
+  bool (*free_some)(struct conc__remains *r); /* whether there is more */
+} conc__remains;
+
 /* A name that clients call. */
 typedef struct conc__served_name {
   char *text;              /* a copy of ours */
@@ -42695,6 +42714,10 @@ typedef struct conc__objects {
   size_t looked;       /* the place that conc__objects_look comes to next */
   conc__object *dying; /* to be dropped next, linked by `next` */
   bool dropping;       /* a call further up is about to do so */
+  conc__loop *loop;    /* that serves; NULL: it does not run */
+  conc__remains *remains, *remains_last; /* a line */
+  bool sweeping;       /* the sweeper is at them; or it is done here and now */
+  conc_task sweeper;   /* a coroutine */
 } conc__objects;
 
 /* An object without a place yet. NULL: there is no memory. */
@@ -42729,6 +42752,7 @@ CONC__PRIVATE int conc__object_place(conc__objects *t, conc__object *o) {
   slot = &t->slots[place - 1];
   if (place == t->free) t->free = slot->next;
   slot->object = o;
+  o->table = t;
   o->number = slot->number;
   return 0;
 }
@@ -42794,6 +42818,54 @@ CONC__PRIVATE bool conc__object_at(conc__objects *t, size_t place,
   *o = more ? t->slots[place].object : NULL;
   conc__mutex_unlock(guard);
   return more;
+}
+
+/* --- what is freed bit by bit ---
+
+   To free a million of pieces takes some hundredths of a second: so it is done
+   in portions of CONC__SWEEP, by a coroutine, between which the others of the
+   loop have their turns. Where no loop runs it is done at once. */
+
+#define CONC__SWEEP 2048
+
+/* Frees a portion of the first one. What goes with it may leave more behind:
+   that comes to the end of the line. */
+CONC__PRIVATE void conc__remains_sweep(conc__objects *t) {
+  conc__remains *r = t->remains;
+  if (r->free_some(r)) return;
+  t->remains = r->next;
+  if (t->remains == NULL) t->remains_last = NULL;
+  CONC_FREE(r);
+}
+
+/* The sweeper. If it is cancelled, the loop ends: then nobody has a turn. */
+CONC__PRIVATE void *conc__remains_main(void *arg) {
+  conc__objects *t = (conc__objects *)arg;
+  int rc = 0;
+  while (t->remains != NULL) {
+    conc__remains_sweep(t);
+    if (rc == 0 && t->remains != NULL) rc = conc__loop_yield();
+  }
+  t->sweeping = false;
+  return NULL;
+}
+
+/* Leaves something to be freed, which is the table's then. */
+CONC__PRIVATE __attribute__((unused)) void
+conc__remains_leave(conc__objects *t, conc__remains *r) {
+  r->next = NULL;
+  *(t->remains_last != NULL ? &t->remains_last->next : &t->remains) = r;
+  t->remains_last = r;
+  if (t->sweeping) return;
+  t->sweeping = true;
+  if (t->loop != NULL && t->loop == conc__this.loop) {
+    t->sweeper.target = conc__remains_main;
+    t->sweeper.arg = t;
+    t->sweeper.name = "conc-sweeper";
+    if (conc_coro_start(&t->sweeper) == 0) return;
+  }
+  while (t->remains != NULL) conc__remains_sweep(t);
+  t->sweeping = false;
 }
 
 /* --- how long an object lives --- */
@@ -43035,6 +43107,9 @@ CONC__PRIVATE int conc__names_add_object(conc__objects *t, const char *text,
    them are used until the last one is dropped. */
 CONC__PRIVATE void conc__objects_free(conc__objects *t) {
   size_t i;
+  t->loop = NULL;
+  while (t->remains != NULL) conc__remains_sweep(t);
+  t->sweeping = false; /* it may never have begun */
   for (i = 0; i < t->slots_count; i++)
     if (t->slots[i].object != NULL) conc__object_use(t->slots[i].object);
   for (i = 0; i < t->slots_count; i++) {
@@ -47910,6 +47985,7 @@ CONC__PRIVATE void *conc__server_main(void *arg) {
   conc__manager_data *m = (conc__manager_data *)arg;
   conc__server_side *server = &m->server;
   server->running = true;
+  m->objects.loop = conc__this.loop;
   conc__errands_open(server);
   conc_event_set(&server->ready); /* from now on it can be cancelled */
   while (conc__server_accept(m) != -ECANCELED) {
@@ -47930,6 +48006,7 @@ CONC__PRIVATE void *conc__server_main(void *arg) {
 CONC__PRIVATE void conc__server_abandon(conc__manager_data *m) {
   conc__server_side *server = &m->server;
   m->objects.slots_count = 0;
+  m->objects.remains = NULL;
   server->path = NULL;
   server->clients = server->dead = NULL;
   server->receipts = NULL;
@@ -47971,6 +48048,7 @@ CONC__PRIVATE void *conc__server_thread(void *arg) {
   server->root.arg = m;
   server->root.name = "conc-manager";
   server->error = conc_run(&server->root);
+  m->objects.loop = NULL;
   conc_event_set(&server->ready);
   conc__server_close(m);
   if (server->running)
@@ -57864,6 +57942,54 @@ CONC__PRIVATE void conc__elements_free(conc__elements *cs) {
   memset(cs, 0, sizeof *cs);
 }
 
+/* Elements that are freed bit by bit. */
+typedef struct conc__elements_left {
+  conc__remains remains; /* first */
+  conc__elements cells;
+} conc__elements_left;
+
+CONC__PRIVATE bool conc__elements_free_some(conc__remains *r) {
+  conc__elements *cs = &((conc__elements_left *)(void *)r)->cells;
+  size_t n;
+  for (n = 0; n < CONC__SWEEP && cs->count > 0; n++)
+    conc__element_free(&cs->at[--cs->count]);
+  if (cs->count > 0) return true;
+  CONC_FREE(cs->at);
+  return false;
+}
+
+/* As conc__elements_free, but many are freed bit by bit. `t` may be NULL. */
+CONC__PRIVATE void conc__elements_leave(conc__objects *t, conc__elements *cs) {
+  conc__elements_left *left =
+      t != NULL && cs->count > CONC__SWEEP
+          ? (conc__elements_left *)CONC_MALLOC(sizeof *left)
+          : NULL;
+  if (left == NULL) {
+    conc__elements_free(cs);
+    return;
+  }
+  left->remains.free_some = conc__elements_free_some;
+  left->cells = *cs;
+  memset(cs, 0, sizeof *cs);
+  conc__remains_leave(t, &left->remains);
+}
+
+/* Frees elements that are in an array, each `step` further, of which the
+   places are the caller's to fill. Their weight is still the array's. */
+CONC__PRIVATE void conc__elements_cut(conc__objects *t, conc__element *at,
+                                      size_t step, size_t n) {
+  conc__elements gone = {NULL, 0, 0, 0};
+  size_t i;
+  if (t != NULL && n > CONC__SWEEP)
+    gone.at = (conc__element *)CONC_MALLOC(n * sizeof *gone.at);
+  for (i = 0; i < n; i++) {
+    if (gone.at != NULL) gone.at[i] = at[i * step];
+    else conc__element_free(&at[i * step]);
+  }
+  gone.count = gone.at != NULL ? n : 0;
+  conc__elements_leave(t, &gone);
+}
+
 /* Makes room for `more` elements of that weight beside their places. 0,
    -ENOMEM, or -EMSGSIZE: then the object would be too large. */
 CONC__PRIVATE int conc__elements_reserve(conc__elements *cs, size_t more,
@@ -57934,21 +58060,31 @@ CONC__PRIVATE int conc__elements_copy(conc__session *s, conc__elements *cs,
   return 0;
 }
 
+/* The weight of some elements of an array, each `step` further. */
+CONC__PRIVATE size_t conc__elements_weigh(const conc__elements *cs,
+                                          size_t start, size_t step,
+                                          size_t n) {
+  size_t i, weight = n * sizeof(conc__element);
+  if (n == cs->count) return cs->weight;
+  for (i = 0; i < n; i++)
+    weight += conc__element_weight(&cs->at[start + i * step]);
+  return weight;
+}
+
 /* Replaces `n` elements from `from` on by all those of another array, which is
-   empty then. 0, or an error and nothing has changed. */
-CONC__PRIVATE int conc__elements_replace(conc__elements *cs, size_t from,
-                                         size_t n, conc__elements *with) {
+   empty then. Many are freed bit by bit, as conc__elements_leave does it. 0,
+   or an error and nothing has changed. */
+CONC__PRIVATE int conc__elements_replace(conc__objects *t, conc__elements *cs,
+                                         size_t from, size_t n,
+                                         conc__elements *with) {
   const size_t more = with->count;
-  size_t i;
   int rc;
   CONC__CHECK(from <= cs->count && n <= cs->count - from);
   rc = conc__elements_reserve(cs, more,
                               with->weight - more * sizeof(conc__element));
   if (rc != 0) return rc;
-  for (i = from; i < from + n; i++) {
-    cs->weight -= conc__element_weight(&cs->at[i]) + sizeof(conc__element);
-    conc__element_free(&cs->at[i]);
-  }
+  cs->weight -= conc__elements_weigh(cs, from, 1, n);
+  if (n > 0) conc__elements_cut(t, cs->at + from, 1, n);
   if (cs->count > 0)
     memmove(cs->at + from + more, cs->at + from + n,
             (cs->count - from - n) * sizeof(conc__element));
@@ -57962,20 +58098,21 @@ CONC__PRIVATE int conc__elements_replace(conc__elements *cs, size_t from,
 }
 
 /* Takes out `count` elements: that at `start`, and each `step` further, with a
-   step above 0. */
-CONC__PRIVATE void conc__elements_remove(conc__elements *cs, size_t start,
-                                         size_t step, size_t count) {
-  size_t i, kept = start, done = 0;
-  for (i = start; i < cs->count; i++) {
-    if (done < count && i == start + done * step) {
-      cs->weight -= conc__element_weight(&cs->at[i]) + sizeof(conc__element);
-      conc__element_free(&cs->at[i]);
-      done++;
-    } else {
-      cs->at[kept++] = cs->at[i];
-    }
+   step above 0. As conc__elements_replace frees them. */
+CONC__PRIVATE void conc__elements_remove(conc__objects *t, conc__elements *cs,
+                                         size_t start, size_t step,
+                                         size_t count) {
+  size_t kept = start, from = start, done;
+  if (count == 0) return;
+  cs->weight -= conc__elements_weigh(cs, start, step, count);
+  conc__elements_cut(t, cs->at + start, step, count);
+  for (done = 1; done <= count; done++) {
+    const size_t next = done < count ? start + done * step : cs->count;
+    memmove(cs->at + kept, cs->at + from + 1,
+            (next - from - 1) * sizeof *cs->at);
+    kept += next - from - 1;
+    from = next;
   }
-  CONC__CHECK(done == count);
   cs->count = kept;
 }
 
@@ -58175,10 +58312,46 @@ CONC__PRIVATE void conc__table_free(conc__table *t) {
   memset(t, 0, sizeof *t);
 }
 
+/* Rows that are freed bit by bit. */
+typedef struct conc__table_left {
+  conc__remains remains; /* first */
+  conc__table table;
+} conc__table_left;
+
+CONC__PRIVATE bool conc__table_free_some(conc__remains *r) {
+  conc__table *t = &((conc__table_left *)(void *)r)->table;
+  size_t n;
+  for (n = 0; n < CONC__SWEEP && t->used > 0; n++) {
+    conc__row *e = &t->rows[--t->used];
+    if (e->key.size == CONC__ELEMENT_NONE) continue;
+    conc__element_free(&e->key);
+    conc__element_free(&e->original);
+    conc__element_free(&e->value);
+  }
+  if (t->used == 0) conc__table_free(t);
+  return t->used > 0;
+}
+
+/* As conc__table_free, but many are freed bit by bit. `o` may be NULL. */
+CONC__PRIVATE void conc__table_leave(conc__objects *o, conc__table *t) {
+  conc__table_left *left =
+      o != NULL && t->used > CONC__SWEEP
+          ? (conc__table_left *)CONC_MALLOC(sizeof *left)
+          : NULL;
+  if (left == NULL) {
+    conc__table_free(t);
+    return;
+  }
+  left->remains.free_some = conc__table_free_some;
+  left->table = *t;
+  memset(t, 0, sizeof *t);
+  conc__remains_leave(o, &left->remains);
+}
+
 /* Removes all rows. What is added later has other numbers. */
-CONC__PRIVATE void conc__table_clear(conc__table *t) {
+CONC__PRIVATE void conc__table_clear(conc__objects *o, conc__table *t) {
   const uint64_t serial = t->serial;
-  conc__table_free(t);
+  conc__table_leave(o, t);
   t->serial = serial;
 }
 
@@ -58945,12 +59118,12 @@ typedef struct conc__items {
 } conc__items;
 
 CONC__PRIVATE void conc__list_drop(conc__object *o) {
-  conc__elements_free(&((conc__list_state *)o->state)->cells);
+  conc__elements_leave(o->table, &((conc__list_state *)o->state)->cells);
   CONC_FREE(o->state);
 }
 
 CONC__PRIVATE void conc__dict_drop(conc__object *o) {
-  conc__table_free(&((conc__dict_state *)o->state)->table);
+  conc__table_leave(o->table, &((conc__dict_state *)o->state)->table);
   CONC_FREE(o->state);
 }
 
@@ -59452,7 +59625,7 @@ CONC__PRIVATE int conc__serve_list_add(conc__session *s, conc__object *o,
   }
   rc = rc != 0 ? conc__reply_failed(s, &c, rc)
                : conc__reply_elements(s, &sum, 0, 1, sum.count);
-  conc__elements_free(&sum);
+  conc__elements_leave(o->table, &sum);
   return rc;
 }
 
@@ -59625,8 +59798,8 @@ CONC__PRIVATE int conc__serve_list_extend(conc__session *s, conc__object *o,
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 1, 1, &c);
   if (rc == 0) rc = conc__iterate(s, &more, conc__argument(r, 0), &c);
-  if (rc == 0) rc = conc__elements_replace(cs, cs->count, 0, &more);
-  conc__elements_free(&more);
+  if (rc == 0) rc = conc__elements_replace(NULL, cs, cs->count, 0, &more);
+  conc__elements_leave(o->table, &more);
   return conc__reply_done(s, &c, rc);
 }
 
@@ -59643,7 +59816,7 @@ CONC__PRIVATE int conc__serve_list_insert(conc__session *s, conc__object *o,
   if (place < 0) place = place < -n ? 0 : place + n;
   if (place > n) place = n;
   if (rc == 0) rc = conc__iterate_value(s, &d, &one, conc__argument(r, 1), &c);
-  if (rc == 0) rc = conc__elements_replace(cs, (size_t)place, 0, &one);
+  if (rc == 0) rc = conc__elements_replace(NULL, cs, (size_t)place, 0, &one);
   conc__draft_free(&d);
   conc__elements_free(&one);
   return conc__reply_done(s, &c, rc);
@@ -59668,7 +59841,7 @@ CONC__PRIVATE int conc__serve_list_pop(conc__session *s, conc__object *o,
      reply is too long, it stays. */
   rc = conc__reply_element(s, &cs->at[place]);
   if (rc == 0 && conc__reply_is_result(s))
-    conc__elements_remove(cs, (size_t)place, 1, 1);
+    conc__elements_remove(NULL, cs, (size_t)place, 1, 1);
   return rc;
 }
 
@@ -59684,7 +59857,7 @@ CONC__PRIVATE int conc__serve_list_remove(conc__session *s, conc__object *o,
         conc__elements_find(s, cs, conc__argument(r, 0), 0, cs->count, &place);
   if (rc == 0 && place == cs->count)
     rc = conc__complain(&c, "ValueError", "list.remove(x): x not in list");
-  if (rc == 0) conc__elements_remove(cs, place, 1, 1);
+  if (rc == 0) conc__elements_remove(NULL, cs, place, 1, 1);
   return conc__reply_done(s, &c, rc);
 }
 
@@ -59693,7 +59866,7 @@ CONC__PRIVATE int conc__serve_list_clear(conc__session *s, conc__object *o,
                                          const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 0, 0, &c);
-  if (rc == 0) conc__elements_free(conc__list_of(o));
+  if (rc == 0) conc__elements_leave(o->table, conc__list_of(o));
   return conc__reply_done(s, &c, rc);
 }
 
@@ -59743,12 +59916,12 @@ CONC__PRIVATE int conc__serve_list_imul(conc__session *s, conc__object *o,
   const size_t before = cs->count;
   size_t times = 0, i;
   int rc = conc__list_times(cs, r, &times, &c);
-  if (rc == 0 && times == 0) conc__elements_free(cs);
+  if (rc == 0 && times == 0) conc__elements_leave(o->table, cs);
   for (i = 1; rc == 0 && i < times; i++)
     rc = conc__elements_copy(s, cs, cs, 0, 1, before);
   if (rc != 0) { /* all or nothing */
     if (cs->count > before)
-      conc__elements_remove(cs, before, 1, cs->count - before);
+      conc__elements_remove(o->table, cs, before, 1, cs->count - before);
     return conc__reply_failed(s, &c, rc);
   }
   return conc__serve_list_copy(s, o, r);
@@ -59762,8 +59935,8 @@ CONC__PRIVATE int conc__serve_list_iadd(conc__session *s, conc__object *o,
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 1, 1, &c);
   if (rc == 0) rc = conc__iterate(s, &more, conc__argument(r, 0), &c);
-  if (rc == 0) rc = conc__elements_replace(cs, cs->count, 0, &more);
-  conc__elements_free(&more);
+  if (rc == 0) rc = conc__elements_replace(NULL, cs, cs->count, 0, &more);
+  conc__elements_leave(o->table, &more);
   return rc != 0 ? conc__reply_failed(s, &c, rc)
                  : conc__serve_list_copy(s, o, r);
 }
@@ -59783,11 +59956,12 @@ CONC__PRIVATE int conc__list_with(conc__session *s, const conc__places *p,
 
 /* Gives places of a list these elements, and the caller what was there. Python
    puts what is assigned to an empty slice before its beginning. */
-CONC__PRIVATE int conc__list_assign(conc__elements *cs, const conc__places *p,
+CONC__PRIVATE int conc__list_assign(conc__objects *t, conc__elements *cs,
+                                    const conc__places *p,
                                     conc__elements *with, conc__complaint *c) {
   size_t i;
   if (p->step == 1)
-    return conc__elements_replace(cs, (size_t)p->start, p->count, with);
+    return conc__elements_replace(t, cs, (size_t)p->start, p->count, with);
   if (with->count != p->count)
     return conc__complain(c, "ValueError",
                           "attempt to assign sequence of size %lu to extended "
@@ -59821,8 +59995,8 @@ CONC__PRIVATE int conc__serve_list_setitem(conc__session *s, conc__object *o,
   if (rc == 0)
     rc = conc__places_read(conc__argument(r, 0), cs->count, "list",
                            " assignment", &p, &c);
-  if (rc == 0) rc = conc__list_assign(cs, &p, &with, &c);
-  conc__elements_free(&with);
+  if (rc == 0) rc = conc__list_assign(o->table, cs, &p, &with, &c);
+  conc__elements_leave(o->table, &with);
   return conc__reply_done(s, &c, rc);
 }
 
@@ -59835,20 +60009,20 @@ CONC__PRIVATE int conc__serve_list_setslice(conc__session *s, conc__object *o,
   int rc = conc__arguments_check(r, "list", 3, 3, &c);
   if (rc == 0) rc = conc__iterate(s, &with, conc__argument(r, 2), &c);
   if (rc == 0) rc = conc__places_read_old(r, cs->count, &p, &c);
-  if (rc == 0) rc = conc__list_assign(cs, &p, &with, &c);
-  conc__elements_free(&with);
+  if (rc == 0) rc = conc__list_assign(o->table, cs, &p, &with, &c);
+  conc__elements_leave(o->table, &with);
   return conc__reply_done(s, &c, rc);
 }
 
 /* Takes out the elements of places, from the lowest up. */
-CONC__PRIVATE void conc__list_delete(conc__elements *cs,
+CONC__PRIVATE void conc__list_delete(conc__objects *t, conc__elements *cs,
                                      const conc__places *p) {
   if (p->count == 0) return;
   if (p->step > 0)
-    conc__elements_remove(cs, (size_t)p->start, (size_t)p->step, p->count);
+    conc__elements_remove(t, cs, (size_t)p->start, (size_t)p->step, p->count);
   else
     conc__elements_remove(
-        cs, (size_t)(p->start + (int64_t)(p->count - 1) * p->step),
+        t, cs, (size_t)(p->start + (int64_t)(p->count - 1) * p->step),
         (size_t)-p->step, p->count);
 }
 
@@ -59862,7 +60036,7 @@ CONC__PRIVATE int conc__serve_list_delitem(conc__session *s, conc__object *o,
   if (rc == 0)
     rc = conc__places_read(conc__argument(r, 0), cs->count, "list",
                            " assignment", &p, &c);
-  if (rc == 0) conc__list_delete(cs, &p);
+  if (rc == 0) conc__list_delete(o->table, cs, &p);
   return conc__reply_done(s, &c, rc);
 }
 
@@ -59874,7 +60048,7 @@ CONC__PRIVATE int conc__serve_list_delslice(conc__session *s, conc__object *o,
   conc__places p;
   int rc = conc__arguments_check(r, "list", 2, 2, &c);
   if (rc == 0) rc = conc__places_read_old(r, cs->count, &p, &c);
-  if (rc == 0) conc__list_delete(cs, &p);
+  if (rc == 0) conc__list_delete(o->table, cs, &p);
   return conc__reply_done(s, &c, rc);
 }
 
@@ -60218,7 +60392,7 @@ CONC__PRIVATE int conc__dict_merge_proxy(conc__session *s, conc__table *t,
   rc = conc__session_turn_back(s, own, rc);
   conc__object_unuse(&s->manager->objects, o);
   if (rc == 0) rc = conc__dict_merge_table(s, t, &copy);
-  conc__table_free(&copy);
+  conc__table_leave(&s->manager->objects, &copy);
   return rc;
 }
 
@@ -60400,7 +60574,7 @@ CONC__PRIVATE int conc__serve_dict_setdefault(conc__session *s,
 CONC__PRIVATE int conc__serve_dict_clear(conc__session *s, conc__object *o,
                                          const conc__request *r) {
   (void)r;
-  conc__table_clear(conc__dict_of(o));
+  conc__table_clear(o->table, conc__dict_of(o));
   return conc__reply_none(s);
 }
 
@@ -62091,7 +62265,7 @@ CONC__PRIVATE void conc__chore_drop(conc__chore *w) {
   w->bytes -= results.weight;
   p->bytes -= results.weight;
   conc__mutex_unlock(guard);
-  conc__elements_free(&results);
+  conc__elements_leave(&p->manager->objects, &results);
   w->next = NULL;
   *p->unasked_end = w;
   p->unasked_end = &w->next;
@@ -62794,8 +62968,8 @@ CONC__PRIVATE int conc__serve_pool_call(conc__session *s, conc__object *o,
   if (rc == 0) w = conc__pool_work(s, o, f, &asked, &rc);
   else
     rc = conc__reply_failed(s, &c, rc);
-  conc__elements_free(&asked.items);
-  conc__elements_free(&asked.results);
+  conc__elements_leave(o->table, &asked.items);
+  conc__elements_leave(o->table, &asked.results);
   if (w == NULL) return rc;
   return call->waits ? conc__reply_awaited(s, w, keeps)
                      : conc__reply_async(s, o, w);
@@ -63156,8 +63330,31 @@ CONC__PRIVATE int conc__make_queue(conc__session *s, conc__object *o,
   return -ENOMEM;
 }
 
+/* A queue that is freed bit by bit. */
+typedef struct conc__queue_left {
+  conc__remains remains; /* first */
+  conc_queue *queue;
+} conc__queue_left;
+
+CONC__PRIVATE bool conc__queue_free_some(conc__remains *r) {
+  conc_queue *q = ((conc__queue_left *)(void *)r)->queue;
+  if (conc__fifo_free_some(q, CONC__SWEEP)) return true;
+  conc_queue_free(q);
+  return false;
+}
+
 CONC__PRIVATE void conc__drop_queue(conc__object *o) {
-  conc_queue_free(o->queue);
+  conc__queue_left *left =
+      o->table != NULL && conc_qsize(o->queue) > CONC__SWEEP
+          ? (conc__queue_left *)CONC_MALLOC(sizeof *left)
+          : NULL;
+  if (left == NULL) {
+    conc_queue_free(o->queue);
+    return;
+  }
+  left->remains.free_some = conc__queue_free_some;
+  left->queue = o->queue;
+  conc__remains_leave(o->table, &left->remains);
 }
 
 /* shutdown(immediate=False): from now on a put raises queue.ShutDown, and so
@@ -63167,18 +63364,21 @@ CONC__PRIVATE int conc__serve_queue_shutdown(conc__session *s, conc__object *o,
                                              const conc__request *r) {
   const conc_value *v = conc__request_argument(r, 0, "immediate");
   conc_queue *q = o->queue;
+  int rc = 0;
   o->shut = true;
   conc_queue_close(q);
   if (v != NULL && conc__value_is_true(v)) {
     conc__buffer b = {NULL, 0, 0, 0};
     conc__sink sink;
     do {
+      rc = conc__session_pace(s, 1 + b.size / 256);
       b.size = 0;
       conc__sink_body(&sink, &b, CONC__WANTS_ANY, SIZE_MAX);
-    } while (q->ops->get(q, &sink, 0) >= 0 && conc_task_done(q) == 0);
+    } while (rc == 0 && q->ops->get(q, &sink, 0) >= 0 &&
+             conc_task_done(q) == 0);
     conc__buffer_free(&b);
   }
-  return conc__reply_none(s);
+  return rc != 0 ? rc : conc__reply_none(s);
 }
 
 static const conc__method conc__queue_more[] = {

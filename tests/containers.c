@@ -298,18 +298,18 @@ static bool holds(const conc__elements *cs, const char *list) {
 TEST(elements_are_replaced_and_removed_anywhere) {
   conc__elements cs = numbers("[0, 1, 2, 3, \"a text of some length\", 5]");
   conc__elements with = numbers("[\"another text of some length\", 7]");
-  CHECK_EQ(conc__elements_replace(&cs, 1, 2, &with), 0);
+  CHECK_EQ(conc__elements_replace(NULL, &cs, 1, 2, &with), 0);
   CHECK(holds(&cs, " 0 'another text of some length' 7 3 "
                    "'a text of some length' 5"));
   CHECK_EQ(with.count, 0);
   conc__elements_free(&with);
-  CHECK_EQ(conc__elements_replace(&cs, 6, 0, &with), 0);
-  conc__elements_remove(&cs, 0, 4, 2);
+  CHECK_EQ(conc__elements_replace(NULL, &cs, 6, 0, &with), 0);
+  conc__elements_remove(NULL, &cs, 0, 4, 2);
   CHECK(holds(&cs, " 'another text of some length' 7 3 5"));
   conc__elements_reverse(NULL, &cs);
   CHECK(holds(&cs, " 5 3 7 'another text of some length'"));
   with = numbers("[1, 2, 3]");
-  CHECK_EQ(conc__elements_replace(&cs, 0, 4, &with), 0);
+  CHECK_EQ(conc__elements_replace(NULL, &cs, 0, 4, &with), 0);
   conc__elements_free(&with);
   CHECK_EQ(conc__elements_copy(NULL, &cs, &cs, 2, -1, 3), 0);
   CHECK(holds(&cs, " 1 2 3 3 2 1"));
@@ -328,7 +328,7 @@ TEST(an_object_has_a_bound_on_its_weight) {
   CHECK_EQ(cs.weight, CONC__WEIGHT_MAX);
   more = numbers("[2]");
   before = cs.count;
-  CHECK_EQ(conc__elements_replace(&cs, 0, 0, &more), -EMSGSIZE);
+  CHECK_EQ(conc__elements_replace(NULL, &cs, 0, 0, &more), -EMSGSIZE);
   CHECK_EQ(cs.count, before);
   conc__elements_free(&more);
   conc__elements_free(&cs);
@@ -505,7 +505,8 @@ TEST(a_failed_allocation_leaves_lists_and_tables_as_they_were) {
     test_fail_at = at;
     rc = conc__iterate(NULL, &cs, v, &c);
     if (rc == 0) rc = conc__dict_put_value(NULL, &t, k, v, &c);
-    if (rc == 0) rc = conc__elements_sort(NULL, &cs, true, c.text, sizeof c.text);
+    if (rc == 0)
+      rc = conc__elements_sort(NULL, &cs, true, c.text, sizeof c.text);
     if (rc == -EINVAL) rc = 0; /* a str and a dict */
     if (rc == 0) rc = conc__dict_put_value(NULL, &t, k, k, &c);
     test_fail_at = 0;
@@ -525,6 +526,7 @@ TEST(a_failed_allocation_leaves_lists_and_tables_as_they_were) {
 typedef struct room {
   served s;
   conc__peer *peer;
+  bool rests; /* see look_at_remains */
 } room;
 
 static double soon(void) { return conc_now() + 20 * test_slow(); }
@@ -1255,6 +1257,103 @@ TEST(an_element_counts_by_all_that_is_met_in_it) {
   conc__draft_free(&d);
   conc_value_free(v);
   conc_value_free(other);
+}
+
+/* Adds n numbers. */
+static void add_numbers(conc__elements *cs, int n) {
+  conc__complaint c = {NULL, "", NULL};
+  conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
+  conc_value *v;
+  CHECK_EQ(conc_build(&v, "(i[])", 7), 0); /* in a block of its own */
+  while (n-- > 0) CHECK_EQ(conc__iterate_value(NULL, &d, cs, v, &c), 0);
+  conc_value_free(v);
+  conc__draft_free(&d);
+}
+
+/* How many portions there are of what was left. */
+static int sweeps(conc__objects *t) {
+  int n = 0;
+  for (; t->remains != NULL; n++) conc__remains_sweep(t);
+  return n;
+}
+
+/* Between two portions others have their turns: here the sweeper is said to
+   run, and is this test. */
+TEST(many_elements_rows_and_messages_are_freed_bit_by_bit) {
+  conc__objects t;
+  conc__object o;
+  conc__table table;
+  conc__elements cs = {NULL, 0, 0, 0}, with = {NULL, 0, 0, 0};
+  conc__complaint c = {NULL, "", NULL};
+  int i;
+  memset(&t, 0, sizeof t);
+  memset(&o, 0, sizeof o);
+  memset(&table, 0, sizeof table);
+  t.sweeping = true;
+  add_numbers(&cs, CONC__SWEEP);
+  conc__elements_leave(&t, &cs); /* these are few */
+  CHECK(cs.count == 0 && cs.at == NULL && t.remains == NULL);
+  add_numbers(&cs, 2 * CONC__SWEEP + 1);
+  conc__elements_leave(&t, &cs);
+  CHECK(cs.count == 0 && cs.at == NULL && cs.weight == 0);
+  CHECK_EQ(sweeps(&t), 3);
+  /* Those of a slice, of all that are there, and each second one. */
+  add_numbers(&cs, 3 * CONC__SWEEP);
+  add_numbers(&with, 3);
+  CHECK_EQ(conc__elements_replace(&t, &cs, 1, CONC__SWEEP + 1, &with), 0);
+  CHECK_EQ(cs.count, 2 * CONC__SWEEP + 2);
+  CHECK_EQ(sweeps(&t), 2);
+  conc__elements_free(&with);
+  add_numbers(&cs, 2 * CONC__SWEEP);
+  conc__elements_remove(&t, &cs, 1, 2, cs.count / 2);
+  CHECK_EQ(cs.count, 2 * CONC__SWEEP + 1);
+  CHECK_EQ(sweeps(&t), 3);
+  conc__elements_remove(&t, &cs, 0, 1, cs.count);
+  CHECK(cs.count == 0 && cs.weight == 0);
+  CHECK_EQ(sweeps(&t), 3);
+  conc__elements_free(&cs);
+  for (i = 0; i <= CONC__SWEEP; i++) {
+    conc_value *v;
+    CHECK_EQ(conc_build(&v, "i", i), 0);
+    CHECK_EQ(conc__dict_put_value(NULL, &table, v, v, &c), 0);
+    conc_value_free(v);
+  }
+  conc__table_clear(&t, &table);
+  CHECK(table.count == 0 && table.serial == CONC__SWEEP + 1);
+  CHECK_EQ(sweeps(&t), 2);
+  o.table = &t;
+  o.queue = conc_queue_new(NULL);
+  for (i = 0; i <= CONC__SWEEP; i++)
+    CHECK_EQ(conc_put(o.queue, text_1000, (size_t)i % 300, 0), 0);
+  conc__drop_queue(&o);
+  CHECK_EQ(sweeps(&t), 2);
+  /* Where no loop runs it is done at once. */
+  t.sweeping = false;
+  add_numbers(&cs, CONC__SWEEP + 1);
+  conc__elements_leave(&t, &cs);
+  CHECK(t.remains == NULL && !t.sweeping);
+}
+
+static void look_at_remains(void *arg) {
+  room *r = (room *)arg;
+  const conc__objects *t = &r->s.server.state->objects;
+  CHECK(t->sweeping == (t->remains != NULL));
+  if (t->remains == NULL) r->rests = true;
+}
+
+TEST(a_server_frees_what_is_left_while_it_serves) {
+  name l;
+  room r;
+  open_room(&r);
+  l = long_list(&r, 0);
+  SAYS("None", &r, l.text, "clear", "()");
+  SAYS("0", &r, l.text, "__len__", "()");
+  while (!r.rests)
+    CHECK_EQ(conc__server_do(r.s.server.state, look_at_remains, &r, soon()),
+             0);
+  l = long_list(&r, 0); /* a second time, and the server ends */
+  SAYS("None", &r, l.text, "clear", "()");
+  close_room(&r);
 }
 
 /* Or to look at a thousand of them would be one turn. */
