@@ -68,8 +68,8 @@
      >>coroutine   switching; coroutines as actors (private)
      >>loop        conc_run, conc_coro_start, conc_sleep
      >>fork        what a forked child makes of what it finds (private)
-     >>io          conc_read, conc_write, conc_serve, streams, signals
-     >>stop        conc_stop_on_signals: Ctrl-C cancels a task
+     >>io          conc_read, conc_write, conc_serve, streams
+     >>signals     conc_wait_signal; conc_stop_on_signals: Ctrl-C ends a task
      >>ipc         conc_shared_alloc: memory that processes share
      >>child       children, and how their ends are noticed (private)
      >>process     conc_process_start
@@ -1964,7 +1964,7 @@ CONC_API int conc_sleep(double seconds);
 CONC_API int conc_yield_now(void);
 
 /* ---------------------------------------------------------------------------
-   >>io: descriptors, sockets, buffered streams, signals
+   >>io: descriptors, sockets, buffered streams
 
    Threads    as the descriptor itself; several tasks may wait for one
    Processes  the descriptors are close-on-exec, and above 2
@@ -2275,7 +2275,17 @@ CONC_API int conc_stream_flush(conc_stream *stream, double timeout);
    Errors: as conc_stream_flush, and what close() fails with. */
 CONC_API int conc_stream_close(conc_stream *stream, double timeout);
 
-/* --- signals --- */
+/* ---------------------------------------------------------------------------
+   >>signals: signals that a task waits for, or that end a task
+
+   Threads    any; one conc_stop_on_signals is in force at a time
+   Processes  each for itself: in a forked child the signals of
+              conc_stop_on_signals have their usual effect, until the child
+              makes a call of its own
+   Signals    no
+   Memory     the task of conc_stop_on_signals must stay until that is undone
+   Blocks     conc_wait_signal, with a timeout; the others for a moment
+   ------------------------------------------------------------------------ */
 
 /* Blocks n signals in the calling thread, and in all threads and processes
    that it starts from now on; but not in programs. A blocked signal stays
@@ -2305,17 +2315,6 @@ CONC_API int conc_block_signals(const int *signals, size_t n);
    -ECANCELED  the wait was cancelled
    -EMFILE     the process has too many descriptors */
 CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout);
-
-/* ---------------------------------------------------------------------------
-   >>stop: conc_stop_on_signals
-
-   Threads    any; one call is in force at a time
-   Processes  each for itself: in a forked child the signals have their usual
-              effect, until the child makes a call of its own
-   Signals    no
-   Memory     the task must stay until the call is undone
-   Blocks     never, but for a moment
-   ------------------------------------------------------------------------ */
 
 /* Has a task end when the user, or the system, wants the program to end: the
    first of the signals cancels the task, as conc_cancel does. A second one has
@@ -5393,12 +5392,12 @@ CONC_API int conc_progress_close(conc_progress *progress);
              conc_barrier_broken conc_barrier_n_waiting
              conc_barrier_init_shared CONC_WITH CONC_WITH_READ CONC_WITH_WRITE
    task       conc_fn conc_task (.target .arg .name .size .stack_size .daemon
-             .start_method .callback) conc_join conc_result conc_is_alive
-             conc_cancel conc_set_status conc_current conc_name CONC_FIRST
-             CONC_FIRST_FAILURE CONC_ALL conc_wait conc_gather conc_completed
-             conc_as_completed conc_completed_next conc_completed_end
-             conc_scope conc_timeout conc_shield conc_scope_end conc_group
-             conc_group_start conc_group_leave
+             .detached .start_method .callback) conc_join conc_result
+             conc_is_alive conc_cancel conc_set_status conc_current conc_name
+             CONC_FIRST CONC_FIRST_FAILURE CONC_ALL conc_wait conc_gather
+             conc_completed conc_as_completed conc_completed_next
+             conc_completed_end conc_scope conc_timeout conc_shield
+             conc_scope_end conc_group conc_group_start conc_group_leave
    generator  conc_gen (.target .arg .stack_size) conc_gen_next conc_gen_send
              conc_yield conc_yield_from conc_gen_close conc_gen_result
    local      CONC_SCOPE_THREAD CONC_SCOPE_TASK conc_local (.scope .destructor
@@ -5406,15 +5405,16 @@ CONC_API int conc_progress_close(conc_progress *progress);
              conc_local_delete conc_local_free conc_attribute
              conc_local_attribute conc_attribute_get conc_attribute_set
    thread     conc_thread_start
-   loop       conc_run conc_coro_start conc_stack_used conc_report_overflow
-             conc_sleep conc_yield_now
+   loop       conc_run conc_coro_start conc_spawn conc_group_spawn
+             conc_stack_used conc_report_overflow conc_sleep conc_yield_now
    io         CONC_READ CONC_WRITE conc_wait_fd conc_read conc_write
              conc_read_exactly conc_close conc_listen conc_accept conc_serve
              conc_connect conc_address conc_datagram_open conc_datagram_send
              conc_datagram_receive conc_stream (.fd .high_water)
              conc_stream_read conc_stream_read_exactly conc_stream_read_until
              conc_stream_read_line conc_stream_write conc_stream_flush
-             conc_stream_close conc_block_signals conc_wait_signal
+             conc_stream_close
+   signals    conc_block_signals conc_wait_signal conc_stop_on_signals
    ipc        conc_shared_alloc conc_shared_open conc_shared_free
    process    CONC_FORK CONC_SPAWN CONC_NO_EXITCODE conc_process_start conc_pid
              conc_exitcode conc_terminate conc_kill conc_main
@@ -5448,8 +5448,8 @@ CONC_API int conc_progress_close(conc_progress *progress);
              .journal_sync) CONC_QUEUE_RING CONC_QUEUE_PIPE conc_queue_new
              conc_queue_free conc_queue_close conc_put conc_get conc_put_many
              conc_get_many conc_peek_size conc_qsize conc_task_done
-             conc_queue_join conc_put_value conc_get_value conc_put_build
-             conc_get_parse
+             conc_task_done_many conc_queue_join conc_put_value conc_get_value
+             conc_put_build conc_get_parse
    leases     conc_lease (.queue .id .deliveries) conc_get_leased
              conc_get_value_leased conc_lease_done conc_lease_release
              conc_lease_extend conc_lease_deliveries conc_put_after
@@ -5457,6 +5457,8 @@ CONC_API int conc_progress_close(conc_progress *progress);
              .leased .dying .put .got .done .returned .dead .damaged .put_rate
              .done_rate .oldest) conc_queue_stats conc_queue_holder (.name
              .leases .silence) conc_queue_holders
+   select     conc_case (.get .put .join .event .buf .out .data .value .size
+             .fd .events .result) conc_select
    pool       CONC_PROCESS CONC_THREAD conc_pool (.kind .workers .initializer
              .initializer_arg .stack_size .chunk .max_tasks_per_worker .timeout
              .retries .max_bytes) conc_pool_start conc_pool_submit
@@ -5466,20 +5468,21 @@ CONC_API int conc_progress_close(conc_progress *progress);
    manager    conc_manager_news CONC_MANAGER_CONNECT CONC_MANAGER_REFUSE
              CONC_MANAGER_LIMIT CONC_MANAGER_LEAVE CONC_MANAGER_FULL
              CONC_MANAGER_DRAIN CONC_MANAGER_END conc_manager_report (.kind
-             .client .error .text) conc_manager (.address .authkey
-             .authkey_size .require_sha256 .max_message .max_clients
-             .handshake_timeout .timeout .reconnect .prefetch .max_handshakes
-             .max_handshakes_per_address .max_failures .max_memory
-             .max_client_memory .max_objects .keepalive .drain .mode .log
-             .event .log_arg .no_auth .no_shutdown .objects .max_workers)
-             conc_manager_random_key conc_manager_register_queue
-             conc_manager_start conc_manager_serve_forever conc_manager_connect
-             conc_manager_get conc_manager_address conc_manager_counts
-             (.clients .clients_ever .handshakes .connections_ever .refused_key
-             .refused_late .refused_full .refused_address .refused_failures
-             .requests .refused_message .refused_memory .refused_objects
-             .bytes_in .bytes_out .puts .gets .returned .waiting .memory
-             .memory_most) conc_manager_stats conc_manager_shutdown
+             .client .error .text) CONC_FORMAT_PICKLE CONC_FORMAT_JSON
+             conc_manager (.address .authkey .authkey_size .require_sha256
+             .max_message .max_clients .handshake_timeout .timeout .reconnect
+             .prefetch .max_handshakes .max_handshakes_per_address
+             .max_failures .max_memory .max_client_memory .max_objects
+             .keepalive .drain .mode .log .event .log_arg .no_auth .no_shutdown
+             .objects .max_workers .replicas .format) conc_manager_random_key
+             conc_manager_register_queue conc_manager_start
+             conc_manager_serve_forever conc_manager_connect conc_manager_get
+             conc_manager_address conc_manager_counts (.clients .clients_ever
+             .handshakes .connections_ever .refused_key .refused_late
+             .refused_full .refused_address .refused_failures .requests
+             .refused_message .refused_memory .refused_objects .bytes_in
+             .bytes_out .puts .gets .returned .waiting .memory .memory_most)
+             conc_manager_stats conc_manager_shutdown
    types      conc_manager_register_types conc_manager_register_lock
              conc_manager_register_rlock conc_manager_register_event
              conc_manager_register_cond conc_manager_register_sem
@@ -5572,14 +5575,15 @@ static const int *const conc__version_check __attribute__((used)) =
    What is in its parts, in this order:
 
      >>platform   the compiler and the CPU; the system: waiting, descriptors;
-                  the system: memory, processes, pipes, signals; the coroutine
-                  switch, and tools that must know of it; what the user may
-                  replace; atomics for tcc; checks, cache lines, atomic access;
-                  versions and errors; time; bits, and a pause; Valgrind and
-                  Helgrind; a fiber, and what the sanitizers learn of it; CPUs
-     >>os         pthread_cancel; sleeping on a word; what is found out once;
-                  descriptors; stdio in a forked child; wakers; random bytes,
-                  files, pages
+                  the system: memory, processes, pipes, signals; calls that may
+                  be refused at run time; the coroutine switch, and tools that
+                  must know of it; what the user may replace; atomics for tcc;
+                  checks, cache lines, atomic access; versions and errors;
+                  time; bits, and a pause; Valgrind and Helgrind; a fiber, and
+                  what the sanitizers learn of it; CPUs
+     >>os         pthread_cancel; calls that may be refused; sleeping on a
+                  word; what is found out once; descriptors; stdio in a forked
+                  child; wakers; random bytes, files, pages
      >>bytes      memory that grows; buffers; hashes: MD5 (RFC 1321), SHA-256
                   (FIPS 180-4), HMAC (RFC 2104); hashes: what is alike; secrets
      >>park       actors; what belongs to a thread; parking and waking;
@@ -5630,8 +5634,9 @@ static const int *const conc__version_check __attribute__((used)) =
                   as actors; waiting for descriptors;
                   conc__actor_class.wait_fd, and several at once; watches
      >>loop       the sleep of a loop; a turn of the loop; conc_run,
-                  conc_coro_start; conc_stack_used; conc_yield_now, conc_sleep;
-                  the report of an overflow
+                  conc_coro_start; tasks that nobody joins; the end of a loop;
+                  conc_stack_used; conc_yield_now, conc_sleep; the report of an
+                  overflow
      >>fork       the guards, before and after; what tells which tasks are
                   here; what is here at all; tasks that stayed behind; what is
                   here goes on; the child
@@ -5639,7 +5644,8 @@ static const int *const conc__version_check __attribute__((used)) =
                   addresses: looking up; addresses: what callers write;
                   sockets: listening; sockets: conc_serve; sockets: connecting;
                   datagrams; streams: reading; streams: separators; streams:
-                  writing; signals
+                  writing
+     >>signals    waiting for signals; signals that end a task
      >>ipc        memory without a name; memory by name; memory by name: what
                   the tracker does without; memory by name: the tracker; memory
                   by name: opening it; memory by name: making it;
@@ -5692,6 +5698,8 @@ static const int *const conc__version_check __attribute__((used)) =
                   queue; making it; the two classes
      >>queue      typed values
      >>leases     leases, retries, priorities, delays: conc_lease
+     >>select     cases; waiting: lists; waiting: shared queues; waiting: all
+                  together; the call
      >>jobs       a fence for two sides, of which the rare one pays; deques:
                   what they have; deques: the owner's end; deques: the thieves'
                   end; the pool of threads: what it has; finding a job; waking
@@ -5710,8 +5718,8 @@ static const int *const conc__version_check __attribute__((used)) =
      >>account    counters; memory; news; failures of an address
      >>net        channels; frames; reading and writing; authentication
      >>aside      what takes long is done beside a loop
-     >>objects    classes; objects, and their ids; how long an object lives;
-                  names; what a connection holds
+     >>objects    classes; objects, and their ids; what is freed bit by bit;
+                  how long an object lives; names; what a connection holds
      >>receipt    calls that count once, however often they are sent
      >>kept       what a manager keeps
      >>session    a session: one run of a client's coroutine; messages that
@@ -5741,6 +5749,15 @@ static const int *const conc__version_check __attribute__((used)) =
      >>remote     requests; the id of a name; who has a lock; what was given
                   up; acquiring and releasing; conditions; events and barriers;
                   what the primitives call; making and freeing them
+     >>resp       commands; replies
+     >>redis      scripts; what there is; what a server says; connections;
+                  lines; addresses; servers; calls
+     >>streams    what comes; what tasks have; scripts of a queue; the ends of
+                  leases; a forked child
+     >>far        the connection of the getters; getting; putting; what is
+                  counted
+     >>tended     names; dead letters; the ends of leases; the thread;
+                  beginning and end
      >>manager    conc_manager
      >>python     what a value is to Python; equality; order; keys; the hash of
                   a key: SipHash-1-3; repr() into a buffer
@@ -8563,7 +8580,7 @@ CONC__PRIVATE void conc__thread_park(conc__actor *self, unsigned bits,
   }
 }
 
-/* Whether foreign threads have wakers, too: see >>stop. */
+/* Whether foreign threads have wakers, too: see >>signals. */
 static bool conc__foreign_wakers;
 
 /* Sets up the last of the descriptors that a thread polls, by which
@@ -15988,6 +16005,7 @@ CONC__PRIVATE uint32_t conc__epoll_interest(conc__fd *entry) {
   return flags;
 }
 
+/* (Why each wait is told anew: see conc__epoll_interest.) */
 CONC__PRIVATE int conc__epoll_update(conc__loop *loop, int fd) {
   conc__fd *entry = &loop->fds.entries[fd];
   struct epoll_event e;
@@ -17845,7 +17863,7 @@ __attribute__((constructor)) CONC__PRIVATE void conc__fork_install(void) {
 }
 
 /* ---------------------------------------------------------------------------
-   >>io: descriptors, addresses, datagrams, streams, signals
+   >>io: descriptors, addresses, datagrams, streams
 
    Every call here has one shape: try the system call without blocking; if it
    would block, wait for the descriptor by conc__fd_wait, which parks a
@@ -19073,7 +19091,22 @@ CONC_API int conc_stream_close(conc_stream *stream, double timeout) {
   return rc != 0 ? rc : closed;
 }
 
-/* --- signals --- */
+/* ---------------------------------------------------------------------------
+   >>signals: conc_wait_signal, conc_stop_on_signals
+
+   A signal that all threads block is waited for as a descriptor, where the
+   system has that; else it is looked for.
+   As to conc_stop_on_signals, the handler of the signals only writes to a
+   waker, for nothing else is safe in it. A thread waits for that, and cancels
+   the task.
+
+   Uses conc_cancel of >>task, threads, and the wait for a descriptor of >>io;
+   no other room uses it. What is changed elsewhere for it: foreign threads
+   have a waker from then on (conc__foreign_wakers of >>park), for a task that
+   sleeps in poll() must hear of its cancellation.
+   ------------------------------------------------------------------------ */
+
+/* --- waiting for signals --- */
 
 /* 0, or -EINVAL for none, or for a number that is no signal. */
 CONC__PRIVATE int conc__signal_set(sigset_t *set, const int *signals,
@@ -19135,6 +19168,7 @@ CONC__PRIVATE int conc__signal_look(const sigset_t *set, double deadline) {
   }
 }
 
+/* The same, by a descriptor. */
 CONC__PRIVATE int conc__signal_await(const sigset_t *set, double deadline) {
 #if CONC_HAVE_SIGNALFD
   struct signalfd_siginfo info;
@@ -19174,17 +19208,7 @@ CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout) {
   return conc__signal_await(&set, deadline);
 }
 
-/* ---------------------------------------------------------------------------
-   >>stop: conc_stop_on_signals
-
-   The handler of the signals only writes to a waker, for nothing else is safe
-   in it. A thread waits for that, and cancels the task.
-
-   Uses conc_cancel of >>task, threads, and the wait for a descriptor of >>io;
-   no other room uses it. What is changed elsewhere for it: foreign threads
-   have a waker from then on (conc__foreign_wakers of >>park), for a task that
-   sleeps in poll() must hear of its cancellation.
-   ------------------------------------------------------------------------ */
+/* --- signals that end a task --- */
 
 #define CONC__STOP_SIGNALS 8
 
@@ -19684,7 +19708,7 @@ static volatile sig_atomic_t conc__tracker_ends;
 
 CONC__PRIVATE void conc__tracker_told(int number) {
   (void)number;
-  int before = (int)conc__tracker_ends; /* no ++ of what is volatile in C++20 */
+  int before = (int)conc__tracker_ends; /* C++20 has no ++ of a volatile */
   conc__tracker_ends = before + 1;
   if (before == 0) alarm(2);
 }
