@@ -7,6 +7,7 @@
 #include "tasks.h"
 
 #include <pthread.h>
+#include <strings.h>
 
 typedef enum odd_way {
   AS_IT_IS,

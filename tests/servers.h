@@ -303,7 +303,7 @@ TEST_FN void sentinels_begin(sentinels *s, const char *lines) {
     redis_run(w);
   }
   snprintf(s->address + n, sizeof s->address - (size_t)n,
-           "?sentinel=queues");
+           "/?sentinel=queues");
   /* Only what has its replica can be promoted, and only by a majority. */
   redis_until(&s->replica, "(slave 127.0.0.1", "ROLE");
   for (int i = 0; i < SENTINELS; i++)
@@ -344,7 +344,7 @@ TEST_FN void cluster_begin(cluster *c) {
                SLOTS * i / NODES, SLOTS * (i + 1) / NODES - 1);
     REDIS_SAYS("OK", &c->node[i], "CLUSTER SET-CONFIG-EPOCH %d", i + 1);
   }
-  snprintf(c->address + n, sizeof c->address - (size_t)n, "?cluster");
+  snprintf(c->address + n, sizeof c->address - (size_t)n, "/?cluster");
   for (int i = 1; i < NODES; i++)
     REDIS_SAYS("OK", &c->node[0], "CLUSTER MEET 127.0.0.1 %d",
                c->node[i].port);
