@@ -1,6 +1,7 @@
 #!/bin/sh
 # make run: a task master on a free port and two task workers, all shown.
-#   run_demo.sh FOLDER_OF_THE_EXAMPLES
+#   run_demo.sh FOLDER_OF_THE_EXAMPLES [ADDRESS]
+# ADDRESS: where the master is to serve instead, as redis://127.0.0.1.
 # Fails unless the master got its ten results and every program ended well.
 examples=$1
 key=make-run-$$
@@ -36,7 +37,8 @@ start() {
 port=$((20000 + $$ % 12000))
 tries=0
 while :; do
-  start master $WRAPPER "$examples/task_master" "127.0.0.1:$port" "$key"
+  address=${2:-127.0.0.1:$port}
+  start master $WRAPPER "$examples/task_master" "$address" "$key"
   waits=0
   while running master && [ $waits -lt 200 ] &&
     ! grep -q '^Put task' "$tmp/master.log" 2>/dev/null; do
@@ -51,8 +53,8 @@ while :; do
   }
   tries=$((tries + 1)) port=$((port + 1))
 done
-start worker-1 $WRAPPER "$examples/task_worker" "127.0.0.1:$port" "$key"
-start worker-2 $WRAPPER "$examples/task_worker" "127.0.0.1:$port" "$key"
+start worker-1 $WRAPPER "$examples/task_worker" "$address" "$key"
+start worker-2 $WRAPPER "$examples/task_worker" "$address" "$key"
 wait
 
 failed=0
