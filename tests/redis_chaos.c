@@ -86,8 +86,6 @@ typedef struct hand {
   conc_task task;
   const char *address;
   conc_manager manager;
-  conc_queue *q; /* NULL: it has a manager of its own */
-  size_t replicas;
   double longest; /* call */
 } hand;
 
