@@ -48,6 +48,7 @@ portable-tsan | gcc | CC=gcc $lines OPT=-O1 $few $portable $tsan TESTS="core syn
 tcc | tcc | CC=tcc TESTS=examples
 valgrind | gcc valgrind | CC=gcc $lines $less OPT=-O1 WRAPPER="valgrind -q --error-exitcode=99" TESTS="core generator stack loop stream datagram connect signals queue value json"
 checked | gcc | CC=gcc OPT=-O1 DEFS=-DCONC_CHECKED $few TESTS="asyncio core deadlock json public examples"
+redis | gcc redis-server | CC=gcc $lines OPT=-O1 $san REDIS_CHAOS=10 TESTS="redis redis_answers redis_chaos"
 fuzz | clang |
 compile-all | cc |
 vendor-all | cc |

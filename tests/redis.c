@@ -701,7 +701,7 @@ EVERYWHERE(what_comes_back_too_often_is_a_dead_letter) {
   distance_end(&d);
 }
 
-/* --- delays, ids, priorities --- */
+/* --- delays, ids, counts --- */
 
 EVERYWHERE(what_is_put_for_later_comes_then) {
   distance d;
@@ -743,31 +743,6 @@ EVERYWHERE(an_id_that_is_known_is_put_once) {
   distance_end(&d);
 }
 
-EVERYWHERE(priorities_are_served_in_order) {
-  conc_queue_opts o = leasing(60);
-  distance d;
-  conc_manager m;
-  conc_queue *other;
-  int rc;
-  o.priorities = 3;
-  distance_begin(&d, kind, o, false);
-  other = distance_client(&d, &m);
-  put(d.q, "last");
-  rc = conc_put_priority(d.q, "first", 5, 0, soon());
-  if (rc == -ENOTSUP) SKIP("this distance has no priorities");
-  CHECK_EQ(rc, 0);
-  CHECK_EQ(conc_put_priority(d.q, "second", 6, 1, soon()), 0);
-  CHECK_EQ(conc_put_priority(d.q, "first, too", 10, 0, soon()), 0);
-  CHECK_EQ(conc_put_priority(d.q, "", 0, 3, 0), -EINVAL);
-  expect(other, "first", NULL);
-  expect(other, "first, too", NULL);
-  expect(other, "second", NULL);
-  expect(other, "last", NULL);
-  for (int i = 0; i < 4; i++) CHECK_EQ(conc_task_done(other), 0);
-  distance_client_end(&d, &m);
-  distance_end(&d);
-}
-
 EVERYWHERE(what_there_is_is_counted) {
   distance d;
   conc_queue_counts c;
@@ -784,6 +759,167 @@ EVERYWHERE(what_there_is_is_counted) {
   CHECK_EQ(conc_lease_done(&a), 0);
   CHECK_EQ(conc_queue_stats(d.q, &c), 0);
   CHECK_EQ(c.leased, 0);
+  distance_end(&d);
+}
+
+/* --- of a Redis alone --- */
+
+/* What lies there is what other programs read and write. */
+TEST(what_lies_there_is_plain) {
+  distance d;
+  conc_manager json;
+  conc_queue *q;
+  conc_value *v;
+  char text[64];
+  distance_begin(&d, ON_REDIS, plain(), false);
+  put(d.q, "bytes");
+  CHECK_EQ(conc_put_build(d.q, soon(), "[is]", 7, "seven"), 0);
+  memset(&json, 0, sizeof json);
+  json.address = d.address;
+  json.format = CONC_FORMAT_JSON;
+  CHECK_EQ(conc_manager_connect(&json, soon()), 0);
+  q = conc_manager_get(&json, "q");
+  CHECK(q != NULL);
+  CHECK_EQ(conc_put_build(q, soon(), "[is]", 7, "seven"), 0);
+  CHECK(strstr(redis_say(&d.redis, "XRANGE {q} - +"), "(d bytes)") != NULL);
+  CHECK(strstr(redis_say(&d.redis, "XRANGE {q} - +"), "(p \x80\x04") != NULL);
+  CHECK(strstr(redis_say(&d.redis, "XRANGE {q} - +"), "(j [7") != NULL);
+  expect(d.q, "bytes", NULL);
+  for (int i = 0; i < 2; i++) {
+    CHECK_EQ(conc_get_value(d.q, &v, soon()), 0);
+    conc_value_text(v, text, sizeof text);
+    CHECK_STR(text, "[7, 'seven']");
+    conc_value_free(v);
+  }
+  redis_say(&d.redis, "XADD {q} * d \"of another\"");
+  redis_say(&d.redis, "XADD {q} * j \"{\\\"a\\\": [1, null]}\"");
+  expect(q, "of another", NULL);
+  CHECK_EQ(conc_get_value(q, &v, soon()), 0);
+  conc_value_text(v, text, sizeof text);
+  CHECK_STR(text, "{'a': [1, None]}");
+  conc_value_free(v);
+  CHECK_EQ(conc_manager_shutdown(&json), 0);
+  distance_end(&d);
+}
+
+static int start_with(const char *address, conc_queue_opts o) {
+  conc_manager m;
+  conc_queue *q = conc_queue_new(&o);
+  int rc;
+  CHECK(q != NULL);
+  memset(&m, 0, sizeof m);
+  m.address = address;
+  CHECK_EQ(conc_manager_register_queue(&m, "q", q), 0);
+  rc = conc_manager_start(&m);
+  conc_manager_shutdown(&m);
+  conc_queue_free(q);
+  return rc;
+}
+
+TEST(what_Redis_does_not_have_is_refused) {
+  conc_queue_opts o = leasing(60);
+  conc_manager m;
+  redis r;
+  NEEDS_REDIS;
+  redis_begin(&r, "");
+  CHECK_EQ(start_with(r.address, o), 0);
+  o.priorities = 2;
+  CHECK_EQ(start_with(r.address, o), -ENOTSUP);
+  o.priorities = 0;
+  o.max_total = 1000;
+  CHECK_EQ(start_with(r.address, o), -ENOTSUP);
+  o.max_total = 0;
+  o.objects = CONC_PASS;
+  CHECK_EQ(start_with(r.address, o), -ENOTSUP);
+  o.objects = 0;
+  o.max_deliveries = 2;
+  o.dead_letters = conc_queue_new(NULL); /* nobody knows it there */
+  CHECK_EQ(start_with(r.address, o), -EINVAL);
+  conc_queue_free(o.dead_letters);
+  memset(&m, 0, sizeof m);
+  m.address = r.address;
+  CHECK_EQ(conc_manager_serve_forever(&m), -ENOTSUP);
+  redis_end(&r);
+}
+
+/* A put that waits for replicas says if they do not have it in time. */
+TEST(replicas_are_waited_for) {
+  redis master, replica;
+  conc_manager m;
+  conc_queue *q;
+  char line[64];
+  NEEDS_REDIS;
+  redis_begin_port(&master, "");
+  CHECK_EQ(start_with(master.address, plain()), 0);
+  memset(&m, 0, sizeof m);
+  m.address = master.address;
+  m.replicas = 1;
+  m.timeout = 0.3;
+  CHECK_EQ(conc_manager_connect(&m, soon()), 0);
+  q = conc_manager_get(&m, "q");
+  CHECK(q != NULL);
+  CHECK_EQ(conc_put(q, "alone", 5, soon()), -ENOLINK);
+  expect(q, "alone", NULL); /* it is there, all the same */
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+
+  snprintf(line, sizeof line, "replicaof 127.0.0.1 %d", master.port);
+  redis_begin(&replica, line);
+  redis_until(&master, "1", "WAIT 1 100");
+  m.timeout = soon();
+  CHECK_EQ(conc_manager_connect(&m, soon()), 0);
+  q = conc_manager_get(&m, "q");
+  CHECK(q != NULL);
+  CHECK_EQ(conc_put(q, "two", 3, soon()), 0);
+  CHECK(strstr(redis_say(&replica, "XRANGE {q} - +"), "(d two)") != NULL);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  redis_end(&replica);
+  redis_end(&master);
+}
+
+/* Every call that fails for want of memory has done nothing, or all. */
+static void live_through(long fail_at, const char *address) {
+  static char large[20000];
+  conc_manager m;
+  conc_queue *q = NULL;
+  int rc, put = 0, done = 0;
+  memset(&m, 0, sizeof m);
+  m.address = address;
+  STORE(test_fail_at, fail_at);
+#define TRIED(call) (rc = (int)(call), CHECK(rc >= 0 || rc == -ENOMEM), rc)
+  if (TRIED(conc_manager_connect(&m, soon())) == 0) {
+    q = conc_manager_get(&m, "q");
+    CHECK(q != NULL || errno == ENOMEM);
+  }
+  if (q != NULL) {
+    conc_lease a;
+    conc_value *v = NULL;
+    put += TRIED(conc_put(q, large, sizeof large, soon())) == 0;
+    put += TRIED(conc_put_build(q, soon(), "(is)", 1, "one")) == 0;
+    for (int i = 0; i < put; i++) {
+      rc = (int)conc_get_leased(q, &a, large, sizeof large, soon());
+      if (rc == -EBADMSG) rc = conc_get_value_leased(q, &a, &v, soon());
+      CHECK(rc >= 0 || rc == -ENOMEM);
+      conc_value_free(v);
+      v = NULL;
+      if (rc >= 0) done += TRIED(conc_lease_done(&a)) == 0;
+    }
+    STORE(test_fail_at, 0);
+    for (; done < put; done++) { /* it comes back */
+      if (conc_task_done(q) == 0) continue; /* or is still the caller's */
+      CHECK_EQ(conc_get_value_leased(q, &a, &v, soon()), 0);
+      conc_value_free(v);
+      CHECK_EQ(conc_lease_done(&a), 0);
+    }
+    CHECK_EQ(conc_queue_join(q, soon()), 0);
+  }
+  STORE(test_fail_at, 0);
+  if (m.state != NULL) CHECK_EQ(conc_manager_shutdown(&m), 0);
+}
+
+TEST(no_memory_loses_nothing_on_Redis) {
+  distance d;
+  distance_begin(&d, ON_REDIS, leasing(2), false);
+  for (long i = 1; i <= 80; i++) live_through(i, d.address);
   distance_end(&d);
 }
 
