@@ -412,7 +412,9 @@ typedef struct herd {
 static void *herd_get(void *arg) {
   herd *h = (herd *)arg;
   int n = -1;
-  CHECK_EQ(conc_get(h->d->q, &n, sizeof n, soon()), sizeof n);
+  ssize_t size = conc_get(h->d->q, &n, sizeof n, soon());
+  if (size == -ECANCELED) return NULL;
+  CHECK_EQ(size, sizeof n);
   CHECK(n >= 0 && n < COROUTINES);
   h->seen[n]++;
   return NULL;
@@ -448,6 +450,47 @@ EVERYWHERE(coroutines_wait_together) {
   run(herd_main, &h);
   for (int i = 0; i < COROUTINES; i++) CHECK_EQ(h.seen[i], 1);
   CHECK(h.most < 20);
+  distance_client_end(&d, &m);
+  distance_end(&d);
+}
+
+/* Every second one is cancelled while messages come: the others get all. */
+static void *herd_cancelled(void *arg) {
+  herd *h = (herd *)arg;
+  static conc_task tasks[COROUTINES];
+  int seen = 0, left = 0, n;
+  for (int i = 0; i < COROUTINES; i++)
+    start(conc_coro_start, &tasks[i], herd_get, h);
+  conc_sleep(0.05);
+  for (int i = 0; i < COROUTINES; i++) {
+    if (i % 2 == 0) conc_cancel(&tasks[i]);
+    CHECK_EQ(conc_put(h->other, &i, sizeof i, soon()), 0);
+  }
+  for (int i = 1; i < COROUTINES; i += 2)
+    CHECK_EQ(conc_join(&tasks[i], CONC_FOREVER), 0);
+  for (int i = 0; i < COROUTINES; i += 2) {
+    int rc = conc_join(&tasks[i], CONC_FOREVER);
+    CHECK(rc == 0 || rc == -ECANCELED);
+  }
+  for (int i = 0; i < COROUTINES; i++) seen += h->seen[i];
+  for (; seen < COROUTINES; seen++, left++) {
+    CHECK_EQ(conc_get(h->other, &n, sizeof n, soon()), sizeof n);
+    h->seen[n]++;
+  }
+  CHECK(left <= COROUTINES / 2);
+  return NULL;
+}
+
+EVERYWHERE(some_of_many_coroutines_are_cancelled) {
+  distance d;
+  conc_manager m;
+  static herd h;
+  distance_begin(&d, kind, plain(), false);
+  h.d = &d;
+  h.other = distance_client(&d, &m);
+  run(herd_cancelled, &h);
+  for (int i = 0; i < COROUTINES; i++) CHECK_EQ(h.seen[i], 1);
+  CHECK_EQ(conc_qsize(h.other), 0);
   distance_client_end(&d, &m);
   distance_end(&d);
 }
@@ -508,6 +551,28 @@ FAR_AWAY(a_child_has_its_own_connections) {
   close(ends[0]), close(ends[1]);
   put(d.q, "after");
   expect(d.q, "after", NULL);
+  distance_end(&d);
+}
+
+FAR_AWAY(a_child_may_come_while_its_parent_waits) {
+  distance d;
+  conc_task t;
+  waiting w;
+  pid_t pid;
+  NEEDS_FORK;
+  distance_begin(&d, kind, plain(), false);
+  begin_wait(&t, &w, d.q, wait_get);
+  pid = begin_child();
+  if (pid == 0) {
+    char buf[8];
+    CHECK_CHILD(conc_get(d.q, buf, sizeof buf, 0.05) == -ETIMEDOUT);
+    CHECK_CHILD(conc_put(d.q, "child's", 7, soon()) == 0);
+    CHECK_CHILD(conc_manager_shutdown(&d.client) == 0);
+    _exit(0);
+  }
+  CHECK_EQ(conc_join(&t, soon()), 0);
+  CHECK_EQ(w.rc, 7);
+  reap(pid, 0);
   distance_end(&d);
 }
 
