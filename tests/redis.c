@@ -126,8 +126,8 @@ EVERYWHERE(values_arrive_as_they_were) {
   TRAVELS("text", "s", "text");
   TRAVELS("", "s", "");
   TRAVELS("b'a\\x00b'", "y#", "a\0b", (size_t)3);
-  TRAVELS("[1, 'two', None]", "[isO]", 1, "two", NULL);
-  TRAVELS("{'a': [1, [2]], 'b': True}", "{s[i[i]]sb}", "a", 1, 2, "b", 1);
+  TRAVELS("[1, 'two', -3.0]", "[isd]", 1, "two", -3.0);
+  TRAVELS("{'a': [1, [2]], 'b': 3}", "{s[i[i]]si}", "a", 1, 2, "b", 3);
 #undef TRAVELS
   put(d.q, "bytes");
   CHECK_EQ(conc_get_value(d.q, &v, soon()), 0);
