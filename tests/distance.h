@@ -15,7 +15,7 @@ typedef struct distance {
   conc_queue *own, *own_dead; /* as the server has them */
   conc_manager server, client;
   char address[128];
-  redis redis;
+  redis at;
 } distance;
 
 /* Another client; NEAR has none: there it is the queue itself. */
@@ -50,8 +50,8 @@ TEST_FN void distance_begin(distance *d, distance_kind kind,
   CHECK(d->own != NULL);
   if (kind == NEAR) return;
   if (kind == ON_REDIS) {
-    redis_begin(&d->redis, "");
-    d->server.address = d->redis.address;
+    redis_begin(&d->at, "");
+    d->server.address = d->at.address;
   } else {
     d->server.authkey = "abc";
   }
@@ -60,7 +60,7 @@ TEST_FN void distance_begin(distance *d, distance_kind kind,
   CHECK_EQ(conc_manager_register_queue(&d->server, "q", d->own), 0);
   CHECK_EQ(conc_manager_start(&d->server), 0);
   snprintf(d->address, sizeof d->address, "%s",
-           kind == ON_REDIS ? d->redis.address
+           kind == ON_REDIS ? d->at.address
                             : conc_manager_address(&d->server));
   d->q = distance_client(d, &d->client);
   if (letters) {
@@ -74,7 +74,7 @@ TEST_FN void distance_end(distance *d) {
   if (d->kind != NEAR) CHECK_EQ(conc_manager_shutdown(&d->server), 0);
   conc_queue_free(d->own);
   if (d->letters) conc_queue_free(d->own_dead);
-  if (d->kind == ON_REDIS) redis_end(&d->redis);
+  if (d->kind == ON_REDIS) redis_end(&d->at);
 }
 
 #define EVERYWHERE(name)                              \

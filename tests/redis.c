@@ -427,7 +427,7 @@ static void *herd_main(void *arg) {
     start(conc_coro_start, &tasks[i], herd_get, h);
   conc_sleep(0.05);
   if (h->d->kind == ON_REDIS) {
-    const char *info = strstr(redis_say(&h->d->redis, "INFO clients"),
+    const char *info = strstr(redis_say(&h->d->at, "INFO clients"),
                               "connected_clients:");
     CHECK(info != NULL);
     h->most = atoi(info + 18);
@@ -846,9 +846,9 @@ TEST(what_lies_there_is_plain) {
   q = conc_manager_get(&json, "q");
   CHECK(q != NULL);
   CHECK_EQ(conc_put_build(q, soon(), "[is]", 7, "seven"), 0);
-  CHECK(strstr(redis_say(&d.redis, "XRANGE {q} - +"), "(d bytes)") != NULL);
-  CHECK(strstr(redis_say(&d.redis, "XRANGE {q} - +"), "(p \x80\x04") != NULL);
-  CHECK(strstr(redis_say(&d.redis, "XRANGE {q} - +"), "(j [7") != NULL);
+  CHECK(strstr(redis_say(&d.at, "XRANGE {q} - +"), "(d bytes)") != NULL);
+  CHECK(strstr(redis_say(&d.at, "XRANGE {q} - +"), "(p \x80\x04") != NULL);
+  CHECK(strstr(redis_say(&d.at, "XRANGE {q} - +"), "(j [7") != NULL);
   expect(d.q, "bytes", NULL);
   for (int i = 0; i < 2; i++) {
     CHECK_EQ(conc_get_value(d.q, &v, soon()), 0);
@@ -856,8 +856,8 @@ TEST(what_lies_there_is_plain) {
     CHECK_STR(text, "[7, 'seven']");
     conc_value_free(v);
   }
-  redis_say(&d.redis, "XADD {q} * d \"of another\"");
-  redis_say(&d.redis, "XADD {q} * j \"{\\\"a\\\": [1, null]}\"");
+  redis_say(&d.at, "XADD {q} * d \"of another\"");
+  redis_say(&d.at, "XADD {q} * j \"{\\\"a\\\": [1, null]}\"");
   expect(q, "of another", NULL);
   CHECK_EQ(conc_get_value(q, &v, soon()), 0);
   conc_value_text(v, text, sizeof text);

@@ -1,6 +1,8 @@
 /* A Redis that gives odd answers, ends in the middle, is silent, slow, old,
    hostile, killed, or has lost its keys: what each call says of that, in time,
    and that the queue goes on afterwards. */
+#include "test.h"
+
 #include "../conc.h"
 #include "odd.h"
 
@@ -10,7 +12,7 @@ static double soon(void) { return 10 * test_slow(); }
    client that has it through the odd one. */
 typedef struct stage {
   redis real;
-  odd odd;
+  odd between;
   conc_manager server, client;
   conc_queue *own, *q;
 } stage;
@@ -23,12 +25,12 @@ static void begin(stage *s, const char *lines, double lease,
   memset(&o, 0, sizeof o);
   o.lease = lease;
   redis_begin(&s->real, lines);
-  odd_begin(&s->odd, &s->real);
+  odd_begin(&s->between, &s->real);
   s->own = conc_queue_new(&o);
   s->server.address = s->real.address;
   CHECK_EQ(conc_manager_register_queue(&s->server, "q", s->own), 0);
   CHECK_EQ(conc_manager_start(&s->server), 0);
-  s->client.address = s->odd.address;
+  s->client.address = s->between.address;
   s->client.reconnect = reconnect;
   s->client.timeout = 1 * test_slow();
   CHECK_EQ(conc_manager_connect(&s->client, soon()), 0);
@@ -40,7 +42,7 @@ static void end(stage *s) {
   CHECK_EQ(conc_manager_shutdown(&s->client), 0);
   CHECK_EQ(conc_manager_shutdown(&s->server), 0);
   conc_queue_free(s->own);
-  odd_end(&s->odd);
+  odd_end(&s->between);
   redis_end(&s->real);
 }
 
@@ -58,7 +60,7 @@ static void goes_on(stage *s) {
   char buf[64];
   ssize_t n;
   int rc = 0;
-  odd_next(&s->odd, "", AS_IT_IS, NULL);
+  odd_next(&s->between, "", AS_IT_IS, NULL);
   for (int i = 0; i < 5; i++) {
     rc = conc_put(s->q, "goes on", 7, soon());
     if (rc != -EPIPE && rc != -ECONNRESET) break;
@@ -115,12 +117,12 @@ TEST(each_error_of_a_server_is_an_error_of_the_call) {
     char line[200], got[16];
     int rc;
     snprintf(line, sizeof line, "%s\r\n", it->text);
-    odd_next(&s.odd, "{q}", ANSWER, line);
+    odd_next(&s.between, "{q}", ANSWER, line);
     rc = conc_put(s.q, "x", 1, soon());
     if (rc != it->once) TEST_FAIL("%s: %s", it->text, conc_strerror(rc));
-    CHECK_EQ(odd_met(&s.odd), 1);
+    CHECK_EQ(odd_met(&s.between), 1);
     if (rc == 0) CHECK_EQ(conc_get(s.q, got, sizeof got, soon()), 1);
-    odd_always(&s.odd, "{q}", ANSWER, line);
+    odd_always(&s.between, "{q}", ANSWER, line);
     WITHIN(5, rc = conc_put(s.q, "x", 1, 0.2));
     if (rc != it->always) TEST_FAIL("always %s: %d", it->text, rc);
     goes_on(&s);
@@ -143,7 +145,7 @@ TEST(a_get_outlives_what_a_server_refuses_for_now) {
   begin(&s, "", 0, 5);
   for (size_t i = 0; i < sizeof passing / sizeof *passing; i++) {
     CHECK_EQ(conc_put(s.q, "x", 1, soon()), 0);
-    odd_next(&s.odd, "XREADGROUP", ANSWER, passing[i]);
+    odd_next(&s.between, "XREADGROUP", ANSWER, passing[i]);
     expect(s.q, "x");
     goes_on(&s);
   }
@@ -180,12 +182,12 @@ TEST(what_makes_no_sense_ends_the_connection_alone) {
   begin(&s, "", 0, 0);
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
     int rc;
-    odd_next(&s.odd, "{q}", ANSWER, all[i]);
+    odd_next(&s.between, "{q}", ANSWER, all[i]);
     WITHIN(10, rc = conc_put(s.q, "x", 1, soon()));
-    CHECK_EQ(odd_met(&s.odd), 1);
+    CHECK_EQ(odd_met(&s.between), 1);
     if (rc != -EPROTO) TEST_FAIL("%.20s: %s", all[i], conc_strerror(rc));
     goes_on(&s);
-    odd_always(&s.odd, "XREADGROUP", ANSWER, all[i]);
+    odd_always(&s.between, "XREADGROUP", ANSWER, all[i]);
     WITHIN(10, rc = (int)conc_get(s.q, &rc, sizeof rc, 0.3));
     if (rc != -EPROTO && rc != -ETIMEDOUT)
       TEST_FAIL("get %.20s: %s", all[i], conc_strerror(rc));
@@ -203,7 +205,7 @@ TEST(an_answer_that_is_not_whole_is_waited_for_in_time) {
   begin(&s, "", 0, 0);
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
     int rc;
-    odd_next(&s.odd, "{q}", ANSWER, all[i]);
+    odd_next(&s.between, "{q}", ANSWER, all[i]);
     WITHIN(8, rc = conc_put(s.q, "x", 1, 0.1));
     CHECK(rc == -ECONNRESET || rc == -EPROTO);
     goes_on(&s);
@@ -218,7 +220,7 @@ TEST(a_put_whose_connection_ends_says_so) {
   stage s;
   begin(&s, "", 0, 0);
   for (int i = 0; i < 3; i++) {
-    odd_next(&s.odd, "{q}", ways[i], NULL);
+    odd_next(&s.between, "{q}", ways[i], NULL);
     CHECK_EQ(conc_put(s.q, "x", 1, soon()), -ECONNRESET);
     if (ways[i] != LOSE_REQUEST) expect(s.q, "x"); /* it was carried out */
     goes_on(&s);
@@ -234,9 +236,9 @@ TEST(with_reconnect_a_put_whose_answer_was_lost_counts_once) {
     for (int i = 0; i < 3; i++) {
       char text[16];
       int n = snprintf(text, sizeof text, "%d.%d", round, i);
-      odd_next(&s.odd, "{q}", ways[i], NULL);
+      odd_next(&s.between, "{q}", ways[i], NULL);
       CHECK_EQ(conc_put(s.q, text, (size_t)n, soon()), 0);
-      CHECK_EQ(odd_met(&s.odd), 1);
+      CHECK_EQ(odd_met(&s.between), 1);
       expect(s.q, text);
       goes_on(&s); /* there is no second one before this */
     }
@@ -253,8 +255,8 @@ TEST(with_reconnect_many_whose_answer_was_lost_count_once) {
   for (int i = 0; i < N; i++) in[i] = i;
   for (int i = 0; i < 3; i++) {
     size_t at = 0;
-    odd_next(&s.odd, "{q}", ways[i], NULL);
-    s.odd.skip = i == 0 ? 0 : 20 * i; /* among pipelined ones */
+    odd_next(&s.between, "{q}", ways[i], NULL);
+    s.between.skip = i == 0 ? 0 : 20 * i; /* among pipelined ones */
     while (at < N) {
       ssize_t n = conc_put_many(s.q, in + at, sizeof *in, N - at, soon());
       if (n < 0) TEST_FAIL("at %d: %s", (int)at, conc_strerror((int)n));
@@ -276,7 +278,7 @@ TEST(a_get_whose_answer_was_lost_loses_nothing) {
   begin(&s, "", 2, 20);
   for (int i = 0; i < 3; i++) {
     CHECK_EQ(conc_put(s.q, "x", 1, soon()), 0);
-    odd_next(&s.odd, "XREADGROUP", ways[i], NULL);
+    odd_next(&s.between, "XREADGROUP", ways[i], NULL);
     expect(s.q, "x");
     CHECK_EQ(conc_task_done(s.q), 0);
     CHECK_EQ(conc_queue_join(s.q, soon()), 0);
@@ -291,7 +293,7 @@ TEST(with_reconnect_a_done_whose_answer_was_lost_is_done) {
   for (int i = 0; i < 3; i++) {
     CHECK_EQ(conc_put(s.q, "x", 1, soon()), 0);
     expect(s.q, "x");
-    odd_next(&s.odd, "EVALSHA", ways[i], NULL);
+    odd_next(&s.between, "EVALSHA", ways[i], NULL);
     CHECK_EQ(conc_task_done(s.q), 0);
     CHECK_EQ(conc_queue_join(s.q, soon()), 0);
     CHECK_EQ(conc_qsize(s.q), 0);
@@ -305,7 +307,7 @@ TEST(a_server_that_is_silent_costs_a_call_its_timeout_and_little_more) {
   char buf[8];
   stage s;
   begin(&s, "", 60, 0);
-  odd_always(&s.odd, "{q}", SILENCE, NULL);
+  odd_always(&s.between, "{q}", SILENCE, NULL);
   WITHIN(2, CHECK_EQ(conc_put(s.q, "x", 1, 0.1), -ECONNRESET));
   WITHIN(2, CHECK_EQ(conc_get(s.q, buf, sizeof buf, 0.1), -ETIMEDOUT));
   WITHIN(2, CHECK_EQ(conc_get(s.q, buf, sizeof buf, 0), -ETIMEDOUT));
@@ -338,7 +340,7 @@ TEST(answers_that_come_byte_by_byte_are_understood) {
   char in[300], out[300];
   stage s;
   begin(&s, "", 60, 0);
-  odd_always(&s.odd, "", DRIP, NULL);
+  odd_always(&s.between, "", DRIP, NULL);
   memset(in, '\r', sizeof in);
   for (int i = 0; i < 5; i++) {
     CHECK_EQ(conc_put(s.q, in, sizeof in, soon()), 0);
@@ -377,13 +379,13 @@ TEST(a_server_that_is_too_old_is_refused) {
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
     conc_manager m;
     memset(&m, 0, sizeof m);
-    m.address = s.odd.address;
-    odd_always(&s.odd, "HELLO", ANSWER, all[i].hello);
+    m.address = s.between.address;
+    odd_always(&s.between, "HELLO", ANSWER, all[i].hello);
     CHECK_EQ(conc_manager_connect(&m, soon()), all[i].rc);
-    CHECK(odd_met(&s.odd) >= 1);
+    CHECK(odd_met(&s.between) >= 1);
     if (all[i].rc == 0) CHECK_EQ(conc_manager_shutdown(&m), 0);
   }
-  odd_next(&s.odd, "", AS_IT_IS, NULL);
+  odd_next(&s.between, "", AS_IT_IS, NULL);
   end(&s);
 }
 

@@ -8,6 +8,8 @@
    error may be there. With a lease each message is done once at least; again
    only if the end of its lease was not known, which each kill can cause once
    for each getter. */
+#include "test.h"
+
 #include "../conc.h"
 #include "odd.h"
 

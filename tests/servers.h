@@ -48,9 +48,9 @@ TEST_FN const char *resp_text(const char *in, char *out, size_t size) {
   const char *line = strchr(in, '\r') + 2;
   size_t n = strlen(out);
   switch (*in) {
-    case '-': in--; /* it stays */ __attribute__((fallthrough));
-    case '+': case ':':
-      snprintf(out + n, size - n, "%.*s", (int)(line - in) - 3, in + 1);
+    case '-': case '+': case ':':
+      in += *in != '-'; /* that stays */
+      snprintf(out + n, size - n, "%.*s", (int)(line - in) - 2, in);
       return line;
     case '$':
       if (count >= 0) {
