@@ -75,6 +75,7 @@ TEST_FN void distance_end(distance *d) {
   conc_queue_free(d->own);
   if (d->letters) conc_queue_free(d->own_dead);
   if (d->kind == ON_REDIS) redis_end(&d->at);
+  conc__locals_end(conc_current()); /* its thread goes on */
 }
 
 #define EVERYWHERE(name)                              \

@@ -88,7 +88,7 @@ static const struct saying {
   int once, always;
 } sayings[] = {
     {"-LOADING Redis is loading the dataset in memory", 0, -EAGAIN},
-    {"-READONLY You can't write against a read only replica.", 0, -EAGAIN},
+    {"-READONLY You can't write against a read only replica.", 0, -EROFS},
     {"-MASTERDOWN Link with MASTER is down", 0, -EAGAIN},
     {"-CLUSTERDOWN The cluster is down", 0, -EAGAIN},
     {"-TRYAGAIN Multiple keys request during rehashing of slot", 0, -EAGAIN},
@@ -207,7 +207,7 @@ TEST(an_answer_that_is_not_whole_is_waited_for_in_time) {
     int rc;
     odd_next(&s.between, "{q}", ANSWER, all[i]);
     WITHIN(8, rc = conc_put(s.q, "x", 1, 0.1));
-    CHECK(rc == -ECONNRESET || rc == -EPROTO);
+    if (rc != -ECONNRESET && rc != -EPROTO) TEST_FAIL("%s: %d", all[i], rc);
     goes_on(&s);
   }
   end(&s);
@@ -286,6 +286,8 @@ TEST(a_get_whose_answer_was_lost_loses_nothing) {
   end(&s);
 }
 
+/* What was asked twice, and found to be done, may have been done by another
+   one: so it is not known. */
 TEST(with_reconnect_a_done_whose_answer_was_lost_is_done) {
   static const odd_way ways[] = {LOSE_REQUEST, LOSE_ANSWER, HALF};
   stage s;
@@ -294,7 +296,8 @@ TEST(with_reconnect_a_done_whose_answer_was_lost_is_done) {
     CHECK_EQ(conc_put(s.q, "x", 1, soon()), 0);
     expect(s.q, "x");
     odd_next(&s.between, "EVALSHA", ways[i], NULL);
-    CHECK_EQ(conc_task_done(s.q), 0);
+    CHECK_EQ(conc_task_done(s.q),
+             ways[i] == LOSE_REQUEST ? 0 : -ECONNRESET);
     CHECK_EQ(conc_queue_join(s.q, soon()), 0);
     CHECK_EQ(conc_qsize(s.q), 0);
   }
@@ -425,10 +428,10 @@ TEST(a_password_is_asked_for) {
 
 TEST(addresses_that_make_no_sense_are_refused) {
   static const char *const all[] = {
-      "redis://",           "redis://:0",       "redis://h:65536",
-      "redis://h:1x",       "redis://h/x",      "redis://h/-1",
-      "redis+unix://",      "redis://a@",       "redis://%zz@h",
-      "redis://h:1/0?what", "redis://h?db=x",
+      "redis://",       "redis://h:65536", "redis://h:1x",
+      "redis://h/x",    "redis://h/-1",    "redis+unix://",
+      "redis://a@",     "redis://%zz@h",   "redis://h:1/0?what",
+      "redis://h?db=x",
   };
   for (size_t i = 0; i < sizeof all / sizeof *all; i++)
     if (connect_as(all[i], NULL) != -EINVAL)
@@ -449,6 +452,9 @@ TEST(a_name_that_is_not_there_is_not_found) {
 TEST(keys_of_another_kind_and_groups_that_vanish) {
   stage s;
   begin(&s, "", 60, 5);
+  CHECK_EQ(conc_put(s.q, "made", 4, soon()), 0);
+  expect(s.q, "made");
+  CHECK_EQ(conc_task_done(s.q), 0);
   REDIS_SAYS("1", &s.real, "XGROUP DESTROY {q} conc");
   CHECK_EQ(conc_put(s.q, "a", 1, soon()), 0);
   expect(s.q, "a");

@@ -81,6 +81,7 @@ static conc_queue *join(conc_manager *m, const char *address) {
   m->reconnect = 60;
   CHECK_CHILD(conc_manager_connect(m, soon()) == 0);
   q = conc_manager_get(m, "q");
+  if (q == NULL) perror(address);
   CHECK_CHILD(q != NULL);
   return q;
 }

@@ -263,7 +263,10 @@ TEST_FN void redis_begin(redis *r, const char *lines) {
 /* One that has a port, too, and is addressed by that. */
 TEST_FN void redis_begin_port(redis *r, const char *lines) {
   const int port = free_port();
-  redis_make(r, "", "port %d\nbind 127.0.0.1\nsave \"\"\n%s\n", port, lines);
+  redis_make(r, "",
+             "port %d\nbind 127.0.0.1\nsave \"\"\n"
+             "repl-diskless-sync-delay 0\n%s\n",
+             port, lines);
   r->port = port;
   snprintf(r->address, sizeof r->address, "redis://127.0.0.1:%d", port);
   redis_run(r);
