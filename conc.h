@@ -113,6 +113,11 @@
      >>lessee      what a client has leased (private)
      >>client      the queues of a client (private)
      >>remote      locks, events and others of a server (private)
+     >>resp        what Redis speaks (private)
+     >>redis       connections to Redis (private)
+     >>streams     a queue at Redis: messages, and their ways back (private)
+     >>far         how such a queue is put and got (private)
+     >>tended      its leases, its thread, its beginning and end (private)
      >>manager     conc_manager: queues and more over the network
      >>python      values as Python compares and hashes them (private)
      >>elements    what lists and dicts hold (private)
@@ -4067,6 +4072,52 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
    that is its own client must reach itself directly, not through a translator
    of addresses.
 
+   --- Redis ---
+
+   If an address begins so, the queues are at a server of Redis (6.2 or later)
+   or Valkey (7.2 or later), which may be one of several; the program is the
+   same. See conc_manager_start and conc_manager_get for what is different.
+
+     redis://host:6379            the port may be left out, and a number of the
+     redis://host:6379/2          database may follow
+     redis://user:password@host   else .authkey is the password, of the user
+                                  "default". %40 stands for "@"
+     redis+unix:///path?db=2      a unix socket
+     redis://a,b:26380?sentinel=NAME   the master of that name, which one of
+                                  these Sentinels knows (port 26379)
+     redis://a,b?cluster          some nodes of a Cluster, which know the rest
+
+   A queue is a stream of Redis, {NAME}, with the group "conc"; all that is
+   beside it begins with {NAME}, too, so it is at one node of a Cluster. An
+   entry has one field: "d" with the bytes of conc_put, "p" with a value as a
+   pickle, or "j" with a value as JSON (see .format). What a foreign program
+   puts with other fields comes as a dict. In Python, with redis-py:
+
+     r.xadd("{get_task_queue}", {"d": b"a task"})
+     [[_, [(entry, f)]]] = r.xreadgroup("conc", "me", {"{get_task_queue}": ">"},
+                                        count=1, block=0)
+     work(f[b"d"])
+     r.xack("{get_task_queue}", "conc", entry)
+     r.xdel("{get_task_queue}", entry)
+
+   Leases are Redis' own, by its clock: a message is its getter's until it has
+   not been said for .lease seconds that the task lives. A process says so by
+   itself; if it is killed its messages come back after that time, not at once,
+   and are looked for four times in it. A get without .lease takes a message
+   for good when it returns, and the server hears of that with the next call,
+   or after 10 ms; if the process is killed before, the message comes once more
+   after 10 seconds. What comes back is served before what waits in the queue,
+   but by a process that has gets under way, up to a quarter of .lease (2.5
+   seconds without) late. A message of conc_put_after has its place when its
+   time is over. Delays and leases are in milliseconds. A put into a queue that
+   is full, and conc_queue_join, ask again up to every 50 and 100 ms.
+   conc_lease_extend makes a lease longer than .lease only as long as this
+   process lives. .capacity counts what is leased.
+
+   What is lost if a server is, is Redis' affair: without "appendfsync always"
+   up to the last second. A replica that becomes the master has what it had
+   got: with .replicas = 1 a put returns when one has it.
+
    --- tunnels ---
 
    Where the network is not to be trusted, the protocol goes through a tunnel
@@ -4129,6 +4180,10 @@ typedef struct conc_manager_report {
    CONC_STACK_SIZE, and the server does nothing else meanwhile: it must not
    wait, for a lock or a full pipe, say. It may call conc_manager_stats; it may
    put the event on a queue, with a timeout of 0, for a task that writes. */
+
+/* How values are stored at Redis. Both are read, whatever this says. */
+#define CONC_FORMAT_PICKLE 0
+#define CONC_FORMAT_JSON 1
 
 /* A server, or a client: the same struct. */
 typedef struct conc_manager {
@@ -4219,6 +4274,10 @@ typedef struct conc_manager {
   size_t max_workers;       /* of a server: threads of all pools that clients
                                make, together; default 256. See
                                conc_manager_register_types */
+  size_t replicas;          /* at Redis: so many of them have a message when its
+                               put returns; default 0. See "Redis" above */
+  int format;               /* at Redis: how values other than bytes are stored,
+                               CONC_FORMAT_...; default 0: as pickles */
   /* private */
   struct conc__manager_data *state; /* NULL: none of its calls was made */
 } conc_manager;
@@ -4243,7 +4302,9 @@ CONC_API int conc_manager_random_key(char *key, size_t size);
    -EEXIST        a queue is served under that name already
    -ENOTSUP       the queue is another server's, and leases its messages
    -ENOMEM        there is no memory for the name
-   -ENAMETOOLONG  the name has more than 255 bytes */
+   -ENAMETOOLONG  the name has more than 255 bytes
+   others         of a manager that has started at Redis: what
+                  conc_manager_start fails with */
 CONC_API int conc_manager_register_queue(conc_manager *manager,
                                          const char *name, conc_queue *queue);
 
@@ -4257,7 +4318,18 @@ CONC_API int conc_manager_register_queue(conc_manager *manager,
             other bits than those of 0777, or the socket is no unix socket
    -EBUSY   the manager has been started, or is connected
    -EAGAIN  the system has no room for another thread
-   -ENOMEM  there is no memory for it */
+   -ENOMEM  there is no memory for it
+   At Redis there is nothing to listen for. The call connects, and makes the
+   queues that are registered known there: their names, and their .capacity,
+   .max_bytes, .dedup, .lease, .max_lease, .max_deliveries, .retry_delay and
+   .dead_letters, in place of what was known before. Then the manager is a
+   client: conc_manager_get gives the queue at Redis. What lies in a registered
+   queue stays there. The name of a queue stays known when the manager ends,
+   with the messages.
+   Errors: as conc_manager_connect at Redis, and
+   -ENOTSUP  a registered queue has .priorities, .max_total, .objects or a
+             .journal; or something else than a queue is registered
+   -EINVAL   the .dead_letters of a queue are not registered */
 CONC_API int conc_manager_start(conc_manager *manager);
 
 /* Listens and serves as conc_manager_start does, and waits until
@@ -4266,7 +4338,8 @@ CONC_API int conc_manager_start(conc_manager *manager);
    Returns 0.
    Errors: as conc_manager_start, and
    -ECANCELED  the caller was cancelled; the manager serves on, until
-               conc_manager_shutdown */
+               conc_manager_shutdown
+   -ENOTSUP    the address is one of Redis, which serves by itself */
 CONC_API int conc_manager_serve_forever(conc_manager *manager);
 
 /* Becomes a client of the manager at .address (Python's connect). Only
@@ -4280,7 +4353,15 @@ CONC_API int conc_manager_serve_forever(conc_manager *manager);
    -EACCES  the keys differ (on either side); or the other side has let this
             process answer its own challenge
    -EPROTO  what answers there is no manager
-   -ENOMEM  there is no memory for it */
+   -ENOMEM  there is no memory for it
+   At Redis .log is told of the server's words if one refuses (the event
+   CONC_MANAGER_REFUSE, in the calling task), and:
+   -EACCES   the password is wrong, or the user may not do what is needed
+   -ENOTSUP  the server is older than Redis 6.2 or Valkey 7.2
+   -ENOENT   no Sentinel knows a master of that name
+   -EROFS    the server is a replica, not the master
+   -EAGAIN   it loads its data, or is busy with a script; for all of `timeout`
+   -EPROTO   what answers there is no such server */
 CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
 
 /* Finds the queue of that name. A client gets a proxy for the server's queue,
@@ -4358,11 +4439,48 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
                   not answered in time: the call may or may not have been
                   carried out. Of a get: no message was taken
 
+   A queue at Redis uses two connections of the process, whatever number of
+   tasks uses it: all gets of a queue share one, and all else of all queues the
+   other. With .replicas there is one more. .prefetch is without effect. What
+   the server says has these meanings:
+
+     it cannot now (LOADING, BUSY, MASTERDOWN, CLUSTERDOWN, TRYAGAIN) or it is
+     a replica (READONLY)
+                  the call is tried again, after 10 ms, then 20 ms, up to a
+                  second, until its timeout is over (of calls without one:
+                  .timeout): then -EAGAIN, or -EROFS. With Sentinel it is asked
+                  where the master is by now
+     MOVED, ASK   of a Cluster: the call goes on there
+     NOGROUP      the stream was deleted, or lost: it is made anew, and empty
+     NOSCRIPT     it gets the scripts again
+     UNBLOCKED    the get goes on
+     OOM          -ENOSPC: it has no memory for the message
+     MISCONF      -EIO: it cannot save
+     NOREPLICAS   -ENOLINK; so does a put that fewer than .replicas have
+                  within its timeout, or .timeout if that is sooner: the
+                  message is there, but may be lost with the master
+     NOAUTH, WRONGPASS, NOPERM
+                  -EACCES
+     WRONGTYPE    -EBADMSG: {NAME} is something else there
+     anything else, or what is no reply of Redis
+                  -EPROTO, and .log is told
+
+   If the connection is lost, and with .reconnect, a call is tried again as
+   above. A put that is sent again counts once: with .reconnect each put has a
+   number that the server keeps. If it is not known whether a conc_task_done
+   has ended the lease, or another one has, it returns -ECONNRESET. A server
+   that says nothing is given up after .timeout.
+   conc_put_priority takes 0 alone. Of conc_queue_counts .dying, .damaged, the
+   rates and .oldest are 0. Locks, lists, functions and all else but queues are
+   -ENOTSUP at Redis; so is conc_manager_stats -EINVAL.
+   conc_queue_holders tells of processes.
+
    Returns the queue; or NULL, and errno.
    Errors:
    EINVAL        the manager neither serves nor is connected; or there is no
                  name
-   ENOENT        the manager has no queue of that name
+   ENOENT        the manager has no queue of that name; at Redis: none was
+                 registered by that name
    ENAMETOOLONG  the name has more than 255 bytes
    others        what conc_manager_connect fails with */
 CONC_API conc_queue *conc_manager_get(conc_manager *manager,
@@ -6269,6 +6387,7 @@ static const struct conc__error_text {
     {ENOENT, "no such name, file or host"},
     {ENOEXEC, "not a program of this system"},
     {ENOLCK, "no locks available"},
+    {ENOLINK, "not on as many replicas as was asked for"},
     {ENOMEM, "out of memory"},
     {ENOPROTOOPT, "option not supported by the protocol"},
     {ENOSPC, "no space left"},
@@ -40376,6 +40495,8 @@ typedef struct conc__manager_data {
                   for it is set while the server serves */
   conc__server_side server; /* if it serves */
   conc__client_side client; /* if it is connected, or is connecting */
+  struct conc__redis *redis; /* what it is connected to, if that is no manager;
+                                see >>redis */
   struct conc__data *data;  /* lists and others that the program has found;
                                under the guard */
   /* Frees these; set with the first of them. */
@@ -49192,6 +49313,4046 @@ CONC__PRIVATE conc_rlock *conc__remote_lock_of(const conc_cond *cond) {
 }
 
 /* ---------------------------------------------------------------------------
+   >>resp: what Redis speaks
+
+   RESP2: a command is an array of texts, "*2\r\n$3\r\nGET\r\n$1\r\nx\r\n". A
+   reply is a line (+OK, -ERR ..., :7), a text with its length ($), an array of
+   replies (*), or nothing ($-1, *-1). A reply is looked at when all of it has
+   come: then it is walked through without asking for its end again. It is
+   never walked through by recursion, so its depth costs nothing; and its size,
+   and the number of its parts, are bounded.
+
+   Uses bytes. Its user is >>redis.
+   ------------------------------------------------------------------------ */
+
+#define CONC__RESP_LINE 4096          /* bytes of a line, at most */
+#define CONC__RESP_PARTS ((int64_t)1 << 20) /* of a reply, at most */
+
+/* --- commands --- */
+
+/* Commands that are sent together. An error stays, so that only the last step
+   has to look. */
+typedef struct conc__command {
+  conc__buffer b;
+  size_t replies; /* how many there will be: one for each command */
+  bool apart;     /* the server may be slow to answer */
+  int rc;         /* 0 or -ENOMEM */
+} conc__command;
+
+CONC__PRIVATE void conc__command_head(conc__command *c, char kind, size_t n) {
+  char text[32];
+  int size = snprintf(text, sizeof text, "%c%lu\r\n", kind, (unsigned long)n);
+  if (c->rc == 0) c->rc = conc__buffer_append(&c->b, text, (size_t)size);
+}
+
+CONC__PRIVATE void conc__command_bytes(conc__command *c, const void *data,
+                                       size_t size) {
+  conc__command_head(c, '$', size);
+  if (c->rc == 0) c->rc = conc__buffer_append(&c->b, data, size);
+  if (c->rc == 0) c->rc = conc__buffer_append(&c->b, "\r\n", 2);
+}
+
+CONC__PRIVATE void conc__command_text(conc__command *c, const char *text) {
+  conc__command_bytes(c, text, strlen(text));
+}
+
+CONC__PRIVATE void conc__command_int(conc__command *c, int64_t n) {
+  char text[32];
+  int size = snprintf(text, sizeof text, "%lld", (long long)n);
+  conc__command_bytes(c, text, (size_t)size);
+}
+
+/* Begins a command of so many texts, of which `name` is the first. */
+CONC__PRIVATE void conc__command_begin(conc__command *c, size_t texts,
+                                       const char *name) {
+  conc__command_head(c, '*', texts);
+  conc__command_text(c, name);
+  c->replies++;
+}
+
+/* A command without anything that changes: "XLEN", key; up to NULL. */
+CONC__PRIVATE void conc__command_line(conc__command *c, const char *first,
+                                      const char *second, const char *third) {
+  conc__command_begin(c, third != NULL ? 3 : second != NULL ? 2 : 1, first);
+  if (second != NULL) conc__command_text(c, second);
+  if (third != NULL) conc__command_text(c, third);
+}
+
+/* --- replies --- */
+
+/* One part of a reply. */
+typedef struct conc__part {
+  char kind;        /* '+', '-', ':', '$', '*'; '_': nothing */
+  int64_t n;        /* of ':' the number, of '*' how many parts follow */
+  const char *text; /* of '+', '-' and '$'; without a NUL */
+  size_t size;
+} conc__part;
+
+/* A number of at most 18 digits, which ends at `end`. */
+CONC__PRIVATE bool conc__resp_number(const unsigned char *p,
+                                     const unsigned char *end, int64_t *out) {
+  bool minus = p < end && *p == '-';
+  int64_t n = 0;
+  if (minus) p++;
+  if (p == end || end - p > 18) return false;
+  for (; p < end; p++) {
+    if (*p < '0' || *p > '9') return false;
+    n = n * 10 + (*p - '0');
+  }
+  *out = minus ? -n : n;
+  return true;
+}
+
+/* Reads the part at p, of whose bytes n are there. Returns how many it has,
+   those of a text included, but not those of an array's parts; 0: it has not
+   come as a whole; -EPROTO; -EMSGSIZE: a text of more than `limit` bytes. */
+CONC__PRIVATE ssize_t conc__resp_part(const unsigned char *p, size_t n,
+                                      size_t limit, conc__part *out) {
+  size_t most = n < CONC__RESP_LINE ? n : CONC__RESP_LINE;
+  const unsigned char *end =
+      n > 0 ? (const unsigned char *)memchr(p, '\n', most) : NULL;
+  size_t head;
+  if (n > 0 && (*p == 0 || strchr("+-:$*", *p) == NULL)) return -EPROTO;
+  if (end == NULL) return n < CONC__RESP_LINE ? 0 : -EPROTO;
+  if (end == p || end[-1] != '\r') return -EPROTO;
+  head = (size_t)(end - p) + 1;
+  memset(out, 0, sizeof *out);
+  out->kind = (char)*p;
+  if (*p == '+' || *p == '-') {
+    out->text = (const char *)p + 1;
+    out->size = head - 3;
+    return (ssize_t)head;
+  }
+  if (!conc__resp_number(p + 1, end - 1, &out->n)) return -EPROTO;
+  if (*p == ':') return (ssize_t)head;
+  if (out->n < 0) {
+    out->kind = '_';
+    return out->n == -1 ? (ssize_t)head : -EPROTO;
+  }
+  if (*p == '*') return out->n <= CONC__RESP_PARTS ? (ssize_t)head : -EPROTO;
+  if ((uint64_t)out->n > limit) return -EMSGSIZE;
+  out->text = (const char *)p + head;
+  out->size = (size_t)out->n;
+  if (n < head + out->size + 2) return 0;
+  if (memcmp(out->text + out->size, "\r\n", 2) != 0) return -EPROTO;
+  return (ssize_t)(head + out->size + 2);
+}
+
+/* How many bytes the reply at p has, of which n are there; 0: it has not come
+   as a whole; or an error, as above. */
+CONC__PRIVATE ssize_t conc__resp_whole(const unsigned char *p, size_t n,
+                                       size_t limit) {
+  int64_t parts = 1, all = 1;
+  size_t at = 0;
+  for (; parts > 0; parts--) {
+    conc__part part;
+    ssize_t size = conc__resp_part(p + at, n - at, limit, &part);
+    if (size <= 0) return size;
+    at += (size_t)size;
+    if (part.kind == '*') {
+      parts += part.n;
+      all += part.n;
+    }
+    if (all > CONC__RESP_PARTS) return -EPROTO;
+  }
+  return (ssize_t)at;
+}
+
+/* Where a walk through replies has come to, all of which are there. */
+typedef struct conc__walked {
+  const unsigned char *p, *end;
+} conc__walked;
+
+CONC__PRIVATE void conc__resp_walk(conc__walked *w, const conc__buffer *b) {
+  w->p = b->data != NULL ? b->data + b->first : NULL;
+  w->end = w->p + conc__buffer_count(b);
+}
+
+/* The next part. False: there is none, which a reply of another shape than
+   was asked for leads to. */
+CONC__PRIVATE bool conc__resp_next(conc__walked *w, conc__part *out) {
+  ssize_t size = w->p == w->end
+                     ? 0
+                     : conc__resp_part(w->p, (size_t)(w->end - w->p),
+                                       SIZE_MAX / 4, out);
+  if (size > 0) w->p += size;
+  else memset(out, 0, sizeof *out);
+  return size > 0;
+}
+
+/* The next part, if it is of that kind. */
+CONC__PRIVATE bool conc__resp_is(conc__walked *w, char kind, conc__part *out) {
+  return conc__resp_next(w, out) && out->kind == kind;
+}
+
+/* Leaves the next reply out, with all of its parts. */
+CONC__PRIVATE bool conc__resp_skip(conc__walked *w) {
+  int64_t parts = 1;
+  conc__part part;
+  for (; parts > 0; parts--) {
+    if (!conc__resp_next(w, &part)) return false;
+    if (part.kind == '*') parts += part.n;
+  }
+  return true;
+}
+
+/* Whether a text is that word. */
+CONC__PRIVATE bool conc__part_is(const conc__part *part, const char *word) {
+  return part->size == strlen(word) &&
+         memcmp(part->text, word, part->size) == 0;
+}
+
+/* ---------------------------------------------------------------------------
+   >>redis: connections to Redis
+
+   A manager whose address begins with "redis" is a client of Redis or Valkey.
+   What does not wait there goes over one connection of the process, a line,
+   whatever task asks: each appends its commands, and the replies come in the
+   same order. There is no thread for them. One of the tasks that wait for a
+   reply reads for all: it leads. When it has its own reply, the next one
+   leads. So a task that is alone pays nothing for the others; and many that
+   ask at one time share system calls. A task that goes before its reply has
+   come leaves a gap in the line, and the others pass over it.
+
+   What is asked of Redis by scripts is in a table here; a server that does not
+   know them is given them.
+
+   Uses >>resp, >>net's keepalive, and the tries of >>peer. It is used by
+   the rooms behind it.
+   ------------------------------------------------------------------------ */
+
+#define CONC__REDIS_HOSTS 16
+#define CONC__REDIS_SLACK ((size_t)1 << 20) /* bytes of a reply, besides a
+                                               message */
+
+/* What a server may say that this client knows the meaning of. */
+static const struct conc__redis_word {
+  const char *word;
+  int code;  /* negative errno */
+  bool soon; /* it may be gone soon: the call is tried again */
+} conc__redis_words[] = {{"LOADING", -EAGAIN, true},
+                         {"BUSY", -EAGAIN, true},
+                         {"MASTERDOWN", -EAGAIN, true},
+                         {"CLUSTERDOWN", -EAGAIN, true},
+                         {"TRYAGAIN", -EAGAIN, true},
+                         {"READONLY", -EROFS, true},
+                         {"UNBLOCKED", -EAGAIN, true},
+                         {"BUSYGROUP", -EEXIST, false},
+                         {"NOREPLICAS", -ENOLINK, false},
+                         {"OOM", -ENOSPC, false},
+                         {"MISCONF", -EIO, false},
+                         {"NOAUTH", -EACCES, false},
+                         {"WRONGPASS", -EACCES, false},
+                         {"NOPERM", -EACCES, false},
+                         {"WRONGTYPE", -EBADMSG, false}};
+
+/* --- scripts --- */
+
+/* In each: KEYS are the queue's, see >>streams; "me" is the consumer. A lease
+   is known by its entry, its consumer, and how often it was delivered: who
+   comes too late is not believed. */
+#define CONC__LUA_KEYS                                                       \
+  "local q,dl,bk,nt,ct,wk,ln=KEYS[1],KEYS[2],KEYS[3],KEYS[4],KEYS[5],"       \
+  "KEYS[6],KEYS[7] local call=redis.call local me=ARGV[1] "
+#define CONC__LUA_NOW \
+  "local T=call('TIME') local now=T[1]*1000+math.floor(T[2]/1000) "
+/* Whether the lease is there. */
+#define CONC__LUA_MINE                                             \
+  "local function mine(id,n) local p=call('XPENDING',q,'conc',id," \
+  "id,1)[1] return p and p[2]==me and p[4]==tonumber(n) end "
+
+enum {
+  CONC__LUA_PUT,
+  CONC__LUA_TAKE,
+  CONC__LUA_DONE,
+  CONC__LUA_RELEASE,
+  CONC__LUA_EXTEND,
+  CONC__LUA_FINISH,
+  CONC__LUA_COUNTS,
+  CONC__LUA_OPTIONS,
+  CONC__LUA_LEAVE,
+  CONC__LUA_COUNT
+};
+
+static const char *const conc__redis_scripts[CONC__LUA_COUNT] = {
+    /* PUT: me, how many there may be (0: any number), delay in ms, lane ("":
+       none), number, dedup in ms; field, data ... KEYS[8] is that of an id.
+       How many were put; of an id that is known: all. */
+    CONC__LUA_KEYS
+    "local cap,delay,lane,num,keep=tonumber(ARGV[2]),tonumber(ARGV[3]),"
+    "ARGV[4],tonumber(ARGV[5]),tonumber(ARGV[6]) local n=(#ARGV-6)/2 "
+    "if lane~='' then local l=call('HGET',ln,lane) if l then "
+    "local a,b=string.match(l,'(%d+):(%d+)') "
+    "if tonumber(a)>=num then return tonumber(b) end end end "
+    "if keep>0 and call('EXISTS',KEYS[8])==1 then return n end "
+    "if cap>0 then "
+    "local room=cap-call('XLEN',q)-call('ZCARD',dl) "
+    "if room<=0 then return 0 end if room<n then n=room end end "
+    "if delay>0 then " CONC__LUA_NOW
+    "for i=1,n do "
+    "local s=string.format('%016d',call('HINCRBY',ct,'serial',1)) "
+    "call('ZADD',dl,now+delay,s..':'..ARGV[5+2*i]..ARGV[6+2*i]) end "
+    "call('XADD',wk,'MAXLEN',1,'*','w',1) "
+    "else for i=1,n do "
+    "call('XADD',q,'*',ARGV[5+2*i],ARGV[6+2*i]) end end "
+    "if keep>0 then call('SET',KEYS[8],1,'PX',keep) end "
+    "if lane~='' then call('HSET',ln,lane,ARGV[5]..':'..n) "
+    "call('PEXPIRE',ln,86400000) end "
+    "return n",
+    /* TAKE: me, how many, lease in ms, max_deliveries, retry_delay in ms. When
+       the next one is due, in ms from now, or -1; and of each message its
+       entry, how often it was delivered (negative: it is dead), its fields,
+       and if it is dead, why, and by whom. */
+    CONC__LUA_KEYS CONC__LUA_NOW
+    "local room,lease,max,retry=tonumber(ARGV[2]),tonumber(ARGV[3]),"
+    "tonumber(ARGV[4]),tonumber(ARGV[5]) local out={-1} "
+    "for _,m in ipairs(call('ZRANGEBYSCORE',dl,'-inf',now,'LIMIT',0,128)) do "
+    "call('XADD',q,'*',string.sub(m,18,18),string.sub(m,19)) "
+    "call('ZREM',dl,m) end "
+    "local function give(id,n,why,by) local e "
+    "if max>0 and n>=max then n=-n "
+    "call('XCLAIM',q,'conc',me,0,id,'JUSTID') e=call('XRANGE',q,id,id)[1] "
+    "else n=n+1 e=call('XCLAIM',q,'conc',me,0,id)[1] end "
+    "if e then out[#out+1]={id,n,e[2],why,by} room=room-1 "
+    "else call('XACK',q,'conc',id) end end "
+    "for _,id in ipairs(call('ZRANGEBYSCORE',bk,'-inf',now,'LIMIT',0,room)) "
+    "do local note=call('HGET',nt,id) or 'returned ' "
+    "call('ZREM',bk,id) call('HDEL',nt,id) "
+    "local p=call('XPENDING',q,'conc',id,id,1)[1] "
+    "if p and p[2]=='-' then local why,by=string.match(note,'^(%S*) (.*)$') "
+    "give(id,p[4],why,by) end end "
+    "local from,more='-',false while room>0 do "
+    "local ps=call('XPENDING',q,'conc','IDLE',lease,from,'+',32) "
+    "for _,p in ipairs(ps) do local id,n=p[1],p[4] if room<=0 then break end "
+    "if p[2]=='-' then call('XCLAIM',q,'conc','-',0,id,'JUSTID') "
+    "if not call('ZSCORE',bk,id) then call('ZADD',bk,now,id) end "
+    "else call('HINCRBY',ct,'returned',1) "
+    "if retry>0 and (max==0 or n<max) then "
+    "local d=retry*2^math.min(n-1,6) "
+    "call('XCLAIM',q,'conc','-',0,id,'JUSTID') "
+    "call('ZADD',bk,now+math.floor(d+d*(now%256)/1024),id) "
+    "else give(id,n,'expired',p[2]) more=true end end end "
+    "if #ps<32 then break end from='('..ps[32][1] end "
+    "if room>0 then local r=call('XREADGROUP','GROUP','conc',me,'COUNT',room,"
+    "'STREAMS',q,'>') if r then for _,e in ipairs(r[1][2]) do "
+    "out[#out+1]={e[1],1,e[2]} end end end "
+    "for _,z in ipairs({dl,bk}) do local f=call('ZRANGE',z,0,0,'WITHSCORES') "
+    "if f[2] then local d=math.max(0,tonumber(f[2])-now) "
+    "if out[1]<0 or d<out[1] then out[1]=d end end end "
+    "if more then out[1]=0 end return out",
+    /* DONE: me, what counts it; entry, deliveries ... Of each 1; 0: it is not
+       leased so any more. */
+    CONC__LUA_KEYS CONC__LUA_MINE
+    "local out={} local n=0 for i=3,#ARGV,2 do local id=ARGV[i] "
+    "if mine(id,ARGV[i+1]) then call('XACK',q,'conc',id) call('XDEL',q,id) "
+    "n=n+1 out[#out+1]=1 else out[#out+1]=0 end end "
+    "if n>0 then call('HINCRBY',ct,ARGV[2],n) end return out",
+    /* RELEASE: me, "why by"; entry, deliveries, delay in ms, deliveries
+       afterwards ... */
+    CONC__LUA_KEYS CONC__LUA_NOW CONC__LUA_MINE
+    "local out={} for i=3,#ARGV,4 do local id=ARGV[i] "
+    "if mine(id,ARGV[i+1]) then local d=tonumber(ARGV[i+2]) "
+    "call('XCLAIM',q,'conc','-',0,id,'RETRYCOUNT',ARGV[i+3],'JUSTID') "
+    "call('ZADD',bk,d>0 and now+d or 0,id) "
+    "if ARGV[2]~='' then call('HSET',nt,id,ARGV[2]) "
+    "call('HINCRBY',ct,'returned',1) end "
+    "out[#out+1]=1 else out[#out+1]=0 end end "
+    "call('XADD',wk,'MAXLEN',1,'*','w',1) return out",
+    /* EXTEND: me; entry, deliveries, for how long it has been silent in ms */
+    CONC__LUA_KEYS CONC__LUA_MINE
+    "local out={} for i=2,#ARGV,3 do local id=ARGV[i] "
+    "if mine(id,ARGV[i+1]) then "
+    "call('XCLAIM',q,'conc',me,0,id,'IDLE',ARGV[i+2],'JUSTID') "
+    "out[#out+1]=1 else out[#out+1]=0 end end return out",
+    /* FINISH: of a queue that does not lease: one more is dealt with. */
+    CONC__LUA_KEYS
+    "local g=tonumber(call('HGET',ct,'got') or 0) "
+    "local d=tonumber(call('HGET',ct,'done') or 0) "
+    "if d>=g then return 0 end call('HINCRBY',ct,'done',1) return 1",
+    /* COUNTS: all, pending, given back, of these due, delayed, of these due;
+       put, got, done, returned, dead. */
+    CONC__LUA_KEYS CONC__LUA_NOW
+    "local function count(f) return tonumber(call('HGET',ct,f) or 0) end "
+    "local x=redis.pcall('XPENDING',q,'conc') "
+    "return {call('XLEN',q),type(x[1])=='number' and x[1] or 0,"
+    "call('ZCARD',bk),call('ZCOUNT',bk,'-inf',now),call('ZCARD',dl),"
+    "call('ZCOUNT',dl,'-inf',now),count('got'),count('done'),"
+    "count('returned'),count('dead')}",
+    /* OPTIONS: field, value ...; KEYS[1] is the hash. */
+    "redis.call('DEL',KEYS[1]) redis.call('HSET',KEYS[1],unpack(ARGV)) "
+    "return 1",
+    /* LEAVE: me. Consumers go that have nothing, if it is this one, or was not
+       heard of for a day: with one that has, its entries would be lost. */
+    CONC__LUA_KEYS
+    "for _,k in ipairs({q,wk}) do "
+    "local all=redis.pcall('XINFO','CONSUMERS',k,'conc') "
+    "if not all.err then for _,c in ipairs(all) do "
+    "if (c[2]==me and (c[4]==0 or k==wk)) or "
+    "(c[2]~='-' and c[6]>86400000 and (c[4]==0 or k==wk)) then "
+    "call('XGROUP','DELCONSUMER',k,'conc',c[2]) end end end end return 1"};
+
+/* --- what there is --- */
+
+/* A connection, for as long as a line or a call has it. */
+typedef struct conc__wire {
+  int fd;         /* of conc__own_fds: -1 in a forked child */
+  unsigned users; /* under the guard of what it belongs to */
+  int64_t id;     /* by which the server knows it */
+} conc__wire;
+
+/* A task that waits for replies of a line. */
+typedef struct conc__ask {
+  struct conc__waitlist list;      /* on which it waits */
+  struct conc__ask *before, *after; /* of those that wait */
+  conc__buffer *replies; /* where they go to; NULL: nowhere */
+  size_t left;           /* that have not come */
+  uint64_t begin;        /* where its commands begin among all bytes */
+  int rc;                /* -ECONNRESET: they will not come */
+  bool sent;             /* a part of the commands may have gone out */
+  bool leads;            /* it is woken to lead */
+} conc__ask;
+
+/* "The guard" of a line is conc__mutex_of(it). */
+typedef struct conc__redis_line {
+  conc__wire *wire; /* NULL: there is none */
+  conc_lock dialing; /* held by the task that makes one */
+  conc__ask **slots; /* who waits for reply n: at n % slots_room; NULL: nobody
+                        does any more */
+  size_t slots_room; /* a power of two, or 0 */
+  uint64_t asked, told; /* replies that are due, that have come; ever */
+  uint64_t written, flushed; /* bytes: appended to `out`, sent; ever */
+  conc__buffer in, out;
+  conc__ask *first, *last; /* that wait, and do not lead */
+  bool led;
+  double heard; /* when a reply has come last, or was due again */
+} conc__redis_line;
+
+/* A server. */
+typedef struct conc__node {
+  struct conc__node *next;
+  conc__redis_line line;
+  conc__redis_line apart; /* for puts that wait for replicas */
+  char address[1]; /* as conc_connect takes it */
+} conc__node;
+
+/* Where a manager's queues are; "the guard" is conc__mutex_of(it). */
+typedef struct conc__redis {
+  conc__manager_data *manager;
+  conc_manager *owner;
+  char *hosts[CONC__REDIS_HOSTS]; /* as conc_connect takes them */
+  size_t hosts_count;
+  char *user, *password; /* NULL: none */
+  char *sentinel;        /* the name of the master; NULL: no Sentinel */
+  bool cluster;
+  int db;
+  conc__node *nodes; /* under the guard; none goes before the end */
+  conc__node *main;  /* under the guard: where one begins */
+  char scripts[CONC__LUA_COUNT][44]; /* their names; under the guard */
+  bool scripts_known;
+  unsigned depth;   /* conc__fork_depth: whose all of this is */
+  char consumer[80];
+  uint64_t lane_serial; /* under the guard */
+  unsigned lanes_used[8]; /* under the guard: bits of lanes that are in use */
+  uint64_t lanes_last[256];
+  struct conc__redis_queue *queues; /* under the guard; see >>streams */
+  const struct conc__queue_class *queue_class; /* of >>tended, as is */
+  void *(*tick)(void *); /* what a thread does, see >>tended; */
+  conc_task ticker;      /* it is there if */
+  bool rests;        /* atomic: it sleeps for longer than a moment */
+  bool hurry;        /* atomic: more than one has to do something */
+  unsigned pins;     /* under the guard of leases: tasks that tell it */
+  bool ticks;        /* that is set; under the guard */
+  bool ends;         /* atomic: it is to end */
+  conc_event news;   /* there is something for it to do */
+  struct conc__redis *next; /* of the process; see conc__redis_exit */
+} conc__redis;
+
+/* Gives this process its name as a consumer: no other one ever has it. */
+CONC__PRIVATE void conc__redis_name(conc__redis *r) {
+  unsigned char chance[6] = {0, 0, 0, 0, 0, 0};
+  char host[40] = "";
+  gethostname(host, sizeof host - 1);
+  conc__random(chance, sizeof chance);
+  snprintf(r->consumer, sizeof r->consumer,
+           "%s:%ld-%02x%02x%02x%02x%02x%02x", host, (long)getpid(), chance[0],
+           chance[1], chance[2], chance[3], chance[4], chance[5]);
+}
+
+/* --- what a server says --- */
+
+/* Tells .log of it. */
+CONC__PRIVATE void conc__redis_tell(conc__redis *r, conc_manager_news kind,
+                                    const char *address, int error,
+                                    const char *text, size_t size) {
+  conc_manager *m = r->owner;
+  conc_manager_report report;
+  char copy[256];
+  if (m->log == NULL) return;
+  snprintf(copy, sizeof copy, "%.*s", (int)(size < 255 ? size : 255), text);
+  report.kind = kind;
+  report.client = address;
+  report.error = error;
+  report.text = copy;
+  m->log(m, &report, m->log_arg);
+}
+
+/* The error that stands for what a server says. *soon: it may be gone soon. */
+CONC__PRIVATE int conc__redis_code(const conc__part *part, bool *soon) {
+  size_t i, n;
+  *soon = false;
+  for (n = 0; n < part->size && part->text[n] != ' '; n++) {
+  }
+  for (i = 0; i < sizeof conc__redis_words / sizeof *conc__redis_words; i++) {
+    const struct conc__redis_word *w = &conc__redis_words[i];
+    if (n != strlen(w->word) || memcmp(part->text, w->word, n) != 0) continue;
+    *soon = w->soon;
+    return w->code;
+  }
+  return -EPROTO;
+}
+
+/* --- connections --- */
+
+/* Gives up one use of a connection; the last one closes it. The guard is not
+   held; `last` was found out under it. */
+CONC__PRIVATE void conc__wire_leave(conc__wire *w, bool last) {
+  if (w == NULL || !last) return;
+  conc__fd_close_own(&w->fd);
+  CONC_FREE(w);
+}
+
+/* Sends commands by a connection that has no line yet, and reads their
+   replies into `in`. 0 or negative errno. */
+CONC__PRIVATE int conc__wire_talk(conc__redis *r, conc__wire *w,
+                                  conc__command *c, conc__buffer *in,
+                                  double deadline) {
+  size_t limit = r->manager->max_message + CONC__REDIS_SLACK;
+  size_t at = 0;
+  ssize_t n = c->rc;
+  in->first = in->size = 0;
+  if (n == 0)
+    n = conc_write(w->fd, c->b.data, c->b.size, conc__remaining(deadline));
+  while (n >= 0 && c->replies > 0) {
+    n = conc__resp_whole(in->data + at, in->size - at, limit);
+    if (n > 0) {
+      at += (size_t)n;
+      c->replies--;
+    } else if (n == 0) {
+      n = conc__buffer_reserve(in, 4096);
+      if (n == 0)
+        n = conc_read(w->fd, in->data + in->size, in->capacity - in->size,
+                      conc__remaining(deadline));
+      if (n == 0) n = -ECONNRESET;
+      if (n > 0) in->size += (size_t)n;
+    }
+  }
+  conc__buffer_free(&c->b);
+  memset(c, 0, sizeof *c);
+  return n < 0 ? (int)n : 0;
+}
+
+/* Whether a version, "7.0.15", is at least that. */
+CONC__PRIVATE bool conc__redis_is_new(const conc__part *version, int major,
+                                      int minor) {
+  char text[16];
+  char *end;
+  long first;
+  snprintf(text, sizeof text, "%.*s",
+           (int)(version->size < 15 ? version->size : 15), version->text);
+  first = strtol(text, &end, 10);
+  if (first != major) return first > major;
+  return *end == '.' && strtol(end + 1, NULL, 10) >= minor;
+}
+
+/* A server has greeted: whether it may be used. */
+CONC__PRIVATE int conc__redis_greeted(conc__redis *r, conc__wire *w,
+                                      const char *address, conc__walked *in) {
+  conc__part head, name, value, server, version, role;
+  bool soon, is_new;
+  char text[160];
+  int rc;
+  memset(&server, 0, sizeof server);
+  version = role = server;
+  if (!conc__resp_next(in, &head)) return -EPROTO;
+  if (head.kind == '-') {
+    rc = conc__redis_code(&head, &soon);
+    /* Redis before 6.0 has no such command. */
+    if (rc == -EPROTO && head.size > 11 &&
+        memcmp(head.text, "ERR unknown", 11) == 0)
+      rc = -ENOTSUP;
+    conc__redis_tell(r, CONC_MANAGER_REFUSE, address, rc, head.text,
+                     head.size);
+    return rc;
+  }
+  if (head.kind != '*') return -EPROTO;
+  for (; head.n > 1; head.n -= 2) {
+    if (!conc__resp_next(in, &name)) return -EPROTO;
+    if (in->p < in->end && *in->p == '*') { /* the modules */
+      conc__resp_skip(in);
+      continue;
+    }
+    if (!conc__resp_next(in, &value)) return -EPROTO;
+    if (name.kind != '$') return -EPROTO;
+    if (conc__part_is(&name, "id")) w->id = value.n;
+    else if (value.kind != '$') continue;
+    else if (conc__part_is(&name, "server")) server = value;
+    else if (conc__part_is(&name, "version")) version = value;
+    else if (conc__part_is(&name, "role")) role = value;
+  }
+  if (version.text == NULL) return -EPROTO;
+  is_new = server.text != NULL && conc__part_is(&server, "valkey")
+               ? conc__redis_is_new(&version, 7, 2)
+               : conc__redis_is_new(&version, 6, 2);
+  if (!is_new) {
+    int n = snprintf(text, sizeof text,
+                     "%.*s %.*s is too old: Redis 6.2 or Valkey 7.2 is needed",
+                     (int)(server.size < 32 ? server.size : 32),
+                     server.text != NULL ? server.text : "",
+                     (int)(version.size < 32 ? version.size : 32),
+                     version.text);
+    conc__redis_tell(r, CONC_MANAGER_REFUSE, address, -ENOTSUP, text,
+                     (size_t)n);
+    return -ENOTSUP;
+  }
+  /* Sentinel may say a moment too early who is the master. */
+  if (r->sentinel != NULL && role.text != NULL &&
+      !conc__part_is(&role, "master"))
+    return -EROFS;
+  return 0;
+}
+
+/* The end of a greeting: +OK to SELECT. */
+CONC__PRIVATE int conc__redis_selected(conc__walked *in) {
+  conc__part part;
+  bool soon;
+  if (!conc__resp_next(in, &part)) return -EPROTO;
+  if (part.kind != '-') return 0;
+  return conc__redis_code(&part, &soon);
+}
+
+/* Appends the greeting: the protocol, and who we are. */
+CONC__PRIVATE void conc__redis_greet(const conc__redis *r, conc__command *c) {
+  bool key = r->password != NULL;
+  conc__command_begin(c, key ? 5 : 2, "HELLO");
+  conc__command_int(c, 2);
+  if (!key) return;
+  conc__command_text(c, "AUTH");
+  conc__command_text(c, r->user != NULL ? r->user : "default");
+  conc__command_text(c, r->password);
+}
+
+/* Makes a connection to a server, which has been greeted, and has the scripts.
+   0 or negative errno; -EAGAIN and -EROFS: it may be tried again. */
+CONC__PRIVATE int conc__redis_dial(conc__redis *r, const char *address,
+                                   conc__wire **out, double deadline) {
+  conc__wire *w = (conc__wire *)CONC_MALLOC(sizeof *w);
+  conc__mutex *guard = conc__mutex_of(r);
+  conc__buffer in = {NULL, 0, 0, 0};
+  conc__command c;
+  conc__channel ch;
+  conc__walked walk;
+  conc__part part;
+  size_t i;
+  int rc;
+  if (w == NULL) return -ENOMEM;
+  memset(w, 0, sizeof *w);
+  memset(&c, 0, sizeof c);
+  w->users = 1;
+  rc = conc__address_connect(&w->fd, address, true, deadline);
+  if (rc != 0) {
+    CONC_FREE(w);
+    return rc;
+  }
+  memset(&ch, 0, sizeof ch);
+  ch.fd = w->fd;
+  conc__channel_begin(&ch);
+  conc__channel_keepalive(&ch, r->manager->keepalive);
+  conc__redis_greet(r, &c);
+  rc = conc__wire_talk(r, w, &c, &in, deadline);
+  conc__resp_walk(&walk, &in);
+  if (rc == 0) rc = conc__redis_greeted(r, w, address, &walk);
+  if (rc == 0 && r->db > 0) {
+    conc__command_begin(&c, 2, "SELECT");
+    conc__command_int(&c, r->db);
+    rc = conc__wire_talk(r, w, &c, &in, deadline);
+    conc__resp_walk(&walk, &in);
+    if (rc == 0) rc = conc__redis_selected(&walk);
+  }
+  for (i = 0; i < CONC__LUA_COUNT; i++)
+    conc__command_line(&c, "SCRIPT", "LOAD", conc__redis_scripts[i]);
+  if (rc == 0 && !CONC__LOAD(&r->scripts_known)) {
+    rc = conc__wire_talk(r, w, &c, &in, deadline);
+    conc__resp_walk(&walk, &in);
+    for (i = 0; i < CONC__LUA_COUNT && rc == 0; i++) {
+      bool soon;
+      if (!conc__resp_next(&walk, &part)) rc = -EPROTO;
+      else if (part.kind == '-') rc = conc__redis_code(&part, &soon);
+      else if (part.kind != '$' || part.size > 40) rc = -EPROTO;
+      if (rc != 0) {
+        if (part.kind == '-')
+          conc__redis_tell(r, CONC_MANAGER_REFUSE, address, rc, part.text,
+                           part.size);
+        break;
+      }
+      conc__mutex_lock(guard);
+      snprintf(r->scripts[i], sizeof r->scripts[i], "%.*s", (int)part.size,
+               part.text);
+      conc__mutex_unlock(guard);
+    }
+    if (rc == 0) CONC__STORE(&r->scripts_known, true);
+  }
+  conc__buffer_free(&c.b);
+  conc__buffer_free(&in);
+  if (rc == 0) {
+    *out = w;
+    return 0;
+  }
+  conc__wire_leave(w, true);
+  return rc == -EMSGSIZE ? -EPROTO : rc;
+}
+
+/* --- lines --- */
+
+/* A connection is of no more use: all that wait for replies are told so. Under
+   the guard; afterwards the caller wakes *woken, and leaves the connection,
+   which it returns, for the line: *last. */
+CONC__PRIVATE conc__wire *conc__line_break(conc__redis_line *l, conc__waiter **woken,
+                                           bool *last) {
+  conc__wire *w = l->wire;
+  CONC__CHECK(conc__mutex_is_held(conc__mutex_of(l)));
+  *last = false;
+  if (w == NULL) return NULL;
+  for (; l->told < l->asked; l->told++) {
+    conc__ask *a = l->slots[l->told & (l->slots_room - 1)];
+    conc__waiter *waiter;
+    if (a == NULL || a->left == 0) continue;
+    a->left = 0;
+    a->rc = -ECONNRESET;
+    a->sent = l->flushed > a->begin;
+    waiter = conc__waitlist_take(&a->list);
+    if (waiter == NULL) continue;
+    waiter->next = *woken;
+    *woken = waiter;
+  }
+  l->written = l->flushed;
+  conc__buffer_free(&l->in);
+  conc__buffer_free(&l->out);
+  l->wire = NULL;
+  /* Who waits for it sees the end. In a child it is closed already. */
+  if (conc__own_fd_is(w->fd)) shutdown(w->fd, SHUT_RDWR);
+  *last = --w->users == 0;
+  return w;
+}
+
+/* Sends what can be sent at once. 0, or negative errno: the connection is
+   lost. Under the guard. */
+CONC__PRIVATE int conc__line_flush(conc__redis_line *l) {
+  while (l->wire != NULL && conc__buffer_count(&l->out) > 0) {
+    ssize_t n = send(l->wire->fd, l->out.data + l->out.first,
+                     conc__buffer_count(&l->out), MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return conc__would_block(errno) ? 0 : -errno;
+    conc__buffer_take(&l->out, NULL, (size_t)n);
+    l->flushed += (uint64_t)n;
+  }
+  return 0;
+}
+
+/* Gives the next reply to the one that waits for it. Under the guard. */
+CONC__PRIVATE void conc__line_deliver(conc__redis_line *l, size_t size,
+                                      conc__waiter **woken) {
+  conc__ask *a = l->slots[l->told & (l->slots_room - 1)];
+  conc__waiter *waiter;
+  l->told++;
+  l->heard = conc_now();
+  if (a != NULL && a->left > 0) {
+    if (a->replies != NULL && a->rc == 0)
+      a->rc = conc__buffer_append(a->replies, l->in.data + l->in.first, size);
+    a->sent = true;
+    waiter = --a->left == 0 ? conc__waitlist_take(&a->list) : NULL;
+    if (waiter != NULL) {
+      waiter->next = *woken;
+      *woken = waiter;
+    }
+  }
+  conc__buffer_take(&l->in, NULL, size);
+}
+
+/* Reads what is there. 1: something was; 0: nothing was; or negative errno:
+   the connection is lost, or what comes makes no sense. Under the guard. */
+CONC__PRIVATE int conc__wire_take(conc__wire *w, conc__buffer *in) {
+  ssize_t n;
+  if (conc__buffer_reserve(in, 16384) != 0) return -ENOMEM;
+  do n = recv(w->fd, in->data + in->size, in->capacity - in->size,
+              MSG_DONTWAIT);
+  while (n < 0 && errno == EINTR);
+  if (n < 0) return conc__would_block(errno) ? 0 : -errno;
+  if (n == 0) return -ECONNRESET;
+  in->size += (size_t)n;
+  return 1;
+}
+
+CONC__PRIVATE int conc__line_read(conc__redis_line *l, size_t limit,
+                                  conc__waiter **woken) {
+  int rc = conc__wire_take(l->wire, &l->in);
+  while (rc > 0 && conc__buffer_count(&l->in) > 0) {
+    ssize_t n = conc__resp_whole(l->in.data + l->in.first,
+                                 conc__buffer_count(&l->in), limit);
+    if (n < 0) return (int)n;
+    if (n == 0) break;
+    if (l->told == l->asked) return -EPROTO; /* nobody has asked */
+    conc__line_deliver(l, (size_t)n, woken);
+  }
+  return rc;
+}
+
+/* Room for n replies more. Under the guard. 0 or -ENOMEM. */
+CONC__PRIVATE int conc__line_room(conc__redis_line *l, size_t n) {
+  uint64_t need = l->asked - l->told + n, i;
+  size_t room = l->slots_room > 0 ? l->slots_room : 64;
+  conc__ask **slots;
+  if (need <= l->slots_room) return 0;
+  while (room < need) room *= 2;
+  slots = (conc__ask **)CONC_MALLOC(room * sizeof *slots);
+  if (slots == NULL) return -ENOMEM;
+  for (i = l->told; i < l->asked; i++)
+    slots[i & (room - 1)] = l->slots[i & (l->slots_room - 1)];
+  CONC_FREE(l->slots);
+  l->slots = slots;
+  l->slots_room = room;
+  return 0;
+}
+
+/* Appends commands to a line whose connection is there. Under the guard. 0,
+   -EPIPE: there is no connection any more; -ENOMEM. */
+CONC__PRIVATE int conc__line_append(conc__redis_line *l, const conc__command *c,
+                                    conc__ask *a) {
+  size_t i;
+  int rc = l->wire == NULL ? -EPIPE : conc__line_room(l, c->replies);
+  if (rc == 0) rc = conc__buffer_append(&l->out, c->b.data, c->b.size);
+  if (rc != 0) return rc;
+  if (l->asked == l->told) l->heard = conc_now();
+  if (a != NULL) {
+    a->left = c->replies;
+    a->begin = l->written;
+  }
+  for (i = 0; i < c->replies; i++)
+    l->slots[l->asked++ & (l->slots_room - 1)] = a;
+  l->written += c->b.size;
+  return 0;
+}
+
+CONC__PRIVATE void conc__ask_enter(conc__redis_line *l, conc__ask *a) {
+  a->before = l->last;
+  a->after = NULL;
+  if (l->last != NULL) l->last->after = a;
+  else l->first = a;
+  l->last = a;
+}
+
+CONC__PRIVATE void conc__ask_leave(conc__redis_line *l, conc__ask *a) {
+  if (a->before != NULL) a->before->after = a->after;
+  else l->first = a->after;
+  if (a->after != NULL) a->after->before = a->before;
+  else l->last = a->before;
+}
+
+/* The caller, who has led, does not any more: the first that waits does. Under
+   the guard. */
+CONC__PRIVATE void conc__line_pass_on(conc__redis_line *l, conc__waiter **woken) {
+  conc__ask *a = l->first;
+  conc__waiter *waiter;
+  l->led = false;
+  /* Who has been woken already looks itself. */
+  while (a != NULL && (a->left == 0 || a->list.first == NULL)) a = a->after;
+  if (a == NULL) return;
+  a->leads = l->led = true;
+  waiter = conc__waitlist_take(&a->list);
+  waiter->next = *woken;
+  *woken = waiter;
+}
+
+/* Nobody waits any more for what has not come. Under the guard. */
+CONC__PRIVATE void conc__ask_forget(conc__redis_line *l, conc__ask *a) {
+  uint64_t i;
+  for (i = l->told; i < l->asked; i++)
+    if (l->slots[i & (l->slots_room - 1)] == a)
+      l->slots[i & (l->slots_room - 1)] = NULL;
+  a->sent = a->sent || l->flushed > a->begin;
+}
+
+/* Leads: waits until something has come, or can be sent. The guard is released
+   meanwhile. 0 or negative errno. */
+CONC__PRIVATE int conc__line_lead(conc__redis_line *l, double deadline) {
+  conc__mutex *guard = conc__mutex_of(l);
+  conc__wire *w = l->wire;
+  int events = CONC_READ | CONC__TRIED;
+  bool last;
+  int rc;
+  if (conc__buffer_count(&l->out) > 0) events |= CONC_WRITE;
+  w->users++;
+  conc__mutex_unlock(guard);
+  rc = conc__fd_wait(w->fd, events, deadline);
+  conc__mutex_lock(guard);
+  last = --w->users == 0;
+  if (last) {
+    conc__mutex_unlock(guard);
+    conc__wire_leave(w, true);
+    conc__mutex_lock(guard);
+  }
+  return rc < 0 && rc != -EBADF ? rc : 0;
+}
+
+/* Waits for the replies that `a` has asked for. Under the guard, which it
+   releases. 0, -ETIMEDOUT, -ECANCELED, or what became of the connection. */
+CONC__PRIVATE int conc__line_wait(conc__redis_line *l, conc__ask *a, size_t limit,
+                                  double deadline) {
+  conc__mutex *guard = conc__mutex_of(l);
+  bool leads = false, last = false;
+  conc__waiter *woken = NULL, w;
+  conc__wire *gone = NULL;
+  int rc = 0;
+  while (a->left > 0 && rc == 0) {
+    leads = leads || a->leads || !l->led;
+    a->leads = false;
+    if (leads) {
+      l->led = true;
+      rc = conc__line_flush(l);
+      if (rc == 0) rc = conc__line_read(l, limit, &woken);
+      if (rc < 0) {
+        gone = conc__line_break(l, &woken, &last);
+        a->rc = rc == -EMSGSIZE ? -EPROTO : rc; /* who leads knows more */
+        rc = 0;
+      } else if (rc == 0) {
+        rc = conc__line_lead(l, deadline);
+      } else {
+        rc = 0;
+      }
+    } else {
+      conc__ask_enter(l, a);
+      conc__waiter_init(&w, conc__self(), "a reply of Redis", NULL);
+      rc = conc__waitlist_wait(guard, &a->list, &w, false, true, deadline);
+      conc__mutex_lock(guard);
+      conc__ask_leave(l, a);
+    }
+    if (woken != NULL || gone != NULL) {
+      conc__mutex_unlock(guard);
+      conc__wake_all(woken);
+      conc__wire_leave(gone, last);
+      woken = NULL;
+      gone = NULL;
+      conc__mutex_lock(guard);
+    }
+  }
+  if (a->left > 0) conc__ask_forget(l, a);
+  else rc = a->rc;
+  if (leads || a->leads) conc__line_pass_on(l, &woken);
+  conc__mutex_unlock(guard);
+  conc__wake_all(woken);
+  return rc;
+}
+
+/* The connection of a line, made if there is none. 0 or negative errno. */
+CONC__PRIVATE int conc__line_connect(conc__redis *r, const conc__node *node,
+                                     conc__redis_line *l, double deadline) {
+  conc__mutex *guard = conc__mutex_of(l);
+  conc__wire *w = NULL;
+  int rc = conc_lock_acquire(&l->dialing, conc__remaining(deadline));
+  if (rc == -EOWNERDEAD) rc = 0;
+  if (rc != 0) return rc;
+  conc__mutex_lock(guard);
+  rc = l->wire != NULL;
+  conc__mutex_unlock(guard);
+  if (rc == 0) rc = conc__redis_dial(r, node->address, &w, deadline);
+  if (w != NULL) {
+    conc__mutex_lock(guard);
+    l->wire = w;
+    conc__mutex_unlock(guard);
+  }
+  conc_lock_release(&l->dialing);
+  return rc > 0 ? 0 : rc;
+}
+
+/* Sends commands, and waits for their replies, which are appended to
+   `replies`. 0 or negative errno. *sent: they may have been carried out. */
+CONC__PRIVATE int conc__line_ask(conc__redis *r, conc__node *node,
+                                 const conc__command *c,
+                                 conc__buffer *replies, bool *sent,
+                                 double deadline) {
+  conc__redis_line *l = c->apart ? &node->apart : &node->line;
+  conc__mutex *guard = conc__mutex_of(l);
+  size_t limit = r->manager->max_message + CONC__REDIS_SLACK;
+  conc__ask a;
+  int rc = c->rc;
+  memset(&a, 0, sizeof a);
+  a.replies = replies;
+  *sent = false;
+  while (rc == 0) {
+    conc__mutex_lock(guard);
+    rc = conc__line_append(l, c, &a);
+    if (rc != -EPIPE) break;
+    conc__mutex_unlock(guard);
+    rc = conc__line_connect(r, node, l, deadline);
+    if (rc != 0) return rc;
+  }
+  if (rc != 0) {
+    if (c->rc == 0) conc__mutex_unlock(guard);
+    return rc;
+  }
+  /* If another one leads, it may sleep until something comes. */
+  rc = conc__line_flush(l);
+  while (rc == 0 && l->led && l->wire != NULL && a.left > 0 &&
+         l->flushed < a.begin + c->b.size) {
+    conc__wire *w = l->wire;
+    bool last;
+    w->users++;
+    conc__mutex_unlock(guard);
+    rc = conc__fd_wait(w->fd, CONC_WRITE | CONC__TRIED, deadline);
+    conc__mutex_lock(guard);
+    last = --w->users == 0;
+    if (last) {
+      conc__mutex_unlock(guard);
+      conc__wire_leave(w, true);
+      conc__mutex_lock(guard);
+    }
+    rc = rc < 0 && rc != -EBADF ? rc : conc__line_flush(l);
+  }
+  if (rc < 0 && rc != -ETIMEDOUT && rc != -ECANCELED) {
+    conc__waiter *woken = NULL;
+    bool last;
+    conc__wire *gone = conc__line_break(l, &woken, &last);
+    conc__mutex_unlock(guard);
+    conc__wake_all(woken);
+    conc__wire_leave(gone, last);
+    *sent = a.sent;
+    return a.rc != 0 ? a.rc : -ECONNRESET;
+  }
+  if (rc == 0) {
+    rc = conc__line_wait(l, &a, limit, deadline);
+  } else {
+    conc__ask_forget(l, &a);
+    conc__mutex_unlock(guard);
+  }
+  *sent = a.sent;
+  return rc;
+}
+
+/* A server that has not said a word for so long is given up, with all that
+   waits for it. */
+CONC__PRIVATE void conc__line_look(conc__redis *r, conc__redis_line *l) {
+  conc__mutex *guard = conc__mutex_of(l);
+  conc__waiter *woken = NULL;
+  conc__wire *gone = NULL;
+  bool last = false;
+  conc__mutex_lock(guard);
+  if (l->wire != NULL && l->told < l->asked &&
+      conc_now() - l->heard > r->manager->timeout)
+    gone = conc__line_break(l, &woken, &last);
+  conc__mutex_unlock(guard);
+  conc__wake_all(woken);
+  conc__wire_leave(gone, last);
+}
+
+/* What lines and connections came along into a forked child is its parent's;
+   nobody here waits for it. */
+CONC__PRIVATE void conc__line_reset(conc__redis_line *l) {
+  if (l->wire != NULL) CONC_FREE(l->wire);
+  conc__buffer_free(&l->in);
+  conc__buffer_free(&l->out);
+  CONC_FREE(l->slots);
+  memset(l, 0, sizeof *l);
+}
+
+/* --- addresses --- */
+
+/* Whether a manager with that address is a client of Redis. */
+CONC__PRIVATE bool conc__redis_is(const char *address) {
+  return address != NULL && (strncmp(address, "redis://", 8) == 0 ||
+                             strncmp(address, "redis+unix://", 13) == 0);
+}
+
+/* A copy of a text. NULL: there is no memory. */
+CONC__PRIVATE char *conc__redis_copy(const char *text, size_t size) {
+  char *out = (char *)CONC_MALLOC(size + 1);
+  if (out == NULL) return NULL;
+  memcpy(out, text, size);
+  out[size] = 0;
+  return out;
+}
+
+/* A copy of a part of an address, in which %40 stands for "@", and so on.
+   NULL: there is no memory. */
+CONC__PRIVATE char *conc__redis_decode(const char *text, size_t size) {
+  char *out = (char *)CONC_MALLOC(size + 8); /* room for a port */
+  size_t i, n = 0;
+  for (i = 0; out != NULL && i < size; i++) {
+    char hex[3] = {0, 0, 0};
+    char *end = hex;
+    if (text[i] == '%' && size - i > 2) {
+      memcpy(hex, text + i + 1, 2);
+      out[n] = (char)strtol(hex, &end, 16);
+    }
+    if (end == hex + 2) i += 2;
+    else out[n] = text[i];
+    n++;
+  }
+  if (out != NULL) out[n] = 0;
+  return out;
+}
+
+/* One host, with a port if it has none. 0, -EINVAL, -ENOMEM. */
+CONC__PRIVATE int conc__redis_add_host(conc__redis *r, const char *text,
+                                       size_t size, const char *port) {
+  char *host;
+  const char *colon;
+  if (r->hosts_count == CONC__REDIS_HOSTS) return -EINVAL;
+  host = conc__redis_decode(text, size);
+  if (host == NULL) return -ENOMEM;
+  r->hosts[r->hosts_count++] = host;
+  if (*port == 0) return 0;
+  if (*host == 0) return -EINVAL;
+  colon = strrchr(host, ':');
+  if (colon == NULL || strchr(colon, ']') != NULL) strcat(host, port);
+  return 0;
+}
+
+/* What stands behind the "?" of an address. */
+CONC__PRIVATE int conc__redis_query(conc__redis *r, const char *text) {
+  while (*text != 0) {
+    size_t n = strcspn(text, "&");
+    if (n == 7 && memcmp(text, "cluster", 7) == 0) {
+      r->cluster = true;
+    } else if (n > 9 && memcmp(text, "sentinel=", 9) == 0 &&
+               r->sentinel == NULL) {
+      r->sentinel = conc__redis_decode(text + 9, n - 9);
+      if (r->sentinel == NULL) return -ENOMEM;
+    } else if (n > 3 && memcmp(text, "db=", 3) == 0) {
+      r->db = atoi(text + 3);
+    } else {
+      return -EINVAL;
+    }
+    text += n + (text[n] == '&');
+  }
+  return 0;
+}
+
+/* Reads an address. 0, -EINVAL: it is none; -ENOMEM. */
+CONC__PRIVATE int conc__redis_parse(conc__redis *r, const char *address) {
+  bool unix_socket = address[5] == '+';
+  const char *p = address + (unix_socket ? 13 : 8);
+  const char *query = p + strcspn(p, "?"), *end = query, *at = NULL, *slash;
+  const char *port, *q;
+  int rc = 0;
+  if (*query == '?') rc = conc__redis_query(r, query + 1);
+  if (rc != 0) return rc;
+  /* A password may have any character but these; the last "@" ends it. */
+  slash = p;
+  while (slash < end && *slash != '/') slash++;
+  for (q = p; q < slash; q++)
+    if (*q == '@') at = q;
+  if (at != NULL) {
+    const char *colon = p;
+    while (colon < at && *colon != ':') colon++;
+    if (colon > p) r->user = conc__redis_decode(p, (size_t)(colon - p));
+    if (colon < at)
+      r->password = conc__redis_decode(colon + 1, (size_t)(at - colon - 1));
+    if ((colon > p && r->user == NULL) ||
+        (colon < at && r->password == NULL))
+      return -ENOMEM;
+    p = at + 1;
+  }
+  if (unix_socket) {
+    if (*p != '/') return -EINVAL;
+    return conc__redis_add_host(r, p, (size_t)(end - p), "");
+  }
+  if (slash < end && slash + 1 < end) {
+    char *stop;
+    long db = strtol(slash + 1, &stop, 10);
+    if (stop != end || db < 0 || db > 1000000) return -EINVAL;
+    r->db = (int)db;
+  }
+  port = r->sentinel != NULL ? ":26379" : ":6379";
+  while (rc == 0) {
+    for (q = p; q < slash && *q != ','; q++) {
+    }
+    rc = conc__redis_add_host(r, p, (size_t)(q - p), port);
+    p = q + 1;
+    if (q == slash) break;
+  }
+  if (rc == 0 && r->cluster && (r->db != 0 || r->sentinel != NULL))
+    rc = -EINVAL;
+  return rc;
+}
+
+/* --- servers --- */
+
+/* The server of an address. NULL: there is no memory. */
+CONC__PRIVATE conc__node *conc__redis_node(conc__redis *r,
+                                           const char *address) {
+  conc__mutex *guard = conc__mutex_of(r);
+  size_t size = strlen(address);
+  conc__node *n, *made = (conc__node *)CONC_MALLOC(sizeof *made + size);
+  if (made != NULL) {
+    memset(made, 0, sizeof *made);
+    memcpy(made->address, address, size + 1);
+  }
+  conc__mutex_lock(guard);
+  for (n = r->nodes; n != NULL; n = n->next)
+    if (strcmp(n->address, address) == 0) break;
+  if (n == NULL && made != NULL) {
+    n = made;
+    n->next = r->nodes;
+    r->nodes = n;
+    made = NULL;
+  }
+  conc__mutex_unlock(guard);
+  CONC_FREE(made);
+  return n;
+}
+
+/* Asks the next Sentinel that answers where the master is. */
+CONC__PRIVATE int conc__redis_ask_sentinel(conc__redis *r, const char *host,
+                                           char *address, size_t size,
+                                           double deadline) {
+  conc__wire w;
+  conc__buffer in = {NULL, 0, 0, 0};
+  conc__command c;
+  conc__walked walk;
+  conc__part part, name, port;
+  int rc;
+  memset(&w, 0, sizeof w);
+  memset(&c, 0, sizeof c);
+  rc = conc__address_connect(&w.fd, host, true, deadline);
+  if (rc != 0) return rc;
+  conc__command_line(&c, "SENTINEL", "get-master-addr-by-name", r->sentinel);
+  rc = conc__wire_talk(r, &w, &c, &in, deadline);
+  conc__fd_close_own(&w.fd);
+  conc__resp_walk(&walk, &in);
+  if (rc == 0 && !conc__resp_next(&walk, &part)) rc = -EPROTO;
+  if (rc == 0 && part.kind == '_') rc = -ENOENT; /* it knows no such master */
+  if (rc == 0 && (part.kind != '*' || part.n != 2 ||
+                  !conc__resp_is(&walk, '$', &name) ||
+                  !conc__resp_is(&walk, '$', &port) || name.size > 200 ||
+                  port.size > 8))
+    rc = -EPROTO;
+  if (rc == 0)
+    snprintf(address, size,
+             memchr(name.text, ':', name.size) != NULL ? "[%.*s]:%.*s"
+                                                       : "%.*s:%.*s",
+             (int)name.size, name.text, (int)port.size, port.text);
+  conc__buffer_free(&in);
+  return rc;
+}
+
+/* Where a queue begins that knows no better: the server of the address, the
+   master that Sentinel names, or the next one of a Cluster. 0 or negative
+   errno. */
+CONC__PRIVATE int conc__redis_home(conc__redis *r, conc__node **out,
+                                   double deadline) {
+  conc__mutex *guard = conc__mutex_of(r);
+  char address[256];
+  size_t i;
+  int rc = -EINVAL;
+  conc__mutex_lock(guard);
+  *out = r->main;
+  conc__mutex_unlock(guard);
+  if (*out != NULL) return 0;
+  if (r->sentinel == NULL) {
+    *out = conc__redis_node(r, r->hosts[0]);
+    rc = *out != NULL ? 0 : -ENOMEM;
+  }
+  for (i = 0; r->sentinel != NULL && i < r->hosts_count; i++) {
+    double least = conc_now() + 1;
+    rc = conc__redis_ask_sentinel(r, r->hosts[i], address, sizeof address,
+                                  least < deadline ? least : deadline);
+    if (rc == -ECANCELED) return rc;
+    if (rc != 0) continue;
+    *out = conc__redis_node(r, address);
+    rc = *out != NULL ? 0 : -ENOMEM;
+    break;
+  }
+  if (rc != 0) return rc;
+  conc__mutex_lock(guard);
+  r->main = *out;
+  conc__mutex_unlock(guard);
+  return 0;
+}
+
+/* A server has failed that is in use as the first one: the next try asks anew
+   where to begin. */
+CONC__PRIVATE void conc__redis_leave_home(conc__redis *r, conc__node *node) {
+  conc__mutex *guard = conc__mutex_of(r);
+  size_t i;
+  if (r->sentinel == NULL && r->hosts_count == 1) return;
+  if (r->sentinel == NULL) {
+    /* The next host that was given takes its place. */
+    for (i = 0; i < r->hosts_count; i++)
+      if (strcmp(r->hosts[i], node->address) == 0) break;
+    i = (i + 1) % r->hosts_count;
+    node = conc__redis_node(r, r->hosts[i]);
+  } else {
+    node = NULL;
+  }
+  conc__mutex_lock(guard);
+  r->main = node;
+  conc__mutex_unlock(guard);
+}
+
+/* Gives a server all scripts, which it has lost. */
+CONC__PRIVATE int conc__redis_load(conc__redis *r, conc__node *node,
+                                   double end) {
+  conc__command c;
+  bool sent;
+  size_t i;
+  int rc;
+  memset(&c, 0, sizeof c);
+  for (i = 0; i < CONC__LUA_COUNT; i++)
+    conc__command_line(&c, "SCRIPT", "LOAD", conc__redis_scripts[i]);
+  rc = conc__line_ask(r, node, &c, NULL, &sent, end);
+  conc__buffer_free(&c.b);
+  return rc;
+}
+
+/* --- calls --- */
+
+/* One try of a call has come back with a reply that is an error. What is left
+   to do before the next one is done here. 0: the call is made again at once.
+   *soon: it is made again after a while. */
+CONC__PRIVATE int conc__redis_refused(conc__redis *r, conc__node **place,
+                                      conc__node *node, const conc__part *part,
+                                      bool *soon, bool *asking, double end) {
+  char text[256];
+  const char *to;
+  conc__node *other;
+  bool moved;
+  int rc;
+  snprintf(text, sizeof text, "%.*s",
+           (int)(part->size < 255 ? part->size : 255), part->text);
+  *asking = false;
+  *soon = false;
+  if (strncmp(text, "NOSCRIPT", 8) == 0)
+    return conc__redis_load(r, node, end);
+  if (strncmp(text, "NOGROUP", 7) == 0) return -ESRCH;
+  moved = strncmp(text, "MOVED ", 6) == 0;
+  if (moved || strncmp(text, "ASK ", 4) == 0) {
+    to = strrchr(text, ' ');
+    if (!r->cluster || to == NULL || strlen(to) < 3) return -EPROTO;
+    if (to[1] == ':') return -EAGAIN; /* it does not know itself by a name */
+    other = conc__redis_node(r, to + 1);
+    if (other == NULL) return -ENOMEM;
+    *asking = !moved;
+    CONC__STORE(place, other);
+    return 0;
+  }
+  rc = conc__redis_code(part, soon);
+  if (rc == -EROFS) conc__redis_leave_home(r, node);
+  return rc;
+}
+
+/* The commands behind one that lets a server answer for a slot that comes to
+   it just now. 0 or negative errno. */
+CONC__PRIVATE int conc__redis_ask_there(conc__redis *r, conc__node *node,
+                                        const conc__command *c,
+                                        conc__buffer *replies, bool *sent,
+                                        double end) {
+  conc__command both;
+  conc__walked walk;
+  const unsigned char *from = c->b.data;
+  size_t i, left = c->b.size;
+  int rc;
+  memset(&both, 0, sizeof both);
+  both.apart = c->apart;
+  /* It counts for the next command alone. */
+  for (i = 0; i < c->replies; i++) {
+    ssize_t n = conc__resp_whole(from, left, SIZE_MAX / 4);
+    conc__command_line(&both, "ASKING", NULL, NULL);
+    if (n <= 0) both.rc = -EPROTO;
+    if (both.rc == 0) both.rc = conc__buffer_append(&both.b, from, (size_t)n);
+    if (both.rc != 0) break;
+    both.replies++;
+    from += n;
+    left -= (size_t)n;
+  }
+  rc = conc__line_ask(r, node, &both, replies, sent, end);
+  conc__buffer_free(&both.b);
+  if (rc != 0) return rc;
+  /* The replies to ASKING are taken out, from the last one on: so that those
+     that stay are moved together. */
+  conc__resp_walk(&walk, replies);
+  {
+    unsigned char *to = replies->data + replies->first;
+    for (i = 0; i < c->replies; i++) {
+      const unsigned char *begin;
+      conc__resp_skip(&walk);
+      begin = walk.p;
+      conc__resp_skip(&walk);
+      memmove(to, begin, (size_t)(walk.p - begin));
+      to += walk.p - begin;
+    }
+    replies->size = (size_t)(to - replies->data);
+  }
+  return 0;
+}
+
+/* One try. *place: where the queue is; NULL: it is not known. 0, and the
+   replies, of which the first is no error. Or negative errno; -ESRCH: the
+   stream has no group. *soon as above. */
+CONC__PRIVATE int conc__redis_try(conc__redis *r, conc__node **place,
+                                  const conc__command *c,
+                                  conc__buffer *replies, conc__calling *call,
+                                  bool *soon) {
+  bool asking = false, sent = false;
+  int turns = 0, rc = 0;
+  call->lost = false;
+  *soon = false;
+  while (turns++ < 8) {
+    conc__node *node = CONC__LOAD(place);
+    conc__walked walk;
+    conc__part part;
+    replies->size = replies->first = 0;
+    if (node == NULL)
+      rc = conc__redis_home(r, &node, conc__call_patience(call));
+    if (rc == 0)
+      rc = asking ? conc__redis_ask_there(r, node, c, replies, &sent,
+                                          call->end)
+                  : conc__line_ask(r, node, c, replies, &sent, call->end);
+    if (rc != 0) {
+      call->lost = conc__is_lost(rc) || rc == -EROFS;
+      *soon = rc == -EROFS || rc == -EAGAIN;
+      if (node != NULL && call->lost) {
+        conc__line_look(r, c->apart ? &node->apart : &node->line);
+        conc__redis_leave_home(r, node);
+        if (r->cluster) CONC__STORE(place, (conc__node *)NULL);
+      }
+      if (!sent) return rc == -ECONNRESET ? -EPIPE : rc;
+      if (call->acts) call->unknown = true;
+      return call->acts && rc != -ECANCELED ? -ECONNRESET : rc;
+    }
+    conc__resp_walk(&walk, replies);
+    if (!conc__resp_next(&walk, &part)) return -EPROTO;
+    if (part.kind != '-') return 0;
+    rc = conc__redis_refused(r, place, node, &part, soon, &asking, call->end);
+    call->lost = *soon;
+    if (rc == -EPROTO || rc == -EACCES)
+      conc__redis_tell(r, CONC_MANAGER_REFUSE, node->address, rc, part.text,
+                       part.size);
+    if (rc != 0) return rc;
+  }
+  return -EPROTO; /* the servers send it round in a circle */
+}
+
+/* Whether a call is to be tried again; then the pause before it is over. */
+CONC__PRIVATE bool conc__redis_again(conc__calling *call, bool soon, int *rc) {
+  double again = call->again;
+  bool yes;
+  if (soon) call->again = 900;
+  yes = conc__call_again(call, rc);
+  call->again = again;
+  return yes;
+}
+
+/* ---------------------------------------------------------------------------
+   >>streams: a queue at Redis: its messages, and their ways back
+
+   A queue is a stream, with a group of consumers, "conc", of which each
+   process is one. A message that was got is pending: it is its consumer's
+   until it is acknowledged, or has been silent for the time of the lease. So
+   each lease is Redis' own, by Redis' clock. Beside the stream {NAME} lie:
+
+     {NAME}:options  a hash: what the queue was registered with
+     {NAME}:delayed  a sorted set: messages that wait for their time
+     {NAME}:back     a sorted set: entries that were given back. They are
+                     pending still, of a consumer "-"
+     {NAME}:notes    a hash: why, and by whom, if that will be asked for
+     {NAME}:counts   a hash
+     {NAME}:wake     a stream of one entry: a new one ends the wait of a getter
+                     that is to look at the two sets
+     {NAME}:lanes    a hash: what puts were carried out, see >>far
+     {NAME}:once:ID  what conc_put_once knows
+
+   An entry has one field: "d", bytes; "p", a value as a pickle; or "j", a
+   value as JSON. An entry of a foreign program with other fields is a dict of
+   them.
+
+   Here is what a message is on its way to its getter, a parcel; what a task
+   has leased; and the scripts that end leases. The gets are in >>far.
+
+   "The guard of leases" is one for the whole process: conc__redis_guard().
+
+   Uses >>redis, >>pickle, >>json, >>local.
+   ------------------------------------------------------------------------ */
+
+enum {
+  CONC__KEY_STREAM,
+  CONC__KEY_DELAYED,
+  CONC__KEY_BACK,
+  CONC__KEY_NOTES,
+  CONC__KEY_COUNTS,
+  CONC__KEY_WAKE,
+  CONC__KEY_LANES,
+  CONC__KEY_OPTIONS, /* the scripts above have those before it */
+  CONC__KEYS
+};
+
+static const char *const conc__redis_keys[CONC__KEYS] = {
+    "",        ":delayed", ":back",  ":notes",
+    ":counts", ":wake",    ":lanes", ":options"};
+
+#define CONC__REDIS_BUCKETS 256 /* of leases, by number */
+#define CONC__ENTRY_ID 44       /* bytes of an entry's id, with its NUL */
+/* Seconds after which a message comes back, of a queue without leases, whose
+   getter's process ended when it had just got it. */
+#define CONC__REDIS_HELD 10.0
+/* Seconds after which it is said that such a message has arrived, if no other
+   call of the queue has said so. */
+#define CONC__REDIS_CONFIRM 0.01
+
+/* A message that has come, and what is known of it later. */
+typedef struct conc__parcel {
+  struct conc__parcel *next; /* in the list that it is in */
+  struct conc__redis_queue *queue;
+  int64_t deliveries;
+  bool dead;           /* it was delivered too often */
+  char kind;           /* 'd', 'p' or 'j'; 'b': the body of a pickle */
+  unsigned char *data; /* NULL when it has been handed over */
+  size_t size;
+  char why[16], by[48]; /* of a dead one */
+  /* Of a lease, under the guard of leases: */
+  struct conc__parcel *older, *younger; /* of its task's */
+  struct conc__redis_task *task; /* NULL: it has ended, see `ended` */
+  uint64_t lease;
+  double got;     /* when, or when it was extended: .max_lease counts from it */
+  double until;   /* it was extended up to that */
+  bool ended;     /* its task has: it is to be given back */
+  int64_t back_after; /* of one that is to be given back: ms */
+  bool counts;        /* and whether that is a delivery */
+  char id[CONC__ENTRY_ID];
+} conc__parcel;
+
+/* What a task has leased from all such queues. */
+typedef struct conc__redis_task {
+  conc__parcel *youngest; /* under the guard of leases */
+} conc__redis_task;
+
+/* A queue at Redis. "The guard" is conc__mutex_of(it). */
+typedef struct conc__redis_queue {
+  conc_queue queue; /* first: it is a queue */
+  struct conc__redis_queue *next;
+  conc__redis *redis;
+  conc__node *node; /* atomic: where it is; NULL: not known */
+  char *keys[CONC__KEYS];
+  /* Constant, in ms; 0: none */
+  int64_t lease, max_lease, retry_delay, dedup;
+  int64_t max_deliveries;
+  char *dead_letters; /* the name of a queue; NULL: none */
+  bool json;
+  /* Of the gets, under the guard; see >>far. */
+  conc__parcel *ready, *ready_last; /* that have come, and nobody has */
+  struct conc__waitlist getters;
+  size_t getters_count; /* calls, with the one that leads */
+  size_t wanted;        /* messages that they want together */
+  bool led;
+  bool dialing;
+  conc__wire *wire;
+  conc__node *wire_at;
+  conc__buffer in, out;
+  unsigned char due[4]; /* what the next replies are to */
+  unsigned due_count;
+  bool blocked;         /* the last of these waits at the server */
+  bool unblocked;       /* and was asked to end that */
+  double asked;         /* when it was sent */
+  double blocks;        /* seconds that it may wait */
+  double tend_at;       /* when the sets are to be looked at */
+  uint64_t rounds;      /* replies that could have had messages; ever */
+  char wake[CONC__ENTRY_ID]; /* an entry of {NAME}:wake that came; or "" */
+  conc__parcel *confirms;    /* that have arrived, of a queue without leases */
+  conc__parcel *confirming;  /* of which that was said, and not answered */
+  double confirm_at;         /* 0: there are none */
+  conc__parcel *returns;     /* that are to be given back */
+  bool stray; /* nobody waits, but a reply may have messages */
+  /* Under the guard of leases. */
+  conc__parcel *buckets[CONC__REDIS_BUCKETS];
+  size_t leases; /* in them */
+  size_t ended;  /* of these */
+  uint64_t lease_last;
+  double beat_at; /* when they are to be extended; 0: there are none */
+} conc__redis_queue;
+
+static conc_local conc__redis_local;
+static conc_attribute conc__redis_own;
+
+CONC__INLINE conc__mutex *conc__redis_guard(void) {
+  return conc__mutex_of(&conc__redis_local);
+}
+
+CONC__PRIVATE void conc__parcel_free(conc__parcel *p) {
+  if (p != NULL) CONC_FREE(p->data);
+  CONC_FREE(p);
+}
+
+CONC__PRIVATE void conc__parcels_free(conc__parcel *p) {
+  while (p != NULL) {
+    conc__parcel *next = p->next;
+    conc__parcel_free(p);
+    p = next;
+  }
+}
+
+/* Wakes the thread that does what no call waits for. */
+CONC__PRIVATE void conc__redis_wake(conc__redis *r) {
+  conc_event_set(&r->news);
+}
+
+/* --- what comes --- */
+
+/* Makes the body of a pickle of what a foreign program has written: a dict.
+   The walk is at the first field. */
+CONC__PRIVATE int conc__parcel_dict(conc__buffer *b, conc__walked *walk,
+                                    int64_t fields) {
+  conc__part part;
+  int rc = conc__pickle_put_ops(b, CONC__OP_EMPTY_DICT, CONC__OP_MARK);
+  for (; rc == 0 && fields > 0; fields--) {
+    if (!conc__resp_is(walk, '$', &part)) return -EPROTO;
+    if (fields % 2 == 1)
+      rc = conc__pickle_put_bytes(b, part.text, part.size, 4);
+    else if (conc__utf8_valid((const unsigned char *)part.text, part.size))
+      rc = conc__pickle_put_str(b, part.text, part.size);
+    else
+      rc = conc__pickle_put_bytes(b, part.text, part.size, 4);
+  }
+  return rc != 0 ? rc : conc__pickle_put_op(b, CONC__OP_SETITEMS);
+}
+
+/* Makes a parcel of an entry; the walk is at the array of its fields, and
+   behind that afterwards. 0; 1: it is gone; -ENOMEM, -EPROTO. */
+CONC__PRIVATE int conc__parcel_read(conc__redis_queue *q, const conc__part *id,
+                                    int64_t deliveries, conc__walked *walk,
+                                    conc__parcel **out) {
+  conc__part fields, name, data;
+  conc__walked inside;
+  conc__parcel *p;
+  int rc = 0;
+  if (!conc__resp_next(walk, &fields)) return -EPROTO;
+  if (fields.kind == '_') return 1;
+  if (fields.kind != '*' || fields.n < 2 || fields.n % 2 != 0 ||
+      id->size >= CONC__ENTRY_ID)
+    return -EPROTO;
+  inside = *walk;
+  if (!conc__resp_is(walk, '$', &name) || !conc__resp_is(walk, '$', &data))
+    return -EPROTO;
+  p = (conc__parcel *)CONC_MALLOC(sizeof *p);
+  if (p == NULL) return -ENOMEM;
+  memset(p, 0, sizeof *p);
+  p->queue = q;
+  p->deliveries = deliveries < 0 ? -deliveries : deliveries;
+  p->dead = deliveries < 0;
+  memcpy(p->id, id->text, id->size);
+  if (fields.n == 2 && name.size == 1 && memchr("dpj", *name.text, 3)) {
+    p->kind = *name.text;
+    p->size = data.size;
+    p->data = (unsigned char *)CONC_MALLOC(data.size + 1);
+    if (p->data == NULL) rc = -ENOMEM;
+    else memcpy(p->data, data.text, data.size);
+  } else {
+    conc__buffer b = {NULL, 0, 0, 0};
+    *walk = inside;
+    rc = conc__parcel_dict(&b, walk, fields.n);
+    p->kind = 'b';
+    p->data = b.data;
+    p->size = b.size;
+  }
+  if (rc == 0) *out = p;
+  else conc__parcel_free(p);
+  return rc;
+}
+
+/* Appends the body of the pickle of what Python has pickled, or of JSON. */
+CONC__PRIVATE int conc__parcel_decode(const conc__parcel *p, bool objects,
+                                      conc__buffer *b) {
+  conc_value *v = NULL;
+  int rc;
+  if (p->kind == 'j')
+    rc = conc_json_loads(&v, p->data, p->size, NULL);
+  else if (objects)
+    rc = conc_pickle_loads_objects(&v, p->data, p->size);
+  else
+    rc = conc_pickle_loads(&v, p->data, p->size);
+  if (rc == 0) rc = conc__pickle_encode(b, v, 4 | (objects ? CONC_PASS : 0));
+  conc_value_free(v);
+  return rc == -EBADMSG || rc == -ERANGE ? -EPROTO : rc;
+}
+
+/* Hands a message over. Its size; or negative errno: the sink has nothing of
+   it. */
+CONC__PRIVATE ssize_t conc__parcel_fill(const conc__parcel *p,
+                                        const conc__sink *sink) {
+  bool objects = p->queue->queue.objects != 0;
+  conc__buffer b = {NULL, 0, 0, 0};
+  ssize_t n = 0;
+  if (p->kind == 'd' && sink->body == NULL) {
+    n = conc__sink_takes(sink, p->size);
+    if (n == 0 && p->size > 0) memcpy(sink->data, p->data, p->size);
+    return n < 0 ? n : (ssize_t)p->size;
+  }
+  /* Ours have no frames; what else there may be in it is read when it is
+     handed over. */
+  if (p->kind == 'p' && p->size > 3 && p->data[0] == CONC__OP_PROTO &&
+      p->data[2] != CONC__OP_FRAME && p->data[p->size - 1] == CONC__OP_STOP &&
+      p->data[1] == 4)
+    return conc__sink_fill(sink, p->data + 2, p->size - 3, objects);
+  if (p->kind == 'd') n = conc__pickle_put_bytes(&b, p->data, p->size, 4);
+  else if (p->kind != 'b') n = conc__parcel_decode(p, objects, &b);
+  if (n == 0)
+    n = p->kind == 'b' ? conc__sink_fill(sink, p->data, p->size, objects)
+                       : conc__sink_fill(sink, b.data, b.size, objects);
+  conc__buffer_free(&b);
+  return n;
+}
+
+/* --- what tasks have --- */
+
+/* Takes a lease out of its task's list. Under the guard of leases. */
+CONC__PRIVATE void conc__parcel_leave_task(conc__parcel *p) {
+  if (p->task == NULL) return;
+  if (p->younger != NULL) p->younger->older = p->older;
+  else p->task->youngest = p->older;
+  if (p->older != NULL) p->older->younger = p->younger;
+  p->task = NULL;
+  p->older = p->younger = NULL;
+}
+
+/* A task ends: what it has leased is to be given back, for which there is a
+   thread. */
+CONC__PRIVATE void conc__redis_task_end(void *value) {
+  conc__redis_task *t = (conc__redis_task *)value;
+  conc__mutex *guard = conc__redis_guard();
+  conc__redis *r = NULL;
+  conc__parcel *p;
+  conc__mutex_lock(guard);
+  while ((p = t->youngest) != NULL) {
+    conc__parcel_leave_task(p);
+    p->ended = true;
+    p->queue->ended++;
+    if (r != NULL && r != p->queue->redis) CONC__STORE(&r->hurry, true);
+    r = p->queue->redis;
+  }
+  if (r != NULL) r->pins++; /* it stays until it has been told */
+  conc__mutex_unlock(guard);
+  if (r != NULL) {
+    conc__redis_wake(r);
+    conc__mutex_lock(guard);
+    r->pins--;
+    conc__mutex_unlock(guard);
+  }
+  CONC_FREE(t);
+}
+
+CONC__PRIVATE void conc__redis_tasks_begin(void) {
+  conc__local_begin(&conc__redis_local, &conc__redis_own,
+                    conc__redis_task_end);
+}
+
+/* What the calling task has; made, if there is none. NULL: no memory. */
+CONC__PRIVATE conc__redis_task *conc__redis_task_make(void) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  conc__redis_task *t;
+  pthread_once(&once, conc__redis_tasks_begin);
+  t = (conc__redis_task *)conc_attribute_get(&conc__redis_own);
+  if (t != NULL) return t;
+  t = (conc__redis_task *)CONC_MALLOC(sizeof *t);
+  if (t == NULL) return NULL;
+  t->youngest = NULL;
+  if (conc_attribute_set(&conc__redis_own, t) == 0) return t;
+  CONC_FREE(t);
+  return NULL;
+}
+
+/* The caller has got a message of a queue that leases. */
+CONC__PRIVATE void conc__lease_enter(conc__parcel *p, conc__redis_task *t) {
+  conc__mutex *guard = conc__redis_guard();
+  conc__redis_queue *q = p->queue;
+  conc__parcel **bucket;
+  bool first;
+  conc__mutex_lock(guard);
+  p->lease = ++q->lease_last;
+  p->got = conc_now();
+  p->until = 0;
+  bucket = &q->buckets[p->lease % CONC__REDIS_BUCKETS];
+  p->next = *bucket;
+  *bucket = p;
+  p->task = t;
+  p->older = t->youngest;
+  p->younger = NULL;
+  if (t->youngest != NULL) t->youngest->younger = p;
+  t->youngest = p;
+  first = q->leases++ == 0;
+  if (first) q->beat_at = p->got + (double)q->lease / 3000;
+  conc__mutex_unlock(guard);
+  if (first) conc__redis_wake(q->redis);
+}
+
+/* Takes a lease out by its number; 0: the calling task's youngest of this
+   queue. NULL: there is none. *task: whose it was; NULL: of one that has
+   ended. */
+CONC__PRIVATE conc__parcel *conc__lease_take(conc__redis_queue *q,
+                                             uint64_t lease,
+                                             conc__redis_task **task) {
+  conc__mutex *guard = conc__redis_guard();
+  conc__redis_task *t = lease == 0 ? conc__redis_task_make() : NULL;
+  conc__parcel *p, **link;
+  conc__mutex_lock(guard);
+  for (p = t != NULL ? t->youngest : NULL; p != NULL; p = p->older)
+    if (p->queue == q) break;
+  if (p != NULL) lease = p->lease;
+  link = &q->buckets[lease % CONC__REDIS_BUCKETS];
+  while (*link != NULL && (*link)->lease != lease) link = &(*link)->next;
+  p = *link;
+  if (p != NULL) {
+    *link = p->next;
+    p->next = NULL;
+    *task = p->task;
+    conc__parcel_leave_task(p);
+    q->leases--;
+    if (p->ended) q->ended--;
+    if (q->leases == 0) q->beat_at = 0;
+  }
+  conc__mutex_unlock(guard);
+  return p;
+}
+
+/* Puts a lease back that was taken out, for its end is not known to have been
+   heard of: or it was to be extended only. */
+CONC__PRIVATE void conc__lease_put_back(conc__parcel *p,
+                                        conc__redis_task *task) {
+  conc__mutex *guard = conc__redis_guard();
+  conc__redis_queue *q = p->queue;
+  conc__parcel **bucket = &q->buckets[p->lease % CONC__REDIS_BUCKETS];
+  conc__mutex_lock(guard);
+  p->next = *bucket;
+  *bucket = p;
+  p->task = task;
+  if (task != NULL) {
+    p->older = task->youngest;
+    if (task->youngest != NULL) task->youngest->younger = p;
+    task->youngest = p;
+  } else if (p->ended) {
+    q->ended++;
+  }
+  if (q->leases++ == 0) q->beat_at = conc_now() + (double)q->lease / 3000;
+  conc__mutex_unlock(guard);
+}
+
+/* --- scripts of a queue --- */
+
+/* Begins a call of a script, which is to have so many arguments behind the
+   consumer. */
+CONC__PRIVATE void conc__script_begin(const conc__redis_queue *q,
+                                      conc__command *c, int script,
+                                      size_t arguments, const char *more) {
+  size_t keys = CONC__KEY_OPTIONS, i;
+  if (more != NULL) keys++;
+  conc__command_begin(c, 3 + keys + 1 + arguments, "EVALSHA");
+  conc__command_text(c, q->redis->scripts[script]);
+  conc__command_int(c, (int64_t)keys);
+  for (i = 0; i < CONC__KEY_OPTIONS; i++) conc__command_text(c, q->keys[i]);
+  if (more != NULL) conc__command_text(c, more);
+  conc__command_text(c, q->redis->consumer);
+}
+
+/* The stream has no group: it is new, or was deleted, or the server has lost
+   it. */
+CONC__PRIVATE int conc__redis_make_group(conc__redis_queue *q,
+                                         conc__calling *call) {
+  conc__buffer replies = {NULL, 0, 0, 0};
+  conc__command c;
+  conc__walked walk;
+  conc__part part;
+  bool soon;
+  size_t i;
+  int rc;
+  memset(&c, 0, sizeof c);
+  for (i = 0; i < 2; i++) {
+    conc__command_begin(&c, 6, "XGROUP");
+    conc__command_text(&c, "CREATE");
+    conc__command_text(&c, q->keys[i == 0 ? CONC__KEY_WAKE
+                                          : CONC__KEY_STREAM]);
+    conc__command_text(&c, "conc");
+    conc__command_text(&c, i == 0 ? "$" : "0");
+    conc__command_text(&c, "MKSTREAM");
+  }
+  /* If the first one is there already that is an error, which says nothing of
+     the second. So the last reply is looked at. */
+  rc = conc__redis_try(q->redis, &q->node, &c, &replies, call, &soon);
+  if (rc == -EEXIST || rc == 0) {
+    conc__resp_walk(&walk, &replies);
+    rc = 0;
+    for (i = 0; i < 2 && rc == 0; i++) {
+      if (!conc__resp_next(&walk, &part)) rc = -EPROTO;
+      else if (part.kind == '-') rc = conc__redis_code(&part, &soon);
+      if (rc == -EEXIST) rc = 0;
+    }
+  }
+  conc__buffer_free(&c.b);
+  conc__buffer_free(&replies);
+  return rc;
+}
+
+/* Sends commands of a queue, and tries again as the call says. 0 and the
+   replies, to be freed by the caller in any case; or negative errno. */
+CONC__PRIVATE int conc__redis_call(conc__redis_queue *q, const conc__command *c,
+                                   conc__buffer *replies,
+                                   conc__calling *call) {
+  bool soon;
+  int rc, groups = 0;
+  do {
+    rc = conc__redis_try(q->redis, &q->node, c, replies, call, &soon);
+    while (rc == -ESRCH && groups++ < 3) {
+      rc = conc__redis_make_group(q, call);
+      if (rc == 0)
+        rc = conc__redis_try(q->redis, &q->node, c, replies, call, &soon);
+    }
+  } while (rc != 0 && conc__redis_again(call, soon, &rc));
+  return rc == -ESRCH ? -EPROTO : rc;
+}
+
+/* The same for a call that has no timeout of its own: its time is .timeout.
+   Frees the commands. */
+CONC__PRIVATE int conc__redis_call_soon(conc__redis_queue *q, conc__command *c,
+                                        conc__buffer *replies, bool acts) {
+  double end = conc_now() + q->redis->manager->timeout;
+  conc__calling call;
+  int rc = c->rc;
+  conc__call_begin(&call, q->redis->manager, end, end);
+  call.acts = acts;
+  call.has_key = acts; /* what is sent twice is told by its result */
+  if (rc == 0) rc = conc__redis_call(q, c, replies, &call);
+  conc__buffer_free(&c->b);
+  return rc == 0 && call.unknown ? 1 : rc;
+}
+
+/* Whether the n-th number of the array that is the reply is 1. */
+CONC__PRIVATE bool conc__reply_says(const conc__buffer *replies, size_t n) {
+  conc__walked walk;
+  conc__part part;
+  size_t i;
+  conc__resp_walk(&walk, replies);
+  if (!conc__resp_is(&walk, '*', &part)) return false;
+  for (i = 0; i <= n; i++)
+    if (!conc__resp_is(&walk, ':', &part)) return false;
+  return part.n == 1;
+}
+
+/* --- the ends of leases --- */
+
+/* Appends the script that says of parcels that they have arrived, or are
+   done. */
+CONC__PRIVATE void conc__parcels_done(const conc__redis_queue *q,
+                                      conc__command *c, const char *counter,
+                                      const conc__parcel *list) {
+  const conc__parcel *p;
+  size_t n = 0;
+  for (p = list; p != NULL; p = p->next) n++;
+  conc__script_begin(q, c, CONC__LUA_DONE, 1 + 2 * n, NULL);
+  conc__command_text(c, counter);
+  for (p = list; p != NULL; p = p->next) {
+    conc__command_text(c, p->id);
+    conc__command_int(c, p->deliveries);
+  }
+}
+
+/* For how long a message waits that comes back, in ms. */
+CONC__PRIVATE int64_t conc__redis_pause(const conc__redis_queue *q,
+                                        int64_t deliveries) {
+  int64_t doubled = deliveries < 1 ? 0 : deliveries > 7 ? 6 : deliveries - 1;
+  int64_t delay = q->retry_delay << doubled;
+  unsigned char chance = 0;
+  conc__random(&chance, 1);
+  return delay + delay * chance / 1024;
+}
+
+/* Ends one lease that was taken out of the table. 0; -ESTALE; -ECONNRESET: it
+   is not known whether it was this call that has ended it. */
+CONC__PRIVATE int conc__redis_done(conc__redis_queue *q, conc__parcel *p,
+                                   const char *counter) {
+  conc__buffer replies = {NULL, 0, 0, 0};
+  conc__command c;
+  int rc;
+  memset(&c, 0, sizeof c);
+  p->next = NULL;
+  conc__parcels_done(q, &c, counter, p);
+  rc = conc__redis_call_soon(q, &c, &replies, true);
+  if (rc >= 0 && !conc__reply_says(&replies, 0))
+    rc = rc == 0 ? -ESTALE : -ECONNRESET;
+  conc__buffer_free(&replies);
+  return rc > 0 ? 0 : rc;
+}
+
+/* Gives parcels back, each after its `back_after`. `why` "": they count as if
+   they had never been got. *stale: so many were not there any more. */
+CONC__PRIVATE int conc__redis_give_back(conc__redis_queue *q,
+                                        const conc__parcel *list,
+                                        const char *why, size_t *stale) {
+  conc__buffer replies = {NULL, 0, 0, 0};
+  const conc__parcel *p;
+  char note[80];
+  conc__command c;
+  size_t n = 0, i;
+  int rc;
+  memset(&c, 0, sizeof c);
+  for (p = list; p != NULL; p = p->next) n++;
+  snprintf(note, sizeof note, "%s %.*s", why, CONC__SHOWN(conc_name(NULL), 47));
+  conc__script_begin(q, &c, CONC__LUA_RELEASE, 1 + 4 * n, NULL);
+  conc__command_text(&c, *why != 0 ? note : "");
+  for (p = list; p != NULL; p = p->next) {
+    conc__command_text(&c, p->id);
+    conc__command_int(&c, p->deliveries);
+    conc__command_int(&c, p->back_after);
+    conc__command_int(&c, p->deliveries - (p->counts ? 0 : 1));
+  }
+  conc__mutex_lock(conc__mutex_of(q));
+  q->tend_at = 0; /* the next get of this process looks there first */
+  conc__mutex_unlock(conc__mutex_of(q));
+  rc = conc__redis_call_soon(q, &c, &replies, true);
+  *stale = 0;
+  for (i = 0; rc == 0 && i < n; i++)
+    if (!conc__reply_says(&replies, i)) ++*stale;
+  conc__buffer_free(&replies);
+  return rc > 0 ? 0 : rc;
+}
+
+/* --- a forked child --- */
+
+/* What was the parent's is forgotten: its connections are closed already, its
+   leases are its own, and no task of it is here but the one that has forked.
+   That is done once, while nobody can look. */
+CONC__PRIVATE void conc__redis_reset(conc__redis *r) {
+  conc__redis_queue *q;
+  conc__node *n;
+  size_t i;
+  conc__mutexes_lock();
+  if (r->depth == conc__fork_depth) {
+    conc__mutexes_unlock();
+    return;
+  }
+  for (n = r->nodes; n != NULL; n = n->next) {
+    conc__line_reset(&n->line);
+    conc__line_reset(&n->apart);
+  }
+  for (q = r->queues; q != NULL; q = q->next) {
+    conc__parcels_free(q->ready);
+    conc__parcels_free(q->confirms);
+    conc__parcels_free(q->confirming);
+    conc__parcels_free(q->returns);
+    q->ready = q->ready_last = q->confirms = q->confirming = NULL;
+    q->returns = NULL;
+    for (i = 0; i < CONC__REDIS_BUCKETS; i++) {
+      conc__parcel *p;
+      for (p = q->buckets[i]; p != NULL; p = p->next)
+        conc__parcel_leave_task(p);
+      conc__parcels_free(q->buckets[i]);
+      q->buckets[i] = NULL;
+    }
+    q->leases = q->ended = 0;
+    q->beat_at = q->confirm_at = q->tend_at = 0;
+    CONC_FREE(q->wire);
+    q->wire = NULL;
+    conc__buffer_free(&q->in);
+    conc__buffer_free(&q->out);
+    memset(&q->getters, 0, sizeof q->getters);
+    q->getters_count = q->wanted = 0;
+    q->due_count = 0;
+    q->led = q->blocked = q->unblocked = q->stray = false;
+    q->wake[0] = 0;
+  }
+  memset(&r->ticker, 0, sizeof r->ticker);
+  memset(&r->news, 0, sizeof r->news);
+  r->ticks = r->ends = r->rests = r->hurry = false;
+  r->pins = 0;
+  memset(r->lanes_used, 0, sizeof r->lanes_used);
+  conc__redis_name(r);
+  CONC__STORE(&r->depth, conc__fork_depth);
+  conc__mutexes_unlock();
+}
+
+/* Each call of a queue begins so. */
+CONC__INLINE void conc__redis_enter(conc__redis *r) {
+  if (CONC__UNLIKELY(CONC__LOAD(&r->depth) != conc__fork_depth))
+    conc__redis_reset(r);
+}
+
+/* ---------------------------------------------------------------------------
+   >>far: a queue at Redis: how it is put and got
+
+   All tasks of a process that get from a queue share one connection, which
+   waits at the server for all of them: XREADGROUP ... BLOCK. One of them leads
+   as in a line (>>redis): it asks for as many messages as the waiting tasks
+   want together, and hands them out. Such a wait does not end when a lease
+   does, or when a message comes back: so it is never longer than a quarter of
+   a lease, and each so often a script looks at the sets (CONC__LUA_TAKE). It
+   also looks when there was nothing in the stream. A getter that goes leaves
+   the wait of the connection to the others. If there are none, a thread ends
+   it, and gives back what has come meanwhile.
+
+   That thread also says for all tasks that they live, and gives back what
+   tasks have left. It is started with the first get.
+
+   A put is one XADD; or, if there is anything to be looked at first, a script.
+   With .reconnect it is always the script, and has a number in a lane: a lane
+   belongs to one call at a time. The server keeps the last number of each, so
+   a put that is sent twice, for its reply was lost, is put once.
+
+   Uses >>streams. Its user is >>manager.
+   ------------------------------------------------------------------------ */
+
+enum { CONC__DUE_CONFIRM, CONC__DUE_WAKE, CONC__DUE_TAKE, CONC__DUE_READ };
+
+#define CONC__REDIS_TEND_MOST 30.0 /* seconds between two looks at the sets */
+#define CONC__REDIS_MANY 1024      /* messages that one reply has at most */
+#define CONC__REDIS_PUT_BYTES ((size_t)256 << 10) /* that are sent together */
+
+/* --- the connection of the getters --- */
+
+/* It is of no more use. What has arrived by it and was not said to have, will
+   be said by other means. Under the guard. Returns what the caller has to
+   leave when it has released that. */
+CONC__PRIVATE conc__wire *conc__getters_break(conc__redis_queue *q,
+                                              bool *last) {
+  conc__wire *w = q->wire;
+  conc__parcel **end = &q->confirms;
+  *last = false;
+  if (w == NULL) return NULL;
+  q->wire = NULL;
+  q->due_count = 0;
+  q->blocked = q->unblocked = q->stray = false;
+  conc__buffer_free(&q->in);
+  conc__buffer_free(&q->out);
+  while (*end != NULL) end = &(*end)->next;
+  *end = q->confirming;
+  q->confirming = NULL;
+  if (q->confirms != NULL && q->confirm_at <= 0) q->confirm_at = conc_now();
+  q->wake[0] = 0;
+  q->tend_at = 0;
+  if (conc__own_fd_is(w->fd)) shutdown(w->fd, SHUT_RDWR);
+  *last = --w->users == 0;
+  return w;
+}
+
+/* Seconds between two looks at the sets. */
+CONC__PRIVATE double conc__redis_interval(const conc__redis_queue *q) {
+  double quarter =
+      q->lease > 0 ? (double)q->lease / 4000 : CONC__REDIS_HELD / 4;
+  return quarter < CONC__REDIS_TEND_MOST ? quarter : CONC__REDIS_TEND_MOST;
+}
+
+/* Ms of silence after which a message is no more its getter's. */
+CONC__PRIVATE int64_t conc__redis_silence(const conc__redis_queue *q) {
+  int64_t ms = (int64_t)(CONC__REDIS_HELD * 1000);
+  if (q->lease > 0) ms = q->lease;
+  if (q->max_lease > 0 && q->max_lease < ms) ms = q->max_lease;
+  return ms;
+}
+
+/* Writes what the getters want. Under the guard; nothing is due. 0 or
+   -ENOMEM. */
+CONC__PRIVATE int conc__getters_ask(conc__redis_queue *q, double deadline) {
+  double now = conc_now(), until = deadline;
+  size_t count = q->wanted < CONC__REDIS_MANY ? q->wanted : CONC__REDIS_MANY;
+  bool confirms = q->confirms != NULL;
+  conc__command c;
+  memset(&c, 0, sizeof c);
+  q->due_count = 0;
+  if (confirms) {
+    conc__parcels_done(q, &c, "got", q->confirms);
+    q->due[q->due_count++] = CONC__DUE_CONFIRM;
+  }
+  if (q->wake[0] != 0) {
+    conc__command_begin(&c, 4, "XACK");
+    conc__command_text(&c, q->keys[CONC__KEY_WAKE]);
+    conc__command_text(&c, "conc");
+    conc__command_text(&c, q->wake);
+    q->due[q->due_count++] = CONC__DUE_WAKE;
+  }
+  if (q->tend_at <= now || deadline <= now) {
+    conc__script_begin(q, &c, CONC__LUA_TAKE, 4, NULL);
+    conc__command_int(&c, (int64_t)count);
+    conc__command_int(&c, conc__redis_silence(q));
+    conc__command_int(&c, q->max_deliveries);
+    conc__command_int(&c, q->retry_delay);
+    q->due[q->due_count++] = CONC__DUE_TAKE;
+    q->blocks = 0;
+  } else {
+    if (q->tend_at < until) until = q->tend_at;
+    conc__command_begin(&c, 13, "XREADGROUP");
+    conc__command_text(&c, "GROUP");
+    conc__command_text(&c, "conc");
+    conc__command_text(&c, q->redis->consumer);
+    conc__command_text(&c, "COUNT");
+    conc__command_int(&c, (int64_t)count);
+    conc__command_text(&c, "BLOCK");
+    q->blocks = until - now;
+    conc__command_int(&c, 1 + (int64_t)(q->blocks * 1000));
+    conc__command_text(&c, "STREAMS");
+    conc__command_text(&c, q->keys[CONC__KEY_STREAM]);
+    conc__command_text(&c, q->keys[CONC__KEY_WAKE]);
+    conc__command_text(&c, ">");
+    conc__command_text(&c, ">");
+    q->due[q->due_count++] = CONC__DUE_READ;
+  }
+  if (c.rc == 0) c.rc = conc__buffer_append(&q->out, c.b.data, c.b.size);
+  conc__buffer_free(&c.b);
+  if (c.rc != 0) {
+    q->due_count = 0;
+    return c.rc;
+  }
+  if (confirms) {
+    q->confirming = q->confirms;
+    q->confirms = NULL;
+    q->confirm_at = 0;
+  }
+  q->wake[0] = 0;
+  q->blocked = q->blocks > 0;
+  q->unblocked = false;
+  q->asked = now;
+  return 0;
+}
+
+/* A message has come; a dead one is for the thread. Under the guard. */
+CONC__PRIVATE void conc__getters_add(conc__redis_queue *q, conc__parcel *p) {
+  if (p->dead) {
+    p->next = q->returns;
+    q->returns = p;
+    return;
+  }
+  p->next = NULL;
+  if (q->ready_last != NULL) q->ready_last->next = p;
+  else q->ready = p;
+  q->ready_last = p;
+}
+
+/* What a reply of CONC__LUA_TAKE says. 0, -EPROTO, -ENOMEM. */
+CONC__PRIVATE int conc__getters_took(conc__redis_queue *q,
+                                     conc__walked *walk) {
+  conc__part all, part, id, n, why;
+  double interval = conc__redis_interval(q);
+  if (!conc__resp_is(walk, '*', &all) || all.n < 1 ||
+      !conc__resp_is(walk, ':', &part))
+    return -EPROTO;
+  if (part.n >= 0 && (double)part.n / 1000 < interval)
+    interval = (double)part.n / 1000;
+  q->tend_at = conc_now() + interval;
+  while (--all.n > 0) {
+    conc__parcel *p = NULL;
+    int rc;
+    if (!conc__resp_is(walk, '*', &part) || part.n < 3 ||
+        !conc__resp_is(walk, '$', &id) || !conc__resp_is(walk, ':', &n))
+      return -EPROTO;
+    rc = conc__parcel_read(q, &id, n.n, walk, &p);
+    if (rc < 0) return rc;
+    for (part.n -= 3; part.n > 0; part.n--) {
+      if (!conc__resp_is(walk, '$', &why)) {
+        conc__parcel_free(p);
+        return -EPROTO;
+      }
+      if (p == NULL) continue;
+      if (part.n == 2)
+        snprintf(p->why, sizeof p->why, "%.*s",
+                 (int)(why.size < 15 ? why.size : 15), why.text);
+      else
+        snprintf(p->by, sizeof p->by, "%.*s",
+                 (int)(why.size < 47 ? why.size : 47), why.text);
+    }
+    if (p != NULL) conc__getters_add(q, p);
+  }
+  return 0;
+}
+
+/* What a reply of XREADGROUP says. */
+CONC__PRIVATE int conc__getters_read(conc__redis_queue *q,
+                                     conc__walked *walk) {
+  conc__part streams, two, key, entries, entry, id;
+  if (!conc__resp_next(walk, &streams)) return -EPROTO;
+  if (streams.kind == '_') {
+    q->tend_at = 0; /* there is nothing new: so what is old is looked for */
+    return 0;
+  }
+  if (streams.kind != '*') return -EPROTO;
+  for (; streams.n > 0; streams.n--) {
+    bool wakes;
+    if (!conc__resp_is(walk, '*', &two) || two.n != 2 ||
+        !conc__resp_is(walk, '$', &key) ||
+        !conc__resp_is(walk, '*', &entries))
+      return -EPROTO;
+    wakes = !conc__part_is(&key, q->keys[CONC__KEY_STREAM]);
+    for (; entries.n > 0; entries.n--) {
+      conc__parcel *p = NULL;
+      int rc;
+      if (!conc__resp_is(walk, '*', &entry) || entry.n != 2 ||
+          !conc__resp_is(walk, '$', &id))
+        return -EPROTO;
+      if (wakes) {
+        if (!conc__resp_skip(walk)) return -EPROTO;
+        snprintf(q->wake, sizeof q->wake, "%.*s",
+                 (int)(id.size < sizeof q->wake - 1 ? id.size
+                                                    : sizeof q->wake - 1),
+                 id.text);
+        q->tend_at = 0;
+        continue;
+      }
+      rc = conc__parcel_read(q, &id, 1, walk, &p);
+      if (rc < 0) return rc;
+      if (p != NULL) conc__getters_add(q, p);
+    }
+  }
+  return 0;
+}
+
+/* A reply has come as a whole: what it says. Under the guard. 0, or the error
+   that it tells; *bad: the connection is to be given up. */
+CONC__PRIVATE int conc__getters_heard(conc__redis_queue *q, size_t size,
+                                      conc__part *error, bool *bad) {
+  int what = q->due[0], rc = 0;
+  conc__walked walk;
+  unsigned i;
+  walk.p = q->in.data + q->in.first;
+  walk.end = walk.p + size;
+  for (i = 1; i < q->due_count; i++) q->due[i - 1] = q->due[i];
+  q->due_count--;
+  memset(error, 0, sizeof *error);
+  *bad = false;
+  if (*walk.p == '-') {
+    conc__resp_next(&walk, error);
+    if (what >= CONC__DUE_TAKE) {
+      q->blocked = q->unblocked = false;
+      if (strncmp(error->text, "UNBLOCKED", 9) == 0) {
+        memset(error, 0, sizeof *error);
+        q->rounds++;
+        return 0;
+      }
+    }
+    return what >= CONC__DUE_TAKE ? -1 : 0;
+  }
+  if (what == CONC__DUE_CONFIRM) {
+    conc__parcels_free(q->confirming);
+    q->confirming = NULL;
+  } else if (what == CONC__DUE_TAKE) {
+    rc = conc__getters_took(q, &walk);
+    q->rounds++;
+  } else if (what == CONC__DUE_READ) {
+    rc = conc__getters_read(q, &walk);
+    q->blocked = q->unblocked = false;
+    q->rounds++;
+  }
+  *bad = rc == -EPROTO;
+  return rc;
+}
+
+/* Makes the connection. The guard is released meanwhile. */
+CONC__PRIVATE int conc__getters_dial(conc__redis_queue *q,
+                                     conc__calling *call) {
+  conc__mutex *guard = conc__mutex_of(q);
+  conc__node *node = CONC__LOAD(&q->node);
+  conc__wire *w = NULL;
+  int rc = 0;
+  conc__mutex_unlock(guard);
+  if (node == NULL)
+    rc = conc__redis_home(q->redis, &node, conc__call_patience(call));
+  if (rc == 0) {
+    rc = conc__redis_dial(q->redis, node->address, &w,
+                          conc__call_patience(call));
+    if (rc != 0 && rc != -ECANCELED) conc__redis_leave_home(q->redis, node);
+  }
+  conc__mutex_lock(guard);
+  if (rc != 0) return rc;
+  q->wire = w;
+  q->wire_at = node;
+  q->tend_at = 0;
+  return 0;
+}
+
+/* Has the server end the wait of the getters' connection. */
+CONC__PRIVATE void conc__getters_unblock(conc__redis_queue *q, double end) {
+  conc__mutex *guard = conc__mutex_of(q);
+  conc__node *node;
+  conc__command c;
+  bool sent;
+  int64_t id;
+  memset(&c, 0, sizeof c);
+  conc__mutex_lock(guard);
+  node = q->wire_at;
+  id = q->wire != NULL ? q->wire->id : 0;
+  q->unblocked = true;
+  conc__mutex_unlock(guard);
+  if (id == 0 || node == NULL) return;
+  conc__command_begin(&c, 3, "CLIENT");
+  conc__command_text(&c, "UNBLOCK");
+  conc__command_int(&c, id);
+  conc__line_ask(q->redis, node, &c, NULL, &sent, end);
+  conc__buffer_free(&c.b);
+}
+
+/* What the server has said is an error: what comes of it. The guard is not
+   held. 0: it is asked again at once. */
+CONC__PRIVATE int conc__getters_refused(conc__redis_queue *q,
+                                        const char *text,
+                                        conc__calling *call, bool *soon) {
+  conc__part part;
+  conc__node *before = q->wire_at;
+  bool asking;
+  int rc;
+  memset(&part, 0, sizeof part);
+  part.kind = '-';
+  part.text = text;
+  part.size = strlen(text);
+  rc = conc__redis_refused(q->redis, &q->node, before, &part, soon, &asking,
+                           call->end);
+  call->lost = *soon;
+  if (rc == -ESRCH) rc = conc__redis_make_group(q, call);
+  return rc;
+}
+
+/* One step of the one who leads. Under the guard, which it may release and
+   take again. 0: something may have happened; or negative errno. */
+CONC__PRIVATE int conc__getters_step(conc__redis_queue *q,
+                                     conc__calling *call, bool *soon) {
+  conc__mutex *guard = conc__mutex_of(q);
+  conc__redis *r = q->redis;
+  size_t limit = r->manager->max_message + CONC__REDIS_SLACK;
+  conc__wire *w, *gone = NULL;
+  bool last = false, bad = false;
+  char text[256];
+  int rc = 0;
+  *soon = false;
+  call->lost = false;
+  if (q->wire == NULL) {
+    rc = conc__getters_dial(q, call);
+    call->lost = rc != 0 && (conc__is_lost(rc) || rc == -EROFS);
+    *soon = rc == -EAGAIN || rc == -EROFS;
+    return rc;
+  }
+  if (q->due_count == 0) rc = conc__getters_ask(q, call->deadline);
+  if (rc != 0) return rc;
+  w = q->wire;
+  while (rc == 0 && conc__buffer_count(&q->out) > 0) {
+    ssize_t n = send(w->fd, q->out.data + q->out.first,
+                     conc__buffer_count(&q->out), MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (n > 0) conc__buffer_take(&q->out, NULL, (size_t)n);
+    else if (n < 0 && conc__would_block(errno)) break;
+    else if (n < 0 && errno != EINTR) rc = -errno;
+  }
+  if (rc == 0) rc = conc__wire_take(w, &q->in);
+  text[0] = 0;
+  if (rc > 0) {
+    rc = 0;
+    while (rc == 0 && conc__buffer_count(&q->in) > 0) {
+      conc__part error;
+      ssize_t n = conc__resp_whole(q->in.data + q->in.first,
+                                   conc__buffer_count(&q->in), limit);
+      if (n == 0) break;
+      if (n < 0 || q->due_count == 0) {
+        rc = n < 0 ? (int)n : -EPROTO;
+        bad = true;
+        break;
+      }
+      rc = conc__getters_heard(q, (size_t)n, &error, &bad);
+      if (error.text != NULL && rc != 0)
+        snprintf(text, sizeof text, "%.*s",
+                 (int)(error.size < 255 ? error.size : 255), error.text);
+      conc__buffer_take(&q->in, NULL, (size_t)n);
+    }
+    if (text[0] != 0) {
+      conc__node *at = q->wire_at;
+      conc__mutex_unlock(guard);
+      rc = conc__getters_refused(q, text, call, soon);
+      conc__mutex_lock(guard);
+      /* It is another server's by now, or this one is no master. */
+      bad = CONC__LOAD(&q->node) != NULL && CONC__LOAD(&q->node) != at;
+      if (rc == -EROFS) bad = true;
+    }
+  } else if (rc == 0) {
+    int events = CONC_READ | CONC__TRIED;
+    double end = call->end, patience;
+    if (conc__buffer_count(&q->out) > 0) events |= CONC_WRITE;
+    /* A server that hangs must not keep the getters for ever. And one that is
+       idle looks ten times in a second whose wait is over. */
+    patience = q->asked + q->blocks + r->manager->timeout;
+    if (q->blocked && !q->unblocked)
+      patience = call->deadline <= 0 ? 0 : q->asked + q->blocks + 0.002;
+    if (patience < end) end = patience;
+    if (q->blocked && !q->unblocked && conc_now() >= patience) {
+      conc__mutex_unlock(guard);
+      conc__getters_unblock(q, call->end);
+      conc__mutex_lock(guard);
+      return 0;
+    }
+    w->users++;
+    conc__mutex_unlock(guard);
+    rc = conc__fd_wait(w->fd, events, end);
+    conc__mutex_lock(guard);
+    if (--w->users == 0) {
+      conc__mutex_unlock(guard);
+      conc__wire_leave(w, true);
+      conc__mutex_lock(guard);
+    }
+    if (rc > 0 || rc == -EBADF) rc = 0;
+    if (rc == -ETIMEDOUT && q->blocked && !q->unblocked &&
+        conc_now() >= patience) {
+      rc = 0;
+    } else if (rc == -ETIMEDOUT && conc_now() >= patience) {
+      bad = true;
+      rc = -ECONNRESET;
+      if (conc_now() >= call->end) rc = -ETIMEDOUT;
+    }
+  } else {
+    bad = true;
+  }
+  if (bad) {
+    call->lost = conc__is_lost(rc) || *soon;
+    gone = conc__getters_break(q, &last);
+    if (q->redis->cluster && call->lost)
+      CONC__STORE(&q->node, (conc__node *)NULL);
+    if (call->lost && gone != NULL) {
+      conc__node *at = q->wire_at;
+      conc__mutex_unlock(guard);
+      conc__redis_leave_home(r, at);
+      conc__mutex_lock(guard);
+    }
+    conc__mutex_unlock(guard);
+    conc__wire_leave(gone, last);
+    conc__mutex_lock(guard);
+  }
+  return rc;
+}
+
+/* Wakes as many getters as there is something for: messages, or the lead.
+   Under the guard. */
+CONC__PRIVATE conc__waiter *conc__getters_pick(conc__redis_queue *q) {
+  const conc__parcel *p;
+  size_t n = 0;
+  for (p = q->ready; p != NULL && n < 128; p = p->next) n++;
+  if (n == 0 && !q->led) n = 1;
+  return conc__waitlist_take_n(&q->getters, n);
+}
+
+/* Waits for messages: up to n, at least one. 0, *out and *count; or negative
+   errno. */
+CONC__PRIVATE int conc__getters_await(conc__redis_queue *q, size_t n,
+                                      double deadline, conc__parcel **out) {
+  conc__mutex *guard = conc__mutex_of(q);
+  bool leads = false, soon = false, stray;
+  conc__waiter *woken = NULL, w;
+  conc__calling call;
+  uint64_t rounds;
+  const size_t wants = n;
+  int rc = 0;
+  *out = NULL;
+  conc__call_begin(&call, q->redis->manager, deadline,
+                   conc__call_end(q->redis->manager, deadline));
+  conc__mutex_lock(guard);
+  q->getters_count++;
+  q->wanted += n;
+  rounds = q->rounds + (q->due_count > 0);
+  while (rc == 0 && q->ready == NULL) {
+    leads = leads || !q->led;
+    if (leads && q->rounds > rounds && deadline < CONC__NEVER &&
+        conc_now() >= deadline) {
+      rc = -ETIMEDOUT;
+      break;
+    }
+    if (leads) {
+      q->led = true;
+      rc = conc__getters_step(q, &call, &soon);
+      if (rc != 0 && rc != -ECANCELED &&
+          (rc != -ETIMEDOUT || call.lost)) {
+        conc__mutex_unlock(guard);
+        if (conc__redis_again(&call, soon, &rc)) rc = 0;
+        conc__mutex_lock(guard);
+      }
+      woken = q->ready != NULL ? conc__getters_pick(q) : NULL;
+    } else if (deadline <= 0 && q->blocked) {
+      rc = -ETIMEDOUT; /* another one waits already, and so there is none */
+    } else {
+      conc__waiter_init(&w, conc__self(), "queue", q->queue.name);
+      rc = conc__waitlist_wait(guard, &q->getters, &w, false, true,
+                               deadline > 0 ? deadline : call.end);
+      conc__mutex_lock(guard);
+    }
+    if (woken != NULL) {
+      conc__mutex_unlock(guard);
+      conc__wake_all(woken);
+      woken = NULL;
+      conc__mutex_lock(guard);
+    }
+  }
+  if (q->ready != NULL && rc != -ECANCELED) {
+    conc__parcel **end = &q->ready;
+    rc = 0;
+    *out = q->ready;
+    while (n-- > 0 && *end != NULL) end = &(*end)->next;
+    q->ready = *end;
+    *end = NULL;
+    if (q->ready == NULL) q->ready_last = NULL;
+  }
+  q->getters_count--;
+  q->wanted -= wants;
+  if (leads) q->led = false;
+  woken = conc__getters_pick(q);
+  stray = q->getters_count == 0 && (q->due_count > 0 || q->ready != NULL);
+  if (stray) q->stray = true;
+  stray = stray || q->returns != NULL;
+  conc__mutex_unlock(guard);
+  conc__wake_all(woken);
+  if (stray) conc__redis_wake(q->redis);
+  return rc;
+}
+
+/* --- getting --- */
+
+/* Says of messages of a queue without leases that they have arrived: with the
+   next commands of the getters, or soon. */
+CONC__PRIVATE void conc__far_confirm(conc__redis_queue *q, conc__parcel *p) {
+  conc__mutex *guard = conc__mutex_of(q);
+  CONC_FREE(p->data);
+  p->data = NULL;
+  conc__mutex_lock(guard);
+  p->next = q->confirms;
+  q->confirms = p;
+  if (q->confirm_at <= 0) q->confirm_at = conc_now();
+  conc__mutex_unlock(guard);
+  if (CONC__LOAD(&q->redis->rests)) conc__redis_wake(q->redis);
+}
+
+/* The caller has a message. What may be the last delivery keeps its bytes: the
+   dead letter is made of them. */
+CONC__PRIVATE void conc__far_settle(conc__redis_queue *q, conc__parcel *p,
+                                    conc__redis_task *t, conc__sink *sink) {
+  if (q->lease == 0) {
+    conc__far_confirm(q, p);
+    return;
+  }
+  if (q->max_deliveries == 0 || p->deliveries < q->max_deliveries) {
+    CONC_FREE(p->data);
+    p->data = NULL;
+  }
+  conc__lease_enter(p, t);
+  sink->lease = p->lease;
+  sink->deliveries = (int)p->deliveries;
+}
+
+/* Nobody here takes these messages: they go back, and are freed. What this
+   program cannot read waits for a second, so that others come to it. */
+CONC__PRIVATE void conc__far_refuse(conc__redis_queue *q, conc__parcel *list,
+                                    ssize_t why) {
+  conc__parcel *p;
+  size_t stale;
+  for (p = list; p != NULL; p = p->next) {
+    p->counts = p == list && (why == -EPROTO || why == -EACCES);
+    p->back_after = p->counts ? 1000 : 0;
+  }
+  if (conc__redis_give_back(q, list, "", &stale) == 0) {
+    conc__parcels_free(list);
+    return;
+  }
+  conc__mutex_lock(conc__mutex_of(q));
+  while ((p = list) != NULL) {
+    list = p->next;
+    p->next = q->returns;
+    q->returns = p;
+  }
+  conc__mutex_unlock(conc__mutex_of(q));
+  conc__redis_wake(q->redis);
+}
+
+/* Starts the thread that does what no call waits for, once in a process. */
+CONC__PRIVATE int conc__redis_tick_start(conc__redis *r) {
+  conc__mutex *guard = conc__mutex_of(r);
+  bool first;
+  int rc;
+  if (CONC__LOAD(&r->ticks)) return 0;
+  conc__mutex_lock(guard);
+  first = !r->ticks;
+  CONC__STORE(&r->ticks, true);
+  conc__mutex_unlock(guard);
+  if (!first) return 0;
+  r->ticker.target = r->tick;
+  r->ticker.arg = r;
+  r->ticker.name = "conc-redis";
+  rc = conc_thread_start(&r->ticker);
+  if (rc != 0) CONC__STORE(&r->ticks, false); /* the next one tries again */
+  return rc;
+}
+
+/* Up to n messages, one after the other. */
+CONC__PRIVATE ssize_t conc__far_take(conc__redis_queue *q, conc__sink *sink,
+                                     size_t n, double deadline) {
+  conc__redis_task *t = NULL;
+  conc__parcel *list = NULL, *p;
+  ssize_t got = 0, done = 0;
+  int rc;
+  conc__redis_enter(q->redis);
+  if (q->lease > 0) {
+    t = conc__redis_task_make();
+    if (t == NULL) return -ENOMEM;
+  }
+  rc = conc__redis_tick_start(q->redis);
+  if (rc == 0) rc = conc__getters_await(q, n, deadline, &list);
+  if (rc != 0) return rc;
+  while ((p = list) != NULL) {
+    got = conc__parcel_fill(p, sink);
+    if (got < 0) break;
+    list = p->next;
+    conc__far_settle(q, p, t, sink);
+    done++;
+    if (n > 1 && sink->size > 0) sink->data = (char *)sink->data + sink->size;
+  }
+  if (list != NULL) conc__far_refuse(q, list, got);
+  if (n > 1) return done > 0 ? done : got;
+  return got;
+}
+
+CONC__PRIVATE ssize_t conc__far_get(conc_queue *queue, conc__sink *sink,
+                                    double deadline) {
+  return conc__far_take((conc__redis_queue *)queue, sink, 1, deadline);
+}
+
+CONC__PRIVATE ssize_t conc__far_get_n(conc_queue *queue, conc__sink *sink,
+                                      size_t n, double deadline) {
+  ssize_t got;
+  if (n > CONC__REDIS_MANY) n = CONC__REDIS_MANY;
+  if (n > 1)
+    return conc__far_take((conc__redis_queue *)queue, sink, n, deadline);
+  got = conc__far_take((conc__redis_queue *)queue, sink, 1, deadline);
+  return got < 0 ? got : 1;
+}
+
+/* --- putting --- */
+
+/* A lane that no other call uses; -1: there is none. Its number goes to
+   *serial. */
+CONC__PRIVATE int conc__lane_take(conc__redis *r, uint64_t *serial) {
+  conc__mutex *guard = conc__mutex_of(r);
+  int lane = -1;
+  unsigned i;
+  conc__mutex_lock(guard);
+  for (i = 0; i < 256 && lane < 0; i++) {
+    if (r->lanes_used[i / 32] & 1u << i % 32) continue;
+    r->lanes_used[i / 32] |= 1u << i % 32;
+    *serial = ++r->lanes_last[i];
+    lane = (int)i;
+  }
+  conc__mutex_unlock(guard);
+  return lane;
+}
+
+CONC__PRIVATE void conc__lane_leave(conc__redis *r, int lane) {
+  conc__mutex *guard = conc__mutex_of(r);
+  if (lane < 0) return;
+  conc__mutex_lock(guard);
+  r->lanes_used[lane / 32] &= ~(1u << lane % 32);
+  conc__mutex_unlock(guard);
+}
+
+/* What a put is to send. */
+typedef struct conc__sending {
+  const char *field;
+  const unsigned char *data; /* the first message */
+  size_t size, n;            /* of each; how many */
+  conc__buffer made;         /* that it lies in, if it had to be made */
+} conc__sending;
+
+/* Makes of a message what is stored: see >>streams. */
+CONC__PRIVATE int conc__sending_make(const conc__redis_queue *q,
+                                     const conc__message *m, size_t n,
+                                     conc__sending *s) {
+  static const unsigned char head[2] = {CONC__OP_PROTO, 4};
+  conc_value *v = NULL;
+  char *text = NULL;
+  size_t size = 0;
+  int rc;
+  memset(s, 0, sizeof *s);
+  s->field = "d";
+  s->data = (const unsigned char *)m->data;
+  s->size = m->size;
+  s->n = n;
+  if (m->kind == CONC__RAW) return 0;
+  rc = conc__buffer_append(&s->made, head, 2);
+  if (rc == 0) rc = conc__buffer_append(&s->made, m->data, m->size);
+  if (rc == 0) rc = conc__pickle_put_op(&s->made, CONC__OP_STOP);
+  s->field = "p";
+  if (rc == 0 && q->json) {
+    rc = conc_pickle_loads(&v, s->made.data, s->made.size);
+    if (rc == 0) rc = conc_json_dumps(v, 0, &text, &size);
+    conc_value_free(v);
+    s->made.size = 0;
+    if (rc == 0) rc = conc__buffer_append(&s->made, text, size);
+    conc_free(text);
+    s->field = "j";
+  }
+  s->data = s->made.data;
+  s->size = s->made.size;
+  return rc;
+}
+
+/* How many replicas have a put, which is told behind its own reply. */
+CONC__PRIVATE int conc__put_replicas(const conc__redis *r, conc__walked *walk) {
+  conc__part part;
+  bool soon;
+  if (r->owner->replicas == 0) return 0;
+  if (!conc__resp_next(walk, &part)) return -EPROTO;
+  if (part.kind == '-') return conc__redis_code(&part, &soon);
+  return part.kind == ':' && part.n >= (int64_t)r->owner->replicas ? 0
+                                                                   : -ENOLINK;
+}
+
+/* The script of a put, with the n messages from `from` on. */
+CONC__PRIVATE void conc__put_script(const conc__redis_queue *q,
+                                    conc__command *c, const conc__sending *s,
+                                    size_t from, size_t n,
+                                    const conc__terms *terms,
+                                    const char *lane, uint64_t serial) {
+  const char *id = terms != NULL ? terms->id : NULL;
+  char *once = NULL;
+  size_t i;
+  if (id != NULL) {
+    size_t room = strlen(q->keys[CONC__KEY_STREAM]) + strlen(id) + 8;
+    once = (char *)CONC_MALLOC(room);
+    if (once == NULL) c->rc = -ENOMEM;
+    else snprintf(once, room, "%s:once:%s", q->keys[CONC__KEY_STREAM], id);
+  }
+  conc__script_begin(q, c, CONC__LUA_PUT, 5 + 2 * n, once);
+  conc__command_int(c, q->queue.capacity > 0 ? (int64_t)q->queue.capacity : 0);
+  conc__command_int(c, terms != NULL && terms->delay > 0
+                           ? (int64_t)(terms->delay * 1000)
+                           : 0);
+  conc__command_text(c, lane);
+  conc__command_int(c, (int64_t)serial);
+  conc__command_int(c, id != NULL ? q->dedup : 0);
+  for (i = from; i < from + n; i++) {
+    conc__command_text(c, s->field);
+    conc__command_bytes(c, s->data + i * s->size, s->size);
+  }
+  CONC_FREE(once);
+}
+
+/* What the replies say of a put: how many messages were. */
+CONC__PRIVATE ssize_t conc__far_result(const conc__redis *r,
+                                       const conc__buffer *replies,
+                                       bool script, size_t n) {
+  conc__walked walk;
+  conc__part part;
+  ssize_t done = 0;
+  bool soon;
+  int rc = 0;
+  conc__resp_walk(&walk, replies);
+  if (script) {
+    if (!conc__resp_is(&walk, ':', &part) || part.n < 0 ||
+        (uint64_t)part.n > n)
+      return -EPROTO;
+    done = (ssize_t)part.n;
+  } else {
+    for (; n > 0 && rc == 0; n--) {
+      if (!conc__resp_next(&walk, &part)) return -EPROTO;
+      if (part.kind == '-') rc = conc__redis_code(&part, &soon);
+      else done++;
+    }
+    if (done == 0) return rc;
+  }
+  if (done > 0) rc = conc__put_replicas(r, &walk);
+  return rc == -ENOLINK ? rc : done;
+}
+
+/* Puts up to n messages, once. How many; 0: there is no room; or negative
+   errno. */
+CONC__PRIVATE ssize_t conc__put_once_over(conc__redis_queue *q,
+                                          const conc__sending *s, size_t from,
+                                          size_t n, const conc__terms *terms,
+                                          double deadline) {
+  conc__redis *r = q->redis;
+  bool keyed = conc__reconnect(r->manager) > 0;
+  bool script = keyed || q->queue.capacity > 0 || terms != NULL;
+  conc__buffer replies = {NULL, 0, 0, 0};
+  char lane[120] = "";
+  uint64_t serial = 0;
+  conc__calling call;
+  conc__command c;
+  int number = -1;
+  ssize_t done;
+  size_t i;
+  memset(&c, 0, sizeof c);
+  if (keyed) number = conc__lane_take(r, &serial);
+  if (number >= 0)
+    snprintf(lane, sizeof lane, "%s:%d", r->consumer, number);
+  if (script) {
+    conc__put_script(q, &c, s, from, n, terms, lane, serial);
+  } else {
+    for (i = from; i < from + n; i++) {
+      conc__command_begin(&c, 5, "XADD");
+      conc__command_text(&c, q->keys[CONC__KEY_STREAM]);
+      conc__command_text(&c, "*");
+      conc__command_text(&c, s->field);
+      conc__command_bytes(&c, s->data + i * s->size, s->size);
+    }
+  }
+  if (r->owner->replicas > 0) {
+    double left = deadline - conc_now();
+    if (!(left < r->manager->timeout) || left <= 0) left = r->manager->timeout;
+    conc__command_begin(&c, 3, "WAIT");
+    conc__command_int(&c, (int64_t)r->owner->replicas);
+    conc__command_int(&c, 1 + (int64_t)(left * 1000));
+    c.apart = true;
+  }
+  conc__call_begin(&call, r->manager, deadline,
+                   conc__call_end(r->manager, deadline));
+  if (c.apart && call.end < conc_now() + r->manager->timeout + 1)
+    call.end = conc_now() + r->manager->timeout + 1;
+  call.acts = true;
+  call.has_key = number >= 0;
+  done = c.rc;
+  if (done == 0) done = conc__redis_call(q, &c, &replies, &call);
+  if (done == 0) done = conc__far_result(r, &replies, script, n);
+  conc__lane_leave(r, number);
+  conc__buffer_free(&c.b);
+  conc__buffer_free(&replies);
+  return done;
+}
+
+/* Puts n messages, of which the first waits for room. How many were. */
+CONC__PRIVATE ssize_t conc__far_send(conc__redis_queue *q,
+                                     const conc__message *m, size_t n,
+                                     const conc__terms *terms,
+                                     double deadline) {
+  double pause = 0.002;
+  conc__sending s;
+  size_t done = 0;
+  ssize_t rc;
+  conc__redis_enter(q->redis);
+  rc = conc__sending_make(q, m, n, &s);
+  if (rc == 0 && s.size > q->redis->manager->max_message) rc = -EMSGSIZE;
+  while (rc == 0 && done < n) {
+    size_t most = CONC__REDIS_PUT_BYTES / (s.size + 64);
+    if (most < 1) most = 1;
+    if (most > CONC__REDIS_MANY) most = CONC__REDIS_MANY;
+    if (most > n - done) most = n - done;
+    rc = conc__put_once_over(q, &s, done, most, terms, deadline);
+    if (rc > 0) {
+      done += (size_t)rc;
+      rc = (size_t)rc < most ? 1 : 0;
+      if (rc > 0) break; /* there is no more room */
+    } else if (rc == 0) {
+      /* Nobody tells when there is room again: so it is looked for. */
+      if (done > 0 || deadline <= conc_now()) rc = -ETIMEDOUT;
+      else if (deadline - conc_now() < pause) pause = deadline - conc_now();
+      if (rc == 0 && pause > 0) rc = conc_sleep(pause);
+      pause = pause < 0.05 ? pause * 1.5 : 0.05;
+    }
+  }
+  conc__buffer_free(&s.made);
+  return done > 0 ? (ssize_t)done : rc;
+}
+
+CONC__PRIVATE int conc__far_put(conc_queue *queue, const conc__message *m,
+                                double deadline) {
+  ssize_t n =
+      conc__far_send((conc__redis_queue *)queue, m, 1, NULL, deadline);
+  return n < 0 ? (int)n : 0;
+}
+
+CONC__PRIVATE ssize_t conc__far_put_n(conc_queue *queue,
+                                      const conc__message *m, size_t n,
+                                      double deadline) {
+  return conc__far_send((conc__redis_queue *)queue, m, n, NULL, deadline);
+}
+
+CONC__PRIVATE int conc__far_put_on(conc_queue *queue, const conc__message *m,
+                                   const conc__terms *terms,
+                                   double deadline) {
+  ssize_t n;
+  if (terms->priority > 0) return -EINVAL; /* there is one */
+  n = conc__far_send((conc__redis_queue *)queue, m, 1,
+                     terms->delay > 0 || terms->id != NULL ? terms : NULL,
+                     deadline);
+  return n < 0 ? (int)n : 0;
+}
+
+/* A message comes back that is not known any more: it is the last one then. */
+CONC__PRIVATE int conc__far_unget(conc_queue *queue, const conc__message *m,
+                                  conc__buffer *b) {
+  (void)b;
+  return conc__far_put(
+      queue, m,
+      conc_now() + ((conc__redis_queue *)queue)->redis->manager->timeout);
+}
+
+/* --- what is counted --- */
+
+enum {
+  CONC__FAR_ALL,
+  CONC__FAR_PENDING,
+  CONC__FAR_BACK,
+  CONC__FAR_BACK_DUE,
+  CONC__FAR_DELAYED,
+  CONC__FAR_DELAYED_DUE,
+  CONC__FAR_GOT,
+  CONC__FAR_DONE,
+  CONC__FAR_RETURNED,
+  CONC__FAR_DEAD,
+  CONC__FAR_COUNTS
+};
+
+/* Asks for what is counted, behind what was got and not said to have
+   arrived. */
+CONC__PRIVATE int conc__far_ask(conc__redis_queue *q, int script,
+                                int64_t *counts, size_t n, double end) {
+  conc__mutex *guard = conc__mutex_of(q);
+  conc__buffer replies = {NULL, 0, 0, 0};
+  conc__parcel *arrived;
+  conc__calling call;
+  conc__command c;
+  conc__walked walk;
+  conc__part part;
+  size_t i;
+  int rc;
+  conc__redis_enter(q->redis);
+  memset(&c, 0, sizeof c);
+  conc__mutex_lock(guard);
+  arrived = q->confirms;
+  q->confirms = NULL;
+  q->confirm_at = 0;
+  conc__mutex_unlock(guard);
+  if (arrived != NULL) conc__parcels_done(q, &c, "got", arrived);
+  conc__script_begin(q, &c, script, 0, NULL);
+  conc__call_begin(&call, q->redis->manager, end, end);
+  call.acts = script == CONC__LUA_FINISH;
+  rc = c.rc;
+  if (rc == 0) rc = conc__redis_call(q, &c, &replies, &call);
+  conc__resp_walk(&walk, &replies);
+  if (rc == 0 && arrived != NULL) {
+    conc__parcels_free(arrived);
+    arrived = NULL;
+    conc__resp_skip(&walk);
+  }
+  if (rc == 0 && !conc__resp_next(&walk, &part)) rc = -EPROTO;
+  if (rc == 0 && part.kind == ':' && n == 1) {
+    counts[0] = part.n;
+  } else if (rc == 0 && (part.kind != '*' || part.n != (int64_t)n)) {
+    rc = -EPROTO;
+  }
+  for (i = 0; rc == 0 && part.kind == '*' && i < n; i++) {
+    conc__part number;
+    if (!conc__resp_is(&walk, ':', &number)) rc = -EPROTO;
+    else counts[i] = number.n;
+  }
+  conc__buffer_free(&c.b);
+  conc__buffer_free(&replies);
+  while (arrived != NULL) { /* it is said again */
+    conc__parcel *p = arrived;
+    arrived = p->next;
+    conc__far_confirm(q, p);
+  }
+  return rc;
+}
+
+CONC__PRIVATE int conc__far_count(conc__redis_queue *q, int64_t *counts,
+                                  double end) {
+  return conc__far_ask(q, CONC__LUA_COUNTS, counts, CONC__FAR_COUNTS, end);
+}
+
+CONC__PRIVATE int64_t conc__far_ready(const int64_t *n) {
+  int64_t ready = n[CONC__FAR_ALL] - n[CONC__FAR_PENDING] +
+                  n[CONC__FAR_BACK_DUE] + n[CONC__FAR_DELAYED_DUE];
+  return ready > 0 ? ready : 0;
+}
+
+CONC__PRIVATE ssize_t conc__far_size(conc_queue *queue) {
+  conc__redis_queue *q = (conc__redis_queue *)queue;
+  int64_t n[CONC__FAR_COUNTS];
+  int rc = conc__far_count(q, n, conc_now() + q->redis->manager->timeout);
+  return rc != 0 ? rc : (ssize_t)conc__far_ready(n);
+}
+
+/* conc_queue_stats. What the server does not count is made of what it does. */
+CONC__PRIVATE int conc__far_stats(conc_queue *queue, conc_queue_counts *out) {
+  conc__redis_queue *q = (conc__redis_queue *)queue;
+  int64_t n[CONC__FAR_COUNTS];
+  int rc = conc__far_count(q, n, conc_now() + q->redis->manager->timeout);
+  memset(out, 0, sizeof *out);
+  if (rc != 0) return rc;
+  out->ready = (size_t)conc__far_ready(n);
+  out->delayed = (size_t)(n[CONC__FAR_DELAYED] - n[CONC__FAR_DELAYED_DUE] +
+                          n[CONC__FAR_BACK] - n[CONC__FAR_BACK_DUE]);
+  if (n[CONC__FAR_PENDING] > n[CONC__FAR_BACK])
+    out->leased = (size_t)(n[CONC__FAR_PENDING] - n[CONC__FAR_BACK]);
+  out->done = (uint64_t)n[CONC__FAR_DONE];
+  out->returned = (uint64_t)n[CONC__FAR_RETURNED];
+  out->dead = (uint64_t)n[CONC__FAR_DEAD];
+  /* What went through it is what has left it, and what is there. */
+  out->put = (uint64_t)(n[CONC__FAR_ALL] + n[CONC__FAR_DELAYED]) + out->dead +
+             (q->lease > 0 ? out->done : (uint64_t)n[CONC__FAR_GOT]);
+  out->got = q->lease > 0
+                 ? out->done + out->returned + out->leased
+                 : (uint64_t)n[CONC__FAR_GOT] + out->leased;
+  return 0;
+}
+
+/* Nobody tells when the last one is done: so it is looked for. */
+CONC__PRIVATE int conc__far_join(conc_queue *queue, double deadline) {
+  conc__redis_queue *q = (conc__redis_queue *)queue;
+  double pause = 0.005;
+  int64_t n[CONC__FAR_COUNTS];
+  for (;;) {
+    double end = conc_now() + q->redis->manager->timeout;
+    int rc = conc__far_count(q, n, end);
+    if (rc != 0) return rc;
+    if (n[CONC__FAR_ALL] + n[CONC__FAR_DELAYED] == 0 &&
+        (q->lease > 0 || n[CONC__FAR_GOT] == n[CONC__FAR_DONE]))
+      return 0;
+    if (conc_now() >= deadline) return -ETIMEDOUT;
+    if (deadline - conc_now() < pause) pause = deadline - conc_now();
+    rc = conc_sleep(pause > 0 ? pause : 0);
+    if (rc != 0) return rc;
+    pause = pause < 0.1 ? pause * 1.5 : 0.1;
+  }
+}
+
+/* ---------------------------------------------------------------------------
+   >>tended: a queue at Redis: leases that end, and the life of a client
+
+   The ends of leases that a task asks for; the thread that does what no call
+   waits for; how a queue is found by its name, or made known; and how a
+   manager becomes a client of Redis, and is none any more.
+
+   Uses >>far. Its user is >>manager.
+   ------------------------------------------------------------------------ */
+
+
+/* --- names --- */
+
+/* Frees a queue that is in no list any more. */
+CONC__PRIVATE void conc__redis_queue_free(conc__redis_queue *q) {
+  size_t i;
+  conc__parcels_free(q->ready);
+  conc__parcels_free(q->confirms);
+  conc__parcels_free(q->confirming);
+  conc__parcels_free(q->returns);
+  for (i = 0; i < CONC__KEYS; i++) CONC_FREE(q->keys[i]);
+  conc__buffer_free(&q->in);
+  conc__buffer_free(&q->out);
+  CONC_FREE(q->dead_letters);
+  CONC_FREE(q);
+}
+
+/* What one option of a queue says. */
+CONC__PRIVATE int conc__far_option(conc__redis_queue *q, const conc__part *name,
+                                   const conc__part *value) {
+  struct {
+    const char *name;
+    int64_t *to;
+  } numbers[5];
+  int64_t n = 0;
+  size_t i;
+  numbers[0].name = "lease";
+  numbers[0].to = &q->lease;
+  numbers[1].name = "max_lease";
+  numbers[1].to = &q->max_lease;
+  numbers[2].name = "retry_delay";
+  numbers[2].to = &q->retry_delay;
+  numbers[3].name = "dedup";
+  numbers[3].to = &q->dedup;
+  numbers[4].name = "max_deliveries";
+  numbers[4].to = &q->max_deliveries;
+  if (conc__part_is(name, "dead_letters")) {
+    q->dead_letters = (char *)CONC_MALLOC(value->size + 1);
+    if (q->dead_letters == NULL) return -ENOMEM;
+    memcpy(q->dead_letters, value->text, value->size);
+    q->dead_letters[value->size] = 0;
+    return 0;
+  }
+  if (!conc__resp_number((const unsigned char *)value->text,
+                         (const unsigned char *)value->text + value->size,
+                         &n) ||
+      n < 0)
+    return 0; /* of a later version, perhaps */
+  for (i = 0; i < 5; i++)
+    if (conc__part_is(name, numbers[i].name)) *numbers[i].to = n;
+  if (conc__part_is(name, "capacity")) q->queue.capacity = (size_t)n;
+  if (conc__part_is(name, "max_bytes")) q->queue.max_bytes = (size_t)n;
+  return 0;
+}
+
+/* Reads what a queue was registered with. 0, -ENOENT: it was not. */
+CONC__PRIVATE int conc__far_options(conc__redis_queue *q, double end) {
+  conc__buffer replies = {NULL, 0, 0, 0};
+  conc__calling call;
+  conc__command c;
+  conc__walked walk;
+  conc__part all, name, value;
+  int rc;
+  memset(&c, 0, sizeof c);
+  conc__command_line(&c, "HGETALL", q->keys[CONC__KEY_OPTIONS], NULL);
+  conc__call_begin(&call, q->redis->manager, end, end);
+  rc = c.rc;
+  if (rc == 0) rc = conc__redis_call(q, &c, &replies, &call);
+  conc__resp_walk(&walk, &replies);
+  if (rc == 0 && !conc__resp_is(&walk, '*', &all)) rc = -EPROTO;
+  if (rc == 0 && all.n < 2) rc = -ENOENT;
+  for (; rc == 0 && all.n > 1; all.n -= 2) {
+    if (!conc__resp_is(&walk, '$', &name) || !conc__resp_is(&walk, '$', &value))
+      rc = -EPROTO;
+    else
+      rc = conc__far_option(q, &name, &value);
+  }
+  conc__buffer_free(&c.b);
+  conc__buffer_free(&replies);
+  q->queue.leases = q->lease > 0;
+  q->queue.knows = q->dedup > 0;
+  return rc;
+}
+
+/* Makes a queue of a name, which is in no list yet. NULL: no memory. */
+CONC__PRIVATE conc__redis_queue *conc__far_new(conc__redis *r,
+                                               const char *name) {
+  size_t size = strlen(name) + 16, i;
+  conc__redis_queue *q = (conc__redis_queue *)conc__queue_make(
+      r->queue_class, sizeof(conc__redis_queue));
+  if (q == NULL) return NULL;
+  q->redis = r;
+  q->json = r->owner->format == CONC_FORMAT_JSON;
+  q->queue.objects = r->owner->objects & CONC_PASS;
+  for (i = 0; i < CONC__KEYS; i++) {
+    q->keys[i] = (char *)CONC_MALLOC(size);
+    if (q->keys[i] == NULL) {
+      conc__redis_queue_free(q);
+      return NULL;
+    }
+    snprintf(q->keys[i], size, "{%s}%s", name, conc__redis_keys[i]);
+  }
+  q->queue.name = q->keys[CONC__KEY_STREAM];
+  return q;
+}
+
+/* The queue of a name that is there already, or NULL. Under the guard. */
+CONC__PRIVATE conc__redis_queue *conc__far_find(const conc__redis *r,
+                                                const char *name) {
+  size_t size = strlen(name);
+  conc__redis_queue *q;
+  for (q = r->queues; q != NULL; q = q->next) {
+    const char *key = q->keys[CONC__KEY_STREAM];
+    if (strlen(key) == size + 2 && memcmp(key + 1, name, size) == 0) break;
+  }
+  return q;
+}
+
+/* The queue of a name, which is made if it is not there, and was registered.
+   0 or negative errno. */
+CONC__PRIVATE int conc__far_of(conc__redis *r, const char *name,
+                               conc__redis_queue **out) {
+  conc__mutex *guard = conc__mutex_of(r);
+  conc__redis_queue *q, *made;
+  int rc;
+  conc__redis_enter(r);
+  conc__mutex_lock(guard);
+  *out = conc__far_find(r, name);
+  conc__mutex_unlock(guard);
+  if (*out != NULL) return 0;
+  made = conc__far_new(r, name);
+  if (made == NULL) return -ENOMEM;
+  rc = conc__far_options(made, conc_now() + r->manager->handshake_timeout);
+  if (rc != 0) {
+    conc__redis_queue_free(made);
+    return rc;
+  }
+  conc__mutex_lock(guard);
+  q = conc__far_find(r, name);
+  if (q == NULL) {
+    q = made;
+    q->next = r->queues;
+    r->queues = q;
+  }
+  conc__mutex_unlock(guard);
+  if (q != made) conc__redis_queue_free(made);
+  *out = q;
+  return 0;
+}
+
+/* --- dead letters --- */
+
+/* Makes the dict that stands in .dead_letters for a message. */
+CONC__PRIVATE int conc__dead_letter(const conc__parcel *p, conc_value **out) {
+  conc__buffer b = {NULL, 0, 0, 0};
+  conc_value *message = NULL;
+  struct timespec now;
+  int rc = 0;
+  clock_gettime(CLOCK_REALTIME, &now);
+  if (p->kind == 'd') {
+    rc = conc_build(&message, "y#", p->data, p->size);
+  } else if (p->kind == 'p') {
+    rc = conc_pickle_loads(&message, p->data, p->size);
+  } else if (p->kind == 'j') {
+    rc = conc_json_loads(&message, p->data, p->size, NULL);
+  } else {
+    rc = conc__buffer_append(&b, "\x80\x04", 2);
+    if (rc == 0) rc = conc__buffer_append(&b, p->data, p->size);
+    if (rc == 0) rc = conc__buffer_append(&b, ".", 1);
+    if (rc == 0) rc = conc_pickle_loads(&message, b.data, b.size);
+    conc__buffer_free(&b);
+  }
+  /* What nobody can read is there as it is. */
+  if (rc != 0 && rc != -ENOMEM)
+    rc = conc_build(&message, "y#", p->data, p->size);
+  if (rc == 0)
+    rc = conc_build(
+        out, "{sOsssdsiss}", "message", message, "why",
+        p->why[0] != 0 ? p->why : "released", "when",
+        (double)now.tv_sec + (double)now.tv_nsec * 1e-9, "deliveries",
+        (int)p->deliveries, "by",
+        conc__utf8_valid((const unsigned char *)p->by, strlen(p->by)) ? p->by
+                                                                      : "");
+  conc_value_free(message);
+  return rc;
+}
+
+/* Makes a dead letter of a message, which is this process's just now. 0: it is
+   dead, and the parcel is freed; -EAGAIN: there is no room for it now;
+   -ESTALE: it was not this process's any more, and the parcel is freed. */
+CONC__PRIVATE int conc__far_bury(conc__redis_queue *q, conc__parcel *p) {
+  conc__redis_queue *to = NULL;
+  conc_value *letter = NULL;
+  int rc = 0;
+  if (q->dead_letters != NULL) rc = conc__far_of(q->redis, q->dead_letters, &to);
+  if (rc != 0 && rc != -ENOENT) return -EAGAIN;
+  if (to != NULL) {
+    rc = conc__dead_letter(p, &letter);
+    if (rc == 0) rc = conc_put_value(&to->queue, letter, 0.5);
+    conc_value_free(letter);
+    /* A letter that can never be there is dropped. */
+    if (rc != 0 && rc != -EMSGSIZE && rc != -EPIPE && rc != -EINVAL)
+      return -EAGAIN;
+  }
+  rc = conc__redis_done(q, p, "dead");
+  if (rc != 0 && rc != -ESTALE) return -EAGAIN;
+  conc__parcel_free(p);
+  return rc;
+}
+
+/* What the thread is to do with a message later: it was given up by its
+   getter, or is dead. */
+CONC__PRIVATE void conc__far_return(conc__redis_queue *q, conc__parcel *p) {
+  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex_lock(guard);
+  p->next = q->returns;
+  q->returns = p;
+  conc__mutex_unlock(guard);
+  conc__redis_wake(q->redis);
+}
+
+/* --- the ends of leases --- */
+
+/* A message comes back that was delivered: to its queue, or as a dead letter.
+   0, -ESTALE: it had come back before. Frees the parcel, unless there was
+   another error. */
+CONC__PRIVATE int conc__far_give_back(conc__redis_queue *q, conc__parcel *p,
+                                      const char *why, double seconds) {
+  size_t stale = 0;
+  int rc;
+  p->next = NULL;
+  if (q->max_deliveries > 0 && p->deliveries >= q->max_deliveries &&
+      p->data != NULL) {
+    snprintf(p->why, sizeof p->why, "%s", why);
+    snprintf(p->by, sizeof p->by, "%.*s", CONC__SHOWN(conc_name(NULL), 47));
+    rc = conc__far_bury(q, p);
+    if (rc != -EAGAIN) return rc;
+    p->dead = true;
+    conc__far_return(q, p);
+    return 0;
+  }
+  p->counts = true;
+  p->back_after = seconds < 0 ? conc__redis_pause(q, p->deliveries)
+                              : (int64_t)(seconds * 1000);
+  rc = conc__redis_give_back(q, p, why, &stale);
+  if (rc == 0 && stale > 0) rc = -ESTALE;
+  if (rc == 0 || rc == -ESTALE) conc__parcel_free(p);
+  return rc;
+}
+
+/* Makes leases longer: those of a list. 0, and *stale as above. */
+CONC__PRIVATE int conc__far_extend(conc__redis_queue *q, conc__command *c,
+                                   size_t n, size_t *stale) {
+  conc__buffer replies = {NULL, 0, 0, 0};
+  size_t i;
+  int rc = conc__redis_call_soon(q, c, &replies, false);
+  *stale = 0;
+  for (i = 0; rc == 0 && i < n; i++)
+    if (!conc__reply_says(&replies, i)) ++*stale;
+  conc__buffer_free(&replies);
+  return rc;
+}
+
+/* One lease is made longer. 0, -ESTALE, or negative errno. */
+CONC__PRIVATE int conc__far_extend_one(conc__redis_queue *q, conc__parcel *p) {
+  conc__command c;
+  size_t stale = 0;
+  int rc;
+  memset(&c, 0, sizeof c);
+  conc__script_begin(q, &c, CONC__LUA_EXTEND, 3, NULL);
+  conc__command_text(&c, p->id);
+  conc__command_int(&c, p->deliveries);
+  conc__command_int(&c, 0);
+  rc = conc__far_extend(q, &c, 1, &stale);
+  return rc == 0 && stale > 0 ? -ESTALE : rc;
+}
+
+/* As conc__lease_class says it. After an error that leaves the lease as it is,
+   it is its task's again, and comes back with that. */
+CONC__PRIVATE int conc__far_end(conc_queue *queue,
+                                struct conc__holder *holder, uint64_t lease,
+                                int how, double seconds) {
+  conc__redis_queue *q = (conc__redis_queue *)queue;
+  conc__redis_task *task = NULL;
+  conc__parcel *p;
+  int rc;
+  (void)holder;
+  conc__redis_enter(q->redis);
+  p = conc__lease_take(q, lease, &task);
+  if (p == NULL) return lease == 0 ? -EINVAL : -ESTALE;
+  switch (how) {
+  case CONC__LEASE_EXTEND:
+    rc = conc__far_extend_one(q, p);
+    if (rc == 0) {
+      p->got = conc_now();
+      p->until = p->got + (seconds < 1e9 ? seconds : 1e9);
+    }
+    break;
+  case CONC__LEASE_RELEASE:
+    rc = conc__far_give_back(q, p, "released", seconds);
+    if (rc == 0 || rc == -ESTALE) return rc;
+    break;
+  default:
+    rc = conc__redis_done(q, p, "done");
+    if (rc == 0 || rc == -ECONNRESET) {
+      conc__parcel_free(p);
+      return rc;
+    }
+    break;
+  }
+  if (rc == -ESTALE) conc__parcel_free(p);
+  else conc__lease_put_back(p, task);
+  return rc;
+}
+
+CONC__PRIVATE int conc__far_task_done(conc_queue *queue) {
+  conc__redis_queue *q = (conc__redis_queue *)queue;
+  int64_t yes = 0;
+  int rc;
+  if (q->lease > 0) return conc__far_end(queue, NULL, 0, CONC__LEASE_DONE, 0);
+  rc = conc__far_ask(q, CONC__LUA_FINISH, &yes, 1,
+                     conc_now() + q->redis->manager->timeout);
+  return rc != 0 ? rc : yes == 1 ? 0 : -EINVAL;
+}
+
+/* Who has something, as the server knows it: processes. */
+CONC__PRIVATE ssize_t conc__far_holders(conc_queue *queue,
+                                        conc_queue_holder *out, size_t n) {
+  conc__redis_queue *q = (conc__redis_queue *)queue;
+  double end = conc_now() + q->redis->manager->timeout;
+  conc__buffer replies = {NULL, 0, 0, 0};
+  conc__calling call;
+  conc__command c;
+  conc__walked walk;
+  conc__part all, one, name, key, value;
+  ssize_t count = 0;
+  int rc;
+  conc__redis_enter(q->redis);
+  memset(&c, 0, sizeof c);
+  conc__command_line(&c, "XINFO", "CONSUMERS", q->keys[CONC__KEY_STREAM]);
+  /* One text more than a line has. */
+  conc__buffer_free(&c.b);
+  memset(&c, 0, sizeof c);
+  conc__command_begin(&c, 4, "XINFO");
+  conc__command_text(&c, "CONSUMERS");
+  conc__command_text(&c, q->keys[CONC__KEY_STREAM]);
+  conc__command_text(&c, "conc");
+  conc__call_begin(&call, q->redis->manager, end, end);
+  rc = c.rc;
+  if (rc == 0) rc = conc__redis_call(q, &c, &replies, &call);
+  conc__resp_walk(&walk, &replies);
+  if (rc == 0 && !conc__resp_is(&walk, '*', &all)) rc = -EPROTO;
+  for (; rc == 0 && all.n > 0; all.n--) {
+    int64_t pending = 0, idle = 0;
+    memset(&name, 0, sizeof name);
+    if (!conc__resp_is(&walk, '*', &one)) rc = -EPROTO;
+    for (; rc == 0 && one.n > 1; one.n -= 2) {
+      if (!conc__resp_is(&walk, '$', &key) || !conc__resp_next(&walk, &value))
+        rc = -EPROTO;
+      else if (conc__part_is(&key, "name")) name = value;
+      else if (conc__part_is(&key, "pending")) pending = value.n;
+      else if (conc__part_is(&key, "idle")) idle = value.n;
+    }
+    if (rc != 0 || pending <= 0 || name.kind != '$' ||
+        conc__part_is(&name, "-"))
+      continue;
+    if ((size_t)count < n) {
+      conc_queue_holder *h = &out[count];
+      memset(h, 0, sizeof *h);
+      snprintf(h->name, sizeof h->name, "%.*s",
+               (int)(name.size < 47 ? name.size : 47), name.text);
+      h->leases = (size_t)pending;
+      h->silence =
+          conc__part_is(&name, q->redis->consumer) ? 0 : (double)idle / 1000;
+    }
+    count++;
+  }
+  conc__buffer_free(&c.b);
+  conc__buffer_free(&replies);
+  return rc != 0 ? rc : count;
+}
+
+static const conc__lease_class conc__far_leases = {
+    conc__far_put_on, conc__far_end, conc__far_stats, conc__far_holders, false};
+
+static const conc__queue_class conc__far_class = {
+    conc__far_put,  conc__far_get,       conc__far_unget,
+    conc__far_size, conc__far_task_done, conc__far_join,
+    NULL,           NULL,                NULL,
+    conc__far_put_n, conc__far_get_n,    conc__far_get, false,
+    &conc__far_leases};
+
+/* --- the thread --- */
+
+/* The getters have gone, and left a wait behind: it is ended, and what has
+   come goes back. */
+CONC__PRIVATE void conc__tick_stray(conc__redis_queue *q) {
+  conc__mutex *guard = conc__mutex_of(q);
+  conc__waiter *woken;
+  conc__calling call;
+  bool soon;
+  int rc = 0;
+  double end = conc_now() + 1;
+  conc__call_begin(&call, q->redis->manager, 0, end);
+  conc__mutex_lock(guard);
+  if (!q->stray || q->led || q->getters_count > 0) {
+    if (q->getters_count > 0 || q->led) q->stray = false;
+    conc__mutex_unlock(guard);
+    return;
+  }
+  q->led = true;
+  while (rc == 0 && q->due_count > 0 && q->getters_count == 0)
+    rc = conc__getters_step(q, &call, &soon);
+  q->led = false;
+  if (q->getters_count == 0) {
+    conc__parcel *p;
+    while ((p = q->ready) != NULL) {
+      q->ready = p->next;
+      p->back_after = 0;
+      p->counts = false;
+      p->next = q->returns;
+      q->returns = p;
+    }
+    q->ready_last = NULL;
+    if (q->due_count == 0) q->stray = false;
+  }
+  woken = conc__getters_pick(q);
+  conc__mutex_unlock(guard);
+  conc__wake_all(woken);
+}
+
+/* Gives back what is to be given back, and buries what is dead. */
+CONC__PRIVATE void conc__tick_returns(conc__redis_queue *q) {
+  conc__mutex *guard = conc__mutex_of(q);
+  conc__parcel *list, *back = NULL, *p;
+  size_t stale;
+  conc__mutex_lock(guard);
+  list = q->returns;
+  q->returns = NULL;
+  conc__mutex_unlock(guard);
+  while ((p = list) != NULL) {
+    list = p->next;
+    if (!p->dead) {
+      p->next = back;
+      back = p;
+    } else if (conc__far_bury(q, p) == -EAGAIN) {
+      conc__mutex_lock(guard);
+      p->next = q->returns;
+      q->returns = p;
+      conc__mutex_unlock(guard);
+    }
+  }
+  if (back == NULL) return;
+  if (conc__redis_give_back(q, back, "", &stale) == 0) {
+    conc__parcels_free(back);
+    return;
+  }
+  conc__mutex_lock(guard);
+  while ((p = back) != NULL) {
+    back = p->next;
+    p->next = q->returns;
+    q->returns = p;
+  }
+  conc__mutex_unlock(guard);
+}
+
+/* Says what has arrived, if that is due. */
+CONC__PRIVATE void conc__tick_confirm(conc__redis_queue *q, double before) {
+  conc__mutex *guard = conc__mutex_of(q);
+  conc__buffer replies = {NULL, 0, 0, 0};
+  conc__parcel *list = NULL;
+  conc__command c;
+  conc__mutex_lock(guard);
+  if (q->confirm_at > 0 && q->confirm_at <= before) {
+    list = q->confirms;
+    q->confirms = NULL;
+    q->confirm_at = 0;
+  }
+  conc__mutex_unlock(guard);
+  if (list == NULL) return;
+  memset(&c, 0, sizeof c);
+  conc__parcels_done(q, &c, "got", list);
+  if (conc__redis_call_soon(q, &c, &replies, false) == 0) {
+    conc__parcels_free(list);
+  } else {
+    while (list != NULL) {
+      conc__parcel *p = list;
+      list = p->next;
+      conc__far_confirm(q, p);
+    }
+    conc__mutex_lock(guard);
+    q->confirm_at = conc_now() + 0.5;
+    conc__mutex_unlock(guard);
+  }
+  conc__buffer_free(&replies);
+}
+
+/* Gives back what tasks had that have ended. */
+CONC__PRIVATE void conc__tick_ended(conc__redis_queue *q) {
+  conc__mutex *guard = conc__redis_guard();
+  for (;;) {
+    conc__parcel *p = NULL;
+    conc__redis_task *task;
+    uint64_t lease = 0;
+    size_t i;
+    int rc;
+    conc__mutex_lock(guard);
+    for (i = 0; q->ended > 0 && p == NULL && i < CONC__REDIS_BUCKETS; i++)
+      for (p = q->buckets[i]; p != NULL && !p->ended; p = p->next) {
+      }
+    if (p != NULL) lease = p->lease;
+    conc__mutex_unlock(guard);
+    if (lease == 0) return;
+    p = conc__lease_take(q, lease, &task);
+    if (p == NULL) continue;
+    rc = conc__far_give_back(q, p, "ended", -1);
+    if (rc == 0 || rc == -ESTALE) continue;
+    /* Its lease ends by itself, if the server is not there again by then. */
+    p->counts = true;
+    p->back_after = conc__redis_pause(q, p->deliveries);
+    conc__far_return(q, p);
+    return;
+  }
+}
+
+/* Appends the leases of a bucket that are to be extended. How many. Under the
+   guard of leases. */
+CONC__PRIVATE size_t conc__tick_living(const conc__redis_queue *q, size_t at,
+                                       conc__command *c, double now) {
+  double most = q->max_lease > 0 ? (double)q->max_lease / 1000 : CONC__NEVER;
+  const conc__parcel *p;
+  size_t n = 0;
+  for (p = q->buckets[at]; p != NULL; p = p->next) {
+    double left = p->got + most - now;
+    int64_t idle = 0;
+    if (p->ended) continue;
+    if (p->until > now) left = CONC__NEVER;
+    if (left <= 0) continue;
+    /* So that it ends in time. */
+    if (left * 1000 < (double)q->lease)
+      idle = q->lease - (int64_t)(left * 1000);
+    conc__command_text(c, p->id);
+    conc__command_int(c, p->deliveries);
+    conc__command_int(c, idle);
+    n++;
+  }
+  return n;
+}
+
+/* Says for all tasks that they live. */
+CONC__PRIVATE void conc__tick_beat(conc__redis_queue *q) {
+  conc__mutex *guard = conc__redis_guard();
+  double now = conc_now();
+  size_t at = 0, stale;
+  bool due;
+  conc__mutex_lock(guard);
+  due = q->beat_at > 0 && q->beat_at <= now;
+  if (due) q->beat_at = q->leases > 0 ? now + (double)q->lease / 3000 : 0;
+  conc__mutex_unlock(guard);
+  while (due && at < CONC__REDIS_BUCKETS) {
+    conc__command c, body;
+    size_t n = 0;
+    memset(&c, 0, sizeof c);
+    memset(&body, 0, sizeof body);
+    conc__mutex_lock(guard);
+    while (at < CONC__REDIS_BUCKETS && n < 256)
+      n += conc__tick_living(q, at++, &body, now);
+    conc__mutex_unlock(guard);
+    if (n > 0) {
+      conc__script_begin(q, &c, CONC__LUA_EXTEND, 3 * n, NULL);
+      if (c.rc == 0)
+        c.rc = body.rc != 0
+                   ? body.rc
+                   : conc__buffer_append(&c.b, body.b.data, body.b.size);
+      conc__far_extend(q, &c, n, &stale);
+    }
+    conc__buffer_free(&body.b);
+  }
+}
+
+/* When there is something to do again for a queue. */
+CONC__PRIVATE double conc__tick_next(conc__redis_queue *q) {
+  double next = CONC__NEVER, now = conc_now();
+  conc__mutex_lock(conc__mutex_of(q));
+  if (q->confirm_at > 0) next = q->confirm_at + CONC__REDIS_CONFIRM;
+  if (q->stray || q->returns != NULL)
+    next = next < now + 0.2 ? next : now + 0.2;
+  conc__mutex_unlock(conc__mutex_of(q));
+  conc__mutex_lock(conc__redis_guard());
+  if (q->beat_at > 0 && q->beat_at < next) next = q->beat_at;
+  conc__mutex_unlock(conc__redis_guard());
+  return next;
+}
+
+/* The queues, as a list that only grows at its front. */
+CONC__PRIVATE conc__redis_queue *conc__far_all(const conc__redis *r) {
+  conc__mutex *guard = conc__mutex_of(r);
+  conc__redis_queue *q;
+  conc__mutex_lock(guard);
+  q = r->queues;
+  conc__mutex_unlock(guard);
+  return q;
+}
+
+/* The thread does all that is due; while there is something to say soon, it
+   does not go to sleep for long: then nobody has to wake it. */
+CONC__PRIVATE void *conc__tick_main(void *arg) {
+  conc__redis *r = (conc__redis *)arg;
+  double busy = 0;
+  while (!CONC__LOAD(&r->ends)) {
+    double next = CONC__NEVER, now;
+    conc__redis_queue *q;
+    CONC__STORE(&r->rests, false);
+    conc_event_clear(&r->news);
+    for (q = conc__far_all(r); q != NULL && !CONC__LOAD(&r->ends);
+         q = q->next) {
+      conc__tick_stray(q);
+      conc__tick_returns(q);
+      conc__tick_ended(q);
+      conc__tick_beat(q);
+      if (q->confirm_at > 0) busy = conc_now() + 1;
+      conc__tick_confirm(q, conc_now() - CONC__REDIS_CONFIRM);
+    }
+    now = conc_now();
+    if (busy <= now) __atomic_store_n(&r->rests, true, __ATOMIC_SEQ_CST);
+    for (q = conc__far_all(r); q != NULL; q = q->next) {
+      double at = conc__tick_next(q);
+      if (at < next) next = at;
+    }
+    if (busy > now && next > now + CONC__REDIS_CONFIRM)
+      next = now + CONC__REDIS_CONFIRM;
+    if (next < now + 0.001) next = now + 0.001;
+    if (CONC__LOAD(&r->ends)) break;
+    conc_event_wait(&r->news, conc__remaining(next));
+  }
+  return NULL;
+}
+
+/* --- beginning and end --- */
+
+/* The clients of this process: exit() says for them what has arrived. */
+static conc__redis *conc__redis_all; /* under its guard */
+
+CONC__PRIVATE void conc__redis_exit(void) {
+  conc__redis *r;
+  conc__redis_queue *q;
+  for (r = CONC__LOAD(&conc__redis_all); r != NULL; r = r->next)
+    for (q = r->depth == conc__fork_depth ? r->queues : NULL; q != NULL;
+         q = q->next)
+      conc__tick_confirm(q, CONC__NEVER);
+}
+
+CONC__PRIVATE void conc__redis_exit_once(void) { atexit(conc__redis_exit); }
+
+/* Frees all of it. */
+CONC__PRIVATE void conc__redis_free(conc__redis *r) {
+  conc__mutex *guard = conc__mutex_of(&conc__redis_all);
+  conc__redis **link = &conc__redis_all;
+  conc__node *n;
+  size_t i;
+  conc__mutex_lock(guard);
+  while (*link != NULL && *link != r) link = &(*link)->next;
+  if (*link != NULL) *link = r->next;
+  conc__mutex_unlock(guard);
+  while ((n = r->nodes) != NULL) {
+    r->nodes = n->next;
+    if (n->line.wire != NULL) conc__wire_leave(n->line.wire, true);
+    if (n->apart.wire != NULL) conc__wire_leave(n->apart.wire, true);
+    n->line.wire = n->apart.wire = NULL;
+    conc__line_reset(&n->line);
+    conc__line_reset(&n->apart);
+    CONC_FREE(n);
+  }
+  for (i = 0; i < r->hosts_count; i++) CONC_FREE(r->hosts[i]);
+  CONC_FREE(r->user);
+  CONC_FREE(r->password);
+  CONC_FREE(r->sentinel);
+  CONC_FREE(r);
+}
+
+/* Becomes a client of the server at the manager's address. 0 or negative
+   errno: then nothing stays. */
+CONC__PRIVATE int conc__redis_begin(conc_manager *manager, double deadline) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  conc__mutex *guard = conc__mutex_of(&conc__redis_all);
+  conc__manager_data *m;
+  conc__redis *r;
+  conc__node *node = NULL;
+  conc__calling call;
+  bool soon = false;
+  int rc = conc__manager_apply_options(manager);
+  if (rc != 0) return rc;
+  m = manager->state;
+  r = (conc__redis *)CONC_MALLOC(sizeof *r);
+  rc = r != NULL ? 0 : -ENOMEM;
+  if (rc == 0) {
+    memset(r, 0, sizeof *r);
+    r->manager = m;
+    r->owner = manager;
+    r->depth = conc__fork_depth;
+    r->queue_class = &conc__far_class;
+    r->tick = conc__tick_main;
+    conc__redis_name(r);
+    rc = conc__redis_parse(r, manager->address);
+    if (rc == 0 && r->password == NULL && m->key.size > 0) {
+      r->password = conc__redis_copy((const char *)m->key.data, m->key.size);
+      if (r->password == NULL) rc = -ENOMEM;
+    }
+  }
+  conc__call_begin(&call, m, deadline, deadline);
+  while (rc == 0) {
+    double end = conc__call_patience(&call);
+    rc = conc__redis_home(r, &node, end);
+    if (rc == 0) rc = conc__line_connect(r, node, &node->line, end);
+    if (rc == 0) break;
+    call.lost = conc__is_lost(rc) || rc == -EROFS;
+    soon = rc == -EAGAIN || rc == -EROFS;
+    if (node != NULL) conc__redis_leave_home(r, node);
+    node = NULL;
+    if (conc__redis_again(&call, soon, &rc)) rc = 0;
+  }
+  if (rc != 0) {
+    if (r != NULL) conc__redis_free(r);
+    conc__manager_undo_state(manager);
+    return rc == -EPIPE || rc == -ECONNRESET ? -EPROTO : rc;
+  }
+  pthread_once(&once, conc__redis_exit_once);
+  conc__mutex_lock(guard);
+  r->next = conc__redis_all;
+  CONC__STORE(&conc__redis_all, r);
+  conc__mutex_unlock(guard);
+  m->redis = r;
+  m->role = CONC__MANAGER_CONNECTED;
+  return 0;
+}
+
+/* This process will not get from a queue any more. */
+CONC__PRIVATE void conc__far_leave(conc__redis_queue *q) {
+  conc__buffer replies = {NULL, 0, 0, 0};
+  conc__command c;
+  if (!CONC__LOAD(&q->redis->ticks)) return; /* it never has */
+  memset(&c, 0, sizeof c);
+  conc__script_begin(q, &c, CONC__LUA_LEAVE, 0, NULL);
+  conc__redis_call_soon(q, &c, &replies, false);
+  conc__buffer_free(&replies);
+}
+
+/* Leases that could not be given back end by themselves. */
+CONC__PRIVATE void conc__far_drop_leases(conc__redis_queue *q) {
+  conc__mutex *guard = conc__redis_guard();
+  size_t i;
+  for (i = 0; i < CONC__REDIS_BUCKETS; i++) {
+    conc__parcel *list, *p;
+    conc__mutex_lock(guard);
+    list = q->buckets[i];
+    q->buckets[i] = NULL;
+    for (p = list; p != NULL; p = p->next) conc__parcel_leave_task(p);
+    conc__mutex_unlock(guard);
+    conc__parcels_free(list);
+  }
+}
+
+/* Ends a client, whose calls have all returned. What it has goes back, within
+   about a second; of a parent's, nothing does. */
+CONC__PRIVATE void conc__redis_shutdown(conc__manager_data *m) {
+  conc__mutex *guard = conc__redis_guard();
+  conc__redis *r = m->redis;
+  conc__redis_queue *q;
+  bool pinned;
+  conc__redis_enter(r);
+  CONC__STORE(&r->ends, true);
+  if (CONC__LOAD(&r->ticks)) {
+    conc__redis_wake(r);
+    conc_cancel(&r->ticker); /* it may be asking a server that hangs */
+    while (conc_join(&r->ticker, CONC_FOREVER) == -ECANCELED &&
+           conc_is_alive(&r->ticker)) {
+    }
+  }
+  if (m->timeout > 1) m->timeout = 1;
+  for (q = r->queues; q != NULL; q = q->next) {
+    size_t i;
+    conc__mutex_lock(guard);
+    for (i = 0; i < CONC__REDIS_BUCKETS; i++) {
+      conc__parcel *p;
+      for (p = q->buckets[i]; p != NULL; p = p->next) {
+        conc__parcel_leave_task(p);
+        if (!p->ended) q->ended++;
+        p->ended = true;
+      }
+    }
+    conc__mutex_unlock(guard);
+    q->stray = q->stray || q->ready != NULL;
+    conc__tick_stray(q);
+    conc__tick_ended(q);
+    conc__tick_returns(q);
+    conc__tick_confirm(q, CONC__NEVER);
+    conc__far_leave(q);
+  }
+  do { /* a task that ends just now may be telling us so */
+    conc__mutex_lock(guard);
+    pinned = r->pins > 0;
+    conc__mutex_unlock(guard);
+    if (pinned) sched_yield();
+  } while (pinned);
+  while ((q = r->queues) != NULL) {
+    bool last = false;
+    conc__wire *w;
+    r->queues = q->next;
+    conc__mutex_lock(conc__mutex_of(q));
+    w = conc__getters_break(q, &last);
+    conc__mutex_unlock(conc__mutex_of(q));
+    conc__wire_leave(w, last);
+    conc__far_drop_leases(q);
+    conc__redis_queue_free(q);
+  }
+  conc__redis_free(r);
+  m->redis = NULL;
+}
+
+/* What has no meaning at Redis, or 0. */
+CONC__PRIVATE int conc__far_suits(conc__redis *r, conc_queue *queue) {
+  const conc__work *w;
+  if (queue->max_total > 0 || queue->objects != 0) return -ENOTSUP;
+  if (queue->ops->leases == NULL) return 0;
+  if (!queue->ops->leases->here) return -ENOTSUP;
+  w = (const conc__work *)(const void *)queue;
+  (void)r;
+  return w->journal != NULL || w->priorities > 1 ? -ENOTSUP : 0;
+}
+
+/* Nanoseconds, rounded up to ms. */
+CONC__INLINE int64_t conc__far_ms(uint64_t ns) {
+  return (int64_t)((ns + 999999) / 1000000);
+}
+
+/* The name that a queue was registered under, or NULL. */
+CONC__PRIVATE const char *conc__names_of_queue(const conc__objects *t,
+                                               const conc_queue *queue) {
+  conc__mutex *guard = conc__mutex_of(t);
+  const char *name = NULL;
+  size_t i;
+  conc__mutex_lock(guard);
+  for (i = 0; i < t->names_count && name == NULL; i++)
+    if (t->names[i].object != NULL && t->names[i].object->queue == queue)
+      name = t->names[i].text;
+  conc__mutex_unlock(guard);
+  return name;
+}
+
+/* Makes a queue's name known at the server, with what it was made with. */
+CONC__PRIVATE int conc__redis_register(conc__manager_data *m, const char *name,
+                                       conc_queue *queue) {
+  const conc__work *w = NULL;
+  double end = conc_now() + m->timeout;
+  conc__buffer replies = {NULL, 0, 0, 0};
+  const char *dead = NULL;
+  conc__redis_queue *q;
+  conc__calling call;
+  conc__command c;
+  int rc = conc__far_suits(m->redis, queue);
+  if (rc != 0) return rc;
+  if (queue->ops->leases != NULL) w = (const conc__work *)(const void *)queue;
+  if (w != NULL && w->dead_letters != NULL) {
+    dead = conc__names_of_queue(&m->objects, w->dead_letters);
+    if (dead == NULL) return -EINVAL;
+  }
+  q = conc__far_new(m->redis, name);
+  if (q == NULL) return -ENOMEM;
+  memset(&c, 0, sizeof c);
+  conc__command_begin(&c, 4 + 16, "EVALSHA");
+  conc__command_text(&c, m->redis->scripts[CONC__LUA_OPTIONS]);
+  conc__command_int(&c, 1);
+  conc__command_text(&c, q->keys[CONC__KEY_OPTIONS]);
+  conc__command_text(&c, "capacity");
+  conc__command_int(&c, (int64_t)queue->capacity);
+  conc__command_text(&c, "max_bytes");
+  conc__command_int(&c, (int64_t)queue->max_bytes);
+  conc__command_text(&c, "lease");
+  conc__command_int(&c, w != NULL ? conc__far_ms(w->lease) : 0);
+  conc__command_text(&c, "max_lease");
+  conc__command_int(&c, w != NULL ? conc__far_ms(w->max_lease) : 0);
+  conc__command_text(&c, "retry_delay");
+  conc__command_int(&c, w != NULL ? (int64_t)(w->retry_delay * 1000) : 0);
+  conc__command_text(&c, "dedup");
+  conc__command_int(&c, w != NULL ? conc__far_ms(w->dedup) : 0);
+  conc__command_text(&c, "max_deliveries");
+  conc__command_int(&c, w != NULL ? (int64_t)w->max_deliveries : 0);
+  conc__command_text(&c, dead != NULL ? "dead_letters" : "format");
+  conc__command_text(&c, dead != NULL ? dead : "1");
+  conc__call_begin(&call, m, end, end);
+  rc = c.rc;
+  if (rc == 0) rc = conc__redis_call(q, &c, &replies, &call);
+  conc__buffer_free(&c.b);
+  conc__buffer_free(&replies);
+  conc__redis_queue_free(q);
+  return rc;
+}
+
+/* All names that were registered before: then others find them there. */
+CONC__PRIVATE int conc__redis_start(conc_manager *manager) {
+  conc__manager_data *m;
+  size_t i;
+  int rc = conc__redis_begin(
+      manager, conc_now() + (manager->handshake_timeout > 0
+                                 ? manager->handshake_timeout
+                                 : CONC__HANDSHAKE_TIMEOUT));
+  if (rc != 0) return rc;
+  m = manager->state;
+  for (i = 0; rc == 0 && i < m->objects.names_count; i++) {
+    const conc__served_name *n = &m->objects.names[i];
+    if (n->object == NULL || n->object->queue == NULL) rc = -ENOTSUP;
+    else rc = conc__redis_register(m, n->text, n->object->queue);
+  }
+  if (rc == 0) return 0;
+  conc__redis_shutdown(m);
+  m->role = CONC__MANAGER_UNUSED;
+  return rc;
+}
+
+/* The queue of a name. NULL, and errno. */
+CONC__PRIVATE conc_queue *conc__redis_get(conc__manager_data *m,
+                                          const char *name) {
+  conc__redis_queue *q = NULL;
+  int rc = conc__far_of(m->redis, name, &q);
+  if (rc == 0) return &q->queue;
+  errno = -rc;
+  return NULL;
+}
+
+/* ---------------------------------------------------------------------------
    >>manager: conc_manager
 
    The public functions. They choose between >>server and >>proxy by the role
@@ -49244,11 +53405,14 @@ CONC_API int conc_manager_register_queue(conc_manager *manager,
   if (queue->leases && queue->ops->free == NULL) return -ENOTSUP;
   if (queue->objects != 0)
     CONC__STORE_RELAXED(&manager->state->passes, true);
+  if (manager->state->redis != NULL)
+    return conc__redis_register(manager->state, name, queue);
   return conc__names_add_object(&manager->state->objects, name,
                                 conc__queue_class_of(queue), queue, queue);
 }
 
 CONC_API int conc_manager_start(conc_manager *manager) {
+  if (conc__redis_is(manager->address)) return conc__redis_start(manager);
   return conc__server_start(manager, false);
 }
 
@@ -49257,7 +53421,8 @@ CONC_API int conc_manager_start(conc_manager *manager) {
    and the server goes on as after a start. */
 CONC_API int conc_manager_serve_forever(conc_manager *manager) {
   conc__server_side *server;
-  int rc = conc__server_start(manager, true);
+  int rc = conc__redis_is(manager->address) ? -ENOTSUP
+                                            : conc__server_start(manager, true);
   if (rc != 0) return rc;
   server = &manager->state->server;
   rc = conc_join(&server->thread, CONC_FOREVER);
@@ -49274,7 +53439,10 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout) {
   conc__manager_data *m;
   conc__peer *p;
   conc__calling call;
-  int rc = conc__manager_apply_options(manager);
+  int rc;
+  if (conc__redis_is(manager->address))
+    return conc__redis_begin(manager, deadline);
+  rc = conc__manager_apply_options(manager);
   if (rc != 0) return rc;
   m = manager->state;
   conc__call_begin(&call, m, deadline, deadline);
@@ -49314,6 +53482,7 @@ CONC_API conc_queue *conc_manager_get(conc_manager *manager,
     errno = ENOENT;
     return NULL;
   }
+  if (m->redis != NULL) return conc__redis_get(m, name);
   return conc__proxy_of(m, name);
 }
 
@@ -49343,7 +53512,9 @@ CONC_API int conc_manager_shutdown(conc_manager *manager) {
     if (m->server.pools_end != NULL) m->server.pools_end(m);
   }
   if (m->data_end != NULL) m->data_end(m);
-  if (m->role == CONC__MANAGER_CONNECTED) {
+  if (m->redis != NULL) {
+    conc__redis_shutdown(m);
+  } else if (m->role == CONC__MANAGER_CONNECTED) {
     if (m->client.remotes_end != NULL) m->client.remotes_end(m);
     conc__proxies_shutdown(m);
   }
@@ -56376,6 +60547,10 @@ CONC__PRIVATE bool conc__manager_may_find(const conc_manager *manager,
     errno = ENAMETOOLONG;
     return false;
   }
+  if (m->redis != NULL) {
+    errno = ENOTSUP;
+    return false;
+  }
   *asks = m->role == CONC__MANAGER_CONNECTED;
   return true;
 }
@@ -57098,6 +61273,7 @@ CONC_API int conc_manager_call(conc_manager *manager, const char *name,
   if (result != NULL) *result = NULL;
   if (m == NULL || m->role == CONC__MANAGER_UNUSED || name == NULL)
     return -EINVAL;
+  if (m->redis != NULL) return -ENOTSUP;
   rc = m->role == CONC__MANAGER_SERVES
            ? conc__call_here(m, name, args, &got, timeout)
            : conc__call_remote(m, name, args, &got, conc__deadline(timeout));
