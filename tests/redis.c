@@ -941,7 +941,9 @@ TEST(replicas_are_waited_for) {
   redis_end(&master);
 }
 
-/* Every call that fails for want of memory has done nothing, or all. */
+/* Every call that fails for want of memory has done nothing, or all; only if
+   there is none for the reply of the server, it is not known what became of a
+   put or a done. */
 static void live_through(long fail_at, const char *address) {
   static char large[20000];
   conc_manager m;
@@ -950,10 +952,12 @@ static void live_through(long fail_at, const char *address) {
   memset(&m, 0, sizeof m);
   m.address = address;
   STORE(test_fail_at, fail_at);
-#define TRIED(call) (rc = (int)(call), CHECK(rc >= 0 || rc == -ENOMEM), rc)
+#define TRIED(call)                                           \
+  (rc = (int)(call),                                          \
+   CHECK(rc >= 0 || rc == -ENOMEM || rc == -ECONNRESET), rc)
   if (TRIED(conc_manager_connect(&m, soon())) == 0) {
     q = conc_manager_get(&m, "q");
-    CHECK(q != NULL || errno == ENOMEM);
+    CHECK(q != NULL || errno == ENOMEM || errno == ECONNRESET);
   }
   if (q != NULL) {
     conc_lease a;
@@ -963,19 +967,21 @@ static void live_through(long fail_at, const char *address) {
     for (int i = 0; i < put; i++) {
       rc = (int)conc_get_leased(q, &a, large, sizeof large, soon());
       if (rc == -EBADMSG) rc = conc_get_value_leased(q, &a, &v, soon());
-      CHECK(rc >= 0 || rc == -ENOMEM);
+      CHECK(rc >= 0 || rc == -ENOMEM || rc == -ECONNRESET);
       conc_value_free(v);
       v = NULL;
       if (rc >= 0) done += TRIED(conc_lease_done(&a)) == 0;
     }
     STORE(test_fail_at, 0);
-    for (; done < put; done++) { /* it comes back */
-      if (conc_task_done(q) == 0) continue; /* or is still the caller's */
-      CHECK_EQ(conc_get_value_leased(q, &a, &v, soon()), 0);
+    while (conc_queue_join(q, 0) != 0) { /* it comes back, or is still ours */
+      if (conc_task_done(q) == 0) done++;
+      if (conc_get_value_leased(q, &a, &v, 0.1) != 0) continue;
       conc_value_free(v);
-      CHECK_EQ(conc_lease_done(&a), 0);
+      v = NULL;
+      if (conc_lease_done(&a) == 0) done++;
     }
-    CHECK_EQ(conc_queue_join(q, soon()), 0);
+    CHECK(done >= put - 1); /* one may have been done, and not known */
+    CHECK_EQ(conc_qsize(q), 0);
   }
   STORE(test_fail_at, 0);
   if (m.state != NULL) CHECK_EQ(conc_manager_shutdown(&m), 0);
@@ -983,7 +989,7 @@ static void live_through(long fail_at, const char *address) {
 
 TEST(no_memory_loses_nothing_on_Redis) {
   distance d;
-  distance_begin(&d, ON_REDIS, leasing(2), false);
+  distance_begin(&d, ON_REDIS, leasing(0.2), false);
   for (long i = 1; i <= 80; i++) live_through(i, d.address);
   distance_end(&d);
 }
