@@ -49339,10 +49339,18 @@ typedef struct conc__command {
   int rc;         /* 0 or -ENOMEM */
 } conc__command;
 
+/* A number, and what stands before and behind it: by hand, for each text of a
+   command has such a head. */
 CONC__PRIVATE void conc__command_head(conc__command *c, char kind, size_t n) {
   char text[32];
-  int size = snprintf(text, sizeof text, "%c%lu\r\n", kind, (unsigned long)n);
-  if (c->rc == 0) c->rc = conc__buffer_append(&c->b, text, (size_t)size);
+  size_t at = sizeof text;
+  text[--at] = '\n';
+  text[--at] = '\r';
+  do text[--at] = (char)('0' + n % 10);
+  while ((n /= 10) > 0);
+  text[--at] = kind;
+  if (c->rc == 0)
+    c->rc = conc__buffer_append(&c->b, text + at, sizeof text - at);
 }
 
 CONC__PRIVATE void conc__command_bytes(conc__command *c, const void *data,
@@ -49365,6 +49373,8 @@ CONC__PRIVATE void conc__command_int(conc__command *c, int64_t n) {
 /* Begins a command of so many texts, of which `name` is the first. */
 CONC__PRIVATE void conc__command_begin(conc__command *c, size_t texts,
                                        const char *name) {
+  if (c->rc == 0 && c->b.data == NULL)
+    c->rc = conc__buffer_reserve(&c->b, 1000);
   conc__command_head(c, '*', texts);
   conc__command_text(c, name);
   c->replies++;
@@ -49597,7 +49607,7 @@ static const char *const conc__redis_scripts[CONC__LUA_COUNT] = {
     "call('XADD',q,'*',ARGV[5+2*i],ARGV[6+2*i]) end end "
     "if keep>0 then call('SET',KEYS[8],1,'PX',keep) end "
     "if lane~='' then call('HSET',ln,lane,ARGV[5]..':'..n) "
-    "call('PEXPIRE',ln,86400000) end "
+    "call('PEXPIRE',ln,3600000) end "
     "return n",
     /* TAKE: me, how many, lease in ms, max_deliveries, retry_delay in ms. When
        the next one is due, in ms from now, or -1; and of each message its
@@ -49759,7 +49769,6 @@ typedef struct conc__redis {
   void *(*tick)(void *); /* what a thread does, see >>tended; */
   conc_task ticker;      /* it is there if */
   bool rests;        /* atomic: it sleeps for longer than a moment */
-  bool hurry;        /* atomic: more than one has to do something */
   unsigned pins;     /* under the guard of leases: tasks that tell it */
   bool ticks;        /* that is set; under the guard */
   bool ends;         /* atomic: it is to end */
@@ -51022,28 +51031,26 @@ CONC__PRIVATE void conc__parcel_leave_task(conc__parcel *p) {
 }
 
 /* A task ends: what it has leased is to be given back, for which there is a
-   thread. */
+   thread of each client. */
 CONC__PRIVATE void conc__redis_task_end(void *value) {
   conc__redis_task *t = (conc__redis_task *)value;
   conc__mutex *guard = conc__redis_guard();
-  conc__redis *r = NULL;
   conc__parcel *p;
   conc__mutex_lock(guard);
-  while ((p = t->youngest) != NULL) {
-    conc__parcel_leave_task(p);
-    p->ended = true;
-    p->queue->ended++;
-    if (r != NULL && r != p->queue->redis) CONC__STORE(&r->hurry, true);
-    r = p->queue->redis;
-  }
-  if (r != NULL) r->pins++; /* it stays until it has been told */
-  conc__mutex_unlock(guard);
-  if (r != NULL) {
+  while (t->youngest != NULL) {
+    conc__redis *r = t->youngest->queue->redis;
+    while ((p = t->youngest) != NULL && p->queue->redis == r) {
+      conc__parcel_leave_task(p);
+      p->ended = true;
+      p->queue->ended++;
+    }
+    r->pins++; /* it stays until it has been told */
+    conc__mutex_unlock(guard);
     conc__redis_wake(r);
     conc__mutex_lock(guard);
     r->pins--;
-    conc__mutex_unlock(guard);
   }
+  conc__mutex_unlock(guard);
   CONC_FREE(t);
 }
 
@@ -51366,7 +51373,7 @@ CONC__PRIVATE void conc__redis_reset(conc__redis *r) {
   }
   memset(&r->ticker, 0, sizeof r->ticker);
   memset(&r->news, 0, sizeof r->news);
-  r->ticks = r->ends = r->rests = r->hurry = false;
+  r->ticks = r->ends = r->rests = false;
   r->pins = 0;
   memset(r->lanes_used, 0, sizeof r->lanes_used);
   conc__redis_name(r);
@@ -51705,6 +51712,11 @@ CONC__PRIVATE int conc__getters_refused(conc__redis_queue *q,
   part.size = strlen(text);
   rc = conc__redis_refused(q->redis, &q->node, before, &part, soon, &asking,
                            call->end);
+  if (asking) { /* the slot is on its way there: the getters wait for it */
+    CONC__STORE(&q->node, before);
+    *soon = true;
+    rc = -EAGAIN;
+  }
   call->lost = *soon;
   if (rc == -ESRCH) rc = conc__redis_make_group(q, call);
   return rc;
@@ -51780,7 +51792,8 @@ CONC__PRIVATE int conc__getters_step(conc__redis_queue *q,
     if (patience < end) end = patience;
     if (q->blocked && !q->unblocked && conc_now() >= patience) {
       conc__mutex_unlock(guard);
-      conc__getters_unblock(q, call->end);
+      end = conc_now() + r->manager->timeout;
+      conc__getters_unblock(q, end < call->end ? end : call->end);
       conc__mutex_lock(guard);
       return 0;
     }
@@ -51868,7 +51881,7 @@ CONC__PRIVATE int conc__getters_await(conc__redis_queue *q, size_t n,
         conc__mutex_lock(guard);
       }
       woken = q->ready != NULL ? conc__getters_pick(q) : NULL;
-    } else if (deadline <= 0 && q->blocked) {
+    } else if (deadline <= 0 && q->blocked && q->getters_count > 1) {
       rc = -ETIMEDOUT; /* another one waits already, and so there is none */
     } else {
       conc__waiter_init(&w, conc__self(), "queue", q->queue.name);
@@ -52510,7 +52523,7 @@ CONC__PRIVATE int conc__far_options(conc__redis_queue *q, double end) {
 /* Makes a queue of a name, which is in no list yet. NULL: no memory. */
 CONC__PRIVATE conc__redis_queue *conc__far_new(conc__redis *r,
                                                const char *name) {
-  size_t size = strlen(name) + 16, i;
+  size_t size = strlen(name) + 16 + sizeof r->consumer, i;
   conc__redis_queue *q = (conc__redis_queue *)conc__queue_make(
       r->queue_class, sizeof(conc__redis_queue));
   if (q == NULL) return NULL;
@@ -52523,7 +52536,8 @@ CONC__PRIVATE conc__redis_queue *conc__far_new(conc__redis *r,
       conc__redis_queue_free(q);
       return NULL;
     }
-    snprintf(q->keys[i], size, "{%s}%s", name, conc__redis_keys[i]);
+    snprintf(q->keys[i], size, "{%s}%s%s", name, conc__redis_keys[i],
+             i == CONC__KEY_LANES ? r->consumer : "");
   }
   q->queue.name = q->keys[CONC__KEY_STREAM];
   return q;
@@ -52646,33 +52660,6 @@ CONC__PRIVATE void conc__far_return(conc__redis_queue *q, conc__parcel *p) {
 
 /* --- the ends of leases --- */
 
-/* A message comes back that was delivered: to its queue, or as a dead letter.
-   0, -ESTALE: it had come back before. Frees the parcel, unless there was
-   another error. */
-CONC__PRIVATE int conc__far_give_back(conc__redis_queue *q, conc__parcel *p,
-                                      const char *why, double seconds) {
-  size_t stale = 0;
-  int rc;
-  p->next = NULL;
-  if (q->max_deliveries > 0 && p->deliveries >= q->max_deliveries &&
-      p->data != NULL) {
-    snprintf(p->why, sizeof p->why, "%s", why);
-    snprintf(p->by, sizeof p->by, "%.*s", CONC__SHOWN(conc_name(NULL), 47));
-    rc = conc__far_bury(q, p);
-    if (rc != -EAGAIN) return rc;
-    p->dead = true;
-    conc__far_return(q, p);
-    return 0;
-  }
-  p->counts = true;
-  p->back_after = seconds < 0 ? conc__redis_pause(q, p->deliveries)
-                              : (int64_t)(seconds * 1000);
-  rc = conc__redis_give_back(q, p, why, &stale);
-  if (rc == 0 && stale > 0) rc = -ESTALE;
-  if (rc == 0 || rc == -ESTALE) conc__parcel_free(p);
-  return rc;
-}
-
 /* Makes leases longer: those of a list. 0, and *stale as above. */
 CONC__PRIVATE int conc__far_extend(conc__redis_queue *q, conc__command *c,
                                    size_t n, size_t *stale) {
@@ -52698,6 +52685,36 @@ CONC__PRIVATE int conc__far_extend_one(conc__redis_queue *q, conc__parcel *p) {
   conc__command_int(&c, 0);
   rc = conc__far_extend(q, &c, 1, &stale);
   return rc == 0 && stale > 0 ? -ESTALE : rc;
+}
+
+/* A message comes back that was delivered: to its queue, or as a dead letter.
+   0, -ESTALE: it had come back before. Frees the parcel, unless there was
+   another error. */
+CONC__PRIVATE int conc__far_give_back(conc__redis_queue *q, conc__parcel *p,
+                                      const char *why, double seconds) {
+  size_t stale = 0;
+  int rc;
+  p->next = NULL;
+  if (q->max_deliveries > 0 && p->deliveries >= q->max_deliveries &&
+      p->data != NULL) {
+    rc = conc__far_extend_one(q, p); /* it may be another getter's by now */
+    if (rc == -ESTALE) conc__parcel_free(p);
+    if (rc != 0) return rc;
+    snprintf(p->why, sizeof p->why, "%s", why);
+    snprintf(p->by, sizeof p->by, "%.*s", CONC__SHOWN(conc_name(NULL), 47));
+    rc = conc__far_bury(q, p);
+    if (rc != -EAGAIN) return rc;
+    p->dead = true;
+    conc__far_return(q, p);
+    return 0;
+  }
+  p->counts = true;
+  p->back_after = seconds < 0 ? conc__redis_pause(q, p->deliveries)
+                              : (int64_t)(seconds * 1000);
+  rc = conc__redis_give_back(q, p, why, &stale);
+  if (rc == 0 && stale > 0) rc = -ESTALE;
+  if (rc == 0 || rc == -ESTALE) conc__parcel_free(p);
+  return rc;
 }
 
 /* As conc__lease_class says it. After an error that leaves the lease as it is,
@@ -52761,10 +52778,6 @@ CONC__PRIVATE ssize_t conc__far_holders(conc_queue *queue,
   ssize_t count = 0;
   int rc;
   conc__redis_enter(q->redis);
-  memset(&c, 0, sizeof c);
-  conc__command_line(&c, "XINFO", "CONSUMERS", q->keys[CONC__KEY_STREAM]);
-  /* One text more than a line has. */
-  conc__buffer_free(&c.b);
   memset(&c, 0, sizeof c);
   conc__command_begin(&c, 4, "XINFO");
   conc__command_text(&c, "CONSUMERS");
@@ -52889,20 +52902,23 @@ CONC__PRIVATE void conc__tick_returns(conc__redis_queue *q) {
   conc__mutex_unlock(guard);
 }
 
-/* Says what has arrived, if that is due. */
-CONC__PRIVATE void conc__tick_confirm(conc__redis_queue *q, double before) {
+/* Says what has arrived, if that is due. False: there is nothing to say, nor
+   will there be. */
+CONC__PRIVATE bool conc__tick_confirm(conc__redis_queue *q, double before) {
   conc__mutex *guard = conc__mutex_of(q);
   conc__buffer replies = {NULL, 0, 0, 0};
   conc__parcel *list = NULL;
   conc__command c;
+  bool any;
   conc__mutex_lock(guard);
-  if (q->confirm_at > 0 && q->confirm_at <= before) {
+  any = q->confirm_at > 0;
+  if (any && q->confirm_at <= before) {
     list = q->confirms;
     q->confirms = NULL;
     q->confirm_at = 0;
   }
   conc__mutex_unlock(guard);
-  if (list == NULL) return;
+  if (list == NULL) return any;
   memset(&c, 0, sizeof c);
   conc__parcels_done(q, &c, "got", list);
   if (conc__redis_call_soon(q, &c, &replies, false) == 0) {
@@ -52918,6 +52934,7 @@ CONC__PRIVATE void conc__tick_confirm(conc__redis_queue *q, double before) {
     conc__mutex_unlock(guard);
   }
   conc__buffer_free(&replies);
+  return true;
 }
 
 /* Gives back what tasks had that have ended. */
@@ -52953,6 +52970,7 @@ CONC__PRIVATE void conc__tick_ended(conc__redis_queue *q) {
 CONC__PRIVATE size_t conc__tick_living(const conc__redis_queue *q, size_t at,
                                        conc__command *c, double now) {
   double most = q->max_lease > 0 ? (double)q->max_lease / 1000 : CONC__NEVER;
+  const int64_t silence = conc__redis_silence(q);
   const conc__parcel *p;
   size_t n = 0;
   for (p = q->buckets[at]; p != NULL; p = p->next) {
@@ -52962,8 +52980,8 @@ CONC__PRIVATE size_t conc__tick_living(const conc__redis_queue *q, size_t at,
     if (p->until > now) left = CONC__NEVER;
     if (left <= 0) continue;
     /* So that it ends in time. */
-    if (left * 1000 < (double)q->lease)
-      idle = q->lease - (int64_t)(left * 1000);
+    if (left * 1000 < (double)silence)
+      idle = silence - (int64_t)(left * 1000);
     conc__command_text(c, p->id);
     conc__command_int(c, p->deliveries);
     conc__command_int(c, idle);
@@ -53043,8 +53061,8 @@ CONC__PRIVATE void *conc__tick_main(void *arg) {
       conc__tick_returns(q);
       conc__tick_ended(q);
       conc__tick_beat(q);
-      if (q->confirm_at > 0) busy = conc_now() + 1;
-      conc__tick_confirm(q, conc_now() - CONC__REDIS_CONFIRM);
+      if (conc__tick_confirm(q, conc_now() - CONC__REDIS_CONFIRM))
+        busy = conc_now() + 1;
     }
     now = conc_now();
     if (busy <= now) __atomic_store_n(&r->rests, true, __ATOMIC_SEQ_CST);
@@ -53069,10 +53087,12 @@ static conc__redis *conc__redis_all; /* under its guard */
 CONC__PRIVATE void conc__redis_exit(void) {
   conc__redis *r;
   conc__redis_queue *q;
-  for (r = CONC__LOAD(&conc__redis_all); r != NULL; r = r->next)
+  for (r = CONC__LOAD(&conc__redis_all); r != NULL; r = r->next) {
+    if (r->manager->timeout > 0.5) r->manager->timeout = 0.5;
     for (q = r->depth == conc__fork_depth ? r->queues : NULL; q != NULL;
          q = q->next)
       conc__tick_confirm(q, CONC__NEVER);
+  }
 }
 
 CONC__PRIVATE void conc__redis_exit_once(void) { atexit(conc__redis_exit); }
