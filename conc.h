@@ -50436,7 +50436,10 @@ CONC__PRIVATE int conc__redis_query(conc__redis *r, const char *text) {
       r->sentinel = conc__redis_decode(text + 9, n - 9);
       if (r->sentinel == NULL) return -ENOMEM;
     } else if (n > 3 && memcmp(text, "db=", 3) == 0) {
-      r->db = atoi(text + 3);
+      char *stop;
+      long db = strtol(text + 3, &stop, 10);
+      if (stop != text + n || db < 0 || db > 1000000) return -EINVAL;
+      r->db = (int)db;
     } else {
       return -EINVAL;
     }
@@ -50734,6 +50737,12 @@ CONC__PRIVATE int conc__redis_try(conc__redis *r, conc__node **place,
         if (r->cluster) CONC__STORE(place, (conc__node *)NULL);
       }
       if (!sent) return rc == -ECONNRESET ? -EPIPE : rc;
+      if (rc == -EPROTO) {
+        const char *text = "what came is no reply of Redis";
+        conc__redis_tell(r, CONC_MANAGER_REFUSE, node->address, rc, text,
+                         strlen(text));
+        return rc;
+      }
       if (call->acts) call->unknown = true;
       return call->acts && rc != -ECANCELED ? -ECONNRESET : rc;
     }
@@ -52165,7 +52174,8 @@ CONC__PRIVATE ssize_t conc__far_result(const conc__redis *r,
     for (; n > 0 && rc == 0; n--) {
       if (!conc__resp_next(&walk, &part)) return -EPROTO;
       if (part.kind == '-') rc = conc__redis_code(&part, &soon);
-      else done++;
+      else if (part.kind == '$') done++;
+      else return -EPROTO;
     }
     if (done == 0) return rc;
   }

