@@ -159,8 +159,9 @@ TEST(a_get_outlives_what_a_server_refuses_for_now) {
 
 static char *deep(void) { /* ten thousand arrays, one in the other */
   enum { DEPTH = 10000 };
-  static char text[4 * DEPTH + 1];
-  for (int i = 0; i < DEPTH; i++) memcpy(text + 4 * i, "*1\r\n", 5);
+  static char text[4 * DEPTH + 5];
+  for (int i = 0; i < DEPTH; i++) memcpy(text + 4 * i, "*1\r\n", 4);
+  memcpy(text + 4 * DEPTH, ":7\r\n", 5);
   return text;
 }
 
