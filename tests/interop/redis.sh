@@ -69,7 +69,8 @@ c_works() { # a master in Python, a worker in C; the queues are there by now
   python master >"$tmp/master" 2>&1 &
   master=$!
   until_put
-  "$EXAMPLES/task_worker" "redis+unix://$path"
+  # On a slow machine one may find a queue empty, and end with less than ten.
+  for worker in 1 2; do "$EXAMPLES/task_worker" "redis+unix://$path"; done
   wait $master || { cat "$tmp/master"; return 1; }
   [ "$(grep -c '^Result: ' "$tmp/master")" = 10 ]
 }
