@@ -47,6 +47,7 @@
      >>contract    errors, time, memory, signals, fork: true of every call
      >>coroutines  stacks, thread-locals, sanitizers
      >>shared      locks and their like between processes
+     >>beyond      when one machine is not enough: queues on a Redis
      >>limits      known holes
      >>platform    versions, errors, clock, memory
      >>os          what is asked of the system (private)
@@ -571,6 +572,111 @@
      latest ones fail with -EAGAIN, except the calls of events and semaphores,
      and those that notify a condition, or reset or abort a barrier.
    A forked child does not hold the shared objects that its parent holds.
+
+   >>beyond
+
+   One manager is one process on one machine. When that is not enough, its
+   queues move to a Redis or a Valkey, an engine that others run, watch and
+   repair. The calls stay the same; the address changes (see >>manager):
+
+     conc_manager m = { .address = "redis://queues.example", .authkey = key };
+     conc_manager_connect(&m, 5);
+     conc_queue *tasks = conc_manager_get(&m, "get_task_queue");
+
+   --- when to stay ---
+
+   A manager needs no other program, and is faster: see below. It alone has
+   locks, events, lists, dicts, functions, priorities, .max_total, and queues
+   that can be closed. With .journal its messages survive a crash; with
+   .reconnect its clients wait until it was started again. Stay as long as
+   - one process has the speed, and one machine the memory, for all messages
+     that wait;
+   - the work may stand still while that machine is repaired.
+
+   --- when to move ---
+
+   - The queues must go on when a machine dies: several addresses and a name
+     for Sentinel, or a Cluster.
+   - There are more queues than one machine can serve: a Cluster has them on
+     several. Each queue is on one of them.
+   - You have a Redis, and those who look after it.
+   - Programs in other languages take part that do not speak the protocol of
+     multiprocessing.managers.
+
+   --- what changes ---
+
+   - What was answered is what the server has. Whether that survives its crash
+     is said in its configuration: with "appendonly yes" and "appendfsync
+     always" it does, as with .journal; with "everysec" up to a second of it is
+     lost; without "appendonly" all since its last snapshot.
+   - A replica hears of a message after the putter has its answer. If the
+     master dies in between, and the replica is promoted, the message is lost,
+     and nobody is told. With .replicas a put waits until so many have it
+     (WAIT). That makes it rare, and not impossible: a replica that was cut off
+     can be promoted, too. It delays each put by a trip to the replica.
+   - What was done may come again after such a promotion, for the replica may
+     not have heard of it. So work is done once at least, as with each lease.
+   - The clock of the server decides when a lease ends, or a delay is over. It
+     does not matter what the clocks of the clients say.
+   - A process that is killed gives nothing back at once: the server does not
+     know which task has ended. What it has leased comes back after .lease. A
+     task that ends in a process that lives gives it back at once.
+   - What comes back has its place no more: it comes before what is new.
+   - When the server has no more memory, puts fail with -ENOSPC. Its
+     "maxmemory-policy" must be "noeviction": any other one deletes queues.
+   - Nothing is encrypted, as with a manager: use one of the tunnels of
+     >>manager.
+
+   --- how much it carries ---
+
+   These were measured in one run (make bench BENCH=redis), with messages of
+   200 bytes, on a machine of two CPUs, one for the client and one for the
+   server; a round is a put, a get under a lease, and a done:
+
+   @NUMBERS@
+
+   A server of its own, with a network of 0.1 ms between, does not serve more
+   than that: one thread of it carries out all commands. A client alone is
+   slower there, since each of its rounds is three trips: have several tasks in
+   a process, whose requests go together, or use conc_put_many and
+   conc_get_many.
+
+   --- a thousand machines, on paper ---
+
+   Each has one process with 16 workers. A task takes two seconds, has 200
+   bytes, and its result as many.
+   - 16,000 workers do 8,000 tasks a second. Each is a put, a get and a done of
+     a task, and the same of its result: 16,000 rounds a second.
+   - @ROUNDS@ So tasks and
+     results are two queues on two nodes of a Cluster at least; better two of
+     each ("tasks.0", "tasks.1"), of which each machine uses one. With a
+     replica of each that is eight processes on four machines.
+   - A process has one connection for what does not wait, and one for each
+     queue that it waits at: 3,000 of them, of which a server takes 10,000
+     ("maxclients").
+   - If the workers stand still for an hour, 28.8 million tasks wait. One of
+     200 bytes takes some @BYTES@ bytes there: @GIB@ GiB. A bound (.capacity)
+     makes the putters wait before that.
+   - Leases of 60 seconds are made longer each 15: 1,067 a second, a command for
+     each.
+   - With "appendfsync everysec" the disk gets some 10 MB a second.
+
+   --- Python ---
+
+   What lies there is what Python would write: a message of conc_put is a field
+   "d" with its bytes; a value is a field "p" with its pickle, or with .format
+   a field "j" with its JSON. A worker in Python, with redis-py:
+
+     r = redis.Redis("queues.example")
+     for _, [(i, f)] in iter(lambda: r.xreadgroup("conc", "py",
+         {"{get_task_queue}": ">"}, count=1, block=60000), []):
+       r.xadd("{get_result_queue}", {"d": work(pickle.loads(f[b"p"]))})
+       r.xack("{get_task_queue}", "conc", i)
+       r.xdel("{get_task_queue}", i)
+
+   Each process of Python has a name of its own instead of "py". What it got
+   and does not end is another getter's after .lease. A put is one line:
+   r.xadd("{get_task_queue}", {"d": b"a message"}).
 
    >>limits
 
@@ -54007,7 +54113,10 @@ CONC__PRIVATE int conc__redis_query(conc__redis *r, const char *text) {
       r->sentinel = conc__redis_decode(text + 9, n - 9);
       if (r->sentinel == NULL) return -ENOMEM;
     } else if (n > 3 && memcmp(text, "db=", 3) == 0) {
-      r->db = atoi(text + 3);
+      char *stop;
+      long db = strtol(text + 3, &stop, 10);
+      if (stop != text + n || db < 0 || db > 1000000) return -EINVAL;
+      r->db = (int)db;
     } else {
       return -EINVAL;
     }
@@ -54305,6 +54414,12 @@ CONC__PRIVATE int conc__redis_try(conc__redis *r, conc__node **place,
         if (r->cluster) CONC__STORE(place, (conc__node *)NULL);
       }
       if (!sent) return rc == -ECONNRESET ? -EPIPE : rc;
+      if (rc == -EPROTO) {
+        const char *text = "what came is no reply of Redis";
+        conc__redis_tell(r, CONC_MANAGER_REFUSE, node->address, rc, text,
+                         strlen(text));
+        return rc;
+      }
       if (call->acts) call->unknown = true;
       return call->acts && rc != -ECANCELED ? -ECONNRESET : rc;
     }
@@ -55736,7 +55851,8 @@ CONC__PRIVATE ssize_t conc__far_result(const conc__redis *r,
     for (; n > 0 && rc == 0; n--) {
       if (!conc__resp_next(&walk, &part)) return -EPROTO;
       if (part.kind == '-') rc = conc__redis_code(&part, &soon);
-      else done++;
+      else if (part.kind == '$') done++;
+      else return -EPROTO;
     }
     if (done == 0) return rc;
   }

@@ -50,6 +50,7 @@ valgrind | gcc valgrind | CC=gcc $lines $less OPT=-O1 WRAPPER="valgrind -q --err
 checked | gcc | CC=gcc OPT=-O1 DEFS=-DCONC_CHECKED $few TESTS="asyncio core deadlock json public examples"
 netns | gcc ip |
 denied | gcc |
+redis | gcc redis-server | CC=gcc $lines OPT=-O1 $san REDIS_CHAOS=10 TESTS="redis redis_answers redis_chaos"
 fuzz | clang |
 compile-all | cc |
 vendor-all | cc |
