@@ -126,7 +126,8 @@
      >>types       conc_manager_register_types: locks, events and others
      >>functions   conc_manager_register, conc_manager_call: C functions
      >>data        conc_list, conc_dict, conc_variable, which machines share
-     >>extras      conc_progress: a bar that grows
+     >>extras      conc_progress: a bar that grows; conc_interval,
+                   conc_limiter, conc_broadcast
      >>index       every public name
      >>version     what the numbers promise; history
 
@@ -5134,13 +5135,16 @@ CONC_API int conc_variable_set(conc_variable *variable,
                                const conc_value *value);
 
 /* ---------------------------------------------------------------------------
-   >>extras: conc_progress
+   >>extras: conc_progress, conc_interval, conc_limiter, conc_broadcast
 
-   Threads    any number, mixed with coroutines of any loops
-   Processes  no
+   Threads    any number, mixed with coroutines of any loops; an interval is of
+              one task
+   Processes  no; but the queues of a broadcast may be shared
    Signals    no
-   Memory     the caller's, valid when zeroed; nothing is allocated
-   Blocks     one task at a time, while it writes a line; the others never
+   Memory     the caller's, valid when zeroed; each subscriber of a broadcast
+              takes an allocation, until it is unsubscribed
+   Blocks     a bar: one task at a time, while it writes a line; an interval, a
+              limiter and a broadcast wait, see there
    ------------------------------------------------------------------------ */
 
 /* Shows how far something has come (Python's tqdm).
@@ -5155,11 +5159,19 @@ CONC_API int conc_variable_set(conc_variable *variable,
      pages:  42%|########4           | 42/100 [00:01<00:02, 28.00it/s]
    It shows what is done, the time since the first update, the time that is
    left, and the latest rate. Elsewhere, for example in a log, a new line is
-   written now and then. */
+   written now and then. Columns are counted as a terminal shows UTF-8: a
+   letter of Chinese takes two, an accent that is combined none.
+   Bars below each other: the second has .above = &first, the third .above =
+   &second. Each is updated and closed for itself; those above a bar must stay
+   until it is closed. */
 typedef struct conc_progress {
-  size_t total;     /* steps; default 0: not known, so there is no bar */
+  size_t total;     /* steps; default 0: not known, so there is no bar. To
+                       change it under way: conc_progress_total */
   const char *name; /* stands in front; default none */
-  const char *unit; /* of a step; default "it" */
+  const char *unit; /* of a step; default "it", with .scale "B" */
+  unsigned scale;   /* 1024: numbers are written as 1.50MiB; 1000: as 1.57MB;
+                       default 0: as they are */
+  struct conc_progress *above; /* the bar in the line above; default none */
   int fd;           /* the line is written there; default 0: standard error */
   bool off;         /* nothing is written; default false */
   double interval;  /* seconds from line to line; default 0.1 on a terminal,
@@ -5172,6 +5184,10 @@ typedef struct conc_progress {
   double shown_at, rate; /* when the last line was written; the latest rate, 0:
                             not known */
   size_t shown;          /* steps in the last line */
+  bool placed;           /* it has its row on the terminal */
+  /* Of the uppermost of several, for all of them: */
+  unsigned drawing;  /* one of them writes its line */
+  size_t open, rows; /* how many are placed; the lowest row, from 0 on */
 } conc_progress;
 
 /* Says that n more steps are done, and writes a line if one is due.
@@ -5179,11 +5195,106 @@ typedef struct conc_progress {
    Errors: what write() fails with. */
 CONC_API int conc_progress_update(conc_progress *progress, size_t n);
 
+/* Changes .total, also while other tasks update.
+   Returns 0.
+   Errors: what write() fails with. */
+CONC_API int conc_progress_total(conc_progress *progress, size_t total);
+
 /* Writes the last line, with the rate of all steps, and ends it. No other task
    may update meanwhile. Then the struct may be used again.
    Returns 0.
    Errors: what write() fails with. */
 CONC_API int conc_progress_close(conc_progress *progress);
+
+/* Ticks that do not drift (Go's Ticker): each comes at its time, however long
+   what is done between two of them takes.
+
+     conc_interval t = { .seconds = 0.1 };
+     while (conc_interval_next(&t) >= 0) measure();
+*/
+typedef struct conc_interval {
+  double seconds; /* from one tick to the next; no default */
+  /* private */
+  double next; /* when the next one is due; 0: it has not begun */
+} conc_interval;
+
+/* Waits for the next tick. The first one comes .seconds after the first call
+   of this function or the next one. Ticks whose time has passed unheard come
+   as one.
+   Returns how many ticks were missed: usually 0.
+   Errors:
+   -EINVAL     .seconds is not above 0
+   -ECANCELED  the wait was cancelled; the tick still comes */
+CONC_API int conc_interval_next(conc_interval *interval);
+
+/* Returns how many seconds are left until the next tick, for the timeout of
+   another call: of a conc_select, say. 0: it is due, and conc_interval_next
+   returns at once. */
+CONC_API double conc_interval_left(conc_interval *interval);
+
+/* Lets something happen at most so often (a token bucket): .rate times a
+   second in the long run, and up to .burst times at once after a pause. */
+typedef struct conc_limiter {
+  double rate;  /* a second; no default */
+  double burst; /* at once; default 1 */
+  /* private; under a guard */
+  double full_at; /* when the bucket is full again, if nothing is taken */
+} conc_limiter;
+
+/* Waits until n times are allowed, and takes them. Tasks are served in the
+   order of their calls.
+   Returns 0.
+   Errors:
+   -EINVAL     .rate is not above 0, or n is above .burst
+   -ETIMEDOUT  they will not be allowed in time: the call returns at once, and
+               takes none
+   -ECANCELED  the wait was cancelled; none was taken */
+CONC_API int conc_limiter_acquire(conc_limiter *limiter, size_t n,
+                                  double timeout);
+
+/* Hands each message to several queues: one put, and every subscriber gets it.
+   A subscriber is a queue, of any distance, which should have a .capacity: so
+   its messages are got, waited for and selected as those of any queue. */
+typedef struct conc_broadcast {
+  bool blocks; /* a put waits for room in each queue; default false: from a
+                  queue that is full the oldest message is dropped */
+  size_t lost; /* set by the library: messages that were dropped, or that a
+                  queue has refused; 0 at first */
+  /* private */
+  conc_lock putting; /* held for a whole put: all queues have one order */
+  conc_lock guard;   /* of the list, held for a moment */
+  conc_cond changed; /* a subscriber is not pinned any more */
+  struct conc__subscriber *first; /* in the order of their subscriptions */
+} conc_broadcast;
+
+/* From now on the queue gets what is put. It is the caller's.
+   Returns 0.
+   Errors:
+   -EEXIST  it is a subscriber already
+   -ENOMEM  there is no memory for the list */
+CONC_API int conc_broadcast_subscribe(conc_broadcast *broadcast,
+                                      conc_queue *queue);
+
+/* After this call no put touches the queue, which may be freed. A put that
+   waits for room in it waits no more.
+   Returns 0.
+   Errors:
+   -ENOENT  it is no subscriber */
+CONC_API int conc_broadcast_unsubscribe(conc_broadcast *broadcast,
+                                        conc_queue *queue);
+
+/* Puts a copy of a message into the queues of all subscribers, one after the
+   other. A queue that is closed is passed over.
+   Returns how many have got it; those that were passed over, or that have
+   refused it (see conc_put), do not count.
+   Errors:
+   -ETIMEDOUT  .blocks: there was no room in time in one of the queues; those
+               that were subscribed before it have the message. Or another put
+               has not ended in time
+   -ECANCELED  the wait was cancelled; likewise */
+CONC_API ssize_t conc_broadcast_put(conc_broadcast *broadcast,
+                                    const void *data, size_t size,
+                                    double timeout);
 
 /* ---------------------------------------------------------------------------
    >>index: every public name, by section; a type with its fields
@@ -58711,7 +58822,7 @@ CONC_API int conc_variable_set(conc_variable *variable,
 }
 
 /* ---------------------------------------------------------------------------
-   >>extras: conc_progress
+   >>extras: conc_progress, conc_interval, conc_limiter, conc_broadcast
 
    A bar for any number of tasks that never makes one of them wait: steps are
    counted by an atomic addition, and of the tasks that find a line due, the
@@ -58719,8 +58830,56 @@ CONC_API int conc_variable_set(conc_variable *variable,
    any task that finds it 0; must be set while `start`, `next`, `rate`, `shown`
    and `shown_at` are read or written, which it guards; is cleared by the task
    that set it. Only conc_progress_close works without it, since no other task
-   may use the bar by then. Uses nothing but the clock.
+   may use the bar by then. Bars below each other have one `drawing` for all:
+   between two lines the cursor stands in the row of the uppermost.
+
+   The others are small: an interval is a time, a limiter a time under a guard,
+   and a broadcast a list of queues, on which it uses >>queue and >>select.
    ------------------------------------------------------------------------ */
+
+/* --- text in columns --- */
+
+/* Characters that take two columns, and those that take none: the blocks of
+   Unicode, without the exceptions of single characters. */
+static const struct conc__width_row {
+  uint32_t from, to;
+  unsigned columns;
+} conc__widths[] = {
+    {0x300, 0x36f, 0},     {0x591, 0x5bd, 0},     {0x64b, 0x65f, 0},
+    {0x1100, 0x115f, 2},   {0x1ab0, 0x1aff, 0},   {0x1dc0, 0x1dff, 0},
+    {0x200b, 0x200f, 0},   {0x20d0, 0x20ff, 0},   {0x2e80, 0x303e, 2},
+    {0x3041, 0xa4cf, 2},   {0xa960, 0xa97f, 2},   {0xac00, 0xd7a3, 2},
+    {0xf900, 0xfaff, 2},   {0xfe00, 0xfe0f, 0},   {0xfe20, 0xfe2f, 0},
+    {0xfe30, 0xfe6f, 2},   {0xff00, 0xff60, 2},   {0xffe0, 0xffe6, 2},
+    {0x1f300, 0x1f64f, 2}, {0x1f680, 0x1f6ff, 2}, {0x1f900, 0x1f9ff, 2},
+    {0x20000, 0x3fffd, 2}};
+
+CONC__PRIVATE unsigned conc__char_columns(uint32_t c) {
+  const struct conc__width_row *w = conc__widths;
+  const size_t n = sizeof conc__widths / sizeof *conc__widths;
+  size_t i;
+  for (i = 0; i < n && c >= w[i].from; i++)
+    if (c <= w[i].to) return w[i].columns;
+  return 1;
+}
+
+/* How many of the n bytes of a text fit into `most` columns; *columns is how
+   many they take. What is not UTF-8 takes a column a byte. */
+CONC__PRIVATE size_t conc__columns_cut(const char *text, size_t n, size_t most,
+                                       size_t *columns) {
+  size_t at = 0;
+  *columns = 0;
+  while (at < n) {
+    uint32_t c;
+    size_t length =
+        conc__utf8_get((const unsigned char *)text + at, n - at, &c);
+    unsigned takes = length == 0 ? 1 : conc__char_columns(c);
+    if (*columns + takes > most) break;
+    *columns += takes;
+    at += length == 0 ? 1 : length;
+  }
+  return at;
+}
 
 /* --- a line --- */
 
@@ -58737,53 +58896,113 @@ CONC__PRIVATE void conc__progress_time(char buf[32], double seconds) {
     snprintf(buf, 32, "%02lu:%02lu", n / 60, n % 60);
 }
 
-/* Bytes of a line, at most. What goes into it is cut: a name to 100 bytes, a
-   unit to 20, the bar to 100 columns. */
-#define CONC__PROGRESS_LINE 512
+CONC__PRIVATE const char *conc__progress_unit(const conc_progress *p) {
+  return p->unit != NULL ? p->unit : p->scale != 0 ? "B" : "it";
+}
+
+/* Writes a number with three digits, its prefix and the unit: as tqdm does,
+   which has 1.50M for it. */
+CONC__PRIVATE void conc__progress_scaled(const conc_progress *p, double n,
+                                         bool whole, char out[64]) {
+  static const char prefixes[] = "kMGTPEZY";
+  const double base = p->scale == 1000 ? 1000 : 1024;
+  int i = 0;
+  int digits;
+  for (; n >= 999.5 && i < 8; i++) n /= base;
+  digits = (i == 0 && whole) || n >= 99.95 ? 0 : n >= 9.995 ? 1 : 2;
+  if (i == 0)
+    snprintf(out, 64, "%.*f%.20s", digits, n, conc__progress_unit(p));
+  else
+    snprintf(out, 64, "%.*f%c%s%.20s", digits, n,
+             base > 1000 && i == 1 ? 'K' : prefixes[i - 1],
+             base > 1000 ? "i" : "", conc__progress_unit(p));
+}
+
+/* Writes a number of steps; with its unit if that is scaled. */
+CONC__PRIVATE void conc__progress_count(const conc_progress *p, size_t n,
+                                        char out[64]) {
+  if (p->scale != 0)
+    conc__progress_scaled(p, (double)n, true, out);
+  else
+    snprintf(out, 64, "%zu", n);
+}
+
+CONC__PRIVATE void conc__progress_rate(const conc_progress *p, double rate,
+                                       char out[96]) {
+  const char *unit = conc__progress_unit(p);
+  char number[64];
+  if (rate <= 0) {
+    snprintf(out, 96, "?%.20s/s", unit);
+  } else if (rate < 1) {
+    snprintf(out, 96, "%5.2fs/%.20s", 1 / rate, unit);
+  } else if (p->scale != 0) {
+    conc__progress_scaled(p, rate, false, number);
+    snprintf(out, 96, "%s/s", number);
+  } else {
+    snprintf(out, 96, "%5.2f%.20s/s", rate, unit);
+  }
+}
+
+/* Bytes of a line, at most. What goes into it is cut: a name to 100 columns
+   and 300 bytes, a unit to 20 bytes, the bar to 100 columns. */
+#define CONC__PROGRESS_LINE 1024
+
+/* The name, and a colon. */
+CONC__PRIVATE size_t conc__progress_name(const conc_progress *p, char *line) {
+  size_t n = 0, columns, bytes;
+  if (p->name == NULL) return 0;
+  bytes = strlen(p->name);
+  if (bytes > 300) bytes = conc__utf8_cut(p->name, 300);
+  n = conc__columns_cut(p->name, bytes, 100, &columns);
+  memcpy(line, p->name, n);
+  memcpy(line + n, ": ", 2);
+  return n + 2;
+}
 
 /* Writes a line as tqdm does, for `done` steps at `now`, and returns its
-   length, at most `width` and less than CONC__PROGRESS_LINE. A width of 0 is
-   any, with a bar of ten columns. A rate of 0 or less is not known. */
+   length: it takes at most `width` columns, and less than CONC__PROGRESS_LINE
+   bytes. A width of 0 is any, with a bar of ten columns. A rate of 0 or less
+   is not known. */
 CONC__PRIVATE size_t conc__progress_line(const conc_progress *p, size_t done,
                                          double now, double rate, size_t width,
                                          char *line) {
-  const char *unit = p->unit != NULL ? p->unit : "it";
-  char elapsed[32], left[32], speed[64], head[160], tail[256];
-  size_t n, columns, tenths, i;
+  const size_t total = CONC__LOAD_RELAXED(&p->total);
+  char elapsed[32], left[32], speed[96], count[64], all[64], tail[400];
+  size_t n = conc__progress_name(p, line);
+  size_t columns, ends, tenths, i;
   conc__progress_time(elapsed, now - p->start);
-  if (rate <= 0)
-    snprintf(speed, sizeof speed, "?%.20s/s", unit);
-  else if (rate < 1)
-    snprintf(speed, sizeof speed, "%5.2fs/%.20s", 1 / rate, unit);
-  else
-    snprintf(speed, sizeof speed, "%5.2f%.20s/s", rate, unit);
-  snprintf(head, sizeof head, "%.100s%s", p->name != NULL ? p->name : "",
-           p->name != NULL ? ": " : "");
+  conc__progress_rate(p, rate, speed);
+  conc__progress_count(p, done, count);
+  conc__progress_count(p, total, all);
+  if (width == 0) width = SIZE_MAX;
   /* Without a total, or with one that was wrong, there is no bar, no per cent
      and no time that is left. */
-  if (p->total == 0 || done > p->total) {
-    n = (size_t)snprintf(line, CONC__PROGRESS_LINE, "%s%zu%.20s [%s, %s]",
-                         head, done, unit, elapsed, speed);
-    return width > 0 && n > width ? width : n;
+  if (total == 0 || done > total) {
+    n += (size_t)snprintf(line + n, CONC__PROGRESS_LINE - n,
+                          "%s%.20s [%s, %s]", count,
+                          p->scale != 0 ? "" : conc__progress_unit(p), elapsed,
+                          speed);
+    return conc__columns_cut(line, n, width, &columns);
   }
-  conc__progress_time(left, rate > 0 ? (double)(p->total - done) / rate : -1);
-  snprintf(tail, sizeof tail, "| %zu/%zu [%s<%s, %s]", done, p->total, elapsed,
-           left, speed);
-  n = (size_t)snprintf(line, CONC__PROGRESS_LINE, "%s%3.0f%%|", head,
-                       (double)done * 100 / (double)p->total);
+  conc__progress_time(left, rate > 0 ? (double)(total - done) / rate : -1);
+  snprintf(tail, sizeof tail, "| %s/%s [%s<%s, %s]", count, all, elapsed, left,
+           speed);
+  n += (size_t)snprintf(line + n, CONC__PROGRESS_LINE - n, "%3.0f%%|",
+                        (double)done * 100 / (double)total);
   /* The bar has what the two ends leave of the width; if they leave nothing,
      the line is cut at the end. */
-  columns = width == 0                    ? 10
-            : width > n + strlen(tail) ? width - n - strlen(tail)
-                                       : 0;
+  conc__columns_cut(line, n, SIZE_MAX, &ends);
+  conc__columns_cut(tail, strlen(tail), SIZE_MAX, &columns);
+  ends += columns;
+  columns = width == SIZE_MAX ? 10 : width > ends ? width - ends : 0;
   if (columns > 100) columns = 100;
   /* As tqdm's bar in ASCII: full columns, then one digit for tenths. */
-  tenths = (size_t)((double)done / (double)p->total * (double)columns * 10);
+  tenths = (size_t)((double)done / (double)total * (double)columns * 10);
   for (i = 0; i < columns; i++, tenths -= tenths < 10 ? tenths : 10)
     line[n++] = " 123456789#"[tenths < 10 ? tenths : 10];
   n += (size_t)snprintf(line + n, CONC__PROGRESS_LINE - n, "%s", tail);
   CONC__CHECK(n < CONC__PROGRESS_LINE);
-  return width > 0 && n > width ? width : n;
+  return conc__columns_cut(line, n, width, &columns);
 }
 
 /* --- where and when it is written --- */
@@ -58813,19 +59032,71 @@ CONC__PRIVATE int conc__progress_send(int fd, const char *line, size_t n) {
   return 0;
 }
 
+/* The row of a bar, and the uppermost of those that stand above it. */
+CONC__PRIVATE conc_progress *conc__progress_top(conc_progress *p,
+                                                size_t *row) {
+  for (*row = 0; p->above != NULL && *row < 100; p = p->above) ++*row;
+  return p;
+}
+
+/* Begins to draw a line of several: so that the cursor is where it should be.
+   False: another one is being drawn, and the caller may be passed over. */
+CONC__PRIVATE bool conc__progress_draws(conc_progress *top, bool last) {
+  unsigned free = 0;
+  while (!CONC__CAS(&top->drawing, &free, 1u)) {
+    if (!last) return false;
+    sched_yield();
+    free = 0;
+  }
+  return true;
+}
+
+/* On a terminal: what stands behind the line of this row. The cursor goes back
+   to the first row; or, when the last of all is closed, below them. */
+CONC__PRIVATE size_t conc__progress_leave(conc_progress *p, conc_progress *top,
+                                          size_t row, bool last, char *out) {
+  size_t n = 0;
+  if (last) {
+    p->placed = false;
+    if (--top->open == 0) {
+      for (; n < top->rows - row + 1; n++) out[n] = '\n';
+      top->rows = 0;
+      return n;
+    }
+  }
+  return row == 0 ? 0 : (size_t)snprintf(out, 16, "\033[%uA", (unsigned)row);
+}
+
+/* On a terminal: what stands before it. */
+CONC__PRIVATE size_t conc__progress_enter(conc_progress *p, conc_progress *top,
+                                          size_t row, char *out) {
+  size_t n;
+  if (!p->placed) {
+    p->placed = true;
+    top->open++;
+    if (row > top->rows) top->rows = row;
+  }
+  for (n = 0; n < row; n++) out[n] = '\n';
+  out[n++] = '\r';
+  return n;
+}
+
 /* Writes the line for now, and says when the next one is due. `last`: ends it,
    with the rate since the beginning. Called by the task that has set `busy`,
    or by conc_progress_close. 0 or negative errno. */
 CONC__PRIVATE int conc__progress_show(conc_progress *p, double now,
                                       bool last) {
-  char line[CONC__PROGRESS_LINE + CONC__PROGRESS_LINE];
+  char text[CONC__PROGRESS_LINE * 2 + 256];
   int fd = p->fd != 0 ? p->fd : 2;
   size_t columns = conc__terminal_width(fd);
   size_t done = CONC__LOAD_RELAXED(&p->done);
   size_t width = p->width > 0 ? p->width : columns > 0 ? columns - 1 : 0;
-  size_t n = 0;
+  size_t n = 0, row, line, takes;
+  conc_progress *top = conc__progress_top(p, &row);
   double interval = p->interval > 0 ? p->interval : columns > 0 ? 0.1 : 10;
   double rate = 0;
+  int rc;
+  if (!conc__progress_draws(top, last)) return 0; /* it stays due */
   if (now > p->shown_at)
     rate = (double)(done - p->shown) / (now - p->shown_at);
   /* As tqdm smoothes it: the newest rate counts three tenths. */
@@ -58834,14 +59105,21 @@ CONC__PRIVATE int conc__progress_show(conc_progress *p, double now,
   p->shown_at = now;
   rate = p->rate;
   if (last) rate = now > p->start ? (double)done / (now - p->start) : 0;
-  if (width >= CONC__PROGRESS_LINE) width = CONC__PROGRESS_LINE - 1;
-  if (columns > 0) line[n++] = '\r';
-  n += conc__progress_line(p, done, now, rate, width, line + n);
+  if (width >= 512) width = 511;
+  if (columns > 0) n = conc__progress_enter(p, top, row, text);
+  line = conc__progress_line(p, done, now, rate, width, text + n);
+  conc__columns_cut(text + n, line, SIZE_MAX, &takes);
+  n += line;
   /* A line that is shorter than the one before must cover it. */
-  while (columns > 0 && n <= width) line[n++] = ' ';
-  if (last || columns == 0) line[n++] = '\n';
+  for (; columns > 0 && takes < width; takes++) text[n++] = ' ';
+  if (columns > 0)
+    n += conc__progress_leave(p, top, row, last, text + n);
+  else
+    text[n++] = '\n';
   p->next = now + interval; /* also if this cannot be written */
-  return conc__progress_send(fd, line, n);
+  rc = conc__progress_send(fd, text, n);
+  CONC__STORE(&top->drawing, 0u);
+  return rc;
 }
 
 CONC_API int conc_progress_update(conc_progress *progress, size_t n) {
@@ -58863,7 +59141,13 @@ CONC_API int conc_progress_update(conc_progress *progress, size_t n) {
   return rc;
 }
 
-/* Zeroes what is private, but for `busy`, which is 0: the struct is as new. */
+CONC_API int conc_progress_total(conc_progress *progress, size_t total) {
+  CONC__STORE_RELAXED(&progress->total, total);
+  return conc_progress_update(progress, 0);
+}
+
+/* Zeroes what is private, but for `busy`, which is 0, and what is of bars
+   below it: the struct is as new. */
 CONC_API int conc_progress_close(conc_progress *progress) {
   double now = conc_now();
   int rc = 0;
@@ -58872,6 +59156,216 @@ CONC_API int conc_progress_close(conc_progress *progress) {
   progress->done = progress->shown = 0;
   progress->start = progress->next = progress->shown_at = progress->rate = 0;
   return rc;
+}
+
+/* --- conc_interval --- */
+
+/* Begins with the first call. -EINVAL: it has no length. */
+CONC__PRIVATE int conc__interval_begin(conc_interval *t) {
+  if (!(t->seconds > 0)) return -EINVAL;
+  if (t->next <= 0) t->next = conc_now() + t->seconds;
+  return 0;
+}
+
+/* The next tick is counted from the time at which this one was due. */
+CONC_API int conc_interval_next(conc_interval *interval) {
+  int rc = conc__interval_begin(interval);
+  double left = interval->next - conc_now();
+  double missed;
+  if (rc == 0) rc = left > 0 ? conc_sleep(left) : conc_yield_now();
+  if (rc != 0) return rc;
+  missed = (conc_now() - interval->next) / interval->seconds;
+  if (!(missed > 0)) missed = 0;
+  if (missed > 1e9) missed = 1e9;
+  rc = (int)missed;
+  interval->next += interval->seconds * (rc + 1);
+  return rc;
+}
+
+CONC_API double conc_interval_left(conc_interval *interval) {
+  double left;
+  if (conc__interval_begin(interval) != 0) return 0;
+  left = interval->next - conc_now();
+  return left > 0 ? left : 0;
+}
+
+/* --- conc_limiter --- */
+
+/* The bucket as a time: that is all its state. What is taken moves it, and a
+   bucket that is full since long is full, no more. A task that must wait has
+   taken its part at once: so those that come later wait for longer. */
+CONC_API int conc_limiter_acquire(conc_limiter *limiter, size_t n,
+                                  double timeout) {
+  conc__mutex *guard = conc__mutex_of(limiter);
+  double deadline = conc__deadline(timeout);
+  double burst = limiter->burst > 0 ? limiter->burst : 1;
+  double takes, now, from, wait;
+  int rc = 0;
+  if (!(limiter->rate > 0) || (double)n > burst) return -EINVAL;
+  takes = (double)n / limiter->rate;
+  now = conc_now();
+  conc__mutex_lock(guard);
+  from = limiter->full_at > now ? limiter->full_at : now;
+  wait = from + takes - burst / limiter->rate - now;
+  if (wait > 0 && now + wait > deadline)
+    rc = -ETIMEDOUT;
+  else
+    limiter->full_at = from + takes;
+  conc__mutex_unlock(guard);
+  if (rc != 0) return rc;
+  if (wait > 0) rc = conc_sleep(wait);
+  if (rc == 0) return 0;
+  conc__mutex_lock(guard);
+  limiter->full_at -= takes;
+  conc__mutex_unlock(guard);
+  return rc;
+}
+
+/* --- conc_broadcast ---
+
+   A put walks through the list, and lets the guard go while it waits for room:
+   meanwhile the subscriber is pinned, and stays in the list. */
+
+struct conc__subscriber {
+  struct conc__subscriber *next;
+  conc_queue *queue;
+  conc_event gone; /* ends a put's wait for room */
+  bool pinned;
+};
+
+/* Not cancellable, for the list must be left whole; held for a moment only. */
+CONC__PRIVATE void conc__broadcast_enter(conc_broadcast *b) {
+  conc_scope shield;
+  conc_shield(&shield);
+  conc_lock_acquire(&b->guard, CONC_FOREVER);
+  conc_scope_end(&shield);
+}
+
+CONC__PRIVATE struct conc__subscriber **
+conc__broadcast_find(conc_broadcast *b, const conc_queue *queue) {
+  struct conc__subscriber **p = &b->first;
+  while (*p != NULL && (*p)->queue != queue) p = &(*p)->next;
+  return p;
+}
+
+CONC_API int conc_broadcast_subscribe(conc_broadcast *broadcast,
+                                      conc_queue *queue) {
+  struct conc__subscriber *one =
+      (struct conc__subscriber *)CONC_MALLOC(sizeof *one);
+  struct conc__subscriber **p;
+  int rc = -EEXIST;
+  if (one == NULL) return -ENOMEM;
+  memset(one, 0, sizeof *one);
+  one->queue = queue;
+  conc__broadcast_enter(broadcast);
+  p = conc__broadcast_find(broadcast, queue);
+  if (*p == NULL) {
+    *p = one;
+    rc = 0;
+  }
+  conc_lock_release(&broadcast->guard);
+  if (rc != 0) CONC_FREE(one);
+  return rc;
+}
+
+/* `gone` first, which ends a put's wait; the one that waits is pinned. */
+CONC_API int conc_broadcast_unsubscribe(conc_broadcast *broadcast,
+                                        conc_queue *queue) {
+  struct conc__subscriber **p;
+  struct conc__subscriber *one;
+  conc_scope shield;
+  conc__broadcast_enter(broadcast);
+  one = *conc__broadcast_find(broadcast, queue);
+  if (one == NULL || conc_event_is_set(&one->gone)) {
+    conc_lock_release(&broadcast->guard);
+    return -ENOENT;
+  }
+  conc_event_set(&one->gone);
+  conc_shield(&shield);
+  while (one->pinned)
+    conc_cond_wait(&broadcast->changed, &broadcast->guard, CONC_FOREVER);
+  conc_scope_end(&shield);
+  for (p = &broadcast->first; *p != one;) p = &(*p)->next;
+  *p = one->next;
+  conc_lock_release(&broadcast->guard);
+  CONC_FREE(one);
+  return 0;
+}
+
+/* Takes the oldest message off a queue, whatever it is. */
+CONC__PRIVATE void conc__broadcast_drop(conc_broadcast *b, conc_queue *q) {
+  conc__buffer body = {NULL, 0, 0, 0};
+  conc__sink sink;
+  conc__sink_body(&sink, &body, CONC__WANTS_ANY, SIZE_MAX);
+  if (q->ops->get(q, &sink, 0) >= 0)
+    CONC__STORE_RELAXED(&b->lost, b->lost + 1);
+  conc__buffer_free(&body);
+}
+
+/* Waits for room in the queue of a subscriber, which is pinned: what conc_put
+   returns; -EPIPE also if it was unsubscribed meanwhile. */
+CONC__PRIVATE int conc__broadcast_wait(struct conc__subscriber *one,
+                                       const void *data, size_t size,
+                                       double deadline) {
+  conc_case c[2];
+  ssize_t done;
+  memset(c, 0, sizeof c);
+  c[0].put = one->queue;
+  c[0].data = data;
+  c[0].size = size;
+  c[1].event = &one->gone;
+  done = conc_select(c, 2, conc__remaining(deadline));
+  if (done < 0) return (int)done;
+  return done == 0 ? (int)c[0].result : -EPIPE;
+}
+
+/* Puts a message for one subscriber. The guard is held, and is let go for a
+   wait. Of a queue that is full again and again, since others put there, too,
+   the message is given up. */
+CONC__PRIVATE int conc__broadcast_put_one(conc_broadcast *b,
+                                          struct conc__subscriber *one,
+                                          const void *data, size_t size,
+                                          double deadline) {
+  int tries = 0;
+  int rc;
+  for (;;) {
+    rc = conc__queue_put(one->queue, data, size, CONC__RAW, NULL, 0);
+    if (rc != -ETIMEDOUT || b->blocks || ++tries > 100) break;
+    conc__broadcast_drop(b, one->queue);
+  }
+  if (rc != -ETIMEDOUT || !b->blocks) return rc;
+  one->pinned = true;
+  conc_lock_release(&b->guard);
+  rc = conc__broadcast_wait(one, data, size, deadline);
+  conc__broadcast_enter(b);
+  one->pinned = false;
+  conc_cond_notify_all(&b->changed);
+  return rc;
+}
+
+/* One after the other, in the order of the list. What one of them refuses is
+   lost for that one alone. */
+CONC_API ssize_t conc_broadcast_put(conc_broadcast *broadcast,
+                                    const void *data, size_t size,
+                                    double timeout) {
+  double deadline = conc__deadline(timeout);
+  struct conc__subscriber *one;
+  ssize_t got = 0;
+  int rc = conc_lock_acquire(&broadcast->putting, timeout);
+  if (rc != 0) return rc;
+  conc__broadcast_enter(broadcast);
+  for (one = broadcast->first; one != NULL; one = one->next) {
+    if (conc_event_is_set(&one->gone)) continue;
+    rc = conc__broadcast_put_one(broadcast, one, data, size, deadline);
+    if (rc == 0) got++;
+    if (rc == -ECANCELED || (rc == -ETIMEDOUT && broadcast->blocks)) break;
+    if (rc != 0 && rc != -EPIPE)
+      CONC__STORE_RELAXED(&broadcast->lost, broadcast->lost + 1);
+    rc = 0;
+  }
+  conc_lock_release(&broadcast->guard);
+  conc_lock_release(&broadcast->putting);
+  return rc != 0 ? rc : got;
 }
 
 #if defined(__clang__) /* see CONC_API_HOT */
