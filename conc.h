@@ -490,14 +490,23 @@
    AddressSanitizer, ThreadSanitizer and Valgrind know of the stacks.
    C++ exceptions may be thrown and caught within one coroutine; an exception
    that leaves the target of a task ends the program (std::terminate).
-   A coroutine whose calls never have to wait lets the others run now and then.
-   Calls of >>io, and puts and gets of queues, that find what they need are
-   counted: after some 64 of them, or 512 KiB, the next such call lets the
-   others run first, and notices conc_cancel and time limits. The acquire of a
-   free lock and the wait for a set event do not count, as in asyncio: a task
-   that makes only such calls should also call conc_yield_now. The loop looks
-   at timers, descriptors and other threads once a millisecond; if a coroutine
-   runs for longer, as soon as it waits or yields.
+   Which calls let the other coroutines of the loop run:
+
+     always   conc_yield_now, conc_sleep however short, and each call that has
+              to wait.
+     at times Calls of >>io, puts and gets of queues, and conc_select, when
+              they find what they need. They are counted for the thread: after
+              some 64 of them, or 512 KiB, the next one lets the others run
+              first, and notices conc_cancel and time limits. One with a
+              timeout of 0 for a queue does not.
+     never    all else that need not wait: the acquire of a free lock, the wait
+              for a set event, the join of a finished task, a release, a set, a
+              notify, a start. So what a coroutine does between two waits is
+              not disturbed by these. A task that makes no other calls for long
+              should also call conc_yield_now.
+
+   The loop looks at timers, descriptors and other threads once a millisecond;
+   if a coroutine runs for longer, as soon as it waits or yields.
    pthread_exit() in a coroutine ends the thread: the coroutine has failed with
    -ECHILD, all others of the loop are cancelled, and the thread ends when they
    have ended. (Where the implementation is compiled as C++ the others do not
@@ -2607,6 +2616,7 @@ typedef struct conc_popen {
   int in, out, err; /* set by start: the other ends of pipes, non-blocking; or
                        -1. They are yours; conc_communicate closes them */
   /* private */
+  conc_stream lines; /* of .out, for conc_popen_read_line */
   size_t sent;    /* bytes of the input that were written */
   unsigned depth; /* of the process that has started it: see conc__fork_depth;
                      in another one the pipes are not open */
@@ -2659,12 +2669,38 @@ CONC_API int conc_popen_wait(conc_popen *popen, double timeout);
    program still runs. It never kills the program. */
 CONC_API int conc_popen_poll(conc_popen *popen);
 
+/* Ends the program with grace: it gets SIGTERM, with .new_group its group.
+   When the program has ended, or `grace` seconds later, what is left of them
+   gets SIGKILL. Returns when the program has ended; a cancellation of the
+   caller meanwhile has it killed at once. Pipes stay open, and what was
+   written to them can still be read.
+   Returns the exit code.
+   Errors:
+   -EINVAL     the program was never started
+   -ECANCELED  the caller was cancelled; the program is dead
+   -ECHILD     a signal has killed the program, SIGTERM perhaps:
+               conc_exitcode tells which; or this is a forked child, and the
+               program is its parent's */
+CONC_API int conc_popen_stop(conc_popen *popen, double grace);
+
+/* Reads a line of what the program writes to its pipe .out, as soon as it has
+   come, as conc_stream_read_line does. So one task can follow a program, and
+   several coroutines several programs. Not to be mixed with conc_communicate;
+   after the last line call conc_popen_wait and conc_popen_close.
+   Returns the number of bytes, without the NUL; 0 at the end.
+   Errors: as conc_stream_read_line, and
+   -EINVAL  also: .std_out was no CONC_PIPE, or the program was not started */
+CONC_API ssize_t conc_popen_read_line(conc_popen *popen, char *buf,
+                                      size_t size, double timeout);
+
 /* Writes n bytes of input to the program's pipe and closes it, reads the other
    pipes to their ends, all at the same time, and waits for the end of the
    program (Python's communicate). The end of a pipe comes when all processes
    that have it have closed it or ended: those that the program left behind,
-   too. Whatever is returned, *out and *err are what was read; {NULL, 0} if
-   there was no pipe. `out` or `err` may be NULL: that output is not wanted.
+   too. If only such processes keep a pipe open when the time is out, that is
+   no error: the exit code is returned, and the pipes are closed. Whatever is
+   returned, *out and *err are what was read; {NULL, 0} if there was no
+   pipe. `out` or `err` may be NULL: that output is not wanted.
    After -ETIMEDOUT or -ECANCELED it may be called again with the same input
    and the same n: the bytes that are already written are skipped, and *out and
    *err are what that call has read. With .kill_on_timeout the program is dead
@@ -2809,6 +2845,47 @@ CONC_API const conc_value *conc_value_key(const conc_value *value, size_t i);
 CONC_API const conc_value *conc_value_get(const conc_value *dict,
                                           const char *key);
 
+/* Where a walk through a value is. It needs no recursion and no memory of its
+   own, however deep the value is.
+
+     conc_value_walk w;
+     int step;
+     conc_value_walk_begin(&w, value);
+     while ((step = conc_value_walk_next(&w)) != CONC_WALK_END)
+       if (step == CONC_WALK_LEAF) use(w.depth, w.value);
+*/
+typedef struct conc_value_walk {
+  const conc_value *value;  /* what is visited */
+  const conc_value *parent; /* what it is in; NULL: it is the root */
+  size_t index;             /* its place in there, from 0 on; in a dict keys
+                               are even, and each value follows its key */
+  unsigned depth;           /* how many are open: the root, while its parts are
+                               visited, is one */
+  /* private */
+  bool begun; /* the root has been visited */
+  struct {
+    const conc_value *value;
+    size_t i, n;
+  } level[102]; /* CONC__WALK_DEPTH */
+} conc_value_walk;
+
+/* What a step of a walk has come to. */
+enum {
+  CONC_WALK_END,
+  CONC_WALK_LEAF, /* a value without parts; an object, too */
+  CONC_WALK_OPEN, /* a list, tuple, dict or set: its parts follow */
+  CONC_WALK_CLOSE /* the same one again, after its parts */
+};
+
+/* Begins at a value, which may be a part of another one. */
+CONC_API void conc_value_walk_begin(conc_value_walk *walk,
+                                    const conc_value *value);
+
+/* Goes on to the next part, and returns what it is: CONC_WALK_...; the parts
+   come in the order in which they are written. NULL is a leaf. After the end
+   the end comes again. */
+CONC_API int conc_value_walk_next(conc_value_walk *walk);
+
 /* Returns whether two values have the same types and the same content. The
    order in a dict does not count; 0.0 equals -0.0, and a NaN equals a NaN. Two
    objects are equal if they have the same class and are made of equal parts:
@@ -2936,6 +3013,12 @@ CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
 
    Blanks, commas and colons are skipped. One item is that item, several are a
    tuple, none is None: conc_build(&v, "{s:i,s:[dd]}", "id", 7, "at", x, y).
+   A '*' behind a letter, for a number of items that is known only at run time,
+   takes two arguments, a size_t and an array of so many of the letter's C type
+   (for p of bool, for f of float), and makes as many items, in one step:
+   conc_build(&v, "{s:i,s:[d*]}", "id", 7, "at", n, coordinates). So O* makes a
+   list of values that were built before, and {O*} a dict, of keys and values
+   in turn. N and what ends with a '#' have no '*'.
    *out is to be freed by conc_value_free.
    Returns 0. After an error *out is NULL.
    Errors:
@@ -21397,6 +21480,8 @@ CONC__PRIVATE int conc__popen_begin(conc_popen *p, bool own) {
   p->sent = 0;
   p->depth = conc__fork_depth;
   p->in = p->out = p->err = -1;
+  conc__buffer_free(&p->lines.in);
+  memset(&p->lines, 0, sizeof p->lines);
   conc__popen_describe(p, &x);
   /* From here on descriptors are open that no other child may inherit. */
   conc__mutex_lock(&conc__processes_guard);
@@ -21456,10 +21541,29 @@ CONC__PRIVATE int conc__popen_join(conc_popen *p, double timeout) {
 
 CONC_API void conc_popen_close(conc_popen *p) {
   if (!conc__task_was_started(&p->task)) return;
+  conc__buffer_free(&p->lines.in);
   conc__popen_fd_close(p, &p->in);
   conc__popen_fd_close(p, &p->out);
   conc__popen_fd_close(p, &p->err);
   conc__popen_release(p);
+}
+
+/* Sends a signal to the program, with .new_group to its group. `holds`: the
+   number of the group is to stay its own, until conc__popen_release. */
+CONC__PRIVATE void conc__popen_signal(conc_popen *p, int number, bool holds) {
+  conc__mutex_lock(&conc__processes_guard);
+  /* A number is good only until the process has been reaped, that of a group
+     as long as its leader is `held`: afterwards a signal could meet a stranger
+     that was given the number. */
+  if (p->depth == conc__fork_depth &&
+      (p->task.link != NULL || p->task.as.process.held)) {
+    if (holds && p->new_group) p->task.as.process.hold = true;
+    if (p->new_group) kill(-p->task.pid, number);
+    /* It may have left the group. One that is in it gets it once. */
+    if (!p->new_group || getpgid(p->task.pid) != p->task.pid)
+      kill(p->task.pid, number);
+  }
+  conc__mutex_unlock(&conc__processes_guard);
 }
 
 /* Kills the program, with .new_group its group, and awaits the end. This is
@@ -21467,16 +21571,7 @@ CONC_API void conc_popen_close(conc_popen *p) {
    set anew afterwards. */
 CONC__PRIVATE void conc__popen_kill(conc_popen *p) {
   bool cancelled = false;
-  conc__mutex_lock(&conc__processes_guard);
-  /* A number is good only until the process has been reaped, that of a group
-     as long as its leader is `held`: afterwards a signal could meet a stranger
-     that was given the number. */
-  if (p->depth == conc__fork_depth &&
-      (p->task.link != NULL || p->task.as.process.held)) {
-    if (p->new_group) kill(-p->task.pid, SIGKILL);
-    kill(p->task.pid, SIGKILL); /* it may have left the group */
-  }
-  conc__mutex_unlock(&conc__processes_guard);
+  conc__popen_signal(p, SIGKILL, false);
   do cancelled |= conc__popen_join(p, CONC_FOREVER) == -ECANCELED;
   while (conc_is_alive(&p->task));
   if (cancelled) conc_cancel(conc_current());
@@ -21501,6 +21596,34 @@ CONC_API int conc_popen_wait(conc_popen *p, double timeout) {
 CONC_API int conc_popen_poll(conc_popen *p) {
   int rc = conc_join(&p->task, 0);
   return rc == 0 ? p->task.exitcode : rc;
+}
+
+/* The group's number is held from the first signal on, to the second. */
+CONC_API int conc_popen_stop(conc_popen *p, double grace) {
+  int rc;
+  if (!conc__task_was_started(&p->task)) return -EINVAL;
+  if (p->depth != conc__fork_depth) return -ECHILD;
+  conc__popen_signal(p, SIGTERM, true);
+  rc = conc__popen_join(p, grace);
+  if (conc_is_alive(&p->task) || p->new_group)
+    conc__popen_signal(p, SIGKILL, true);
+  while (conc_is_alive(&p->task)) {
+    conc_scope shield;
+    conc_shield(&shield);
+    conc__popen_join(p, CONC_FOREVER);
+    conc_scope_end(&shield);
+  }
+  if (p->out < 0 && p->err < 0) conc__popen_release(p);
+  if (rc == -ECANCELED) return rc;
+  rc = conc_join(&p->task, 0);
+  return rc == 0 ? p->task.exitcode : rc;
+}
+
+CONC_API ssize_t conc_popen_read_line(conc_popen *p, char *buf, size_t size,
+                                      double timeout) {
+  if (!conc__task_was_started(&p->task) || p->out < 0) return -EINVAL;
+  p->lines.fd = p->out;
+  return conc_stream_read_line(&p->lines, buf, size, timeout);
 }
 
 /* --- the talk --- */
@@ -21634,6 +21757,13 @@ CONC_API int conc_communicate(conc_popen *p, const void *input, size_t n,
        What is there already may be read even without any. */
     if (rc == 1 && conc_now() >= deadline && ++late == CONC__POPEN_LATE)
       rc = -ETIMEDOUT;
+  }
+  /* What the program has left behind may keep the pipes open for ever. */
+  if (rc == -ETIMEDOUT && p->task.as.process.own_reaper)
+    conc__process_reap(&p->task);
+  if (rc == -ETIMEDOUT && !conc_is_alive(&p->task)) {
+    if (p->kill_on_timeout && p->new_group) conc__popen_kill(p);
+    rc = 0;
   }
   /* The wait comes after the last end of file: while there is output that is
      not read, the program may never end. */
@@ -21955,19 +22085,15 @@ CONC__INLINE bool conc__is_around(const conc_value *v) {
    the container again. Every loop over a whole value is one of these, so that
    no data decides how deep the C stack goes. */
 
-enum { CONC__WALK_END, CONC__WALK_LEAF, CONC__WALK_OPEN, CONC__WALK_CLOSE };
+enum {
+  CONC__WALK_END = CONC_WALK_END,
+  CONC__WALK_LEAF = CONC_WALK_LEAF,
+  CONC__WALK_OPEN = CONC_WALK_OPEN,
+  CONC__WALK_CLOSE = CONC_WALK_CLOSE
+};
 
-typedef struct conc__walk {
-  const conc_value *value;  /* what is visited */
-  const conc_value *parent; /* the container it is in; NULL at the root */
-  size_t index;             /* its place in there; in a dict, keys are even */
-  struct {
-    const conc_value *value;
-    size_t i, n;
-  } level[CONC__WALK_DEPTH];
-  unsigned depth; /* how many containers are open */
-  bool begun;     /* the root has been visited */
-} conc__walk;
+/* In here `depth` is the number of levels in use. */
+typedef conc_value_walk conc__walk;
 
 CONC__PRIVATE void conc__walk_begin(conc__walk *w, const conc_value *root) {
   w->value = root;
@@ -22009,6 +22135,25 @@ CONC__PRIVATE int conc__walk_step(conc__walk *w) {
 CONC__INLINE void conc__walk_skip(conc__walk *w) {
   CONC__CHECK(w->depth > 0 && w->level[w->depth - 1].value == w->value);
   w->depth--;
+}
+
+CONC_API void conc_value_walk_begin(conc_value_walk *walk,
+                                    const conc_value *value) {
+  conc__walk_begin(walk, value);
+}
+
+/* An object stays closed: what it is made of is nobody's concern. */
+CONC_API int conc_value_walk_next(conc_value_walk *walk) {
+  int step;
+  if (walk->value == NULL) { /* the root */
+    step = walk->begun ? CONC_WALK_END : CONC_WALK_LEAF;
+    walk->begun = true;
+    return step;
+  }
+  step = conc__walk_step(walk);
+  if (step != CONC_WALK_OPEN || walk->value->type != CONC_OBJECT) return step;
+  conc__walk_skip(walk);
+  return CONC_WALK_LEAF;
 }
 
 /* --- reading an object --- */
@@ -26598,6 +26743,57 @@ CONC__PRIVATE int conc__build_text(conc__builder *b, conc_type type) {
   return conc__maker_push_string(&b->m, type, s, strlen(s));
 }
 
+/* The letter and a '*': so many items of an array. */
+CONC__PRIVATE int conc__build_array(conc__builder *b) {
+  const char c = *b->format;
+  conc__maker *m = &b->m;
+  const size_t n = va_arg(b->arguments.list, size_t);
+  const void *array = va_arg(b->arguments.list, const void *);
+  size_t i;
+  int rc = array == NULL && n > 0 ? -EINVAL : 0;
+  b->format++;
+  for (i = 0; i < n && rc == 0; i++) {
+    const char *text;
+    switch (c) {
+    case 'p': rc = conc__maker_push_bool(m, ((const bool *)array)[i]); break;
+#define CONC__BUILD_SIGNED(letter, type, least, greatest)                     \
+  case letter:                                                                \
+    rc = conc__maker_push_int(m, ((const type *)array)[i]);                   \
+    break;
+#define CONC__BUILD_UNSIGNED(letter, type, greatest)                          \
+  case letter:                                                                \
+    rc = conc__maker_push_unsigned(m, ((const type *)array)[i]);              \
+    break;
+      CONC__SIGNED_LETTERS(CONC__BUILD_SIGNED)
+      CONC__UNSIGNED_LETTERS(CONC__BUILD_UNSIGNED)
+#undef CONC__BUILD_SIGNED
+#undef CONC__BUILD_UNSIGNED
+    case 'f':
+      rc = conc__maker_push_float(m, (double)((const float *)array)[i]);
+      break;
+    case 'd':
+      rc = conc__maker_push_float(m, ((const double *)array)[i]);
+      break;
+    case 's':
+    case 'y':
+      text = ((const char *const *)array)[i];
+      rc = text == NULL ? conc__maker_push(m, CONC_NONE, 0, 0)
+                        : conc__maker_push_string(
+                              m, c == 's' ? CONC_STR : CONC_BYTES, text,
+                              strlen(text));
+      break;
+    case 'O':
+      rc = ((const conc_value *const *)array)[i] == NULL
+               ? -EINVAL
+               : conc__maker_push_value(
+                     m, ((const conc_value *const *)array)[i]);
+      break;
+    default: rc = -EINVAL;
+    }
+  }
+  return rc;
+}
+
 /* Makes what one letter of the format says. The types of the arguments are
    those that C gives to what is passed where a function has "...": hence an
    int for 'p', and one case for 'f' and 'd'. */
@@ -26605,6 +26801,8 @@ CONC__PRIVATE int conc__build_letter(conc__builder *b) {
   const char c = *b->format;
   conc__maker *m = &b->m;
   const conc_value *v;
+  if (b->format[1] == '*')
+    return strchr("pilLnIkKfdsyO", c) != NULL ? conc__build_array(b) : -EINVAL;
   switch (c) {
   case 'N': return conc__maker_push(m, CONC_NONE, 0, 0);
   case 'p':
