@@ -133,7 +133,8 @@
      >>types       conc_manager_register_types: locks, events and others
      >>functions   conc_manager_register, conc_manager_call: C functions
      >>data        conc_list, conc_dict, conc_variable, which machines share
-     >>extras      conc_progress: a bar that grows
+     >>extras      conc_progress: a bar that grows; conc_interval,
+                   conc_limiter, conc_broadcast
      >>index       every public name
      >>version     what the numbers promise; history
 
@@ -499,14 +500,23 @@
    AddressSanitizer, ThreadSanitizer and Valgrind know of the stacks.
    C++ exceptions may be thrown and caught within one coroutine; an exception
    that leaves the target of a task ends the program (std::terminate).
-   A coroutine whose calls never have to wait lets the others run now and then.
-   Calls of >>io, and puts and gets of queues, that find what they need are
-   counted: after some 64 of them, or 512 KiB, the next such call lets the
-   others run first, and notices conc_cancel and time limits. The acquire of a
-   free lock and the wait for a set event do not count, as in asyncio: a task
-   that makes only such calls should also call conc_yield_now. The loop looks
-   at timers, descriptors and other threads once a millisecond; if a coroutine
-   runs for longer, as soon as it waits or yields.
+   Which calls let the other coroutines of the loop run:
+
+     always   conc_yield_now, conc_sleep however short, and each call that has
+              to wait.
+     at times Calls of >>io, puts and gets of queues, and conc_select, when
+              they find what they need. They are counted for the thread: after
+              some 64 of them, or 512 KiB, the next one lets the others run
+              first, and notices conc_cancel and time limits. One with a
+              timeout of 0 for a queue does not.
+     never    all else that need not wait: the acquire of a free lock, the wait
+              for a set event, the join of a finished task, a release, a set, a
+              notify, a start. So what a coroutine does between two waits is
+              not disturbed by these. A task that makes no other calls for long
+              should also call conc_yield_now.
+
+   The loop looks at timers, descriptors and other threads once a millisecond;
+   if a coroutine runs for longer, as soon as it waits or yields.
    pthread_exit() in a coroutine ends the thread: the coroutine has failed with
    -ECHILD, all others of the loop are cancelled, and the thread ends when they
    have ended. (Where the implementation is compiled as C++ the others do not
@@ -2723,6 +2733,7 @@ typedef struct conc_popen {
   int in, out, err; /* set by start: the other ends of pipes, non-blocking; or
                        -1. They are yours; conc_communicate closes them */
   /* private */
+  conc_stream lines; /* of .out, for conc_popen_read_line */
   size_t sent;    /* bytes of the input that were written */
   unsigned depth; /* of the process that has started it: see conc__fork_depth;
                      in another one the pipes are not open */
@@ -2775,12 +2786,38 @@ CONC_API int conc_popen_wait(conc_popen *popen, double timeout);
    program still runs. It never kills the program. */
 CONC_API int conc_popen_poll(conc_popen *popen);
 
+/* Ends the program with grace: it gets SIGTERM, with .new_group its group.
+   When the program has ended, or `grace` seconds later, what is left of them
+   gets SIGKILL. Returns when the program has ended; a cancellation of the
+   caller meanwhile has it killed at once. Pipes stay open, and what was
+   written to them can still be read.
+   Returns the exit code.
+   Errors:
+   -EINVAL     the program was never started
+   -ECANCELED  the caller was cancelled; the program is dead
+   -ECHILD     a signal has killed the program, SIGTERM perhaps:
+               conc_exitcode tells which; or this is a forked child, and the
+               program is its parent's */
+CONC_API int conc_popen_stop(conc_popen *popen, double grace);
+
+/* Reads a line of what the program writes to its pipe .out, as soon as it has
+   come, as conc_stream_read_line does. So one task can follow a program, and
+   several coroutines several programs. Not to be mixed with conc_communicate;
+   after the last line call conc_popen_wait and conc_popen_close.
+   Returns the number of bytes, without the NUL; 0 at the end.
+   Errors: as conc_stream_read_line, and
+   -EINVAL  also: .std_out was no CONC_PIPE, or the program was not started */
+CONC_API ssize_t conc_popen_read_line(conc_popen *popen, char *buf,
+                                      size_t size, double timeout);
+
 /* Writes n bytes of input to the program's pipe and closes it, reads the other
    pipes to their ends, all at the same time, and waits for the end of the
    program (Python's communicate). The end of a pipe comes when all processes
    that have it have closed it or ended: those that the program left behind,
-   too. Whatever is returned, *out and *err are what was read; {NULL, 0} if
-   there was no pipe. `out` or `err` may be NULL: that output is not wanted.
+   too. If only such processes keep a pipe open when the time is out, that is
+   no error: the exit code is returned, and the pipes are closed. Whatever is
+   returned, *out and *err are what was read; {NULL, 0} if there was no
+   pipe. `out` or `err` may be NULL: that output is not wanted.
    After -ETIMEDOUT or -ECANCELED it may be called again with the same input
    and the same n: the bytes that are already written are skipped, and *out and
    *err are what that call has read. With .kill_on_timeout the program is dead
@@ -2925,6 +2962,47 @@ CONC_API const conc_value *conc_value_key(const conc_value *value, size_t i);
 CONC_API const conc_value *conc_value_get(const conc_value *dict,
                                           const char *key);
 
+/* Where a walk through a value is. It needs no recursion and no memory of its
+   own, however deep the value is.
+
+     conc_value_walk w;
+     int step;
+     conc_value_walk_begin(&w, value);
+     while ((step = conc_value_walk_next(&w)) != CONC_WALK_END)
+       if (step == CONC_WALK_LEAF) use(w.depth, w.value);
+*/
+typedef struct conc_value_walk {
+  const conc_value *value;  /* what is visited */
+  const conc_value *parent; /* what it is in; NULL: it is the root */
+  size_t index;             /* its place in there, from 0 on; in a dict keys
+                               are even, and each value follows its key */
+  unsigned depth;           /* how many are open: the root, while its parts are
+                               visited, is one */
+  /* private */
+  bool begun; /* the root has been visited */
+  struct {
+    const conc_value *value;
+    size_t i, n;
+  } level[102]; /* CONC__WALK_DEPTH */
+} conc_value_walk;
+
+/* What a step of a walk has come to. */
+enum {
+  CONC_WALK_END,
+  CONC_WALK_LEAF, /* a value without parts; an object, too */
+  CONC_WALK_OPEN, /* a list, tuple, dict or set: its parts follow */
+  CONC_WALK_CLOSE /* the same one again, after its parts */
+};
+
+/* Begins at a value, which may be a part of another one. */
+CONC_API void conc_value_walk_begin(conc_value_walk *walk,
+                                    const conc_value *value);
+
+/* Goes on to the next part, and returns what it is: CONC_WALK_...; the parts
+   come in the order in which they are written. NULL is a leaf. After the end
+   the end comes again. */
+CONC_API int conc_value_walk_next(conc_value_walk *walk);
+
 /* Returns whether two values have the same types and the same content. The
    order in a dict does not count; 0.0 equals -0.0, and a NaN equals a NaN. Two
    objects are equal if they have the same class and are made of equal parts:
@@ -3052,6 +3130,12 @@ CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
 
    Blanks, commas and colons are skipped. One item is that item, several are a
    tuple, none is None: conc_build(&v, "{s:i,s:[dd]}", "id", 7, "at", x, y).
+   A '*' behind a letter, for a number of items that is known only at run time,
+   takes two arguments, a size_t and an array of so many of the letter's C type
+   (for p of bool, for f of float), and makes as many items, in one step:
+   conc_build(&v, "{s:i,s:[d*]}", "id", 7, "at", n, coordinates). So O* makes a
+   list of values that were built before, and {O*} a dict, of keys and values
+   in turn. N and what ends with a '#' have no '*'.
    *out is to be freed by conc_value_free.
    Returns 0. After an error *out is NULL.
    Errors:
@@ -5423,13 +5507,16 @@ CONC_API int conc_variable_set(conc_variable *variable,
                                const conc_value *value);
 
 /* ---------------------------------------------------------------------------
-   >>extras: conc_progress
+   >>extras: conc_progress, conc_interval, conc_limiter, conc_broadcast
 
-   Threads    any number, mixed with coroutines of any loops
-   Processes  no
+   Threads    any number, mixed with coroutines of any loops; an interval is of
+              one task
+   Processes  no; but the queues of a broadcast may be shared
    Signals    no
-   Memory     the caller's, valid when zeroed; nothing is allocated
-   Blocks     one task at a time, while it writes a line; the others never
+   Memory     the caller's, valid when zeroed; each subscriber of a broadcast
+              takes an allocation, until it is unsubscribed
+   Blocks     a bar: one task at a time, while it writes a line; an interval, a
+              limiter and a broadcast wait, see there
    ------------------------------------------------------------------------ */
 
 /* Shows how far something has come (Python's tqdm).
@@ -5444,11 +5531,19 @@ CONC_API int conc_variable_set(conc_variable *variable,
      pages:  42%|########4           | 42/100 [00:01<00:02, 28.00it/s]
    It shows what is done, the time since the first update, the time that is
    left, and the latest rate. Elsewhere, for example in a log, a new line is
-   written now and then. */
+   written now and then. Columns are counted as a terminal shows UTF-8: a
+   letter of Chinese takes two, an accent that is combined none.
+   Bars below each other: the second has .above = &first, the third .above =
+   &second. Each is updated and closed for itself; those above a bar must stay
+   until it is closed. */
 typedef struct conc_progress {
-  size_t total;     /* steps; default 0: not known, so there is no bar */
+  size_t total;     /* steps; default 0: not known, so there is no bar. To
+                       change it under way: conc_progress_total */
   const char *name; /* stands in front; default none */
-  const char *unit; /* of a step; default "it" */
+  const char *unit; /* of a step; default "it", with .scale "B" */
+  unsigned scale;   /* 1024: numbers are written as 1.50MiB; 1000: as 1.57MB;
+                       default 0: as they are */
+  struct conc_progress *above; /* the bar in the line above; default none */
   int fd;           /* the line is written there; default 0: standard error */
   bool off;         /* nothing is written; default false */
   double interval;  /* seconds from line to line; default 0.1 on a terminal,
@@ -5461,6 +5556,10 @@ typedef struct conc_progress {
   double shown_at, rate; /* when the last line was written; the latest rate, 0:
                             not known */
   size_t shown;          /* steps in the last line */
+  bool placed;           /* it has its row on the terminal */
+  /* Of the uppermost of several, for all of them: */
+  unsigned drawing;  /* one of them writes its line */
+  size_t open, rows; /* how many are placed; the lowest row, from 0 on */
 } conc_progress;
 
 /* Says that n more steps are done, and writes a line if one is due.
@@ -5468,11 +5567,106 @@ typedef struct conc_progress {
    Errors: what write() fails with. */
 CONC_API int conc_progress_update(conc_progress *progress, size_t n);
 
+/* Changes .total, also while other tasks update.
+   Returns 0.
+   Errors: what write() fails with. */
+CONC_API int conc_progress_total(conc_progress *progress, size_t total);
+
 /* Writes the last line, with the rate of all steps, and ends it. No other task
    may update meanwhile. Then the struct may be used again.
    Returns 0.
    Errors: what write() fails with. */
 CONC_API int conc_progress_close(conc_progress *progress);
+
+/* Ticks that do not drift (Go's Ticker): each comes at its time, however long
+   what is done between two of them takes.
+
+     conc_interval t = { .seconds = 0.1 };
+     while (conc_interval_next(&t) >= 0) measure();
+*/
+typedef struct conc_interval {
+  double seconds; /* from one tick to the next; no default */
+  /* private */
+  double next; /* when the next one is due; 0: it has not begun */
+} conc_interval;
+
+/* Waits for the next tick. The first one comes .seconds after the first call
+   of this function or the next one. Ticks whose time has passed unheard come
+   as one.
+   Returns how many ticks were missed: usually 0.
+   Errors:
+   -EINVAL     .seconds is not above 0
+   -ECANCELED  the wait was cancelled; the tick still comes */
+CONC_API int conc_interval_next(conc_interval *interval);
+
+/* Returns how many seconds are left until the next tick, for the timeout of
+   another call: of a conc_select, say. 0: it is due, and conc_interval_next
+   returns at once. */
+CONC_API double conc_interval_left(conc_interval *interval);
+
+/* Lets something happen at most so often (a token bucket): .rate times a
+   second in the long run, and up to .burst times at once after a pause. */
+typedef struct conc_limiter {
+  double rate;  /* a second; no default */
+  double burst; /* at once; default 1 */
+  /* private; under a guard */
+  double full_at; /* when the bucket is full again, if nothing is taken */
+} conc_limiter;
+
+/* Waits until n times are allowed, and takes them. Tasks are served in the
+   order of their calls.
+   Returns 0.
+   Errors:
+   -EINVAL     .rate is not above 0, or n is above .burst
+   -ETIMEDOUT  they will not be allowed in time: the call returns at once, and
+               takes none
+   -ECANCELED  the wait was cancelled; none was taken */
+CONC_API int conc_limiter_acquire(conc_limiter *limiter, size_t n,
+                                  double timeout);
+
+/* Hands each message to several queues: one put, and every subscriber gets it.
+   A subscriber is a queue, of any distance, which should have a .capacity: so
+   its messages are got, waited for and selected as those of any queue. */
+typedef struct conc_broadcast {
+  bool blocks; /* a put waits for room in each queue; default false: from a
+                  queue that is full the oldest message is dropped */
+  size_t lost; /* set by the library: messages that were dropped, or that a
+                  queue has refused; 0 at first */
+  /* private */
+  conc_lock putting; /* held for a whole put: all queues have one order */
+  conc_lock guard;   /* of the list, held for a moment */
+  conc_cond changed; /* a subscriber is not pinned any more */
+  struct conc__subscriber *first; /* in the order of their subscriptions */
+} conc_broadcast;
+
+/* From now on the queue gets what is put. It is the caller's.
+   Returns 0.
+   Errors:
+   -EEXIST  it is a subscriber already
+   -ENOMEM  there is no memory for the list */
+CONC_API int conc_broadcast_subscribe(conc_broadcast *broadcast,
+                                      conc_queue *queue);
+
+/* After this call no put touches the queue, which may be freed. A put that
+   waits for room in it waits no more.
+   Returns 0.
+   Errors:
+   -ENOENT  it is no subscriber */
+CONC_API int conc_broadcast_unsubscribe(conc_broadcast *broadcast,
+                                        conc_queue *queue);
+
+/* Puts a copy of a message into the queues of all subscribers, one after the
+   other. A queue that is closed is passed over.
+   Returns how many have got it; those that were passed over, or that have
+   refused it (see conc_put), do not count.
+   Errors:
+   -ETIMEDOUT  .blocks: there was no room in time in one of the queues; those
+               that were subscribed before it have the message. Or another put
+               has not ended in time
+   -ECANCELED  the wait was cancelled; likewise */
+CONC_API ssize_t conc_broadcast_put(conc_broadcast *broadcast,
+                                    const void *data, size_t size,
+                                    double timeout);
 
 /* ---------------------------------------------------------------------------
    >>index: every public name, by section; a type with its fields
@@ -21915,6 +22109,8 @@ CONC__PRIVATE int conc__popen_begin(conc_popen *p, bool own) {
   p->sent = 0;
   p->depth = conc__fork_depth;
   p->in = p->out = p->err = -1;
+  conc__buffer_free(&p->lines.in);
+  memset(&p->lines, 0, sizeof p->lines);
   conc__popen_describe(p, &x);
   /* From here on descriptors are open that no other child may inherit. */
   conc__mutex_lock(&conc__processes_guard);
@@ -21974,10 +22170,29 @@ CONC__PRIVATE int conc__popen_join(conc_popen *p, double timeout) {
 
 CONC_API void conc_popen_close(conc_popen *p) {
   if (!conc__task_was_started(&p->task)) return;
+  conc__buffer_free(&p->lines.in);
   conc__popen_fd_close(p, &p->in);
   conc__popen_fd_close(p, &p->out);
   conc__popen_fd_close(p, &p->err);
   conc__popen_release(p);
+}
+
+/* Sends a signal to the program, with .new_group to its group. `holds`: the
+   number of the group is to stay its own, until conc__popen_release. */
+CONC__PRIVATE void conc__popen_signal(conc_popen *p, int number, bool holds) {
+  conc__mutex_lock(&conc__processes_guard);
+  /* A number is good only until the process has been reaped, that of a group
+     as long as its leader is `held`: afterwards a signal could meet a stranger
+     that was given the number. */
+  if (p->depth == conc__fork_depth &&
+      (p->task.link != NULL || p->task.as.process.held)) {
+    if (holds && p->new_group) p->task.as.process.hold = true;
+    if (p->new_group) kill(-p->task.pid, number);
+    /* It may have left the group. One that is in it gets it once. */
+    if (!p->new_group || getpgid(p->task.pid) != p->task.pid)
+      kill(p->task.pid, number);
+  }
+  conc__mutex_unlock(&conc__processes_guard);
 }
 
 /* Kills the program, with .new_group its group, and awaits the end. This is
@@ -21985,16 +22200,7 @@ CONC_API void conc_popen_close(conc_popen *p) {
    set anew afterwards. */
 CONC__PRIVATE void conc__popen_kill(conc_popen *p) {
   bool cancelled = false;
-  conc__mutex_lock(&conc__processes_guard);
-  /* A number is good only until the process has been reaped, that of a group
-     as long as its leader is `held`: afterwards a signal could meet a stranger
-     that was given the number. */
-  if (p->depth == conc__fork_depth &&
-      (p->task.link != NULL || p->task.as.process.held)) {
-    if (p->new_group) kill(-p->task.pid, SIGKILL);
-    kill(p->task.pid, SIGKILL); /* it may have left the group */
-  }
-  conc__mutex_unlock(&conc__processes_guard);
+  conc__popen_signal(p, SIGKILL, false);
   do cancelled |= conc__popen_join(p, CONC_FOREVER) == -ECANCELED;
   while (conc_is_alive(&p->task));
   if (cancelled) conc_cancel(conc_current());
@@ -22019,6 +22225,34 @@ CONC_API int conc_popen_wait(conc_popen *p, double timeout) {
 CONC_API int conc_popen_poll(conc_popen *p) {
   int rc = conc_join(&p->task, 0);
   return rc == 0 ? p->task.exitcode : rc;
+}
+
+/* The group's number is held from the first signal on, to the second. */
+CONC_API int conc_popen_stop(conc_popen *p, double grace) {
+  int rc;
+  if (!conc__task_was_started(&p->task)) return -EINVAL;
+  if (p->depth != conc__fork_depth) return -ECHILD;
+  conc__popen_signal(p, SIGTERM, true);
+  rc = conc__popen_join(p, grace);
+  if (conc_is_alive(&p->task) || p->new_group)
+    conc__popen_signal(p, SIGKILL, true);
+  while (conc_is_alive(&p->task)) {
+    conc_scope shield;
+    conc_shield(&shield);
+    conc__popen_join(p, CONC_FOREVER);
+    conc_scope_end(&shield);
+  }
+  if (p->out < 0 && p->err < 0) conc__popen_release(p);
+  if (rc == -ECANCELED) return rc;
+  rc = conc_join(&p->task, 0);
+  return rc == 0 ? p->task.exitcode : rc;
+}
+
+CONC_API ssize_t conc_popen_read_line(conc_popen *p, char *buf, size_t size,
+                                      double timeout) {
+  if (!conc__task_was_started(&p->task) || p->out < 0) return -EINVAL;
+  p->lines.fd = p->out;
+  return conc_stream_read_line(&p->lines, buf, size, timeout);
 }
 
 /* --- the talk --- */
@@ -22152,6 +22386,13 @@ CONC_API int conc_communicate(conc_popen *p, const void *input, size_t n,
        What is there already may be read even without any. */
     if (rc == 1 && conc_now() >= deadline && ++late == CONC__POPEN_LATE)
       rc = -ETIMEDOUT;
+  }
+  /* What the program has left behind may keep the pipes open for ever. */
+  if (rc == -ETIMEDOUT && p->task.as.process.own_reaper)
+    conc__process_reap(&p->task);
+  if (rc == -ETIMEDOUT && !conc_is_alive(&p->task)) {
+    if (p->kill_on_timeout && p->new_group) conc__popen_kill(p);
+    rc = 0;
   }
   /* The wait comes after the last end of file: while there is output that is
      not read, the program may never end. */
@@ -22473,19 +22714,15 @@ CONC__INLINE bool conc__is_around(const conc_value *v) {
    the container again. Every loop over a whole value is one of these, so that
    no data decides how deep the C stack goes. */
 
-enum { CONC__WALK_END, CONC__WALK_LEAF, CONC__WALK_OPEN, CONC__WALK_CLOSE };
+enum {
+  CONC__WALK_END = CONC_WALK_END,
+  CONC__WALK_LEAF = CONC_WALK_LEAF,
+  CONC__WALK_OPEN = CONC_WALK_OPEN,
+  CONC__WALK_CLOSE = CONC_WALK_CLOSE
+};
 
-typedef struct conc__walk {
-  const conc_value *value;  /* what is visited */
-  const conc_value *parent; /* the container it is in; NULL at the root */
-  size_t index;             /* its place in there; in a dict, keys are even */
-  struct {
-    const conc_value *value;
-    size_t i, n;
-  } level[CONC__WALK_DEPTH];
-  unsigned depth; /* how many containers are open */
-  bool begun;     /* the root has been visited */
-} conc__walk;
+/* In here `depth` is the number of levels in use. */
+typedef conc_value_walk conc__walk;
 
 CONC__PRIVATE void conc__walk_begin(conc__walk *w, const conc_value *root) {
   w->value = root;
@@ -22527,6 +22764,25 @@ CONC__PRIVATE int conc__walk_step(conc__walk *w) {
 CONC__INLINE void conc__walk_skip(conc__walk *w) {
   CONC__CHECK(w->depth > 0 && w->level[w->depth - 1].value == w->value);
   w->depth--;
+}
+
+CONC_API void conc_value_walk_begin(conc_value_walk *walk,
+                                    const conc_value *value) {
+  conc__walk_begin(walk, value);
+}
+
+/* An object stays closed: what it is made of is nobody's concern. */
+CONC_API int conc_value_walk_next(conc_value_walk *walk) {
+  int step;
+  if (walk->value == NULL) { /* the root */
+    step = walk->begun ? CONC_WALK_END : CONC_WALK_LEAF;
+    walk->begun = true;
+    return step;
+  }
+  step = conc__walk_step(walk);
+  if (step != CONC_WALK_OPEN || walk->value->type != CONC_OBJECT) return step;
+  conc__walk_skip(walk);
+  return CONC_WALK_LEAF;
 }
 
 /* --- reading an object --- */
@@ -27131,6 +27387,57 @@ CONC__PRIVATE int conc__build_text(conc__builder *b, conc_type type) {
   return conc__maker_push_string(&b->m, type, s, strlen(s));
 }
 
+/* The letter and a '*': so many items of an array. */
+CONC__PRIVATE int conc__build_array(conc__builder *b) {
+  const char c = *b->format;
+  conc__maker *m = &b->m;
+  const size_t n = va_arg(b->arguments.list, size_t);
+  const void *array = va_arg(b->arguments.list, const void *);
+  size_t i;
+  int rc = array == NULL && n > 0 ? -EINVAL : 0;
+  b->format++;
+  for (i = 0; i < n && rc == 0; i++) {
+    const char *text;
+    switch (c) {
+    case 'p': rc = conc__maker_push_bool(m, ((const bool *)array)[i]); break;
+#define CONC__BUILD_SIGNED(letter, type, least, greatest)                     \
+  case letter:                                                                \
+    rc = conc__maker_push_int(m, ((const type *)array)[i]);                   \
+    break;
+#define CONC__BUILD_UNSIGNED(letter, type, greatest)                          \
+  case letter:                                                                \
+    rc = conc__maker_push_unsigned(m, ((const type *)array)[i]);              \
+    break;
+      CONC__SIGNED_LETTERS(CONC__BUILD_SIGNED)
+      CONC__UNSIGNED_LETTERS(CONC__BUILD_UNSIGNED)
+#undef CONC__BUILD_SIGNED
+#undef CONC__BUILD_UNSIGNED
+    case 'f':
+      rc = conc__maker_push_float(m, (double)((const float *)array)[i]);
+      break;
+    case 'd':
+      rc = conc__maker_push_float(m, ((const double *)array)[i]);
+      break;
+    case 's':
+    case 'y':
+      text = ((const char *const *)array)[i];
+      rc = text == NULL ? conc__maker_push(m, CONC_NONE, 0, 0)
+                        : conc__maker_push_string(
+                              m, c == 's' ? CONC_STR : CONC_BYTES, text,
+                              strlen(text));
+      break;
+    case 'O':
+      rc = ((const conc_value *const *)array)[i] == NULL
+               ? -EINVAL
+               : conc__maker_push_value(
+                     m, ((const conc_value *const *)array)[i]);
+      break;
+    default: rc = -EINVAL;
+    }
+  }
+  return rc;
+}
+
 /* Makes what one letter of the format says. The types of the arguments are
    those that C gives to what is passed where a function has "...": hence an
    int for 'p', and one case for 'f' and 'd'. */
@@ -27138,6 +27445,8 @@ CONC__PRIVATE int conc__build_letter(conc__builder *b) {
   const char c = *b->format;
   conc__maker *m = &b->m;
   const conc_value *v;
+  if (b->format[1] == '*')
+    return strchr("pilLnIkKfdsyO", c) != NULL ? conc__build_array(b) : -EINVAL;
   switch (c) {
   case 'N': return conc__maker_push(m, CONC_NONE, 0, 0);
   case 'p':
@@ -65920,7 +66229,7 @@ CONC_API int conc_variable_set(conc_variable *variable,
 }
 
 /* ---------------------------------------------------------------------------
-   >>extras: conc_progress
+   >>extras: conc_progress, conc_interval, conc_limiter, conc_broadcast
 
    A bar for any number of tasks that never makes one of them wait: steps are
    counted by an atomic addition, and of the tasks that find a line due, the
@@ -65928,8 +66237,56 @@ CONC_API int conc_variable_set(conc_variable *variable,
    any task that finds it 0; must be set while `start`, `next`, `rate`, `shown`
    and `shown_at` are read or written, which it guards; is cleared by the task
    that set it. Only conc_progress_close works without it, since no other task
-   may use the bar by then. Uses nothing but the clock.
+   may use the bar by then. Bars below each other have one `drawing` for all:
+   between two lines the cursor stands in the row of the uppermost.
+
+   The others are small: an interval is a time, a limiter a time under a guard,
+   and a broadcast a list of queues, on which it uses >>queue and >>select.
    ------------------------------------------------------------------------ */
+
+/* --- text in columns --- */
+
+/* Characters that take two columns, and those that take none: the blocks of
+   Unicode, without the exceptions of single characters. */
+static const struct conc__width_row {
+  uint32_t from, to;
+  unsigned columns;
+} conc__widths[] = {
+    {0x300, 0x36f, 0},     {0x591, 0x5bd, 0},     {0x64b, 0x65f, 0},
+    {0x1100, 0x115f, 2},   {0x1ab0, 0x1aff, 0},   {0x1dc0, 0x1dff, 0},
+    {0x200b, 0x200f, 0},   {0x20d0, 0x20ff, 0},   {0x2e80, 0x303e, 2},
+    {0x3041, 0xa4cf, 2},   {0xa960, 0xa97f, 2},   {0xac00, 0xd7a3, 2},
+    {0xf900, 0xfaff, 2},   {0xfe00, 0xfe0f, 0},   {0xfe20, 0xfe2f, 0},
+    {0xfe30, 0xfe6f, 2},   {0xff00, 0xff60, 2},   {0xffe0, 0xffe6, 2},
+    {0x1f300, 0x1f64f, 2}, {0x1f680, 0x1f6ff, 2}, {0x1f900, 0x1f9ff, 2},
+    {0x20000, 0x3fffd, 2}};
+
+CONC__PRIVATE unsigned conc__char_columns(uint32_t c) {
+  const struct conc__width_row *w = conc__widths;
+  const size_t n = sizeof conc__widths / sizeof *conc__widths;
+  size_t i;
+  for (i = 0; i < n && c >= w[i].from; i++)
+    if (c <= w[i].to) return w[i].columns;
+  return 1;
+}
+
+/* How many of the n bytes of a text fit into `most` columns; *columns is how
+   many they take. What is not UTF-8 takes a column a byte. */
+CONC__PRIVATE size_t conc__columns_cut(const char *text, size_t n, size_t most,
+                                       size_t *columns) {
+  size_t at = 0;
+  *columns = 0;
+  while (at < n) {
+    uint32_t c;
+    size_t length =
+        conc__utf8_get((const unsigned char *)text + at, n - at, &c);
+    unsigned takes = length == 0 ? 1 : conc__char_columns(c);
+    if (*columns + takes > most) break;
+    *columns += takes;
+    at += length == 0 ? 1 : length;
+  }
+  return at;
+}
 
 /* --- a line --- */
 
@@ -65946,53 +66303,113 @@ CONC__PRIVATE void conc__progress_time(char buf[32], double seconds) {
     snprintf(buf, 32, "%02lu:%02lu", n / 60, n % 60);
 }
 
-/* Bytes of a line, at most. What goes into it is cut: a name to 100 bytes, a
-   unit to 20, the bar to 100 columns. */
-#define CONC__PROGRESS_LINE 512
+CONC__PRIVATE const char *conc__progress_unit(const conc_progress *p) {
+  return p->unit != NULL ? p->unit : p->scale != 0 ? "B" : "it";
+}
+
+/* Writes a number with three digits, its prefix and the unit: as tqdm does,
+   which has 1.50M for it. */
+CONC__PRIVATE void conc__progress_scaled(const conc_progress *p, double n,
+                                         bool whole, char out[64]) {
+  static const char prefixes[] = "kMGTPEZY";
+  const double base = p->scale == 1000 ? 1000 : 1024;
+  int i = 0;
+  int digits;
+  for (; n >= 999.5 && i < 8; i++) n /= base;
+  digits = (i == 0 && whole) || n >= 99.95 ? 0 : n >= 9.995 ? 1 : 2;
+  if (i == 0)
+    snprintf(out, 64, "%.*f%.20s", digits, n, conc__progress_unit(p));
+  else
+    snprintf(out, 64, "%.*f%c%s%.20s", digits, n,
+             base > 1000 && i == 1 ? 'K' : prefixes[i - 1],
+             base > 1000 ? "i" : "", conc__progress_unit(p));
+}
+
+/* Writes a number of steps; with its unit if that is scaled. */
+CONC__PRIVATE void conc__progress_count(const conc_progress *p, size_t n,
+                                        char out[64]) {
+  if (p->scale != 0)
+    conc__progress_scaled(p, (double)n, true, out);
+  else
+    snprintf(out, 64, "%zu", n);
+}
+
+CONC__PRIVATE void conc__progress_rate(const conc_progress *p, double rate,
+                                       char out[96]) {
+  const char *unit = conc__progress_unit(p);
+  char number[64];
+  if (rate <= 0) {
+    snprintf(out, 96, "?%.20s/s", unit);
+  } else if (rate < 1) {
+    snprintf(out, 96, "%5.2fs/%.20s", 1 / rate, unit);
+  } else if (p->scale != 0) {
+    conc__progress_scaled(p, rate, false, number);
+    snprintf(out, 96, "%s/s", number);
+  } else {
+    snprintf(out, 96, "%5.2f%.20s/s", rate, unit);
+  }
+}
+
+/* Bytes of a line, at most. What goes into it is cut: a name to 100 columns
+   and 300 bytes, a unit to 20 bytes, the bar to 100 columns. */
+#define CONC__PROGRESS_LINE 1024
+
+/* The name, and a colon. */
+CONC__PRIVATE size_t conc__progress_name(const conc_progress *p, char *line) {
+  size_t n = 0, columns, bytes;
+  if (p->name == NULL) return 0;
+  bytes = strlen(p->name);
+  if (bytes > 300) bytes = conc__utf8_cut(p->name, 300);
+  n = conc__columns_cut(p->name, bytes, 100, &columns);
+  memcpy(line, p->name, n);
+  memcpy(line + n, ": ", 2);
+  return n + 2;
+}
 
 /* Writes a line as tqdm does, for `done` steps at `now`, and returns its
-   length, at most `width` and less than CONC__PROGRESS_LINE. A width of 0 is
-   any, with a bar of ten columns. A rate of 0 or less is not known. */
+   length: it takes at most `width` columns, and less than CONC__PROGRESS_LINE
+   bytes. A width of 0 is any, with a bar of ten columns. A rate of 0 or less
+   is not known. */
 CONC__PRIVATE size_t conc__progress_line(const conc_progress *p, size_t done,
                                          double now, double rate, size_t width,
                                          char *line) {
-  const char *unit = p->unit != NULL ? p->unit : "it";
-  char elapsed[32], left[32], speed[64], head[160], tail[256];
-  size_t n, columns, tenths, i;
+  const size_t total = CONC__LOAD_RELAXED(&p->total);
+  char elapsed[32], left[32], speed[96], count[64], all[64], tail[400];
+  size_t n = conc__progress_name(p, line);
+  size_t columns, ends, tenths, i;
   conc__progress_time(elapsed, now - p->start);
-  if (rate <= 0)
-    snprintf(speed, sizeof speed, "?%.20s/s", unit);
-  else if (rate < 1)
-    snprintf(speed, sizeof speed, "%5.2fs/%.20s", 1 / rate, unit);
-  else
-    snprintf(speed, sizeof speed, "%5.2f%.20s/s", rate, unit);
-  snprintf(head, sizeof head, "%.100s%s", p->name != NULL ? p->name : "",
-           p->name != NULL ? ": " : "");
+  conc__progress_rate(p, rate, speed);
+  conc__progress_count(p, done, count);
+  conc__progress_count(p, total, all);
+  if (width == 0) width = SIZE_MAX;
   /* Without a total, or with one that was wrong, there is no bar, no per cent
      and no time that is left. */
-  if (p->total == 0 || done > p->total) {
-    n = (size_t)snprintf(line, CONC__PROGRESS_LINE, "%s%zu%.20s [%s, %s]",
-                         head, done, unit, elapsed, speed);
-    return width > 0 && n > width ? width : n;
+  if (total == 0 || done > total) {
+    n += (size_t)snprintf(line + n, CONC__PROGRESS_LINE - n,
+                          "%s%.20s [%s, %s]", count,
+                          p->scale != 0 ? "" : conc__progress_unit(p), elapsed,
+                          speed);
+    return conc__columns_cut(line, n, width, &columns);
   }
-  conc__progress_time(left, rate > 0 ? (double)(p->total - done) / rate : -1);
-  snprintf(tail, sizeof tail, "| %zu/%zu [%s<%s, %s]", done, p->total, elapsed,
-           left, speed);
-  n = (size_t)snprintf(line, CONC__PROGRESS_LINE, "%s%3.0f%%|", head,
-                       (double)done * 100 / (double)p->total);
+  conc__progress_time(left, rate > 0 ? (double)(total - done) / rate : -1);
+  snprintf(tail, sizeof tail, "| %s/%s [%s<%s, %s]", count, all, elapsed, left,
+           speed);
+  n += (size_t)snprintf(line + n, CONC__PROGRESS_LINE - n, "%3.0f%%|",
+                        (double)done * 100 / (double)total);
   /* The bar has what the two ends leave of the width; if they leave nothing,
      the line is cut at the end. */
-  columns = width == 0                    ? 10
-            : width > n + strlen(tail) ? width - n - strlen(tail)
-                                       : 0;
+  conc__columns_cut(line, n, SIZE_MAX, &ends);
+  conc__columns_cut(tail, strlen(tail), SIZE_MAX, &columns);
+  ends += columns;
+  columns = width == SIZE_MAX ? 10 : width > ends ? width - ends : 0;
   if (columns > 100) columns = 100;
   /* As tqdm's bar in ASCII: full columns, then one digit for tenths. */
-  tenths = (size_t)((double)done / (double)p->total * (double)columns * 10);
+  tenths = (size_t)((double)done / (double)total * (double)columns * 10);
   for (i = 0; i < columns; i++, tenths -= tenths < 10 ? tenths : 10)
     line[n++] = " 123456789#"[tenths < 10 ? tenths : 10];
   n += (size_t)snprintf(line + n, CONC__PROGRESS_LINE - n, "%s", tail);
   CONC__CHECK(n < CONC__PROGRESS_LINE);
-  return width > 0 && n > width ? width : n;
+  return conc__columns_cut(line, n, width, &columns);
 }
 
 /* --- where and when it is written --- */
@@ -66022,19 +66439,71 @@ CONC__PRIVATE int conc__progress_send(int fd, const char *line, size_t n) {
   return 0;
 }
 
+/* The row of a bar, and the uppermost of those that stand above it. */
+CONC__PRIVATE conc_progress *conc__progress_top(conc_progress *p,
+                                                size_t *row) {
+  for (*row = 0; p->above != NULL && *row < 100; p = p->above) ++*row;
+  return p;
+}
+
+/* Begins to draw a line of several: so that the cursor is where it should be.
+   False: another one is being drawn, and the caller may be passed over. */
+CONC__PRIVATE bool conc__progress_draws(conc_progress *top, bool last) {
+  unsigned free = 0;
+  while (!CONC__CAS(&top->drawing, &free, 1u)) {
+    if (!last) return false;
+    sched_yield();
+    free = 0;
+  }
+  return true;
+}
+
+/* On a terminal: what stands behind the line of this row. The cursor goes back
+   to the first row; or, when the last of all is closed, below them. */
+CONC__PRIVATE size_t conc__progress_leave(conc_progress *p, conc_progress *top,
+                                          size_t row, bool last, char *out) {
+  size_t n = 0;
+  if (last) {
+    p->placed = false;
+    if (--top->open == 0) {
+      for (; n < top->rows - row + 1; n++) out[n] = '\n';
+      top->rows = 0;
+      return n;
+    }
+  }
+  return row == 0 ? 0 : (size_t)snprintf(out, 16, "\033[%uA", (unsigned)row);
+}
+
+/* On a terminal: what stands before it. */
+CONC__PRIVATE size_t conc__progress_enter(conc_progress *p, conc_progress *top,
+                                          size_t row, char *out) {
+  size_t n;
+  if (!p->placed) {
+    p->placed = true;
+    top->open++;
+    if (row > top->rows) top->rows = row;
+  }
+  for (n = 0; n < row; n++) out[n] = '\n';
+  out[n++] = '\r';
+  return n;
+}
+
 /* Writes the line for now, and says when the next one is due. `last`: ends it,
    with the rate since the beginning. Called by the task that has set `busy`,
    or by conc_progress_close. 0 or negative errno. */
 CONC__PRIVATE int conc__progress_show(conc_progress *p, double now,
                                       bool last) {
-  char line[CONC__PROGRESS_LINE + CONC__PROGRESS_LINE];
+  char text[CONC__PROGRESS_LINE * 2 + 256];
   int fd = p->fd != 0 ? p->fd : 2;
   size_t columns = conc__terminal_width(fd);
   size_t done = CONC__LOAD_RELAXED(&p->done);
   size_t width = p->width > 0 ? p->width : columns > 0 ? columns - 1 : 0;
-  size_t n = 0;
+  size_t n = 0, row, line, takes;
+  conc_progress *top = conc__progress_top(p, &row);
   double interval = p->interval > 0 ? p->interval : columns > 0 ? 0.1 : 10;
   double rate = 0;
+  int rc;
+  if (!conc__progress_draws(top, last)) return 0; /* it stays due */
   if (now > p->shown_at)
     rate = (double)(done - p->shown) / (now - p->shown_at);
   /* As tqdm smoothes it: the newest rate counts three tenths. */
@@ -66043,14 +66512,21 @@ CONC__PRIVATE int conc__progress_show(conc_progress *p, double now,
   p->shown_at = now;
   rate = p->rate;
   if (last) rate = now > p->start ? (double)done / (now - p->start) : 0;
-  if (width >= CONC__PROGRESS_LINE) width = CONC__PROGRESS_LINE - 1;
-  if (columns > 0) line[n++] = '\r';
-  n += conc__progress_line(p, done, now, rate, width, line + n);
+  if (width >= 512) width = 511;
+  if (columns > 0) n = conc__progress_enter(p, top, row, text);
+  line = conc__progress_line(p, done, now, rate, width, text + n);
+  conc__columns_cut(text + n, line, SIZE_MAX, &takes);
+  n += line;
   /* A line that is shorter than the one before must cover it. */
-  while (columns > 0 && n <= width) line[n++] = ' ';
-  if (last || columns == 0) line[n++] = '\n';
+  for (; columns > 0 && takes < width; takes++) text[n++] = ' ';
+  if (columns > 0)
+    n += conc__progress_leave(p, top, row, last, text + n);
+  else
+    text[n++] = '\n';
   p->next = now + interval; /* also if this cannot be written */
-  return conc__progress_send(fd, line, n);
+  rc = conc__progress_send(fd, text, n);
+  CONC__STORE(&top->drawing, 0u);
+  return rc;
 }
 
 CONC_API int conc_progress_update(conc_progress *progress, size_t n) {
@@ -66072,7 +66548,13 @@ CONC_API int conc_progress_update(conc_progress *progress, size_t n) {
   return rc;
 }
 
-/* Zeroes what is private, but for `busy`, which is 0: the struct is as new. */
+CONC_API int conc_progress_total(conc_progress *progress, size_t total) {
+  CONC__STORE_RELAXED(&progress->total, total);
+  return conc_progress_update(progress, 0);
+}
+
+/* Zeroes what is private, but for `busy`, which is 0, and what is of bars
+   below it: the struct is as new. */
 CONC_API int conc_progress_close(conc_progress *progress) {
   double now = conc_now();
   int rc = 0;
@@ -66081,6 +66563,216 @@ CONC_API int conc_progress_close(conc_progress *progress) {
   progress->done = progress->shown = 0;
   progress->start = progress->next = progress->shown_at = progress->rate = 0;
   return rc;
+}
+
+/* --- conc_interval --- */
+
+/* Begins with the first call. -EINVAL: it has no length. */
+CONC__PRIVATE int conc__interval_begin(conc_interval *t) {
+  if (!(t->seconds > 0)) return -EINVAL;
+  if (t->next <= 0) t->next = conc_now() + t->seconds;
+  return 0;
+}
+
+/* The next tick is counted from the time at which this one was due. */
+CONC_API int conc_interval_next(conc_interval *interval) {
+  int rc = conc__interval_begin(interval);
+  double left = interval->next - conc_now();
+  double missed;
+  if (rc == 0) rc = left > 0 ? conc_sleep(left) : conc_yield_now();
+  if (rc != 0) return rc;
+  missed = (conc_now() - interval->next) / interval->seconds;
+  if (!(missed > 0)) missed = 0;
+  if (missed > 1e9) missed = 1e9;
+  rc = (int)missed;
+  interval->next += interval->seconds * (rc + 1);
+  return rc;
+}
+
+CONC_API double conc_interval_left(conc_interval *interval) {
+  double left;
+  if (conc__interval_begin(interval) != 0) return 0;
+  left = interval->next - conc_now();
+  return left > 0 ? left : 0;
+}
+
+/* --- conc_limiter --- */
+
+/* The bucket as a time: that is all its state. What is taken moves it, and a
+   bucket that is full since long is full, no more. A task that must wait has
+   taken its part at once: so those that come later wait for longer. */
+CONC_API int conc_limiter_acquire(conc_limiter *limiter, size_t n,
+                                  double timeout) {
+  conc__mutex *guard = conc__mutex_of(limiter);
+  double deadline = conc__deadline(timeout);
+  double burst = limiter->burst > 0 ? limiter->burst : 1;
+  double takes, now, from, wait;
+  int rc = 0;
+  if (!(limiter->rate > 0) || (double)n > burst) return -EINVAL;
+  takes = (double)n / limiter->rate;
+  now = conc_now();
+  conc__mutex_lock(guard);
+  from = limiter->full_at > now ? limiter->full_at : now;
+  wait = from + takes - burst / limiter->rate - now;
+  if (wait > 0 && now + wait > deadline)
+    rc = -ETIMEDOUT;
+  else
+    limiter->full_at = from + takes;
+  conc__mutex_unlock(guard);
+  if (rc != 0) return rc;
+  if (wait > 0) rc = conc_sleep(wait);
+  if (rc == 0) return 0;
+  conc__mutex_lock(guard);
+  limiter->full_at -= takes;
+  conc__mutex_unlock(guard);
+  return rc;
+}
+
+/* --- conc_broadcast ---
+
+   A put walks through the list, and lets the guard go while it waits for room:
+   meanwhile the subscriber is pinned, and stays in the list. */
+
+struct conc__subscriber {
+  struct conc__subscriber *next;
+  conc_queue *queue;
+  conc_event gone; /* ends a put's wait for room */
+  bool pinned;
+};
+
+/* Not cancellable, for the list must be left whole; held for a moment only. */
+CONC__PRIVATE void conc__broadcast_enter(conc_broadcast *b) {
+  conc_scope shield;
+  conc_shield(&shield);
+  conc_lock_acquire(&b->guard, CONC_FOREVER);
+  conc_scope_end(&shield);
+}
+
+CONC__PRIVATE struct conc__subscriber **
+conc__broadcast_find(conc_broadcast *b, const conc_queue *queue) {
+  struct conc__subscriber **p = &b->first;
+  while (*p != NULL && (*p)->queue != queue) p = &(*p)->next;
+  return p;
+}
+
+CONC_API int conc_broadcast_subscribe(conc_broadcast *broadcast,
+                                      conc_queue *queue) {
+  struct conc__subscriber *one =
+      (struct conc__subscriber *)CONC_MALLOC(sizeof *one);
+  struct conc__subscriber **p;
+  int rc = -EEXIST;
+  if (one == NULL) return -ENOMEM;
+  memset(one, 0, sizeof *one);
+  one->queue = queue;
+  conc__broadcast_enter(broadcast);
+  p = conc__broadcast_find(broadcast, queue);
+  if (*p == NULL) {
+    *p = one;
+    rc = 0;
+  }
+  conc_lock_release(&broadcast->guard);
+  if (rc != 0) CONC_FREE(one);
+  return rc;
+}
+
+/* `gone` first, which ends a put's wait; the one that waits is pinned. */
+CONC_API int conc_broadcast_unsubscribe(conc_broadcast *broadcast,
+                                        conc_queue *queue) {
+  struct conc__subscriber **p;
+  struct conc__subscriber *one;
+  conc_scope shield;
+  conc__broadcast_enter(broadcast);
+  one = *conc__broadcast_find(broadcast, queue);
+  if (one == NULL || conc_event_is_set(&one->gone)) {
+    conc_lock_release(&broadcast->guard);
+    return -ENOENT;
+  }
+  conc_event_set(&one->gone);
+  conc_shield(&shield);
+  while (one->pinned)
+    conc_cond_wait(&broadcast->changed, &broadcast->guard, CONC_FOREVER);
+  conc_scope_end(&shield);
+  for (p = &broadcast->first; *p != one;) p = &(*p)->next;
+  *p = one->next;
+  conc_lock_release(&broadcast->guard);
+  CONC_FREE(one);
+  return 0;
+}
+
+/* Takes the oldest message off a queue, whatever it is. */
+CONC__PRIVATE void conc__broadcast_drop(conc_broadcast *b, conc_queue *q) {
+  conc__buffer body = {NULL, 0, 0, 0};
+  conc__sink sink;
+  conc__sink_body(&sink, &body, CONC__WANTS_ANY, SIZE_MAX);
+  if (q->ops->get(q, &sink, 0) >= 0)
+    CONC__STORE_RELAXED(&b->lost, b->lost + 1);
+  conc__buffer_free(&body);
+}
+
+/* Waits for room in the queue of a subscriber, which is pinned: what conc_put
+   returns; -EPIPE also if it was unsubscribed meanwhile. */
+CONC__PRIVATE int conc__broadcast_wait(struct conc__subscriber *one,
+                                       const void *data, size_t size,
+                                       double deadline) {
+  conc_case c[2];
+  ssize_t done;
+  memset(c, 0, sizeof c);
+  c[0].put = one->queue;
+  c[0].data = data;
+  c[0].size = size;
+  c[1].event = &one->gone;
+  done = conc_select(c, 2, conc__remaining(deadline));
+  if (done < 0) return (int)done;
+  return done == 0 ? (int)c[0].result : -EPIPE;
+}
+
+/* Puts a message for one subscriber. The guard is held, and is let go for a
+   wait. Of a queue that is full again and again, since others put there, too,
+   the message is given up. */
+CONC__PRIVATE int conc__broadcast_put_one(conc_broadcast *b,
+                                          struct conc__subscriber *one,
+                                          const void *data, size_t size,
+                                          double deadline) {
+  int tries = 0;
+  int rc;
+  for (;;) {
+    rc = conc__queue_put(one->queue, data, size, CONC__RAW, NULL, 0);
+    if (rc != -ETIMEDOUT || b->blocks || ++tries > 100) break;
+    conc__broadcast_drop(b, one->queue);
+  }
+  if (rc != -ETIMEDOUT || !b->blocks) return rc;
+  one->pinned = true;
+  conc_lock_release(&b->guard);
+  rc = conc__broadcast_wait(one, data, size, deadline);
+  conc__broadcast_enter(b);
+  one->pinned = false;
+  conc_cond_notify_all(&b->changed);
+  return rc;
+}
+
+/* One after the other, in the order of the list. What one of them refuses is
+   lost for that one alone. */
+CONC_API ssize_t conc_broadcast_put(conc_broadcast *broadcast,
+                                    const void *data, size_t size,
+                                    double timeout) {
+  double deadline = conc__deadline(timeout);
+  struct conc__subscriber *one;
+  ssize_t got = 0;
+  int rc = conc_lock_acquire(&broadcast->putting, timeout);
+  if (rc != 0) return rc;
+  conc__broadcast_enter(broadcast);
+  for (one = broadcast->first; one != NULL; one = one->next) {
+    if (conc_event_is_set(&one->gone)) continue;
+    rc = conc__broadcast_put_one(broadcast, one, data, size, deadline);
+    if (rc == 0) got++;
+    if (rc == -ECANCELED || (rc == -ETIMEDOUT && broadcast->blocks)) break;
+    if (rc != 0 && rc != -EPIPE)
+      CONC__STORE_RELAXED(&broadcast->lost, broadcast->lost + 1);
+    rc = 0;
+  }
+  conc_lock_release(&broadcast->guard);
+  conc_lock_release(&broadcast->putting);
+  return rc != 0 ? rc : got;
 }
 
 #if defined(__clang__) /* see CONC_API_HOT */
