@@ -2,7 +2,7 @@
  * then a plainer way stands in for them. Also a launcher, which runs a program
  * without a call:
  *   deny CALL ERRNO PROGRAM [ARGUMENT...]   such as: deny eventfd2 EPERM core
- *   deny docker EPERM PROGRAM               without what Docker's profile denies
+ *   deny docker EPERM PROGRAM               without what Docker denies
  *   deny --calls                            their names */
 #include "inside.h"
 #include "refuse.h"
