@@ -34781,7 +34781,8 @@ CONC__PRIVATE void conc__visitors_touch(conc__house *f, uint64_t process) {
 }
 
 /* Takes the request out of the buffer of the loop, with what is behind it. A
-   large message keeps the buffer. 0 or negative errno. */
+   large message keeps the buffer. 0; -EPROTO: it is none; -ENOMEM: what is
+   behind it is lost. */
 CONC__PRIVATE int conc__visitor_read(conc__visitor *v, conc__wish *r) {
   conc__buffer *in = &v->house->in;
   int rc = in->size < sizeof *r ? -EPROTO : 0;
@@ -34809,7 +34810,7 @@ CONC__PRIVATE int conc__visitor_hear(conc__visitor *v) {
   conc__outcome a;
   conc__wish r;
   ssize_t n;
-  int rc;
+  int rc = 0;
   if (v->house->in.size >= sizeof r && v->waiting) {
     memcpy(&r, v->house->in.data, sizeof r);
     /* Another call comes when this one was answered. */
@@ -34817,7 +34818,7 @@ CONC__PRIVATE int conc__visitor_hear(conc__visitor *v) {
     v->house->in.size = 0;
   } else {
     rc = conc__visitor_read(v, &r);
-    if (rc != 0) return rc;
+    if (rc == -EPROTO) return rc;
   }
   switch (r.call) {
   case CONC__WISH_TAKEN: conc__visitor_settle(v, true); return 0;
@@ -34832,7 +34833,8 @@ CONC__PRIVATE int conc__visitor_hear(conc__visitor *v) {
   v->wish = r;
   v->process = r.process;
   conc__holder_touch(v->holder);
-  n = conc__visitor_do(v, 0, &a);
+  memset(&a, 0, sizeof a);
+  n = rc != 0 ? rc : conc__visitor_do(v, 0, &a);
   if (n != -ETIMEDOUT || !(r.deadline > conc_now()) ||
       r.call == CONC__WISH_PEEK)
     return conc__visitor_answer(v, n, &a);
@@ -35157,15 +35159,26 @@ CONC__PRIVATE uint64_t conc__guest_process(conc__house *f) {
 }
 
 /* Sends a word, which has no answer. It is short: if it cannot be sent at once
-   the host does not read. 0 or negative errno. */
+   the host does not read, and then only a call with a timeout waits for that.
+   0 or negative errno. */
 CONC__PRIVATE int conc__wire_say(conc__house *f, const conc__wire *wire,
-                                 uint32_t call, uint32_t serial) {
+                                 uint32_t call, uint32_t serial,
+                                 double timeout) {
   conc__wish word;
   memset(&word, 0, sizeof word);
   word.call = call;
   word.serial = serial;
   word.process = conc__guest_process(f);
-  return conc_send(wire->fd, &word, sizeof word, 0);
+  return conc_send(wire->fd, &word, sizeof word, timeout);
+}
+
+/* What a call has asked for is not wanted any more: says so, now or before the
+   next call. */
+CONC__PRIVATE void conc__wire_cancel(conc__house *f, conc__wire *wire,
+                                     uint32_t serial) {
+  wire->owes = serial;
+  if (conc__wire_say(f, wire, CONC__WISH_CANCEL, serial, 0) == 0)
+    wire->owes = 0;
 }
 
 /* --- a guest's calls --- */
@@ -35249,15 +35262,12 @@ CONC__PRIVATE int conc__guest_failed(conc__guest_calling *c, int rc,
     return -ECANCELED;
   }
   if (!ended && wire->pinned) {
-    if (sent) wire->owes = c->wish.serial;
-    if (sent && conc__wire_say(c->house, wire, CONC__WISH_CANCEL,
-                               wire->owes) == 0)
-      wire->owes = 0;
+    if (sent) conc__wire_cancel(c->house, wire, c->wish.serial);
   } else if (!ended && !sent) {
     conc__wire_leave(c->house, wire, false);
   } else {
     if (!ended)
-      conc__wire_say(c->house, wire, CONC__WISH_CANCEL, c->wish.serial);
+      conc__wire_say(c->house, wire, CONC__WISH_CANCEL, c->wish.serial, 0);
     conc__wire_drop(c->house, wire);
   }
   if (sent && c->acts && rc != -ECANCELED) return -ECONNRESET;
@@ -35272,8 +35282,8 @@ CONC__PRIVATE ssize_t conc__guest_call(conc__guest_calling *c) {
   int rc = conc__wire_take(c->house, &c->wire, end);
   if (rc != 0) return rc;
   if (c->wire->owes != 0) {
-    rc = conc__wire_say(c->house, c->wire, CONC__WISH_CANCEL,
-                        c->wire->owes);
+    rc = conc__wire_say(c->house, c->wire, CONC__WISH_CANCEL, c->wire->owes,
+                        conc__remaining(end));
     if (rc == 0) c->wire->owes = 0;
   }
   if (rc == 0) rc = conc__guest_write(c);
@@ -35326,7 +35336,7 @@ CONC__PRIVATE void *conc__guest_beat_main(void *arg) {
   while ((state = CONC__LOAD(&f->beats)) != CONC__BEATS_MUST_END) {
     if (wire == NULL && conc__wire_open(f, &wire, 0) != 0) wire = NULL;
     if (wire != NULL &&
-        conc__wire_say(f, wire, CONC__WISH_ALIVE, 0) == -EPIPE) {
+        conc__wire_say(f, wire, CONC__WISH_ALIVE, 0, 0) == -EPIPE) {
       conc__wire_free(wire);
       wire = NULL;
     }
@@ -35472,7 +35482,6 @@ CONC__PRIVATE ssize_t conc__guest_get_as(conc_queue *q, conc__sink *sink,
   conc__guest_calling c;
   const char *name = conc_name(NULL);
   ssize_t n;
-  int said = 0;
   conc__guest_begin(&c, q, CONC__WISH_GET, deadline);
   c.wish.size = sink->size;
   c.wish.how = sink->wants;
@@ -35495,14 +35504,11 @@ CONC__PRIVATE ssize_t conc__guest_get_as(conc_queue *q, conc__sink *sink,
       conc__guest_end_lease(q, NULL, lease, CONC__LEASE_SPOILED, 0);
     return n;
   }
-  if (n < 0 || !q->leases)
-    said = conc__wire_say(c.house, c.wire,
-                          n < 0 ? CONC__WISH_CANCEL : CONC__WISH_TAKEN,
-                          c.wish.serial);
-  if (n < 0 && said != 0) /* its end says it, too */
-    conc__wire_drop(c.house, c.wire);
-  else
-    conc__guest_leave(&c);
+  if (n < 0)
+    conc__wire_cancel(c.house, c.wire, c.wish.serial);
+  else if (!q->leases)
+    conc__wire_say(c.house, c.wire, CONC__WISH_TAKEN, c.wish.serial, 0);
+  conc__guest_leave(&c);
   return n;
 }
 
