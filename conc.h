@@ -91,7 +91,8 @@
      >>journal     conc_journal_read: the file that keeps a queue's messages
      >>letters     messages that stay after they were got (private)
      >>work        the queue that leases (private)
-     >>house       the queue that leases, between processes (private)
+     >>house       the queue that leases, for other processes (private)
+     >>guest       ... as another process has it (private)
      >>queue       conc_queue: put, get, one or many, close, join
      >>leases      conc_lease: work that survives; delays, priorities
      >>select      conc_select: the first of several things that can be done
@@ -713,7 +714,8 @@
      has a spare only where there is SOCK_SEQPACKET. Where there is no F_SETSIG
      (which Linux has), conc_pool_join waits for a spare that is stopped.
    - A pipe needs SOCK_SEQPACKET, which Linux and the BSDs have. macOS lacks
-     it: there conc_pipe returns -EPROTONOSUPPORT.
+     it: there conc_pipe returns -EPROTONOSUPPORT, and conc_queue_new fails for
+     a shared queue that has an option of >>leases.
    - Objects between processes must be made shared (..._init_shared, .shared),
      serve at most 1,024 processes at one time, and cannot hold pointers.
      Deadlocks that involve shared objects are not detected. Where there are no
@@ -3546,6 +3548,8 @@ typedef struct conc_queue_opts {
    EIO     .journal cannot be read
    EMFILE  of a shared queue: the process has too many descriptors
    ENFILE  of a shared queue: the system has too many
+   EPROTONOSUPPORT  of a shared queue with an option of >>leases: the system
+           has no SOCK_SEQPACKET
    others  of a shared queue with a name: what conc_shared_open fails with, for
            example ENOSPC, ETIMEDOUT. Of .journal: what open() and its like do
  */
@@ -3774,7 +3778,8 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
    conc_queue_close ends the gets when nothing is left that is not leased. What
    is leased then may come back, and can be got.
    A forked child has a copy of the queue, in which what other tasks of its
-   parent have leased stays leased. Of a manager's queue it has no leases.
+   parent have leased stays leased; but see below about .shared. Of a manager's
+   queue it has no leases.
    Of a manager's queue the calls below have the errors of conc_manager_get,
    too. A task that has leases keeps one connection for each such queue.
    conc_get_many and conc_task_done_many take one trip there; .prefetch is
@@ -3869,8 +3874,8 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
               has stopped. Puts, gets, done, release and conc_queue_join return
               this from now on, also those that wait then. A new queue finds
               what is there
-     -EPERM   this is a forked child. Its copy of the queue does not write, so
-              these calls, and gets, change nothing
+     -EPERM   this is a forked child, and there is no .shared. Its copy of the
+              queue does not write, so these calls, and gets, change nothing
      -ENOMEM  of done and release: the lease goes on
    Python's programs are told of the first two by an OSError. conc_queue_free
    writes what is not written yet, and closes the file. */
@@ -3988,10 +3993,11 @@ CONC_API int conc_queue_stats(conc_queue *queue, conc_queue_counts *out);
 
 /* Who has leased messages of a queue. */
 typedef struct conc_queue_holder {
-  char name[48];  /* the task's, or the client's address */
+  char name[48];  /* the task's, with its process if that is a guest; or the
+                     client's address */
   size_t leases;  /* how many */
   double silence; /* seconds since its last sign of life; 0: it is a task of
-                     this process */
+                     the process that has the queue */
 } conc_queue_holder;
 
 /* Fills in up to n elements of `out`, which may be NULL if n is 0.
@@ -36035,7 +36041,7 @@ CONC__INLINE bool conc__queue_is_work(const conc_queue *q) {
 }
 
 /* ---------------------------------------------------------------------------
-   >>house: the queue that leases, between processes
+   >>house: the queue that leases, for other processes
 
    A shared queue with an option of >>leases is in the process that made it,
    its host. There it is a queue as any other one of >>work. A process that is
@@ -36074,8 +36080,8 @@ CONC__INLINE bool conc__queue_is_work(const conc_queue *q) {
    A lease lasts as long as the host hears of the guest. A thread of the guest
    says for all of its tasks, three times within .lease, that they live.
 
-   Uses >>work, >>pipe, >>loop and >>local; of >>child the threads of the
-   library. It is used by >>queue.
+   Here is the side of the host, and what both have in common. Uses >>work, and
+   pipes and coroutines. It is used by >>guest, where the other side is.
    ------------------------------------------------------------------------ */
 
 #define CONC__GUEST_SLACK 0.5 /* seconds that an answer may take at least */
@@ -36087,6 +36093,7 @@ CONC__INLINE bool conc__queue_is_work(const conc_queue *q) {
 /* What a guest asks for. There is no answer to the last three. */
 enum {
   CONC__WISH_PUT,
+  CONC__WISH_PUT_MANY,
   CONC__WISH_GET,
   CONC__WISH_UNGET,
   CONC__WISH_SIZE,
@@ -36108,7 +36115,7 @@ typedef struct conc__wish {
   uint32_t serial;  /* of the calls by this wire */
   double deadline;  /* the system's clock is one for all processes */
   double seconds;   /* the delay of a put, or what the end of a lease says */
-  uint64_t lease;   /* 0: the last one */
+  uint64_t lease;   /* 0: the last one; of a put of many: how many */
   uint64_t size;    /* of a put: bytes of the message, behind which its id may
                        come, and a NUL; of a get: what its sink has; of
                        holders: how many */
@@ -36246,6 +36253,24 @@ CONC__PRIVATE ssize_t conc__visitor_put(conc__visitor *v, double deadline) {
   return conc__work_put_on(&q->queue, &m, &terms, deadline);
 }
 
+/* A put of many of one size. How many were put; or negative errno. */
+CONC__PRIVATE ssize_t conc__visitor_put_many(conc__visitor *v,
+                                             double deadline) {
+  const conc__wish *r = &v->wish;
+  conc__work *q = v->house->work;
+  size_t n = v->body.size - v->body_at;
+  conc__message m;
+  if (r->lease == 0 || r->size > n || r->lease > SIZE_MAX ||
+      (r->size > 0 && r->lease > n / r->size))
+    return -EINVAL;
+  if (q->queue.max_bytes > 0 && r->size > q->queue.max_bytes) return -EMSGSIZE;
+  m.data = v->body.data + v->body_at;
+  m.size = (size_t)r->size;
+  m.kind = CONC__RAW;
+  m.keep = NULL;
+  return conc__work_put_n(&q->queue, &m, (size_t)r->lease, deadline);
+}
+
 /* A task that gets by a wire that another one has used is another holder: the
    first has no leases any more, or it would still have the wire. 0 or
    -ENOMEM. */
@@ -36323,6 +36348,7 @@ CONC__PRIVATE ssize_t conc__visitor_do(conc__visitor *v, double deadline,
   switch (r->call) {
   case CONC__WISH_PUT:
   case CONC__WISH_UNGET: return conc__visitor_put(v, deadline);
+  case CONC__WISH_PUT_MANY: return conc__visitor_put_many(v, deadline);
   case CONC__WISH_GET: return conc__visitor_get(v, deadline, a);
   case CONC__WISH_SIZE: return conc__work_size(q);
   case CONC__WISH_PEEK: return conc__work_peek(q);
@@ -36402,7 +36428,8 @@ CONC__PRIVATE void conc__visitors_touch(conc__house *f, uint64_t process) {
 }
 
 /* Takes the request out of the buffer of the loop, with what is behind it. A
-   large message keeps the buffer. 0 or negative errno. */
+   large message keeps the buffer. 0; -EPROTO: it is none; -ENOMEM: what is
+   behind it is lost. */
 CONC__PRIVATE int conc__visitor_read(conc__visitor *v, conc__wish *r) {
   conc__buffer *in = &v->house->in;
   int rc = in->size < sizeof *r ? -EPROTO : 0;
@@ -36430,7 +36457,7 @@ CONC__PRIVATE int conc__visitor_hear(conc__visitor *v) {
   conc__outcome a;
   conc__wish r;
   ssize_t n;
-  int rc;
+  int rc = 0;
   if (v->house->in.size >= sizeof r && v->waiting) {
     memcpy(&r, v->house->in.data, sizeof r);
     /* Another call comes when this one was answered. */
@@ -36438,7 +36465,7 @@ CONC__PRIVATE int conc__visitor_hear(conc__visitor *v) {
     v->house->in.size = 0;
   } else {
     rc = conc__visitor_read(v, &r);
-    if (rc != 0) return rc;
+    if (rc == -EPROTO) return rc;
   }
   switch (r.call) {
   case CONC__WISH_TAKEN: conc__visitor_settle(v, true); return 0;
@@ -36453,7 +36480,8 @@ CONC__PRIVATE int conc__visitor_hear(conc__visitor *v) {
   v->wish = r;
   v->process = r.process;
   conc__holder_touch(v->holder);
-  n = conc__visitor_do(v, 0, &a);
+  memset(&a, 0, sizeof a);
+  n = rc != 0 ? rc : conc__visitor_do(v, 0, &a);
   if (n != -ETIMEDOUT || !(r.deadline > conc_now()) ||
       r.call == CONC__WISH_PEEK)
     return conc__visitor_answer(v, n, &a);
@@ -36592,7 +36620,17 @@ CONC__PRIVATE void *conc__host_thread(void *arg) {
   return NULL;
 }
 
-/* --- a guest's wires --- */
+/* ---------------------------------------------------------------------------
+   >>guest: the queue that leases, as another process has it
+
+   The other side of >>house: the wires of a guest and its calls; and how a
+   shared queue with an option of >>leases is made, for that takes both sides.
+
+   Uses >>house, >>local, and of >>child the threads of the library. It is used
+   by >>queue.
+   ------------------------------------------------------------------------ */
+
+/* --- wires --- */
 
 static conc_local conc__cables_local;
 static conc_attribute conc__cables_own;
@@ -36768,15 +36806,26 @@ CONC__PRIVATE uint64_t conc__guest_process(conc__house *f) {
 }
 
 /* Sends a word, which has no answer. It is short: if it cannot be sent at once
-   the host does not read. 0 or negative errno. */
+   the host does not read, and then only a call with a timeout waits for that.
+   0 or negative errno. */
 CONC__PRIVATE int conc__cable_say(conc__house *f, const conc__cable *wire,
-                                 uint32_t call, uint32_t serial) {
+                                 uint32_t call, uint32_t serial,
+                                 double timeout) {
   conc__wish word;
   memset(&word, 0, sizeof word);
   word.call = call;
   word.serial = serial;
   word.process = conc__guest_process(f);
-  return conc_send(wire->fd, &word, sizeof word, 0);
+  return conc_send(wire->fd, &word, sizeof word, timeout);
+}
+
+/* What a call has asked for is not wanted any more: says so, now or before the
+   next call. */
+CONC__PRIVATE void conc__cable_cancel(conc__house *f, conc__cable *wire,
+                                     uint32_t serial) {
+  wire->owes = serial;
+  if (conc__cable_say(f, wire, CONC__WISH_CANCEL, serial, 0) == 0)
+    wire->owes = 0;
 }
 
 /* --- a guest's calls --- */
@@ -36860,15 +36909,12 @@ CONC__PRIVATE int conc__guest_failed(conc__guest_calling *c, int rc,
     return -ECANCELED;
   }
   if (!ended && wire->pinned) {
-    if (sent) wire->owes = c->wish.serial;
-    if (sent && conc__cable_say(c->house, wire, CONC__WISH_CANCEL,
-                               wire->owes) == 0)
-      wire->owes = 0;
+    if (sent) conc__cable_cancel(c->house, wire, c->wish.serial);
   } else if (!ended && !sent) {
     conc__cable_leave(c->house, wire, false);
   } else {
     if (!ended)
-      conc__cable_say(c->house, wire, CONC__WISH_CANCEL, c->wish.serial);
+      conc__cable_say(c->house, wire, CONC__WISH_CANCEL, c->wish.serial, 0);
     conc__cable_drop(c->house, wire);
   }
   if (sent && c->acts && rc != -ECANCELED) return -ECONNRESET;
@@ -36883,8 +36929,8 @@ CONC__PRIVATE ssize_t conc__guest_call(conc__guest_calling *c) {
   int rc = conc__cable_take(c->house, &c->wire, end);
   if (rc != 0) return rc;
   if (c->wire->owes != 0) {
-    rc = conc__cable_say(c->house, c->wire, CONC__WISH_CANCEL,
-                        c->wire->owes);
+    rc = conc__cable_say(c->house, c->wire, CONC__WISH_CANCEL, c->wire->owes,
+                        conc__remaining(end));
     if (rc == 0) c->wire->owes = 0;
   }
   if (rc == 0) rc = conc__guest_write(c);
@@ -36937,7 +36983,7 @@ CONC__PRIVATE void *conc__guest_beat_main(void *arg) {
   while ((state = CONC__LOAD(&f->beats)) != CONC__BEATS_MUST_END) {
     if (wire == NULL && conc__cable_open(f, &wire, 0) != 0) wire = NULL;
     if (wire != NULL &&
-        conc__cable_say(f, wire, CONC__WISH_ALIVE, 0) == -EPIPE) {
+        conc__cable_say(f, wire, CONC__WISH_ALIVE, 0, 0) == -EPIPE) {
       conc__cable_free(wire);
       wire = NULL;
     }
@@ -36993,6 +37039,37 @@ CONC__PRIVATE int conc__guest_put_on(conc_queue *q, const conc__message *m,
 CONC__PRIVATE int conc__guest_put(conc_queue *q, const conc__message *m,
                                   double deadline) {
   return conc__guest_put_on(q, m, NULL, deadline);
+}
+
+/* Bytes of the messages that go along with one request; and how many, for the
+   host does nothing else meanwhile. */
+#define CONC__GUEST_TRIP ((size_t)256 << 10)
+#define CONC__GUEST_MANY ((size_t)4096)
+
+/* Only the first trip waits. The next one is made if all went in that were in
+   the last. */
+CONC__PRIVATE ssize_t conc__guest_put_n(conc_queue *q, const conc__message *m,
+                                        size_t n, double deadline) {
+  size_t most = m->size > 0 ? CONC__GUEST_TRIP / m->size : n;
+  size_t done = 0, part;
+  ssize_t put;
+  if (most > CONC__GUEST_MANY) most = CONC__GUEST_MANY;
+  if (most == 0) most = 1;
+  do {
+    conc__message some = *m;
+    conc__guest_calling c;
+    part = n - done < most ? n - done : most;
+    conc__guest_begin(&c, q, CONC__WISH_PUT_MANY, done == 0 ? deadline : 0);
+    some.data = (const char *)m->data + done * m->size;
+    some.size = part * m->size;
+    c.message = &some;
+    c.wish.size = m->size;
+    c.wish.lease = part;
+    c.acts = true;
+    put = conc__guest_ask(&c);
+    if (put > 0) done += (size_t)put;
+  } while (put == (ssize_t)part && done < n);
+  return done > 0 ? (ssize_t)done : put;
 }
 
 CONC__PRIVATE int conc__guest_unget(conc_queue *q, const conc__message *m,
@@ -37052,7 +37129,6 @@ CONC__PRIVATE ssize_t conc__guest_get_as(conc_queue *q, conc__sink *sink,
   conc__guest_calling c;
   const char *name = conc_name(NULL);
   ssize_t n;
-  int said = 0;
   conc__guest_begin(&c, q, CONC__WISH_GET, deadline);
   c.wish.size = sink->size;
   c.wish.how = sink->wants;
@@ -37075,14 +37151,11 @@ CONC__PRIVATE ssize_t conc__guest_get_as(conc_queue *q, conc__sink *sink,
       conc__guest_end_lease(q, NULL, lease, CONC__LEASE_SPOILED, 0);
     return n;
   }
-  if (n < 0 || !q->leases)
-    said = conc__cable_say(c.house, c.wire,
-                          n < 0 ? CONC__WISH_CANCEL : CONC__WISH_TAKEN,
-                          c.wish.serial);
-  if (n < 0 && said != 0) /* its end says it, too */
-    conc__cable_drop(c.house, c.wire);
-  else
-    conc__guest_leave(&c);
+  if (n < 0)
+    conc__cable_cancel(c.house, c.wire, c.wish.serial);
+  else if (!q->leases)
+    conc__cable_say(c.house, c.wire, CONC__WISH_TAKEN, c.wish.serial, 0);
+  conc__guest_leave(&c);
   return n;
 }
 
@@ -37227,7 +37300,7 @@ static const conc__queue_class conc__guest_class = {
     conc__guest_put,  conc__guest_get,       conc__guest_unget,
     conc__guest_size, conc__guest_task_done, conc__guest_join,
     conc__guest_free, conc__guest_close,     conc__guest_peek,
-    NULL,             conc__work_get_many,   conc__guest_get_value,
+    conc__guest_put_n, conc__work_get_many,  conc__guest_get_value,
     false,            &conc__guest_leases,   CONC__SELECT_BY_TIME};
 
 /* In a forked child: it is a guest now, or still. Its wires are its parent's,

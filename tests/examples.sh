@@ -41,7 +41,8 @@
 #   asyncio.start_server, socketserver                  http
 #   multiprocessing.Manager                             manager_server,
 #                                                         shared_dict
-#   (queues with a journal are not Python's)            journal
+#   (queues that lease, or have a journal, are not      lease, journal
+#     Python's)
 : "${EXAMPLES:=build/examples}"
 export TIME_SCALE=0.01
 log=$EXAMPLES/examples.log

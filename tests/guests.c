@@ -709,7 +709,7 @@ TEST(a_stopped_host_costs_a_timeout) {
   close(ends[1]);
 }
 
-/* --- forks ---------------------------------------------------------------- */
+/* --- forks --------------------------------------------------------------- */
 
 /* A child, its child, and that of a thread that forks while others are in the
    midst of calls. */
@@ -790,11 +790,46 @@ TEST(a_child_does_not_end_what_its_parent_has) {
     reap(pid, 0);
     CHECK_EQ(conc_task_done(q), 0);
     conc_queue_free(q);
-    exit(0); /* with all that is done there */
+    _exit(0);
   }
   reap(pid, 0);
   CHECK_EQ(counts(q).leased, 1);
   CHECK_EQ(conc_lease_done(&lease), 0);
+  CHECK_EQ(counts(q).done, 2);
+  conc_queue_free(q);
+}
+
+static bool in_child;
+
+/* The coroutine ends in both processes. */
+static void *fork_with_a_lease(void *arg) {
+  conc_queue *q = (conc_queue *)arg;
+  pid_t pid;
+  put(q, "job");
+  expect(q, "job");
+  pid = begin_child();
+  if (pid == 0) {
+    in_child = true;
+    return NULL;
+  }
+  reap(pid, 0);
+  CHECK_EQ(counts(q).leased, 1);
+  CHECK_EQ(counts(q).returned, 0);
+  CHECK_EQ(conc_task_done(q), 0);
+  return NULL;
+}
+
+TEST(a_task_that_ends_in_a_child_too_has_one_lease) {
+  conc_queue *q = make_shared(leasing(60));
+  pid_t pid;
+  run(fork_with_a_lease, q);
+  if (in_child) _exit(0);
+  pid = begin_child();
+  if (pid == 0) {
+    run(fork_with_a_lease, q);
+    _exit(0);
+  }
+  reap(pid, 0);
   CHECK_EQ(counts(q).done, 2);
   conc_queue_free(q);
 }
@@ -858,7 +893,7 @@ TEST(a_wait_that_comes_along_into_a_child_is_cancelled) {
   conc_queue_free(q);
 }
 
-/* --- processes of the library --------------------------------------------- */
+/* --- processes of the library -------------------------------------------- */
 
 static conc_queue *global_queue;
 
@@ -928,7 +963,7 @@ TEST(workers_of_a_pool_are_guests) {
   conc_queue_free(global_queue);
 }
 
-/* --- limits ---------------------------------------------------------------- */
+/* --- limits --------------------------------------------------------------- */
 
 TEST(what_does_not_go_together_is_refused) {
   conc_queue_opts o = leasing(60);
@@ -978,6 +1013,37 @@ TEST(guests_wait_for_room) {
   expect_again(q, "second", 1);
   expect_again(q, "fourth", 1);
   CHECK_EQ(conc_get(q, &o, sizeof o, CONC_FOREVER), -EPIPE);
+  conc_queue_free(q);
+}
+
+/* Many go in as few trips as it takes; as many as there is room for. */
+TEST(a_guest_puts_many_at_once) {
+  enum { N = 100000 };
+  conc_queue_opts o = leasing(60);
+  conc_queue *q;
+  pid_t pid;
+  o.capacity = N + 5;
+  q = make_shared(o);
+  pid = begin_child();
+  if (pid == 0) {
+    static int all[N];
+    int i;
+    for (i = 0; i < N; i++) all[i] = i;
+    CHECK_EQ(conc_put_many(q, all, sizeof *all, N, 5), N);
+    CHECK_EQ(conc_put_many(q, all, sizeof *all, 10, 5), 5);
+    CHECK_EQ(conc_put_many(q, all, sizeof *all, 10, 0), -ETIMEDOUT);
+    CHECK_EQ(conc_put_many(q, "", 0, 2, 0.01), -ETIMEDOUT);
+    _exit(0);
+  } else {
+    int i, got;
+    reap(pid, 0);
+    CHECK_EQ(conc_qsize(q), N + 5);
+    for (i = 0; i < N; i++) {
+      CHECK_EQ(conc_get(q, &got, sizeof got, 0), sizeof got);
+      CHECK_EQ(got, i);
+      CHECK_EQ(conc_task_done(q), 0);
+    }
+  }
   conc_queue_free(q);
 }
 
