@@ -72,20 +72,20 @@ while :; do
   }
   tries=$((tries + 1)) port=$((port + 1))
 done
-worker() {
-  start "$1" $WRAPPER "$examples/task_worker" "127.0.0.1:$port" "$key"
+worker() { # NAME SCALE
+  start "$1" env TIME_SCALE="$2" $WRAPPER "$examples/task_worker" \
+    "127.0.0.1:$port" "$key"
 }
 # It has all the time in the world for its first task: so it is killed in the
 # middle of that, however slow the machine is.
-scale=$TIME_SCALE
-TIME_SCALE=1000 worker worker-1
+worker worker-1 1000
 until_says 'run task' worker-1
-TIME_SCALE=$scale worker worker-2
+worker worker-2 "${TIME_SCALE:-1}"
 until_says 'run task' worker-2
 task=$(sed -n 's/^run task \(.*\)\.\.\.$/\1/p' "$tmp/worker-1.log")
 kill -KILL "$(cat "$tmp/worker-1.pid")"
 say "worker-1 is killed in the middle of task $task; worker-3 takes its place"
-worker worker-3
+worker worker-3 "${TIME_SCALE:-1}"
 if until_says "run task $task..." worker-2 worker-3; then
   say "$who does task $task, which worker-1 had"
 fi
