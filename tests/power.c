@@ -1,7 +1,7 @@
 /* The power goes below a whole manager: what it has answered its clients is
    there again. The manager is this program once more, with a library that
-   notes what it does to its journal (interop/powercut.c); its clients note what
-   they are told. POWER_CUTS is the number of cuts (default 100). */
+   notes what it does to its journal (interop/powercut.c); its clients note
+   what they are told. POWER_CUTS is the number of cuts (default 100). */
 #include "powercut.h"
 
 #include <sys/mman.h>

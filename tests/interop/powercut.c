@@ -1,8 +1,8 @@
 /* powercut.c: a library to be preloaded, which notes what a program does to a
  * file, as events of ../powercut.h: those files whose name begins with the
  * value of POWERCUT_FILE, and the directory that they are in. The log is the
- * file POWERCUT_LOG. Linux only: the calls themselves are system calls. The disk
- * is not waited for, for nobody looks at it. */
+ * file POWERCUT_LOG. Linux only: the calls themselves are system calls. The
+ * disk is not waited for, for nobody looks at it. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif

@@ -34,7 +34,7 @@ def work(address, key, path, messages, number):
     table[1 + number] = 1
     while not table[0]:
         try:
-            n = tasks.get(True, 0.2)
+            n = int.from_bytes(tasks.get(True, 0.2), sys.byteorder)
         except queue.Empty:
             continue
         table[own + n] += 1
