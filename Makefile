@@ -34,6 +34,7 @@ DEFS     ?=
 IMPL     ?=
 CFLAGS   ?=
 LDFLAGS  ?=
+LDLIBS   ?=
 WERROR   ?= -Werror
 TESTS    ?=
 FILTER   ?=
@@ -123,10 +124,10 @@ $(B)/%.o: tests/%.c conc.h $(wildcard tests/*.h tests/fuzz/*.h) Makefile
 	$(COMPILE) -c -o $@ $<
 
 $(linked_bin): %: %.o $(B)/conc.o
-	$(LINK) -o $@ $^
+	$(LINK) -o $@ $^ $(LDLIBS)
 
 $(whole_bin): %: %.o
-	$(LINK) -o $@ $^
+	$(LINK) -o $@ $^ $(LDLIBS)
 
 # What tests/power.c has its manager preload.
 $(B)/power: | $(B)/interop/powercut.so
@@ -140,7 +141,7 @@ $(EX)/%.o: examples/%.c conc.h Makefile
 	$(COMPILE) -c -o $@ $<
 
 $(example_bin): %: %.o
-	$(LINK) -o $@ $^
+	$(LINK) -o $@ $^ $(LDLIBS)
 
 # A task is a second's sleep in the documents; here it is a fifth of that.
 run: $(EX)/task_master $(EX)/task_worker

@@ -48,6 +48,8 @@ portable-tsan | gcc | CC=gcc $lines OPT=-O1 $few $portable $tsan TESTS="core syn
 tcc | tcc | CC=tcc TESTS=examples
 valgrind | gcc valgrind | CC=gcc $lines $less OPT=-O1 WRAPPER="valgrind -q --error-exitcode=99" TESTS="core generator stack loop stream datagram connect signals queue value json"
 checked | gcc | CC=gcc OPT=-O1 DEFS=-DCONC_CHECKED $few TESTS="asyncio core deadlock json public examples"
+netns | gcc ip |
+denied | gcc |
 fuzz | clang |
 compile-all | cc |
 vendor-all | cc |
@@ -67,6 +69,12 @@ configuration() { # NAME TOOLS ARGUMENTS
   fuzz) # each target for so long; skipped without libFuzzer
     CC=clang BUILD=build/check timeout -k 10 "$LIMIT" sh tests/fuzz/run.sh \
       "${FUZZ_SECONDS:-10}" ;;
+  denied) # whole programs to which the system refuses a call
+    make build/default/deny && TEST_SLOW=4 timeout -k 10 "$LIMIT" \
+      env $few sh tests/deny.sh ;;
+  netns) # a network that fails; skipped without root
+    make build/default/interop/netns &&
+      NETNS_SLACK=2 timeout -k 10 "$LIMIT" sh tests/interop/netns.sh ;;
   *-all) # a script that has more to do here than in make test
     BUILD=build/check timeout -k 10 "$LIMIT" sh "tests/${1%-all}.sh" all ;;
   *) eval "timeout -k 10 $LIMIT make test JOBS=1 $3" ;;

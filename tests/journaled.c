@@ -354,10 +354,6 @@ TEST(a_journal_has_one_queue) {
   o.journal = "/nonexistent/journal";
   CHECK(conc_queue_new(&o) == NULL);
   CHECK_EQ(errno, ENOENT);
-  o.shared = true;
-  CHECK(conc_queue_new(&o) == NULL);
-  CHECK_EQ(errno, EINVAL);
-  o.shared = false;
   o.journal = NULL;
   o.journal_sync = 1;
   CHECK(conc_queue_new(&o) == NULL);
@@ -773,6 +769,38 @@ TEST(many_puts_share_one_sync) {
     CHECK_STR(get(q), want);
   }
   CHECK_STR(get(q), "empty");
+  conc_queue_free(q);
+  clean();
+}
+
+/* What ends together waits for the disk together, whether that goes well or
+   not. */
+TEST(many_dones_share_one_sync) {
+  static char items[100][4];
+  static char got[100][4];
+  conc_queue *q;
+  unsigned before;
+  clean();
+  q = open_queue();
+  for (int i = 0; i < 100; i++) snprintf(items[i], 4, "%03d", i);
+  CHECK_EQ(conc_put_many(q, items, 4, 100, 0), 100);
+  CHECK_EQ(conc_get_many(q, got, 4, 100, 0), 100);
+  usleep(10000);
+  sync_takes = 5000;
+  before = LOAD(syncs);
+  CHECK_EQ(conc_task_done_many(q, 50), 50); /* the last ones */
+  CHECK(LOAD(syncs) - before < 8);
+  CHECK_EQ(counts(q).done, 50);
+  CHECK_EQ(counts(q).leased, 50);
+  STORE(disk_full, 1);
+  CHECK_EQ(conc_task_done_many(q, 20), -ENOSPC);
+  CHECK_EQ(counts(q).leased, 30);
+  STORE(disk_full, 0);
+  conc_queue_free(q);
+  q = open_queue();
+  for (int i = 0; i < 30; i++) CHECK_STR(get(q), items[i]);
+  CHECK_STR(get(q), "empty");
+  CHECK_EQ(conc_task_done_many(q, 31), 30);
   conc_queue_free(q);
   clean();
 }
