@@ -33708,6 +33708,7 @@ typedef struct conc__holder {
      long as it runs. Atomic. */
   conc__word64 seen;
   unsigned refs; /* its own, and those of dying letters. Atomic */
+  bool leaving;  /* it is to get nothing more: its server ends. Atomic */
   char name[48];
 } conc__holder;
 
@@ -35316,6 +35317,8 @@ CONC__PRIVATE ssize_t conc__work_get_one(conc__work *q, conc__sink *sink,
   size = conc__entry_prepare(&slot, sink);
   if (size == 0 && sink->body == NULL)
     size = conc__sink_takes(sink, slot.size);
+  if (sink->holder != NULL && CONC__LOAD_RELAXED(&sink->holder->leaving))
+    size = -ECANCELED;
   if (size < 0) { /* another getter may be able to take it */
     conc__todo_wake(&todo, conc__waitlist_take(&q->getters));
     conc__work_leave(q, &todo);
@@ -48365,6 +48368,10 @@ CONC__PRIVATE void conc__server_stop(conc__manager_data *m) {
   conc__client *c, *next;
   CONC__CHECK(!server->stopping && server->listener < 0);
   server->stopping = true;
+  /* What one client has leased, and gives back below, would be delivered to
+     another one otherwise, and so to one after the other. */
+  for (c = server->clients; c != NULL; c = c->next)
+    if (c->holder != NULL) CONC__STORE_RELAXED(&c->holder->leaving, true);
   for (c = server->clients; c != NULL; c = next) {
     next = c->next;
     if (c->serving) {

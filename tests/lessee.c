@@ -799,6 +799,52 @@ TEST(a_server_that_hangs_does_not_hold_up_a_shutdown) {
   close(fd[1]);
 }
 
+/* What comes back when a server ends is not delivered once more, to a client
+   that waits and is cut off next. */
+static void *get_until_the_end(void *arg) {
+  char buf[8];
+  int n = (int)conc_get((conc_queue *)arg, buf, sizeof buf, 20 * test_slow());
+  CHECK(n < 0 && n != -ETIMEDOUT);
+  return NULL;
+}
+static void until_wait(conc_queue *queue, size_t many) {
+  conc__work *q = (conc__work *)queue;
+  size_t n;
+  do {
+    const conc__waiter *w;
+    conc_sleep(0.001);
+    conc__mutex_lock(conc__work_guard(q));
+    for (n = 0, w = q->getters.first; w != NULL; w = w->next) n++;
+    conc__mutex_unlock(conc__work_guard(q));
+  } while (n < many);
+}
+static void *get_two(void *arg) {
+  expect((conc_queue *)arg, "b", NULL);
+  return get_until_the_end(arg);
+}
+TEST(a_server_that_ends_delivers_nothing_again) {
+  served s;
+  conc_manager m[4];
+  conc_queue *q[4];
+  conc_task t[3];
+  serve_leases(&s, 60);
+  for (int i = 0; i < 4; i++) q[i] = join_as_client(&s, &m[i]);
+  put(s.queue, "a");
+  expect(q[1], "a", NULL);
+  put(s.queue, "b"); /* of one that waits itself, then */
+  start(conc_thread_start, &t[0], get_two, q[2]);
+  until_wait(s.queue, 1);
+  start(conc_thread_start, &t[1], get_until_the_end, q[0]);
+  start(conc_thread_start, &t[2], get_until_the_end, q[3]);
+  until_wait(s.queue, 3);
+  CHECK_EQ(conc_manager_shutdown(&s.server), 0);
+  CHECK_EQ(counts(s.queue).got, 2);
+  CHECK_EQ(counts(s.queue).ready, 2);
+  for (int i = 0; i < 3; i++) CHECK_EQ(conc_join(&t[i], 20 * test_slow()), 0);
+  for (int i = 0; i < 4; i++) conc_manager_shutdown(&m[i]);
+  conc_queue_free(s.queue);
+}
+
 /* Without memory, once at each place: nothing is lost, and nothing held. */
 TEST(without_memory_no_lease_is_lost) {
   served s;

@@ -1,7 +1,7 @@
 /* The power goes below a whole manager: what it has answered its clients is
    there again. The manager is this program once more, with a library that
-   notes what it does to its journal (interop/powercut.c); its clients note what
-   they are told. POWER_CUTS is the number of cuts (default 200). */
+   notes what it does to its journal (interop/powercut.c); its clients note
+   what they are told. POWER_CUTS is the number of cuts (default 100). */
 #include "powercut.h"
 
 #include <sys/mman.h>
@@ -185,7 +185,7 @@ static void check_cut(size_t n) {
 }
 
 TEST(a_power_cut_below_a_manager_loses_nothing_that_was_answered) {
-  int cuts = (int)test_asked("POWER_CUTS", 200), input, fd;
+  int cuts = (int)test_asked("POWER_CUTS", 100), input, fd;
   char folder[] = "/tmp/conc-power-XXXXXX";
   conc_task t[CLIENTS];
   unsigned renames = 0, syncs = 0;

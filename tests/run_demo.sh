@@ -75,30 +75,30 @@ while :; do
   }
   tries=$((tries + 1)) port=$((port + 1))
 done
-worker() {
-  start "$1" $WRAPPER "$examples/task_worker" "$address" "$key"
+worker() { # NAME SCALE
+  start "$1" env TIME_SCALE="$2" $WRAPPER "$examples/task_worker" "$address" \
+    "$key"
 }
 killed= others='worker-1 worker-2' begun=10
 if [ -z "$2" ]; then
   # It has all the time in the world for its first task: so it is killed in
   # the middle of that, however slow the machine is.
-  scale=$TIME_SCALE
-  TIME_SCALE=1000 worker worker-1
+  worker worker-1 1000
   until_says 'run task' worker-1
-  TIME_SCALE=$scale worker worker-2
+  worker worker-2 "${TIME_SCALE:-1}"
   until_says 'run task' worker-2
   killed=$(sed -n 's/^run task \(.*\)\.\.\.$/\1/p' "$tmp/worker-1.log")
   kill -KILL "$(cat "$tmp/worker-1.pid")"
   say "worker-1 is killed in the middle of task $killed; worker-3 takes its" \
     "place"
-  worker worker-3
+  worker worker-3 "${TIME_SCALE:-1}"
   if until_says "run task $killed..." worker-2 worker-3; then
     say "$who does task $killed, which worker-1 had"
   fi
   others='worker-2 worker-3' begun=11 # each task, and that one twice
 else
-  worker worker-1
-  worker worker-2
+  worker worker-1 "${TIME_SCALE:-1}"
+  worker worker-2 "${TIME_SCALE:-1}"
 fi
 wait
 

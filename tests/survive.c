@@ -1,14 +1,18 @@
 /* Workers of all kinds share a queue that leases its messages: programs of
    Python, which know nothing of that, and processes of C with threads and
-   coroutines. Each is killed, stopped or cut off at random. Every message is
-   done, and by one of them; what is done twice is so since a lease ended.
+   coroutines. Each is killed, stopped or cut off at random; in the second test
+   the manager is killed, too. Every message is done, and by one of them; what
+   is done twice is so since a lease ended.
 
-   SURVIVE_MESSAGES says how many (default 4,000), SURVIVE_LEASE how long a
-   lease is (default 0.3 seconds), SURVIVE_JOURNAL=1 that the messages are in a
-   journal, SURVIVE_TELL=1 that the counts are to be printed.
+   SURVIVE_MESSAGES says how many (default 4,000; in the second test an eighth
+   of that, for it waits for the disk), SURVIVE_LEASE how long a
+   lease is (default 0.3 seconds), SURVIVE_JOURNAL=1 that the messages of the
+   first test are in a journal, SURVIVE_TELL=1 that the counts are to be
+   printed.
 
-   What is honest to count. Whoever has a message notes in shared memory that it
-   works at it, then says that it is done, then notes that this was answered.
+   What is honest to count. Whoever has a message notes in shared memory that
+   it works at it, then says that it is done, then notes that this was
+   answered.
    - each message was worked at
    - no message was answered to be done twice: so a lease that has ended is of
      no use any more, also to a process that was stopped and does not know
@@ -16,8 +20,10 @@
      without a conc_lease, and Python, are not): no message is with two workers
      by the same delivery, and none comes once more after that by which it was
      done
-   - the server has counted as many deliveries as messages and leases that ended
-     otherwise. So no message was worked at more often than that allows */
+   - the server has counted as many deliveries as messages and leases that
+     ended otherwise. So no message was worked at more often than that allows
+   A manager that is killed has counted nothing, and may have forgotten that it
+   has delivered a message; but no message, and none that was done. */
 #include "test.h"
 
 #include <arpa/inet.h>
@@ -39,10 +45,12 @@ typedef struct table {
   char address[64], proxy[64];
   char python[PYTHONS][200];
   char path[64];
-  int messages, stop, all_done, cut;
+  int messages, stop, all_put, all_done, cut;
+  int restarts; /* the manager is killed, and has a journal */
   double lease;
   unsigned killed, stopped, stopped_long, cuts, gave_up, cancelled, hung;
   unsigned stale, unsure, forgot, released, extended, told, same_delivery;
+  unsigned managers, put_again;
   unsigned errors[200]; /* of gets, by errno */
   conc_queue_counts counts;
   unsigned char *python_table; /* see survivor.py */
@@ -72,7 +80,7 @@ typedef struct worker {
 static bool goes_on(void) { return !LOAD(its->stop); }
 
 /* Has it; `delivery` 0: which one is not known. */
-static void note_got(int64_t n, int delivery) {
+static void note_got(int n, int delivery) {
   uint64_t bit = (uint64_t)1 << (delivery < 63 ? delivery : 63);
   CHECK_CHILD(n >= 0 && n < its->messages);
   if (delivery == 0) return;
@@ -81,8 +89,8 @@ static void note_got(int64_t n, int delivery) {
       delivery < 63)
     ADD_FETCH(its->same_delivery, 1);
 }
-static void note_work(int64_t n) { ADD_FETCH(its->worked[n], 1); }
-static void note_done(int64_t n, int delivery, int rc) {
+static void note_work(int n) { ADD_FETCH(its->worked[n], 1); }
+static void note_done(int n, int delivery, int rc) {
   if (rc == -ESTALE) ADD_FETCH(its->stale, 1);
   else if (rc != 0) ADD_FETCH(its->unsure, 1);
   if (rc == -EINVAL || rc == -EPROTO) {
@@ -112,11 +120,12 @@ static void *be_plain(void *arg) {
   worker *w = (worker *)arg;
   while (goes_on()) {
     int n = 0;
-    int rc = conc_get_parse(w->queue, 0.2, "i", &n);
-    if (rc != 0) {
-      note_error(rc);
+    ssize_t size = conc_get(w->queue, &n, sizeof n, 0.2);
+    if (size < 0) {
+      note_error((int)size);
       continue;
     }
+    CHECK_CHILD(size == sizeof n);
     note_got(n, 0);
     note_work(n);
     note_done(n, 0, conc_task_done(w->queue));
@@ -126,21 +135,19 @@ static void *be_plain(void *arg) {
 }
 
 /* Gets one with its lease. False: there was none. */
-static bool get_leased(worker *w, conc_lease *lease, int64_t *n) {
-  conc_value *v = NULL;
-  int rc = conc_get_value_leased(w->queue, lease, &v, 0.2);
-  if (rc != 0) {
-    note_error(rc);
+static bool get_leased(worker *w, conc_lease *lease, int *n) {
+  ssize_t size = conc_get_leased(w->queue, lease, n, sizeof *n, 0.2);
+  if (size < 0) {
+    note_error((int)size);
     return false;
   }
-  CHECK_CHILD(conc_value_int(v, n) == 0);
-  conc_value_free(v);
+  CHECK_CHILD(size == sizeof *n);
   note_got(*n, conc_lease_deliveries(lease));
   return true;
 }
 
 /* Ends a lease in some way. False: its task is to end, without a word. */
-static bool end_somehow(worker *w, conc_lease *lease, int64_t n) {
+static bool end_somehow(worker *w, conc_lease *lease, int n) {
   int delivery = conc_lease_deliveries(lease);
   switch (test_random_of(&w->seed) % 400) {
   case 0: /* it hangs for longer than it may */
@@ -167,7 +174,7 @@ static void *be_leaser(void *arg) {
   worker *w = (worker *)arg;
   while (goes_on()) {
     conc_lease lease = {0};
-    int64_t n = 0;
+    int n = 0;
     if (get_leased(w, &lease, &n) && !end_somehow(w, &lease, n)) break;
   }
   return NULL;
@@ -177,7 +184,7 @@ static void *be_leaser(void *arg) {
 static void *be_hoarder(void *arg) {
   worker *w = (worker *)arg;
   conc_lease leases[5];
-  int64_t n[5];
+  int n[5];
   memset(leases, 0, sizeof leases);
   while (goes_on()) {
     size_t k = 0, i;
@@ -291,6 +298,40 @@ static void until_python_works(void) {
       usleep(1000);
 }
 
+/* Puts them all, and then waits until they are done. */
+static void put_all(conc_queue *q) {
+  for (int i = 0; i < its->messages && goes_on(); i++) {
+    if (i == its->messages / 2) until_python_works();
+    CHECK_CHILD(conc_put(q, &i, sizeof i, CONC_FOREVER) == 0);
+  }
+  STORE(its->all_put, 1);
+}
+
+/* From afar, to a manager that is killed now and then: each until it is
+   answered, and once. */
+static void be_putter(int number) {
+  conc_manager m;
+  conc_queue *q;
+  (void)number;
+  memset(&m, 0, sizeof m);
+  m.address = its->address;
+  m.authkey = "survive";
+  m.reconnect = 20 * test_slow();
+  CHECK_CHILD(conc_manager_connect(&m, 20 * test_slow()) == 0);
+  q = conc_manager_get(&m, "get_queue");
+  CHECK_CHILD(q != NULL);
+  for (int i = 0; i < its->messages && goes_on(); i++) {
+    char id[20];
+    snprintf(id, sizeof id, "%d", i);
+    if (i == its->messages / 2) until_python_works();
+    while (conc_put_once(q, id, &i, sizeof i, 5) != 0 && goes_on())
+      ADD_FETCH(its->put_again, 1);
+  }
+  STORE(its->all_put, 1);
+  conc_manager_shutdown(&m);
+  _exit(0);
+}
+
 static void be_server(int number) {
   conc_queue_opts o;
   conc_manager m;
@@ -299,26 +340,27 @@ static void be_server(int number) {
   (void)number;
   memset(&o, 0, sizeof o);
   memset(&m, 0, sizeof m);
-  m.address = "127.0.0.1:0";
+  m.address = its->address[0] != 0 ? its->address : "127.0.0.1:0";
   m.authkey = "survive";
   o.lease = its->lease;
   o.max_lease = its->lease * 2;
   o.retry_delay = 0.001;
   o.capacity = 1000;
-  if (getenv("SURVIVE_JOURNAL") != NULL) {
+  if (its->restarts || getenv("SURVIVE_JOURNAL") != NULL) {
     snprintf(path, sizeof path, "%s.journal", its->path);
     o.journal = path;
   }
+  if (its->restarts) o.dedup = 1000;
   q = conc_queue_new(&o);
   CHECK_CHILD(q != NULL);
   CHECK_CHILD(conc_manager_register_queue(&m, "get_queue", q) == 0);
   CHECK_CHILD(conc_manager_start(&m) == 0);
-  strcpy(its->address + 1, conc_manager_address(&m) + 1);
-  STORE(its->address[0], conc_manager_address(&m)[0]);
-  for (int i = 0; i < its->messages && goes_on(); i++) {
-    if (i == its->messages / 2) until_python_works();
-    CHECK_CHILD(conc_put_build(q, CONC_FOREVER, "i", i) == 0);
+  if (its->address[0] == 0) {
+    strcpy(its->address + 1, conc_manager_address(&m) + 1);
+    STORE(its->address[0], conc_manager_address(&m)[0]);
   }
+  if (!its->restarts) put_all(q);
+  while (goes_on() && !LOAD(its->all_put)) usleep(1000);
   while (goes_on() && conc_queue_join(q, 0.1) != 0) {
   }
   CHECK_CHILD(conc_queue_stats(q, &its->counts) == 0);
@@ -352,8 +394,10 @@ static int socket_at(const char *address, bool listens) {
   if (listens)
     CHECK_CHILD(bind(fd, (struct sockaddr *)&at, sizeof at) == 0 &&
                 listen(fd, 64) == 0);
-  else
-    CHECK_CHILD(connect(fd, (struct sockaddr *)&at, sizeof at) == 0);
+  else if (connect(fd, (struct sockaddr *)&at, sizeof at) != 0) {
+    close(fd); /* the manager has been killed */
+    return -1;
+  }
   return fd;
 }
 
@@ -425,6 +469,10 @@ static void be_proxy(int number) {
     if ((p[0].revents & POLLIN) && i < LINKS) {
       links[i].ends[0] = accept(listener, NULL, NULL);
       links[i].ends[1] = socket_at(its->address, false);
+      if (links[i].ends[1] < 0) {
+        close(links[i].ends[0]);
+        links[i].ends[0] = -1;
+      }
     }
     how = LOAD(its->cut);
     STORE(its->cut, NO_CUT);
@@ -444,7 +492,9 @@ static pid_t run_as(void (*be)(int), int number) {
   pid_t pid = fork();
   CHECK(pid >= 0);
   if (pid == 0) {
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
+#ifdef __linux__
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* the test may be killed itself */
+#endif
     be(number);
   }
   return pid;
@@ -516,10 +566,13 @@ static void tell(unsigned long long worked, unsigned more, unsigned python) {
   printf("  %u told of an earlier delivery; %u too late, %u not answered\n",
          its->told, its->stale, its->unsure);
   printf("  %u killed, %u stopped, %u stopped for longer than a lease, %u cut "
-         "off, %u gave up;\n  %u cancelled, %u hung, %u released, %u extended, "
-         "%u forgot\n", its->killed, its->stopped, its->stopped_long,
+         "off, %u gave up;\n  %u cancelled, %u hung, %u released, %u "
+         "extended, %u forgot\n", its->killed, its->stopped, its->stopped_long,
          its->cuts, its->gave_up, its->cancelled, its->hung, its->released,
          its->extended, its->forgot);
+  if (its->restarts)
+    printf("  %u managers were killed, %u puts asked for again\n",
+           its->managers, its->put_again);
   for (int i = 0; i < 200; i++)
     if (its->errors[i] > 0)
       printf("  %u gets: %s\n", its->errors[i], conc_strerror(-i));
@@ -545,6 +598,10 @@ static void count(void) {
   CHECK_EQ(lost, 0);
   CHECK_EQ(finished_twice, 0);
   CHECK_EQ(come_again, 0);
+  if (its->restarts) {
+    CHECK(its->managers > 0);
+    return;
+  }
   CHECK_EQ(its->same_delivery, 0);
   CHECK_EQ(c->put, its->messages);
   CHECK_EQ(c->done, its->messages);
@@ -593,13 +650,20 @@ static void make_tables(int messages) {
   close(fd);
 }
 
-TEST(every_message_is_done_whatever_happens_to_its_workers) {
+static void kill_manager(pid_t *server) {
+  CHECK_EQ(kill(*server, SIGKILL), 0);
+  reap(*server, -SIGKILL);
+  its->managers++;
+  *server = run_as(be_server, 0);
+}
+
+static void survive(int messages, int restarts) {
   process workers[WORKERS];
-  pid_t server, proxy;
-  double end;
+  pid_t server, proxy, putter = 0;
+  double end, manager_until = test_now() + 0.1;
   int status;
-  NEEDS_FORK;
-  make_tables((int)test_asked("SURVIVE_MESSAGES", 4000));
+  make_tables(messages);
+  its->restarts = restarts;
   find_pythons();
   server = run_as(be_server, 0);
   while (!LOAD(its->address[0])) usleep(1000);
@@ -609,11 +673,16 @@ TEST(every_message_is_done_whatever_happens_to_its_workers) {
     workers[i].stopped_until = 0;
     workers[i].pid = run_worker(i);
   }
+  if (restarts) putter = run_as(be_putter, 2);
   end = test_now() + (15 + its->messages / 500.0) * test_slow();
   while (!LOAD(its->all_done) && test_now() < end) {
     int i = (int)(test_random() % WORKERS);
     disturb(&workers[i], i);
     for (i = 0; i < WORKERS; i++) attend(&workers[i], i, false);
+    if (restarts && test_now() > manager_until && !LOAD(its->all_done)) {
+      kill_manager(&server);
+      manager_until = test_now() + 0.1 + test_random() % 500 / 1000.0;
+    }
     usleep(5000 + test_random() % 30000);
   }
   STORE(its->stop, 1);
@@ -623,11 +692,21 @@ TEST(every_message_is_done_whatever_happens_to_its_workers) {
     CHECK_EQ(waitpid(workers[i].pid, &status, 0), workers[i].pid);
     check_ended(status, true);
   }
+  if (restarts) reap(putter, 0);
   STORE(its->stop, 2);
   reap(server, 0);
   reap(proxy, 0);
   unlink(its->path);
   count();
+}
+
+TEST(every_message_is_done_whatever_happens_to_its_workers) {
+  NEEDS_FORK;
+  survive((int)test_asked("SURVIVE_MESSAGES", 4000), 0);
+}
+TEST(every_message_is_done_though_the_manager_is_killed) {
+  NEEDS_FORK;
+  survive((int)test_asked("SURVIVE_MESSAGES", 4000) / 8, 1);
 }
 
 TEST_MAIN

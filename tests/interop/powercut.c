@@ -1,8 +1,9 @@
 /* powercut.c: a library to be preloaded, which notes what a program does to a
  * file, as events of ../powercut.h: those files whose name begins with the
  * value of POWERCUT_FILE, and the directory that they are in. The log is the
- * file POWERCUT_LOG. Linux only: the calls themselves are system calls. The disk
- * is not waited for, for nobody looks at it. */
+ * file POWERCUT_LOG. Linux only: the calls themselves are system calls. The
+ * disk is not waited for, for nobody looks at it. */
+#ifdef __linux__
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -70,16 +71,20 @@ ssize_t pwrite(int fd, const void *data, size_t size, off_t at) {
   if (n > 0) note(WRITE, fd, data, (size_t)n, at);
   return n;
 }
+#ifdef __GLIBC__
 ssize_t pwrite64(int fd, const void *data, size_t size, off64_t at) {
   return pwrite(fd, data, size, (off_t)at);
 }
+#endif
 
 int ftruncate(int fd, off_t size) {
   int rc = (int)syscall(SYS_ftruncate, fd, size);
   if (rc == 0) note(CUT, fd, NULL, 0, size);
   return rc;
 }
+#ifdef __GLIBC__
 int ftruncate64(int fd, off64_t size) { return ftruncate(fd, (off_t)size); }
+#endif
 
 int fdatasync(int fd) {
   struct stat st;
@@ -103,3 +108,6 @@ int renameat(int a, const char *from, int b, const char *to) {
   }
   return rc;
 }
+#else
+typedef int powercut_is_for_linux;
+#endif

@@ -12,7 +12,7 @@ import os
 import queue
 import sys
 from multiprocessing import AuthenticationError
-from multiprocessing.managers import BaseManager
+from multiprocessing.managers import BaseManager, RemoteError
 
 
 class Manager(BaseManager):
@@ -34,7 +34,7 @@ def work(address, key, path, messages, number):
     table[1 + number] = 1
     while not table[0]:
         try:
-            n = tasks.get(True, 0.2)
+            n = int.from_bytes(tasks.get(True, 0.2), sys.byteorder)
         except queue.Empty:
             continue
         table[own + n] += 1
@@ -51,4 +51,8 @@ try:
     work(*sys.argv[1:])
 except (OSError, EOFError, AuthenticationError):
     os._exit(7)
+except RemoteError as error:
+    if 'no object with id' not in str(error):
+        raise
+    os._exit(7)  # it is another server by now
 os._exit(0)
