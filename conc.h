@@ -36837,13 +36837,14 @@ typedef struct conc__procpool {
   double start_at;       /* when the next process may be ordered; 0: at once,
                             or none is missing */
   double watch_at;       /* when the next look is due, if `watched` */
-  double died_at;        /* when to look again whether all processes are
-                            gone */
-  double died_pause;     /* how long after the last look that is */
+  bool mourned;          /* `mourner` was started */
+  bool gone;             /* atomic: all processes are gone, says that one */
+  double died_at;        /* without it: when to look again whether they are */
   double urge_at;        /* when the server is to have done something; 0: it
                             need not */
   unsigned pulse;        /* the server's, when that was set */
   conc_task keeper;      /* its thread */
+  conc_task mourner;     /* a thread: see conc__procpool_mourn */
 } conc__procpool;
 
 /* The word of a slot, and its parts. */
@@ -37596,26 +37597,46 @@ CONC__PRIVATE size_t conc__procpool_replace_dead(conc__pool_data *p,
   return count;
 }
 
-/* Seconds between looks whether all processes are gone, at most. */
+/* Waits until all processes are gone, and tells the keeper: nothing else does,
+   for these are no children of this process. */
+CONC__PRIVATE void *conc__procpool_mourn(void *arg) {
+  conc__procpool *procs = (conc__procpool *)arg;
+  struct pollfd p;
+  memset(&p, 0, sizeof p);
+  p.fd = procs->server.fds[0];
+  p.events = POLLIN;
+  while (conc__forkserver_drain(p.fd)) (void)poll(&p, 1, -1);
+  CONC__STORE(&procs->gone, true);
+  conc__forkserver_ring(&procs->server);
+  return NULL;
+}
+
+/* Seconds between looks whether all processes are gone, if there is no thread
+   that waits for it. */
 #define CONC__PROCPOOL_DIED 0.25
 
 /* The first server has ended, which only a signal from outside does. Its spare
    goes on in its place. Only if that was killed, too, all are gone. A new one
    would have to be forked here and now, from a process that is busy: so the
-   pool is broken then. Nothing rings for the end of what is no child of ours:
-   so from now on the keeper looks. Returns when to look again. */
+   pool is broken then. Returns when to look again. */
 CONC__PRIVATE double conc__procpool_server_died(conc__pool_data *p) {
   conc__procpool *procs = p->procs;
   double now = conc_now();
-  if (now < procs->died_at) return procs->died_at;
-  if (conc__forkserver_is_gone(&procs->server)) {
+  bool gone;
+  if (!procs->mourned && now >= procs->died_at) {
+    procs->mourner.target = conc__procpool_mourn;
+    procs->mourner.arg = procs;
+    procs->mourner.name = "PoolMourner";
+    procs->mourned = conc_thread_start(&procs->mourner) == 0;
+  }
+  if (procs->mourned) gone = CONC__LOAD(&procs->gone);
+  else gone = now >= procs->died_at;
+  if (gone && conc__forkserver_is_gone(&procs->server)) {
     if (!procs->broken) conc__procpool_break(p);
     return CONC__NEVER;
   }
-  procs->died_pause = procs->died_pause <= 0 ? 1e-3 : 2 * procs->died_pause;
-  if (procs->died_pause > CONC__PROCPOOL_DIED)
-    procs->died_pause = CONC__PROCPOOL_DIED;
-  procs->died_at = now + procs->died_pause;
+  if (procs->mourned) return CONC__NEVER;
+  if (now >= procs->died_at) procs->died_at = now + CONC__PROCPOOL_DIED;
   return procs->died_at;
 }
 
@@ -37846,6 +37867,9 @@ CONC__PRIVATE void *conc__procpool_keeper_main(void *arg) {
     if (procs->start_at > 0) conc__earlier(&deadline, procs->start_at);
     conc__procpool_keeper_rest(procs, deadline, &round);
   }
+  /* The mourner looks at what the end of the server closes. */
+  conc__forkserver_kill_all(&procs->server);
+  if (procs->mourned) conc__task_join_anyway(&procs->mourner);
   conc__forkserver_end(&procs->server);
   /* Threads that came for a job that has ended meanwhile: they have a few
      instructions to go. */
