@@ -4834,8 +4834,9 @@ CONC_API int conc_manager_register_variable(conc_manager *manager,
                   the reply
 
    With .reconnect a call that finds no server is tried again, and so is one
-   that only reads; see conc_manager_get. What a call hands out may have a
-   CONC_OBJECT in it in any case.
+   that only reads; and if the server is of conc.h, one that changes something
+   and hands nothing out: it counts once, as a put does. See conc_manager_get.
+   What a call hands out may have a CONC_OBJECT in it in any case.
    Returns it; or NULL, and errno.
    Errors:
    EINVAL        the manager neither serves nor is connected; or there is no
@@ -40235,10 +40236,14 @@ CONC__PRIVATE void conc__receipts_free(conc__receipts *all) {
      _conc_unget(item)                a message comes back to its place
      _conc_acquire(blocking, timeout) of a lock: None says that it is acquired,
                                       and that its last owner has ended
+     _conc_once(key, method, args)    of data: a change by that method, which
+                                      counts once, though it was sent twice
+                                      (see >>own): None
    Those of a queue that are in >>own come behind them. */
 #define CONC__METHOD_GET "_conc_get"
 #define CONC__METHOD_UNGET "_conc_unget"
 #define CONC__METHOD_LOCK "_conc_acquire"
+#define CONC__METHOD_ONCE "_conc_once"
 #define CONC__METHOD_MAX "_conc_max_"
 
 /* What stands in the place of an id if a client of ours calls a function: the
@@ -42022,11 +42027,12 @@ CONC__PRIVATE int conc__receipt_begin(conc__session *s,
 
 /* The call was carried out, or was not: then its key is forgotten, and it may
    come again. What a queue of another machine makes of a call that was
-   cancelled is not known, and never will be. */
+   cancelled is not known, and never will be. `q` is NULL if it is no queue's.
+   */
 CONC__PRIVATE void conc__receipt_write(conc__session *s, const conc_queue *q,
                                        ssize_t result) {
   conc__receipt *o = s->client->receipt;
-  bool far = q->ops->free == NULL; /* a proxy */
+  bool far = q != NULL && q->ops->free == NULL; /* a proxy */
   if (o == NULL) return;
   o->doer = NULL;
   if (result == -ECANCELED && far) result = -ECONNRESET;
@@ -45657,7 +45663,8 @@ typedef struct conc__ident {
   bool own;                   /* it has what >>own lists, */
   bool settles;               /* and CONC__METHOD_BACK, which came later; */
   bool works;                 /* and for queues with an option of >>leases, */
-  bool leases;                /* and for queues that lease */
+  bool leases;                /* and for queues that lease; */
+  bool once;                  /* it is data, with CONC__METHOD_ONCE */
   unsigned lost;              /* of conc__client_side, when it was asked for */
   size_t most;                /* bytes of a request that it reads */
   char text[64];
@@ -45898,7 +45905,7 @@ CONC__PRIVATE int conc__ident_read(const conc_value *v, conc__ident *ident) {
   if (id == NULL || strlen(id) >= sizeof ident->text) return -EPROTO;
   memcpy(ident->text, id, strlen(id) + 1);
   ident->confirms = ident->own = ident->settles = false;
-  ident->works = ident->leases = false;
+  ident->works = ident->leases = ident->once = false;
   ident->most = SIZE_MAX;
   for (i = 0; i < conc_value_size(methods); i++) {
     const char *name = conc_value_str(conc_value_item(methods, i), NULL);
@@ -45908,6 +45915,7 @@ CONC__PRIVATE int conc__ident_read(const conc_value *v, conc__ident *ident) {
     if (strcmp(name, CONC__METHOD_BACK) == 0) ident->settles = true;
     if (strcmp(name, CONC__METHOD_PUT_ON) == 0) ident->works = true;
     if (strcmp(name, CONC__METHOD_LEASE) == 0) ident->leases = true;
+    if (strcmp(name, CONC__METHOD_ONCE) == 0) ident->once = true;
     if (strncmp(name, CONC__METHOD_MAX, sizeof CONC__METHOD_MAX - 1) == 0) {
       unsigned long long most =
           strtoull(name + sizeof CONC__METHOD_MAX - 1, NULL, 10);
@@ -51863,6 +51871,45 @@ CONC__PRIVATE int conc__iterate(conc__session *s, conc__elements *to,
   conc__draft_free(&d);
   return rc;
 }
+
+/* --- changes that count once --- */
+
+/* _conc_once(key, method, args), for methods whose result is not asked for. If
+   the session is cancelled, the change was not made, for that is one step at
+   the end of its method; or, of update, it can be made once more. */
+CONC__PRIVATE int conc__serve_once(conc__session *s, conc__object *o,
+                                   const conc__request *r) {
+  const conc__method *m = NULL;
+  conc__request inner = *r;
+  const unsigned char *key;
+  char text[160];
+  ssize_t n = 0;
+  int rc;
+  if (conc__request_given(r) == 3 &&
+      conc__own_key(conc_value_item(r->args, 0), &key)) {
+    inner.method = conc__request_text(conc_value_item(r->args, 1));
+    inner.args = conc_value_item(r->args, 2);
+    if (inner.method != NULL && conc_value_type(inner.args) == CONC_TUPLE)
+      m = conc__class_method(o->type, inner.method);
+  }
+  if (m == NULL || m->serve == conc__serve_once) return conc__own_refuse(s, r);
+  if (!conc__request_arguments_fit(&inner, &m->takes, text, sizeof text))
+    return conc__reply_builtin(s, "TypeError", text);
+  rc = conc__receipt_begin(s, key, 0, &n);
+  if (rc < 0) return rc;
+  if (rc == CONC__RECEIPT_DONE)
+    return n < 0 ? conc__reply_error(s, (int)n, false) : conc__reply_none(s);
+  /* It may have waited for itself, on another connection. */
+  rc = conc__object_await(s, o);
+  if (rc == 0) rc = m->serve(s, o, &inner);
+  n = rc != 0 ? rc : conc__reply_is_result(s) ? 0 : -EINVAL;
+  conc__receipt_write(s, NULL, n);
+  return rc;
+}
+
+#define CONC__ONCE_ROW \
+  { CONC__METHOD_ONCE, CONC__TAKES_ANY, conc__serve_once, false }
+
 /* ---------------------------------------------------------------------------
    >>lists: the methods of a list that is served
 
@@ -52120,10 +52167,12 @@ CONC__PRIVATE int conc__serve_list_append(conc__session *s, conc__object *o,
                                           const conc__request *r) {
   conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
   conc__complaint c = {NULL, "", NULL};
+  conc__element cell;
   int rc = conc__arguments_check(r, "list", 1, 1, &c);
   if (rc == 0)
-    rc = conc__iterate_value(s, &d, conc__list_of(o), conc__argument(r, 0),
-                             &c);
+    rc = conc__element_encode(s->manager, &d, conc__argument(r, 0), &cell,
+                              &c.wrong);
+  if (rc == 0) rc = conc__elements_append(conc__list_of(o), &cell);
   conc__draft_free(&d);
   return conc__reply_done(s, &c, rc);
 }
@@ -52426,6 +52475,7 @@ static const conc__method conc__list_methods[] = {
     {"__reversed__", CONC__TAKES_NONE, conc__serve_list_reversed, false},
     {"__rmul__", CONC__TAKES_ANY, conc__serve_list_mul, false},
     {"__setitem__", CONC__TAKES_ANY, conc__serve_list_setitem, false},
+    CONC__ONCE_ROW,
     {"append", CONC__TAKES_ANY, conc__serve_list_append, false},
     {"clear", CONC__TAKES_ANY, conc__serve_list_clear, false},
     {"copy", CONC__TAKES_NONE, conc__serve_list_copy, false},
@@ -53015,6 +53065,7 @@ static const conc__method conc__dict_methods[] = {
     {"__iter__", CONC__TAKES_NONE, conc__serve_dict_iter, false},
     {"__len__", CONC__TAKES_NONE, conc__serve_dict_len, false},
     {"__setitem__", CONC__TAKES_ANY, conc__serve_dict_setitem, false},
+    CONC__ONCE_ROW,
     {"clear", CONC__TAKES_NONE, conc__serve_dict_clear, false},
     {"copy", CONC__TAKES_NONE, conc__serve_dict_copy, false},
     {"get", CONC__TAKES_ANY, conc__serve_dict_get, false},
@@ -53287,6 +53338,7 @@ static const conc__method conc__namespace_methods[] = {
     {"__getattribute__", CONC__TAKES_ANY, conc__namespace_get, false},
     {"__setattr__", CONC__TAKES_ANY, conc__namespace_set, false},
     {"__delattr__", CONC__TAKES_ANY, conc__namespace_delete, false},
+    CONC__ONCE_ROW,
     {"__repr__", CONC__TAKES_NONE, conc__namespace_repr, true},
     {"__str__", CONC__TAKES_NONE, conc__namespace_repr, true}};
 
@@ -53409,6 +53461,7 @@ CONC__PRIVATE int conc__variable_make(conc__session *s, conc__object *o,
 static const conc__method conc__variable_methods[] = {
     {"get", CONC__TAKES_NONE, conc__serve_variable_get, false},
     {"set", {{"value", NULL, NULL}, 1, 1}, conc__serve_variable_set, false},
+    CONC__ONCE_ROW,
     {"__repr__", CONC__TAKES_NONE, conc__variable_repr, true},
     {"__str__", CONC__TAKES_NONE, conc__variable_repr, true}};
 
@@ -53722,6 +53775,7 @@ static const conc__method conc__array_methods[] = {
     {"__len__", CONC__TAKES_NONE, conc__array_len, false},
     {"__getitem__", CONC__TAKES_ANY, conc__array_getitem, false},
     {"__setitem__", CONC__TAKES_ANY, conc__array_setitem, false},
+    CONC__ONCE_ROW,
     {"__repr__", CONC__TAKES_NONE, conc__array_repr, true},
     {"__str__", CONC__TAKES_NONE, conc__array_repr, true},
     {"__getslice__", CONC__TAKES_ANY, conc__array_getslice, true}};
@@ -57516,40 +57570,56 @@ CONC__PRIVATE bool conc__name_makes(const char *name) {
 
 /* --- a call of a client --- */
 
+/* What a call does. */
+enum {
+  CONC__DATA_READS,
+  CONC__DATA_ACTS, /* it changes something, and has a result */
+  CONC__DATA_TELLS /* it changes something, and has none */
+};
+
 /* One try. On 0 the reply is to be freed. */
 CONC__PRIVATE int conc__data_try(conc__data *d, const conc__ident *ident,
                                  conc__calling *call, const char *method,
-                                 const conc_value *args, conc_value **reply) {
+                                 const conc_value *args, int does,
+                                 conc_value **reply) {
   const int protocol = conc__proxy_protocol(&d->proxy, ident) |
                        (d->proxy.manager->options->objects & CONC_PASS);
+  const bool once = does == CONC__DATA_TELLS && ident->once && call->again > 0;
   conc__exchange c;
-  int rc = conc__exchange_begin(&c, &d->proxy, ident, method, call);
+  conc__buffer *out;
+  int rc = conc__exchange_begin(&c, &d->proxy, ident,
+                                once ? CONC__METHOD_ONCE : method, call);
   if (rc != 0) return rc;
-  rc = conc__arguments_put(&c.peer->channel.out, NULL, args, protocol);
+  out = &c.peer->channel.out;
+  if (once) rc = conc__exchange_key(&c);
+  if (once && rc == 0) rc = conc__pickle_put_str(out, method, strlen(method));
+  if (rc == 0) rc = conc__arguments_put(out, NULL, args, protocol);
+  if (once && rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE3);
   rc = conc__exchange_end(&c, &d->proxy, rc);
   if (rc == 0) *reply = c.reply;
   return rc;
 }
 
-/* The whole call. `acts`: it changes something, and so must not be made twice:
-   if it was sent and not answered, it is not tried again. */
+/* The whole call. What changes something must not be done twice: if it was
+   sent and not answered, it is tried again only with a key. */
 CONC__PRIVATE int conc__data_ask(conc__data *d, const char *method,
-                                 const conc_value *args, bool acts,
+                                 const conc_value *args, int does,
                                  conc_value **reply) {
   double end = conc_now() + d->proxy.manager->timeout;
   const conc__ident *ident = conc__proxy_ident(&d->proxy);
   conc__calling call;
   int rc;
   conc__call_begin(&call, d->proxy.manager, end, end);
-  call.acts = acts;
+  call.acts = does != CONC__DATA_READS;
   if (d->made) {
-    do rc = conc__data_try(d, ident, &call, method, args, reply);
+    do rc = conc__data_try(d, ident, &call, method, args, does, reply);
     while (rc != 0 && conc__call_again(&call, &rc));
     return rc == -ESTALE ? -ENOENT : rc;
   }
   do {
     rc = conc__proxy_current(&d->proxy, &call, &ident);
-    if (rc == 0) rc = conc__data_try(d, ident, &call, method, args, reply);
+    if (rc == 0)
+      rc = conc__data_try(d, ident, &call, method, args, does, reply);
   } while (rc != 0 && conc__proxy_again(&d->proxy, &call, ident, &rc));
   return rc;
 }
@@ -57644,7 +57714,7 @@ CONC__PRIVATE int conc__data_here(conc__data *d, const char *method,
 CONC__PRIVATE int conc__data_call(conc__data *d, const char *method,
                                   const conc_value *first,
                                   const conc_value *second, size_t count,
-                                  bool acts, conc_value **reply,
+                                  int does, conc_value **reply,
                                   const conc_value **result) {
   conc_value tuple, items[2];
   int rc;
@@ -57663,7 +57733,7 @@ CONC__PRIVATE int conc__data_call(conc__data *d, const char *method,
   if (count > 1) items[1] = *second;
   if (d->object != NULL)
     return conc__data_here(d, method, &tuple, reply, result);
-  rc = conc__data_ask(d, method, &tuple, acts, reply);
+  rc = conc__data_ask(d, method, &tuple, does, reply);
   if (rc == 0) *result = conc_value_item(*reply, 1);
   return rc;
 }
@@ -57675,7 +57745,7 @@ CONC__PRIVATE int conc__data_tell(void *data, const char *method,
   conc_value *reply;
   const conc_value *result;
   int rc = conc__data_call((conc__data *)data, method, first, second, count,
-                           true, &reply, &result);
+                           CONC__DATA_TELLS, &reply, &result);
   conc_value_free(reply);
   return rc;
 }
@@ -57689,7 +57759,7 @@ CONC__PRIVATE ssize_t conc__data_number(void *data, const char *method,
   int64_t n = 0;
   bool b;
   int rc = conc__data_call((conc__data *)data, method, first, NULL, count,
-                           false, &reply, &result);
+                           CONC__DATA_READS, &reply, &result);
   if (rc != 0) return rc;
   if (conc_value_bool(result, &b) == 0) n = b;
   else if (conc_value_int(result, &n) != 0 || n < 0 || n > PTRDIFF_MAX)
@@ -57735,7 +57805,8 @@ CONC__PRIVATE int conc__data_fetch(void *data, const char *method,
   conc__data *d = (conc__data *)data;
   conc_value *reply;
   const conc_value *result;
-  int rc = conc__data_call(d, method, first, second, count, acts, &reply,
+  int rc = conc__data_call(d, method, first, second, count,
+                           acts ? CONC__DATA_ACTS : CONC__DATA_READS, &reply,
                            &result);
   if (out != NULL) *out = NULL;
   if (rc == 0 && out != NULL) {
