@@ -30081,6 +30081,8 @@ CONC__PRIVATE double conc__wall_clock(void) {
 
 #define CONC__JOURNAL_VERSION 1
 #define CONC__JOURNAL_BEGIN 128 /* bytes of both heads of a file */
+/* No journal of ours comes this far; behind it, numbers would begin anew. */
+#define CONC__SERIAL_MOST (UINT64_MAX / 2)
 #define CONC__RECORD_HEAD 40
 
 /* Where a record has what, by its first byte. */
@@ -30685,6 +30687,7 @@ typedef struct conc__renewal {
   int stage;
   conc__survey survey;
   uint64_t begun_size; /* of the old file, when it began */
+  uint64_t seen_size;  /* of it, at the last slice */
   conc__journal_head head; /* of the new file */
   uint32_t seed, number;
   uint64_t size, synced, flushed; /* of the new file; `out` comes behind */
@@ -31570,6 +31573,10 @@ CONC__PRIVATE int conc__renewal_advance(conc__journal *j) {
     n->stage = CONC__RENEW_FOLLOW;
     break;
   default:
+    if (j->scan.end < j->size) { /* batches have come since */
+      j->scan.end = j->size;
+      break;
+    }
     rc = conc__renewal_finish(j);
     if (rc == 0) conc__renewal_end(j);
     break;
@@ -31577,19 +31584,22 @@ CONC__PRIVATE int conc__renewal_advance(conc__journal *j) {
   return rc;
 }
 
-/* Goes on with the new file for a while, between two batches. In the last
-   stage until it is done, for no batch is written meanwhile. */
+/* Goes on with the new file for a while, between two batches: by a slice, and
+   by twice as much as the old file has grown. So it comes to an end, and what
+   is left for that, during which no batch is written, is little. */
 CONC__PRIVATE void conc__renewal_slice(conc__journal *j) {
   conc__renewal *n = &j->renewal;
-  uint64_t limit = j->scan.at + CONC__RENEW_SLICE;
+  const uint64_t slice = CONC__RENEW_SLICE + 2 * (j->size - n->seen_size);
+  uint64_t limit = j->scan.at + slice;
   int rc = 1;
-  while (rc > 0 && n->stage != CONC__RENEW_NONE &&
-         (j->scan.at < limit || n->stage == CONC__RENEW_FOLLOW)) {
+  n->seen_size = j->size;
+  while (rc > 0 && n->stage != CONC__RENEW_NONE && j->scan.at < limit) {
+    int stage = n->stage;
     rc = conc__renewal_step(j);
     if (rc != 0) continue;
     rc = conc__renewal_advance(j);
     if (rc == 0) rc = 1;
-    limit = j->scan.at + CONC__RENEW_SLICE;
+    if (n->stage != stage) limit = j->scan.at + slice;
   }
   if (rc > 0) return;
   /* The messages are in the queue's memory, but the file does not have all of
@@ -31614,7 +31624,7 @@ CONC__PRIVATE void conc__renewal_begin(conc__journal *j) {
       j->size - needed <= j->size / 2)
     return;
   n->survey.old = j->keep > 0 ? conc__to_microseconds(old) : UINT64_MAX;
-  n->begun_size = j->size;
+  n->begun_size = n->seen_size = j->size;
   conc__scan_begin(&j->scan, j->fd, j->file, j->size);
   n->stage = CONC__RENEW_SURVEY;
 }
@@ -31871,6 +31881,7 @@ CONC__PRIVATE int conc__journal_replay(conc__journal *j, conc__survey *survey,
   if (rc < 0) return rc;
   j->number = s->number;
   if (survey->serial > j->serial) j->serial = survey->serial;
+  if (j->serial > CONC__SERIAL_MOST) return -EPROTO;
   conc__scan_begin(s, j->fd, j->file, j->size);
   while ((rc = conc__scan_next(s, &l)) > 0) {
     const conc__living *e;
@@ -33178,38 +33189,45 @@ CONC__PRIVATE void conc__work_leave(conc__work *q, conc__todo *todo) {
 
 /* --- the end of a holder --- */
 
-/* Gives back what a stake has leased, some of it at a time, for others want
-   the guard, too: the youngest first, as they would come back one by one. */
-CONC__PRIVATE void conc__stake_end(conc__stake *s) {
+/* Gives back some of what a stake has leased, for others want the guard, too:
+   the youngest first, as they would come back one by one. Whether there is
+   more; else the stake has left its queue. */
+CONC__PRIVATE bool conc__stake_end_some(conc__stake *s) {
+  conc__todo todo;
+  conc__work *q;
+  int moves;
   bool more;
-  do {
-    conc__todo todo;
-    conc__work *q;
-    int moves;
-    conc__todo_begin(&todo);
-    conc__mutex_lock(s->guard);
-    q = s->queue;
-    if (q == NULL) {
-      conc__mutex_unlock(s->guard);
-      return;
-    }
-    conc__work_enter(q);
-    for (moves = 0; moves < CONC__MOVES_MOST && s->youngest != NULL; moves++)
-      conc__work_return(q, s->youngest, CONC__BACK_ENDED, -1, NULL, &todo);
-    more = s->youngest != NULL;
-    if (!more) conc__stake_leave(s);
-    conc__work_leave(q, &todo);
-  } while (more);
+  conc__todo_begin(&todo);
+  conc__mutex_lock(s->guard);
+  q = s->queue;
+  if (q == NULL) {
+    conc__mutex_unlock(s->guard);
+    return false;
+  }
+  conc__work_enter(q);
+  for (moves = 0; moves < CONC__MOVES_MOST && s->youngest != NULL; moves++)
+    conc__work_return(q, s->youngest, CONC__BACK_ENDED, -1, NULL, &todo);
+  more = s->youngest != NULL;
+  if (!more) conc__stake_leave(s);
+  conc__work_leave(q, &todo);
+  return more;
+}
+
+/* The holder ends, bit by bit: whether there is more. What is left then is for
+   conc__holder_end. */
+CONC__PRIVATE bool conc__holder_end_some(conc__holder *h) {
+  conc__stake *s = h->stakes;
+  if (s != NULL && !conc__stake_end_some(s)) {
+    h->stakes = s->next;
+    conc__stake_free(s);
+  }
+  return h->stakes != NULL;
 }
 
 /* The task or the connection ends: all that it has leased comes back. */
 CONC__PRIVATE void conc__holder_end(void *holder) {
   conc__holder *h = (conc__holder *)holder;
-  while (h->stakes != NULL) {
-    conc__stake *s = h->stakes;
-    h->stakes = s->next;
-    conc__stake_end(s);
-    conc__stake_free(s);
+  while (conc__holder_end_some(h)) {
   }
   conc__holder_unref(h);
 }
@@ -33350,10 +33368,12 @@ CONC__PRIVATE int conc__put_id_reserve(conc__put_ids *ids) {
   return 0;
 }
 
-/* Forgets the ids whose time is over. */
-CONC__PRIVATE void conc__put_id_forget(conc__put_ids *ids, uint64_t now) {
+/* Forgets ids whose time is over, some of them at a time: there may be
+   millions, and a put that comes behind them is not to wait for that. */
+CONC__PRIVATE void conc__put_id_forget(conc__put_ids *ids, uint64_t now,
+                                       size_t most) {
   conc__put_id *k;
-  while ((k = ids->oldest) != NULL && k->until <= now) {
+  while (most-- > 0 && (k = ids->oldest) != NULL && k->until <= now) {
     conc__put_id **p = conc__put_id_bucket(ids, k->hash);
     while (*p != k) p = &(*p)->chain;
     *p = k->chain;
@@ -33379,10 +33399,10 @@ CONC__PRIVATE conc__put_id *conc__put_id_new(const char *id) {
 CONC__PRIVATE bool conc__put_id_has(conc__put_ids *ids,
                                    const conc__put_id *which, uint64_t now) {
   const conc__put_id *k;
-  conc__put_id_forget(ids, now);
+  conc__put_id_forget(ids, now, CONC__MOVES_MOST);
   if (ids->buckets == NULL) return false;
   for (k = *conc__put_id_bucket(ids, which->hash); k != NULL; k = k->chain)
-    if (k->hash == which->hash &&
+    if (k->hash == which->hash && k->until > now &&
         strcmp((const char *)(k + 1), (const char *)(which + 1)) == 0)
       return true;
   return false;
@@ -34237,7 +34257,7 @@ CONC__PRIVATE void conc__work_free(conc_queue *queue) {
     q->dying = l->next;
     conc__letter_free(l);
   }
-  conc__put_id_forget(&q->known, CONC__DUE_NEVER);
+  conc__put_id_forget(&q->known, CONC__DUE_NEVER, SIZE_MAX);
   CONC_FREE(q->known.buckets);
   if (q->buckets != q->few) CONC_FREE(q->buckets);
   if (q->before != NULL) conc__holder_unref(q->before);
@@ -34333,7 +34353,7 @@ CONC__PRIVATE int conc__work_found(const conc_journal_record *r, void *arg) {
     if (q->before == NULL)
       q->before = conc__holder_new("the program before", CONC__DUE_NEVER);
     if (q->before == NULL) {
-      CONC_FREE(l);
+      conc__letter_settle(l, &m, false);
       return -ENOMEM;
     }
     conc__work_dying(q, l, q->before, CONC__BACK_ENDED);
@@ -40851,6 +40871,15 @@ CONC__PRIVATE void conc__client_give_back_ends(conc__client *c,
   }
 }
 
+/* The connection ends, and its coroutine still runs: what it has leased comes
+   back bit by bit, for that may be a million messages. */
+CONC__PRIVATE void conc__client_end_leases(conc__client *c) {
+  if (c->holder == NULL) return;
+  conc__holdings_end(&c->holdings, false);
+  while (conc__holder_end_some(c->holder) && conc__loop_yield() == 0) {
+  }
+}
+
 /* The connection ends without a word. First what it holds, which needs no
    wait. */
 CONC__PRIVATE void conc__client_give_back(conc__client *c) {
@@ -44238,6 +44267,7 @@ CONC__PRIVATE void *conc__client_main(void *arg) {
   if (rc != 0 && s.manager->server.stopping) conc__client_settle(c);
   if (rc != 0) conc__client_tell_end(c, rc);
   if (rc != 0) conc__client_await(&s);
+  if (rc != 0) conc__client_end_leases(c);
   /* While this is a coroutine that may wait: the queue may be another
      machine's. */
   if (rc != 0) conc__client_give_back(c);
@@ -46896,6 +46926,9 @@ typedef struct conc__lessees {
 static conc_local conc__lessees_local;
 static conc_attribute conc__lessees_own;
 
+/* Seconds between two signs of life, at least, whatever a server says. */
+#define CONC__BEAT_LEAST 1e-4
+
 CONC__PRIVATE void conc__grants_free(conc__grant *g) {
   while (g != NULL) {
     conc__grant *older = g->older;
@@ -47216,7 +47249,8 @@ CONC__PRIVATE ssize_t conc__lessee_accept(conc__lessee *l, conc__proxy *proxy,
   }
   grant->lease = sink->lease;
   conc__mutex_lock(l->guard);
-  proxy->beat_every = seconds / 3;
+  proxy->beat_every = seconds / 3 > CONC__BEAT_LEAST ? seconds / 3
+                                                      : CONC__BEAT_LEAST;
   conc__mutex_unlock(l->guard);
   rc = conc__lessee_take(l, proxy, ident, c, grant);
   return rc != 0 ? rc : got;
