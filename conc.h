@@ -5360,8 +5360,9 @@ CONC_API int conc_manager_register_variable(conc_manager *manager,
                   the reply
 
    With .reconnect a call that finds no server is tried again, and so is one
-   that only reads; see conc_manager_get. What a call hands out may have a
-   CONC_OBJECT in it in any case.
+   that only reads; and if the server is of conc.h, one that changes something
+   and hands nothing out: it counts once, as a put does. See conc_manager_get.
+   What a call hands out may have a CONC_OBJECT in it in any case.
    Returns it; or NULL, and errno.
    Errors:
    EINVAL        the manager neither serves nor is connected; or there is no
@@ -31521,6 +31522,8 @@ CONC__PRIVATE double conc__wall_clock(void) {
 
 #define CONC__JOURNAL_VERSION 1
 #define CONC__JOURNAL_BEGIN 128 /* bytes of both heads of a file */
+/* No journal of ours comes this far; behind it, numbers would begin anew. */
+#define CONC__SERIAL_MOST (UINT64_MAX / 2)
 #define CONC__RECORD_HEAD 40
 
 /* Where a record has what, by its first byte. */
@@ -32125,6 +32128,7 @@ typedef struct conc__renewal {
   int stage;
   conc__survey survey;
   uint64_t begun_size; /* of the old file, when it began */
+  uint64_t seen_size;  /* of it, at the last slice */
   conc__journal_head head; /* of the new file */
   uint32_t seed, number;
   uint64_t size, synced, flushed; /* of the new file; `out` comes behind */
@@ -33062,6 +33066,10 @@ CONC__PRIVATE int conc__renewal_advance(conc__journal *j) {
     n->stage = CONC__RENEW_FOLLOW;
     break;
   default:
+    if (j->scan.end < j->size) { /* batches have come since */
+      j->scan.end = j->size;
+      break;
+    }
     rc = conc__renewal_finish(j);
     if (rc == 0) conc__renewal_end(j);
     break;
@@ -33069,19 +33077,22 @@ CONC__PRIVATE int conc__renewal_advance(conc__journal *j) {
   return rc;
 }
 
-/* Goes on with the new file for a while, between two batches. In the last
-   stage until it is done, for no batch is written meanwhile. */
+/* Goes on with the new file for a while, between two batches: by a slice, and
+   by twice as much as the old file has grown. So it comes to an end, and what
+   is left for that, during which no batch is written, is little. */
 CONC__PRIVATE void conc__renewal_slice(conc__journal *j) {
   conc__renewal *n = &j->renewal;
-  uint64_t limit = j->scan.at + CONC__RENEW_SLICE;
+  const uint64_t slice = CONC__RENEW_SLICE + 2 * (j->size - n->seen_size);
+  uint64_t limit = j->scan.at + slice;
   int rc = 1;
-  while (rc > 0 && n->stage != CONC__RENEW_NONE &&
-         (j->scan.at < limit || n->stage == CONC__RENEW_FOLLOW)) {
+  n->seen_size = j->size;
+  while (rc > 0 && n->stage != CONC__RENEW_NONE && j->scan.at < limit) {
+    int stage = n->stage;
     rc = conc__renewal_step(j);
     if (rc != 0) continue;
     rc = conc__renewal_advance(j);
     if (rc == 0) rc = 1;
-    limit = j->scan.at + CONC__RENEW_SLICE;
+    if (n->stage != stage) limit = j->scan.at + slice;
   }
   if (rc > 0) return;
   /* The messages are in the queue's memory, but the file does not have all of
@@ -33106,7 +33117,7 @@ CONC__PRIVATE void conc__renewal_begin(conc__journal *j) {
       j->size - needed <= j->size / 2)
     return;
   n->survey.old = j->keep > 0 ? conc__to_microseconds(old) : UINT64_MAX;
-  n->begun_size = j->size;
+  n->begun_size = n->seen_size = j->size;
   conc__scan_begin(&j->scan, j->fd, j->file, j->size);
   n->stage = CONC__RENEW_SURVEY;
 }
@@ -33377,6 +33388,7 @@ CONC__PRIVATE int conc__journal_replay(conc__journal *j, conc__survey *survey,
   if (rc < 0) return rc;
   j->number = s->number;
   if (survey->serial > j->serial) j->serial = survey->serial;
+  if (j->serial > CONC__SERIAL_MOST) return -EPROTO;
   conc__scan_begin(s, j->fd, j->file, j->size);
   while ((rc = conc__scan_next(s, &l)) > 0) {
     const conc__living *e;
@@ -34687,38 +34699,45 @@ CONC__PRIVATE void conc__work_leave(conc__work *q, conc__todo *todo) {
 
 /* --- the end of a holder --- */
 
-/* Gives back what a stake has leased, some of it at a time, for others want
-   the guard, too: the youngest first, as they would come back one by one. */
-CONC__PRIVATE void conc__stake_end(conc__stake *s) {
+/* Gives back some of what a stake has leased, for others want the guard, too:
+   the youngest first, as they would come back one by one. Whether there is
+   more; else the stake has left its queue. */
+CONC__PRIVATE bool conc__stake_end_some(conc__stake *s) {
+  conc__todo todo;
+  conc__work *q;
+  int moves;
   bool more;
-  do {
-    conc__todo todo;
-    conc__work *q;
-    int moves;
-    conc__todo_begin(&todo);
-    conc__mutex_lock(s->guard);
-    q = s->queue;
-    if (q == NULL) {
-      conc__mutex_unlock(s->guard);
-      return;
-    }
-    conc__work_enter(q);
-    for (moves = 0; moves < CONC__MOVES_MOST && s->youngest != NULL; moves++)
-      conc__work_return(q, s->youngest, CONC__BACK_ENDED, -1, NULL, &todo);
-    more = s->youngest != NULL;
-    if (!more) conc__stake_leave(s);
-    conc__work_leave(q, &todo);
-  } while (more);
+  conc__todo_begin(&todo);
+  conc__mutex_lock(s->guard);
+  q = s->queue;
+  if (q == NULL) {
+    conc__mutex_unlock(s->guard);
+    return false;
+  }
+  conc__work_enter(q);
+  for (moves = 0; moves < CONC__MOVES_MOST && s->youngest != NULL; moves++)
+    conc__work_return(q, s->youngest, CONC__BACK_ENDED, -1, NULL, &todo);
+  more = s->youngest != NULL;
+  if (!more) conc__stake_leave(s);
+  conc__work_leave(q, &todo);
+  return more;
+}
+
+/* The holder ends, bit by bit: whether there is more. What is left then is for
+   conc__holder_end. */
+CONC__PRIVATE bool conc__holder_end_some(conc__holder *h) {
+  conc__stake *s = h->stakes;
+  if (s != NULL && !conc__stake_end_some(s)) {
+    h->stakes = s->next;
+    conc__stake_free(s);
+  }
+  return h->stakes != NULL;
 }
 
 /* The task or the connection ends: all that it has leased comes back. */
 CONC__PRIVATE void conc__holder_end(void *holder) {
   conc__holder *h = (conc__holder *)holder;
-  while (h->stakes != NULL) {
-    conc__stake *s = h->stakes;
-    h->stakes = s->next;
-    conc__stake_end(s);
-    conc__stake_free(s);
+  while (conc__holder_end_some(h)) {
   }
   conc__holder_unref(h);
 }
@@ -34859,10 +34878,12 @@ CONC__PRIVATE int conc__put_id_reserve(conc__put_ids *ids) {
   return 0;
 }
 
-/* Forgets the ids whose time is over. */
-CONC__PRIVATE void conc__put_id_forget(conc__put_ids *ids, uint64_t now) {
+/* Forgets ids whose time is over, some of them at a time: there may be
+   millions, and a put that comes behind them is not to wait for that. */
+CONC__PRIVATE void conc__put_id_forget(conc__put_ids *ids, uint64_t now,
+                                       size_t most) {
   conc__put_id *k;
-  while ((k = ids->oldest) != NULL && k->until <= now) {
+  while (most-- > 0 && (k = ids->oldest) != NULL && k->until <= now) {
     conc__put_id **p = conc__put_id_bucket(ids, k->hash);
     while (*p != k) p = &(*p)->chain;
     *p = k->chain;
@@ -34888,10 +34909,10 @@ CONC__PRIVATE conc__put_id *conc__put_id_new(const char *id) {
 CONC__PRIVATE bool conc__put_id_has(conc__put_ids *ids,
                                    const conc__put_id *which, uint64_t now) {
   const conc__put_id *k;
-  conc__put_id_forget(ids, now);
+  conc__put_id_forget(ids, now, CONC__MOVES_MOST);
   if (ids->buckets == NULL) return false;
   for (k = *conc__put_id_bucket(ids, which->hash); k != NULL; k = k->chain)
-    if (k->hash == which->hash &&
+    if (k->hash == which->hash && k->until > now &&
         strcmp((const char *)(k + 1), (const char *)(which + 1)) == 0)
       return true;
   return false;
@@ -35856,7 +35877,7 @@ CONC__PRIVATE void conc__work_free(conc_queue *queue) {
     q->dying = l->next;
     conc__letter_free(l);
   }
-  conc__put_id_forget(&q->known, CONC__DUE_NEVER);
+  conc__put_id_forget(&q->known, CONC__DUE_NEVER, SIZE_MAX);
   CONC_FREE(q->known.buckets);
   if (q->buckets != q->few) CONC_FREE(q->buckets);
   if (q->before != NULL) conc__holder_unref(q->before);
@@ -35953,7 +35974,7 @@ CONC__PRIVATE int conc__work_found(const conc_journal_record *r, void *arg) {
     if (q->before == NULL)
       q->before = conc__holder_new("the program before", CONC__DUE_NEVER);
     if (q->before == NULL) {
-      CONC_FREE(l);
+      conc__letter_settle(l, &m, false);
       return -ENOMEM;
     }
     conc__work_dying(q, l, q->before, CONC__BACK_ENDED);
@@ -40419,13 +40440,14 @@ typedef struct conc__procpool {
   double start_at;       /* when the next process may be ordered; 0: at once,
                             or none is missing */
   double watch_at;       /* when the next look is due, if `watched` */
-  double died_at;        /* when to look again whether all processes are
-                            gone */
-  double died_pause;     /* how long after the last look that is */
+  bool mourned;          /* `mourner` was started */
+  bool gone;             /* atomic: all processes are gone, says that one */
+  double died_at;        /* without it: when to look again whether they are */
   double urge_at;        /* when the server is to have done something; 0: it
                             need not */
   unsigned pulse;        /* the server's, when that was set */
   conc_task keeper;      /* its thread */
+  conc_task mourner;     /* a thread: see conc__procpool_mourn */
 } conc__procpool;
 
 /* The word of a slot, and its parts. */
@@ -41178,26 +41200,46 @@ CONC__PRIVATE size_t conc__procpool_replace_dead(conc__pool_data *p,
   return count;
 }
 
-/* Seconds between looks whether all processes are gone, at most. */
+/* Waits until all processes are gone, and tells the keeper: nothing else does,
+   for these are no children of this process. */
+CONC__PRIVATE void *conc__procpool_mourn(void *arg) {
+  conc__procpool *procs = (conc__procpool *)arg;
+  struct pollfd p;
+  memset(&p, 0, sizeof p);
+  p.fd = procs->server.fds[0];
+  p.events = POLLIN;
+  while (conc__forkserver_drain(p.fd)) (void)poll(&p, 1, -1);
+  CONC__STORE(&procs->gone, true);
+  conc__forkserver_ring(&procs->server);
+  return NULL;
+}
+
+/* Seconds between looks whether all processes are gone, if there is no thread
+   that waits for it. */
 #define CONC__PROCPOOL_DIED 0.25
 
 /* The first server has ended, which only a signal from outside does. Its spare
    goes on in its place. Only if that was killed, too, all are gone. A new one
    would have to be forked here and now, from a process that is busy: so the
-   pool is broken then. Nothing rings for the end of what is no child of ours:
-   so from now on the keeper looks. Returns when to look again. */
+   pool is broken then. Returns when to look again. */
 CONC__PRIVATE double conc__procpool_server_died(conc__pool_data *p) {
   conc__procpool *procs = p->procs;
   double now = conc_now();
-  if (now < procs->died_at) return procs->died_at;
-  if (conc__forkserver_is_gone(&procs->server)) {
+  bool gone;
+  if (!procs->mourned && now >= procs->died_at) {
+    procs->mourner.target = conc__procpool_mourn;
+    procs->mourner.arg = procs;
+    procs->mourner.name = "PoolMourner";
+    procs->mourned = conc_thread_start(&procs->mourner) == 0;
+  }
+  if (procs->mourned) gone = CONC__LOAD(&procs->gone);
+  else gone = now >= procs->died_at;
+  if (gone && conc__forkserver_is_gone(&procs->server)) {
     if (!procs->broken) conc__procpool_break(p);
     return CONC__NEVER;
   }
-  procs->died_pause = procs->died_pause <= 0 ? 1e-3 : 2 * procs->died_pause;
-  if (procs->died_pause > CONC__PROCPOOL_DIED)
-    procs->died_pause = CONC__PROCPOOL_DIED;
-  procs->died_at = now + procs->died_pause;
+  if (procs->mourned) return CONC__NEVER;
+  if (now >= procs->died_at) procs->died_at = now + CONC__PROCPOOL_DIED;
   return procs->died_at;
 }
 
@@ -41428,6 +41470,9 @@ CONC__PRIVATE void *conc__procpool_keeper_main(void *arg) {
     if (procs->start_at > 0) conc__earlier(&deadline, procs->start_at);
     conc__procpool_keeper_rest(procs, deadline, &round);
   }
+  /* The mourner looks at what the end of the server closes. */
+  conc__forkserver_kill_all(&procs->server);
+  if (procs->mourned) conc__task_join_anyway(&procs->mourner);
   conc__forkserver_end(&procs->server);
   /* Threads that came for a job that has ended meanwhile: they have a few
      instructions to go. */
@@ -43835,10 +43880,14 @@ CONC__PRIVATE void conc__receipts_free(conc__receipts *all) {
      _conc_unget(item)                a message comes back to its place
      _conc_acquire(blocking, timeout) of a lock: None says that it is acquired,
                                       and that its last owner has ended
+     _conc_once(key, method, args)    of data: a change by that method, which
+                                      counts once, though it was sent twice
+                                      (see >>own): None
    Those of a queue that are in >>own come behind them. */
 #define CONC__METHOD_GET "_conc_get"
 #define CONC__METHOD_UNGET "_conc_unget"
 #define CONC__METHOD_LOCK "_conc_acquire"
+#define CONC__METHOD_ONCE "_conc_once"
 #define CONC__METHOD_MAX "_conc_max_"
 
 /* What stands in the place of an id if a client of ours calls a function: the
@@ -44450,6 +44499,15 @@ CONC__PRIVATE void conc__client_give_back_ends(conc__client *c,
     CONC__COUNT(&c->manager->server.account, returned, 1);
     conc__unget_body(q, 0, c->held.data + begin, end - begin,
                      at == c->held_ends.first ? &c->held : NULL);
+  }
+}
+
+/* The connection ends, and its coroutine still runs: what it has leased comes
+   back bit by bit, for that may be a million messages. */
+CONC__PRIVATE void conc__client_end_leases(conc__client *c) {
+  if (c->holder == NULL) return;
+  conc__holdings_end(&c->holdings, false);
+  while (conc__holder_end_some(c->holder) && conc__loop_yield() == 0) {
   }
 }
 
@@ -45729,11 +45787,12 @@ CONC__PRIVATE int conc__receipt_begin(conc__session *s,
 
 /* The call was carried out, or was not: then its key is forgotten, and it may
    come again. What a queue of another machine makes of a call that was
-   cancelled is not known, and never will be. */
+   cancelled is not known, and never will be. `q` is NULL if it is no queue's.
+   */
 CONC__PRIVATE void conc__receipt_write(conc__session *s, const conc_queue *q,
                                        ssize_t result) {
   conc__receipt *o = s->client->receipt;
-  bool far = q->ops->free == NULL; /* a proxy */
+  bool far = q != NULL && q->ops->free == NULL; /* a proxy */
   if (o == NULL) return;
   o->doer = NULL;
   if (result == -ECANCELED && far) result = -ECONNRESET;
@@ -48042,6 +48101,7 @@ CONC__PRIVATE void *conc__client_main(void *arg) {
   if (rc != 0 && s.manager->server.stopping) conc__client_settle(c);
   if (rc != 0) conc__client_tell_end(c, rc);
   if (rc != 0) conc__client_await(&s);
+  if (rc != 0) conc__client_end_leases(c);
   /* While this is a coroutine that may wait: the queue may be another
      machine's. */
   if (rc != 0) conc__client_give_back(c);
@@ -49524,7 +49584,8 @@ typedef struct conc__ident {
   bool own;                   /* it has what >>own lists, */
   bool settles;               /* and CONC__METHOD_BACK, which came later; */
   bool works;                 /* and for queues with an option of >>leases, */
-  bool leases;                /* and for queues that lease */
+  bool leases;                /* and for queues that lease; */
+  bool once;                  /* it is data, with CONC__METHOD_ONCE */
   unsigned lost;              /* of conc__client_side, when it was asked for */
   size_t most;                /* bytes of a request that it reads */
   char text[64];
@@ -49765,7 +49826,7 @@ CONC__PRIVATE int conc__ident_read(const conc_value *v, conc__ident *ident) {
   if (id == NULL || strlen(id) >= sizeof ident->text) return -EPROTO;
   memcpy(ident->text, id, strlen(id) + 1);
   ident->confirms = ident->own = ident->settles = false;
-  ident->works = ident->leases = false;
+  ident->works = ident->leases = ident->once = false;
   ident->most = SIZE_MAX;
   for (i = 0; i < conc_value_size(methods); i++) {
     const char *name = conc_value_str(conc_value_item(methods, i), NULL);
@@ -49775,6 +49836,7 @@ CONC__PRIVATE int conc__ident_read(const conc_value *v, conc__ident *ident) {
     if (strcmp(name, CONC__METHOD_BACK) == 0) ident->settles = true;
     if (strcmp(name, CONC__METHOD_PUT_ON) == 0) ident->works = true;
     if (strcmp(name, CONC__METHOD_LEASE) == 0) ident->leases = true;
+    if (strcmp(name, CONC__METHOD_ONCE) == 0) ident->once = true;
     if (strncmp(name, CONC__METHOD_MAX, sizeof CONC__METHOD_MAX - 1) == 0) {
       unsigned long long most =
           strtoull(name + sizeof CONC__METHOD_MAX - 1, NULL, 10);
@@ -50763,6 +50825,9 @@ typedef struct conc__lessees {
 static conc_local conc__lessees_local;
 static conc_attribute conc__lessees_own;
 
+/* Seconds between two signs of life, at least, whatever a server says. */
+#define CONC__BEAT_LEAST 1e-4
+
 CONC__PRIVATE void conc__grants_free(conc__grant *g) {
   while (g != NULL) {
     conc__grant *older = g->older;
@@ -51114,7 +51179,8 @@ CONC__PRIVATE ssize_t conc__lessee_accept(conc__lessee *l, conc__proxy *proxy,
   grant->older = NULL;
   grant->lease = sink->lease;
   conc__mutex_lock(l->guard);
-  proxy->beat_every = seconds / 3;
+  proxy->beat_every = seconds / 3 > CONC__BEAT_LEAST ? seconds / 3
+                                                      : CONC__BEAT_LEAST;
   conc__mutex_unlock(l->guard);
   rc = conc__lessee_take(l, proxy, ident, c, grant);
   return rc != 0 ? rc : got;
@@ -60054,6 +60120,45 @@ CONC__PRIVATE int conc__iterate(conc__session *s, conc__elements *to,
   conc__draft_free(&d);
   return rc;
 }
+
+/* --- changes that count once --- */
+
+/* _conc_once(key, method, args), for methods whose result is not asked for. If
+   the session is cancelled, the change was not made, for that is one step at
+   the end of its method; or, of update, it can be made once more. */
+CONC__PRIVATE int conc__serve_once(conc__session *s, conc__object *o,
+                                   const conc__request *r) {
+  const conc__method *m = NULL;
+  conc__request inner = *r;
+  const unsigned char *key;
+  char text[160];
+  ssize_t n = 0;
+  int rc;
+  if (conc__request_given(r) == 3 &&
+      conc__own_key(conc_value_item(r->args, 0), &key)) {
+    inner.method = conc__request_text(conc_value_item(r->args, 1));
+    inner.args = conc_value_item(r->args, 2);
+    if (inner.method != NULL && conc_value_type(inner.args) == CONC_TUPLE)
+      m = conc__class_method(o->type, inner.method);
+  }
+  if (m == NULL || m->serve == conc__serve_once) return conc__own_refuse(s, r);
+  if (!conc__request_arguments_fit(&inner, &m->takes, text, sizeof text))
+    return conc__reply_builtin(s, "TypeError", text);
+  rc = conc__receipt_begin(s, key, 0, &n);
+  if (rc < 0) return rc;
+  if (rc == CONC__RECEIPT_DONE)
+    return n < 0 ? conc__reply_error(s, (int)n, false) : conc__reply_none(s);
+  /* It may have waited for itself, on another connection. */
+  rc = conc__object_await(s, o);
+  if (rc == 0) rc = m->serve(s, o, &inner);
+  n = rc != 0 ? rc : conc__reply_is_result(s) ? 0 : -EINVAL;
+  conc__receipt_write(s, NULL, n);
+  return rc;
+}
+
+#define CONC__ONCE_ROW \
+  { CONC__METHOD_ONCE, CONC__TAKES_ANY, conc__serve_once, false }
+
 /* ---------------------------------------------------------------------------
    >>lists: the methods of a list that is served
 
@@ -60311,10 +60416,12 @@ CONC__PRIVATE int conc__serve_list_append(conc__session *s, conc__object *o,
                                           const conc__request *r) {
   conc__draft d = {{NULL, 0, 0, 0}, {NULL, 0, 0, 0}};
   conc__complaint c = {NULL, "", NULL};
+  conc__element cell;
   int rc = conc__arguments_check(r, "list", 1, 1, &c);
   if (rc == 0)
-    rc = conc__iterate_value(s, &d, conc__list_of(o), conc__argument(r, 0),
-                             &c);
+    rc = conc__element_encode(s->manager, &d, conc__argument(r, 0), &cell,
+                              &c.wrong);
+  if (rc == 0) rc = conc__elements_append(conc__list_of(o), &cell);
   conc__draft_free(&d);
   return conc__reply_done(s, &c, rc);
 }
@@ -60617,6 +60724,7 @@ static const conc__method conc__list_methods[] = {
     {"__reversed__", CONC__TAKES_NONE, conc__serve_list_reversed, false},
     {"__rmul__", CONC__TAKES_ANY, conc__serve_list_mul, false},
     {"__setitem__", CONC__TAKES_ANY, conc__serve_list_setitem, false},
+    CONC__ONCE_ROW,
     {"append", CONC__TAKES_ANY, conc__serve_list_append, false},
     {"clear", CONC__TAKES_ANY, conc__serve_list_clear, false},
     {"copy", CONC__TAKES_NONE, conc__serve_list_copy, false},
@@ -61206,6 +61314,7 @@ static const conc__method conc__dict_methods[] = {
     {"__iter__", CONC__TAKES_NONE, conc__serve_dict_iter, false},
     {"__len__", CONC__TAKES_NONE, conc__serve_dict_len, false},
     {"__setitem__", CONC__TAKES_ANY, conc__serve_dict_setitem, false},
+    CONC__ONCE_ROW,
     {"clear", CONC__TAKES_NONE, conc__serve_dict_clear, false},
     {"copy", CONC__TAKES_NONE, conc__serve_dict_copy, false},
     {"get", CONC__TAKES_ANY, conc__serve_dict_get, false},
@@ -61478,6 +61587,7 @@ static const conc__method conc__namespace_methods[] = {
     {"__getattribute__", CONC__TAKES_ANY, conc__namespace_get, false},
     {"__setattr__", CONC__TAKES_ANY, conc__namespace_set, false},
     {"__delattr__", CONC__TAKES_ANY, conc__namespace_delete, false},
+    CONC__ONCE_ROW,
     {"__repr__", CONC__TAKES_NONE, conc__namespace_repr, true},
     {"__str__", CONC__TAKES_NONE, conc__namespace_repr, true}};
 
@@ -61600,6 +61710,7 @@ CONC__PRIVATE int conc__variable_make(conc__session *s, conc__object *o,
 static const conc__method conc__variable_methods[] = {
     {"get", CONC__TAKES_NONE, conc__serve_variable_get, false},
     {"set", {{"value", NULL, NULL}, 1, 1}, conc__serve_variable_set, false},
+    CONC__ONCE_ROW,
     {"__repr__", CONC__TAKES_NONE, conc__variable_repr, true},
     {"__str__", CONC__TAKES_NONE, conc__variable_repr, true}};
 
@@ -61913,6 +62024,7 @@ static const conc__method conc__array_methods[] = {
     {"__len__", CONC__TAKES_NONE, conc__array_len, false},
     {"__getitem__", CONC__TAKES_ANY, conc__array_getitem, false},
     {"__setitem__", CONC__TAKES_ANY, conc__array_setitem, false},
+    CONC__ONCE_ROW,
     {"__repr__", CONC__TAKES_NONE, conc__array_repr, true},
     {"__str__", CONC__TAKES_NONE, conc__array_repr, true},
     {"__getslice__", CONC__TAKES_ANY, conc__array_getslice, true}};
@@ -65712,40 +65824,56 @@ CONC__PRIVATE bool conc__name_makes(const char *name) {
 
 /* --- a call of a client --- */
 
+/* What a call does. */
+enum {
+  CONC__DATA_READS,
+  CONC__DATA_ACTS, /* it changes something, and has a result */
+  CONC__DATA_TELLS /* it changes something, and has none */
+};
+
 /* One try. On 0 the reply is to be freed. */
 CONC__PRIVATE int conc__data_try(conc__data *d, const conc__ident *ident,
                                  conc__calling *call, const char *method,
-                                 const conc_value *args, conc_value **reply) {
+                                 const conc_value *args, int does,
+                                 conc_value **reply) {
   const int protocol = conc__proxy_protocol(&d->proxy, ident) |
                        (d->proxy.manager->options->objects & CONC_PASS);
+  const bool once = does == CONC__DATA_TELLS && ident->once && call->again > 0;
   conc__exchange c;
-  int rc = conc__exchange_begin(&c, &d->proxy, ident, method, call);
+  conc__buffer *out;
+  int rc = conc__exchange_begin(&c, &d->proxy, ident,
+                                once ? CONC__METHOD_ONCE : method, call);
   if (rc != 0) return rc;
-  rc = conc__arguments_put(&c.peer->channel.out, NULL, args, protocol);
+  out = &c.peer->channel.out;
+  if (once) rc = conc__exchange_key(&c);
+  if (once && rc == 0) rc = conc__pickle_put_str(out, method, strlen(method));
+  if (rc == 0) rc = conc__arguments_put(out, NULL, args, protocol);
+  if (once && rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE3);
   rc = conc__exchange_end(&c, &d->proxy, rc);
   if (rc == 0) *reply = c.reply;
   return rc;
 }
 
-/* The whole call. `acts`: it changes something, and so must not be made twice:
-   if it was sent and not answered, it is not tried again. */
+/* The whole call. What changes something must not be done twice: if it was
+   sent and not answered, it is tried again only with a key. */
 CONC__PRIVATE int conc__data_ask(conc__data *d, const char *method,
-                                 const conc_value *args, bool acts,
+                                 const conc_value *args, int does,
                                  conc_value **reply) {
   double end = conc_now() + d->proxy.manager->timeout;
   const conc__ident *ident = conc__proxy_ident(&d->proxy);
   conc__calling call;
   int rc;
   conc__call_begin(&call, d->proxy.manager, end, end);
-  call.acts = acts;
+  call.acts = does != CONC__DATA_READS;
   if (d->made) {
-    do rc = conc__data_try(d, ident, &call, method, args, reply);
+    do rc = conc__data_try(d, ident, &call, method, args, does, reply);
     while (rc != 0 && conc__call_again(&call, &rc));
     return rc == -ESTALE ? -ENOENT : rc;
   }
   do {
     rc = conc__proxy_current(&d->proxy, &call, &ident);
-    if (rc == 0) rc = conc__data_try(d, ident, &call, method, args, reply);
+    if (rc == 0)
+      rc = conc__data_try(d, ident, &call, method, args, does, reply);
   } while (rc != 0 && conc__proxy_again(&d->proxy, &call, ident, &rc));
   return rc;
 }
@@ -65840,7 +65968,7 @@ CONC__PRIVATE int conc__data_here(conc__data *d, const char *method,
 CONC__PRIVATE int conc__data_call(conc__data *d, const char *method,
                                   const conc_value *first,
                                   const conc_value *second, size_t count,
-                                  bool acts, conc_value **reply,
+                                  int does, conc_value **reply,
                                   const conc_value **result) {
   conc_value tuple, items[2];
   int rc;
@@ -65859,7 +65987,7 @@ CONC__PRIVATE int conc__data_call(conc__data *d, const char *method,
   if (count > 1) items[1] = *second;
   if (d->object != NULL)
     return conc__data_here(d, method, &tuple, reply, result);
-  rc = conc__data_ask(d, method, &tuple, acts, reply);
+  rc = conc__data_ask(d, method, &tuple, does, reply);
   if (rc == 0) *result = conc_value_item(*reply, 1);
   return rc;
 }
@@ -65871,7 +65999,7 @@ CONC__PRIVATE int conc__data_tell(void *data, const char *method,
   conc_value *reply;
   const conc_value *result;
   int rc = conc__data_call((conc__data *)data, method, first, second, count,
-                           true, &reply, &result);
+                           CONC__DATA_TELLS, &reply, &result);
   conc_value_free(reply);
   return rc;
 }
@@ -65885,7 +66013,7 @@ CONC__PRIVATE ssize_t conc__data_number(void *data, const char *method,
   int64_t n = 0;
   bool b;
   int rc = conc__data_call((conc__data *)data, method, first, NULL, count,
-                           false, &reply, &result);
+                           CONC__DATA_READS, &reply, &result);
   if (rc != 0) return rc;
   if (conc_value_bool(result, &b) == 0) n = b;
   else if (conc_value_int(result, &n) != 0 || n < 0 || n > PTRDIFF_MAX)
@@ -65931,7 +66059,8 @@ CONC__PRIVATE int conc__data_fetch(void *data, const char *method,
   conc__data *d = (conc__data *)data;
   conc_value *reply;
   const conc_value *result;
-  int rc = conc__data_call(d, method, first, second, count, acts, &reply,
+  int rc = conc__data_call(d, method, first, second, count,
+                           acts ? CONC__DATA_ACTS : CONC__DATA_READS, &reply,
                            &result);
   if (out != NULL) *out = NULL;
   if (rc == 0 && out != NULL) {

@@ -406,6 +406,78 @@ TEST(what_is_no_journal_is_left_alone) {
   clean();
 }
 
+/* Writes a batch as the journal's thread does it, which sleeps. */
+static void write_batch(conc__journal *j, uint64_t serial, size_t size) {
+  conc_journal_record r = message(serial, size);
+  size_t total = (size_t)conc__record_total(size);
+  conc__sheet *s = conc__sheet_new(total);
+  CHECK(s != NULL);
+  conc__record_fill(conc__sheet_bytes(s) + s->size, 'P', &r, size);
+  s->size += total;
+  CHECK_EQ(conc__journal_write(j, s), 0);
+  conc__sheets_free(s);
+}
+
+/* However fast the old file grows, the new one is done soon, and no batch has
+   to wait for much of it. */
+TEST(a_new_file_keeps_up_with_what_is_written) {
+  conc__journal *j;
+  uint64_t serial = 1, left = 0;
+  bool sleeps = false;
+  int turns = 0;
+  clean();
+  renew_least = 1 << 20;
+  no_disk = 1;
+  j = open_it(NEVER, 0);
+  for (; serial <= 100; serial++) CHECK_EQ(put(j, serial, 2000), 0);
+  for (serial = 1; serial <= 90; serial++) CHECK_EQ(done(j, serial, 2000), 0);
+  while (!sleeps) {
+    conc__mutex_lock(conc__journal_guard(j));
+    sleeps = j->idle.first != NULL;
+    conc__mutex_unlock(conc__journal_guard(j));
+    sched_yield();
+  }
+  renew_least = 1000;
+  conc__renewal_begin(j);
+  CHECK_EQ(j->renewal.stage, CONC__RENEW_SURVEY);
+  for (serial = 101; j->renewal.stage != CONC__RENEW_NONE; serial++) {
+    write_batch(j, serial, 8000);
+    left = j->size - j->scan.at;
+    conc__renewal_slice(j);
+    CHECK(++turns < 100);
+  }
+  CHECK(renames > 0 && left <= 512 + 2 * 8040);
+  CHECK_EQ(conc__journal_close(j), 0);
+  j = open_it(NEVER, 0);
+  CHECK(!is_there(90));
+  for (turns = 91; turns < (int)serial; turns++)
+    CHECK(is_right((uint64_t)turns, turns <= 100 ? 2000 : 8000));
+  CHECK_EQ(conc__journal_close(j), 0);
+  no_disk = 0;
+  clean();
+}
+
+static int find_any(const conc_journal_record *r, void *arg) {
+  *(uint64_t *)arg = r->serial;
+  return 0;
+}
+
+/* A number that would be the last one is none of ours. */
+TEST(a_journal_whose_numbers_are_at_their_end_is_refused) {
+  conc__journal *j;
+  uint64_t seen = 0;
+  clean();
+  j = open_it(ALWAYS, 0);
+  CHECK_EQ(put(j, UINT64_MAX / 2, 10), 0);
+  CHECK_EQ(conc__journal_close(j), 0);
+  CHECK_EQ(conc__journal_open(&j, here, ALWAYS, 0, find_any, &seen), 0);
+  CHECK_EQ(seen, UINT64_MAX / 2);
+  CHECK_EQ(put(j, UINT64_MAX, 10), 0);
+  CHECK_EQ(conc__journal_close(j), 0);
+  CHECK_EQ(conc__journal_open(&j, here, ALWAYS, 0, find_any, &seen), -EPROTO);
+  clean();
+}
+
 static int refuse_found(const conc_journal_record *r, void *arg) {
   (void)r, (void)arg;
   return -ENOMEM;

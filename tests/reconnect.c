@@ -278,6 +278,74 @@ TEST(a_put_whose_reply_is_lost_counts_once_though_the_server_hears_nothing) {
 }
 TEST(a_put_that_is_lost_on_the_way_counts_once) { once(false, LOSE_REQUEST); }
 
+/* --- so does a change of what is no queue --- */
+
+typedef struct changer {
+  conc_task task;
+  conc_list *list;
+  conc_dict *dict;
+  int number, result;
+} changer;
+
+/* Appends a number, or sets it as a key. */
+static void *change(void *arg) {
+  changer *c = (changer *)arg;
+  conc_value *v;
+  CHECK_EQ(conc_build(&v, "i", c->number), 0);
+  c->result = c->list != NULL ? conc_list_append(c->list, v)
+                              : conc_dict_set(c->dict, v, v);
+  conc_value_free(v);
+  return NULL;
+}
+
+static void change_once(int fault, bool reconnects) {
+  served s;
+  network n;
+  conc_manager m;
+  changer c;
+  int i;
+  serve_at(&s, 0, socket_path());
+  CHECK_EQ(conc_manager_register_list(&s.server, "list", NULL), 0);
+  CHECK_EQ(conc_manager_register_dict(&s.server, "dict", NULL), 0);
+  network_begin(&n, &s);
+  join_through(&n, &m, reconnects ? 20 * test_slow() : 0);
+  memset(&c, 0, sizeof c);
+  for (i = 0; i < 6; i++) {
+    c.list = i % 2 == 0 ? conc_manager_list(&m, "list") : NULL;
+    c.dict = i % 2 == 1 ? conc_manager_dict(&m, "dict") : NULL;
+    CHECK(c.list != NULL || c.dict != NULL);
+    c.number = i;
+    /* So that there is a connection. */
+    CHECK((c.list ? conc_list_len(c.list) : conc_dict_len(c.dict)) >= 0);
+    STORE(n.fault, fault);
+    start(conc_thread_start, &c.task, change, &c);
+    UNTIL(LOAD(n.fault) == CUT);
+    STORE(n.fault, FLOWS);
+    CHECK_EQ(conc_join(&c.task, CONC_FOREVER), 0);
+    CHECK_EQ(c.result, reconnects ? 0 : -ECONNRESET);
+    if (c.list != NULL)
+      CHECK_EQ(conc_list_len(c.list),
+               reconnects || fault == LOSE_REPLY ? i / 2 + 1 : 0);
+    else
+      CHECK_EQ(conc_dict_len(c.dict),
+               reconnects || fault == LOSE_REPLY ? i / 2 + 1 : 0);
+  }
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  network_end(&n);
+  end(&s);
+}
+
+TEST(a_change_of_data_whose_reply_is_lost_counts_once) {
+  change_once(LOSE_REPLY, true);
+}
+TEST(a_change_of_data_that_is_lost_on_the_way_counts_once) {
+  change_once(LOSE_REQUEST, true);
+}
+TEST(without_reconnect_it_is_not_known_what_became_of_a_change) {
+  change_once(LOSE_REPLY, false);
+  change_once(LOSE_REQUEST, false);
+}
+
 static void *mend(void *arg) {
   network *n = (network *)arg;
   while (LOAD(n->fault) != CUT)

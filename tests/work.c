@@ -683,6 +683,52 @@ TEST(an_id_that_is_known_is_put_once) {
   conc_queue_free(q);
 }
 
+/* A put is not kept waiting by all ids whose time has come. */
+TEST(ids_are_forgotten_bit_by_bit) {
+  conc_queue_opts o = {.dedup = 1000};
+  conc_queue *q = queue_of(o);
+  conc__put_ids *ids = &AS_WORK(q)->known;
+  const size_t n = 2 * CONC__MOVES_MOST;
+  conc__put_id *k;
+  char id[20];
+  for (size_t i = 0; i < n; i++) {
+    snprintf(id, sizeof id, "id %zu", i);
+    CHECK_EQ(conc_put_once(q, id, id, strlen(id), 0), 0);
+  }
+  conc__mutex_lock(conc__work_guard(AS_WORK(q)));
+  for (k = ids->oldest; k != NULL; k = k->newer) k->until = 1;
+  conc__mutex_unlock(conc__work_guard(AS_WORK(q)));
+  CHECK_EQ(conc_put_once(q, id, "again", 5, 0), 0);
+  CHECK_EQ(ids->count, CONC__MOVES_MOST + 1);
+  CHECK_EQ(conc_qsize(q), (ssize_t)n + 1);
+  CHECK_EQ(conc_put_once(q, id, "again", 5, 0), 0);
+  CHECK_EQ(ids->count, 1);
+  CHECK_EQ(conc_qsize(q), (ssize_t)n + 1);
+  conc_queue_free(q);
+}
+
+/* Nor is a loop by all that a client had when it ended. */
+TEST(the_leases_of_a_holder_come_back_bit_by_bit) {
+  conc_queue_opts o = {.lease = 1000};
+  conc_queue *q = queue_of(o);
+  const size_t n = CONC__MOVES_MOST + 10;
+  conc__holder *h;
+  for (size_t i = 0; i < n; i++) CHECK_EQ(conc_put(q, &i, sizeof i, 0), 0);
+  for (size_t i = 0, k; i < n; i++) {
+    CHECK_EQ(conc_get(q, &k, sizeof k, 0), sizeof k);
+    CHECK_EQ(k, i);
+  }
+  h = conc__holder_own();
+  CHECK(h != NULL);
+  CHECK(conc__holder_end_some(h));
+  CHECK_EQ(counts(q).leased, 10);
+  CHECK(!conc__holder_end_some(h));
+  CHECK_EQ(counts(q).leased, 0);
+  CHECK_EQ(conc_qsize(q), (ssize_t)n);
+  CHECK(h->stakes == NULL && !conc__holder_end_some(h));
+  conc_queue_free(q);
+}
+
 TEST(a_known_id_needs_no_room) {
   conc_queue_opts o = {.capacity = 1, .dedup = 1000};
   conc_queue *q = queue_of(o);

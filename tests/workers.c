@@ -656,6 +656,56 @@ TEST(a_pool_fails_its_jobs_when_its_fork_server_and_the_spare_are_killed) {
   hold_end();
 }
 
+/* How often the thread of that name has slept so far; -1: there is none. */
+static long sleeps_of(const char *name) {
+  long n = -1;
+  struct dirent *entry;
+  DIR *dir = opendir("/proc/self/task");
+  while (dir != NULL && n < 0 && (entry = readdir(dir)) != NULL) {
+    char path[400], line[100] = "";
+    FILE *f;
+    snprintf(path, sizeof path, "/proc/self/task/%.200s/comm", entry->d_name);
+    f = fopen(path, "r");
+    if (f == NULL) continue;
+    if (fgets(line, sizeof line, f) == NULL) line[0] = 0;
+    fclose(f);
+    line[strcspn(line, "\n")] = 0;
+    if (strcmp(line, name) != 0) continue;
+    snprintf(path, sizeof path, "/proc/self/task/%.200s/status",
+             entry->d_name);
+    f = fopen(path, "r");
+    while (f != NULL && fgets(line, sizeof line, f) != NULL)
+      if (sscanf(line, "voluntary_ctxt_switches: %ld", &n) == 1) break;
+    if (f != NULL) fclose(f);
+  }
+  if (dir != NULL) closedir(dir);
+  return n;
+}
+
+/* A pool with nothing to do does nothing, also in whose life the fork server
+   was killed: it hears of the end of the next one. */
+TEST(a_keeper_sleeps_when_its_fork_server_was_killed) {
+  conc_pool p = pool_of(2);
+  held h[2];
+  int i, quiet = 0;
+  NEEDS_FORK;
+  if (!shows_processes()) SKIP("no spare can be found here");
+  hold_begin();
+  CHECK_EQ(conc_pool_start(&p), 0);
+  meet_both(&p, h);
+  if (sleeps_of("PoolKeeper") < 0) SKIP("threads have no names here");
+  CHECK_EQ(kill(h[0].server, SIGKILL), 0);
+  while (sleeps_of("PoolMourner") < 0) usleep(1000);
+  for (i = 0; i < 20 && quiet < 1; i++) {
+    long before = sleeps_of("PoolKeeper");
+    usleep(600000); /* two looks, if it did look */
+    quiet += sleeps_of("PoolKeeper") == before;
+  }
+  CHECK(quiet > 0);
+  finish(&p);
+  hold_end();
+}
+
 /* A spare that is killed is replaced. One that is stopped hears nothing: it is
    killed before it would miss a worker. Then the server is killed, too. */
 TEST(a_spare_that_is_killed_or_stopped_is_replaced) {
