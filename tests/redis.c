@@ -941,6 +941,12 @@ TEST(replicas_are_waited_for) {
   redis_end(&master);
 }
 
+static int tried(ssize_t rc, long fail_at) {
+  if (rc < 0 && rc != -ENOMEM && rc != -ECONNRESET)
+    TEST_FAIL("%ld: %s", fail_at, conc_strerror((int)rc));
+  return (int)rc;
+}
+
 /* Every call that fails for want of memory has done nothing, or all; only if
    there is none for the reply of the server, it is not known what became of a
    put or a done. */
@@ -952,10 +958,7 @@ static void live_through(long fail_at, const char *address) {
   memset(&m, 0, sizeof m);
   m.address = address;
   STORE(test_fail_at, fail_at);
-#define TRIED(call)                                         \
-  (rc = (int)(call), rc >= 0 || rc == -ENOMEM ||            \
-   rc == -ECONNRESET ? (void)0                              \
-                     : TEST_FAIL("%ld: %s", fail_at, conc_strerror(rc)), rc)
+#define TRIED(call) tried((ssize_t)(call), fail_at)
   if (TRIED(conc_manager_connect(&m, soon())) == 0) {
     q = conc_manager_get(&m, "q");
     CHECK(q != NULL || errno == ENOMEM || errno == ECONNRESET);
