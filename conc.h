@@ -651,8 +651,8 @@
    - If the workers stand still for an hour, 28.8 million tasks wait. One of
      200 bytes takes some @BYTES@ bytes there: @GIB@ GiB. A bound (.capacity)
      makes the putters wait before that.
-   - Leases of 60 seconds are made longer each 15: 1,067 a second, a command for
-     each.
+   - A process says each 20 seconds, of all its leases of 60 that are so old,
+     that their tasks live: at most 50 commands a second.
    - With "appendfsync everysec" the disk gets some 10 MB a second.
 
    --- Python ---

@@ -837,6 +837,7 @@ TEST(what_lies_there_is_plain) {
   conc_value *v;
   char text[64];
   distance_begin(&d, ON_REDIS, plain(), false);
+  CHECK_EQ(d.client.format, CONC_FORMAT_PICKLE);
   put(d.q, "bytes");
   CHECK_EQ(conc_put_build(d.q, soon(), "[is]", 7, "seven"), 0);
   memset(&json, 0, sizeof json);
