@@ -581,8 +581,9 @@
 
    A manager needs no other program. It alone has locks, events, lists, dicts,
    functions, priorities, .max_total, and queues that can be closed. What a
-   killed worker had comes back to it at once. With .journal its messages survive a crash; with
-   .reconnect its clients wait until it was started again. Stay as long as
+   killed worker had comes back to it at once. With .journal its messages
+   survive a crash; with .reconnect its clients wait until it was started
+   again. Stay as long as
    - one process has the speed, and one machine the memory, for all messages
      that wait;
    - the work may stand still while that machine is repaired.
@@ -627,8 +628,8 @@
    bytes: rounds a second, of one task, of sixteen, and 256 messages at once;
    beside them the same commands sent by hand with hiredis, lists (LPUSH and
    BRPOP), redis-py, and a manager. A round is a put, a get under a lease, and
-   a done: three trips. What a lease costs is seen beside lists, which lose what
-   their getter had when it died.
+   a done: three trips. What a lease costs is seen beside lists, which lose
+   what their getter had when it died.
 
    One thread of the server carries out all commands, so a server has a limit,
    however many clients there are. One task alone is far below it, for it waits
