@@ -264,6 +264,34 @@ TEST_ALL(what_was_got_is_gone_without_a_lease) {
   end(&p);
 }
 
+static void refuse(conc_queue *q) {
+  char buf[8];
+  conc_value *v;
+  int n;
+  CHECK_EQ(conc_put_build(q, 5, "(is)", 7, "seven"), 0);
+  put(q, "x");
+  CHECK_EQ(conc_get(q, buf, sizeof buf, 5 * test_slow()), -EBADMSG);
+  CHECK_EQ(conc_get_parse(q, 5 * test_slow(), "i", &n), -EBADMSG);
+  CHECK_EQ(conc_get_many(q, buf, 1, 2, 5 * test_slow()), -EBADMSG);
+  CHECK_EQ(conc_get_value(q, &v, 5 * test_slow()), 0);
+  CHECK_EQ(conc_value_size(v), 2);
+  conc_value_free(v);
+  CHECK_EQ(conc_get_many(q, buf, 2, 1, 5 * test_slow()), -EMSGSIZE);
+  CHECK_EQ(conc_qsize(q), 1);
+}
+
+TEST_ALL(what_does_not_suit_stays) {
+  conc_queue_opts o = options();
+  place p;
+  o.priorities = 1;
+  begin(&p, distance, o);
+  employ(&p, refuse);
+  UNTIL(counts(p.queue).leased == 0);
+  CHECK_EQ(conc_qsize(p.queue), 1);
+  expect(p.queue, "x");
+  end(&p);
+}
+
 static void get_and_go(conc_queue *q) { expect(q, "job"); }
 
 TEST_ALL(what_a_worker_has_comes_back_when_it_ends) {
