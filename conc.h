@@ -34491,14 +34491,14 @@ typedef struct conc__outcome {
 } conc__outcome;
 
 /* A guest's end of a wire. It is idle, or pinned, or belongs to a call. */
-typedef struct conc__wire {
-  struct conc__wire *next; /* of the idle; or of the task that it is pinned
+typedef struct conc__cable {
+  struct conc__cable *next; /* of the idle; or of the task that it is pinned
                               to */
   struct conc__house *house; /* of a pinned one; NULL: that is gone. Changes
                               under the guard; the task looks without it
                               whether it is one that is there */
   conc__mutex *guard;      /* of the house; it is there when that is gone */
-  struct conc__wire *before, *after; /* of the pinned; under the guard */
+  struct conc__cable *before, *after; /* of the pinned; under the guard */
   int fd;                  /* -1: closed; so in a forked child */
   unsigned depth;          /* conc__fork_depth of its process */
   uint32_t serial;         /* of the last call */
@@ -34506,12 +34506,12 @@ typedef struct conc__wire {
                               0: none */
   bool pinned;
   conc__buffer in, out;
-} conc__wire;
+} conc__cable;
 
 /* All that are pinned to a task. */
-typedef struct conc__wires {
-  conc__wire *first;
-} conc__wires;
+typedef struct conc__cables {
+  conc__cable *first;
+} conc__cables;
 
 /* The host's end, with what comes by it. It belongs to the host's loop. */
 typedef struct conc__visitor {
@@ -34546,7 +34546,7 @@ typedef struct conc__house {
   conc__visitor *visitors, *dead;
   conc__buffer in;                /* what has just come */
   /* Of a guest: */
-  conc__wire *idle, *pinned; /* under the guard */
+  conc__cable *idle, *pinned; /* under the guard */
   uint64_t process;          /* 0: not known yet. Atomic */
   unsigned beats; /* the thread that says that it lives: 0: there is none, 1: a
                      task is about to start it, 2: it runs, 3: it is to end,
@@ -34985,10 +34985,10 @@ CONC__PRIVATE void *conc__host_thread(void *arg) {
 
 /* --- wires --- */
 
-static conc_local conc__wires_local;
-static conc_attribute conc__wires_own;
+static conc_local conc__cables_local;
+static conc_attribute conc__cables_own;
 
-CONC__PRIVATE void conc__wire_free(conc__wire *wire) {
+CONC__PRIVATE void conc__cable_free(conc__cable *wire) {
   conc__fd_close_own(&wire->fd);
   conc__buffer_free(&wire->in);
   conc__buffer_free(&wire->out);
@@ -34996,7 +34996,7 @@ CONC__PRIVATE void conc__wire_free(conc__wire *wire) {
 }
 
 /* Takes a wire out of the pinned of its house. Under the guard. */
-CONC__PRIVATE void conc__wire_unpin(conc__wire *wire) {
+CONC__PRIVATE void conc__cable_unpin(conc__cable *wire) {
   if (wire->house == NULL) return;
   *(wire->before != NULL ? &wire->before->after : &wire->house->pinned) =
       wire->after;
@@ -35006,71 +35006,71 @@ CONC__PRIVATE void conc__wire_unpin(conc__wire *wire) {
 }
 
 /* The task ends: the host sees the ends of its wires. */
-CONC__PRIVATE void conc__wires_end(void *value) {
-  conc__wires *all = (conc__wires *)value;
+CONC__PRIVATE void conc__cables_end(void *value) {
+  conc__cables *all = (conc__cables *)value;
   while (all->first != NULL) {
-    conc__wire *wire = all->first;
+    conc__cable *wire = all->first;
     all->first = wire->next;
     conc__mutex_lock(wire->guard);
-    conc__wire_unpin(wire);
+    conc__cable_unpin(wire);
     conc__mutex_unlock(wire->guard);
-    conc__wire_free(wire);
+    conc__cable_free(wire);
   }
   CONC_FREE(all);
 }
 
-CONC__PRIVATE void conc__wires_begin(void) {
-  conc__local_begin(&conc__wires_local, &conc__wires_own, conc__wires_end);
+CONC__PRIVATE void conc__cables_begin(void) {
+  conc__local_begin(&conc__cables_local, &conc__cables_own, conc__cables_end);
 }
 
 /* The calling task's; NULL: it has none. Without those of a parent, and of
    queues that are gone. */
-CONC__PRIVATE conc__wires *conc__wires_find(void) {
+CONC__PRIVATE conc__cables *conc__cables_find(void) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
-  conc__wires *all;
-  conc__wire **p;
-  pthread_once(&once, conc__wires_begin);
-  all = (conc__wires *)conc_attribute_get(&conc__wires_own);
+  conc__cables *all;
+  conc__cable **p;
+  pthread_once(&once, conc__cables_begin);
+  all = (conc__cables *)conc_attribute_get(&conc__cables_own);
   p = all != NULL ? &all->first : NULL;
   while (p != NULL && *p != NULL) {
-    conc__wire *wire = *p;
+    conc__cable *wire = *p;
     if (CONC__LOAD_RELAXED(&wire->house) != NULL &&
         wire->depth == conc__fork_depth) {
       p = &wire->next;
     } else {
       *p = wire->next;
-      conc__wire_free(wire);
+      conc__cable_free(wire);
     }
   }
   return all;
 }
 
 /* The same; made, if there is none. NULL: there is no memory. */
-CONC__PRIVATE conc__wires *conc__wires_make(void) {
-  conc__wires *all = conc__wires_find();
+CONC__PRIVATE conc__cables *conc__cables_make(void) {
+  conc__cables *all = conc__cables_find();
   if (all != NULL) return all;
-  all = (conc__wires *)CONC_MALLOC(sizeof *all);
+  all = (conc__cables *)CONC_MALLOC(sizeof *all);
   if (all == NULL) return NULL;
   all->first = NULL;
-  if (conc_attribute_set(&conc__wires_own, all) == 0) return all;
+  if (conc_attribute_set(&conc__cables_own, all) == 0) return all;
   CONC_FREE(all);
   return NULL;
 }
 
 /* The wire of the calling task by which it has leases; or NULL. */
-CONC__PRIVATE conc__wire *conc__wire_pinned(const conc__house *f) {
-  const conc__wires *all = conc__wires_find();
-  conc__wire *wire = all != NULL ? all->first : NULL;
+CONC__PRIVATE conc__cable *conc__cable_pinned(const conc__house *f) {
+  const conc__cables *all = conc__cables_find();
+  conc__cable *wire = all != NULL ? all->first : NULL;
   while (wire != NULL && CONC__LOAD_RELAXED(&wire->house) != f)
     wire = wire->next;
   return wire;
 }
 
 /* Pins a wire to the calling task, or takes that back. */
-CONC__PRIVATE void conc__wire_pin(conc__house *f, conc__wire *wire,
+CONC__PRIVATE void conc__cable_pin(conc__house *f, conc__cable *wire,
                                   bool pin) {
-  conc__wires *all = conc__wires_find();
-  conc__wire **p;
+  conc__cables *all = conc__cables_find();
+  conc__cable **p;
   CONC__CHECK(all != NULL && wire->pinned != pin);
   wire->pinned = pin;
   conc__mutex_lock(wire->guard);
@@ -35080,7 +35080,7 @@ CONC__PRIVATE void conc__wire_pin(conc__house *f, conc__wire *wire,
     if (wire->after != NULL) wire->after->before = wire;
     f->pinned = wire;
   } else {
-    conc__wire_unpin(wire);
+    conc__cable_unpin(wire);
   }
   conc__mutex_unlock(wire->guard);
   p = &all->first;
@@ -35091,9 +35091,9 @@ CONC__PRIVATE void conc__wire_pin(conc__house *f, conc__wire *wire,
 
 /* A new wire: the host gets the other end. 0 or negative errno: -EOWNERDEAD if
    there is no host. */
-CONC__PRIVATE int conc__wire_open(conc__house *f, conc__wire **out,
+CONC__PRIVATE int conc__cable_open(conc__house *f, conc__cable **out,
                                   double deadline) {
-  conc__wire *wire = (conc__wire *)CONC_MALLOC(sizeof *wire);
+  conc__cable *wire = (conc__cable *)CONC_MALLOC(sizeof *wire);
   int end = -1, rc;
   if (wire == NULL) return -ENOMEM;
   memset(wire, 0, sizeof *wire);
@@ -35114,28 +35114,28 @@ CONC__PRIVATE int conc__wire_open(conc__house *f, conc__wire **out,
     *out = wire;
     return 0;
   }
-  conc__wire_free(wire);
+  conc__cable_free(wire);
   return rc == -EPIPE || rc == -ECONNREFUSED ? -EOWNERDEAD : rc;
 }
 
 /* A wire for a call: the task's own, or an idle one, or a new one. */
-CONC__PRIVATE int conc__wire_take(conc__house *f, conc__wire **out,
+CONC__PRIVATE int conc__cable_take(conc__house *f, conc__cable **out,
                                   double deadline) {
-  *out = conc__wire_pinned(f);
+  *out = conc__cable_pinned(f);
   if (*out != NULL) return 0;
   conc__mutex_lock(conc__mutex_of(f));
   *out = f->idle;
   if (*out != NULL) f->idle = (*out)->next;
   conc__mutex_unlock(conc__mutex_of(f));
-  return *out != NULL ? 0 : conc__wire_open(f, out, deadline);
+  return *out != NULL ? 0 : conc__cable_open(f, out, deadline);
 }
 
 /* A call is over: the wire is the task's if it `holds` leases, or idle. */
-CONC__PRIVATE void conc__wire_leave(conc__house *f, conc__wire *wire,
+CONC__PRIVATE void conc__cable_leave(conc__house *f, conc__cable *wire,
                                     bool holds) {
   if (wire->in.capacity > CONC__BUFFER_KEPT) conc__buffer_free(&wire->in);
   if (wire->out.capacity > CONC__BUFFER_KEPT) conc__buffer_free(&wire->out);
-  if (wire->pinned != holds) conc__wire_pin(f, wire, holds);
+  if (wire->pinned != holds) conc__cable_pin(f, wire, holds);
   if (holds) return;
   conc__mutex_lock(wire->guard);
   wire->next = f->idle;
@@ -35144,9 +35144,9 @@ CONC__PRIVATE void conc__wire_leave(conc__house *f, conc__wire *wire,
 }
 
 /* A wire is of no more use: what the task had leased by it comes back. */
-CONC__PRIVATE void conc__wire_drop(conc__house *f, conc__wire *wire) {
-  if (wire->pinned) conc__wire_pin(f, wire, false);
-  conc__wire_free(wire);
+CONC__PRIVATE void conc__cable_drop(conc__house *f, conc__cable *wire) {
+  if (wire->pinned) conc__cable_pin(f, wire, false);
+  conc__cable_free(wire);
 }
 
 /* The number by which the host knows which wires are of one process. */
@@ -35161,7 +35161,7 @@ CONC__PRIVATE uint64_t conc__guest_process(conc__house *f) {
 /* Sends a word, which has no answer. It is short: if it cannot be sent at once
    the host does not read, and then only a call with a timeout waits for that.
    0 or negative errno. */
-CONC__PRIVATE int conc__wire_say(conc__house *f, const conc__wire *wire,
+CONC__PRIVATE int conc__cable_say(conc__house *f, const conc__cable *wire,
                                  uint32_t call, uint32_t serial,
                                  double timeout) {
   conc__wish word;
@@ -35174,10 +35174,10 @@ CONC__PRIVATE int conc__wire_say(conc__house *f, const conc__wire *wire,
 
 /* What a call has asked for is not wanted any more: says so, now or before the
    next call. */
-CONC__PRIVATE void conc__wire_cancel(conc__house *f, conc__wire *wire,
+CONC__PRIVATE void conc__cable_cancel(conc__house *f, conc__cable *wire,
                                      uint32_t serial) {
   wire->owes = serial;
-  if (conc__wire_say(f, wire, CONC__WISH_CANCEL, serial, 0) == 0)
+  if (conc__cable_say(f, wire, CONC__WISH_CANCEL, serial, 0) == 0)
     wire->owes = 0;
 }
 
@@ -35190,7 +35190,7 @@ typedef struct conc__guest_calling {
   const char *id;               /* behind it; or NULL */
   bool acts; /* without an answer it is not known whether it was done */
   /* After a call that went well, until conc__guest_leave: */
-  conc__wire *wire;
+  conc__cable *wire;
   conc__outcome outcome;
   const unsigned char *bytes; /* behind the answer */
   size_t size;
@@ -35253,22 +35253,22 @@ CONC__PRIVATE int conc__guest_read(conc__guest_calling *c, double end) {
    finds its wire closed, which is the parent's. */
 CONC__PRIVATE int conc__guest_failed(conc__guest_calling *c, int rc,
                                      bool sent) {
-  conc__wire *wire = c->wire;
+  conc__cable *wire = c->wire;
   bool ended = rc == -EPIPE || rc == -ECONNRESET || rc == -EBADF ||
                rc == -EPROTO;
   c->wire = NULL;
   if (wire->depth != conc__fork_depth) {
-    if (!wire->pinned) conc__wire_free(wire); /* else the next call does it */
+    if (!wire->pinned) conc__cable_free(wire); /* else the next call does it */
     return -ECANCELED;
   }
   if (!ended && wire->pinned) {
-    if (sent) conc__wire_cancel(c->house, wire, c->wish.serial);
+    if (sent) conc__cable_cancel(c->house, wire, c->wish.serial);
   } else if (!ended && !sent) {
-    conc__wire_leave(c->house, wire, false);
+    conc__cable_leave(c->house, wire, false);
   } else {
     if (!ended)
-      conc__wire_say(c->house, wire, CONC__WISH_CANCEL, c->wish.serial, 0);
-    conc__wire_drop(c->house, wire);
+      conc__cable_say(c->house, wire, CONC__WISH_CANCEL, c->wish.serial, 0);
+    conc__cable_drop(c->house, wire);
   }
   if (sent && c->acts && rc != -ECANCELED) return -ECONNRESET;
   return ended ? -EOWNERDEAD : rc;
@@ -35279,10 +35279,10 @@ CONC__PRIVATE int conc__guest_failed(conc__guest_calling *c, int rc,
 CONC__PRIVATE ssize_t conc__guest_call(conc__guest_calling *c) {
   const double end = conc__guest_end(c);
   bool sent = false;
-  int rc = conc__wire_take(c->house, &c->wire, end);
+  int rc = conc__cable_take(c->house, &c->wire, end);
   if (rc != 0) return rc;
   if (c->wire->owes != 0) {
-    rc = conc__wire_say(c->house, c->wire, CONC__WISH_CANCEL, c->wire->owes,
+    rc = conc__cable_say(c->house, c->wire, CONC__WISH_CANCEL, c->wire->owes,
                         conc__remaining(end));
     if (rc == 0) c->wire->owes = 0;
   }
@@ -35296,15 +35296,15 @@ CONC__PRIVATE ssize_t conc__guest_call(conc__guest_calling *c) {
   if (rc != 0) return conc__guest_failed(c, rc, sent);
   if (c->outcome.result >= 0) return (ssize_t)c->outcome.result;
   if (c->outcome.result == -EOWNERDEAD)
-    conc__wire_drop(c->house, c->wire);
+    conc__cable_drop(c->house, c->wire);
   else
-    conc__wire_leave(c->house, c->wire, c->outcome.holds != 0);
+    conc__cable_leave(c->house, c->wire, c->outcome.holds != 0);
   return (ssize_t)c->outcome.result;
 }
 
 /* The answer has been read. */
 CONC__PRIVATE void conc__guest_leave(conc__guest_calling *c) {
-  conc__wire_leave(c->house, c->wire, c->outcome.holds != 0);
+  conc__cable_leave(c->house, c->wire, c->outcome.holds != 0);
 }
 
 /* A call without more in its answer than a number, or an error. */
@@ -35331,18 +35331,18 @@ enum { CONC__BEATS_NONE, CONC__BEATS_BEGIN, CONC__BEATS, CONC__BEATS_MUST_END,
 CONC__PRIVATE void *conc__guest_beat_main(void *arg) {
   conc__house *f = (conc__house *)arg;
   const double every = (double)f->work->lease / 3e9;
-  conc__wire *wire = NULL;
+  conc__cable *wire = NULL;
   unsigned state;
   while ((state = CONC__LOAD(&f->beats)) != CONC__BEATS_MUST_END) {
-    if (wire == NULL && conc__wire_open(f, &wire, 0) != 0) wire = NULL;
+    if (wire == NULL && conc__cable_open(f, &wire, 0) != 0) wire = NULL;
     if (wire != NULL &&
-        conc__wire_say(f, wire, CONC__WISH_ALIVE, 0, 0) == -EPIPE) {
-      conc__wire_free(wire);
+        conc__cable_say(f, wire, CONC__WISH_ALIVE, 0, 0) == -EPIPE) {
+      conc__cable_free(wire);
       wire = NULL;
     }
     conc__futex_wait(&f->beats, state, conc_now() + every, false);
   }
-  if (wire != NULL) conc__wire_free(wire);
+  if (wire != NULL) conc__cable_free(wire);
   CONC__STORE(&f->beats, (unsigned)CONC__BEATS_ENDED); /* the last touch */
   conc__futex_wake(&f->beats, 1, false);
   return NULL;
@@ -35447,7 +35447,7 @@ CONC__PRIVATE int conc__guest_end_lease(conc_queue *q,
   conc__guest_calling c;
   (void)holder;
   conc__guest_begin(&c, q, CONC__WISH_END, conc_now() + CONC__GUEST_PATIENCE);
-  if (lease == 0 && q->leases && conc__wire_pinned(c.house) == NULL)
+  if (lease == 0 && q->leases && conc__cable_pinned(c.house) == NULL)
     return -EINVAL;
   c.wish.lease = lease;
   c.wish.how = how;
@@ -35489,7 +35489,7 @@ CONC__PRIVATE ssize_t conc__guest_get_as(conc_queue *q, conc__sink *sink,
   snprintf(c.wish.name, sizeof c.wish.name, "%.24s of process %ld", name,
            (long)getpid());
   if (q->leases) {
-    if (conc__wires_make() == NULL) return -ENOMEM;
+    if (conc__cables_make() == NULL) return -ENOMEM;
     conc__guest_beat(c.house);
   }
   n = conc__guest_call(&c);
@@ -35505,9 +35505,9 @@ CONC__PRIVATE ssize_t conc__guest_get_as(conc_queue *q, conc__sink *sink,
     return n;
   }
   if (n < 0)
-    conc__wire_cancel(c.house, c.wire, c.wish.serial);
+    conc__cable_cancel(c.house, c.wire, c.wish.serial);
   else if (!q->leases)
-    conc__wire_say(c.house, c.wire, CONC__WISH_TAKEN, c.wish.serial, 0);
+    conc__cable_say(c.house, c.wire, CONC__WISH_TAKEN, c.wish.serial, 0);
   conc__guest_leave(&c);
   return n;
 }
@@ -35611,8 +35611,8 @@ CONC__PRIVATE void conc__host_free(conc_queue *queue) {
 CONC__PRIVATE void conc__guest_free(conc_queue *queue) {
   conc__house *f = ((conc__work *)(void *)queue)->house;
   conc__mutex *guard = conc__mutex_of(f);
-  conc__wires *all;
-  conc__wire *wire;
+  conc__cables *all;
+  conc__cable *wire;
   conc__guest_beat_end(f);
   conc__house_leave(f);
   for (;;) {
@@ -35621,20 +35621,20 @@ CONC__PRIVATE void conc__guest_free(conc_queue *queue) {
     if (wire != NULL) {
       /* Its task frees it, as soon as it is unpinned. */
       if (wire->fd >= 0) shutdown(wire->fd, SHUT_RDWR);
-      conc__wire_unpin(wire);
+      conc__cable_unpin(wire);
     }
     conc__mutex_unlock(guard);
     if (wire == NULL) break;
   }
   while ((wire = f->idle) != NULL) {
     f->idle = wire->next;
-    conc__wire_free(wire);
+    conc__cable_free(wire);
   }
   conc__fd_close(&f->door[1]);
   CONC_FREE(f);
   conc__work_free(queue);
-  all = conc__wires_find();
-  if (all != NULL && all->first == NULL) conc__local_end(&conc__wires_own);
+  all = conc__cables_find();
+  if (all != NULL && all->first == NULL) conc__local_end(&conc__cables_own);
 }
 
 /* As that of >>work, but for its end. */
@@ -35665,7 +35665,7 @@ CONC__PRIVATE void conc__house_fork_child(void) {
   for (f = conc__houses; f != NULL; f = f->next) {
     conc__work *q = f->work;
     conc__stake *s;
-    conc__wire *wire;
+    conc__cable *wire;
     q->queue.ops = &conc__guest_class;
     q->failed = -ECANCELED;
     for (s = q->stakes; s != NULL; s = s->after) {
@@ -35676,9 +35676,9 @@ CONC__PRIVATE void conc__house_fork_child(void) {
     q->stakes = NULL;
     while ((wire = f->idle) != NULL) {
       f->idle = wire->next;
-      conc__wire_free(wire);
+      conc__cable_free(wire);
     }
-    while (f->pinned != NULL) conc__wire_unpin(f->pinned);
+    while (f->pinned != NULL) conc__cable_unpin(f->pinned);
     f->process = 0;
     f->beats = CONC__BEATS_NONE;
   }
