@@ -2,7 +2,8 @@
 # benchmarks; a C compiler, make and a POSIX shell are enough.
 #
 #   make          examples into build/examples, test programs beside them
-#   make run      a task master and two task workers that share two queues;
+#   make run      a task master and two task workers that share two queues, and
+#                 one more that is killed in the middle of its task;
 #                 TIME_SCALE=1 as slowly as the documents' programs
 #   make test     every test; TESTS=name only that one, FILTER=words by title
 #   make bench    the benchmarks
@@ -33,6 +34,7 @@ DEFS     ?=
 IMPL     ?=
 CFLAGS   ?=
 LDFLAGS  ?=
+LDLIBS   ?=
 WERROR   ?= -Werror
 TESTS    ?=
 FILTER   ?=
@@ -84,7 +86,7 @@ COMPILE_IMPL = $(if $(IMPL),$(CXX) -x c++ -std=$(IMPL) $(WARN) $(BASE),\
 # Programs. Files that hold the implementation themselves (examples, and tests
 # that look inside) must not be linked with the shared conc.o.
 test_c    := $(filter-out tests/conc.c,$(wildcard tests/*.c))
-shim_c    := tests/interop/shim.c
+shim_c    := tests/interop/shim.c tests/interop/powercut.c
 part_c    := $(filter-out $(shim_c),$(test_c) $(wildcard tests/interop/*.c))
 example_c := $(wildcard examples/*.c)
 whole_c   := $(shell grep -l -e '^\# *define  *CONC_IMPLEMENTATION' \
@@ -122,12 +124,15 @@ $(B)/%.o: tests/%.c conc.h $(wildcard tests/*.h tests/fuzz/*.h) Makefile
 	$(COMPILE) -c -o $@ $<
 
 $(linked_bin): %: %.o $(B)/conc.o
-	$(LINK) -o $@ $^
+	$(LINK) -o $@ $^ $(LDLIBS)
 
 $(whole_bin): %: %.o
-	$(LINK) -o $@ $^
+	$(LINK) -o $@ $^ $(LDLIBS)
 
-$(B)/interop/shim.so: $(shim_c) conc.h Makefile
+# What tests/power.c has its manager preload.
+$(B)/power: | $(B)/interop/powercut.so
+
+$(B)/interop/%.so: tests/interop/%.c conc.h $(wildcard tests/*.h) Makefile
 	@mkdir -p $(@D)
 	$(COMPILE) -fPIC -shared -o $@ $<
 
@@ -136,7 +141,7 @@ $(EX)/%.o: examples/%.c conc.h Makefile
 	$(COMPILE) -c -o $@ $<
 
 $(example_bin): %: %.o
-	$(LINK) -o $@ $^
+	$(LINK) -o $@ $^ $(LDLIBS)
 
 # A task is a second's sleep in the documents; here it is a fifth of that.
 run: $(EX)/task_master $(EX)/task_worker

@@ -47,6 +47,7 @@
      >>contract    errors, time, memory, signals, fork: true of every call
      >>coroutines  stacks, thread-locals, sanitizers
      >>shared      locks and their like between processes
+     >>beyond      when one machine is not enough: queues on a Redis
      >>limits      known holes
      >>platform    versions, errors, clock, memory
      >>os          what is asked of the system (private)
@@ -68,7 +69,8 @@
      >>coroutine   switching; coroutines as actors (private)
      >>loop        conc_run, conc_coro_start, conc_sleep
      >>fork        what a forked child makes of what it finds (private)
-     >>io          conc_read, conc_write, conc_serve, streams, signals
+     >>io          conc_read, conc_write, conc_serve, streams
+     >>signals     conc_wait_signal; conc_stop_on_signals: Ctrl-C ends a task
      >>ipc         conc_shared_alloc: memory that processes share
      >>child       children, and how their ends are noticed (private)
      >>process     conc_process_start
@@ -93,6 +95,7 @@
      >>guest       ... as another process has it (private)
      >>queue       conc_queue: put, get, one or many, close, join
      >>leases      conc_lease: work that survives; delays, priorities
+     >>select      conc_select: the first of several things that can be done
      >>jobs        threads that run jobs (private)
      >>forkserver  a process that forks others (private)
      >>procpool    processes that run jobs (private)
@@ -114,6 +117,11 @@
      >>lessee      what a client has leased (private)
      >>client      the queues of a client (private)
      >>remote      locks, events and others of a server (private)
+     >>resp        what Redis speaks (private)
+     >>redis       connections to Redis (private)
+     >>streams     a queue at Redis: messages, and their ways back (private)
+     >>far         how such a queue is put and got (private)
+     >>tended      its leases, its thread, its beginning and end (private)
      >>manager     conc_manager: queues and more over the network
      >>python      values as Python compares and hashes them (private)
      >>elements    what lists and dicts hold (private)
@@ -126,7 +134,8 @@
      >>types       conc_manager_register_types: locks, events and others
      >>functions   conc_manager_register, conc_manager_call: C functions
      >>data        conc_list, conc_dict, conc_variable, which machines share
-     >>extras      conc_progress: a bar that grows
+     >>extras      conc_progress: a bar that grows; conc_interval,
+                   conc_limiter, conc_broadcast
      >>index       every public name
      >>version     what the numbers promise; history
 
@@ -395,8 +404,10 @@
    Define these only in the file that defines CONC_IMPLEMENTATION:
 
      CONC_PORTABLE        Use only what POSIX.1-2008 has: no futex, no epoll,
-                          no eventfd, no assembly. Everything works, some of
-                          it slower.
+                          no eventfd. Everything works, some of it slower.
+                          Coroutines are switched by assembly where this file
+                          knows the CPU, since not every libc has the other
+                          way.
      CONC_USE_UCONTEXT    Switch coroutines by swapcontext(), not by assembly.
      CONC_USE_HELGRIND    Tell Valgrind's Helgrind which step happens before
                           which (DRD learns nothing). Slower, even without
@@ -449,8 +460,8 @@
             that may be NULL.
    Signals  No function may be called from a signal handler unless its comment
             allows it. The library installs no signal handler of its own
-            accord; conc_report_overflow is there to install one. It writes to
-            sockets without raising SIGPIPE.
+            accord; conc_report_overflow and conc_stop_on_signals are there to
+            install one. It writes to sockets without raising SIGPIPE.
    Fork     fork() may be called from any thread or coroutine at any moment
             (but not from a signal handler, and not as vfork), and the child
             may use the whole library. The child has the thread that called
@@ -490,14 +501,23 @@
    AddressSanitizer, ThreadSanitizer and Valgrind know of the stacks.
    C++ exceptions may be thrown and caught within one coroutine; an exception
    that leaves the target of a task ends the program (std::terminate).
-   A coroutine whose calls never have to wait lets the others run now and then.
-   Calls of >>io, and puts and gets of queues, that find what they need are
-   counted: after some 64 of them, or 512 KiB, the next such call lets the
-   others run first, and notices conc_cancel and time limits. The acquire of a
-   free lock and the wait for a set event do not count, as in asyncio: a task
-   that makes only such calls should also call conc_yield_now. The loop looks
-   at timers, descriptors and other threads once a millisecond; if a coroutine
-   runs for longer, as soon as it waits or yields.
+   Which calls let the other coroutines of the loop run:
+
+     always   conc_yield_now, conc_sleep however short, and each call that has
+              to wait.
+     at times Calls of >>io, puts and gets of queues, and conc_select, when
+              they find what they need. They are counted for the thread: after
+              some 64 of them, or 512 KiB, the next one lets the others run
+              first, and notices conc_cancel and time limits. One with a
+              timeout of 0 for a queue does not.
+     never    all else that need not wait: the acquire of a free lock, the wait
+              for a set event, the join of a finished task, a release, a set, a
+              notify, a start. So what a coroutine does between two waits is
+              not disturbed by these. A task that makes no other calls for long
+              should also call conc_yield_now.
+
+   The loop looks at timers, descriptors and other threads once a millisecond;
+   if a coroutine runs for longer, as soon as it waits or yields.
    pthread_exit() in a coroutine ends the thread: the coroutine has failed with
    -ECHILD, all others of the loop are cancelled, and the thread ends when they
    have ended. (Where the implementation is compiled as C++ the others do not
@@ -564,6 +584,111 @@
      and those that notify a condition, or reset or abort a barrier.
    A forked child does not hold the shared objects that its parent holds.
 
+   >>beyond
+
+   One manager is one process on one machine. When that is not enough, its
+   queues move to a Redis or a Valkey, an engine that others run, watch and
+   repair. The calls stay the same; the address changes (see >>manager):
+
+     conc_manager m = { .address = "redis://queues.example", .authkey = key };
+     conc_manager_connect(&m, 5);
+     conc_queue *tasks = conc_manager_get(&m, "get_task_queue");
+
+   --- when to stay ---
+
+   A manager needs no other program, and is faster: see below. It alone has
+   locks, events, lists, dicts, functions, priorities, .max_total, and queues
+   that can be closed. With .journal its messages survive a crash; with
+   .reconnect its clients wait until it was started again. Stay as long as
+   - one process has the speed, and one machine the memory, for all messages
+     that wait;
+   - the work may stand still while that machine is repaired.
+
+   --- when to move ---
+
+   - The queues must go on when a machine dies: several addresses and a name
+     for Sentinel, or a Cluster.
+   - There are more queues than one machine can serve: a Cluster has them on
+     several. Each queue is on one of them.
+   - You have a Redis, and those who look after it.
+   - Programs in other languages take part that do not speak the protocol of
+     multiprocessing.managers.
+
+   --- what changes ---
+
+   - What was answered is what the server has. Whether that survives its crash
+     is said in its configuration: with "appendonly yes" and "appendfsync
+     always" it does, as with .journal; with "everysec" up to a second of it is
+     lost; without "appendonly" all since its last snapshot.
+   - A replica hears of a message after the putter has its answer. If the
+     master dies in between, and the replica is promoted, the message is lost,
+     and nobody is told. With .replicas a put waits until so many have it
+     (WAIT). That makes it rare, and not impossible: a replica that was cut off
+     can be promoted, too. It delays each put by a trip to the replica.
+   - What was done may come again after such a promotion, for the replica may
+     not have heard of it. So work is done once at least, as with each lease.
+   - The clock of the server decides when a lease ends, or a delay is over. It
+     does not matter what the clocks of the clients say.
+   - A process that is killed gives nothing back at once: the server does not
+     know which task has ended. What it has leased comes back after .lease. A
+     task that ends in a process that lives gives it back at once.
+   - What comes back has its place no more: it comes before what is new.
+   - When the server has no more memory, puts fail with -ENOSPC. Its
+     "maxmemory-policy" must be "noeviction": any other one deletes queues.
+   - Nothing is encrypted, as with a manager: use one of the tunnels of
+     >>manager.
+
+   --- how much it carries ---
+
+   These were measured in one run (make bench BENCH=redis), with messages of
+   200 bytes, on a machine of two CPUs, one for the client and one for the
+   server; a round is a put, a get under a lease, and a done:
+
+   @NUMBERS@
+
+   A server of its own, with a network of 0.1 ms between, does not serve more
+   than that: one thread of it carries out all commands. A client alone is
+   slower there, since each of its rounds is three trips: have several tasks in
+   a process, whose requests go together, or use conc_put_many and
+   conc_get_many.
+
+   --- a thousand machines, on paper ---
+
+   Each has one process with 16 workers. A task takes two seconds, has 200
+   bytes, and its result as many.
+   - 16,000 workers do 8,000 tasks a second. Each is a put, a get and a done of
+     a task, and the same of its result: 16,000 rounds a second.
+   - @ROUNDS@ So tasks and
+     results are two queues on two nodes of a Cluster at least; better two of
+     each ("tasks.0", "tasks.1"), of which each machine uses one. With a
+     replica of each that is eight processes on four machines.
+   - A process has one connection for what does not wait, and one for each
+     queue that it waits at: 3,000 of them, of which a server takes 10,000
+     ("maxclients").
+   - If the workers stand still for an hour, 28.8 million tasks wait. One of
+     200 bytes takes some @BYTES@ bytes there: @GIB@ GiB. A bound (.capacity)
+     makes the putters wait before that.
+   - Leases of 60 seconds are made longer each 15: 1,067 a second, a command for
+     each.
+   - With "appendfsync everysec" the disk gets some 10 MB a second.
+
+   --- Python ---
+
+   What lies there is what Python would write: a message of conc_put is a field
+   "d" with its bytes; a value is a field "p" with its pickle, or with .format
+   a field "j" with its JSON. A worker in Python, with redis-py:
+
+     r = redis.Redis("queues.example")
+     for _, [(i, f)] in iter(lambda: r.xreadgroup("conc", "py",
+         {"{get_task_queue}": ">"}, count=1, block=60000), []):
+       r.xadd("{get_result_queue}", {"d": work(pickle.loads(f[b"p"]))})
+       r.xack("{get_task_queue}", "conc", i)
+       r.xdel("{get_task_queue}", i)
+
+   Each process of Python has a name of its own instead of "py". What it got
+   and does not end is another getter's after .lease. A put is one line:
+   r.xadd("{get_task_queue}", {"d": b"a message"}).
+
    >>limits
 
    - Where the implementation is compiled as C++, pthread_exit() in a coroutine
@@ -617,8 +742,10 @@
 #if defined(CONC_IMPLEMENTATION) && !defined(CONC_PORTABLE) && \
     !defined(_GNU_SOURCE)
 #define _GNU_SOURCE 1
-#elif defined(CONC_IMPLEMENTATION) && !defined(_XOPEN_SOURCE)
-#define _XOPEN_SOURCE 700
+#elif defined(CONC_IMPLEMENTATION) && !defined(_XOPEN_SOURCE) && \
+    !defined(__APPLE__) && !defined(__FreeBSD__) && !defined(__NetBSD__) && \
+    !defined(__OpenBSD__) && !defined(__DragonFly__)
+#define _XOPEN_SOURCE 700 /* there, it hides what has been added since */
 #endif
 
 #ifndef CONC_H
@@ -1300,23 +1427,28 @@ typedef struct conc_task {
   const char *name;  /* yours, must outlive the task; default: see conc_name */
   size_t size;       /* bytes at arg, of which a spawned process, and a job
                         that runs in a process, get a copy; default 0 */
-  size_t stack_size; /* bytes; default: the system's for a thread,
+  size_t stack_size; /* bytes; default: for a thread the system's, but 8 MiB
+                        where that is less (or what RLIMIT_STACK allows);
                         CONC_STACK_SIZE for a coroutine; for a process see
                         conc_process_start */
   bool daemon;       /* of a process: it is killed when its parent ends;
                         default false. A thread never keeps the program
                         running: the end of main ends all threads, so join
                         yours */
+  bool detached;     /* nobody joins the task, see below; default false */
   int start_method;  /* of a process: CONC_FORK (default) or CONC_SPAWN */
   /* The library calls it when the task has finished, just before the task can
      be joined, in the thread in which the task ended, or in one of its own. It
-     must not wait long. `status` is what conc_join is about to return.
-     Default: none. */
+     must not wait long. `status` is what conc_join is about to return. It is
+     called for each task that was started: also for one that was cancelled
+     before it began, and whose target therefore never ran. So it is the place
+     for what must be given back in any case. Default: none. */
   void (*callback)(struct conc_task *task, int status, void *result);
   /* private */
   /* What every job needs comes first, so that it lies in two cache lines. */
   const struct conc__kind *kind; /* NULL: never started */
   bool was_cancelled;  /* a wait of the task returned -ECANCELED */
+  bool starting;       /* conc_group_start is not done with it */
   int status;          /* what conc_join returns */
   void *result;
   struct conc__actor *actor; /* that runs the task; valid until done is set */
@@ -1349,6 +1481,13 @@ typedef struct conc_task {
   char label[24]; /* the default name, once conc_name was asked for it */
 } conc_task;
 
+/* A task with .detached ends by its callback: the library does not touch the
+   task any more when that has returned. So the callback may free the task.
+   (Without a callback it must stay until conc_is_alive is false.) Such a task
+   cannot be joined, nor be waited for in another way, but by its group. Others
+   may cancel it only where it is sure that the callback has not returned.
+   conc_spawn makes such tasks, and frees them. */
+
 /* Waits until the task has finished (Python's Thread.join). Any number of
    tasks may join one, as often as they like.
    Returns the task's status: 0 if it has finished without a failure. A process
@@ -1356,8 +1495,8 @@ typedef struct conc_task {
    ask conc_exitcode. So conc_gather, CONC_FIRST_FAILURE and groups do not see
    exit codes.
    Errors:
-   -EINVAL     the task was never started, or belongs to a foreign thread, even
-               the caller's own
+   -EINVAL     the task was never started, or is detached, or belongs to a
+               foreign thread, even the caller's own
    -EDEADLK    the task is the caller's own, or waits for the caller (see
                conc_lock_acquire)
    -ETIMEDOUT  the task has not finished in time, and is still alive
@@ -1389,8 +1528,13 @@ CONC_API bool conc_is_alive(const conc_task *task);
    many such calls of >>io or of queues, one after the other, one returns
    -ECANCELED. If the task is a thread inside of conc_run, the main coroutine
    of its loop is cancelled in its place. A coroutine that has not begun yet
-   never begins. A process gets SIGTERM: conc_join then usually returns
-   -ECHILD, not -ECANCELED.
+   never begins: its target does not run, but its .callback is called. A
+   process gets SIGTERM: conc_join then usually returns -ECHILD, not
+   -ECANCELED.
+   After the wait that has failed, the task's waits are as before: so its
+   clean-up may wait (flush, join, put), and needs no loop around that. Only if
+   the task is cancelled once more, one more wait fails; conc_shield keeps that
+   from a clean-up which must not be disturbed.
    Returns 0.
    Errors:
    -ESRCH  the task does not run */
@@ -1425,8 +1569,8 @@ CONC_API const char *conc_name(conc_task *task);
    These errors of the three come before anything has been waited for, and
    nothing is cancelled then:
    Errors:
-   -EINVAL   one of the tasks was never started, or belongs to a foreign
-             thread, even the caller's own
+   -EINVAL   one of the tasks was never started, or is detached, or belongs to
+             a foreign thread, even the caller's own
    -EDEADLK  one of the tasks is the caller's own
    -ENOMEM   there is no memory for the wait
    The wait itself, like conc_join, fails with -EDEADLK if it can never end,
@@ -1848,7 +1992,7 @@ CONC_API int conc_thread_start(conc_task *task);
    caller.
    Returns what conc_join returns for the task: 0, or its failure.
    Errors: the failure of the task, and
-   -EINVAL   the task has no target
+   -EINVAL   the task has no target, or is detached
    -EBUSY    this thread is inside another conc_run, or the task runs already
    -EDEADLK  all coroutines waited for what none of them could do any more, in
              a process without other threads. They were cancelled, and
@@ -1870,6 +2014,33 @@ CONC_API int conc_run(conc_task *task);
                eight times; each time they had started new ones
    -ENOMEM     there is no memory, or .copy of a conc_local has failed */
 CONC_API int conc_coro_start(conc_task *task);
+
+/* Runs fn(arg) beside the caller, as a task that nobody joins (Go's go
+   statement): as a coroutine if the caller is one, else as a thread. The
+   library makes the task, detached, and frees it at its end. The loop of such
+   a coroutine cancels it at its end, as every other; the end of main ends a
+   thread. To wait for the end of fn, use conc_group_spawn. (The word has
+   nothing to do with spawned processes.)
+   Returns 0.
+   Errors: as conc_coro_start, or as conc_thread_start, without -EBUSY; and
+   -ENOMEM  there is no memory for the task */
+CONC_API int conc_spawn(conc_fn *fn, void *arg);
+
+/* The same in a group (Python's TaskGroup.create_task), which forgets the task
+   when it has ended. So a group may have such tasks for years, one for each
+   connection, say.
+
+     while ((fd = conc_accept(listener, CONC_FOREVER)) >= 0)
+       conc_group_spawn(&g, talk, (void *)(intptr_t)fd);
+     conc_group_leave(&g, 0);
+
+   A task that is cancelled before it began never calls fn. So what arg owns
+   would be lost; if it owns something, start a task of your own with
+   conc_group_start, with .detached and a .callback that is called in any case.
+   Returns 0.
+   Errors: as conc_spawn, and
+   -ECANCELED  the group has failed and is ending; nothing was started */
+CONC_API int conc_group_spawn(conc_group *group, conc_fn *fn, void *arg);
 
 /* Tells how many bytes of its stack a coroutine has used at most so far. NULL
    stands for the caller's own task. That shows what .stack_size it needs:
@@ -1911,7 +2082,7 @@ CONC_API int conc_sleep(double seconds);
 CONC_API int conc_yield_now(void);
 
 /* ---------------------------------------------------------------------------
-   >>io: descriptors, sockets, buffered streams, signals
+   >>io: descriptors, sockets, buffered streams
 
    Threads    as the descriptor itself; several tasks may wait for one
    Processes  the descriptors are close-on-exec, and above 2
@@ -2222,7 +2393,17 @@ CONC_API int conc_stream_flush(conc_stream *stream, double timeout);
    Errors: as conc_stream_flush, and what close() fails with. */
 CONC_API int conc_stream_close(conc_stream *stream, double timeout);
 
-/* --- signals --- */
+/* ---------------------------------------------------------------------------
+   >>signals: signals that a task waits for, or that end a task
+
+   Threads    any; one conc_stop_on_signals is in force at a time
+   Processes  each for itself: in a forked child the signals of
+              conc_stop_on_signals have their usual effect, until the child
+              makes a call of its own
+   Signals    no
+   Memory     the task of conc_stop_on_signals must stay until that is undone
+   Blocks     conc_wait_signal, with a timeout; the others for a moment
+   ------------------------------------------------------------------------ */
 
 /* Blocks n signals in the calling thread, and in all threads and processes
    that it starts from now on; but not in programs. A blocked signal stays
@@ -2252,6 +2433,34 @@ CONC_API int conc_block_signals(const int *signals, size_t n);
    -ECANCELED  the wait was cancelled
    -EMFILE     the process has too many descriptors */
 CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout);
+
+/* Has a task end when the user, or the system, wants the program to end: the
+   first of the signals cancels the task, as conc_cancel does. A second one has
+   its usual effect, which is that the process ends at once; so has the first,
+   if the task does not run. `signals` are n numbers, at most 8; if n is 0 they
+   are SIGINT (Ctrl-C) and SIGTERM. A signal that is ignored stays so.
+
+     conc_stop_on_signals(conc_current(), NULL, 0);
+     rc = conc_run(&server);
+
+   In main, as here, the task is that of the main thread, which is always
+   there: inside of conc_run its cancellation is passed on. The cancelled task
+   cleans up as after every conc_cancel: see there.
+   A task of NULL undoes the call: the handlers that were there before come
+   back. (The call installs handlers, and starts a thread that calls
+   conc_cancel.) No thread may block the signals all the time, so the call does
+   not go together with conc_block_signals. Programs that are started have the
+   signals as usual. The terminal sends Ctrl-C to all processes of the program,
+   of which the children end at once: see .new_group of conc_popen.
+   Returns 0.
+   Errors:
+   -EINVAL  n is above 8, or no program can catch one of the signals
+   -EBUSY   a call is in force already
+   -EMFILE  the process has too many descriptors
+   -EAGAIN  the system has no room for the thread
+   -ENOMEM  there is no memory for it */
+CONC_API int conc_stop_on_signals(conc_task *task, const int *signals,
+                                  size_t n);
 
 /* ---------------------------------------------------------------------------
    >>ipc: memory that processes share
@@ -2526,6 +2735,7 @@ typedef struct conc_popen {
   int in, out, err; /* set by start: the other ends of pipes, non-blocking; or
                        -1. They are yours; conc_communicate closes them */
   /* private */
+  conc_stream lines; /* of .out, for conc_popen_read_line */
   size_t sent;    /* bytes of the input that were written */
   unsigned depth; /* of the process that has started it: see conc__fork_depth;
                      in another one the pipes are not open */
@@ -2578,12 +2788,38 @@ CONC_API int conc_popen_wait(conc_popen *popen, double timeout);
    program still runs. It never kills the program. */
 CONC_API int conc_popen_poll(conc_popen *popen);
 
+/* Ends the program with grace: it gets SIGTERM, with .new_group its group.
+   When the program has ended, or `grace` seconds later, what is left of them
+   gets SIGKILL. Returns when the program has ended; a cancellation of the
+   caller meanwhile has it killed at once. Pipes stay open, and what was
+   written to them can still be read.
+   Returns the exit code.
+   Errors:
+   -EINVAL     the program was never started
+   -ECANCELED  the caller was cancelled; the program is dead
+   -ECHILD     a signal has killed the program, SIGTERM perhaps:
+               conc_exitcode tells which; or this is a forked child, and the
+               program is its parent's */
+CONC_API int conc_popen_stop(conc_popen *popen, double grace);
+
+/* Reads a line of what the program writes to its pipe .out, as soon as it has
+   come, as conc_stream_read_line does. So one task can follow a program, and
+   several coroutines several programs. Not to be mixed with conc_communicate;
+   after the last line call conc_popen_wait and conc_popen_close.
+   Returns the number of bytes, without the NUL; 0 at the end.
+   Errors: as conc_stream_read_line, and
+   -EINVAL  also: .std_out was no CONC_PIPE, or the program was not started */
+CONC_API ssize_t conc_popen_read_line(conc_popen *popen, char *buf,
+                                      size_t size, double timeout);
+
 /* Writes n bytes of input to the program's pipe and closes it, reads the other
    pipes to their ends, all at the same time, and waits for the end of the
    program (Python's communicate). The end of a pipe comes when all processes
    that have it have closed it or ended: those that the program left behind,
-   too. Whatever is returned, *out and *err are what was read; {NULL, 0} if
-   there was no pipe. `out` or `err` may be NULL: that output is not wanted.
+   too. If only such processes keep a pipe open when the time is out, that is
+   no error: the exit code is returned, and the pipes are closed. Whatever is
+   returned, *out and *err are what was read; {NULL, 0} if there was no
+   pipe. `out` or `err` may be NULL: that output is not wanted.
    After -ETIMEDOUT or -ECANCELED it may be called again with the same input
    and the same n: the bytes that are already written are skipped, and *out and
    *err are what that call has read. With .kill_on_timeout the program is dead
@@ -2728,6 +2964,47 @@ CONC_API const conc_value *conc_value_key(const conc_value *value, size_t i);
 CONC_API const conc_value *conc_value_get(const conc_value *dict,
                                           const char *key);
 
+/* Where a walk through a value is. It needs no recursion and no memory of its
+   own, however deep the value is.
+
+     conc_value_walk w;
+     int step;
+     conc_value_walk_begin(&w, value);
+     while ((step = conc_value_walk_next(&w)) != CONC_WALK_END)
+       if (step == CONC_WALK_LEAF) use(w.depth, w.value);
+*/
+typedef struct conc_value_walk {
+  const conc_value *value;  /* what is visited */
+  const conc_value *parent; /* what it is in; NULL: it is the root */
+  size_t index;             /* its place in there, from 0 on; in a dict keys
+                               are even, and each value follows its key */
+  unsigned depth;           /* how many are open: the root, while its parts are
+                               visited, is one */
+  /* private */
+  bool begun; /* the root has been visited */
+  struct {
+    const conc_value *value;
+    size_t i, n;
+  } level[102]; /* CONC__WALK_DEPTH */
+} conc_value_walk;
+
+/* What a step of a walk has come to. */
+enum {
+  CONC_WALK_END,
+  CONC_WALK_LEAF, /* a value without parts; an object, too */
+  CONC_WALK_OPEN, /* a list, tuple, dict or set: its parts follow */
+  CONC_WALK_CLOSE /* the same one again, after its parts */
+};
+
+/* Begins at a value, which may be a part of another one. */
+CONC_API void conc_value_walk_begin(conc_value_walk *walk,
+                                    const conc_value *value);
+
+/* Goes on to the next part, and returns what it is: CONC_WALK_...; the parts
+   come in the order in which they are written. NULL is a leaf. After the end
+   the end comes again. */
+CONC_API int conc_value_walk_next(conc_value_walk *walk);
+
 /* Returns whether two values have the same types and the same content. The
    order in a dict does not count; 0.0 equals -0.0, and a NaN equals a NaN. Two
    objects are equal if they have the same class and are made of equal parts:
@@ -2855,6 +3132,12 @@ CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
 
    Blanks, commas and colons are skipped. One item is that item, several are a
    tuple, none is None: conc_build(&v, "{s:i,s:[dd]}", "id", 7, "at", x, y).
+   A '*' behind a letter, for a number of items that is known only at run time,
+   takes two arguments, a size_t and an array of so many of the letter's C type
+   (for p of bool, for f of float), and makes as many items, in one step:
+   conc_build(&v, "{s:i,s:[d*]}", "id", 7, "at", n, coordinates). So O* makes a
+   list of values that were built before, and {O*} a dict, of keys and values
+   in turn. N and what ends with a '#' have no '*'.
    *out is to be freed by conc_value_free.
    Returns 0. After an error *out is NULL.
    Errors:
@@ -3379,6 +3662,19 @@ CONC_API ssize_t conc_qsize(conc_queue *queue);
    others   of a manager's queue: see conc_manager_get */
 CONC_API int conc_task_done(conc_queue *queue);
 
+/* Does what conc_task_done does, n times: of a queue with .lease, for the n
+   messages that the calling task got last, of those that are not done. So a
+   task ends what conc_get_many has given it. Of a manager's queue with .lease
+   they go in one trip, up to 16,384 of them; with a .journal they wait for the
+   disk together.
+   Returns how many were done. They are fewer than n if the leases of some had
+   ended before, or if there were not so many.
+   Errors: as conc_task_done; so
+   -ESTALE  of none of them the lease had not ended
+   -EINVAL  there was none
+   After another error than these some may have been done. */
+CONC_API ssize_t conc_task_done_many(conc_queue *queue, size_t n);
+
 /* Waits until conc_task_done was called for every message that was ever put
    (Python's Queue.join).
    Returns 0.
@@ -3486,8 +3782,8 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
    queue it has no leases.
    Of a manager's queue the calls below have the errors of conc_manager_get,
    too. A task that has leases keeps one connection for each such queue.
-   conc_get_many takes a trip for each message there, and .prefetch is without
-   effect. After -ECONNRESET it is not known whether a lease was ended.
+   conc_get_many and conc_task_done_many take one trip there; .prefetch is
+   without effect. After -ECONNRESET it is not known whether a lease was ended.
 
    What comes back has its place again, before all that was put later. With
    .retry_delay it waits first, the longer the more often it was delivered: so
@@ -3565,8 +3861,8 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
    calls that wait at the same time, of whatever tasks and clients, share one
    fdatasync(): so sixteen clients put many times as fast as one. Of puts that
    several tasks make at the same time, any may be got first.
-   What a get does is written at once, but nobody waits for it, and it is on
-   the disk within a second. If the program is killed just after a get, the
+   What a get does is written soon, but nobody waits for it, and it is on the
+   disk within a second. If the program is killed just after a get, the
    message comes once more without .lease; with it, the delivery may not be
    counted.
    A dead letter is in .dead_letters before this queue forgets it; if the
@@ -3576,7 +3872,8 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
               so in this program, and is written when there is space again
      -EIO     the disk has failed, and what is on it is not known: the queue
               has stopped. Puts, gets, done, release and conc_queue_join return
-              this from now on. A new queue finds what is there
+              this from now on, also those that wait then. A new queue finds
+              what is there
      -EPERM   this is a forked child, and there is no .shared. Its copy of the
               queue does not write, so these calls, and gets, change nothing
      -ENOMEM  of done and release: the lease goes on
@@ -3709,6 +4006,69 @@ typedef struct conc_queue_holder {
    -ENOTSUP  the queue has no .lease */
 CONC_API ssize_t conc_queue_holders(conc_queue *queue, conc_queue_holder *out,
                                     size_t n);
+
+/* ---------------------------------------------------------------------------
+   >>select: conc_select: the first of several things that can be done
+
+   Threads    any number, mixed with coroutines of any loops
+   Processes  each for itself; the queues may be shared
+   Signals    no
+   Memory     the cases, and what they point to, are the caller's. More than 8
+              cases take an allocation for the time of the call
+   Blocks     until one of the things can be done: with a timeout
+   ------------------------------------------------------------------------ */
+
+/* One of the things: one of .get, .put, .join and .event, or .fd with .events.
+   A case that has none of them is passed over: so a case can be switched off
+   by zeroing it, and the numbers of the others stay. */
+typedef struct conc_case {
+  conc_queue *get;    /* takes a message, as conc_get to .size bytes at .buf;
+                         or, if .out is set, as conc_get_value */
+  conc_queue *put;    /* puts a message, as conc_put of .size bytes at .data;
+                         or, if .value is set, as conc_put_value */
+  conc_task *join;    /* waits for the end of the task, as conc_join */
+  conc_event *event;  /* waits until it is set, as conc_event_wait */
+  void *buf;          /* of .get; or NULL with a .size of 0 */
+  conc_value **out;   /* of .get; or NULL */
+  const void *data;   /* of .put */
+  const conc_value *value; /* of .put; or NULL */
+  size_t size;        /* bytes at .buf or .data */
+  int fd, events;     /* waits for a descriptor, as conc_wait_fd: CONC_READ,
+                         CONC_WRITE or both; with .events of 0 there is none */
+  ssize_t result;     /* set in the case that was done: what the call named
+                         above has returned, which may be an error */
+} conc_case;
+
+/* Does one of n things, the first that can be done (Go's select). Exactly one
+   is done: the other cases are as if they had not been there, whatever comes
+   at the same moment. If several can be done, one is picked at random: so none
+   is left out for ever. What can be done is as in the calls of the cases: a
+   get of a closed queue that is empty is done at once, with the .result
+   -EPIPE.
+
+     conc_case c[] = {{ .get = jobs, .buf = &job, .size = sizeof job },
+                      { .get = news, .buf = text, .size = sizeof text },
+                      { .event = &stop }};
+     switch (conc_select(c, 3, 10.0)) {
+       case 0: if (c[0].result >= 0) work(&job); break;
+       case 1: ...
+
+   The queues may be of any distance, and mixed. A queue of this process, a
+   shared queue, a task, an event and a descriptor wake the caller. A client's
+   queue, a queue with an option of >>leases, and an event that is shared or a
+   server's are asked again and again: after 1 ms, and then after pauses of up
+   to 16 ms. To ask a client's queue takes a trip to the server, which may
+   last, as conc_get with a timeout of 0 does.
+   Returns the number of the case that was done, from 0 on.
+   Errors:
+   -EINVAL     a case has several things. Nothing has been waited for then
+   -ETIMEDOUT  nothing could be done in time
+   -ECANCELED  the wait was cancelled; nothing was done. (But see
+               conc_manager_get of a put that was cancelled on its way)
+   -ENOMEM     there is no memory for the wait, or to encode a .value
+   others      a .value cannot be encoded: as conc_pickle_dumps. Nothing has
+               been waited for then */
+CONC_API ssize_t conc_select(conc_case *cases, size_t n, double timeout);
 
 /* ---------------------------------------------------------------------------
    >>pool: conc_pool: jobs for processes or threads; conc_offload
@@ -4013,6 +4373,52 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
    that is its own client must reach itself directly, not through a translator
    of addresses.
 
+   --- Redis ---
+
+   If an address begins so, the queues are at a server of Redis (6.2 or later)
+   or Valkey (7.2 or later), which may be one of several; the program is the
+   same. See conc_manager_start and conc_manager_get for what is different.
+
+     redis://host:6379            the port may be left out, and a number of the
+     redis://host:6379/2          database may follow
+     redis://user:password@host   else .authkey is the password, of the user
+                                  "default". %40 stands for "@"
+     redis+unix:///path?db=2      a unix socket
+     redis://a,b:26380?sentinel=NAME   the master of that name, which one of
+                                  these Sentinels knows (port 26379)
+     redis://a,b?cluster          some nodes of a Cluster, which know the rest
+
+   A queue is a stream of Redis, {NAME}, with the group "conc"; all that is
+   beside it begins with {NAME}, too, so it is at one node of a Cluster. An
+   entry has one field: "d" with the bytes of conc_put, "p" with a value as a
+   pickle, or "j" with a value as JSON (see .format). What a foreign program
+   puts with other fields comes as a dict. In Python, with redis-py:
+
+     r.xadd("{get_task_queue}", {"d": b"a task"})
+     [[_, [(entry, f)]]] = r.xreadgroup("conc", "me", {"{get_task_queue}": ">"},
+                                        count=1, block=0)
+     work(f[b"d"])
+     r.xack("{get_task_queue}", "conc", entry)
+     r.xdel("{get_task_queue}", entry)
+
+   Leases are Redis' own, by its clock: a message is its getter's until it has
+   not been said for .lease seconds that the task lives. A process says so by
+   itself; if it is killed its messages come back after that time, not at once,
+   and are looked for four times in it. A get without .lease takes a message
+   for good when it returns, and the server hears of that with the next call,
+   or after 10 ms; if the process is killed before, the message comes once more
+   after 10 seconds. What comes back is served before what waits in the queue,
+   but by a process that has gets under way, up to a quarter of .lease (2.5
+   seconds without) late. A message of conc_put_after has its place when its
+   time is over. Delays and leases are in milliseconds. A put into a queue that
+   is full, and conc_queue_join, ask again up to every 50 and 100 ms.
+   conc_lease_extend makes a lease longer than .lease only as long as this
+   process lives. .capacity counts what is leased.
+
+   What is lost if a server is, is Redis' affair: without "appendfsync always"
+   up to the last second. A replica that becomes the master has what it had
+   got: with .replicas = 1 a put returns when one has it.
+
    --- tunnels ---
 
    Where the network is not to be trusted, the protocol goes through a tunnel
@@ -4075,6 +4481,10 @@ typedef struct conc_manager_report {
    CONC_STACK_SIZE, and the server does nothing else meanwhile: it must not
    wait, for a lock or a full pipe, say. It may call conc_manager_stats; it may
    put the event on a queue, with a timeout of 0, for a task that writes. */
+
+/* How values are stored at Redis. Both are read, whatever this says. */
+#define CONC_FORMAT_PICKLE 0
+#define CONC_FORMAT_JSON 1
 
 /* A server, or a client: the same struct. */
 typedef struct conc_manager {
@@ -4165,6 +4575,10 @@ typedef struct conc_manager {
   size_t max_workers;       /* of a server: threads of all pools that clients
                                make, together; default 256. See
                                conc_manager_register_types */
+  size_t replicas;          /* at Redis: so many of them have a message when its
+                               put returns; default 0. See "Redis" above */
+  int format;               /* at Redis: how values other than bytes are stored,
+                               CONC_FORMAT_...; default 0: as pickles */
   /* private */
   struct conc__manager_data *state; /* NULL: none of its calls was made */
 } conc_manager;
@@ -4190,7 +4604,9 @@ CONC_API int conc_manager_random_key(char *key, size_t size);
    -ENOTSUP       the queue is another server's, or a guest's (see >>leases),
                   and leases its messages
    -ENOMEM        there is no memory for the name
-   -ENAMETOOLONG  the name has more than 255 bytes */
+   -ENAMETOOLONG  the name has more than 255 bytes
+   others         of a manager that has started at Redis: what
+                  conc_manager_start fails with */
 CONC_API int conc_manager_register_queue(conc_manager *manager,
                                          const char *name, conc_queue *queue);
 
@@ -4204,7 +4620,18 @@ CONC_API int conc_manager_register_queue(conc_manager *manager,
             other bits than those of 0777, or the socket is no unix socket
    -EBUSY   the manager has been started, or is connected
    -EAGAIN  the system has no room for another thread
-   -ENOMEM  there is no memory for it */
+   -ENOMEM  there is no memory for it
+   At Redis there is nothing to listen for. The call connects, and makes the
+   queues that are registered known there: their names, and their .capacity,
+   .max_bytes, .dedup, .lease, .max_lease, .max_deliveries, .retry_delay and
+   .dead_letters, in place of what was known before. Then the manager is a
+   client: conc_manager_get gives the queue at Redis. What lies in a registered
+   queue stays there. The name of a queue stays known when the manager ends,
+   with the messages.
+   Errors: as conc_manager_connect at Redis, and
+   -ENOTSUP  a registered queue has .priorities, .max_total, .objects or a
+             .journal; or something else than a queue is registered
+   -EINVAL   the .dead_letters of a queue are not registered */
 CONC_API int conc_manager_start(conc_manager *manager);
 
 /* Listens and serves as conc_manager_start does, and waits until
@@ -4213,7 +4640,8 @@ CONC_API int conc_manager_start(conc_manager *manager);
    Returns 0.
    Errors: as conc_manager_start, and
    -ECANCELED  the caller was cancelled; the manager serves on, until
-               conc_manager_shutdown */
+               conc_manager_shutdown
+   -ENOTSUP    the address is one of Redis, which serves by itself */
 CONC_API int conc_manager_serve_forever(conc_manager *manager);
 
 /* Becomes a client of the manager at .address (Python's connect). Only
@@ -4227,7 +4655,15 @@ CONC_API int conc_manager_serve_forever(conc_manager *manager);
    -EACCES  the keys differ (on either side); or the other side has let this
             process answer its own challenge
    -EPROTO  what answers there is no manager
-   -ENOMEM  there is no memory for it */
+   -ENOMEM  there is no memory for it
+   At Redis .log is told of the server's words if one refuses (the event
+   CONC_MANAGER_REFUSE, in the calling task), and:
+   -EACCES   the password is wrong, or the user may not do what is needed
+   -ENOTSUP  the server is older than Redis 6.2 or Valkey 7.2
+   -ENOENT   no Sentinel knows a master of that name
+   -EROFS    the server is a replica, not the master
+   -EAGAIN   it loads its data, or is busy with a script; for all of `timeout`
+   -EPROTO   what answers there is no such server */
 CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
 
 /* Finds the queue of that name. A client gets a proxy for the server's queue,
@@ -4305,11 +4741,48 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
                   not answered in time: the call may or may not have been
                   carried out. Of a get: no message was taken
 
+   A queue at Redis uses two connections of the process, whatever number of
+   tasks uses it: all gets of a queue share one, and all else of all queues the
+   other. With .replicas there is one more. .prefetch is without effect. What
+   the server says has these meanings:
+
+     it cannot now (LOADING, BUSY, MASTERDOWN, CLUSTERDOWN, TRYAGAIN) or it is
+     a replica (READONLY)
+                  the call is tried again, after 10 ms, then 20 ms, up to a
+                  second, until its timeout is over (of calls without one:
+                  .timeout): then -EAGAIN, or -EROFS. With Sentinel it is asked
+                  where the master is by now
+     MOVED, ASK   of a Cluster: the call goes on there
+     NOGROUP      the stream was deleted, or lost: it is made anew, and empty
+     NOSCRIPT     it gets the scripts again
+     UNBLOCKED    the get goes on
+     OOM          -ENOSPC: it has no memory for the message
+     MISCONF      -EIO: it cannot save
+     NOREPLICAS   -ENOLINK; so does a put that fewer than .replicas have
+                  within its timeout, or .timeout if that is sooner: the
+                  message is there, but may be lost with the master
+     NOAUTH, WRONGPASS, NOPERM
+                  -EACCES
+     WRONGTYPE    -EBADMSG: {NAME} is something else there
+     anything else, or what is no reply of Redis
+                  -EPROTO, and .log is told
+
+   If the connection is lost, and with .reconnect, a call is tried again as
+   above. A put that is sent again counts once: with .reconnect each put has a
+   number that the server keeps. If it is not known whether a conc_task_done
+   has ended the lease, or another one has, it returns -ECONNRESET. A server
+   that says nothing is given up after .timeout.
+   conc_put_priority takes 0 alone. Of conc_queue_counts .dying, .damaged, the
+   rates and .oldest are 0. Locks, lists, functions and all else but queues are
+   -ENOTSUP at Redis; so is conc_manager_stats -EINVAL.
+   conc_queue_holders tells of processes.
+
    Returns the queue; or NULL, and errno.
    Errors:
    EINVAL        the manager neither serves nor is connected; or there is no
                  name
-   ENOENT        the manager has no queue of that name
+   ENOENT        the manager has no queue of that name; at Redis: none was
+                 registered by that name
    ENAMETOOLONG  the name has more than 255 bytes
    others        what conc_manager_connect fails with */
 CONC_API conc_queue *conc_manager_get(conc_manager *manager,
@@ -5040,13 +5513,16 @@ CONC_API int conc_variable_set(conc_variable *variable,
                                const conc_value *value);
 
 /* ---------------------------------------------------------------------------
-   >>extras: conc_progress
+   >>extras: conc_progress, conc_interval, conc_limiter, conc_broadcast
 
-   Threads    any number, mixed with coroutines of any loops
-   Processes  no
+   Threads    any number, mixed with coroutines of any loops; an interval is of
+              one task
+   Processes  no; but the queues of a broadcast may be shared
    Signals    no
-   Memory     the caller's, valid when zeroed; nothing is allocated
-   Blocks     one task at a time, while it writes a line; the others never
+   Memory     the caller's, valid when zeroed; each subscriber of a broadcast
+              takes an allocation, until it is unsubscribed
+   Blocks     a bar: one task at a time, while it writes a line; an interval, a
+              limiter and a broadcast wait, see there
    ------------------------------------------------------------------------ */
 
 /* Shows how far something has come (Python's tqdm).
@@ -5061,11 +5537,19 @@ CONC_API int conc_variable_set(conc_variable *variable,
      pages:  42%|########4           | 42/100 [00:01<00:02, 28.00it/s]
    It shows what is done, the time since the first update, the time that is
    left, and the latest rate. Elsewhere, for example in a log, a new line is
-   written now and then. */
+   written now and then. Columns are counted as a terminal shows UTF-8: a
+   letter of Chinese takes two, an accent that is combined none.
+   Bars below each other: the second has .above = &first, the third .above =
+   &second. Each is updated and closed for itself; those above a bar must stay
+   until it is closed. */
 typedef struct conc_progress {
-  size_t total;     /* steps; default 0: not known, so there is no bar */
+  size_t total;     /* steps; default 0: not known, so there is no bar. To
+                       change it under way: conc_progress_total */
   const char *name; /* stands in front; default none */
-  const char *unit; /* of a step; default "it" */
+  const char *unit; /* of a step; default "it", with .scale "B" */
+  unsigned scale;   /* 1024: numbers are written as 1.50MiB; 1000: as 1.57MB;
+                       default 0: as they are */
+  struct conc_progress *above; /* the bar in the line above; default none */
   int fd;           /* the line is written there; default 0: standard error */
   bool off;         /* nothing is written; default false */
   double interval;  /* seconds from line to line; default 0.1 on a terminal,
@@ -5078,6 +5562,10 @@ typedef struct conc_progress {
   double shown_at, rate; /* when the last line was written; the latest rate, 0:
                             not known */
   size_t shown;          /* steps in the last line */
+  bool placed;           /* it has its row on the terminal */
+  /* Of the uppermost of several, for all of them: */
+  unsigned drawing;  /* one of them writes its line */
+  size_t open, rows; /* how many are placed; the lowest row, from 0 on */
 } conc_progress;
 
 /* Says that n more steps are done, and writes a line if one is due.
@@ -5085,11 +5573,106 @@ typedef struct conc_progress {
    Errors: what write() fails with. */
 CONC_API int conc_progress_update(conc_progress *progress, size_t n);
 
+/* Changes .total, also while other tasks update.
+   Returns 0.
+   Errors: what write() fails with. */
+CONC_API int conc_progress_total(conc_progress *progress, size_t total);
+
 /* Writes the last line, with the rate of all steps, and ends it. No other task
    may update meanwhile. Then the struct may be used again.
    Returns 0.
    Errors: what write() fails with. */
 CONC_API int conc_progress_close(conc_progress *progress);
+
+/* Ticks that do not drift (Go's Ticker): each comes at its time, however long
+   what is done between two of them takes.
+
+     conc_interval t = { .seconds = 0.1 };
+     while (conc_interval_next(&t) >= 0) measure();
+*/
+typedef struct conc_interval {
+  double seconds; /* from one tick to the next; no default */
+  /* private */
+  double next; /* when the next one is due; 0: it has not begun */
+} conc_interval;
+
+/* Waits for the next tick. The first one comes .seconds after the first call
+   of this function or the next one. Ticks whose time has passed unheard come
+   as one.
+   Returns how many ticks were missed: usually 0.
+   Errors:
+   -EINVAL     .seconds is not above 0
+   -ECANCELED  the wait was cancelled; the tick still comes */
+CONC_API int conc_interval_next(conc_interval *interval);
+
+/* Returns how many seconds are left until the next tick, for the timeout of
+   another call: of a conc_select, say. 0: it is due, and conc_interval_next
+   returns at once. */
+CONC_API double conc_interval_left(conc_interval *interval);
+
+/* Lets something happen at most so often (a token bucket): .rate times a
+   second in the long run, and up to .burst times at once after a pause. */
+typedef struct conc_limiter {
+  double rate;  /* a second; no default */
+  double burst; /* at once; default 1 */
+  /* private; under a guard */
+  double full_at; /* when the bucket is full again, if nothing is taken */
+} conc_limiter;
+
+/* Waits until n times are allowed, and takes them. Tasks are served in the
+   order of their calls.
+   Returns 0.
+   Errors:
+   -EINVAL     .rate is not above 0, or n is above .burst
+   -ETIMEDOUT  they will not be allowed in time: the call returns at once, and
+               takes none
+   -ECANCELED  the wait was cancelled; none was taken */
+CONC_API int conc_limiter_acquire(conc_limiter *limiter, size_t n,
+                                  double timeout);
+
+/* Hands each message to several queues: one put, and every subscriber gets it.
+   A subscriber is a queue, of any distance, which should have a .capacity: so
+   its messages are got, waited for and selected as those of any queue. */
+typedef struct conc_broadcast {
+  bool blocks; /* a put waits for room in each queue; default false: from a
+                  queue that is full the oldest message is dropped */
+  size_t lost; /* set by the library: messages that were dropped, or that a
+                  queue has refused; 0 at first */
+  /* private */
+  conc_lock putting; /* held for a whole put: all queues have one order */
+  conc_lock guard;   /* of the list, held for a moment */
+  conc_cond changed; /* a subscriber is not pinned any more */
+  struct conc__subscriber *first; /* in the order of their subscriptions */
+} conc_broadcast;
+
+/* From now on the queue gets what is put. It is the caller's.
+   Returns 0.
+   Errors:
+   -EEXIST  it is a subscriber already
+   -ENOMEM  there is no memory for the list */
+CONC_API int conc_broadcast_subscribe(conc_broadcast *broadcast,
+                                      conc_queue *queue);
+
+/* After this call no put touches the queue, which may be freed. A put that
+   waits for room in it waits no more.
+   Returns 0.
+   Errors:
+   -ENOENT  it is no subscriber */
+CONC_API int conc_broadcast_unsubscribe(conc_broadcast *broadcast,
+                                        conc_queue *queue);
+
+/* Puts a copy of a message into the queues of all subscribers, one after the
+   other. A queue that is closed is passed over.
+   Returns how many have got it; those that were passed over, or that have
+   refused it (see conc_put), do not count.
+   Errors:
+   -ETIMEDOUT  .blocks: there was no room in time in one of the queues; those
+               that were subscribed before it have the message. Or another put
+               has not ended in time
+   -ECANCELED  the wait was cancelled; likewise */
+CONC_API ssize_t conc_broadcast_put(conc_broadcast *broadcast,
+                                    const void *data, size_t size,
+                                    double timeout);
 
 /* ---------------------------------------------------------------------------
    >>index: every public name, by section; a type with its fields
@@ -5115,12 +5698,12 @@ CONC_API int conc_progress_close(conc_progress *progress);
              conc_barrier_broken conc_barrier_n_waiting
              conc_barrier_init_shared CONC_WITH CONC_WITH_READ CONC_WITH_WRITE
    task       conc_fn conc_task (.target .arg .name .size .stack_size .daemon
-             .start_method .callback) conc_join conc_result conc_is_alive
-             conc_cancel conc_set_status conc_current conc_name CONC_FIRST
-             CONC_FIRST_FAILURE CONC_ALL conc_wait conc_gather conc_completed
-             conc_as_completed conc_completed_next conc_completed_end
-             conc_scope conc_timeout conc_shield conc_scope_end conc_group
-             conc_group_start conc_group_leave
+             .detached .start_method .callback) conc_join conc_result
+             conc_is_alive conc_cancel conc_set_status conc_current conc_name
+             CONC_FIRST CONC_FIRST_FAILURE CONC_ALL conc_wait conc_gather
+             conc_completed conc_as_completed conc_completed_next
+             conc_completed_end conc_scope conc_timeout conc_shield
+             conc_scope_end conc_group conc_group_start conc_group_leave
    generator  conc_gen (.target .arg .stack_size) conc_gen_next conc_gen_send
              conc_yield conc_yield_from conc_gen_close conc_gen_result
    local      CONC_SCOPE_THREAD CONC_SCOPE_TASK conc_local (.scope .destructor
@@ -5128,15 +5711,16 @@ CONC_API int conc_progress_close(conc_progress *progress);
              conc_local_delete conc_local_free conc_attribute
              conc_local_attribute conc_attribute_get conc_attribute_set
    thread     conc_thread_start
-   loop       conc_run conc_coro_start conc_stack_used conc_report_overflow
-             conc_sleep conc_yield_now
+   loop       conc_run conc_coro_start conc_spawn conc_group_spawn
+             conc_stack_used conc_report_overflow conc_sleep conc_yield_now
    io         CONC_READ CONC_WRITE conc_wait_fd conc_read conc_write
              conc_read_exactly conc_close conc_listen conc_accept conc_serve
              conc_connect conc_address conc_datagram_open conc_datagram_send
              conc_datagram_receive conc_stream (.fd .high_water)
              conc_stream_read conc_stream_read_exactly conc_stream_read_until
              conc_stream_read_line conc_stream_write conc_stream_flush
-             conc_stream_close conc_block_signals conc_wait_signal
+             conc_stream_close
+   signals    conc_block_signals conc_wait_signal conc_stop_on_signals
    ipc        conc_shared_alloc conc_shared_open conc_shared_free
    process    CONC_FORK CONC_SPAWN CONC_NO_EXITCODE conc_process_start conc_pid
              conc_exitcode conc_terminate conc_kill conc_main
@@ -5170,8 +5754,8 @@ CONC_API int conc_progress_close(conc_progress *progress);
              .journal_sync) CONC_QUEUE_RING CONC_QUEUE_PIPE conc_queue_new
              conc_queue_free conc_queue_close conc_put conc_get conc_put_many
              conc_get_many conc_peek_size conc_qsize conc_task_done
-             conc_queue_join conc_put_value conc_get_value conc_put_build
-             conc_get_parse
+             conc_task_done_many conc_queue_join conc_put_value conc_get_value
+             conc_put_build conc_get_parse
    leases     conc_lease (.queue .id .deliveries) conc_get_leased
              conc_get_value_leased conc_lease_done conc_lease_release
              conc_lease_extend conc_lease_deliveries conc_put_after
@@ -5179,6 +5763,8 @@ CONC_API int conc_progress_close(conc_progress *progress);
              .leased .dying .put .got .done .returned .dead .damaged .put_rate
              .done_rate .oldest) conc_queue_stats conc_queue_holder (.name
              .leases .silence) conc_queue_holders
+   select     conc_case (.get .put .join .event .buf .out .data .value .size
+             .fd .events .result) conc_select
    pool       CONC_PROCESS CONC_THREAD conc_pool (.kind .workers .initializer
              .initializer_arg .stack_size .chunk .max_tasks_per_worker .timeout
              .retries .max_bytes) conc_pool_start conc_pool_submit
@@ -5188,20 +5774,21 @@ CONC_API int conc_progress_close(conc_progress *progress);
    manager    conc_manager_news CONC_MANAGER_CONNECT CONC_MANAGER_REFUSE
              CONC_MANAGER_LIMIT CONC_MANAGER_LEAVE CONC_MANAGER_FULL
              CONC_MANAGER_DRAIN CONC_MANAGER_END conc_manager_report (.kind
-             .client .error .text) conc_manager (.address .authkey
-             .authkey_size .require_sha256 .max_message .max_clients
-             .handshake_timeout .timeout .reconnect .prefetch .max_handshakes
-             .max_handshakes_per_address .max_failures .max_memory
-             .max_client_memory .max_objects .keepalive .drain .mode .log
-             .event .log_arg .no_auth .no_shutdown .objects .max_workers)
-             conc_manager_random_key conc_manager_register_queue
-             conc_manager_start conc_manager_serve_forever conc_manager_connect
-             conc_manager_get conc_manager_address conc_manager_counts
-             (.clients .clients_ever .handshakes .connections_ever .refused_key
-             .refused_late .refused_full .refused_address .refused_failures
-             .requests .refused_message .refused_memory .refused_objects
-             .bytes_in .bytes_out .puts .gets .returned .waiting .memory
-             .memory_most) conc_manager_stats conc_manager_shutdown
+             .client .error .text) CONC_FORMAT_PICKLE CONC_FORMAT_JSON
+             conc_manager (.address .authkey .authkey_size .require_sha256
+             .max_message .max_clients .handshake_timeout .timeout .reconnect
+             .prefetch .max_handshakes .max_handshakes_per_address
+             .max_failures .max_memory .max_client_memory .max_objects
+             .keepalive .drain .mode .log .event .log_arg .no_auth .no_shutdown
+             .objects .max_workers .replicas .format) conc_manager_random_key
+             conc_manager_register_queue conc_manager_start
+             conc_manager_serve_forever conc_manager_connect conc_manager_get
+             conc_manager_address conc_manager_counts (.clients .clients_ever
+             .handshakes .connections_ever .refused_key .refused_late
+             .refused_full .refused_address .refused_failures .requests
+             .refused_message .refused_memory .refused_objects .bytes_in
+             .bytes_out .puts .gets .returned .waiting .memory .memory_most)
+             conc_manager_stats conc_manager_shutdown
    types      conc_manager_register_types conc_manager_register_lock
              conc_manager_register_rlock conc_manager_register_event
              conc_manager_register_cond conc_manager_register_sem
@@ -5294,14 +5881,15 @@ static const int *const conc__version_check __attribute__((used)) =
    What is in its parts, in this order:
 
      >>platform   the compiler and the CPU; the system: waiting, descriptors;
-                  the system: memory, processes, pipes, signals; the coroutine
-                  switch, and tools that must know of it; what the user may
-                  replace; atomics for tcc; checks, cache lines, atomic access;
-                  versions and errors; time; bits, and a pause; Valgrind and
-                  Helgrind; a fiber, and what the sanitizers learn of it; CPUs
-     >>os         pthread_cancel; sleeping on a word; what is found out once;
-                  descriptors; stdio in a forked child; wakers; random bytes,
-                  files, pages
+                  the system: memory, processes, pipes, signals; calls that may
+                  be refused at run time; the coroutine switch, and tools that
+                  must know of it; what the user may replace; atomics for tcc;
+                  checks, cache lines, atomic access; versions and errors;
+                  time; bits, and a pause; Valgrind and Helgrind; a fiber, and
+                  what the sanitizers learn of it; CPUs
+     >>os         pthread_cancel; calls that may be refused; sleeping on a
+                  word; what is found out once; descriptors; stdio in a forked
+                  child; wakers; random bytes, files, pages
      >>bytes      memory that grows; buffers; hashes: MD5 (RFC 1321), SHA-256
                   (FIPS 180-4), HMAC (RFC 2104); hashes: what is alike; secrets
      >>park       actors; what belongs to a thread; parking and waking;
@@ -5352,8 +5940,9 @@ static const int *const conc__version_check __attribute__((used)) =
                   as actors; waiting for descriptors;
                   conc__actor_class.wait_fd, and several at once; watches
      >>loop       the sleep of a loop; a turn of the loop; conc_run,
-                  conc_coro_start; conc_stack_used; conc_yield_now, conc_sleep;
-                  the report of an overflow
+                  conc_coro_start; tasks that nobody joins; the end of a loop;
+                  conc_stack_used; conc_yield_now, conc_sleep; the report of an
+                  overflow
      >>fork       the guards, before and after; what tells which tasks are
                   here; what is here at all; tasks that stayed behind; what is
                   here goes on; the child
@@ -5361,7 +5950,8 @@ static const int *const conc__version_check __attribute__((used)) =
                   addresses: looking up; addresses: what callers write;
                   sockets: listening; sockets: conc_serve; sockets: connecting;
                   datagrams; streams: reading; streams: separators; streams:
-                  writing; signals
+                  writing
+     >>signals    waiting for signals; signals that end a task
      >>ipc        memory without a name; memory by name; memory by name: what
                   the tracker does without; memory by name: the tracker; memory
                   by name: opening it; memory by name: making it;
@@ -5414,6 +6004,8 @@ static const int *const conc__version_check __attribute__((used)) =
                   queue; making it; the two classes
      >>queue      typed values
      >>leases     leases, retries, priorities, delays: conc_lease
+     >>select     cases; waiting: lists; waiting: shared queues; waiting: all
+                  together; the call
      >>jobs       a fence for two sides, of which the rare one pays; deques:
                   what they have; deques: the owner's end; deques: the thieves'
                   end; the pool of threads: what it has; finding a job; waking
@@ -5432,8 +6024,8 @@ static const int *const conc__version_check __attribute__((used)) =
      >>account    counters; memory; news; failures of an address
      >>net        channels; frames; reading and writing; authentication
      >>aside      what takes long is done beside a loop
-     >>objects    classes; objects, and their ids; how long an object lives;
-                  names; what a connection holds
+     >>objects    classes; objects, and their ids; what is freed bit by bit;
+                  how long an object lives; names; what a connection holds
      >>receipt    calls that count once, however often they are sent
      >>kept       what a manager keeps
      >>session    a session: one run of a client's coroutine; messages that
@@ -5463,6 +6055,15 @@ static const int *const conc__version_check __attribute__((used)) =
      >>remote     requests; the id of a name; who has a lock; what was given
                   up; acquiring and releasing; conditions; events and barriers;
                   what the primitives call; making and freeing them
+     >>resp       commands; replies
+     >>redis      scripts; what there is; what a server says; connections;
+                  lines; addresses; servers; calls
+     >>streams    what comes; what tasks have; scripts of a queue; the ends of
+                  leases; a forked child
+     >>far        the connection of the getters; getting; putting; what is
+                  counted
+     >>tended     names; dead letters; the ends of leases; the thread;
+                  beginning and end
      >>manager    conc_manager
      >>python     what a value is to Python; equality; order; keys; the hash of
                   a key: SipHash-1-3; repr() into a buffer
@@ -5552,6 +6153,20 @@ static const int *const conc__version_check __attribute__((used)) =
 #define CONC__TCC 0
 #endif
 
+/* A number of 64 bits that is read and changed by one instruction, also in
+   memory that processes share. C would let it straddle two lines of a cache on
+   32-bit CPUs; and where there is no such instruction, a library would stand
+   in for it, by locks of which each process has its own. */
+typedef uint64_t conc__word64 __attribute__((aligned(8)));
+/* 32-bit MIPS, PowerPC and RISC-V have none, and x86 only since -march=i586.
+   (clang's macro is about a long long as C lays it.) */
+#ifdef __clang__
+typedef char conc__this_cpu_cannot_change_8_bytes_at_once
+    [__atomic_always_lock_free(sizeof(conc__word64), 0) ? 1 : -1];
+#elif defined(__GCC_ATOMIC_LLONG_LOCK_FREE) && __GCC_ATOMIC_LLONG_LOCK_FREE < 2
+#error "conc.h: this CPU cannot change 8 bytes by one instruction"
+#endif
+
 /* CPUs whose registers and instructions this file knows. */
 #if defined(__x86_64__)
 #define CONC__X86_64 1
@@ -5603,7 +6218,6 @@ static const int *const conc__version_check __attribute__((used)) =
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
-#include <sys/random.h>
 #include <sys/syscall.h>
 #define CONC__LINUX 1
 /* Shows a thread's name in ps and top, cut to 15 bytes. */
@@ -5661,6 +6275,17 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC_HAVE_FUTEX CONC__LINUX
 #endif
 
+/* A condition whose timed wait goes by the monotonic clock. Otherwise, as on
+   macOS, by a time from now on; or else by the time of day, where a wait may
+   end too early or too late if that is set meanwhile. */
+#ifndef CONC_HAVE_COND_CLOCK
+#ifdef __APPLE__
+#define CONC_HAVE_COND_CLOCK 0
+#else
+#define CONC_HAVE_COND_CLOCK 1
+#endif
+#endif
+
 /* A poller whose cost does not grow with the idle descriptors: epoll, Linux
    2.6.27, or kqueue, the BSDs and macOS. Otherwise poll(). */
 #ifndef CONC_HAVE_EPOLL
@@ -5679,8 +6304,8 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #include <sys/event.h>
 #endif
 
-/* epoll_wait() whose timeout is in nanoseconds: Linux 5.11, asked for at run
-   time: ENOSYS where there is none. Otherwise it is in milliseconds. */
+/* epoll_wait() whose timeout is in nanoseconds: Linux 5.11. Otherwise it is in
+   milliseconds. */
 #ifdef SYS_epoll_pwait2
 #define CONC__SYS_EPOLL_PWAIT2 SYS_epoll_pwait2
 #else
@@ -5703,18 +6328,25 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC__SOCK_CLOEXEC SOCK_CLOEXEC
 #define CONC__SOCK_NONBLOCK SOCK_NONBLOCK
 #define CONC__MSG_CLOEXEC MSG_CMSG_CLOEXEC
+#define CONC__MKSTEMP(name) mkostemp((name), O_CLOEXEC)
 #else
 #define CONC__SOCK_CLOEXEC 0
 #define CONC__SOCK_NONBLOCK 0
 #define CONC__MSG_CLOEXEC 0
+#define CONC__MKSTEMP(name) mkstemp(name)
 #endif
 
-/* getrandom(): Linux 3.17, glibc 2.25. Otherwise /dev/urandom. */
+/* getrandom(): Linux 3.17; not by its function, which glibc has since 2.25.
+   Otherwise /dev/urandom. */
 #ifndef CONC_HAVE_GETRANDOM
+#ifdef SYS_getrandom
 #define CONC_HAVE_GETRANDOM CONC__LINUX
+#else
+#define CONC_HAVE_GETRANDOM 0
+#endif
 #endif
 #if CONC_HAVE_GETRANDOM
-#define CONC__GETRANDOM(p, size) getrandom((p), (size), 0)
+#define CONC__GETRANDOM(p, size) syscall(SYS_getrandom, (p), (size), 0)
 #else
 #define CONC__GETRANDOM(p, size) ((ssize_t)-1)
 #endif
@@ -5739,15 +6371,15 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC__MAP_STACK 0
 #endif
 
-/* Guard pages inside one mapping (MADV_GUARD_INSTALL): Linux 6.13, asked for
-   at run time. Otherwise mprotect, which splits the mapping, and the kernel
-   allows some 65,000 mappings. */
+/* Guard pages inside one mapping (MADV_GUARD_INSTALL): Linux 6.13. Otherwise
+   mprotect, which splits the mapping, and the kernel allows some 65,000
+   mappings. */
 #ifndef CONC_HAVE_GUARD_INSTALL
 #define CONC_HAVE_GUARD_INSTALL CONC__LINUX
 #endif
 
-/* A process as a descriptor: Linux 5.3, asked for at run time. Otherwise a
-   thread for each process waits for its end. */
+/* A process as a descriptor: Linux 5.3. Otherwise a thread for each process
+   waits for its end. */
 #ifndef CONC_HAVE_PIDFD
 #ifdef SYS_pidfd_open
 #define CONC_HAVE_PIDFD CONC_HAVE_EPOLL
@@ -5855,6 +6487,16 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #include <sys/signalfd.h>
 #endif
 
+/* sigtimedwait(). Otherwise, as on macOS and OpenBSD, sigwait() for a signal
+   that is pending: which waits if another thread takes it just then. */
+#ifndef CONC_HAVE_SIGTIMEDWAIT
+#if defined(__APPLE__) || defined(__OpenBSD__)
+#define CONC_HAVE_SIGTIMEDWAIT 0
+#else
+#define CONC_HAVE_SIGTIMEDWAIT 1
+#endif
+#endif
+
 /* The width of a terminal (TIOCGWINSZ): everywhere, but not in POSIX before
    2024. Otherwise 80. */
 #ifndef CONC_HAVE_WINSIZE
@@ -5868,9 +6510,19 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #include <sys/ioctl.h>
 #endif
 
-/* A file that is nowhere but in memory: Linux 3.17. Otherwise in /tmp. */
+/* A file that is nowhere but in memory: Linux 3.17, for which old glibc has no
+   function. Otherwise in /dev/shm, or in /tmp. */
 #ifndef CONC_HAVE_MEMFD
-#define CONC_HAVE_MEMFD CONC__LINUX /* glibc has no function for it */
+#ifdef SYS_memfd_create
+#define CONC_HAVE_MEMFD CONC__LINUX
+#else
+#define CONC_HAVE_MEMFD 0
+#endif
+#endif
+#if CONC_HAVE_MEMFD
+#define CONC__MEMFD() ((int)syscall(SYS_memfd_create, "conc", 1u))
+#else
+#define CONC__MEMFD() (-1)
 #endif
 
 /* Setting room of a file aside (posix_fallocate): POSIX 2001, but not
@@ -5894,8 +6546,8 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC__FILE_SYNC(fd) fsync(fd)
 #endif
 
-/* A fence that all threads of the process pass at once: Linux 4.14, asked for
-   at run time. Otherwise each passes its own. */
+/* A fence that all threads of the process pass at once: Linux 4.14. Otherwise
+   each passes its own. */
 #ifndef CONC_HAVE_MEMBARRIER
 #ifdef SYS_membarrier
 #define CONC_HAVE_MEMBARRIER CONC__LINUX
@@ -5916,6 +6568,13 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC__TCP_QUICKACK TCP_QUICKACK
 #else
 #define CONC__TCP_QUICKACK (-1)
+#endif
+
+/* That more follows what is sent now, and may go along with it: the flag. */
+#ifdef MSG_MORE
+#define CONC__MSG_MORE MSG_MORE
+#else
+#define CONC__MSG_MORE 0
 #endif
 
 /* How long nothing is heard over TCP before the other side is asked whether it
@@ -5942,13 +6601,47 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC__TCP_USER_TIMEOUT (-1)
 #endif
 
+/* --- calls that may be refused at run time ---
+
+   The kernel may be older than its headers (ENOSYS, or EINVAL for a flag), and
+   a sandbox may deny what it does not know, by any errno. So each call that a
+   plainer way can stand in for is made until it is refused, and then no more.
+   A bit for each of them:
+
+     call               since     refused: what is done instead
+     memfd_create       3.17      a file without a name, in /dev/shm or /tmp
+     getrandom          3.17      /dev/urandom is read
+     eventfd2           2.6.27    a pipe
+     accept4            2.6.28    accept(), then fcntl()
+     epoll_create1      2.6.27    poll(); children are waited for by threads
+     epoll_pwait2       5.11      epoll_wait(), in milliseconds
+     signalfd4          2.6.27    a look every 10 ms
+     pidfd_open         5.3       a thread for each child
+     MADV_GUARD_INSTALL 6.13      mprotect()
+
+   Of others no note is needed, since they are made once, or stand in front of
+   what is done in any case: pidfd_send_signal (kill), close_range (a close for
+   each), membarrier (a fence in each thread), madvise, F_SETSIG (a thread),
+   F_SETPIPE_SZ (a smaller pipe), sched_getaffinity (the CPUs that there are).
+   Nothing stands in for futex, nor for pipe2, of which libc makes pipe(). */
+enum {
+  CONC__CALL_MEMFD = 1,
+  CONC__CALL_GETRANDOM = 2,
+  CONC__CALL_EVENTFD = 4,
+  CONC__CALL_ACCEPT = 8,
+  CONC__CALL_EPOLL = 16,
+  CONC__CALL_EPOLL_PWAIT = 32,
+  CONC__CALL_SIGNALFD = 64,
+  CONC__CALL_PIDFD = 128,
+  CONC__CALL_GUARD = 256
+};
+
 /* --- the coroutine switch, and tools that must know of it --- */
 
-/* The switch in assembly, for CPUs that this file knows. Otherwise
-   ucontext. */
+/* The switch in assembly, for CPUs that this file knows. Otherwise ucontext,
+   which musl and OpenBSD do not have. */
 #ifndef CONC_HAVE_SWITCH_ASM
-#if !defined(CONC_PORTABLE) && !defined(CONC_USE_UCONTEXT) &&                 \
-    !defined(__ILP32__)
+#if !defined(CONC_USE_UCONTEXT) && !defined(__ILP32__)
 #define CONC_HAVE_SWITCH_ASM ((CONC__X86_64 || CONC__ARM64) && !CONC__TCC)
 #else
 #define CONC_HAVE_SWITCH_ASM 0
@@ -6219,6 +6912,7 @@ static const struct conc__error_text {
     {ENOENT, "no such name, file or host"},
     {ENOEXEC, "not a program of this system"},
     {ENOLCK, "no locks available"},
+    {ENOLINK, "not on as many replicas as was asked for"},
     {ENOMEM, "out of memory"},
     {ENOPROTOOPT, "option not supported by the protocol"},
     {ENOSPC, "no space left"},
@@ -6281,7 +6975,9 @@ CONC__PRIVATE double conc__now_about(void) {
 #endif
 }
 
-#define CONC__NEVER 1e200
+/* A power of ten that a double has exactly: an inexact one would be another
+   number where the compiler computes in more digits (x87). */
+#define CONC__NEVER 1e22
 
 /* A NaN is no time that ever comes, as in Python: it waits for ever, hence the
    comparison that is false for it. */
@@ -6661,6 +7357,26 @@ CONC__INLINE void conc__pthread_cancel_back(int state) {
 #endif
 }
 
+/* --- calls that may be refused --- */
+
+static unsigned conc__calls_refused; /* CONC__CALL_...; atomic */
+
+/* Whether a call is to be made: it has not been refused yet. Relaxed: at worst
+   it is refused once more. */
+CONC__INLINE bool conc__call_may(unsigned call) {
+  return (CONC__LOAD_RELAXED(&conc__calls_refused) & call) == 0;
+}
+
+/* After it has failed by errno. True: it is refused here, for good, and what
+   stands in for it is to be done. False: it has failed for a reason that would
+   be one for that, too, such as too many descriptors. */
+CONC__PRIVATE bool conc__call_refused(unsigned call) {
+  if (errno != ENOSYS && errno != EPERM && errno != EACCES && errno != EINVAL)
+    return false;
+  __atomic_fetch_or(&conc__calls_refused, call, __ATOMIC_RELAXED);
+  return true;
+}
+
 /* --- sleeping on a word ---
 
    A word of memory on which threads sleep as long as it has a value. The
@@ -6675,19 +7391,36 @@ CONC__INLINE void conc__pthread_cancel_back(int state) {
 #define CONC__FUTEX_WAKE 1
 #define CONC__FUTEX_PRIVATE 128 /* the word is of this process alone */
 
+/* The kernel's time, which is not always libc's: with SYS_futex it has two
+   numbers as wide as a register of the kernel. Where time_t is wider than
+   that, it is the time since the machine's start that must fit: it does. A
+   32-bit system of late has the call with wide numbers alone. */
+#ifdef SYS_futex
+#define CONC__SYS_FUTEX SYS_futex
+#else
+#define CONC__SYS_FUTEX SYS_futex_time64
+#endif
+#if defined(SYS_futex) && !CONC__X86_64 && ULONG_MAX <= 0xffffffffu
+typedef long conc__futex_number;
+#else
+typedef int64_t conc__futex_number;
+#endif
+
 /* Sleeps while *word == value, until woken or the deadline has passed. May
    return early for no reason. `shared`: the waker may be another process. */
 CONC__PRIVATE void conc__futex_wait(unsigned *word, unsigned value,
                                     double deadline, bool shared) {
   int operation = CONC__FUTEX_WAIT | (shared ? 0 : CONC__FUTEX_PRIVATE);
-  struct timespec t;
-  struct timespec *until = NULL;
+  conc__futex_number time[2]; /* absolute, for the variant with a bitset */
+  conc__futex_number *until = NULL;
   if (deadline < CONC__NEVER) {
-    t = conc__timespec(deadline); /* the bitset variant takes absolute time */
-    until = &t;
+    struct timespec t = conc__timespec(deadline);
+    time[0] = (conc__futex_number)t.tv_sec;
+    time[1] = (conc__futex_number)t.tv_nsec;
+    until = time;
   }
   CONC__POINT();
-  syscall(SYS_futex, word, operation, value, until, NULL, 0xffffffffu);
+  syscall(CONC__SYS_FUTEX, word, operation, value, until, NULL, 0xffffffffu);
 }
 
 /* Wakes up to n sleepers. The word may be gone by now: the kernel only looks
@@ -6697,7 +7430,7 @@ CONC__PRIVATE void conc__futex_wake(unsigned *word, int n, bool shared) {
   int operation = CONC__FUTEX_WAKE | (shared ? 0 : CONC__FUTEX_PRIVATE);
   CONC__POINT();
   conc__valgrind(CONC__VALGRIND_REPORT_ERRORS, (void *)1, NULL); /* 1 less */
-  syscall(SYS_futex, word, operation, n, NULL, NULL, 0);
+  syscall(CONC__SYS_FUTEX, word, operation, n, NULL, NULL, 0);
   conc__valgrind(CONC__VALGRIND_REPORT_ERRORS, (void *)-1, NULL);
 }
 
@@ -6721,20 +7454,36 @@ conc__futex_bucket_of(unsigned *word) {
                             CONC__FUTEX_BUCKETS];
 }
 
+/* pthread_cond_timedwait until a deadline. */
+CONC__PRIVATE void conc__cond_wait_until(pthread_cond_t *cond,
+                                         pthread_mutex_t *mutex,
+                                         double deadline) {
+#if CONC_HAVE_COND_CLOCK
+  struct timespec t = conc__timespec(deadline);
+  pthread_cond_timedwait(cond, mutex, &t);
+#elif defined(__APPLE__)
+  struct timespec t = conc__timespec(conc__remaining(deadline));
+  pthread_cond_timedwait_relative_np(cond, mutex, &t);
+#else
+  struct timespec t = conc__timespec(conc__clock(CLOCK_REALTIME) +
+                                     conc__remaining(deadline));
+  pthread_cond_timedwait(cond, mutex, &t);
+#endif
+}
+
 /* The word is compared under the bucket's mutex, which the waker takes after
    its change: either the comparison sees the change, or the waker finds this
    thread in pthread_cond_wait. */
 CONC__PRIVATE void conc__futex_wait(unsigned *word, unsigned value,
                                     double deadline, bool shared) {
   struct conc__futex_bucket *b = conc__futex_bucket_of(word);
-  struct timespec t = conc__timespec(deadline < CONC__NEVER ? deadline : 0);
   int state = conc__pthread_cancel_off(); /* as it is for a futex */
   (void)shared;
   CONC__POINT();
   pthread_mutex_lock(&b->mutex);
   if (CONC__LOAD(word) == value) {
     if (deadline < CONC__NEVER)
-      pthread_cond_timedwait(&b->cond, &b->mutex, &t);
+      conc__cond_wait_until(&b->cond, &b->mutex, deadline);
     else
       pthread_cond_wait(&b->cond, &b->mutex);
   }
@@ -6757,7 +7506,9 @@ CONC__PRIVATE void conc__futex_init(void) {
   pthread_condattr_t attr;
   size_t i;
   pthread_condattr_init(&attr);
+#if CONC_HAVE_COND_CLOCK
   pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+#endif
   for (i = 0; i < CONC__FUTEX_BUCKETS; i++) {
     pthread_mutex_init(&conc__futex_table[i].mutex, NULL);
     pthread_cond_init(&conc__futex_table[i].cond, &attr);
@@ -6783,8 +7534,28 @@ CONC__PRIVATE void conc__os_init(void) {
 
 /* --- descriptors ---
 
-   All that the library opens are close-on-exec, from birth if the system can:
-   a program that another thread starts meanwhile does not inherit them. */
+   All that the library opens are close-on-exec: a program that another thread
+   starts meanwhile does not inherit them. Where the system cannot open them
+   so, there is a moment in which they are not: a birth. No fork of this
+   process comes into one, whoever calls fork(): see conc__atfork_prepare. */
+
+/* Taken inside all guards. Nothing that can wait is done under it. */
+static pthread_mutex_t conc__births = PTHREAD_MUTEX_INITIALIZER;
+
+/* `none`: there is no birth, since the system does it at once; or there may be
+   no way. Returns what is for the end: see conc__pthread_cancel_off. */
+CONC__PRIVATE int conc__birth_begin(bool none) {
+  int state;
+  if (none) return -1;
+  state = conc__pthread_cancel_off();
+  pthread_mutex_lock(&conc__births);
+  return state;
+}
+CONC__PRIVATE void conc__birth_end(int state) {
+  if (state < 0) return;
+  pthread_mutex_unlock(&conc__births);
+  conc__pthread_cancel_back(state);
+}
 
 CONC__PRIVATE void conc__set_cloexec(int fd) {
   int flags = fcntl(fd, F_GETFD);
@@ -6812,41 +7583,61 @@ CONC__PRIVATE int conc__fd_lift(int fd) {
 
 /* A non-blocking socket; or negative errno. */
 CONC__PRIVATE int conc__socket(int family, int type) {
+  int birth = conc__birth_begin(CONC_HAVE_CLOEXEC);
   int fd = conc__fd_lift(
       socket(family, type | CONC__SOCK_CLOEXEC | CONC__SOCK_NONBLOCK, 0));
-  if (fd < 0) return fd;
-  if (!CONC_HAVE_CLOEXEC) {
+  if (!CONC_HAVE_CLOEXEC && fd >= 0) {
+    CONC__POINT();
     conc__set_cloexec(fd);
     conc__set_nonblocking(fd);
   }
+  conc__birth_end(birth);
   return fd;
 }
 
 /* pipe() and accept(): their results, -1 and errno. The pipe blocks, the
    socket does not. Their numbers may be those of stdio: see conc__fd_accept
    and conc__pipe_high. */
-#if CONC_HAVE_CLOEXEC
-CONC__PRIVATE int conc__pipe_raw(int fds[2]) { return pipe2(fds, O_CLOEXEC); }
-CONC__PRIVATE int conc__accept_raw(int fd) { /* musl's header hides accept4 */
-  return (int)syscall(SYS_accept4, fd, NULL, NULL,
-                      SOCK_CLOEXEC | SOCK_NONBLOCK);
-}
-#else
 CONC__PRIVATE int conc__pipe_raw(int fds[2]) {
+#if CONC_HAVE_CLOEXEC
+  return pipe2(fds, O_CLOEXEC);
+#else
+  int birth = conc__birth_begin(false);
   int rc = pipe(fds);
-  if (rc < 0) return rc;
-  conc__set_cloexec(fds[0]);
-  conc__set_cloexec(fds[1]);
-  return 0;
+  CONC__POINT();
+  if (rc == 0) {
+    conc__set_cloexec(fds[0]);
+    conc__set_cloexec(fds[1]);
+  }
+  conc__birth_end(birth);
+  return rc;
+#endif
 }
+
+/* A listener of the program's own may block, and another process may have been
+   faster: then there is no way to keep a fork out. */
 CONC__PRIVATE int conc__accept_raw(int fd) {
-  int client = accept(fd, NULL, NULL);
-  if (client < 0) return client;
-  conc__set_cloexec(client);
-  conc__set_nonblocking(client);
+  int client, flags, birth, error;
+#if CONC_HAVE_CLOEXEC && defined(SYS_accept4) /* musl's header hides it */
+  if (conc__call_may(CONC__CALL_ACCEPT)) {
+    client = (int)syscall(SYS_accept4, fd, NULL, NULL,
+                          SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (client >= 0 || !conc__call_refused(CONC__CALL_ACCEPT)) return client;
+  }
+#endif
+  flags = fcntl(fd, F_GETFL);
+  birth = conc__birth_begin(flags < 0 || (flags & O_NONBLOCK) == 0);
+  client = accept(fd, NULL, NULL);
+  error = errno;
+  CONC__POINT();
+  if (client >= 0) {
+    conc__set_cloexec(client);
+    conc__set_nonblocking(client);
+  }
+  conc__birth_end(birth);
+  errno = error;
   return client;
 }
-#endif
 
 /* Moves both ends of a pair. 0; or negative errno, and both are closed and
    -1. */
@@ -6952,16 +7743,21 @@ CONC__PRIVATE int conc__fd_accept(int fd) {
    fds[1] written; for an eventfd both are the same. */
 
 CONC__PRIVATE int conc__waker_open(int fds[2]) {
+  int rc;
 #if CONC_HAVE_EVENTFD
-  fds[0] = fds[1] = conc__fd_lift(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  return fds[0] < 0 ? fds[0] : 0;
-#else
-  int rc = conc__pipe_high(fds);
+  if (conc__call_may(CONC__CALL_EVENTFD)) {
+    fds[0] = fds[1] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (fds[0] >= 0 || !conc__call_refused(CONC__CALL_EVENTFD)) {
+      fds[0] = fds[1] = conc__fd_lift(fds[0]);
+      return fds[0] < 0 ? fds[0] : 0;
+    }
+  }
+#endif
+  rc = conc__pipe_high(fds);
   if (rc != 0) return rc;
   conc__set_nonblocking(fds[0]);
   conc__set_nonblocking(fds[1]);
   return 0;
-#endif
 }
 
 /* Whether the descriptor at which a waker is read may still be a waker: not
@@ -6969,8 +7765,7 @@ CONC__PRIVATE int conc__waker_open(int fds[2]) {
 CONC__PRIVATE bool conc__waker_is_ours(const int fds[2]) {
   struct stat st;
   if (fstat(fds[0], &st) != 0) return false;
-  return CONC_HAVE_EVENTFD ? (st.st_mode & S_IFMT) == 0
-                           : S_ISFIFO(st.st_mode);
+  return fds[0] == fds[1] ? (st.st_mode & S_IFMT) == 0 : S_ISFIFO(st.st_mode);
 }
 
 CONC__PRIVATE void conc__waker_close(int fds[2]) {
@@ -7006,20 +7801,23 @@ CONC__PRIVATE int conc__random(void *out, size_t size) {
   unsigned char *p = (unsigned char *)out;
   int fd = -1;
   int rc = 0;
-  if (!CONC_HAVE_GETRANDOM) {
-    fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return -errno;
-  }
-  while (size > 0) {
-    ssize_t n =
-        CONC_HAVE_GETRANDOM ? CONC__GETRANDOM(p, size) : read(fd, p, size);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) {
-      rc = n < 0 ? -errno : -EIO;
-      break;
+  while (rc == 0 && size > 0) {
+    bool call = CONC_HAVE_GETRANDOM && conc__call_may(CONC__CALL_GETRANDOM);
+    ssize_t n;
+    if (!call && fd < 0) {
+      fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
+      if (fd < 0) return -errno;
     }
-    p += n;
-    size -= (size_t)n;
+    n = call ? CONC__GETRANDOM(p, size) : read(fd, p, size);
+    if (n > 0) {
+      p += n;
+      size -= (size_t)n;
+    } else if (n == 0) {
+      rc = -EIO;
+    } else if (errno != EINTR &&
+               !(call && conc__call_refused(CONC__CALL_GETRANDOM))) {
+      rc = -errno;
+    }
   }
   if (fd >= 0) close(fd);
   return rc;
@@ -7028,16 +7826,23 @@ CONC__PRIVATE int conc__random(void *out, size_t size) {
 /* A file without a name, which is gone when its last descriptor is closed. A
    descriptor, or negative errno. */
 CONC__PRIVATE int conc__file_open(void) {
-#if CONC_HAVE_MEMFD
-  return conc__fd_lift((int)syscall(SYS_memfd_create, "conc", 1u));
-#else
-  char name[] = "/tmp/conc-XXXXXX";
-  int fd = conc__fd_lift(mkstemp(name));
-  if (fd < 0) return fd;
-  conc__set_cloexec(fd);
-  unlink(name);
+  /* In memory, where there is such a place. */
+  char names[2][sizeof "/dev/shm/conc-XXXXXX"] = {"/dev/shm/conc-XXXXXX",
+                                                  "/tmp/conc-XXXXXX"};
+  int fd = -1, i;
+  if (CONC_HAVE_MEMFD && conc__call_may(CONC__CALL_MEMFD)) {
+    fd = CONC__MEMFD();
+    if (fd >= 0 || !conc__call_refused(CONC__CALL_MEMFD))
+      return conc__fd_lift(fd);
+  }
+  for (i = 0; i < 2 && fd < 0; i++) {
+    int birth = conc__birth_begin(CONC_HAVE_CLOEXEC);
+    fd = conc__fd_lift(CONC__MKSTEMP(names[i]));
+    if (fd >= 0 && !CONC_HAVE_CLOEXEC) conc__set_cloexec(fd);
+    conc__birth_end(birth);
+    if (fd >= 0) unlink(names[i]);
+  }
   return fd;
-#endif
 }
 
 /* Reads all of `size` bytes from the offset `at`, which leaves the file's own
@@ -7122,8 +7927,9 @@ CONC__PRIVATE int conc__file_fits(size_t size) {
   struct rlimit limit;
   if (size > (size_t)LONG_MAX) return -EFBIG;
   if (getrlimit(RLIMIT_FSIZE, &limit) != 0) return 0;
-  return limit.rlim_cur == RLIM_INFINITY || size <= limit.rlim_cur ? 0
-                                                                   : -EFBIG;
+  return limit.rlim_cur == RLIM_INFINITY || size <= (size_t)limit.rlim_cur
+             ? 0
+             : -EFBIG;
 }
 
 /* Sets room aside for some bytes of a file, which is mapped: where there is no
@@ -7182,11 +7988,10 @@ CONC__PRIVATE void conc__pages_large(void *p, size_t size) {
 
 /* Makes pages inaccessible. 0 or negative errno. */
 CONC__PRIVATE int conc__pages_guard(void *page, size_t size) {
-  static int missing; /* an older kernel: not asked twice */
-  if (CONC_HAVE_GUARD_INSTALL && !CONC__LOAD_RELAXED(&missing)) {
-    if (CONC__MADVISE(page, size, CONC__MADV_GUARD) == 0) return 0;
-    CONC__STORE_RELAXED(&missing, 1);
-  }
+  if (CONC_HAVE_GUARD_INSTALL && conc__call_may(CONC__CALL_GUARD) &&
+      CONC__MADVISE(page, size, CONC__MADV_GUARD) == 0)
+    return 0;
+  if (CONC_HAVE_GUARD_INSTALL) (void)conc__call_refused(CONC__CALL_GUARD);
   return mprotect(page, size, PROT_NONE) == 0 ? 0 : -errno;
 }
 
@@ -7781,6 +8586,7 @@ typedef struct conc__thread {
   size_t fork_keeps_count;
   unsigned fork_rows; /* >>park: of conc__fork_table, a bit for each row that
                          its fork has prepared */
+  int fork_birth; /* >>park: of its fork, see conc__birth_begin */
   bool gives_way; /* >>aside: it works beside a loop, see conc__give_way */
 } conc__thread;
 
@@ -8080,26 +8886,35 @@ CONC__PRIVATE void conc__thread_park(conc__actor *self, unsigned bits,
   }
 }
 
+/* Whether foreign threads have wakers, too: see >>signals. */
+static bool conc__foreign_wakers;
+
 /* Sets up the last of the descriptors that a thread polls, by which
    conc_cancel can end the poll(): a thread of ours has a waker from its first
-   such wait on. A foreign thread has none; it finds a cancellation when poll()
-   has returned for another reason. Returns what is to be announced. */
+   such wait on. A foreign thread usually has none, unless it `needs` one; it
+   finds a cancellation when poll() has returned for another reason. Returns
+   what is to be announced. */
 CONC__PRIVATE unsigned conc__thread_poll_waker(conc__thread *thread,
                                                struct pollfd *waker,
-                                               double deadline) {
-  if (deadline > 0 && !thread->has_waker && thread->actor.task != &thread->own)
+                                               bool needs, double deadline) {
+  if (deadline > 0 && !thread->has_waker &&
+      (needs || thread->actor.task != &thread->own ||
+       CONC__LOAD_RELAXED(&conc__foreign_wakers)))
     thread->has_waker = conc__waker_open(thread->waker) == 0;
   waker->fd = thread->has_waker ? thread->waker[0] : -1;
   waker->events = POLLIN;
   return CONC__PARKED | (thread->has_waker ? CONC__POLLING : 0);
 }
 
-/* Waits for n descriptors in poll(), until one is ready: p[n] is free, for
-   use here. Only conc_cancel can meet a thread in here. A coroutine may call
-   it with a deadline of 0, for a look. Returns how many are ready, -ETIMEDOUT,
-   -ECANCELED or what poll() fails with. */
-CONC__PRIVATE int conc__thread_poll(conc__actor *self, struct pollfd *p, int n,
-                                    double deadline) {
+/* Waits for n descriptors in poll(), until one is ready, or a bit of `also` is
+   there: p[n] is free, for use here. Only conc_cancel, and what sets such a
+   bit, can meet a thread in here. A coroutine may call it with a deadline of
+   0, for a look. Returns how many are ready, -ETIMEDOUT, -ECANCELED or what
+   poll() fails with; with `also` 0 for a bit, or for a cancellation, which is
+   left to the caller. */
+CONC__PRIVATE int conc__thread_poll_until(conc__actor *self, struct pollfd *p,
+                                          int n, unsigned also,
+                                          double deadline) {
   conc__thread *thread = &conc__this;
   struct pollfd *waker = &p[n];
   unsigned how;
@@ -8107,18 +8922,23 @@ CONC__PRIVATE int conc__thread_poll(conc__actor *self, struct pollfd *p, int n,
   conc__spin spin;
   CONC__CHECK(self == &thread->actor || deadline <= 0);
   conc__spin_begin(&spin, &self->spin_failed, deadline);
-  how = conc__thread_poll_waker(thread, waker, deadline);
+  how = conc__thread_poll_waker(thread, waker, also != 0, deadline);
   for (;;) {
     bool busy = !slept && conc__spin_again(&spin, 1);
     int ms = busy ? 0 : conc__milliseconds(deadline);
     bool sleeps = !busy && ms != 0;
     int ready, error;
     waker->revents = 0;
-    if (conc__take_cancel(self)) return -ECANCELED;
+    if (also != 0) {
+      if (CONC__LOAD(&self->word) & (also | conc__cancel_bit(self))) return 0;
+    } else if (conc__take_cancel(self)) {
+      return -ECANCELED;
+    }
     /* A look needs no announcement: the cancellation is seen in the next turn.
        A bit that has come already ends the sleep before it begins. */
     if (sleeps) {
-      if (!conc__park_announce(self, conc__cancel_bit(self), how)) continue;
+      if (!conc__park_announce(self, conc__cancel_bit(self) | also, how))
+        continue;
       slept = true;
     }
     CONC__POINT();
@@ -8135,7 +8955,7 @@ CONC__PRIVATE int conc__thread_poll(conc__actor *self, struct pollfd *p, int n,
         conc__waker_drain(thread->waker);
       } else { /* the program has closed it: it gets a new one */
         thread->has_waker = false;
-        how = conc__thread_poll_waker(thread, waker, deadline);
+        how = conc__thread_poll_waker(thread, waker, also != 0, deadline);
       }
     }
     if (ready < 0 && error != EINTR) return -error;
@@ -8148,6 +8968,11 @@ CONC__PRIVATE int conc__thread_poll(conc__actor *self, struct pollfd *p, int n,
       return -ETIMEDOUT;
     }
   }
+}
+
+CONC__PRIVATE int conc__thread_poll(conc__actor *self, struct pollfd *p, int n,
+                                    double deadline) {
+  return conc__thread_poll_until(self, p, n, 0, deadline);
 }
 
 CONC__PRIVATE short conc__poll_events(int events) {
@@ -8174,7 +8999,8 @@ CONC__PRIVATE int conc__thread_wait_fd(conc__actor *self, int fd, int events,
 
 /* The actor class's wake. A thread that parks for a waiter may be gone by now:
    nothing but the address of its word is used. One that polls is still there:
-   only conc_cancel wakes it, and holds the guard of its task meanwhile. */
+   only conc_cancel wakes it, and holds the guard of its task meanwhile; or
+   conc__multiwait_enter, and it waits for what that writes. */
 CONC__PRIVATE void conc__thread_wake(conc__actor *actor, unsigned seen) {
   const conc__thread *thread =
       (const conc__thread *)((char *)actor - offsetof(conc__thread, actor));
@@ -8343,13 +9169,15 @@ CONC__PRIVATE void conc__atfork_prepare(void) {
     for (row = 0; row < CONC__FORK_ROWS; row++)
       if (conc__fork_table[row] != NULL) present |= 1u << row;
     conc__this.fork_rows = prepared;
-    if (prepared == present) return;
+    if (prepared == present) break;
     conc__mutex_unlock(&conc__fork_guard);
     conc__fork_undo(prepared);
   }
+  conc__this.fork_birth = conc__birth_begin(false);
 }
 
 CONC__PRIVATE void conc__atfork_parent(void) {
+  conc__birth_end(conc__this.fork_birth);
   conc__mutex_unlock(&conc__fork_guard);
   conc__fork_undo(conc__this.fork_rows);
 }
@@ -8357,6 +9185,7 @@ CONC__PRIVATE void conc__atfork_parent(void) {
 CONC__PRIVATE void conc__atfork_child(void) {
   unsigned row;
   CONC__CHECK(conc__mutex_is_held(&conc__fork_guard));
+  conc__birth_end(conc__this.fork_birth);
   conc__fork_guard.word = 0; /* a thread that waits for it is not here */
   conc__fork_depth++;
   for (row = 0; row < CONC__FORK_ROWS; row++)
@@ -8792,39 +9621,11 @@ typedef struct conc__multiwait {
 
 typedef struct conc__multiwait_node {
   conc__waiter waiter; /* first: a waiter that is part of many is its node */
-  conc_task *task;
+  conc_task *task;     /* NULL: something else is waited for, by >>select */
   size_t place; /* in the order in which they finished, from 1; 0: it has not
                    been told yet */
   struct conc__multiwait_node *next; /* among the ready */
 } conc__multiwait_node;
-
-/* Enters, of what was taken off a list, the waiters that are part of a wait
-   for many, and returns the others, which are to be woken. Under the guard. */
-CONC__PRIVATE conc__waiter *conc__multiwait_enter(conc__waiter *chain) {
-  conc__waiter **p = &chain;
-  while (*p != NULL) {
-    conc__waiter *w = *p;
-    conc__multiwait *m = w->many;
-    size_t count, want;
-    CONC__CHECK(w->list == NULL);
-    if (m == NULL) {
-      p = &w->next;
-      continue;
-    }
-    *p = w->next;
-    w->next = CONC__LOAD(&m->taken);
-    while (!CONC__CAS(&m->taken, &w->next, w)) {
-    }
-    /* All in one order with conc__multiwait_park, which writes `want` and then
-       reads `count`: one of the two sees the other. Of several that see it the
-       one that changes `want` wakes. */
-    count = __atomic_add_fetch(&m->count, (size_t)1, __ATOMIC_SEQ_CST);
-    want = __atomic_load_n(&m->want, __ATOMIC_SEQ_CST);
-    if (want != 0 && count >= want && CONC__CAS(&m->want, &want, (size_t)0))
-      conc__unpark(m->actor, CONC__WOKEN);
-  }
-  return chain;
-}
 
 /* ---------------------------------------------------------------------------
    >>deadlock: which task waits for which
@@ -9151,6 +9952,34 @@ CONC_API ssize_t conc_deadlock_report(char *buf, size_t size) {
    the waiter itself, CONC__WOKEN is on its way and is awaited. It uses >>park
    and >>deadlock; every primitive uses it.
    ------------------------------------------------------------------------ */
+
+/* Enters, of what was taken off a list, the waiters that are part of a wait
+   for many, and returns the others, which are to be woken. Under the guard. */
+CONC__PRIVATE conc__waiter *conc__multiwait_enter(conc__waiter *chain) {
+  conc__waiter **p = &chain;
+  while (*p != NULL) {
+    conc__waiter *w = *p;
+    conc__multiwait *m = w->many;
+    size_t count, want;
+    CONC__CHECK(w->list == NULL);
+    if (m == NULL) {
+      p = &w->next;
+      continue;
+    }
+    *p = w->next;
+    w->next = CONC__LOAD(&m->taken);
+    while (!CONC__CAS(&m->taken, &w->next, w)) {
+    }
+    /* All in one order with conc__multiwait_park, which writes `want` and then
+       reads `count`: one of the two sees the other. Of several that see it the
+       one that changes `want` wakes. */
+    count = __atomic_add_fetch(&m->count, (size_t)1, __ATOMIC_SEQ_CST);
+    want = __atomic_load_n(&m->want, __ATOMIC_SEQ_CST);
+    if (want != 0 && count >= want && CONC__CAS(&m->want, &want, (size_t)0))
+      conc__unpark(m->actor, CONC__WOKEN);
+  }
+  return chain;
+}
 
 CONC__PRIVATE void conc__waiter_init(conc__waiter *w, conc__actor *self,
                                      const char *what, const char *name) {
@@ -11503,7 +12332,8 @@ CONC_API int conc_once_run(conc_once *once, int (*fn)(void *arg), void *arg,
      were let go may free it.
 
    The end of each task is a conc_event (>>task), and what waits for several
-   objects is entered by conc_event_set alone (conc__multiwait_enter).
+   objects is entered by conc_event_set (conc__multiwait_enter), or by a queue
+   of this process (>>fifo).
    ------------------------------------------------------------------------ */
 
 /* --- conc_event ---
@@ -12601,6 +13431,20 @@ CONC__INLINE void conc__task_set_done(conc_task *t, conc_group *group) {
   if (CONC__UNLIKELY(group != NULL)) conc__group_ops()->forget(group);
 }
 
+/* The task tells of its end, which is the last that is done with it. Of one
+   that is detached the callback is the last: it may free the task. */
+CONC__INLINE void conc__task_tell(conc_task *t, conc_group *group) {
+  if (CONC__UNLIKELY(t->callback != NULL)) {
+    bool detached = t->detached;
+    t->callback(t, t->status, t->result);
+    if (detached) {
+      if (group != NULL) conc__group_ops()->forget(group);
+      return;
+    }
+  }
+  conc__task_set_done(t, group);
+}
+
 /* The task has ended; called once for each start. */
 CONC__INLINE void conc__task_finish(conc_task *t, void *result, int status) {
   conc_group *group = NULL;
@@ -12608,8 +13452,7 @@ CONC__INLINE void conc__task_finish(conc_task *t, void *result, int status) {
   t->status = status;
   if (CONC__UNLIKELY(t->group != NULL))
     group = conc__group_ops()->let_go(t, true);
-  if (CONC__UNLIKELY(t->callback != NULL)) t->callback(t, status, result);
-  conc__task_set_done(t, group);
+  conc__task_tell(t, group);
 }
 
 /* Runs the target to its end, and returns the status, which the caller passes
@@ -12631,8 +13474,10 @@ CONC__PRIVATE void conc__task_end_left_behind(conc_task *t, bool calls_back) {
   t->result = NULL;
   t->status = -ECHILD;
   if (t->group != NULL) group = conc__group_ops()->let_go(t, false);
-  if (calls_back && t->callback != NULL) t->callback(t, -ECHILD, NULL);
-  conc__task_set_done(t, group);
+  if (calls_back)
+    conc__task_tell(t, group);
+  else
+    conc__task_set_done(t, group);
 }
 
 CONC__PRIVATE void conc__task_end_stayed_in_parent(conc_task *t) {
@@ -12649,9 +13494,10 @@ CONC__INLINE void conc__task_look(conc_task *task) {
 /* --- one task: join, cancel, name --- */
 
 /* Whether the caller can wait for the task's end: 0, -EINVAL (it was not
-   started), -EDEADLK (it is the caller's own). */
+   started, or nobody joins it), -EDEADLK (it is the caller's own). */
 CONC__PRIVATE int conc__task_check(conc_task *task) {
-  if (task->kind == NULL || !task->kind->joinable) return -EINVAL;
+  if (task->kind == NULL || !task->kind->joinable || task->detached)
+    return -EINVAL;
   conc__task_look(task);
   return task == conc__self()->task ? -EDEADLK : 0;
 }
@@ -13016,7 +13862,10 @@ CONC_API int conc_scope_end(conc_scope *scope) {
    of its own. It is pinned meanwhile: its end waits until it is not. Such a
    call may end the task itself: then the pinner is the caller, and the end
    does not wait, but takes the pin away.
-   In a forked child a pinner may be missing: its pin is void. */
+   In a forked child a pinner may be missing: its pin is void.
+   While a task is being started, it may end, and be gone if it is detached. So
+   it is on a list of the one that starts it, which lies on that one's stack:
+   when the list is empty, the task has ended. */
 
 CONC__PRIVATE void conc__group_enter(conc_group *g) {
   conc__mutex_lock(conc__mutex_of(g));
@@ -13095,7 +13944,10 @@ CONC__PRIVATE conc_group *conc__group_let_go(conc_task *t, bool fails) {
   conc__group_enter(g);
   conc__group_await_pin(g, t);
   if (g->pinned == t) g->pinned = NULL;
-  if (t->sibling_link != NULL) conc__group_unlink(t);
+  /* In a forked child the one that was starting it is not there to look, and
+     its stack may be another one's. */
+  if (t->sibling_link != NULL && (fails || !t->starting))
+    conc__group_unlink(t);
   t->group = NULL;
   if (!fails && g->failure == 0) CONC__STORE_RELAXED(&g->failure, t->status);
   conc__group_exit(g);
@@ -13116,35 +13968,40 @@ CONC__PRIVATE void conc__group_forget(conc_group *g) {
 }
 
 /* The task counts from before its start on, so that the group is there at its
-   end; it is on a list when it has been started, so that it is cancelled then
-   and not before. If the group fails in between, it is cancelled here. */
+   end; it is on a list of the group when it has been started, so that it is
+   cancelled then and not before. If the group fails in between, it is
+   cancelled here. Whether the task is still there, `mine` tells. */
 CONC_API int conc_group_start(conc_group *group, conc_task *task,
                               int (*start)(conc_task *)) {
   static const conc__group_class groups = {conc__group_let_go,
                                            conc__group_forget};
+  conc_task *mine = NULL;
   int rc;
   if (CONC__LOAD_RELAXED(&group->failure) != 0) return -ECANCELED;
   if (conc_is_alive(task)) return -EBUSY;
   CONC__STORE(&conc__groups, &groups);
   conc__group_enter(group);
   group->count++;
+  task->starting = true;
+  conc__group_link(&mine, task);
   conc__group_exit(group);
-  task->sibling_link = NULL;
   task->group = group;
   rc = start(task);
   if (rc != 0) {
     task->group = NULL;
+    task->starting = false;
+    task->sibling_link = NULL;
     conc__group_forget(group);
     return rc;
   }
   conc__group_enter(group);
-  if (task->group == group && group->failure == 0) {
-    conc__group_link(&group->first, task);
-  } else if (task->group == group) {
-    conc__group_link(&group->cancelled, task);
-    conc__group_await_pin(group, NULL);
-    /* It may have ended while the pin was awaited. */
-    if (task->group == group) conc__group_act(group, task, conc_cancel);
+  if (group->failure != 0) conc__group_await_pin(group, NULL);
+  if (mine != NULL) {
+    task->starting = false;
+    conc__group_unlink(task);
+    conc__group_link(group->failure == 0 ? &group->first : &group->cancelled,
+                     task);
+    if (group->failure != 0) conc__group_act(group, task, conc_cancel);
   }
   conc__group_exit(group);
   return 0;
@@ -14527,8 +15384,20 @@ CONC__PRIVATE size_t conc__thread_stack(size_t size) {
   return (size + conc__page - 1) / conc__page * conc__page;
 }
 
+/* musl's usual stack has 128 KiB, and that of macOS 512 KiB. A program that
+   runs elsewhere is to run there: so they get what glibc gives, 8 MiB or what
+   the limit (RLIMIT_STACK) says. 0: the usual one has that, or more. */
+CONC__PRIVATE size_t conc__thread_stack_more(const pthread_attr_t *attr) {
+  size_t usual, want = (size_t)8 << 20;
+  struct rlimit limit;
+  if (pthread_attr_getstacksize(attr, &usual) != 0) return 0;
+  if (getrlimit(RLIMIT_STACK, &limit) == 0 && (size_t)limit.rlim_cur < want)
+    want = (size_t)limit.rlim_cur;
+  return usual < want ? want : 0;
+}
+
 /* Makes each thread of the library: with a guard as large as those of
-   coroutines. `stack` is in bytes, 0: the system's usual size. Of a detached
+   coroutines. `stack` is in bytes, 0: the usual size. Of a detached
    one no thread needs to be told of its end. 0 or negative errno. */
 CONC__PRIVATE int conc__thread_create(void *(*fn)(void *), void *arg,
                                       size_t stack, bool detached) {
@@ -14536,6 +15405,7 @@ CONC__PRIVATE int conc__thread_create(void *(*fn)(void *), void *arg,
   pthread_t id;
   int rc = -pthread_attr_init(&attr);
   if (rc != 0) return rc;
+  if (stack == 0) stack = conc__thread_stack_more(&attr);
   pthread_attr_setguardsize(&attr, CONC__GUARD_SIZE);
   if (detached) pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
   if (stack > 0)
@@ -14606,6 +15476,11 @@ CONC__PRIVATE int conc__quitter_start(conc_task *task) {
   return rc;
 }
 
+CONC__PRIVATE void conc__thread_waker_close(void) {
+  if (conc__this.has_waker) conc__waker_close(conc__this.waker);
+  conc__this.has_waker = false;
+}
+
 /* What a thread of the library does at its end, before its task is finished.
    It polls no more, and only while it does would another thread write to its
    waker. Before the task is finished: a test that joins the thread finds its
@@ -14613,8 +15488,7 @@ CONC__PRIVATE int conc__quitter_start(conc_task *task) {
 CONC__PRIVATE void conc__thread_leave(conc_task *task) {
   conc__locals_end(task);
   conc__gen_stacks_free();
-  if (conc__this.has_waker) conc__waker_close(conc__this.waker);
-  conc__this.has_waker = false;
+  conc__thread_waker_close();
 }
 
 /* The quit of a thread's task. Its actor goes before the task ends: from here
@@ -14634,8 +15508,7 @@ CONC__PRIVATE void conc__thread_quit(conc_task *task) {
 /* The quit of a foreign thread's task, which is how such a thread always ends.
    The task may be asked to cancel until now. */
 CONC__PRIVATE void conc__foreign_quit(conc_task *task) {
-  conc__locals_end(task);
-  conc__gen_stacks_free();
+  conc__thread_leave(task);
   conc__threads_leave(task);
   conc__task_finish(task, NULL, 0);
 }
@@ -14899,7 +15772,7 @@ typedef struct conc__fd {
   conc__fd_waiter *waiters; /* the latest first */
   conc__watch *watch;       /* NULL: none */
   unsigned generation; /* how often it was added to the poller: the poller's
-                          events name it, see conc__poller_update */
+                          events name it, see conc__epoll_update */
   int next_doubted;    /* the next descriptor in doubt + 1; 0: none */
   bool known;          /* the poller has it */
   bool doubted;        /* it is in the list of conc__fds_verify */
@@ -14914,8 +15787,12 @@ typedef struct conc__fds {
   int doubted;   /* the first descriptor in doubt + 1; 0: none */
 } conc__fds;
 
+/* What asks the kernel which descriptors are ready: see >>poller. */
+typedef struct conc__poller_class conc__poller_class;
+
 /* What the kernel keeps for a loop. */
 typedef struct conc__poller {
+  const conc__poller_class *ops;
   int fd;       /* epoll's or kqueue's descriptor; unused with poll() */
   int waker[2]; /* which other threads write to: the poller watches [0] */
   bool lost;    /* one of these is not ours any more: see conc__poller_renew */
@@ -15244,15 +16121,39 @@ CONC__PRIVATE void conc__timers_expire(conc__loop *loop, double now) {
 /* ---------------------------------------------------------------------------
    >>poller: epoll, kqueue or poll()
 
-   One of three backends asks the kernel which descriptors are ready. Each has
-   the same five functions: conc__poller_open, _close, _update (tells the
-   kernel what is waited for), _remove, and _wait, which calls conc__fd_ready
-   for each event. What a loop knows of a descriptor is its conc__fd; an entry
-   is made at the first wait, and never goes away before the loop ends.
+   One of three classes asks the kernel which descriptors are ready: epoll or
+   kqueue, whichever the system has, or poll(), which each has; then also if
+   the kernel refuses the better one. What a loop knows of a descriptor is its
+   conc__fd; an entry is made at the first wait, and never goes away before the
+   loop ends.
 
    Only the loop's thread calls these; other threads reach the poller by its
    waker alone. In a forked child see conc__fork_reopen.
    ------------------------------------------------------------------------ */
+
+struct conc__poller_class {
+  /* 0; or negative errno, and it is not open. -ENOSYS: the kernel refuses the
+     call. */
+  int (*open)(conc__loop *loop);
+  void (*close)(conc__loop *loop);
+  /* Whether the poller's number is still the poller, and the waker's the
+     waker: a program may have closed them, and the numbers be its own by
+     now. */
+  bool (*is_ours)(conc__loop *loop);
+  /* Tells the kernel what is waited for. 0, or negative errno: -EPERM for
+     files, which are always ready. */
+  int (*update)(conc__loop *loop, int fd);
+  /* Takes a descriptor out of the poller, if it is there and still open. */
+  void (*remove)(conc__loop *loop, int fd);
+  /* One look at the poller, at most until the deadline: conc__fd_ready is
+     called for each event. Returns whether anything came, be it only the
+     waker. */
+  bool (*wait)(conc__loop *loop, double deadline);
+  /* It reports what is ready once more when a watch is armed again, though it
+     has reported it before: all do but epoll, whose edges do not repeat
+     themselves. */
+  bool repeats;
+};
 
 /* --- entries --- */
 
@@ -15310,8 +16211,6 @@ CONC__PRIVATE void conc__fd_fail(conc__loop *loop, const conc__fd *entry,
     if (w->ready == 0) conc__fd_wake(loop, w, rc == -EPERM ? w->events : rc);
 }
 
-CONC__PRIVATE int conc__poller_update(conc__loop *loop, int fd);
-
 /* The poller says that a descriptor is ready for `events`. */
 CONC__PRIVATE void conc__fd_ready(conc__loop *loop, int fd, int events) {
   conc__fd *entry = &loop->fds.entries[fd];
@@ -15332,7 +16231,7 @@ CONC__PRIVATE void conc__fd_ready(conc__loop *loop, int fd, int events) {
      them, until the next wait. */
   if (!news && (entry->edges & events)) {
     entry->edges &= (unsigned char)~events;
-    conc__poller_update(loop, fd);
+    loop->poller.ops->update(loop, fd);
   }
   if (entry->watch != NULL && (events & CONC_READ)) {
     if (entry->watch->armed) loop->fds.waited--;
@@ -15346,12 +16245,16 @@ CONC__PRIVATE void conc__fd_ready(conc__loop *loop, int fd, int events) {
 
 /* --- epoll --- */
 
-/* 0, or negative errno: then it is not open. The waker stays in the poller as
-   long as that is open, level-triggered: it is drained at each event. */
-CONC__PRIVATE int conc__poller_open(conc__loop *loop) {
+/* The waker stays in the poller as long as that is open, level-triggered: it
+   is drained at each event. */
+CONC__PRIVATE int conc__epoll_open(conc__loop *loop) {
   struct epoll_event e;
   int rc;
-  loop->poller.fd = conc__fd_lift(epoll_create1(EPOLL_CLOEXEC));
+  if (!conc__call_may(CONC__CALL_EPOLL)) return -ENOSYS;
+  loop->poller.fd = epoll_create1(EPOLL_CLOEXEC);
+  if (loop->poller.fd < 0 && conc__call_refused(CONC__CALL_EPOLL))
+    return -ENOSYS;
+  loop->poller.fd = conc__fd_lift(loop->poller.fd);
   if (loop->poller.fd < 0) return loop->poller.fd;
   memset(&e, 0, sizeof e);
   e.events = EPOLLIN;
@@ -15363,14 +16266,12 @@ CONC__PRIVATE int conc__poller_open(conc__loop *loop) {
   return rc;
 }
 
-CONC__PRIVATE void conc__poller_close(conc__loop *loop) {
+CONC__PRIVATE void conc__epoll_close(conc__loop *loop) {
   close(loop->poller.fd);
 }
 
-/* Whether the poller's number is still the poller, and the waker's the waker:
-   a program may have closed them, and the numbers be its own by now. The
-   kernel knows the pair. */
-CONC__PRIVATE bool conc__poller_is_ours(const conc__loop *loop) {
+/* The kernel knows the pair. */
+CONC__PRIVATE bool conc__epoll_is_ours(conc__loop *loop) {
   struct epoll_event e;
   memset(&e, 0, sizeof e);
   e.events = EPOLLIN;
@@ -15410,9 +16311,8 @@ CONC__PRIVATE uint32_t conc__epoll_interest(conc__fd *entry) {
   return flags;
 }
 
-/* Tells the poller what is waited for. 0, or negative errno: -EPERM for files,
-   which are always ready. */
-CONC__PRIVATE int conc__poller_update(conc__loop *loop, int fd) {
+/* (Why each wait is told anew: see conc__epoll_interest.) */
+CONC__PRIVATE int conc__epoll_update(conc__loop *loop, int fd) {
   conc__fd *entry = &loop->fds.entries[fd];
   struct epoll_event e;
   int op = entry->known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
@@ -15447,8 +16347,7 @@ CONC__PRIVATE int conc__poller_update(conc__loop *loop, int fd) {
   return 0;
 }
 
-/* Takes a descriptor out of the poller, if it is there and still open. */
-CONC__PRIVATE void conc__poller_remove(conc__loop *loop, int fd) {
+CONC__PRIVATE void conc__epoll_remove(conc__loop *loop, int fd) {
   struct epoll_event e; /* only kernels before 2.6.9 look at it */
   conc__fd *entry = &loop->fds.entries[fd];
   memset(&e, 0, sizeof e);
@@ -15458,25 +16357,34 @@ CONC__PRIVATE void conc__poller_remove(conc__loop *loop, int fd) {
 
 /* epoll_wait until a deadline, as exactly as the kernel can: its plain call
    has milliseconds, which would make short sleeps up to 1 ms longer. */
-CONC__PRIVATE int conc__epoll_wait(int poller, struct epoll_event *e, int n,
+CONC__PRIVATE int conc__epoll_ask(int poller, struct epoll_event *e, int n,
                                    double deadline) {
-  static int missing = CONC__SYS_EPOLL_PWAIT2 < 0;
-  if (deadline > 0 && deadline < CONC__NEVER &&
-      !CONC__LOAD_RELAXED(&missing)) {
+  if (deadline > 0 && deadline < CONC__NEVER && CONC__SYS_EPOLL_PWAIT2 >= 0 &&
+      conc__call_may(CONC__CALL_EPOLL_PWAIT)) {
     struct timespec t = conc__timespec(conc__remaining(deadline));
-    long rc = syscall(CONC__SYS_EPOLL_PWAIT2, poller, e, n, &t, NULL, 0);
-    if (rc >= 0 || errno != ENOSYS) return (int)rc;
-    CONC__STORE_RELAXED(&missing, 1);
+    int64_t time[2]; /* the kernel's, on every machine */
+    int rc, error;
+    time[0] = (int64_t)t.tv_sec;
+    time[1] = (int64_t)t.tv_nsec;
+    rc = (int)syscall(CONC__SYS_EPOLL_PWAIT2, poller, e, n, time, NULL, 0);
+    if (rc >= 0 || errno == EINTR || errno == EBADF) return rc;
+    /* EINVAL may mean the descriptor, which is no poller. Then the other call
+       fails, too. */
+    error = errno;
+    rc = epoll_wait(poller, e, n, conc__milliseconds(deadline));
+    if (rc < 0) return rc;
+    errno = error;
+    (void)conc__call_refused(CONC__CALL_EPOLL_PWAIT);
+    return rc;
   }
   return epoll_wait(poller, e, n, conc__milliseconds(deadline));
 }
 
-/* One look at the poller, at most until the deadline. Returns whether anything
-   came, be it only the waker. What does not fit into the array is reported by
-   the next look: the kernel goes round. */
-CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
+/* What does not fit into the array is reported by the next look: the kernel
+   goes round. */
+CONC__PRIVATE bool conc__epoll_wait(conc__loop *loop, double deadline) {
   struct epoll_event e[128];
-  int n = conc__epoll_wait(loop->poller.fd, e, 128, deadline);
+  int n = conc__epoll_ask(loop->poller.fd, e, 128, deadline);
   int i;
   if (n < 0 && (errno == EBADF || errno == EINVAL)) loop->poller.lost = true;
   for (i = 0; i < n; i++) {
@@ -15487,7 +16395,7 @@ CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
       conc__waker_drain(loop->poller.waker);
       continue;
     }
-    /* An event of an earlier generation: see conc__poller_update. */
+    /* An event of an earlier generation: see conc__epoll_update. */
     if (e[i].data.u64 >> 32 != loop->fds.entries[fd].generation) continue;
     /* The end and an error are what a read and a write will report. */
     if (got & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
@@ -15498,6 +16406,13 @@ CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
   }
   return n > 0;
 }
+
+static const conc__poller_class conc__epoll_class = {
+    conc__epoll_open,   conc__epoll_close,  conc__epoll_is_ours,
+    conc__epoll_update, conc__epoll_remove, conc__epoll_wait,
+    false /* repeats */
+};
+#define CONC__POLLER_BEST (&conc__epoll_class)
 
 #elif CONC_HAVE_KQUEUE
 
@@ -15513,19 +16428,18 @@ CONC__PRIVATE int conc__kqueue_change(conc__loop *loop, int fd, short filter,
 
 /* A kqueue above the numbers of stdio (see conc__fd_lift; not every system can
    duplicate one); or negative errno. */
-CONC__PRIVATE int conc__kqueue_open(void) {
+CONC__PRIVATE int conc__kqueue_get(void) {
   int fd = kqueue();
   int high;
   if (fd < 0 || fd > 2) return fd < 0 ? -errno : fd;
-  high = conc__kqueue_open();
+  high = conc__kqueue_get();
   close(fd);
   return high;
 }
 
-/* 0, or negative errno: then it is not open. */
-CONC__PRIVATE int conc__poller_open(conc__loop *loop) {
+CONC__PRIVATE int conc__kqueue_open(conc__loop *loop) {
   int rc;
-  loop->poller.fd = conc__kqueue_open();
+  loop->poller.fd = conc__kqueue_get();
   if (loop->poller.fd < 0) return loop->poller.fd;
   conc__set_cloexec(loop->poller.fd);
   rc = conc__kqueue_change(loop, loop->poller.waker[0], EVFILT_READ, EV_ADD);
@@ -15534,23 +16448,22 @@ CONC__PRIVATE int conc__poller_open(conc__loop *loop) {
 }
 
 /* (In a forked child it is not open: BSD does not inherit it.) */
-CONC__PRIVATE void conc__poller_close(conc__loop *loop) {
+CONC__PRIVATE void conc__kqueue_close(conc__loop *loop) {
   close(loop->poller.fd);
 }
 
-/* See epoll's: a change that is the same as before. */
-CONC__PRIVATE bool conc__poller_is_ours(conc__loop *loop) {
+/* A change that is the same as before. */
+CONC__PRIVATE bool conc__kqueue_is_ours(conc__loop *loop) {
   return conc__kqueue_change(loop, loop->poller.waker[0], EVFILT_READ,
                              EV_ADD) == 0;
 }
 
-/* Tells the poller what is waited for. 0, or negative errno: -EPERM for files.
-   There are two differences to epoll. Reading and writing are separate
+/* There are two differences to epoll. Reading and writing are separate
    filters, each of them one-shot, so there may be two events for one waiter.
    And files are left out here, since kqueue holds them for not ready at their
    end. Closing a descriptor removes its filters, whatever duplicates there
    are: so there is no need for generations, nor to ask whether it is known. */
-CONC__PRIVATE int conc__poller_update(conc__loop *loop, int fd) {
+CONC__PRIVATE int conc__kqueue_update(conc__loop *loop, int fd) {
   conc__fd *entry = &loop->fds.entries[fd];
   int events = conc__fd_events(entry);
   unsigned short flags = EV_ADD | EV_ONESHOT;
@@ -15571,8 +16484,7 @@ CONC__PRIVATE int conc__poller_update(conc__loop *loop, int fd) {
   return rc;
 }
 
-/* Takes a descriptor out of the poller, if it is there and still open. */
-CONC__PRIVATE void conc__poller_remove(conc__loop *loop, int fd) {
+CONC__PRIVATE void conc__kqueue_remove(conc__loop *loop, int fd) {
   if (loop->fds.entries[fd].known) { /* those that are not there do no harm */
     conc__kqueue_change(loop, fd, EVFILT_READ, EV_DELETE);
     conc__kqueue_change(loop, fd, EVFILT_WRITE, EV_DELETE);
@@ -15580,9 +16492,7 @@ CONC__PRIVATE void conc__poller_remove(conc__loop *loop, int fd) {
   loop->fds.entries[fd].known = false;
 }
 
-/* One look at the poller, at most until the deadline. Returns whether anything
-   came, be it only the waker. */
-CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
+CONC__PRIVATE bool conc__kqueue_wait(conc__loop *loop, double deadline) {
   struct kevent e[128];
   struct timespec t = {0, 0};
   int n, i;
@@ -15602,30 +16512,37 @@ CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
   return n > 0;
 }
 
-#else
+static const conc__poller_class conc__kqueue_class = {
+    conc__kqueue_open,   conc__kqueue_close,  conc__kqueue_is_ours,
+    conc__kqueue_update, conc__kqueue_remove, conc__kqueue_wait,
+    true /* repeats */
+};
+#define CONC__POLLER_BEST (&conc__kqueue_class)
+
+#endif
 
 /* --- poll() --- */
 
 /* The kernel keeps nothing between two calls of poll(): so there is nothing to
    open, to close or to remove. */
-CONC__PRIVATE int conc__poller_open(conc__loop *loop) {
+CONC__PRIVATE int conc__poll_open(conc__loop *loop) {
   (void)loop;
   return 0;
 }
-CONC__PRIVATE void conc__poller_close(conc__loop *loop) { (void)loop; }
-CONC__PRIVATE bool conc__poller_is_ours(const conc__loop *loop) {
+CONC__PRIVATE void conc__poll_close(conc__loop *loop) { (void)loop; }
+CONC__PRIVATE bool conc__poll_is_ours(conc__loop *loop) {
   return conc__waker_is_ours(loop->poller.waker);
 }
 
 /* There is nothing to update either: each call of poll() gets all descriptors.
    But one that is not open is an error at the start of a wait, as with epoll
    and kqueue. */
-CONC__PRIVATE int conc__poller_update(conc__loop *loop, int fd) {
+CONC__PRIVATE int conc__poll_update(conc__loop *loop, int fd) {
   (void)loop;
   return fcntl(fd, F_GETFD) < 0 ? -errno : 0;
 }
 
-CONC__PRIVATE void conc__poller_remove(conc__loop *loop, int fd) {
+CONC__PRIVATE void conc__poll_remove(conc__loop *loop, int fd) {
   (void)loop, (void)fd;
 }
 
@@ -15650,10 +16567,8 @@ CONC__PRIVATE size_t conc__poll_fill(const conc__loop *loop, struct pollfd *p,
   return count;
 }
 
-/* One look at the descriptors, at most until the deadline. Returns whether
-   anything came, be it only the waker. poll() reports what is not open by
-   POLLNVAL, and files as ready. */
-CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
+/* poll() reports what is not open by POLLNVAL, and files as ready. */
+CONC__PRIVATE bool conc__poll_wait(conc__loop *loop, double deadline) {
   struct pollfd few[64];
   struct pollfd *p = few;
   size_t room = 64, count, i;
@@ -15669,7 +16584,7 @@ CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
   }
   count = conc__poll_fill(loop, p, room);
   n = poll(p, (nfds_t)count, conc__milliseconds(deadline));
-  if (n > 0 && p[0].revents && !conc__poller_is_ours(loop))
+  if (n > 0 && p[0].revents && !conc__poll_is_ours(loop))
     loop->poller.lost = true;
   else if (n > 0 && p[0].revents)
     conc__waker_drain(loop->poller.waker);
@@ -15686,7 +16601,15 @@ CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
   return n > 0;
 }
 
+static const conc__poller_class conc__poll_class = {
+    conc__poll_open,   conc__poll_close,  conc__poll_is_ours,
+    conc__poll_update, conc__poll_remove, conc__poll_wait,
+    true /* repeats */
+};
+#ifndef CONC__POLLER_BEST
+#define CONC__POLLER_BEST (&conc__poll_class)
 #endif
+
 
 /* --- the poller and its waker --- */
 
@@ -15695,7 +16618,12 @@ CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
 CONC__PRIVATE int conc__poller_start(conc__loop *loop) {
   int rc = conc__waker_open(loop->poller.waker);
   if (rc != 0) return rc;
-  rc = conc__poller_open(loop);
+  loop->poller.ops = CONC__POLLER_BEST;
+  rc = loop->poller.ops->open(loop);
+  if (rc == -ENOSYS) {
+    loop->poller.ops = &conc__poll_class;
+    rc = loop->poller.ops->open(loop);
+  }
   if (rc != 0) conc__waker_close(loop->poller.waker);
   return rc;
 }
@@ -15703,8 +16631,8 @@ CONC__PRIVATE int conc__poller_start(conc__loop *loop) {
 /* Closes the poller and the waker. If they are not ours any more, the numbers
    may be the program's, and are left to it. */
 CONC__PRIVATE void conc__poller_stop(conc__loop *loop) {
-  if (!conc__poller_is_ours(loop)) return;
-  conc__poller_close(loop);
+  if (!loop->poller.ops->is_ours(loop)) return;
+  loop->poller.ops->close(loop);
   conc__waker_close(loop->poller.waker);
 }
 
@@ -15722,7 +16650,7 @@ CONC__PRIVATE void conc__poller_renew(conc__loop *loop) {
     int rc = 0;
     conc__fd_renew(entry);
     if (entry->waiters != NULL || entry->watch != NULL)
-      rc = conc__poller_update(loop, (int)i);
+      rc = loop->poller.ops->update(loop, (int)i);
     if (rc < 0) conc__fd_fail(loop, entry, rc);
   }
 }
@@ -15990,9 +16918,9 @@ CONC__PRIVATE int conc__fd_wait_end(conc__loop *loop, int fd,
      duplicate stays open, its number's next user would hear of it. */
   if (entry->watch != NULL || entry->edges) return w->ready;
   if (entry->waiters != NULL)
-    conc__poller_update(loop, fd);
+    loop->poller.ops->update(loop, fd);
   else if (w->ready <= 0)
-    conc__poller_remove(loop, fd);
+    loop->poller.ops->remove(loop, fd);
   return w->ready;
 }
 
@@ -16027,7 +16955,7 @@ CONC__PRIVATE int conc__fd_park(conc__loop *loop, conc__actor *actor, int fd,
     conc__fds_doubt(&loop->fds, entry, fd);
     return 0;
   }
-  rc = conc__poller_update(loop, fd);
+  rc = loop->poller.ops->update(loop, fd);
   if (rc == 0) return 0;
   /* -EPERM: a file, which is always ready. */
   w->ready = rc == -EPERM ? w->events : rc;
@@ -16051,7 +16979,7 @@ CONC__PRIVATE void conc__fds_verify(conc__loop *loop) {
     entry->doubted = false;
     /* The wait may have ended meanwhile. */
     if (entry->watch != NULL || conc__fd_events(entry) == 0) continue;
-    rc = conc__poller_update(loop, fd);
+    rc = loop->poller.ops->update(loop, fd);
     if (rc < 0) conc__fd_fail(loop, entry, rc);
   }
 }
@@ -16133,7 +17061,7 @@ CONC__PRIVATE int conc__watch_start(conc__loop *loop, int fd,
   entry->watch = watch;
   conc__fd_renew(entry);
   watch->armed = true;
-  rc = conc__poller_update(loop, fd);
+  rc = loop->poller.ops->update(loop, fd);
   if (rc == 0) {
     loop->fds.waited++;
   } else {
@@ -16142,10 +17070,11 @@ CONC__PRIVATE int conc__watch_start(conc__loop *loop, int fd,
   return rc;
 }
 
-/* Whether the poller reports what is ready once more when the watch is armed
-   again, though it has reported it before: all do but epoll, whose edges do
-   not repeat themselves. */
-CONC__INLINE bool conc__watch_repeats(void) { return !CONC_HAVE_EPOLL; }
+/* Whether what is ready is reported once more when a watch of this thread's
+   loop is armed again. */
+CONC__INLINE bool conc__watch_repeats(void) {
+  return conc__this.loop->poller.ops->repeats;
+}
 
 /* The owner of the watch waits for the next event. This costs no system
    call. */
@@ -16160,7 +17089,7 @@ CONC__PRIVATE void conc__watch_stop(conc__loop *loop, int fd) {
   CONC__CHECK((size_t)fd < loop->fds.size && entry->watch != NULL);
   CONC__CHECK(!entry->watch->armed || loop->fds.waited > 0);
   if (entry->watch->armed) loop->fds.waited--;
-  conc__poller_remove(loop, fd);
+  loop->poller.ops->remove(loop, fd);
   entry->watch = NULL;
 }
 
@@ -16225,7 +17154,7 @@ CONC__PRIVATE bool conc__loop_spin(conc__loop *loop, double until) {
   conc__spin_begin(&spin, &loop->spin_failed, until);
   while (!paid && conc__spin_again(&spin, 1))
     paid = CONC__LOAD(&loop->inbox.first) != NULL ||
-           (loop->fds.waited > 0 && conc__poller_wait(loop, 0));
+           (loop->fds.waited > 0 && loop->poller.ops->wait(loop, 0));
   conc__spin_end(&spin, paid);
   return paid;
 }
@@ -16236,7 +17165,7 @@ CONC__PRIVATE bool conc__loop_spin(conc__loop *loop, double until) {
    something is ready. */
 CONC__PRIVATE bool conc__loop_end_doubts(conc__loop *loop) {
   if (loop->fds.doubted == 0) return false;
-  if (conc__poller_wait(loop, 0)) return true;
+  if (loop->poller.ops->wait(loop, 0)) return true;
   conc__fds_verify(loop);
   return loop->ready.count > 0;
 }
@@ -16305,11 +17234,11 @@ CONC__PRIVATE bool conc__loop_poll(conc__loop *loop, double until) {
   conc__actor *self = loop->thread_actor;
   bool heeds = conc__loop_heeds(loop);
   bool came = true;
-  if (!heeds) return conc__poller_wait(loop, until);
+  if (!heeds) return loop->poller.ops->wait(loop, until);
   conc__this.polled = loop->poller.waker;
   if (conc__park_announce(self, conc__cancel_bit(self),
                           CONC__PARKED | CONC__POLLING))
-    came = conc__poller_wait(loop, conc__scope_limit(self, until));
+    came = loop->poller.ops->wait(loop, conc__scope_limit(self, until));
   conc__loop_polled(loop);
   return came;
 }
@@ -16410,7 +17339,7 @@ CONC__PRIVATE void conc__loop_run(conc__loop *loop, const conc_task *until) {
       now = conc_now();
       continue; /* with the inbox and the timers, which may have woken it */
     }
-    if (loop->fds.waited > 0) conc__poller_wait(loop, 0);
+    if (loop->fds.waited > 0) loop->poller.ops->wait(loop, 0);
     began = now;
     loop->batch = loop->batch_size;
     loop->turn_ends = 0;
@@ -16485,6 +17414,42 @@ CONC_API int conc_coro_start(conc_task *task) {
   conc__ready_push(&loop->ready, (conc__ready)task | 1);
   return 0;
 }
+
+/* --- tasks that nobody joins --- */
+
+/* The callback of such a task: the last of its end. */
+CONC__PRIVATE void conc__spawn_end(conc_task *task, int status, void *result) {
+  (void)status;
+  (void)result;
+  CONC_FREE(task);
+}
+
+CONC__PRIVATE int conc__spawn_start(conc_task *task) {
+  return conc__is_coro(conc__self()) ? conc_coro_start(task)
+                                     : conc_thread_start(task);
+}
+
+/* `group` may be NULL. */
+CONC_API int conc_group_spawn(conc_group *group, conc_fn *fn, void *arg) {
+  conc_task *task = (conc_task *)CONC_MALLOC(sizeof *task);
+  int rc;
+  if (task == NULL) return -ENOMEM;
+  memset(task, 0, sizeof *task);
+  task->target = fn;
+  task->arg = arg;
+  task->detached = true;
+  task->callback = conc__spawn_end;
+  rc = group != NULL ? conc_group_start(group, task, conc__spawn_start)
+                     : conc__spawn_start(task);
+  if (rc != 0) CONC_FREE(task);
+  return rc;
+}
+
+CONC_API int conc_spawn(conc_fn *fn, void *arg) {
+  return conc_group_spawn(NULL, fn, arg);
+}
+
+/* --- the end of a loop --- */
 
 /* Waits for the end of a round: see below. */
 CONC__PRIVATE void conc__loop_end_round(conc__loop *loop) {
@@ -16585,6 +17550,7 @@ CONC_API int conc_run(conc_task *task) {
   int rc;
   conc__init();
   if (conc__this.loop != NULL) return -EBUSY;
+  if (task->detached) return -EINVAL;
   loop = (conc__loop *)CONC_MALLOC(sizeof *loop);
   if (loop == NULL) return -ENOMEM;
   mine = conc__self()->task;
@@ -17064,7 +18030,7 @@ CONC__PRIVATE void conc__fork_drop_closed(conc__loop *loop) {
   for (i = 0; i < loop->fds.size; i++) {
     conc__fd_waiter *w = loop->fds.entries[i].waiters;
     if (w == NULL || fcntl((int)i, F_GETFD) >= 0) continue;
-    conc__poller_remove(loop, (int)i);
+    loop->poller.ops->remove(loop, (int)i);
     for (; w != NULL; w = w->next)
       if (w->ready == 0) conc__fd_wake(loop, w, -EBADF);
   }
@@ -17080,7 +18046,7 @@ CONC__PRIVATE void conc__fork_reopen(conc__loop *loop) {
   /* These are the child's copies; the kernel's poller is the parent's, and is
      not touched but by the close. Out of descriptors: the new ones get the
      numbers of these. */
-  conc__poller_close(loop);
+  loop->poller.ops->close(loop);
   conc__waker_close(loop->poller.waker);
   conc__poller_renew(loop);
 }
@@ -17203,7 +18169,7 @@ __attribute__((constructor)) CONC__PRIVATE void conc__fork_install(void) {
 }
 
 /* ---------------------------------------------------------------------------
-   >>io: descriptors, addresses, datagrams, streams, signals
+   >>io: descriptors, addresses, datagrams, streams
 
    Every call here has one shape: try the system call without blocking; if it
    would block, wait for the descriptor by conc__fd_wait, which parks a
@@ -17426,7 +18392,7 @@ CONC__PRIVATE void conc__fd_forget(int fd) {
   conc__loop *loop = conc__this.loop;
   conc__fd_waiter *w;
   if (loop == NULL || fd < 0 || (size_t)fd >= loop->fds.size) return;
-  conc__poller_remove(loop, fd);
+  loop->poller.ops->remove(loop, fd);
   for (w = loop->fds.entries[fd].waiters; w != NULL; w = w->next)
     conc__fd_wake(loop, w, -EBADF);
 }
@@ -18431,7 +19397,22 @@ CONC_API int conc_stream_close(conc_stream *stream, double timeout) {
   return rc != 0 ? rc : closed;
 }
 
-/* --- signals --- */
+/* ---------------------------------------------------------------------------
+   >>signals: conc_wait_signal, conc_stop_on_signals
+
+   A signal that all threads block is waited for as a descriptor, where the
+   system has that; else it is looked for.
+   As to conc_stop_on_signals, the handler of the signals only writes to a
+   waker, for nothing else is safe in it. A thread waits for that, and cancels
+   the task.
+
+   Uses conc_cancel of >>task, threads, and the wait for a descriptor of >>io;
+   no other room uses it. What is changed elsewhere for it: foreign threads
+   have a waker from then on (conc__foreign_wakers of >>park), for a task that
+   sleeps in poll() must hear of its cancellation.
+   ------------------------------------------------------------------------ */
+
+/* --- waiting for signals --- */
 
 /* 0, or -EINVAL for none, or for a number that is no signal. */
 CONC__PRIVATE int conc__signal_set(sigset_t *set, const int *signals,
@@ -18449,14 +19430,61 @@ CONC_API int conc_block_signals(const int *signals, size_t n) {
   return rc == 0 ? -pthread_sigmask(SIG_BLOCK, &set, NULL) : rc;
 }
 
+/* Takes a signal of the set that is pending; its number, or 0: none is.
+   Without sigtimedwait() one thread at a time looks and takes, for what it has
+   seen must still be there: if another thread is just at it, the next look
+   will do. */
+CONC__PRIVATE int conc__signal_take(const sigset_t *set) {
+#if CONC_HAVE_SIGTIMEDWAIT
+  struct timespec none = {0, 0};
+  int number = sigtimedwait(set, NULL, &none);
+  return number > 0 ? number : 0;
+#else
+  static unsigned long taken_by; /* a process, by its forks; 0: nobody */
+  unsigned long me = (unsigned long)conc__fork_depth + 1, seen;
+  sigset_t pending, both;
+  int number = 0, any = 0, i;
+  seen = CONC__LOAD(&taken_by);
+  /* (What a parent's thread has left there is of no thread in a child.) */
+  if (seen == me || !CONC__CAS(&taken_by, &seen, me)) return 0;
+  sigemptyset(&both);
+  if (sigpending(&pending) == 0)
+    for (i = 1; i < 128; i++) /* no system has more */
+      if (sigismember(set, i) == 1 && sigismember(&pending, i) == 1)
+        any |= sigaddset(&both, i) == 0;
+  if (any && sigwait(&both, &number) != 0) number = 0;
+  CONC__STORE(&taken_by, 0ul);
+  return number;
+#endif
+}
+
 /* Takes a signal of the set, which this thread blocks: so it stays pending,
    for the thread or for the process, until some waiter takes it. The number of
-   the signal, or negative errno. */
-#if CONC_HAVE_SIGNALFD
+   the signal, or negative errno. This way where there is no signalfd. A
+   coroutine must not block in sigwait(), and a thread must see that it is
+   cancelled: both look now and then. */
+CONC__PRIVATE int conc__signal_look(const sigset_t *set, double deadline) {
+  for (;;) {
+    double left;
+    int rc = conc__signal_take(set);
+    if (rc > 0) return rc;
+    left = conc__remaining(deadline);
+    rc = left <= 0 ? -ETIMEDOUT : conc_sleep(left < 0.01 ? left : 0.01);
+    if (rc != 0) return rc;
+  }
+}
+
+/* The same, by a descriptor. */
 CONC__PRIVATE int conc__signal_await(const sigset_t *set, double deadline) {
+#if CONC_HAVE_SIGNALFD
   struct signalfd_siginfo info;
-  int fd = conc__fd_lift(signalfd(-1, set, SFD_CLOEXEC | SFD_NONBLOCK));
-  int rc;
+  int fd, rc;
+  if (!conc__call_may(CONC__CALL_SIGNALFD))
+    return conc__signal_look(set, deadline);
+  fd = signalfd(-1, set, SFD_CLOEXEC | SFD_NONBLOCK);
+  if (fd < 0 && conc__call_refused(CONC__CALL_SIGNALFD))
+    return conc__signal_look(set, deadline);
+  fd = conc__fd_lift(fd);
   if (fd < 0) return fd;
   do {
     rc = read(fd, &info, sizeof info) == (ssize_t)sizeof info
@@ -18467,22 +19495,10 @@ CONC__PRIVATE int conc__signal_await(const sigset_t *set, double deadline) {
   } while (rc > 0); /* it was pending; another waiter may have taken it */
   conc_close(fd);   /* the loop knows it */
   return rc;
-}
 #else
-CONC__PRIVATE int conc__signal_await(const sigset_t *set, double deadline) {
-  for (;;) {
-    struct timespec none = {0, 0};
-    double left;
-    int rc = sigtimedwait(set, NULL, &none);
-    if (rc > 0) return rc;
-    /* A coroutine must not block in sigwait(), and a thread must see that it
-       is cancelled: both look now and then. */
-    left = conc__remaining(deadline);
-    rc = left <= 0 ? -ETIMEDOUT : conc_sleep(left < 0.01 ? left : 0.01);
-    if (rc != 0) return rc;
-  }
-}
+  return conc__signal_look(set, deadline);
 #endif
+}
 
 CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout) {
   double deadline = conc__deadline(timeout);
@@ -18496,6 +19512,178 @@ CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout) {
   for (i = 0; i < n; i++)
     if (!sigismember(&blocked, signals[i])) return -EINVAL;
   return conc__signal_await(&set, deadline);
+}
+
+/* --- signals that end a task --- */
+
+#define CONC__STOP_SIGNALS 8
+
+/* The one call that is in force. What the handler reads is constant while the
+   handler is installed, but for `caught`. */
+static struct conc__stop {
+  conc_lock lock; /* of all but `caught`; held by those that make the call */
+  bool in_force;
+  unsigned depth; /* conc__fork_depth of the process that made it */
+  conc_task *task;
+  pid_t pid;
+  unsigned caught; /* signals; atomic */
+  int first;       /* the signal that was caught first; before the write */
+  int waker[2];
+  size_t n;
+  int signals[CONC__STOP_SIGNALS];
+  struct sigaction before[CONC__STOP_SIGNALS];
+  conc_task thread;
+} conc__stop;
+
+/* Has a signal its usual effect. In a handler it is held back until that
+   returns. */
+CONC__PRIVATE void conc__stop_end(int number) {
+  struct sigaction action;
+  memset(&action, 0, sizeof action);
+  action.sa_handler = SIG_DFL;
+  sigemptyset(&action.sa_mask);
+  sigaction(number, &action, NULL);
+  kill(getpid(), number);
+}
+
+/* A forked child has the handler, and not the thread. */
+CONC__PRIVATE void conc__stop_caught(int number) {
+  struct conc__stop *stop = &conc__stop;
+  int error = errno;
+  uint64_t one = 1;
+  if (getpid() != stop->pid ||
+      __atomic_fetch_add(&stop->caught, 1u, __ATOMIC_RELAXED) > 0) {
+    conc__stop_end(number);
+  } else {
+    CONC__STORE(&stop->first, number);
+    while (write(stop->waker[1], &one, sizeof one) < 0 && errno == EINTR)
+      continue;
+  }
+  errno = error;
+}
+
+CONC__PRIVATE void *conc__stop_main(void *arg) {
+  struct conc__stop *stop = (struct conc__stop *)arg;
+  if (conc__fd_wait(stop->waker[0], CONC_READ, CONC__NEVER) > 0 &&
+      conc_cancel(stop->task) != 0)
+    conc__stop_end(CONC__LOAD(&stop->first));
+  return NULL;
+}
+
+/* Gives back the first n of the signals, unless the program has installed
+   other handlers since. */
+CONC__PRIVATE void conc__stop_release(struct conc__stop *stop, size_t n) {
+  struct sigaction now;
+  while (n-- > 0)
+    if (sigaction(stop->signals[n], NULL, &now) == 0 &&
+        now.sa_handler == conc__stop_caught)
+      sigaction(stop->signals[n], &stop->before[n], NULL);
+}
+
+/* Installs the handler for all of them. 0, or negative errno and none is. */
+CONC__PRIVATE int conc__stop_install(struct conc__stop *stop) {
+  struct sigaction action;
+  size_t i;
+  memset(&action, 0, sizeof action);
+  action.sa_handler = conc__stop_caught;
+  action.sa_flags = SA_RESTART | SA_ONSTACK;
+  sigemptyset(&action.sa_mask);
+  for (i = 0; i < stop->n; i++) {
+    int rc = sigaction(stop->signals[i], NULL, &stop->before[i]);
+    if (rc == 0 && stop->before[i].sa_handler != SIG_IGN)
+      rc = sigaction(stop->signals[i], &action, NULL);
+    if (rc == 0) continue;
+    rc = -errno;
+    conc__stop_release(stop, i);
+    return rc;
+  }
+  return 0;
+}
+
+CONC__PRIVATE void conc__stop_close(struct conc__stop *stop) {
+  int other = stop->waker[1];
+  conc__own_fd_close(stop->waker[0]);
+  if (other != stop->waker[0]) conc__own_fd_close(other);
+}
+
+/* The waker, which is no child's. 0 or negative errno. */
+CONC__PRIVATE int conc__stop_open(struct conc__stop *stop) {
+  int rc = conc__waker_open(stop->waker);
+  if (rc != 0) return rc;
+  rc = conc__own_fd_add(stop->waker[0]);
+  if (rc == 0 && stop->waker[1] != stop->waker[0])
+    rc = conc__own_fd_add(stop->waker[1]);
+  if (rc == 0) return 0;
+  conc__own_fd_remove(stop->waker[0]);
+  conc__waker_close(stop->waker);
+  return rc;
+}
+
+/* Undoes the call that is in force. In a forked child the thread and the waker
+   are not there any more. */
+CONC__PRIVATE void conc__stop_undo(struct conc__stop *stop) {
+  if (!stop->in_force) return;
+  stop->in_force = false;
+  conc__stop_release(stop, stop->n);
+  if (stop->depth != conc__fork_depth) return;
+  conc_cancel(&stop->thread);
+  conc__task_await(&stop->thread, true, CONC_FOREVER);
+  conc__stop_close(stop);
+  CONC__STORE_RELAXED(&conc__foreign_wakers, false);
+  if (conc__this.actor.task == &conc__this.own) conc__thread_waker_close();
+}
+
+CONC__PRIVATE int conc__stop_begin(struct conc__stop *stop) {
+  int rc = conc__stop_open(stop);
+  if (rc != 0) return rc;
+  memset(&stop->thread, 0, sizeof stop->thread);
+  stop->thread.target = conc__stop_main;
+  stop->thread.arg = stop;
+  stop->thread.name = "conc-stop";
+  stop->depth = conc__fork_depth;
+  stop->pid = getpid();
+  CONC__STORE_RELAXED(&stop->caught, 0u);
+  CONC__STORE_RELAXED(&conc__foreign_wakers, true);
+  rc = conc__stop_install(stop);
+  if (rc == 0) {
+    rc = conc_thread_start(&stop->thread);
+    if (rc == 0) return 0;
+    conc__stop_release(stop, stop->n);
+  }
+  conc__stop_close(stop);
+  return rc;
+}
+
+/* The lock is shielded from cancellations: it is held for a moment only. (In a
+   child its owner may have stayed behind: it is taken all the same.) */
+CONC_API int conc_stop_on_signals(conc_task *task, const int *signals,
+                                  size_t n) {
+  static const int usual[] = {SIGINT, SIGTERM};
+  struct conc__stop *stop = &conc__stop;
+  conc_scope shield;
+  int rc = 0;
+  if (n == 0) {
+    signals = usual;
+    n = 2;
+  }
+  if (n > CONC__STOP_SIGNALS) return -EINVAL;
+  conc_shield(&shield);
+  conc_lock_acquire(&stop->lock, CONC_FOREVER);
+  if (task == NULL ||
+      (stop->in_force && stop->depth != conc__fork_depth))
+    conc__stop_undo(stop);
+  if (task != NULL && stop->in_force) {
+    rc = -EBUSY;
+  } else if (task != NULL) {
+    stop->task = task;
+    stop->n = n;
+    memcpy(stop->signals, signals, n * sizeof *signals);
+    rc = conc__stop_begin(stop);
+    stop->in_force = rc == 0;
+  }
+  conc_lock_release(&stop->lock);
+  conc_scope_end(&shield);
+  return rc;
 }
 
 /* ---------------------------------------------------------------------------
@@ -18826,7 +20014,7 @@ static volatile sig_atomic_t conc__tracker_ends;
 
 CONC__PRIVATE void conc__tracker_told(int number) {
   (void)number;
-  int before = conc__tracker_ends; /* no ++ of what is volatile in C++20 */
+  int before = (int)conc__tracker_ends; /* C++20 has no ++ of a volatile */
   conc__tracker_ends = before + 1;
   if (before == 0) alarm(2);
 }
@@ -19548,8 +20736,11 @@ static bool conc__reaper_lives; /* the thread exists, and takes the guard once
 
 /* Opens the poller, and enters it. 0 or negative errno. */
 CONC__PRIVATE int conc__reaper_poller_open(void) {
-  int fd = conc__fd_lift(epoll_create1(EPOLL_CLOEXEC));
-  int rc = fd < 0 ? fd : conc__own_fd_add(fd);
+  int fd = epoll_create1(EPOLL_CLOEXEC);
+  int rc;
+  if (fd < 0 && conc__call_refused(CONC__CALL_EPOLL)) return -ENOSYS;
+  fd = conc__fd_lift(fd);
+  rc = fd < 0 ? fd : conc__own_fd_add(fd);
   if (rc != 0 && fd >= 0) close(fd);
   conc__reaper_poller = rc == 0 ? fd : -1;
   return rc;
@@ -19678,28 +20869,25 @@ CONC__PRIVATE void *conc__reaper_main(void *arg) {
    errno. */
 CONC__PRIVATE int conc__reaper_open(conc_task *t) {
 #if CONC_HAVE_PIDFD
-  static bool known, missing; /* older kernels have no pidfds */
-  int rc;
+  static bool known;
+  int rc = 0;
   CONC__CHECK(conc__mutex_is_held(&conc__processes_guard));
-  if (!known) {
+  if (!known && conc__call_may(CONC__CALL_PIDFD)) {
+    /* Asked here, since later a refusal would come after the fork. */
     int fd = (int)syscall(SYS_pidfd_open, getpid(), 0);
-    /* A sandbox may answer anything, EPERM mostly. But that there are no
-       descriptors left now, or no memory, says nothing about the kernel: the
-       question stays open. */
-    if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM))
-      return -errno;
-    missing = fd < 0;
-    known = true;
+    if (fd < 0 && !conc__call_refused(CONC__CALL_PIDFD)) return -errno;
     if (fd >= 0) close(fd);
+    known = true;
   }
-  if (!missing) {
+  if (conc__call_may(CONC__CALL_PIDFD)) {
     if (conc__reaper_poller >= 0 || t->as.process.own_reaper) return 0;
     rc = conc__reaper_poller_open();
-    if (rc != 0 || conc__reaper_lives) return rc;
-    rc = conc__helper_start(conc__reaper_main, 0);
-    conc__reaper_lives = rc == 0;
-    if (rc != 0) conc__reaper_close();
-    return rc;
+    if (rc == 0 && !conc__reaper_lives) {
+      rc = conc__helper_start(conc__reaper_main, 0);
+      conc__reaper_lives = rc == 0;
+      if (rc != 0) conc__reaper_close();
+    }
+    if (conc__call_may(CONC__CALL_PIDFD | CONC__CALL_EPOLL)) return rc;
   }
 #endif
   t->as.process.own_reaper = false; /* conc__process_add starts its thread */
@@ -20495,8 +21683,8 @@ CONC__PRIVATE int conc__spawn_message_write(int fd, const conc_task *t,
   message.name_size = strlen(name) + 1;
   rc = conc__file_put(fd, &message, sizeof message);
   if (rc == 0) rc = conc__file_put(fd, t->arg, t->size);
-  if (rc == 0) rc = conc__file_put(fd, target, message.target_size);
-  if (rc == 0) rc = conc__file_put(fd, name, message.name_size);
+  if (rc == 0) rc = conc__file_put(fd, target, (size_t)message.target_size);
+  if (rc == 0) rc = conc__file_put(fd, name, (size_t)message.name_size);
   return rc;
 }
 
@@ -20927,6 +22115,8 @@ CONC__PRIVATE int conc__popen_begin(conc_popen *p, bool own) {
   p->sent = 0;
   p->depth = conc__fork_depth;
   p->in = p->out = p->err = -1;
+  conc__buffer_free(&p->lines.in);
+  memset(&p->lines, 0, sizeof p->lines);
   conc__popen_describe(p, &x);
   /* From here on descriptors are open that no other child may inherit. */
   conc__mutex_lock(&conc__processes_guard);
@@ -20986,10 +22176,29 @@ CONC__PRIVATE int conc__popen_join(conc_popen *p, double timeout) {
 
 CONC_API void conc_popen_close(conc_popen *p) {
   if (!conc__task_was_started(&p->task)) return;
+  conc__buffer_free(&p->lines.in);
   conc__popen_fd_close(p, &p->in);
   conc__popen_fd_close(p, &p->out);
   conc__popen_fd_close(p, &p->err);
   conc__popen_release(p);
+}
+
+/* Sends a signal to the program, with .new_group to its group. `holds`: the
+   number of the group is to stay its own, until conc__popen_release. */
+CONC__PRIVATE void conc__popen_signal(conc_popen *p, int number, bool holds) {
+  conc__mutex_lock(&conc__processes_guard);
+  /* A number is good only until the process has been reaped, that of a group
+     as long as its leader is `held`: afterwards a signal could meet a stranger
+     that was given the number. */
+  if (p->depth == conc__fork_depth &&
+      (p->task.link != NULL || p->task.as.process.held)) {
+    if (holds && p->new_group) p->task.as.process.hold = true;
+    if (p->new_group) kill(-p->task.pid, number);
+    /* It may have left the group. One that is in it gets it once. */
+    if (!p->new_group || getpgid(p->task.pid) != p->task.pid)
+      kill(p->task.pid, number);
+  }
+  conc__mutex_unlock(&conc__processes_guard);
 }
 
 /* Kills the program, with .new_group its group, and awaits the end. This is
@@ -20997,16 +22206,7 @@ CONC_API void conc_popen_close(conc_popen *p) {
    set anew afterwards. */
 CONC__PRIVATE void conc__popen_kill(conc_popen *p) {
   bool cancelled = false;
-  conc__mutex_lock(&conc__processes_guard);
-  /* A number is good only until the process has been reaped, that of a group
-     as long as its leader is `held`: afterwards a signal could meet a stranger
-     that was given the number. */
-  if (p->depth == conc__fork_depth &&
-      (p->task.link != NULL || p->task.as.process.held)) {
-    if (p->new_group) kill(-p->task.pid, SIGKILL);
-    kill(p->task.pid, SIGKILL); /* it may have left the group */
-  }
-  conc__mutex_unlock(&conc__processes_guard);
+  conc__popen_signal(p, SIGKILL, false);
   do cancelled |= conc__popen_join(p, CONC_FOREVER) == -ECANCELED;
   while (conc_is_alive(&p->task));
   if (cancelled) conc_cancel(conc_current());
@@ -21031,6 +22231,34 @@ CONC_API int conc_popen_wait(conc_popen *p, double timeout) {
 CONC_API int conc_popen_poll(conc_popen *p) {
   int rc = conc_join(&p->task, 0);
   return rc == 0 ? p->task.exitcode : rc;
+}
+
+/* The group's number is held from the first signal on, to the second. */
+CONC_API int conc_popen_stop(conc_popen *p, double grace) {
+  int rc;
+  if (!conc__task_was_started(&p->task)) return -EINVAL;
+  if (p->depth != conc__fork_depth) return -ECHILD;
+  conc__popen_signal(p, SIGTERM, true);
+  rc = conc__popen_join(p, grace);
+  if (conc_is_alive(&p->task) || p->new_group)
+    conc__popen_signal(p, SIGKILL, true);
+  while (conc_is_alive(&p->task)) {
+    conc_scope shield;
+    conc_shield(&shield);
+    conc__popen_join(p, CONC_FOREVER);
+    conc_scope_end(&shield);
+  }
+  if (p->out < 0 && p->err < 0) conc__popen_release(p);
+  if (rc == -ECANCELED) return rc;
+  rc = conc_join(&p->task, 0);
+  return rc == 0 ? p->task.exitcode : rc;
+}
+
+CONC_API ssize_t conc_popen_read_line(conc_popen *p, char *buf, size_t size,
+                                      double timeout) {
+  if (!conc__task_was_started(&p->task) || p->out < 0) return -EINVAL;
+  p->lines.fd = p->out;
+  return conc_stream_read_line(&p->lines, buf, size, timeout);
 }
 
 /* --- the talk --- */
@@ -21164,6 +22392,13 @@ CONC_API int conc_communicate(conc_popen *p, const void *input, size_t n,
        What is there already may be read even without any. */
     if (rc == 1 && conc_now() >= deadline && ++late == CONC__POPEN_LATE)
       rc = -ETIMEDOUT;
+  }
+  /* What the program has left behind may keep the pipes open for ever. */
+  if (rc == -ETIMEDOUT && p->task.as.process.own_reaper)
+    conc__process_reap(&p->task);
+  if (rc == -ETIMEDOUT && !conc_is_alive(&p->task)) {
+    if (p->kill_on_timeout && p->new_group) conc__popen_kill(p);
+    rc = 0;
   }
   /* The wait comes after the last end of file: while there is output that is
      not read, the program may never end. */
@@ -21485,19 +22720,15 @@ CONC__INLINE bool conc__is_around(const conc_value *v) {
    the container again. Every loop over a whole value is one of these, so that
    no data decides how deep the C stack goes. */
 
-enum { CONC__WALK_END, CONC__WALK_LEAF, CONC__WALK_OPEN, CONC__WALK_CLOSE };
+enum {
+  CONC__WALK_END = CONC_WALK_END,
+  CONC__WALK_LEAF = CONC_WALK_LEAF,
+  CONC__WALK_OPEN = CONC_WALK_OPEN,
+  CONC__WALK_CLOSE = CONC_WALK_CLOSE
+};
 
-typedef struct conc__walk {
-  const conc_value *value;  /* what is visited */
-  const conc_value *parent; /* the container it is in; NULL at the root */
-  size_t index;             /* its place in there; in a dict, keys are even */
-  struct {
-    const conc_value *value;
-    size_t i, n;
-  } level[CONC__WALK_DEPTH];
-  unsigned depth; /* how many containers are open */
-  bool begun;     /* the root has been visited */
-} conc__walk;
+/* In here `depth` is the number of levels in use. */
+typedef conc_value_walk conc__walk;
 
 CONC__PRIVATE void conc__walk_begin(conc__walk *w, const conc_value *root) {
   w->value = root;
@@ -21539,6 +22770,25 @@ CONC__PRIVATE int conc__walk_step(conc__walk *w) {
 CONC__INLINE void conc__walk_skip(conc__walk *w) {
   CONC__CHECK(w->depth > 0 && w->level[w->depth - 1].value == w->value);
   w->depth--;
+}
+
+CONC_API void conc_value_walk_begin(conc_value_walk *walk,
+                                    const conc_value *value) {
+  conc__walk_begin(walk, value);
+}
+
+/* An object stays closed: what it is made of is nobody's concern. */
+CONC_API int conc_value_walk_next(conc_value_walk *walk) {
+  int step;
+  if (walk->value == NULL) { /* the root */
+    step = walk->begun ? CONC_WALK_END : CONC_WALK_LEAF;
+    walk->begun = true;
+    return step;
+  }
+  step = conc__walk_step(walk);
+  if (step != CONC_WALK_OPEN || walk->value->type != CONC_OBJECT) return step;
+  conc__walk_skip(walk);
+  return CONC_WALK_LEAF;
 }
 
 /* --- reading an object --- */
@@ -25884,24 +27134,39 @@ CONC__PRIVATE void conc__writer_object(conc__writer *s, const conc_value *v) {
   conc__writer_text(s, conc__recipe_by(v) < CONC__BY_CALL ? ">" : " object>");
 }
 
+/* The same for a leaf of which no more is shown than its beginning, of some
+   bytes. */
+CONC__PRIVATE void conc__writer_leaf_cut(conc__writer *s, const conc_value *v,
+                                         size_t enough) {
+  conc_value cut = *v;
+  if (conc__is_text(v->type) && v->type != CONC_BIGINT && v->size > enough)
+    cut.size = v->type == CONC_STR
+                   ? conc__utf8_cut((const char *)v->as.bytes, enough)
+                   : enough;
+  conc__writer_leaf(s, &cut);
+}
+
 /* Writes what is to be shown for an object. False: it is shown as others. */
 typedef bool conc__stand_in(conc__writer *s, const conc_value *v,
                             const void *arg);
 
-/* Python's repr() of a container, with all that is in it. */
+/* Python's repr() of a container, with all that is in it; or a beginning of
+   that, which has more than `enough` bytes. */
 CONC__PRIVATE void conc__writer_container(conc__writer *s,
                                           const conc_value *value,
+                                          size_t enough,
                                           conc__stand_in *stand_in,
                                           const void *arg) {
   conc__walk w;
   int step;
   conc__walk_begin(&w, value);
-  while ((step = conc__walk_step(&w)) != CONC__WALK_END) {
+  while (s->length <= enough &&
+         (step = conc__walk_step(&w)) != CONC__WALK_END) {
     if (step != CONC__WALK_CLOSE && w.parent != NULL && w.index > 0)
       conc__writer_text(
           s, w.parent->type == CONC_DICT && w.index % 2 ? ": " : ", ");
     if (step == CONC__WALK_LEAF) {
-      conc__writer_leaf(s, w.value);
+      conc__writer_leaf_cut(s, w.value, enough);
     } else if (w.value->type == CONC_OBJECT) {
       if (stand_in == NULL || !stand_in(s, w.value, arg))
         conc__writer_object(s, w.value);
@@ -25924,7 +27189,7 @@ CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
   else if (value->type == CONC_STR) /* itself: only in others it is quoted */
     conc__writer_put(&s, value->as.bytes, value->size);
   else if (!conc__is_container(value->type)) conc__writer_leaf(&s, value);
-  else conc__writer_container(&s, value, NULL, NULL);
+  else conc__writer_container(&s, value, SIZE_MAX, NULL, NULL);
   if (size > 0)
     buf[s.length < size ? s.length : conc__utf8_cut(buf, size - 1)] = 0;
   return (ssize_t)s.length;
@@ -26128,6 +27393,57 @@ CONC__PRIVATE int conc__build_text(conc__builder *b, conc_type type) {
   return conc__maker_push_string(&b->m, type, s, strlen(s));
 }
 
+/* The letter and a '*': so many items of an array. */
+CONC__PRIVATE int conc__build_array(conc__builder *b) {
+  const char c = *b->format;
+  conc__maker *m = &b->m;
+  const size_t n = va_arg(b->arguments.list, size_t);
+  const void *array = va_arg(b->arguments.list, const void *);
+  size_t i;
+  int rc = array == NULL && n > 0 ? -EINVAL : 0;
+  b->format++;
+  for (i = 0; i < n && rc == 0; i++) {
+    const char *text;
+    switch (c) {
+    case 'p': rc = conc__maker_push_bool(m, ((const bool *)array)[i]); break;
+#define CONC__BUILD_SIGNED(letter, type, least, greatest)                     \
+  case letter:                                                                \
+    rc = conc__maker_push_int(m, ((const type *)array)[i]);                   \
+    break;
+#define CONC__BUILD_UNSIGNED(letter, type, greatest)                          \
+  case letter:                                                                \
+    rc = conc__maker_push_unsigned(m, ((const type *)array)[i]);              \
+    break;
+      CONC__SIGNED_LETTERS(CONC__BUILD_SIGNED)
+      CONC__UNSIGNED_LETTERS(CONC__BUILD_UNSIGNED)
+#undef CONC__BUILD_SIGNED
+#undef CONC__BUILD_UNSIGNED
+    case 'f':
+      rc = conc__maker_push_float(m, (double)((const float *)array)[i]);
+      break;
+    case 'd':
+      rc = conc__maker_push_float(m, ((const double *)array)[i]);
+      break;
+    case 's':
+    case 'y':
+      text = ((const char *const *)array)[i];
+      rc = text == NULL ? conc__maker_push(m, CONC_NONE, 0, 0)
+                        : conc__maker_push_string(
+                              m, c == 's' ? CONC_STR : CONC_BYTES, text,
+                              strlen(text));
+      break;
+    case 'O':
+      rc = ((const conc_value *const *)array)[i] == NULL
+               ? -EINVAL
+               : conc__maker_push_value(
+                     m, ((const conc_value *const *)array)[i]);
+      break;
+    default: rc = -EINVAL;
+    }
+  }
+  return rc;
+}
+
 /* Makes what one letter of the format says. The types of the arguments are
    those that C gives to what is passed where a function has "...": hence an
    int for 'p', and one case for 'f' and 'd'. */
@@ -26135,6 +27451,8 @@ CONC__PRIVATE int conc__build_letter(conc__builder *b) {
   const char c = *b->format;
   conc__maker *m = &b->m;
   const conc_value *v;
+  if (b->format[1] == '*')
+    return strchr("pilLnIkKfdsyO", c) != NULL ? conc__build_array(b) : -EINVAL;
   switch (c) {
   case 'N': return conc__maker_push(m, CONC_NONE, 0, 0);
   case 'p':
@@ -26854,16 +28172,18 @@ typedef union conc__control {
 /* 0; or negative errno, and both are -1. */
 CONC__PRIVATE int conc__pipe_open(int *a, int *b) {
   int type = SOCK_SEQPACKET | CONC__SOCK_CLOEXEC;
+  int birth = conc__birth_begin(CONC_HAVE_CLOEXEC);
   int fds[2];
-  int rc;
+  int rc = socketpair(AF_UNIX, type, 0, fds) < 0 ? -errno : 0;
   *a = *b = -1;
-  if (socketpair(AF_UNIX, type, 0, fds) < 0) return -errno;
-  rc = conc__fds_lift(fds);
-  if (rc != 0) return rc;
-  if (!CONC_HAVE_CLOEXEC) {
+  if (rc == 0) rc = conc__fds_lift(fds);
+  CONC__POINT();
+  if (!CONC_HAVE_CLOEXEC && rc == 0) {
     conc__set_cloexec(fds[0]);
     conc__set_cloexec(fds[1]);
   }
+  conc__birth_end(birth);
+  if (rc != 0) return rc;
   *a = fds[0];
   *b = fds[1];
   return 0;
@@ -27022,7 +28342,7 @@ CONC__PRIVATE int conc__packet_peek_file(int pipe, conc__packet *head) {
   struct iovec part;
   struct stat st;
   ssize_t n;
-  int fd, rc = 0;
+  int fd, birth, rc = 0;
   memset(&m, 0, sizeof m);
   part.iov_base = head;
   part.iov_len = sizeof *head;
@@ -27030,11 +28350,14 @@ CONC__PRIVATE int conc__packet_peek_file(int pipe, conc__packet *head) {
   m.msg_iovlen = 1;
   m.msg_control = &control;
   m.msg_controllen = sizeof control;
+  birth = conc__birth_begin(CONC_HAVE_CLOEXEC);
   do n = recvmsg(pipe, &m, CONC__PACKET_PEEK | CONC__MSG_CLOEXEC);
   while (n < 0 && (errno == EINTR || errno == ECONNRESET));
-  if (n < 0) return conc__would_block(errno) ? -EAGAIN : -errno;
-  if (n == 0) return -EAGAIN;
-  fd = conc__control_take(&m);
+  if (n < 0) rc = conc__would_block(errno) ? -EAGAIN : -errno;
+  if (n == 0) rc = -EAGAIN;
+  fd = n > 0 ? conc__control_take(&m) : -1;
+  conc__birth_end(birth);
+  if (rc != 0) return rc;
   if (n < (ssize_t)sizeof *head || !conc__packet_is_good(head, n))
     rc = -EPROTO;
   else if (head->kind == CONC__PACKET_DESCRIPTOR ||
@@ -27097,7 +28420,7 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
   struct iovec parts[2];
   conc__control control;
   ssize_t n;
-  int flags = MSG_DONTWAIT;
+  int birth, flags = MSG_DONTWAIT;
   *fd = -1;
   if (head->kind == CONC__PACKET_DESCRIPTOR ||
       (!CONC__LINUX && head->size > CONC__PACKET_DATA)) {
@@ -27124,13 +28447,15 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
     m.msg_iovlen = size > 0 ? 2 : 1;
     m.msg_control = &control;
     m.msg_controllen = sizeof control;
+    /* The descriptor before anything is refused: it is in this process now,
+       and must not be lost from sight. */
+    birth = conc__birth_begin(CONC_HAVE_CLOEXEC);
     n = recvmsg(pipe, &m, flags);
+    if (n > 0) *fd = conc__control_take(&m);
+    conc__birth_end(birth);
   } while (n < 0 && (errno == EINTR || errno == ECONNRESET));
   if (n < 0) return conc__would_block(errno) ? -EAGAIN : -errno;
   if (n == 0) return -EAGAIN; /* the end: the next peek says so */
-  /* The descriptor before anything is refused: it is in this process now, and
-     must not be lost from sight. */
-  *fd = conc__control_take(&m);
   if (n < (ssize_t)sizeof *head || !conc__packet_is_good(head, n))
     return -EPROTO;
   /* Longer than what was seen, so another one than that. */
@@ -27410,7 +28735,20 @@ typedef struct conc__lease_class {
   int (*counts)(conc_queue *q, conc_queue_counts *out);
   ssize_t (*holders)(conc_queue *q, conc_queue_holder *out, size_t n);
   bool here; /* it is of this process */
+  /* Ends n leases as done: these or, if that is NULL, those that the calling
+     task got last. ended[i], unless `ended` is NULL: whether it has not ended
+     before. As conc_task_done_many. NULL: one by one. */
+  ssize_t (*done_n)(conc_queue *q, const uint64_t *leases, bool *ended,
+                    size_t n);
 } conc__lease_class;
+
+/* By what conc_select waits for something, see there. */
+enum {
+  CONC__SELECT_BY_TIME,
+  CONC__SELECT_BY_LIST,  /* the waiters of a conc__fifo, or an event */
+  CONC__SELECT_BY_CELLS, /* the waker of a conc__cells_queue */
+  CONC__SELECT_BY_FD
+};
 
 /* What a distance does. Results are those of the public calls. */
 typedef struct conc__queue_class {
@@ -27441,6 +28779,7 @@ typedef struct conc__queue_class {
   bool keeps; /* a put keeps the buffer that a large message lies in. Else it
                  copies the message, which takes long */
   const conc__lease_class *leases; /* NULL: -ENOTSUP */
+  int selected; /* by what conc_select waits for it: CONC__SELECT_BY_... */
 } conc__queue_class;
 
 /* A message that came back when there was no memory for it in the ring: it
@@ -27535,6 +28874,97 @@ CONC__PRIVATE void conc__fifo_unlock(const conc__fifo *q) {
 #define CONC__ENTRY_LARGE ((size_t)64 << 10)
 /* What a message counts for in .max_total, wherever it lies. */
 #define CONC__ENTRY_COUNT(size) CONC__ENTRY_SIZE(size)
+
+/* Blocks that messages have left are kept for the next ones, until a getter
+   finds its queue empty, or a queue is freed. For the allocator gives memory
+   of this size back to the system now and then, and to touch each page of it
+   for the first time takes longer than to copy a page. No task waits here for
+   another one: a task that finds them `busy` does without them. A forked child
+   may find them busy for ever. */
+#define CONC__BLOCK_KEPT ((size_t)256 << 10) /* bytes of one, at most */
+#define CONC__BLOCKS_KEPT ((size_t)4 << 20)  /* of all together; */
+#define CONC__BLOCKS_FEW ((size_t)256 << 10) /* and after a burst */
+#define CONC__BLOCKS_LOOKS 8 /* so many are looked at for one that fits */
+
+typedef struct conc__spare_block {
+  struct conc__spare_block *next;
+  size_t size;
+} conc__spare_block;
+
+static struct conc__spare_blocks {
+  conc__spare_block *first; /* the one that was left last */
+  size_t bytes;
+  bool busy; /* atomic */
+} conc__spare_blocks;
+
+CONC__INLINE bool conc__spare_blocks_begin(void) {
+  bool busy = false;
+  return CONC__CAS(&conc__spare_blocks.busy, &busy, true);
+}
+
+CONC__INLINE void conc__spare_blocks_end(void) {
+  CONC__STORE(&conc__spare_blocks.busy, false);
+}
+
+/* A block of `size` bytes, or somewhat more; or NULL. Needs no guard. */
+CONC__PRIVATE unsigned char *conc__block_new(size_t size) {
+  conc__spare_block **link = &conc__spare_blocks.first, *b = NULL;
+  int i;
+  if (size <= CONC__BLOCK_KEPT && conc__spare_blocks_begin()) {
+    for (i = 0; i < CONC__BLOCKS_LOOKS && (b = *link) != NULL; i++) {
+      if (b->size >= size && b->size - size <= size / 4) break;
+      link = &b->next;
+      b = NULL;
+    }
+    if (b != NULL) {
+      *link = b->next;
+      CONC__STORE_RELAXED(&conc__spare_blocks.bytes,
+                          conc__spare_blocks.bytes - b->size);
+    }
+    conc__spare_blocks_end();
+  }
+  return b != NULL ? (unsigned char *)b : (unsigned char *)CONC_MALLOC(size);
+}
+
+/* Frees a block that has at least so many bytes. Needs no guard. */
+CONC__PRIVATE void conc__block_free(unsigned char *block, size_t size) {
+  conc__spare_block *b = (conc__spare_block *)(void *)block;
+  bool kept = false;
+  if (size >= CONC__ENTRY_LARGE && size <= CONC__BLOCK_KEPT &&
+      conc__spare_blocks_begin()) {
+    kept = conc__spare_blocks.bytes + size <= CONC__BLOCKS_KEPT;
+    if (kept) {
+      b->size = size;
+      b->next = conc__spare_blocks.first;
+      conc__spare_blocks.first = b;
+      CONC__STORE_RELAXED(&conc__spare_blocks.bytes,
+                          conc__spare_blocks.bytes + size);
+    }
+    conc__spare_blocks_end();
+  }
+  if (!kept) CONC_FREE(block);
+}
+
+/* Frees all but so many bytes of them. */
+CONC__PRIVATE void conc__spare_blocks_shrink(size_t bytes) {
+  conc__spare_block *freed = NULL, *b;
+  if (CONC__LOAD_RELAXED(&conc__spare_blocks.bytes) <= bytes ||
+      !conc__spare_blocks_begin())
+    return;
+  while (conc__spare_blocks.bytes > bytes) {
+    b = conc__spare_blocks.first;
+    conc__spare_blocks.first = b->next;
+    CONC__STORE_RELAXED(&conc__spare_blocks.bytes,
+                        conc__spare_blocks.bytes - b->size);
+    b->next = freed;
+    freed = b;
+  }
+  conc__spare_blocks_end();
+  while ((b = freed) != NULL) {
+    freed = b->next;
+    CONC_FREE(b);
+  }
+}
 
 /* Where a large message lies: `memory` belongs to its entry. */
 typedef struct conc__block {
@@ -27659,7 +29089,7 @@ CONC__PRIVATE int conc__block_make(conc__block *block,
     CONC__CHECK(block->at + m->size <= m->keep->capacity);
     return 0;
   }
-  block->memory = (unsigned char *)CONC_MALLOC(m->size);
+  block->memory = conc__block_new(m->size);
   if (block->memory == NULL) return -ENOMEM;
   conc__copy_in_pieces(block->memory, m->data, m->size);
   return 0;
@@ -27670,7 +29100,7 @@ CONC__PRIVATE int conc__block_make(conc__block *block,
 CONC__PRIVATE void conc__block_settle(conc__block *block,
                                       const conc__message *m, bool put) {
   if (m->keep == NULL) {
-    if (!put) CONC_FREE(block->memory);
+    if (!put) conc__block_free(block->memory, m->size);
   } else if (put) {
     memset(m->keep, 0, sizeof *m->keep);
   }
@@ -27852,12 +29282,21 @@ CONC__PRIVATE ssize_t conc__entry_copy_block(const conc__entry *slot,
    after it was woken passes the wake-up on: or a message would lie there while
    a getter sleeps. */
 
+/* Takes up to n waiters off a list, to be woken. Those that wait for many
+   things are let go at once: see conc__multiwait_enter. Under the list's
+   guard. */
+CONC__PRIVATE conc__waiter *conc__fifo_let_go(struct conc__waitlist *list,
+                                              size_t n) {
+  conc__waiter *chain = conc__waitlist_take_n(list, n);
+  return chain != NULL ? conc__multiwait_enter(chain) : NULL;
+}
+
 /* Takes the first waiter off a list and wakes it. */
 CONC__PRIVATE void conc__fifo_pass(conc__mutex *guard,
                                    struct conc__waitlist *list) {
   conc__waiter *woken;
   conc__mutex_lock(guard);
-  woken = conc__waitlist_take(list);
+  woken = conc__fifo_let_go(list, 1);
   conc__mutex_unlock(guard);
   conc__wake_all(woken);
 }
@@ -27888,7 +29327,7 @@ CONC__PRIVATE conc__waiter *conc__fifo_next_putter(conc__fifo *q) {
   conc__waiter *next;
   if (q->queue.max_total == 0) return NULL;
   conc__mutex_lock(guard);
-  next = conc__waitlist_take(&q->putters);
+  next = conc__fifo_let_go(&q->putters, 1);
   conc__mutex_unlock(guard);
   return next;
 }
@@ -27973,7 +29412,7 @@ CONC__INLINE ssize_t conc__fifo_put_n(conc__fifo *q, const conc__message *m,
   if (CONC__UNLIKELY(waited)) next = conc__fifo_next_putter(q);
   if (done > 0) {
     if (q->getters.first != NULL)
-      woken = conc__waitlist_take_n(&q->getters, done);
+      woken = conc__fifo_let_go(&q->getters, done);
     CONC__STORE(&q->put, q->put + done);
   }
   conc__mutex_unlock(guard);
@@ -28025,6 +29464,7 @@ CONC__NOINLINE int conc__fifo_await_message(conc__fifo *q, double deadline) {
       if (q->put == CONC__LOAD(&q->got)) {
         int rc = q->closed ? -EPIPE : deadline <= 0 ? -ETIMEDOUT : 0;
         conc__bytering_shrink(q); /* its getters have nothing better to do */
+        conc__spare_blocks_shrink(CONC__BLOCKS_FEW);
         if (rc == 0)
           rc = conc__waitlist_wait(other, &q->getters, &w, front, true,
                                    deadline);
@@ -28080,14 +29520,15 @@ CONC__INLINE ssize_t conc__fifo_get_n(conc__fifo *q, const conc__sink *sink,
   }
   if (done > 0) {
     if (q->putters.first != NULL)
-      woken = conc__waitlist_take_n(&q->putters, done);
+      woken = conc__fifo_let_go(&q->putters, done);
     CONC__STORE(&q->got, q->got + done);
   }
   conc__mutex_unlock(guard);
   if (woken != NULL) conc__wake_all(woken);
   if (CONC__UNLIKELY(block != NULL) && n == 0) {
+    /* `whole`: the sink may take a part of it, of a pickle the content. */
     size = conc__entry_copy_block(&slot, sink, data);
-    CONC_FREE(block);
+    conc__block_free(block, slot.whole);
   }
   /* A message stayed that another getter may be able to take. */
   if (CONC__UNLIKELY(size < 0))
@@ -28150,7 +29591,7 @@ CONC__PRIVATE int conc__fifo_unget(conc_queue *queue, const conc__message *m,
   if (rc != 0) rc = conc__returned_keep(q, m, b);
   if (large) conc__block_settle(&block, &back, inside);
   if (rc == 0) {
-    woken = conc__waitlist_take(&q->getters);
+    woken = conc__fifo_let_go(&q->getters, 1);
     CONC__STORE(&q->got, q->got - 1);
     if (q->queue.max_total > 0)
       CONC__STORE(&q->got_bytes, q->got_bytes - CONC__ENTRY_COUNT(m->size));
@@ -28241,16 +29682,27 @@ CONC__PRIVATE conc_queue *conc__queue_make(const conc__queue_class *ops,
 
 /* --- the class --- */
 
-CONC__PRIVATE void conc__fifo_free(conc_queue *queue) {
+/* Frees up to n messages of a queue that nobody uses any more. Whether there
+   are more. */
+CONC__PRIVATE bool conc__fifo_free_some(conc_queue *queue, size_t n) {
   conc__fifo *q = (conc__fifo *)queue;
   conc__entry slot;
   while (q->returned != NULL || q->got_at != q->put_at) {
-    unsigned char *block = conc__fifo_first(q, &slot);
+    unsigned char *block;
+    if (n-- == 0) return true;
+    block = conc__fifo_first(q, &slot);
     conc__fifo_take_off(q, &slot);
     CONC_FREE(block);
   }
+  return false;
+}
+
+CONC__PRIVATE void conc__fifo_free(conc_queue *queue) {
+  conc__fifo *q = (conc__fifo *)queue;
+  conc__fifo_free_some(queue, SIZE_MAX);
   CONC_FREE(q->ring.data);
   CONC_FREE(queue);
+  conc__spare_blocks_shrink(0);
 }
 
 /* Both guards: a putter looks at `closed` under its own, and a getter that
@@ -28261,8 +29713,8 @@ CONC__PRIVATE int conc__fifo_close(conc_queue *queue) {
   conc__waiter *getters, *putters;
   conc__fifo_lock(q);
   q->closed = true;
-  getters = conc__waitlist_take_n(&q->getters, SIZE_MAX);
-  putters = conc__waitlist_take_n(&q->putters, SIZE_MAX);
+  getters = conc__fifo_let_go(&q->getters, SIZE_MAX);
+  putters = conc__fifo_let_go(&q->putters, SIZE_MAX);
   conc__fifo_unlock(q);
   conc__wake_all(getters);
   conc__wake_all(putters);
@@ -28313,7 +29765,8 @@ static const conc__queue_class conc__fifo_class = {
     conc__fifo_size,      conc__fifo_task_done, conc__fifo_join,
     conc__fifo_free,      conc__fifo_close, conc__fifo_peek,
     conc__fifo_put_many,  conc__fifo_get_many, conc__fifo_get_value, true,
-    NULL};
+    NULL,
+    CONC__SELECT_BY_LIST};
 
 /* The content of the longest message that a bound of all bytes lets through
    when it is alone. */
@@ -28457,9 +29910,10 @@ CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
 enum { CONC__GETTERS, CONC__PUTTERS, CONC__JOINERS };
 
 typedef struct conc__cell {
-  uint64_t word;  /* see above */
-  uint64_t skips; /* messages skipped here; above them the lap of the last. Of
-                     a spare cell: the value of `returned` for its message */
+  conc__word64 word;  /* see above */
+  /* Messages skipped here; above them the lap of the last. Of a spare cell:
+     the value of `returned` for its message. */
+  conc__word64 skips;
   /* The owner of a BUSY cell writes these; they stand while it is FULL. */
   uint32_t size; /* of the message, in bytes */
   uint32_t form; /* where its content is: CONC__FORM_... */
@@ -28492,8 +29946,8 @@ typedef struct conc__cells {
                        name */
   unsigned returned; /* counts what comes back; 0: all spare cells are free */
   /* Lines of their own, in pairs, for CPUs fetch two at a time. */
-  uint64_t tail __attribute__((aligned(128)));
-  uint64_t head __attribute__((aligned(128)));
+  conc__word64 tail __attribute__((aligned(128)));
+  conc__word64 head __attribute__((aligned(128)));
   uint64_t done __attribute__((aligned(128))); /* calls of conc_task_done */
   unsigned ends; /* how often the last message was reported done */
   struct conc__cells_side sides[3];
@@ -28517,10 +29971,11 @@ typedef struct conc__cells_queue {
   unsigned next;     /* the block to try first; atomic */
   unsigned bound;    /* a search of more steps than this is given up */
   bool named;        /* the memory has a name */
-  uint64_t skips;    /* their sum; above it the `skipped` that it is of */
+  conc__word64 skips; /* their sum; above it the `skipped` that it is of */
   int wakers[3][2]; /* of each side: see conc__waker_open; or -1 */
-  uint64_t ringer;  /* CONC__RINGER_..., and above it conc__fork_depth of the
-                       process whose it is; see conc__ringer_main */
+  /* CONC__RINGER_..., and above it conc__fork_depth of the process whose it
+     is; see conc__ringer_main. */
+  conc__word64 ringer;
   unsigned ended;   /* a futex: 1: the ringer has ended */
   unsigned heard;   /* the bell's count, as it was when the ringer began */
   bool polls;       /* threads wait at them, too */
@@ -28555,9 +30010,9 @@ CONC__INLINE conc__cell *conc__cell_at(const conc__cells_queue *s,
 }
 
 /* The word that says which claim has that block, and the block itself. */
-CONC__INLINE uint64_t *conc__block_owner(const conc__cells_queue *s,
-                                         size_t block) {
-  return (uint64_t *)(void *)((char *)s->cells + s->owners_at) + block;
+CONC__INLINE conc__word64 *conc__block_owner(const conc__cells_queue *s,
+                                             size_t block) {
+  return (conc__word64 *)(void *)((char *)s->cells + s->owners_at) + block;
 }
 CONC__INLINE char *conc__block_data(const conc__cells_queue *s, size_t block) {
   return (char *)s->cells + s->blocks_at + block * s->block_size;
@@ -28595,7 +30050,7 @@ CONC__INLINE uint64_t conc__cells_past(const conc__cells_queue *s,
 
 /* A position that is in the ring, whatever `head` or `tail` says. */
 CONC__INLINE uint64_t conc__cells_hint(const conc__cells_queue *s,
-                                       uint64_t *hint) {
+                                       conc__word64 *hint) {
   uint64_t at = CONC__LOAD_RELAXED(hint);
   if (CONC__UNLIKELY(CONC__AT_INDEX(at) >= s->count)) {
     at = CONC__AT(CONC__AT_LAP(at), 0);
@@ -28615,7 +30070,7 @@ CONC__INLINE bool conc__cells_astray(const conc__cells_queue *s,
 
 /* Moves a hint on. Not a compare-and-swap: if another process has moved it
    meanwhile, it is set back, and the next one helps it on again. */
-CONC__INLINE void conc__cells_help(uint64_t *hint, uint64_t from,
+CONC__INLINE void conc__cells_help(conc__word64 *hint, uint64_t from,
                                    uint64_t to) {
   if (CONC__LOAD_RELAXED(hint) == from) CONC__STORE_RELAXED(hint, to);
 }
@@ -28939,7 +30394,8 @@ CONC__PRIVATE bool conc__block_find(conc__cells_queue *s, uint64_t claim,
                                     uint32_t *block) {
   size_t at = CONC__LOAD_RELAXED(&s->next), i;
   for (i = 0; i < used; i++, at++) {
-    uint64_t *word, owner;
+    conc__word64 *word;
+    uint64_t owner;
     if (at >= used) at = 0;
     word = conc__block_owner(s, at);
     owner = CONC__LOAD_RELAXED(word);
@@ -29895,7 +31351,8 @@ static const conc__queue_class conc__cells_class = {
     conc__cells_size, conc__cells_task_done, conc__cells_join,
     conc__cells_free, conc__cells_close,     conc__cells_peek,
     NULL,             conc__cells_get_n,     conc__cells_get_value,
-    false,            NULL};
+    false,            NULL,
+    CONC__SELECT_BY_CELLS};
 
 /* --- opening --- */
 
@@ -30693,6 +32150,9 @@ typedef struct conc__renewal {
 #endif
 /* Seconds until what nobody waits for is on the disk. */
 #define CONC__SYNC_SOON 1.0
+/* And until it is written, if it is only that a message was delivered, or is
+   in the queue again: then a get costs the thread nothing. */
+#define CONC__WRITE_SOON 10e-3
 
 typedef struct conc__journal {
   struct conc__journal *next_open; /* in conc__journals */
@@ -30715,9 +32175,13 @@ typedef struct conc__journal {
   uint64_t live;  /* bytes of puts whose message is not done */
   uint64_t serial; /* the highest one */
   int failed;      /* negative errno: for good */
+  void (*on_failure)(void *arg, int rc); /* NULL: nobody is to be told */
+  void *on_failure_arg;
   bool ending;
   bool stalled; /* what gathers has had no space, and nothing is new */
   bool awaited; /* a task waits for something that gathers */
+  bool hasty;   /* what gathers is to be written at once */
+  bool rests;   /* the thread waits for more, as long as it is not */
   /* The thread's. */
   uint64_t file;      /* the file's number */
   uint32_t seed;      /* its checksum */
@@ -30729,6 +32193,8 @@ typedef struct conc__journal {
   size_t damage;      /* damages that were found at the opening */
   uint64_t space;     /* bytes that puts may take, when it was last asked */
   double synced_at, retry_at, renew_at, space_at; /* times */
+  double rest_end;  /* when what gathers is written in any case; 0: there was
+                       nothing, when it last looked */
   bool dirty;       /* a batch was written after the last fdatasync() */
   bool hurry;       /* a task waits for the batch that is written */
   bool renew_never; /* the file has become damaged */
@@ -30802,11 +32268,19 @@ CONC__INLINE int conc__journal_refuses(const conc__journal *j) {
   return conc__journal_is_foreign(j) ? -EPERM : j->failed;
 }
 
-/* The batch that gathers has something new. The waiter is to be woken without
-   the guard. */
+/* The batch that gathers has something new that is to be written at once. The
+   waiter is to be woken without the guard. */
 CONC__INLINE conc__waiter *conc__journal_nudge(conc__journal *j) {
   j->stalled = false;
+  j->hasty = true;
   return conc__waitlist_take(&j->idle);
+}
+
+/* The same, of something that nobody waits for, and that does no harm if it is
+   lost: the thread sees to it that it is written soon. */
+CONC__INLINE conc__waiter *conc__journal_hint(conc__journal *j) {
+  j->stalled = false;
+  return j->rests || j->hasty ? NULL : conc__waitlist_take(&j->idle);
 }
 
 /* A message lives no more that took so many bytes. The guard is held. */
@@ -30862,7 +32336,7 @@ CONC__PRIVATE void conc__record_fill(unsigned char *p, int type,
 }
 
 /* Appends a record to the batch that gathers. `t` may be NULL: its end is not
-   waited for. 0; -EPERM: a forked child; -ENOMEM, or the error by which the
+   waited for; else it is conc__journal_commit that wakes the thread. 0; -EPERM: a forked child; -ENOMEM, or the error by which the
    journal has failed: then nothing was appended, and no commit follows. What
    is to be woken afterwards is in *woken: so a short record, without a body,
    can be appended with the guard of a queue held. */
@@ -30911,7 +32385,8 @@ CONC__PRIVATE int conc__journal_note(conc__journal *j, int type,
     t->total = whole;
     conc__ticket_enter(j, t, p);
   }
-  *woken = conc__journal_nudge(j);
+  if (t == NULL)
+    *woken = type == 'B' ? conc__journal_hint(j) : conc__journal_nudge(j);
   conc__mutex_unlock(guard);
   return 0;
 }
@@ -31013,11 +32488,23 @@ CONC__PRIVATE int conc__journal_commit(conc__journal *j, conc__ticket *t,
   conc__mutex *guard = conc__journal_guard(j);
   conc__waiter *woken = NULL;
   conc__waiter w;
-  bool cancellable = true;
+  bool cancellable = true, cancelled = false;
   int rc = 0;
   conc__waiter_init(&w, conc__self(), "journal", j->name);
   w.recheck_after_fork = true;
+  /* First the others of the loop have a turn: what they append is written
+     together with this. */
+  if (deadline > 0 && conc__is_coro(conc__self()))
+    cancelled = conc_yield_now() != 0;
   conc__mutex_lock(guard);
+  if (!conc__ticket_is_settled(j, t) && t->batch == j->gathering) {
+    woken = conc__journal_nudge(j);
+    conc__mutex_unlock(guard);
+    conc__wake_all(woken);
+    woken = NULL;
+    conc__mutex_lock(guard);
+  }
+  if (cancelled) rc = -ECANCELED;
   while (!conc__ticket_is_settled(j, t)) {
     if (rc != 0 && conc__ticket_give_up(j, t)) {
       woken = conc__journal_nudge(j);
@@ -31057,14 +32544,36 @@ CONC__PRIVATE int conc__journal_fits(uint64_t size) {
   return size > (uint64_t)LONG_MAX ? -EFBIG : conc__file_fits((size_t)size);
 }
 
-/* The journal has failed for good. By the thread alone. */
+/* The journal has failed for good. By the thread alone, with no guard held. */
 CONC__PRIVATE int conc__journal_fail(conc__journal *j, int rc) {
   conc__mutex *guard = conc__journal_guard(j);
+  void (*tell)(void *arg, int rc) = NULL;
   conc__mutex_lock(guard);
-  if (j->failed == 0) j->failed = rc;
+  if (j->failed == 0) {
+    j->failed = rc;
+    tell = j->on_failure;
+  }
   rc = j->failed;
   conc__mutex_unlock(guard);
+  if (tell != NULL) tell(j->on_failure_arg, rc);
   return rc;
+}
+
+/* Has fn(arg, rc) called when the journal fails, or has failed: once, by its
+   thread or at once, with no guard held. Whoever waits for something else than
+   the disk so hears of it, too. What `arg` points to lives until
+   conc__journal_close has returned. */
+CONC__PRIVATE void conc__journal_watch(conc__journal *j,
+                                       void (*fn)(void *arg, int rc),
+                                       void *arg) {
+  conc__mutex *guard = conc__journal_guard(j);
+  int rc;
+  conc__mutex_lock(guard);
+  j->on_failure = fn;
+  j->on_failure_arg = arg;
+  rc = j->failed;
+  conc__mutex_unlock(guard);
+  if (rc != 0) fn(arg, rc);
 }
 
 /* Leaves out of a sheet what is not to be written: what was given up, and the
@@ -31618,6 +33127,13 @@ CONC__PRIVATE bool conc__journal_has_work(const conc__journal *j) {
          conc_now() >= conc__journal_sync_due(j);
 }
 
+/* Whether what gathers is to be written now. The guard is held. */
+CONC__PRIVATE bool conc__journal_is_due(const conc__journal *j) {
+  if (j->ending) return true;
+  if (j->stalled) return conc_now() >= j->retry_at;
+  return j->hasty || conc_now() >= j->rest_end;
+}
+
 /* Takes the batch that has gathered, and its number; NULL: there is something
    else to do. Waits until there is either. *ends: it is the last. */
 CONC__PRIVATE conc__sheet *conc__journal_take(conc__journal *j,
@@ -31630,21 +33146,28 @@ CONC__PRIVATE conc__sheet *conc__journal_take(conc__journal *j,
     double due = j->failed == 0 ? conc__journal_sync_due(j) : CONC__NEVER;
     *ends = j->ending;
     *number = j->gathering;
-    if (j->first != NULL &&
-        (!j->stalled || j->ending || conc_now() >= j->retry_at)) {
+    if (j->first != NULL && !(j->rest_end > 0))
+      j->rest_end = conc_now() + CONC__WRITE_SOON;
+    if (j->first != NULL && conc__journal_is_due(j)) {
       batch = j->first;
       j->first = j->last = NULL;
-      j->stalled = false;
+      j->stalled = j->hasty = false;
+      j->rest_end = 0;
       j->hurry = j->awaited;
       j->awaited = false;
       j->gathering++;
       break;
     }
     if (j->ending || conc__journal_has_work(j)) break;
-    if (j->first != NULL && j->retry_at < due) due = j->retry_at;
+    if (j->first != NULL) {
+      double until = j->stalled ? j->retry_at : j->rest_end;
+      if (until < due) due = until;
+      j->rests = !j->stalled;
+    }
     conc__waiter_init(&w, conc__self(), "journal", j->name);
     conc__waitlist_wait(guard, &j->idle, &w, false, false, due);
     conc__mutex_lock(guard);
+    j->rests = false;
   }
   conc__mutex_unlock(guard);
   return batch;
@@ -32181,8 +33704,9 @@ enum {
    loop of its server, or a thread that the loop waits for. */
 typedef struct conc__holder {
   struct conc__stake *stakes;
-  uint64_t seen; /* when it was last heard of; CONC__DUE_NEVER: it is a task,
-                    which lives as long as it runs. Atomic */
+  /* When it was last heard of; CONC__DUE_NEVER: it is a task, which lives as
+     long as it runs. Atomic. */
+  conc__word64 seen;
   unsigned refs; /* its own, and those of dying letters. Atomic */
   char name[48];
 } conc__holder;
@@ -33971,6 +35495,115 @@ CONC__PRIVATE int conc__work_end(conc_queue *queue, conc__holder *h,
   return rc;
 }
 
+/* Of leases that end together, with a journal. */
+typedef struct conc__ending {
+  conc__letter *letter;
+  conc__ticket ticket;
+} conc__ending;
+
+/* They are on the disk, or are not: the messages are gone in any case. What
+   the journal says of the first that is not. */
+CONC__PRIVATE int conc__endings_end(conc__work *q, conc__ending *all,
+                                    size_t n) {
+  conc__todo todo;
+  size_t i;
+  int rc = 0;
+  for (i = 0; i < n; i++) {
+    int each = conc__work_commit(q->journal, &all[i].ticket);
+    if (rc == 0) rc = each;
+  }
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  q->done += n;
+  conc__rate_add(&q->done_rate, conc__work_tick(), n);
+  for (i = 0; i < n; i++) {
+    conc__work_drop(q, all[i].letter, &todo);
+    conc__todo_free(&todo, all[i].letter);
+  }
+  conc__work_check(q, rc, &todo);
+  conc__work_unuse(q, &todo);
+  conc__work_leave(q, &todo);
+  return rc;
+}
+
+/* Ends so many leases as done, as conc__lease_class says it: with a journal
+   there is room for them in `all`. *done is how many it has ended; *lost: some
+   had ended before. 0; or what stops it: -EINVAL, or what the journal says. */
+CONC__PRIVATE int conc__work_done_some(conc__work *q, conc__stake *s,
+                                       const uint64_t *leases, bool *ended,
+                                       size_t n, conc__ending *all,
+                                       size_t *done, bool *lost) {
+  conc__todo todo;
+  size_t i, noted = 0;
+  int rc = 0, end;
+  *done = 0;
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  conc__work_move_due(q, &todo);
+  for (i = 0; i < n && rc == 0; i++) {
+    conc__letter *l = leases != NULL ? conc__work_find(q, leases[i])
+                                     : conc__stake_last(s, &rc);
+    if (ended != NULL) ended[i] = l != NULL;
+    if (l == NULL && rc != -EINVAL) {
+      *lost = true;
+      rc = 0;
+    }
+    if (l == NULL) continue;
+    if (q->journal == NULL) {
+      conc__work_end_as(q, l, CONC__LEASE_DONE, 0, &todo);
+    } else {
+      rc = conc__work_note(q, l, 'D', 0, &all[noted].ticket, &todo);
+      if (rc != 0) break;
+      conc__work_unlend(q, l);
+      all[noted++].letter = l;
+    }
+    ++*done;
+  }
+  if (noted > 0) q->users++;
+  conc__work_leave(q, &todo);
+  end = noted > 0 ? conc__endings_end(q, all, noted) : 0;
+  return end != 0 ? end : rc;
+}
+
+/* How many end while the guard is held, at most. */
+#define CONC__ENDINGS_MOST ((size_t)1024)
+
+/* As conc__lease_class says it. With a journal, so many wait for the disk
+   together as there is memory for. */
+CONC__PRIVATE ssize_t conc__work_done_n(conc_queue *queue,
+                                        const uint64_t *leases, bool *ended,
+                                        size_t n) {
+  conc__work *q = (conc__work *)queue;
+  conc__holder *h = leases == NULL ? conc__holder_own() : NULL;
+  conc__stake *s = h != NULL ? conc__stake_find(h, q) : NULL;
+  size_t most = n < CONC__ENDINGS_MOST ? n : CONC__ENDINGS_MOST;
+  size_t i, some, done, all_done = 0;
+  conc__ending few[8];
+  conc__ending *all = few;
+  bool lost = false;
+  int rc = 0;
+  if (s == NULL && leases == NULL) return -EINVAL;
+  if (q->journal != NULL && most > sizeof few / sizeof *few) {
+    all = (conc__ending *)CONC_MALLOC(most * sizeof *all);
+    if (all == NULL) {
+      all = few;
+      most = sizeof few / sizeof *few;
+    }
+  }
+  for (i = 0; i < n && rc == 0; i += some) {
+    some = n - i < most ? n - i : most;
+    rc = conc__work_done_some(q, s, leases != NULL ? leases + i : NULL,
+                              ended != NULL ? ended + i : NULL, some, all,
+                              &done, &lost);
+    all_done += done;
+  }
+  if (all != few) CONC_FREE(all);
+  if (all_done > 0 && (rc == -EINVAL || rc == -ENOMEM)) rc = 0;
+  if (rc == -EINVAL && lost) rc = 0;
+  if (rc == 0 && all_done == 0) rc = -ESTALE;
+  return rc != 0 ? rc : (ssize_t)all_done;
+}
+
 /* For a client whose leases are its connections': whoever has this lease is
    alive. */
 CONC__PRIVATE void conc__work_touch(conc_queue *queue, uint64_t lease) {
@@ -34002,8 +35635,8 @@ CONC__PRIVATE void conc__stake_enter(conc__stake *s, conc__letter *l) {
   s->count++;
 }
 
-/* Gives a lease to the holder of another one, too: that one keeps both. 0; or
-   -ESTALE: one of them has ended. */
+/* Gives a lease, unless it has ended, to the holder of another one, too: that
+   one keeps both. 0; or -ESTALE: the other one has ended. */
 CONC__PRIVATE int conc__work_join_lease(conc_queue *queue, uint64_t lease,
                                         uint64_t other) {
   conc__work *q = (conc__work *)queue;
@@ -34015,12 +35648,11 @@ CONC__PRIVATE int conc__work_join_lease(conc_queue *queue, uint64_t lease,
   conc__work_move_due(q, &todo);
   l = conc__work_find(q, lease);
   to = conc__work_find(q, other);
-  if (l != NULL && to != NULL && l->state == CONC__LETTER_LEASED &&
-      to->state == CONC__LETTER_LEASED) {
+  if (to != NULL && to->state == CONC__LETTER_LEASED) rc = 0;
+  if (rc == 0 && l != NULL && l->state == CONC__LETTER_LEASED) {
     conc__stake_remove(l);
     conc__stake_enter(to->by.stake, l);
     conc__work_time(q, l);
-    rc = 0;
   }
   conc__work_leave(q, &todo);
   return rc;
@@ -34232,14 +35864,15 @@ CONC__PRIVATE void conc__work_free(conc_queue *queue) {
 
 static const conc__lease_class conc__work_leases = {
     conc__work_put_on, conc__work_end, conc__work_counts, conc__work_holders,
-    true};
+    true,              conc__work_done_n};
 
 static const conc__queue_class conc__work_class = {
     conc__work_put,   conc__work_get,       conc__work_unget,
     conc__work_size,  conc__work_task_done, conc__work_join,
     conc__work_free,  conc__work_close,     conc__work_peek,
     conc__work_put_n, conc__work_get_many,  conc__work_get_value,
-    true,             &conc__work_leases};
+    true,             &conc__work_leases,
+    CONC__SELECT_BY_TIME};
 
 /* Whether a queue is to be of this class. A value that is no number is not 0,
    and is refused then. */
@@ -34330,6 +35963,18 @@ CONC__PRIVATE int conc__work_found(const conc_journal_record *r, void *arg) {
   return 0;
 }
 
+/* The journal fails while nobody waits for the disk: those that wait for a
+   message, for room or for the end hear of it now. By the journal's thread,
+   which must not wait: so it buries nothing. */
+CONC__PRIVATE void conc__work_fails(void *arg, int rc) {
+  conc__work *q = (conc__work *)arg;
+  conc__todo todo;
+  conc__todo_begin(&todo);
+  conc__work_lock(q);
+  conc__work_check(q, rc, &todo);
+  conc__work_unlock(q, &todo);
+}
+
 /* Opens the journal of a new queue, which then has what is there. */
 CONC__PRIVATE int conc__work_open(conc__work *q,
                                   const conc_queue_opts *options) {
@@ -34337,8 +35982,10 @@ CONC__PRIVATE int conc__work_open(conc__work *q,
   int rc = conc__journal_open(&q->journal, options->journal,
                               options->journal_sync, keep, conc__work_found,
                               q);
-  if (rc == 0) q->serial = conc__journal_serial(q->journal);
-  return rc;
+  if (rc != 0) return rc;
+  q->serial = conc__journal_serial(q->journal);
+  conc__journal_watch(q->journal, conc__work_fails, q);
+  return 0;
 }
 
 /* conc_queue_new, with such an option. */
@@ -35643,18 +37290,18 @@ static const conc__queue_class conc__host_class = {
     conc__work_size,  conc__work_task_done, conc__work_join,
     conc__host_free,  conc__work_close,     conc__work_peek,
     conc__work_put_n, conc__work_get_many,  conc__work_get_value,
-    true,             &conc__work_leases};
+    true,             &conc__work_leases,    CONC__SELECT_BY_TIME};
 
 static const conc__lease_class conc__guest_leases = {
     conc__guest_put_on, conc__guest_end_lease, conc__guest_counts,
-    conc__guest_holders, false};
+    conc__guest_holders, false,                NULL};
 
 static const conc__queue_class conc__guest_class = {
     conc__guest_put,  conc__guest_get,       conc__guest_unget,
     conc__guest_size, conc__guest_task_done, conc__guest_join,
     conc__guest_free, conc__guest_close,     conc__guest_peek,
     conc__guest_put_n, conc__work_get_many,  conc__guest_get_value,
-    false,            &conc__guest_leases};
+    false,            &conc__guest_leases,   CONC__SELECT_BY_TIME};
 
 /* In a forked child: it is a guest now, or still. Its wires are its parent's,
    and closed already. What it has of the host's queue does not count: a
@@ -35881,6 +37528,22 @@ CONC_API int conc_task_done(conc_queue *queue) {
   return queue->ops->task_done(queue);
 }
 
+/* A class that leases may do it at once. */
+CONC_API ssize_t conc_task_done_many(conc_queue *queue, size_t n) {
+  size_t i, done = 0;
+  bool lost = false;
+  int rc = 0;
+  if (n > 0 && queue->leases && queue->ops->leases->done_n != NULL)
+    return queue->ops->leases->done_n(queue, NULL, NULL, n);
+  for (i = 0; i < n && (rc == 0 || rc == -ESTALE); i++) {
+    rc = queue->ops->task_done(queue);
+    if (rc == 0) done++;
+    if (rc == -ESTALE) lost = true;
+  }
+  if (rc == -EINVAL && lost) rc = -ESTALE;
+  return done > 0 ? (ssize_t)done : rc;
+}
+
 CONC_API int conc_queue_join(conc_queue *queue, double timeout) {
   return queue->ops->join(queue, conc__deadline(timeout));
 }
@@ -36002,6 +37665,22 @@ CONC__PRIVATE int conc__queue_end_lease(conc_lease *lease, int how,
   return q->ops->leases->end(q, NULL, id, how, seconds);
 }
 
+/* As conc__lease_class says it, of a class that may not have it. */
+CONC__PRIVATE ssize_t conc__queue_done_n(conc_queue *q, const uint64_t *leases,
+                                         bool *ended, size_t n) {
+  size_t i;
+  ssize_t done = 0;
+  if (q->ops->leases->done_n != NULL)
+    return q->ops->leases->done_n(q, leases, ended, n);
+  for (i = 0; i < n; i++) {
+    int rc = q->ops->leases->end(q, NULL, leases[i], CONC__LEASE_DONE, 0);
+    if (rc != 0 && rc != -ESTALE) return rc;
+    ended[i] = rc == 0;
+    if (rc == 0) done++;
+  }
+  return done > 0 ? done : -ESTALE;
+}
+
 CONC_API int conc_lease_done(conc_lease *lease) {
   return conc__queue_end_lease(lease, CONC__LEASE_DONE, 0);
 }
@@ -36073,6 +37752,571 @@ CONC_API ssize_t conc_queue_holders(conc_queue *queue, conc_queue_holder *out,
                                     size_t n) {
   if (!queue->leases) return -ENOTSUP;
   return queue->ops->leases->holders(queue, out, n);
+}
+
+/* ---------------------------------------------------------------------------
+   >>select: conc_select: the first of several things that can be done
+
+   A select tries each case, as the call of its kind with a timeout of 0: so
+   exactly one is done, by a call that does it whole or not at all. Between two
+   rounds of tries it waits, and here is what wakes it:
+
+     a queue of this process   a waiter on its list of getters or putters, as
+     an event, a task's end    any other; all of them are parts of one wait for
+                               many (see >>park)
+     a shared queue            its waker's descriptor, as for a coroutine: see
+                               >>cells
+     a descriptor              the loop's poller; a thread's poll(), which a
+                               taken waiter ends by the thread's waker
+     all else                  time: it is tried again
+
+   A waiter that was taken off a queue's list has a wake-up which may be for
+   another task: if its case is not the one that is done in the end, the
+   wake-up is passed on. So a message that a select was woken for, and left
+   there, is another getter's.
+
+   Nothing is on a list while a case is tried. Nothing of this is in the code
+   of a queue but that it enters waiters that are part of many
+   (conc__multiwait_enter), which costs those nothing that have none.
+   ------------------------------------------------------------------------ */
+
+/* What a case does; the order is that of conc_case. */
+enum {
+  CONC__SELECT_NOTHING,
+  CONC__SELECT_GET,
+  CONC__SELECT_PUT,
+  CONC__SELECT_JOIN,
+  CONC__SELECT_EVENT,
+  CONC__SELECT_FD
+};
+
+typedef struct conc__select_entry {
+  conc_case *what;
+  int does, by;
+  bool listed; /* its waiter was put on a list, in this round */
+  bool woken;  /* and was taken off by another task */
+  bool watched; /* it has waited for its cells, in any round */
+  unsigned seen; /* BY_CELLS: its pollers were counted in this round */
+  conc__message message; /* of a put */
+  conc__buffer body;     /* of a typed value that is put */
+  int fd, events;        /* what is polled; -1: nothing */
+  int ready;             /* what came there, in this round */
+  conc__fd_waiter waiter; /* of a coroutine, in its loop */
+} conc__select_entry;
+
+/* One call. Entry number i has node number i. */
+typedef struct conc__selection {
+  conc__multiwait many;
+  size_t n;
+  conc__select_entry *entries;
+  conc__multiwait_node *nodes;
+  struct pollfd *polls; /* one more than entries, for the waker */
+  size_t *order;        /* in which they are tried */
+  double pause;         /* until all are tried again; grows, from 0 on */
+  bool asks;            /* in this round something does not wake it: so that */
+  bool looks;           /* and something may be a dead process's */
+} conc__selection;
+
+/* How many of them are on the stack. */
+enum { CONC__SELECT_FEW = 8 };
+
+#define CONC__SELECT_PAUSE 1e-3
+#define CONC__SELECT_PAUSE_MAX 16e-3
+
+/* --- cases --- */
+
+/* What a case does; -EINVAL: more than one thing. */
+CONC__PRIVATE int conc__select_does(const conc_case *c) {
+  int things = (c->get != NULL) + (c->put != NULL) + (c->join != NULL) +
+               (c->event != NULL) + (c->events != 0);
+  if (things > 1 || (c->events & ~(CONC_READ | CONC_WRITE))) return -EINVAL;
+  return c->get != NULL     ? CONC__SELECT_GET
+         : c->put != NULL   ? CONC__SELECT_PUT
+         : c->join != NULL  ? CONC__SELECT_JOIN
+         : c->event != NULL ? CONC__SELECT_EVENT
+         : c->events != 0   ? CONC__SELECT_FD
+                            : CONC__SELECT_NOTHING;
+}
+
+/* By what it is waited for. */
+CONC__PRIVATE int conc__select_waits_by(const conc__select_entry *e) {
+  const conc_queue *q = e->what->get != NULL ? e->what->get : e->what->put;
+  uintptr_t word;
+  if (q != NULL) return q->ops->selected;
+  if (e->does == CONC__SELECT_FD) return CONC__SELECT_BY_FD;
+  if (e->does != CONC__SELECT_EVENT) return CONC__SELECT_BY_LIST;
+  word = CONC__LOAD_RELAXED(&e->what->event->word);
+  return conc__is_remote(word) || conc__is_shared(word) ? CONC__SELECT_BY_TIME
+                                                        : CONC__SELECT_BY_LIST;
+}
+
+/* Readies the message of a put. 0 or negative errno. */
+CONC__PRIVATE int conc__select_encode(conc__select_entry *e) {
+  const conc_case *c = e->what;
+  conc__message *m = &e->message;
+  int rc;
+  m->keep = NULL;
+  m->kind = CONC__RAW;
+  m->data = c->data;
+  m->size = c->size;
+  if (c->value == NULL) return 0;
+  if (conc_value_type(c->value) == CONC_BYTES) {
+    m->data = conc_value_bytes(c->value, &m->size);
+    return 0;
+  }
+  rc = conc__pickle_encode(&e->body, c->value, 4 | c->put->objects);
+  m->kind = CONC__PICKLED;
+  m->data = e->body.data;
+  m->size = e->body.size;
+  return rc;
+}
+
+/* Whether the task can be joined now. Of one that cannot be joined at all
+   conc_join says so. */
+CONC__PRIVATE bool conc__select_may_join(conc_task *task) {
+  return conc__task_check(task) != 0 || conc_event_is_set(&task->done);
+}
+
+/* What came at a descriptor, by now; 0: nothing. */
+CONC__PRIVATE int conc__select_poll(int fd, int events) {
+  struct pollfd p;
+  int ready = 0;
+  p.fd = fd;
+  p.events = conc__poll_events(events);
+  p.revents = 0;
+  if (fd < 0) return -EBADF;
+  if (poll(&p, 1, 0) <= 0) return 0;
+  if (p.revents & POLLNVAL) return -EBADF;
+  if (p.revents & (POLLIN | POLLHUP | POLLERR)) ready |= CONC_READ;
+  if (p.revents & (POLLOUT | POLLHUP | POLLERR)) ready |= CONC_WRITE;
+  return ready & events ? ready & events : events;
+}
+
+/* Does what a case is for, if that can be done now: true, and the result is
+   set. */
+CONC__PRIVATE bool conc__select_try(conc__select_entry *e) {
+  conc_case *c = e->what;
+  ssize_t rc = -ETIMEDOUT;
+  switch (e->does) {
+    case CONC__SELECT_GET:
+      rc = c->out != NULL ? conc_get_value(c->get, c->out, 0)
+                          : conc_get(c->get, c->buf, c->size, 0);
+      break;
+    case CONC__SELECT_PUT:
+      rc = conc__queue_put(c->put, e->message.data, e->message.size,
+                           e->message.kind, NULL, 0);
+      break;
+    case CONC__SELECT_JOIN:
+      if (!conc__select_may_join(c->join)) return false;
+      c->result = conc__task_join(c->join, 0); /* this may be -ETIMEDOUT */
+      return true;
+    case CONC__SELECT_EVENT:
+      /* One that was set, and cleared since, has let its waiters go. */
+      if (e->woken || conc_event_is_set(c->event)) rc = 0;
+      break;
+    case CONC__SELECT_FD:
+      rc = conc__select_poll(c->fd, c->events);
+      if (rc == 0) rc = -ETIMEDOUT;
+      break;
+    default: break;
+  }
+  if (rc == -ETIMEDOUT) return false;
+  c->result = rc;
+  return true;
+}
+
+/* Tries all of them, in an order that is another one each time. The number of
+   the one that was done; -EAGAIN: none; -ECANCELED: the caller was cancelled
+   while a server was asked. */
+CONC__PRIVATE ssize_t conc__select_try_all(conc__selection *s) {
+  static uint64_t calls;
+  uint64_t random = __atomic_add_fetch(&calls, (uint64_t)1, __ATOMIC_RELAXED) *
+                    11400714819323198485u;
+  size_t i, k, at;
+  for (i = 0; i < s->n; i++) s->order[i] = i;
+  for (i = 0; i < s->n; i++) {
+    random = random * 6364136223846793005u + 1442695040888963407u;
+    k = i + (size_t)(random >> 33) % (s->n - i);
+    at = s->order[k];
+    s->order[k] = s->order[i];
+    if (!conc__select_try(&s->entries[at])) continue;
+    return s->entries[at].does != CONC__SELECT_JOIN &&
+                   s->entries[at].what->result == -ECANCELED
+               ? -ECANCELED
+               : (ssize_t)at;
+  }
+  return -EAGAIN;
+}
+
+/* --- waiting: lists --- */
+
+/* Where the waiter of a case waits, and what guards that. */
+CONC__PRIVATE struct conc__waitlist *
+conc__select_list(const conc__select_entry *e, conc__mutex **guard) {
+  conc_event *event = e->does == CONC__SELECT_JOIN ? &e->what->join->done
+                                                   : e->what->event;
+  conc__fifo *q;
+  if (e->does == CONC__SELECT_GET) {
+    q = (conc__fifo *)e->what->get;
+    *guard = conc__fifo_put_guard(q);
+    return &q->getters;
+  }
+  if (e->does == CONC__SELECT_PUT) {
+    q = (conc__fifo *)e->what->put;
+    *guard = conc__fifo_get_guard(q);
+    return &q->putters;
+  }
+  *guard = conc__mutex_of(event);
+  return &event->waiters;
+}
+
+/* Whether it must be waited for. The guard is held, which the task takes that
+   changes this: so no wake-up is lost. */
+CONC__PRIVATE bool conc__select_must_wait(const conc__select_entry *e) {
+  const conc__fifo *q;
+  switch (e->does) {
+    case CONC__SELECT_GET:
+      q = (const conc__fifo *)e->what->get;
+      return !q->closed && q->put == CONC__LOAD(&q->got);
+    case CONC__SELECT_PUT:
+      q = (const conc__fifo *)e->what->put;
+      return !q->closed &&
+             conc__fifo_is_full(q, CONC__ENTRY_COUNT(e->message.size));
+    case CONC__SELECT_JOIN: return conc__event_await(&e->what->join->done);
+    default: return conc__event_await(e->what->event);
+  }
+}
+
+/* Begins to wait on a list. False: it can be done now. One that was woken in
+   vain is in front again. */
+CONC__PRIVATE bool conc__select_enlist(conc__select_entry *e,
+                                       conc__multiwait_node *node) {
+  conc__mutex *guard;
+  struct conc__waitlist *list = conc__select_list(e, &guard);
+  conc__mutex_lock(guard);
+  e->listed = conc__select_must_wait(e);
+  if (e->listed) conc__waitlist_insert(list, &node->waiter, e->woken);
+  conc__mutex_unlock(guard);
+  e->woken = false;
+  return e->listed;
+}
+
+/* Ends that; whatever takes the waiter off is done with it then. */
+CONC__PRIVATE void conc__select_delist(conc__select_entry *e,
+                                       conc__multiwait_node *node) {
+  conc__mutex *guard;
+  conc__select_list(e, &guard);
+  conc__mutex_lock(guard);
+  e->woken = node->waiter.list == NULL;
+  if (!e->woken) conc__waitlist_remove(&node->waiter);
+  conc__mutex_unlock(guard);
+  e->listed = false;
+}
+
+/* --- waiting: shared queues --- */
+
+CONC__PRIVATE conc__cells_queue *
+conc__select_cells(const conc__select_entry *e, int *side) {
+  *side = e->does == CONC__SELECT_GET ? CONC__GETTERS : CONC__PUTTERS;
+  return (conc__cells_queue *)(e->does == CONC__SELECT_GET ? e->what->get
+                                                           : e->what->put);
+}
+
+/* Begins to wait for cells, by the steps of conc__cells_sleep. False: it may
+   be done now, or soon. */
+CONC__PRIVATE bool conc__select_watch(conc__selection *s,
+                                      conc__select_entry *e) {
+  conc__cells_position spot;
+  int side;
+  conc__cells_queue *q = conc__select_cells(e, &side);
+  bool wakes = !q->named || conc__ringer_begin(q);
+  if (!e->watched) conc__cells_enter(q);
+  e->watched = true;
+  __atomic_add_fetch(&q->cells->sides[side].pollers, 1u, __ATOMIC_SEQ_CST);
+  e->seen = 1;
+  if (CONC__LOAD(&q->cells->closed) || conc__cells_find(q, side, &spot) ||
+      !CONC__CAS(&spot.cell->word, &spot.word,
+                 spot.word | CONC__CELL_AWAITED) ||
+      (side == CONC__GETTERS && conc__cells_came_back(q)))
+    return false;
+  s->looks = true;
+  if (!wakes || spot.busy) s->asks = true;
+  e->fd = wakes ? q->wakers[side][0] : -1;
+  e->events = CONC_READ;
+  return true;
+}
+
+CONC__PRIVATE void conc__select_unwatch(conc__select_entry *e) {
+  int side;
+  conc__cells_queue *q = conc__select_cells(e, &side);
+  if (e->seen == 0) return;
+  e->seen = 0;
+  __atomic_sub_fetch(&q->cells->sides[side].pollers, 1u, __ATOMIC_SEQ_CST);
+  if (e->ready > 0) conc__waker_drain(q->wakers[side]);
+}
+
+/* --- waiting: all together --- */
+
+/* Begins to wait for one of them. False: it can be done now. */
+CONC__PRIVATE bool conc__select_begin(conc__selection *s, size_t i) {
+  conc__select_entry *e = &s->entries[i];
+  if (e->does == CONC__SELECT_NOTHING) return true;
+  switch (e->by) {
+    case CONC__SELECT_BY_LIST:
+      if (e->does == CONC__SELECT_JOIN && conc__select_may_join(e->what->join))
+        return false;
+      return conc__select_enlist(e, &s->nodes[i]);
+    case CONC__SELECT_BY_CELLS: return conc__select_watch(s, e);
+    case CONC__SELECT_BY_FD:
+      e->fd = e->what->fd;
+      e->events = e->what->events;
+      return true;
+    default: s->asks = true; return true;
+  }
+}
+
+/* Until when to sleep at most. */
+CONC__PRIVATE double conc__select_until(conc__selection *s, double deadline) {
+  double now;
+  if (!s->asks && !s->looks) return deadline;
+  now = conc_now();
+  if (s->asks) {
+    s->pause = s->pause > 0 ? s->pause * 2 : CONC__SELECT_PAUSE;
+    if (s->pause > CONC__SELECT_PAUSE_MAX) s->pause = CONC__SELECT_PAUSE_MAX;
+    if (now + s->pause < deadline) deadline = now + s->pause;
+  }
+  if (s->looks && now + CONC__SHARED_LOOK < deadline)
+    deadline = now + CONC__SHARED_LOOK;
+  return deadline;
+}
+
+CONC__PRIVATE void conc__select_end(conc__selection *s, size_t i) {
+  conc__select_entry *e = &s->entries[i];
+  if (e->listed) conc__select_delist(e, &s->nodes[i]);
+  if (e->by == CONC__SELECT_BY_CELLS) conc__select_unwatch(e);
+}
+
+/* Whether a descriptor has come; of a coroutine. */
+CONC__PRIVATE bool conc__select_fd_came(const conc__selection *s) {
+  size_t i;
+  for (i = 0; i < s->n; i++)
+    if (s->entries[i].fd >= 0 && s->entries[i].waiter.ready != 0) return true;
+  return false;
+}
+
+/* Sleeps as a coroutine, or as a thread that has no descriptor to poll. */
+CONC__PRIVATE void conc__select_park(conc__selection *s, conc__actor *self,
+                                     unsigned bits, double deadline) {
+  while (!(CONC__LOAD(&self->word) & bits) && !conc__select_fd_came(s) &&
+         (deadline >= CONC__NEVER || conc_now() < deadline))
+    self->ops->park(self, bits, deadline);
+}
+
+/* The descriptors of a coroutine are entered in its loop. Those that cannot
+   be waited for have come. */
+CONC__PRIVATE void conc__select_park_loop(conc__selection *s,
+                                          conc__actor *self, unsigned bits,
+                                          double deadline) {
+  conc__loop *loop = conc__this.loop;
+  bool wait = true;
+  size_t i;
+  for (i = 0; i < s->n; i++) {
+    conc__select_entry *e = &s->entries[i];
+    if (e->fd < 0) continue;
+    e->ready = conc__fd_park(loop, self, e->fd, e->events, &e->waiter);
+    if (e->ready != 0) wait = false;
+  }
+  if (wait) conc__select_park(s, self, bits, deadline);
+  for (i = 0; i < s->n; i++) {
+    conc__select_entry *e = &s->entries[i];
+    if (e->fd >= 0 && e->ready == 0)
+      e->ready = conc__fd_wait_end(loop, e->fd, &e->waiter);
+  }
+}
+
+/* A thread polls them. */
+CONC__PRIVATE void conc__select_park_poll(conc__selection *s,
+                                          conc__actor *self,
+                                          double deadline) {
+  struct pollfd *p = s->polls;
+  int n = 0;
+  size_t i;
+  for (i = 0; i < s->n; i++) {
+    if (s->entries[i].fd < 0) continue;
+    p[n].fd = s->entries[i].fd;
+    p[n].revents = 0;
+    p[n++].events = conc__poll_events(s->entries[i].events);
+  }
+  conc__thread_poll_until(self, p, n, CONC__WOKEN, deadline);
+  for (i = 0, n = 0; i < s->n; i++)
+    if (s->entries[i].fd >= 0) s->entries[i].ready = p[n++].revents != 0;
+  /* The end of a foreign thread is not always seen. */
+  if (self->task == &conc__this.own &&
+      !CONC__LOAD_RELAXED(&conc__foreign_wakers))
+    conc__thread_waker_close();
+}
+
+/* Sleeps until one of them has come. As conc__multiwait_park does it: `want`
+   first, then `count`. */
+CONC__PRIVATE void conc__select_sleep(conc__selection *s, bool polls,
+                                      double deadline) {
+  conc__actor *self = s->many.actor;
+  unsigned bits = CONC__WOKEN | conc__cancel_bit(self);
+  conc__waiter all; /* on no list */
+  conc__waiter_init(&all, self, "one of several things", NULL);
+  all.many = &s->many;
+  self->waiting = &all;
+  __atomic_store_n(&s->many.want, (size_t)1, __ATOMIC_SEQ_CST);
+  if (__atomic_load_n(&s->many.count, __ATOMIC_SEQ_CST) == 0) {
+    if (!polls)
+      conc__select_park(s, self, bits, deadline);
+    else if (self->ops->blocks)
+      conc__select_park_poll(s, self, deadline);
+    else
+      conc__select_park_loop(s, self, bits, deadline);
+  }
+  if (__atomic_exchange_n(&s->many.want, (size_t)0, __ATOMIC_SEQ_CST) == 0)
+    conc__waiter_await_wakeup(&all); /* it is there, or on its way */
+  CONC__AND(&self->word, ~CONC__WOKEN); /* also one that a fork has sent */
+  conc__waiter_end(&all);
+  conc__this.credit = CONC__CREDIT; /* others had their turn */
+}
+
+/* One wait: until something may have come, or the deadline. All waiters are on
+   their lists only in here. A fork in another thread finds them by
+   self->many, from before the first is on a list. */
+CONC__PRIVATE void conc__select_wait(conc__selection *s, double deadline) {
+  conc__actor *self = s->many.actor;
+  conc__multiwait **p;
+  bool wait = true, polls = false;
+  size_t i, begun;
+  for (i = 0; i < s->n; i++) {
+    conc__waiter_init(&s->nodes[i].waiter, self, NULL, NULL);
+    s->nodes[i].waiter.many = &s->many;
+    s->entries[i].fd = -1;
+    s->entries[i].ready = s->entries[i].waiter.ready = 0;
+  }
+  s->many.count = 0;
+  s->many.taken = NULL;
+  s->many.next = self->many;
+  CONC__STORE(&self->many, &s->many);
+  s->asks = s->looks = false;
+  for (begun = 0; begun < s->n && wait; begun++)
+    wait = conc__select_begin(s, begun);
+  self->waiting = NULL; /* the lists have set it */
+  for (i = 0; i < begun; i++) polls |= s->entries[i].fd >= 0;
+  if (wait)
+    conc__select_sleep(
+        s, polls, conc__scope_limit(self, conc__select_until(s, deadline)));
+  for (i = 0; i < begun; i++) conc__select_end(s, i);
+  p = &self->many;
+  while (*p != &s->many) p = &(*p)->next;
+  CONC__STORE(p, s->many.next);
+}
+
+/* --- the call --- */
+
+/* Passes on the wake-ups that were for others: all but that of number `done`.
+   Of a bound of bytes a putter that has put wakes the next one, too. */
+CONC__PRIVATE void conc__select_pass(conc__selection *s, ssize_t done) {
+  size_t i;
+  int side;
+  for (i = 0; i < s->n; i++) {
+    conc__select_entry *e = &s->entries[i];
+    conc__mutex *guard;
+    struct conc__waitlist *list;
+    if (e->watched) {
+      conc__cells_queue *q = conc__select_cells(e, &side);
+      conc__cells_pass_on(q, side);
+      conc__cells_leave(q);
+    }
+    if (!e->woken || e->does > CONC__SELECT_PUT) continue;
+    if ((ssize_t)i == done && (e->does == CONC__SELECT_GET ||
+                               e->what->put->max_total == 0))
+      continue;
+    list = conc__select_list(e, &guard);
+    conc__fifo_pass(guard, list);
+  }
+}
+
+/* Tries, and waits, until one is done. The first try comes before any wait, so
+   what can be done at once costs no list. Whatever ended a wait, all are tried
+   once more: what has come just in time is not left lying there. */
+CONC__PRIVATE ssize_t conc__select_run(conc__selection *s, double deadline) {
+  conc__actor *self = s->many.actor;
+  ssize_t done = conc__select_try_all(s);
+  while (done == -EAGAIN) {
+    bool late = deadline <= 0 ||
+                (deadline < CONC__NEVER && conc_now() >= deadline);
+    if (deadline > 0 && conc__take_cancel(self)) return -ECANCELED;
+    if (late) return -ETIMEDOUT;
+    conc__select_wait(s, deadline);
+    done = conc__select_try_all(s);
+  }
+  return done;
+}
+
+/* Readies the entries. 0 or negative errno. */
+CONC__PRIVATE int conc__select_prepare(conc__selection *s, conc_case *cases) {
+  size_t i;
+  int rc = 0;
+  for (i = 0; i < s->n; i++) {
+    conc__select_entry *e = &s->entries[i];
+    conc__multiwait_node *node = &s->nodes[i];
+    memset(e, 0, sizeof *e);
+    e->what = &cases[i];
+    e->does = rc == 0 ? conc__select_does(&cases[i]) : CONC__SELECT_NOTHING;
+    if (e->does < 0) {
+      rc = e->does;
+      e->does = CONC__SELECT_NOTHING;
+    }
+    if (e->does != CONC__SELECT_NOTHING) e->by = conc__select_waits_by(e);
+    if (e->does == CONC__SELECT_PUT) rc = conc__select_encode(e);
+    memset(node, 0, sizeof *node);
+    if (e->does == CONC__SELECT_JOIN) node->task = cases[i].join;
+  }
+  return rc;
+}
+
+/* Room for the parts: all in one block, those with the largest alignment
+   first. */
+#define CONC__SELECT_ROOM(n)                                                  \
+  ((n) * (sizeof(conc__multiwait_node) + sizeof(conc__select_entry) +         \
+          sizeof(size_t) + sizeof(struct pollfd)) +                           \
+   sizeof(struct pollfd))
+
+/* The parts are on the stack, or in one allocation. */
+CONC_API ssize_t conc_select(conc_case *cases, size_t n, double timeout) {
+  double deadline = conc__deadline(timeout);
+  /* As pointers, so that it is aligned for all of them. */
+  void *few[CONC__SELECT_ROOM(CONC__SELECT_FEW) / sizeof(void *) + 1];
+  void *room = few;
+  conc__selection s;
+  ssize_t rc = deadline > 0 ? conc__turn() : 0;
+  size_t i;
+  if (rc != 0) return rc;
+  if (n > CONC__SELECT_FEW)
+    room = n < SIZE_MAX / CONC__SELECT_ROOM(2)
+               ? CONC_MALLOC(CONC__SELECT_ROOM(n))
+               : NULL;
+  if (room == NULL) return -ENOMEM;
+  memset(&s, 0, sizeof s);
+  s.n = n;
+  s.nodes = (conc__multiwait_node *)room;
+  s.entries = (conc__select_entry *)(void *)(s.nodes + n);
+  s.order = (size_t *)(void *)(s.entries + n);
+  s.polls = (struct pollfd *)(void *)(s.order + n);
+  s.many.actor = conc__self();
+  s.many.nodes = s.nodes;
+  s.many.n = n;
+  rc = conc__select_prepare(&s, cases);
+  if (rc == 0) {
+    rc = conc__select_run(&s, deadline);
+    conc__select_pass(&s, rc);
+  }
+  for (i = 0; i < n; i++) conc__buffer_free(&s.entries[i].body);
+  if (room != (void *)few) CONC_FREE(room);
+  return rc;
 }
 
 /* ---------------------------------------------------------------------------
@@ -37082,7 +39326,7 @@ CONC__PRIVATE void conc__pool_fork_look(const conc__actor *actor) {
   if (actor == NULL) return;
   for (m = actor->many; m != NULL; m = m->next)
     for (i = 0; i < m->n; i++)
-      if (m->nodes[i].waiter.list != NULL)
+      if (m->nodes[i].waiter.list != NULL && m->nodes[i].task != NULL)
         conc__task_look(m->nodes[i].task);
 }
 
@@ -38075,14 +40319,15 @@ typedef struct conc__chunk {
 /* A job on its way. The parent writes all of it before it is READY; the worker
    that has claimed it writes the result, its pid and when it began. */
 typedef struct conc__procpool_slot {
-  uint64_t state; /* position << 24 | worker << 8 | CONC__JOB_SLOT_... */
+  conc__word64 state; /* position << 24 | worker << 8 | CONC__JOB_SLOT_... */
   conc_fn *target;
   void *result;
   size_t offset; /* of an argument that does not fit in `bytes`, in `memory` */
   size_t size;   /* of the argument; 0: `bytes` has the pointer itself */
   size_t item;   /* of a chunk: bytes of one item; else 0 */
-  uint64_t began; /* by the clock, in nanoseconds; 0: the worker has not said.
-                     Only in a pool with a timeout; see procpool_kill_late */
+  /* By the clock, in nanoseconds; 0: the worker has not said. Only in a pool
+     with a timeout; see conc__procpool_kill_late. */
+  conc__word64 began;
   int status;     /* what conc_join of the job is to return */
   pid_t pid;      /* of the worker; 0: none yet */
   uint64_t bytes[CONC__JOB_SLOT_BYTES / 8];
@@ -38100,28 +40345,27 @@ typedef struct conc__procpool_worker {
 /* All that the processes share. Positions in the ring only grow; a position's
    place is the position modulo the ring's size. */
 typedef struct conc__procpool_shared {
-  uint64_t tail; /* the parent's, under the guard: the next position to fill */
+  /* The parent's, under the guard: the next position to fill. */
+  conc__word64 tail;
   CONC__APART(1);
-  uint64_t head; /* the next position to claim; helped forward by workers */
+  /* The next position to claim; helped forward by workers. */
+  conc__word64 head;
   CONC__APART(2);
   unsigned bell;  /* a futex: the keeper sleeps while it is 0. Set when the
                      keeper has something to do; cleared by the keeper */
   unsigned awake; /* threads of the parent that look at `done` without being
                      rung for: the keeper, and threads in procpool_help */
   CONC__APART(3);
-  uint64_t done[CONC__JOB_SLOTS / 64]; /* a bit for each slot that is DONE. Set
-                                          by the worker after the word; cleared
-                                          by the thread that takes the slot. A
-                                          bit may be missing if the worker was
-                                          killed: its burial finds the slot */
+  /* A bit for each slot that is DONE. Set by the worker after the word;
+     cleared by the thread that takes the slot. A bit may be missing if the
+     worker was killed: its burial finds the slot. */
+  conc__word64 done[CONC__JOB_SLOTS / 64];
   unsigned stop; /* 1: workers end when there is no job left. Never cleared */
   unsigned came_up; /* counts workers that have become ready */
   CONC__APART(4);
-  uint64_t asleep[CONC__PROCPOOL_WORKERS / 64]; /* a bit for each worker that
-                                                   rests. Set by the worker;
-                                                   cleared by it, by the thread
-                                                   that rings for it, or at its
-                                                   burial */
+  /* A bit for each worker that rests. Set by the worker; cleared by it, by the
+     thread that rings for it, or at its burial. */
+  conc__word64 asleep[CONC__PROCPOOL_WORKERS / 64];
   unsigned ring[CONC__JOB_SLOT_RING];           /* numbers of slots */
   conc__procpool_slot slots[CONC__JOB_SLOTS];
   /* the workers, and the larger arguments follow */
@@ -39982,6 +42226,11 @@ CONC__PRIVATE size_t conc__account_failures(conc__account *a,
      server  #WELCOME#, or #FAILURE# and the end
      client  #CHALLENGE#...   and so on, with the parts exchanged
 
+   Our client does not wait for WELCOME before it challenges the server: its
+   answer and its challenge go out together, and so do WELCOME and the answer
+   of our server. That saves a trip, and says nothing that is not said anyway:
+   what follows the handshake still waits for the answer of the other side.
+
    Until then the peer may be any program: so it can make us read and keep
    CONC__HANDSHAKE_BYTES at most, and learns nothing from the time that a
    refusal takes. Nothing here is asserted of what a peer sends.
@@ -40081,29 +42330,32 @@ CONC__PRIVATE void conc__channel_set(conc__channel *ch, int option,
     setsockopt(ch->fd, IPPROTO_TCP, option, &value, sizeof value);
 }
 
-/* Sees to it that a connection ends about so many seconds after the machine at
-   its other end has vanished, of which nothing is heard otherwise; whether
-   anything is sent or not. Half of that time it may be silent; then it is
-   asked three times. What is sent and not acknowledged has the whole time. */
-CONC__PRIVATE void conc__channel_keepalive(conc__channel *ch, double seconds) {
-  int one = 1;
+/* When a connection that is silent is asked whether its other end lives: after
+   half of so many seconds, and then up to three times. `often`: each second;
+   but what was sent still has the whole time, see below. */
+CONC__PRIVATE void conc__channel_ask(conc__channel *ch, double seconds,
+                                     bool often) {
   int whole = seconds < 3 ? 3 : seconds > 32767 ? 32767 : (int)seconds;
-  int interval = whole < 6 ? 1 : whole / 6;
-  int idle = whole > 3 ? whole - 3 * interval : 1;
+  int interval = whole < 6 || often ? 1 : whole / 6;
+  int idle = whole > 3 && !often ? whole - 3 * interval : 1;
   if (!ch->tcp) return;
-  setsockopt(ch->fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
   conc__channel_set(ch, CONC__TCP_KEEPIDLE, idle);
   conc__channel_set(ch, CONC__TCP_KEEPINTVL, interval);
-  conc__channel_set(ch, CONC__TCP_KEEPCNT, 3);
-  conc__channel_set(ch, CONC__TCP_USER_TIMEOUT, whole * 1000);
 }
 
-/* The other end is asked each second from now on, but has as long to answer as
-   it was told before. */
-CONC__PRIVATE void conc__channel_ask_often(conc__channel *ch) {
+/* Sees to it that a connection ends about so many seconds after the machine at
+   its other end has vanished, of which nothing is heard otherwise; whether
+   anything is sent or not. What is sent and not acknowledged has the whole
+   time. `often` as above. */
+CONC__PRIVATE void conc__channel_keepalive(conc__channel *ch, double seconds,
+                                           bool often) {
+  int one = 1;
+  int whole = seconds < 3 ? 3 : seconds > 32767 ? 32767 : (int)seconds;
   if (!ch->tcp) return;
-  conc__channel_set(ch, CONC__TCP_KEEPIDLE, 1);
-  conc__channel_set(ch, CONC__TCP_KEEPINTVL, 1);
+  setsockopt(ch->fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
+  conc__channel_set(ch, CONC__TCP_KEEPCNT, 3);
+  conc__channel_set(ch, CONC__TCP_USER_TIMEOUT, whole * 1000);
+  conc__channel_ask(ch, seconds, often);
 }
 
 /* --- frames --- */
@@ -40534,41 +42786,44 @@ CONC__PRIVATE bool conc__challenge_is_own(const conc__channel *ch,
   return own;
 }
 
-/* Challenges the peer. 0: its answer was right, and WELCOME has been sent if
-   `welcome`; otherwise the caller sends it together with what comes next.
-   -EACCES: it was wrong, and FAILURE has been sent. Or negative errno. */
-CONC__PRIVATE int conc__auth_challenge(conc__channel *ch, const conc__key *key,
-                                       bool welcome, double deadline) {
-  unsigned char message[11 + CONC__CHALLENGE_SIZE];
-  const unsigned char *answer;
-  conc__challenge mine;
-  size_t size;
+/* Appends a challenge, and keeps it in `message` until its answer has come, or
+   it has not: then conc__challenge_end is due. 0 or negative errno. */
+CONC__PRIVATE int
+conc__auth_ask(conc__channel *ch,
+               unsigned char message[11 + CONC__CHALLENGE_SIZE],
+               conc__challenge *mine) {
   int rc;
   memcpy(message, CONC__CHALLENGE CONC__SHA256_PREFIX, 19);
   /* Random for each connection: an answer that was listened to must not do for
      another one. */
   rc = conc__random(message + 19, 40);
-  if (rc != 0) return rc;
-  conc__challenge_begin(&mine, ch, message + 11);
-  rc = conc__channel_send(ch, message, sizeof message, deadline);
   if (rc == 0)
-    rc = conc__channel_receive(ch, CONC__HANDSHAKE_MESSAGE, &answer, &size,
-                               deadline);
-  conc__challenge_end(&mine);
-  if (rc != 0) return rc;
-  if (!conc__auth_verify(key, message + 11, CONC__CHALLENGE_SIZE, answer,
-                         size)) {
-    conc__channel_send(ch, CONC__FAILURE, 9, deadline);
-    return -EACCES;
-  }
-  return welcome ? conc__channel_send(ch, CONC__WELCOME, 9, deadline) : 0;
+    rc = conc__frame_append(&ch->out, message, 11 + CONC__CHALLENGE_SIZE);
+  if (rc == 0) conc__challenge_begin(mine, ch, message + 11);
+  return rc;
 }
 
-/* Answers the peer's challenge. 0; -EACCES if the peer refuses the answer,
-   and what follows is not read, or if it has sent us a challenge of our own;
-   -EPROTO if it is no such peer; or negative errno. */
-CONC__PRIVATE int conc__auth_respond(conc__channel *ch, const conc__key *key,
-                                     double deadline) {
+/* Waits for the answer to that challenge. 0: it was right. -EACCES: it was
+   wrong, and FAILURE has been sent. Or negative errno. */
+CONC__PRIVATE int
+conc__auth_check(conc__channel *ch, const conc__key *key,
+                 const unsigned char message[11 + CONC__CHALLENGE_SIZE],
+                 double deadline) {
+  const unsigned char *answer;
+  size_t size;
+  int rc = conc__channel_receive(ch, CONC__HANDSHAKE_MESSAGE, &answer, &size,
+                                 deadline);
+  if (rc != 0) return rc;
+  if (conc__auth_verify(key, message + 11, CONC__CHALLENGE_SIZE, answer, size))
+    return 0;
+  conc__channel_send(ch, CONC__FAILURE, 9, deadline);
+  return -EACCES;
+}
+
+/* Waits for the peer's challenge, and appends the answer. 0; -EACCES if it is
+   a challenge of our own; -EPROTO if it is none; or negative errno. */
+CONC__PRIVATE int conc__auth_reply(conc__channel *ch, const conc__key *key,
+                                   double deadline) {
   unsigned char answer[CONC__DIGEST_MAX];
   const unsigned char *p;
   size_t size;
@@ -40580,11 +42835,18 @@ CONC__PRIVATE int conc__auth_respond(conc__channel *ch, const conc__key *key,
   if (conc__challenge_is_own(ch, p + 11, size - 11)) return -EACCES;
   n = conc__auth_answer(key, p + 11, size - 11, answer);
   if (n < 0) return n;
-  rc = conc__channel_send(ch, answer, (size_t)n, deadline);
+  rc = conc__frame_append(&ch->out, answer, (size_t)n);
   conc__wipe(answer, sizeof answer);
-  if (rc == 0)
-    rc = conc__channel_receive(ch, CONC__HANDSHAKE_MESSAGE, &p, &size,
-                               deadline);
+  return rc;
+}
+
+/* Waits for what the peer says to that answer. 0; -EACCES if it refuses it;
+   or negative errno. */
+CONC__PRIVATE int conc__auth_welcome(conc__channel *ch, double deadline) {
+  const unsigned char *p;
+  size_t size;
+  int rc = conc__channel_receive(ch, CONC__HANDSHAKE_MESSAGE, &p, &size,
+                                 deadline);
   if (rc != 0) return rc;
   return size == 9 && memcmp(p, CONC__WELCOME, 9) == 0 ? 0 : -EACCES;
 }
@@ -40594,11 +42856,26 @@ CONC__PRIVATE int conc__auth_respond(conc__channel *ch, const conc__key *key,
    0 or negative errno. */
 CONC__PRIVATE int conc__auth_serve(conc__channel *ch, const conc__key *key,
                                    double deadline) {
+  unsigned char message[11 + CONC__CHALLENGE_SIZE];
+  conc__challenge mine;
+  size_t sent;
   int rc;
   ch->eager = ch->serves = true;
   ch->read_limit = CONC__HANDSHAKE_BYTES;
-  rc = conc__auth_challenge(ch, key, true, deadline);
-  if (rc == 0) rc = conc__auth_respond(ch, key, deadline);
+  rc = conc__auth_ask(ch, message, &mine);
+  if (rc == 0) {
+    rc = conc__channel_flush(ch, &sent, deadline);
+    if (rc == 0) rc = conc__auth_check(ch, key, message, deadline);
+    conc__challenge_end(&mine);
+  }
+  if (rc == 0) rc = conc__frame_append(&ch->out, CONC__WELCOME, 9);
+  /* Python waits for this before it goes on. If the client's challenge has
+     come, our answer can go along. */
+  if (rc == 0 && conc__buffer_count(&ch->in) == 0)
+    rc = conc__channel_flush(ch, &sent, deadline);
+  if (rc == 0) rc = conc__auth_reply(ch, key, deadline);
+  if (rc == 0) rc = conc__channel_flush(ch, &sent, deadline);
+  if (rc == 0) rc = conc__auth_welcome(ch, deadline);
   ch->read_limit = SIZE_MAX;
   return rc;
 }
@@ -40607,11 +42884,20 @@ CONC__PRIVATE int conc__auth_serve(conc__channel *ch, const conc__key *key,
    `out`, to go with the first request in one segment. 0 or negative errno. */
 CONC__PRIVATE int conc__auth_connect(conc__channel *ch, const conc__key *key,
                                      double deadline) {
+  unsigned char message[11 + CONC__CHALLENGE_SIZE];
+  conc__challenge mine;
+  size_t sent;
   int rc;
   ch->eager = true;
   ch->read_limit = CONC__HANDSHAKE_BYTES;
-  rc = conc__auth_respond(ch, key, deadline);
-  if (rc == 0) rc = conc__auth_challenge(ch, key, false, deadline);
+  rc = conc__auth_reply(ch, key, deadline);
+  if (rc == 0) rc = conc__auth_ask(ch, message, &mine);
+  if (rc == 0) {
+    rc = conc__channel_flush(ch, &sent, deadline);
+    if (rc == 0) rc = conc__auth_welcome(ch, deadline);
+    if (rc == 0) rc = conc__auth_check(ch, key, message, deadline);
+    conc__challenge_end(&mine);
+  }
   ch->read_limit = SIZE_MAX;
   return rc != 0 ? rc : conc__frame_append(&ch->out, CONC__WELCOME, 9);
 }
@@ -40845,9 +43131,10 @@ typedef struct conc__class {
      "ValueError: ...". NULL: no client makes such objects by a name. */
   int (*make)(struct conc__session *s, struct conc__object *o,
               const struct conc__request *r, char *text, size_t size);
-  /* Frees the state. Called once, when nothing uses the object any more; of
-     those that are left when the manager ends, too. NULL: the state is not
-     ours. It must not wait. */
+  /* Frees the state, or leaves what takes long of it to conc__remains_leave.
+     Called once, when nothing uses the object any more; of those that are left
+     when the manager ends, too. NULL: the state is not ours. It must not
+     wait. */
   void (*drop)(struct conc__object *o);
   /* Appends what Python's repr() says. 0 or -ENOMEM. NULL: <... object at>. */
   int (*text)(const struct conc__object *o, conc__buffer *b);
@@ -40885,6 +43172,7 @@ typedef struct conc__referrer {
 typedef struct conc__object {
   const conc__class *type;
   void *state;       /* the class's */
+  struct conc__objects *table; /* in which it has its place; or NULL */
   conc_queue *queue; /* the state of what is a queue; of all else NULL */
   uint64_t number;   /* of its id */
   size_t refs, uses; /* see the head */
@@ -40910,6 +43198,13 @@ typedef struct conc__slot {
   size_t next;          /* of a free place: the next free one; 0: none */
 } conc__slot;
 
+/* What is left to be freed of an object, or of what was in it: millions of
+   pieces, perhaps. It begins a block of memory. */
+typedef struct conc__remains {
+  struct conc__remains *next;
+  bool (*free_some)(struct conc__remains *r); /* whether there is more */
+} conc__remains;
+
 /* A name that clients call. */
 typedef struct conc__served_name {
   char *text;              /* a copy of ours */
@@ -40931,6 +43226,10 @@ typedef struct conc__objects {
   size_t looked;       /* the place that conc__objects_look comes to next */
   conc__object *dying; /* to be dropped next, linked by `next` */
   bool dropping;       /* a call further up is about to do so */
+  conc__loop *loop;    /* that serves; NULL: it does not run */
+  conc__remains *remains, *remains_last; /* a line */
+  bool sweeping;       /* the sweeper is at them; or it is done here and now */
+  conc_task sweeper;   /* a coroutine */
 } conc__objects;
 
 /* An object without a place yet. NULL: there is no memory. */
@@ -40965,6 +43264,7 @@ CONC__PRIVATE int conc__object_place(conc__objects *t, conc__object *o) {
   slot = &t->slots[place - 1];
   if (place == t->free) t->free = slot->next;
   slot->object = o;
+  o->table = t;
   o->number = slot->number;
   return 0;
 }
@@ -41030,6 +43330,54 @@ CONC__PRIVATE bool conc__object_at(conc__objects *t, size_t place,
   *o = more ? t->slots[place].object : NULL;
   conc__mutex_unlock(guard);
   return more;
+}
+
+/* --- what is freed bit by bit ---
+
+   To free a million of pieces takes some hundredths of a second: so it is done
+   in portions of CONC__SWEEP, by a coroutine, between which the others of the
+   loop have their turns. Where no loop runs it is done at once. */
+
+#define CONC__SWEEP 2048
+
+/* Frees a portion of the first one. What goes with it may leave more behind:
+   that comes to the end of the line. */
+CONC__PRIVATE void conc__remains_sweep(conc__objects *t) {
+  conc__remains *r = t->remains;
+  if (r->free_some(r)) return;
+  t->remains = r->next;
+  if (t->remains == NULL) t->remains_last = NULL;
+  CONC_FREE(r);
+}
+
+/* The sweeper. If it is cancelled, the loop ends: then nobody has a turn. */
+CONC__PRIVATE void *conc__remains_main(void *arg) {
+  conc__objects *t = (conc__objects *)arg;
+  int rc = 0;
+  while (t->remains != NULL) {
+    conc__remains_sweep(t);
+    if (rc == 0 && t->remains != NULL) rc = conc__loop_yield();
+  }
+  t->sweeping = false;
+  return NULL;
+}
+
+/* Leaves something to be freed, which is the table's then. */
+CONC__PRIVATE __attribute__((unused)) void
+conc__remains_leave(conc__objects *t, conc__remains *r) {
+  r->next = NULL;
+  *(t->remains_last != NULL ? &t->remains_last->next : &t->remains) = r;
+  t->remains_last = r;
+  if (t->sweeping) return;
+  t->sweeping = true;
+  if (t->loop != NULL && t->loop == conc__this.loop) {
+    t->sweeper.target = conc__remains_main;
+    t->sweeper.arg = t;
+    t->sweeper.name = "conc-sweeper";
+    if (conc_coro_start(&t->sweeper) == 0) return;
+  }
+  while (t->remains != NULL) conc__remains_sweep(t);
+  t->sweeping = false;
 }
 
 /* --- how long an object lives --- */
@@ -41271,6 +43619,9 @@ CONC__PRIVATE int conc__names_add_object(conc__objects *t, const char *text,
    them are used until the last one is dropped. */
 CONC__PRIVATE void conc__objects_free(conc__objects *t) {
   size_t i;
+  t->loop = NULL;
+  while (t->remains != NULL) conc__remains_sweep(t);
+  t->sweeping = false; /* it may never have begun */
   for (i = 0; i < t->slots_count; i++)
     if (t->slots[i].object != NULL) conc__object_use(t->slots[i].object);
   for (i = 0; i < t->slots_count; i++) {
@@ -41491,6 +43842,11 @@ CONC__PRIVATE void conc__receipts_free(conc__receipts *all) {
    method is its name then, and the call takes one trip. An id never looks like
    this one. */
 #define CONC__CALLS "_conc_call"
+
+/* The id that stands for the server itself on a connection for methods. What
+   accept_connection replies tells that there is one: true, where Python's
+   server has nothing to say. */
+#define CONC__ITSELF "_conc_server"
 /* The method by which an object is called. Create calls one that has it. */
 #define CONC__METHOD_CALL "__call__"
 
@@ -41679,6 +44035,8 @@ typedef struct conc__manager_data {
                   for it is set while the server serves */
   conc__server_side server; /* if it serves */
   conc__client_side client; /* if it is connected, or is connecting */
+  struct conc__redis *redis; /* what it is connected to, if that is no manager;
+                                see >>redis */
   struct conc__data *data;  /* lists and others that the program has found;
                                under the guard */
   /* Frees these; set with the first of them. */
@@ -42824,15 +45182,36 @@ CONC__PRIVATE int conc__serve_unget(conc__session *s, conc_queue *q,
 /* What stands before the message in a reply to _conc_lease, as bytes; see what
    is said in >>own. */
 #define CONC__LEASE_HEAD 20
+/* A message stands in a reply as bytes, behind so many others at most. */
+#define CONC__BODY_HEAD 5
 
-/* Begins the reply to a get. What is `leased` to a client of ours has such a
-   head, which is filled in later. */
-CONC__PRIVATE int conc__reply_get_begin(conc__session *s, bool leased) {
-  static const unsigned char head[2 + CONC__LEASE_HEAD] = {
+/* The replies to a get. */
+enum {
+  CONC__GET_PLAIN, /* the message */
+  CONC__GET_LEASE, /* of _conc_lease: a tuple of its head and the message */
+  CONC__GET_MANY   /* of _conc_lease_many: a tuple of bytes, in each a head and
+                      a message */
+};
+
+/* Begins a message that is leased to a client of ours, with its head, which is
+   filled in later. */
+CONC__PRIVATE int conc__reply_lease_begin(conc__session *s, int form) {
+  static const unsigned char one[2 + CONC__LEASE_HEAD] = {
       CONC__OP_SHORT_BINBYTES, CONC__LEASE_HEAD};
+  static const unsigned char many[CONC__BODY_HEAD + CONC__LEASE_HEAD] = {
+      CONC__OP_BINBYTES};
+  conc__buffer *out = &s->client->channel.out;
+  return form == CONC__GET_LEASE ? conc__buffer_append(out, one, sizeof one)
+                                 : conc__buffer_append(out, many, sizeof many);
+}
+
+/* Begins the reply to a get. */
+CONC__PRIVATE int conc__reply_get_begin(conc__session *s, int form) {
   int rc = CONC__REPLY_BEGIN(s, "#RETURN");
-  if (rc == 0 && leased)
-    rc = conc__buffer_append(&s->client->channel.out, head, sizeof head);
+  if (rc == 0 && form == CONC__GET_MANY)
+    rc = conc__pickle_put_op(&s->client->channel.out, CONC__OP_MARK);
+  if (rc == 0 && form != CONC__GET_PLAIN)
+    rc = conc__reply_lease_begin(s, form);
   return rc;
 }
 
@@ -42843,7 +45222,7 @@ CONC__PRIVATE int conc__reply_get_begin(conc__session *s, bool leased) {
    where the body begins in `out`. If *rc is not 0, the connection is to be
    closed. */
 CONC__PRIVATE ssize_t conc__serve_get_waiting(conc__session *s, conc_queue *q,
-                                              conc__sink *sink, bool leased,
+                                              conc__sink *sink, int form,
                                               double deadline, size_t *offset,
                                               int *rc) {
   conc__buffer *out = &s->client->channel.out;
@@ -42863,7 +45242,7 @@ CONC__PRIVATE ssize_t conc__serve_get_waiting(conc__session *s, conc_queue *q,
      too late to cancel it. If so, conc__session_flush gives it back. */
   conc__client_peek(s->client);
   *rc = conc__buffer_reserve(&s->taken, sizeof(conc__taken));
-  if (*rc == 0) *rc = conc__reply_get_begin(s, leased);
+  if (*rc == 0) *rc = conc__reply_get_begin(s, form);
   *offset = out->size;
   if (*rc == 0) *rc = conc__buffer_append(out, got.data, got.size);
   if (*rc != 0) conc__unget_body(q, sink->lease, got.data, got.size, &got);
@@ -42999,74 +45378,153 @@ CONC__PRIVATE int conc__refuse_lease(conc__session *s) {
                              "the queue leases its messages");
 }
 
-/* Ends the reply to a get that has leased a message whose body begins at
-   `offset`: fills in its head, and makes one thing of both. */
-CONC__PRIVATE int conc__reply_lease_end(conc__session *s, const conc_queue *q,
-                                        const conc__sink *sink,
-                                        size_t offset) {
+/* A message was leased whose body begins at `offset`, and is the last thing in
+   `out`: fills in its head. */
+CONC__PRIVATE void conc__reply_lease_head(conc__session *s,
+                                          const conc_queue *q,
+                                          const conc__sink *sink,
+                                          size_t offset, int form) {
   conc__buffer *out = &s->client->channel.out;
   unsigned char *p = out->data + offset - CONC__LEASE_HEAD;
   conc__put_little_endian(p, sink->lease, 8);
   conc__put_little_endian(p + 8, (uint64_t)sink->deliveries, 4);
   conc__put_little_endian(p + 12, conc__work_lease(q), 8);
-  return conc__pickle_put_op(out, CONC__OP_TUPLE2);
+  if (form == CONC__GET_MANY)
+    conc__put_little_endian(p - 4, out->size - (offset - CONC__LEASE_HEAD), 4);
+}
+
+/* Notes a message that was got from an object into `out`, where its body
+   begins at `offset`: there is room to note it. It is there until its reply is
+   sent. */
+CONC__PRIVATE void conc__session_take(conc__session *s, conc__object *o,
+                                      const conc__sink *sink, size_t offset) {
+  conc__taken t;
+  t.queue = o;
+  t.old = s->protocol == 2;
+  t.lease = sink->lease;
+  t.offset = offset;
+  t.end = s->client->channel.out.size;
+  t.size = t.end - offset;
+  conc__object_use(o);
+  CONC__COUNT(&s->manager->server.account, gets, 1);
+  CONC__CHECK(s->taken.capacity - s->taken.size >= sizeof t);
+  conc__buffer_append(&s->taken, &t, sizeof t);
+}
+
+/* All of `taken` from `at` on is part of the reply that ends here. */
+CONC__PRIVATE void conc__session_taken_end(conc__session *s, size_t at) {
+  conc__taken t;
+  for (; at < s->taken.size; at += sizeof t) {
+    memcpy(&t, s->taken.data + at, sizeof t);
+    t.end = s->client->channel.out.size;
+    memcpy(s->taken.data + at, &t, sizeof t);
+  }
+}
+
+/* What a get asks for that says what it wants. */
+typedef struct conc__taking_many {
+  size_t size, count, most; /* most: bytes of all messages, and of what stands
+                               with them in the reply */
+  int wants;
+  bool each;
+} conc__taking_many;
+
+/* Leases those that are there besides the first one, whose body begins at
+   `offset`, into the same reply. Whatever ends this, the next call of the
+   client will meet it again; but -ECANCELED. */
+CONC__PRIVATE int conc__serve_lease_more(conc__session *s, conc__object *o,
+                                         const conc__taking_many *t,
+                                         size_t offset) {
+  const size_t begin = offset - CONC__LEASE_HEAD - CONC__BODY_HEAD;
+  conc_queue *q = o->queue;
+  conc__buffer *out = &s->client->channel.out;
+  size_t i, turn = out->size;
+  for (i = 1; i < t->count; i++) {
+    const size_t at = out->size;
+    size_t room = at - begin + CONC__BODY_HEAD + CONC__LEASE_HEAD;
+    conc__sink sink;
+    ssize_t n;
+    room = t->most > room ? t->most - room : 0;
+    if (t->wants == CONC__WANTS_EXACTLY && t->size + CONC__BODY_HEAD > room)
+      return 0;
+    if (t->wants == CONC__WANTS_EXACTLY || t->size < room) room = t->size;
+    if (conc__buffer_reserve(&s->taken, sizeof(conc__taken)) != 0 ||
+        conc__reply_lease_begin(s, CONC__GET_MANY) != 0) {
+      out->size = at;
+      return 0;
+    }
+    offset = out->size;
+    conc__sink_body(&sink, out, t->wants, room);
+    sink.holder = s->client->holder;
+    n = conc__aside_get(s->aside, q, &sink);
+    if (n < 0) out->size = at;
+    if (n < 0) return n == -ECANCELED ? -ECANCELED : 0;
+    conc__session_take(s, o, &sink, offset);
+    conc__reply_lease_head(s, q, &sink, offset, CONC__GET_MANY);
+    if (i % 64 != 0 && out->size - turn < CONC__READ_MAX) continue;
+    if (conc__loop_yield() != 0) return -ECANCELED;
+    turn = out->size;
+  }
+  return 0;
 }
 
 /* get(block=True, timeout=None). The message goes straight from the queue into
    the reply. From then on `taken` must know of it; so the memory to note it is
-   there before the queue is asked. `leased`: it is _conc_lease, which says
-   what it wants. */
+   there before the queue is asked. `form` is CONC__GET_...; only what a client
+   of ours asks for says what it wants. */
 CONC__PRIVATE int conc__serve_get_as(conc__session *s, conc__object *o,
-                                     double timeout, bool leased, int wants,
-                                     size_t size) {
+                                     double timeout, int form,
+                                     conc__taking_many *ask) {
   conc_queue *q = o->queue;
   conc__buffer *out = &s->client->channel.out;
+  const size_t first = s->taken.size;
   const char *option;
   conc__sink sink, small;
-  conc__taken t;
+  size_t offset;
   ssize_t n;
   double deadline = 0;
   int rc;
   do {
-    if (!conc__session_sink(s, q, out, wants, size, &sink, &option, &rc))
+    if (!conc__session_sink(s, q, out, ask->wants, ask->size, &sink, &option,
+                            &rc))
       return rc;
     small = conc__session_sink_small(s, &sink);
-    rc = conc__buffer_reserve(&s->taken, sizeof t);
-    if (rc == 0) rc = conc__reply_get_begin(s, leased);
+    rc = conc__buffer_reserve(&s->taken, sizeof(conc__taken));
+    if (rc == 0) rc = conc__reply_get_begin(s, form);
     if (rc != 0) return rc;
-    t.offset = out->size;
+    offset = out->size;
     n = conc__aside_get(s->aside, q, &sink);
     /* An error has another reply; and before a wait none is half written. */
     if (n < 0) out->size = s->reply;
     if (n != -ETIMEDOUT || timeout <= 0) break;
     if (deadline <= 0) deadline = conc__deadline(timeout);
-    n = conc__serve_get_waiting(s, q, &small, leased, deadline, &t.offset,
-                                &rc);
+    n = conc__serve_get_waiting(s, q, &small, form, deadline, &offset, &rc);
     conc__sink_note(&sink, &small);
     if (rc != 0) return rc;
   } while (n == -EMSGSIZE && small.size != sink.size);
   if (n == -ECANCELED) return (int)n;
   if (n < 0) return conc__reply_not_got(s, n, sink.size, option);
-  t.queue = o;
-  t.old = s->protocol == 2;
-  t.lease = sink.lease;
-  if (t.old && !conc__serve_old(s, q, t.lease, t.offset, &rc)) return rc;
-  conc__object_use(o);
-  t.size = out->size - t.offset;
-  rc = leased ? conc__reply_lease_end(s, q, &sink, t.offset) : 0;
+  if (s->protocol == 2 && !conc__serve_old(s, q, sink.lease, offset, &rc))
+    return rc;
+  conc__session_take(s, o, &sink, offset);
+  if (form != CONC__GET_PLAIN)
+    conc__reply_lease_head(s, q, &sink, offset, form);
+  rc = 0;
+  if (form == CONC__GET_MANY) rc = conc__serve_lease_more(s, o, ask, offset);
+  if (rc == 0 && form != CONC__GET_PLAIN)
+    rc = conc__pickle_put_op(out, form == CONC__GET_LEASE ? CONC__OP_TUPLE2
+                                                          : CONC__OP_TUPLE);
   if (rc == 0) rc = conc__reply_end(s);
-  t.end = out->size;
-  CONC__COUNT(&s->manager->server.account, gets, 1);
-  /* Also after an error: then the connection is closed, and the message goes
+  /* Also after an error: then the connection is closed, and the messages go
      back. */
-  CONC__CHECK(s->taken.capacity - s->taken.size >= sizeof t);
-  conc__buffer_append(&s->taken, &t, sizeof t); /* there is room */
+  conc__session_taken_end(s, first);
   return rc;
 }
 
 CONC__PRIVATE int conc__serve_get(conc__session *s, conc__object *o,
                                   double timeout) {
-  return conc__serve_get_as(s, o, timeout, false, CONC__WANTS_ANY, SIZE_MAX);
+  conc__taking_many any = {SIZE_MAX, 1, SIZE_MAX, CONC__WANTS_ANY, false};
+  return conc__serve_get_as(s, o, timeout, CONC__GET_PLAIN, &any);
 }
 
 /* _conc_get(timeout, wants, size): the message is handed out. It goes from the
@@ -43378,16 +45836,6 @@ CONC__PRIVATE int conc__serve_put_many(conc__session *s,
   return n >= 0 ? conc__reply_int(s, n)
                 : conc__reply_put(s, p->queue, p->size, (int)n);
 }
-
-/* What _conc_get_many asks for. */
-typedef struct conc__taking_many {
-  size_t size, count, most;
-  int wants;
-  bool each;
-} conc__taking_many;
-
-/* A body stands in a reply as bytes, behind so many others at most. */
-#define CONC__BODY_HEAD 5
 
 /* The sink for one message more in `held`, and room to note where it ends. 0
    or negative errno: there is none. */
@@ -43736,24 +46184,30 @@ CONC__PRIVATE int conc__serve_own_put_many(conc__session *s, conc__object *o,
   return conc__serve_put_many(s, &p, key, timeout);
 }
 
-CONC__PRIVATE int conc__serve_own_get_many(conc__session *s, conc__object *o,
-                                           const conc__request *r) {
-  const conc_value *v = r->args;
-  conc__taking_many t;
-  double timeout = 0;
+/* What _conc_get_many, or _conc_lease_many, asks for; else false. */
+CONC__PRIVATE bool conc__own_many(const conc_value *v, conc__taking_many *t,
+                                  double *timeout) {
   size_t wants = 0;
   if (conc_value_size(v) != 6 ||
-      conc_value_float(conc_value_item(v, 0), &timeout) != 0 ||
+      conc_value_float(conc_value_item(v, 0), timeout) != 0 ||
       !conc__own_size(conc_value_item(v, 1), &wants) ||
-      !conc__own_size(conc_value_item(v, 2), &t.size) ||
-      !conc__own_size(conc_value_item(v, 3), &t.count) ||
-      !conc__own_size(conc_value_item(v, 4), &t.most) || t.count < 1 ||
-      t.count > CONC__MANY ||
-      conc_value_bool(conc_value_item(v, 5), &t.each) != 0)
-    return conc__own_refuse(s, r);
-  t.wants = wants == CONC__WANTS_BYTES || wants == CONC__WANTS_EXACTLY
-                ? (int)wants
-                : CONC__WANTS_ANY;
+      !conc__own_size(conc_value_item(v, 2), &t->size) ||
+      !conc__own_size(conc_value_item(v, 3), &t->count) ||
+      !conc__own_size(conc_value_item(v, 4), &t->most) || t->count < 1 ||
+      t->count > CONC__MANY ||
+      conc_value_bool(conc_value_item(v, 5), &t->each) != 0)
+    return false;
+  t->wants = wants == CONC__WANTS_BYTES || wants == CONC__WANTS_EXACTLY
+                 ? (int)wants
+                 : CONC__WANTS_ANY;
+  return true;
+}
+
+CONC__PRIVATE int conc__serve_own_get_many(conc__session *s, conc__object *o,
+                                           const conc__request *r) {
+  conc__taking_many t;
+  double timeout = 0;
+  if (!conc__own_many(r->args, &t, &timeout)) return conc__own_refuse(s, r);
   return conc__serve_take_many(s, o, &t, timeout);
 }
 
@@ -43771,11 +46225,19 @@ CONC__PRIVATE int conc__serve_own_get_many(conc__session *s, conc__object *o,
                              for how many nanoseconds it is leased without a
                              sign of life, as numbers of 8, 4 and 8 bytes, the
                              lowest first) and the message
+     _conc_lease_many(timeout, wants, size, count, most, each)
+                             as _conc_get_many, but that each of the bytes are
+                             those of a lease, and behind them a message;
+                             `each` is without effect
      _conc_lease_end(lease, how, seconds)
                              by CONC__LEASE_...; False: it has ended before
-     _conc_lease_join(lease, other)
+     _conc_lease_done(lease, ...)
+                             they are done, up to CONC__MANY; the answer is as
+                             many bytes: 0 for one that has ended before
+     _conc_lease_join(lease, other, ...)
                              the lease is now the connection's that has the
-                             other one; False: one of them has ended
+                             other one, and so is what is named behind it,
+                             unless it has ended; False: that one has ended
      _conc_alive(lease, ...) a sign of life of those that have these leases
      _conc_holders(n)        how many, and a tuple of up to n (name, leases,
                              silence) */
@@ -43783,7 +46245,9 @@ CONC__PRIVATE int conc__serve_own_get_many(conc__session *s, conc__object *o,
 #define CONC__METHOD_PUT_ON "_conc_put_on"
 #define CONC__METHOD_COUNTS "_conc_counts"
 #define CONC__METHOD_LEASE "_conc_lease"
+#define CONC__METHOD_LEASE_MANY "_conc_lease_many"
 #define CONC__METHOD_LEASE_END "_conc_lease_end"
+#define CONC__METHOD_LEASE_DONE "_conc_lease_done"
 #define CONC__METHOD_LEASE_JOIN "_conc_lease_join"
 #define CONC__METHOD_ALIVE "_conc_alive"
 #define CONC__METHOD_HOLDERS "_conc_holders"
@@ -43845,14 +46309,37 @@ CONC__PRIVATE int conc__serve_counts(conc__session *s, conc__object *o,
 CONC__PRIVATE int conc__serve_lease(conc__session *s, conc__object *o,
                                     const conc__request *r) {
   const conc_value *v = r->args, *most = conc_value_item(v, 2);
+  conc__taking_many one = {SIZE_MAX, 1, SIZE_MAX, 0, false};
   double timeout = 0;
-  size_t wants = 0, size = SIZE_MAX;
+  size_t wants = 0;
   if (conc_value_size(v) != 3 ||
       conc_value_float(conc_value_item(v, 0), &timeout) != 0 ||
       !conc__own_size(conc_value_item(v, 1), &wants) ||
-      (conc_value_type(most) != CONC_NONE && !conc__own_size(most, &size)))
+      (conc_value_type(most) != CONC_NONE &&
+       !conc__own_size(most, &one.size)))
     return conc__own_refuse(s, r);
-  return conc__serve_get_as(s, o, timeout, true, (int)wants, size);
+  one.wants = (int)wants;
+  return conc__serve_get_as(s, o, timeout, CONC__GET_LEASE, &one);
+}
+
+/* _conc_lease_many. */
+CONC__PRIVATE int conc__serve_lease_many(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
+  /* The body of bytes has a head, too. */
+  const size_t heads = 2 * CONC__BODY_HEAD + CONC__LEASE_HEAD;
+  conc__taking_many t;
+  const char *option;
+  size_t limit;
+  double timeout = 0;
+  if (!conc__own_many(r->args, &t, &timeout)) return conc__own_refuse(s, r);
+  limit = conc__session_limit(s, &option);
+  if (t.most > limit) t.most = limit;
+  if (t.size > t.most || t.most - t.size < heads) {
+    if (t.wants == CONC__WANTS_EXACTLY || t.most < heads)
+      return conc__reply_not_got(s, -EMSGSIZE, t.most, NULL);
+    t.size = t.most - heads;
+  }
+  return conc__serve_get_as(s, o, timeout, CONC__GET_MANY, &t);
 }
 
 /* The number of a lease, or else false. */
@@ -43882,15 +46369,77 @@ CONC__PRIVATE int conc__serve_lease_end(conc__session *s, conc__object *o,
   return conc__reply_bool(s, rc == 0);
 }
 
+/* Ends leases as done, with turns for others. 0, or what the journal says of
+   the first that it does not have; -ECANCELED: the connection is to be
+   closed. */
+CONC__PRIVATE int conc__lease_done_each(conc_queue *q, const uint64_t *leases,
+                                        bool *ended, size_t n) {
+  int failed = 0;
+  size_t at, some;
+  for (at = 0; at < n; at += some) {
+    ssize_t rc;
+    some = n - at < CONC__ENDINGS_MOST ? n - at : CONC__ENDINGS_MOST;
+    rc = conc__queue_done_n(q, leases + at, ended + at, some);
+    if (rc < 0 && rc != -ESTALE && failed == 0) failed = (int)rc;
+    if (at + some < n && conc__loop_yield() != 0) return -ECANCELED;
+  }
+  return failed;
+}
+
+/* _conc_lease_done. */
+CONC__PRIVATE int conc__serve_lease_done(conc__session *s, conc__object *o,
+                                         const conc__request *r) {
+  const size_t n = conc_value_size(r->args);
+  uint64_t *leases;
+  bool *ended;
+  size_t i;
+  int rc;
+  if (n < 1 || n > CONC__MANY) return conc__own_refuse(s, r);
+  leases = (uint64_t *)CONC_MALLOC(n * (sizeof *leases + sizeof *ended));
+  if (leases == NULL) return conc__reply_error(s, -ENOMEM, true);
+  ended = (bool *)(void *)(leases + n);
+  memset(ended, 0, n * sizeof *ended);
+  for (i = 0; i < n; i++)
+    if (!conc__own_lease(conc_value_item(r->args, i), &leases[i])) break;
+  if (i < n) {
+    rc = conc__own_refuse(s, r);
+  } else {
+    rc = conc__lease_done_each(o->queue, leases, ended, n);
+    if (rc != 0 && rc != -ECANCELED) {
+      rc = conc__reply_error(s, rc, true);
+    } else if (rc == 0) {
+      unsigned char *bytes = (unsigned char *)leases; /* they are used up */
+      for (i = 0; i < n; i++) bytes[i] = ended[i];
+      rc = CONC__REPLY_BEGIN(s, "#RETURN");
+      if (rc == 0)
+        rc = conc__pickle_put_bytes(&s->client->channel.out, bytes, n, 4);
+      if (rc == 0) rc = conc__reply_end(s);
+    }
+  }
+  CONC_FREE(leases);
+  return rc;
+}
+
+/* From the last to the first, as a holder has them: so none is inserted among
+   those before. */
 CONC__PRIVATE int conc__serve_lease_join(conc__session *s, conc__object *o,
                                          const conc__request *r) {
+  const size_t n = conc_value_size(r->args);
   uint64_t lease = 0, other = 0;
-  if (conc_value_size(r->args) != 2 ||
-      !conc__own_lease(conc_value_item(r->args, 0), &lease) ||
+  size_t i;
+  int joined = -ESTALE, rc = 0;
+  if (n < 2 || n > CONC__MANY + 1 ||
       !conc__own_lease(conc_value_item(r->args, 1), &other))
     return conc__own_refuse(s, r);
-  return conc__reply_bool(
-      s, conc__work_join_lease(o->queue, lease, other) == 0);
+  for (i = n; i-- > 0;) {
+    if (i == 1) continue;
+    if (!conc__own_lease(conc_value_item(r->args, i), &lease))
+      return conc__own_refuse(s, r);
+    joined = conc__work_join_lease(o->queue, lease, other);
+    if (i % 1024 == 1023) rc = conc__loop_yield(); /* others have a turn */
+    if (rc != 0) return rc;
+  }
+  return conc__reply_bool(s, joined == 0);
 }
 
 CONC__PRIVATE int conc__serve_alive(conc__session *s, conc__object *o,
@@ -44092,7 +46641,9 @@ static const conc__class conc__served_work = {
 /* One that leases. */
 static const conc__method conc__lease_methods[] = {
     {CONC__METHOD_LEASE, CONC__TAKES_ANY, conc__serve_lease, false},
+    {CONC__METHOD_LEASE_MANY, CONC__TAKES_ANY, conc__serve_lease_many, true},
     {CONC__METHOD_LEASE_END, CONC__TAKES_ANY, conc__serve_lease_end, true},
+    {CONC__METHOD_LEASE_DONE, CONC__TAKES_ANY, conc__serve_lease_done, true},
     {CONC__METHOD_LEASE_JOIN, CONC__TAKES_ANY, conc__serve_lease_join, true},
     {CONC__METHOD_ALIVE, CONC__TAKES_ANY, conc__serve_alive, true},
     {CONC__METHOD_HOLDERS, CONC__TAKES_ANY, conc__serve_holders, true}};
@@ -44289,23 +46840,33 @@ CONC__PRIVATE int conc__object_await(conc__session *s, conc__object *o) {
   return rc;
 }
 
-/* The same for another object than the one whose method this is. While the
-   session has waited, somebody else may have begun to work with that one: so
-   neither is another session's afterwards. */
-CONC__PRIVATE int conc__object_await_too(conc__session *s, conc__object *o) {
-  int rc;
-  do {
-    rc = conc__object_await(s, o);
-    if (rc == 0 && s->object != NULL) rc = conc__object_await(s, s->object);
-  } while (rc == 0 && o->busy != NULL && o->busy != s);
-  return rc;
-}
-
 /* The method is done. */
 CONC__INLINE void conc__object_rest(conc__session *s, conc__object *o) {
   if (CONC__LIKELY(o->busy != s)) return;
   o->busy = NULL;
   conc_lock_release(&o->alone);
+}
+
+/* Works with another object, `o`, than the one whose method this is, which is
+   returned: for conc__session_turn_back. No session has two of them: so there
+   is no circle of sessions that wait for each other. *rc: 0 or -ECANCELED. */
+CONC__PRIVATE conc__object *conc__session_turn_to(conc__session *s,
+                                                  conc__object *o, int *rc) {
+  conc__object *own = s->object;
+  if (own != NULL && own != o) conc__object_rest(s, own);
+  s->object = o;
+  *rc = conc__object_await(s, o);
+  return own;
+}
+
+/* Goes on with its own, on which others may have worked meanwhile. Returns rc,
+   or -ECANCELED. */
+CONC__PRIVATE int conc__session_turn_back(conc__session *s, conc__object *own,
+                                          int rc) {
+  if (s->object == own) return rc;
+  conc__object_rest(s, s->object);
+  s->object = own;
+  return rc == 0 && own != NULL ? conc__object_await(s, own) : rc;
 }
 
 /* A method of an object. What is wrong with a request is told in the order in
@@ -44553,7 +47114,10 @@ CONC__PRIVATE int conc__serve_reference(conc__session *s,
 #define CONC__DEBUG_INFO 65536
 #define CONC__DEBUG_TEXT 75
 
-/* debug_info(): the objects that clients refer to, two lines for each. */
+/* debug_info(): the objects that clients refer to, two lines for each. Nobody
+   is kept waiting by it: what is shown of an object is a beginning of its text
+   (see conc__write_fn), and there may be a million of objects to be looked
+   at. */
 CONC__PRIVATE int conc__serve_debug_info(conc__session *s) {
   conc__objects *t = &s->manager->objects;
   conc__buffer b = {NULL, 0, 0, 0}, one = {NULL, 0, 0, 0};
@@ -44566,7 +47130,10 @@ CONC__PRIVATE int conc__serve_debug_info(conc__session *s) {
               conc__object_at(t, i, &o);
        i++) {
     int n;
-    if (o == NULL || o->refs == 0) continue;
+    if (o == NULL || o->refs == 0) {
+      rc = conc__session_pace(s, 1);
+      continue;
+    }
     conc__object_id(o, s->manager->server.number, id);
     n = snprintf(line, sizeof line, "%s  %s:       refcount=%lu\n    ",
                  b.size > 0 ? "\n" : "", id, (unsigned long)o->refs);
@@ -44578,6 +47145,7 @@ CONC__PRIVATE int conc__serve_debug_info(conc__session *s) {
       rc = conc__buffer_append(
           &b, one.data,
           (size_t)conc__text_room((const char *)one.data, CONC__DEBUG_TEXT));
+    if (rc == 0) rc = conc__session_pace(s, 1 + one.size / 16);
   }
   if (rc == 0) rc = conc__buffer_append(&b, "", 1);
   if (rc == 0) rc = conc__reply_str(s, (const char *)b.data);
@@ -44586,28 +47154,37 @@ CONC__PRIVATE int conc__serve_debug_info(conc__session *s) {
   return rc;
 }
 
-/* The functions, and how many arguments each has. */
+/* The functions, and how many arguments each has. Those that are `last` are
+   the first and the last of a connection: they are not for one for methods. */
 static const struct {
   const char *name;
   size_t least, most;
-} conc__functions[] = {
-    {"accept_connection", 1, 1}, {"create", 1, SIZE_MAX},
-    {"debug_info", 0, 0},        {"decref", 1, 1},
-    {"dummy", 0, 0},             {"get_methods", 1, 1},
-    {"incref", 1, 1},            {"number_of_objects", 0, 0},
-    {"shutdown", 0, 0}};
+  bool last;
+} conc__functions[] = {{"accept_connection", 1, 1, true},
+                       {"create", 1, SIZE_MAX, false},
+                       {"debug_info", 0, 0, false},
+                       {"decref", 1, 1, false},
+                       {"dummy", 0, 0, false},
+                       {"get_methods", 1, 1, false},
+                       {"incref", 1, 1, false},
+                       {"number_of_objects", 0, 0, false},
+                       {"shutdown", 0, 0, true}};
 #define CONC__FUNCTIONS (sizeof conc__functions / sizeof *conc__functions)
 
 /* A function of the server. It is the only request of its connection; only
-   accept_connection lets others follow. */
+   accept_connection lets others follow, and among these a client of ours may
+   have functions again (CONC__ITSELF). */
 CONC__PRIVATE int conc__serve_function(conc__session *s, conc__request *r) {
+  const bool methods = s->client->methods;
   const char *f = r->method;
   char text[160];
   size_t given = conc_value_size(r->args);
   size_t i;
-  s->leave = true;
+  s->leave = !methods;
   for (i = 0; i < CONC__FUNCTIONS; i++)
     if (strcmp(f, conc__functions[i].name) == 0) break;
+  if (methods && i < CONC__FUNCTIONS && conc__functions[i].last)
+    i = CONC__FUNCTIONS;
   if (i == CONC__FUNCTIONS) {
     snprintf(text, sizeof text, "AssertionError: '%.*s' unrecognized",
              CONC__SHOWN(f, 60));
@@ -44629,7 +47206,7 @@ CONC__PRIVATE int conc__serve_function(conc__session *s, conc__request *r) {
     conc__client_read_name(s->client,
                            conc__request_text(conc_value_item(r->args, 0)));
     conc__session_own(s);
-    return conc__reply_none(s);
+    return conc__reply_bool(s, true); /* see CONC__ITSELF */
   }
   if (strcmp(f, "create") == 0) return conc__serve_create(s, r);
   if (strcmp(f, "dummy") == 0) return conc__reply_none(s);
@@ -44963,8 +47540,9 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
   memset(&reading.encoded, 0, sizeof reading.encoded);
   s->encoded_objects = reading.encoded_objects;
   if (conc__request_fits(s, reading.value, &r, &rc)) {
-    rc = s->client->methods ? conc__serve_method(s, &r)
-                            : conc__serve_function(s, &r);
+    rc = s->client->methods && strcmp(r.ident, CONC__ITSELF) != 0
+             ? conc__serve_method(s, &r)
+             : conc__serve_function(s, &r);
     if (rc == 0) rc = conc__reply_bound(s, &r);
   }
   reading.encoded = s->encoded; /* which no put has taken */
@@ -45604,7 +48182,7 @@ CONC__PRIVATE int conc__client_accept(conc__manager_data *m) {
   if (rc == 0) {
     conc__client_look(c, &unwelcome);
     if (unwelcome == NULL) {
-      conc__channel_keepalive(&c->channel, m->keepalive);
+      conc__channel_keepalive(&c->channel, m->keepalive, false);
       c->watch.ready = conc__client_ready;
       rc = conc__watch_start(conc__this.loop, c->channel.fd, &c->watch);
     }
@@ -45919,6 +48497,7 @@ CONC__PRIVATE void *conc__server_main(void *arg) {
   conc__manager_data *m = (conc__manager_data *)arg;
   conc__server_side *server = &m->server;
   server->running = true;
+  m->objects.loop = conc__this.loop;
   conc__errands_open(server);
   conc_event_set(&server->ready); /* from now on it can be cancelled */
   while (conc__server_accept(m) != -ECANCELED) {
@@ -45939,6 +48518,7 @@ CONC__PRIVATE void *conc__server_main(void *arg) {
 CONC__PRIVATE void conc__server_abandon(conc__manager_data *m) {
   conc__server_side *server = &m->server;
   m->objects.slots_count = 0;
+  m->objects.remains = NULL;
   server->path = NULL;
   server->clients = server->dead = NULL;
   server->receipts = NULL;
@@ -45980,6 +48560,7 @@ CONC__PRIVATE void *conc__server_thread(void *arg) {
   server->root.arg = m;
   server->root.name = "conc-manager";
   server->error = conc_run(&server->root);
+  m->objects.loop = NULL;
   conc_event_set(&server->ready);
   conc__server_close(m);
   if (server->running)
@@ -46179,6 +48760,7 @@ typedef struct conc__peer {
   const unsigned char *ahead, *ahead_end; /* bodies in `in` of messages that
                  came together, and that no get has taken yet; in >>client */
   bool fetched; /* in advance: it counts among these */
+  bool itself;  /* the server knows CONC__ITSELF */
   struct conc__peer *younger, *older; /* in `held`, while it is idle and so */
   /* What it is known by if we come back on another connection: see "coming
      back" in >>own. */
@@ -46192,12 +48774,18 @@ typedef struct conc__peer {
 /* --- connections: their end --- */
 
 /* The word "confirmed". It is small: if it cannot be sent at once, the other
-   end does not read, and the message goes back there. */
-CONC__PRIVATE void conc__peer_confirm(conc__peer *p) {
-  ssize_t n = send(p->channel.fd, "\0\0\0\0", 4, MSG_DONTWAIT | MSG_NOSIGNAL);
+   end does not read, and the message goes back there. `more` is 0, or
+   CONC__MSG_MORE: the end of the connection follows, and they go together. */
+CONC__PRIVATE void conc__peer_say(conc__peer *p, int more) {
+  ssize_t n = send(p->channel.fd, "\0\0\0\0", 4,
+                   MSG_DONTWAIT | MSG_NOSIGNAL | more);
   (void)n;
   p->held = false;
   p->unsure = true;
+}
+
+CONC__PRIVATE void conc__peer_confirm(conc__peer *p) {
+  conc__peer_say(p, 0);
 }
 
 /* Closes a connection. A message that it holds is the caller's since long, and
@@ -46207,7 +48795,7 @@ CONC__PRIVATE void conc__peer_confirm(conc__peer *p) {
 CONC__PRIVATE void conc__peer_close(conc__peer *p) {
   conc__manager_data *m = p->manager;
   bool ours = conc__own_fd_is(p->channel.fd);
-  if (p->held && ours) conc__peer_confirm(p);
+  if (p->held && ours) conc__peer_say(p, CONC__MSG_MORE);
   conc__channel_close(&p->channel);
   if (ours && m != NULL && p->unsure) {
     conc__mutex *guard = conc__mutex_of(m);
@@ -46248,11 +48836,11 @@ CONC__PRIVATE int conc__request_end(conc__buffer *out, size_t at) {
 /* A whole request for a function of the server. Its only argument is a str, or
    there is none (NULL). It is in protocol 2, which every Python reads: it is
    the first that the server gets, and which one it speaks itself is not known
-   before its reply. */
-CONC__PRIVATE int conc__request_str(conc__buffer *out, const char *method,
-                                    const char *argument) {
+   before its reply. `ident` is NULL, or CONC__ITSELF. */
+CONC__PRIVATE int conc__request_str(conc__buffer *out, const char *ident,
+                                    const char *method, const char *argument) {
   size_t at;
-  int rc = conc__request_begin(out, &at, 2, NULL, method);
+  int rc = conc__request_begin(out, &at, ident != NULL ? 4 : 2, ident, method);
   if (rc == 0)
     rc = argument != NULL
              ? conc__pickle_put_str(out, argument, strlen(argument))
@@ -46463,11 +49051,10 @@ CONC__PRIVATE int conc__peer_open_once(conc__manager_data *m, conc__peer **out,
     return rc;
   }
   began = conc_now();
-  conc__channel_keepalive(&p->channel, m->keepalive);
-  conc__channel_ask_often(&p->channel);
+  conc__channel_keepalive(&p->channel, m->keepalive, true);
   rc = conc__auth_connect(&p->channel, &m->key, deadline);
   if (rc == 0) {
-    conc__channel_keepalive(&p->channel, m->keepalive);
+    conc__channel_ask(&p->channel, m->keepalive, false);
     *out = p;
     return 0;
   }
@@ -46525,7 +49112,7 @@ CONC__PRIVATE int conc__peer_function(conc__manager_data *m,
   *reply = NULL;
   *lost = conc__is_lost(rc);
   if (rc != 0) return rc;
-  rc = conc__request_str(&p->channel.out, function, argument);
+  rc = conc__request_str(&p->channel.out, NULL, function, argument);
   began = conc_now();
   if (rc == 0)
     rc = conc__peer_call(m, p, reply, result, &broken, deadline);
@@ -46563,14 +49150,24 @@ CONC__PRIVATE void conc__client_has_lost(conc__manager_data *m) {
   conc__mutex_unlock(guard);
 }
 
+/* Whether the server still serves a connection on which no reply is due. Just
+   used: this saves a system call for each request of a busy client, unless it
+   is to look `closely`. If it is broken all the same, the call fails. Idle for
+   a while: the server may have gone, or started anew. Then there is something
+   to read: the end. */
+CONC__PRIVATE bool conc__peer_is_served(const conc__peer *p, bool closely) {
+  unsigned char byte;
+  if (conc_now() - p->last < 0.1 && !closely) return true;
+  return recv(p->channel.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 &&
+         conc__would_block(errno);
+}
+
 /* Takes an idle connection that the server still serves. NULL: there is
    none. */
 CONC__PRIVATE conc__peer *conc__peer_take_idle(conc__manager_data *m) {
   conc__mutex *guard = conc__mutex_of(m);
   for (;;) {
     conc__peer *p;
-    unsigned char byte;
-    ssize_t n;
     conc__mutex_lock(guard);
     p = m->client.idle;
     if (p != NULL) {
@@ -46581,15 +49178,9 @@ CONC__PRIVATE conc__peer *conc__peer_take_idle(conc__manager_data *m) {
     if (p == NULL) return NULL;
     CONC__CHECK(!p->asked);
     if (p->channel.fd >= 0) {
-      /* Just used: this saves a system call for each request of a busy client.
-         If it is broken all the same, the call fails. A call that may be tried
-         again had better know it before it has sent what it cannot take
-         back. */
-      if (conc_now() - p->last < 0.1 && !(m->options->reconnect > 0)) return p;
-      /* It has been idle for a while: the server may have gone, or started
-         anew. Then there is something to read: the end. */
-      n = recv(p->channel.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-      if (n < 0 && conc__would_block(errno)) return p;
+      /* A call that may be tried again had better know it before it has sent
+         what it cannot take back. */
+      if (conc__peer_is_served(p, m->options->reconnect > 0)) return p;
       conc__client_has_lost(m);
     }
     conc__peer_close(p);
@@ -46639,7 +49230,7 @@ CONC__PRIVATE int conc__peer_get(conc__manager_data *m, conc__peer **out,
   const conc_value *result;
   size_t i;
   int n, rc;
-  bool named = false;
+  bool named = false, itself = false;
   *lost = false;
   *out = conc__peer_take_idle(m);
   if (*out != NULL) return 0;
@@ -46654,8 +49245,10 @@ CONC__PRIVATE int conc__peer_get(conc__manager_data *m, conc__peer **out,
   }
   rc = conc__peer_function(m, "accept_connection", text, &reply, &result, out,
                            lost, deadline);
+  if (rc == 0 && conc_value_bool(result, &itself) != 0) itself = false;
   conc_value_free(reply);
   if (rc != 0) return rc;
+  (*out)->itself = itself;
   (*out)->channel.eager = false;
   if (named) {
     (*out)->manager = m;
@@ -46695,6 +49288,34 @@ CONC__PRIVATE void conc__peer_put(conc__manager_data *m, conc__peer *p) {
   conc__mutex_unlock(guard);
 }
 
+/* Calls a function of the server, as conc__peer_function; but over a connection
+   that is there already, if the server is ours. If that one turns out to be
+   lost, the server may be another one by now, and is asked anew. */
+CONC__PRIVATE int conc__peer_ask(conc__manager_data *m, const char *function,
+                                 const char *argument, conc_value **reply,
+                                 const conc_value **result, bool *lost,
+                                 double deadline) {
+  conc__peer *p = conc__peer_take_idle(m);
+  bool broken = true, again;
+  int rc;
+  if (p != NULL && !p->itself) conc__peer_put(m, p);
+  if (p == NULL || !p->itself)
+    return conc__peer_function(m, function, argument, reply, result, NULL,
+                               lost, deadline);
+  *reply = NULL;
+  rc = conc__request_str(&p->channel.out, CONC__ITSELF, function, argument);
+  if (rc == 0)
+    rc = conc__peer_call(m, p, reply, result, &broken, deadline);
+  *lost = broken && conc__is_lost(rc);
+  again = *lost && rc != -ETIMEDOUT && p->channel.fd >= 0;
+  if (again) conc__client_has_lost(m);
+  if (broken) conc__peer_close(p);
+  else conc__peer_put(m, p);
+  return again ? conc__peer_function(m, function, argument, reply, result,
+                                     NULL, lost, deadline)
+               : rc;
+}
+
 /* --- calls, and their tries ---
 
    A call is one request and its reply; or several, if the manager has a
@@ -46723,6 +49344,9 @@ typedef struct conc__calling {
   bool unknown;    /* it acts, was sent, and was not answered */
   int resolved;    /* how often the id of its name was asked for anew */
   const void *server; /* the id that the last try was for */
+  struct conc__peer *own; /* by which it is sent, and which is the caller's
+                             afterwards, unless it was closed: then it is NULL
+                             here. NULL: by any that is idle */
   bool has_key;
   unsigned char key[CONC__KEY_SIZE + 1];
 } conc__calling;
@@ -46740,6 +49364,7 @@ CONC__PRIVATE void conc__call_begin(conc__calling *call, conc__manager_data *m,
   call->acts = call->lost = call->unknown = call->has_key = false;
   call->resolved = 0;
   call->server = NULL;
+  call->own = NULL;
 }
 
 /* Until when the server may wait, as its request says. */
@@ -46761,7 +49386,10 @@ CONC__PRIVATE double conc__call_patience(conc__calling *call) {
 
 /* A connection for a try. 0 or negative errno. */
 CONC__PRIVATE int conc__call_connect(conc__calling *call, conc__peer **out) {
-  int rc = conc__peer_get(call->manager, out, &call->lost,
+  int rc;
+  *out = call->own;
+  if (*out != NULL) return 0;
+  rc = conc__peer_get(call->manager, out, &call->lost,
                           conc__call_patience(call));
   if (rc == 0 && call->again > 0) call->since = conc_now();
   return rc;
@@ -46780,6 +49408,12 @@ CONC__PRIVATE int conc__call_broken(conc__calling *call, const conc__peer *p,
   if (call->acts) call->unknown = true;
   if (rc == -EPIPE || (call->acts && rc != -ECANCELED)) return -ECONNRESET;
   return rc;
+}
+
+/* Closes the connection of a try. */
+CONC__PRIVATE void conc__call_close(conc__calling *call, conc__peer *p) {
+  if (call->own == p) call->own = NULL;
+  conc__peer_close(p);
 }
 
 /* Whether the call is to be made once more after a try that has ended with
@@ -47038,7 +49672,7 @@ CONC__PRIVATE int conc__exchange_begin(conc__exchange *c, conc__proxy *proxy,
       CONC__LOAD_RELAXED(&proxy->manager->client.unsettled) != NULL) {
     rc = conc__proxy_settle(proxy, ident, c->peer, call->end);
     if (rc != 0) call->lost = conc__is_lost(rc);
-    if (rc != 0) conc__peer_close(c->peer);
+    if (rc != 0) conc__call_close(call, c->peer);
   }
   if (rc != 0) return rc == -ECONNRESET ? -EPIPE : rc; /* it was not sent */
   c->call = call;
@@ -47050,7 +49684,7 @@ CONC__PRIVATE int conc__exchange_begin(conc__exchange *c, conc__proxy *proxy,
   rc = conc__request_begin(&c->peer->channel.out, &c->at,
                            conc__proxy_protocol(proxy, ident), ident->text,
                            method);
-  if (rc != 0) conc__peer_close(c->peer);
+  if (rc != 0) conc__call_close(call, c->peer);
   return rc;
 }
 
@@ -47058,8 +49692,8 @@ CONC__PRIVATE int conc__exchange_begin(conc__exchange *c, conc__proxy *proxy,
 CONC__PRIVATE void conc__exchange_leave(conc__exchange *c,
                                         conc__proxy *proxy) {
   if (c->broken)
-    conc__peer_close(c->peer);
-  else
+    conc__call_close(c->call, c->peer);
+  else if (c->peer != c->call->own)
     conc__peer_put(proxy->manager, c->peer);
 }
 
@@ -47153,8 +49787,8 @@ CONC__PRIVATE int conc__ident_ask(conc__calling *call, const char *name,
   conc_value *reply;
   const conc_value *result;
   conc__ident *ident;
-  int rc = conc__peer_function(m, "create", name, &reply, &result, NULL,
-                               &call->lost, conc__call_patience(call));
+  int rc = conc__peer_ask(m, "create", name, &reply, &result, &call->lost,
+                          conc__call_patience(call));
   *out = NULL;
   /* KeyError, in words; older ones of ours and of Python say it otherwise. */
   if (rc == -ESTALE || rc == -CONC__EREMOTEIO) return -ENOENT;
@@ -47180,8 +49814,7 @@ CONC__PRIVATE void conc__ident_give_back(conc__manager_data *m,
   const conc_value *result;
   bool lost;
   if (ident->confirms || end <= conc_now()) return;
-  conc__peer_function(m, "decref", ident->text, &reply, &result, NULL, &lost,
-                      end);
+  conc__peer_ask(m, "decref", ident->text, &reply, &result, &lost, end);
   conc_value_free(reply);
 }
 
@@ -47678,36 +50311,45 @@ CONC__PRIVATE bool conc__ahead_begin(conc__peer *p,
 }
 
 /* One trip that gets up to `count` messages, of the kind that the sink wants,
-   from a server of ours. 0: *out has them, and belongs to the caller. Or
-   negative errno. */
+   from a server of ours. 0: the peer of *c has them, and belongs to the
+   caller. Or negative errno. */
+CONC__PRIVATE int conc__proxy_fetched(conc__proxy *proxy,
+                                      const conc__ident *ident,
+                                      const conc__sink *sink, size_t count,
+                                      const char *method, bool each,
+                                      conc__calling *call, conc__exchange *c) {
+  const unsigned char *payload;
+  size_t size;
+  int rc = conc__exchange_begin(c, proxy, ident, method, call);
+  if (rc != 0) return rc;
+  rc = conc__fetch_arguments(&c->peer->channel.out, c, sink, count, each);
+  rc = conc__exchange_write(c, proxy, rc);
+  if (rc != 0) return rc;
+  rc = conc__peer_exchange(proxy->manager, c->peer, &payload, &size,
+                           call->end);
+  c->broken = true;
+  if (rc == 0 && conc__ahead_begin(c->peer, payload, size)) return 0;
+  rc = rc != 0 ? conc__call_broken(call, c->peer, rc)
+               : conc__exchange_told(c, payload, size);
+  conc__exchange_leave(c, proxy);
+  return rc;
+}
+
+/* The same, of a queue that does not lease: *out has them. */
 CONC__PRIVATE int conc__proxy_fetch(conc__proxy *proxy,
                                     const conc__ident *ident,
                                     const conc__sink *sink, size_t count,
                                     bool each, conc__calling *call,
                                     conc__peer **out) {
-  const unsigned char *payload;
-  size_t size;
   conc__exchange c;
-  int rc = conc__exchange_begin(&c, proxy, ident, CONC__METHOD_GET_MANY, call);
+  int rc = conc__proxy_fetched(proxy, ident, sink, count,
+                               CONC__METHOD_GET_MANY, each, call, &c);
   if (rc != 0) return rc;
-  rc = conc__fetch_arguments(&c.peer->channel.out, &c, sink, count, each);
-  rc = conc__exchange_write(&c, proxy, rc);
-  if (rc != 0) return rc;
-  rc = conc__peer_exchange(proxy->manager, c.peer, &payload, &size, call->end);
-  c.broken = true;
-  if (rc != 0) {
-    rc = conc__call_broken(call, c.peer, rc);
-  } else if (conc__ahead_begin(c.peer, payload, size)) {
-    c.peer->asked = false;
-    c.peer->trips++;
-    c.peer->taken = 0;
-    *out = c.peer;
-    return 0;
-  } else {
-    rc = conc__exchange_told(&c, payload, size);
-  }
-  conc__exchange_leave(&c, proxy);
-  return rc;
+  c.peer->asked = false;
+  c.peer->trips++;
+  c.peer->taken = 0;
+  *out = c.peer;
+  return 0;
 }
 
 /* --- getting from a Python server: late replies ---
@@ -48318,10 +50960,26 @@ CONC__PRIVATE uint64_t conc__lessee_older(conc__lessee *l, uint64_t than) {
   return lease;
 }
 
-/* Asks for the lease that came by the connection of `c` to be the pinned
-   one's, too. 1: it is. 0: the pinned one has none any more. Or negative
-   errno: then the connection is closed, and it is known that the message is in
-   its queue again, or that the pin must be closed. */
+/* Appends the arguments of _conc_lease_join: the leases of a lessee from
+   `lease` on, which is the oldest of those that came together, are to be those
+   of the other one. */
+CONC__PRIVATE int conc__join_arguments(conc__lessee *l, conc__buffer *out,
+                                       uint64_t lease, uint64_t other) {
+  const conc__grant *g;
+  int rc = conc__pickle_put_op(out, CONC__OP_MARK);
+  if (rc == 0) rc = conc__pickle_put_int(out, (int64_t)lease);
+  if (rc == 0) rc = conc__pickle_put_int(out, (int64_t)other);
+  conc__mutex_lock(l->guard);
+  for (g = l->youngest; rc == 0 && g != NULL && g->lease > lease; g = g->older)
+    rc = conc__pickle_put_int(out, (int64_t)g->lease);
+  conc__mutex_unlock(l->guard);
+  return rc != 0 ? rc : conc__pickle_put_op(out, CONC__OP_TUPLE);
+}
+
+/* Asks for what came by the connection of `c` to be the pinned one's, too: the
+   leases from that one on. 1: they are. 0: the pinned one has none any more.
+   Or negative errno: then the connection is to be closed, and it is known that
+   the messages are in their queue again, or that the pin must be closed. */
 CONC__PRIVATE int conc__lessee_join(conc__lessee *l, conc__proxy *proxy,
                                     const conc__ident *ident,
                                     conc__exchange *c, uint64_t lease) {
@@ -48336,9 +50994,7 @@ CONC__PRIVATE int conc__lessee_join(conc__lessee *l, conc__proxy *proxy,
     size_t at;
     rc = conc__request_begin(out, &at, 4, ident->text,
                              CONC__METHOD_LEASE_JOIN);
-    if (rc == 0) rc = conc__pickle_put_int(out, (int64_t)lease);
-    if (rc == 0) rc = conc__pickle_put_int(out, (int64_t)other);
-    if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE2);
+    if (rc == 0) rc = conc__join_arguments(l, out, lease, other);
     if (rc == 0) rc = conc__request_end(out, at);
     if (rc != 0) break; /* the connection is closed: nothing was joined */
     rc = conc__peer_call(proxy->manager, c->peer, &reply, &result, &broken,
@@ -48357,19 +51013,22 @@ CONC__PRIVATE int conc__lessee_join(conc__lessee *l, conc__proxy *proxy,
   return rc != 0 ? rc : joined;
 }
 
-/* The task has a message by this connection: notes the lease, and pins the
-   connection unless another one is. The lease is noted first: then a pin stays
-   one until it is taken out here. */
+/* The task has messages by this connection: notes the leases, the youngest
+   first, and pins the connection unless another one is. The leases are noted
+   first: then a pin stays one until it is taken out here. */
 CONC__PRIVATE int conc__lessee_take(conc__lessee *l, conc__proxy *proxy,
                                     const conc__ident *ident,
-                                    conc__exchange *c, conc__grant *grant) {
-  const uint64_t lease = grant->lease;
+                                    conc__exchange *c, conc__grant *grants) {
+  conc__grant *oldest = grants;
   conc__peer *old = NULL;
   bool joins, close = false;
+  uint64_t lease;
   int rc = 0;
+  while (oldest->older != NULL) oldest = oldest->older;
+  lease = oldest->lease;
   conc__mutex_lock(l->guard);
-  grant->older = l->youngest;
-  l->youngest = grant;
+  oldest->older = l->youngest;
+  l->youngest = grants;
   joins = l->pin != NULL && !l->spoiled;
   if (proxy->beat_at <= 0) {
     proxy->beat_at = conc_now() + proxy->beat_every;
@@ -48378,8 +51037,10 @@ CONC__PRIVATE int conc__lessee_take(conc__lessee *l, conc__proxy *proxy,
   conc__mutex_unlock(l->guard);
   if (joins) rc = conc__lessee_join(l, proxy, ident, c, lease);
   if (rc < 0) {
+    uint64_t youngest;
     conc__peer_close(c->peer);
-    conc__lease_forget(proxy, lease, true);
+    while ((youngest = conc__lessee_older(l, UINT64_MAX)) >= lease)
+      conc__lease_forget(proxy, youngest, true);
     return rc;
   }
   conc__mutex_lock(l->guard);
@@ -48388,6 +51049,7 @@ CONC__PRIVATE int conc__lessee_take(conc__lessee *l, conc__proxy *proxy,
   } else {
     old = l->pin;
     l->pin = c->peer;
+    l->pin->last = conc_now();
     close = l->spoiled;
     l->spoiled = false;
   }
@@ -48397,19 +51059,29 @@ CONC__PRIVATE int conc__lessee_take(conc__lessee *l, conc__proxy *proxy,
   return 0;
 }
 
-/* Reads the head of a reply to _conc_lease, behind which the message is. */
+/* Reads what stands before a message that is leased. */
+CONC__PRIVATE bool conc__lease_read_head(const unsigned char **body, size_t *n,
+                                         conc__sink *sink, double *seconds) {
+  const unsigned char *p = *body;
+  if (*n < CONC__LEASE_HEAD + 1) return false;
+  sink->lease = conc__little_endian(p, 8);
+  sink->deliveries = (int)conc__little_endian(p + 8, 4);
+  *seconds = (double)conc__little_endian(p + 12, 8) / 1e9;
+  *body += CONC__LEASE_HEAD;
+  *n -= CONC__LEASE_HEAD;
+  return sink->lease != 0 && sink->lease <= INT64_MAX && sink->deliveries > 0;
+}
+
+/* The same of a reply to _conc_lease. */
 CONC__PRIVATE bool conc__lease_read(const unsigned char **body, size_t *n,
                                     conc__sink *sink, double *seconds) {
   const unsigned char *p = *body;
   if (*n < 2 + CONC__LEASE_HEAD + 2 || p[0] != CONC__OP_SHORT_BINBYTES ||
       p[1] != CONC__LEASE_HEAD || p[*n - 1] != CONC__OP_TUPLE2)
     return false;
-  sink->lease = conc__little_endian(p + 2, 8);
-  sink->deliveries = (int)conc__little_endian(p + 10, 4);
-  *seconds = (double)conc__little_endian(p + 14, 8) / 1e9;
-  *body += 2 + CONC__LEASE_HEAD;
-  *n -= 2 + CONC__LEASE_HEAD + 1;
-  return sink->lease != 0 && sink->lease <= INT64_MAX && sink->deliveries > 0;
+  *body += 2;
+  *n -= 3;
+  return conc__lease_read_head(body, n, sink, seconds);
 }
 
 /* Hands the message of a reply over, and notes the lease. The connection is
@@ -48432,6 +51104,7 @@ CONC__PRIVATE ssize_t conc__lessee_accept(conc__lessee *l, conc__proxy *proxy,
     CONC_FREE(grant);
     return got;
   }
+  grant->older = NULL;
   grant->lease = sink->lease;
   conc__mutex_lock(l->guard);
   proxy->beat_every = seconds / 3;
@@ -48472,7 +51145,109 @@ CONC__PRIVATE ssize_t conc__proxy_lease(conc__proxy *proxy,
   return rc;
 }
 
-/* --- the ends of leases --- */
+/* Hands the messages of a trip over, of which the sink's data has room for n,
+   and notes the leases. The connection is left in any case. How many; or
+   negative errno, as conc__lessee_accept. */
+CONC__PRIVATE ssize_t conc__lessee_accept_many(conc__lessee *l,
+                                               conc__proxy *proxy,
+                                               const conc__ident *ident,
+                                               conc__exchange *c,
+                                               conc__sink *sink, size_t n) {
+  conc__peer *p = c->peer;
+  const unsigned char *body;
+  conc__grant *grants = NULL;
+  double seconds = 0;
+  ssize_t got = 0;
+  size_t size, done = 0;
+  int rc;
+  p->asked = false;
+  while (got >= 0 && done < n &&
+         conc__ahead_next(&p->ahead, p->ahead_end, &body, &size)) {
+    conc__grant *grant = (conc__grant *)CONC_MALLOC(sizeof *grant);
+    if (grant == NULL)
+      got = -ENOMEM;
+    else if (!conc__lease_read_head(&body, &size, sink, &seconds) ||
+             (grants != NULL && sink->lease <= grants->lease))
+      got = -EPROTO;
+    else
+      got = conc__sink_fill(sink, body, size, proxy->queue.objects != 0);
+    if (got < 0) {
+      CONC_FREE(grant);
+      break;
+    }
+    grant->lease = sink->lease;
+    grant->older = grants;
+    grants = grant;
+    if (sink->size > 0) sink->data = (char *)sink->data + sink->size;
+    done++;
+  }
+  if (got >= 0 && p->ahead != p->ahead_end) got = -EPROTO;
+  p->ahead = p->ahead_end = NULL;
+  if (got < 0) {
+    if (conc__peer_refuse(p, c->call->end) != 0) got = -ECANCELED;
+    conc__peer_close(p);
+    conc__grants_free(grants);
+    return got;
+  }
+  conc__mutex_lock(l->guard);
+  proxy->beat_every = seconds / 3;
+  conc__mutex_unlock(l->guard);
+  rc = conc__lessee_take(l, proxy, ident, c, grants);
+  return rc != 0 ? rc : (ssize_t)done;
+}
+
+/* One trip of a get of many from a queue that leases: as conc__proxy_lease,
+   but how many. */
+CONC__PRIVATE ssize_t conc__proxy_lease_many(conc__proxy *proxy,
+                                             const conc__ident *ident,
+                                             conc__sink sink, size_t n,
+                                             conc__calling *call) {
+  conc__lessee *l = conc__lessee_make(proxy);
+  conc__exchange c;
+  int rc;
+  if (l == NULL) return -ENOMEM;
+  rc = conc__proxy_fetched(proxy, ident, &sink, n, CONC__METHOD_LEASE_MANY,
+                           false, call, &c);
+  if (rc != 0) return rc;
+  return conc__lessee_accept_many(l, proxy, ident, &c, &sink, n);
+}
+
+/* --- the ends of leases ---
+
+   What ends all leases of its task goes by the pinned connection: if that is
+   lost meanwhile, so is what is not known to have ended, in any case. What may
+   be tried again goes by another one, for then its leases are there still. */
+
+/* Takes the pin for a call that ends the n youngest leases of a lessee, if
+   these are all, and if the server has not closed it. */
+CONC__PRIVATE void conc__lessee_lend_pin(conc__lessee *l, size_t n,
+                                         conc__calling *call) {
+  const conc__grant *g;
+  if (call->again > 0) return;
+  conc__mutex_lock(l->guard);
+  for (g = l->youngest; g != NULL && n > 0; g = g->older) n--;
+  if (g == NULL && l->pin != NULL && !l->spoiled &&
+      conc__peer_is_served(l->pin, false)) {
+    call->own = l->pin;
+    l->pin = NULL;
+  }
+  conc__mutex_unlock(l->guard);
+}
+
+/* The call has ended. Then what it has ended is forgotten, which gives the pin
+   back, or closes it. */
+CONC__PRIVATE void conc__lessee_get_pin(conc__lessee *l, conc__calling *call) {
+  conc__peer *pin = call->own;
+  if (pin == NULL) return;
+  call->own = NULL;
+  conc__mutex_lock(l->guard);
+  if (l->proxy != NULL && l->youngest != NULL) {
+    l->pin = pin;
+    pin = NULL;
+  }
+  conc__mutex_unlock(l->guard);
+  if (pin != NULL) conc__peer_close(pin);
+}
 
 /* One try to end a lease: 1, 0: it has ended before, or negative errno. */
 CONC__PRIVATE int conc__proxy_end_try(conc__proxy *proxy,
@@ -48502,18 +51277,19 @@ CONC__PRIVATE int conc__proxy_end_lease(conc_queue *q,
                                         double seconds) {
   conc__proxy *proxy = (conc__proxy *)q;
   double end = conc_now() + proxy->manager->timeout;
+  conc__lessee *l = conc__lessee_find(proxy);
+  uint64_t youngest = l != NULL ? conc__lessee_older(l, UINT64_MAX) : 0;
   const conc__ident *ident;
   conc__calling call;
   bool asked = false;
   int rc;
   (void)holder;
-  if (lease == 0) {
-    conc__lessee *l = conc__lessee_find(proxy);
-    if (l != NULL) lease = conc__lessee_older(l, UINT64_MAX);
-    if (lease == 0) return -EINVAL;
-  }
+  if (lease == 0) lease = youngest;
+  if (lease == 0) return -EINVAL;
   conc__call_begin(&call, proxy->manager, end, end);
   call.acts = true;
+  if (lease == youngest && how != CONC__LEASE_EXTEND)
+    conc__lessee_lend_pin(l, 1, &call);
   do {
     ident = conc__proxy_ident(proxy);
     rc = conc__proxy_end_try(proxy, ident, lease, how, seconds, &call);
@@ -48521,9 +51297,105 @@ CONC__PRIVATE int conc__proxy_end_lease(conc_queue *q,
     call.unknown = false; /* it may be sent twice */
   } while (rc < 0 && rc != -ESTALE && conc__call_again(&call, &rc));
   if (rc == 0) rc = asked ? -ECONNRESET : -ESTALE;
+  if (call.own != NULL) conc__lessee_get_pin(l, &call);
   if (how != CONC__LEASE_EXTEND)
     conc__lease_forget(proxy, lease, rc > 0 || rc == -ESTALE);
   return rc > 0 ? 0 : rc;
+}
+
+/* One try to end many as done: how many of them it has ended, as `ended` says;
+   or negative errno. */
+CONC__PRIVATE ssize_t conc__proxy_done_try(conc__proxy *proxy,
+                                           const conc__ident *ident,
+                                           const uint64_t *leases, bool *ended,
+                                           size_t n, conc__calling *call) {
+  const unsigned char *told;
+  size_t i, size = 0;
+  ssize_t done = 0;
+  conc__exchange c;
+  conc__buffer *out;
+  int rc = conc__exchange_begin(&c, proxy, ident, CONC__METHOD_LEASE_DONE,
+                                call);
+  if (rc != 0) return rc;
+  out = &c.peer->channel.out;
+  rc = conc__pickle_put_op(out, CONC__OP_MARK);
+  for (i = 0; rc == 0 && i < n; i++)
+    rc = conc__pickle_put_int(out, (int64_t)leases[i]);
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE);
+  rc = conc__exchange_end(&c, proxy, rc);
+  if (rc != 0) return rc;
+  told = (const unsigned char *)conc_value_bytes(c.result, &size);
+  if (told == NULL || size != n) done = -EPROTO;
+  for (i = 0; done >= 0 && i < n; i++) {
+    ended[i] = told[i] != 0;
+    if (ended[i]) done++;
+  }
+  conc_value_free(c.reply);
+  return done;
+}
+
+/* Ends leases of a lessee as done: its n youngest ones. As
+   conc__lease_class. */
+CONC__PRIVATE ssize_t conc__lessee_done(conc__lessee *l, conc__proxy *proxy,
+                                        const uint64_t *leases, bool *ended,
+                                        size_t n) {
+  double end = conc_now() + proxy->manager->timeout;
+  conc__calling call;
+  bool asked = false;
+  ssize_t done;
+  size_t i;
+  int rc;
+  memset(ended, 0, n * sizeof *ended);
+  conc__call_begin(&call, proxy->manager, end, end);
+  call.acts = true;
+  conc__lessee_lend_pin(l, n, &call);
+  do {
+    const conc__ident *ident = conc__proxy_ident(proxy);
+    done = -ESTALE; /* a server that has none of before */
+    if (ident->leases)
+      done = conc__proxy_done_try(proxy, ident, leases, ended, n, &call);
+    rc = done < 0 ? (int)done : 0;
+    if (call.unknown) asked = true;
+    call.unknown = false; /* it may be sent twice */
+  } while (rc != 0 && rc != -ESTALE && conc__call_again(&call, &rc));
+  /* What an earlier try may have ended is not told by a later one. */
+  if (rc == 0 && asked && done < (ssize_t)n) rc = -ECONNRESET;
+  if (rc == 0 && done == 0) rc = -ESTALE;
+  if (call.own != NULL) conc__lessee_get_pin(l, &call);
+  for (i = 0; i < n; i++)
+    conc__lease_forget(proxy, leases[i], rc == 0 || rc == -ESTALE);
+  return rc != 0 ? rc : done;
+}
+
+/* conc_task_done_many of a queue that leases. */
+CONC__PRIVATE ssize_t conc__proxy_done_n(conc_queue *q, const uint64_t *leases,
+                                         bool *ended, size_t n) {
+  conc__proxy *proxy = (conc__proxy *)q;
+  conc__lessee *l = conc__lessee_find(proxy);
+  const size_t most = n < CONC__MANY ? n : CONC__MANY;
+  uint64_t *named;
+  size_t done = 0;
+  ssize_t rc = 0;
+  (void)leases; /* NULL */
+  if (l == NULL) return -EINVAL;
+  named = (uint64_t *)CONC_MALLOC(most * (sizeof *named + sizeof *ended));
+  if (named == NULL) return -ENOMEM;
+  ended = (bool *)(void *)(named + most);
+  while (n > 0 && (rc >= 0 || rc == -ESTALE)) {
+    const conc__grant *g;
+    size_t some = 0;
+    conc__mutex_lock(l->guard);
+    for (g = l->youngest; g != NULL && some < n && some < most; g = g->older)
+      named[some++] = g->lease;
+    conc__mutex_unlock(l->guard);
+    if (some == 0) break;
+    rc = conc__lessee_done(l, proxy, named, ended, some);
+    if (rc > 0) done += (size_t)rc;
+    n -= some;
+  }
+  CONC_FREE(named);
+  if (done > 0 && (rc >= 0 || rc == -ESTALE)) return (ssize_t)done;
+  return rc != 0 ? rc : -EINVAL;
 }
 
 /* --- signs of life --- */
@@ -49005,17 +51877,21 @@ CONC__PRIVATE ssize_t conc__proxy_get_n(conc_queue *q, conc__sink *sink,
   conc__calling call;
   ssize_t got = 0;
   int rc;
-  if (n < 2 || proxy->manager->options->prefetch > 1 ||
+  if (n < 2 || (!q->leases && proxy->manager->options->prefetch > 1) ||
       CONC__LOAD(&proxy->stashed))
     return conc__proxy_get_each(q, sink, n, deadline);
+  if (q->leases) conc__ahead_start(proxy->manager);
   if (n > CONC__MANY) n = CONC__MANY;
   conc__call_begin(&call, proxy->manager, deadline,
                    conc__call_end(proxy->manager, deadline));
   do {
     rc = conc__proxy_current(proxy, &call, &ident);
-    if (rc == 0 && (!ident->own || ident->works))
+    if (rc == 0 && (!ident->own || ident->works) && !ident->leases)
       return conc__proxy_get_each(q, sink, n, deadline);
-    if (rc == 0) got = conc__proxy_get_trip(proxy, ident, *sink, n, &call);
+    if (rc == 0)
+      got = ident->leases
+                ? conc__proxy_lease_many(proxy, ident, *sink, n, &call)
+                : conc__proxy_get_trip(proxy, ident, *sink, n, &call);
     if (rc == 0 && got < 0) rc = (int)got;
   } while (rc != 0 && conc__proxy_again(proxy, &call, ident, &rc));
   return rc == -EMSGSIZE ? conc__proxy_get_each(q, sink, 1, 0)
@@ -49103,14 +51979,15 @@ CONC__PRIVATE int conc__proxy_join(conc_queue *q, double deadline) {
 
 static const conc__lease_class conc__proxy_leases = {
     conc__proxy_put_on, conc__proxy_end_lease, conc__proxy_counts,
-    conc__proxy_holders, false};
+    conc__proxy_holders, false, conc__proxy_done_n};
 
 static const conc__queue_class conc__proxy_class = {
     conc__proxy_put,  conc__proxy_get,       conc__proxy_unget,
     conc__proxy_size, conc__proxy_task_done, conc__proxy_join,
     NULL,             NULL,                  NULL,
     conc__proxy_put_n, conc__proxy_get_n,    conc__proxy_get, false,
-    &conc__proxy_leases};
+    &conc__proxy_leases,
+    CONC__SELECT_BY_TIME};
 
 /* --- making and freeing proxies --- */
 
@@ -49596,8 +52473,8 @@ CONC__PRIVATE int conc__remote_create(conc__manager_data *m, const char *name,
   const conc_value *result;
   conc__ident *ident;
   bool lost;
-  int rc = conc__peer_function(m, "create", name, &reply, &result, NULL, &lost,
-                               end);
+  int rc =
+      conc__peer_ask(m, "create", name, &reply, &result, &lost, end);
   if (rc == -ESTALE || rc == -CONC__EREMOTEIO) return -ENOENT;
   if (rc != 0) return rc;
   ident = (conc__ident *)CONC_MALLOC(sizeof *ident);
@@ -50495,6 +53372,4077 @@ CONC__PRIVATE conc_rlock *conc__remote_lock_of(const conc_cond *cond) {
 }
 
 /* ---------------------------------------------------------------------------
+   >>resp: what Redis speaks
+
+   RESP2: a command is an array of texts, "*2\r\n$3\r\nGET\r\n$1\r\nx\r\n". A
+   reply is a line (+OK, -ERR ..., :7), a text with its length ($), an array of
+   replies (*), or nothing ($-1, *-1). A reply is looked at when all of it has
+   come: then it is walked through without asking for its end again. It is
+   never walked through by recursion, so its depth costs nothing; and its size,
+   and the number of its parts, are bounded.
+
+   Uses bytes. Its user is >>redis.
+   ------------------------------------------------------------------------ */
+
+#define CONC__RESP_LINE 4096          /* bytes of a line, at most */
+#define CONC__RESP_PARTS ((int64_t)1 << 20) /* of a reply, at most */
+
+/* --- commands --- */
+
+/* Commands that are sent together. An error stays, so that only the last step
+   has to look. */
+typedef struct conc__command {
+  conc__buffer b;
+  size_t replies; /* how many there will be: one for each command */
+  bool apart;     /* the server may be slow to answer */
+  int rc;         /* 0 or -ENOMEM */
+} conc__command;
+
+/* A number, and what stands before and behind it: by hand, for each text of a
+   command has such a head. */
+CONC__PRIVATE void conc__command_head(conc__command *c, char kind, size_t n) {
+  char text[32];
+  size_t at = sizeof text;
+  text[--at] = '\n';
+  text[--at] = '\r';
+  do text[--at] = (char)('0' + n % 10);
+  while ((n /= 10) > 0);
+  text[--at] = kind;
+  if (c->rc == 0)
+    c->rc = conc__buffer_append(&c->b, text + at, sizeof text - at);
+}
+
+CONC__PRIVATE void conc__command_bytes(conc__command *c, const void *data,
+                                       size_t size) {
+  conc__command_head(c, '$', size);
+  if (c->rc == 0) c->rc = conc__buffer_append(&c->b, data, size);
+  if (c->rc == 0) c->rc = conc__buffer_append(&c->b, "\r\n", 2);
+}
+
+CONC__PRIVATE void conc__command_text(conc__command *c, const char *text) {
+  conc__command_bytes(c, text, strlen(text));
+}
+
+CONC__PRIVATE void conc__command_int(conc__command *c, int64_t n) {
+  char text[32];
+  int size = snprintf(text, sizeof text, "%lld", (long long)n);
+  conc__command_bytes(c, text, (size_t)size);
+}
+
+/* Begins a command of so many texts, of which `name` is the first. */
+CONC__PRIVATE void conc__command_begin(conc__command *c, size_t texts,
+                                       const char *name) {
+  if (c->rc == 0 && c->b.data == NULL)
+    c->rc = conc__buffer_reserve(&c->b, 1000);
+  conc__command_head(c, '*', texts);
+  conc__command_text(c, name);
+  c->replies++;
+}
+
+/* A command without anything that changes: "XLEN", key; up to NULL. */
+CONC__PRIVATE void conc__command_line(conc__command *c, const char *first,
+                                      const char *second, const char *third) {
+  conc__command_begin(c, third != NULL ? 3 : second != NULL ? 2 : 1, first);
+  if (second != NULL) conc__command_text(c, second);
+  if (third != NULL) conc__command_text(c, third);
+}
+
+/* --- replies --- */
+
+/* One part of a reply. */
+typedef struct conc__part {
+  char kind;        /* '+', '-', ':', '$', '*'; '_': nothing */
+  int64_t n;        /* of ':' the number, of '*' how many parts follow */
+  const char *text; /* of '+', '-' and '$'; without a NUL */
+  size_t size;
+} conc__part;
+
+/* A number of at most 18 digits, which ends at `end`. */
+CONC__PRIVATE bool conc__resp_number(const unsigned char *p,
+                                     const unsigned char *end, int64_t *out) {
+  bool minus = p < end && *p == '-';
+  int64_t n = 0;
+  if (minus) p++;
+  if (p == end || end - p > 18) return false;
+  for (; p < end; p++) {
+    if (*p < '0' || *p > '9') return false;
+    n = n * 10 + (*p - '0');
+  }
+  *out = minus ? -n : n;
+  return true;
+}
+
+/* Reads the part at p, of whose bytes n are there. Returns how many it has,
+   those of a text included, but not those of an array's parts; 0: it has not
+   come as a whole; -EPROTO; -EMSGSIZE: a text of more than `limit` bytes. */
+CONC__PRIVATE ssize_t conc__resp_part(const unsigned char *p, size_t n,
+                                      size_t limit, conc__part *out) {
+  size_t most = n < CONC__RESP_LINE ? n : CONC__RESP_LINE;
+  const unsigned char *end =
+      n > 0 ? (const unsigned char *)memchr(p, '\n', most) : NULL;
+  size_t head;
+  if (n > 0 && (*p == 0 || strchr("+-:$*", *p) == NULL)) return -EPROTO;
+  if (end == NULL) return n < CONC__RESP_LINE ? 0 : -EPROTO;
+  if (end == p || end[-1] != '\r') return -EPROTO;
+  head = (size_t)(end - p) + 1;
+  memset(out, 0, sizeof *out);
+  out->kind = (char)*p;
+  if (*p == '+' || *p == '-') {
+    out->text = (const char *)p + 1;
+    out->size = head - 3;
+    return (ssize_t)head;
+  }
+  if (!conc__resp_number(p + 1, end - 1, &out->n)) return -EPROTO;
+  if (*p == ':') return (ssize_t)head;
+  if (out->n < 0) {
+    out->kind = '_';
+    return out->n == -1 ? (ssize_t)head : -EPROTO;
+  }
+  if (*p == '*') return out->n <= CONC__RESP_PARTS ? (ssize_t)head : -EPROTO;
+  if ((uint64_t)out->n > limit) return -EMSGSIZE;
+  out->text = (const char *)p + head;
+  out->size = (size_t)out->n;
+  if (n < head + out->size + 2) return 0;
+  if (memcmp(out->text + out->size, "\r\n", 2) != 0) return -EPROTO;
+  return (ssize_t)(head + out->size + 2);
+}
+
+/* How many bytes the reply at p has, of which n are there; 0: it has not come
+   as a whole; or an error, as above. */
+CONC__PRIVATE ssize_t conc__resp_whole(const unsigned char *p, size_t n,
+                                       size_t limit) {
+  int64_t parts = 1, all = 1;
+  size_t at = 0;
+  for (; parts > 0; parts--) {
+    conc__part part;
+    ssize_t size = conc__resp_part(p + at, n - at, limit, &part);
+    if (size <= 0) return size;
+    at += (size_t)size;
+    if (part.kind == '*') {
+      parts += part.n;
+      all += part.n;
+    }
+    if (all > CONC__RESP_PARTS) return -EPROTO;
+  }
+  return (ssize_t)at;
+}
+
+/* Where a walk through replies has come to, all of which are there. */
+typedef struct conc__walked {
+  const unsigned char *p, *end;
+} conc__walked;
+
+CONC__PRIVATE void conc__resp_walk(conc__walked *w, const conc__buffer *b) {
+  w->p = b->data != NULL ? b->data + b->first : NULL;
+  w->end = w->p + conc__buffer_count(b);
+}
+
+/* The next part. False: there is none, which a reply of another shape than
+   was asked for leads to. */
+CONC__PRIVATE bool conc__resp_next(conc__walked *w, conc__part *out) {
+  ssize_t size = w->p == w->end
+                     ? 0
+                     : conc__resp_part(w->p, (size_t)(w->end - w->p),
+                                       SIZE_MAX / 4, out);
+  if (size > 0) w->p += size;
+  else memset(out, 0, sizeof *out);
+  return size > 0;
+}
+
+/* The next part, if it is of that kind. */
+CONC__PRIVATE bool conc__resp_is(conc__walked *w, char kind, conc__part *out) {
+  return conc__resp_next(w, out) && out->kind == kind;
+}
+
+/* Leaves the next reply out, with all of its parts. */
+CONC__PRIVATE bool conc__resp_skip(conc__walked *w) {
+  int64_t parts = 1;
+  conc__part part;
+  for (; parts > 0; parts--) {
+    if (!conc__resp_next(w, &part)) return false;
+    if (part.kind == '*') parts += part.n;
+  }
+  return true;
+}
+
+/* Whether a text is that word. */
+CONC__PRIVATE bool conc__part_is(const conc__part *part, const char *word) {
+  return part->size == strlen(word) &&
+         memcmp(part->text, word, part->size) == 0;
+}
+
+/* ---------------------------------------------------------------------------
+   >>redis: connections to Redis
+
+   A manager whose address begins with "redis" is a client of Redis or Valkey.
+   What does not wait there goes over one connection of the process, a line,
+   whatever task asks: each appends its commands, and the replies come in the
+   same order. There is no thread for them. One of the tasks that wait for a
+   reply reads for all: it leads. When it has its own reply, the next one
+   leads. So a task that is alone pays nothing for the others; and many that
+   ask at one time share system calls. A task that goes before its reply has
+   come leaves a gap in the line, and the others pass over it.
+
+   What is asked of Redis by scripts is in a table here; a server that does not
+   know them is given them.
+
+   Uses >>resp, >>net's keepalive, and the tries of >>peer. It is used by
+   the rooms behind it.
+   ------------------------------------------------------------------------ */
+
+#define CONC__REDIS_HOSTS 16
+#define CONC__REDIS_SLACK ((size_t)1 << 20) /* bytes of a reply, besides a
+                                               message */
+
+/* What a server may say that this client knows the meaning of. */
+static const struct conc__redis_word {
+  const char *word;
+  int code;  /* negative errno */
+  bool soon; /* it may be gone soon: the call is tried again */
+} conc__redis_words[] = {{"LOADING", -EAGAIN, true},
+                         {"BUSY", -EAGAIN, true},
+                         {"MASTERDOWN", -EAGAIN, true},
+                         {"CLUSTERDOWN", -EAGAIN, true},
+                         {"TRYAGAIN", -EAGAIN, true},
+                         {"READONLY", -EROFS, true},
+                         {"UNBLOCKED", -EAGAIN, true},
+                         {"BUSYGROUP", -EEXIST, false},
+                         {"NOREPLICAS", -ENOLINK, false},
+                         {"OOM", -ENOSPC, false},
+                         {"MISCONF", -EIO, false},
+                         {"NOAUTH", -EACCES, false},
+                         {"WRONGPASS", -EACCES, false},
+                         {"NOPERM", -EACCES, false},
+                         {"WRONGTYPE", -EBADMSG, false}};
+
+/* --- scripts --- */
+
+/* In each: KEYS are the queue's, see >>streams; "me" is the consumer. A lease
+   is known by its entry, its consumer, and how often it was delivered: who
+   comes too late is not believed. */
+#define CONC__LUA_KEYS                                                       \
+  "local q,dl,bk,nt,ct,wk,ln=KEYS[1],KEYS[2],KEYS[3],KEYS[4],KEYS[5],"       \
+  "KEYS[6],KEYS[7] local call=redis.call local me=ARGV[1] "
+#define CONC__LUA_NOW \
+  "local T=call('TIME') local now=T[1]*1000+math.floor(T[2]/1000) "
+/* Whether the lease is there. */
+#define CONC__LUA_MINE                                             \
+  "local function mine(id,n) local p=call('XPENDING',q,'conc',id," \
+  "id,1)[1] return p and p[2]==me and p[4]==tonumber(n) end "
+
+enum {
+  CONC__LUA_PUT,
+  CONC__LUA_TAKE,
+  CONC__LUA_DONE,
+  CONC__LUA_RELEASE,
+  CONC__LUA_EXTEND,
+  CONC__LUA_FINISH,
+  CONC__LUA_COUNTS,
+  CONC__LUA_OPTIONS,
+  CONC__LUA_LEAVE,
+  CONC__LUA_COUNT
+};
+
+static const char *const conc__redis_scripts[CONC__LUA_COUNT] = {
+    /* PUT: me, how many there may be (0: any number), delay in ms, lane ("":
+       none), number, dedup in ms; field, data ... KEYS[8] is that of an id.
+       How many were put; of an id that is known: all. */
+    CONC__LUA_KEYS
+    "local cap,delay,lane,num,keep=tonumber(ARGV[2]),tonumber(ARGV[3]),"
+    "ARGV[4],tonumber(ARGV[5]),tonumber(ARGV[6]) local n=(#ARGV-6)/2 "
+    "if lane~='' then local l=call('HGET',ln,lane) if l then "
+    "local a,b=string.match(l,'(%d+):(%d+)') "
+    "if tonumber(a)>=num then return tonumber(b) end end end "
+    "if keep>0 and call('EXISTS',KEYS[8])==1 then return n end "
+    "if cap>0 then "
+    "local room=cap-call('XLEN',q)-call('ZCARD',dl) "
+    "if room<=0 then return 0 end if room<n then n=room end end "
+    "if delay>0 then " CONC__LUA_NOW
+    "for i=1,n do "
+    "local s=string.format('%016d',call('HINCRBY',ct,'serial',1)) "
+    "call('ZADD',dl,now+delay,s..':'..ARGV[5+2*i]..ARGV[6+2*i]) end "
+    "call('XADD',wk,'MAXLEN',1,'*','w',1) "
+    "else for i=1,n do "
+    "call('XADD',q,'*',ARGV[5+2*i],ARGV[6+2*i]) end end "
+    "if keep>0 then call('SET',KEYS[8],1,'PX',keep) end "
+    "if lane~='' then call('HSET',ln,lane,ARGV[5]..':'..n) "
+    "call('PEXPIRE',ln,3600000) end "
+    "return n",
+    /* TAKE: me, how many, lease in ms, max_deliveries, retry_delay in ms. When
+       the next one is due, in ms from now, or -1; and of each message its
+       entry, how often it was delivered (negative: it is dead), its fields,
+       and if it is dead, why, and by whom. */
+    CONC__LUA_KEYS CONC__LUA_NOW
+    "local room,lease,max,retry=tonumber(ARGV[2]),tonumber(ARGV[3]),"
+    "tonumber(ARGV[4]),tonumber(ARGV[5]) local out={-1} "
+    "for _,m in ipairs(call('ZRANGEBYSCORE',dl,'-inf',now,'LIMIT',0,128)) do "
+    "call('XADD',q,'*',string.sub(m,18,18),string.sub(m,19)) "
+    "call('ZREM',dl,m) end "
+    "local function give(id,n,why,by) local e "
+    "if max>0 and n>=max then n=-n "
+    "call('XCLAIM',q,'conc',me,0,id,'JUSTID') e=call('XRANGE',q,id,id)[1] "
+    "else n=n+1 e=call('XCLAIM',q,'conc',me,0,id)[1] end "
+    "if e then out[#out+1]={id,n,e[2],why,by} room=room-1 "
+    "else call('XACK',q,'conc',id) end end "
+    "for _,id in ipairs(call('ZRANGEBYSCORE',bk,'-inf',now,'LIMIT',0,room)) "
+    "do local note=call('HGET',nt,id) or 'returned ' "
+    "call('ZREM',bk,id) call('HDEL',nt,id) "
+    "local p=call('XPENDING',q,'conc',id,id,1)[1] "
+    "if p and p[2]=='-' then local why,by=string.match(note,'^(%S*) (.*)$') "
+    "give(id,p[4],why,by) end end "
+    "local from,more='-',false while room>0 do "
+    "local ps=call('XPENDING',q,'conc','IDLE',lease,from,'+',32) "
+    "for _,p in ipairs(ps) do local id,n=p[1],p[4] if room<=0 then break end "
+    "if p[2]=='-' then call('XCLAIM',q,'conc','-',0,id,'JUSTID') "
+    "if not call('ZSCORE',bk,id) then call('ZADD',bk,now,id) end "
+    "else call('HINCRBY',ct,'returned',1) "
+    "if retry>0 and (max==0 or n<max) then "
+    "local d=retry*2^math.min(n-1,6) "
+    "call('XCLAIM',q,'conc','-',0,id,'JUSTID') "
+    "call('ZADD',bk,now+math.floor(d+d*(now%256)/1024),id) "
+    "else give(id,n,'expired',p[2]) more=true end end end "
+    "if #ps<32 then break end from='('..ps[32][1] end "
+    "if room>0 then local r=call('XREADGROUP','GROUP','conc',me,'COUNT',room,"
+    "'STREAMS',q,'>') if r then for _,e in ipairs(r[1][2]) do "
+    "out[#out+1]={e[1],1,e[2]} end end end "
+    "for _,z in ipairs({dl,bk}) do local f=call('ZRANGE',z,0,0,'WITHSCORES') "
+    "if f[2] then local d=math.max(0,tonumber(f[2])-now) "
+    "if out[1]<0 or d<out[1] then out[1]=d end end end "
+    "if more then out[1]=0 end return out",
+    /* DONE: me, what counts it; entry, deliveries ... Of each 1; 0: it is not
+       leased so any more. */
+    CONC__LUA_KEYS CONC__LUA_MINE
+    "local out={} local n=0 for i=3,#ARGV,2 do local id=ARGV[i] "
+    "if mine(id,ARGV[i+1]) then call('XACK',q,'conc',id) call('XDEL',q,id) "
+    "n=n+1 out[#out+1]=1 else out[#out+1]=0 end end "
+    "if n>0 then call('HINCRBY',ct,ARGV[2],n) end return out",
+    /* RELEASE: me, "why by"; entry, deliveries, delay in ms, deliveries
+       afterwards ... */
+    CONC__LUA_KEYS CONC__LUA_NOW CONC__LUA_MINE
+    "local out={} for i=3,#ARGV,4 do local id=ARGV[i] "
+    "if mine(id,ARGV[i+1]) then local d=tonumber(ARGV[i+2]) "
+    "call('XCLAIM',q,'conc','-',0,id,'RETRYCOUNT',ARGV[i+3],'JUSTID') "
+    "call('ZADD',bk,d>0 and now+d or 0,id) "
+    "if ARGV[2]~='' then call('HSET',nt,id,ARGV[2]) "
+    "call('HINCRBY',ct,'returned',1) end "
+    "out[#out+1]=1 else out[#out+1]=0 end end "
+    "call('XADD',wk,'MAXLEN',1,'*','w',1) return out",
+    /* EXTEND: me; entry, deliveries, for how long it has been silent in ms */
+    CONC__LUA_KEYS CONC__LUA_MINE
+    "local out={} for i=2,#ARGV,3 do local id=ARGV[i] "
+    "if mine(id,ARGV[i+1]) then "
+    "call('XCLAIM',q,'conc',me,0,id,'IDLE',ARGV[i+2],'JUSTID') "
+    "out[#out+1]=1 else out[#out+1]=0 end end return out",
+    /* FINISH: of a queue that does not lease: one more is dealt with. */
+    CONC__LUA_KEYS
+    "local g=tonumber(call('HGET',ct,'got') or 0) "
+    "local d=tonumber(call('HGET',ct,'done') or 0) "
+    "if d>=g then return 0 end call('HINCRBY',ct,'done',1) return 1",
+    /* COUNTS: all, pending, given back, of these due, delayed, of these due;
+       put, got, done, returned, dead. */
+    CONC__LUA_KEYS CONC__LUA_NOW
+    "local function count(f) return tonumber(call('HGET',ct,f) or 0) end "
+    "local x=redis.pcall('XPENDING',q,'conc') "
+    "return {call('XLEN',q),type(x[1])=='number' and x[1] or 0,"
+    "call('ZCARD',bk),call('ZCOUNT',bk,'-inf',now),call('ZCARD',dl),"
+    "call('ZCOUNT',dl,'-inf',now),count('got'),count('done'),"
+    "count('returned'),count('dead')}",
+    /* OPTIONS: field, value ...; KEYS[1] is the hash. */
+    "redis.call('DEL',KEYS[1]) redis.call('HSET',KEYS[1],unpack(ARGV)) "
+    "return 1",
+    /* LEAVE: me. Consumers go that have nothing, if it is this one, or was not
+       heard of for a day: with one that has, its entries would be lost. */
+    CONC__LUA_KEYS
+    "for _,k in ipairs({q,wk}) do "
+    "local all=redis.pcall('XINFO','CONSUMERS',k,'conc') "
+    "if not all.err then for _,c in ipairs(all) do "
+    "if (c[2]==me and (c[4]==0 or k==wk)) or "
+    "(c[2]~='-' and c[6]>86400000 and (c[4]==0 or k==wk)) then "
+    "call('XGROUP','DELCONSUMER',k,'conc',c[2]) end end end end return 1"};
+
+/* --- what there is --- */
+
+/* A connection, for as long as a line or a call has it. */
+typedef struct conc__wire {
+  int fd;         /* of conc__own_fds: -1 in a forked child */
+  unsigned users; /* under the guard of what it belongs to */
+  int64_t id;     /* by which the server knows it */
+} conc__wire;
+
+/* A task that waits for replies of a line. */
+typedef struct conc__ask {
+  struct conc__waitlist list;      /* on which it waits */
+  struct conc__ask *before, *after; /* of those that wait */
+  conc__buffer *replies; /* where they go to; NULL: nowhere */
+  size_t left;           /* that have not come */
+  uint64_t begin;        /* where its commands begin among all bytes */
+  int rc;                /* -ECONNRESET: they will not come */
+  bool sent;             /* a part of the commands may have gone out */
+  bool leads;            /* it is woken to lead */
+} conc__ask;
+
+/* "The guard" of a line is conc__mutex_of(it). */
+typedef struct conc__redis_line {
+  conc__wire *wire; /* NULL: there is none */
+  conc_lock dialing; /* held by the task that makes one */
+  conc__ask **slots; /* who waits for reply n: at n % slots_room; NULL: nobody
+                        does any more */
+  size_t slots_room; /* a power of two, or 0 */
+  uint64_t asked, told; /* replies that are due, that have come; ever */
+  uint64_t written, flushed; /* bytes: appended to `out`, sent; ever */
+  conc__buffer in, out;
+  conc__ask *first, *last; /* that wait, and do not lead */
+  bool led;
+  double heard; /* when a reply has come last, or was due again */
+} conc__redis_line;
+
+/* A server. */
+typedef struct conc__node {
+  struct conc__node *next;
+  conc__redis_line line;
+  conc__redis_line apart; /* for puts that wait for replicas */
+  char address[1]; /* as conc_connect takes it */
+} conc__node;
+
+/* Where a manager's queues are; "the guard" is conc__mutex_of(it). */
+typedef struct conc__redis {
+  conc__manager_data *manager;
+  conc_manager *owner;
+  char *hosts[CONC__REDIS_HOSTS]; /* as conc_connect takes them */
+  size_t hosts_count;
+  char *user, *password; /* NULL: none */
+  char *sentinel;        /* the name of the master; NULL: no Sentinel */
+  bool cluster;
+  int db;
+  conc__node *nodes; /* under the guard; none goes before the end */
+  conc__node *main;  /* under the guard: where one begins */
+  char scripts[CONC__LUA_COUNT][44]; /* their names; under the guard */
+  bool scripts_known;
+  unsigned depth;   /* conc__fork_depth: whose all of this is */
+  char consumer[80];
+  uint64_t lane_serial; /* under the guard */
+  unsigned lanes_used[8]; /* under the guard: bits of lanes that are in use */
+  uint64_t lanes_last[256];
+  struct conc__redis_queue *queues; /* under the guard; see >>streams */
+  const struct conc__queue_class *queue_class; /* of >>tended, as is */
+  void *(*tick)(void *); /* what a thread does, see >>tended; */
+  conc_task ticker;      /* it is there if */
+  bool rests;        /* atomic: it sleeps for longer than a moment */
+  unsigned pins;     /* under the guard of leases: tasks that tell it */
+  bool ticks;        /* that is set; under the guard */
+  bool ends;         /* atomic: it is to end */
+  conc_event news;   /* there is something for it to do */
+  struct conc__redis *next; /* of the process; see conc__redis_exit */
+} conc__redis;
+
+/* Gives this process its name as a consumer: no other one ever has it. */
+CONC__PRIVATE void conc__redis_name(conc__redis *r) {
+  unsigned char chance[6] = {0, 0, 0, 0, 0, 0};
+  char host[40] = "";
+  gethostname(host, sizeof host - 1);
+  conc__random(chance, sizeof chance);
+  snprintf(r->consumer, sizeof r->consumer,
+           "%s:%ld-%02x%02x%02x%02x%02x%02x", host, (long)getpid(), chance[0],
+           chance[1], chance[2], chance[3], chance[4], chance[5]);
+}
+
+/* --- what a server says --- */
+
+/* Tells .log of it. */
+CONC__PRIVATE void conc__redis_tell(conc__redis *r, conc_manager_news kind,
+                                    const char *address, int error,
+                                    const char *text, size_t size) {
+  conc_manager *m = r->owner;
+  conc_manager_report report;
+  char copy[256];
+  if (m->log == NULL) return;
+  snprintf(copy, sizeof copy, "%.*s", (int)(size < 255 ? size : 255), text);
+  report.kind = kind;
+  report.client = address;
+  report.error = error;
+  report.text = copy;
+  m->log(m, &report, m->log_arg);
+}
+
+/* The error that stands for what a server says. *soon: it may be gone soon. */
+CONC__PRIVATE int conc__redis_code(const conc__part *part, bool *soon) {
+  size_t i, n;
+  *soon = false;
+  for (n = 0; n < part->size && part->text[n] != ' '; n++) {
+  }
+  for (i = 0; i < sizeof conc__redis_words / sizeof *conc__redis_words; i++) {
+    const struct conc__redis_word *w = &conc__redis_words[i];
+    if (n != strlen(w->word) || memcmp(part->text, w->word, n) != 0) continue;
+    *soon = w->soon;
+    return w->code;
+  }
+  return -EPROTO;
+}
+
+/* --- connections --- */
+
+/* Gives up one use of a connection; the last one closes it. The guard is not
+   held; `last` was found out under it. */
+CONC__PRIVATE void conc__wire_leave(conc__wire *w, bool last) {
+  if (w == NULL || !last) return;
+  conc__fd_close_own(&w->fd);
+  CONC_FREE(w);
+}
+
+/* Sends commands by a connection that has no line yet, and reads their
+   replies into `in`. 0 or negative errno. */
+CONC__PRIVATE int conc__wire_talk(conc__redis *r, conc__wire *w,
+                                  conc__command *c, conc__buffer *in,
+                                  double deadline) {
+  size_t limit = r->manager->max_message + CONC__REDIS_SLACK;
+  size_t at = 0;
+  ssize_t n = c->rc;
+  in->first = in->size = 0;
+  if (n == 0)
+    n = conc_write(w->fd, c->b.data, c->b.size, conc__remaining(deadline));
+  while (n >= 0 && c->replies > 0) {
+    n = conc__resp_whole(in->data + at, in->size - at, limit);
+    if (n > 0) {
+      at += (size_t)n;
+      c->replies--;
+    } else if (n == 0) {
+      n = conc__buffer_reserve(in, 4096);
+      if (n == 0)
+        n = conc_read(w->fd, in->data + in->size, in->capacity - in->size,
+                      conc__remaining(deadline));
+      if (n == 0) n = -ECONNRESET;
+      if (n > 0) in->size += (size_t)n;
+    }
+  }
+  conc__buffer_free(&c->b);
+  memset(c, 0, sizeof *c);
+  return n < 0 ? (int)n : 0;
+}
+
+/* Whether a version, "7.0.15", is at least that. */
+CONC__PRIVATE bool conc__redis_is_new(const conc__part *version, int major,
+                                      int minor) {
+  char text[16];
+  char *end;
+  long first;
+  snprintf(text, sizeof text, "%.*s",
+           (int)(version->size < 15 ? version->size : 15), version->text);
+  first = strtol(text, &end, 10);
+  if (first != major) return first > major;
+  return *end == '.' && strtol(end + 1, NULL, 10) >= minor;
+}
+
+/* A server has greeted: whether it may be used. */
+CONC__PRIVATE int conc__redis_greeted(conc__redis *r, conc__wire *w,
+                                      const char *address, conc__walked *in) {
+  conc__part head, name, value, server, version, role;
+  bool soon, is_new;
+  char text[160];
+  int rc;
+  memset(&server, 0, sizeof server);
+  version = role = server;
+  if (!conc__resp_next(in, &head)) return -EPROTO;
+  if (head.kind == '-') {
+    rc = conc__redis_code(&head, &soon);
+    /* Redis before 6.0 has no such command. */
+    if (rc == -EPROTO && head.size > 11 &&
+        memcmp(head.text, "ERR unknown", 11) == 0)
+      rc = -ENOTSUP;
+    conc__redis_tell(r, CONC_MANAGER_REFUSE, address, rc, head.text,
+                     head.size);
+    return rc;
+  }
+  if (head.kind != '*') return -EPROTO;
+  for (; head.n > 1; head.n -= 2) {
+    if (!conc__resp_next(in, &name)) return -EPROTO;
+    if (in->p < in->end && *in->p == '*') { /* the modules */
+      conc__resp_skip(in);
+      continue;
+    }
+    if (!conc__resp_next(in, &value)) return -EPROTO;
+    if (name.kind != '$') return -EPROTO;
+    if (conc__part_is(&name, "id")) w->id = value.n;
+    else if (value.kind != '$') continue;
+    else if (conc__part_is(&name, "server")) server = value;
+    else if (conc__part_is(&name, "version")) version = value;
+    else if (conc__part_is(&name, "role")) role = value;
+  }
+  if (version.text == NULL) return -EPROTO;
+  is_new = server.text != NULL && conc__part_is(&server, "valkey")
+               ? conc__redis_is_new(&version, 7, 2)
+               : conc__redis_is_new(&version, 6, 2);
+  if (!is_new) {
+    int n = snprintf(text, sizeof text,
+                     "%.*s %.*s is too old: Redis 6.2 or Valkey 7.2 is needed",
+                     (int)(server.size < 32 ? server.size : 32),
+                     server.text != NULL ? server.text : "",
+                     (int)(version.size < 32 ? version.size : 32),
+                     version.text);
+    conc__redis_tell(r, CONC_MANAGER_REFUSE, address, -ENOTSUP, text,
+                     (size_t)n);
+    return -ENOTSUP;
+  }
+  /* Sentinel may say a moment too early who is the master. */
+  if (r->sentinel != NULL && role.text != NULL &&
+      !conc__part_is(&role, "master"))
+    return -EROFS;
+  return 0;
+}
+
+/* The end of a greeting: +OK to SELECT. */
+CONC__PRIVATE int conc__redis_selected(conc__walked *in) {
+  conc__part part;
+  bool soon;
+  if (!conc__resp_next(in, &part)) return -EPROTO;
+  if (part.kind != '-') return 0;
+  return conc__redis_code(&part, &soon);
+}
+
+/* Appends the greeting: the protocol, and who we are. */
+CONC__PRIVATE void conc__redis_greet(const conc__redis *r, conc__command *c) {
+  bool key = r->password != NULL;
+  conc__command_begin(c, key ? 5 : 2, "HELLO");
+  conc__command_int(c, 2);
+  if (!key) return;
+  conc__command_text(c, "AUTH");
+  conc__command_text(c, r->user != NULL ? r->user : "default");
+  conc__command_text(c, r->password);
+}
+
+/* Makes a connection to a server, which has been greeted, and has the scripts.
+   0 or negative errno; -EAGAIN and -EROFS: it may be tried again. */
+CONC__PRIVATE int conc__redis_dial(conc__redis *r, const char *address,
+                                   conc__wire **out, double deadline) {
+  conc__wire *w = (conc__wire *)CONC_MALLOC(sizeof *w);
+  conc__mutex *guard = conc__mutex_of(r);
+  conc__buffer in = {NULL, 0, 0, 0};
+  conc__command c;
+  conc__channel ch;
+  conc__walked walk;
+  conc__part part;
+  size_t i;
+  int rc;
+  if (w == NULL) return -ENOMEM;
+  memset(w, 0, sizeof *w);
+  memset(&c, 0, sizeof c);
+  w->users = 1;
+  rc = conc__address_connect(&w->fd, address, true, deadline);
+  if (rc != 0) {
+    CONC_FREE(w);
+    return rc;
+  }
+  memset(&ch, 0, sizeof ch);
+  ch.fd = w->fd;
+  conc__channel_begin(&ch);
+  conc__channel_keepalive(&ch, r->manager->keepalive, true);
+  conc__redis_greet(r, &c);
+  rc = conc__wire_talk(r, w, &c, &in, deadline);
+  conc__resp_walk(&walk, &in);
+  if (rc == 0) rc = conc__redis_greeted(r, w, address, &walk);
+  if (rc == 0 && r->db > 0) {
+    conc__command_begin(&c, 2, "SELECT");
+    conc__command_int(&c, r->db);
+    rc = conc__wire_talk(r, w, &c, &in, deadline);
+    conc__resp_walk(&walk, &in);
+    if (rc == 0) rc = conc__redis_selected(&walk);
+  }
+  for (i = 0; i < CONC__LUA_COUNT; i++)
+    conc__command_line(&c, "SCRIPT", "LOAD", conc__redis_scripts[i]);
+  if (rc == 0 && !CONC__LOAD(&r->scripts_known)) {
+    rc = conc__wire_talk(r, w, &c, &in, deadline);
+    conc__resp_walk(&walk, &in);
+    for (i = 0; i < CONC__LUA_COUNT && rc == 0; i++) {
+      bool soon;
+      if (!conc__resp_next(&walk, &part)) rc = -EPROTO;
+      else if (part.kind == '-') rc = conc__redis_code(&part, &soon);
+      else if (part.kind != '$' || part.size > 40) rc = -EPROTO;
+      if (rc != 0) {
+        if (part.kind == '-')
+          conc__redis_tell(r, CONC_MANAGER_REFUSE, address, rc, part.text,
+                           part.size);
+        break;
+      }
+      conc__mutex_lock(guard);
+      snprintf(r->scripts[i], sizeof r->scripts[i], "%.*s", (int)part.size,
+               part.text);
+      conc__mutex_unlock(guard);
+    }
+    if (rc == 0) CONC__STORE(&r->scripts_known, true);
+  }
+  conc__buffer_free(&c.b);
+  conc__buffer_free(&in);
+  if (rc == 0) {
+    *out = w;
+    return 0;
+  }
+  conc__wire_leave(w, true);
+  return rc == -EMSGSIZE ? -EPROTO : rc;
+}
+
+/* --- lines --- */
+
+/* A connection is of no more use: all that wait for replies are told so. Under
+   the guard; afterwards the caller wakes *woken, and leaves the connection,
+   which it returns, for the line: *last. */
+CONC__PRIVATE conc__wire *conc__line_break(conc__redis_line *l, conc__waiter **woken,
+                                           bool *last) {
+  conc__wire *w = l->wire;
+  CONC__CHECK(conc__mutex_is_held(conc__mutex_of(l)));
+  *last = false;
+  if (w == NULL) return NULL;
+  for (; l->told < l->asked; l->told++) {
+    conc__ask *a = l->slots[l->told & (l->slots_room - 1)];
+    conc__waiter *waiter;
+    if (a == NULL || a->left == 0) continue;
+    a->left = 0;
+    a->rc = -ECONNRESET;
+    a->sent = l->flushed > a->begin;
+    waiter = conc__waitlist_take(&a->list);
+    if (waiter == NULL) continue;
+    waiter->next = *woken;
+    *woken = waiter;
+  }
+  l->written = l->flushed;
+  conc__buffer_free(&l->in);
+  conc__buffer_free(&l->out);
+  l->wire = NULL;
+  /* Who waits for it sees the end. In a child it is closed already. */
+  if (conc__own_fd_is(w->fd)) shutdown(w->fd, SHUT_RDWR);
+  *last = --w->users == 0;
+  return w;
+}
+
+/* Sends what can be sent at once. 0, or negative errno: the connection is
+   lost. Under the guard. */
+CONC__PRIVATE int conc__line_flush(conc__redis_line *l) {
+  while (l->wire != NULL && conc__buffer_count(&l->out) > 0) {
+    ssize_t n = send(l->wire->fd, l->out.data + l->out.first,
+                     conc__buffer_count(&l->out), MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return conc__would_block(errno) ? 0 : -errno;
+    conc__buffer_take(&l->out, NULL, (size_t)n);
+    l->flushed += (uint64_t)n;
+  }
+  return 0;
+}
+
+/* Gives the next reply to the one that waits for it. Under the guard. */
+CONC__PRIVATE void conc__line_deliver(conc__redis_line *l, size_t size,
+                                      conc__waiter **woken) {
+  conc__ask *a = l->slots[l->told & (l->slots_room - 1)];
+  conc__waiter *waiter;
+  l->told++;
+  l->heard = conc_now();
+  if (a != NULL && a->left > 0) {
+    if (a->replies != NULL && a->rc == 0)
+      a->rc = conc__buffer_append(a->replies, l->in.data + l->in.first, size);
+    a->sent = true;
+    waiter = --a->left == 0 ? conc__waitlist_take(&a->list) : NULL;
+    if (waiter != NULL) {
+      waiter->next = *woken;
+      *woken = waiter;
+    }
+  }
+  conc__buffer_take(&l->in, NULL, size);
+}
+
+/* Reads what is there. 1: something was; 0: nothing was; or negative errno:
+   the connection is lost, or what comes makes no sense. Under the guard. */
+CONC__PRIVATE int conc__wire_take(conc__wire *w, conc__buffer *in) {
+  ssize_t n;
+  if (conc__buffer_reserve(in, 16384) != 0) return -ENOMEM;
+  do n = recv(w->fd, in->data + in->size, in->capacity - in->size,
+              MSG_DONTWAIT);
+  while (n < 0 && errno == EINTR);
+  if (n < 0) return conc__would_block(errno) ? 0 : -errno;
+  if (n == 0) return -ECONNRESET;
+  in->size += (size_t)n;
+  return 1;
+}
+
+CONC__PRIVATE int conc__line_read(conc__redis_line *l, size_t limit,
+                                  conc__waiter **woken) {
+  int rc = conc__wire_take(l->wire, &l->in);
+  while (rc > 0 && conc__buffer_count(&l->in) > 0) {
+    ssize_t n = conc__resp_whole(l->in.data + l->in.first,
+                                 conc__buffer_count(&l->in), limit);
+    if (n < 0) return (int)n;
+    if (n == 0) break;
+    if (l->told == l->asked) return -EPROTO; /* nobody has asked */
+    conc__line_deliver(l, (size_t)n, woken);
+  }
+  return rc;
+}
+
+/* Room for n replies more. Under the guard. 0 or -ENOMEM. */
+CONC__PRIVATE int conc__line_room(conc__redis_line *l, size_t n) {
+  uint64_t need = l->asked - l->told + n, i;
+  size_t room = l->slots_room > 0 ? l->slots_room : 64;
+  conc__ask **slots;
+  if (need <= l->slots_room) return 0;
+  while (room < need) room *= 2;
+  slots = (conc__ask **)CONC_MALLOC(room * sizeof *slots);
+  if (slots == NULL) return -ENOMEM;
+  for (i = l->told; i < l->asked; i++)
+    slots[i & (room - 1)] = l->slots[i & (l->slots_room - 1)];
+  CONC_FREE(l->slots);
+  l->slots = slots;
+  l->slots_room = room;
+  return 0;
+}
+
+/* Appends commands to a line whose connection is there. Under the guard. 0,
+   -EPIPE: there is no connection any more; -ENOMEM. */
+CONC__PRIVATE int conc__line_append(conc__redis_line *l, const conc__command *c,
+                                    conc__ask *a) {
+  size_t i;
+  int rc = l->wire == NULL ? -EPIPE : conc__line_room(l, c->replies);
+  if (rc == 0) rc = conc__buffer_append(&l->out, c->b.data, c->b.size);
+  if (rc != 0) return rc;
+  if (l->asked == l->told) l->heard = conc_now();
+  if (a != NULL) {
+    a->left = c->replies;
+    a->begin = l->written;
+  }
+  for (i = 0; i < c->replies; i++)
+    l->slots[l->asked++ & (l->slots_room - 1)] = a;
+  l->written += c->b.size;
+  return 0;
+}
+
+CONC__PRIVATE void conc__ask_enter(conc__redis_line *l, conc__ask *a) {
+  a->before = l->last;
+  a->after = NULL;
+  if (l->last != NULL) l->last->after = a;
+  else l->first = a;
+  l->last = a;
+}
+
+CONC__PRIVATE void conc__ask_leave(conc__redis_line *l, conc__ask *a) {
+  if (a->before != NULL) a->before->after = a->after;
+  else l->first = a->after;
+  if (a->after != NULL) a->after->before = a->before;
+  else l->last = a->before;
+}
+
+/* The caller, who has led, does not any more: the first that waits does. Under
+   the guard. */
+CONC__PRIVATE void conc__line_pass_on(conc__redis_line *l, conc__waiter **woken) {
+  conc__ask *a = l->first;
+  conc__waiter *waiter;
+  l->led = false;
+  /* Who has been woken already looks itself. */
+  while (a != NULL && (a->left == 0 || a->list.first == NULL)) a = a->after;
+  if (a == NULL) return;
+  a->leads = l->led = true;
+  waiter = conc__waitlist_take(&a->list);
+  waiter->next = *woken;
+  *woken = waiter;
+}
+
+/* Nobody waits any more for what has not come. Under the guard. */
+CONC__PRIVATE void conc__ask_forget(conc__redis_line *l, conc__ask *a) {
+  uint64_t i;
+  for (i = l->told; i < l->asked; i++)
+    if (l->slots[i & (l->slots_room - 1)] == a)
+      l->slots[i & (l->slots_room - 1)] = NULL;
+  a->sent = a->sent || l->flushed > a->begin;
+}
+
+/* Leads: waits until something has come, or can be sent. The guard is released
+   meanwhile. 0 or negative errno. */
+CONC__PRIVATE int conc__line_lead(conc__redis_line *l, double deadline) {
+  conc__mutex *guard = conc__mutex_of(l);
+  conc__wire *w = l->wire;
+  int events = CONC_READ | CONC__TRIED;
+  bool last;
+  int rc;
+  if (conc__buffer_count(&l->out) > 0) events |= CONC_WRITE;
+  w->users++;
+  conc__mutex_unlock(guard);
+  rc = conc__fd_wait(w->fd, events, deadline);
+  conc__mutex_lock(guard);
+  last = --w->users == 0;
+  if (last) {
+    conc__mutex_unlock(guard);
+    conc__wire_leave(w, true);
+    conc__mutex_lock(guard);
+  }
+  return rc < 0 && rc != -EBADF ? rc : 0;
+}
+
+/* Waits for the replies that `a` has asked for. Under the guard, which it
+   releases. 0, -ETIMEDOUT, -ECANCELED, or what became of the connection. */
+CONC__PRIVATE int conc__line_wait(conc__redis_line *l, conc__ask *a, size_t limit,
+                                  double deadline) {
+  conc__mutex *guard = conc__mutex_of(l);
+  bool leads = false, last = false;
+  conc__waiter *woken = NULL, w;
+  conc__wire *gone = NULL;
+  int rc = 0;
+  while (a->left > 0 && rc == 0) {
+    leads = leads || a->leads || !l->led;
+    a->leads = false;
+    if (leads) {
+      l->led = true;
+      rc = conc__line_flush(l);
+      if (rc == 0) rc = conc__line_read(l, limit, &woken);
+      if (rc < 0) {
+        gone = conc__line_break(l, &woken, &last);
+        a->rc = rc == -EMSGSIZE ? -EPROTO : rc; /* who leads knows more */
+        rc = 0;
+      } else if (rc == 0) {
+        rc = conc__line_lead(l, deadline);
+      } else {
+        rc = 0;
+      }
+    } else {
+      conc__ask_enter(l, a);
+      conc__waiter_init(&w, conc__self(), "a reply of Redis", NULL);
+      rc = conc__waitlist_wait(guard, &a->list, &w, false, true, deadline);
+      conc__mutex_lock(guard);
+      conc__ask_leave(l, a);
+    }
+    if (woken != NULL || gone != NULL) {
+      conc__mutex_unlock(guard);
+      conc__wake_all(woken);
+      conc__wire_leave(gone, last);
+      woken = NULL;
+      gone = NULL;
+      conc__mutex_lock(guard);
+    }
+  }
+  if (a->left > 0) conc__ask_forget(l, a);
+  else rc = a->rc;
+  if (leads || a->leads) conc__line_pass_on(l, &woken);
+  conc__mutex_unlock(guard);
+  conc__wake_all(woken);
+  return rc;
+}
+
+/* The connection of a line, made if there is none. 0 or negative errno. */
+CONC__PRIVATE int conc__line_connect(conc__redis *r, const conc__node *node,
+                                     conc__redis_line *l, double deadline) {
+  conc__mutex *guard = conc__mutex_of(l);
+  conc__wire *w = NULL;
+  int rc = conc_lock_acquire(&l->dialing, conc__remaining(deadline));
+  if (rc == -EOWNERDEAD) rc = 0;
+  if (rc != 0) return rc;
+  conc__mutex_lock(guard);
+  rc = l->wire != NULL;
+  conc__mutex_unlock(guard);
+  if (rc == 0) rc = conc__redis_dial(r, node->address, &w, deadline);
+  if (w != NULL) {
+    conc__mutex_lock(guard);
+    l->wire = w;
+    conc__mutex_unlock(guard);
+  }
+  conc_lock_release(&l->dialing);
+  return rc > 0 ? 0 : rc;
+}
+
+/* Sends commands, and waits for their replies, which are appended to
+   `replies`. 0 or negative errno. *sent: they may have been carried out. */
+CONC__PRIVATE int conc__line_ask(conc__redis *r, conc__node *node,
+                                 const conc__command *c,
+                                 conc__buffer *replies, bool *sent,
+                                 double deadline) {
+  conc__redis_line *l = c->apart ? &node->apart : &node->line;
+  conc__mutex *guard = conc__mutex_of(l);
+  size_t limit = r->manager->max_message + CONC__REDIS_SLACK;
+  conc__ask a;
+  int rc = c->rc;
+  memset(&a, 0, sizeof a);
+  a.replies = replies;
+  *sent = false;
+  while (rc == 0) {
+    conc__mutex_lock(guard);
+    rc = conc__line_append(l, c, &a);
+    if (rc != -EPIPE) break;
+    conc__mutex_unlock(guard);
+    rc = conc__line_connect(r, node, l, deadline);
+    if (rc != 0) return rc;
+  }
+  if (rc != 0) {
+    if (c->rc == 0) conc__mutex_unlock(guard);
+    return rc;
+  }
+  /* If another one leads, it may sleep until something comes. */
+  rc = conc__line_flush(l);
+  while (rc == 0 && l->led && l->wire != NULL && a.left > 0 &&
+         l->flushed < a.begin + c->b.size) {
+    conc__wire *w = l->wire;
+    bool last;
+    w->users++;
+    conc__mutex_unlock(guard);
+    rc = conc__fd_wait(w->fd, CONC_WRITE | CONC__TRIED, deadline);
+    conc__mutex_lock(guard);
+    last = --w->users == 0;
+    if (last) {
+      conc__mutex_unlock(guard);
+      conc__wire_leave(w, true);
+      conc__mutex_lock(guard);
+    }
+    rc = rc < 0 && rc != -EBADF ? rc : conc__line_flush(l);
+  }
+  if (rc < 0 && rc != -ETIMEDOUT && rc != -ECANCELED) {
+    conc__waiter *woken = NULL;
+    bool last;
+    conc__wire *gone = conc__line_break(l, &woken, &last);
+    conc__mutex_unlock(guard);
+    conc__wake_all(woken);
+    conc__wire_leave(gone, last);
+    *sent = a.sent;
+    return a.rc != 0 ? a.rc : -ECONNRESET;
+  }
+  if (rc == 0) {
+    rc = conc__line_wait(l, &a, limit, deadline);
+  } else {
+    conc__ask_forget(l, &a);
+    conc__mutex_unlock(guard);
+  }
+  *sent = a.sent;
+  return rc;
+}
+
+/* A server that has not said a word for so long is given up, with all that
+   waits for it. */
+CONC__PRIVATE void conc__line_look(conc__redis *r, conc__redis_line *l) {
+  conc__mutex *guard = conc__mutex_of(l);
+  conc__waiter *woken = NULL;
+  conc__wire *gone = NULL;
+  bool last = false;
+  conc__mutex_lock(guard);
+  if (l->wire != NULL && l->told < l->asked &&
+      conc_now() - l->heard > r->manager->timeout)
+    gone = conc__line_break(l, &woken, &last);
+  conc__mutex_unlock(guard);
+  conc__wake_all(woken);
+  conc__wire_leave(gone, last);
+}
+
+/* What lines and connections came along into a forked child is its parent's;
+   nobody here waits for it. */
+CONC__PRIVATE void conc__line_reset(conc__redis_line *l) {
+  if (l->wire != NULL) CONC_FREE(l->wire);
+  conc__buffer_free(&l->in);
+  conc__buffer_free(&l->out);
+  CONC_FREE(l->slots);
+  memset(l, 0, sizeof *l);
+}
+
+/* --- addresses --- */
+
+/* Whether a manager with that address is a client of Redis. */
+CONC__PRIVATE bool conc__redis_is(const char *address) {
+  return address != NULL && (strncmp(address, "redis://", 8) == 0 ||
+                             strncmp(address, "redis+unix://", 13) == 0);
+}
+
+/* A copy of a text. NULL: there is no memory. */
+CONC__PRIVATE char *conc__redis_copy(const char *text, size_t size) {
+  char *out = (char *)CONC_MALLOC(size + 1);
+  if (out == NULL) return NULL;
+  memcpy(out, text, size);
+  out[size] = 0;
+  return out;
+}
+
+/* A copy of a part of an address, in which %40 stands for "@", and so on.
+   NULL: there is no memory. */
+CONC__PRIVATE char *conc__redis_decode(const char *text, size_t size) {
+  char *out = (char *)CONC_MALLOC(size + 8); /* room for a port */
+  size_t i, n = 0;
+  for (i = 0; out != NULL && i < size; i++) {
+    char hex[3] = {0, 0, 0};
+    char *end = hex;
+    if (text[i] == '%' && size - i > 2) {
+      memcpy(hex, text + i + 1, 2);
+      out[n] = (char)strtol(hex, &end, 16);
+    }
+    if (end == hex + 2) i += 2;
+    else out[n] = text[i];
+    n++;
+  }
+  if (out != NULL) out[n] = 0;
+  return out;
+}
+
+/* One host, with a port if it has none. 0, -EINVAL, -ENOMEM. */
+CONC__PRIVATE int conc__redis_add_host(conc__redis *r, const char *text,
+                                       size_t size, const char *port) {
+  char *host;
+  const char *colon;
+  if (r->hosts_count == CONC__REDIS_HOSTS) return -EINVAL;
+  host = conc__redis_decode(text, size);
+  if (host == NULL) return -ENOMEM;
+  r->hosts[r->hosts_count++] = host;
+  if (*port == 0) return 0;
+  if (*host == 0) return -EINVAL;
+  colon = strrchr(host, ':');
+  if (colon == NULL || strchr(colon, ']') != NULL) strcat(host, port);
+  return 0;
+}
+
+/* What stands behind the "?" of an address. */
+CONC__PRIVATE int conc__redis_query(conc__redis *r, const char *text) {
+  while (*text != 0) {
+    size_t n = strcspn(text, "&");
+    if (n == 7 && memcmp(text, "cluster", 7) == 0) {
+      r->cluster = true;
+    } else if (n > 9 && memcmp(text, "sentinel=", 9) == 0 &&
+               r->sentinel == NULL) {
+      r->sentinel = conc__redis_decode(text + 9, n - 9);
+      if (r->sentinel == NULL) return -ENOMEM;
+    } else if (n > 3 && memcmp(text, "db=", 3) == 0) {
+      char *stop;
+      long db = strtol(text + 3, &stop, 10);
+      if (stop != text + n || db < 0 || db > 1000000) return -EINVAL;
+      r->db = (int)db;
+    } else {
+      return -EINVAL;
+    }
+    text += n + (text[n] == '&');
+  }
+  return 0;
+}
+
+/* Reads an address. 0, -EINVAL: it is none; -ENOMEM. */
+CONC__PRIVATE int conc__redis_parse(conc__redis *r, const char *address) {
+  bool unix_socket = address[5] == '+';
+  const char *p = address + (unix_socket ? 13 : 8);
+  const char *query = p + strcspn(p, "?"), *end = query, *at = NULL, *slash;
+  const char *port, *q;
+  int rc = 0;
+  if (*query == '?') rc = conc__redis_query(r, query + 1);
+  if (rc != 0) return rc;
+  /* A password may have any character but these; the last "@" ends it. */
+  slash = p;
+  while (slash < end && *slash != '/') slash++;
+  for (q = p; q < slash; q++)
+    if (*q == '@') at = q;
+  if (at != NULL) {
+    const char *colon = p;
+    while (colon < at && *colon != ':') colon++;
+    if (colon > p) r->user = conc__redis_decode(p, (size_t)(colon - p));
+    if (colon < at)
+      r->password = conc__redis_decode(colon + 1, (size_t)(at - colon - 1));
+    if ((colon > p && r->user == NULL) ||
+        (colon < at && r->password == NULL))
+      return -ENOMEM;
+    p = at + 1;
+  }
+  if (unix_socket) {
+    if (*p != '/') return -EINVAL;
+    return conc__redis_add_host(r, p, (size_t)(end - p), "");
+  }
+  if (slash < end && slash + 1 < end) {
+    char *stop;
+    long db = strtol(slash + 1, &stop, 10);
+    if (stop != end || db < 0 || db > 1000000) return -EINVAL;
+    r->db = (int)db;
+  }
+  port = r->sentinel != NULL ? ":26379" : ":6379";
+  while (rc == 0) {
+    for (q = p; q < slash && *q != ','; q++) {
+    }
+    rc = conc__redis_add_host(r, p, (size_t)(q - p), port);
+    p = q + 1;
+    if (q == slash) break;
+  }
+  if (rc == 0 && r->cluster && (r->db != 0 || r->sentinel != NULL))
+    rc = -EINVAL;
+  return rc;
+}
+
+/* --- servers --- */
+
+/* The server of an address. NULL: there is no memory. */
+CONC__PRIVATE conc__node *conc__redis_node(conc__redis *r,
+                                           const char *address) {
+  conc__mutex *guard = conc__mutex_of(r);
+  size_t size = strlen(address);
+  conc__node *n, *made = (conc__node *)CONC_MALLOC(sizeof *made + size);
+  if (made != NULL) {
+    memset(made, 0, sizeof *made);
+    memcpy(made->address, address, size + 1);
+  }
+  conc__mutex_lock(guard);
+  for (n = r->nodes; n != NULL; n = n->next)
+    if (strcmp(n->address, address) == 0) break;
+  if (n == NULL && made != NULL) {
+    n = made;
+    n->next = r->nodes;
+    r->nodes = n;
+    made = NULL;
+  }
+  conc__mutex_unlock(guard);
+  CONC_FREE(made);
+  return n;
+}
+
+/* Asks the next Sentinel that answers where the master is. */
+CONC__PRIVATE int conc__redis_ask_sentinel(conc__redis *r, const char *host,
+                                           char *address, size_t size,
+                                           double deadline) {
+  conc__wire w;
+  conc__buffer in = {NULL, 0, 0, 0};
+  conc__command c;
+  conc__walked walk;
+  conc__part part, name, port;
+  int rc;
+  memset(&w, 0, sizeof w);
+  memset(&c, 0, sizeof c);
+  rc = conc__address_connect(&w.fd, host, true, deadline);
+  if (rc != 0) return rc;
+  conc__command_line(&c, "SENTINEL", "get-master-addr-by-name", r->sentinel);
+  rc = conc__wire_talk(r, &w, &c, &in, deadline);
+  conc__fd_close_own(&w.fd);
+  conc__resp_walk(&walk, &in);
+  if (rc == 0 && !conc__resp_next(&walk, &part)) rc = -EPROTO;
+  if (rc == 0 && part.kind == '_') rc = -ENOENT; /* it knows no such master */
+  if (rc == 0 && (part.kind != '*' || part.n != 2 ||
+                  !conc__resp_is(&walk, '$', &name) ||
+                  !conc__resp_is(&walk, '$', &port) || name.size > 200 ||
+                  port.size > 8))
+    rc = -EPROTO;
+  if (rc == 0)
+    snprintf(address, size,
+             memchr(name.text, ':', name.size) != NULL ? "[%.*s]:%.*s"
+                                                       : "%.*s:%.*s",
+             (int)name.size, name.text, (int)port.size, port.text);
+  conc__buffer_free(&in);
+  return rc;
+}
+
+/* Where a queue begins that knows no better: the server of the address, the
+   master that Sentinel names, or the next one of a Cluster. 0 or negative
+   errno. */
+CONC__PRIVATE int conc__redis_home(conc__redis *r, conc__node **out,
+                                   double deadline) {
+  conc__mutex *guard = conc__mutex_of(r);
+  char address[256];
+  size_t i;
+  int rc = -EINVAL;
+  conc__mutex_lock(guard);
+  *out = r->main;
+  conc__mutex_unlock(guard);
+  if (*out != NULL) return 0;
+  if (r->sentinel == NULL) {
+    *out = conc__redis_node(r, r->hosts[0]);
+    rc = *out != NULL ? 0 : -ENOMEM;
+  }
+  for (i = 0; r->sentinel != NULL && i < r->hosts_count; i++) {
+    double least = conc_now() + 1;
+    rc = conc__redis_ask_sentinel(r, r->hosts[i], address, sizeof address,
+                                  least < deadline ? least : deadline);
+    if (rc == -ECANCELED) return rc;
+    if (rc != 0) continue;
+    *out = conc__redis_node(r, address);
+    rc = *out != NULL ? 0 : -ENOMEM;
+    break;
+  }
+  if (rc != 0) return rc;
+  conc__mutex_lock(guard);
+  r->main = *out;
+  conc__mutex_unlock(guard);
+  return 0;
+}
+
+/* A server has failed that is in use as the first one: the next try asks anew
+   where to begin. */
+CONC__PRIVATE void conc__redis_leave_home(conc__redis *r, conc__node *node) {
+  conc__mutex *guard = conc__mutex_of(r);
+  size_t i;
+  if (r->sentinel == NULL && r->hosts_count == 1) return;
+  if (r->sentinel == NULL) {
+    /* The next host that was given takes its place. */
+    for (i = 0; i < r->hosts_count; i++)
+      if (strcmp(r->hosts[i], node->address) == 0) break;
+    i = (i + 1) % r->hosts_count;
+    node = conc__redis_node(r, r->hosts[i]);
+  } else {
+    node = NULL;
+  }
+  conc__mutex_lock(guard);
+  r->main = node;
+  conc__mutex_unlock(guard);
+}
+
+/* Gives a server all scripts, which it has lost. */
+CONC__PRIVATE int conc__redis_load(conc__redis *r, conc__node *node,
+                                   double end) {
+  conc__command c;
+  bool sent;
+  size_t i;
+  int rc;
+  memset(&c, 0, sizeof c);
+  for (i = 0; i < CONC__LUA_COUNT; i++)
+    conc__command_line(&c, "SCRIPT", "LOAD", conc__redis_scripts[i]);
+  rc = conc__line_ask(r, node, &c, NULL, &sent, end);
+  conc__buffer_free(&c.b);
+  return rc;
+}
+
+/* --- calls --- */
+
+/* One try of a call has come back with a reply that is an error. What is left
+   to do before the next one is done here. 0: the call is made again at once.
+   *soon: it is made again after a while. */
+CONC__PRIVATE int conc__redis_refused(conc__redis *r, conc__node **place,
+                                      conc__node *node, const conc__part *part,
+                                      bool *soon, bool *asking, double end) {
+  char text[256];
+  const char *to;
+  conc__node *other;
+  bool moved;
+  int rc;
+  snprintf(text, sizeof text, "%.*s",
+           (int)(part->size < 255 ? part->size : 255), part->text);
+  *asking = false;
+  *soon = false;
+  if (strncmp(text, "NOSCRIPT", 8) == 0)
+    return conc__redis_load(r, node, end);
+  if (strncmp(text, "NOGROUP", 7) == 0) return -ESRCH;
+  moved = strncmp(text, "MOVED ", 6) == 0;
+  if (moved || strncmp(text, "ASK ", 4) == 0) {
+    to = strrchr(text, ' ');
+    if (!r->cluster || to == NULL || strlen(to) < 3) return -EPROTO;
+    if (to[1] == ':') return -EAGAIN; /* it does not know itself by a name */
+    other = conc__redis_node(r, to + 1);
+    if (other == NULL) return -ENOMEM;
+    *asking = !moved;
+    CONC__STORE(place, other);
+    return 0;
+  }
+  rc = conc__redis_code(part, soon);
+  if (rc == -EROFS) conc__redis_leave_home(r, node);
+  return rc;
+}
+
+/* The commands behind one that lets a server answer for a slot that comes to
+   it just now. 0 or negative errno. */
+CONC__PRIVATE int conc__redis_ask_there(conc__redis *r, conc__node *node,
+                                        const conc__command *c,
+                                        conc__buffer *replies, bool *sent,
+                                        double end) {
+  conc__command both;
+  conc__walked walk;
+  const unsigned char *from = c->b.data;
+  size_t i, left = c->b.size;
+  int rc;
+  memset(&both, 0, sizeof both);
+  both.apart = c->apart;
+  /* It counts for the next command alone. */
+  for (i = 0; i < c->replies; i++) {
+    ssize_t n = conc__resp_whole(from, left, SIZE_MAX / 4);
+    conc__command_line(&both, "ASKING", NULL, NULL);
+    if (n <= 0) both.rc = -EPROTO;
+    if (both.rc == 0) both.rc = conc__buffer_append(&both.b, from, (size_t)n);
+    if (both.rc != 0) break;
+    both.replies++;
+    from += n;
+    left -= (size_t)n;
+  }
+  rc = conc__line_ask(r, node, &both, replies, sent, end);
+  conc__buffer_free(&both.b);
+  if (rc != 0) return rc;
+  /* The replies to ASKING are taken out, from the last one on: so that those
+     that stay are moved together. */
+  conc__resp_walk(&walk, replies);
+  {
+    unsigned char *to = replies->data + replies->first;
+    for (i = 0; i < c->replies; i++) {
+      const unsigned char *begin;
+      conc__resp_skip(&walk);
+      begin = walk.p;
+      conc__resp_skip(&walk);
+      memmove(to, begin, (size_t)(walk.p - begin));
+      to += walk.p - begin;
+    }
+    replies->size = (size_t)(to - replies->data);
+  }
+  return 0;
+}
+
+/* One try. *place: where the queue is; NULL: it is not known. 0, and the
+   replies, of which the first is no error. Or negative errno; -ESRCH: the
+   stream has no group. *soon as above. */
+CONC__PRIVATE int conc__redis_try(conc__redis *r, conc__node **place,
+                                  const conc__command *c,
+                                  conc__buffer *replies, conc__calling *call,
+                                  bool *soon) {
+  bool asking = false, sent = false;
+  int turns = 0, rc = 0;
+  call->lost = false;
+  *soon = false;
+  while (turns++ < 8) {
+    conc__node *node = CONC__LOAD(place);
+    conc__walked walk;
+    conc__part part;
+    replies->size = replies->first = 0;
+    if (node == NULL)
+      rc = conc__redis_home(r, &node, conc__call_patience(call));
+    if (rc == 0)
+      rc = asking ? conc__redis_ask_there(r, node, c, replies, &sent,
+                                          call->end)
+                  : conc__line_ask(r, node, c, replies, &sent, call->end);
+    if (rc != 0) {
+      call->lost = conc__is_lost(rc) || rc == -EROFS;
+      *soon = rc == -EROFS || rc == -EAGAIN;
+      if (node != NULL && call->lost) {
+        conc__line_look(r, c->apart ? &node->apart : &node->line);
+        conc__redis_leave_home(r, node);
+        if (r->cluster) CONC__STORE(place, (conc__node *)NULL);
+      }
+      if (!sent) return rc == -ECONNRESET ? -EPIPE : rc;
+      if (rc == -EPROTO) {
+        const char *text = "what came is no reply of Redis";
+        conc__redis_tell(r, CONC_MANAGER_REFUSE, node->address, rc, text,
+                         strlen(text));
+        return rc;
+      }
+      if (call->acts) call->unknown = true;
+      return call->acts && rc != -ECANCELED ? -ECONNRESET : rc;
+    }
+    conc__resp_walk(&walk, replies);
+    if (!conc__resp_next(&walk, &part)) return -EPROTO;
+    if (part.kind != '-') return 0;
+    rc = conc__redis_refused(r, place, node, &part, soon, &asking, call->end);
+    call->lost = *soon;
+    if (rc == -EPROTO || rc == -EACCES)
+      conc__redis_tell(r, CONC_MANAGER_REFUSE, node->address, rc, part.text,
+                       part.size);
+    if (rc != 0) return rc;
+  }
+  return -EPROTO; /* the servers send it round in a circle */
+}
+
+/* Whether a call is to be tried again; then the pause before it is over. */
+CONC__PRIVATE bool conc__redis_again(conc__calling *call, bool soon, int *rc) {
+  double again = call->again;
+  bool yes;
+  if (soon) call->again = 900;
+  yes = conc__call_again(call, rc);
+  call->again = again;
+  return yes;
+}
+
+/* ---------------------------------------------------------------------------
+   >>streams: a queue at Redis: its messages, and their ways back
+
+   A queue is a stream, with a group of consumers, "conc", of which each
+   process is one. A message that was got is pending: it is its consumer's
+   until it is acknowledged, or has been silent for the time of the lease. So
+   each lease is Redis' own, by Redis' clock. Beside the stream {NAME} lie:
+
+     {NAME}:options  a hash: what the queue was registered with
+     {NAME}:delayed  a sorted set: messages that wait for their time
+     {NAME}:back     a sorted set: entries that were given back. They are
+                     pending still, of a consumer "-"
+     {NAME}:notes    a hash: why, and by whom, if that will be asked for
+     {NAME}:counts   a hash
+     {NAME}:wake     a stream of one entry: a new one ends the wait of a getter
+                     that is to look at the two sets
+     {NAME}:lanes    a hash: what puts were carried out, see >>far
+     {NAME}:once:ID  what conc_put_once knows
+
+   An entry has one field: "d", bytes; "p", a value as a pickle; or "j", a
+   value as JSON. An entry of a foreign program with other fields is a dict of
+   them.
+
+   Here is what a message is on its way to its getter, a parcel; what a task
+   has leased; and the scripts that end leases. The gets are in >>far.
+
+   "The guard of leases" is one for the whole process: conc__redis_guard().
+
+   Uses >>redis, >>pickle, >>json, >>local.
+   ------------------------------------------------------------------------ */
+
+enum {
+  CONC__KEY_STREAM,
+  CONC__KEY_DELAYED,
+  CONC__KEY_BACK,
+  CONC__KEY_NOTES,
+  CONC__KEY_COUNTS,
+  CONC__KEY_WAKE,
+  CONC__KEY_LANES,
+  CONC__KEY_OPTIONS, /* the scripts above have those before it */
+  CONC__KEYS
+};
+
+static const char *const conc__redis_keys[CONC__KEYS] = {
+    "",        ":delayed", ":back",  ":notes",
+    ":counts", ":wake",    ":lanes", ":options"};
+
+#define CONC__REDIS_BUCKETS 256 /* of leases, by number */
+#define CONC__ENTRY_ID 44       /* bytes of an entry's id, with its NUL */
+/* Seconds after which a message comes back, of a queue without leases, whose
+   getter's process ended when it had just got it. */
+#define CONC__REDIS_HELD 10.0
+/* Seconds after which it is said that such a message has arrived, if no other
+   call of the queue has said so. */
+#define CONC__REDIS_CONFIRM 0.01
+
+/* A message that has come, and what is known of it later. */
+typedef struct conc__parcel {
+  struct conc__parcel *next; /* in the list that it is in */
+  struct conc__redis_queue *queue;
+  int64_t deliveries;
+  bool dead;           /* it was delivered too often */
+  char kind;           /* 'd', 'p' or 'j'; 'b': the body of a pickle */
+  unsigned char *data; /* NULL when it has been handed over */
+  size_t size;
+  char why[16], by[48]; /* of a dead one */
+  /* Of a lease, under the guard of leases: */
+  struct conc__parcel *older, *younger; /* of its task's */
+  struct conc__redis_task *task; /* NULL: it has ended, see `ended` */
+  uint64_t lease;
+  double got;     /* when, or when it was extended: .max_lease counts from it */
+  double until;   /* it was extended up to that */
+  bool ended;     /* its task has: it is to be given back */
+  int64_t back_after; /* of one that is to be given back: ms */
+  bool counts;        /* and whether that is a delivery */
+  char id[CONC__ENTRY_ID];
+} conc__parcel;
+
+/* What a task has leased from all such queues. */
+typedef struct conc__redis_task {
+  conc__parcel *youngest; /* under the guard of leases */
+} conc__redis_task;
+
+/* A queue at Redis. "The guard" is conc__mutex_of(it). */
+typedef struct conc__redis_queue {
+  conc_queue queue; /* first: it is a queue */
+  struct conc__redis_queue *next;
+  conc__redis *redis;
+  conc__node *node; /* atomic: where it is; NULL: not known */
+  char *keys[CONC__KEYS];
+  /* Constant, in ms; 0: none */
+  int64_t lease, max_lease, retry_delay, dedup;
+  int64_t max_deliveries;
+  char *dead_letters; /* the name of a queue; NULL: none */
+  bool json;
+  /* Of the gets, under the guard; see >>far. */
+  conc__parcel *ready, *ready_last; /* that have come, and nobody has */
+  struct conc__waitlist getters;
+  size_t getters_count; /* calls, with the one that leads */
+  size_t wanted;        /* messages that they want together */
+  bool led;
+  bool dialing;
+  conc__wire *wire;
+  conc__node *wire_at;
+  conc__buffer in, out;
+  unsigned char due[4]; /* what the next replies are to */
+  unsigned due_count;
+  bool blocked;         /* the last of these waits at the server */
+  bool unblocked;       /* and was asked to end that */
+  double asked;         /* when it was sent */
+  double blocks;        /* seconds that it may wait */
+  double tend_at;       /* when the sets are to be looked at */
+  uint64_t rounds;      /* replies that could have had messages; ever */
+  char wake[CONC__ENTRY_ID]; /* an entry of {NAME}:wake that came; or "" */
+  conc__parcel *confirms;    /* that have arrived, of a queue without leases */
+  conc__parcel *confirming;  /* of which that was said, and not answered */
+  double confirm_at;         /* 0: there are none */
+  conc__parcel *returns;     /* that are to be given back */
+  bool stray; /* nobody waits, but a reply may have messages */
+  /* Under the guard of leases. */
+  conc__parcel *buckets[CONC__REDIS_BUCKETS];
+  size_t leases; /* in them */
+  size_t ended;  /* of these */
+  uint64_t lease_last;
+  double beat_at; /* when they are to be extended; 0: there are none */
+} conc__redis_queue;
+
+static conc_local conc__redis_local;
+static conc_attribute conc__redis_own;
+
+CONC__INLINE conc__mutex *conc__redis_guard(void) {
+  return conc__mutex_of(&conc__redis_local);
+}
+
+CONC__PRIVATE void conc__parcel_free(conc__parcel *p) {
+  if (p != NULL) CONC_FREE(p->data);
+  CONC_FREE(p);
+}
+
+CONC__PRIVATE void conc__parcels_free(conc__parcel *p) {
+  while (p != NULL) {
+    conc__parcel *next = p->next;
+    conc__parcel_free(p);
+    p = next;
+  }
+}
+
+/* Wakes the thread that does what no call waits for. */
+CONC__PRIVATE void conc__redis_wake(conc__redis *r) {
+  conc_event_set(&r->news);
+}
+
+/* --- what comes --- */
+
+/* Makes the body of a pickle of what a foreign program has written: a dict.
+   The walk is at the first field. */
+CONC__PRIVATE int conc__parcel_dict(conc__buffer *b, conc__walked *walk,
+                                    int64_t fields) {
+  conc__part part;
+  int rc = conc__pickle_put_ops(b, CONC__OP_EMPTY_DICT, CONC__OP_MARK);
+  for (; rc == 0 && fields > 0; fields--) {
+    if (!conc__resp_is(walk, '$', &part)) return -EPROTO;
+    if (fields % 2 == 1)
+      rc = conc__pickle_put_bytes(b, part.text, part.size, 4);
+    else if (conc__utf8_valid((const unsigned char *)part.text, part.size))
+      rc = conc__pickle_put_str(b, part.text, part.size);
+    else
+      rc = conc__pickle_put_bytes(b, part.text, part.size, 4);
+  }
+  return rc != 0 ? rc : conc__pickle_put_op(b, CONC__OP_SETITEMS);
+}
+
+/* Makes a parcel of an entry; the walk is at the array of its fields, and
+   behind that afterwards. 0; 1: it is gone; -ENOMEM, -EPROTO. */
+CONC__PRIVATE int conc__parcel_read(conc__redis_queue *q, const conc__part *id,
+                                    int64_t deliveries, conc__walked *walk,
+                                    conc__parcel **out) {
+  conc__part fields, name, data;
+  conc__walked inside;
+  conc__parcel *p;
+  int rc = 0;
+  if (!conc__resp_next(walk, &fields)) return -EPROTO;
+  if (fields.kind == '_') return 1;
+  if (fields.kind != '*' || fields.n < 2 || fields.n % 2 != 0 ||
+      id->size >= CONC__ENTRY_ID)
+    return -EPROTO;
+  inside = *walk;
+  if (!conc__resp_is(walk, '$', &name) || !conc__resp_is(walk, '$', &data))
+    return -EPROTO;
+  p = (conc__parcel *)CONC_MALLOC(sizeof *p);
+  if (p == NULL) return -ENOMEM;
+  memset(p, 0, sizeof *p);
+  p->queue = q;
+  p->deliveries = deliveries < 0 ? -deliveries : deliveries;
+  p->dead = deliveries < 0;
+  memcpy(p->id, id->text, id->size);
+  if (fields.n == 2 && name.size == 1 && memchr("dpj", *name.text, 3)) {
+    p->kind = *name.text;
+    p->size = data.size;
+    p->data = (unsigned char *)CONC_MALLOC(data.size + 1);
+    if (p->data == NULL) rc = -ENOMEM;
+    else memcpy(p->data, data.text, data.size);
+  } else {
+    conc__buffer b = {NULL, 0, 0, 0};
+    *walk = inside;
+    rc = conc__parcel_dict(&b, walk, fields.n);
+    p->kind = 'b';
+    p->data = b.data;
+    p->size = b.size;
+  }
+  if (rc == 0) *out = p;
+  else conc__parcel_free(p);
+  return rc;
+}
+
+/* Appends the body of the pickle of what Python has pickled, or of JSON. */
+CONC__PRIVATE int conc__parcel_decode(const conc__parcel *p, bool objects,
+                                      conc__buffer *b) {
+  conc_value *v = NULL;
+  int rc;
+  if (p->kind == 'j')
+    rc = conc_json_loads(&v, p->data, p->size, NULL);
+  else if (objects)
+    rc = conc_pickle_loads_objects(&v, p->data, p->size);
+  else
+    rc = conc_pickle_loads(&v, p->data, p->size);
+  if (rc == 0) rc = conc__pickle_encode(b, v, 4 | (objects ? CONC_PASS : 0));
+  conc_value_free(v);
+  return rc == -EBADMSG || rc == -ERANGE ? -EPROTO : rc;
+}
+
+/* Hands a message over. Its size; or negative errno: the sink has nothing of
+   it. */
+CONC__PRIVATE ssize_t conc__parcel_fill(const conc__parcel *p,
+                                        const conc__sink *sink) {
+  bool objects = p->queue->queue.objects != 0;
+  conc__buffer b = {NULL, 0, 0, 0};
+  ssize_t n = 0;
+  if (p->kind == 'd' && sink->body == NULL) {
+    n = conc__sink_takes(sink, p->size);
+    if (n == 0 && p->size > 0) memcpy(sink->data, p->data, p->size);
+    return n < 0 ? n : (ssize_t)p->size;
+  }
+  /* Ours have no frames; what else there may be in it is read when it is
+     handed over. */
+  if (p->kind == 'p' && p->size > 3 && p->data[0] == CONC__OP_PROTO &&
+      p->data[2] != CONC__OP_FRAME && p->data[p->size - 1] == CONC__OP_STOP &&
+      p->data[1] == 4)
+    return conc__sink_fill(sink, p->data + 2, p->size - 3, objects);
+  if (p->kind == 'd') n = conc__pickle_put_bytes(&b, p->data, p->size, 4);
+  else if (p->kind != 'b') n = conc__parcel_decode(p, objects, &b);
+  if (n == 0)
+    n = p->kind == 'b' ? conc__sink_fill(sink, p->data, p->size, objects)
+                       : conc__sink_fill(sink, b.data, b.size, objects);
+  conc__buffer_free(&b);
+  return n;
+}
+
+/* --- what tasks have --- */
+
+/* Takes a lease out of its task's list. Under the guard of leases. */
+CONC__PRIVATE void conc__parcel_leave_task(conc__parcel *p) {
+  if (p->task == NULL) return;
+  if (p->younger != NULL) p->younger->older = p->older;
+  else p->task->youngest = p->older;
+  if (p->older != NULL) p->older->younger = p->younger;
+  p->task = NULL;
+  p->older = p->younger = NULL;
+}
+
+/* A task ends: what it has leased is to be given back, for which there is a
+   thread of each client. */
+CONC__PRIVATE void conc__redis_task_end(void *value) {
+  conc__redis_task *t = (conc__redis_task *)value;
+  conc__mutex *guard = conc__redis_guard();
+  conc__parcel *p;
+  conc__mutex_lock(guard);
+  while (t->youngest != NULL) {
+    conc__redis *r = t->youngest->queue->redis;
+    while ((p = t->youngest) != NULL && p->queue->redis == r) {
+      conc__parcel_leave_task(p);
+      p->ended = true;
+      p->queue->ended++;
+    }
+    r->pins++; /* it stays until it has been told */
+    conc__mutex_unlock(guard);
+    conc__redis_wake(r);
+    conc__mutex_lock(guard);
+    r->pins--;
+  }
+  conc__mutex_unlock(guard);
+  CONC_FREE(t);
+}
+
+CONC__PRIVATE void conc__redis_tasks_begin(void) {
+  conc__local_begin(&conc__redis_local, &conc__redis_own,
+                    conc__redis_task_end);
+}
+
+/* What the calling task has; made, if there is none. NULL: no memory. */
+CONC__PRIVATE conc__redis_task *conc__redis_task_make(void) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  conc__redis_task *t;
+  pthread_once(&once, conc__redis_tasks_begin);
+  t = (conc__redis_task *)conc_attribute_get(&conc__redis_own);
+  if (t != NULL) return t;
+  t = (conc__redis_task *)CONC_MALLOC(sizeof *t);
+  if (t == NULL) return NULL;
+  t->youngest = NULL;
+  if (conc_attribute_set(&conc__redis_own, t) == 0) return t;
+  CONC_FREE(t);
+  return NULL;
+}
+
+/* The caller has got a message of a queue that leases. */
+CONC__PRIVATE void conc__lease_enter(conc__parcel *p, conc__redis_task *t) {
+  conc__mutex *guard = conc__redis_guard();
+  conc__redis_queue *q = p->queue;
+  conc__parcel **bucket;
+  bool first;
+  conc__mutex_lock(guard);
+  p->lease = ++q->lease_last;
+  p->got = conc_now();
+  p->until = 0;
+  bucket = &q->buckets[p->lease % CONC__REDIS_BUCKETS];
+  p->next = *bucket;
+  *bucket = p;
+  p->task = t;
+  p->older = t->youngest;
+  p->younger = NULL;
+  if (t->youngest != NULL) t->youngest->younger = p;
+  t->youngest = p;
+  first = q->leases++ == 0;
+  if (first) q->beat_at = p->got + (double)q->lease / 3000;
+  conc__mutex_unlock(guard);
+  if (first) conc__redis_wake(q->redis);
+}
+
+/* Takes a lease out by its number; 0: the calling task's youngest of this
+   queue. NULL: there is none. *task: whose it was; NULL: of one that has
+   ended. */
+CONC__PRIVATE conc__parcel *conc__lease_take(conc__redis_queue *q,
+                                             uint64_t lease,
+                                             conc__redis_task **task) {
+  conc__mutex *guard = conc__redis_guard();
+  conc__redis_task *t = lease == 0 ? conc__redis_task_make() : NULL;
+  conc__parcel *p, **link;
+  conc__mutex_lock(guard);
+  for (p = t != NULL ? t->youngest : NULL; p != NULL; p = p->older)
+    if (p->queue == q) break;
+  if (p != NULL) lease = p->lease;
+  link = &q->buckets[lease % CONC__REDIS_BUCKETS];
+  while (*link != NULL && (*link)->lease != lease) link = &(*link)->next;
+  p = *link;
+  if (p != NULL) {
+    *link = p->next;
+    p->next = NULL;
+    *task = p->task;
+    conc__parcel_leave_task(p);
+    q->leases--;
+    if (p->ended) q->ended--;
+    if (q->leases == 0) q->beat_at = 0;
+  }
+  conc__mutex_unlock(guard);
+  return p;
+}
+
+/* Puts a lease back that was taken out, for its end is not known to have been
+   heard of: or it was to be extended only. */
+CONC__PRIVATE void conc__lease_put_back(conc__parcel *p,
+                                        conc__redis_task *task) {
+  conc__mutex *guard = conc__redis_guard();
+  conc__redis_queue *q = p->queue;
+  conc__parcel **bucket = &q->buckets[p->lease % CONC__REDIS_BUCKETS];
+  conc__mutex_lock(guard);
+  p->next = *bucket;
+  *bucket = p;
+  p->task = task;
+  if (task != NULL) {
+    p->older = task->youngest;
+    if (task->youngest != NULL) task->youngest->younger = p;
+    task->youngest = p;
+  } else if (p->ended) {
+    q->ended++;
+  }
+  if (q->leases++ == 0) q->beat_at = conc_now() + (double)q->lease / 3000;
+  conc__mutex_unlock(guard);
+}
+
+/* --- scripts of a queue --- */
+
+/* Begins a call of a script, which is to have so many arguments behind the
+   consumer. */
+CONC__PRIVATE void conc__script_begin(const conc__redis_queue *q,
+                                      conc__command *c, int script,
+                                      size_t arguments, const char *more) {
+  size_t keys = CONC__KEY_OPTIONS, i;
+  if (more != NULL) keys++;
+  conc__command_begin(c, 3 + keys + 1 + arguments, "EVALSHA");
+  conc__command_text(c, q->redis->scripts[script]);
+  conc__command_int(c, (int64_t)keys);
+  for (i = 0; i < CONC__KEY_OPTIONS; i++) conc__command_text(c, q->keys[i]);
+  if (more != NULL) conc__command_text(c, more);
+  conc__command_text(c, q->redis->consumer);
+}
+
+/* The stream has no group: it is new, or was deleted, or the server has lost
+   it. */
+CONC__PRIVATE int conc__redis_make_group(conc__redis_queue *q,
+                                         conc__calling *call) {
+  conc__buffer replies = {NULL, 0, 0, 0};
+  conc__command c;
+  conc__walked walk;
+  conc__part part;
+  bool soon;
+  size_t i;
+  int rc;
+  memset(&c, 0, sizeof c);
+  for (i = 0; i < 2; i++) {
+    conc__command_begin(&c, 6, "XGROUP");
+    conc__command_text(&c, "CREATE");
+    conc__command_text(&c, q->keys[i == 0 ? CONC__KEY_WAKE
+                                          : CONC__KEY_STREAM]);
+    conc__command_text(&c, "conc");
+    conc__command_text(&c, i == 0 ? "$" : "0");
+    conc__command_text(&c, "MKSTREAM");
+  }
+  /* If the first one is there already that is an error, which says nothing of
+     the second. So the last reply is looked at. */
+  rc = conc__redis_try(q->redis, &q->node, &c, &replies, call, &soon);
+  if (rc == -EEXIST || rc == 0) {
+    conc__resp_walk(&walk, &replies);
+    rc = 0;
+    for (i = 0; i < 2 && rc == 0; i++) {
+      if (!conc__resp_next(&walk, &part)) rc = -EPROTO;
+      else if (part.kind == '-') rc = conc__redis_code(&part, &soon);
+      if (rc == -EEXIST) rc = 0;
+    }
+  }
+  conc__buffer_free(&c.b);
+  conc__buffer_free(&replies);
+  return rc;
+}
+
+/* Sends commands of a queue, and tries again as the call says. 0 and the
+   replies, to be freed by the caller in any case; or negative errno. */
+CONC__PRIVATE int conc__redis_call(conc__redis_queue *q, const conc__command *c,
+                                   conc__buffer *replies,
+                                   conc__calling *call) {
+  bool soon;
+  int rc, groups = 0;
+  do {
+    rc = conc__redis_try(q->redis, &q->node, c, replies, call, &soon);
+    while (rc == -ESRCH && groups++ < 3) {
+      rc = conc__redis_make_group(q, call);
+      if (rc == 0)
+        rc = conc__redis_try(q->redis, &q->node, c, replies, call, &soon);
+    }
+  } while (rc != 0 && conc__redis_again(call, soon, &rc));
+  return rc == -ESRCH ? -EPROTO : rc;
+}
+
+/* The same for a call that has no timeout of its own: its time is .timeout.
+   Frees the commands. */
+CONC__PRIVATE int conc__redis_call_soon(conc__redis_queue *q, conc__command *c,
+                                        conc__buffer *replies, bool acts) {
+  double end = conc_now() + q->redis->manager->timeout;
+  conc__calling call;
+  int rc = c->rc;
+  conc__call_begin(&call, q->redis->manager, end, end);
+  call.acts = acts;
+  call.has_key = acts; /* what is sent twice is told by its result */
+  if (rc == 0) rc = conc__redis_call(q, c, replies, &call);
+  conc__buffer_free(&c->b);
+  return rc == 0 && call.unknown ? 1 : rc;
+}
+
+/* Whether the n-th number of the array that is the reply is 1. */
+CONC__PRIVATE bool conc__reply_says(const conc__buffer *replies, size_t n) {
+  conc__walked walk;
+  conc__part part;
+  size_t i;
+  conc__resp_walk(&walk, replies);
+  if (!conc__resp_is(&walk, '*', &part)) return false;
+  for (i = 0; i <= n; i++)
+    if (!conc__resp_is(&walk, ':', &part)) return false;
+  return part.n == 1;
+}
+
+/* --- the ends of leases --- */
+
+/* Appends the script that says of parcels that they have arrived, or are
+   done. */
+CONC__PRIVATE void conc__parcels_done(const conc__redis_queue *q,
+                                      conc__command *c, const char *counter,
+                                      const conc__parcel *list) {
+  const conc__parcel *p;
+  size_t n = 0;
+  for (p = list; p != NULL; p = p->next) n++;
+  conc__script_begin(q, c, CONC__LUA_DONE, 1 + 2 * n, NULL);
+  conc__command_text(c, counter);
+  for (p = list; p != NULL; p = p->next) {
+    conc__command_text(c, p->id);
+    conc__command_int(c, p->deliveries);
+  }
+}
+
+/* For how long a message waits that comes back, in ms. */
+CONC__PRIVATE int64_t conc__redis_pause(const conc__redis_queue *q,
+                                        int64_t deliveries) {
+  int64_t doubled = deliveries < 1 ? 0 : deliveries > 7 ? 6 : deliveries - 1;
+  int64_t delay = q->retry_delay << doubled;
+  unsigned char chance = 0;
+  conc__random(&chance, 1);
+  return delay + delay * chance / 1024;
+}
+
+/* Ends one lease that was taken out of the table. 0; -ESTALE; -ECONNRESET: it
+   is not known whether it was this call that has ended it. */
+CONC__PRIVATE int conc__redis_done(conc__redis_queue *q, conc__parcel *p,
+                                   const char *counter) {
+  conc__buffer replies = {NULL, 0, 0, 0};
+  conc__command c;
+  int rc;
+  memset(&c, 0, sizeof c);
+  p->next = NULL;
+  conc__parcels_done(q, &c, counter, p);
+  rc = conc__redis_call_soon(q, &c, &replies, true);
+  if (rc >= 0 && !conc__reply_says(&replies, 0))
+    rc = rc == 0 ? -ESTALE : -ECONNRESET;
+  conc__buffer_free(&replies);
+  return rc > 0 ? 0 : rc;
+}
+
+/* Gives parcels back, each after its `back_after`. `why` "": they count as if
+   they had never been got. *stale: so many were not there any more. */
+CONC__PRIVATE int conc__redis_give_back(conc__redis_queue *q,
+                                        const conc__parcel *list,
+                                        const char *why, size_t *stale) {
+  conc__buffer replies = {NULL, 0, 0, 0};
+  const conc__parcel *p;
+  char note[80];
+  conc__command c;
+  size_t n = 0, i;
+  int rc;
+  memset(&c, 0, sizeof c);
+  for (p = list; p != NULL; p = p->next) n++;
+  snprintf(note, sizeof note, "%s %.*s", why, CONC__SHOWN(conc_name(NULL), 47));
+  conc__script_begin(q, &c, CONC__LUA_RELEASE, 1 + 4 * n, NULL);
+  conc__command_text(&c, *why != 0 ? note : "");
+  for (p = list; p != NULL; p = p->next) {
+    conc__command_text(&c, p->id);
+    conc__command_int(&c, p->deliveries);
+    conc__command_int(&c, p->back_after);
+    conc__command_int(&c, p->deliveries - (p->counts ? 0 : 1));
+  }
+  conc__mutex_lock(conc__mutex_of(q));
+  q->tend_at = 0; /* the next get of this process looks there first */
+  conc__mutex_unlock(conc__mutex_of(q));
+  rc = conc__redis_call_soon(q, &c, &replies, true);
+  *stale = 0;
+  for (i = 0; rc == 0 && i < n; i++)
+    if (!conc__reply_says(&replies, i)) ++*stale;
+  conc__buffer_free(&replies);
+  return rc > 0 ? 0 : rc;
+}
+
+/* --- a forked child --- */
+
+/* What was the parent's is forgotten: its connections are closed already, its
+   leases are its own, and no task of it is here but the one that has forked.
+   That is done once, while nobody can look. */
+CONC__PRIVATE void conc__redis_reset(conc__redis *r) {
+  conc__redis_queue *q;
+  conc__node *n;
+  size_t i;
+  conc__mutexes_lock();
+  if (r->depth == conc__fork_depth) {
+    conc__mutexes_unlock();
+    return;
+  }
+  for (n = r->nodes; n != NULL; n = n->next) {
+    conc__line_reset(&n->line);
+    conc__line_reset(&n->apart);
+  }
+  for (q = r->queues; q != NULL; q = q->next) {
+    conc__parcels_free(q->ready);
+    conc__parcels_free(q->confirms);
+    conc__parcels_free(q->confirming);
+    conc__parcels_free(q->returns);
+    q->ready = q->ready_last = q->confirms = q->confirming = NULL;
+    q->returns = NULL;
+    for (i = 0; i < CONC__REDIS_BUCKETS; i++) {
+      conc__parcel *p;
+      for (p = q->buckets[i]; p != NULL; p = p->next)
+        conc__parcel_leave_task(p);
+      conc__parcels_free(q->buckets[i]);
+      q->buckets[i] = NULL;
+    }
+    q->leases = q->ended = 0;
+    q->beat_at = q->confirm_at = q->tend_at = 0;
+    CONC_FREE(q->wire);
+    q->wire = NULL;
+    conc__buffer_free(&q->in);
+    conc__buffer_free(&q->out);
+    memset(&q->getters, 0, sizeof q->getters);
+    q->getters_count = q->wanted = 0;
+    q->due_count = 0;
+    q->led = q->blocked = q->unblocked = q->stray = false;
+    q->wake[0] = 0;
+  }
+  memset(&r->ticker, 0, sizeof r->ticker);
+  memset(&r->news, 0, sizeof r->news);
+  r->ticks = r->ends = r->rests = false;
+  r->pins = 0;
+  memset(r->lanes_used, 0, sizeof r->lanes_used);
+  conc__redis_name(r);
+  CONC__STORE(&r->depth, conc__fork_depth);
+  conc__mutexes_unlock();
+}
+
+/* Each call of a queue begins so. */
+CONC__INLINE void conc__redis_enter(conc__redis *r) {
+  if (CONC__UNLIKELY(CONC__LOAD(&r->depth) != conc__fork_depth))
+    conc__redis_reset(r);
+}
+
+/* ---------------------------------------------------------------------------
+   >>far: a queue at Redis: how it is put and got
+
+   All tasks of a process that get from a queue share one connection, which
+   waits at the server for all of them: XREADGROUP ... BLOCK. One of them leads
+   as in a line (>>redis): it asks for as many messages as the waiting tasks
+   want together, and hands them out. Such a wait does not end when a lease
+   does, or when a message comes back: so it is never longer than a quarter of
+   a lease, and each so often a script looks at the sets (CONC__LUA_TAKE). It
+   also looks when there was nothing in the stream. A getter that goes leaves
+   the wait of the connection to the others. If there are none, a thread ends
+   it, and gives back what has come meanwhile.
+
+   That thread also says for all tasks that they live, and gives back what
+   tasks have left. It is started with the first get.
+
+   A put is one XADD; or, if there is anything to be looked at first, a script.
+   With .reconnect it is always the script, and has a number in a lane: a lane
+   belongs to one call at a time. The server keeps the last number of each, so
+   a put that is sent twice, for its reply was lost, is put once.
+
+   Uses >>streams. Its user is >>manager.
+   ------------------------------------------------------------------------ */
+
+enum { CONC__DUE_CONFIRM, CONC__DUE_WAKE, CONC__DUE_TAKE, CONC__DUE_READ };
+
+#define CONC__REDIS_TEND_MOST 30.0 /* seconds between two looks at the sets */
+#define CONC__REDIS_MANY 1024      /* messages that one reply has at most */
+#define CONC__REDIS_PUT_BYTES ((size_t)256 << 10) /* that are sent together */
+
+/* --- the connection of the getters --- */
+
+/* It is of no more use. What has arrived by it and was not said to have, will
+   be said by other means. Under the guard. Returns what the caller has to
+   leave when it has released that. */
+CONC__PRIVATE conc__wire *conc__getters_break(conc__redis_queue *q,
+                                              bool *last) {
+  conc__wire *w = q->wire;
+  conc__parcel **end = &q->confirms;
+  *last = false;
+  if (w == NULL) return NULL;
+  q->wire = NULL;
+  q->due_count = 0;
+  q->blocked = q->unblocked = q->stray = false;
+  conc__buffer_free(&q->in);
+  conc__buffer_free(&q->out);
+  while (*end != NULL) end = &(*end)->next;
+  *end = q->confirming;
+  q->confirming = NULL;
+  if (q->confirms != NULL && q->confirm_at <= 0) q->confirm_at = conc_now();
+  q->wake[0] = 0;
+  q->tend_at = 0;
+  if (conc__own_fd_is(w->fd)) shutdown(w->fd, SHUT_RDWR);
+  *last = --w->users == 0;
+  return w;
+}
+
+/* Seconds between two looks at the sets. */
+CONC__PRIVATE double conc__redis_interval(const conc__redis_queue *q) {
+  double quarter =
+      q->lease > 0 ? (double)q->lease / 4000 : CONC__REDIS_HELD / 4;
+  return quarter < CONC__REDIS_TEND_MOST ? quarter : CONC__REDIS_TEND_MOST;
+}
+
+/* Ms of silence after which a message is no more its getter's. */
+CONC__PRIVATE int64_t conc__redis_silence(const conc__redis_queue *q) {
+  int64_t ms = (int64_t)(CONC__REDIS_HELD * 1000);
+  if (q->lease > 0) ms = q->lease;
+  if (q->max_lease > 0 && q->max_lease < ms) ms = q->max_lease;
+  return ms;
+}
+
+/* Writes what the getters want. Under the guard; nothing is due. 0 or
+   -ENOMEM. */
+CONC__PRIVATE int conc__getters_ask(conc__redis_queue *q, double deadline) {
+  double now = conc_now(), until = deadline;
+  size_t count = q->wanted < CONC__REDIS_MANY ? q->wanted : CONC__REDIS_MANY;
+  bool confirms = q->confirms != NULL;
+  conc__command c;
+  memset(&c, 0, sizeof c);
+  q->due_count = 0;
+  if (confirms) {
+    conc__parcels_done(q, &c, "got", q->confirms);
+    q->due[q->due_count++] = CONC__DUE_CONFIRM;
+  }
+  if (q->wake[0] != 0) {
+    conc__command_begin(&c, 4, "XACK");
+    conc__command_text(&c, q->keys[CONC__KEY_WAKE]);
+    conc__command_text(&c, "conc");
+    conc__command_text(&c, q->wake);
+    q->due[q->due_count++] = CONC__DUE_WAKE;
+  }
+  if (q->tend_at <= now || deadline <= now) {
+    conc__script_begin(q, &c, CONC__LUA_TAKE, 4, NULL);
+    conc__command_int(&c, (int64_t)count);
+    conc__command_int(&c, conc__redis_silence(q));
+    conc__command_int(&c, q->max_deliveries);
+    conc__command_int(&c, q->retry_delay);
+    q->due[q->due_count++] = CONC__DUE_TAKE;
+    q->blocks = 0;
+  } else {
+    if (q->tend_at < until) until = q->tend_at;
+    conc__command_begin(&c, 13, "XREADGROUP");
+    conc__command_text(&c, "GROUP");
+    conc__command_text(&c, "conc");
+    conc__command_text(&c, q->redis->consumer);
+    conc__command_text(&c, "COUNT");
+    conc__command_int(&c, (int64_t)count);
+    conc__command_text(&c, "BLOCK");
+    q->blocks = until - now;
+    conc__command_int(&c, 1 + (int64_t)(q->blocks * 1000));
+    conc__command_text(&c, "STREAMS");
+    conc__command_text(&c, q->keys[CONC__KEY_STREAM]);
+    conc__command_text(&c, q->keys[CONC__KEY_WAKE]);
+    conc__command_text(&c, ">");
+    conc__command_text(&c, ">");
+    q->due[q->due_count++] = CONC__DUE_READ;
+  }
+  if (c.rc == 0) c.rc = conc__buffer_append(&q->out, c.b.data, c.b.size);
+  conc__buffer_free(&c.b);
+  if (c.rc != 0) {
+    q->due_count = 0;
+    return c.rc;
+  }
+  if (confirms) {
+    q->confirming = q->confirms;
+    q->confirms = NULL;
+    q->confirm_at = 0;
+  }
+  q->wake[0] = 0;
+  q->blocked = q->blocks > 0;
+  q->unblocked = false;
+  q->asked = now;
+  return 0;
+}
+
+/* A message has come; a dead one is for the thread. Under the guard. */
+CONC__PRIVATE void conc__getters_add(conc__redis_queue *q, conc__parcel *p) {
+  if (p->dead) {
+    p->next = q->returns;
+    q->returns = p;
+    return;
+  }
+  p->next = NULL;
+  if (q->ready_last != NULL) q->ready_last->next = p;
+  else q->ready = p;
+  q->ready_last = p;
+}
+
+/* What a reply of CONC__LUA_TAKE says. 0, -EPROTO, -ENOMEM. */
+CONC__PRIVATE int conc__getters_took(conc__redis_queue *q,
+                                     conc__walked *walk) {
+  conc__part all, part, id, n, why;
+  double interval = conc__redis_interval(q);
+  if (!conc__resp_is(walk, '*', &all) || all.n < 1 ||
+      !conc__resp_is(walk, ':', &part))
+    return -EPROTO;
+  if (part.n >= 0 && (double)part.n / 1000 < interval)
+    interval = (double)part.n / 1000;
+  q->tend_at = conc_now() + interval;
+  while (--all.n > 0) {
+    conc__parcel *p = NULL;
+    int rc;
+    if (!conc__resp_is(walk, '*', &part) || part.n < 3 ||
+        !conc__resp_is(walk, '$', &id) || !conc__resp_is(walk, ':', &n))
+      return -EPROTO;
+    rc = conc__parcel_read(q, &id, n.n, walk, &p);
+    if (rc < 0) return rc;
+    for (part.n -= 3; part.n > 0; part.n--) {
+      if (!conc__resp_is(walk, '$', &why)) {
+        conc__parcel_free(p);
+        return -EPROTO;
+      }
+      if (p == NULL) continue;
+      if (part.n == 2)
+        snprintf(p->why, sizeof p->why, "%.*s",
+                 (int)(why.size < 15 ? why.size : 15), why.text);
+      else
+        snprintf(p->by, sizeof p->by, "%.*s",
+                 (int)(why.size < 47 ? why.size : 47), why.text);
+    }
+    if (p != NULL) conc__getters_add(q, p);
+  }
+  return 0;
+}
+
+/* What a reply of XREADGROUP says. */
+CONC__PRIVATE int conc__getters_read(conc__redis_queue *q,
+                                     conc__walked *walk) {
+  conc__part streams, two, key, entries, entry, id;
+  if (!conc__resp_next(walk, &streams)) return -EPROTO;
+  if (streams.kind == '_') {
+    q->tend_at = 0; /* there is nothing new: so what is old is looked for */
+    return 0;
+  }
+  if (streams.kind != '*') return -EPROTO;
+  for (; streams.n > 0; streams.n--) {
+    bool wakes;
+    if (!conc__resp_is(walk, '*', &two) || two.n != 2 ||
+        !conc__resp_is(walk, '$', &key) ||
+        !conc__resp_is(walk, '*', &entries))
+      return -EPROTO;
+    wakes = !conc__part_is(&key, q->keys[CONC__KEY_STREAM]);
+    for (; entries.n > 0; entries.n--) {
+      conc__parcel *p = NULL;
+      int rc;
+      if (!conc__resp_is(walk, '*', &entry) || entry.n != 2 ||
+          !conc__resp_is(walk, '$', &id))
+        return -EPROTO;
+      if (wakes) {
+        if (!conc__resp_skip(walk)) return -EPROTO;
+        snprintf(q->wake, sizeof q->wake, "%.*s",
+                 (int)(id.size < sizeof q->wake - 1 ? id.size
+                                                    : sizeof q->wake - 1),
+                 id.text);
+        q->tend_at = 0;
+        continue;
+      }
+      rc = conc__parcel_read(q, &id, 1, walk, &p);
+      if (rc < 0) return rc;
+      if (p != NULL) conc__getters_add(q, p);
+    }
+  }
+  return 0;
+}
+
+/* A reply has come as a whole: what it says. Under the guard. 0, or the error
+   that it tells; *bad: the connection is to be given up. */
+CONC__PRIVATE int conc__getters_heard(conc__redis_queue *q, size_t size,
+                                      conc__part *error, bool *bad) {
+  int what = q->due[0], rc = 0;
+  conc__walked walk;
+  unsigned i;
+  walk.p = q->in.data + q->in.first;
+  walk.end = walk.p + size;
+  for (i = 1; i < q->due_count; i++) q->due[i - 1] = q->due[i];
+  q->due_count--;
+  memset(error, 0, sizeof *error);
+  *bad = false;
+  if (*walk.p == '-') {
+    conc__resp_next(&walk, error);
+    if (what >= CONC__DUE_TAKE) {
+      q->blocked = q->unblocked = false;
+      if (strncmp(error->text, "UNBLOCKED", 9) == 0) {
+        memset(error, 0, sizeof *error);
+        q->rounds++;
+        return 0;
+      }
+    }
+    return what >= CONC__DUE_TAKE ? -1 : 0;
+  }
+  if (what == CONC__DUE_CONFIRM) {
+    conc__parcels_free(q->confirming);
+    q->confirming = NULL;
+  } else if (what == CONC__DUE_TAKE) {
+    rc = conc__getters_took(q, &walk);
+    q->rounds++;
+  } else if (what == CONC__DUE_READ) {
+    rc = conc__getters_read(q, &walk);
+    q->blocked = q->unblocked = false;
+    q->rounds++;
+  }
+  *bad = rc == -EPROTO;
+  return rc;
+}
+
+/* Makes the connection. The guard is released meanwhile. */
+CONC__PRIVATE int conc__getters_dial(conc__redis_queue *q,
+                                     conc__calling *call) {
+  conc__mutex *guard = conc__mutex_of(q);
+  conc__node *node = CONC__LOAD(&q->node);
+  conc__wire *w = NULL;
+  int rc = 0;
+  conc__mutex_unlock(guard);
+  if (node == NULL)
+    rc = conc__redis_home(q->redis, &node, conc__call_patience(call));
+  if (rc == 0) {
+    rc = conc__redis_dial(q->redis, node->address, &w,
+                          conc__call_patience(call));
+    if (rc != 0 && rc != -ECANCELED) conc__redis_leave_home(q->redis, node);
+  }
+  conc__mutex_lock(guard);
+  if (rc != 0) return rc;
+  q->wire = w;
+  q->wire_at = node;
+  q->tend_at = 0;
+  return 0;
+}
+
+/* Has the server end the wait of the getters' connection. */
+CONC__PRIVATE void conc__getters_unblock(conc__redis_queue *q, double end) {
+  conc__mutex *guard = conc__mutex_of(q);
+  conc__node *node;
+  conc__command c;
+  bool sent;
+  int64_t id;
+  memset(&c, 0, sizeof c);
+  conc__mutex_lock(guard);
+  node = q->wire_at;
+  id = q->wire != NULL ? q->wire->id : 0;
+  q->unblocked = true;
+  conc__mutex_unlock(guard);
+  if (id == 0 || node == NULL) return;
+  conc__command_begin(&c, 3, "CLIENT");
+  conc__command_text(&c, "UNBLOCK");
+  conc__command_int(&c, id);
+  conc__line_ask(q->redis, node, &c, NULL, &sent, end);
+  conc__buffer_free(&c.b);
+}
+
+/* What the server has said is an error: what comes of it. The guard is not
+   held. 0: it is asked again at once. */
+CONC__PRIVATE int conc__getters_refused(conc__redis_queue *q,
+                                        const char *text,
+                                        conc__calling *call, bool *soon) {
+  conc__part part;
+  conc__node *before = q->wire_at;
+  bool asking;
+  int rc;
+  memset(&part, 0, sizeof part);
+  part.kind = '-';
+  part.text = text;
+  part.size = strlen(text);
+  rc = conc__redis_refused(q->redis, &q->node, before, &part, soon, &asking,
+                           call->end);
+  if (asking) { /* the slot is on its way there: the getters wait for it */
+    CONC__STORE(&q->node, before);
+    *soon = true;
+    rc = -EAGAIN;
+  }
+  call->lost = *soon;
+  if (rc == -ESRCH) rc = conc__redis_make_group(q, call);
+  return rc;
+}
+
+/* One step of the one who leads. Under the guard, which it may release and
+   take again. 0: something may have happened; or negative errno. */
+CONC__PRIVATE int conc__getters_step(conc__redis_queue *q,
+                                     conc__calling *call, bool *soon) {
+  conc__mutex *guard = conc__mutex_of(q);
+  conc__redis *r = q->redis;
+  size_t limit = r->manager->max_message + CONC__REDIS_SLACK;
+  conc__wire *w, *gone = NULL;
+  bool last = false, bad = false;
+  char text[256];
+  int rc = 0;
+  *soon = false;
+  call->lost = false;
+  if (q->wire == NULL) {
+    rc = conc__getters_dial(q, call);
+    call->lost = rc != 0 && (conc__is_lost(rc) || rc == -EROFS);
+    *soon = rc == -EAGAIN || rc == -EROFS;
+    return rc;
+  }
+  if (q->due_count == 0) rc = conc__getters_ask(q, call->deadline);
+  if (rc != 0) return rc;
+  w = q->wire;
+  while (rc == 0 && conc__buffer_count(&q->out) > 0) {
+    ssize_t n = send(w->fd, q->out.data + q->out.first,
+                     conc__buffer_count(&q->out), MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (n > 0) conc__buffer_take(&q->out, NULL, (size_t)n);
+    else if (n < 0 && conc__would_block(errno)) break;
+    else if (n < 0 && errno != EINTR) rc = -errno;
+  }
+  if (rc == 0) rc = conc__wire_take(w, &q->in);
+  text[0] = 0;
+  if (rc > 0) {
+    rc = 0;
+    while (rc == 0 && conc__buffer_count(&q->in) > 0) {
+      conc__part error;
+      ssize_t n = conc__resp_whole(q->in.data + q->in.first,
+                                   conc__buffer_count(&q->in), limit);
+      if (n == 0) break;
+      if (n < 0 || q->due_count == 0) {
+        rc = n < 0 ? (int)n : -EPROTO;
+        bad = true;
+        break;
+      }
+      rc = conc__getters_heard(q, (size_t)n, &error, &bad);
+      if (error.text != NULL && rc != 0)
+        snprintf(text, sizeof text, "%.*s",
+                 (int)(error.size < 255 ? error.size : 255), error.text);
+      conc__buffer_take(&q->in, NULL, (size_t)n);
+    }
+    if (text[0] != 0) {
+      conc__node *at = q->wire_at;
+      conc__mutex_unlock(guard);
+      rc = conc__getters_refused(q, text, call, soon);
+      conc__mutex_lock(guard);
+      /* It is another server's by now, or this one is no master. */
+      bad = CONC__LOAD(&q->node) != NULL && CONC__LOAD(&q->node) != at;
+      if (rc == -EROFS) bad = true;
+    }
+  } else if (rc == 0) {
+    int events = CONC_READ | CONC__TRIED;
+    double end = call->end, patience;
+    if (conc__buffer_count(&q->out) > 0) events |= CONC_WRITE;
+    /* A server that hangs must not keep the getters for ever. And one that is
+       idle looks ten times in a second whose wait is over. */
+    patience = q->asked + q->blocks + r->manager->timeout;
+    if (q->blocked && !q->unblocked)
+      patience = call->deadline <= 0 ? 0 : q->asked + q->blocks + 0.002;
+    if (patience < end) end = patience;
+    if (q->blocked && !q->unblocked && conc_now() >= patience) {
+      conc__mutex_unlock(guard);
+      end = conc_now() + r->manager->timeout;
+      conc__getters_unblock(q, end < call->end ? end : call->end);
+      conc__mutex_lock(guard);
+      return 0;
+    }
+    w->users++;
+    conc__mutex_unlock(guard);
+    rc = conc__fd_wait(w->fd, events, end);
+    conc__mutex_lock(guard);
+    if (--w->users == 0) {
+      conc__mutex_unlock(guard);
+      conc__wire_leave(w, true);
+      conc__mutex_lock(guard);
+    }
+    if (rc > 0 || rc == -EBADF) rc = 0;
+    if (rc == -ETIMEDOUT && q->blocked && !q->unblocked &&
+        conc_now() >= patience) {
+      rc = 0;
+    } else if (rc == -ETIMEDOUT && conc_now() >= patience) {
+      bad = true;
+      rc = -ECONNRESET;
+      if (conc_now() >= call->end) rc = -ETIMEDOUT;
+    }
+  } else {
+    bad = true;
+  }
+  if (bad) {
+    call->lost = conc__is_lost(rc) || *soon;
+    gone = conc__getters_break(q, &last);
+    if (q->redis->cluster && call->lost)
+      CONC__STORE(&q->node, (conc__node *)NULL);
+    if (call->lost && gone != NULL) {
+      conc__node *at = q->wire_at;
+      conc__mutex_unlock(guard);
+      conc__redis_leave_home(r, at);
+      conc__mutex_lock(guard);
+    }
+    conc__mutex_unlock(guard);
+    conc__wire_leave(gone, last);
+    conc__mutex_lock(guard);
+  }
+  return rc;
+}
+
+/* Wakes as many getters as there is something for: messages, or the lead.
+   Under the guard. */
+CONC__PRIVATE conc__waiter *conc__getters_pick(conc__redis_queue *q) {
+  const conc__parcel *p;
+  size_t n = 0;
+  for (p = q->ready; p != NULL && n < 128; p = p->next) n++;
+  if (n == 0 && !q->led) n = 1;
+  return conc__waitlist_take_n(&q->getters, n);
+}
+
+/* Waits for messages: up to n, at least one. 0, *out and *count; or negative
+   errno. */
+CONC__PRIVATE int conc__getters_await(conc__redis_queue *q, size_t n,
+                                      double deadline, conc__parcel **out) {
+  conc__mutex *guard = conc__mutex_of(q);
+  bool leads = false, soon = false, stray;
+  conc__waiter *woken = NULL, w;
+  conc__calling call;
+  uint64_t rounds;
+  const size_t wants = n;
+  int rc = 0;
+  *out = NULL;
+  conc__call_begin(&call, q->redis->manager, deadline,
+                   conc__call_end(q->redis->manager, deadline));
+  conc__mutex_lock(guard);
+  q->getters_count++;
+  q->wanted += n;
+  rounds = q->rounds + (q->due_count > 0);
+  while (rc == 0 && q->ready == NULL) {
+    leads = leads || !q->led;
+    if (leads && q->rounds > rounds && deadline < CONC__NEVER &&
+        conc_now() >= deadline) {
+      rc = -ETIMEDOUT;
+      break;
+    }
+    if (leads) {
+      q->led = true;
+      rc = conc__getters_step(q, &call, &soon);
+      if (rc != 0 && rc != -ECANCELED &&
+          (rc != -ETIMEDOUT || call.lost)) {
+        conc__mutex_unlock(guard);
+        if (conc__redis_again(&call, soon, &rc)) rc = 0;
+        conc__mutex_lock(guard);
+      }
+      woken = q->ready != NULL ? conc__getters_pick(q) : NULL;
+    } else if (deadline <= 0 && q->blocked && q->getters_count > 1) {
+      rc = -ETIMEDOUT; /* another one waits already, and so there is none */
+    } else {
+      conc__waiter_init(&w, conc__self(), "queue", q->queue.name);
+      rc = conc__waitlist_wait(guard, &q->getters, &w, false, true,
+                               deadline > 0 ? deadline : call.end);
+      conc__mutex_lock(guard);
+    }
+    if (woken != NULL) {
+      conc__mutex_unlock(guard);
+      conc__wake_all(woken);
+      woken = NULL;
+      conc__mutex_lock(guard);
+    }
+  }
+  if (q->ready != NULL && rc != -ECANCELED) {
+    conc__parcel **end = &q->ready;
+    rc = 0;
+    *out = q->ready;
+    while (n-- > 0 && *end != NULL) end = &(*end)->next;
+    q->ready = *end;
+    *end = NULL;
+    if (q->ready == NULL) q->ready_last = NULL;
+  }
+  q->getters_count--;
+  q->wanted -= wants;
+  if (leads) q->led = false;
+  woken = conc__getters_pick(q);
+  stray = q->getters_count == 0 && (q->due_count > 0 || q->ready != NULL);
+  if (stray) q->stray = true;
+  stray = stray || q->returns != NULL;
+  conc__mutex_unlock(guard);
+  conc__wake_all(woken);
+  if (stray) conc__redis_wake(q->redis);
+  return rc;
+}
+
+/* --- getting --- */
+
+/* Says of messages of a queue without leases that they have arrived: with the
+   next commands of the getters, or soon. */
+CONC__PRIVATE void conc__far_confirm(conc__redis_queue *q, conc__parcel *p) {
+  conc__mutex *guard = conc__mutex_of(q);
+  CONC_FREE(p->data);
+  p->data = NULL;
+  conc__mutex_lock(guard);
+  p->next = q->confirms;
+  q->confirms = p;
+  if (q->confirm_at <= 0) q->confirm_at = conc_now();
+  conc__mutex_unlock(guard);
+  if (CONC__LOAD(&q->redis->rests)) conc__redis_wake(q->redis);
+}
+
+/* The caller has a message. What may be the last delivery keeps its bytes: the
+   dead letter is made of them. */
+CONC__PRIVATE void conc__far_settle(conc__redis_queue *q, conc__parcel *p,
+                                    conc__redis_task *t, conc__sink *sink) {
+  if (q->lease == 0) {
+    conc__far_confirm(q, p);
+    return;
+  }
+  if (q->max_deliveries == 0 || p->deliveries < q->max_deliveries) {
+    CONC_FREE(p->data);
+    p->data = NULL;
+  }
+  conc__lease_enter(p, t);
+  sink->lease = p->lease;
+  sink->deliveries = (int)p->deliveries;
+}
+
+/* Nobody here takes these messages: they go back, and are freed. What this
+   program cannot read waits for a second, so that others come to it. */
+CONC__PRIVATE void conc__far_refuse(conc__redis_queue *q, conc__parcel *list,
+                                    ssize_t why) {
+  conc__parcel *p;
+  size_t stale;
+  for (p = list; p != NULL; p = p->next) {
+    p->counts = p == list && (why == -EPROTO || why == -EACCES);
+    p->back_after = p->counts ? 1000 : 0;
+  }
+  if (conc__redis_give_back(q, list, "", &stale) == 0) {
+    conc__parcels_free(list);
+    return;
+  }
+  conc__mutex_lock(conc__mutex_of(q));
+  while ((p = list) != NULL) {
+    list = p->next;
+    p->next = q->returns;
+    q->returns = p;
+  }
+  conc__mutex_unlock(conc__mutex_of(q));
+  conc__redis_wake(q->redis);
+}
+
+/* Starts the thread that does what no call waits for, once in a process. */
+CONC__PRIVATE int conc__redis_tick_start(conc__redis *r) {
+  conc__mutex *guard = conc__mutex_of(r);
+  bool first;
+  int rc;
+  if (CONC__LOAD(&r->ticks)) return 0;
+  conc__mutex_lock(guard);
+  first = !r->ticks;
+  CONC__STORE(&r->ticks, true);
+  conc__mutex_unlock(guard);
+  if (!first) return 0;
+  r->ticker.target = r->tick;
+  r->ticker.arg = r;
+  r->ticker.name = "conc-redis";
+  rc = conc_thread_start(&r->ticker);
+  if (rc != 0) CONC__STORE(&r->ticks, false); /* the next one tries again */
+  return rc;
+}
+
+/* Up to n messages, one after the other. */
+CONC__PRIVATE ssize_t conc__far_take(conc__redis_queue *q, conc__sink *sink,
+                                     size_t n, double deadline) {
+  conc__redis_task *t = NULL;
+  conc__parcel *list = NULL, *p;
+  ssize_t got = 0, done = 0;
+  int rc;
+  conc__redis_enter(q->redis);
+  if (q->lease > 0) {
+    t = conc__redis_task_make();
+    if (t == NULL) return -ENOMEM;
+  }
+  rc = conc__redis_tick_start(q->redis);
+  if (rc == 0) rc = conc__getters_await(q, n, deadline, &list);
+  if (rc != 0) return rc;
+  while ((p = list) != NULL) {
+    got = conc__parcel_fill(p, sink);
+    if (got < 0) break;
+    list = p->next;
+    conc__far_settle(q, p, t, sink);
+    done++;
+    if (n > 1 && sink->size > 0) sink->data = (char *)sink->data + sink->size;
+  }
+  if (list != NULL) conc__far_refuse(q, list, got);
+  if (n > 1) return done > 0 ? done : got;
+  return got;
+}
+
+CONC__PRIVATE ssize_t conc__far_get(conc_queue *queue, conc__sink *sink,
+                                    double deadline) {
+  return conc__far_take((conc__redis_queue *)queue, sink, 1, deadline);
+}
+
+CONC__PRIVATE ssize_t conc__far_get_n(conc_queue *queue, conc__sink *sink,
+                                      size_t n, double deadline) {
+  ssize_t got;
+  if (n > CONC__REDIS_MANY) n = CONC__REDIS_MANY;
+  if (n > 1)
+    return conc__far_take((conc__redis_queue *)queue, sink, n, deadline);
+  got = conc__far_take((conc__redis_queue *)queue, sink, 1, deadline);
+  return got < 0 ? got : 1;
+}
+
+/* --- putting --- */
+
+/* A lane that no other call uses; -1: there is none. Its number goes to
+   *serial. */
+CONC__PRIVATE int conc__lane_take(conc__redis *r, uint64_t *serial) {
+  conc__mutex *guard = conc__mutex_of(r);
+  int lane = -1;
+  unsigned i;
+  conc__mutex_lock(guard);
+  for (i = 0; i < 256 && lane < 0; i++) {
+    if (r->lanes_used[i / 32] & 1u << i % 32) continue;
+    r->lanes_used[i / 32] |= 1u << i % 32;
+    *serial = ++r->lanes_last[i];
+    lane = (int)i;
+  }
+  conc__mutex_unlock(guard);
+  return lane;
+}
+
+CONC__PRIVATE void conc__lane_leave(conc__redis *r, int lane) {
+  conc__mutex *guard = conc__mutex_of(r);
+  if (lane < 0) return;
+  conc__mutex_lock(guard);
+  r->lanes_used[lane / 32] &= ~(1u << lane % 32);
+  conc__mutex_unlock(guard);
+}
+
+/* What a put is to send. */
+typedef struct conc__sending {
+  const char *field;
+  const unsigned char *data; /* the first message */
+  size_t size, n;            /* of each; how many */
+  conc__buffer made;         /* that it lies in, if it had to be made */
+} conc__sending;
+
+/* Makes of a message what is stored: see >>streams. */
+CONC__PRIVATE int conc__sending_make(const conc__redis_queue *q,
+                                     const conc__message *m, size_t n,
+                                     conc__sending *s) {
+  static const unsigned char head[2] = {CONC__OP_PROTO, 4};
+  conc_value *v = NULL;
+  char *text = NULL;
+  size_t size = 0;
+  int rc;
+  memset(s, 0, sizeof *s);
+  s->field = "d";
+  s->data = (const unsigned char *)m->data;
+  s->size = m->size;
+  s->n = n;
+  if (m->kind == CONC__RAW) return 0;
+  rc = conc__buffer_append(&s->made, head, 2);
+  if (rc == 0) rc = conc__buffer_append(&s->made, m->data, m->size);
+  if (rc == 0) rc = conc__pickle_put_op(&s->made, CONC__OP_STOP);
+  s->field = "p";
+  if (rc == 0 && q->json) {
+    rc = conc_pickle_loads(&v, s->made.data, s->made.size);
+    if (rc == 0) rc = conc_json_dumps(v, 0, &text, &size);
+    conc_value_free(v);
+    s->made.size = 0;
+    if (rc == 0) rc = conc__buffer_append(&s->made, text, size);
+    conc_free(text);
+    s->field = "j";
+  }
+  s->data = s->made.data;
+  s->size = s->made.size;
+  return rc;
+}
+
+/* How many replicas have a put, which is told behind its own reply. */
+CONC__PRIVATE int conc__put_replicas(const conc__redis *r, conc__walked *walk) {
+  conc__part part;
+  bool soon;
+  if (r->owner->replicas == 0) return 0;
+  if (!conc__resp_next(walk, &part)) return -EPROTO;
+  if (part.kind == '-') return conc__redis_code(&part, &soon);
+  return part.kind == ':' && part.n >= (int64_t)r->owner->replicas ? 0
+                                                                   : -ENOLINK;
+}
+
+/* The script of a put, with the n messages from `from` on. */
+CONC__PRIVATE void conc__put_script(const conc__redis_queue *q,
+                                    conc__command *c, const conc__sending *s,
+                                    size_t from, size_t n,
+                                    const conc__terms *terms,
+                                    const char *lane, uint64_t serial) {
+  const char *id = terms != NULL ? terms->id : NULL;
+  char *once = NULL;
+  size_t i;
+  if (id != NULL) {
+    size_t room = strlen(q->keys[CONC__KEY_STREAM]) + strlen(id) + 8;
+    once = (char *)CONC_MALLOC(room);
+    if (once == NULL) c->rc = -ENOMEM;
+    else snprintf(once, room, "%s:once:%s", q->keys[CONC__KEY_STREAM], id);
+  }
+  conc__script_begin(q, c, CONC__LUA_PUT, 5 + 2 * n, once);
+  conc__command_int(c, q->queue.capacity > 0 ? (int64_t)q->queue.capacity : 0);
+  conc__command_int(c, terms != NULL && terms->delay > 0
+                           ? (int64_t)(terms->delay * 1000)
+                           : 0);
+  conc__command_text(c, lane);
+  conc__command_int(c, (int64_t)serial);
+  conc__command_int(c, id != NULL ? q->dedup : 0);
+  for (i = from; i < from + n; i++) {
+    conc__command_text(c, s->field);
+    conc__command_bytes(c, s->data + i * s->size, s->size);
+  }
+  CONC_FREE(once);
+}
+
+/* What the replies say of a put: how many messages were. */
+CONC__PRIVATE ssize_t conc__far_result(const conc__redis *r,
+                                       const conc__buffer *replies,
+                                       bool script, size_t n) {
+  conc__walked walk;
+  conc__part part;
+  ssize_t done = 0;
+  bool soon;
+  int rc = 0;
+  conc__resp_walk(&walk, replies);
+  if (script) {
+    if (!conc__resp_is(&walk, ':', &part) || part.n < 0 ||
+        (uint64_t)part.n > n)
+      return -EPROTO;
+    done = (ssize_t)part.n;
+  } else {
+    for (; n > 0 && rc == 0; n--) {
+      if (!conc__resp_next(&walk, &part)) return -EPROTO;
+      if (part.kind == '-') rc = conc__redis_code(&part, &soon);
+      else if (part.kind == '$') done++;
+      else return -EPROTO;
+    }
+    if (done == 0) return rc;
+  }
+  if (done > 0) rc = conc__put_replicas(r, &walk);
+  return rc == -ENOLINK ? rc : done;
+}
+
+/* Puts up to n messages, once. How many; 0: there is no room; or negative
+   errno. */
+CONC__PRIVATE ssize_t conc__put_once_over(conc__redis_queue *q,
+                                          const conc__sending *s, size_t from,
+                                          size_t n, const conc__terms *terms,
+                                          double deadline) {
+  conc__redis *r = q->redis;
+  bool keyed = conc__reconnect(r->manager) > 0;
+  bool script = keyed || q->queue.capacity > 0 || terms != NULL;
+  conc__buffer replies = {NULL, 0, 0, 0};
+  char lane[120] = "";
+  uint64_t serial = 0;
+  conc__calling call;
+  conc__command c;
+  int number = -1;
+  ssize_t done;
+  size_t i;
+  memset(&c, 0, sizeof c);
+  if (keyed) number = conc__lane_take(r, &serial);
+  if (number >= 0)
+    snprintf(lane, sizeof lane, "%s:%d", r->consumer, number);
+  if (script) {
+    conc__put_script(q, &c, s, from, n, terms, lane, serial);
+  } else {
+    for (i = from; i < from + n; i++) {
+      conc__command_begin(&c, 5, "XADD");
+      conc__command_text(&c, q->keys[CONC__KEY_STREAM]);
+      conc__command_text(&c, "*");
+      conc__command_text(&c, s->field);
+      conc__command_bytes(&c, s->data + i * s->size, s->size);
+    }
+  }
+  if (r->owner->replicas > 0) {
+    double left = deadline - conc_now();
+    if (!(left < r->manager->timeout) || left <= 0) left = r->manager->timeout;
+    conc__command_begin(&c, 3, "WAIT");
+    conc__command_int(&c, (int64_t)r->owner->replicas);
+    conc__command_int(&c, 1 + (int64_t)(left * 1000));
+    c.apart = true;
+  }
+  conc__call_begin(&call, r->manager, deadline,
+                   conc__call_end(r->manager, deadline));
+  if (c.apart && call.end < conc_now() + r->manager->timeout + 1)
+    call.end = conc_now() + r->manager->timeout + 1;
+  call.acts = true;
+  call.has_key = number >= 0;
+  done = c.rc;
+  if (done == 0) done = conc__redis_call(q, &c, &replies, &call);
+  if (done == 0) done = conc__far_result(r, &replies, script, n);
+  conc__lane_leave(r, number);
+  conc__buffer_free(&c.b);
+  conc__buffer_free(&replies);
+  return done;
+}
+
+/* Puts n messages, of which the first waits for room. How many were. */
+CONC__PRIVATE ssize_t conc__far_send(conc__redis_queue *q,
+                                     const conc__message *m, size_t n,
+                                     const conc__terms *terms,
+                                     double deadline) {
+  double pause = 0.002;
+  conc__sending s;
+  size_t done = 0;
+  ssize_t rc;
+  conc__redis_enter(q->redis);
+  rc = conc__sending_make(q, m, n, &s);
+  if (rc == 0 && s.size > q->redis->manager->max_message) rc = -EMSGSIZE;
+  while (rc == 0 && done < n) {
+    size_t most = CONC__REDIS_PUT_BYTES / (s.size + 64);
+    if (most < 1) most = 1;
+    if (most > CONC__REDIS_MANY) most = CONC__REDIS_MANY;
+    if (most > n - done) most = n - done;
+    rc = conc__put_once_over(q, &s, done, most, terms, deadline);
+    if (rc > 0) {
+      done += (size_t)rc;
+      rc = (size_t)rc < most ? 1 : 0;
+      if (rc > 0) break; /* there is no more room */
+    } else if (rc == 0) {
+      /* Nobody tells when there is room again: so it is looked for. */
+      if (done > 0 || deadline <= conc_now()) rc = -ETIMEDOUT;
+      else if (deadline - conc_now() < pause) pause = deadline - conc_now();
+      if (rc == 0 && pause > 0) rc = conc_sleep(pause);
+      pause = pause < 0.05 ? pause * 1.5 : 0.05;
+    }
+  }
+  conc__buffer_free(&s.made);
+  return done > 0 ? (ssize_t)done : rc;
+}
+
+CONC__PRIVATE int conc__far_put(conc_queue *queue, const conc__message *m,
+                                double deadline) {
+  ssize_t n =
+      conc__far_send((conc__redis_queue *)queue, m, 1, NULL, deadline);
+  return n < 0 ? (int)n : 0;
+}
+
+CONC__PRIVATE ssize_t conc__far_put_n(conc_queue *queue,
+                                      const conc__message *m, size_t n,
+                                      double deadline) {
+  return conc__far_send((conc__redis_queue *)queue, m, n, NULL, deadline);
+}
+
+CONC__PRIVATE int conc__far_put_on(conc_queue *queue, const conc__message *m,
+                                   const conc__terms *terms,
+                                   double deadline) {
+  ssize_t n;
+  if (terms->priority > 0) return -EINVAL; /* there is one */
+  n = conc__far_send((conc__redis_queue *)queue, m, 1,
+                     terms->delay > 0 || terms->id != NULL ? terms : NULL,
+                     deadline);
+  return n < 0 ? (int)n : 0;
+}
+
+/* A message comes back that is not known any more: it is the last one then. */
+CONC__PRIVATE int conc__far_unget(conc_queue *queue, const conc__message *m,
+                                  conc__buffer *b) {
+  (void)b;
+  return conc__far_put(
+      queue, m,
+      conc_now() + ((conc__redis_queue *)queue)->redis->manager->timeout);
+}
+
+/* --- what is counted --- */
+
+enum {
+  CONC__FAR_ALL,
+  CONC__FAR_PENDING,
+  CONC__FAR_BACK,
+  CONC__FAR_BACK_DUE,
+  CONC__FAR_DELAYED,
+  CONC__FAR_DELAYED_DUE,
+  CONC__FAR_GOT,
+  CONC__FAR_DONE,
+  CONC__FAR_RETURNED,
+  CONC__FAR_DEAD,
+  CONC__FAR_COUNTS
+};
+
+/* Asks for what is counted, behind what was got and not said to have
+   arrived. */
+CONC__PRIVATE int conc__far_ask(conc__redis_queue *q, int script,
+                                int64_t *counts, size_t n, double end) {
+  conc__mutex *guard = conc__mutex_of(q);
+  conc__buffer replies = {NULL, 0, 0, 0};
+  conc__parcel *arrived;
+  conc__calling call;
+  conc__command c;
+  conc__walked walk;
+  conc__part part;
+  size_t i;
+  int rc;
+  conc__redis_enter(q->redis);
+  memset(&c, 0, sizeof c);
+  conc__mutex_lock(guard);
+  arrived = q->confirms;
+  q->confirms = NULL;
+  q->confirm_at = 0;
+  conc__mutex_unlock(guard);
+  if (arrived != NULL) conc__parcels_done(q, &c, "got", arrived);
+  conc__script_begin(q, &c, script, 0, NULL);
+  conc__call_begin(&call, q->redis->manager, end, end);
+  call.acts = script == CONC__LUA_FINISH;
+  rc = c.rc;
+  if (rc == 0) rc = conc__redis_call(q, &c, &replies, &call);
+  conc__resp_walk(&walk, &replies);
+  if (rc == 0 && arrived != NULL) {
+    conc__parcels_free(arrived);
+    arrived = NULL;
+    conc__resp_skip(&walk);
+  }
+  if (rc == 0 && !conc__resp_next(&walk, &part)) rc = -EPROTO;
+  if (rc == 0 && part.kind == ':' && n == 1) {
+    counts[0] = part.n;
+  } else if (rc == 0 && (part.kind != '*' || part.n != (int64_t)n)) {
+    rc = -EPROTO;
+  }
+  for (i = 0; rc == 0 && part.kind == '*' && i < n; i++) {
+    conc__part number;
+    if (!conc__resp_is(&walk, ':', &number)) rc = -EPROTO;
+    else counts[i] = number.n;
+  }
+  conc__buffer_free(&c.b);
+  conc__buffer_free(&replies);
+  while (arrived != NULL) { /* it is said again */
+    conc__parcel *p = arrived;
+    arrived = p->next;
+    conc__far_confirm(q, p);
+  }
+  return rc;
+}
+
+CONC__PRIVATE int conc__far_count(conc__redis_queue *q, int64_t *counts,
+                                  double end) {
+  return conc__far_ask(q, CONC__LUA_COUNTS, counts, CONC__FAR_COUNTS, end);
+}
+
+CONC__PRIVATE int64_t conc__far_ready(const int64_t *n) {
+  int64_t ready = n[CONC__FAR_ALL] - n[CONC__FAR_PENDING] +
+                  n[CONC__FAR_BACK_DUE] + n[CONC__FAR_DELAYED_DUE];
+  return ready > 0 ? ready : 0;
+}
+
+CONC__PRIVATE ssize_t conc__far_size(conc_queue *queue) {
+  conc__redis_queue *q = (conc__redis_queue *)queue;
+  int64_t n[CONC__FAR_COUNTS];
+  int rc = conc__far_count(q, n, conc_now() + q->redis->manager->timeout);
+  return rc != 0 ? rc : (ssize_t)conc__far_ready(n);
+}
+
+/* conc_queue_stats. What the server does not count is made of what it does. */
+CONC__PRIVATE int conc__far_stats(conc_queue *queue, conc_queue_counts *out) {
+  conc__redis_queue *q = (conc__redis_queue *)queue;
+  int64_t n[CONC__FAR_COUNTS];
+  int rc = conc__far_count(q, n, conc_now() + q->redis->manager->timeout);
+  memset(out, 0, sizeof *out);
+  if (rc != 0) return rc;
+  out->ready = (size_t)conc__far_ready(n);
+  out->delayed = (size_t)(n[CONC__FAR_DELAYED] - n[CONC__FAR_DELAYED_DUE] +
+                          n[CONC__FAR_BACK] - n[CONC__FAR_BACK_DUE]);
+  if (n[CONC__FAR_PENDING] > n[CONC__FAR_BACK])
+    out->leased = (size_t)(n[CONC__FAR_PENDING] - n[CONC__FAR_BACK]);
+  out->done = (uint64_t)n[CONC__FAR_DONE];
+  out->returned = (uint64_t)n[CONC__FAR_RETURNED];
+  out->dead = (uint64_t)n[CONC__FAR_DEAD];
+  /* What went through it is what has left it, and what is there. */
+  out->put = (uint64_t)(n[CONC__FAR_ALL] + n[CONC__FAR_DELAYED]) + out->dead +
+             (q->lease > 0 ? out->done : (uint64_t)n[CONC__FAR_GOT]);
+  out->got = q->lease > 0
+                 ? out->done + out->returned + out->leased
+                 : (uint64_t)n[CONC__FAR_GOT] + out->leased;
+  return 0;
+}
+
+/* Nobody tells when the last one is done: so it is looked for. */
+CONC__PRIVATE int conc__far_join(conc_queue *queue, double deadline) {
+  conc__redis_queue *q = (conc__redis_queue *)queue;
+  double pause = 0.005;
+  int64_t n[CONC__FAR_COUNTS];
+  for (;;) {
+    double end = conc_now() + q->redis->manager->timeout;
+    int rc = conc__far_count(q, n, end);
+    if (rc != 0) return rc;
+    if (n[CONC__FAR_ALL] + n[CONC__FAR_DELAYED] == 0 &&
+        (q->lease > 0 || n[CONC__FAR_GOT] == n[CONC__FAR_DONE]))
+      return 0;
+    if (conc_now() >= deadline) return -ETIMEDOUT;
+    if (deadline - conc_now() < pause) pause = deadline - conc_now();
+    rc = conc_sleep(pause > 0 ? pause : 0);
+    if (rc != 0) return rc;
+    pause = pause < 0.1 ? pause * 1.5 : 0.1;
+  }
+}
+
+/* ---------------------------------------------------------------------------
+   >>tended: a queue at Redis: leases that end, and the life of a client
+
+   The ends of leases that a task asks for; the thread that does what no call
+   waits for; how a queue is found by its name, or made known; and how a
+   manager becomes a client of Redis, and is none any more.
+
+   Uses >>far. Its user is >>manager.
+   ------------------------------------------------------------------------ */
+
+
+/* --- names --- */
+
+/* Frees a queue that is in no list any more. */
+CONC__PRIVATE void conc__redis_queue_free(conc__redis_queue *q) {
+  size_t i;
+  conc__parcels_free(q->ready);
+  conc__parcels_free(q->confirms);
+  conc__parcels_free(q->confirming);
+  conc__parcels_free(q->returns);
+  for (i = 0; i < CONC__KEYS; i++) CONC_FREE(q->keys[i]);
+  conc__buffer_free(&q->in);
+  conc__buffer_free(&q->out);
+  CONC_FREE(q->dead_letters);
+  CONC_FREE(q);
+}
+
+/* What one option of a queue says. */
+CONC__PRIVATE int conc__far_option(conc__redis_queue *q, const conc__part *name,
+                                   const conc__part *value) {
+  struct {
+    const char *name;
+    int64_t *to;
+  } numbers[5];
+  int64_t n = 0;
+  size_t i;
+  numbers[0].name = "lease";
+  numbers[0].to = &q->lease;
+  numbers[1].name = "max_lease";
+  numbers[1].to = &q->max_lease;
+  numbers[2].name = "retry_delay";
+  numbers[2].to = &q->retry_delay;
+  numbers[3].name = "dedup";
+  numbers[3].to = &q->dedup;
+  numbers[4].name = "max_deliveries";
+  numbers[4].to = &q->max_deliveries;
+  if (conc__part_is(name, "dead_letters")) {
+    q->dead_letters = (char *)CONC_MALLOC(value->size + 1);
+    if (q->dead_letters == NULL) return -ENOMEM;
+    memcpy(q->dead_letters, value->text, value->size);
+    q->dead_letters[value->size] = 0;
+    return 0;
+  }
+  if (!conc__resp_number((const unsigned char *)value->text,
+                         (const unsigned char *)value->text + value->size,
+                         &n) ||
+      n < 0)
+    return 0; /* of a later version, perhaps */
+  for (i = 0; i < 5; i++)
+    if (conc__part_is(name, numbers[i].name)) *numbers[i].to = n;
+  if (conc__part_is(name, "capacity")) q->queue.capacity = (size_t)n;
+  if (conc__part_is(name, "max_bytes")) q->queue.max_bytes = (size_t)n;
+  return 0;
+}
+
+/* Reads what a queue was registered with. 0, -ENOENT: it was not. */
+CONC__PRIVATE int conc__far_options(conc__redis_queue *q, double end) {
+  conc__buffer replies = {NULL, 0, 0, 0};
+  conc__calling call;
+  conc__command c;
+  conc__walked walk;
+  conc__part all, name, value;
+  int rc;
+  memset(&c, 0, sizeof c);
+  conc__command_line(&c, "HGETALL", q->keys[CONC__KEY_OPTIONS], NULL);
+  conc__call_begin(&call, q->redis->manager, end, end);
+  rc = c.rc;
+  if (rc == 0) rc = conc__redis_call(q, &c, &replies, &call);
+  conc__resp_walk(&walk, &replies);
+  if (rc == 0 && !conc__resp_is(&walk, '*', &all)) rc = -EPROTO;
+  if (rc == 0 && all.n < 2) rc = -ENOENT;
+  for (; rc == 0 && all.n > 1; all.n -= 2) {
+    if (!conc__resp_is(&walk, '$', &name) || !conc__resp_is(&walk, '$', &value))
+      rc = -EPROTO;
+    else
+      rc = conc__far_option(q, &name, &value);
+  }
+  conc__buffer_free(&c.b);
+  conc__buffer_free(&replies);
+  q->queue.leases = q->lease > 0;
+  q->queue.knows = q->dedup > 0;
+  return rc;
+}
+
+/* Makes a queue of a name, which is in no list yet. NULL: no memory. */
+CONC__PRIVATE conc__redis_queue *conc__far_new(conc__redis *r,
+                                               const char *name) {
+  size_t size = strlen(name) + 16 + sizeof r->consumer, i;
+  conc__redis_queue *q = (conc__redis_queue *)conc__queue_make(
+      r->queue_class, sizeof(conc__redis_queue));
+  if (q == NULL) return NULL;
+  q->redis = r;
+  q->json = r->owner->format == CONC_FORMAT_JSON;
+  q->queue.objects = r->owner->objects & CONC_PASS;
+  for (i = 0; i < CONC__KEYS; i++) {
+    q->keys[i] = (char *)CONC_MALLOC(size);
+    if (q->keys[i] == NULL) {
+      conc__redis_queue_free(q);
+      return NULL;
+    }
+    snprintf(q->keys[i], size, "{%s}%s%s", name, conc__redis_keys[i],
+             i == CONC__KEY_LANES ? r->consumer : "");
+  }
+  q->queue.name = q->keys[CONC__KEY_STREAM];
+  return q;
+}
+
+/* The queue of a name that is there already, or NULL. Under the guard. */
+CONC__PRIVATE conc__redis_queue *conc__far_find(const conc__redis *r,
+                                                const char *name) {
+  size_t size = strlen(name);
+  conc__redis_queue *q;
+  for (q = r->queues; q != NULL; q = q->next) {
+    const char *key = q->keys[CONC__KEY_STREAM];
+    if (strlen(key) == size + 2 && memcmp(key + 1, name, size) == 0) break;
+  }
+  return q;
+}
+
+/* The queue of a name, which is made if it is not there, and was registered.
+   0 or negative errno. */
+CONC__PRIVATE int conc__far_of(conc__redis *r, const char *name,
+                               conc__redis_queue **out) {
+  conc__mutex *guard = conc__mutex_of(r);
+  conc__redis_queue *q, *made;
+  int rc;
+  conc__redis_enter(r);
+  conc__mutex_lock(guard);
+  *out = conc__far_find(r, name);
+  conc__mutex_unlock(guard);
+  if (*out != NULL) return 0;
+  made = conc__far_new(r, name);
+  if (made == NULL) return -ENOMEM;
+  rc = conc__far_options(made, conc_now() + r->manager->handshake_timeout);
+  if (rc != 0) {
+    conc__redis_queue_free(made);
+    return rc;
+  }
+  conc__mutex_lock(guard);
+  q = conc__far_find(r, name);
+  if (q == NULL) {
+    q = made;
+    q->next = r->queues;
+    r->queues = q;
+  }
+  conc__mutex_unlock(guard);
+  if (q != made) conc__redis_queue_free(made);
+  *out = q;
+  return 0;
+}
+
+/* --- dead letters --- */
+
+/* Makes the dict that stands in .dead_letters for a message. */
+CONC__PRIVATE int conc__dead_letter(const conc__parcel *p, conc_value **out) {
+  conc__buffer b = {NULL, 0, 0, 0};
+  conc_value *message = NULL;
+  struct timespec now;
+  int rc = 0;
+  clock_gettime(CLOCK_REALTIME, &now);
+  if (p->kind == 'd') {
+    rc = conc_build(&message, "y#", p->data, p->size);
+  } else if (p->kind == 'p') {
+    rc = conc_pickle_loads(&message, p->data, p->size);
+  } else if (p->kind == 'j') {
+    rc = conc_json_loads(&message, p->data, p->size, NULL);
+  } else {
+    rc = conc__buffer_append(&b, "\x80\x04", 2);
+    if (rc == 0) rc = conc__buffer_append(&b, p->data, p->size);
+    if (rc == 0) rc = conc__buffer_append(&b, ".", 1);
+    if (rc == 0) rc = conc_pickle_loads(&message, b.data, b.size);
+    conc__buffer_free(&b);
+  }
+  /* What nobody can read is there as it is. */
+  if (rc != 0 && rc != -ENOMEM)
+    rc = conc_build(&message, "y#", p->data, p->size);
+  if (rc == 0)
+    rc = conc_build(
+        out, "{sOsssdsiss}", "message", message, "why",
+        p->why[0] != 0 ? p->why : "released", "when",
+        (double)now.tv_sec + (double)now.tv_nsec * 1e-9, "deliveries",
+        (int)p->deliveries, "by",
+        conc__utf8_valid((const unsigned char *)p->by, strlen(p->by)) ? p->by
+                                                                      : "");
+  conc_value_free(message);
+  return rc;
+}
+
+/* Makes a dead letter of a message, which is this process's just now. 0: it is
+   dead, and the parcel is freed; -EAGAIN: there is no room for it now;
+   -ESTALE: it was not this process's any more, and the parcel is freed. */
+CONC__PRIVATE int conc__far_bury(conc__redis_queue *q, conc__parcel *p) {
+  conc__redis_queue *to = NULL;
+  conc_value *letter = NULL;
+  int rc = 0;
+  if (q->dead_letters != NULL) rc = conc__far_of(q->redis, q->dead_letters, &to);
+  if (rc != 0 && rc != -ENOENT) return -EAGAIN;
+  if (to != NULL) {
+    rc = conc__dead_letter(p, &letter);
+    if (rc == 0) rc = conc_put_value(&to->queue, letter, 0.5);
+    conc_value_free(letter);
+    /* A letter that can never be there is dropped. */
+    if (rc != 0 && rc != -EMSGSIZE && rc != -EPIPE && rc != -EINVAL)
+      return -EAGAIN;
+  }
+  rc = conc__redis_done(q, p, "dead");
+  if (rc != 0 && rc != -ESTALE) return -EAGAIN;
+  conc__parcel_free(p);
+  return rc;
+}
+
+/* What the thread is to do with a message later: it was given up by its
+   getter, or is dead. */
+CONC__PRIVATE void conc__far_return(conc__redis_queue *q, conc__parcel *p) {
+  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex_lock(guard);
+  p->next = q->returns;
+  q->returns = p;
+  conc__mutex_unlock(guard);
+  conc__redis_wake(q->redis);
+}
+
+/* --- the ends of leases --- */
+
+/* Makes leases longer: those of a list. 0, and *stale as above. */
+CONC__PRIVATE int conc__far_extend(conc__redis_queue *q, conc__command *c,
+                                   size_t n, size_t *stale) {
+  conc__buffer replies = {NULL, 0, 0, 0};
+  size_t i;
+  int rc = conc__redis_call_soon(q, c, &replies, false);
+  *stale = 0;
+  for (i = 0; rc == 0 && i < n; i++)
+    if (!conc__reply_says(&replies, i)) ++*stale;
+  conc__buffer_free(&replies);
+  return rc;
+}
+
+/* One lease is made longer. 0, -ESTALE, or negative errno. */
+CONC__PRIVATE int conc__far_extend_one(conc__redis_queue *q, conc__parcel *p) {
+  conc__command c;
+  size_t stale = 0;
+  int rc;
+  memset(&c, 0, sizeof c);
+  conc__script_begin(q, &c, CONC__LUA_EXTEND, 3, NULL);
+  conc__command_text(&c, p->id);
+  conc__command_int(&c, p->deliveries);
+  conc__command_int(&c, 0);
+  rc = conc__far_extend(q, &c, 1, &stale);
+  return rc == 0 && stale > 0 ? -ESTALE : rc;
+}
+
+/* A message comes back that was delivered: to its queue, or as a dead letter.
+   0, -ESTALE: it had come back before. Frees the parcel, unless there was
+   another error. */
+CONC__PRIVATE int conc__far_give_back(conc__redis_queue *q, conc__parcel *p,
+                                      const char *why, double seconds) {
+  size_t stale = 0;
+  int rc;
+  p->next = NULL;
+  if (q->max_deliveries > 0 && p->deliveries >= q->max_deliveries &&
+      p->data != NULL) {
+    rc = conc__far_extend_one(q, p); /* it may be another getter's by now */
+    if (rc == -ESTALE) conc__parcel_free(p);
+    if (rc != 0) return rc;
+    snprintf(p->why, sizeof p->why, "%s", why);
+    snprintf(p->by, sizeof p->by, "%.*s", CONC__SHOWN(conc_name(NULL), 47));
+    rc = conc__far_bury(q, p);
+    if (rc != -EAGAIN) return rc;
+    p->dead = true;
+    conc__far_return(q, p);
+    return 0;
+  }
+  p->counts = true;
+  p->back_after = seconds < 0 ? conc__redis_pause(q, p->deliveries)
+                              : (int64_t)(seconds * 1000);
+  rc = conc__redis_give_back(q, p, why, &stale);
+  if (rc == 0 && stale > 0) rc = -ESTALE;
+  if (rc == 0 || rc == -ESTALE) conc__parcel_free(p);
+  return rc;
+}
+
+/* As conc__lease_class says it. After an error that leaves the lease as it is,
+   it is its task's again, and comes back with that. */
+CONC__PRIVATE int conc__far_end(conc_queue *queue,
+                                struct conc__holder *holder, uint64_t lease,
+                                int how, double seconds) {
+  conc__redis_queue *q = (conc__redis_queue *)queue;
+  conc__redis_task *task = NULL;
+  conc__parcel *p;
+  int rc;
+  (void)holder;
+  conc__redis_enter(q->redis);
+  p = conc__lease_take(q, lease, &task);
+  if (p == NULL) return lease == 0 ? -EINVAL : -ESTALE;
+  switch (how) {
+  case CONC__LEASE_EXTEND:
+    rc = conc__far_extend_one(q, p);
+    if (rc == 0) {
+      p->got = conc_now();
+      p->until = p->got + (seconds < 1e9 ? seconds : 1e9);
+    }
+    break;
+  case CONC__LEASE_RELEASE:
+    rc = conc__far_give_back(q, p, "released", seconds);
+    if (rc == 0 || rc == -ESTALE) return rc;
+    break;
+  default:
+    rc = conc__redis_done(q, p, "done");
+    if (rc == 0 || rc == -ECONNRESET) {
+      conc__parcel_free(p);
+      return rc;
+    }
+    break;
+  }
+  if (rc == -ESTALE) conc__parcel_free(p);
+  else conc__lease_put_back(p, task);
+  return rc;
+}
+
+CONC__PRIVATE int conc__far_task_done(conc_queue *queue) {
+  conc__redis_queue *q = (conc__redis_queue *)queue;
+  int64_t yes = 0;
+  int rc;
+  if (q->lease > 0) return conc__far_end(queue, NULL, 0, CONC__LEASE_DONE, 0);
+  rc = conc__far_ask(q, CONC__LUA_FINISH, &yes, 1,
+                     conc_now() + q->redis->manager->timeout);
+  return rc != 0 ? rc : yes == 1 ? 0 : -EINVAL;
+}
+
+/* Who has something, as the server knows it: processes. */
+CONC__PRIVATE ssize_t conc__far_holders(conc_queue *queue,
+                                        conc_queue_holder *out, size_t n) {
+  conc__redis_queue *q = (conc__redis_queue *)queue;
+  double end = conc_now() + q->redis->manager->timeout;
+  conc__buffer replies = {NULL, 0, 0, 0};
+  conc__calling call;
+  conc__command c;
+  conc__walked walk;
+  conc__part all, one, name, key, value;
+  ssize_t count = 0;
+  int rc;
+  conc__redis_enter(q->redis);
+  memset(&c, 0, sizeof c);
+  conc__command_begin(&c, 4, "XINFO");
+  conc__command_text(&c, "CONSUMERS");
+  conc__command_text(&c, q->keys[CONC__KEY_STREAM]);
+  conc__command_text(&c, "conc");
+  conc__call_begin(&call, q->redis->manager, end, end);
+  rc = c.rc;
+  if (rc == 0) rc = conc__redis_call(q, &c, &replies, &call);
+  conc__resp_walk(&walk, &replies);
+  if (rc == 0 && !conc__resp_is(&walk, '*', &all)) rc = -EPROTO;
+  for (; rc == 0 && all.n > 0; all.n--) {
+    int64_t pending = 0, idle = 0;
+    memset(&name, 0, sizeof name);
+    if (!conc__resp_is(&walk, '*', &one)) rc = -EPROTO;
+    for (; rc == 0 && one.n > 1; one.n -= 2) {
+      if (!conc__resp_is(&walk, '$', &key) || !conc__resp_next(&walk, &value))
+        rc = -EPROTO;
+      else if (conc__part_is(&key, "name")) name = value;
+      else if (conc__part_is(&key, "pending")) pending = value.n;
+      else if (conc__part_is(&key, "idle")) idle = value.n;
+    }
+    if (rc != 0 || pending <= 0 || name.kind != '$' ||
+        conc__part_is(&name, "-"))
+      continue;
+    if ((size_t)count < n) {
+      conc_queue_holder *h = &out[count];
+      memset(h, 0, sizeof *h);
+      snprintf(h->name, sizeof h->name, "%.*s",
+               (int)(name.size < 47 ? name.size : 47), name.text);
+      h->leases = (size_t)pending;
+      h->silence =
+          conc__part_is(&name, q->redis->consumer) ? 0 : (double)idle / 1000;
+    }
+    count++;
+  }
+  conc__buffer_free(&c.b);
+  conc__buffer_free(&replies);
+  return rc != 0 ? rc : count;
+}
+
+static const conc__lease_class conc__far_leases = {
+    conc__far_put_on,  conc__far_end, conc__far_stats,
+    conc__far_holders, false,         NULL};
+
+static const conc__queue_class conc__far_class = {
+    conc__far_put,  conc__far_get,       conc__far_unget,
+    conc__far_size, conc__far_task_done, conc__far_join,
+    NULL,           NULL,                NULL,
+    conc__far_put_n, conc__far_get_n,    conc__far_get,
+    false,           &conc__far_leases,  CONC__SELECT_BY_TIME};
+
+/* --- the thread --- */
+
+/* The getters have gone, and left a wait behind: it is ended, and what has
+   come goes back. */
+CONC__PRIVATE void conc__tick_stray(conc__redis_queue *q) {
+  conc__mutex *guard = conc__mutex_of(q);
+  conc__waiter *woken;
+  conc__calling call;
+  bool soon;
+  int rc = 0;
+  double end = conc_now() + 1;
+  conc__call_begin(&call, q->redis->manager, 0, end);
+  conc__mutex_lock(guard);
+  if (!q->stray || q->led || q->getters_count > 0) {
+    if (q->getters_count > 0 || q->led) q->stray = false;
+    conc__mutex_unlock(guard);
+    return;
+  }
+  q->led = true;
+  while (rc == 0 && q->due_count > 0 && q->getters_count == 0)
+    rc = conc__getters_step(q, &call, &soon);
+  q->led = false;
+  if (q->getters_count == 0) {
+    conc__parcel *p;
+    while ((p = q->ready) != NULL) {
+      q->ready = p->next;
+      p->back_after = 0;
+      p->counts = false;
+      p->next = q->returns;
+      q->returns = p;
+    }
+    q->ready_last = NULL;
+    if (q->due_count == 0) q->stray = false;
+  }
+  woken = conc__getters_pick(q);
+  conc__mutex_unlock(guard);
+  conc__wake_all(woken);
+}
+
+/* Gives back what is to be given back, and buries what is dead. */
+CONC__PRIVATE void conc__tick_returns(conc__redis_queue *q) {
+  conc__mutex *guard = conc__mutex_of(q);
+  conc__parcel *list, *back = NULL, *p;
+  size_t stale;
+  conc__mutex_lock(guard);
+  list = q->returns;
+  q->returns = NULL;
+  conc__mutex_unlock(guard);
+  while ((p = list) != NULL) {
+    list = p->next;
+    if (!p->dead) {
+      p->next = back;
+      back = p;
+    } else if (conc__far_bury(q, p) == -EAGAIN) {
+      conc__mutex_lock(guard);
+      p->next = q->returns;
+      q->returns = p;
+      conc__mutex_unlock(guard);
+    }
+  }
+  if (back == NULL) return;
+  if (conc__redis_give_back(q, back, "", &stale) == 0) {
+    conc__parcels_free(back);
+    return;
+  }
+  conc__mutex_lock(guard);
+  while ((p = back) != NULL) {
+    back = p->next;
+    p->next = q->returns;
+    q->returns = p;
+  }
+  conc__mutex_unlock(guard);
+}
+
+/* Says what has arrived, if that is due. False: there is nothing to say, nor
+   will there be. */
+CONC__PRIVATE bool conc__tick_confirm(conc__redis_queue *q, double before) {
+  conc__mutex *guard = conc__mutex_of(q);
+  conc__buffer replies = {NULL, 0, 0, 0};
+  conc__parcel *list = NULL;
+  conc__command c;
+  bool any;
+  conc__mutex_lock(guard);
+  any = q->confirm_at > 0;
+  if (any && q->confirm_at <= before) {
+    list = q->confirms;
+    q->confirms = NULL;
+    q->confirm_at = 0;
+  }
+  conc__mutex_unlock(guard);
+  if (list == NULL) return any;
+  memset(&c, 0, sizeof c);
+  conc__parcels_done(q, &c, "got", list);
+  if (conc__redis_call_soon(q, &c, &replies, false) == 0) {
+    conc__parcels_free(list);
+  } else {
+    while (list != NULL) {
+      conc__parcel *p = list;
+      list = p->next;
+      conc__far_confirm(q, p);
+    }
+    conc__mutex_lock(guard);
+    q->confirm_at = conc_now() + 0.5;
+    conc__mutex_unlock(guard);
+  }
+  conc__buffer_free(&replies);
+  return true;
+}
+
+/* Gives back what tasks had that have ended. */
+CONC__PRIVATE void conc__tick_ended(conc__redis_queue *q) {
+  conc__mutex *guard = conc__redis_guard();
+  for (;;) {
+    conc__parcel *p = NULL;
+    conc__redis_task *task;
+    uint64_t lease = 0;
+    size_t i;
+    int rc;
+    conc__mutex_lock(guard);
+    for (i = 0; q->ended > 0 && p == NULL && i < CONC__REDIS_BUCKETS; i++)
+      for (p = q->buckets[i]; p != NULL && !p->ended; p = p->next) {
+      }
+    if (p != NULL) lease = p->lease;
+    conc__mutex_unlock(guard);
+    if (lease == 0) return;
+    p = conc__lease_take(q, lease, &task);
+    if (p == NULL) continue;
+    rc = conc__far_give_back(q, p, "ended", -1);
+    if (rc == 0 || rc == -ESTALE) continue;
+    /* Its lease ends by itself, if the server is not there again by then. */
+    p->counts = true;
+    p->back_after = conc__redis_pause(q, p->deliveries);
+    conc__far_return(q, p);
+    return;
+  }
+}
+
+/* Appends the leases of a bucket that are to be extended. How many. Under the
+   guard of leases. */
+CONC__PRIVATE size_t conc__tick_living(const conc__redis_queue *q, size_t at,
+                                       conc__command *c, double now) {
+  double most = q->max_lease > 0 ? (double)q->max_lease / 1000 : CONC__NEVER;
+  const int64_t silence = conc__redis_silence(q);
+  const conc__parcel *p;
+  size_t n = 0;
+  for (p = q->buckets[at]; p != NULL; p = p->next) {
+    double left = p->got + most - now;
+    int64_t idle = 0;
+    if (p->ended) continue;
+    if (p->until > now) left = CONC__NEVER;
+    if (left <= 0) continue;
+    /* So that it ends in time. */
+    if (left * 1000 < (double)silence)
+      idle = silence - (int64_t)(left * 1000);
+    conc__command_text(c, p->id);
+    conc__command_int(c, p->deliveries);
+    conc__command_int(c, idle);
+    n++;
+  }
+  return n;
+}
+
+/* Says for all tasks that they live. */
+CONC__PRIVATE void conc__tick_beat(conc__redis_queue *q) {
+  conc__mutex *guard = conc__redis_guard();
+  double now = conc_now();
+  size_t at = 0, stale;
+  bool due;
+  conc__mutex_lock(guard);
+  due = q->beat_at > 0 && q->beat_at <= now;
+  if (due) q->beat_at = q->leases > 0 ? now + (double)q->lease / 3000 : 0;
+  conc__mutex_unlock(guard);
+  while (due && at < CONC__REDIS_BUCKETS) {
+    conc__command c, body;
+    size_t n = 0;
+    memset(&c, 0, sizeof c);
+    memset(&body, 0, sizeof body);
+    conc__mutex_lock(guard);
+    while (at < CONC__REDIS_BUCKETS && n < 256)
+      n += conc__tick_living(q, at++, &body, now);
+    conc__mutex_unlock(guard);
+    if (n > 0) {
+      conc__script_begin(q, &c, CONC__LUA_EXTEND, 3 * n, NULL);
+      if (c.rc == 0)
+        c.rc = body.rc != 0
+                   ? body.rc
+                   : conc__buffer_append(&c.b, body.b.data, body.b.size);
+      conc__far_extend(q, &c, n, &stale);
+    }
+    conc__buffer_free(&body.b);
+  }
+}
+
+/* When there is something to do again for a queue. */
+CONC__PRIVATE double conc__tick_next(conc__redis_queue *q) {
+  double next = CONC__NEVER, now = conc_now();
+  conc__mutex_lock(conc__mutex_of(q));
+  if (q->confirm_at > 0) next = q->confirm_at + CONC__REDIS_CONFIRM;
+  if (q->stray || q->returns != NULL)
+    next = next < now + 0.2 ? next : now + 0.2;
+  conc__mutex_unlock(conc__mutex_of(q));
+  conc__mutex_lock(conc__redis_guard());
+  if (q->beat_at > 0 && q->beat_at < next) next = q->beat_at;
+  conc__mutex_unlock(conc__redis_guard());
+  return next;
+}
+
+/* The queues, as a list that only grows at its front. */
+CONC__PRIVATE conc__redis_queue *conc__far_all(const conc__redis *r) {
+  conc__mutex *guard = conc__mutex_of(r);
+  conc__redis_queue *q;
+  conc__mutex_lock(guard);
+  q = r->queues;
+  conc__mutex_unlock(guard);
+  return q;
+}
+
+/* The thread does all that is due; while there is something to say soon, it
+   does not go to sleep for long: then nobody has to wake it. */
+CONC__PRIVATE void *conc__tick_main(void *arg) {
+  conc__redis *r = (conc__redis *)arg;
+  double busy = 0;
+  while (!CONC__LOAD(&r->ends)) {
+    double next = CONC__NEVER, now;
+    conc__redis_queue *q;
+    CONC__STORE(&r->rests, false);
+    conc_event_clear(&r->news);
+    for (q = conc__far_all(r); q != NULL && !CONC__LOAD(&r->ends);
+         q = q->next) {
+      conc__tick_stray(q);
+      conc__tick_returns(q);
+      conc__tick_ended(q);
+      conc__tick_beat(q);
+      if (conc__tick_confirm(q, conc_now() - CONC__REDIS_CONFIRM))
+        busy = conc_now() + 1;
+    }
+    now = conc_now();
+    if (busy <= now) __atomic_store_n(&r->rests, true, __ATOMIC_SEQ_CST);
+    for (q = conc__far_all(r); q != NULL; q = q->next) {
+      double at = conc__tick_next(q);
+      if (at < next) next = at;
+    }
+    if (busy > now && next > now + CONC__REDIS_CONFIRM)
+      next = now + CONC__REDIS_CONFIRM;
+    if (next < now + 0.001) next = now + 0.001;
+    if (CONC__LOAD(&r->ends)) break;
+    conc_event_wait(&r->news, conc__remaining(next));
+  }
+  return NULL;
+}
+
+/* --- beginning and end --- */
+
+/* The clients of this process: exit() says for them what has arrived. */
+static conc__redis *conc__redis_all; /* under its guard */
+
+CONC__PRIVATE void conc__redis_exit(void) {
+  conc__redis *r;
+  conc__redis_queue *q;
+  for (r = CONC__LOAD(&conc__redis_all); r != NULL; r = r->next) {
+    if (r->manager->timeout > 0.5) r->manager->timeout = 0.5;
+    for (q = r->depth == conc__fork_depth ? r->queues : NULL; q != NULL;
+         q = q->next)
+      conc__tick_confirm(q, CONC__NEVER);
+  }
+}
+
+CONC__PRIVATE void conc__redis_exit_once(void) { atexit(conc__redis_exit); }
+
+/* Frees all of it. */
+CONC__PRIVATE void conc__redis_free(conc__redis *r) {
+  conc__mutex *guard = conc__mutex_of(&conc__redis_all);
+  conc__redis **link = &conc__redis_all;
+  conc__node *n;
+  size_t i;
+  conc__mutex_lock(guard);
+  while (*link != NULL && *link != r) link = &(*link)->next;
+  if (*link != NULL) *link = r->next;
+  conc__mutex_unlock(guard);
+  while ((n = r->nodes) != NULL) {
+    r->nodes = n->next;
+    if (n->line.wire != NULL) conc__wire_leave(n->line.wire, true);
+    if (n->apart.wire != NULL) conc__wire_leave(n->apart.wire, true);
+    n->line.wire = n->apart.wire = NULL;
+    conc__line_reset(&n->line);
+    conc__line_reset(&n->apart);
+    CONC_FREE(n);
+  }
+  for (i = 0; i < r->hosts_count; i++) CONC_FREE(r->hosts[i]);
+  CONC_FREE(r->user);
+  CONC_FREE(r->password);
+  CONC_FREE(r->sentinel);
+  CONC_FREE(r);
+}
+
+/* Becomes a client of the server at the manager's address. 0 or negative
+   errno: then nothing stays. */
+CONC__PRIVATE int conc__redis_begin(conc_manager *manager, double deadline) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  conc__mutex *guard = conc__mutex_of(&conc__redis_all);
+  conc__manager_data *m;
+  conc__redis *r;
+  conc__node *node = NULL;
+  conc__calling call;
+  bool soon = false;
+  int rc = conc__manager_apply_options(manager);
+  if (rc != 0) return rc;
+  m = manager->state;
+  r = (conc__redis *)CONC_MALLOC(sizeof *r);
+  rc = r != NULL ? 0 : -ENOMEM;
+  if (rc == 0) {
+    memset(r, 0, sizeof *r);
+    r->manager = m;
+    r->owner = manager;
+    r->depth = conc__fork_depth;
+    r->queue_class = &conc__far_class;
+    r->tick = conc__tick_main;
+    conc__redis_name(r);
+    rc = conc__redis_parse(r, manager->address);
+    if (rc == 0 && r->password == NULL && m->key.size > 0) {
+      r->password = conc__redis_copy((const char *)m->key.data, m->key.size);
+      if (r->password == NULL) rc = -ENOMEM;
+    }
+  }
+  conc__call_begin(&call, m, deadline, deadline);
+  while (rc == 0) {
+    double end = conc__call_patience(&call);
+    rc = conc__redis_home(r, &node, end);
+    if (rc == 0) rc = conc__line_connect(r, node, &node->line, end);
+    if (rc == 0) break;
+    call.lost = conc__is_lost(rc) || rc == -EROFS;
+    soon = rc == -EAGAIN || rc == -EROFS;
+    if (node != NULL) conc__redis_leave_home(r, node);
+    node = NULL;
+    if (conc__redis_again(&call, soon, &rc)) rc = 0;
+  }
+  if (rc != 0) {
+    if (r != NULL) conc__redis_free(r);
+    conc__manager_undo_state(manager);
+    return rc == -EPIPE || rc == -ECONNRESET ? -EPROTO : rc;
+  }
+  pthread_once(&once, conc__redis_exit_once);
+  conc__mutex_lock(guard);
+  r->next = conc__redis_all;
+  CONC__STORE(&conc__redis_all, r);
+  conc__mutex_unlock(guard);
+  m->redis = r;
+  m->role = CONC__MANAGER_CONNECTED;
+  return 0;
+}
+
+/* This process will not get from a queue any more. */
+CONC__PRIVATE void conc__far_leave(conc__redis_queue *q) {
+  conc__buffer replies = {NULL, 0, 0, 0};
+  conc__command c;
+  if (!CONC__LOAD(&q->redis->ticks)) return; /* it never has */
+  memset(&c, 0, sizeof c);
+  conc__script_begin(q, &c, CONC__LUA_LEAVE, 0, NULL);
+  conc__redis_call_soon(q, &c, &replies, false);
+  conc__buffer_free(&replies);
+}
+
+/* Leases that could not be given back end by themselves. */
+CONC__PRIVATE void conc__far_drop_leases(conc__redis_queue *q) {
+  conc__mutex *guard = conc__redis_guard();
+  size_t i;
+  for (i = 0; i < CONC__REDIS_BUCKETS; i++) {
+    conc__parcel *list, *p;
+    conc__mutex_lock(guard);
+    list = q->buckets[i];
+    q->buckets[i] = NULL;
+    for (p = list; p != NULL; p = p->next) conc__parcel_leave_task(p);
+    conc__mutex_unlock(guard);
+    conc__parcels_free(list);
+  }
+}
+
+/* Ends a client, whose calls have all returned. What it has goes back, within
+   about a second; of a parent's, nothing does. */
+CONC__PRIVATE void conc__redis_shutdown(conc__manager_data *m) {
+  conc__mutex *guard = conc__redis_guard();
+  conc__redis *r = m->redis;
+  conc__redis_queue *q;
+  bool pinned;
+  conc__redis_enter(r);
+  CONC__STORE(&r->ends, true);
+  if (CONC__LOAD(&r->ticks)) {
+    conc__redis_wake(r);
+    conc_cancel(&r->ticker); /* it may be asking a server that hangs */
+    while (conc_join(&r->ticker, CONC_FOREVER) == -ECANCELED &&
+           conc_is_alive(&r->ticker)) {
+    }
+  }
+  if (m->timeout > 1) m->timeout = 1;
+  for (q = r->queues; q != NULL; q = q->next) {
+    size_t i;
+    conc__mutex_lock(guard);
+    for (i = 0; i < CONC__REDIS_BUCKETS; i++) {
+      conc__parcel *p;
+      for (p = q->buckets[i]; p != NULL; p = p->next) {
+        conc__parcel_leave_task(p);
+        if (!p->ended) q->ended++;
+        p->ended = true;
+      }
+    }
+    conc__mutex_unlock(guard);
+    q->stray = q->stray || q->ready != NULL;
+    conc__tick_stray(q);
+    conc__tick_ended(q);
+    conc__tick_returns(q);
+    conc__tick_confirm(q, CONC__NEVER);
+    conc__far_leave(q);
+  }
+  do { /* a task that ends just now may be telling us so */
+    conc__mutex_lock(guard);
+    pinned = r->pins > 0;
+    conc__mutex_unlock(guard);
+    if (pinned) sched_yield();
+  } while (pinned);
+  while ((q = r->queues) != NULL) {
+    bool last = false;
+    conc__wire *w;
+    r->queues = q->next;
+    conc__mutex_lock(conc__mutex_of(q));
+    w = conc__getters_break(q, &last);
+    conc__mutex_unlock(conc__mutex_of(q));
+    conc__wire_leave(w, last);
+    conc__far_drop_leases(q);
+    conc__redis_queue_free(q);
+  }
+  conc__redis_free(r);
+  m->redis = NULL;
+}
+
+/* What has no meaning at Redis, or 0. */
+CONC__PRIVATE int conc__far_suits(conc__redis *r, conc_queue *queue) {
+  const conc__work *w;
+  if (queue->max_total > 0 || queue->objects != 0) return -ENOTSUP;
+  if (queue->ops->leases == NULL) return 0;
+  if (!queue->ops->leases->here) return -ENOTSUP;
+  w = (const conc__work *)(const void *)queue;
+  (void)r;
+  return w->journal != NULL || w->priorities > 1 ? -ENOTSUP : 0;
+}
+
+/* Nanoseconds, rounded up to ms. */
+CONC__INLINE int64_t conc__far_ms(uint64_t ns) {
+  return (int64_t)((ns + 999999) / 1000000);
+}
+
+/* The name that a queue was registered under, or NULL. */
+CONC__PRIVATE const char *conc__names_of_queue(const conc__objects *t,
+                                               const conc_queue *queue) {
+  conc__mutex *guard = conc__mutex_of(t);
+  const char *name = NULL;
+  size_t i;
+  conc__mutex_lock(guard);
+  for (i = 0; i < t->names_count && name == NULL; i++)
+    if (t->names[i].object != NULL && t->names[i].object->queue == queue)
+      name = t->names[i].text;
+  conc__mutex_unlock(guard);
+  return name;
+}
+
+/* Makes a queue's name known at the server, with what it was made with. */
+CONC__PRIVATE int conc__redis_register(conc__manager_data *m, const char *name,
+                                       conc_queue *queue) {
+  const conc__work *w = NULL;
+  double end = conc_now() + m->timeout;
+  conc__buffer replies = {NULL, 0, 0, 0};
+  const char *dead = NULL;
+  conc__redis_queue *q;
+  conc__calling call;
+  conc__command c;
+  int rc = conc__far_suits(m->redis, queue);
+  if (rc != 0) return rc;
+  if (queue->ops->leases != NULL) w = (const conc__work *)(const void *)queue;
+  if (w != NULL && w->dead_letters != NULL) {
+    dead = conc__names_of_queue(&m->objects, w->dead_letters);
+    if (dead == NULL) return -EINVAL;
+  }
+  q = conc__far_new(m->redis, name);
+  if (q == NULL) return -ENOMEM;
+  memset(&c, 0, sizeof c);
+  conc__command_begin(&c, 4 + 16, "EVALSHA");
+  conc__command_text(&c, m->redis->scripts[CONC__LUA_OPTIONS]);
+  conc__command_int(&c, 1);
+  conc__command_text(&c, q->keys[CONC__KEY_OPTIONS]);
+  conc__command_text(&c, "capacity");
+  conc__command_int(&c, (int64_t)queue->capacity);
+  conc__command_text(&c, "max_bytes");
+  conc__command_int(&c, (int64_t)queue->max_bytes);
+  conc__command_text(&c, "lease");
+  conc__command_int(&c, w != NULL ? conc__far_ms(w->lease) : 0);
+  conc__command_text(&c, "max_lease");
+  conc__command_int(&c, w != NULL ? conc__far_ms(w->max_lease) : 0);
+  conc__command_text(&c, "retry_delay");
+  conc__command_int(&c, w != NULL ? (int64_t)(w->retry_delay * 1000) : 0);
+  conc__command_text(&c, "dedup");
+  conc__command_int(&c, w != NULL ? conc__far_ms(w->dedup) : 0);
+  conc__command_text(&c, "max_deliveries");
+  conc__command_int(&c, w != NULL ? (int64_t)w->max_deliveries : 0);
+  conc__command_text(&c, dead != NULL ? "dead_letters" : "format");
+  conc__command_text(&c, dead != NULL ? dead : "1");
+  conc__call_begin(&call, m, end, end);
+  rc = c.rc;
+  if (rc == 0) rc = conc__redis_call(q, &c, &replies, &call);
+  conc__buffer_free(&c.b);
+  conc__buffer_free(&replies);
+  conc__redis_queue_free(q);
+  return rc;
+}
+
+/* All names that were registered before: then others find them there. */
+CONC__PRIVATE int conc__redis_start(conc_manager *manager) {
+  conc__manager_data *m;
+  size_t i;
+  int rc = conc__redis_begin(
+      manager, conc_now() + (manager->handshake_timeout > 0
+                                 ? manager->handshake_timeout
+                                 : CONC__HANDSHAKE_TIMEOUT));
+  if (rc != 0) return rc;
+  m = manager->state;
+  for (i = 0; rc == 0 && i < m->objects.names_count; i++) {
+    const conc__served_name *n = &m->objects.names[i];
+    if (n->object == NULL || n->object->queue == NULL) rc = -ENOTSUP;
+    else rc = conc__redis_register(m, n->text, n->object->queue);
+  }
+  if (rc == 0) return 0;
+  conc__redis_shutdown(m);
+  m->role = CONC__MANAGER_UNUSED;
+  return rc;
+}
+
+/* The queue of a name. NULL, and errno. */
+CONC__PRIVATE conc_queue *conc__redis_get(conc__manager_data *m,
+                                          const char *name) {
+  conc__redis_queue *q = NULL;
+  int rc = conc__far_of(m->redis, name, &q);
+  if (rc == 0) return &q->queue;
+  errno = -rc;
+  return NULL;
+}
+
+/* ---------------------------------------------------------------------------
    >>manager: conc_manager
 
    The public functions. They choose between >>server and >>proxy by the role
@@ -50547,11 +57495,14 @@ CONC_API int conc_manager_register_queue(conc_manager *manager,
   if (queue->leases && !conc__queue_is_work(queue)) return -ENOTSUP;
   if (queue->objects != 0)
     CONC__STORE_RELAXED(&manager->state->passes, true);
+  if (manager->state->redis != NULL)
+    return conc__redis_register(manager->state, name, queue);
   return conc__names_add_object(&manager->state->objects, name,
                                 conc__queue_class_of(queue), queue, queue);
 }
 
 CONC_API int conc_manager_start(conc_manager *manager) {
+  if (conc__redis_is(manager->address)) return conc__redis_start(manager);
   return conc__server_start(manager, false);
 }
 
@@ -50560,7 +57511,8 @@ CONC_API int conc_manager_start(conc_manager *manager) {
    and the server goes on as after a start. */
 CONC_API int conc_manager_serve_forever(conc_manager *manager) {
   conc__server_side *server;
-  int rc = conc__server_start(manager, true);
+  int rc = conc__redis_is(manager->address) ? -ENOTSUP
+                                            : conc__server_start(manager, true);
   if (rc != 0) return rc;
   server = &manager->state->server;
   rc = conc_join(&server->thread, CONC_FOREVER);
@@ -50577,7 +57529,10 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout) {
   conc__manager_data *m;
   conc__peer *p;
   conc__calling call;
-  int rc = conc__manager_apply_options(manager);
+  int rc;
+  if (conc__redis_is(manager->address))
+    return conc__redis_begin(manager, deadline);
+  rc = conc__manager_apply_options(manager);
   if (rc != 0) return rc;
   m = manager->state;
   conc__call_begin(&call, m, deadline, deadline);
@@ -50617,6 +57572,7 @@ CONC_API conc_queue *conc_manager_get(conc_manager *manager,
     errno = ENOENT;
     return NULL;
   }
+  if (m->redis != NULL) return conc__redis_get(m, name);
   return conc__proxy_of(m, name);
 }
 
@@ -50646,7 +57602,9 @@ CONC_API int conc_manager_shutdown(conc_manager *manager) {
     if (m->server.pools_end != NULL) m->server.pools_end(m);
   }
   if (m->data_end != NULL) m->data_end(m);
-  if (m->role == CONC__MANAGER_CONNECTED) {
+  if (m->redis != NULL) {
+    conc__redis_shutdown(m);
+  } else if (m->role == CONC__MANAGER_CONNECTED) {
     if (m->client.remotes_end != NULL) m->client.remotes_end(m);
     conc__proxies_shutdown(m);
   }
@@ -50667,7 +57625,9 @@ CONC_API int conc_manager_shutdown(conc_manager *manager) {
 
    Uses >>value, >>maker, >>pickle and the writer of >>format; the rooms that
    use it are >>elements and >>containers. All of it may be called for a value
-   that a peer has sent: no loop here goes deeper than CONC__WALK_DEPTH.
+   that a peer has sent: no loop here goes deeper than CONC__WALK_DEPTH. But a
+   few bytes may be a value of a million nodes, since its parts are shared: so
+   what two values have cost is counted by what was met, in `steps`.
    ------------------------------------------------------------------------ */
 
 /* --- what a value is to Python --- */
@@ -50754,6 +57714,15 @@ CONC__PRIVATE int conc__compare_ordered(const conc_value *a,
   return c != 0 ? c : conc__sign(a->size > b->size, a->size < b->size);
 }
 
+/* How many nodes a walk through a value meets. */
+CONC__PRIVATE size_t conc__value_steps(const conc_value *v) {
+  conc__walk w;
+  size_t n = 0;
+  conc__walk_begin(&w, v);
+  while (conc__walk_step(&w) != CONC__WALK_END) n++;
+  return n;
+}
+
 /* --- equality --- */
 
 /* Two values that are inside one another are being compared: items of a pair
@@ -50765,28 +57734,31 @@ typedef struct conc__pair {
 
 /* Python's a == b, but for the items of containers: those are only asked
    whether they can be equal at all. */
-CONC__PRIVATE bool conc__python_alike(const conc_value *a,
-                                      const conc_value *b) {
+CONC__PRIVATE bool conc__python_alike(const conc_value *a, const conc_value *b,
+                                      size_t *steps) {
   if (conc__is_ordered(a, b))
     return !conc__is_nan(a) && !conc__is_nan(b) &&
            conc__compare_ordered(a, b) == 0;
   if (a->type != b->type && !(conc__is_set(a) && conc__is_set(b)))
     return false;
   /* A proxy has no equality in Python: two of one object differ. */
-  if (a->type == CONC_OBJECT)
+  if (a->type == CONC_OBJECT) {
+    *steps += conc__value_steps(a);
     return !conc__is_proxy(a) && !conc__is_proxy(b) && conc_value_equal(a, b);
+  }
   return a->size == b->size; /* of two Nones, too */
 }
 
 /* Python's a == b. The items of sets and the pairs of dicts stand in an order
    that is the same for what Python holds equal: so they are compared side by
    side. */
-CONC__PRIVATE bool conc__python_equal(const conc_value *a,
-                                      const conc_value *b) {
+CONC__PRIVATE bool conc__python_equal(const conc_value *a, const conc_value *b,
+                                      size_t *steps) {
   conc__pair level[CONC__WALK_DEPTH];
   unsigned depth = 0;
   for (;;) {
-    if (!conc__python_alike(a, b)) return false;
+    ++*steps;
+    if (!conc__python_alike(a, b, steps)) return false;
     if (conc__is_container(a->type) && a->type != CONC_OBJECT) {
       CONC__CHECK(depth < CONC__WALK_DEPTH);
       level[depth].a = a;
@@ -50809,9 +57781,10 @@ CONC__PRIVATE bool conc__python_equal(const conc_value *a,
    are equal may be made one, as conc__compare_values does: both values must
    live as long as either is used. */
 CONC__PRIVATE bool conc__python_subset(const conc_value *a,
-                                       const conc_value *b) {
+                                       const conc_value *b, size_t *steps) {
   size_t i = 0, k = 0;
   if (a->size >= b->size) return false;
+  *steps += conc__value_steps(a) + conc__value_steps(b);
   while (i < a->size && k < b->size) {
     const int c =
         conc__compare_values(a->as.items + i, b->as.items + k, false);
@@ -50829,10 +57802,12 @@ CONC__PRIVATE bool conc__python_subset(const conc_value *a,
    conc__python_subset. */
 CONC__PRIVATE int conc__python_below(const conc_value *a, const conc_value *b,
                                      const conc_value **left,
-                                     const conc_value **right) {
+                                     const conc_value **right,
+                                     size_t *steps) {
   conc__pair level[CONC__WALK_DEPTH];
   unsigned depth = 0;
   for (;;) {
+    ++*steps;
     if (a->type == b->type &&
         (a->type == CONC_LIST || a->type == CONC_TUPLE)) {
       CONC__CHECK(depth < CONC__WALK_DEPTH);
@@ -50841,10 +57816,11 @@ CONC__PRIVATE int conc__python_below(const conc_value *a, const conc_value *b,
       level[depth].i = 0;
       level[depth].n = a->size < b->size ? a->size : b->size;
       depth++;
-    } else if (depth == 0 || !conc__python_equal(a, b)) {
+    } else if (depth == 0 || !conc__python_equal(a, b, steps)) {
       *left = a;
       *right = b;
-      if (conc__is_set(a) && conc__is_set(b)) return conc__python_subset(a, b);
+      if (conc__is_set(a) && conc__is_set(b))
+        return conc__python_subset(a, b, steps);
       if (!conc__is_ordered(a, b)) return -EINVAL;
       return !conc__is_nan(a) && !conc__is_nan(b) &&
              conc__compare_ordered(a, b) < 0;
@@ -50981,10 +57957,11 @@ CONC__PRIVATE uint64_t conc__sip(const conc__secret *secret,
 
 /* --- repr() into a buffer --- */
 
-/* Appends Python's repr() of a value. 0 or -ENOMEM. Most fits at once; what
-   does not is written a second time, into the room that it takes. */
+/* Appends Python's repr() of a value; or a beginning of it, if more than
+   `enough` bytes are of no use. 0 or -ENOMEM. Most fits at once; what does not
+   is written a second time, into the room that it takes. */
 CONC__PRIVATE int conc__python_repr(conc__buffer *b, const conc_value *v,
-                                    conc__stand_in *stand_in,
+                                    size_t enough, conc__stand_in *stand_in,
                                     const void *arg) {
   conc__writer s;
   int rc = conc__buffer_reserve(b, 64);
@@ -50993,8 +57970,8 @@ CONC__PRIVATE int conc__python_repr(conc__buffer *b, const conc_value *v,
     s.size = b->capacity - b->size;
     s.length = 0;
     if (conc__is_container(v->type))
-      conc__writer_container(&s, v, stand_in, arg);
-    else conc__writer_leaf(&s, v);
+      conc__writer_container(&s, v, enough, stand_in, arg);
+    else conc__writer_leaf_cut(&s, v, enough);
     if (s.length <= s.size) {
       b->size += s.length;
       return 0;
@@ -51448,16 +58425,25 @@ CONC__PRIVATE bool conc__element_stand_in(conc__writer *s, const conc_value *v,
   return true;
 }
 
-/* Appends what Python's repr() says of an element. `scratch` as in
-   conc__view_open. */
+/* An element that has so many times as many bytes as its text may have is not
+   even read for it. */
+#define CONC__TEXT_OF 64
+
+/* Appends what Python's repr() says of an element; or some beginning of it,
+   with more than `enough` bytes; or three points, for a large one of which
+   little is asked for. `scratch` as in conc__view_open. */
 CONC__PRIVATE int conc__element_text(const conc__element *c, conc__buffer *b,
-                                     conc__buffer *scratch) {
-  size_t number = 0;
+                                     size_t enough, conc__buffer *scratch) {
+  size_t number = 0, size = 0;
+  const unsigned char *body = conc__element_body(c, &size);
   conc__view view;
-  int rc = conc__view_open(&view, c, conc__reference_put_number, &number,
-                           scratch);
+  int rc;
+  if (size / CONC__TEXT_OF > enough &&
+      !conc__view_scalar(&view.leaf, body, size))
+    return conc__buffer_append(b, "...", 3);
+  rc = conc__view_open(&view, c, conc__reference_put_number, &number, scratch);
   if (rc != 0) return rc;
-  rc = conc__python_repr(b, view.value, conc__element_stand_in, c);
+  rc = conc__python_repr(b, view.value, enough, conc__element_stand_in, c);
   conc__view_close(&view);
   return rc;
 }
@@ -51476,6 +58462,54 @@ CONC__PRIVATE void conc__elements_free(conc__elements *cs) {
   for (i = 0; i < cs->count; i++) conc__element_free(&cs->at[i]);
   CONC_FREE(cs->at);
   memset(cs, 0, sizeof *cs);
+}
+
+/* Elements that are freed bit by bit. */
+typedef struct conc__elements_left {
+  conc__remains remains; /* first */
+  conc__elements cells;
+} conc__elements_left;
+
+CONC__PRIVATE bool conc__elements_free_some(conc__remains *r) {
+  conc__elements *cs = &((conc__elements_left *)(void *)r)->cells;
+  size_t n;
+  for (n = 0; n < CONC__SWEEP && cs->count > 0; n++)
+    conc__element_free(&cs->at[--cs->count]);
+  if (cs->count > 0) return true;
+  CONC_FREE(cs->at);
+  return false;
+}
+
+/* As conc__elements_free, but many are freed bit by bit. `t` may be NULL. */
+CONC__PRIVATE void conc__elements_leave(conc__objects *t, conc__elements *cs) {
+  conc__elements_left *left =
+      t != NULL && cs->count > CONC__SWEEP
+          ? (conc__elements_left *)CONC_MALLOC(sizeof *left)
+          : NULL;
+  if (left == NULL) {
+    conc__elements_free(cs);
+    return;
+  }
+  left->remains.free_some = conc__elements_free_some;
+  left->cells = *cs;
+  memset(cs, 0, sizeof *cs);
+  conc__remains_leave(t, &left->remains);
+}
+
+/* Frees elements that are in an array, each `step` further, of which the
+   places are the caller's to fill. Their weight is still the array's. */
+CONC__PRIVATE void conc__elements_cut(conc__objects *t, conc__element *at,
+                                      size_t step, size_t n) {
+  conc__elements gone = {NULL, 0, 0, 0};
+  size_t i;
+  if (t != NULL && n > CONC__SWEEP)
+    gone.at = (conc__element *)CONC_MALLOC(n * sizeof *gone.at);
+  for (i = 0; i < n; i++) {
+    if (gone.at != NULL) gone.at[i] = at[i * step];
+    else conc__element_free(&at[i * step]);
+  }
+  gone.count = gone.at != NULL ? n : 0;
+  conc__elements_leave(t, &gone);
 }
 
 /* Makes room for `more` elements of that weight beside their places. 0,
@@ -51508,10 +58542,26 @@ CONC__PRIVATE int conc__elements_append(conc__elements *cs, conc__element *c) {
   return 0;
 }
 
-/* Counts that an element was looked at or copied: a large one as many. */
+/* Counts that an element was looked at or copied: a large one as many. What it
+   has cost besides, in steps: see >>python. */
+CONC__INLINE int conc__session_pace_by(conc__session *s,
+                                       const conc__element *c, size_t steps) {
+  return conc__session_pace(s, 1 + conc__element_weight(c) / 256 + steps);
+}
 CONC__INLINE int conc__session_pace_at(conc__session *s,
                                        const conc__element *c) {
-  return conc__session_pace(s, 1 + conc__element_weight(c) / 256);
+  return conc__session_pace_by(s, c, 0);
+}
+
+/* Appends what Python's repr() says of an element, for a session, or, if that
+   is NULL, a beginning of it. It counts by what was written. */
+#define CONC__TEXT_ENOUGH 1000
+CONC__PRIVATE int conc__session_text(conc__session *s, const conc__element *c,
+                                     conc__buffer *b, conc__buffer *scratch) {
+  const size_t before = b->size;
+  int rc = conc__element_text(
+      c, b, s != NULL ? s->manager->max_message : CONC__TEXT_ENOUGH, scratch);
+  return rc != 0 ? rc : conc__session_pace_by(s, c, (b->size - before) / 16);
 }
 
 /* Adds copies of `count` elements of an array: of the one at `start`, and then
@@ -51532,21 +58582,31 @@ CONC__PRIVATE int conc__elements_copy(conc__session *s, conc__elements *cs,
   return 0;
 }
 
+/* The weight of some elements of an array, each `step` further. */
+CONC__PRIVATE size_t conc__elements_weigh(const conc__elements *cs,
+                                          size_t start, size_t step,
+                                          size_t n) {
+  size_t i, weight = n * sizeof(conc__element);
+  if (n == cs->count) return cs->weight;
+  for (i = 0; i < n; i++)
+    weight += conc__element_weight(&cs->at[start + i * step]);
+  return weight;
+}
+
 /* Replaces `n` elements from `from` on by all those of another array, which is
-   empty then. 0, or an error and nothing has changed. */
-CONC__PRIVATE int conc__elements_replace(conc__elements *cs, size_t from,
-                                         size_t n, conc__elements *with) {
+   empty then. Many are freed bit by bit, as conc__elements_leave does it. 0,
+   or an error and nothing has changed. */
+CONC__PRIVATE int conc__elements_replace(conc__objects *t, conc__elements *cs,
+                                         size_t from, size_t n,
+                                         conc__elements *with) {
   const size_t more = with->count;
-  size_t i;
   int rc;
   CONC__CHECK(from <= cs->count && n <= cs->count - from);
   rc = conc__elements_reserve(cs, more,
                               with->weight - more * sizeof(conc__element));
   if (rc != 0) return rc;
-  for (i = from; i < from + n; i++) {
-    cs->weight -= conc__element_weight(&cs->at[i]) + sizeof(conc__element);
-    conc__element_free(&cs->at[i]);
-  }
+  cs->weight -= conc__elements_weigh(cs, from, 1, n);
+  if (n > 0) conc__elements_cut(t, cs->at + from, 1, n);
   if (cs->count > 0)
     memmove(cs->at + from + more, cs->at + from + n,
             (cs->count - from - n) * sizeof(conc__element));
@@ -51560,31 +58620,37 @@ CONC__PRIVATE int conc__elements_replace(conc__elements *cs, size_t from,
 }
 
 /* Takes out `count` elements: that at `start`, and each `step` further, with a
-   step above 0. */
-CONC__PRIVATE void conc__elements_remove(conc__elements *cs, size_t start,
-                                         size_t step, size_t count) {
-  size_t i, kept = start, done = 0;
-  for (i = start; i < cs->count; i++) {
-    if (done < count && i == start + done * step) {
-      cs->weight -= conc__element_weight(&cs->at[i]) + sizeof(conc__element);
-      conc__element_free(&cs->at[i]);
-      done++;
-    } else {
-      cs->at[kept++] = cs->at[i];
-    }
+   step above 0. As conc__elements_replace frees them. */
+CONC__PRIVATE void conc__elements_remove(conc__objects *t, conc__elements *cs,
+                                         size_t start, size_t step,
+                                         size_t count) {
+  size_t kept = start, from = start, done;
+  if (count == 0) return;
+  cs->weight -= conc__elements_weigh(cs, start, step, count);
+  conc__elements_cut(t, cs->at + start, step, count);
+  for (done = 1; done <= count; done++) {
+    const size_t next = done < count ? start + done * step : cs->count;
+    memmove(cs->at + kept, cs->at + from + 1,
+            (next - from - 1) * sizeof *cs->at);
+    kept += next - from - 1;
+    from = next;
   }
-  CONC__CHECK(done == count);
   cs->count = kept;
 }
 
-/* Turns the order round. */
-CONC__PRIVATE void conc__elements_reverse(conc__elements *cs) {
+/* Turns the order round: all of it. 0; -ECANCELED: the session was cancelled
+   meanwhile. */
+CONC__PRIVATE int conc__elements_reverse(conc__session *s,
+                                         conc__elements *cs) {
   size_t i, k;
+  int rc = 0;
   for (i = 0, k = cs->count; i + 1 < k; i++) {
     const conc__element c = cs->at[i];
     cs->at[i] = cs->at[--k];
     cs->at[k] = c;
+    if (rc == 0 && i % 16 == 0) rc = conc__session_pace(s, 1);
   }
+  return rc;
 }
 
 /* --- searching and sorting --- */
@@ -51598,15 +58664,16 @@ CONC__PRIVATE int conc__elements_find(conc__session *s,
   conc__buffer b = {NULL, 0, 0, 0};
   int rc = 0;
   for (*place = from; *place < to; ++*place) {
+    size_t steps = 0;
     conc__view view;
     bool found;
     rc = conc__view_open(&view, &cs->at[*place], conc__reference_put_class,
                          NULL, &b);
     if (rc != 0) break;
-    found = conc__python_equal(view.value, v);
+    found = conc__python_equal(view.value, v, &steps);
     conc__view_close(&view);
     if (found) break;
-    rc = conc__session_pace_at(s, &cs->at[*place]);
+    rc = conc__session_pace_by(s, &cs->at[*place], steps / 8);
     if (rc != 0) break;
   }
   conc__buffer_free(&b);
@@ -51625,13 +58692,14 @@ typedef struct conc__ordering {
 /* Whether view i is below view k: as conc__python_below, or -ECANCELED. */
 CONC__PRIVATE int conc__ordering_below(conc__ordering *o, uint32_t i,
                                        uint32_t k) {
-  int rc = conc__session_pace(o->session, 1);
-  /* Two that have items may be long, and differ at the end alone. */
+  size_t steps = 0;
+  int below = conc__python_below(o->views[i].value, o->views[k].value,
+                                 &o->left, &o->right, &steps);
+  int rc = conc__session_pace(o->session, 1 + steps / 8);
+  /* Two that have items may have long texts. */
   if (rc == 0 && o->views[i].whole != NULL && o->views[k].whole != NULL)
     rc = conc__session_pace_at(o->session, &o->cells[i]);
-  return rc != 0 ? rc
-                 : conc__python_below(o->views[i].value, o->views[k].value,
-                                      &o->left, &o->right);
+  return rc != 0 && below >= 0 ? rc : below;
 }
 
 /* Merges two sorted runs that lie side by side in `order`, into `other`. Of
@@ -51700,7 +58768,7 @@ CONC__PRIVATE int conc__elements_sort(conc__session *s, conc__elements *cs,
   o.order = (uint32_t *)CONC_MALLOC(n * 2 * sizeof *o.order);
   o.other = o.order != NULL ? o.order + n : NULL;
   if (o.views == NULL || o.order == NULL) rc = -ENOMEM;
-  if (reverse) conc__elements_reverse(cs);
+  if (reverse) conc__elements_reverse(NULL, cs);
   o.cells = cs->at;
   for (; rc == 0 && opened < n; opened++) {
     o.order[opened] = (uint32_t)opened;
@@ -51716,7 +58784,7 @@ CONC__PRIVATE int conc__elements_sort(conc__session *s, conc__elements *cs,
              CONC__SHOWN(conc__python_type(o.right), 60));
   for (i = 0; i < opened; i++) conc__view_close(&o.views[i]);
   if (rc == 0) conc__ordering_apply(&o, cs);
-  if (reverse) conc__elements_reverse(cs);
+  if (reverse) conc__elements_reverse(NULL, cs);
   conc__buffer_free(&b);
   CONC_FREE(o.views);
   CONC_FREE(o.order < o.other ? o.order : o.other);
@@ -51766,10 +58834,46 @@ CONC__PRIVATE void conc__table_free(conc__table *t) {
   memset(t, 0, sizeof *t);
 }
 
+/* Rows that are freed bit by bit. */
+typedef struct conc__table_left {
+  conc__remains remains; /* first */
+  conc__table table;
+} conc__table_left;
+
+CONC__PRIVATE bool conc__table_free_some(conc__remains *r) {
+  conc__table *t = &((conc__table_left *)(void *)r)->table;
+  size_t n;
+  for (n = 0; n < CONC__SWEEP && t->used > 0; n++) {
+    conc__row *e = &t->rows[--t->used];
+    if (e->key.size == CONC__ELEMENT_NONE) continue;
+    conc__element_free(&e->key);
+    conc__element_free(&e->original);
+    conc__element_free(&e->value);
+  }
+  if (t->used == 0) conc__table_free(t);
+  return t->used > 0;
+}
+
+/* As conc__table_free, but many are freed bit by bit. `o` may be NULL. */
+CONC__PRIVATE void conc__table_leave(conc__objects *o, conc__table *t) {
+  conc__table_left *left =
+      o != NULL && t->used > CONC__SWEEP
+          ? (conc__table_left *)CONC_MALLOC(sizeof *left)
+          : NULL;
+  if (left == NULL) {
+    conc__table_free(t);
+    return;
+  }
+  left->remains.free_some = conc__table_free_some;
+  left->table = *t;
+  memset(t, 0, sizeof *t);
+  conc__remains_leave(o, &left->remains);
+}
+
 /* Removes all rows. What is added later has other numbers. */
-CONC__PRIVATE void conc__table_clear(conc__table *t) {
+CONC__PRIVATE void conc__table_clear(conc__objects *o, conc__table *t) {
   const uint64_t serial = t->serial;
-  conc__table_free(t);
+  conc__table_leave(o, t);
   t->serial = serial;
 }
 
@@ -52458,9 +59562,6 @@ CONC__PRIVATE int conc__reply_done(conc__session *s, conc__complaint *c,
 typedef int conc__write_fn(conc__session *s, const conc__object *o,
                            conc__buffer *b);
 
-/* No more than this is needed of an object by debug_info. */
-#define CONC__TEXT_ENOUGH 1000
-
 /* Whether no more of a text is needed: for a session, because no reply may be
    as long. A few elements, in which parts are shared, can have texts that are
    longer than all memory. */
@@ -52539,12 +59640,12 @@ typedef struct conc__items {
 } conc__items;
 
 CONC__PRIVATE void conc__list_drop(conc__object *o) {
-  conc__elements_free(&((conc__list_state *)o->state)->cells);
+  conc__elements_leave(o->table, &((conc__list_state *)o->state)->cells);
   CONC_FREE(o->state);
 }
 
 CONC__PRIVATE void conc__dict_drop(conc__object *o) {
-  conc__table_free(&((conc__dict_state *)o->state)->table);
+  conc__table_leave(o->table, &((conc__dict_state *)o->state)->table);
   CONC_FREE(o->state);
 }
 
@@ -52852,7 +59953,7 @@ CONC__PRIVATE int conc__iterate_range(conc__session *s, conc__elements *to,
 }
 
 /* The items of an array. */
-CONC__PRIVATE int conc__iterate_items(conc__elements *to,
+CONC__PRIVATE int conc__iterate_items(conc__session *s, conc__elements *to,
                                       const conc__items *array) {
   const size_t n = conc__items_count(array);
   conc__buffer b = {NULL, 0, 0, 0};
@@ -52865,6 +59966,7 @@ CONC__PRIVATE int conc__iterate_items(conc__elements *to,
                         array->data.data + i * array->code->size);
     if (rc == 0) rc = conc__element_make(&cell, b.data, b.size, NULL, 0);
     if (rc == 0) rc = conc__elements_append(to, &cell);
+    if (rc == 0) rc = conc__session_pace(s, 1);
   }
   conc__buffer_free(&b);
   return rc;
@@ -52872,24 +59974,40 @@ CONC__PRIVATE int conc__iterate_items(conc__elements *to,
 
 /* The items of an object of this server: those of a list, the keys of a dict,
    the numbers of an array. -ENOTSUP: it has none. */
-CONC__PRIVATE int conc__iterate_object(conc__elements *to,
+CONC__PRIVATE int conc__iterate_object(conc__session *s, conc__elements *to,
                                        const conc__object *o) {
   const conc__elements *cells = conc__list_of(o);
   const conc__table *table = conc__dict_of(o);
   const conc__items *array = conc__array_of(o);
-  const conc__row *e;
+  size_t i;
   int rc = 0;
   if (cells != NULL)
-    return conc__elements_copy(NULL, to, cells, 0, 1, cells->count);
-  if (array != NULL) return conc__iterate_items(to, array);
+    return conc__elements_copy(s, to, cells, 0, 1, cells->count);
+  if (array != NULL) return conc__iterate_items(s, to, array);
   if (table == NULL) return -ENOTSUP;
-  e = conc__table_from(table, 0);
-  while (rc == 0 && e != NULL) {
+  for (i = 0; rc == 0 && i < table->used; i++) {
+    const conc__row *e = &table->rows[i];
     conc__element cell;
+    if (e->key.size == CONC__ELEMENT_NONE) continue;
     rc = conc__element_copy(&cell, conc__row_key(e));
     if (rc == 0) rc = conc__elements_append(to, &cell);
-    e = conc__table_from(table, e->serial + 1);
+    if (rc == 0) rc = conc__session_pace_at(s, conc__row_key(e));
   }
+  return rc;
+}
+
+/* The items of the object that a proxy stands for. As conc__iterate_object, or
+   -ENOENT. */
+CONC__PRIVATE int conc__iterate_proxy(conc__session *s, conc__elements *to,
+                                      const conc_value *v) {
+  conc__object *o = conc__proxy_object(s->manager, v), *own;
+  int rc;
+  if (o == NULL) return -ENOENT;
+  conc__object_use(o);
+  own = conc__session_turn_to(s, o, &rc);
+  if (rc == 0) rc = conc__iterate_object(s, to, o);
+  rc = conc__session_turn_back(s, own, rc);
+  conc__object_unuse(&s->manager->objects, o);
   return rc;
 }
 
@@ -52917,16 +60035,11 @@ CONC__PRIVATE int conc__iterate(conc__session *s, conc__elements *to,
       arguments->as.items->type == CONC_LIST)
     v = arguments->as.items;
   if (conc__is_object(v, CONC__MANAGERS, CONC__PROXY_CLASS)) {
-    conc__object *o = conc__proxy_object(s->manager, v);
     c->wrong = v;
-    if (o == NULL) return -ENOENT;
-    conc__object_use(o);
-    rc = conc__object_await_too(s, o);
-    if (rc == 0) rc = conc__iterate_object(to, o);
-    conc__object_unuse(&s->manager->objects, o);
+    rc = conc__iterate_proxy(s, to, v);
     if (rc != -ENOTSUP) return rc;
   }
-  if (conc__array_read(v, &array)) return conc__iterate_items(to, &array);
+  if (conc__array_read(v, &array)) return conc__iterate_items(s, to, &array);
   if (!conc__is_container(v->type) || v->type == CONC_OBJECT)
     return conc__complain_type(c, "'", v, "' object is not iterable");
   for (i = 0; rc == 0 && i < v->size; i++)
@@ -53034,7 +60147,7 @@ CONC__PRIVATE int conc__serve_list_add(conc__session *s, conc__object *o,
   }
   rc = rc != 0 ? conc__reply_failed(s, &c, rc)
                : conc__reply_elements(s, &sum, 0, 1, sum.count);
-  conc__elements_free(&sum);
+  conc__elements_leave(o->table, &sum);
   return rc;
 }
 
@@ -53127,7 +60240,7 @@ CONC__PRIVATE int conc__serve_list_index(conc__session *s, conc__object *o,
   if (rc == 0) rc = conc__list_search(s, conc__list_of(o), r, &place, &to, &c);
   if (rc == 0 && place == to) {
     conc__buffer b = {NULL, 0, 0, 0};
-    rc = conc__python_repr(&b, conc__argument(r, 0), NULL, NULL);
+    rc = conc__python_repr(&b, conc__argument(r, 0), 200, NULL, NULL);
     if (rc == 0) rc = conc__buffer_append(&b, "", 1);
     if (rc == 0)
       rc = conc__complain(&c, "ValueError", "%.*s is not in list",
@@ -53166,8 +60279,7 @@ CONC__PRIVATE int conc__list_write(conc__session *s, const conc__object *o,
   for (i = 0; rc == 0 && i < cs->count; i++) {
     if (conc__text_is_enough(s, b)) break;
     if (i > 0) rc = conc__buffer_append(b, ", ", 2);
-    if (rc == 0) rc = conc__element_text(&cs->at[i], b, &scratch);
-    if (rc == 0) rc = conc__session_pace_at(s, &cs->at[i]);
+    if (rc == 0) rc = conc__session_text(s, &cs->at[i], b, &scratch);
   }
   conc__buffer_free(&scratch);
   return rc != 0 ? rc : conc__buffer_append(b, "]", 1);
@@ -53208,8 +60320,8 @@ CONC__PRIVATE int conc__serve_list_extend(conc__session *s, conc__object *o,
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 1, 1, &c);
   if (rc == 0) rc = conc__iterate(s, &more, conc__argument(r, 0), &c);
-  if (rc == 0) rc = conc__elements_replace(cs, cs->count, 0, &more);
-  conc__elements_free(&more);
+  if (rc == 0) rc = conc__elements_replace(NULL, cs, cs->count, 0, &more);
+  conc__elements_leave(o->table, &more);
   return conc__reply_done(s, &c, rc);
 }
 
@@ -53226,7 +60338,7 @@ CONC__PRIVATE int conc__serve_list_insert(conc__session *s, conc__object *o,
   if (place < 0) place = place < -n ? 0 : place + n;
   if (place > n) place = n;
   if (rc == 0) rc = conc__iterate_value(s, &d, &one, conc__argument(r, 1), &c);
-  if (rc == 0) rc = conc__elements_replace(cs, (size_t)place, 0, &one);
+  if (rc == 0) rc = conc__elements_replace(NULL, cs, (size_t)place, 0, &one);
   conc__draft_free(&d);
   conc__elements_free(&one);
   return conc__reply_done(s, &c, rc);
@@ -53251,7 +60363,7 @@ CONC__PRIVATE int conc__serve_list_pop(conc__session *s, conc__object *o,
      reply is too long, it stays. */
   rc = conc__reply_element(s, &cs->at[place]);
   if (rc == 0 && conc__reply_is_result(s))
-    conc__elements_remove(cs, (size_t)place, 1, 1);
+    conc__elements_remove(NULL, cs, (size_t)place, 1, 1);
   return rc;
 }
 
@@ -53267,7 +60379,7 @@ CONC__PRIVATE int conc__serve_list_remove(conc__session *s, conc__object *o,
         conc__elements_find(s, cs, conc__argument(r, 0), 0, cs->count, &place);
   if (rc == 0 && place == cs->count)
     rc = conc__complain(&c, "ValueError", "list.remove(x): x not in list");
-  if (rc == 0) conc__elements_remove(cs, place, 1, 1);
+  if (rc == 0) conc__elements_remove(NULL, cs, place, 1, 1);
   return conc__reply_done(s, &c, rc);
 }
 
@@ -53276,7 +60388,7 @@ CONC__PRIVATE int conc__serve_list_clear(conc__session *s, conc__object *o,
                                          const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 0, 0, &c);
-  if (rc == 0) conc__elements_free(conc__list_of(o));
+  if (rc == 0) conc__elements_leave(o->table, conc__list_of(o));
   return conc__reply_done(s, &c, rc);
 }
 
@@ -53285,7 +60397,7 @@ CONC__PRIVATE int conc__serve_list_reverse(conc__session *s, conc__object *o,
                                            const conc__request *r) {
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 0, 0, &c);
-  if (rc == 0) conc__elements_reverse(conc__list_of(o));
+  if (rc == 0) rc = conc__elements_reverse(s, conc__list_of(o));
   return conc__reply_done(s, &c, rc);
 }
 
@@ -53326,12 +60438,12 @@ CONC__PRIVATE int conc__serve_list_imul(conc__session *s, conc__object *o,
   const size_t before = cs->count;
   size_t times = 0, i;
   int rc = conc__list_times(cs, r, &times, &c);
-  if (rc == 0 && times == 0) conc__elements_free(cs);
+  if (rc == 0 && times == 0) conc__elements_leave(o->table, cs);
   for (i = 1; rc == 0 && i < times; i++)
     rc = conc__elements_copy(s, cs, cs, 0, 1, before);
   if (rc != 0) { /* all or nothing */
     if (cs->count > before)
-      conc__elements_remove(cs, before, 1, cs->count - before);
+      conc__elements_remove(o->table, cs, before, 1, cs->count - before);
     return conc__reply_failed(s, &c, rc);
   }
   return conc__serve_list_copy(s, o, r);
@@ -53345,8 +60457,8 @@ CONC__PRIVATE int conc__serve_list_iadd(conc__session *s, conc__object *o,
   conc__complaint c = {NULL, "", NULL};
   int rc = conc__arguments_check(r, "list", 1, 1, &c);
   if (rc == 0) rc = conc__iterate(s, &more, conc__argument(r, 0), &c);
-  if (rc == 0) rc = conc__elements_replace(cs, cs->count, 0, &more);
-  conc__elements_free(&more);
+  if (rc == 0) rc = conc__elements_replace(NULL, cs, cs->count, 0, &more);
+  conc__elements_leave(o->table, &more);
   return rc != 0 ? conc__reply_failed(s, &c, rc)
                  : conc__serve_list_copy(s, o, r);
 }
@@ -53366,11 +60478,12 @@ CONC__PRIVATE int conc__list_with(conc__session *s, const conc__places *p,
 
 /* Gives places of a list these elements, and the caller what was there. Python
    puts what is assigned to an empty slice before its beginning. */
-CONC__PRIVATE int conc__list_assign(conc__elements *cs, const conc__places *p,
+CONC__PRIVATE int conc__list_assign(conc__objects *t, conc__elements *cs,
+                                    const conc__places *p,
                                     conc__elements *with, conc__complaint *c) {
   size_t i;
   if (p->step == 1)
-    return conc__elements_replace(cs, (size_t)p->start, p->count, with);
+    return conc__elements_replace(t, cs, (size_t)p->start, p->count, with);
   if (with->count != p->count)
     return conc__complain(c, "ValueError",
                           "attempt to assign sequence of size %lu to extended "
@@ -53404,8 +60517,8 @@ CONC__PRIVATE int conc__serve_list_setitem(conc__session *s, conc__object *o,
   if (rc == 0)
     rc = conc__places_read(conc__argument(r, 0), cs->count, "list",
                            " assignment", &p, &c);
-  if (rc == 0) rc = conc__list_assign(cs, &p, &with, &c);
-  conc__elements_free(&with);
+  if (rc == 0) rc = conc__list_assign(o->table, cs, &p, &with, &c);
+  conc__elements_leave(o->table, &with);
   return conc__reply_done(s, &c, rc);
 }
 
@@ -53418,20 +60531,20 @@ CONC__PRIVATE int conc__serve_list_setslice(conc__session *s, conc__object *o,
   int rc = conc__arguments_check(r, "list", 3, 3, &c);
   if (rc == 0) rc = conc__iterate(s, &with, conc__argument(r, 2), &c);
   if (rc == 0) rc = conc__places_read_old(r, cs->count, &p, &c);
-  if (rc == 0) rc = conc__list_assign(cs, &p, &with, &c);
-  conc__elements_free(&with);
+  if (rc == 0) rc = conc__list_assign(o->table, cs, &p, &with, &c);
+  conc__elements_leave(o->table, &with);
   return conc__reply_done(s, &c, rc);
 }
 
 /* Takes out the elements of places, from the lowest up. */
-CONC__PRIVATE void conc__list_delete(conc__elements *cs,
+CONC__PRIVATE void conc__list_delete(conc__objects *t, conc__elements *cs,
                                      const conc__places *p) {
   if (p->count == 0) return;
   if (p->step > 0)
-    conc__elements_remove(cs, (size_t)p->start, (size_t)p->step, p->count);
+    conc__elements_remove(t, cs, (size_t)p->start, (size_t)p->step, p->count);
   else
     conc__elements_remove(
-        cs, (size_t)(p->start + (int64_t)(p->count - 1) * p->step),
+        t, cs, (size_t)(p->start + (int64_t)(p->count - 1) * p->step),
         (size_t)-p->step, p->count);
 }
 
@@ -53445,7 +60558,7 @@ CONC__PRIVATE int conc__serve_list_delitem(conc__session *s, conc__object *o,
   if (rc == 0)
     rc = conc__places_read(conc__argument(r, 0), cs->count, "list",
                            " assignment", &p, &c);
-  if (rc == 0) conc__list_delete(cs, &p);
+  if (rc == 0) conc__list_delete(o->table, cs, &p);
   return conc__reply_done(s, &c, rc);
 }
 
@@ -53457,7 +60570,7 @@ CONC__PRIVATE int conc__serve_list_delslice(conc__session *s, conc__object *o,
   conc__places p;
   int rc = conc__arguments_check(r, "list", 2, 2, &c);
   if (rc == 0) rc = conc__places_read_old(r, cs->count, &p, &c);
-  if (rc == 0) conc__list_delete(cs, &p);
+  if (rc == 0) conc__list_delete(o->table, cs, &p);
   return conc__reply_done(s, &c, rc);
 }
 
@@ -53686,11 +60799,9 @@ CONC__PRIVATE int conc__dict_write(conc__session *s, const conc__object *o,
     if (conc__text_is_enough(s, b)) break;
     if (!first) rc = conc__buffer_append(b, ", ", 2);
     first = false;
-    if (rc == 0) rc = conc__element_text(conc__row_key(e), b, &scratch);
+    if (rc == 0) rc = conc__session_text(s, conc__row_key(e), b, &scratch);
     if (rc == 0) rc = conc__buffer_append(b, ": ", 2);
-    if (rc == 0) rc = conc__element_text(&e->value, b, &scratch);
-    if (rc == 0) rc = conc__session_pace_at(s, &e->key);
-    if (rc == 0) rc = conc__session_pace_at(s, &e->value);
+    if (rc == 0) rc = conc__session_text(s, &e->value, b, &scratch);
   }
   conc__buffer_free(&scratch);
   return rc != 0 ? rc : conc__buffer_append(b, "}", 1);
@@ -53750,11 +60861,10 @@ CONC__PRIVATE int conc__dict_put_value(conc__manager_data *m, conc__table *t,
 }
 
 /* Copies all that another one has. */
-CONC__PRIVATE int conc__dict_merge_table(conc__table *t,
+CONC__PRIVATE int conc__dict_merge_table(conc__session *s, conc__table *t,
                                          const conc__table *from) {
   size_t i;
   int rc = 0;
-  if (t == from) return 0;
   for (i = 0; rc == 0 && i < from->used; i++) {
     const conc__row *e = &from->rows[i];
     conc__element value, original;
@@ -53781,7 +60891,30 @@ CONC__PRIVATE int conc__dict_merge_table(conc__table *t,
       }
     }
     conc__buffer_free(&key.bytes);
+    if (rc == 0) rc = conc__session_pace_at(s, &e->key);
+    if (rc == 0) rc = conc__session_pace_at(s, &e->value);
   }
+  return rc;
+}
+
+/* The same with all that the object has that a proxy stands for. It is copied
+   before: no session works with two objects. Only what is being made, which
+   nobody else knows, can be filled meanwhile. */
+CONC__PRIVATE int conc__dict_merge_proxy(conc__session *s, conc__table *t,
+                                         conc__object *o) {
+  const conc__table *from = conc__dict_of(o);
+  conc__table copy, *to = s->object == NULL ? t : &copy;
+  conc__object *own;
+  int rc;
+  if (t == from) return 0;
+  memset(&copy, 0, sizeof copy);
+  conc__object_use(o);
+  own = conc__session_turn_to(s, o, &rc);
+  if (rc == 0) rc = conc__dict_merge_table(s, to, from);
+  rc = conc__session_turn_back(s, own, rc);
+  conc__object_unuse(&s->manager->objects, o);
+  if (rc == 0) rc = conc__dict_merge_table(s, t, &copy);
+  conc__table_leave(&s->manager->objects, &copy);
   return rc;
 }
 
@@ -53834,10 +60967,7 @@ CONC__PRIVATE int conc__dict_merge_request(conc__session *s, conc__table *t,
   if (given == 1 && conc__is_object(v, CONC__MANAGERS, CONC__PROXY_CLASS))
     o = conc__proxy_object(s->manager, v);
   if (o != NULL && conc__dict_of(o) != NULL) {
-    conc__object_use(o);
-    rc = conc__object_await_too(s, o);
-    if (rc == 0) rc = conc__dict_merge_table(t, conc__dict_of(o));
-    conc__object_unuse(&s->manager->objects, o);
+    rc = conc__dict_merge_proxy(s, t, o);
   } else if (given == 1 && v->type == CONC_DICT) {
     rc = conc__dict_merge_value(s, t, v, c);
   } else if (given == 1 &&
@@ -53966,7 +61096,7 @@ CONC__PRIVATE int conc__serve_dict_setdefault(conc__session *s,
 CONC__PRIVATE int conc__serve_dict_clear(conc__session *s, conc__object *o,
                                          const conc__request *r) {
   (void)r;
-  conc__table_clear(conc__dict_of(o));
+  conc__table_clear(o->table, conc__dict_of(o));
   return conc__reply_none(s);
 }
 
@@ -54182,7 +61312,8 @@ CONC__PRIVATE int conc__namespace_delete(conc__session *s, conc__object *o,
 }
 
 /* An attribute as it is shown: name=value. */
-CONC__PRIVATE int conc__namespace_line(const conc__row *e, conc__buffer *b,
+CONC__PRIVATE int conc__namespace_line(conc__session *s, const conc__row *e,
+                                       conc__buffer *b,
                                        conc__buffer *scratch) {
   conc_value name;
   size_t size = 0;
@@ -54190,7 +61321,7 @@ CONC__PRIVATE int conc__namespace_line(const conc__row *e, conc__buffer *b,
   int rc = conc__view_scalar(&name, body, size) ? 0 : -EBADMSG;
   if (rc == 0) rc = conc__buffer_append(b, name.as.bytes, name.size);
   if (rc == 0) rc = conc__buffer_append(b, "=", 1);
-  return rc != 0 ? rc : conc__element_text(&e->value, b, scratch);
+  return rc != 0 ? rc : conc__session_text(s, &e->value, b, scratch);
 }
 
 /* One of these lines. */
@@ -54199,24 +61330,28 @@ typedef struct conc__line {
 } conc__line;
 
 /* Sorts lines of a text by their bytes, which is the order of strs. Merge
-   sort: no names make it slow. `other` is room for as many. */
-CONC__PRIVATE void conc__lines_sort(const unsigned char *text,
-                                    conc__line *lines, conc__line *other,
-                                    size_t n) {
+   sort: no names make it slow. `other` is room for as many. 0 or -ECANCELED.
+   */
+CONC__PRIVATE int conc__lines_sort(conc__session *s, const unsigned char *text,
+                                   conc__line *lines, conc__line *other,
+                                   size_t n) {
   const size_t half = n / 2;
   size_t i = 0, k = half, to = 0;
-  if (n < 2) return;
-  conc__lines_sort(text, lines, other, half);
-  conc__lines_sort(text, lines + half, other, n - half);
-  while (i < half && k < n) {
+  int rc;
+  if (n < 2) return 0;
+  rc = conc__lines_sort(s, text, lines, other, half);
+  if (rc == 0) rc = conc__lines_sort(s, text, lines + half, other, n - half);
+  while (rc == 0 && i < half && k < n) {
     const conc__line *a = &lines[i], *b = &lines[k];
     const int c = memcmp(text + a->at, text + b->at,
                          a->size < b->size ? a->size : b->size);
     if (c < 0 || (c == 0 && a->size <= b->size)) other[to++] = lines[i++];
     else other[to++] = lines[k++];
+    rc = conc__session_pace(s, 1);
   }
-  while (i < half) other[to++] = lines[i++];
-  memcpy(lines, other, to * sizeof *lines);
+  while (rc == 0 && i < half) other[to++] = lines[i++];
+  if (rc == 0) memcpy(lines, other, to * sizeof *lines);
+  return rc;
 }
 
 /* Namespace(a=1, b=2), sorted, without the names that begin with a line. Of
@@ -54226,20 +61361,25 @@ CONC__PRIVATE int conc__namespace_write(conc__session *s,
                                         conc__buffer *b) {
   const conc__table *t = conc__namespace_of(o);
   conc__buffer text = {NULL, 0, 0, 0}, scratch = {NULL, 0, 0, 0};
-  conc__line *lines =
-      (conc__line *)CONC_MALLOC((t->count * 2 + 1) * sizeof *lines);
+  /* Each line has two bytes at least, and what is too long has no more of
+     them: see conc__text_is_enough. */
+  const size_t most =
+      (s != NULL ? s->manager->max_message : CONC__TEXT_ENOUGH) / 2 + 2;
+  const size_t room = t->count < most ? t->count : most;
+  conc__line *lines = (conc__line *)CONC_MALLOC((room * 2 + 1) *
+                                                sizeof *lines);
   size_t n = 0, i;
   int rc = lines != NULL ? conc__buffer_append(b, "Namespace(", 10) : -ENOMEM;
   for (i = 0; rc == 0 && i < t->used; i++) {
     if (t->rows[i].key.size == CONC__ELEMENT_NONE) continue;
     if (conc__text_is_enough(s, &text)) break;
     lines[n].at = text.size;
-    rc = conc__namespace_line(&t->rows[i], &text, &scratch);
+    rc = conc__namespace_line(s, &t->rows[i], &text, &scratch);
     lines[n].size = text.size - lines[n].at;
     if (rc == 0 && text.data[lines[n].at] != '_') n++;
-    if (rc == 0) rc = conc__session_pace(s, 2);
   }
-  if (rc == 0) conc__lines_sort(text.data, lines, lines + t->count, n);
+  if (rc == 0)
+    rc = conc__lines_sort(s, text.data, lines, lines + room, n);
   for (i = 0; rc == 0 && i < n; i++) {
     if (i > 0) rc = conc__buffer_append(b, ", ", 2);
     if (rc == 0)
@@ -54371,15 +61511,28 @@ CONC__PRIVATE int conc__serve_variable_set(conc__session *s, conc__object *o,
 }
 
 /* Value('i', 5). */
-CONC__PRIVATE int conc__variable_text(const conc__object *o, conc__buffer *b) {
+CONC__PRIVATE int conc__variable_write(conc__session *s, const conc__object *o,
+                                       conc__buffer *b) {
   const conc__variable_state *v = (const conc__variable_state *)o->state;
   conc__buffer scratch = {NULL, 0, 0, 0};
   int rc = conc__buffer_append(b, "Value(", 6);
-  if (rc == 0) rc = conc__element_text(&v->code, b, &scratch);
+  if (rc == 0) rc = conc__session_text(s, &v->code, b, &scratch);
   if (rc == 0) rc = conc__buffer_append(b, ", ", 2);
-  if (rc == 0) rc = conc__element_text(&v->value, b, &scratch);
+  if (rc == 0) rc = conc__session_text(s, &v->value, b, &scratch);
   conc__buffer_free(&scratch);
   return rc != 0 ? rc : conc__buffer_append(b, ")", 1);
+}
+
+/* For debug_info. */
+CONC__PRIVATE int conc__variable_text(const conc__object *o, conc__buffer *b) {
+  return conc__variable_write(NULL, o, b);
+}
+
+/* str() and repr(). */
+CONC__PRIVATE int conc__variable_repr(conc__session *s, conc__object *o,
+                                      const conc__request *r) {
+  (void)r;
+  return conc__reply_repr(s, o, conc__variable_write);
 }
 
 /* _getvalue(): an object with the two attributes of Python's Value. */
@@ -54439,7 +61592,9 @@ CONC__PRIVATE int conc__variable_make(conc__session *s, conc__object *o,
 
 static const conc__method conc__variable_methods[] = {
     {"get", CONC__TAKES_NONE, conc__serve_variable_get, false},
-    {"set", {{"value", NULL, NULL}, 1, 1}, conc__serve_variable_set, false}};
+    {"set", {{"value", NULL, NULL}, 1, 1}, conc__serve_variable_set, false},
+    {"__repr__", CONC__TAKES_NONE, conc__variable_repr, true},
+    {"__str__", CONC__TAKES_NONE, conc__variable_repr, true}};
 
 static const conc__class conc__variable_type = {
     NULL,
@@ -54635,7 +61790,7 @@ CONC__PRIVATE int conc__array_write(conc__session *s, const conc__object *o,
       rc = conc__buffer_append(&text, v.as.bytes, v.size);
     else {
       if (i > 0) rc = conc__buffer_append(b, ", ", 2);
-      if (rc == 0) rc = conc__python_repr(b, &v, NULL, NULL);
+      if (rc == 0) rc = conc__python_repr(b, &v, SIZE_MAX, NULL, NULL);
     }
     if (rc == 0) rc = conc__session_pace(s, 1);
   }
@@ -54644,7 +61799,7 @@ CONC__PRIVATE int conc__array_write(conc__session *s, const conc__object *o,
     v.type = CONC_STR;
     v.as.bytes = text.data;
     v.size = text.size;
-    rc = conc__python_repr(b, &v, NULL, NULL);
+    rc = conc__python_repr(b, &v, SIZE_MAX, NULL, NULL);
   } else if (rc == 0 && n > 0) {
     rc = conc__buffer_append(b, "]", 1);
   }
@@ -55632,7 +62787,7 @@ CONC__PRIVATE void conc__chore_drop(conc__chore *w) {
   w->bytes -= results.weight;
   p->bytes -= results.weight;
   conc__mutex_unlock(guard);
-  conc__elements_free(&results);
+  conc__elements_leave(&p->manager->objects, &results);
   w->next = NULL;
   *p->unasked_end = w;
   p->unasked_end = &w->next;
@@ -56335,8 +63490,8 @@ CONC__PRIVATE int conc__serve_pool_call(conc__session *s, conc__object *o,
   if (rc == 0) w = conc__pool_work(s, o, f, &asked, &rc);
   else
     rc = conc__reply_failed(s, &c, rc);
-  conc__elements_free(&asked.items);
-  conc__elements_free(&asked.results);
+  conc__elements_leave(o->table, &asked.items);
+  conc__elements_leave(o->table, &asked.results);
   if (w == NULL) return rc;
   return call->waits ? conc__reply_awaited(s, w, keeps)
                      : conc__reply_async(s, o, w);
@@ -56697,8 +63852,31 @@ CONC__PRIVATE int conc__make_queue(conc__session *s, conc__object *o,
   return -ENOMEM;
 }
 
+/* A queue that is freed bit by bit. */
+typedef struct conc__queue_left {
+  conc__remains remains; /* first */
+  conc_queue *queue;
+} conc__queue_left;
+
+CONC__PRIVATE bool conc__queue_free_some(conc__remains *r) {
+  conc_queue *q = ((conc__queue_left *)(void *)r)->queue;
+  if (conc__fifo_free_some(q, CONC__SWEEP)) return true;
+  conc_queue_free(q);
+  return false;
+}
+
 CONC__PRIVATE void conc__drop_queue(conc__object *o) {
-  conc_queue_free(o->queue);
+  conc__queue_left *left =
+      o->table != NULL && conc_qsize(o->queue) > CONC__SWEEP
+          ? (conc__queue_left *)CONC_MALLOC(sizeof *left)
+          : NULL;
+  if (left == NULL) {
+    conc_queue_free(o->queue);
+    return;
+  }
+  left->remains.free_some = conc__queue_free_some;
+  left->queue = o->queue;
+  conc__remains_leave(o->table, &left->remains);
 }
 
 /* shutdown(immediate=False): from now on a put raises queue.ShutDown, and so
@@ -56708,18 +63886,21 @@ CONC__PRIVATE int conc__serve_queue_shutdown(conc__session *s, conc__object *o,
                                              const conc__request *r) {
   const conc_value *v = conc__request_argument(r, 0, "immediate");
   conc_queue *q = o->queue;
+  int rc = 0;
   o->shut = true;
   conc_queue_close(q);
   if (v != NULL && conc__value_is_true(v)) {
     conc__buffer b = {NULL, 0, 0, 0};
     conc__sink sink;
     do {
+      rc = conc__session_pace(s, 1 + b.size / 256);
       b.size = 0;
       conc__sink_body(&sink, &b, CONC__WANTS_ANY, SIZE_MAX);
-    } while (q->ops->get(q, &sink, 0) >= 0 && conc_task_done(q) == 0);
+    } while (rc == 0 && q->ops->get(q, &sink, 0) >= 0 &&
+             conc_task_done(q) == 0);
     conc__buffer_free(&b);
   }
-  return conc__reply_none(s);
+  return rc != 0 ? rc : conc__reply_none(s);
 }
 
 static const conc__method conc__queue_more[] = {
@@ -57679,6 +64860,10 @@ CONC__PRIVATE bool conc__manager_may_find(const conc_manager *manager,
     errno = ENAMETOOLONG;
     return false;
   }
+  if (m->redis != NULL) {
+    errno = ENOTSUP;
+    return false;
+  }
   *asks = m->role == CONC__MANAGER_CONNECTED;
   return true;
 }
@@ -57923,7 +65108,7 @@ CONC__PRIVATE int conc__stored_text(const conc__buffer *body,
                                     conc__buffer *b) {
   conc_value *v;
   int rc = conc__stored_read(body, &v);
-  if (rc == 0) rc = conc__python_repr(b, v, NULL, NULL);
+  if (rc == 0) rc = conc__python_repr(b, v, SIZE_MAX, NULL, NULL);
   conc_value_free(v);
   return rc;
 }
@@ -58401,6 +65586,7 @@ CONC_API int conc_manager_call(conc_manager *manager, const char *name,
   if (result != NULL) *result = NULL;
   if (m == NULL || m->role == CONC__MANAGER_UNUSED || name == NULL)
     return -EINVAL;
+  if (m->redis != NULL) return -ENOTSUP;
   rc = m->role == CONC__MANAGER_SERVES
            ? conc__call_here(m, name, args, &got, timeout)
            : conc__call_remote(m, name, args, &got, conc__deadline(timeout));
@@ -59116,7 +66302,7 @@ CONC_API int conc_variable_set(conc_variable *variable,
 }
 
 /* ---------------------------------------------------------------------------
-   >>extras: conc_progress
+   >>extras: conc_progress, conc_interval, conc_limiter, conc_broadcast
 
    A bar for any number of tasks that never makes one of them wait: steps are
    counted by an atomic addition, and of the tasks that find a line due, the
@@ -59124,8 +66310,56 @@ CONC_API int conc_variable_set(conc_variable *variable,
    any task that finds it 0; must be set while `start`, `next`, `rate`, `shown`
    and `shown_at` are read or written, which it guards; is cleared by the task
    that set it. Only conc_progress_close works without it, since no other task
-   may use the bar by then. Uses nothing but the clock.
+   may use the bar by then. Bars below each other have one `drawing` for all:
+   between two lines the cursor stands in the row of the uppermost.
+
+   The others are small: an interval is a time, a limiter a time under a guard,
+   and a broadcast a list of queues, on which it uses >>queue and >>select.
    ------------------------------------------------------------------------ */
+
+/* --- text in columns --- */
+
+/* Characters that take two columns, and those that take none: the blocks of
+   Unicode, without the exceptions of single characters. */
+static const struct conc__width_row {
+  uint32_t from, to;
+  unsigned columns;
+} conc__widths[] = {
+    {0x300, 0x36f, 0},     {0x591, 0x5bd, 0},     {0x64b, 0x65f, 0},
+    {0x1100, 0x115f, 2},   {0x1ab0, 0x1aff, 0},   {0x1dc0, 0x1dff, 0},
+    {0x200b, 0x200f, 0},   {0x20d0, 0x20ff, 0},   {0x2e80, 0x303e, 2},
+    {0x3041, 0xa4cf, 2},   {0xa960, 0xa97f, 2},   {0xac00, 0xd7a3, 2},
+    {0xf900, 0xfaff, 2},   {0xfe00, 0xfe0f, 0},   {0xfe20, 0xfe2f, 0},
+    {0xfe30, 0xfe6f, 2},   {0xff00, 0xff60, 2},   {0xffe0, 0xffe6, 2},
+    {0x1f300, 0x1f64f, 2}, {0x1f680, 0x1f6ff, 2}, {0x1f900, 0x1f9ff, 2},
+    {0x20000, 0x3fffd, 2}};
+
+CONC__PRIVATE unsigned conc__char_columns(uint32_t c) {
+  const struct conc__width_row *w = conc__widths;
+  const size_t n = sizeof conc__widths / sizeof *conc__widths;
+  size_t i;
+  for (i = 0; i < n && c >= w[i].from; i++)
+    if (c <= w[i].to) return w[i].columns;
+  return 1;
+}
+
+/* How many of the n bytes of a text fit into `most` columns; *columns is how
+   many they take. What is not UTF-8 takes a column a byte. */
+CONC__PRIVATE size_t conc__columns_cut(const char *text, size_t n, size_t most,
+                                       size_t *columns) {
+  size_t at = 0;
+  *columns = 0;
+  while (at < n) {
+    uint32_t c;
+    size_t length =
+        conc__utf8_get((const unsigned char *)text + at, n - at, &c);
+    unsigned takes = length == 0 ? 1 : conc__char_columns(c);
+    if (*columns + takes > most) break;
+    *columns += takes;
+    at += length == 0 ? 1 : length;
+  }
+  return at;
+}
 
 /* --- a line --- */
 
@@ -59142,53 +66376,113 @@ CONC__PRIVATE void conc__progress_time(char buf[32], double seconds) {
     snprintf(buf, 32, "%02lu:%02lu", n / 60, n % 60);
 }
 
-/* Bytes of a line, at most. What goes into it is cut: a name to 100 bytes, a
-   unit to 20, the bar to 100 columns. */
-#define CONC__PROGRESS_LINE 512
+CONC__PRIVATE const char *conc__progress_unit(const conc_progress *p) {
+  return p->unit != NULL ? p->unit : p->scale != 0 ? "B" : "it";
+}
+
+/* Writes a number with three digits, its prefix and the unit: as tqdm does,
+   which has 1.50M for it. */
+CONC__PRIVATE void conc__progress_scaled(const conc_progress *p, double n,
+                                         bool whole, char out[64]) {
+  static const char prefixes[] = "kMGTPEZY";
+  const double base = p->scale == 1000 ? 1000 : 1024;
+  int i = 0;
+  int digits;
+  for (; n >= 999.5 && i < 8; i++) n /= base;
+  digits = (i == 0 && whole) || n >= 99.95 ? 0 : n >= 9.995 ? 1 : 2;
+  if (i == 0)
+    snprintf(out, 64, "%.*f%.20s", digits, n, conc__progress_unit(p));
+  else
+    snprintf(out, 64, "%.*f%c%s%.20s", digits, n,
+             base > 1000 && i == 1 ? 'K' : prefixes[i - 1],
+             base > 1000 ? "i" : "", conc__progress_unit(p));
+}
+
+/* Writes a number of steps; with its unit if that is scaled. */
+CONC__PRIVATE void conc__progress_count(const conc_progress *p, size_t n,
+                                        char out[64]) {
+  if (p->scale != 0)
+    conc__progress_scaled(p, (double)n, true, out);
+  else
+    snprintf(out, 64, "%zu", n);
+}
+
+CONC__PRIVATE void conc__progress_rate(const conc_progress *p, double rate,
+                                       char out[96]) {
+  const char *unit = conc__progress_unit(p);
+  char number[64];
+  if (rate <= 0) {
+    snprintf(out, 96, "?%.20s/s", unit);
+  } else if (rate < 1) {
+    snprintf(out, 96, "%5.2fs/%.20s", 1 / rate, unit);
+  } else if (p->scale != 0) {
+    conc__progress_scaled(p, rate, false, number);
+    snprintf(out, 96, "%s/s", number);
+  } else {
+    snprintf(out, 96, "%5.2f%.20s/s", rate, unit);
+  }
+}
+
+/* Bytes of a line, at most. What goes into it is cut: a name to 100 columns
+   and 300 bytes, a unit to 20 bytes, the bar to 100 columns. */
+#define CONC__PROGRESS_LINE 1024
+
+/* The name, and a colon. */
+CONC__PRIVATE size_t conc__progress_name(const conc_progress *p, char *line) {
+  size_t n = 0, columns, bytes;
+  if (p->name == NULL) return 0;
+  bytes = strlen(p->name);
+  if (bytes > 300) bytes = conc__utf8_cut(p->name, 300);
+  n = conc__columns_cut(p->name, bytes, 100, &columns);
+  memcpy(line, p->name, n);
+  memcpy(line + n, ": ", 2);
+  return n + 2;
+}
 
 /* Writes a line as tqdm does, for `done` steps at `now`, and returns its
-   length, at most `width` and less than CONC__PROGRESS_LINE. A width of 0 is
-   any, with a bar of ten columns. A rate of 0 or less is not known. */
+   length: it takes at most `width` columns, and less than CONC__PROGRESS_LINE
+   bytes. A width of 0 is any, with a bar of ten columns. A rate of 0 or less
+   is not known. */
 CONC__PRIVATE size_t conc__progress_line(const conc_progress *p, size_t done,
                                          double now, double rate, size_t width,
                                          char *line) {
-  const char *unit = p->unit != NULL ? p->unit : "it";
-  char elapsed[32], left[32], speed[64], head[160], tail[256];
-  size_t n, columns, tenths, i;
+  const size_t total = CONC__LOAD_RELAXED(&p->total);
+  char elapsed[32], left[32], speed[96], count[64], all[64], tail[400];
+  size_t n = conc__progress_name(p, line);
+  size_t columns, ends, tenths, i;
   conc__progress_time(elapsed, now - p->start);
-  if (rate <= 0)
-    snprintf(speed, sizeof speed, "?%.20s/s", unit);
-  else if (rate < 1)
-    snprintf(speed, sizeof speed, "%5.2fs/%.20s", 1 / rate, unit);
-  else
-    snprintf(speed, sizeof speed, "%5.2f%.20s/s", rate, unit);
-  snprintf(head, sizeof head, "%.100s%s", p->name != NULL ? p->name : "",
-           p->name != NULL ? ": " : "");
+  conc__progress_rate(p, rate, speed);
+  conc__progress_count(p, done, count);
+  conc__progress_count(p, total, all);
+  if (width == 0) width = SIZE_MAX;
   /* Without a total, or with one that was wrong, there is no bar, no per cent
      and no time that is left. */
-  if (p->total == 0 || done > p->total) {
-    n = (size_t)snprintf(line, CONC__PROGRESS_LINE, "%s%zu%.20s [%s, %s]",
-                         head, done, unit, elapsed, speed);
-    return width > 0 && n > width ? width : n;
+  if (total == 0 || done > total) {
+    n += (size_t)snprintf(line + n, CONC__PROGRESS_LINE - n,
+                          "%s%.20s [%s, %s]", count,
+                          p->scale != 0 ? "" : conc__progress_unit(p), elapsed,
+                          speed);
+    return conc__columns_cut(line, n, width, &columns);
   }
-  conc__progress_time(left, rate > 0 ? (double)(p->total - done) / rate : -1);
-  snprintf(tail, sizeof tail, "| %zu/%zu [%s<%s, %s]", done, p->total, elapsed,
-           left, speed);
-  n = (size_t)snprintf(line, CONC__PROGRESS_LINE, "%s%3.0f%%|", head,
-                       (double)done * 100 / (double)p->total);
+  conc__progress_time(left, rate > 0 ? (double)(total - done) / rate : -1);
+  snprintf(tail, sizeof tail, "| %s/%s [%s<%s, %s]", count, all, elapsed, left,
+           speed);
+  n += (size_t)snprintf(line + n, CONC__PROGRESS_LINE - n, "%3.0f%%|",
+                        (double)done * 100 / (double)total);
   /* The bar has what the two ends leave of the width; if they leave nothing,
      the line is cut at the end. */
-  columns = width == 0                    ? 10
-            : width > n + strlen(tail) ? width - n - strlen(tail)
-                                       : 0;
+  conc__columns_cut(line, n, SIZE_MAX, &ends);
+  conc__columns_cut(tail, strlen(tail), SIZE_MAX, &columns);
+  ends += columns;
+  columns = width == SIZE_MAX ? 10 : width > ends ? width - ends : 0;
   if (columns > 100) columns = 100;
   /* As tqdm's bar in ASCII: full columns, then one digit for tenths. */
-  tenths = (size_t)((double)done / (double)p->total * (double)columns * 10);
+  tenths = (size_t)((double)done / (double)total * (double)columns * 10);
   for (i = 0; i < columns; i++, tenths -= tenths < 10 ? tenths : 10)
     line[n++] = " 123456789#"[tenths < 10 ? tenths : 10];
   n += (size_t)snprintf(line + n, CONC__PROGRESS_LINE - n, "%s", tail);
   CONC__CHECK(n < CONC__PROGRESS_LINE);
-  return width > 0 && n > width ? width : n;
+  return conc__columns_cut(line, n, width, &columns);
 }
 
 /* --- where and when it is written --- */
@@ -59218,19 +66512,71 @@ CONC__PRIVATE int conc__progress_send(int fd, const char *line, size_t n) {
   return 0;
 }
 
+/* The row of a bar, and the uppermost of those that stand above it. */
+CONC__PRIVATE conc_progress *conc__progress_top(conc_progress *p,
+                                                size_t *row) {
+  for (*row = 0; p->above != NULL && *row < 100; p = p->above) ++*row;
+  return p;
+}
+
+/* Begins to draw a line of several: so that the cursor is where it should be.
+   False: another one is being drawn, and the caller may be passed over. */
+CONC__PRIVATE bool conc__progress_draws(conc_progress *top, bool last) {
+  unsigned free = 0;
+  while (!CONC__CAS(&top->drawing, &free, 1u)) {
+    if (!last) return false;
+    sched_yield();
+    free = 0;
+  }
+  return true;
+}
+
+/* On a terminal: what stands behind the line of this row. The cursor goes back
+   to the first row; or, when the last of all is closed, below them. */
+CONC__PRIVATE size_t conc__progress_leave(conc_progress *p, conc_progress *top,
+                                          size_t row, bool last, char *out) {
+  size_t n = 0;
+  if (last) {
+    p->placed = false;
+    if (--top->open == 0) {
+      for (; n < top->rows - row + 1; n++) out[n] = '\n';
+      top->rows = 0;
+      return n;
+    }
+  }
+  return row == 0 ? 0 : (size_t)snprintf(out, 16, "\033[%uA", (unsigned)row);
+}
+
+/* On a terminal: what stands before it. */
+CONC__PRIVATE size_t conc__progress_enter(conc_progress *p, conc_progress *top,
+                                          size_t row, char *out) {
+  size_t n;
+  if (!p->placed) {
+    p->placed = true;
+    top->open++;
+    if (row > top->rows) top->rows = row;
+  }
+  for (n = 0; n < row; n++) out[n] = '\n';
+  out[n++] = '\r';
+  return n;
+}
+
 /* Writes the line for now, and says when the next one is due. `last`: ends it,
    with the rate since the beginning. Called by the task that has set `busy`,
    or by conc_progress_close. 0 or negative errno. */
 CONC__PRIVATE int conc__progress_show(conc_progress *p, double now,
                                       bool last) {
-  char line[CONC__PROGRESS_LINE + CONC__PROGRESS_LINE];
+  char text[CONC__PROGRESS_LINE * 2 + 256];
   int fd = p->fd != 0 ? p->fd : 2;
   size_t columns = conc__terminal_width(fd);
   size_t done = CONC__LOAD_RELAXED(&p->done);
   size_t width = p->width > 0 ? p->width : columns > 0 ? columns - 1 : 0;
-  size_t n = 0;
+  size_t n = 0, row, line, takes;
+  conc_progress *top = conc__progress_top(p, &row);
   double interval = p->interval > 0 ? p->interval : columns > 0 ? 0.1 : 10;
   double rate = 0;
+  int rc;
+  if (!conc__progress_draws(top, last)) return 0; /* it stays due */
   if (now > p->shown_at)
     rate = (double)(done - p->shown) / (now - p->shown_at);
   /* As tqdm smoothes it: the newest rate counts three tenths. */
@@ -59239,14 +66585,21 @@ CONC__PRIVATE int conc__progress_show(conc_progress *p, double now,
   p->shown_at = now;
   rate = p->rate;
   if (last) rate = now > p->start ? (double)done / (now - p->start) : 0;
-  if (width >= CONC__PROGRESS_LINE) width = CONC__PROGRESS_LINE - 1;
-  if (columns > 0) line[n++] = '\r';
-  n += conc__progress_line(p, done, now, rate, width, line + n);
+  if (width >= 512) width = 511;
+  if (columns > 0) n = conc__progress_enter(p, top, row, text);
+  line = conc__progress_line(p, done, now, rate, width, text + n);
+  conc__columns_cut(text + n, line, SIZE_MAX, &takes);
+  n += line;
   /* A line that is shorter than the one before must cover it. */
-  while (columns > 0 && n <= width) line[n++] = ' ';
-  if (last || columns == 0) line[n++] = '\n';
+  for (; columns > 0 && takes < width; takes++) text[n++] = ' ';
+  if (columns > 0)
+    n += conc__progress_leave(p, top, row, last, text + n);
+  else
+    text[n++] = '\n';
   p->next = now + interval; /* also if this cannot be written */
-  return conc__progress_send(fd, line, n);
+  rc = conc__progress_send(fd, text, n);
+  CONC__STORE(&top->drawing, 0u);
+  return rc;
 }
 
 CONC_API int conc_progress_update(conc_progress *progress, size_t n) {
@@ -59268,7 +66621,13 @@ CONC_API int conc_progress_update(conc_progress *progress, size_t n) {
   return rc;
 }
 
-/* Zeroes what is private, but for `busy`, which is 0: the struct is as new. */
+CONC_API int conc_progress_total(conc_progress *progress, size_t total) {
+  CONC__STORE_RELAXED(&progress->total, total);
+  return conc_progress_update(progress, 0);
+}
+
+/* Zeroes what is private, but for `busy`, which is 0, and what is of bars
+   below it: the struct is as new. */
 CONC_API int conc_progress_close(conc_progress *progress) {
   double now = conc_now();
   int rc = 0;
@@ -59277,6 +66636,216 @@ CONC_API int conc_progress_close(conc_progress *progress) {
   progress->done = progress->shown = 0;
   progress->start = progress->next = progress->shown_at = progress->rate = 0;
   return rc;
+}
+
+/* --- conc_interval --- */
+
+/* Begins with the first call. -EINVAL: it has no length. */
+CONC__PRIVATE int conc__interval_begin(conc_interval *t) {
+  if (!(t->seconds > 0)) return -EINVAL;
+  if (t->next <= 0) t->next = conc_now() + t->seconds;
+  return 0;
+}
+
+/* The next tick is counted from the time at which this one was due. */
+CONC_API int conc_interval_next(conc_interval *interval) {
+  int rc = conc__interval_begin(interval);
+  double left = interval->next - conc_now();
+  double missed;
+  if (rc == 0) rc = left > 0 ? conc_sleep(left) : conc_yield_now();
+  if (rc != 0) return rc;
+  missed = (conc_now() - interval->next) / interval->seconds;
+  if (!(missed > 0)) missed = 0;
+  if (missed > 1e9) missed = 1e9;
+  rc = (int)missed;
+  interval->next += interval->seconds * (rc + 1);
+  return rc;
+}
+
+CONC_API double conc_interval_left(conc_interval *interval) {
+  double left;
+  if (conc__interval_begin(interval) != 0) return 0;
+  left = interval->next - conc_now();
+  return left > 0 ? left : 0;
+}
+
+/* --- conc_limiter --- */
+
+/* The bucket as a time: that is all its state. What is taken moves it, and a
+   bucket that is full since long is full, no more. A task that must wait has
+   taken its part at once: so those that come later wait for longer. */
+CONC_API int conc_limiter_acquire(conc_limiter *limiter, size_t n,
+                                  double timeout) {
+  conc__mutex *guard = conc__mutex_of(limiter);
+  double deadline = conc__deadline(timeout);
+  double burst = limiter->burst > 0 ? limiter->burst : 1;
+  double takes, now, from, wait;
+  int rc = 0;
+  if (!(limiter->rate > 0) || (double)n > burst) return -EINVAL;
+  takes = (double)n / limiter->rate;
+  now = conc_now();
+  conc__mutex_lock(guard);
+  from = limiter->full_at > now ? limiter->full_at : now;
+  wait = from + takes - burst / limiter->rate - now;
+  if (wait > 0 && now + wait > deadline)
+    rc = -ETIMEDOUT;
+  else
+    limiter->full_at = from + takes;
+  conc__mutex_unlock(guard);
+  if (rc != 0) return rc;
+  if (wait > 0) rc = conc_sleep(wait);
+  if (rc == 0) return 0;
+  conc__mutex_lock(guard);
+  limiter->full_at -= takes;
+  conc__mutex_unlock(guard);
+  return rc;
+}
+
+/* --- conc_broadcast ---
+
+   A put walks through the list, and lets the guard go while it waits for room:
+   meanwhile the subscriber is pinned, and stays in the list. */
+
+struct conc__subscriber {
+  struct conc__subscriber *next;
+  conc_queue *queue;
+  conc_event gone; /* ends a put's wait for room */
+  bool pinned;
+};
+
+/* Not cancellable, for the list must be left whole; held for a moment only. */
+CONC__PRIVATE void conc__broadcast_enter(conc_broadcast *b) {
+  conc_scope shield;
+  conc_shield(&shield);
+  conc_lock_acquire(&b->guard, CONC_FOREVER);
+  conc_scope_end(&shield);
+}
+
+CONC__PRIVATE struct conc__subscriber **
+conc__broadcast_find(conc_broadcast *b, const conc_queue *queue) {
+  struct conc__subscriber **p = &b->first;
+  while (*p != NULL && (*p)->queue != queue) p = &(*p)->next;
+  return p;
+}
+
+CONC_API int conc_broadcast_subscribe(conc_broadcast *broadcast,
+                                      conc_queue *queue) {
+  struct conc__subscriber *one =
+      (struct conc__subscriber *)CONC_MALLOC(sizeof *one);
+  struct conc__subscriber **p;
+  int rc = -EEXIST;
+  if (one == NULL) return -ENOMEM;
+  memset(one, 0, sizeof *one);
+  one->queue = queue;
+  conc__broadcast_enter(broadcast);
+  p = conc__broadcast_find(broadcast, queue);
+  if (*p == NULL) {
+    *p = one;
+    rc = 0;
+  }
+  conc_lock_release(&broadcast->guard);
+  if (rc != 0) CONC_FREE(one);
+  return rc;
+}
+
+/* `gone` first, which ends a put's wait; the one that waits is pinned. */
+CONC_API int conc_broadcast_unsubscribe(conc_broadcast *broadcast,
+                                        conc_queue *queue) {
+  struct conc__subscriber **p;
+  struct conc__subscriber *one;
+  conc_scope shield;
+  conc__broadcast_enter(broadcast);
+  one = *conc__broadcast_find(broadcast, queue);
+  if (one == NULL || conc_event_is_set(&one->gone)) {
+    conc_lock_release(&broadcast->guard);
+    return -ENOENT;
+  }
+  conc_event_set(&one->gone);
+  conc_shield(&shield);
+  while (one->pinned)
+    conc_cond_wait(&broadcast->changed, &broadcast->guard, CONC_FOREVER);
+  conc_scope_end(&shield);
+  for (p = &broadcast->first; *p != one;) p = &(*p)->next;
+  *p = one->next;
+  conc_lock_release(&broadcast->guard);
+  CONC_FREE(one);
+  return 0;
+}
+
+/* Takes the oldest message off a queue, whatever it is. */
+CONC__PRIVATE void conc__broadcast_drop(conc_broadcast *b, conc_queue *q) {
+  conc__buffer body = {NULL, 0, 0, 0};
+  conc__sink sink;
+  conc__sink_body(&sink, &body, CONC__WANTS_ANY, SIZE_MAX);
+  if (q->ops->get(q, &sink, 0) >= 0)
+    CONC__STORE_RELAXED(&b->lost, b->lost + 1);
+  conc__buffer_free(&body);
+}
+
+/* Waits for room in the queue of a subscriber, which is pinned: what conc_put
+   returns; -EPIPE also if it was unsubscribed meanwhile. */
+CONC__PRIVATE int conc__broadcast_wait(struct conc__subscriber *one,
+                                       const void *data, size_t size,
+                                       double deadline) {
+  conc_case c[2];
+  ssize_t done;
+  memset(c, 0, sizeof c);
+  c[0].put = one->queue;
+  c[0].data = data;
+  c[0].size = size;
+  c[1].event = &one->gone;
+  done = conc_select(c, 2, conc__remaining(deadline));
+  if (done < 0) return (int)done;
+  return done == 0 ? (int)c[0].result : -EPIPE;
+}
+
+/* Puts a message for one subscriber. The guard is held, and is let go for a
+   wait. Of a queue that is full again and again, since others put there, too,
+   the message is given up. */
+CONC__PRIVATE int conc__broadcast_put_one(conc_broadcast *b,
+                                          struct conc__subscriber *one,
+                                          const void *data, size_t size,
+                                          double deadline) {
+  int tries = 0;
+  int rc;
+  for (;;) {
+    rc = conc__queue_put(one->queue, data, size, CONC__RAW, NULL, 0);
+    if (rc != -ETIMEDOUT || b->blocks || ++tries > 100) break;
+    conc__broadcast_drop(b, one->queue);
+  }
+  if (rc != -ETIMEDOUT || !b->blocks) return rc;
+  one->pinned = true;
+  conc_lock_release(&b->guard);
+  rc = conc__broadcast_wait(one, data, size, deadline);
+  conc__broadcast_enter(b);
+  one->pinned = false;
+  conc_cond_notify_all(&b->changed);
+  return rc;
+}
+
+/* One after the other, in the order of the list. What one of them refuses is
+   lost for that one alone. */
+CONC_API ssize_t conc_broadcast_put(conc_broadcast *broadcast,
+                                    const void *data, size_t size,
+                                    double timeout) {
+  double deadline = conc__deadline(timeout);
+  struct conc__subscriber *one;
+  ssize_t got = 0;
+  int rc = conc_lock_acquire(&broadcast->putting, timeout);
+  if (rc != 0) return rc;
+  conc__broadcast_enter(broadcast);
+  for (one = broadcast->first; one != NULL; one = one->next) {
+    if (conc_event_is_set(&one->gone)) continue;
+    rc = conc__broadcast_put_one(broadcast, one, data, size, deadline);
+    if (rc == 0) got++;
+    if (rc == -ECANCELED || (rc == -ETIMEDOUT && broadcast->blocks)) break;
+    if (rc != 0 && rc != -EPIPE)
+      CONC__STORE_RELAXED(&broadcast->lost, broadcast->lost + 1);
+    rc = 0;
+  }
+  conc_lock_release(&broadcast->guard);
+  conc_lock_release(&broadcast->putting);
+  return rc != 0 ? rc : got;
 }
 
 #if defined(__clang__) /* see CONC_API_HOT */

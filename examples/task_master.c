@@ -64,6 +64,10 @@ int main(int argc, char **argv) {
     }
   }
 
+  /* A worker says that its task is done after it has sent the result. Were that
+     too late, the task would be another one's. */
+  if (rc == 0 && opts.lease > 0) conc_queue_join(task, 10);
+
   conc_manager_shutdown(&manager);
   conc_queue_free(task_queue);
   conc_queue_free(result_queue);

@@ -48,11 +48,14 @@ portable-tsan | gcc | CC=gcc $lines OPT=-O1 $few $portable $tsan TESTS="core syn
 tcc | tcc | CC=tcc TESTS=examples
 valgrind | gcc valgrind | CC=gcc $lines $less OPT=-O1 WRAPPER="valgrind -q --error-exitcode=99" TESTS="core generator stack loop stream datagram connect signals queue value json"
 checked | gcc | CC=gcc OPT=-O1 DEFS=-DCONC_CHECKED $few TESTS="asyncio core deadlock json public examples"
+netns | gcc ip |
+denied | gcc |
+redis | gcc redis-server | CC=gcc $lines OPT=-O1 $san REDIS_CHAOS=10 TESTS="redis redis_answers redis_chaos"
 fuzz | clang |
 compile-all | cc |
 vendor-all | cc |
 gcc-O2 | gcc | CC=gcc OPT=-O2 $few TESTS="core thread sync model park loop queue queue_processes pool shared manager many work"
-long | cc | OPT=-O2 TEST_SLOW=4 DEADLOCK_ROUNDS=1000 DEADLOCK_OPERATIONS=10000000 FORK_ROUNDS=1000 SYNC_STEPS=1000000 PROCESS_MIB=256 PROCESS_STARTS=5000 QUEUE_KILLS=5000 TESTS="deadlock fork process queue_processes sync model"
+long | cc | OPT=-O2 TEST_SLOW=4 DEADLOCK_ROUNDS=1000 DEADLOCK_OPERATIONS=10000000 FORK_ROUNDS=1000 SYNC_STEPS=1000000 PROCESS_MIB=256 PROCESS_STARTS=5000 QUEUE_KILLS=5000 SURVIVE_MESSAGES=200000 SURVIVE_TELL=1 POWER_CUTS=1000 TESTS="deadlock fork process queue_processes sync model survive power"
 chaos | gcc | CC=gcc OPT=-O2 CHAOS_MESSAGES=200000 CHAOS_TELL=1 TEST_SLOW=4 TESTS=chaos
 crash | gcc | CC=gcc $lines OPT=-O3 CRASH_KILLS=1250 CRASH_SECONDS=4 TEST_SLOW=4 TESTS=crash
 EOS
@@ -67,6 +70,12 @@ configuration() { # NAME TOOLS ARGUMENTS
   fuzz) # each target for so long; skipped without libFuzzer
     CC=clang BUILD=build/check timeout -k 10 "$LIMIT" sh tests/fuzz/run.sh \
       "${FUZZ_SECONDS:-10}" ;;
+  denied) # whole programs to which the system refuses a call
+    make build/default/deny && TEST_SLOW=4 timeout -k 10 "$LIMIT" \
+      env $few sh tests/deny.sh ;;
+  netns) # a network that fails; skipped without root
+    make build/default/interop/netns &&
+      NETNS_SLACK=2 timeout -k 10 "$LIMIT" sh tests/interop/netns.sh ;;
   *-all) # a script that has more to do here than in make test
     BUILD=build/check timeout -k 10 "$LIMIT" sh "tests/${1%-all}.sh" all ;;
   *) eval "timeout -k 10 $LIMIT make test JOBS=1 $3" ;;

@@ -19,4 +19,14 @@
 #ifndef EREMOTEIO
 #define EREMOTEIO CONC__EREMOTEIO
 #endif
+
+/* Whether the ends of processes are seen by pidfds: the system, or what the
+   program runs in, may refuse them. */
+TEST_FN bool test_has_pidfds(void) {
+#if CONC_HAVE_PIDFD
+  return syscall(SYS_pidfd_open, -1, 0) < 0 && errno == EINVAL;
+#else
+  return false;
+#endif
+}
 #endif

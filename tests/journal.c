@@ -46,6 +46,7 @@ static uint64_t renew_least = 1 << 20;
 #undef fsync
 #undef renameat
 #undef unlinkat
+#include "powercut.h"
 #include "tasks.h"
 
 #include <sys/resource.h>
@@ -66,8 +67,7 @@ static int gate_waits;   /* how many do */
 static off_t disk_size;  /* no file is larger than that; 0: no bound */
 static int no_disk;      /* it is not waited for */
 
-/* What happened, for a power cut: see below. */
-enum { WRITE, CUT, SYNC, SYNC_DIRECTORY, RENAME, UNLINK, TOLD };
+/* What happened, for a power cut. */
 static void note(int what, int fd, const void *data, size_t size, off_t at);
 static void note_inode(int what, ino_t inode, const void *data, size_t size,
                        off_t at);
@@ -1216,7 +1216,6 @@ TEST(a_file_that_has_become_damaged_is_not_made_anew) {
 /* --- killed --- */
 
 /* What the child has asked for, and what it was answered, in shared memory. */
-enum { ASKED = 1, THERE = 2, DONE_ASKED = 4, DONE_THERE = 8 };
 static unsigned char *states;
 static unsigned *shared_next;
 static bool runs_on;
@@ -1340,27 +1339,6 @@ TEST(a_writer_that_is_killed_at_each_step_loses_nothing) {
 
 /* --- a power cut --- */
 
-/* The calls that were made, in their order, and what the tasks were told. */
-typedef struct event {
-  int what;
-  ino_t inode;
-  unsigned char *data;
-  size_t size;
-  off_t at;
-  unsigned serial; /* of what was told */
-  unsigned char state;
-} event;
-static event *events;
-static size_t event_count, event_room;
-
-static void note_event(event e) {
-  if (event_count == event_room) {
-    event_room = event_room * 2 + 1024;
-    events = (event *)realloc(events, event_room * sizeof *events);
-    CHECK(events != NULL);
-  }
-  events[event_count++] = e;
-}
 static void note_inode(int what, ino_t inode, const void *data, size_t size,
                        off_t at) {
   event e;
@@ -1390,87 +1368,6 @@ static void note_told(unsigned serial, unsigned char state) {
   pthread_mutex_lock(&calls_guard);
   note_event(e);
   pthread_mutex_unlock(&calls_guard);
-}
-
-/* A file as it may be after the cut. */
-typedef struct image {
-  ino_t inode;
-  size_t size;
-  unsigned char data[1 << 19];
-} image;
-static image images[4];
-
-static image *image_of(ino_t inode) {
-  for (int i = 0; i < 4; i++) {
-    if (images[i].inode == 0) images[i].inode = inode;
-    if (images[i].inode == inode) return &images[i];
-  }
-  TEST_FAIL("%s", "too many files");
-}
-static void apply(image *m, const event *e, size_t from, size_t to) {
-  if (e->what == CUT) {
-    if (m->size > (size_t)e->at)
-      memset(m->data + e->at, 0, m->size - (size_t)e->at);
-    m->size = (size_t)e->at;
-    return;
-  }
-  CHECK((size_t)e->at + to <= sizeof m->data);
-  memcpy(m->data + e->at + from, e->data + from, to - from);
-  if (m->size < (size_t)e->at + to) m->size = (size_t)e->at + to;
-}
-
-/* What is on the disk if the power goes when `n` events have been: of each
-   file all up to its last sync, and of the rest any part in any order, a write
-   perhaps in part. Only files that are named: the directory has some of the
-   renames since its last sync. The inode that has the name. */
-static ino_t cut_at(size_t n) {
-  size_t i, k, pending = 0;
-  size_t *order = (size_t *)malloc((n + 1) * sizeof *order);
-  size_t synced_renames = 0, all_renames = 0, kept;
-  ino_t named = 0;
-  CHECK(order != NULL);
-  for (i = 0; i < 4; i++) memset(&images[i], 0, offsetof(image, data));
-  for (i = 0; i < n; i++) {
-    if (events[i].what == RENAME) all_renames++;
-    if (events[i].what == SYNC_DIRECTORY) synced_renames = all_renames;
-  }
-  kept = synced_renames;
-  if (all_renames > kept) kept += test_random() % (all_renames - kept + 1);
-  for (i = 0; i < n; i++)
-    if (events[i].what == RENAME && kept > 0 && kept-- > 0)
-      named = events[i].inode;
-  if (named == 0) {
-    free(order);
-    return 0; /* nothing was ever there */
-  }
-  memset(images[0].data, 0, sizeof images[0].data);
-  image_of(named);
-  for (i = 0; i < n; i++) {
-    const event *e = &events[i];
-    bool synced = false;
-    if ((e->what != WRITE && e->what != CUT) || e->inode != named) continue;
-    for (k = i + 1; k < n && !synced; k++)
-      synced = events[k].what == SYNC && events[k].inode == named;
-    if (synced) apply(image_of(named), e, 0, e->size);
-    else order[pending++] = i;
-  }
-  for (i = pending; i > 1; i--) { /* in any order */
-    size_t other = test_random() % i, swap = order[other];
-    order[other] = order[i - 1];
-    order[i - 1] = swap;
-  }
-  for (i = 0; i < pending; i++) {
-    const event *e = &events[order[i]];
-    size_t from = 0, to = e->size;
-    switch (test_random() % 4) {
-    case 0: continue;                    /* not at all */
-    case 1: to = test_random() % (to + 1); break;
-    case 2: from = test_random() % (to + 1); break;
-    }
-    apply(image_of(named), e, from, to);
-  }
-  free(order);
-  return named;
 }
 
 static void *work_told(void *arg) {
@@ -1533,17 +1430,11 @@ TEST(a_power_cut_loses_nothing_that_was_answered) {
   CHECK(renames > 3);
   for (int cut = 0; cut < cuts; cut++) {
     size_t n = (size_t)test_random() % (event_count + 1);
-    ino_t named = cut_at(n);
+    bool named = cut_at(n);
     conc__journal *j;
-    memset(state, 0, SERIALS);
-    for (size_t i = 0; i < n; i++)
-      if (events[i].what == TOLD)
-        state[events[i].serial] =
-            events[i].state == 0
-                ? 0
-                : (unsigned char)(state[events[i].serial] | events[i].state);
+    told_before(n, state, SERIALS);
     clean();
-    if (named != 0) store(image_of(named)->data, image_of(named)->size);
+    if (named) store(image.data, image.size);
     j = open_it(ALWAYS, 0);
     CHECK_EQ(found.lost, 0);
     for (unsigned i = 1; i <= next_serial; i++) {
@@ -1567,6 +1458,7 @@ TEST(a_power_cut_loses_nothing_that_was_answered) {
   }
   for (size_t i = 0; i < event_count; i++) free(events[i].data);
   free(events);
+  free(image.data);
   free(state);
   clean();
 }

@@ -334,6 +334,8 @@ TEST(a_dead_letter_is_in_a_journal_all_the_time) {
 
 /* --- errors --- */
 
+static served serving;
+
 TEST(a_journal_has_one_queue) {
   conc_queue_opts o;
   conc_queue *q;
@@ -465,6 +467,49 @@ TEST(a_disk_that_has_failed_stops_the_queue) {
   CHECK_STR(get(q), "one");
   CHECK_STR(get(q), "two");
   conc_queue_free(q);
+  clean();
+}
+
+/* Nobody waits for the disk when it fails, but others wait: they hear of it at
+   once. */
+static void *wait_for_room(void *q) {
+  CHECK_EQ(conc_put((conc_queue *)q, "one", 3, 20), -EIO);
+  return NULL;
+}
+static void *wait_for_the_end(void *q) {
+  CHECK_EQ(conc_queue_join((conc_queue *)q, 20), -EIO);
+  return NULL;
+}
+TEST(what_waits_hears_of_a_disk_that_fails_later) {
+  conc_queue_opts o;
+  conc_queue *q;
+  conc_lease lease = {0};
+  conc_task t[4];
+  conc_manager m;
+  clean();
+  o = options();
+  o.capacity = 2;
+  o.journal_sync = 0.01; /* what is done is answered before the disk fails */
+  q = open_by(o);
+  serving = nobody();
+  serve_queue(&serving, q);
+  CHECK_EQ(put(q, "one"), 0);
+  CHECK_EQ(conc_put_after(q, "two", 3, 1000, 0), 0);
+  CHECK_STR(get_leased(q, &lease), "one");
+  start(conc_thread_start, &t[0], wait_for_one,
+        join_as_client(&serving, &m)); /* from afar, too */
+  until_waiting(q, &AS_WORK(q)->getters);
+  start(conc_thread_start, &t[1], wait_for_one, q);
+  start(conc_thread_start, &t[2], wait_for_room, q);
+  until_waiting(q, &AS_WORK(q)->putters);
+  start(conc_thread_start, &t[3], wait_for_the_end, q);
+  until_waiting(q, &AS_WORK(q)->joiners);
+  STORE(sync_fails, EIO);
+  CHECK_EQ(conc_lease_release(&lease, 1000), 0);
+  for (int i = 0; i < 4; i++) CHECK_EQ(conc_join(&t[i], 20), 0);
+  STORE(sync_fails, 0);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  end(&serving);
   clean();
 }
 
@@ -728,11 +773,106 @@ TEST(many_puts_share_one_sync) {
   clean();
 }
 
+/* What ends together waits for the disk together, whether that goes well or
+   not. */
+TEST(many_dones_share_one_sync) {
+  static char items[100][4];
+  static char got[100][4];
+  conc_queue *q;
+  unsigned before;
+  clean();
+  q = open_queue();
+  for (int i = 0; i < 100; i++) snprintf(items[i], 4, "%03d", i);
+  CHECK_EQ(conc_put_many(q, items, 4, 100, 0), 100);
+  CHECK_EQ(conc_get_many(q, got, 4, 100, 0), 100);
+  usleep(10000);
+  sync_takes = 5000;
+  before = LOAD(syncs);
+  CHECK_EQ(conc_task_done_many(q, 50), 50); /* the last ones */
+  CHECK(LOAD(syncs) - before < 8);
+  CHECK_EQ(counts(q).done, 50);
+  CHECK_EQ(counts(q).leased, 50);
+  STORE(disk_full, 1);
+  CHECK_EQ(conc_task_done_many(q, 20), -ENOSPC);
+  CHECK_EQ(counts(q).leased, 30);
+  STORE(disk_full, 0);
+  conc_queue_free(q);
+  q = open_queue();
+  for (int i = 0; i < 30; i++) CHECK_STR(get(q), items[i]);
+  CHECK_STR(get(q), "empty");
+  CHECK_EQ(conc_task_done_many(q, 31), 30);
+  conc_queue_free(q);
+  clean();
+}
+
+/* What gathers, and what has ended, of a queue's journal. */
+static uint64_t batches(conc_queue *q, bool *rests) {
+  conc__journal *j = ((conc__work *)q)->journal;
+  uint64_t n;
+  conc__mutex_lock(conc__journal_guard(j));
+  n = j->gathering;
+  *rests = j->first == NULL && j->settled == n - 1;
+  conc__mutex_unlock(conc__journal_guard(j));
+  return n;
+}
+static void *put_in_one_turn(void *arg) {
+  conc_queue *q = (conc_queue *)arg;
+  conc_task tasks[16];
+  bool rests;
+  uint64_t before = batches(q, &rests);
+  for (int i = 0; i < 16; i++) start(conc_coro_start, &tasks[i], put_one, q);
+  for (int i = 0; i < 16; i++) CHECK_EQ(conc_join(&tasks[i], 60), 0);
+  CHECK_EQ(batches(q, &rests) - before, 1);
+  return NULL;
+}
+
+/* The thread is woken when all of them have appended. */
+TEST(what_a_loops_tasks_put_in_one_turn_is_one_batch) {
+  conc_queue_opts o;
+  conc_queue *q;
+  conc_task t;
+  clean();
+  o = options();
+  o.journal_sync = 1;
+  q = open_by(o);
+  start(conc_run, &t, put_in_one_turn, q);
+  CHECK_EQ(counts(q).put, 16);
+  conc_queue_free(q);
+  clean();
+}
+
+/* A get wakes no thread, but what it has appended is written all the same. */
+TEST(what_a_get_appends_is_written_soon) {
+  double end = conc_now() + 20;
+  conc__journal *j;
+  conc_queue *q;
+  uint64_t before;
+  bool rests = false, hasty;
+  clean();
+  q = open_queue();
+  j = ((conc__work *)q)->journal;
+  CHECK_EQ(put(q, "one"), 0);
+  before = batches(q, &rests);
+  CHECK_STR(get(q), "one");
+  conc__mutex_lock(conc__journal_guard(j));
+  hasty = j->hasty;
+  conc__mutex_unlock(conc__journal_guard(j));
+  CHECK(!hasty);
+  rests = false;
+  while (!rests || batches(q, &rests) == before) {
+    CHECK(conc_now() < end);
+    conc_sleep(0.001);
+    batches(q, &rests);
+  }
+  CHECK_EQ(conc_task_done(q), 0);
+  conc_queue_free(q);
+  clean();
+}
+
 /* --- behind a manager --- */
 
 #define CLIENTS 16
 #define PUTS 50
-static served serving;
 static void *put_as_client(void *arg) {
   conc_manager m;
   conc_queue *q = join_as_client(&serving, &m);

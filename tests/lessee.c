@@ -56,6 +56,31 @@ static int pinned(conc_queue *q) {
   return n;
 }
 
+/* Ends these connections, as a network does. */
+static void cut_pins(conc_queue *q) {
+  conc__proxy *p = (conc__proxy *)q;
+  conc__mutex_lock(conc__mutex_of(p->manager));
+  for (const conc__lessee *l = p->lessees; l != NULL; l = l->after)
+    if (l->pin != NULL) shutdown(l->pin->channel.fd, SHUT_RDWR);
+  conc__mutex_unlock(conc__mutex_of(p->manager));
+}
+
+/* Puts as soon as a get waits. */
+static void *put_later(void *queue) {
+  conc_queue *q = (conc_queue *)queue;
+  conc__work *work = (conc__work *)queue;
+  bool waits = false;
+  while (!waits) {
+    conc_sleep(0.001);
+    conc__work_lock(work);
+    waits = work->getters.first != NULL;
+    conc__mutex_unlock(conc__work_guard(work));
+  }
+  CHECK_EQ(conc_put_many(q, "abcd", 2, 2, 0), 2);
+  put(q, "efg");
+  return NULL;
+}
+
 TEST(a_worker_in_c_says_what_is_done) {
   served s;
   serve_leases(&s, 60);
@@ -528,18 +553,185 @@ TEST(what_is_handed_out_keeps_its_priority) {
   end(&s);
 }
 
+static conc_manager_counts served_counts(served *s) {
+  conc_manager_counts c;
+  CHECK_EQ(conc_manager_stats(&s->server, &c), 0);
+  return c;
+}
+
+/* Each is one trip. */
 TEST(many_at_once) {
+  enum { MANY = 300 };
   served s;
   serve_leases(&s, 60);
   conc_queue *q = join_as_client(&s, &s.client);
-  int in[50], out[50];
-  for (int i = 0; i < 50; i++) in[i] = i;
-  CHECK_EQ(conc_put_many(q, in, sizeof *in, 50, 5), 50);
-  CHECK_EQ(conc_get_many(q, out, sizeof *out, 50, 5 * test_slow()), 50);
+  static int in[MANY], out[MANY];
+  conc_manager_counts before, now;
+  for (int i = 0; i < MANY; i++) in[i] = i;
+  CHECK_EQ(conc_put_many(q, in, sizeof *in, MANY, 5), MANY);
+  before = served_counts(&s);
+  CHECK_EQ(conc_get_many(q, out, sizeof *out, MANY + 1, 5 * test_slow()),
+           MANY);
   CHECK(memcmp(in, out, sizeof in) == 0);
-  CHECK_EQ(counts(q).leased, 50);
-  for (int i = 0; i < 50; i++) CHECK_EQ(conc_task_done(q), 0);
+  CHECK_EQ(counts(s.queue).leased, MANY);
+  CHECK_EQ(pinned(q), 1);
+  CHECK_EQ(conc_task_done_many(q, 100), 100);
+  CHECK_EQ(conc_task_done_many(q, MANY), MANY - 100);
+  CHECK_EQ(conc_task_done_many(q, 1), -EINVAL);
+  now = served_counts(&s);
+  /* While the first is pinned, the others go by another one, whose beginning
+     is a request, too. */
+  CHECK_EQ(now.requests - before.requests, 3 + 1);
+  CHECK_EQ(now.connections_ever - before.connections_ever, 1);
+  CHECK_EQ(pinned(q), 0);
+  CHECK_EQ(counts(s.queue).done, MANY);
   CHECK_EQ(conc_queue_join(q, 5), 0);
+  end(&s);
+}
+
+/* The first is waited for; one of another size ends it, and stays. */
+TEST(many_are_waited_for) {
+  served s;
+  serve_leases(&s, 60);
+  conc_queue *q = join_as_client(&s, &s.client);
+  conc_task t;
+  ssize_t got;
+  char buf[8];
+  CHECK_EQ(conc_get_many(q, buf, 2, 3, 0), -ETIMEDOUT);
+  start(conc_thread_start, &t, put_later, s.queue);
+  got = conc_get_many(q, buf, 2, 3, 20 * test_slow());
+  CHECK_EQ(conc_join(&t, 20), 0);
+  CHECK(got > 0); /* it may be awake before there are two */
+  if (got == 1) CHECK_EQ(conc_get_many(q, buf + 2, 2, 3, 0), 1);
+  CHECK(memcmp(buf, "abcd", 4) == 0);
+  CHECK_EQ(conc_get_many(q, buf, 2, 3, 0), -EMSGSIZE);
+  CHECK_EQ(counts(s.queue).leased, 2);
+  CHECK_EQ(conc_task_done_many(q, 3), 2);
+  expect(q, "efg", NULL);
+  CHECK_EQ(conc_task_done(q), 0);
+  end(&s);
+}
+
+/* What comes to a task that has leases is the pinned connection's, too, in one
+   trip more; so it does not come back when another one ends. */
+TEST(many_besides_others) {
+  enum { MANY = 100 };
+  served s;
+  serve_leases(&s, 60);
+  conc_queue *q = join_as_client(&s, &s.client);
+  static int in[MANY], out[MANY];
+  conc_manager_counts before;
+  conc_queue_holder h;
+  conc_lease lease;
+  for (int i = 0; i < MANY; i++) in[i] = i;
+  put(q, "a");
+  expect(q, "a", &lease);
+  CHECK_EQ(conc_put_many(q, in, sizeof *in, MANY, 5), MANY);
+  before = served_counts(&s);
+  CHECK_EQ(conc_get_many(q, out, sizeof *out, MANY, 5 * test_slow()), MANY);
+  CHECK(memcmp(in, out, sizeof in) == 0);
+  CHECK_EQ(served_counts(&s).requests - before.requests, 2);
+  CHECK_EQ(pinned(q), 1);
+  CHECK_EQ(conc_queue_holders(q, &h, 1), 1);
+  CHECK_EQ(h.leases, MANY + 1);
+  CHECK_EQ(conc_lease_done(&lease), 0);
+  CHECK_EQ(conc_get(q, out, sizeof *out, 0.01), -ETIMEDOUT);
+  CHECK_EQ(counts(s.queue).leased, MANY);
+  CHECK_EQ(conc_task_done_many(q, MANY + 1), MANY);
+  CHECK_EQ(pinned(q), 0);
+  end(&s);
+}
+
+/* Those that were lost are told apart, and are not ended for another one. */
+TEST(some_of_many_are_lost) {
+  served s;
+  conc_queue_opts o;
+  memset(&o, 0, sizeof o);
+  o.lease = 60;
+  o.max_lease = 0.2 * test_slow();
+  serve(&s, &o);
+  conc_queue *q = join_as_client(&s, &s.client);
+  char buf[8];
+  conc_lease kept;
+  CHECK_EQ(conc_put_many(q, "abcd", 1, 4, 5), 4);
+  CHECK_EQ(conc_get_many(q, buf, 1, 2, 5 * test_slow()), 2);
+  expect(q, "c", &kept);
+  CHECK_EQ(conc_lease_extend(&kept, 60), 0);
+  expect(s.queue, "d", NULL);
+  CHECK_EQ(conc_task_done(s.queue), 0);
+  for (int i = 0; i < 2; i++) { /* they come back */
+    CHECK_EQ(conc_get(s.queue, buf, 1, 20 * test_slow()), 1);
+    CHECK_EQ(*buf, "ab"[i]);
+  }
+  CHECK_EQ(conc_task_done_many(q, 3), 1);
+  CHECK_EQ(conc_task_done_many(q, 3), -EINVAL);
+  CHECK_EQ(counts(s.queue).done, 2);
+  CHECK(counts(s.queue).leased + counts(s.queue).ready == 2);
+  CHECK_EQ(conc_put(q, "e", 1, 5), 0);
+  CHECK_EQ(conc_put(q, "f", 1, 5), 0);
+  end(&s);
+}
+
+/* A trip that is cut off, or that the client cannot take, leases nothing. */
+TEST(without_memory_none_of_many_is_lost) {
+  served s;
+  serve_leases(&s, 60);
+  conc_queue *q = join_as_client(&s, &s.client);
+  int in[20], out[20];
+  ssize_t rc = -ENOMEM;
+  for (int i = 0; i < 20; i++) in[i] = i;
+  CHECK_EQ(conc_put_many(q, in, sizeof *in, 20, 5), 20);
+  for (long i = 1; rc < 0; i++) {
+    double until = conc_now() + 20 * test_slow();
+    STORE(test_fail_at, i);
+    rc = conc_get_many(q, out, sizeof *out, 20, 5 * test_slow());
+    STORE(test_fail_at, 0);
+    CHECK(rc > 0 || rc == -ENOMEM || rc == -EPIPE || rc == -ECONNRESET ||
+          rc == -EPROTO);
+    while (rc < 0 && counts(s.queue).ready != 20) {
+      CHECK(conc_now() < until);
+      conc_sleep(0.001);
+    }
+  }
+  if (rc < 20) /* the server had no memory for more */
+    rc += conc_get_many(q, out + rc, sizeof *out, 20, 5 * test_slow());
+  CHECK_EQ(rc, 20);
+  CHECK(memcmp(in, out, sizeof in) == 0);
+  CHECK_EQ(conc_task_done_many(q, 20), 20);
+  CHECK_EQ(counts(s.queue).done, 20);
+  end(&s);
+}
+
+/* The only lease of a task ends by the connection that it came by: a client
+   has one, whatever it does. If that is lost, so is the lease. */
+TEST(a_lease_ends_by_its_own_connection) {
+  served s;
+  serve_leases(&s, 60);
+  conc_queue *q = join_as_client(&s, &s.client);
+  conc_manager_counts before = served_counts(&s);
+  conc_lease lease;
+  for (int i = 0; i < 5; i++) {
+    put(q, "a");
+    expect(q, "a", &lease);
+    CHECK_EQ(conc_lease_done(&lease), 0);
+    put(q, "b");
+    expect(q, "b", &lease);
+    CHECK_EQ(conc_lease_release(&lease, 0), 0);
+    expect(q, "b", NULL);
+    CHECK_EQ(conc_task_done(q), 0);
+  }
+  CHECK_EQ(served_counts(&s).connections_ever, before.connections_ever);
+  CHECK_EQ(pinned(q), 0);
+  put(q, "c");
+  expect(q, "c", &lease);
+  cut_pins(q);
+  /* Which of both it is depends on what the client hears of the end first. */
+  int rc = conc_lease_done(&lease);
+  CHECK(rc == -ECONNRESET || rc == -EPIPE || rc == -ESTALE);
+  CHECK_EQ(pinned(q), 0);
+  expect(q, "c", &lease);
+  CHECK_EQ(conc_lease_deliveries(&lease), 2);
+  CHECK_EQ(conc_lease_done(&lease), 0);
   end(&s);
 }
 

@@ -405,6 +405,27 @@ TEST(a_server_counts) {
   CHECK_EQ(conc_manager_stats(&s.server, &c), -EINVAL);
 }
 
+/* It is made by conc_manager_connect. What a client asks the server itself for
+   goes over it, too, and does not end it. */
+TEST(a_client_of_one_task_has_one_connection) {
+  served s = nobody();
+  conc_queue *q, *other = conc_queue_new(NULL);
+  char buf[8];
+  CHECK_EQ(conc_manager_register_queue(&s.server, "other", other), 0);
+  CHECK_EQ(conc_manager_register_types(&s.server), 0);
+  serve_queue(&s, conc_queue_new(NULL));
+  q = join_as_client(&s, &s.client);
+  CHECK_EQ(conc_put(q, "abc", 3, 5), 0);
+  CHECK(conc_manager_get(&s.client, "other") != NULL);
+  CHECK(conc_manager_get(&s.client, "none") == NULL && errno == ENOENT);
+  CHECK(conc_manager_lock(&s.client, "Lock") != NULL);
+  CHECK_EQ(conc_get(q, buf, 8, 5), 3);
+  CHECK_EQ(counts_of(&s).connections_ever, 1);
+  CHECK_EQ(conc_manager_shutdown(&s.client), 0);
+  end(&s);
+  conc_queue_free(other);
+}
+
 /* What is put or got in one trip, or by a key, counts as if it were alone. */
 TEST(many_count_one_by_one) {
   served s = nobody();
@@ -808,7 +829,7 @@ static void create_in_vain(served *s, const char *name, char *text,
   conc_value *v;
   size_t n;
   CHECK_EQ(conc__peer_open(s->client.state, &p, conc_now() + 20), 0);
-  CHECK_EQ(conc__request_str(&p->channel.out, "create", name), 0);
+  CHECK_EQ(conc__request_str(&p->channel.out, NULL, "create", name), 0);
   CHECK_EQ(conc__channel_flush(&p->channel, &n, conc_now() + 20), 0);
   CHECK_EQ(conc__channel_receive(&p->channel, (size_t)1 << 24, &payload, &n,
                                  conc_now() + 20 * test_slow()), 0);

@@ -507,6 +507,40 @@ TEST(a_frame_may_claim_any_length) {
   end(&s);
 }
 
+static void *authenticate(void *fd) {
+  conc__key key = {"abc", 3, false};
+  conc__channel ch;
+  channel_init(&ch, *(int *)fd);
+  CHECK_EQ(conc__auth_connect(&ch, &key, conc_now() + 20), 0);
+  conc__channel_free(&ch);
+  return NULL;
+}
+
+/* It costs no trip of its own. */
+TEST(a_client_sends_its_challenge_along_with_its_answer) {
+  enum { ANSWER = 4 + 8 + 32, ALL = ANSWER + 4 + 11 + CONC__CHALLENGE_SIZE };
+  unsigned char p[ALL], answer[4 + CONC__DIGEST_MAX] = {0};
+  conc__key key = {"abc", 3, false};
+  conc_task t = {.target = authenticate};
+  int fds[2], n;
+  CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds), 0);
+  t.arg = &fds[1];
+  CHECK_EQ(conc_thread_start(&t), 0);
+  memset(p, 'r', sizeof p);
+  memcpy(p, "\0\0\0\x3b#CHALLENGE#{sha256}", 23);
+  CHECK_EQ(conc_write(fds[0], p, 63, 5), 63);
+  CHECK_EQ(conc_read_exactly(fds[0], p, ALL, 5), ALL);
+  CHECK(memcmp(p + ANSWER, "\0\0\0\x3b#CHALLENGE#", 15) == 0);
+  n = conc__auth_answer(&key, p + ANSWER + 15, CONC__CHALLENGE_SIZE,
+                        answer + 4);
+  answer[3] = (unsigned char)n;
+  CHECK_EQ(conc_write(fds[0], "\0\0\0\11#WELCOME#", 13, 5), 13);
+  CHECK_EQ(conc_write(fds[0], answer, 4 + (size_t)n, 5), 4 + n);
+  CHECK_EQ(conc_join(&t, 20), 0);
+  close(fds[0]);
+  close(fds[1]);
+}
+
 TEST(little_is_read_from_who_has_not_authenticated) {
   conc__channel ch;
   conc__key key = {"abc", 3, false};

@@ -52,6 +52,65 @@ TEST(a_narrow_line_is_cut) {
   }
 }
 
+/* As tqdm with unit_scale, but with the i of 1,024. */
+TEST(numbers_are_scaled) {
+  conc_progress p = {0};
+  p.start = 1000;
+  p.scale = 1024;
+  line_is(&p, 7, 3, 2.5, 0, "7B [00:03, 2.50B/s]");
+  line_is(&p, 999, 3, 0, 0, "999B [00:03, ?B/s]");
+  line_is(&p, 1000, 3, 999.6, 0, "0.98KiB [00:03, 0.98KiB/s]");
+  line_is(&p, 1536, 3, 1e6, 0, "1.50KiB [00:03, 977KiB/s]");
+  p.total = (size_t)100 << 20;
+  line_is(&p, (size_t)42 << 20, 2, 21 << 20, 0,
+          " 42%|####2     | 42.0MiB/100MiB [00:02<00:02, 21.0MiB/s]");
+  p.scale = 1000;
+  p.unit = "rows";
+  p.total = 2000000;
+  line_is(&p, 1570000, 2, 0.5, 0,
+          " 78%|#######8  | 1.57Mrows/2.00Mrows [00:02<238:53:20, "
+          " 2.00s/rows]");
+  if (sizeof(size_t) == 8) {
+    p.total = 0;
+    line_is(&p, SIZE_MAX, 3, 0, 0, "18.4Erows [00:03, ?rows/s]");
+  }
+}
+
+/* Columns as a terminal counts them. */
+TEST(columns_are_those_of_a_terminal) {
+  conc_progress p = {0};
+  char line[CONC__PROGRESS_LINE];
+  size_t columns, n;
+  p.start = 1000;
+  p.total = 10;
+  p.name = "\xe4\xb8\x8b\xe8\xbd\xbd"; /* two letters of Chinese */
+  line_is(&p, 5, 2, 2.5, 0,
+          "\xe4\xb8\x8b\xe8\xbd\xbd:  50%|#####     | 5/10 [00:02<00:02, "
+          " 2.50it/s]");
+  for (size_t width = 1; width < 120; width++) {
+    n = conc__progress_line(&p, 5, 1002, 2.5, width, line);
+    line[n] = 0;
+    conc__columns_cut(line, n, SIZE_MAX, &columns);
+    /* A letter of two columns is not cut in half. */
+    CHECK(columns == width || (width <= 3 && columns == (width & ~1u)));
+    CHECK(conc__utf8_valid((unsigned char *)line, n));
+  }
+  CHECK_EQ(conc__columns_cut("e\xcc\x81t\xc3\xa9", 6, 9, &columns), 6);
+  CHECK_EQ(columns, 3); /* the accent stands on its letter */
+  CHECK_EQ(conc__columns_cut("\xff\xfe", 2, 9, &columns), 2);
+  CHECK_EQ(columns, 2);
+}
+
+TEST(the_total_may_change_under_way) {
+  conc_progress p = {0};
+  p.off = true;
+  p.total = 10;
+  CHECK_EQ(conc_progress_update(&p, 5), 0);
+  CHECK_EQ(conc_progress_total(&p, 20), 0);
+  CHECK_EQ(p.total, 20);
+  CHECK_EQ(conc_progress_close(&p), 0);
+}
+
 static ssize_t read_all(int fd, char *text, size_t size) {
   ssize_t n = 0, got;
   while ((got = conc_read(fd, text + n, size - 1 - (size_t)n, 0)) > 0)
@@ -168,6 +227,75 @@ TEST(a_terminal_has_one_line_of_its_width) {
   }
   CHECK_EQ(lines, 11);
   CHECK_STR(at, "\r\n"); /* the terminal's newline */
+  close(fd), close(master);
+}
+
+/* What a terminal shows after these bytes: rows of 60 columns. */
+enum { ROWS = 8, COLUMNS = 60 };
+typedef struct screen {
+  char rows[ROWS][COLUMNS + 1];
+  int row, column;
+} screen;
+static void screen_write(screen *s, const char *text) {
+  for (; *text != 0; text++) {
+    int up;
+    if (*text == '\r') {
+      s->column = 0;
+    } else if (*text == '\n') {
+      CHECK(++s->row < ROWS);
+    } else if (sscanf(text, "\033[%dA", &up) == 1) {
+      CHECK((s->row -= up) >= 0);
+      text = strchr(text, 'A');
+    } else {
+      CHECK(s->column < COLUMNS - 1); /* it never wraps */
+      s->rows[s->row][s->column++] = *text;
+    }
+  }
+}
+
+TEST(several_bars_stand_below_each_other) {
+  static screen s;
+  conc_progress p[3];
+  struct winsize size;
+  char text[4096];
+  ssize_t n = 0, got;
+  int master = posix_openpt(O_RDWR | O_NOCTTY), fd;
+  static const int order[] = {1, 0, 2}; /* in which they are closed */
+  if (master < 0 || grantpt(master) != 0 || unlockpt(master) != 0)
+    SKIP("there is no pseudo-terminal");
+  if (!CONC_HAVE_WINSIZE) SKIP("a terminal does not tell its size");
+  fd = open(ptsname(master), O_RDWR | O_NOCTTY);
+  if (fd < 0) SKIP("there is no pseudo-terminal");
+  memset(&size, 0, sizeof size);
+  size.ws_col = COLUMNS;
+  CHECK_EQ(ioctl(master, TIOCSWINSZ, &size), 0);
+  memset(p, 0, sizeof p);
+  for (int i = 0; i < 3; i++) {
+    p[i].total = 10;
+    p[i].fd = fd;
+    p[i].interval = 1e-9;
+    p[i].name = i == 0 ? "first" : i == 1 ? "second" : "third";
+    if (i > 0) p[i].above = &p[i - 1];
+  }
+  for (int round = 0; round < 2; round++) { /* the second one below it */
+    for (int i = 0; i < 3; i++)
+      CHECK_EQ(conc_progress_update(&p[2 - i], (size_t)i + 1), 0);
+    for (int i = 0; i < 3; i++)
+      CHECK_EQ(conc_progress_close(&p[order[i]]), 0);
+  }
+  CHECK_EQ(write(fd, "$", 1), 1); /* what the program prints then */
+  while (memchr(text, '$', (size_t)n) == NULL) {
+    CHECK((got = read(master, text + n, sizeof text - 1 - (size_t)n)) > 0);
+    n += got;
+  }
+  text[n] = 0;
+  screen_write(&s, text);
+  for (int i = 0; i < 6; i += 3) {
+    CHECK(strncmp(s.rows[i], "first:  30%|", 12) == 0);
+    CHECK(strncmp(s.rows[i + 1], "second:  20%|", 13) == 0);
+    CHECK(strncmp(s.rows[i + 2], "third:  10%|", 12) == 0);
+  }
+  CHECK_STR(s.rows[6], "$");
   close(fd), close(master);
 }
 

@@ -115,6 +115,30 @@ TEST(a_burst_gives_its_memory_back) {
   conc_queue_free(q);
 }
 
+/* The block that a large message lay in is the next one's; but not for ever. */
+TEST(what_a_large_message_leaves_is_used_again) {
+  enum { LESS = CONC__ENTRY_LARGE, SIZE = LESS + LESS / 8 };
+  static unsigned char data[SIZE];
+  conc_queue *q = conc_queue_new(NULL);
+  long before;
+  CHECK_EQ(conc_put(q, data, SIZE, 0), 0);
+  CHECK_EQ(conc_get(q, data, SIZE, 0), SIZE);
+  test_fail_at = 1;
+  CHECK_EQ(conc_put(q, data, SIZE, 0), 0);
+  CHECK_EQ(conc_get(q, data, SIZE, 0), SIZE);
+  CHECK_EQ(conc_put(q, data, LESS, 0), 0);
+  CHECK_EQ(test_fail_at, 1);
+  test_fail_at = 0;
+  CHECK_EQ(conc_get(q, data, SIZE, 0), LESS);
+  before = test_blocks;
+  for (int i = 0; i < 40; i++) CHECK_EQ(conc_put(q, data, SIZE, 0), 0);
+  for (int i = 0; i < 40; i++) CHECK_EQ(conc_get(q, data, SIZE, 0), SIZE);
+  CHECK(test_blocks > before + 20);
+  CHECK_EQ(conc_get(q, data, SIZE, 0), -ETIMEDOUT);
+  CHECK(test_blocks <= before + (long)(CONC__BLOCKS_FEW / SIZE));
+  conc_queue_free(q); /* all of it, or this test fails */
+}
+
 /* A large message lies in a block beside the ring, among small ones in it. */
 enum { LARGE = 300000 };
 static size_t size_among(unsigned i) { /* on both sides of the bound */

@@ -86,6 +86,7 @@
      reschedule                             - (end it, and begin another)
      all others                             - */
 #include "inside.h"
+#include "tasks.h"
 
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -1577,6 +1578,282 @@ TEST(a_hundred_thousand_that_wait_are_cancelled_at_once) {
   empty = conc_queue_new(NULL);
   CHECK_EQ(conc_run(&t), 0);
   conc_queue_free(empty);
+}
+
+/* --- tasks that nobody joins --- */
+
+static unsigned spawned_count; /* of those that have run */
+
+static void *spawned(void *arg) {
+  if (arg != NULL) conc_sleep(*(double *)arg);
+  __atomic_add_fetch(&spawned_count, 1u, __ATOMIC_RELAXED);
+  return NULL;
+}
+
+static unsigned spawned_so_far(void) {
+  return __atomic_load_n(&spawned_count, __ATOMIC_RELAXED);
+}
+
+/* That they are freed, the harness finds out: it counts allocations. */
+TEST_EVERYWHERE(a_spawned_task_runs_and_nobody_frees_it) {
+  (void)arg;
+  spawned_count = 0;
+  for (int i = 0; i < 100; i++) CHECK_EQ(conc_spawn(spawned, NULL), 0);
+  UNTIL(spawned_so_far() == 100);
+  return NULL;
+}
+
+static void *is_coroutine(void *arg) {
+  CONC__STORE((int *)arg, conc__is_coro(conc__self()) ? 1 : 2);
+  return NULL;
+}
+static void *spawn_one(void *arg) {
+  CHECK_EQ(conc_spawn(is_coroutine, arg), 0);
+  UNTIL(CONC__LOAD((int *)arg) != 0);
+  return NULL;
+}
+TEST(what_a_coroutine_spawns_is_one) {
+  int kind = 0;
+  conc_task t;
+  memset(&t, 0, sizeof t);
+  t.target = spawn_one;
+  t.arg = &kind;
+  CHECK_EQ(conc_run(&t), 0);
+  CHECK_EQ(kind, 1);
+  kind = 0;
+  spawn_one(&kind);
+  CHECK_EQ(kind, 2);
+  CHECK_EQ(conc_spawn(NULL, NULL), -EINVAL); /* and nothing is lost */
+}
+
+/* The loop's end cancels it, and awaits it. */
+static void *spawn_and_leave(void *arg) {
+  static double for_ever = CONC_FOREVER;
+  CHECK_EQ(conc_spawn(spawned, &for_ever), 0);
+  CHECK_EQ(conc_spawn(spawned, &for_ever), 0);
+  conc_yield_now();
+  return arg;
+}
+TEST(a_loop_ends_what_was_spawned_in_it) {
+  conc_task t;
+  spawned_count = 0;
+  memset(&t, 0, sizeof t);
+  t.target = spawn_and_leave;
+  CHECK_EQ(conc_run(&t), 0);
+  CHECK_EQ(spawned_count, 2);
+}
+
+/* A task that its callback frees. */
+static int detached_status;
+static unsigned detached_ends;
+static void free_detached(conc_task *task, int status, void *result) {
+  (void)result;
+  __atomic_store_n(&detached_status, status, __ATOMIC_RELAXED);
+  memset(task, 0xa5, sizeof *task); /* so that a later touch shows */
+  free(task);
+  __atomic_add_fetch(&detached_ends, 1u, __ATOMIC_RELEASE);
+}
+static conc_task *detached_task(conc_fn *fn, void *arg) {
+  conc_task *t = (conc_task *)calloc(1, sizeof *t);
+  CHECK(t != NULL);
+  t->target = fn;
+  t->arg = arg;
+  t->detached = true;
+  t->callback = free_detached;
+  return t;
+}
+static void *wait_for_event(void *event) {
+  conc_event_wait((conc_event *)event, CONC_FOREVER);
+  return NULL;
+}
+
+TEST_EVERYWHERE(a_detached_task_ends_by_its_callback) {
+  conc_event go;
+  conc_task *t = detached_task(wait_for_event, &go), *one[1];
+  memset(&go, 0, sizeof go);
+  detached_ends = 0;
+  detached_status = 1;
+  CHECK_EQ(start_any(t), 0);
+  CHECK_EQ(conc_join(t, 0), -EINVAL);
+  one[0] = t;
+  CHECK_EQ(conc_wait(one, 1, CONC_ALL, 0), -EINVAL);
+  CHECK_EQ(conc_gather(one, 1, 0), -EINVAL);
+  CHECK(conc_is_alive(t));
+  conc_event_set(&go);
+  UNTIL(__atomic_load_n(&detached_ends, __ATOMIC_ACQUIRE) == 1);
+  CHECK_EQ(detached_status, 0);
+  return arg;
+}
+
+TEST(a_loop_is_not_run_for_a_detached_task) {
+  conc_task t;
+  memset(&t, 0, sizeof t);
+  t.target = spawned;
+  t.detached = true;
+  CHECK_EQ(conc_run(&t), -EINVAL);
+}
+
+/* The case in which the target never runs: the callback is told all the
+   same. */
+static void *cancel_before_it_begins(void *arg) {
+  conc_task *t = detached_task(spawned, NULL);
+  conc_task own;
+  (void)arg;
+  detached_ends = spawned_count = 0;
+  CHECK_EQ(conc_coro_start(t), 0);
+  CHECK_EQ(conc_cancel(t), 0);
+  UNTIL(__atomic_load_n(&detached_ends, __ATOMIC_ACQUIRE) == 1);
+  CHECK_EQ(detached_status, -ECANCELED);
+  CHECK_EQ(spawned_count, 0);
+  /* And of a task that is joined. */
+  memset(&own, 0, sizeof own);
+  own.target = spawned;
+  own.arg = NULL;
+  CHECK_EQ(conc_coro_start(&own), 0);
+  CHECK_EQ(conc_cancel(&own), 0);
+  CHECK_EQ(conc_join(&own, CONC_FOREVER), -ECANCELED);
+  CHECK_EQ(spawned_count, 0);
+  return NULL;
+}
+static int called_back;
+static void count_call(conc_task *task, int status, void *result) {
+  (void)task;
+  (void)result;
+  CHECK_EQ(status, -ECANCELED);
+  called_back++;
+}
+static void *cancel_with_callback(void *arg) {
+  conc_task t;
+  memset(&t, 0, sizeof t);
+  t.target = spawned;
+  t.callback = count_call;
+  CHECK_EQ(conc_coro_start(&t), 0);
+  CHECK_EQ(conc_cancel(&t), 0);
+  CHECK_EQ(conc_join(&t, CONC_FOREVER), -ECANCELED);
+  return arg;
+}
+TEST(a_task_that_never_began_calls_back) {
+  conc_task t;
+  memset(&t, 0, sizeof t);
+  t.target = cancel_before_it_begins;
+  CHECK_EQ(conc_run(&t), 0);
+  spawned_count = 0;
+  called_back = 0;
+  t.target = cancel_with_callback;
+  CHECK_EQ(conc_run(&t), 0);
+  CHECK_EQ(called_back, 1);
+  CHECK_EQ(spawned_count, 0);
+}
+
+/* --- in a group --- */
+
+/* A group as of a server that runs for years: each task that has ended is
+   forgotten, though nobody leaves the group. */
+TEST_EVERYWHERE(a_group_forgets_what_has_ended) {
+  conc_group g;
+  int n = rounds(1000);
+  memset(&g, 0, sizeof g);
+  spawned_count = 0;
+  for (int i = 0; i < n; i++)
+    CHECK_EQ(conc_group_spawn(&g, spawned, NULL), 0);
+  UNTIL(__atomic_load_n(&g.count, __ATOMIC_ACQUIRE) == 0);
+  CHECK(g.first == NULL && g.cancelled == NULL);
+  CHECK_EQ(spawned_count, n);
+  CHECK_EQ(conc_group_leave(&g, 0), 0);
+  return arg;
+}
+
+TEST_EVERYWHERE(a_group_awaits_what_was_spawned_and_cancels_it) {
+  static double for_ever = CONC_FOREVER, moment = 0.001;
+  conc_group g;
+  memset(&g, 0, sizeof g);
+  spawned_count = 0;
+  for (int i = 0; i < 10; i++)
+    CHECK_EQ(conc_group_spawn(&g, spawned, &moment), 0);
+  CHECK_EQ(conc_group_leave(&g, CONC_FOREVER), 0);
+  CHECK_EQ(spawned_count, 10);
+  for (int i = 0; i < 10; i++)
+    CHECK_EQ(conc_group_spawn(&g, spawned, &for_ever), 0);
+  CHECK_EQ(conc_group_leave(&g, 0), -ETIMEDOUT);
+  return arg;
+}
+
+static void *fail_at_once(void *arg) {
+  conc_set_status(-EIO);
+  return arg;
+}
+TEST_EVERYWHERE(one_that_was_spawned_fails_and_its_group_with_it) {
+  static double for_ever = CONC_FOREVER;
+  conc_group g;
+  memset(&g, 0, sizeof g);
+  for (int i = 0; i < 10; i++)
+    CHECK_EQ(conc_group_spawn(&g, spawned, &for_ever), 0);
+  CHECK_EQ(conc_group_spawn(&g, fail_at_once, NULL), 0);
+  UNTIL(__atomic_load_n(&g.failure, __ATOMIC_RELAXED) != 0);
+  CHECK_EQ(conc_group_spawn(&g, spawned, NULL), -ECANCELED);
+  CHECK_EQ(conc_group_leave(&g, CONC_FOREVER), -EIO);
+  return arg;
+}
+
+/* The start of a thread that ends at once: the one that starts it must not
+   touch it any more. The start itself waits for the end here, so that the
+   order is the worst one. */
+static int start_and_await_end(conc_task *t) {
+  unsigned before = __atomic_load_n(&detached_ends, __ATOMIC_ACQUIRE);
+  int rc = conc_thread_start(t);
+  UNTIL(__atomic_load_n(&detached_ends, __ATOMIC_ACQUIRE) != before);
+  return rc;
+}
+TEST(a_task_may_be_gone_when_its_start_returns) {
+  conc_group g;
+  memset(&g, 0, sizeof g);
+  detached_ends = 0;
+  for (int i = 0; i < 10; i++)
+    CHECK_EQ(conc_group_start(&g, detached_task(spawned, NULL),
+                              start_and_await_end),
+             0);
+  CHECK_EQ(conc_group_leave(&g, CONC_FOREVER), 0);
+  /* One that fails, and so has its group fail before its own start is over. */
+  CHECK_EQ(conc_group_start(&g, detached_task(fail_at_once, NULL),
+                            start_and_await_end),
+           0);
+  CHECK_EQ(conc_group_leave(&g, CONC_FOREVER), -EIO);
+  CHECK(g.first == NULL && g.cancelled == NULL && g.count == 0);
+}
+
+static void *spawn_many(void *group) {
+  for (int i = 0; i < rounds(300); i++)
+    CHECK_EQ(conc_group_spawn((conc_group *)group, spawned, NULL), 0);
+  return NULL;
+}
+TEST(many_threads_spawn_into_one_group) {
+  conc_group g;
+  memset(&g, 0, sizeof g);
+  spawned_count = 0;
+  for (int i = 0; i < 4; i++)
+    CHECK_EQ(conc_group_spawn(&g, spawn_many, &g), 0);
+  CHECK_EQ(conc_group_leave(&g, CONC_FOREVER), 0);
+  CHECK_EQ(spawned_count, 4 * rounds(300));
+}
+
+/* A child has none of the threads of its parent: they end there, and call
+   back. */
+TEST(a_detached_task_that_stayed_behind_calls_back) {
+  conc_event go;
+  pid_t child;
+  int how;
+  memset(&go, 0, sizeof go);
+  detached_ends = 0;
+  CHECK_EQ(conc_thread_start(detached_task(wait_for_event, &go)), 0);
+  child = fork();
+  if (child == 0) {
+    if (detached_ends != 1) _exit(1);
+    _exit(detached_status == -ECHILD ? 0 : 2);
+  }
+  CHECK_EQ(waitpid(child, &how, 0), child);
+  CHECK_EQ(how, 0);
+  conc_event_set(&go);
+  UNTIL(__atomic_load_n(&detached_ends, __ATOMIC_ACQUIRE) == 1);
 }
 
 TEST_MAIN

@@ -290,6 +290,91 @@ TEST(values_are_taken_apart_by_a_format) {
   conc_value_free(v);
 }
 
+/* Items whose number is known at run time: a '*' behind the letter. */
+TEST(conc_build_takes_arrays) {
+  static const int i[] = {1, -2, 3};
+  static const unsigned u[] = {4000000000u};
+  static const unsigned long long K[] = {18446744073709551615ull};
+  static const double d[] = {1.5, 2.5};
+  static const float f[] = {0.5};
+  static const bool p[] = {true, false};
+  static const char *const s[] = {"a", NULL, "c"};
+  static const char *const bad[] = {"\xff"};
+  static const size_t one = 1, two = 2, three = 3, none = 0;
+  const conc_value *parts[4];
+  conc_value *v, *w, *many, *next;
+  long *large;
+  CHECK_EQ(conc_build(&v, "[i*]", three, i), 0);
+  CHECK(text_is(v, "[1, -2, 3]"));
+  CHECK_EQ(conc_build(&w, "{s:[d*],s:(s*)}", "d", two, d, "s", three, s), 0);
+  CHECK(conc_value_size(conc_value_get(w, "d")) == 2);
+  parts[0] = conc_value_item(v, 0);
+  parts[1] = w;
+  parts[2] = conc_value_item(v, 1);
+  parts[3] = v;
+  CHECK_EQ(conc_build(&many, "{O*}", three + 1, parts), 0);
+  CHECK(text_is(many, "{1: {'d': [1.5, 2.5], 's': ('a', None, 'c')}, -2: [1, -2, 3]}"));
+  CHECK_EQ(conc_build(&next, "{O*}", three, parts), -EINVAL); /* no pairs */
+  CHECK(next == NULL);
+  parts[1] = NULL;
+  CHECK_EQ(conc_build(&next, "[O*]", two, parts), -EINVAL);
+  conc_value_free(v);
+  conc_value_free(w);
+  conc_value_free(many);
+  CHECK_EQ(conc_build(&v, "([I*][K*][f*][p*][y*][l*])", one, u, one, K, one, f, two, p, one, s, none, (long *)NULL), 0);
+  CHECK(text_is(v, "([4000000000], [18446744073709551615], [0.5], [True, False], [b'a'], [])"));
+  conc_value_free(v);
+  CHECK_EQ(conc_build(&v, "[s*]", one, bad), -EINVAL);
+  CHECK_EQ(conc_build(&v, "[i*]", one, (int *)NULL), -EINVAL);
+  CHECK_EQ(conc_build(&v, "[N*]", one, i), -EINVAL);
+  CHECK_EQ(conc_build(&v, "[(*]", one, i), -EINVAL);
+  CHECK_EQ(conc_build(&v, "i**", one, i), -EINVAL);
+  large = (long *)calloc(100000, sizeof *large);
+  CHECK(large != NULL);
+  large[99999] = 7;
+  CHECK_EQ(conc_build(&v, "[l*]", (size_t)100000, large), 0);
+  CHECK_EQ(conc_value_size(v), 100000);
+  CHECK(text_is(conc_value_item(v, 99999), "7"));
+  conc_value_free(v);
+  free(large);
+}
+
+/* A walk writes a value as its repr, so each part comes at its place. */
+TEST(a_walk_comes_to_every_part) {
+  conc_value_walk w;
+  conc_value *v, *next;
+  char text[300];
+  size_t n = 0, leaves = 0, opens = 0, closes = 0, deepest = 0;
+  int step;
+  CHECK_EQ(conc_build(&v, "[i(s[]){s:d}N]", 1, "x", "k", 2.5), 0);
+  conc_value_walk_begin(&w, v);
+  while ((step = conc_value_walk_next(&w)) != CONC_WALK_END) {
+    if (step == CONC_WALK_OPEN) CHECK_EQ(w.depth > 0, true);
+    if (step != CONC_WALK_CLOSE) {
+      CHECK((w.parent == NULL) == (w.value == v));
+      n += (size_t)snprintf(text + n, sizeof text - n, "%d.%d.%d ", (int)conc_value_type(w.value), (int)w.index, (int)w.depth);
+    }
+    leaves += step == CONC_WALK_LEAF;
+    opens += step == CONC_WALK_OPEN;
+    closes += step == CONC_WALK_CLOSE;
+  }
+  CHECK_STR(text, "8.0.1 2.0.1 9.1.2 5.0.2 8.1.3 10.2.2 5.0.2 4.1.2 0.3.1 ");
+  CHECK(leaves == 5 && opens == 4 && closes == 4);
+  CHECK_EQ(conc_value_walk_next(&w), CONC_WALK_END); /* again */
+  conc_value_walk_begin(&w, NULL);
+  CHECK_EQ(conc_value_walk_next(&w), CONC_WALK_LEAF);
+  CHECK_EQ(conc_value_walk_next(&w), CONC_WALK_END);
+  while (conc_build(&next, "[O]", v) == 0) { /* as deep as can be */
+    conc_value_free(v);
+    v = next;
+  }
+  conc_value_walk_begin(&w, v);
+  while (conc_value_walk_next(&w) != CONC_WALK_END)
+    if (w.depth > deepest) deepest = w.depth;
+  CHECK_EQ(deepest, 100);
+  conc_value_free(v);
+}
+
 /* Each error that conc_build documents; then the result is NULL. */
 TEST(conc_build_returns_each_of_its_errors) {
   static char wide[1000004];

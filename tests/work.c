@@ -780,8 +780,52 @@ TEST(many_are_got_and_put_at_once) {
   CHECK_EQ(conc_get_many(q, out + 4, sizeof *out, 20, 0), 6);
   CHECK_EQ(conc_get_many(q, out, sizeof *out, 1, 0), -EMSGSIZE);
   CHECK(memcmp(in, out, sizeof in) == 0);
-  for (int i = 0; i < 10; i++) CHECK_EQ(conc_task_done(q), 0);
+  for (int i = 0; i < 4; i++) CHECK_EQ(conc_task_done(q), 0);
+  CHECK_EQ(conc_task_done_many(q, 0), 0);
+  CHECK_EQ(conc_task_done_many(q, 2), 2);
+  CHECK_EQ(conc_task_done_many(q, 10), 4);
   CHECK_EQ(conc_task_done(q), -EINVAL);
+  CHECK_EQ(conc_task_done_many(q, 1), -EINVAL);
+  CHECK_EQ(counts(q).done, 10);
+  conc_queue_free(q);
+}
+
+/* It is each of them that conc_task_done would have ended: one that was lost
+   counts for one, and no other is ended in its place. */
+TEST(of_many_that_are_done_those_that_were_lost_are_not) {
+  conc_queue_opts o;
+  memset(&o, 0, sizeof o);
+  o.lease = 60;
+  o.max_lease = 0.05;
+  conc_queue *q = conc_queue_new(&o);
+  conc_lease first, last;
+  char buf[8];
+  for (int i = 0; i < 3; i++) put(q, "x");
+  CHECK_EQ(conc_get_leased(q, &first, buf, 8, 0), 1);
+  CHECK_EQ(conc_lease_extend(&first, 60), 0);
+  CHECK_EQ(conc_get(q, buf, 8, 0), 1);
+  CHECK_EQ(conc_get_leased(q, &last, buf, 8, 0), 1);
+  CHECK_EQ(conc_lease_extend(&last, 60), 0);
+  while (counts(q).ready == 0) conc_sleep(0.001);
+  CHECK_EQ(conc_task_done_many(q, 2), 1);
+  CHECK_EQ(counts(q).done, 1);
+  CHECK_EQ(conc_task_done_many(q, 2), 1);
+  CHECK_EQ(conc_lease_done(&first), -ESTALE);
+  CHECK_EQ(conc_get(q, buf, 8, 0), 1);
+  while (counts(q).ready == 0) conc_sleep(0.001);
+  CHECK_EQ(conc_task_done_many(q, 2), -ESTALE);
+  conc_queue_free(q);
+}
+
+/* Of other queues it counts as conc_task_done does. */
+TEST(many_are_done_without_a_lease) {
+  conc_queue *q = conc_queue_new(NULL);
+  CHECK_EQ(conc_put_many(q, "abcd", 1, 4, 0), 4);
+  CHECK_EQ(conc_task_done_many(q, 3), 3);
+  CHECK_EQ(conc_queue_join(q, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_task_done_many(q, 3), 1);
+  CHECK_EQ(conc_task_done_many(q, 3), -EINVAL);
+  CHECK_EQ(conc_queue_join(q, 0), 0);
   conc_queue_free(q);
 }
 

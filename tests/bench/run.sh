@@ -90,9 +90,9 @@ fi
 
 status=0
 for name in ${BENCH:-switch echo threads process pool network attack \
-  queue_processes journal leases cost}; do
+  queue_processes journal leases redis cost}; do
   case $name in
-  network) peers=$hiredis ;;
+  network | redis) peers=$hiredis ;;
   switch) peers="$boost $ev" ;;
   echo) peers="$uv $ev" ;;
   threads) peers="$nsync $ck $glib" ;;

@@ -360,6 +360,28 @@ def cpython_suite(python):
         stop(server)
 
 
+def leased_suite(python):
+    """Those of queues, against queues that lease their messages."""
+    lease = max(60, 60 * SLOW)
+    with Program([LEASES, '127.0.0.1:0', KEY, lease],
+                 stdin=subprocess.PIPE) as server:
+        with Program(['env', 'LEASED=1', python.path, '-W', 'ignore',
+                      os.path.join(HERE, 'cpython_suite.py'),
+                      server.until(''), KEY, 'TestQueue']) as client:
+            client.process.wait(2 * LIMIT)
+            client.end(0, 3)  # 3: it has said what failed
+            lines = client.text(client.out)
+            with OUTPUT:
+                print(lines.replace('interop: ', 'interop: leased, '), end='',
+                      flush=True)
+        stop(server)
+        # All that are of a manager's queues have run.
+        for name in ('get', 'fork', 'qsize', 'task_done'):
+            if not re.search('^ok .*WithManagerTestQueue.test_%s$' % name,
+                             lines, re.M):
+                raise Failure('test_%s has not passed' % name)
+
+
 def pools(python):
     """Passes on the lines of pools.py, each of them a test."""
     with Program([python.path, '-W', 'ignore', os.path.join(HERE, 'pools.py'),
@@ -601,6 +623,8 @@ def main():
     tests[:0] = [
         ("the server of Python %s's own tests ends well" % python.name,
          cpython_suite, python) for python in three] + [
+        ("Python %s's own tests of queues end well where these lease"
+         % python.name, leased_suite, python) for python in three] + [
         ('the server of these pools of Python %s ends well' % python.name,
          pools, python) for python in three] + [
         ('Python %s workers have a journal behind them' % python.name,

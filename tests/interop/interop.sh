@@ -23,4 +23,5 @@ fi
 "$driver" -W ignore "$here/interop.py" $found
 status=$?
 PYTHON=$driver sh "$here/tunnel.sh" || status=1
+sh "$here/redis.sh" || status=1
 exit $status

@@ -2,13 +2,43 @@
  *
  *   leases ADDRESS AUTHKEY LEASE [JOURNAL]
  *
+ * The queues that clients make there (Queue, JoinableQueue) lease as well.
  * Prints the address that it is bound to and serves until its input ends;
  * then it prints what went through the queue, and what is dead. */
+#define CONC_IMPLEMENTATION
+#define CONC_STATIC
+#include "../../conc.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "../../conc.h"
+static double seconds; /* of a lease */
+static conc__class leased_type;
+
+/* Makes the queue that is usual, and then the same that leases. */
+static int make_leased(conc__session *s, conc__object *o,
+                       const conc__request *r, char *text, size_t size) {
+  int rc = conc__make_queue(s, o, r, text, size);
+  conc_queue_opts opts = {0};
+  if (rc != 0) return rc;
+  opts.capacity = o->queue->capacity;
+  opts.objects = o->queue->objects;
+  opts.lease = seconds;
+  conc_queue_free(o->queue);
+  o->state = o->queue = conc_queue_new(&opts);
+  return o->queue != NULL ? 0 : -ENOMEM;
+}
+
+/* A name that is taken stays what it is: so before all others. */
+static int register_types(conc_manager *m) {
+  conc__manager_data *data = conc__manager_make_state(m);
+  if (data == NULL) return -ENOMEM;
+  leased_type = conc__queue_type;
+  leased_type.make = make_leased;
+  conc__names_add(&data->objects, "Queue", &leased_type, NULL);
+  conc__names_add(&data->objects, "JoinableQueue", &leased_type, NULL);
+  return conc_manager_register_types(m);
+}
 
 int main(int argc, char **argv) {
   conc_manager m = {0};
@@ -20,8 +50,10 @@ int main(int argc, char **argv) {
   if (argc != 4 && argc != 5) return 2;
   m.address = argv[1];
   m.authkey = argv[2];
+  m.objects = CONC_PASS;
+  seconds = atof(argv[3]);
   dead = conc_queue_new(NULL);
-  opts.lease = atof(argv[3]);
+  opts.lease = seconds;
   opts.max_deliveries = 5;
   opts.dead_letters = dead;
   opts.journal = argv[4]; /* or NULL */
@@ -32,7 +64,8 @@ int main(int argc, char **argv) {
   }
   conc_manager_register_queue(&m, "get_queue", q);
   conc_manager_register_queue(&m, "get_dead", dead);
-  rc = conc_manager_start(&m);
+  rc = register_types(&m);
+  if (rc == 0) rc = conc_manager_start(&m);
   if (rc < 0) {
     fprintf(stderr, "leases: %s: %s\n", argv[1], conc_strerror(rc));
     return 1;

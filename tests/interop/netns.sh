@@ -6,8 +6,9 @@
 #   BUILD=build/default sh tests/interop/netns.sh
 # NETNS_MESSAGES=100000 makes it longer than 20,000, and NETNS_CUT=60 cuts the
 # network for 60 seconds each time instead of 5. What the clients have written
-# goes to the file NETNS_LOG. Needs root, ip and /dev/net/tun; the network is
-# made by netns.c itself.
+# goes to the file NETNS_LOG, and NETNS_SLACK is how many seconds a call may be
+# late because the machine is busy. Needs root, ip and /dev/net/tun; the network
+# is made by netns.c itself.
 : "${BUILD:=build/default}" "${NETNS_MESSAGES:=20000}" "${NETNS_CUT:=5}"
 title='netns: no message is lost or doubled in a network that fails'
 program=$BUILD/interop/netns

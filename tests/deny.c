@@ -1,0 +1,264 @@
+/* deny.c: system calls that are refused, as by an older kernel or a sandbox:
+ * then a plainer way stands in for them. Also a launcher, which runs a program
+ * without a call:
+ *   deny CALL ERRNO PROGRAM [ARGUMENT...]   such as: deny eventfd2 EPERM core
+ *   deny docker EPERM PROGRAM               without what Docker's profile denies
+ *   deny --calls                            their names */
+#include "inside.h"
+#include "refuse.h"
+#include "tasks.h"
+
+#include <signal.h>
+#include <sys/resource.h>
+
+#ifdef __linux__
+
+/* Those that the library can do without: its table in >>platform, and those
+ * below that. */
+static const struct call {
+  const char *name;
+  long number;
+} calls[] = {
+    {"memfd_create", SYS_memfd_create},
+    {"getrandom", SYS_getrandom},
+    {"eventfd2", SYS_eventfd2},
+    {"accept4", SYS_accept4},
+    {"epoll_create1", SYS_epoll_create1},
+#ifdef SYS_epoll_pwait2
+    {"epoll_pwait2", SYS_epoll_pwait2},
+#endif
+    {"signalfd4", SYS_signalfd4},
+#ifdef SYS_pidfd_open
+    {"pidfd_open", SYS_pidfd_open},
+    {"pidfd_send_signal", SYS_pidfd_send_signal},
+#endif
+#ifdef SYS_close_range
+    {"close_range", SYS_close_range},
+#endif
+    {"membarrier", SYS_membarrier},
+    {"madvise", SYS_madvise},
+    {"sched_getaffinity", SYS_sched_getaffinity},
+    {"flock", SYS_flock},
+    {"fallocate", SYS_fallocate},
+    {"prlimit64", SYS_prlimit64},
+};
+enum { CALLS = sizeof calls / sizeof *calls };
+
+/* What Docker's and Podman's usual profiles deny to a program without
+ * privileges, by their documentation, as far as this system has a number. */
+static const long docker[] = {
+    SYS_acct, SYS_add_key, SYS_clock_adjtime, SYS_clock_settime,
+    SYS_delete_module, SYS_init_module, SYS_kexec_load, SYS_keyctl,
+    SYS_mount, SYS_move_pages, SYS_mbind, SYS_get_mempolicy,
+    SYS_set_mempolicy, SYS_perf_event_open, SYS_personality,
+    SYS_pivot_root, SYS_ptrace, SYS_process_vm_readv,
+    SYS_process_vm_writev, SYS_quotactl, SYS_reboot, SYS_request_key,
+    SYS_setns, SYS_settimeofday, SYS_swapon, SYS_swapoff, SYS_umount2,
+    SYS_unshare, SYS_vhangup, SYS_name_to_handle_at, SYS_open_by_handle_at,
+    SYS_fanotify_init, SYS_lookup_dcookie,
+#ifdef SYS_bpf
+    SYS_bpf,
+#endif
+#ifdef SYS_userfaultfd
+    SYS_userfaultfd,
+#endif
+#ifdef SYS_io_uring_setup
+    SYS_io_uring_setup, SYS_io_uring_enter, SYS_io_uring_register,
+#endif
+#ifdef SYS_kcmp
+    SYS_kcmp,
+#endif
+};
+
+/* --- what a program does that meets all of them --- */
+
+static double cpu(void) {
+  struct rusage used;
+  getrusage(RUSAGE_SELF, &used);
+  return (double)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) +
+         1e-6 * (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec);
+}
+
+static void *echo_once(void *arg) {
+  int fd = conc_accept(*(int *)arg, 10);
+  char c;
+  CHECK(fd >= 0);
+  CHECK_EQ(conc_read(fd, &c, 1, 10), 1);
+  CHECK_EQ(conc_write(fd, &c, 1, 10), 1);
+  CHECK_EQ(conc_close(fd), 0);
+  return arg;
+}
+
+/* Sockets, time limits and signals in a loop. A wait costs no CPU. */
+static void *in_a_loop(void *arg) {
+  int listener = conc_listen("127.0.0.1:0"), signals[1] = {SIGUSR1}, fd;
+  conc_task server;
+  char address[64], c = 'x';
+  double used;
+  CHECK(listener >= 0);
+  CHECK(conc_address(listener, address, sizeof address) > 0);
+  start(conc_coro_start, &server, echo_once, &listener);
+  fd = conc_connect(address, 10);
+  CHECK(fd >= 0);
+  CHECK_EQ(conc_write(fd, &c, 1, 10), 1);
+  CHECK_EQ(conc_read(fd, &c, 1, 10), 1);
+  used = cpu();
+  CHECK_EQ(conc_read(fd, &c, 1, 10), 0); /* the other one has closed it */
+  CHECK_EQ(conc_join(&server, 10), 0);
+  CHECK_EQ(conc_sleep(0.1), 0);
+  CHECK(cpu() - used < 0.05);
+  CHECK_EQ(conc_close(fd), 0);
+  CHECK_EQ(conc_close(listener), 0);
+  kill(getpid(), SIGUSR1);
+  CHECK_EQ(conc_wait_signal(signals, 1, 10), SIGUSR1);
+  CHECK_EQ(conc_wait_signal(signals, 1, 0.02), -ETIMEDOUT);
+  return arg;
+}
+
+static conc_queue *shared;
+static void *put_one(void *arg) {
+  int n = 7;
+  CHECK_EQ(conc_put(shared, &n, sizeof n, 10), 0);
+  return arg;
+}
+static void *square(void *arg) {
+  int n = *(int *)arg;
+  *(int *)arg = n * n;
+  return NULL;
+}
+
+/* Processes, what they share, and a pool of them. */
+static void processes(void) {
+  conc_queue_opts o;
+  conc_task p;
+  conc_pool pool;
+  int numbers[3] = {1, 2, 3}, n;
+  memset(&o, 0, sizeof o);
+  o.shared = true;
+  shared = conc_queue_new(&o);
+  CHECK(shared != NULL);
+  start(conc_process_start, &p, put_one, NULL);
+  CHECK_EQ(conc_get(shared, &n, sizeof n, 10), (int)sizeof n);
+  CHECK_EQ(n, 7);
+  CHECK_EQ(conc_join(&p, 10), 0);
+  conc_queue_free(shared);
+  memset(&pool, 0, sizeof pool);
+  pool.workers = 2;
+  CHECK_EQ(conc_pool_start(&pool), 0);
+  CHECK_EQ(conc_pool_map(&pool, square, numbers, sizeof *numbers, 3), 0);
+  CHECK_EQ(numbers[0] + numbers[1] + numbers[2], 1 + 4 + 9);
+  CHECK_EQ(conc_pool_close(&pool), 0);
+  CHECK_EQ(conc_pool_join(&pool, 10), 0);
+}
+
+/* A server, its key and a client. */
+static void network(void) {
+  conc_manager server, client;
+  conc_queue *q = conc_queue_new(NULL), *proxy;
+  int n = 5;
+  memset(&server, 0, sizeof server);
+  memset(&client, 0, sizeof client);
+  server.address = "127.0.0.1:0";
+  server.authkey = client.authkey = "abc";
+  CHECK(q != NULL);
+  CHECK_EQ(conc_manager_register_queue(&server, "q", q), 0);
+  CHECK_EQ(conc_manager_start(&server), 0);
+  client.address = conc_manager_address(&server);
+  CHECK_EQ(conc_manager_connect(&client, 10), 0);
+  proxy = conc_manager_get(&client, "q");
+  CHECK(proxy != NULL);
+  CHECK_EQ(conc_put(proxy, &n, sizeof n, 10), 0);
+  CHECK_EQ(conc_get(proxy, &n, sizeof n, 10), (int)sizeof n);
+  CHECK_EQ(conc_manager_shutdown(&client), 0);
+  CHECK_EQ(conc_manager_shutdown(&server), 0);
+  conc_queue_free(q);
+}
+
+/* All of it in a child that the calls are denied to. */
+static void without(const long *numbers, size_t n, int error,
+                    const char *name) {
+  int status, signals[1] = {SIGUSR1};
+  pid_t pid = (fflush(NULL), fork());
+  if (pid == 0) {
+    if (!can_refuse(numbers, n, error)) _exit(77);
+    CHECK_EQ(conc_block_signals(signals, 1), 0);
+    run(in_a_loop, NULL);
+    processes();
+    network();
+    _exit(0);
+  }
+  CHECK(waitpid(pid, &status, 0) == pid);
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 77) SKIP("no seccomp here");
+  if (status != 0) test_fail(__FILE__, __LINE__, "%s: %d", name, error);
+}
+
+static void without_each(int error) {
+  size_t i;
+  for (i = 0; i < CALLS; i++)
+    without(&calls[i].number, 1, error, calls[i].name);
+}
+
+TEST(an_older_kernel_has_fewer_calls) {
+  NEEDS_FORK;
+  NEEDS_REFUSAL;
+  without_each(ENOSYS);
+}
+TEST(a_sandbox_denies_calls) {
+  NEEDS_FORK;
+  NEEDS_REFUSAL;
+  without_each(EPERM);
+}
+TEST(a_kernel_has_none_of_these_calls) {
+  long all[CALLS];
+  size_t i;
+  NEEDS_FORK;
+  NEEDS_REFUSAL;
+  for (i = 0; i < CALLS; i++) all[i] = calls[i].number;
+  without(all, CALLS, ENOSYS, "all");
+}
+TEST(the_usual_profile_of_containers_denies_nothing_that_is_needed) {
+  NEEDS_FORK;
+  NEEDS_REFUSAL;
+  without(docker, sizeof docker / sizeof *docker, EPERM, "docker");
+}
+
+static int launch(char **argv) {
+  static const struct {
+    const char *name;
+    int number;
+  } errors[] = {
+      {"ENOSYS", ENOSYS}, {"EPERM", EPERM}, {"EACCES", EACCES},
+      {"EINVAL", EINVAL},
+  };
+  const long *numbers = docker;
+  size_t n = strcmp(argv[1], "docker") == 0 ? sizeof docker / sizeof *docker
+                                            : 0;
+  size_t i;
+  int error = 0;
+  for (i = 0; i < CALLS && n == 0; i++)
+    if (strcmp(argv[1], calls[i].name) == 0) n = 1, numbers = &calls[i].number;
+  for (i = 0; i < sizeof errors / sizeof *errors; i++)
+    if (strcmp(argv[2], errors[i].name) == 0) error = errors[i].number;
+  if (n == 0 || error == 0) return 2;
+  if (!can_refuse(numbers, n, error)) return 2;
+  execv(argv[3], argv + 3);
+  return 2;
+}
+
+int main(int argc, char **argv) {
+  size_t i;
+  if (argc == 2 && strcmp(argv[1], "--calls") == 0)
+    for (i = 0; i < CALLS; i++) puts(calls[i].name);
+  else if (argc > 3 && strncmp(argv[1], "--", 2) != 0)
+    return launch(argv);
+  else
+    return test_main(argc, argv);
+  return 0;
+}
+
+#else
+
+TEST(calls_are_denied) { SKIP("no seccomp here"); }
+TEST_MAIN
+
+#endif

@@ -1,0 +1,550 @@
+/* A Redis that gives odd answers, ends in the middle, is silent, slow, old,
+   hostile, killed, or has lost its keys: what each call says of that, in time,
+   and that the queue goes on afterwards. */
+#include "test.h"
+
+#include "../conc.h"
+#include "odd.h"
+
+static double soon(void) { return 10 * test_slow(); }
+
+/* A Redis, an odd one before it, a manager that has made the queue "q", and a
+   client that has it through the odd one. */
+typedef struct stage {
+  redis real;
+  odd between;
+  conc_manager server, client;
+  conc_queue *own, *q;
+} stage;
+
+static void begin(stage *s, const char *lines, double lease,
+                  double reconnect) {
+  conc_queue_opts o;
+  NEEDS_REDIS;
+  memset(s, 0, sizeof *s);
+  memset(&o, 0, sizeof o);
+  o.lease = lease;
+  redis_begin(&s->real, lines);
+  odd_begin(&s->between, &s->real);
+  s->own = conc_queue_new(&o);
+  s->server.address = s->real.address;
+  CHECK_EQ(conc_manager_register_queue(&s->server, "q", s->own), 0);
+  CHECK_EQ(conc_manager_start(&s->server), 0);
+  s->client.address = s->between.address;
+  s->client.reconnect = reconnect;
+  s->client.timeout = 0.3 * test_slow();
+  CHECK_EQ(conc_manager_connect(&s->client, soon()), 0);
+  s->q = conc_manager_get(&s->client, "q");
+  CHECK(s->q != NULL);
+}
+
+static void end(stage *s) {
+  CHECK_EQ(conc_manager_shutdown(&s->client), 0);
+  CHECK_EQ(conc_manager_shutdown(&s->server), 0);
+  conc_queue_free(s->own);
+  odd_end(&s->between);
+  redis_end(&s->real);
+}
+
+static void expect(conc_queue *q, const char *text) {
+  char buf[64];
+  ssize_t n = conc_get(q, buf, sizeof buf, soon());
+  if (n < 0) TEST_FAIL("no \"%s\": %s", text, conc_strerror((int)n));
+  CHECK_EQ(n, strlen(text));
+  CHECK(memcmp(buf, text, strlen(text)) == 0);
+}
+
+/* The queue works, and is empty: nothing came twice. A call that finds a dead
+   connection may say so once. With a lease nothing is said to the server
+   afterwards, so that it is the next call that gets an odd answer. */
+static void goes_on(stage *s) {
+  char buf[64];
+  ssize_t n;
+  int rc = 0;
+  odd_next(&s->between, "", AS_IT_IS, NULL);
+  for (int i = 0; i < 5; i++) {
+    rc = conc_put(s->q, "goes on", 7, soon());
+    if (rc != -EPIPE && rc != -ECONNRESET) break;
+  }
+  CHECK_EQ(rc, 0);
+  do n = conc_get(s->q, buf, sizeof buf, soon());
+  while (n == -EPIPE || n == -ECONNRESET);
+  CHECK_EQ(n, 7);
+  CHECK(memcmp(buf, "goes on", 7) == 0);
+  conc_task_done(s->q);
+}
+
+/* Checks that what follows took no longer than that. */
+#define WITHIN(seconds, call)                     \
+  do {                                            \
+    const double began_ = conc_now();             \
+    call;                                         \
+    CHECK(conc_now() - began_ < (seconds) * test_slow()); \
+  } while (0)
+
+/* --- what a server says --- */
+
+/* What a put returns that is answered so: once; and as long as it tries. */
+static const struct saying {
+  const char *text;
+  int once, always;
+} sayings[] = {
+    {"-LOADING Redis is loading the dataset in memory", 0, -EAGAIN},
+    {"-READONLY You can't write against a read only replica.", 0, -EROFS},
+    {"-MASTERDOWN Link with MASTER is down", 0, -EAGAIN},
+    {"-CLUSTERDOWN The cluster is down", 0, -EAGAIN},
+    {"-TRYAGAIN Multiple keys request during rehashing of slot", 0, -EAGAIN},
+    {"-BUSY Redis is busy running a script.", 0, -EAGAIN},
+    {"-OOM command not allowed when used memory > 'maxmemory'.", -ENOSPC,
+     -ENOSPC},
+    {"-NOREPLICAS Not enough good replicas to write.", -ENOLINK, -ENOLINK},
+    {"-NOAUTH Authentication required.", -EACCES, -EACCES},
+    {"-WRONGPASS invalid username-password pair", -EACCES, -EACCES},
+    {"-NOPERM this user has no permissions to run the command", -EACCES,
+     -EACCES},
+    {"-WRONGTYPE Operation against a key holding the wrong kind of value",
+     -EBADMSG, -EBADMSG},
+    {"-MISCONF Redis is configured to save RDB snapshots", -EIO, -EIO},
+    {"-MOVED 8000 127.0.0.1:1", -EPROTO, -EPROTO},
+    {"-ASK 8000 127.0.0.1:1", -EPROTO, -EPROTO},
+    {"-ERR no such thing", -EPROTO, -EPROTO},
+    {"-", -EPROTO, -EPROTO},
+};
+
+TEST(each_error_of_a_server_is_an_error_of_the_call) {
+  stage s;
+  begin(&s, "", 60, 5);
+  for (size_t i = 0; i < sizeof sayings / sizeof *sayings; i++) {
+    const struct saying *it = &sayings[i];
+    char line[200], got[16];
+    int rc;
+    snprintf(line, sizeof line, "%s\r\n", it->text);
+    odd_next(&s.between, "{q}", ANSWER, line);
+    rc = conc_put(s.q, "x", 1, soon());
+    if (rc != it->once) TEST_FAIL("%s: %s", it->text, conc_strerror(rc));
+    CHECK_EQ(odd_met(&s.between), 1);
+    if (rc == 0) {
+      CHECK_EQ(conc_get(s.q, got, sizeof got, soon()), 1);
+      CHECK_EQ(conc_task_done(s.q), 0);
+    }
+    odd_always(&s.between, "{q}", ANSWER, line);
+    WITHIN(5, rc = conc_put(s.q, "x", 1, 0.2));
+    if (rc != it->always) TEST_FAIL("always %s: %d", it->text, rc);
+    goes_on(&s);
+  }
+  CHECK_EQ(conc_qsize(s.q), 0);
+  end(&s);
+}
+
+TEST(a_get_outlives_what_a_server_refuses_for_now) {
+  static const char *const passing[] = {
+      "-LOADING Redis is loading the dataset in memory\r\n",
+      "-READONLY You can't write against a read only replica.\r\n",
+      "-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n",
+      "-NOGROUP No such key '{q}' or consumer group 'conc'\r\n",
+      "-CLUSTERDOWN Hash slot not served\r\n",
+      "-BUSY Redis is busy running a script.\r\n",
+      "*-1\r\n",
+  };
+  stage s;
+  begin(&s, "", 0, 5);
+  for (size_t i = 0; i < sizeof passing / sizeof *passing; i++) {
+    CHECK_EQ(conc_put(s.q, "x", 1, soon()), 0);
+    odd_next(&s.between, "XREADGROUP", ANSWER, passing[i]);
+    expect(s.q, "x");
+    goes_on(&s);
+  }
+  end(&s);
+}
+
+static char *deep(void) { /* ten thousand arrays, one in the other */
+  enum { DEPTH = 10000 };
+  static char text[4 * DEPTH + 5];
+  for (int i = 0; i < DEPTH; i++) memcpy(text + 4 * i, "*1\r\n", 4);
+  memcpy(text + 4 * DEPTH, ":7\r\n", 5);
+  return text;
+}
+
+/* What is no answer, or none to such a request. */
+TEST(what_makes_no_sense_ends_the_connection_alone) {
+  const char *const all[] = {
+      "hello\r\n",
+      "\r\n",
+      ":7seven\r\n",
+      ":99999999999999999999999\r\n",
+      "$99999999999\r\n",
+      "$9223372036854775807\r\nx",
+      "$-5\r\n",
+      "$3\r\nabcdef\r\n",
+      "*2147483647\r\n",
+      "*-7\r\n",
+      "*99999999999999999999\r\n",
+      "*3\r\n$1\r\na\r\n:1\r\n+b\r\n",
+      "*0\r\n",
+      "%1\r\n+a\r\n+b\r\n",
+      deep(),
+  };
+  stage s;
+  begin(&s, "", 60, 0);
+  for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+    int rc;
+    odd_next(&s.between, "{q}", ANSWER, all[i]);
+    WITHIN(10, rc = conc_put(s.q, "x", 1, soon()));
+    CHECK_EQ(odd_met(&s.between), 1);
+    if (rc != -EPROTO) TEST_FAIL("%.20s: %s", all[i], conc_strerror(rc));
+    goes_on(&s);
+    odd_always(&s.between, "XREADGROUP", ANSWER, all[i]);
+    WITHIN(10, rc = (int)conc_get(s.q, &rc, sizeof rc, 0.3));
+    if (rc != -EPROTO && rc != -ETIMEDOUT && rc != -EMSGSIZE)
+      TEST_FAIL("get %.20s: %s", all[i], conc_strerror(rc));
+    goes_on(&s);
+  }
+  end(&s);
+}
+
+/* An answer that is short by some bytes keeps the call waiting for them, no
+   longer than its timeout. */
+TEST(an_answer_that_is_not_whole_is_waited_for_in_time) {
+  static const char *const all[] = {"$1", "$5\r\nab", "-LOAD",
+                                    "*1\r\n*1\r\n*1\r\n"};
+  stage s;
+  begin(&s, "", 60, 0);
+  for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+    int rc;
+    odd_next(&s.between, "{q}", ANSWER, all[i]);
+    WITHIN(8, rc = conc_put(s.q, "x", 1, 0.1));
+    if (rc != -ECONNRESET && rc != -EPROTO) TEST_FAIL("%s: %d", all[i], rc);
+    goes_on(&s);
+  }
+  end(&s);
+}
+
+/* --- connections that end --- */
+
+TEST(a_put_whose_connection_ends_says_so) {
+  static const odd_way ways[] = {LOSE_REQUEST, LOSE_ANSWER, HALF};
+  stage s;
+  begin(&s, "", 0, 0);
+  for (int i = 0; i < 3; i++) {
+    odd_next(&s.between, "{q}", ways[i], NULL);
+    CHECK_EQ(conc_put(s.q, "x", 1, soon()), -ECONNRESET);
+    if (ways[i] != LOSE_REQUEST) expect(s.q, "x"); /* it was carried out */
+    goes_on(&s);
+  }
+  end(&s);
+}
+
+TEST(with_reconnect_a_put_whose_answer_was_lost_counts_once) {
+  static const odd_way ways[] = {LOSE_REQUEST, LOSE_ANSWER, HALF};
+  stage s;
+  begin(&s, "", 0, 20);
+  for (int round = 0; round < 4; round++)
+    for (int i = 0; i < 3; i++) {
+      char text[16];
+      int n = snprintf(text, sizeof text, "%d.%d", round, i);
+      odd_next(&s.between, "{q}", ways[i], NULL);
+      CHECK_EQ(conc_put(s.q, text, (size_t)n, soon()), 0);
+      CHECK_EQ(odd_met(&s.between), 1);
+      expect(s.q, text);
+      goes_on(&s); /* there is no second one before this */
+    }
+  CHECK_EQ(conc_qsize(s.q), 0);
+  end(&s);
+}
+
+TEST(with_reconnect_many_whose_answer_was_lost_count_once) {
+  static const odd_way ways[] = {LOSE_REQUEST, LOSE_ANSWER, HALF};
+  enum { N = 50 };
+  int in[N], out;
+  stage s;
+  begin(&s, "", 0, 20);
+  for (int i = 0; i < N; i++) in[i] = i;
+  for (int i = 0; i < 3; i++) {
+    size_t at = 0;
+    odd_next(&s.between, "{q}", ways[i], NULL);
+    s.between.skip = i;
+    while (at < N) {
+      ssize_t n = conc_put_many(s.q, in + at, sizeof *in, 10, soon());
+      if (n < 0) TEST_FAIL("at %d: %s", (int)at, conc_strerror((int)n));
+      at += (size_t)n;
+    }
+    CHECK_EQ(odd_met(&s.between), 1);
+    for (int k = 0; k < N; k++) {
+      CHECK_EQ(conc_get(s.q, &out, sizeof out, soon()), sizeof out);
+      CHECK_EQ(out, k);
+    }
+    goes_on(&s);
+  }
+  end(&s);
+}
+
+/* What was handed out by an answer that did not come is got again. */
+TEST(a_get_whose_answer_was_lost_loses_nothing) {
+  static const odd_way ways[] = {LOSE_REQUEST, LOSE_ANSWER, HALF};
+  stage s;
+  begin(&s, "", 0.5 * test_slow(), 20);
+  for (int i = 0; i < 3; i++) {
+    CHECK_EQ(conc_put(s.q, "x", 1, soon()), 0);
+    odd_next(&s.between, "XREADGROUP", ways[i], NULL);
+    expect(s.q, "x");
+    CHECK_EQ(conc_task_done(s.q), 0);
+    CHECK_EQ(conc_queue_join(s.q, soon()), 0);
+  }
+  end(&s);
+}
+
+/* What was asked twice, and found to be done, may have been done by another
+   one: so it is not known. */
+TEST(with_reconnect_a_done_whose_answer_was_lost_is_done) {
+  static const odd_way ways[] = {LOSE_REQUEST, LOSE_ANSWER, HALF};
+  stage s;
+  begin(&s, "", 60, 20);
+  for (int i = 0; i < 3; i++) {
+    CHECK_EQ(conc_put(s.q, "x", 1, soon()), 0);
+    expect(s.q, "x");
+    odd_next(&s.between, "EVALSHA", ways[i], NULL);
+    CHECK_EQ(conc_task_done(s.q),
+             ways[i] == LOSE_REQUEST ? 0 : -ECONNRESET);
+    CHECK_EQ(conc_queue_join(s.q, soon()), 0);
+    CHECK_EQ(conc_qsize(s.q), 0);
+  }
+  end(&s);
+}
+
+/* --- silence --- */
+
+/* A server that says nothing is given up after .timeout; so a get may hear of
+   that, or not. */
+TEST(a_server_that_is_silent_costs_a_call_its_timeout_and_little_more) {
+  char buf[8];
+  stage s;
+  int rc;
+  begin(&s, "", 60, 0);
+  odd_always(&s.between, "{q}", SILENCE, NULL);
+  WITHIN(2, CHECK_EQ(conc_put(s.q, "x", 1, 0.1), -ECONNRESET));
+  for (int i = 0; i < 2; i++) {
+    WITHIN(2, rc = (int)conc_get(s.q, buf, sizeof buf, i * 0.1));
+    CHECK(rc == -ETIMEDOUT || rc == -ECONNRESET);
+  }
+  WITHIN(2, CHECK(conc_qsize(s.q) < 0));
+  WITHIN(2, CHECK(conc_queue_join(s.q, 0.1) < 0));
+  end(&s);
+}
+
+TEST(a_server_that_is_stopped_delays_nobody_for_longer) {
+  char buf[8];
+  stage s;
+  int rc;
+  begin(&s, "", 60, 20);
+  CHECK_EQ(conc_put(s.q, "x", 1, soon()), 0);
+  expect(s.q, "x");
+  CHECK_EQ(kill(s.real.pid, SIGSTOP), 0);
+  WITHIN(3, rc = conc_put(s.q, "x", 1, 0.2));
+  CHECK_EQ(rc, -ECONNRESET);
+  WITHIN(3, rc = (int)conc_get(s.q, buf, sizeof buf, 0.2));
+  CHECK(rc == -ETIMEDOUT || rc == -ECONNRESET);
+  WITHIN(4, rc = (int)conc_qsize(s.q));
+  CHECK(rc < 0);
+  CHECK_EQ(kill(s.real.pid, SIGCONT), 0);
+  redis_until(&s.real, "PONG", "PING");
+  for (int i = 0; i < 2 && (i == 0 || conc_qsize(s.q) > 0); i++)
+    conc_get(s.q, buf, sizeof buf, 0.5); /* the first put may be carried out */
+  end(&s);
+}
+
+TEST(answers_that_come_byte_by_byte_are_understood) {
+  char in[300], out[300];
+  stage s;
+  begin(&s, "", 60, 0);
+  odd_always(&s.between, "", DRIP, NULL);
+  memset(in, '\r', sizeof in);
+  for (int i = 0; i < 5; i++) {
+    CHECK_EQ(conc_put(s.q, in, sizeof in, soon()), 0);
+    CHECK_EQ(conc_get(s.q, out, sizeof out, soon()), sizeof out);
+    CHECK(memcmp(in, out, sizeof in) == 0);
+    CHECK_EQ(conc_task_done(s.q), 0);
+  }
+  CHECK_EQ(conc_qsize(s.q), 0);
+  end(&s);
+}
+
+/* --- who is let in --- */
+
+#define HELLO(kind, version)                                             \
+  "*14\r\n$6\r\nserver\r\n" kind "\r\n$7\r\nversion\r\n" version         \
+  "\r\n$5\r\nproto\r\n:2\r\n$2\r\nid\r\n:5\r\n$4\r\nmode\r\n"            \
+  "$10\r\nstandalone\r\n$4\r\nrole\r\n$6\r\nmaster\r\n$7\r\nmodules\r\n" \
+  "*0\r\n"
+
+TEST(a_server_that_is_too_old_is_refused) {
+  static const struct {
+    const char *hello;
+    int rc;
+  } all[] = {
+      {HELLO("$5\r\nredis", "$5\r\n6.0.9"), -ENOTSUP},
+      {HELLO("$5\r\nredis", "$5\r\n6.2.0"), 0},
+      {HELLO("$5\r\nredis", "$6\r\n10.0.0"), 0},
+      {HELLO("$6\r\nvalkey", "$5\r\n7.2.0"), 0},
+      {HELLO("$6\r\nvalkey", "$5\r\n8.1.1"), 0},
+      {HELLO("$6\r\nvalkey", "$5\r\n7.0.0"), -ENOTSUP},
+      {"-ERR unknown command `HELLO`, with args beginning with: `2`\r\n",
+       -ENOTSUP},
+  };
+  stage s;
+  begin(&s, "", 0, 0);
+  for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+    conc_manager m;
+    memset(&m, 0, sizeof m);
+    m.address = s.between.address;
+    odd_always(&s.between, "HELLO", ANSWER, all[i].hello);
+    CHECK_EQ(conc_manager_connect(&m, soon()), all[i].rc);
+    CHECK(odd_met(&s.between) >= 1);
+    if (all[i].rc == 0) CHECK_EQ(conc_manager_shutdown(&m), 0);
+  }
+  odd_next(&s.between, "", AS_IT_IS, NULL);
+  end(&s);
+}
+
+static int connect_as(const char *address, const char *key) {
+  conc_manager m;
+  int rc;
+  memset(&m, 0, sizeof m);
+  m.address = address;
+  m.authkey = key;
+  rc = conc_manager_connect(&m, soon());
+  if (rc == 0) CHECK_EQ(conc_manager_shutdown(&m), 0);
+  return rc;
+}
+
+TEST(a_password_is_asked_for) {
+  char address[200];
+  redis r;
+  NEEDS_REDIS;
+  redis_begin_port(&r, "");
+  CHECK_EQ(connect_as(r.address, NULL), 0);
+  CHECK_EQ(connect_as(r.address, "any"), 0); /* it asks for none */
+  REDIS_SAYS("OK", &r, "ACL SETUSER anna on >p@ss ~* &* +@all");
+  REDIS_SAYS("OK", &r, "CONFIG SET requirepass secret");
+  CHECK_EQ(connect_as(r.address, NULL), -EACCES);
+  CHECK_EQ(connect_as(r.address, "wrong"), -EACCES);
+  CHECK_EQ(connect_as(r.address, "secret"), 0);
+  snprintf(address, sizeof address, "redis://:secret@127.0.0.1:%d", r.port);
+  CHECK_EQ(connect_as(address, NULL), 0);
+  snprintf(address, sizeof address, "redis://anna:p%%40ss@127.0.0.1:%d/3",
+           r.port);
+  CHECK_EQ(connect_as(address, NULL), 0);
+  snprintf(address, sizeof address, "redis://anna:wrong@127.0.0.1:%d",
+           r.port);
+  CHECK_EQ(connect_as(address, NULL), -EACCES);
+  redis_end(&r);
+}
+
+TEST(addresses_that_make_no_sense_are_refused) {
+  static const char *const all[] = {
+      "redis://",     "redis://h:65536",    "redis://h:1x",
+      "redis://h/x",  "redis://h/-1",       "redis+unix://",
+      "redis://a@",   "redis://h:1/0?what", "redis://h?db=x",
+      "redis://h,,g", "redis://h/1?cluster",
+  };
+  for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+    if (connect_as(all[i], NULL) != -EINVAL)
+      TEST_FAIL("%s: %d", all[i], connect_as(all[i], NULL));
+  CHECK(connect_as("redis://127.0.0.1:1", NULL) == -ECONNREFUSED);
+}
+
+TEST(a_name_that_is_not_there_is_not_found) {
+  stage s;
+  begin(&s, "", 0, 0);
+  CHECK(conc_manager_get(&s.client, "nothing") == NULL);
+  CHECK_EQ(errno, ENOENT);
+  end(&s);
+}
+
+/* --- what others do to the keys --- */
+
+TEST(keys_of_another_kind_and_groups_that_vanish) {
+  stage s;
+  begin(&s, "", 60, 5);
+  CHECK_EQ(conc_put(s.q, "made", 4, soon()), 0);
+  expect(s.q, "made");
+  CHECK_EQ(conc_task_done(s.q), 0);
+  REDIS_SAYS("1", &s.real, "XGROUP DESTROY {q} conc");
+  CHECK_EQ(conc_put(s.q, "a", 1, soon()), 0);
+  expect(s.q, "a");
+  CHECK_EQ(conc_task_done(s.q), 0);
+  REDIS_SAYS("OK", &s.real, "SCRIPT FLUSH");
+  CHECK_EQ(conc_put(s.q, "b", 1, soon()), 0);
+  expect(s.q, "b");
+  CHECK_EQ(conc_task_done(s.q), 0);
+  REDIS_SAYS("1", &s.real, "DEL {q}");
+  CHECK_EQ(conc_put(s.q, "c", 1, soon()), 0);
+  expect(s.q, "c");
+  CHECK_EQ(conc_task_done(s.q), 0);
+  REDIS_SAYS("1", &s.real, "DEL {q}");
+  REDIS_SAYS("OK", &s.real, "SET {q} x");
+  CHECK_EQ(conc_put(s.q, "d", 1, soon()), -EBADMSG);
+  REDIS_SAYS("1", &s.real, "DEL {q}");
+  CHECK_EQ(conc_put(s.q, "e", 1, soon()), 0);
+  expect(s.q, "e");
+  CHECK_EQ(conc_task_done(s.q), 0);
+  end(&s);
+}
+
+/* What others have put into the stream that no message can be. */
+TEST(entries_that_are_no_messages_do_not_stop_the_queue) {
+  char buf[64];
+  stage s;
+  ssize_t n;
+  begin(&s, "", 0, 0);
+  redis_say(&s.real, "XADD {q} * what this");
+  redis_say(&s.real, "XADD {q} * p \"not a pickle\"");
+  redis_say(&s.real, "XADD {q} * d first d second more fields");
+  redis_say(&s.real, "XADD {q} * d last");
+  for (int i = 0; i < 20; i++) {
+    conc_value *v = NULL;
+    n = conc_get(s.q, buf, sizeof buf, soon());
+    if (n == 4 && memcmp(buf, "last", 4) == 0) break;
+    if (n == -EBADMSG && conc_get_value(s.q, &v, soon()) == 0)
+      conc_value_free(v);
+    CHECK(i < 19);
+  }
+  end(&s);
+}
+
+TEST(connections_that_a_server_ends_are_made_anew) {
+  stage s;
+  begin(&s, "", 60, 20);
+  for (int i = 0; i < 10; i++) {
+    CHECK_EQ(conc_put(s.q, "x", 1, soon()), 0);
+    redis_say(&s.real, "CLIENT KILL TYPE normal");
+    expect(s.q, "x");
+    redis_say(&s.real, "CLIENT KILL TYPE normal");
+    CHECK_EQ(conc_task_done(s.q), 0);
+  }
+  CHECK_EQ(conc_queue_join(s.q, soon()), 0);
+  end(&s);
+}
+
+static void *put_one(void *arg) {
+  return conc_put((conc_queue *)arg, "late", 4, soon()) == 0 ? arg : NULL;
+}
+
+TEST(a_server_that_is_started_again_is_waited_for) {
+  conc_task t;
+  stage s;
+  begin(&s, "appendonly yes\nappendfsync always", 60, 20);
+  CHECK_EQ(conc_put(s.q, "early", 5, soon()), 0);
+  redis_kill(&s.real);
+  start(conc_thread_start, &t, put_one, s.q);
+  usleep(100000);
+  redis_run(&s.real);
+  CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
+  CHECK(conc_result(&t) == s.q);
+  expect(s.q, "early");
+  expect(s.q, "late");
+  CHECK_EQ(conc_task_done(s.q), 0);
+  CHECK_EQ(conc_task_done(s.q), 0);
+  end(&s);
+}
+
+TEST_MAIN
