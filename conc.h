@@ -3832,8 +3832,9 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
      -EOWNERDEAD  the host has ended, or has freed the queue. The call was not
                   carried out
      -ECONNRESET  a put, or a call that ends a lease, has got no answer: the
-                  host was stopped for longer than the call may last, or has
-                  ended meanwhile. It may or may not have been carried out
+                  host was stopped for a second longer than the call may last,
+                  or has ended meanwhile. It may or may not have been carried
+                  out
      -ETIMEDOUT   of a call without a timeout: no answer within 5 s, for the
                   host was stopped
      -EMFILE, -ENFILE, -ENOMEM  there is no descriptor, or no memory, for the
@@ -36109,8 +36110,8 @@ CONC__INLINE bool conc__queue_is_work(const conc_queue *q) {
    pipes and coroutines. It is used by >>guest, where the other side is.
    ------------------------------------------------------------------------ */
 
-#define CONC__GUEST_SLACK 0.5 /* seconds that an answer may take at least */
-#define CONC__GUEST_LATE 0.1  /* seconds that it may come after its time */
+#define CONC__GUEST_SLACK 1.0 /* seconds that an answer may be late, on a machine
+                                 with much to do */
 #define CONC__GUEST_PATIENCE 5.0 /* seconds for calls without a timeout */
 #define CONC__HOST_PAUSE 0.05 /* seconds, for want of descriptors */
 #define CONC__SHOWN_MOST ((size_t)10000) /* holders that are told at once */
@@ -36879,10 +36880,9 @@ CONC__PRIVATE void conc__guest_begin(conc__guest_calling *c, conc_queue *q,
 
 /* Until when an answer is waited for. */
 CONC__PRIVATE double conc__guest_end(const conc__guest_calling *c) {
-  double deadline = c->wish.deadline, least = conc_now() + CONC__GUEST_SLACK;
+  double deadline = c->wish.deadline, now = conc_now();
   if (deadline >= CONC__NEVER) return deadline;
-  deadline += CONC__GUEST_LATE;
-  return deadline > least ? deadline : least;
+  return (deadline > now ? deadline : now) + CONC__GUEST_SLACK;
 }
 
 /* Writes the request. 0 or -ENOMEM. */
