@@ -1012,9 +1012,10 @@ static void *use_cpu(void *arg) {
     }
     conc_popen_close(&p);
     if (!CONC_HAVE_WAIT4) continue;
-    CHECK(p.usage.user + p.usage.system > 0.001);
-    CHECK(p.usage.user + p.usage.system < 25);
-    CHECK(p.usage.max_memory > 100000 && p.usage.max_memory < 1u << 30);
+    const conc_usage *used = &p.usage;
+    CHECK(used->user + used->system > 0.001);
+    CHECK(used->user + used->system < 25);
+    CHECK(used->max_memory > 100000 && used->max_memory < 1u << 30);
   }
   return arg;
 }
