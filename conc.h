@@ -183,6 +183,10 @@
                    waits for all of them, and when one fails, the others are
                    cancelled.
    callback        A callback is a function of yours that the library calls.
+   detached        A task is detached if nobody joins it: its callback is the
+                   last of it.
+   subscriber      A subscriber of a broadcast is a queue that gets each of its
+                   messages.
 
    How a task waits:
 
@@ -1478,6 +1482,7 @@ typedef struct conc_task {
       int pidfd; /* readable when it has ended; -1: none */
       int life;  /* of a daemon: it lives while this is open; else -1 */
       bool own_reaper; /* the task's starter reaps it, not the reaper */
+      bool program; /* it is the first field of a conc_popen */
       bool hold; /* its number is to stay taken after its end, for its group */
       bool held; /* the number is: it is a zombie, see conc__popen_release */
     } process;
@@ -2711,6 +2716,14 @@ CONC_API void conc_process_register(struct conc__target *target);
 #define CONC_DEVNULL (-2) /* /dev/null */
 #define CONC_STDOUT (-3)  /* of std_err: where std_out goes */
 
+/* What a program, with those of its children for which it has waited, has used
+   (Python's resource.getrusage). */
+typedef struct conc_usage {
+  double user, system; /* seconds of CPU, in the program and for it */
+  size_t max_memory;   /* bytes that were resident at once, of the largest of
+                          these processes */
+} conc_usage;
+
 /* Another program that runs (Python's subprocess.Popen). It is a conc_task: so
    conc_join(&p.task, ...), conc_kill(&p.task) and so on take it. */
 typedef struct conc_popen {
@@ -2744,6 +2757,9 @@ typedef struct conc_popen {
                                 looked up in PATH; default argv[0] */
   int in, out, err; /* set by start: the other ends of pipes, non-blocking; or
                        -1. They are yours; conc_communicate closes them */
+  conc_usage usage; /* set before the program can be joined, or with new_group
+                       and a pipe by conc_popen_close; 0 where the system does
+                       not tell */
   /* private */
   conc_stream lines; /* of .out, for conc_popen_read_line */
   size_t sent;    /* bytes of the input that were written */
@@ -6520,6 +6536,16 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #endif
 #if CONC_HAVE_WINSIZE
 #include <sys/ioctl.h>
+#endif
+
+/* What a child has used (wait4()): everywhere, but not in POSIX. Otherwise
+   .usage of conc_popen stays 0. */
+#ifndef CONC_HAVE_WAIT4
+#ifdef CONC_PORTABLE
+#define CONC_HAVE_WAIT4 0
+#else
+#define CONC_HAVE_WAIT4 1
+#endif
 #endif
 
 /* A file that is nowhere but in memory: Linux 3.17, for which old glibc has no
@@ -20659,6 +20685,30 @@ CONC__PRIVATE int conc__process_ask(const conc_task *t, bool keep, int *code) {
   return 1;
 }
 
+/* Takes a program that has ended out of the system, and notes what it has
+   used. Under the guard. */
+CONC__PRIVATE void conc__process_collect(conc_task *t) {
+#if CONC_HAVE_WAIT4
+  conc_usage *usage = &((conc_popen *)(void *)t)->usage;
+  struct rusage used;
+  pid_t pid;
+  CONC__CHECK(t->as.process.program);
+  do pid = wait4(t->pid, NULL, 0, &used);
+  while (pid < 0 && errno == EINTR);
+  if (pid < 0) return;
+  usage->user =
+      (double)used.ru_utime.tv_sec + (double)used.ru_utime.tv_usec * 1e-6;
+  usage->system =
+      (double)used.ru_stime.tv_sec + (double)used.ru_stime.tv_usec * 1e-6;
+  usage->max_memory = (size_t)used.ru_maxrss;
+#if !defined(__APPLE__) /* there it is in bytes */
+  usage->max_memory *= 1024;
+#endif
+#else
+  while (waitpid(t->pid, NULL, 0) < 0 && errno == EINTR) continue;
+#endif
+}
+
 /* Takes the exit code of a child that has ended, removes what the parent has
    of it, and finishes its task. Called by the reaper, by the child's own
    thread, or by the starter with own_reaper; each child has one of these. May
@@ -20666,12 +20716,14 @@ CONC__PRIVATE int conc__process_ask(const conc_task *t, bool keep, int *code) {
 CONC__PRIVATE void conc__process_reap(conc_task *t) {
   int code, rc;
   conc__mutex_lock(&conc__processes_guard);
-  rc = conc__process_ask(t, t->as.process.hold, &code);
+  rc = conc__process_ask(t, t->as.process.program, &code);
   if (rc == 0) { /* it runs still: the poller told of it for no reason */
     conc__mutex_unlock(&conc__processes_guard);
     return;
   }
   t->as.process.held = rc > 0 && t->as.process.hold;
+  if (rc > 0 && t->as.process.program && !t->as.process.held)
+    conc__process_collect(t);
   /* From here the number may belong to another process: conc__process_signal,
      which looks at the link under this guard, sends no more signals. */
   CONC__CHECK(t->link != NULL);
@@ -21070,6 +21122,7 @@ CONC__PRIVATE int conc__process_begin(conc_task *t, unsigned *numbers,
   t->as.process.pidfd = t->as.process.life = -1;
   t->as.process.own_reaper = false;
   t->as.process.hold = t->as.process.held = false;
+  t->as.process.program = false;
   t->link = NULL;
   conc__signals_mend();
   return 0;
@@ -22089,9 +22142,7 @@ CONC__PRIVATE void conc__popen_release(conc_popen *p) {
   if (p->depth != conc__fork_depth) return; /* it is the parent's child */
   conc__mutex_lock(&conc__processes_guard);
   t->as.process.hold = false;
-  while (t->as.process.held && waitpid(t->pid, NULL, 0) < 0 &&
-         errno == EINTR) {
-  }
+  if (t->as.process.held) conc__process_collect(t);
   t->as.process.held = false;
   conc__mutex_unlock(&conc__processes_guard);
 }
@@ -22125,6 +22176,7 @@ CONC__PRIVATE int conc__popen_begin(conc_popen *p, bool own) {
   if (rc != 0) return rc;
   snprintf(t->label, sizeof t->label, "%s", p->argv[0]);
   p->sent = 0;
+  memset(&p->usage, 0, sizeof p->usage);
   p->depth = conc__fork_depth;
   p->in = p->out = p->err = -1;
   conc__buffer_free(&p->lines.in);
@@ -22139,6 +22191,7 @@ CONC__PRIVATE int conc__popen_begin(conc_popen *p, bool own) {
     /* Our ends are closed in each child: see conc__own_fds. */
     if (made[i]) x.making.fds[x.making.count++] = &x.stdio[i];
   t->as.process.own_reaper = own;
+  t->as.process.program = true;
   t->as.process.hold = p->new_group && (p->out >= 0 || p->err >= 0);
   /* Before the execution: what can fail comes before the program runs. */
   if (rc == 0) rc = conc__reaper_open(t);

@@ -967,6 +967,32 @@ static void *follow_all(void *arg) {
 }
 TEST(lines_of_several_programs_come_in_one_loop) { run(follow_all, NULL); }
 
+/* What a program has used is told with its end: to a task that joins it, in a
+   call, and of a group when its number goes. */
+static void *use_cpu(void *arg) {
+  for (int i = 0; i < 3; i++) {
+    conc_popen p = script("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done");
+    conc_output out;
+    if (i > 0) p.std_out = CONC_PIPE;
+    p.new_group = i == 2;
+    CHECK_EQ(conc_popen_start(&p), 0);
+    if (i == 0)
+      CHECK_EQ(conc_popen_wait(&p, 25), 0);
+    else {
+      CHECK_EQ(conc_communicate(&p, NULL, 0, &out, NULL, 25), 0);
+      conc_free(out.data);
+    }
+    conc_popen_close(&p);
+    if (!CONC_HAVE_WAIT4) continue;
+    const conc_usage *used = &p.usage;
+    CHECK(used->user + used->system > 0.001);
+    CHECK(used->user + used->system < 25);
+    CHECK(used->max_memory > 100000 && used->max_memory < 1u << 30);
+  }
+  return arg;
+}
+TEST_BOTH(what_a_program_has_used_is_told, use_cpu)
+
 /* It is ready at any time: the time limit, a cancellation and other coroutines
    come all the same. */
 static void *call_a_flood(void *arg) {
