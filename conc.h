@@ -8813,11 +8813,15 @@ CONC__PRIVATE void conc__spin_learn(unsigned *failed, bool paid) {
      conc__spin_end(&spin, paid);
 
    It always ends by conc__spin_end, which learns, even if there was no turn:
-   that is what counts the waits until the next attempt. */
+   that is what counts the waits until the next attempt. What the first look
+   finds would be there without a spin, too: nothing is learnt of that. So two
+   threads on one CPU, where the waker has mostly run before the other waits,
+   do not spin for the few times when it has not. */
 typedef struct conc__spin {
   double end;       /* a time, as of conc_now; 0: there is no turn */
   unsigned *failed; /* what has been learnt, and is to be */
   unsigned paused;  /* pauses since the last look at the clock */
+  unsigned looks;   /* at what is awaited */
 } conc__spin;
 
 CONC__INLINE void conc__spin_begin(conc__spin *spin, unsigned *failed,
@@ -8826,7 +8830,7 @@ CONC__INLINE void conc__spin_begin(conc__spin *spin, unsigned *failed,
   spin->end = budget > 0 && deadline > 0 ? conc_now() + budget : 0;
   if (spin->end > deadline) spin->end = deadline;
   spin->failed = failed;
-  spin->paused = 0;
+  spin->paused = spin->looks = 0;
 }
 
 /* Pauses `pauses` times, of which one takes some 40 ns: fewer for a look that
@@ -8835,6 +8839,7 @@ CONC__INLINE void conc__spin_begin(conc__spin *spin, unsigned *failed,
 CONC__INLINE bool conc__spin_again(conc__spin *spin, unsigned pauses) {
   unsigned i;
   if (spin->end <= 0) return false;
+  spin->looks++;
   for (i = 0; i < pauses; i++) conc__pause();
   spin->paused += pauses;
   if (spin->paused < 8) return true;
@@ -8843,6 +8848,7 @@ CONC__INLINE bool conc__spin_again(conc__spin *spin, unsigned pauses) {
 }
 
 CONC__INLINE void conc__spin_end(conc__spin *spin, bool paid) {
+  if (paid && spin->looks == 1) return;
   conc__spin_learn(spin->failed, paid);
 }
 

@@ -955,4 +955,26 @@ TEST(on_one_cpu_nobody_spins) {
   end_waiting_idly();
 }
 
+/* What is there at the first look would be there without a spin, too. */
+TEST(a_spin_learns_from_what_it_has_waited_for_only) {
+  unsigned failed = 2;
+  conc__spin busy;
+  conc_current();
+  if (conc__cpus < 2) SKIP("nobody spins on one CPU");
+  spin = 60;
+  conc__spin_begin(&busy, &failed, CONC__NEVER);
+  CHECK(conc__spin_again(&busy, 1));
+  conc__spin_end(&busy, true);
+  CHECK_EQ(failed, 2);
+  conc__spin_begin(&busy, &failed, CONC__NEVER);
+  for (int i = 0; i < 2; i++) CHECK(conc__spin_again(&busy, 1));
+  conc__spin_end(&busy, true);
+  CHECK_EQ(failed, 0);
+  conc__spin_begin(&busy, &failed, CONC__NEVER);
+  CHECK(conc__spin_again(&busy, 1));
+  conc__spin_end(&busy, false);
+  CHECK_EQ(failed, 1);
+  spin = 0;
+}
+
 TEST_MAIN
