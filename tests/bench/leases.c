@@ -544,6 +544,7 @@ static void rows(const char *how, bool kept, double sync, const char *beans,
 static void memory_rows(void) {
   char name[80];
   journal = beans_log = redis_log = NULL;
+  journal_sync = 0;
   for (int i = 0; i < 3; i++) {
     snprintf(name, sizeof name, "memory: %s",
              peers[i].speaks == CONC ? "conc" : peers[i].name);
