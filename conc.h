@@ -5753,18 +5753,22 @@ CONC_API ssize_t conc_broadcast_put(conc_broadcast *broadcast,
    process    CONC_FORK CONC_SPAWN CONC_NO_EXITCODE conc_process_start conc_pid
              conc_exitcode conc_terminate conc_kill conc_main
              CONC_PROCESS_TARGET conc_process_register
-   popen      CONC_PIPE CONC_DEVNULL CONC_STDOUT conc_popen (.task .argv .env
-             .cwd .std_in .std_out .std_err .in_file .out_file .err_file
-             .new_group .kill_on_timeout .executable .in .out .err) conc_output
-             (.data .size) conc_popen_start conc_popen_wait conc_popen_poll
-             conc_communicate conc_popen_close conc_call conc_check_output
+   popen      CONC_PIPE CONC_DEVNULL CONC_STDOUT conc_usage (.user .system
+             .max_memory) conc_popen (.task .argv .env .cwd .std_in .std_out
+             .std_err .in_file .out_file .err_file .new_group .kill_on_timeout
+             .executable .in .out .err .usage) conc_output (.data .size)
+             conc_popen_start conc_popen_wait conc_popen_poll conc_popen_stop
+             conc_popen_read_line conc_communicate conc_popen_close conc_call
+             conc_check_output
    value      conc_type CONC_NONE CONC_BOOL CONC_INT CONC_BIGINT CONC_FLOAT
              CONC_STR CONC_BYTES CONC_BYTEARRAY CONC_LIST CONC_TUPLE CONC_DICT
              CONC_SET CONC_FROZENSET CONC_OBJECT conc_value conc_value_free
              conc_value_type conc_value_int conc_value_float conc_value_bool
              conc_value_str conc_value_bytes conc_value_size conc_value_item
-             conc_value_key conc_value_get conc_value_equal CONC_PASS
-             conc_value_object
+             conc_value_key conc_value_get conc_value_walk (.value .parent
+             .index .depth) CONC_WALK_END CONC_WALK_LEAF CONC_WALK_OPEN
+             CONC_WALK_CLOSE conc_value_walk_begin conc_value_walk_next
+             conc_value_equal CONC_PASS conc_value_object
    pickle     conc_pickle_dumps conc_pickle_loads conc_pickle_loads_objects
    format     conc_value_text conc_build conc_parse
    json       conc_json_dumps conc_json_loads
@@ -5835,8 +5839,13 @@ CONC_API ssize_t conc_broadcast_put(conc_broadcast *broadcast,
              conc_dict_get conc_dict_set conc_dict_setdefault conc_dict_pop
              conc_dict_update conc_dict_contains conc_dict_keys conc_dict_copy
              conc_dict_clear conc_variable_get conc_variable_set
-   extras     conc_progress (.total .name .unit .fd .off .interval .width)
-             conc_progress_update conc_progress_close
+   extras     conc_progress (.total .name .unit .scale .above .fd .off
+             .interval .width) conc_progress_update conc_progress_total
+             conc_progress_close conc_interval (.seconds) conc_interval_next
+             conc_interval_left conc_limiter (.rate .burst)
+             conc_limiter_acquire conc_broadcast (.blocks .lost)
+             conc_broadcast_subscribe conc_broadcast_unsubscribe
+             conc_broadcast_put
    ------------------------------------------------------------------------ */
 
 /* ---------------------------------------------------------------------------
@@ -6027,8 +6036,8 @@ static const int *const conc__version_check __attribute__((used)) =
                   guard; dead letters; the end of a holder
      >>work       waiting; putting; getting; the ends of leases; what else a
                   queue does; the class
-     >>house      the host: what visitors want; the host: its loop; a guest's
-                  wires; a guest's calls; signs of life; the class of a guest's
+     >>house      the host: what visitors want; the host: its loop
+     >>guest      wires; a guest's calls; signs of life; the class of a guest's
                   queue; making it; the two classes
      >>queue      typed values
      >>leases     leases, retries, priorities, delays: conc_lease
@@ -6099,7 +6108,8 @@ static const int *const conc__version_check __attribute__((used)) =
                   pickle; looking into an element; an array of elements;
                   searching and sorting; rows, found by their keys
      >>containers complaints; arguments; replies with elements; what the
-                  classes keep; items of an array; what can be iterated over
+                  classes keep; items of an array; what can be iterated over;
+                  changes that count once
      >>lists      reading a list; changing a list
      >>dicts      a dict: reading it; a dict: changing it; an iterator over a
                   dict's keys; a Namespace; a Value; an Array; their names
@@ -6117,7 +6127,8 @@ static const int *const conc__version_check __attribute__((used)) =
      >>data       what a method is called; a call of a client; a call in the
                   serving process; calls; finding and freeing them;
                   registering; a list; a dict; a variable
-     >>extras     a line; where and when it is written
+     >>extras     text in columns; a line; where and when it is written;
+                  conc_interval; conc_limiter; conc_broadcast
    ======================================================================== */
 
 #if defined(CONC_IMPLEMENTATION) && !defined(CONC__IMPLEMENTED)
