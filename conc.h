@@ -4094,8 +4094,8 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
    puts with other fields comes as a dict. In Python, with redis-py:
 
      r.xadd("{get_task_queue}", {"d": b"a task"})
-     [[_, [(entry, f)]]] = r.xreadgroup("conc", "me", {"{get_task_queue}": ">"},
-                                        count=1, block=0)
+     [[_, [(entry, f)]]] = r.xreadgroup(
+         "conc", "me", {"{get_task_queue}": ">"}, count=1, block=0)
      work(f[b"d"])
      r.xack("{get_task_queue}", "conc", entry)
      r.xdel("{get_task_queue}", entry)
@@ -4106,9 +4106,10 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
    and are looked for four times in it. A get without .lease takes a message
    for good when it returns, and the server hears of that with the next call,
    or after 10 ms; if the process is killed before, the message comes once more
-   after 10 seconds. What comes back is served before what waits in the queue,
-   but by a process that has gets under way, up to a quarter of .lease (2.5
-   seconds without) late. A message of conc_put_after has its place when its
+   after 10 seconds. A message that was on its way when a connection was lost
+   is found again by the next one. What comes back is served before what waits
+   in the queue, but by a process that has gets under way, up to a quarter of
+   .lease (2.5 seconds without) late. A message of conc_put_after has its place when its
    time is over. Delays and leases are in milliseconds. A put into a queue that
    is full, and conc_queue_join, ask again up to every 50 and 100 ms.
    conc_lease_extend makes a lease longer than .lease only as long as this
@@ -4274,10 +4275,11 @@ typedef struct conc_manager {
   size_t max_workers;       /* of a server: threads of all pools that clients
                                make, together; default 256. See
                                conc_manager_register_types */
-  size_t replicas;          /* at Redis: so many of them have a message when its
-                               put returns; default 0. See "Redis" above */
-  int format;               /* at Redis: how values other than bytes are stored,
-                               CONC_FORMAT_...; default 0: as pickles */
+  size_t replicas;          /* at Redis: so many of them have a message when
+                               its put returns; default 0. See "Redis" above */
+  int format;               /* at Redis: how values other than bytes are
+                               stored, CONC_FORMAT_...; default 0: as
+                               pickles */
   /* private */
   struct conc__manager_data *state; /* NULL: none of its calls was made */
 } conc_manager;
@@ -49772,7 +49774,6 @@ typedef struct conc__redis {
   bool scripts_known;
   unsigned depth;   /* conc__fork_depth: whose all of this is */
   char consumer[80];
-  uint64_t lane_serial; /* under the guard */
   unsigned lanes_used[8]; /* under the guard: bits of lanes that are in use */
   uint64_t lanes_last[256];
   struct conc__redis_queue *queues; /* under the guard; see >>streams */
@@ -50036,8 +50037,8 @@ CONC__PRIVATE int conc__redis_dial(conc__redis *r, const char *address,
 /* A connection is of no more use: all that wait for replies are told so. Under
    the guard; afterwards the caller wakes *woken, and leaves the connection,
    which it returns, for the line: *last. */
-CONC__PRIVATE conc__wire *conc__line_break(conc__redis_line *l, conc__waiter **woken,
-                                           bool *last) {
+CONC__PRIVATE conc__wire *conc__line_break(conc__redis_line *l,
+                                           conc__waiter **woken, bool *last) {
   conc__wire *w = l->wire;
   CONC__CHECK(conc__mutex_is_held(conc__mutex_of(l)));
   *last = false;
@@ -50145,8 +50146,8 @@ CONC__PRIVATE int conc__line_room(conc__redis_line *l, size_t n) {
 
 /* Appends commands to a line whose connection is there. Under the guard. 0,
    -EPIPE: there is no connection any more; -ENOMEM. */
-CONC__PRIVATE int conc__line_append(conc__redis_line *l, const conc__command *c,
-                                    conc__ask *a) {
+CONC__PRIVATE int conc__line_append(conc__redis_line *l,
+                                    const conc__command *c, conc__ask *a) {
   size_t i;
   int rc = l->wire == NULL ? -EPIPE : conc__line_room(l, c->replies);
   if (rc == 0) rc = conc__buffer_append(&l->out, c->b.data, c->b.size);
@@ -50179,7 +50180,8 @@ CONC__PRIVATE void conc__ask_leave(conc__redis_line *l, conc__ask *a) {
 
 /* The caller, who has led, does not any more: the first that waits does. Under
    the guard. */
-CONC__PRIVATE void conc__line_pass_on(conc__redis_line *l, conc__waiter **woken) {
+CONC__PRIVATE void conc__line_pass_on(conc__redis_line *l,
+                                      conc__waiter **woken) {
   conc__ask *a = l->first;
   conc__waiter *waiter;
   l->led = false;
@@ -50225,8 +50227,8 @@ CONC__PRIVATE int conc__line_lead(conc__redis_line *l, double deadline) {
 
 /* Waits for the replies that `a` has asked for. Under the guard, which it
    releases. 0, -ETIMEDOUT, -ECANCELED, or what became of the connection. */
-CONC__PRIVATE int conc__line_wait(conc__redis_line *l, conc__ask *a, size_t limit,
-                                  double deadline) {
+CONC__PRIVATE int conc__line_wait(conc__redis_line *l, conc__ask *a,
+                                  size_t limit, double deadline) {
   conc__mutex *guard = conc__mutex_of(l);
   bool leads = false, last = false;
   conc__waiter *woken = NULL, w;
@@ -50852,7 +50854,8 @@ typedef struct conc__parcel {
   bool ending; /* a call is about to end it: no other one can */
   struct conc__redis_task *task; /* NULL: it has ended, see `ended` */
   uint64_t lease;
-  double got;     /* when, or when it was extended: .max_lease counts from it */
+  double got;     /* when; or when it was extended, since .max_lease counts
+                     from it */
   double until;   /* it was extended up to that */
   bool ended;     /* its task has: it is to be given back */
   int64_t back_after; /* of one that is to be given back: ms */
@@ -50883,7 +50886,6 @@ typedef struct conc__redis_queue {
   size_t getters_count; /* calls, with the one that leads */
   size_t wanted;        /* messages that they want together */
   bool led;
-  bool dialing;
   conc__wire *wire;
   conc__node *wire_at;
   conc__buffer in, out;
@@ -50901,7 +50903,7 @@ typedef struct conc__redis_queue {
   double confirm_at;         /* 0: there are none */
   conc__parcel *returns;     /* that are to be given back */
   bool stray; /* nobody waits, but a reply may have messages */
-  bool recover;    /* a connection was lost, maybe with messages on their way */
+  bool recover; /* a connection was lost, maybe with messages on their way */
   unsigned moving; /* calls that have parcels which are in none of the lists */
   /* Under the guard of leases. */
   conc__parcel *buckets[CONC__REDIS_BUCKETS];
@@ -51255,7 +51257,8 @@ CONC__PRIVATE int conc__redis_make_group(conc__redis_queue *q,
 
 /* Sends commands of a queue, and tries again as the call says. 0 and the
    replies, to be freed by the caller in any case; or negative errno. */
-CONC__PRIVATE int conc__redis_call(conc__redis_queue *q, const conc__command *c,
+CONC__PRIVATE int conc__redis_call(conc__redis_queue *q,
+                                   const conc__command *c,
                                    conc__buffer *replies,
                                    conc__calling *call) {
   bool soon;
@@ -51356,7 +51359,8 @@ CONC__PRIVATE int conc__redis_give_back(conc__redis_queue *q,
   int rc;
   memset(&c, 0, sizeof c);
   for (p = list; p != NULL; p = p->next) n++;
-  snprintf(note, sizeof note, "%s %.*s", why, CONC__SHOWN(conc_name(NULL), 47));
+  snprintf(note, sizeof note, "%s %.*s", why,
+           CONC__SHOWN(conc_name(NULL), 47));
   conc__script_begin(q, &c, CONC__LUA_RELEASE, 1 + 4 * n, NULL);
   conc__command_text(&c, *why != 0 ? note : "");
   for (p = list; p != NULL; p = p->next) {
@@ -51463,7 +51467,13 @@ CONC__INLINE void conc__redis_enter(conc__redis *r) {
    Uses >>streams. Its user is >>manager.
    ------------------------------------------------------------------------ */
 
-enum { CONC__DUE_RECOVER, CONC__DUE_CONFIRM, CONC__DUE_WAKE, CONC__DUE_TAKE, CONC__DUE_READ };
+enum {
+  CONC__DUE_RECOVER,
+  CONC__DUE_CONFIRM,
+  CONC__DUE_WAKE,
+  CONC__DUE_TAKE, /* this and what follows may have messages */
+  CONC__DUE_READ
+};
 
 #define CONC__REDIS_TEND_MOST 30.0 /* seconds between two looks at the sets */
 #define CONC__REDIS_MANY 1024      /* messages that one reply has at most */
@@ -52208,7 +52218,8 @@ CONC__PRIVATE int conc__sending_make(const conc__redis_queue *q,
 }
 
 /* How many replicas have a put, which is told behind its own reply. */
-CONC__PRIVATE int conc__put_replicas(const conc__redis *r, conc__walked *walk) {
+CONC__PRIVATE int conc__put_replicas(const conc__redis *r,
+                                     conc__walked *walk) {
   conc__part part;
   bool soon;
   if (r->owner->replicas == 0) return 0;
@@ -52559,7 +52570,8 @@ CONC__PRIVATE void conc__redis_queue_free(conc__redis_queue *q) {
 }
 
 /* What one option of a queue says. */
-CONC__PRIVATE int conc__far_option(conc__redis_queue *q, const conc__part *name,
+CONC__PRIVATE int conc__far_option(conc__redis_queue *q,
+                                   const conc__part *name,
                                    const conc__part *value) {
   struct {
     const char *name;
@@ -52613,7 +52625,8 @@ CONC__PRIVATE int conc__far_options(conc__redis_queue *q, double end) {
   if (rc == 0 && !conc__resp_is(&walk, '*', &all)) rc = -EPROTO;
   if (rc == 0 && all.n < 2) rc = -ENOENT;
   for (; rc == 0 && all.n > 1; all.n -= 2) {
-    if (!conc__resp_is(&walk, '$', &name) || !conc__resp_is(&walk, '$', &value))
+    if (!conc__resp_is(&walk, '$', &name) ||
+        !conc__resp_is(&walk, '$', &value))
       rc = -EPROTO;
     else
       rc = conc__far_option(q, &name, &value);
@@ -52736,7 +52749,8 @@ CONC__PRIVATE int conc__far_bury(conc__redis_queue *q, conc__parcel *p) {
   conc__redis_queue *to = NULL;
   conc_value *letter = NULL;
   int rc = 0;
-  if (q->dead_letters != NULL) rc = conc__far_of(q->redis, q->dead_letters, &to);
+  if (q->dead_letters != NULL)
+    rc = conc__far_of(q->redis, q->dead_letters, &to);
   if (rc != 0 && rc != -ENOENT) return -EAGAIN;
   if (to != NULL) {
     rc = conc__dead_letter(p, &letter);
@@ -52927,7 +52941,8 @@ CONC__PRIVATE ssize_t conc__far_holders(conc_queue *queue,
 }
 
 static const conc__lease_class conc__far_leases = {
-    conc__far_put_on, conc__far_end, conc__far_stats, conc__far_holders, false};
+    conc__far_put_on, conc__far_end, conc__far_stats, conc__far_holders,
+    false};
 
 static const conc__queue_class conc__far_class = {
     conc__far_put,  conc__far_get,       conc__far_unget,
@@ -53376,13 +53391,12 @@ CONC__PRIVATE void conc__redis_shutdown(conc__manager_data *m) {
 }
 
 /* What has no meaning at Redis, or 0. */
-CONC__PRIVATE int conc__far_suits(conc__redis *r, conc_queue *queue) {
+CONC__PRIVATE int conc__far_suits(const conc_queue *queue) {
   const conc__work *w;
   if (queue->max_total > 0 || queue->objects != 0) return -ENOTSUP;
   if (queue->ops->leases == NULL) return 0;
   if (!queue->ops->leases->here) return -ENOTSUP;
   w = (const conc__work *)(const void *)queue;
-  (void)r;
   return w->journal != NULL || w->priorities > 1 ? -ENOTSUP : 0;
 }
 
@@ -53415,7 +53429,7 @@ CONC__PRIVATE int conc__redis_register(conc__manager_data *m, const char *name,
   conc__redis_queue *q;
   conc__calling call;
   conc__command c;
-  int rc = conc__far_suits(m->redis, queue);
+  int rc = conc__far_suits(queue);
   if (rc != 0) return rc;
   if (queue->ops->leases != NULL) w = (const conc__work *)(const void *)queue;
   if (w != NULL && w->dead_letters != NULL) {
@@ -53554,8 +53568,9 @@ CONC_API int conc_manager_start(conc_manager *manager) {
    and the server goes on as after a start. */
 CONC_API int conc_manager_serve_forever(conc_manager *manager) {
   conc__server_side *server;
-  int rc = conc__redis_is(manager->address) ? -ENOTSUP
-                                            : conc__server_start(manager, true);
+  int rc = -ENOTSUP;
+  if (!conc__redis_is(manager->address))
+    rc = conc__server_start(manager, true);
   if (rc != 0) return rc;
   server = &manager->state->server;
   rc = conc_join(&server->thread, CONC_FOREVER);
