@@ -235,7 +235,7 @@ static void begin_wait(conc_task *t, waiting *w, conc_queue *q, conc_fn *fn) {
   w->q = q;
   start(conc_thread_start, t, fn, w);
   while (!LOAD(w->begun)) usleep(100);
-  usleep(30000);
+  usleep(15000);
 }
 
 EVERYWHERE(those_that_wait_are_woken) {
@@ -645,7 +645,7 @@ EVERYWHERE(what_a_task_has_leased_comes_back_when_it_ends) {
 /* A job that lasts longer than its lease is not done twice while its task
    lives. */
 EVERYWHERE(a_task_that_lives_keeps_its_lease) {
-  const double lease = 0.3 * test_slow();
+  const double lease = 0.15 * test_slow();
   distance d;
   conc_manager m;
   conc_queue *other;
@@ -689,7 +689,7 @@ FAR_AWAY(what_a_killed_process_has_leased_comes_back) {
   int ends[2];
   char c;
   NEEDS_FORK;
-  distance_begin(&d, kind, leasing(1), false);
+  distance_begin(&d, kind, leasing(0.4 * test_slow()), false);
   CHECK_EQ(pipe(ends), 0);
   put(d.q, "job");
   pid = begin_child();
@@ -719,12 +719,12 @@ EVERYWHERE(a_released_message_waits_as_long_as_was_said) {
   put(d.q, "b");
   expect(d.q, "a", &a);
   began = conc_now();
-  CHECK_EQ(conc_lease_release(&a, 0.3), 0);
-  CHECK_EQ(conc_lease_release(&a, 0.3), -EINVAL);
+  CHECK_EQ(conc_lease_release(&a, 0.2), 0);
+  CHECK_EQ(conc_lease_release(&a, 0.2), -EINVAL);
   expect(d.q, "b", NULL);
   CHECK_EQ(conc_task_done(d.q), 0);
   expect(d.q, "a", &a);
-  CHECK(conc_now() - began >= 0.28);
+  CHECK(conc_now() - began >= 0.18);
   CHECK_EQ(conc_lease_deliveries(&a), 2);
   CHECK_EQ(conc_lease_done(&a), 0);
   distance_end(&d);
@@ -773,18 +773,18 @@ EVERYWHERE(what_is_put_for_later_comes_then) {
   double began;
   distance_begin(&d, kind, leasing(60), false);
   began = conc_now();
-  CHECK_EQ(conc_put_after(d.q, "later", 5, 0.4, soon()), 0);
-  CHECK_EQ(conc_put_after(d.q, "later still", 11, 0.6, soon()), 0);
+  CHECK_EQ(conc_put_after(d.q, "later", 5, 0.2, soon()), 0);
+  CHECK_EQ(conc_put_after(d.q, "later still", 11, 0.3, soon()), 0);
   CHECK_EQ(conc_put_after(d.q, "at once", 7, 0, soon()), 0);
   expect(d.q, "at once", NULL);
   CHECK_EQ(conc_task_done(d.q), 0);
   expect_none(d.q, 0);
   CHECK_EQ(conc_queue_join(d.q, 0), -ETIMEDOUT);
   expect(d.q, "later", NULL);
-  CHECK(conc_now() - began >= 0.38);
+  CHECK(conc_now() - began >= 0.18);
   CHECK_EQ(conc_task_done(d.q), 0);
   expect(d.q, "later still", NULL);
-  CHECK(conc_now() - began >= 0.58);
+  CHECK(conc_now() - began >= 0.28);
   CHECK_EQ(conc_task_done(d.q), 0);
   CHECK_EQ(conc_queue_join(d.q, soon()), 0);
   distance_end(&d);
@@ -837,6 +837,7 @@ TEST(what_lies_there_is_plain) {
   conc_value *v;
   char text[64];
   distance_begin(&d, ON_REDIS, plain(), false);
+  CHECK_EQ(d.client.format, CONC_FORMAT_PICKLE);
   put(d.q, "bytes");
   CHECK_EQ(conc_put_build(d.q, soon(), "[is]", 7, "seven"), 0);
   memset(&json, 0, sizeof json);
@@ -941,6 +942,12 @@ TEST(replicas_are_waited_for) {
   redis_end(&master);
 }
 
+static int tried(ssize_t rc, long fail_at) {
+  if (rc < 0 && rc != -ENOMEM && rc != -ECONNRESET)
+    TEST_FAIL("%ld: %s", fail_at, conc_strerror((int)rc));
+  return (int)rc;
+}
+
 /* Every call that fails for want of memory has done nothing, or all; only if
    there is none for the reply of the server, it is not known what became of a
    put or a done. */
@@ -952,10 +959,7 @@ static void live_through(long fail_at, const char *address) {
   memset(&m, 0, sizeof m);
   m.address = address;
   STORE(test_fail_at, fail_at);
-#define TRIED(call)                                         \
-  (rc = (int)(call), rc >= 0 || rc == -ENOMEM ||            \
-   rc == -ECONNRESET ? (void)0                              \
-                     : TEST_FAIL("%ld: %s", fail_at, conc_strerror(rc)), rc)
+#define TRIED(call) tried((ssize_t)(call), fail_at)
   if (TRIED(conc_manager_connect(&m, soon())) == 0) {
     q = conc_manager_get(&m, "q");
     CHECK(q != NULL || errno == ENOMEM || errno == ECONNRESET);
@@ -993,7 +997,7 @@ static void live_through(long fail_at, const char *address) {
 TEST(no_memory_loses_nothing_on_Redis) {
   distance d;
   distance_begin(&d, ON_REDIS, leasing(0.2), false);
-  for (long i = 1; i <= 80; i++) live_through(i, d.address);
+  for (long i = 1; i <= 60; i++) live_through(i, d.address);
   distance_end(&d);
 }
 

@@ -239,7 +239,7 @@ TEST(no_task_is_lost_with_workers_that_are_killed) {
 
 TEST(every_put_that_was_answered_survives_the_server) {
   enum { PUTTERS = 4, GETTERS = 2 };
-  const int kills = longer(3);
+  const int kills = longer(5);
   hand hands[PUTTERS + GETTERS];
   redis r;
   int doubled, lost;
