@@ -55,8 +55,9 @@ static void expect(conc_queue *q, const char *text) {
 }
 
 /* The queue works, and is empty: nothing came twice. A call that finds a dead
-   connection, or what is left of an odd answer, may say so. With a lease nothing is said to the server
-   afterwards, so that it is the next call that gets an odd answer. */
+   connection, or what is left of an odd answer, may say so. With a lease
+   nothing is said to the server afterwards, so that it is the next call that
+   gets an odd answer. */
 static void goes_on(stage *s) {
   char buf[64];
   ssize_t n;
