@@ -4104,8 +4104,8 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
    puts with other fields comes as a dict. In Python, with redis-py:
 
      r.xadd("{get_task_queue}", {"d": b"a task"})
-     [[_, [(entry, f)]]] = r.xreadgroup("conc", "me", {"{get_task_queue}": ">"},
-                                        count=1, block=0)
+     [[_, [(entry, f)]]] = r.xreadgroup(
+         "conc", "me", {"{get_task_queue}": ">"}, count=1, block=0)
      work(f[b"d"])
      r.xack("{get_task_queue}", "conc", entry)
      r.xdel("{get_task_queue}", entry)
@@ -4116,9 +4116,10 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
    and are looked for four times in it. A get without .lease takes a message
    for good when it returns, and the server hears of that with the next call,
    or after 10 ms; if the process is killed before, the message comes once more
-   after 10 seconds. What comes back is served before what waits in the queue,
-   but by a process that has gets under way, up to a quarter of .lease (2.5
-   seconds without) late. A message of conc_put_after has its place when its
+   after 10 seconds. A message that was on its way when a connection was lost
+   is found again by the next one. What comes back is served before what waits
+   in the queue, but by a process that has gets under way, up to a quarter of
+   .lease (2.5 seconds without) late. A message of conc_put_after has its place when its
    time is over. Delays and leases are in milliseconds. A put into a queue that
    is full, and conc_queue_join, ask again up to every 50 and 100 ms.
    conc_lease_extend makes a lease longer than .lease only as long as this
@@ -4284,10 +4285,11 @@ typedef struct conc_manager {
   size_t max_workers;       /* of a server: threads of all pools that clients
                                make, together; default 256. See
                                conc_manager_register_types */
-  size_t replicas;          /* at Redis: so many of them have a message when its
-                               put returns; default 0. See "Redis" above */
-  int format;               /* at Redis: how values other than bytes are stored,
-                               CONC_FORMAT_...; default 0: as pickles */
+  size_t replicas;          /* at Redis: so many of them have a message when
+                               its put returns; default 0. See "Redis" above */
+  int format;               /* at Redis: how values other than bytes are
+                               stored, CONC_FORMAT_...; default 0: as
+                               pickles */
   /* private */
   struct conc__manager_data *state; /* NULL: none of its calls was made */
 } conc_manager;
@@ -49591,6 +49593,7 @@ enum {
   CONC__LUA_COUNTS,
   CONC__LUA_OPTIONS,
   CONC__LUA_LEAVE,
+  CONC__LUA_RECOVER,
   CONC__LUA_COUNT
 };
 
@@ -49709,7 +49712,17 @@ static const char *const conc__redis_scripts[CONC__LUA_COUNT] = {
     "if not all.err then for _,c in ipairs(all) do "
     "if (c[2]==me and (c[4]==0 or k==wk)) or "
     "(c[2]~='-' and c[6]>86400000 and (c[4]==0 or k==wk)) then "
-    "call('XGROUP','DELCONSUMER',k,'conc',c[2]) end end end end return 1"};
+    "call('XGROUP','DELCONSUMER',k,'conc',c[2]) end end end end return 1",
+    /* RECOVER: me; entries that are here. All others that are this consumer's
+       were sent to it and never arrived. */
+    CONC__LUA_KEYS
+    "local here={} for i=2,#ARGV do here[ARGV[i]]=true end "
+    "local from='-' while true do "
+    "local ps=call('XPENDING',q,'conc',from,'+',256,me) "
+    "for _,p in ipairs(ps) do if not here[p[1]] then "
+    "call('XCLAIM',q,'conc','-',0,p[1],'RETRYCOUNT',math.max(0,p[4]-1),"
+    "'JUSTID') call('ZADD',bk,0,p[1]) end end "
+    "if #ps<256 then break end from='('..ps[256][1] end return 1"};
 
 /* --- what there is --- */
 
@@ -49771,7 +49784,6 @@ typedef struct conc__redis {
   bool scripts_known;
   unsigned depth;   /* conc__fork_depth: whose all of this is */
   char consumer[80];
-  uint64_t lane_serial; /* under the guard */
   unsigned lanes_used[8]; /* under the guard: bits of lanes that are in use */
   uint64_t lanes_last[256];
   struct conc__redis_queue *queues; /* under the guard; see >>streams */
@@ -50035,8 +50047,8 @@ CONC__PRIVATE int conc__redis_dial(conc__redis *r, const char *address,
 /* A connection is of no more use: all that wait for replies are told so. Under
    the guard; afterwards the caller wakes *woken, and leaves the connection,
    which it returns, for the line: *last. */
-CONC__PRIVATE conc__wire *conc__line_break(conc__redis_line *l, conc__waiter **woken,
-                                           bool *last) {
+CONC__PRIVATE conc__wire *conc__line_break(conc__redis_line *l,
+                                           conc__waiter **woken, bool *last) {
   conc__wire *w = l->wire;
   CONC__CHECK(conc__mutex_is_held(conc__mutex_of(l)));
   *last = false;
@@ -50144,8 +50156,8 @@ CONC__PRIVATE int conc__line_room(conc__redis_line *l, size_t n) {
 
 /* Appends commands to a line whose connection is there. Under the guard. 0,
    -EPIPE: there is no connection any more; -ENOMEM. */
-CONC__PRIVATE int conc__line_append(conc__redis_line *l, const conc__command *c,
-                                    conc__ask *a) {
+CONC__PRIVATE int conc__line_append(conc__redis_line *l,
+                                    const conc__command *c, conc__ask *a) {
   size_t i;
   int rc = l->wire == NULL ? -EPIPE : conc__line_room(l, c->replies);
   if (rc == 0) rc = conc__buffer_append(&l->out, c->b.data, c->b.size);
@@ -50178,7 +50190,8 @@ CONC__PRIVATE void conc__ask_leave(conc__redis_line *l, conc__ask *a) {
 
 /* The caller, who has led, does not any more: the first that waits does. Under
    the guard. */
-CONC__PRIVATE void conc__line_pass_on(conc__redis_line *l, conc__waiter **woken) {
+CONC__PRIVATE void conc__line_pass_on(conc__redis_line *l,
+                                      conc__waiter **woken) {
   conc__ask *a = l->first;
   conc__waiter *waiter;
   l->led = false;
@@ -50224,8 +50237,8 @@ CONC__PRIVATE int conc__line_lead(conc__redis_line *l, double deadline) {
 
 /* Waits for the replies that `a` has asked for. Under the guard, which it
    releases. 0, -ETIMEDOUT, -ECANCELED, or what became of the connection. */
-CONC__PRIVATE int conc__line_wait(conc__redis_line *l, conc__ask *a, size_t limit,
-                                  double deadline) {
+CONC__PRIVATE int conc__line_wait(conc__redis_line *l, conc__ask *a,
+                                  size_t limit, double deadline) {
   conc__mutex *guard = conc__mutex_of(l);
   bool leads = false, last = false;
   conc__waiter *woken = NULL, w;
@@ -50847,9 +50860,12 @@ typedef struct conc__parcel {
   char why[16], by[48]; /* of a dead one */
   /* Of a lease, under the guard of leases: */
   struct conc__parcel *older, *younger; /* of its task's */
+  struct conc__parcel *bucket; /* the next one of the same bucket */
+  bool ending; /* a call is about to end it: no other one can */
   struct conc__redis_task *task; /* NULL: it has ended, see `ended` */
   uint64_t lease;
-  double got;     /* when, or when it was extended: .max_lease counts from it */
+  double got;     /* when; or when it was extended, since .max_lease counts
+                     from it */
   double until;   /* it was extended up to that */
   bool ended;     /* its task has: it is to be given back */
   int64_t back_after; /* of one that is to be given back: ms */
@@ -50880,7 +50896,6 @@ typedef struct conc__redis_queue {
   size_t getters_count; /* calls, with the one that leads */
   size_t wanted;        /* messages that they want together */
   bool led;
-  bool dialing;
   conc__wire *wire;
   conc__node *wire_at;
   conc__buffer in, out;
@@ -50898,6 +50913,8 @@ typedef struct conc__redis_queue {
   double confirm_at;         /* 0: there are none */
   conc__parcel *returns;     /* that are to be given back */
   bool stray; /* nobody waits, but a reply may have messages */
+  bool recover; /* a connection was lost, maybe with messages on their way */
+  unsigned moving; /* calls that have parcels which are in none of the lists */
   /* Under the guard of leases. */
   conc__parcel *buckets[CONC__REDIS_BUCKETS];
   size_t leases; /* in them */
@@ -50913,8 +50930,27 @@ CONC__INLINE conc__mutex *conc__redis_guard(void) {
   return conc__mutex_of(&conc__redis_local);
 }
 
+/* Takes a lease out of the table, if it is in there. */
+CONC__PRIVATE void conc__lease_leave(conc__parcel *p) {
+  conc__mutex *guard = conc__redis_guard();
+  conc__redis_queue *q = p->queue;
+  conc__parcel **link;
+  if (p->lease == 0) return;
+  link = &q->buckets[p->lease % CONC__REDIS_BUCKETS];
+  conc__mutex_lock(guard);
+  while (*link != NULL && *link != p) link = &(*link)->bucket;
+  if (*link != NULL) {
+    *link = p->bucket;
+    if (--q->leases == 0) q->beat_at = 0;
+  }
+  p->lease = 0;
+  conc__mutex_unlock(guard);
+}
+
 CONC__PRIVATE void conc__parcel_free(conc__parcel *p) {
-  if (p != NULL) CONC_FREE(p->data);
+  if (p == NULL) return;
+  conc__lease_leave(p);
+  CONC_FREE(p->data);
   CONC_FREE(p);
 }
 
@@ -51104,7 +51140,7 @@ CONC__PRIVATE void conc__lease_enter(conc__parcel *p, conc__redis_task *t) {
   p->got = conc_now();
   p->until = 0;
   bucket = &q->buckets[p->lease % CONC__REDIS_BUCKETS];
-  p->next = *bucket;
+  p->bucket = *bucket;
   *bucket = p;
   p->task = t;
   p->older = t->youngest;
@@ -51117,54 +51153,60 @@ CONC__PRIVATE void conc__lease_enter(conc__parcel *p, conc__redis_task *t) {
   if (first) conc__redis_wake(q->redis);
 }
 
-/* Takes a lease out by its number; 0: the calling task's youngest of this
-   queue. NULL: there is none. *task: whose it was; NULL: of one that has
-   ended. */
+/* Finds a lease by its number, for a call that is to end it; 0: the calling
+   task's youngest of this queue. NULL: there is none. It stays in the table
+   until it is freed, or no call is about to end it any more. *task: whose it
+   was; NULL: of one that has ended. */
 CONC__PRIVATE conc__parcel *conc__lease_take(conc__redis_queue *q,
                                              uint64_t lease,
                                              conc__redis_task **task) {
   conc__mutex *guard = conc__redis_guard();
   conc__redis_task *t = lease == 0 ? conc__redis_task_make() : NULL;
-  conc__parcel *p, **link;
+  conc__parcel *p;
   conc__mutex_lock(guard);
-  for (p = t != NULL ? t->youngest : NULL; p != NULL; p = p->older)
-    if (p->queue == q) break;
-  if (p != NULL) lease = p->lease;
-  link = &q->buckets[lease % CONC__REDIS_BUCKETS];
-  while (*link != NULL && (*link)->lease != lease) link = &(*link)->next;
-  p = *link;
+  if (t != NULL) {
+    for (p = t->youngest; p != NULL; p = p->older)
+      if (p->queue == q) break;
+  } else {
+    p = q->buckets[lease % CONC__REDIS_BUCKETS];
+    while (p != NULL && p->lease != lease) p = p->bucket;
+    if (p != NULL && p->ending) p = NULL;
+  }
   if (p != NULL) {
-    *link = p->next;
+    p->ending = true;
     p->next = NULL;
     *task = p->task;
     conc__parcel_leave_task(p);
-    q->leases--;
     if (p->ended) q->ended--;
-    if (q->leases == 0) q->beat_at = 0;
   }
   conc__mutex_unlock(guard);
   return p;
 }
 
-/* Puts a lease back that was taken out, for its end is not known to have been
-   heard of: or it was to be extended only. */
+/* It was not ended after all: the lease is its task's again. */
 CONC__PRIVATE void conc__lease_put_back(conc__parcel *p,
                                         conc__redis_task *task) {
   conc__mutex *guard = conc__redis_guard();
-  conc__redis_queue *q = p->queue;
-  conc__parcel **bucket = &q->buckets[p->lease % CONC__REDIS_BUCKETS];
   conc__mutex_lock(guard);
-  p->next = *bucket;
-  *bucket = p;
+  p->ending = false;
   p->task = task;
   if (task != NULL) {
     p->older = task->youngest;
+    p->younger = NULL;
     if (task->youngest != NULL) task->youngest->younger = p;
     task->youngest = p;
   } else if (p->ended) {
-    q->ended++;
+    p->queue->ended++;
   }
-  if (q->leases++ == 0) q->beat_at = conc_now() + (double)q->lease / 3000;
+  conc__mutex_unlock(guard);
+}
+
+/* Parcels are on their way from one list to another one: +1; and have come
+   there: -1. */
+CONC__PRIVATE void conc__far_moves(conc__redis_queue *q, int by) {
+  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex_lock(guard);
+  q->moving += (unsigned)by;
   conc__mutex_unlock(guard);
 }
 
@@ -51225,7 +51267,8 @@ CONC__PRIVATE int conc__redis_make_group(conc__redis_queue *q,
 
 /* Sends commands of a queue, and tries again as the call says. 0 and the
    replies, to be freed by the caller in any case; or negative errno. */
-CONC__PRIVATE int conc__redis_call(conc__redis_queue *q, const conc__command *c,
+CONC__PRIVATE int conc__redis_call(conc__redis_queue *q,
+                                   const conc__command *c,
                                    conc__buffer *replies,
                                    conc__calling *call) {
   bool soon;
@@ -51326,7 +51369,8 @@ CONC__PRIVATE int conc__redis_give_back(conc__redis_queue *q,
   int rc;
   memset(&c, 0, sizeof c);
   for (p = list; p != NULL; p = p->next) n++;
-  snprintf(note, sizeof note, "%s %.*s", why, CONC__SHOWN(conc_name(NULL), 47));
+  snprintf(note, sizeof note, "%s %.*s", why,
+           CONC__SHOWN(conc_name(NULL), 47));
   conc__script_begin(q, &c, CONC__LUA_RELEASE, 1 + 4 * n, NULL);
   conc__command_text(&c, *why != 0 ? note : "");
   for (p = list; p != NULL; p = p->next) {
@@ -51373,10 +51417,12 @@ CONC__PRIVATE void conc__redis_reset(conc__redis *r) {
     q->returns = NULL;
     for (i = 0; i < CONC__REDIS_BUCKETS; i++) {
       conc__parcel *p;
-      for (p = q->buckets[i]; p != NULL; p = p->next)
+      while ((p = q->buckets[i]) != NULL) {
+        q->buckets[i] = p->bucket;
         conc__parcel_leave_task(p);
-      conc__parcels_free(q->buckets[i]);
-      q->buckets[i] = NULL;
+        p->lease = 0; /* it is out, and the guards are held */
+        conc__parcel_free(p);
+      }
     }
     q->leases = q->ended = 0;
     q->beat_at = q->confirm_at = q->tend_at = 0;
@@ -51386,7 +51432,8 @@ CONC__PRIVATE void conc__redis_reset(conc__redis *r) {
     conc__buffer_free(&q->out);
     memset(&q->getters, 0, sizeof q->getters);
     q->getters_count = q->wanted = 0;
-    q->due_count = 0;
+    q->due_count = q->moving = 0;
+    q->recover = false;
     q->led = q->blocked = q->unblocked = q->stray = false;
     q->wake[0] = 0;
   }
@@ -51430,7 +51477,13 @@ CONC__INLINE void conc__redis_enter(conc__redis *r) {
    Uses >>streams. Its user is >>manager.
    ------------------------------------------------------------------------ */
 
-enum { CONC__DUE_CONFIRM, CONC__DUE_WAKE, CONC__DUE_TAKE, CONC__DUE_READ };
+enum {
+  CONC__DUE_RECOVER,
+  CONC__DUE_CONFIRM,
+  CONC__DUE_WAKE,
+  CONC__DUE_TAKE, /* this and what follows may have messages */
+  CONC__DUE_READ
+};
 
 #define CONC__REDIS_TEND_MOST 30.0 /* seconds between two looks at the sets */
 #define CONC__REDIS_MANY 1024      /* messages that one reply has at most */
@@ -51458,6 +51511,7 @@ CONC__PRIVATE conc__wire *conc__getters_break(conc__redis_queue *q,
   if (q->confirms != NULL && q->confirm_at <= 0) q->confirm_at = conc_now();
   q->wake[0] = 0;
   q->tend_at = 0;
+  q->recover = true;
   if (conc__own_fd_is(w->fd)) shutdown(w->fd, SHUT_RDWR);
   *last = --w->users == 0;
   return w;
@@ -51478,15 +51532,58 @@ CONC__PRIVATE int64_t conc__redis_silence(const conc__redis_queue *q) {
   return ms;
 }
 
-/* Writes what the getters want. Under the guard; nothing is due. 0 or
-   -ENOMEM. */
+/* Appends the entries of a list. */
+CONC__PRIVATE void conc__recover_list(conc__command *c, size_t *n,
+                                      const conc__parcel *p) {
+  for (; p != NULL; p = p->next, ++*n) conc__command_text(c, p->id);
+}
+
+/* A connection was lost, and messages that were on their way by it would come
+   back as late as any whose process has ended. So the server is told, by the
+   first command of the next one, which have arrived. Under the guard, which is
+   released meanwhile; the caller leads, so nothing comes meanwhile. If a call
+   has some in its hands, it is put off. 0 or -ENOMEM. */
+CONC__PRIVATE int conc__getters_recover(conc__redis_queue *q) {
+  conc__mutex *guard = conc__mutex_of(q);
+  conc__command c, ids;
+  size_t n = 0, i;
+  if (!q->recover || q->moving > 0) return 0;
+  memset(&c, 0, sizeof c);
+  memset(&ids, 0, sizeof ids);
+  conc__recover_list(&ids, &n, q->ready);
+  conc__recover_list(&ids, &n, q->confirms);
+  conc__recover_list(&ids, &n, q->confirming);
+  conc__recover_list(&ids, &n, q->returns);
+  conc__mutex_unlock(guard);
+  conc__mutex_lock(conc__redis_guard());
+  for (i = 0; i < CONC__REDIS_BUCKETS; i++) {
+    const conc__parcel *p;
+    for (p = q->buckets[i]; p != NULL; p = p->bucket, n++)
+      conc__command_text(&ids, p->id);
+  }
+  conc__mutex_unlock(conc__redis_guard());
+  conc__mutex_lock(guard);
+  conc__script_begin(q, &c, CONC__LUA_RECOVER, n, NULL);
+  if (c.rc == 0) c.rc = ids.rc;
+  if (c.rc == 0) c.rc = conc__buffer_append(&c.b, ids.b.data, ids.b.size);
+  if (c.rc == 0) c.rc = conc__buffer_append(&q->out, c.b.data, c.b.size);
+  conc__buffer_free(&c.b);
+  conc__buffer_free(&ids.b);
+  if (c.rc != 0) return c.rc;
+  q->due[q->due_count++] = CONC__DUE_RECOVER;
+  q->recover = false;
+  q->tend_at = 0;
+  return 0;
+}
+
+/* Writes what the getters want. Under the guard; nothing is due, but what
+   stands above. 0 or -ENOMEM. */
 CONC__PRIVATE int conc__getters_ask(conc__redis_queue *q, double deadline) {
   double now = conc_now(), until = deadline;
   size_t count = q->wanted < CONC__REDIS_MANY ? q->wanted : CONC__REDIS_MANY;
   bool confirms = q->confirms != NULL;
   conc__command c;
   memset(&c, 0, sizeof c);
-  q->due_count = 0;
   if (confirms) {
     conc__parcels_done(q, &c, "got", q->confirms);
     q->due[q->due_count++] = CONC__DUE_CONFIRM;
@@ -51527,6 +51624,7 @@ CONC__PRIVATE int conc__getters_ask(conc__redis_queue *q, double deadline) {
   if (c.rc == 0) c.rc = conc__buffer_append(&q->out, c.b.data, c.b.size);
   conc__buffer_free(&c.b);
   if (c.rc != 0) {
+    q->out.size = q->out.first = 0; /* nothing of it was sent */
     q->due_count = 0;
     return c.rc;
   }
@@ -51760,7 +51858,10 @@ CONC__PRIVATE int conc__getters_step(conc__redis_queue *q,
     *soon = rc == -EAGAIN || rc == -EROFS;
     return rc;
   }
-  if (q->due_count == 0) rc = conc__getters_ask(q, call->deadline);
+  if (q->due_count == 0) {
+    rc = conc__getters_recover(q);
+    if (rc == 0) rc = conc__getters_ask(q, call->deadline);
+  }
   if (rc != 0) return rc;
   w = q->wire;
   while (rc == 0 && conc__buffer_count(&q->out) > 0) {
@@ -51923,6 +52024,7 @@ CONC__PRIVATE int conc__getters_await(conc__redis_queue *q, size_t n,
     q->ready = *end;
     *end = NULL;
     if (q->ready == NULL) q->ready_last = NULL;
+    q->moving++; /* until they are where the caller puts them */
   }
   q->getters_count--;
   q->wanted -= wants;
@@ -52037,6 +52139,7 @@ CONC__PRIVATE ssize_t conc__far_take(conc__redis_queue *q, conc__sink *sink,
     if (n > 1 && sink->size > 0) sink->data = (char *)sink->data + sink->size;
   }
   if (list != NULL) conc__far_refuse(q, list, got);
+  conc__far_moves(q, -1);
   if (n > 1) return done > 0 ? done : got;
   return got;
 }
@@ -52125,7 +52228,8 @@ CONC__PRIVATE int conc__sending_make(const conc__redis_queue *q,
 }
 
 /* How many replicas have a put, which is told behind its own reply. */
-CONC__PRIVATE int conc__put_replicas(const conc__redis *r, conc__walked *walk) {
+CONC__PRIVATE int conc__put_replicas(const conc__redis *r,
+                                     conc__walked *walk) {
   conc__part part;
   bool soon;
   if (r->owner->replicas == 0) return 0;
@@ -52350,6 +52454,7 @@ CONC__PRIVATE int conc__far_ask(conc__redis_queue *q, int script,
   arrived = q->confirms;
   q->confirms = NULL;
   q->confirm_at = 0;
+  q->moving++;
   conc__mutex_unlock(guard);
   if (arrived != NULL) conc__parcels_done(q, &c, "got", arrived);
   conc__script_begin(q, &c, script, 0, NULL);
@@ -52381,6 +52486,7 @@ CONC__PRIVATE int conc__far_ask(conc__redis_queue *q, int script,
     arrived = p->next;
     conc__far_confirm(q, p);
   }
+  conc__far_moves(q, -1);
   return rc;
 }
 
@@ -52474,7 +52580,8 @@ CONC__PRIVATE void conc__redis_queue_free(conc__redis_queue *q) {
 }
 
 /* What one option of a queue says. */
-CONC__PRIVATE int conc__far_option(conc__redis_queue *q, const conc__part *name,
+CONC__PRIVATE int conc__far_option(conc__redis_queue *q,
+                                   const conc__part *name,
                                    const conc__part *value) {
   struct {
     const char *name;
@@ -52528,7 +52635,8 @@ CONC__PRIVATE int conc__far_options(conc__redis_queue *q, double end) {
   if (rc == 0 && !conc__resp_is(&walk, '*', &all)) rc = -EPROTO;
   if (rc == 0 && all.n < 2) rc = -ENOENT;
   for (; rc == 0 && all.n > 1; all.n -= 2) {
-    if (!conc__resp_is(&walk, '$', &name) || !conc__resp_is(&walk, '$', &value))
+    if (!conc__resp_is(&walk, '$', &name) ||
+        !conc__resp_is(&walk, '$', &value))
       rc = -EPROTO;
     else
       rc = conc__far_option(q, &name, &value);
@@ -52651,7 +52759,8 @@ CONC__PRIVATE int conc__far_bury(conc__redis_queue *q, conc__parcel *p) {
   conc__redis_queue *to = NULL;
   conc_value *letter = NULL;
   int rc = 0;
-  if (q->dead_letters != NULL) rc = conc__far_of(q->redis, q->dead_letters, &to);
+  if (q->dead_letters != NULL)
+    rc = conc__far_of(q->redis, q->dead_letters, &to);
   if (rc != 0 && rc != -ENOENT) return -EAGAIN;
   if (to != NULL) {
     rc = conc__dead_letter(p, &letter);
@@ -52671,9 +52780,12 @@ CONC__PRIVATE int conc__far_bury(conc__redis_queue *q, conc__parcel *p) {
    getter, or is dead. */
 CONC__PRIVATE void conc__far_return(conc__redis_queue *q, conc__parcel *p) {
   conc__mutex *guard = conc__mutex_of(q);
+  conc__far_moves(q, 1);
+  conc__lease_leave(p);
   conc__mutex_lock(guard);
   p->next = q->returns;
   q->returns = p;
+  q->moving--;
   conc__mutex_unlock(guard);
   conc__redis_wake(q->redis);
 }
@@ -52839,7 +52951,8 @@ CONC__PRIVATE ssize_t conc__far_holders(conc_queue *queue,
 }
 
 static const conc__lease_class conc__far_leases = {
-    conc__far_put_on, conc__far_end, conc__far_stats, conc__far_holders, false};
+    conc__far_put_on, conc__far_end, conc__far_stats, conc__far_holders,
+    false};
 
 static const conc__queue_class conc__far_class = {
     conc__far_put,  conc__far_get,       conc__far_unget,
@@ -52895,6 +53008,7 @@ CONC__PRIVATE void conc__tick_returns(conc__redis_queue *q) {
   conc__mutex_lock(guard);
   list = q->returns;
   q->returns = NULL;
+  q->moving++;
   conc__mutex_unlock(guard);
   while ((p = list) != NULL) {
     list = p->next;
@@ -52908,12 +53022,12 @@ CONC__PRIVATE void conc__tick_returns(conc__redis_queue *q) {
       conc__mutex_unlock(guard);
     }
   }
-  if (back == NULL) return;
-  if (conc__redis_give_back(q, back, "", &stale) == 0) {
+  if (back != NULL && conc__redis_give_back(q, back, "", &stale) == 0) {
     conc__parcels_free(back);
-    return;
+    back = NULL;
   }
   conc__mutex_lock(guard);
+  q->moving--;
   while ((p = back) != NULL) {
     back = p->next;
     p->next = q->returns;
@@ -52936,6 +53050,7 @@ CONC__PRIVATE bool conc__tick_confirm(conc__redis_queue *q, double before) {
     list = q->confirms;
     q->confirms = NULL;
     q->confirm_at = 0;
+    if (list != NULL) q->moving++;
   }
   conc__mutex_unlock(guard);
   if (list == NULL) return any;
@@ -52954,6 +53069,7 @@ CONC__PRIVATE bool conc__tick_confirm(conc__redis_queue *q, double before) {
     conc__mutex_unlock(guard);
   }
   conc__buffer_free(&replies);
+  conc__far_moves(q, -1);
   return true;
 }
 
@@ -52968,7 +53084,8 @@ CONC__PRIVATE void conc__tick_ended(conc__redis_queue *q) {
     int rc;
     conc__mutex_lock(guard);
     for (i = 0; q->ended > 0 && p == NULL && i < CONC__REDIS_BUCKETS; i++)
-      for (p = q->buckets[i]; p != NULL && !p->ended; p = p->next) {
+      for (p = q->buckets[i]; p != NULL && (!p->ended || p->ending);
+           p = p->bucket) {
       }
     if (p != NULL) lease = p->lease;
     conc__mutex_unlock(guard);
@@ -52993,7 +53110,7 @@ CONC__PRIVATE size_t conc__tick_living(const conc__redis_queue *q, size_t at,
   const int64_t silence = conc__redis_silence(q);
   const conc__parcel *p;
   size_t n = 0;
-  for (p = q->buckets[at]; p != NULL; p = p->next) {
+  for (p = q->buckets[at]; p != NULL; p = p->bucket) {
     double left = p->got + most - now;
     int64_t idle = 0;
     if (p->ended) continue;
@@ -53215,13 +53332,14 @@ CONC__PRIVATE void conc__far_drop_leases(conc__redis_queue *q) {
   conc__mutex *guard = conc__redis_guard();
   size_t i;
   for (i = 0; i < CONC__REDIS_BUCKETS; i++) {
-    conc__parcel *list, *p;
-    conc__mutex_lock(guard);
-    list = q->buckets[i];
-    q->buckets[i] = NULL;
-    for (p = list; p != NULL; p = p->next) conc__parcel_leave_task(p);
-    conc__mutex_unlock(guard);
-    conc__parcels_free(list);
+    conc__parcel *p;
+    do {
+      conc__mutex_lock(guard);
+      p = q->buckets[i];
+      if (p != NULL) conc__parcel_leave_task(p);
+      conc__mutex_unlock(guard);
+      conc__parcel_free(p);
+    } while (p != NULL);
   }
 }
 
@@ -53247,7 +53365,7 @@ CONC__PRIVATE void conc__redis_shutdown(conc__manager_data *m) {
     conc__mutex_lock(guard);
     for (i = 0; i < CONC__REDIS_BUCKETS; i++) {
       conc__parcel *p;
-      for (p = q->buckets[i]; p != NULL; p = p->next) {
+      for (p = q->buckets[i]; p != NULL; p = p->bucket) {
         conc__parcel_leave_task(p);
         if (!p->ended) q->ended++;
         p->ended = true;
@@ -53283,13 +53401,12 @@ CONC__PRIVATE void conc__redis_shutdown(conc__manager_data *m) {
 }
 
 /* What has no meaning at Redis, or 0. */
-CONC__PRIVATE int conc__far_suits(conc__redis *r, conc_queue *queue) {
+CONC__PRIVATE int conc__far_suits(const conc_queue *queue) {
   const conc__work *w;
   if (queue->max_total > 0 || queue->objects != 0) return -ENOTSUP;
   if (queue->ops->leases == NULL) return 0;
   if (!queue->ops->leases->here) return -ENOTSUP;
   w = (const conc__work *)(const void *)queue;
-  (void)r;
   return w->journal != NULL || w->priorities > 1 ? -ENOTSUP : 0;
 }
 
@@ -53322,7 +53439,7 @@ CONC__PRIVATE int conc__redis_register(conc__manager_data *m, const char *name,
   conc__redis_queue *q;
   conc__calling call;
   conc__command c;
-  int rc = conc__far_suits(m->redis, queue);
+  int rc = conc__far_suits(queue);
   if (rc != 0) return rc;
   if (queue->ops->leases != NULL) w = (const conc__work *)(const void *)queue;
   if (w != NULL && w->dead_letters != NULL) {
@@ -53461,8 +53578,9 @@ CONC_API int conc_manager_start(conc_manager *manager) {
    and the server goes on as after a start. */
 CONC_API int conc_manager_serve_forever(conc_manager *manager) {
   conc__server_side *server;
-  int rc = conc__redis_is(manager->address) ? -ENOTSUP
-                                            : conc__server_start(manager, true);
+  int rc = -ENOTSUP;
+  if (!conc__redis_is(manager->address))
+    rc = conc__server_start(manager, true);
   if (rc != 0) return rc;
   server = &manager->state->server;
   rc = conc_join(&server->thread, CONC_FOREVER);
