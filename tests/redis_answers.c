@@ -55,8 +55,9 @@ static void expect(conc_queue *q, const char *text) {
 }
 
 /* The queue works, and is empty: nothing came twice. A call that finds a dead
-   connection, or what is left of an odd answer, may say so. With a lease nothing is said to the server
-   afterwards, so that it is the next call that gets an odd answer. */
+   connection, or what is left of an odd answer, may say so. With a lease
+   nothing is said to the server afterwards, so that it is the next call that
+   gets an odd answer. */
 static void goes_on(stage *s) {
   char buf[64];
   ssize_t n;
@@ -212,7 +213,8 @@ TEST(an_answer_that_is_not_whole_is_waited_for_in_time) {
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
     int rc;
     odd_next(&s.between, "{q}", ANSWER, all[i]);
-    WITHIN(8, rc = conc_put(s.q, "x", 1, 0.1));
+    /* Longer than .timeout, so that the connection is given up. */
+    WITHIN(8, rc = conc_put(s.q, "x", 1, 0.4 * test_slow()));
     if (rc != -ECONNRESET && rc != -EPROTO) TEST_FAIL("%s: %d", all[i], rc);
     goes_on(&s);
   }
