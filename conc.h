@@ -4437,9 +4437,9 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
    after 10 seconds. A message that was on its way when a connection was lost
    is found again by the next one. What comes back is served before what waits
    in the queue, but by a process that has gets under way, up to a quarter of
-   .lease (2.5 seconds without) late. A message of conc_put_after has its place when its
-   time is over. Delays and leases are in milliseconds. A put into a queue that
-   is full, and conc_queue_join, ask again up to every 50 and 100 ms.
+   .lease (2.5 seconds without) late. A message of conc_put_after has its place
+   when its time is over. Delays and leases are in milliseconds. A put into a
+   full queue, and conc_queue_join, ask again up to every 50 and 100 ms.
    conc_lease_extend makes a lease longer than .lease only as long as this
    process lives. .capacity counts what is leased.
 
@@ -5867,8 +5867,18 @@ CONC_API ssize_t conc_broadcast_put(conc_broadcast *broadcast,
                       New: conc_serve, CONC_CHECKED, conc_manager_random_key;
                       .no_auth, .no_shutdown, .max_handshakes and .timeout of a
                       manager; .executable of a program.
+                      A program whose grandchild holds its pipe keeps its exit
+                      code, where conc_communicate was -ETIMEDOUT.
+                      New: work that survives (.lease, .journal, .priorities,
+                      .dedup, conc_lease, conc_put_after, conc_put_once), also
+                      in shared queues; queues on a Redis, by an address
+                      ("redis://host"); conc_select, conc_spawn, .detached,
+                      conc_stop_on_signals, conc_interval, conc_limiter,
+                      conc_broadcast, conc_popen_stop, conc_popen_read_line.
+                      System calls that are refused have a stand-in.
                       New in a manager: all that Python's SyncManager serves
-                      but Pool (conc_manager_register_types); locks, events and
+                      (conc_manager_register_types); lists, dicts and variables
+                      from C (conc_manager_dict); locks, events and
                       others of a program (conc_manager_register_lock), and
                       proxies of them (conc_manager_lock); C functions
                       (conc_manager_register, conc_manager_call); objects of
@@ -32423,9 +32433,10 @@ CONC__PRIVATE void conc__record_fill(unsigned char *p, int type,
 }
 
 /* Appends a record to the batch that gathers. `t` may be NULL: its end is not
-   waited for; else it is conc__journal_commit that wakes the thread. 0; -EPERM: a forked child; -ENOMEM, or the error by which the
-   journal has failed: then nothing was appended, and no commit follows. What
-   is to be woken afterwards is in *woken: so a short record, without a body,
+   waited for; else it is conc__journal_commit that wakes the thread. 0;
+   -EPERM: a forked child; -ENOMEM, or the error by which the journal has
+   failed: then nothing was appended, and no commit follows. What is to be
+   woken afterwards is in *woken: so a short record, without a body,
    can be appended with the guard of a queue held. */
 CONC__PRIVATE int conc__journal_note(conc__journal *j, int type,
                                      const conc_journal_record *r,
@@ -36191,10 +36202,11 @@ CONC__INLINE bool conc__queue_is_work(const conc_queue *q) {
    pipes and coroutines. It is used by >>guest, where the other side is.
    ------------------------------------------------------------------------ */
 
-#define CONC__GUEST_SLACK 1.0 /* seconds that an answer may be late, on a machine
-                                 with much to do */
-#define CONC__GUEST_PATIENCE 5.0 /* seconds for calls without a timeout */
-#define CONC__HOST_PAUSE 0.05 /* seconds, for want of descriptors */
+/* In seconds: what an answer may be late on a machine with much to do; for
+   calls without a timeout; and a rest for want of descriptors. */
+#define CONC__GUEST_SLACK 1.0
+#define CONC__GUEST_PATIENCE 5.0
+#define CONC__HOST_PAUSE 0.05
 #define CONC__SHOWN_MOST ((size_t)10000) /* holders that are told at once */
 
 /* What a guest asks for. There is no answer to the last three. */
@@ -49369,10 +49381,11 @@ CONC__PRIVATE bool conc__client_key(conc__manager_data *m,
 }
 
 /* A connection for methods: an idle one, or a new one. The caller puts it back
-   or closes it. 0 or negative errno. With .reconnect a new one has a name, in
-   the text that a Python server takes for that of our task. */
-CONC__PRIVATE int conc__peer_get(conc__manager_data *m, conc__peer **out,
-                                 bool *lost, double deadline) {
+   or closes it. 0 or negative errno, and then *lost: see conc__peer_function.
+   With .reconnect a new one has a name, in the text that a Python server takes
+   for that of our task. */
+CONC__PRIVATE int conc__peer_find(conc__manager_data *m, conc__peer **out,
+                                  bool *lost, double deadline) {
   char text[100 + CONC__NAMED_SIZE + 1];
   unsigned char name[CONC__KEY_SIZE];
   conc_value *reply;
@@ -49406,6 +49419,13 @@ CONC__PRIVATE int conc__peer_get(conc__manager_data *m, conc__peer **out,
   return 0;
 }
 
+/* The same, for a call that is not tried again. */
+CONC__PRIVATE int conc__peer_get(conc__manager_data *m, conc__peer **out,
+                                 double deadline) {
+  bool lost;
+  return conc__peer_find(m, out, &lost, deadline);
+}
+
 /* Seconds after which a message is confirmed by a word of its own if its
    connection stays idle while others are used. */
 #define CONC__CONFIRM_AFTER 10e-3
@@ -49437,9 +49457,9 @@ CONC__PRIVATE void conc__peer_put(conc__manager_data *m, conc__peer *p) {
   conc__mutex_unlock(guard);
 }
 
-/* Calls a function of the server, as conc__peer_function; but over a connection
-   that is there already, if the server is ours. If that one turns out to be
-   lost, the server may be another one by now, and is asked anew. */
+/* Calls a function of the server, as conc__peer_function; but over a
+   connection that is there already, if the server is ours. If that one turns
+   out to be lost, the server may be another one by now, and is asked anew. */
 CONC__PRIVATE int conc__peer_ask(conc__manager_data *m, const char *function,
                                  const char *argument, conc_value **reply,
                                  const conc_value **result, bool *lost,
@@ -49538,7 +49558,7 @@ CONC__PRIVATE int conc__call_connect(conc__calling *call, conc__peer **out) {
   int rc;
   *out = call->own;
   if (*out != NULL) return 0;
-  rc = conc__peer_get(call->manager, out, &call->lost,
+  rc = conc__peer_find(call->manager, out, &call->lost,
                           conc__call_patience(call));
   if (rc == 0 && call->again > 0) call->since = conc_now();
   return rc;
@@ -52574,9 +52594,8 @@ CONC__PRIVATE void conc__remote_leave(const conc__remote *r,
 /* A connection that no task uses. */
 CONC__PRIVATE int conc__remote_connect(const conc__remote *r,
                                        conc__remote_try *t, double end) {
-  bool lost;
   memset(t, 0, sizeof *t);
-  return conc__peer_get(r->manager, &t->peer, &lost, end);
+  return conc__peer_get(r->manager, &t->peer, end);
 }
 
 /* The whole of it, over a connection that the caller has taken. */
@@ -65772,8 +65791,7 @@ CONC__PRIVATE int conc__call_method(conc__answer *a, conc__manager_data *m,
                                     double end) {
   conc__peer *p;
   size_t at = 0;
-  bool lost;
-  int rc = conc__peer_get(m, &p, &lost, end);
+  int rc = conc__peer_get(m, &p, end);
   if (rc != 0) {
     memset(a, 0, sizeof *a);
     return rc;

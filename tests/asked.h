@@ -84,8 +84,7 @@ TEST_FN const char *ask(conc__peer *p, const char *ident, const char *method,
 /* A connection for methods. */
 TEST_FN conc__peer *person(served *s) {
   conc__peer *p;
-  bool lost;
-  CHECK_EQ(conc__peer_get(s->client.state, &p, &lost, soon()), 0);
+  CHECK_EQ(conc__peer_get(s->client.state, &p, soon()), 0);
   return p;
 }
 

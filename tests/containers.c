@@ -532,14 +532,13 @@ typedef struct room {
 static double soon(void) { return conc_now() + 20 * test_slow(); }
 
 static void open_room_of(room *r, int objects) {
-  bool lost;
   memset(r, 0, sizeof *r);
   r->s.server.objects = objects;
   CHECK_EQ(conc_manager_register_types(&r->s.server), 0);
   serve_queue(&r->s, conc_queue_new(NULL));
   r->s.client = client_of(&r->s);
   CHECK_EQ(conc_manager_connect(&r->s.client, 5 * test_slow()), 0);
-  CHECK_EQ(conc__peer_get(r->s.client.state, &r->peer, &lost, soon()), 0);
+  CHECK_EQ(conc__peer_get(r->s.client.state, &r->peer, soon()), 0);
 }
 
 static void open_room(room *r) { open_room_of(r, 0); }

@@ -814,11 +814,10 @@ TEST(a_function_may_get_from_a_queue_that_a_client_puts_into) {
 TEST(create_makes_an_object_of_the_result) {
   served s = nobody();
   conc__peer *p;
-  bool lost;
   const char *text;
   char id[CONC__ID_SIZE];
   serve(&s);
-  CHECK_EQ(conc__peer_get(s.client.state, &p, &lost, soon()), 0);
+  CHECK_EQ(conc__peer_get(s.client.state, &p, soon()), 0);
   text = ask(&s, NULL, NULL, "create", "(si){si}", "echo", 7, "k", 8);
   CHECK(strncmp(text, "('#RETURN', ('", 14) == 0);
   snprintf(id, sizeof id, "%.*s", (int)strcspn(text + 14, "'"), text + 14);
@@ -855,7 +854,6 @@ static int same(const conc_value *args, const conc_value *kwds,
 TEST(a_list_or_dict_has_its_methods_where_clients_can_make_one) {
   served s = nobody();
   conc__peer *p;
-  bool lost;
   const char *text;
   char id[CONC__ID_SIZE];
   int types;
@@ -864,7 +862,7 @@ TEST(a_list_or_dict_has_its_methods_where_clients_can_make_one) {
     CHECK_EQ(conc_manager_register(&s.server, "same", same, NULL), 0);
     if (types) CHECK_EQ(conc_manager_register_types(&s.server), 0);
     serve(&s);
-    CHECK_EQ(conc__peer_get(s.client.state, &p, &lost, soon()), 0);
+    CHECK_EQ(conc__peer_get(s.client.state, &p, soon()), 0);
     text = ask(&s, NULL, NULL, "create", "(s[ii]){}", "same", 7, 8);
     snprintf(id, sizeof id, "%.*s", (int)strcspn(text + 14, "'"), text + 14);
     CHECK_EQ(strstr(text, "'append'") != NULL, types);
@@ -923,13 +921,12 @@ TEST(a_large_result_is_written_and_read_beside_the_loop) {
   char id[CONC__ID_SIZE];
   conc_sem *sem;
   size_t threads;
-  bool lost;
   CHECK_EQ(conc_manager_register(&s.server, "sized", sized, NULL), 0);
   CHECK_EQ(conc_manager_register_types(&s.server), 0);
   serve(&s);
   sem = &s.server.state->server.aside;
   threads = sem->value;
-  CHECK_EQ(conc__peer_get(s.client.state, &p, &lost, soon()), 0);
+  CHECK_EQ(conc__peer_get(s.client.state, &p, soon()), 0);
   /* The value itself. */
   take_threads(sem, threads);
   tell(p, "_conc_call", "sized", "(i){}", (int)CONC__COPY_LARGE);
@@ -961,11 +958,10 @@ TEST(a_text_above_the_limit_is_an_error) {
   conc__peer *p;
   const char *text;
   char id[CONC__ID_SIZE];
-  bool lost;
   s.server.max_message = 2000;
   CHECK_EQ(conc_manager_register(&s.server, "sized", sized, NULL), 0);
   serve(&s);
-  CHECK_EQ(conc__peer_get(s.client.state, &p, &lost, soon()), 0);
+  CHECK_EQ(conc__peer_get(s.client.state, &p, soon()), 0);
   text = ask(&s, NULL, NULL, "create", "(si){}", "sized", 1000);
   snprintf(id, sizeof id, "%.*s", (int)strcspn(text + 14, "'"), text + 14);
   CHECK_STR(ask(&s, p, id, "__str__", "(){}"),

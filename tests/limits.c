@@ -279,8 +279,7 @@ static conc_manager_counts counts_of(const served *s) {
 
 static conc__peer *peer_of(served *s) {
   conc__peer *p;
-  bool lost;
-  CHECK_EQ(conc__peer_get(s->client.state, &p, &lost, conc_now() + 20), 0);
+  CHECK_EQ(conc__peer_get(s->client.state, &p, conc_now() + 20), 0);
   return p;
 }
 

@@ -191,9 +191,8 @@ TEST(a_getter_whose_client_has_gone_takes_no_item) {
 /* A connection for methods; what is written there is up to the test. */
 static int raw_connection(conc_manager *client) {
   conc__peer *peer;
-  bool lost;
   int fd;
-  CHECK_EQ(conc__peer_get(client->state, &peer, &lost, conc_now() + 5), 0);
+  CHECK_EQ(conc__peer_get(client->state, &peer, conc_now() + 5), 0);
   fd = dup(peer->channel.fd);
   /* conc__peer_close would shut it down. */
   conc__fd_close_own(&peer->channel.fd);
@@ -629,9 +628,8 @@ TEST(malformed_frames_after_the_handshake_disturb_nobody) {
   n = RAW_REQUEST(&m, request, 4, "X\3\0\0\0put(]K\1aK\2t}t.");
   for (int i = 0; i < frames(6000); i++) {
     conc__peer *peer;
-    bool lost;
     size_t size = n;
-    CHECK_EQ(conc__peer_get(m.state, &peer, &lost, conc_now() + 5), 0);
+    CHECK_EQ(conc__peer_get(m.state, &peer, conc_now() + 5), 0);
     memcpy(p, request, size);
     size = malform(p, size, i % 4);
     send_and_leave(dup(peer->channel.fd), p, size);

@@ -709,7 +709,6 @@ TEST(what_a_refused_reply_has_told_is_told_to_the_next) {
     } else {
       conc__remote_try t;
       conc__peer *p;
-      bool lost;
       STORE(x.n.fault, FLOWS);
       CHECK_EQ(result(&c), -EOWNERDEAD);
       /* The same for a reply that has begun to come. */
@@ -717,7 +716,7 @@ TEST(what_a_refused_reply_has_told_is_told_to_the_next) {
       shutdown(r->peer->channel.fd, SHUT_RDWR);
       CHECK(conc_lock_release(b) != 0);
       memset(&t, 0, sizeof t);
-      CHECK_EQ(conc__peer_get(x.t.a.state, &p, &lost, conc_now() + 5), 0);
+      CHECK_EQ(conc__peer_get(x.t.a.state, &p, conc_now() + 5), 0);
       t.peer = p;
       conc__remote_request q = conc__remote_asks(CONC__METHOD_LOCK);
       r = (conc__remote *)(uintptr_t)a;

@@ -299,8 +299,7 @@ TEST(a_server_without_descriptors_goes_on_with_its_clients) {
 
 static conc__peer *peer_of(served *s) {
   conc__peer *p;
-  bool lost;
-  CHECK_EQ(conc__peer_get(s->client.state, &p, &lost, conc_now() + 5), 0);
+  CHECK_EQ(conc__peer_get(s->client.state, &p, conc_now() + 5), 0);
   return p;
 }
 

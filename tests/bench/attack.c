@@ -152,13 +152,12 @@ static double measure(crowd *c, double seconds) {
 /* A connection that has authenticated; what is sent there is up to us. */
 static int session(conc_manager *m) {
   conc__peer *p;
-  bool lost;
   int fd;
   memset(m, 0, sizeof *m);
   m->address = address;
   m->authkey = KEY;
   if (conc_manager_connect(m, 10) != 0) _exit(1);
-  if (conc__peer_get(m->state, &p, &lost, conc_now() + 10) != 0) _exit(1);
+  if (conc__peer_get(m->state, &p, conc_now() + 10) != 0) _exit(1);
   fd = dup(p->channel.fd);
   if (fd < 0) _exit(1);
   return fd;
