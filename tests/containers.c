@@ -918,7 +918,7 @@ TEST(an_object_that_a_reply_tells_of_lives_until_the_next_request) {
   before = objects(&r);
   CHECK_EQ(conc__peer_open(r.s.client.state, &other, soon()), 0);
   tell(other, NULL, "accept_connection", "(i)", 0);
-  CHECK_STR(hear(other), "None");
+  CHECK_STR(hear(other), "True");
   l = MAKE(&r, "(s)", "list");
   for (keep = 0; keep < 2; keep++) {
     inner = MAKE(&r, "(s)", "list");
@@ -952,7 +952,7 @@ TEST(a_sort_keeps_nobody_waiting) {
   l = long_list(&r, 0);
   m = MAKE(&r, "(s)", "list");
   tell(other, NULL, "accept_connection", "(i)", 0);
-  CHECK_STR(hear(other), "None");
+  CHECK_STR(hear(other), "True");
   for (i = 0; i < 50 && waited; i++) {
     char byte;
     tell(r.peer, l.text, i % 2 ? "reverse" : "sort", "()", 0);
@@ -994,7 +994,7 @@ TEST(what_is_taken_from_another_object_keeps_nobody_waiting) {
   SAYS("None", &r, d.text, "update", "(O)", v);
   conc_value_free(v);
   tell(other, NULL, "accept_connection", "(i)", 0);
-  CHECK_STR(hear(other), "None");
+  CHECK_STR(hear(other), "True");
   for (kind = 0; kind < 2; kind++) {
     const char *to = kind == 0 ? k.text : e.text;
     for (i = 0; i < 50; i++) {
@@ -1031,7 +1031,7 @@ TEST(methods_of_an_object_follow_one_another) {
   CHECK_EQ(conc__peer_open(r.s.client.state, &other, soon()), 0);
   l = long_list(&r, 0);
   tell(other, NULL, "accept_connection", "(i)", 0);
-  CHECK_STR(hear(other), "None");
+  CHECK_STR(hear(other), "True");
   for (i = 0; i < 10; i++) {
     tell(r.peer, l.text, "sort", "()", 0);
     tell(other, l.text, "append", "(i)", -i);
@@ -1065,7 +1065,7 @@ TEST(a_list_that_is_taken_while_another_is_awaited_is_awaited_too) {
   for (i = 0; i < 2; i++) {
     CHECK_EQ(conc__peer_open(r.s.client.state, &other[i], soon()), 0);
     tell(other[i], NULL, "accept_connection", "(i)", 0);
-    CHECK_STR(hear(other[i]), "None");
+    CHECK_STR(hear(other[i]), "True");
   }
   for (i = 0; i < 5; i++) {
     tell(r.peer, m.text, "sort", "()", 0);
