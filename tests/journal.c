@@ -933,6 +933,17 @@ static void *commit_it(void *arg) {
   commit_result[serial] = put(shared, serial, 2000);
   return NULL;
 }
+/* What was appended is written, as when a commit waits for it. */
+static void send_on(conc__journal *j) {
+  conc__mutex *guard = conc__journal_guard(j);
+  conc__waiter *woken;
+  conc__mutex_lock(guard);
+  woken = conc__journal_nudge(j);
+  conc__mutex_unlock(guard);
+  conc__wake_all(woken);
+  UNTIL(LOAD(gate_waits) > 0);
+}
+
 /* A commit that is not in time, or cancelled, takes its put back: when it is
    on its way, and when it still gathers. */
 static void *give_up(void *coroutine) {
@@ -947,7 +958,7 @@ static void *give_up(void *coroutine) {
   for (int i = 0; i < 2; i++) {
     r = message((uint64_t)(2 + i), 300);
     CHECK_EQ(conc__journal_put(shared, &r, &t[i]), 0);
-    UNTIL(LOAD(gate_waits) > 0); /* so the second one gathers */
+    send_on(shared); /* so the second one gathers */
   }
   r = message(1, 10);
   CHECK_EQ(conc__journal_done(shared, &r, &d), 0);
@@ -1030,7 +1041,7 @@ TEST(what_is_done_takes_the_space_that_a_put_does_not_get) {
   STORE(gate_closed, 1);
   r = message(1, 100);
   CHECK_EQ(conc__journal_back(j, &r, &first), 0);
-  UNTIL(LOAD(gate_waits) > 0);
+  send_on(j);
   STORE(disk_size, size_of(here) + 100);
   CHECK_EQ(conc__journal_done(j, &r, &d), 0);
   r = message(2, 300);
@@ -1151,7 +1162,7 @@ TEST(a_disk_that_fails_is_never_believed_again) {
   for (int i = 0; i < 2; i++) {
     r = message((uint64_t)(2 + i), 20);
     CHECK_EQ(conc__journal_put(j, &r, &t[i]), 0);
-    UNTIL(LOAD(gate_waits) > 0);
+    send_on(j);
   }
   STORE(sync_fails, EIO);
   STORE(gate_closed, 0);
