@@ -32592,9 +32592,13 @@ CONC__PRIVATE int conc__journal_commit(conc__journal *j, conc__ticket *t,
   w.recheck_after_fork = true;
   /* First the others of the loop have a turn: what they append is written
      together with this. */
-  if (deadline > 0 && conc__is_coro(conc__self()))
-    cancelled = conc_yield_now() != 0;
   conc__mutex_lock(guard);
+  if (deadline > 0 && conc__is_coro(conc__self()) &&
+      !conc__ticket_is_settled(j, t)) {
+    conc__mutex_unlock(guard);
+    cancelled = conc_yield_now() != 0;
+    conc__mutex_lock(guard);
+  }
   if (!conc__ticket_is_settled(j, t) && t->batch == j->gathering) {
     woken = conc__journal_nudge(j);
     conc__mutex_unlock(guard);
