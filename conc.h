@@ -32758,7 +32758,9 @@ CONC__PRIVATE int conc__journal_write(conc__journal *j, conc__sheet *batch) {
     at += s->size - s->from;
   }
   if (rc != 0) {
-    if (!conc__error_is_space(rc)) return conc__journal_fail(j, rc);
+    /* Whatever it was, a call that is refused for another reason (-ENOMEM,
+       -EPERM) is not to look the same. */
+    if (!conc__error_is_space(rc)) return conc__journal_fail(j, -EIO);
     rc = conc__journal_cut(j);
     return rc != 0 ? rc : -ENOSPC;
   }
