@@ -35604,6 +35604,11 @@ CONC__PRIVATE int conc__work_end(conc_queue *queue, conc__holder *h,
   conc__work_move_due(q, &todo);
   if (lease != 0) {
     l = conc__work_find(q, lease);
+    /* What is lent is no lease, though it has a number, which a client can
+       guess. */
+    if (l != NULL && l->state != CONC__LETTER_LEASED &&
+        (how == CONC__LEASE_RELEASE || how == CONC__LEASE_EXTEND))
+      l = NULL;
     if (l == NULL) rc = -ESTALE;
     if (l == NULL && s != NULL) conc__stake_told(s, lease);
   } else if (q->queue.leases) {
