@@ -36216,9 +36216,11 @@ CONC__INLINE bool conc__queue_is_work(const conc_queue *q) {
 /* In seconds: what an answer may be late on a machine with much to do; for
    calls without a timeout; and a rest for want of descriptors. */
 #define CONC__GUEST_SLACK 1.0
-#define CONC__GUEST_PATIENCE 5.0
+#define CONC__GUEST_PATIENCE 4.0 /* 5 in all, with the slack */
 #define CONC__HOST_PAUSE 0.05
-#define CONC__SHOWN_MOST ((size_t)10000) /* holders that are told at once */
+/* Seconds between two signs of life, at least, however short a lease is, and
+   whatever a server says. */
+#define CONC__BEAT_LEAST 1e-4
 
 /* What a guest asks for. There is no answer to the last three. */
 enum {
@@ -36446,18 +36448,21 @@ CONC__PRIVATE ssize_t conc__visitor_get(conc__visitor *v, double deadline,
   return (ssize_t)size;
 }
 
-/* The leases by holder. */
+/* The leases by holder. All that are wanted are told, and no more are counted
+   than were told, if more were wanted: the caller reads as many. */
 CONC__PRIVATE ssize_t conc__visitor_holders(conc__visitor *v,
                                             const conc__outcome *a) {
+  conc_queue *q = &v->house->work->queue;
   const uint64_t wants = v->wish.size;
-  size_t n = wants < CONC__SHOWN_MOST ? (size_t)wants : CONC__SHOWN_MOST;
   conc_queue_holder *all = NULL;
-  ssize_t count;
+  ssize_t count = conc__work_holders(q, NULL, 0);
+  size_t n = wants < (uint64_t)count ? (size_t)wants : (size_t)count;
   int rc = 0;
   if (n > 0) all = (conc_queue_holder *)CONC_MALLOC(n * sizeof *all);
   if (n > 0 && all == NULL) return -ENOMEM;
-  count = conc__work_holders(&v->house->work->queue, all, n);
+  count = conc__work_holders(q, all, n);
   if ((size_t)count < n) n = (size_t)count;
+  else if (wants > n) count = (ssize_t)n; /* others have come meanwhile */
   if (n > 0) rc = conc__buffer_append(&v->out, a, sizeof *a);
   if (n > 0 && rc == 0)
     rc = conc__buffer_append(&v->out, all, n * sizeof *all);
@@ -36779,7 +36784,9 @@ CONC__PRIVATE void conc__cable_unpin(conc__cable *wire) {
       wire->after;
   if (wire->after != NULL) wire->after->before = wire->before;
   wire->before = wire->after = NULL;
-  CONC__STORE_RELAXED(&wire->house, (conc__house *)NULL);
+  /* The last touch, if it is not its task that does this: from here on the
+     task may free it. */
+  CONC__STORE(&wire->house, (conc__house *)NULL);
 }
 
 /* The task ends: the host sees the ends of its wires. */
@@ -36811,8 +36818,7 @@ CONC__PRIVATE conc__cables *conc__cables_find(void) {
   p = all != NULL ? &all->first : NULL;
   while (p != NULL && *p != NULL) {
     conc__cable *wire = *p;
-    if (CONC__LOAD_RELAXED(&wire->house) != NULL &&
-        wire->depth == conc__fork_depth) {
+    if (CONC__LOAD(&wire->house) != NULL && wire->depth == conc__fork_depth) {
       p = &wire->next;
     } else {
       *p = wire->next;
@@ -36965,7 +36971,8 @@ typedef struct conc__guest_calling {
   conc__wish wish;
   const conc__message *message; /* that goes along; NULL: none */
   const char *id;               /* behind it; or NULL */
-  bool acts; /* without an answer it is not known whether it was done */
+  bool acts;  /* without an answer it is not known whether it was done */
+  bool waits; /* a cancel of the caller ends it */
   /* After a call that went well, until conc__guest_leave: */
   conc__cable *wire;
   conc__outcome outcome;
@@ -36973,13 +36980,22 @@ typedef struct conc__guest_calling {
   size_t size;
 } conc__guest_calling;
 
+/* What only tries does not wait for anything but the host. */
 CONC__PRIVATE void conc__guest_begin(conc__guest_calling *c, conc_queue *q,
                                      uint32_t call, double deadline) {
   memset(c, 0, sizeof *c);
   c->house = ((conc__work *)(void *)q)->house;
+  c->waits = deadline > 0;
   c->wish.call = call;
   c->wish.deadline = deadline;
   c->wish.priority = -1;
+}
+
+/* The same, of a call that has no timeout, and waits in no process. */
+CONC__PRIVATE void conc__guest_begin_short(conc__guest_calling *c,
+                                           conc_queue *q, uint32_t call) {
+  conc__guest_begin(c, q, call, conc_now() + CONC__GUEST_PATIENCE);
+  c->waits = false;
 }
 
 /* Until when an answer is waited for. */
@@ -37050,9 +37066,9 @@ CONC__PRIVATE int conc__guest_failed(conc__guest_calling *c, int rc,
   return ended ? -EOWNERDEAD : rc;
 }
 
-/* The whole call. Its result, and the wire is to be left; or negative errno,
-   and there is nothing to leave. */
-CONC__PRIVATE ssize_t conc__guest_call(conc__guest_calling *c) {
+/* The call, up to its answer. Its result, and the wire is to be left; or
+   negative errno, and there is nothing to leave. */
+CONC__PRIVATE ssize_t conc__guest_exchange(conc__guest_calling *c) {
   const double end = conc__guest_end(c);
   bool sent = false;
   int rc = conc__cable_take(c->house, &c->wire, end);
@@ -37078,6 +37094,18 @@ CONC__PRIVATE ssize_t conc__guest_call(conc__guest_calling *c) {
   return (ssize_t)c->outcome.result;
 }
 
+/* The whole call. A cancel does not end what would wait for nothing in the
+   host's process: it comes at the caller's next wait, as it does there. */
+CONC__PRIVATE ssize_t conc__guest_call(conc__guest_calling *c) {
+  conc_scope shield;
+  ssize_t n;
+  if (c->waits) return conc__guest_exchange(c);
+  conc_shield(&shield);
+  n = conc__guest_exchange(c);
+  conc_scope_end(&shield);
+  return n;
+}
+
 /* The answer has been read. */
 CONC__PRIVATE void conc__guest_leave(conc__guest_calling *c) {
   conc__cable_leave(c->house, c->wire, c->outcome.holds != 0);
@@ -37093,7 +37121,7 @@ CONC__PRIVATE ssize_t conc__guest_ask(conc__guest_calling *c) {
 /* The same, of a call that has no timeout and no arguments. */
 CONC__PRIVATE ssize_t conc__guest_simple(conc_queue *q, uint32_t call) {
   conc__guest_calling c;
-  conc__guest_begin(&c, q, call, conc_now() + CONC__GUEST_PATIENCE);
+  conc__guest_begin_short(&c, q, call);
   return conc__guest_ask(&c);
 }
 
@@ -37106,7 +37134,8 @@ enum { CONC__BEATS_NONE, CONC__BEATS_BEGIN, CONC__BEATS, CONC__BEATS_MUST_END,
    sign that cannot be given is given the next time. */
 CONC__PRIVATE void *conc__guest_beat_main(void *arg) {
   conc__house *f = (conc__house *)arg;
-  const double every = (double)f->work->lease / 3e9;
+  const double third = (double)f->work->lease / 3e9;
+  const double every = third > CONC__BEAT_LEAST ? third : CONC__BEAT_LEAST;
   conc__cable *wire = NULL;
   unsigned state;
   while ((state = CONC__LOAD(&f->beats)) != CONC__BEATS_MUST_END) {
@@ -37176,7 +37205,8 @@ CONC__PRIVATE int conc__guest_put(conc_queue *q, const conc__message *m,
 #define CONC__GUEST_MANY ((size_t)4096)
 
 /* Only the first trip waits. The next one is made if all went in that were in
-   the last. */
+   the last. If it is not known what became of it, the caller must hear that:
+   else it would put those messages again. */
 CONC__PRIVATE ssize_t conc__guest_put_n(conc_queue *q, const conc__message *m,
                                         size_t n, double deadline) {
   size_t most = m->size > 0 ? CONC__GUEST_TRIP / m->size : n;
@@ -37198,15 +37228,14 @@ CONC__PRIVATE ssize_t conc__guest_put_n(conc_queue *q, const conc__message *m,
     put = conc__guest_ask(&c);
     if (put > 0) done += (size_t)put;
   } while (put == (ssize_t)part && done < n);
-  return done > 0 ? (ssize_t)done : put;
+  return done > 0 && put != -ECONNRESET ? (ssize_t)done : put;
 }
 
 CONC__PRIVATE int conc__guest_unget(conc_queue *q, const conc__message *m,
                                     conc__buffer *b) {
   conc__guest_calling c;
   (void)b;
-  conc__guest_begin(&c, q, CONC__WISH_UNGET,
-                    conc_now() + CONC__GUEST_PATIENCE);
+  conc__guest_begin_short(&c, q, CONC__WISH_UNGET);
   c.message = m;
   c.wish.size = m->size;
   c.wish.how = m->kind;
@@ -37222,7 +37251,7 @@ CONC__PRIVATE int conc__guest_end_lease(conc_queue *q,
                                         double seconds) {
   conc__guest_calling c;
   (void)holder;
-  conc__guest_begin(&c, q, CONC__WISH_END, conc_now() + CONC__GUEST_PATIENCE);
+  conc__guest_begin_short(&c, q, CONC__WISH_END);
   if (lease == 0 && q->leases && conc__cable_pinned(c.house) == NULL)
     return -EINVAL;
   c.wish.lease = lease;
@@ -37323,8 +37352,7 @@ CONC__PRIVATE int conc__guest_join(conc_queue *q, double deadline) {
 CONC__PRIVATE int conc__guest_counts(conc_queue *q, conc_queue_counts *out) {
   conc__guest_calling c;
   ssize_t n;
-  conc__guest_begin(&c, q, CONC__WISH_COUNTS,
-                    conc_now() + CONC__GUEST_PATIENCE);
+  conc__guest_begin_short(&c, q, CONC__WISH_COUNTS);
   memset(out, 0, sizeof *out);
   n = conc__guest_call(&c);
   if (n < 0) return (int)n;
@@ -37338,8 +37366,7 @@ CONC__PRIVATE ssize_t conc__guest_holders(conc_queue *q,
                                           conc_queue_holder *out, size_t n) {
   conc__guest_calling c;
   ssize_t count;
-  conc__guest_begin(&c, q, CONC__WISH_HOLDERS,
-                    conc_now() + CONC__GUEST_PATIENCE);
+  conc__guest_begin_short(&c, q, CONC__WISH_HOLDERS);
   c.wish.size = n;
   count = conc__guest_call(&c);
   if (count < 0) return count;
@@ -50937,9 +50964,6 @@ typedef struct conc__lessees {
 
 static conc_local conc__lessees_local;
 static conc_attribute conc__lessees_own;
-
-/* Seconds between two signs of life, at least, whatever a server says. */
-#define CONC__BEAT_LEAST 1e-4
 
 CONC__PRIVATE void conc__grants_free(conc__grant *g) {
   while (g != NULL) {
