@@ -3474,7 +3474,8 @@ CONC_API int conc_journal_read(const char *path,
               copies it out
    Blocks     put while the queue is full, get while it is empty, and join:
               with a timeout. Of a manager's queue also conc_qsize and
-              conc_task_done, for at most .timeout of its conc_manager
+              conc_task_done, for at most .timeout of its conc_manager; of a
+              guest's (see >>leases) all do, for 5 s
    ------------------------------------------------------------------------ */
 
 /* A queue: of conc_queue_new, or of conc_manager_get. */
@@ -3626,6 +3627,8 @@ CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
    -EMSGSIZE   the message has more than `size` bytes
    -ETIMEDOUT  the queue stayed empty for the whole timeout
    -ECANCELED  the wait was cancelled
+   -ENOMEM     of a queue with .lease: there is no memory to note the lease;
+               the message is still there
    -ENOSPC     more than 1,024 processes use a shared queue
    -EPROTO     another program has spoiled the memory of a shared queue; a
                message that makes no sense is gone
@@ -3638,11 +3641,12 @@ CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
    another at `items`. It waits as conc_put does until there is room for one
    message; then it puts as many of them as there is room for, at once.
    Returns how many were put. After an error none was.
-   To a manager of conc.h they go in one trip, up to 256 KiB at once. To one of
-   Python each takes a trip of its own, for it has no such call: if they were
-   sent ahead, one could find room after one before it has found none. If it is
-   not known what became of a trip (-ECONNRESET, -ECANCELED, -EPROTO; see
-   conc_manager_get), those of the trips before it were put.
+   To a manager of conc.h, and from a guest to its host (see >>leases), they go
+   in one trip, up to 256 KiB at once. To a manager of Python each takes a trip
+   of its own, for it has no such call: if they were sent ahead, one could find
+   room after one before it has found none. If it is not known what became of a
+   trip (-ECONNRESET, -ECANCELED, -EPROTO; see conc_manager_get, or of a guest
+   >>leases), those of the trips before it were put.
    Errors: as conc_put. */
 CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
                                size_t size, size_t n, double timeout);
@@ -3661,14 +3665,15 @@ CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
 CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
                                size_t n, double timeout);
 
-/* Returns the size of the message that conc_get would return now. It never
-   waits.
+/* Returns the size of the message that conc_get would return now. It does not
+   wait for one.
    Errors:
    -EPIPE      the queue is closed, and no message is left
    -EBADMSG    the message is a typed value other than bytes or str
    -ETIMEDOUT  the queue is empty
    -EPROTO     another program has spoiled the memory of a shared queue
-   -ENOTSUP    this is a client's queue of conc_manager_get */
+   -ENOTSUP    this is a client's queue of conc_manager_get
+   others      of a guest's queue: see >>leases */
 CONC_API ssize_t conc_peek_size(conc_queue *queue);
 
 /* Returns the number of messages (Python's Queue.qsize); of a shared queue
@@ -3685,7 +3690,8 @@ CONC_API ssize_t conc_qsize(conc_queue *queue);
             .lease: the caller has got none that is not done
    -ESTALE  of a queue with .lease: the lease of the message that it got last
             has ended, and the message is another getter's by now, or will be
-   others   of a manager's queue: see conc_manager_get */
+   others   of a manager's queue: see conc_manager_get; of a guest's, and of
+            one with a .journal: see >>leases */
 CONC_API int conc_task_done(conc_queue *queue);
 
 /* Does what conc_task_done does, n times: of a queue with .lease, for the n
@@ -3707,7 +3713,8 @@ CONC_API ssize_t conc_task_done_many(conc_queue *queue, size_t n);
    Errors:
    -ETIMEDOUT  not all messages were done in time
    -ECANCELED  the wait was cancelled
-   others      of a manager's queue: see conc_manager_get */
+   others      of a manager's queue: see conc_manager_get; of a guest's, and of
+               one with a .journal: see >>leases */
 CONC_API int conc_queue_join(conc_queue *queue, double timeout);
 
 /* Appends a copy of a typed value, as conc_put does. A value of bytes is the
@@ -3845,7 +3852,9 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
    same. .dead_letters and .journal are the host's: so .dead_letters is a queue
    that the host can use, of any kind. .capacity, .max_bytes and .max_total are
    as of a queue of one process. It has no name. In a guest, each task that is
-   in a call, or has leases, takes a descriptor there and one of the host.
+   in a call, or has leases, takes a descriptor there and one of the host; up
+   to 64 are kept for later calls. While the host has none left its guests
+   wait, as long as their calls last.
    A guest frees the queue for itself; what its tasks have leased comes back.
    When the host frees it, or ends, in whatever way, that is the end of the
    queue: calls of guests return -EOWNERDEAD from then on, those that wait at
@@ -3858,12 +3867,15 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
                   carried out
      -ECONNRESET  a put, or a call that ends a lease, has got no answer: the
                   host was stopped for a second longer than the call may last,
-                  or has ended meanwhile. It may or may not have been carried
-                  out
+                  or the disk of its .journal took so long, or it has ended
+                  meanwhile. The call may or may not have been carried
+                  out; conc_put_once can be made again
+     -ECANCELED   of a put also: it may or may not have been carried out. A
+                  call without a timeout, or with one of 0, is not cancelled
      -ETIMEDOUT   of a call without a timeout: no answer within 5 s, for the
-                  host was stopped
+                  host was stopped, or has no descriptor for the way
      -EMFILE, -ENFILE, -ENOMEM  there is no descriptor, or no memory, for the
-                  way to the host
+                  way to the host, or for a message of more than 32 KiB on it
 
    With .journal the messages are in a file, too (see >>journal). So they
    survive the program that has the queue, however it ends:
