@@ -36230,6 +36230,7 @@ CONC__INLINE bool conc__queue_is_work(const conc_queue *q) {
 #define CONC__GUEST_SLACK 1.0
 #define CONC__GUEST_PATIENCE 4.0 /* 5 in all, with the slack */
 #define CONC__HOST_PAUSE 0.05
+#define CONC__CABLES_KEPT ((size_t)64) /* idle ones, for later calls */
 /* Seconds between two signs of life, at least, however short a lease is, and
    whatever a server says. */
 #define CONC__BEAT_LEAST 1e-4
@@ -36335,9 +36336,10 @@ typedef struct conc__house {
   bool running;
   bool ending;                    /* of the loop; as the next ones */
   conc__visitor *visitors, *dead;
-  conc__buffer in;                /* what has just come */
+  conc__buffer in; /* what has just come; it is read before anything waits */
   /* Of a guest: */
   conc__cable *idle, *pinned; /* under the guard */
+  size_t idle_count;          /* as these */
   uint64_t process;          /* 0: not known yet. Atomic */
   unsigned beats; /* the thread that says that it lives: 0: there is none, 1: a
                      task is about to start it, 2: it runs, 3: it is to end,
@@ -36522,7 +36524,7 @@ CONC__PRIVATE ssize_t conc__visitor_do(conc__visitor *v, double deadline,
 CONC__PRIVATE int conc__visitor_answer(conc__visitor *v, ssize_t n,
                                        conc__outcome *a) {
   int rc = 0;
-  /* Who waits for a host that ends is told what it is. */
+  /* A task that waits for a host that ends is told so. */
   if (n == -ECANCELED && v->house->ending) n = -EOWNERDEAD;
   a->serial = v->wish.serial;
   a->result = n;
@@ -36574,9 +36576,9 @@ CONC__PRIVATE void conc__visitors_touch(conc__house *f, uint64_t process) {
     if (v->process == process) conc__holder_touch(v->holder);
 }
 
-/* Takes the request out of the buffer of the loop, with what is behind it. A
-   large message keeps the buffer. 0; -EPROTO: it is none; -ENOMEM: what is
-   behind it is lost. */
+/* Takes the request out of the buffer of the loop, with what is behind it. Of
+   a large message the visitor keeps that buffer. 0; -EPROTO: it is none;
+   -ENOMEM: what is behind it is lost. */
 CONC__PRIVATE int conc__visitor_read(conc__visitor *v, conc__wish *r) {
   conc__buffer *in = &v->house->in;
   int rc = in->size < sizeof *r ? -EPROTO : 0;
@@ -36733,7 +36735,7 @@ CONC__PRIVATE int conc__host_admit(conc__house *f) {
 
 /* The first coroutine of the host's loop: lets visitors in until it is
    cancelled. For those that it has no memory or descriptors for it tries again
-   soon. First of all the door is closed: who comes now is told at once. */
+   soon. */
 CONC__PRIVATE void *conc__host_main(void *arg) {
   conc__house *f = (conc__house *)arg;
   conc__visitor *v;
@@ -36744,10 +36746,11 @@ CONC__PRIVATE void *conc__host_main(void *arg) {
     rc = conc__host_admit(f);
     if (rc < 0 && rc != -ECANCELED) rc = conc_sleep(CONC__HOST_PAUSE);
   }
+  /* The door is closed first: a guest that comes now is told at once. */
   conc__fd_close_own(&f->door[0]);
   f->ending = true;
-  /* Over and over: what ends a wait for its second coroutine does not end the
-     first. */
+  /* They are cancelled again and again: a visitor that waits for its second
+     coroutine is not ended by a cancel. */
   while (f->visitors != NULL) {
     for (v = f->visitors; v != NULL; v = v->next) conc_cancel(&v->task);
     conc_join(&f->visitors->task, 0.01);
@@ -36861,7 +36864,7 @@ CONC__PRIVATE conc__cable *conc__cable_pinned(const conc__house *f) {
   return wire;
 }
 
-/* Pins a wire to the calling task, or takes that back. */
+/* Pins a wire to the calling task, or makes it a free one again. */
 CONC__PRIVATE void conc__cable_pin(conc__house *f, conc__cable *wire,
                                   bool pin) {
   conc__cables *all = conc__cables_find();
@@ -36920,22 +36923,33 @@ CONC__PRIVATE int conc__cable_take(conc__house *f, conc__cable **out,
   if (*out != NULL) return 0;
   conc__mutex_lock(conc__mutex_of(f));
   *out = f->idle;
-  if (*out != NULL) f->idle = (*out)->next;
+  if (*out != NULL) {
+    f->idle = (*out)->next;
+    f->idle_count--;
+  }
   conc__mutex_unlock(conc__mutex_of(f));
   return *out != NULL ? 0 : conc__cable_open(f, out, deadline);
 }
 
-/* A call is over: the wire is the task's if it `holds` leases, or idle. */
+/* A call is over: the wire is the task's if it `holds` leases, or idle. If
+   there are enough of those it is closed, for it takes a descriptor of the
+   host, too. Nothing is under way by it any more. */
 CONC__PRIVATE void conc__cable_leave(conc__house *f, conc__cable *wire,
                                     bool holds) {
+  bool keep;
   if (wire->in.capacity > CONC__BUFFER_KEPT) conc__buffer_free(&wire->in);
   if (wire->out.capacity > CONC__BUFFER_KEPT) conc__buffer_free(&wire->out);
   if (wire->pinned != holds) conc__cable_pin(f, wire, holds);
   if (holds) return;
   conc__mutex_lock(wire->guard);
-  wire->next = f->idle;
-  f->idle = wire;
+  keep = f->idle_count < CONC__CABLES_KEPT;
+  if (keep) {
+    wire->next = f->idle;
+    f->idle = wire;
+    f->idle_count++;
+  }
   conc__mutex_unlock(wire->guard);
+  if (!keep) conc__cable_free(wire);
 }
 
 /* A wire is of no more use: what the task had leased by it comes back. */
@@ -37389,7 +37403,7 @@ CONC__PRIVATE ssize_t conc__guest_holders(conc_queue *q,
 
 /* --- making it; the two classes --- */
 
-/* The families of this process. The guard is that of the list's address. */
+/* The houses of this process. The guard is conc__mutex_of the list. */
 static conc__house *conc__houses;
 
 /* Takes a house out of the list. */
@@ -37452,7 +37466,7 @@ CONC__PRIVATE void conc__guest_free(conc_queue *queue) {
   if (all != NULL && all->first == NULL) conc__local_end(&conc__cables_own);
 }
 
-/* As that of >>work, but for its end. */
+/* The host's class: that of >>work, but for its end. */
 static const conc__queue_class conc__host_class = {
     conc__work_put,   conc__work_get,       conc__work_unget,
     conc__work_size,  conc__work_task_done, conc__work_join,
@@ -37493,6 +37507,7 @@ CONC__PRIVATE void conc__house_fork_child(void) {
       f->idle = wire->next;
       conc__cable_free(wire);
     }
+    f->idle_count = 0;
     while (f->pinned != NULL) conc__cable_unpin(f->pinned);
     f->process = 0;
     f->beats = CONC__BEATS_NONE;
