@@ -35694,7 +35694,10 @@ CONC__PRIVATE int conc__work_done_some(conc__work *q, conc__stake *s,
       conc__work_end_as(q, l, CONC__LEASE_DONE, 0, &todo);
     } else {
       rc = conc__work_note(q, l, 'D', 0, &all[noted].ticket, &todo);
-      if (rc != 0) break;
+      if (rc != 0) {
+        if (ended != NULL) ended[i] = false;
+        break;
+      }
       conc__work_unlend(q, l);
       all[noted++].letter = l;
     }
@@ -35739,7 +35742,10 @@ CONC__PRIVATE ssize_t conc__work_done_n(conc_queue *queue,
     all_done += done;
   }
   if (all != few) CONC_FREE(all);
-  if (all_done > 0 && (rc == -EINVAL || rc == -ENOMEM)) rc = 0;
+  /* Of leases that have names, those that were not tried go on: the caller is
+     not to take them for lost. */
+  if (all_done > 0 && (rc == -EINVAL || (rc == -ENOMEM && leases == NULL)))
+    rc = 0;
   if (rc == -EINVAL && lost) rc = 0;
   if (rc == 0 && all_done == 0) rc = -ESTALE;
   return rc != 0 ? rc : (ssize_t)all_done;
