@@ -36605,13 +36605,44 @@ CONC__PRIVATE int conc__visitor_read(conc__visitor *v, conc__wish *r) {
   return rc;
 }
 
-/* Does what has just come. It is tried at once: only if there is something to
-   wait for, there is a coroutine for it. 0 or negative errno: the wire is to
-   be closed. */
-CONC__PRIVATE int conc__visitor_hear(conc__visitor *v) {
+/* Does what is asked for, unless `rc` says why it is not to be done. It is
+   tried at once: only if there is something to wait for, there is a coroutine
+   for it. 0 or negative errno: the wire is to be closed. */
+CONC__PRIVATE int conc__visitor_obey(conc__visitor *v, const conc__wish *r,
+                                     int rc) {
   conc__outcome a;
-  conc__wish r;
   ssize_t n;
+  switch (r->call) {
+  case CONC__WISH_TAKEN: conc__visitor_settle(v, true); return 0;
+  case CONC__WISH_CANCEL: conc__visitor_cancel(v, r->serial); return 0;
+  case CONC__WISH_ALIVE:
+    conc__visitors_touch(v->house, r->process);
+    return 0;
+  default: break;
+  }
+  conc__visitor_await(v);
+  conc__visitor_settle(v, true);
+  v->wish = *r;
+  v->process = r->process;
+  conc__holder_touch(v->holder);
+  memset(&a, 0, sizeof a);
+  n = rc != 0 ? rc : conc__visitor_do(v, 0, &a);
+  if (n != -ETIMEDOUT || !(r->deadline > conc_now()) ||
+      r->call == CONC__WISH_PEEK)
+    return conc__visitor_answer(v, n, &a);
+  v->waits.target = conc__visitor_wait;
+  v->waits.arg = v;
+  v->waits.name = "conc-visitor";
+  v->waiting = true;
+  rc = conc_coro_start(&v->waits);
+  if (rc == 0) return 0;
+  v->waiting = false;
+  return conc__visitor_answer(v, rc, &a);
+}
+
+/* Does what has just come. As conc__visitor_obey. */
+CONC__PRIVATE int conc__visitor_hear(conc__visitor *v) {
+  conc__wish r;
   int rc = 0;
   if (v->house->in.size >= sizeof r && v->waiting) {
     memcpy(&r, v->house->in.data, sizeof r);
@@ -36622,32 +36653,26 @@ CONC__PRIVATE int conc__visitor_hear(conc__visitor *v) {
     rc = conc__visitor_read(v, &r);
     if (rc == -EPROTO) return rc;
   }
-  switch (r.call) {
-  case CONC__WISH_TAKEN: conc__visitor_settle(v, true); return 0;
-  case CONC__WISH_CANCEL: conc__visitor_cancel(v, r.serial); return 0;
-  case CONC__WISH_ALIVE:
-    conc__visitors_touch(v->house, r.process);
-    return 0;
-  default: break;
+  return conc__visitor_obey(v, &r, rc);
+}
+
+/* There is no memory for what comes next: it is taken off. If that was a whole
+   request it is done, and else it is answered by -ENOMEM: the wire stays open,
+   and so the guest's leases are not lost. */
+CONC__PRIVATE int conc__visitor_hear_short(conc__visitor *v) {
+  conc__packet head = {0, CONC__PACKET_MESSAGE, CONC__PACKET_MAGIC};
+  conc__wish r;
+  int fd;
+  ssize_t n = conc__packet_take(v->wire, &head, &r, sizeof r, &fd);
+  if (fd >= 0) close(fd);
+  if (n == -EAGAIN) return conc_sleep(CONC__HOST_PAUSE); /* nothing is there */
+  if (n != (ssize_t)sizeof r && n != -EMSGSIZE)
+    return n < 0 ? (int)n : -EPROTO;
+  if (r.call < CONC__WISH_TAKEN) {
+    if (v->waiting) return -EPROTO;
+    v->body.size = v->body_at = 0;
   }
-  conc__visitor_await(v);
-  conc__visitor_settle(v, true);
-  v->wish = r;
-  v->process = r.process;
-  conc__holder_touch(v->holder);
-  memset(&a, 0, sizeof a);
-  n = rc != 0 ? rc : conc__visitor_do(v, 0, &a);
-  if (n != -ETIMEDOUT || !(r.deadline > conc_now()) ||
-      r.call == CONC__WISH_PEEK)
-    return conc__visitor_answer(v, n, &a);
-  v->waits.target = conc__visitor_wait;
-  v->waits.arg = v;
-  v->waits.name = "conc-visitor";
-  v->waiting = true;
-  rc = conc_coro_start(&v->waits);
-  if (rc == 0) return 0;
-  v->waiting = false;
-  return conc__visitor_answer(v, rc, &a);
+  return conc__visitor_obey(v, &r, head.size > sizeof r ? -ENOMEM : 0);
 }
 
 /* The wire has ended: so have the leases. */
@@ -36675,6 +36700,7 @@ CONC__PRIVATE void *conc__visitor_main(void *arg) {
     if (rc == 0)
       rc = conc__message_receive(v->wire, &v->house->in, CONC__NEVER);
     if (rc == 0) rc = conc__visitor_hear(v);
+    else if (rc == -ENOMEM) rc = conc__visitor_hear_short(v);
     /* A long message stays where it is until there is a descriptor for it. */
     if (rc == -EMFILE || rc == -ENFILE) rc = conc_sleep(CONC__HOST_PAUSE);
   }
