@@ -32257,10 +32257,10 @@ typedef struct conc__renewal {
 #ifndef CONC__STALLED_AGAIN
 #define CONC__STALLED_AGAIN 1.0
 #endif
-/* Seconds until what nobody waits for is on the disk. */
+/* Seconds until what no task waits for is on the disk. */
 #define CONC__SYNC_SOON 1.0
-/* And until it is written, if it is only that a message was delivered, or is
-   in the queue again: then a get costs the thread nothing. */
+/* Seconds until it is written, if it says only that a message was delivered,
+   or is in the queue again: then a get does not wake the thread. */
 #define CONC__WRITE_SOON 10e-3
 
 typedef struct conc__journal {
@@ -32385,14 +32385,14 @@ CONC__INLINE conc__waiter *conc__journal_nudge(conc__journal *j) {
   return conc__waitlist_take(&j->idle);
 }
 
-/* The same, of something that nobody waits for, and that does no harm if it is
-   lost: the thread sees to it that it is written soon. */
+/* The batch that gathers has something new that no task waits for, and that
+   does no harm if it is lost: the thread is to write it soon. */
 CONC__INLINE conc__waiter *conc__journal_hint(conc__journal *j) {
   j->stalled = false;
   return j->rests || j->hasty ? NULL : conc__waitlist_take(&j->idle);
 }
 
-/* A message lives no more that took so many bytes. The guard is held. */
+/* A message that took `total` bytes lives no more. The guard is held. */
 CONC__INLINE void conc__journal_less_live(conc__journal *j, uint64_t total) {
   j->live -= total < j->live ? total : j->live;
 }
@@ -32674,8 +32674,8 @@ CONC__PRIVATE int conc__journal_fail(conc__journal *j, int rc) {
 }
 
 /* Has fn(arg, rc) called when the journal fails, or has failed: once, by its
-   thread or at once, with no guard held. Whoever waits for something else than
-   the disk so hears of it, too. What `arg` points to lives until
+   thread or at once, with no guard held. So a task that waits for something
+   else than the disk hears of it, too. What `arg` points to lives until
    conc__journal_close has returned. */
 CONC__PRIVATE void conc__journal_watch(conc__journal *j,
                                        void (*fn)(void *arg, int rc),
@@ -35667,8 +35667,8 @@ CONC__PRIVATE int conc__endings_end(conc__work *q, conc__ending *all,
   return rc;
 }
 
-/* Ends so many leases as done, as conc__lease_class says it: with a journal
-   there is room for them in `all`. *done is how many it has ended; *lost: some
+/* Ends n leases as done, as conc__lease_class says it: with a journal there is
+   room for them in `all`. *done is how many it has ended; *lost: some
    had ended before. 0; or what stops it: -EINVAL, or what the journal says. */
 CONC__PRIVATE int conc__work_done_some(conc__work *q, conc__stake *s,
                                        const uint64_t *leases, bool *ended,
@@ -35712,7 +35712,7 @@ CONC__PRIVATE int conc__work_done_some(conc__work *q, conc__stake *s,
 /* How many end while the guard is held, at most. */
 #define CONC__ENDINGS_MOST ((size_t)1024)
 
-/* As conc__lease_class says it. With a journal, so many wait for the disk
+/* As conc__lease_class says it. With a journal, as many wait for the disk
    together as there is memory for. */
 CONC__PRIVATE ssize_t conc__work_done_n(conc_queue *queue,
                                         const uint64_t *leases, bool *ended,
@@ -36875,7 +36875,7 @@ CONC__PRIVATE conc__cables *conc__cables_find(void) {
   return all;
 }
 
-/* The same; made, if there is none. NULL: there is no memory. */
+/* The calling task's, made if there is none. NULL: there is no memory. */
 CONC__PRIVATE conc__cables *conc__cables_make(void) {
   conc__cables *all = conc__cables_find();
   if (all != NULL) return all;
@@ -37449,12 +37449,16 @@ CONC__PRIVATE void conc__house_leave(conc__house *f) {
 }
 
 /* Ends the host's loop, and waits for it, whether the caller is cancelled or
-   not; then frees all but the queue. Guests are told at once. */
+   not: that stays pending. Then it frees all but the queue. Guests are told at
+   once. */
 CONC__PRIVATE void conc__host_end(conc__house *f) {
+  conc_scope shield;
+  conc_shield(&shield);
   while (conc_is_alive(&f->thread)) {
     conc_cancel(&f->root);
     conc_join(&f->thread, 0.01);
   }
+  conc_scope_end(&shield);
   conc__house_leave(f);
   if (f->door[0] >= 0) conc__fd_close_own(&f->door[0]);
   conc__fd_close(&f->door[1]);
@@ -37554,6 +37558,7 @@ CONC__PRIVATE void conc__house_begin(void) {
 /* Makes the door, and starts the host's loop. 0 or negative errno. */
 CONC__PRIVATE int conc__host_start(conc__house *f) {
   conc__mutex *guard = conc__mutex_of(&conc__houses);
+  conc_scope shield;
   int rc;
   conc__own_fds_lock();
   rc = conc__pipe_open(&f->door[0], &f->door[1]);
@@ -37569,9 +37574,12 @@ CONC__PRIVATE int conc__host_start(conc__house *f) {
   f->thread.name = "conc-host";
   rc = conc_thread_start(&f->thread);
   if (rc != 0) return rc;
-  /* Until there is something to cancel; this wait itself cannot be. */
+  /* Until there is a loop that can be cancelled. A cancel of the caller stays
+     pending. */
+  conc_shield(&shield);
   while (conc_event_wait(&f->ready, CONC_FOREVER) != 0) {
   }
+  conc_scope_end(&shield);
   return f->running ? 0 : f->error;
 }
 
