@@ -35905,12 +35905,14 @@ CONC__PRIVATE double conc__work_oldest(const conc__work *q, uint32_t tick) {
 CONC__PRIVATE int conc__work_counts(conc_queue *queue,
                                     conc_queue_counts *out) {
   conc__work *q = (conc__work *)queue;
-  uint32_t tick = conc__work_tick();
   conc__todo todo;
+  uint32_t tick;
   conc__todo_begin(&todo);
   memset(out, 0, sizeof *out);
   conc__work_lock(q);
   conc__work_move_due(q, &todo);
+  /* Under the guard: no letter was put after that. */
+  tick = conc__work_tick();
   out->ready = q->ready_count;
   out->delayed = q->delayed_count;
   out->leased = q->leased_count;
