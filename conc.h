@@ -3474,7 +3474,8 @@ CONC_API int conc_journal_read(const char *path,
               copies it out
    Blocks     put while the queue is full, get while it is empty, and join:
               with a timeout. Of a manager's queue also conc_qsize and
-              conc_task_done, for at most .timeout of its conc_manager
+              conc_task_done, for at most .timeout of its conc_manager; of a
+              guest's (see >>leases) all do, for 5 s
    ------------------------------------------------------------------------ */
 
 /* A queue: of conc_queue_new, or of conc_manager_get. */
@@ -3626,6 +3627,8 @@ CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
    -EMSGSIZE   the message has more than `size` bytes
    -ETIMEDOUT  the queue stayed empty for the whole timeout
    -ECANCELED  the wait was cancelled
+   -ENOMEM     of a queue with .lease: there is no memory to note the lease;
+               the message is still there
    -ENOSPC     more than 1,024 processes use a shared queue
    -EPROTO     another program has spoiled the memory of a shared queue; a
                message that makes no sense is gone
@@ -3638,11 +3641,12 @@ CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
    another at `items`. It waits as conc_put does until there is room for one
    message; then it puts as many of them as there is room for, at once.
    Returns how many were put. After an error none was.
-   To a manager of conc.h they go in one trip, up to 256 KiB at once. To one of
-   Python each takes a trip of its own, for it has no such call: if they were
-   sent ahead, one could find room after one before it has found none. If it is
-   not known what became of a trip (-ECONNRESET, -ECANCELED, -EPROTO; see
-   conc_manager_get), those of the trips before it were put.
+   To a manager of conc.h, and from a guest to its host (see >>leases), they go
+   in one trip, up to 256 KiB at once. To a manager of Python each takes a trip
+   of its own, for it has no such call: if they were sent ahead, one could find
+   room after one before it has found none. If it is not known what became of a
+   trip (-ECONNRESET, -ECANCELED, -EPROTO; see conc_manager_get, or of a guest
+   >>leases), those of the trips before it were put.
    Errors: as conc_put. */
 CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
                                size_t size, size_t n, double timeout);
@@ -3661,14 +3665,15 @@ CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
 CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
                                size_t n, double timeout);
 
-/* Returns the size of the message that conc_get would return now. It never
-   waits.
+/* Returns the size of the message that conc_get would return now. It does not
+   wait for one.
    Errors:
    -EPIPE      the queue is closed, and no message is left
    -EBADMSG    the message is a typed value other than bytes or str
    -ETIMEDOUT  the queue is empty
    -EPROTO     another program has spoiled the memory of a shared queue
-   -ENOTSUP    this is a client's queue of conc_manager_get */
+   -ENOTSUP    this is a client's queue of conc_manager_get
+   others      of a guest's queue: see >>leases */
 CONC_API ssize_t conc_peek_size(conc_queue *queue);
 
 /* Returns the number of messages (Python's Queue.qsize); of a shared queue
@@ -3685,7 +3690,8 @@ CONC_API ssize_t conc_qsize(conc_queue *queue);
             .lease: the caller has got none that is not done
    -ESTALE  of a queue with .lease: the lease of the message that it got last
             has ended, and the message is another getter's by now, or will be
-   others   of a manager's queue: see conc_manager_get */
+   others   of a manager's queue: see conc_manager_get; of a guest's, and of
+            one with a .journal: see >>leases */
 CONC_API int conc_task_done(conc_queue *queue);
 
 /* Does what conc_task_done does, n times: of a queue with .lease, for the n
@@ -3707,7 +3713,8 @@ CONC_API ssize_t conc_task_done_many(conc_queue *queue, size_t n);
    Errors:
    -ETIMEDOUT  not all messages were done in time
    -ECANCELED  the wait was cancelled
-   others      of a manager's queue: see conc_manager_get */
+   others      of a manager's queue: see conc_manager_get; of a guest's, and of
+               one with a .journal: see >>leases */
 CONC_API int conc_queue_join(conc_queue *queue, double timeout);
 
 /* Appends a copy of a typed value, as conc_put does. A value of bytes is the
@@ -3845,7 +3852,9 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
    same. .dead_letters and .journal are the host's: so .dead_letters is a queue
    that the host can use, of any kind. .capacity, .max_bytes and .max_total are
    as of a queue of one process. It has no name. In a guest, each task that is
-   in a call, or has leases, takes a descriptor there and one of the host.
+   in a call, or has leases, takes a descriptor there and one of the host; up
+   to 64 are kept for later calls. While the host has none left its guests
+   wait, as long as their calls last.
    A guest frees the queue for itself; what its tasks have leased comes back.
    When the host frees it, or ends, in whatever way, that is the end of the
    queue: calls of guests return -EOWNERDEAD from then on, those that wait at
@@ -3858,12 +3867,15 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
                   carried out
      -ECONNRESET  a put, or a call that ends a lease, has got no answer: the
                   host was stopped for a second longer than the call may last,
-                  or has ended meanwhile. It may or may not have been carried
-                  out
+                  or the disk of its .journal took so long, or it has ended
+                  meanwhile. The call may or may not have been carried
+                  out; conc_put_once can be made again
+     -ECANCELED   of a put also: it may or may not have been carried out. A
+                  call without a timeout, or with one of 0, is not cancelled
      -ETIMEDOUT   of a call without a timeout: no answer within 5 s, for the
-                  host was stopped
+                  host was stopped, or has no descriptor for the way
      -EMFILE, -ENFILE, -ENOMEM  there is no descriptor, or no memory, for the
-                  way to the host
+                  way to the host, or for a message of more than 32 KiB on it
 
    With .journal the messages are in a file, too (see >>journal). So they
    survive the program that has the queue, however it ends:
@@ -32245,10 +32257,10 @@ typedef struct conc__renewal {
 #ifndef CONC__STALLED_AGAIN
 #define CONC__STALLED_AGAIN 1.0
 #endif
-/* Seconds until what nobody waits for is on the disk. */
+/* Seconds until what no task waits for is on the disk. */
 #define CONC__SYNC_SOON 1.0
-/* And until it is written, if it is only that a message was delivered, or is
-   in the queue again: then a get costs the thread nothing. */
+/* Seconds until it is written, if it says only that a message was delivered,
+   or is in the queue again: then a get does not wake the thread. */
 #define CONC__WRITE_SOON 10e-3
 
 typedef struct conc__journal {
@@ -32373,14 +32385,14 @@ CONC__INLINE conc__waiter *conc__journal_nudge(conc__journal *j) {
   return conc__waitlist_take(&j->idle);
 }
 
-/* The same, of something that nobody waits for, and that does no harm if it is
-   lost: the thread sees to it that it is written soon. */
+/* The batch that gathers has something new that no task waits for, and that
+   does no harm if it is lost: the thread is to write it soon. */
 CONC__INLINE conc__waiter *conc__journal_hint(conc__journal *j) {
   j->stalled = false;
   return j->rests || j->hasty ? NULL : conc__waitlist_take(&j->idle);
 }
 
-/* A message lives no more that took so many bytes. The guard is held. */
+/* A message that took `total` bytes lives no more. The guard is held. */
 CONC__INLINE void conc__journal_less_live(conc__journal *j, uint64_t total) {
   j->live -= total < j->live ? total : j->live;
 }
@@ -32592,9 +32604,13 @@ CONC__PRIVATE int conc__journal_commit(conc__journal *j, conc__ticket *t,
   w.recheck_after_fork = true;
   /* First the others of the loop have a turn: what they append is written
      together with this. */
-  if (deadline > 0 && conc__is_coro(conc__self()))
-    cancelled = conc_yield_now() != 0;
   conc__mutex_lock(guard);
+  if (deadline > 0 && conc__is_coro(conc__self()) &&
+      !conc__ticket_is_settled(j, t)) {
+    conc__mutex_unlock(guard);
+    cancelled = conc_yield_now() != 0;
+    conc__mutex_lock(guard);
+  }
   if (!conc__ticket_is_settled(j, t) && t->batch == j->gathering) {
     woken = conc__journal_nudge(j);
     conc__mutex_unlock(guard);
@@ -32658,8 +32674,8 @@ CONC__PRIVATE int conc__journal_fail(conc__journal *j, int rc) {
 }
 
 /* Has fn(arg, rc) called when the journal fails, or has failed: once, by its
-   thread or at once, with no guard held. Whoever waits for something else than
-   the disk so hears of it, too. What `arg` points to lives until
+   thread or at once, with no guard held. So a task that waits for something
+   else than the disk hears of it, too. What `arg` points to lives until
    conc__journal_close has returned. */
 CONC__PRIVATE void conc__journal_watch(conc__journal *j,
                                        void (*fn)(void *arg, int rc),
@@ -32754,7 +32770,9 @@ CONC__PRIVATE int conc__journal_write(conc__journal *j, conc__sheet *batch) {
     at += s->size - s->from;
   }
   if (rc != 0) {
-    if (!conc__error_is_space(rc)) return conc__journal_fail(j, rc);
+    /* Whatever it was, a call that is refused for another reason (-ENOMEM,
+       -EPERM) is not to look the same. */
+    if (!conc__error_is_space(rc)) return conc__journal_fail(j, -EIO);
     rc = conc__journal_cut(j);
     return rc != 0 ? rc : -ENOSPC;
   }
@@ -35598,6 +35616,11 @@ CONC__PRIVATE int conc__work_end(conc_queue *queue, conc__holder *h,
   conc__work_move_due(q, &todo);
   if (lease != 0) {
     l = conc__work_find(q, lease);
+    /* What is lent is no lease, though it has a number, which a client can
+       guess. */
+    if (l != NULL && l->state != CONC__LETTER_LEASED &&
+        (how == CONC__LEASE_RELEASE || how == CONC__LEASE_EXTEND))
+      l = NULL;
     if (l == NULL) rc = -ESTALE;
     if (l == NULL && s != NULL) conc__stake_told(s, lease);
   } else if (q->queue.leases) {
@@ -35644,8 +35667,8 @@ CONC__PRIVATE int conc__endings_end(conc__work *q, conc__ending *all,
   return rc;
 }
 
-/* Ends so many leases as done, as conc__lease_class says it: with a journal
-   there is room for them in `all`. *done is how many it has ended; *lost: some
+/* Ends n leases as done, as conc__lease_class says it: with a journal there is
+   room for them in `all`. *done is how many it has ended; *lost: some
    had ended before. 0; or what stops it: -EINVAL, or what the journal says. */
 CONC__PRIVATE int conc__work_done_some(conc__work *q, conc__stake *s,
                                        const uint64_t *leases, bool *ended,
@@ -35671,7 +35694,10 @@ CONC__PRIVATE int conc__work_done_some(conc__work *q, conc__stake *s,
       conc__work_end_as(q, l, CONC__LEASE_DONE, 0, &todo);
     } else {
       rc = conc__work_note(q, l, 'D', 0, &all[noted].ticket, &todo);
-      if (rc != 0) break;
+      if (rc != 0) {
+        if (ended != NULL) ended[i] = false;
+        break;
+      }
       conc__work_unlend(q, l);
       all[noted++].letter = l;
     }
@@ -35686,7 +35712,7 @@ CONC__PRIVATE int conc__work_done_some(conc__work *q, conc__stake *s,
 /* How many end while the guard is held, at most. */
 #define CONC__ENDINGS_MOST ((size_t)1024)
 
-/* As conc__lease_class says it. With a journal, so many wait for the disk
+/* As conc__lease_class says it. With a journal, as many wait for the disk
    together as there is memory for. */
 CONC__PRIVATE ssize_t conc__work_done_n(conc_queue *queue,
                                         const uint64_t *leases, bool *ended,
@@ -35716,7 +35742,10 @@ CONC__PRIVATE ssize_t conc__work_done_n(conc_queue *queue,
     all_done += done;
   }
   if (all != few) CONC_FREE(all);
-  if (all_done > 0 && (rc == -EINVAL || rc == -ENOMEM)) rc = 0;
+  /* Of leases that have names, those that were not tried go on: the caller is
+     not to take them for lost. */
+  if (all_done > 0 && (rc == -EINVAL || (rc == -ENOMEM && leases == NULL)))
+    rc = 0;
   if (rc == -EINVAL && lost) rc = 0;
   if (rc == 0 && all_done == 0) rc = -ESTALE;
   return rc != 0 ? rc : (ssize_t)all_done;
@@ -35876,12 +35905,14 @@ CONC__PRIVATE double conc__work_oldest(const conc__work *q, uint32_t tick) {
 CONC__PRIVATE int conc__work_counts(conc_queue *queue,
                                     conc_queue_counts *out) {
   conc__work *q = (conc__work *)queue;
-  uint32_t tick = conc__work_tick();
   conc__todo todo;
+  uint32_t tick;
   conc__todo_begin(&todo);
   memset(out, 0, sizeof *out);
   conc__work_lock(q);
   conc__work_move_due(q, &todo);
+  /* Under the guard: no letter was put after that. */
+  tick = conc__work_tick();
   out->ready = q->ready_count;
   out->delayed = q->delayed_count;
   out->leased = q->leased_count;
@@ -36205,9 +36236,12 @@ CONC__INLINE bool conc__queue_is_work(const conc_queue *q) {
 /* In seconds: what an answer may be late on a machine with much to do; for
    calls without a timeout; and a rest for want of descriptors. */
 #define CONC__GUEST_SLACK 1.0
-#define CONC__GUEST_PATIENCE 5.0
+#define CONC__GUEST_PATIENCE 4.0 /* 5 in all, with the slack */
 #define CONC__HOST_PAUSE 0.05
-#define CONC__SHOWN_MOST ((size_t)10000) /* holders that are told at once */
+#define CONC__CABLES_KEPT ((size_t)64) /* idle ones, for later calls */
+/* Seconds between two signs of life, at least, however short a lease is, and
+   whatever a server says. */
+#define CONC__BEAT_LEAST 1e-4
 
 /* What a guest asks for. There is no answer to the last three. */
 enum {
@@ -36310,9 +36344,10 @@ typedef struct conc__house {
   bool running;
   bool ending;                    /* of the loop; as the next ones */
   conc__visitor *visitors, *dead;
-  conc__buffer in;                /* what has just come */
+  conc__buffer in; /* what has just come; it is read before anything waits */
   /* Of a guest: */
   conc__cable *idle, *pinned; /* under the guard */
+  size_t idle_count;          /* as these */
   uint64_t process;          /* 0: not known yet. Atomic */
   unsigned beats; /* the thread that says that it lives: 0: there is none, 1: a
                      task is about to start it, 2: it runs, 3: it is to end,
@@ -36435,18 +36470,21 @@ CONC__PRIVATE ssize_t conc__visitor_get(conc__visitor *v, double deadline,
   return (ssize_t)size;
 }
 
-/* The leases by holder. */
+/* The leases by holder. All that are wanted are told, and no more are counted
+   than were told, if more were wanted: the caller reads as many. */
 CONC__PRIVATE ssize_t conc__visitor_holders(conc__visitor *v,
                                             const conc__outcome *a) {
+  conc_queue *q = &v->house->work->queue;
   const uint64_t wants = v->wish.size;
-  size_t n = wants < CONC__SHOWN_MOST ? (size_t)wants : CONC__SHOWN_MOST;
   conc_queue_holder *all = NULL;
-  ssize_t count;
+  ssize_t count = conc__work_holders(q, NULL, 0);
+  size_t n = wants < (uint64_t)count ? (size_t)wants : (size_t)count;
   int rc = 0;
   if (n > 0) all = (conc_queue_holder *)CONC_MALLOC(n * sizeof *all);
   if (n > 0 && all == NULL) return -ENOMEM;
-  count = conc__work_holders(&v->house->work->queue, all, n);
+  count = conc__work_holders(q, all, n);
   if ((size_t)count < n) n = (size_t)count;
+  else if (wants > n) count = (ssize_t)n; /* others have come meanwhile */
   if (n > 0) rc = conc__buffer_append(&v->out, a, sizeof *a);
   if (n > 0 && rc == 0)
     rc = conc__buffer_append(&v->out, all, n * sizeof *all);
@@ -36494,7 +36532,7 @@ CONC__PRIVATE ssize_t conc__visitor_do(conc__visitor *v, double deadline,
 CONC__PRIVATE int conc__visitor_answer(conc__visitor *v, ssize_t n,
                                        conc__outcome *a) {
   int rc = 0;
-  /* Who waits for a host that ends is told what it is. */
+  /* A task that waits for a host that ends is told so. */
   if (n == -ECANCELED && v->house->ending) n = -EOWNERDEAD;
   a->serial = v->wish.serial;
   a->result = n;
@@ -36546,9 +36584,9 @@ CONC__PRIVATE void conc__visitors_touch(conc__house *f, uint64_t process) {
     if (v->process == process) conc__holder_touch(v->holder);
 }
 
-/* Takes the request out of the buffer of the loop, with what is behind it. A
-   large message keeps the buffer. 0; -EPROTO: it is none; -ENOMEM: what is
-   behind it is lost. */
+/* Takes the request out of the buffer of the loop, with what is behind it. Of
+   a large message the visitor keeps that buffer. 0; -EPROTO: it is none;
+   -ENOMEM: what is behind it is lost. */
 CONC__PRIVATE int conc__visitor_read(conc__visitor *v, conc__wish *r) {
   conc__buffer *in = &v->house->in;
   int rc = in->size < sizeof *r ? -EPROTO : 0;
@@ -36569,13 +36607,44 @@ CONC__PRIVATE int conc__visitor_read(conc__visitor *v, conc__wish *r) {
   return rc;
 }
 
-/* Does what has just come. It is tried at once: only if there is something to
-   wait for, there is a coroutine for it. 0 or negative errno: the wire is to
-   be closed. */
-CONC__PRIVATE int conc__visitor_hear(conc__visitor *v) {
+/* Does what is asked for, unless `rc` says why it is not to be done. It is
+   tried at once: only if there is something to wait for, there is a coroutine
+   for it. 0 or negative errno: the wire is to be closed. */
+CONC__PRIVATE int conc__visitor_obey(conc__visitor *v, const conc__wish *r,
+                                     int rc) {
   conc__outcome a;
-  conc__wish r;
   ssize_t n;
+  switch (r->call) {
+  case CONC__WISH_TAKEN: conc__visitor_settle(v, true); return 0;
+  case CONC__WISH_CANCEL: conc__visitor_cancel(v, r->serial); return 0;
+  case CONC__WISH_ALIVE:
+    conc__visitors_touch(v->house, r->process);
+    return 0;
+  default: break;
+  }
+  conc__visitor_await(v);
+  conc__visitor_settle(v, true);
+  v->wish = *r;
+  v->process = r->process;
+  conc__holder_touch(v->holder);
+  memset(&a, 0, sizeof a);
+  n = rc != 0 ? rc : conc__visitor_do(v, 0, &a);
+  if (n != -ETIMEDOUT || !(r->deadline > conc_now()) ||
+      r->call == CONC__WISH_PEEK)
+    return conc__visitor_answer(v, n, &a);
+  v->waits.target = conc__visitor_wait;
+  v->waits.arg = v;
+  v->waits.name = "conc-visitor";
+  v->waiting = true;
+  rc = conc_coro_start(&v->waits);
+  if (rc == 0) return 0;
+  v->waiting = false;
+  return conc__visitor_answer(v, rc, &a);
+}
+
+/* Does what has just come. As conc__visitor_obey. */
+CONC__PRIVATE int conc__visitor_hear(conc__visitor *v) {
+  conc__wish r;
   int rc = 0;
   if (v->house->in.size >= sizeof r && v->waiting) {
     memcpy(&r, v->house->in.data, sizeof r);
@@ -36586,32 +36655,26 @@ CONC__PRIVATE int conc__visitor_hear(conc__visitor *v) {
     rc = conc__visitor_read(v, &r);
     if (rc == -EPROTO) return rc;
   }
-  switch (r.call) {
-  case CONC__WISH_TAKEN: conc__visitor_settle(v, true); return 0;
-  case CONC__WISH_CANCEL: conc__visitor_cancel(v, r.serial); return 0;
-  case CONC__WISH_ALIVE:
-    conc__visitors_touch(v->house, r.process);
-    return 0;
-  default: break;
+  return conc__visitor_obey(v, &r, rc);
+}
+
+/* There is no memory for what comes next: it is taken off. If that was a whole
+   request it is done, and else it is answered by -ENOMEM: the wire stays open,
+   and so the guest's leases are not lost. */
+CONC__PRIVATE int conc__visitor_hear_short(conc__visitor *v) {
+  conc__packet head = {0, CONC__PACKET_MESSAGE, CONC__PACKET_MAGIC};
+  conc__wish r;
+  int fd;
+  ssize_t n = conc__packet_take(v->wire, &head, &r, sizeof r, &fd);
+  if (fd >= 0) close(fd);
+  if (n == -EAGAIN) return conc_sleep(CONC__HOST_PAUSE); /* nothing is there */
+  if (n != (ssize_t)sizeof r && n != -EMSGSIZE)
+    return n < 0 ? (int)n : -EPROTO;
+  if (r.call < CONC__WISH_TAKEN) {
+    if (v->waiting) return -EPROTO;
+    v->body.size = v->body_at = 0;
   }
-  conc__visitor_await(v);
-  conc__visitor_settle(v, true);
-  v->wish = r;
-  v->process = r.process;
-  conc__holder_touch(v->holder);
-  memset(&a, 0, sizeof a);
-  n = rc != 0 ? rc : conc__visitor_do(v, 0, &a);
-  if (n != -ETIMEDOUT || !(r.deadline > conc_now()) ||
-      r.call == CONC__WISH_PEEK)
-    return conc__visitor_answer(v, n, &a);
-  v->waits.target = conc__visitor_wait;
-  v->waits.arg = v;
-  v->waits.name = "conc-visitor";
-  v->waiting = true;
-  rc = conc_coro_start(&v->waits);
-  if (rc == 0) return 0;
-  v->waiting = false;
-  return conc__visitor_answer(v, rc, &a);
+  return conc__visitor_obey(v, &r, head.size > sizeof r ? -ENOMEM : 0);
 }
 
 /* The wire has ended: so have the leases. */
@@ -36639,6 +36702,7 @@ CONC__PRIVATE void *conc__visitor_main(void *arg) {
     if (rc == 0)
       rc = conc__message_receive(v->wire, &v->house->in, CONC__NEVER);
     if (rc == 0) rc = conc__visitor_hear(v);
+    else if (rc == -ENOMEM) rc = conc__visitor_hear_short(v);
     /* A long message stays where it is until there is a descriptor for it. */
     if (rc == -EMFILE || rc == -ENFILE) rc = conc_sleep(CONC__HOST_PAUSE);
   }
@@ -36705,7 +36769,7 @@ CONC__PRIVATE int conc__host_admit(conc__house *f) {
 
 /* The first coroutine of the host's loop: lets visitors in until it is
    cancelled. For those that it has no memory or descriptors for it tries again
-   soon. First of all the door is closed: who comes now is told at once. */
+   soon. */
 CONC__PRIVATE void *conc__host_main(void *arg) {
   conc__house *f = (conc__house *)arg;
   conc__visitor *v;
@@ -36716,10 +36780,11 @@ CONC__PRIVATE void *conc__host_main(void *arg) {
     rc = conc__host_admit(f);
     if (rc < 0 && rc != -ECANCELED) rc = conc_sleep(CONC__HOST_PAUSE);
   }
+  /* The door is closed first: a guest that comes now is told at once. */
   conc__fd_close_own(&f->door[0]);
   f->ending = true;
-  /* Over and over: what ends a wait for its second coroutine does not end the
-     first. */
+  /* They are cancelled again and again: a visitor that waits for its second
+     coroutine is not ended by a cancel. */
   while (f->visitors != NULL) {
     for (v = f->visitors; v != NULL; v = v->next) conc_cancel(&v->task);
     conc_join(&f->visitors->task, 0.01);
@@ -36768,7 +36833,9 @@ CONC__PRIVATE void conc__cable_unpin(conc__cable *wire) {
       wire->after;
   if (wire->after != NULL) wire->after->before = wire->before;
   wire->before = wire->after = NULL;
-  CONC__STORE_RELAXED(&wire->house, (conc__house *)NULL);
+  /* The last touch, if it is not its task that does this: from here on the
+     task may free it. */
+  CONC__STORE(&wire->house, (conc__house *)NULL);
 }
 
 /* The task ends: the host sees the ends of its wires. */
@@ -36800,8 +36867,7 @@ CONC__PRIVATE conc__cables *conc__cables_find(void) {
   p = all != NULL ? &all->first : NULL;
   while (p != NULL && *p != NULL) {
     conc__cable *wire = *p;
-    if (CONC__LOAD_RELAXED(&wire->house) != NULL &&
-        wire->depth == conc__fork_depth) {
+    if (CONC__LOAD(&wire->house) != NULL && wire->depth == conc__fork_depth) {
       p = &wire->next;
     } else {
       *p = wire->next;
@@ -36811,7 +36877,7 @@ CONC__PRIVATE conc__cables *conc__cables_find(void) {
   return all;
 }
 
-/* The same; made, if there is none. NULL: there is no memory. */
+/* The calling task's, made if there is none. NULL: there is no memory. */
 CONC__PRIVATE conc__cables *conc__cables_make(void) {
   conc__cables *all = conc__cables_find();
   if (all != NULL) return all;
@@ -36832,7 +36898,7 @@ CONC__PRIVATE conc__cable *conc__cable_pinned(const conc__house *f) {
   return wire;
 }
 
-/* Pins a wire to the calling task, or takes that back. */
+/* Pins a wire to the calling task, or makes it a free one again. */
 CONC__PRIVATE void conc__cable_pin(conc__house *f, conc__cable *wire,
                                   bool pin) {
   conc__cables *all = conc__cables_find();
@@ -36891,22 +36957,33 @@ CONC__PRIVATE int conc__cable_take(conc__house *f, conc__cable **out,
   if (*out != NULL) return 0;
   conc__mutex_lock(conc__mutex_of(f));
   *out = f->idle;
-  if (*out != NULL) f->idle = (*out)->next;
+  if (*out != NULL) {
+    f->idle = (*out)->next;
+    f->idle_count--;
+  }
   conc__mutex_unlock(conc__mutex_of(f));
   return *out != NULL ? 0 : conc__cable_open(f, out, deadline);
 }
 
-/* A call is over: the wire is the task's if it `holds` leases, or idle. */
+/* A call is over: the wire is the task's if it `holds` leases, or idle. If
+   there are enough of those it is closed, for it takes a descriptor of the
+   host, too. Nothing is under way by it any more. */
 CONC__PRIVATE void conc__cable_leave(conc__house *f, conc__cable *wire,
                                     bool holds) {
+  bool keep;
   if (wire->in.capacity > CONC__BUFFER_KEPT) conc__buffer_free(&wire->in);
   if (wire->out.capacity > CONC__BUFFER_KEPT) conc__buffer_free(&wire->out);
   if (wire->pinned != holds) conc__cable_pin(f, wire, holds);
   if (holds) return;
   conc__mutex_lock(wire->guard);
-  wire->next = f->idle;
-  f->idle = wire;
+  keep = f->idle_count < CONC__CABLES_KEPT;
+  if (keep) {
+    wire->next = f->idle;
+    f->idle = wire;
+    f->idle_count++;
+  }
   conc__mutex_unlock(wire->guard);
+  if (!keep) conc__cable_free(wire);
 }
 
 /* A wire is of no more use: what the task had leased by it comes back. */
@@ -36954,7 +37031,8 @@ typedef struct conc__guest_calling {
   conc__wish wish;
   const conc__message *message; /* that goes along; NULL: none */
   const char *id;               /* behind it; or NULL */
-  bool acts; /* without an answer it is not known whether it was done */
+  bool acts;  /* without an answer it is not known whether it was done */
+  bool waits; /* a cancel of the caller ends it */
   /* After a call that went well, until conc__guest_leave: */
   conc__cable *wire;
   conc__outcome outcome;
@@ -36962,13 +37040,22 @@ typedef struct conc__guest_calling {
   size_t size;
 } conc__guest_calling;
 
+/* What only tries does not wait for anything but the host. */
 CONC__PRIVATE void conc__guest_begin(conc__guest_calling *c, conc_queue *q,
                                      uint32_t call, double deadline) {
   memset(c, 0, sizeof *c);
   c->house = ((conc__work *)(void *)q)->house;
+  c->waits = deadline > 0;
   c->wish.call = call;
   c->wish.deadline = deadline;
   c->wish.priority = -1;
+}
+
+/* The same, of a call that has no timeout, and waits in no process. */
+CONC__PRIVATE void conc__guest_begin_short(conc__guest_calling *c,
+                                           conc_queue *q, uint32_t call) {
+  conc__guest_begin(c, q, call, conc_now() + CONC__GUEST_PATIENCE);
+  c->waits = false;
 }
 
 /* Until when an answer is waited for. */
@@ -37039,9 +37126,9 @@ CONC__PRIVATE int conc__guest_failed(conc__guest_calling *c, int rc,
   return ended ? -EOWNERDEAD : rc;
 }
 
-/* The whole call. Its result, and the wire is to be left; or negative errno,
-   and there is nothing to leave. */
-CONC__PRIVATE ssize_t conc__guest_call(conc__guest_calling *c) {
+/* The call, up to its answer. Its result, and the wire is to be left; or
+   negative errno, and there is nothing to leave. */
+CONC__PRIVATE ssize_t conc__guest_exchange(conc__guest_calling *c) {
   const double end = conc__guest_end(c);
   bool sent = false;
   int rc = conc__cable_take(c->house, &c->wire, end);
@@ -37067,6 +37154,18 @@ CONC__PRIVATE ssize_t conc__guest_call(conc__guest_calling *c) {
   return (ssize_t)c->outcome.result;
 }
 
+/* The whole call. A cancel does not end what would wait for nothing in the
+   host's process: it comes at the caller's next wait, as it does there. */
+CONC__PRIVATE ssize_t conc__guest_call(conc__guest_calling *c) {
+  conc_scope shield;
+  ssize_t n;
+  if (c->waits) return conc__guest_exchange(c);
+  conc_shield(&shield);
+  n = conc__guest_exchange(c);
+  conc_scope_end(&shield);
+  return n;
+}
+
 /* The answer has been read. */
 CONC__PRIVATE void conc__guest_leave(conc__guest_calling *c) {
   conc__cable_leave(c->house, c->wire, c->outcome.holds != 0);
@@ -37082,7 +37181,7 @@ CONC__PRIVATE ssize_t conc__guest_ask(conc__guest_calling *c) {
 /* The same, of a call that has no timeout and no arguments. */
 CONC__PRIVATE ssize_t conc__guest_simple(conc_queue *q, uint32_t call) {
   conc__guest_calling c;
-  conc__guest_begin(&c, q, call, conc_now() + CONC__GUEST_PATIENCE);
+  conc__guest_begin_short(&c, q, call);
   return conc__guest_ask(&c);
 }
 
@@ -37095,7 +37194,8 @@ enum { CONC__BEATS_NONE, CONC__BEATS_BEGIN, CONC__BEATS, CONC__BEATS_MUST_END,
    sign that cannot be given is given the next time. */
 CONC__PRIVATE void *conc__guest_beat_main(void *arg) {
   conc__house *f = (conc__house *)arg;
-  const double every = (double)f->work->lease / 3e9;
+  const double third = (double)f->work->lease / 3e9;
+  const double every = third > CONC__BEAT_LEAST ? third : CONC__BEAT_LEAST;
   conc__cable *wire = NULL;
   unsigned state;
   while ((state = CONC__LOAD(&f->beats)) != CONC__BEATS_MUST_END) {
@@ -37165,7 +37265,8 @@ CONC__PRIVATE int conc__guest_put(conc_queue *q, const conc__message *m,
 #define CONC__GUEST_MANY ((size_t)4096)
 
 /* Only the first trip waits. The next one is made if all went in that were in
-   the last. */
+   the last. If it is not known what became of it, the caller must hear that:
+   else it would put those messages again. */
 CONC__PRIVATE ssize_t conc__guest_put_n(conc_queue *q, const conc__message *m,
                                         size_t n, double deadline) {
   size_t most = m->size > 0 ? CONC__GUEST_TRIP / m->size : n;
@@ -37187,15 +37288,14 @@ CONC__PRIVATE ssize_t conc__guest_put_n(conc_queue *q, const conc__message *m,
     put = conc__guest_ask(&c);
     if (put > 0) done += (size_t)put;
   } while (put == (ssize_t)part && done < n);
-  return done > 0 ? (ssize_t)done : put;
+  return done > 0 && put != -ECONNRESET ? (ssize_t)done : put;
 }
 
 CONC__PRIVATE int conc__guest_unget(conc_queue *q, const conc__message *m,
                                     conc__buffer *b) {
   conc__guest_calling c;
   (void)b;
-  conc__guest_begin(&c, q, CONC__WISH_UNGET,
-                    conc_now() + CONC__GUEST_PATIENCE);
+  conc__guest_begin_short(&c, q, CONC__WISH_UNGET);
   c.message = m;
   c.wish.size = m->size;
   c.wish.how = m->kind;
@@ -37211,7 +37311,7 @@ CONC__PRIVATE int conc__guest_end_lease(conc_queue *q,
                                         double seconds) {
   conc__guest_calling c;
   (void)holder;
-  conc__guest_begin(&c, q, CONC__WISH_END, conc_now() + CONC__GUEST_PATIENCE);
+  conc__guest_begin_short(&c, q, CONC__WISH_END);
   if (lease == 0 && q->leases && conc__cable_pinned(c.house) == NULL)
     return -EINVAL;
   c.wish.lease = lease;
@@ -37312,8 +37412,7 @@ CONC__PRIVATE int conc__guest_join(conc_queue *q, double deadline) {
 CONC__PRIVATE int conc__guest_counts(conc_queue *q, conc_queue_counts *out) {
   conc__guest_calling c;
   ssize_t n;
-  conc__guest_begin(&c, q, CONC__WISH_COUNTS,
-                    conc_now() + CONC__GUEST_PATIENCE);
+  conc__guest_begin_short(&c, q, CONC__WISH_COUNTS);
   memset(out, 0, sizeof *out);
   n = conc__guest_call(&c);
   if (n < 0) return (int)n;
@@ -37327,8 +37426,7 @@ CONC__PRIVATE ssize_t conc__guest_holders(conc_queue *q,
                                           conc_queue_holder *out, size_t n) {
   conc__guest_calling c;
   ssize_t count;
-  conc__guest_begin(&c, q, CONC__WISH_HOLDERS,
-                    conc_now() + CONC__GUEST_PATIENCE);
+  conc__guest_begin_short(&c, q, CONC__WISH_HOLDERS);
   c.wish.size = n;
   count = conc__guest_call(&c);
   if (count < 0) return count;
@@ -37339,7 +37437,7 @@ CONC__PRIVATE ssize_t conc__guest_holders(conc_queue *q,
 
 /* --- making it; the two classes --- */
 
-/* The families of this process. The guard is that of the list's address. */
+/* The houses of this process. The guard is conc__mutex_of the list. */
 static conc__house *conc__houses;
 
 /* Takes a house out of the list. */
@@ -37353,12 +37451,16 @@ CONC__PRIVATE void conc__house_leave(conc__house *f) {
 }
 
 /* Ends the host's loop, and waits for it, whether the caller is cancelled or
-   not; then frees all but the queue. Guests are told at once. */
+   not: that stays pending. Then it frees all but the queue. Guests are told at
+   once. */
 CONC__PRIVATE void conc__host_end(conc__house *f) {
+  conc_scope shield;
+  conc_shield(&shield);
   while (conc_is_alive(&f->thread)) {
     conc_cancel(&f->root);
     conc_join(&f->thread, 0.01);
   }
+  conc_scope_end(&shield);
   conc__house_leave(f);
   if (f->door[0] >= 0) conc__fd_close_own(&f->door[0]);
   conc__fd_close(&f->door[1]);
@@ -37402,7 +37504,7 @@ CONC__PRIVATE void conc__guest_free(conc_queue *queue) {
   if (all != NULL && all->first == NULL) conc__local_end(&conc__cables_own);
 }
 
-/* As that of >>work, but for its end. */
+/* The host's class: that of >>work, but for its end. */
 static const conc__queue_class conc__host_class = {
     conc__work_put,   conc__work_get,       conc__work_unget,
     conc__work_size,  conc__work_task_done, conc__work_join,
@@ -37443,6 +37545,7 @@ CONC__PRIVATE void conc__house_fork_child(void) {
       f->idle = wire->next;
       conc__cable_free(wire);
     }
+    f->idle_count = 0;
     while (f->pinned != NULL) conc__cable_unpin(f->pinned);
     f->process = 0;
     f->beats = CONC__BEATS_NONE;
@@ -37457,6 +37560,7 @@ CONC__PRIVATE void conc__house_begin(void) {
 /* Makes the door, and starts the host's loop. 0 or negative errno. */
 CONC__PRIVATE int conc__host_start(conc__house *f) {
   conc__mutex *guard = conc__mutex_of(&conc__houses);
+  conc_scope shield;
   int rc;
   conc__own_fds_lock();
   rc = conc__pipe_open(&f->door[0], &f->door[1]);
@@ -37472,9 +37576,12 @@ CONC__PRIVATE int conc__host_start(conc__house *f) {
   f->thread.name = "conc-host";
   rc = conc_thread_start(&f->thread);
   if (rc != 0) return rc;
-  /* Until there is something to cancel; this wait itself cannot be. */
+  /* Until there is a loop that can be cancelled. A cancel of the caller stays
+     pending. */
+  conc_shield(&shield);
   while (conc_event_wait(&f->ready, CONC_FOREVER) != 0) {
   }
+  conc_scope_end(&shield);
   return f->running ? 0 : f->error;
 }
 
@@ -50926,9 +51033,6 @@ typedef struct conc__lessees {
 
 static conc_local conc__lessees_local;
 static conc_attribute conc__lessees_own;
-
-/* Seconds between two signs of life, at least, whatever a server says. */
-#define CONC__BEAT_LEAST 1e-4
 
 CONC__PRIVATE void conc__grants_free(conc__grant *g) {
   while (g != NULL) {
