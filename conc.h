@@ -2834,7 +2834,8 @@ CONC_API int conc_popen_stop(conc_popen *popen, double grace);
    after the last line call conc_popen_wait and conc_popen_close.
    Returns the number of bytes, without the NUL; 0 at the end.
    Errors: as conc_stream_read_line, and
-   -EINVAL  also: .std_out was no CONC_PIPE, or the program was not started */
+   -EINVAL  also: .std_out was no CONC_PIPE, or the program was not started
+   -ECHILD  this is a forked child, and the program is its parent's */
 CONC_API ssize_t conc_popen_read_line(conc_popen *popen, char *buf,
                                       size_t size, double timeout);
 
@@ -22351,6 +22352,7 @@ CONC_API int conc_popen_stop(conc_popen *p, double grace) {
 CONC_API ssize_t conc_popen_read_line(conc_popen *p, char *buf, size_t size,
                                       double timeout) {
   if (!conc__task_was_started(&p->task) || p->out < 0) return -EINVAL;
+  if (p->depth != conc__fork_depth) return -ECHILD; /* it is not open here */
   p->lines.fd = p->out;
   return conc_stream_read_line(&p->lines, buf, size, timeout);
 }
@@ -22492,7 +22494,10 @@ CONC_API int conc_communicate(conc_popen *p, const void *input, size_t n,
     conc__process_reap(&p->task);
   if (rc == -ETIMEDOUT && !conc_is_alive(&p->task)) {
     if (p->kill_on_timeout && p->new_group) conc__popen_kill(p);
-    rc = 0;
+    /* What the program itself has written last is still in the pipes. */
+    for (rc = 1, late = 0; rc == 1 && late < CONC__POPEN_LATE; late++)
+      rc = conc__popen_exchange(p, (const char *)input, n, got, 0);
+    if (rc == 1 || rc == -ETIMEDOUT) rc = 0;
   }
   /* The wait comes after the last end of file: while there is output that is
      not read, the program may never end. */
