@@ -4089,7 +4089,8 @@ typedef struct conc_case {
    last, as conc_get with a timeout of 0 does.
    Returns the number of the case that was done, from 0 on.
    Errors:
-   -EINVAL     a case has several things. Nothing has been waited for then
+   -EINVAL     a case has several things, or its .events have other bits.
+               Nothing has been waited for then
    -ETIMEDOUT  nothing could be done in time
    -ECANCELED  the wait was cancelled; nothing was done. (But see
                conc_manager_get of a put that was cancelled on its way)
@@ -37923,7 +37924,8 @@ typedef struct conc__select_entry {
   conc__message message; /* of a put */
   conc__buffer body;     /* of a typed value that is put */
   int fd, events;        /* what is polled; -1: nothing */
-  int ready;             /* what came there, in this round */
+  int ready;             /* what came there, in this round; or why it cannot be
+                            waited for, as negative errno */
   conc__fd_waiter waiter; /* of a coroutine, in its loop */
 } conc__select_entry;
 
@@ -38038,7 +38040,9 @@ CONC__PRIVATE bool conc__select_try(conc__select_entry *e) {
       if (e->woken || conc_event_is_set(c->event)) rc = 0;
       break;
     case CONC__SELECT_FD:
-      rc = conc__select_poll(c->fd, c->events);
+      /* What the last wait has failed with ends the case: it would fail again,
+         without a pause. */
+      rc = e->ready < 0 ? e->ready : conc__select_poll(c->fd, c->events);
       if (rc == 0) rc = -ETIMEDOUT;
       break;
     default: break;
@@ -38052,7 +38056,7 @@ CONC__PRIVATE bool conc__select_try(conc__select_entry *e) {
    the one that was done; -EAGAIN: none; -ECANCELED: the caller was cancelled
    while a server was asked. */
 CONC__PRIVATE ssize_t conc__select_try_all(conc__selection *s) {
-  static uint64_t calls;
+  static conc__word64 calls;
   uint64_t random = __atomic_add_fetch(&calls, (uint64_t)1, __ATOMIC_RELAXED) *
                     11400714819323198485u;
   size_t i, k, at;
@@ -38163,7 +38167,7 @@ CONC__PRIVATE bool conc__select_watch(conc__selection *s,
       (side == CONC__GETTERS && conc__cells_came_back(q)))
     return false;
   s->looks = true;
-  if (!wakes || spot.busy) s->asks = true;
+  if (!wakes || spot.busy || q->wakers[side][0] < 0) s->asks = true;
   e->fd = wakes ? q->wakers[side][0] : -1;
   e->events = CONC_READ;
   return true;
@@ -38236,7 +38240,8 @@ CONC__PRIVATE void conc__select_park(conc__selection *s, conc__actor *self,
 }
 
 /* The descriptors of a coroutine are entered in its loop. Those that cannot
-   be waited for have come. */
+   be waited for have come; but if it is a shared queue's waker, the queue is
+   looked at soon. */
 CONC__PRIVATE void conc__select_park_loop(conc__selection *s,
                                           conc__actor *self, unsigned bits,
                                           double deadline) {
@@ -38247,7 +38252,12 @@ CONC__PRIVATE void conc__select_park_loop(conc__selection *s,
     conc__select_entry *e = &s->entries[i];
     if (e->fd < 0) continue;
     e->ready = conc__fd_park(loop, self, e->fd, e->events, &e->waiter);
-    if (e->ready != 0) wait = false;
+    if (e->ready < 0 && e->by == CONC__SELECT_BY_CELLS) {
+      double soon = conc_now() + CONC__SELECT_PAUSE_MAX;
+      if (soon < deadline) deadline = soon;
+    } else if (e->ready != 0) {
+      wait = false;
+    }
   }
   if (wait) conc__select_park(s, self, bits, deadline);
   for (i = 0; i < s->n; i++) {
@@ -38411,8 +38421,8 @@ CONC__PRIVATE int conc__select_prepare(conc__selection *s, conc_case *cases) {
 /* The parts are on the stack, or in one allocation. */
 CONC_API ssize_t conc_select(conc_case *cases, size_t n, double timeout) {
   double deadline = conc__deadline(timeout);
-  /* As pointers, so that it is aligned for all of them. */
-  void *few[CONC__SELECT_ROOM(CONC__SELECT_FEW) / sizeof(void *) + 1];
+  /* As doubles, so that it is aligned for all of them. */
+  double few[CONC__SELECT_ROOM(CONC__SELECT_FEW) / sizeof(double) + 1];
   void *room = few;
   conc__selection s;
   ssize_t rc = deadline > 0 ? conc__turn() : 0;
