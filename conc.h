@@ -5686,7 +5686,8 @@ CONC_API int conc_broadcast_subscribe(conc_broadcast *broadcast,
                                       conc_queue *queue);
 
 /* After this call no put touches the queue, which may be freed. A put that
-   waits for room in it waits no more.
+   waits for room in it waits no more; one that is just at the queue is waited
+   for, which may take a trip to its server.
    Returns 0.
    Errors:
    -ENOENT  it is no subscriber */
@@ -66888,11 +66889,11 @@ CONC__PRIVATE conc_progress *conc__progress_top(conc_progress *p,
 /* Begins to draw a line of several: so that the cursor is where it should be.
    False: another one is being drawn, and the caller may be passed over. */
 CONC__PRIVATE bool conc__progress_draws(conc_progress *top, bool last) {
-  unsigned free = 0;
-  while (!CONC__CAS(&top->drawing, &free, 1u)) {
+  unsigned nobody = 0;
+  while (!CONC__CAS(&top->drawing, &nobody, 1u)) {
     if (!last) return false;
     sched_yield();
-    free = 0;
+    nobody = 0;
   }
   return true;
 }
@@ -67069,8 +67070,9 @@ CONC_API int conc_limiter_acquire(conc_limiter *limiter, size_t n,
 
 /* --- conc_broadcast ---
 
-   A put walks through the list, and lets the guard go while it waits for room:
-   meanwhile the subscriber is pinned, and stays in the list. */
+   A put walks through the list, and lets the guard go while it is busy with a
+   queue, which may take a trip to a server, or a wait for room: meanwhile the
+   subscriber is pinned, and stays in the list. */
 
 struct conc__subscriber {
   struct conc__subscriber *next;
@@ -67138,14 +67140,17 @@ CONC_API int conc_broadcast_unsubscribe(conc_broadcast *broadcast,
   return 0;
 }
 
-/* Takes the oldest message off a queue, whatever it is. */
-CONC__PRIVATE void conc__broadcast_drop(conc_broadcast *b, conc_queue *q) {
+/* Takes the oldest message off a queue, whatever it is. Returns what the get
+   has returned. */
+CONC__PRIVATE ssize_t conc__broadcast_drop(conc_broadcast *b, conc_queue *q) {
   conc__buffer body = {NULL, 0, 0, 0};
   conc__sink sink;
+  ssize_t rc;
   conc__sink_body(&sink, &body, CONC__WANTS_ANY, SIZE_MAX);
-  if (q->ops->get(q, &sink, 0) >= 0)
-    CONC__STORE_RELAXED(&b->lost, b->lost + 1);
+  rc = q->ops->get(q, &sink, 0);
+  if (rc >= 0) CONC__STORE_RELAXED(&b->lost, b->lost + 1);
   conc__buffer_free(&body);
+  return rc;
 }
 
 /* Waits for room in the queue of a subscriber, which is pinned: what conc_put
@@ -67165,9 +67170,8 @@ CONC__PRIVATE int conc__broadcast_wait(struct conc__subscriber *one,
   return done == 0 ? (int)c[0].result : -EPIPE;
 }
 
-/* Puts a message for one subscriber. The guard is held, and is let go for a
-   wait. Of a queue that is full again and again, since others put there, too,
-   the message is given up. */
+/* Puts a message for one subscriber, which is pinned. Of a queue that is full
+   again and again, since others put there, too, the message is given up. */
 CONC__PRIVATE int conc__broadcast_put_one(conc_broadcast *b,
                                           struct conc__subscriber *one,
                                           const void *data, size_t size,
@@ -67177,16 +67181,10 @@ CONC__PRIVATE int conc__broadcast_put_one(conc_broadcast *b,
   for (;;) {
     rc = conc__queue_put(one->queue, data, size, CONC__RAW, NULL, 0);
     if (rc != -ETIMEDOUT || b->blocks || ++tries > 100) break;
-    conc__broadcast_drop(b, one->queue);
+    if (conc__broadcast_drop(b, one->queue) == -ECANCELED) return -ECANCELED;
   }
   if (rc != -ETIMEDOUT || !b->blocks) return rc;
-  one->pinned = true;
-  conc_lock_release(&b->guard);
-  rc = conc__broadcast_wait(one, data, size, deadline);
-  conc__broadcast_enter(b);
-  one->pinned = false;
-  conc_cond_notify_all(&b->changed);
-  return rc;
+  return conc__broadcast_wait(one, data, size, deadline);
 }
 
 /* One after the other, in the order of the list. What one of them refuses is
@@ -67202,7 +67200,13 @@ CONC_API ssize_t conc_broadcast_put(conc_broadcast *broadcast,
   conc__broadcast_enter(broadcast);
   for (one = broadcast->first; one != NULL; one = one->next) {
     if (conc_event_is_set(&one->gone)) continue;
+    one->pinned = true;
+    conc_lock_release(&broadcast->guard);
     rc = conc__broadcast_put_one(broadcast, one, data, size, deadline);
+    conc__broadcast_enter(broadcast);
+    one->pinned = false;
+    if (conc_event_is_set(&one->gone))
+      conc_cond_notify_all(&broadcast->changed);
     if (rc == 0) got++;
     if (rc == -ECANCELED || (rc == -ETIMEDOUT && broadcast->blocks)) break;
     if (rc != 0 && rc != -EPIPE)
