@@ -7431,12 +7431,17 @@ CONC__INLINE bool conc__call_may(unsigned call) {
   return (CONC__LOAD_RELAXED(&conc__calls_refused) & call) == 0;
 }
 
+/* Whether errno may say that the system refuses a call. */
+CONC__INLINE bool conc__call_may_be_refused(void) {
+  return errno == ENOSYS || errno == EPERM || errno == EACCES ||
+         errno == EINVAL;
+}
+
 /* After it has failed by errno. True: it is refused here, for good, and what
    stands in for it is to be done. False: it has failed for a reason that would
    be one for that, too, such as too many descriptors. */
 CONC__PRIVATE bool conc__call_refused(unsigned call) {
-  if (errno != ENOSYS && errno != EPERM && errno != EACCES && errno != EINVAL)
-    return false;
+  if (!conc__call_may_be_refused()) return false;
   __atomic_fetch_or(&conc__calls_refused, call, __ATOMIC_RELAXED);
   return true;
 }
@@ -7682,11 +7687,13 @@ CONC__PRIVATE int conc__pipe_raw(int fds[2]) {
    faster: then there is no way to keep a fork out. */
 CONC__PRIVATE int conc__accept_raw(int fd) {
   int client, flags, birth, error;
+  int refusal = 0; /* of accept4 */
 #if CONC_HAVE_CLOEXEC && defined(SYS_accept4) /* musl's header hides it */
   if (conc__call_may(CONC__CALL_ACCEPT)) {
     client = (int)syscall(SYS_accept4, fd, NULL, NULL,
                           SOCK_CLOEXEC | SOCK_NONBLOCK);
-    if (client >= 0 || !conc__call_refused(CONC__CALL_ACCEPT)) return client;
+    if (client >= 0 || !conc__call_may_be_refused()) return client;
+    refusal = errno;
   }
 #endif
   flags = fcntl(fd, F_GETFL);
@@ -7699,6 +7706,12 @@ CONC__PRIVATE int conc__accept_raw(int fd) {
     conc__set_nonblocking(client);
   }
   conc__birth_end(birth);
+  /* If both fail alike, it is the descriptor's fault: it may be no listener.
+   */
+  if (refusal != 0 && (client >= 0 || error != refusal)) {
+    errno = refusal;
+    (void)conc__call_refused(CONC__CALL_ACCEPT);
+  }
   errno = error;
   return client;
 }
@@ -7991,7 +8004,7 @@ CONC__PRIVATE int conc__file_fits(size_t size) {
   struct rlimit limit;
   if (size > (size_t)LONG_MAX) return -EFBIG;
   if (getrlimit(RLIMIT_FSIZE, &limit) != 0) return 0;
-  return limit.rlim_cur == RLIM_INFINITY || size <= (size_t)limit.rlim_cur
+  return limit.rlim_cur == RLIM_INFINITY || size <= (uint64_t)limit.rlim_cur
              ? 0
              : -EFBIG;
 }
