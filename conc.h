@@ -9013,6 +9013,8 @@ CONC__PRIVATE int conc__thread_poll_until(conc__actor *self, struct pollfd *p,
     int ready, error;
     waker->revents = 0;
     if (also != 0) {
+      /* There was no descriptor for a waker: so it looks now and then. */
+      if (!thread->has_waker && (ms < 0 || ms > 10)) ms = 10;
       if (CONC__LOAD(&self->word) & (also | conc__cancel_bit(self))) return 0;
     } else if (conc__take_cancel(self)) {
       return -ECANCELED;
@@ -9191,7 +9193,7 @@ CONC__PRIVATE bool conc__mutexes_are_held(void) {
 
 enum {
   CONC__FORK_OWN_FDS,  /* descriptors that a child must not have: see below */
-  CONC__FORK_HOUSE ,   /* queues that become guests' in the child; before what
+  CONC__FORK_HOUSE,   /* queues that become guests' in the child; before what
                           calls the program there */
   CONC__FORK_CORE,     /* guards, wait lists, threads, loops: see >>fork */
   CONC__FORK_REGISTRY, /* ids of processes */
