@@ -15476,7 +15476,7 @@ CONC__PRIVATE size_t conc__thread_stack_more(const pthread_attr_t *attr) {
   size_t usual, want = (size_t)8 << 20;
   struct rlimit limit;
   if (pthread_attr_getstacksize(attr, &usual) != 0) return 0;
-  if (getrlimit(RLIMIT_STACK, &limit) == 0 && (size_t)limit.rlim_cur < want)
+  if (getrlimit(RLIMIT_STACK, &limit) == 0 && (uint64_t)limit.rlim_cur < want)
     want = (size_t)limit.rlim_cur;
   return usual < want ? want : 0;
 }
