@@ -16695,7 +16695,6 @@ static const conc__poller_class conc__poll_class = {
 #define CONC__POLLER_BEST (&conc__poll_class)
 #endif
 
-
 /* --- the poller and its waker --- */
 
 /* Opens the waker and the poller, which watches it. 0, or negative errno: then
