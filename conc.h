@@ -19735,6 +19735,7 @@ CONC__PRIVATE int conc__stop_begin(struct conc__stop *stop) {
     conc__stop_release(stop, stop->n);
   }
   conc__stop_close(stop);
+  CONC__STORE_RELAXED(&conc__foreign_wakers, false);
   return rc;
 }
 
