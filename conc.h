@@ -49509,8 +49509,10 @@ CONC__PRIVATE int conc__peer_ask(conc__manager_data *m, const char *function,
   *lost = broken && conc__is_lost(rc);
   again = *lost && rc != -ETIMEDOUT && p->channel.fd >= 0;
   if (again) conc__client_has_lost(m);
-  if (broken) conc__peer_close(p);
-  else conc__peer_put(m, p);
+  if (broken)
+    conc__peer_close(p);
+  else
+    conc__peer_put(m, p);
   return again ? conc__peer_function(m, function, argument, reply, result,
                                      NULL, lost, deadline)
                : rc;
@@ -49590,7 +49592,7 @@ CONC__PRIVATE int conc__call_connect(conc__calling *call, conc__peer **out) {
   *out = call->own;
   if (*out != NULL) return 0;
   rc = conc__peer_find(call->manager, out, &call->lost,
-                          conc__call_patience(call));
+                       conc__call_patience(call));
   if (rc == 0 && call->again > 0) call->since = conc_now();
   return rc;
 }
