@@ -4087,6 +4087,9 @@ typedef struct conc_case {
    server's are asked again and again: after 1 ms, and then after pauses of up
    to 16 ms. To ask a client's queue takes a trip to the server, which may
    last, as conc_get with a timeout of 0 does.
+   A select takes no part in the search for deadlocks. A thread of a pool that
+   selects runs no other jobs meanwhile, as it does in conc_join: so a job must
+   not select the end of a job that only its own thread could run.
    Returns the number of the case that was done, from 0 on.
    Errors:
    -EINVAL     a case has several things, or its .events have other bits.
