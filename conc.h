@@ -2046,12 +2046,14 @@ CONC_API int conc_spawn(conc_fn *fn, void *arg);
    connection, say.
 
      while ((fd = conc_accept(listener, CONC_FOREVER)) >= 0)
-       conc_group_spawn(&g, talk, (void *)(intptr_t)fd);
-     conc_group_leave(&g, 0);
+       if (conc_group_spawn(&g, talk, (void *)(intptr_t)fd) != 0)
+         conc_close(fd);
+     conc_group_leave(&g, CONC_FOREVER);
 
-   A task that is cancelled before it began never calls fn. So what arg owns
-   would be lost; if it owns something, start a task of your own with
-   conc_group_start, with .detached and a .callback that is called in any case.
+   A task that is cancelled before it began, or that gets no memory for its
+   stack, never calls fn. So what arg owns would be lost, in the example a
+   connection; if that matters, start a task of your own with conc_group_start,
+   with .detached and a .callback that is called in any case.
    Returns 0.
    Errors: as conc_spawn, and
    -ECANCELED  the group has failed and is ending; nothing was started */
