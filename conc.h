@@ -2759,9 +2759,10 @@ typedef struct conc_popen {
                                 looked up in PATH; default argv[0] */
   int in, out, err; /* set by start: the other ends of pipes, non-blocking; or
                        -1. They are yours; conc_communicate closes them */
-  conc_usage usage; /* set before the program can be joined, or with new_group
-                       and a pipe by conc_popen_close; 0 where the system does
-                       not tell */
+  conc_usage usage; /* set before the program can be joined. But with
+                       .new_group it is set by conc_popen_close if .out or .err
+                       is a pipe, and else by conc_popen_stop if that ends the
+                       program. 0 where the system does not tell */
   /* private */
   conc_stream lines; /* of .out, for conc_popen_read_line */
   size_t sent;    /* bytes of the input that were written */
