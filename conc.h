@@ -67163,15 +67163,19 @@ CONC_API int conc_broadcast_unsubscribe(conc_broadcast *broadcast,
   return 0;
 }
 
-/* Takes the oldest message off a queue, whatever it is. Returns what the get
-   has returned. */
+/* Takes the oldest message off a queue, whatever it is. It is done with: so a
+   conc_queue_join does not wait for it, and no lease brings it back. Returns
+   what the get has returned, or -ECANCELED. */
 CONC__PRIVATE ssize_t conc__broadcast_drop(conc_broadcast *b, conc_queue *q) {
   conc__buffer body = {NULL, 0, 0, 0};
   conc__sink sink;
   ssize_t rc;
   conc__sink_body(&sink, &body, CONC__WANTS_ANY, SIZE_MAX);
   rc = q->ops->get(q, &sink, 0);
-  if (rc >= 0) CONC__STORE_RELAXED(&b->lost, b->lost + 1);
+  if (rc >= 0) {
+    CONC__STORE_RELAXED(&b->lost, b->lost + 1);
+    if (q->ops->task_done(q) == -ECANCELED) rc = -ECANCELED;
+  }
   conc__buffer_free(&body);
   return rc;
 }
@@ -67199,12 +67203,15 @@ CONC__PRIVATE int conc__broadcast_put_one(conc_broadcast *b,
                                           struct conc__subscriber *one,
                                           const void *data, size_t size,
                                           double deadline) {
+  ssize_t dropped;
   int tries = 0;
   int rc;
   for (;;) {
     rc = conc__queue_put(one->queue, data, size, CONC__RAW, NULL, 0);
     if (rc != -ETIMEDOUT || b->blocks || ++tries > 100) break;
-    if (conc__broadcast_drop(b, one->queue) == -ECANCELED) return -ECANCELED;
+    dropped = conc__broadcast_drop(b, one->queue);
+    if (dropped == -ECANCELED) return -ECANCELED;
+    if (dropped < 0 && dropped != -ETIMEDOUT) break; /* it refuses a get */
   }
   if (rc != -ETIMEDOUT || !b->blocks) return rc;
   return conc__broadcast_wait(one, data, size, deadline);
