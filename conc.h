@@ -2046,12 +2046,14 @@ CONC_API int conc_spawn(conc_fn *fn, void *arg);
    connection, say.
 
      while ((fd = conc_accept(listener, CONC_FOREVER)) >= 0)
-       conc_group_spawn(&g, talk, (void *)(intptr_t)fd);
-     conc_group_leave(&g, 0);
+       if (conc_group_spawn(&g, talk, (void *)(intptr_t)fd) != 0)
+         conc_close(fd);
+     conc_group_leave(&g, CONC_FOREVER);
 
-   A task that is cancelled before it began never calls fn. So what arg owns
-   would be lost; if it owns something, start a task of your own with
-   conc_group_start, with .detached and a .callback that is called in any case.
+   A task that is cancelled before it began, or that gets no memory for its
+   stack, never calls fn. So what arg owns would be lost, in the example a
+   connection; if that matters, start a task of your own with conc_group_start,
+   with .detached and a .callback that is called in any case.
    Returns 0.
    Errors: as conc_spawn, and
    -ECANCELED  the group has failed and is ending; nothing was started */
@@ -2757,9 +2759,10 @@ typedef struct conc_popen {
                                 looked up in PATH; default argv[0] */
   int in, out, err; /* set by start: the other ends of pipes, non-blocking; or
                        -1. They are yours; conc_communicate closes them */
-  conc_usage usage; /* set before the program can be joined, or with new_group
-                       and a pipe by conc_popen_close; 0 where the system does
-                       not tell */
+  conc_usage usage; /* set before the program can be joined. But with
+                       .new_group it is set by conc_popen_close if .out or .err
+                       is a pipe, and else by conc_popen_stop if that ends the
+                       program. 0 where the system does not tell */
   /* private */
   conc_stream lines; /* of .out, for conc_popen_read_line */
   size_t sent;    /* bytes of the input that were written */
@@ -2834,7 +2837,8 @@ CONC_API int conc_popen_stop(conc_popen *popen, double grace);
    after the last line call conc_popen_wait and conc_popen_close.
    Returns the number of bytes, without the NUL; 0 at the end.
    Errors: as conc_stream_read_line, and
-   -EINVAL  also: .std_out was no CONC_PIPE, or the program was not started */
+   -EINVAL  also: .std_out was no CONC_PIPE, or the program was not started
+   -ECHILD  this is a forked child, and the program is its parent's */
 CONC_API ssize_t conc_popen_read_line(conc_popen *popen, char *buf,
                                       size_t size, double timeout);
 
@@ -4098,9 +4102,13 @@ typedef struct conc_case {
    server's are asked again and again: after 1 ms, and then after pauses of up
    to 16 ms. To ask a client's queue takes a trip to the server, which may
    last, as conc_get with a timeout of 0 does.
+   A select takes no part in the search for deadlocks. A thread of a pool that
+   selects runs no other jobs meanwhile, as it does in conc_join: so a job must
+   not select the end of a job that only its own thread could run.
    Returns the number of the case that was done, from 0 on.
    Errors:
-   -EINVAL     a case has several things. Nothing has been waited for then
+   -EINVAL     a case has several things, or its .events have other bits.
+               Nothing has been waited for then
    -ETIMEDOUT  nothing could be done in time
    -ECANCELED  the wait was cancelled; nothing was done. (But see
                conc_manager_get of a put that was cancelled on its way)
@@ -5696,7 +5704,8 @@ CONC_API int conc_broadcast_subscribe(conc_broadcast *broadcast,
                                       conc_queue *queue);
 
 /* After this call no put touches the queue, which may be freed. A put that
-   waits for room in it waits no more.
+   waits for room in it waits no more; one that is just at the queue is waited
+   for, which may take a trip to its server.
    Returns 0.
    Errors:
    -ENOENT  it is no subscriber */
@@ -7440,12 +7449,17 @@ CONC__INLINE bool conc__call_may(unsigned call) {
   return (CONC__LOAD_RELAXED(&conc__calls_refused) & call) == 0;
 }
 
+/* Whether errno may say that the system refuses a call. */
+CONC__INLINE bool conc__call_may_be_refused(void) {
+  return errno == ENOSYS || errno == EPERM || errno == EACCES ||
+         errno == EINVAL;
+}
+
 /* After it has failed by errno. True: it is refused here, for good, and what
    stands in for it is to be done. False: it has failed for a reason that would
    be one for that, too, such as too many descriptors. */
 CONC__PRIVATE bool conc__call_refused(unsigned call) {
-  if (errno != ENOSYS && errno != EPERM && errno != EACCES && errno != EINVAL)
-    return false;
+  if (!conc__call_may_be_refused()) return false;
   __atomic_fetch_or(&conc__calls_refused, call, __ATOMIC_RELAXED);
   return true;
 }
@@ -7691,11 +7705,13 @@ CONC__PRIVATE int conc__pipe_raw(int fds[2]) {
    faster: then there is no way to keep a fork out. */
 CONC__PRIVATE int conc__accept_raw(int fd) {
   int client, flags, birth, error;
+  int refusal = 0; /* of accept4 */
 #if CONC_HAVE_CLOEXEC && defined(SYS_accept4) /* musl's header hides it */
   if (conc__call_may(CONC__CALL_ACCEPT)) {
     client = (int)syscall(SYS_accept4, fd, NULL, NULL,
                           SOCK_CLOEXEC | SOCK_NONBLOCK);
-    if (client >= 0 || !conc__call_refused(CONC__CALL_ACCEPT)) return client;
+    if (client >= 0 || !conc__call_may_be_refused()) return client;
+    refusal = errno;
   }
 #endif
   flags = fcntl(fd, F_GETFL);
@@ -7708,6 +7724,12 @@ CONC__PRIVATE int conc__accept_raw(int fd) {
     conc__set_nonblocking(client);
   }
   conc__birth_end(birth);
+  /* If both fail alike, it is the descriptor's fault: it may be no listener.
+   */
+  if (refusal != 0 && (client >= 0 || error != refusal)) {
+    errno = refusal;
+    (void)conc__call_refused(CONC__CALL_ACCEPT);
+  }
   errno = error;
   return client;
 }
@@ -8000,7 +8022,7 @@ CONC__PRIVATE int conc__file_fits(size_t size) {
   struct rlimit limit;
   if (size > (size_t)LONG_MAX) return -EFBIG;
   if (getrlimit(RLIMIT_FSIZE, &limit) != 0) return 0;
-  return limit.rlim_cur == RLIM_INFINITY || size <= (size_t)limit.rlim_cur
+  return limit.rlim_cur == RLIM_INFINITY || size <= (uint64_t)limit.rlim_cur
              ? 0
              : -EFBIG;
 }
@@ -9009,6 +9031,8 @@ CONC__PRIVATE int conc__thread_poll_until(conc__actor *self, struct pollfd *p,
     int ready, error;
     waker->revents = 0;
     if (also != 0) {
+      /* There was no descriptor for a waker: so it looks now and then. */
+      if (!thread->has_waker && (ms < 0 || ms > 10)) ms = 10;
       if (CONC__LOAD(&self->word) & (also | conc__cancel_bit(self))) return 0;
     } else if (conc__take_cancel(self)) {
       return -ECANCELED;
@@ -9187,7 +9211,7 @@ CONC__PRIVATE bool conc__mutexes_are_held(void) {
 
 enum {
   CONC__FORK_OWN_FDS,  /* descriptors that a child must not have: see below */
-  CONC__FORK_HOUSE ,   /* queues that become guests' in the child; before what
+  CONC__FORK_HOUSE,   /* queues that become guests' in the child; before what
                           calls the program there */
   CONC__FORK_CORE,     /* guards, wait lists, threads, loops: see >>fork */
   CONC__FORK_REGISTRY, /* ids of processes */
@@ -15470,7 +15494,7 @@ CONC__PRIVATE size_t conc__thread_stack_more(const pthread_attr_t *attr) {
   size_t usual, want = (size_t)8 << 20;
   struct rlimit limit;
   if (pthread_attr_getstacksize(attr, &usual) != 0) return 0;
-  if (getrlimit(RLIMIT_STACK, &limit) == 0 && (size_t)limit.rlim_cur < want)
+  if (getrlimit(RLIMIT_STACK, &limit) == 0 && (uint64_t)limit.rlim_cur < want)
     want = (size_t)limit.rlim_cur;
   return usual < want ? want : 0;
 }
@@ -16688,7 +16712,6 @@ static const conc__poller_class conc__poll_class = {
 #ifndef CONC__POLLER_BEST
 #define CONC__POLLER_BEST (&conc__poll_class)
 #endif
-
 
 /* --- the poller and its waker --- */
 
@@ -19730,6 +19753,7 @@ CONC__PRIVATE int conc__stop_begin(struct conc__stop *stop) {
     conc__stop_release(stop, stop->n);
   }
   conc__stop_close(stop);
+  CONC__STORE_RELAXED(&conc__foreign_wakers, false);
   return rc;
 }
 
@@ -22363,6 +22387,7 @@ CONC_API int conc_popen_stop(conc_popen *p, double grace) {
 CONC_API ssize_t conc_popen_read_line(conc_popen *p, char *buf, size_t size,
                                       double timeout) {
   if (!conc__task_was_started(&p->task) || p->out < 0) return -EINVAL;
+  if (p->depth != conc__fork_depth) return -ECHILD; /* it is not open here */
   p->lines.fd = p->out;
   return conc_stream_read_line(&p->lines, buf, size, timeout);
 }
@@ -22504,7 +22529,10 @@ CONC_API int conc_communicate(conc_popen *p, const void *input, size_t n,
     conc__process_reap(&p->task);
   if (rc == -ETIMEDOUT && !conc_is_alive(&p->task)) {
     if (p->kill_on_timeout && p->new_group) conc__popen_kill(p);
-    rc = 0;
+    /* What the program itself has written last is still in the pipes. */
+    for (rc = 1, late = 0; rc == 1 && late < CONC__POPEN_LATE; late++)
+      rc = conc__popen_exchange(p, (const char *)input, n, got, 0);
+    if (rc == 1 || rc == -ETIMEDOUT) rc = 0;
   }
   /* The wait comes after the last end of file: while there is output that is
      not read, the program may never end. */
@@ -38025,7 +38053,8 @@ typedef struct conc__select_entry {
   conc__message message; /* of a put */
   conc__buffer body;     /* of a typed value that is put */
   int fd, events;        /* what is polled; -1: nothing */
-  int ready;             /* what came there, in this round */
+  int ready;             /* what came there, in this round; or why it cannot be
+                            waited for, as negative errno */
   conc__fd_waiter waiter; /* of a coroutine, in its loop */
 } conc__select_entry;
 
@@ -38140,7 +38169,9 @@ CONC__PRIVATE bool conc__select_try(conc__select_entry *e) {
       if (e->woken || conc_event_is_set(c->event)) rc = 0;
       break;
     case CONC__SELECT_FD:
-      rc = conc__select_poll(c->fd, c->events);
+      /* What the last wait has failed with ends the case: it would fail again,
+         without a pause. */
+      rc = e->ready < 0 ? e->ready : conc__select_poll(c->fd, c->events);
       if (rc == 0) rc = -ETIMEDOUT;
       break;
     default: break;
@@ -38154,7 +38185,7 @@ CONC__PRIVATE bool conc__select_try(conc__select_entry *e) {
    the one that was done; -EAGAIN: none; -ECANCELED: the caller was cancelled
    while a server was asked. */
 CONC__PRIVATE ssize_t conc__select_try_all(conc__selection *s) {
-  static uint64_t calls;
+  static conc__word64 calls;
   uint64_t random = __atomic_add_fetch(&calls, (uint64_t)1, __ATOMIC_RELAXED) *
                     11400714819323198485u;
   size_t i, k, at;
@@ -38265,7 +38296,7 @@ CONC__PRIVATE bool conc__select_watch(conc__selection *s,
       (side == CONC__GETTERS && conc__cells_came_back(q)))
     return false;
   s->looks = true;
-  if (!wakes || spot.busy) s->asks = true;
+  if (!wakes || spot.busy || q->wakers[side][0] < 0) s->asks = true;
   e->fd = wakes ? q->wakers[side][0] : -1;
   e->events = CONC_READ;
   return true;
@@ -38338,7 +38369,8 @@ CONC__PRIVATE void conc__select_park(conc__selection *s, conc__actor *self,
 }
 
 /* The descriptors of a coroutine are entered in its loop. Those that cannot
-   be waited for have come. */
+   be waited for have come; but if it is a shared queue's waker, the queue is
+   looked at soon. */
 CONC__PRIVATE void conc__select_park_loop(conc__selection *s,
                                           conc__actor *self, unsigned bits,
                                           double deadline) {
@@ -38349,7 +38381,12 @@ CONC__PRIVATE void conc__select_park_loop(conc__selection *s,
     conc__select_entry *e = &s->entries[i];
     if (e->fd < 0) continue;
     e->ready = conc__fd_park(loop, self, e->fd, e->events, &e->waiter);
-    if (e->ready != 0) wait = false;
+    if (e->ready < 0 && e->by == CONC__SELECT_BY_CELLS) {
+      double soon = conc_now() + CONC__SELECT_PAUSE_MAX;
+      if (soon < deadline) deadline = soon;
+    } else if (e->ready != 0) {
+      wait = false;
+    }
   }
   if (wait) conc__select_park(s, self, bits, deadline);
   for (i = 0; i < s->n; i++) {
@@ -38513,8 +38550,8 @@ CONC__PRIVATE int conc__select_prepare(conc__selection *s, conc_case *cases) {
 /* The parts are on the stack, or in one allocation. */
 CONC_API ssize_t conc_select(conc_case *cases, size_t n, double timeout) {
   double deadline = conc__deadline(timeout);
-  /* As pointers, so that it is aligned for all of them. */
-  void *few[CONC__SELECT_ROOM(CONC__SELECT_FEW) / sizeof(void *) + 1];
+  /* As doubles, so that it is aligned for all of them. */
+  double few[CONC__SELECT_ROOM(CONC__SELECT_FEW) / sizeof(double) + 1];
   void *room = few;
   conc__selection s;
   ssize_t rc = deadline > 0 ? conc__turn() : 0;
@@ -49585,8 +49622,10 @@ CONC__PRIVATE int conc__peer_ask(conc__manager_data *m, const char *function,
   *lost = broken && conc__is_lost(rc);
   again = *lost && rc != -ETIMEDOUT && p->channel.fd >= 0;
   if (again) conc__client_has_lost(m);
-  if (broken) conc__peer_close(p);
-  else conc__peer_put(m, p);
+  if (broken)
+    conc__peer_close(p);
+  else
+    conc__peer_put(m, p);
   return again ? conc__peer_function(m, function, argument, reply, result,
                                      NULL, lost, deadline)
                : rc;
@@ -49666,7 +49705,7 @@ CONC__PRIVATE int conc__call_connect(conc__calling *call, conc__peer **out) {
   *out = call->own;
   if (*out != NULL) return 0;
   rc = conc__peer_find(call->manager, out, &call->lost,
-                          conc__call_patience(call));
+                       conc__call_patience(call));
   if (rc == 0 && call->again > 0) call->since = conc_now();
   return rc;
 }
@@ -66977,11 +67016,11 @@ CONC__PRIVATE conc_progress *conc__progress_top(conc_progress *p,
 /* Begins to draw a line of several: so that the cursor is where it should be.
    False: another one is being drawn, and the caller may be passed over. */
 CONC__PRIVATE bool conc__progress_draws(conc_progress *top, bool last) {
-  unsigned free = 0;
-  while (!CONC__CAS(&top->drawing, &free, 1u)) {
+  unsigned nobody = 0;
+  while (!CONC__CAS(&top->drawing, &nobody, 1u)) {
     if (!last) return false;
     sched_yield();
-    free = 0;
+    nobody = 0;
   }
   return true;
 }
@@ -67158,8 +67197,9 @@ CONC_API int conc_limiter_acquire(conc_limiter *limiter, size_t n,
 
 /* --- conc_broadcast ---
 
-   A put walks through the list, and lets the guard go while it waits for room:
-   meanwhile the subscriber is pinned, and stays in the list. */
+   A put walks through the list, and lets the guard go while it is busy with a
+   queue, which may take a trip to a server, or a wait for room: meanwhile the
+   subscriber is pinned, and stays in the list. */
 
 struct conc__subscriber {
   struct conc__subscriber *next;
@@ -67227,14 +67267,21 @@ CONC_API int conc_broadcast_unsubscribe(conc_broadcast *broadcast,
   return 0;
 }
 
-/* Takes the oldest message off a queue, whatever it is. */
-CONC__PRIVATE void conc__broadcast_drop(conc_broadcast *b, conc_queue *q) {
+/* Takes the oldest message off a queue, whatever it is. It is done with: so a
+   conc_queue_join does not wait for it, and no lease brings it back. Returns
+   what the get has returned, or -ECANCELED. */
+CONC__PRIVATE ssize_t conc__broadcast_drop(conc_broadcast *b, conc_queue *q) {
   conc__buffer body = {NULL, 0, 0, 0};
   conc__sink sink;
+  ssize_t rc;
   conc__sink_body(&sink, &body, CONC__WANTS_ANY, SIZE_MAX);
-  if (q->ops->get(q, &sink, 0) >= 0)
+  rc = q->ops->get(q, &sink, 0);
+  if (rc >= 0) {
     CONC__STORE_RELAXED(&b->lost, b->lost + 1);
+    if (q->ops->task_done(q) == -ECANCELED) rc = -ECANCELED;
+  }
   conc__buffer_free(&body);
+  return rc;
 }
 
 /* Waits for room in the queue of a subscriber, which is pinned: what conc_put
@@ -67254,28 +67301,24 @@ CONC__PRIVATE int conc__broadcast_wait(struct conc__subscriber *one,
   return done == 0 ? (int)c[0].result : -EPIPE;
 }
 
-/* Puts a message for one subscriber. The guard is held, and is let go for a
-   wait. Of a queue that is full again and again, since others put there, too,
-   the message is given up. */
+/* Puts a message for one subscriber, which is pinned. Of a queue that is full
+   again and again, since others put there, too, the message is given up. */
 CONC__PRIVATE int conc__broadcast_put_one(conc_broadcast *b,
                                           struct conc__subscriber *one,
                                           const void *data, size_t size,
                                           double deadline) {
+  ssize_t dropped;
   int tries = 0;
   int rc;
   for (;;) {
     rc = conc__queue_put(one->queue, data, size, CONC__RAW, NULL, 0);
     if (rc != -ETIMEDOUT || b->blocks || ++tries > 100) break;
-    conc__broadcast_drop(b, one->queue);
+    dropped = conc__broadcast_drop(b, one->queue);
+    if (dropped == -ECANCELED) return -ECANCELED;
+    if (dropped < 0 && dropped != -ETIMEDOUT) break; /* it refuses a get */
   }
   if (rc != -ETIMEDOUT || !b->blocks) return rc;
-  one->pinned = true;
-  conc_lock_release(&b->guard);
-  rc = conc__broadcast_wait(one, data, size, deadline);
-  conc__broadcast_enter(b);
-  one->pinned = false;
-  conc_cond_notify_all(&b->changed);
-  return rc;
+  return conc__broadcast_wait(one, data, size, deadline);
 }
 
 /* One after the other, in the order of the list. What one of them refuses is
@@ -67291,7 +67334,13 @@ CONC_API ssize_t conc_broadcast_put(conc_broadcast *broadcast,
   conc__broadcast_enter(broadcast);
   for (one = broadcast->first; one != NULL; one = one->next) {
     if (conc_event_is_set(&one->gone)) continue;
+    one->pinned = true;
+    conc_lock_release(&broadcast->guard);
     rc = conc__broadcast_put_one(broadcast, one, data, size, deadline);
+    conc__broadcast_enter(broadcast);
+    one->pinned = false;
+    if (conc_event_is_set(&one->gone))
+      conc_cond_notify_all(&broadcast->changed);
     if (rc == 0) got++;
     if (rc == -ECANCELED || (rc == -ETIMEDOUT && broadcast->blocks)) break;
     if (rc != 0 && rc != -EPIPE)
