@@ -3649,8 +3649,8 @@ CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
    in one trip, up to 256 KiB at once. To a manager of Python each takes a trip
    of its own, for it has no such call: if they were sent ahead, one could find
    room after one before it has found none. If it is not known what became of a
-   trip (-ECONNRESET, -ECANCELED, -EPROTO; see conc_manager_get, or of a guest
-   >>leases), those of the trips before it were put.
+   trip (-ECONNRESET, -ECANCELED, -EPROTO; see conc_manager_get, and >>leases
+   of a guest), those of the trips before it were put.
    Errors: as conc_put. */
 CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
                                size_t size, size_t n, double timeout);
@@ -5807,17 +5807,17 @@ CONC_API ssize_t conc_broadcast_put(conc_broadcast *broadcast,
              .shared .backend .objects .lease .max_lease .max_deliveries
              .dead_letters .retry_delay .priorities .dedup .journal
              .journal_sync) CONC_QUEUE_RING CONC_QUEUE_PIPE conc_queue_new
-             conc_queue_free conc_queue_close conc_put conc_get
-   leases     conc_put_many conc_get_many conc_peek_size conc_qsize
-             conc_task_done conc_task_done_many conc_queue_join conc_put_value
-             conc_get_value conc_put_build conc_get_parse conc_lease (.queue
-             .id .deliveries) conc_get_leased conc_get_value_leased
-             conc_lease_done conc_lease_release conc_lease_extend
-             conc_lease_deliveries conc_put_after conc_put_priority
-             conc_put_once conc_queue_counts (.ready .delayed .leased .dying
-             .put .got .done .returned .dead .damaged .put_rate .done_rate
-             .oldest) conc_queue_stats conc_queue_holder (.name .leases
-             .silence) conc_queue_holders
+             conc_queue_free conc_queue_close conc_put conc_get conc_put_many
+             conc_get_many conc_peek_size conc_qsize conc_task_done
+             conc_task_done_many conc_queue_join conc_put_value conc_get_value
+             conc_put_build conc_get_parse
+   leases     conc_lease (.queue .id .deliveries) conc_get_leased
+             conc_get_value_leased conc_lease_done conc_lease_release
+             conc_lease_extend conc_lease_deliveries conc_put_after
+             conc_put_priority conc_put_once conc_queue_counts (.ready .delayed
+             .leased .dying .put .got .done .returned .dead .damaged .put_rate
+             .done_rate .oldest) conc_queue_stats conc_queue_holder (.name
+             .leases .silence) conc_queue_holders
    select     conc_case (.get .put .join .event .buf .out .data .value .size
              .fd .events .result) conc_select
    pool       CONC_PROCESS CONC_THREAD conc_pool (.kind .workers .initializer
