@@ -54425,13 +54425,22 @@ CONC__PRIVATE void conc__line_pass_on(conc__redis_line *l,
   *woken = waiter;
 }
 
-/* Nobody waits any more for what has not come. Under the guard. */
+/* Nobody waits any more for what has not come. Commands of which nothing has
+   been sent are taken back; if others stand behind them, they will be sent,
+   and so they count as sent. Under the guard; a reply is left. */
 CONC__PRIVATE void conc__ask_forget(conc__redis_line *l, conc__ask *a) {
+  const size_t mask = l->slots_room - 1;
   uint64_t i;
+  CONC__CHECK(a->left > 0 && l->asked > l->told);
+  if (l->flushed <= a->begin && l->slots[(l->asked - 1) & mask] == a) {
+    l->out.size -= (size_t)(l->written - a->begin);
+    l->written = a->begin;
+    l->asked -= a->left;
+    return;
+  }
   for (i = l->told; i < l->asked; i++)
-    if (l->slots[i & (l->slots_room - 1)] == a)
-      l->slots[i & (l->slots_room - 1)] = NULL;
-  a->sent = a->sent || l->flushed > a->begin;
+    if (l->slots[i & mask] == a) l->slots[i & mask] = NULL;
+  a->sent = true;
 }
 
 /* Leads: waits until something has come, or can be sent. The guard is released
@@ -54570,6 +54579,7 @@ CONC__PRIVATE int conc__line_ask(conc__redis *r, conc__node *node,
     }
     rc = rc < 0 && rc != -EBADF ? rc : conc__line_flush(l);
   }
+  if (a.left == 0) rc = 0; /* it has ended meanwhile, however the wait did */
   if (rc < 0 && rc != -ETIMEDOUT && rc != -ECANCELED) {
     conc__waiter *woken = NULL;
     bool last;
