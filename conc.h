@@ -53708,7 +53708,7 @@ typedef struct conc__walked {
 
 CONC__PRIVATE void conc__resp_walk(conc__walked *w, const conc__buffer *b) {
   w->p = b->data != NULL ? b->data + b->first : NULL;
-  w->end = w->p + conc__buffer_count(b);
+  w->end = b->data != NULL ? b->data + b->size : NULL;
 }
 
 /* The next part. False: there is none, which a reply of another shape than
@@ -54263,6 +54263,19 @@ CONC__PRIVATE int conc__redis_dial(conc__redis *r, const char *address,
   return rc == -EMSGSIZE ? -EPROTO : rc;
 }
 
+/* Until when a connection of a call is to be there that may last until `end`:
+   a server that hangs must not keep it for longer than .timeout. */
+CONC__PRIVATE double conc__dial_end(const conc__redis *r, double end) {
+  double soon = conc_now() + r->manager->timeout;
+  return soon < end ? soon : end;
+}
+
+/* What a call returns whose connection was not there in time: it is lost, if
+   the call had more time than that. */
+CONC__PRIVATE int conc__dial_result(int rc, double end) {
+  return rc == -ETIMEDOUT && conc_now() < end ? -EPIPE : rc;
+}
+
 /* --- lines --- */
 
 /* A connection is of no more use: all that wait for replies are told so. Under
@@ -54465,10 +54478,13 @@ CONC__PRIVATE int conc__line_lead(conc__redis_line *l, double deadline) {
   return rc < 0 && rc != -EBADF ? rc : 0;
 }
 
-/* Waits for the replies that `a` has asked for. Under the guard, which it
-   releases. 0, -ETIMEDOUT, -ECANCELED, or what became of the connection. */
+/* Waits for the replies that `a` has asked for. If the server says nothing at
+   all for `silence` seconds, the connection is given up. Under the guard,
+   which it releases. 0, -ETIMEDOUT, -ECANCELED, or what became of the
+   connection. */
 CONC__PRIVATE int conc__line_wait(conc__redis_line *l, conc__ask *a,
-                                  size_t limit, double deadline) {
+                                  size_t limit, double silence,
+                                  double deadline) {
   conc__mutex *guard = conc__mutex_of(l);
   bool leads = false, last = false;
   conc__waiter *woken = NULL, w;
@@ -54486,7 +54502,13 @@ CONC__PRIVATE int conc__line_wait(conc__redis_line *l, conc__ask *a,
         a->rc = rc == -EMSGSIZE ? -EPROTO : rc; /* who leads knows more */
         rc = 0;
       } else if (rc == 0) {
-        rc = conc__line_lead(l, deadline);
+        double given_up = l->heard + silence;
+        rc = conc__line_lead(l, given_up < deadline ? given_up : deadline);
+        if (rc == -ETIMEDOUT && given_up < deadline) {
+          if (a->left > 0 && conc_now() >= l->heard + silence)
+            gone = conc__line_break(l, &woken, &last);
+          rc = 0;
+        }
       } else {
         rc = 0;
       }
@@ -54544,6 +54566,8 @@ CONC__PRIVATE int conc__line_ask(conc__redis *r, conc__node *node,
   conc__redis_line *l = c->apart ? &node->apart : &node->line;
   conc__mutex *guard = conc__mutex_of(l);
   size_t limit = r->manager->max_message + CONC__REDIS_SLACK;
+  /* A WAIT for replicas is answered after .timeout, and is no silence. */
+  double silence = r->manager->timeout + (c->apart ? 1 : 0);
   conc__ask a;
   int rc = c->rc;
   memset(&a, 0, sizeof a);
@@ -54554,8 +54578,8 @@ CONC__PRIVATE int conc__line_ask(conc__redis *r, conc__node *node,
     rc = conc__line_append(l, c, &a);
     if (rc != -EPIPE) break;
     conc__mutex_unlock(guard);
-    rc = conc__line_connect(r, node, l, deadline);
-    if (rc != 0) return rc;
+    rc = conc__line_connect(r, node, l, conc__dial_end(r, deadline));
+    if (rc != 0) return conc__dial_result(rc, deadline);
   }
   if (rc != 0) {
     if (c->rc == 0) conc__mutex_unlock(guard);
@@ -54591,7 +54615,7 @@ CONC__PRIVATE int conc__line_ask(conc__redis *r, conc__node *node,
     return a.rc != 0 ? a.rc : -ECONNRESET;
   }
   if (rc == 0) {
-    rc = conc__line_wait(l, &a, limit, deadline);
+    rc = conc__line_wait(l, &a, limit, silence, deadline);
   } else {
     conc__ask_forget(l, &a);
     conc__mutex_unlock(guard);
@@ -54602,14 +54626,14 @@ CONC__PRIVATE int conc__line_ask(conc__redis *r, conc__node *node,
 
 /* A server that has not said a word for so long is given up, with all that
    waits for it. */
-CONC__PRIVATE void conc__line_look(conc__redis *r, conc__redis_line *l) {
+CONC__PRIVATE void conc__line_look(conc__redis_line *l, double silence) {
   conc__mutex *guard = conc__mutex_of(l);
   conc__waiter *woken = NULL;
   conc__wire *gone = NULL;
   bool last = false;
   conc__mutex_lock(guard);
   if (l->wire != NULL && l->told < l->asked &&
-      conc_now() - l->heard > r->manager->timeout)
+      conc_now() - l->heard > silence)
     gone = conc__line_break(l, &woken, &last);
   conc__mutex_unlock(guard);
   conc__wake_all(woken);
@@ -54776,7 +54800,7 @@ CONC__PRIVATE conc__node *conc__redis_node(conc__redis *r,
   return n;
 }
 
-/* Asks the next Sentinel that answers where the master is. */
+/* Asks one Sentinel where the master is. */
 CONC__PRIVATE int conc__redis_ask_sentinel(conc__redis *r, const char *host,
                                            char *address, size_t size,
                                            double deadline) {
@@ -54785,6 +54809,7 @@ CONC__PRIVATE int conc__redis_ask_sentinel(conc__redis *r, const char *host,
   conc__command c;
   conc__walked walk;
   conc__part part, name, port;
+  bool soon;
   int rc;
   memset(&w, 0, sizeof w);
   memset(&c, 0, sizeof c);
@@ -54796,6 +54821,7 @@ CONC__PRIVATE int conc__redis_ask_sentinel(conc__redis *r, const char *host,
   conc__resp_walk(&walk, &in);
   if (rc == 0 && !conc__resp_next(&walk, &part)) rc = -EPROTO;
   if (rc == 0 && part.kind == '_') rc = -ENOENT; /* it knows no such master */
+  if (rc == 0 && part.kind == '-') rc = conc__redis_code(&part, &soon);
   if (rc == 0 && (part.kind != '*' || part.n != 2 ||
                   !conc__resp_is(&walk, '$', &name) ||
                   !conc__resp_is(&walk, '$', &port) || name.size > 200 ||
@@ -54967,12 +54993,13 @@ CONC__PRIVATE int conc__redis_try(conc__redis *r, conc__node **place,
                                   const conc__command *c,
                                   conc__buffer *replies, conc__calling *call,
                                   bool *soon) {
-  bool asking = false, sent = false;
+  bool asking = false;
   int turns = 0, rc = 0;
   call->lost = false;
   *soon = false;
   while (turns++ < 8) {
     conc__node *node = CONC__LOAD(place);
+    bool sent = false;
     conc__walked walk;
     conc__part part;
     replies->size = replies->first = 0;
@@ -54986,7 +55013,8 @@ CONC__PRIVATE int conc__redis_try(conc__redis *r, conc__node **place,
       call->lost = conc__is_lost(rc) || rc == -EROFS;
       *soon = rc == -EROFS || rc == -EAGAIN;
       if (node != NULL && call->lost) {
-        conc__line_look(r, c->apart ? &node->apart : &node->line);
+        conc__line_look(c->apart ? &node->apart : &node->line,
+                        r->manager->timeout + (c->apart ? 1 : 0));
         conc__redis_leave_home(r, node);
         if (r->cluster) CONC__STORE(place, (conc__node *)NULL);
       }
@@ -55004,7 +55032,7 @@ CONC__PRIVATE int conc__redis_try(conc__redis *r, conc__node **place,
     if (!conc__resp_next(&walk, &part)) return -EPROTO;
     if (part.kind != '-') return 0;
     rc = conc__redis_refused(r, place, node, &part, soon, &asking, call->end);
-    call->lost = *soon;
+    call->lost = *soon || conc__is_lost(rc); /* it may give it the scripts */
     if (rc == -EPROTO || rc == -EACCES)
       conc__redis_tell(r, CONC_MANAGER_REFUSE, node->address, rc, part.text,
                        part.size);
@@ -56013,7 +56041,8 @@ CONC__PRIVATE int conc__getters_dial(conc__redis_queue *q,
     rc = conc__redis_home(q->redis, &node, conc__call_patience(call));
   if (rc == 0) {
     rc = conc__redis_dial(q->redis, node->address, &w,
-                          conc__call_patience(call));
+                          conc__dial_end(q->redis, conc__call_patience(call)));
+    rc = conc__dial_result(rc, call->end);
     if (rc != 0 && rc != -ECANCELED) conc__redis_leave_home(q->redis, node);
   }
   conc__mutex_lock(guard);
