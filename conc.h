@@ -55189,7 +55189,17 @@ CONC__INLINE conc__mutex *conc__redis_guard(void) {
   return conc__mutex_of(&conc__redis_local);
 }
 
-/* Takes a lease out of the table, if it is in there. */
+/* Takes a lease out of its task's list. Under the guard of leases. */
+CONC__PRIVATE void conc__parcel_leave_task(conc__parcel *p) {
+  if (p->task == NULL) return;
+  if (p->younger != NULL) p->younger->older = p->older;
+  else p->task->youngest = p->older;
+  if (p->older != NULL) p->older->younger = p->younger;
+  p->task = NULL;
+  p->older = p->younger = NULL;
+}
+
+/* Takes a lease out of the table, and from its task, if it is in there. */
 CONC__PRIVATE void conc__lease_leave(conc__parcel *p) {
   conc__mutex *guard = conc__redis_guard();
   conc__redis_queue *q = p->queue;
@@ -55202,6 +55212,7 @@ CONC__PRIVATE void conc__lease_leave(conc__parcel *p) {
     *link = p->bucket;
     if (--q->leases == 0) q->beat_at = 0;
   }
+  conc__parcel_leave_task(p);
   p->lease = 0;
   conc__mutex_unlock(guard);
 }
@@ -55334,16 +55345,6 @@ CONC__PRIVATE ssize_t conc__parcel_fill(const conc__parcel *p,
 
 /* --- what tasks have --- */
 
-/* Takes a lease out of its task's list. Under the guard of leases. */
-CONC__PRIVATE void conc__parcel_leave_task(conc__parcel *p) {
-  if (p->task == NULL) return;
-  if (p->younger != NULL) p->younger->older = p->older;
-  else p->task->youngest = p->older;
-  if (p->older != NULL) p->older->younger = p->younger;
-  p->task = NULL;
-  p->older = p->younger = NULL;
-}
-
 /* A task ends: what it has leased is to be given back, for which there is a
    thread of each client. */
 CONC__PRIVATE void conc__redis_task_end(void *value) {
@@ -55356,7 +55357,7 @@ CONC__PRIVATE void conc__redis_task_end(void *value) {
     while ((p = t->youngest) != NULL && p->queue->redis == r) {
       conc__parcel_leave_task(p);
       p->ended = true;
-      p->queue->ended++;
+      if (!p->ending) p->queue->ended++;
     }
     r->pins++; /* it stays until it has been told */
     conc__mutex_unlock(guard);
@@ -55413,19 +55414,18 @@ CONC__PRIVATE void conc__lease_enter(conc__parcel *p, conc__redis_task *t) {
 }
 
 /* Finds a lease by its number, for a call that is to end it; 0: the calling
-   task's youngest of this queue. NULL: there is none. It stays in the table
-   until it is freed, or no call is about to end it any more. *task: whose it
-   was; NULL: of one that has ended. */
+   task's youngest of this queue. NULL: there is none. It stays in the table,
+   and its task's, until it is freed: the task may be another one than the
+   caller, and may end meanwhile. */
 CONC__PRIVATE conc__parcel *conc__lease_take(conc__redis_queue *q,
-                                             uint64_t lease,
-                                             conc__redis_task **task) {
+                                             uint64_t lease) {
   conc__mutex *guard = conc__redis_guard();
   conc__redis_task *t = lease == 0 ? conc__redis_task_make() : NULL;
   conc__parcel *p;
   conc__mutex_lock(guard);
   if (t != NULL) {
     for (p = t->youngest; p != NULL; p = p->older)
-      if (p->queue == q) break;
+      if (p->queue == q && !p->ending) break;
   } else {
     p = q->buckets[lease % CONC__REDIS_BUCKETS];
     while (p != NULL && p->lease != lease) p = p->bucket;
@@ -55434,30 +55434,33 @@ CONC__PRIVATE conc__parcel *conc__lease_take(conc__redis_queue *q,
   if (p != NULL) {
     p->ending = true;
     p->next = NULL;
-    *task = p->task;
-    conc__parcel_leave_task(p);
     if (p->ended) q->ended--;
   }
   conc__mutex_unlock(guard);
   return p;
 }
 
-/* It was not ended after all: the lease is its task's again. */
-CONC__PRIVATE void conc__lease_put_back(conc__parcel *p,
-                                        conc__redis_task *task) {
+/* A lease was made longer by so many seconds. */
+CONC__PRIVATE void conc__lease_longer(conc__parcel *p, double seconds) {
   conc__mutex *guard = conc__redis_guard();
   conc__mutex_lock(guard);
-  p->ending = false;
-  p->task = task;
-  if (task != NULL) {
-    p->older = task->youngest;
-    p->younger = NULL;
-    if (task->youngest != NULL) task->youngest->younger = p;
-    task->youngest = p;
-  } else if (p->ended) {
-    p->queue->ended++;
-  }
+  p->got = conc_now();
+  p->until = p->got + (seconds < 1e9 ? seconds : 1e9);
   conc__mutex_unlock(guard);
+}
+
+/* It was not ended after all. If its task has ended meanwhile, the thread is
+   told, which gives it back. */
+CONC__PRIVATE void conc__lease_put_back(conc__parcel *p) {
+  conc__mutex *guard = conc__redis_guard();
+  conc__redis *r = p->queue->redis;
+  bool ended;
+  conc__mutex_lock(guard);
+  p->ending = false;
+  ended = p->ended;
+  if (ended) p->queue->ended++;
+  conc__mutex_unlock(guard);
+  if (ended) conc__redis_wake(r); /* the caller's call is not over */
 }
 
 /* Parcels are on their way from one list to another one: +1; and have come
@@ -57110,25 +57113,21 @@ CONC__PRIVATE int conc__far_give_back(conc__redis_queue *q, conc__parcel *p,
 }
 
 /* As conc__lease_class says it. After an error that leaves the lease as it is,
-   it is its task's again, and comes back with that. */
+   it stays its task's, and comes back with that. */
 CONC__PRIVATE int conc__far_end(conc_queue *queue,
                                 struct conc__holder *holder, uint64_t lease,
                                 int how, double seconds) {
   conc__redis_queue *q = (conc__redis_queue *)queue;
-  conc__redis_task *task = NULL;
   conc__parcel *p;
   int rc;
   (void)holder;
   conc__redis_enter(q->redis);
-  p = conc__lease_take(q, lease, &task);
+  p = conc__lease_take(q, lease);
   if (p == NULL) return lease == 0 ? -EINVAL : -ESTALE;
   switch (how) {
   case CONC__LEASE_EXTEND:
     rc = conc__far_extend_one(q, p);
-    if (rc == 0) {
-      p->got = conc_now();
-      p->until = p->got + (seconds < 1e9 ? seconds : 1e9);
-    }
+    if (rc == 0) conc__lease_longer(p, seconds);
     break;
   case CONC__LEASE_RELEASE:
     rc = conc__far_give_back(q, p, "released", seconds);
@@ -57143,7 +57142,7 @@ CONC__PRIVATE int conc__far_end(conc_queue *queue,
     break;
   }
   if (rc == -ESTALE) conc__parcel_free(p);
-  else conc__lease_put_back(p, task);
+  else conc__lease_put_back(p);
   return rc;
 }
 
@@ -57338,7 +57337,6 @@ CONC__PRIVATE void conc__tick_ended(conc__redis_queue *q) {
   conc__mutex *guard = conc__redis_guard();
   for (;;) {
     conc__parcel *p = NULL;
-    conc__redis_task *task;
     uint64_t lease = 0;
     size_t i;
     int rc;
@@ -57350,7 +57348,7 @@ CONC__PRIVATE void conc__tick_ended(conc__redis_queue *q) {
     if (p != NULL) lease = p->lease;
     conc__mutex_unlock(guard);
     if (lease == 0) return;
-    p = conc__lease_take(q, lease, &task);
+    p = conc__lease_take(q, lease);
     if (p == NULL) continue;
     rc = conc__far_give_back(q, p, "ended", -1);
     if (rc == 0 || rc == -ESTALE) continue;
