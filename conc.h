@@ -54048,6 +54048,30 @@ CONC__PRIVATE void conc__redis_tell(conc__redis *r, conc_manager_news kind,
   m->log(m, &report, m->log_arg);
 }
 
+/* Redis before 7.0 says why a command of a script was refused at the end of a
+   text of its own ("ERR Error running script (call to f_...): @user_script:1:
+   OOM ..."). Makes of that what later ones say. */
+CONC__PRIVATE void conc__redis_unwrap(conc__part *part) {
+  static const char head[] = "ERR Error running script";
+  static const char mark[] = "@user_script:";
+  const size_t size = sizeof mark - 1;
+  size_t at = part->size;
+  if (at < sizeof head || memcmp(part->text, head, sizeof head - 1) != 0)
+    return;
+  for (at -= size; at > 0; at--)
+    if (memcmp(part->text + at, mark, size) == 0) break;
+  if (at == 0) return;
+  at += size;
+  while (at < part->size && strchr(" 0123456789", part->text[at]) != NULL &&
+         part->text[at] != 0)
+    at++;
+  while (at < part->size && (part->text[at] == ':' || part->text[at] == ' ' ||
+                             part->text[at] == '-'))
+    at++;
+  part->text += at;
+  part->size -= at;
+}
+
 /* The error that stands for what a server says. *soon: it may be gone soon. */
 CONC__PRIVATE int conc__redis_code(const conc__part *part, bool *soon) {
   size_t i, n;
@@ -55031,6 +55055,7 @@ CONC__PRIVATE int conc__redis_try(conc__redis *r, conc__node **place,
     conc__resp_walk(&walk, replies);
     if (!conc__resp_next(&walk, &part)) return -EPROTO;
     if (part.kind != '-') return 0;
+    conc__redis_unwrap(&part);
     rc = conc__redis_refused(r, place, node, &part, soon, &asking, call->end);
     call->lost = *soon || conc__is_lost(rc); /* it may give it the scripts */
     if (rc == -EPROTO || rc == -EACCES)
@@ -55099,6 +55124,7 @@ static const char *const conc__redis_keys[CONC__KEYS] = {
     ":counts", ":wake",    ":lanes", ":options"};
 
 #define CONC__REDIS_BUCKETS 256 /* of leases, by number */
+#define CONC__REDIS_MOST ((int64_t)1 << 40) /* of an option; 34 years in ms */
 #define CONC__ENTRY_ID 44       /* bytes of an entry's id, with its NUL */
 /* Seconds after which a message comes back, of a queue without leases, whose
    getter's process ended when it had just got it. */
@@ -55753,13 +55779,22 @@ enum {
 
 /* --- the connection of the getters --- */
 
+/* The server has not heard which messages have arrived: it is told again.
+   Under the guard. */
+CONC__PRIVATE void conc__confirm_again(conc__redis_queue *q) {
+  conc__parcel **end = &q->confirms;
+  while (*end != NULL) end = &(*end)->next;
+  *end = q->confirming;
+  q->confirming = NULL;
+  if (q->confirms != NULL && q->confirm_at <= 0) q->confirm_at = conc_now();
+}
+
 /* It is of no more use. What has arrived by it and was not said to have, will
    be said by other means. Under the guard. Returns what the caller has to
    leave when it has released that. */
 CONC__PRIVATE conc__wire *conc__getters_break(conc__redis_queue *q,
                                               bool *last) {
   conc__wire *w = q->wire;
-  conc__parcel **end = &q->confirms;
   *last = false;
   if (w == NULL) return NULL;
   q->wire = NULL;
@@ -55767,10 +55802,7 @@ CONC__PRIVATE conc__wire *conc__getters_break(conc__redis_queue *q,
   q->blocked = q->unblocked = q->stray = false;
   conc__buffer_free(&q->in);
   conc__buffer_free(&q->out);
-  while (*end != NULL) end = &(*end)->next;
-  *end = q->confirming;
-  q->confirming = NULL;
-  if (q->confirms != NULL && q->confirm_at <= 0) q->confirm_at = conc_now();
+  conc__confirm_again(q);
   q->wake[0] = 0;
   q->tend_at = 0;
   q->recover = true;
@@ -55887,6 +55919,7 @@ CONC__PRIVATE int conc__getters_ask(conc__redis_queue *q, double deadline) {
   conc__buffer_free(&c.b);
   if (c.rc != 0) {
     q->out.size = q->out.first = 0; /* nothing of it was sent */
+    if (q->due_count > 0 && q->due[0] == CONC__DUE_RECOVER) q->recover = true;
     q->due_count = 0;
     return c.rc;
   }
@@ -56007,15 +56040,18 @@ CONC__PRIVATE int conc__getters_heard(conc__redis_queue *q, size_t size,
   *bad = false;
   if (*walk.p == '-') {
     conc__resp_next(&walk, error);
+    conc__redis_unwrap(error);
+    if (what == CONC__DUE_RECOVER) q->recover = true;
+    if (what == CONC__DUE_CONFIRM) conc__confirm_again(q);
     if (what >= CONC__DUE_TAKE) {
       q->blocked = q->unblocked = false;
-      if (strncmp(error->text, "UNBLOCKED", 9) == 0) {
+      if (error->size >= 9 && memcmp(error->text, "UNBLOCKED", 9) == 0) {
         memset(error, 0, sizeof *error);
         q->rounds++;
         return 0;
       }
     }
-    return what >= CONC__DUE_TAKE ? -1 : 0;
+    return what >= CONC__DUE_TAKE ? -EPROTO : 0;
   }
   if (what == CONC__DUE_CONFIRM) {
     conc__parcels_free(q->confirming);
@@ -56029,6 +56065,7 @@ CONC__PRIVATE int conc__getters_heard(conc__redis_queue *q, size_t size,
     q->rounds++;
   }
   *bad = rc == -EPROTO;
+  if (rc != 0) q->recover = true; /* some were not read */
   return rc;
 }
 
@@ -56296,6 +56333,7 @@ CONC__PRIVATE int conc__getters_await(conc__redis_queue *q, size_t n,
   stray = q->getters_count == 0 && (q->due_count > 0 || q->ready != NULL);
   if (stray) q->stray = true;
   stray = stray || q->returns != NULL;
+  if (q->confirm_at > 0 && CONC__LOAD(&q->redis->rests)) stray = true;
   conc__mutex_unlock(guard);
   conc__wake_all(woken);
   if (stray) conc__redis_wake(q->redis);
@@ -56555,6 +56593,7 @@ CONC__PRIVATE ssize_t conc__far_result(const conc__redis *r,
       else return -EPROTO;
     }
     if (done == 0) return rc;
+    while (n-- > 0) conc__resp_skip(&walk);
   }
   if (done > 0) rc = conc__put_replicas(r, &walk);
   return rc == -ENOLINK ? rc : done;
@@ -56863,6 +56902,7 @@ CONC__PRIVATE int conc__far_option(conc__redis_queue *q,
   numbers[4].name = "max_deliveries";
   numbers[4].to = &q->max_deliveries;
   if (conc__part_is(name, "dead_letters")) {
+    CONC_FREE(q->dead_letters);
     q->dead_letters = (char *)CONC_MALLOC(value->size + 1);
     if (q->dead_letters == NULL) return -ENOMEM;
     memcpy(q->dead_letters, value->text, value->size);
@@ -56874,6 +56914,7 @@ CONC__PRIVATE int conc__far_option(conc__redis_queue *q,
                          &n) ||
       n < 0)
     return 0; /* of a later version, perhaps */
+  if (n > CONC__REDIS_MOST) n = CONC__REDIS_MOST;
   for (i = 0; i < 5; i++)
     if (conc__part_is(name, numbers[i].name)) *numbers[i].to = n;
   if (conc__part_is(name, "capacity")) q->queue.capacity = (size_t)n;
