@@ -57568,6 +57568,7 @@ CONC__PRIVATE int conc__redis_begin(conc_manager *manager, double deadline) {
   conc__redis *r;
   conc__node *node = NULL;
   conc__calling call;
+  size_t tries = 0;
   bool soon = false;
   int rc = conc__manager_apply_options(manager);
   if (rc != 0) return rc;
@@ -57598,7 +57599,9 @@ CONC__PRIVATE int conc__redis_begin(conc_manager *manager, double deadline) {
     soon = rc == -EAGAIN || rc == -EROFS;
     if (node != NULL) conc__redis_leave_home(r, node);
     node = NULL;
-    if (conc__redis_again(&call, soon, &rc)) rc = 0;
+    /* One server of several may be down: each is tried once at least. */
+    if (call.lost && r->sentinel == NULL && ++tries < r->hosts_count) rc = 0;
+    else if (conc__redis_again(&call, soon, &rc)) rc = 0;
   }
   if (rc != 0) {
     if (r != NULL) conc__redis_free(r);
