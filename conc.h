@@ -53846,12 +53846,16 @@ static const char *const conc__redis_scripts[CONC__LUA_COUNT] = {
     /* TAKE: me, how many, lease in ms, max_deliveries, retry_delay in ms. When
        the next one is due, in ms from now, or -1; and of each message its
        entry, how often it was delivered (negative: it is dead), its fields,
-       and if it is dead, why, and by whom. */
+       and if it is dead, why, and by whom. A server that is full refuses a
+       script whose first write takes memory: so no such write is the first
+       one, but that of what was delayed, which then waits. */
     CONC__LUA_KEYS CONC__LUA_NOW
     "local room,lease,max,retry=tonumber(ARGV[2]),tonumber(ARGV[3]),"
     "tonumber(ARGV[4]),tonumber(ARGV[5]) local out={-1} "
+    "local full=false "
     "for _,m in ipairs(call('ZRANGEBYSCORE',dl,'-inf',now,'LIMIT',0,128)) do "
-    "call('XADD',q,'*',string.sub(m,18,18),string.sub(m,19)) "
+    "local r=redis.pcall('XADD',q,'*',string.sub(m,18,18),string.sub(m,19)) "
+    "if type(r)=='table' then full=true break end "
     "call('ZREM',dl,m) end "
     "local function give(id,n,why,by) local e "
     "if max>0 and n>=max then n=-n "
@@ -53870,18 +53874,18 @@ static const char *const conc__redis_scripts[CONC__LUA_COUNT] = {
     "for _,p in ipairs(ps) do local id,n=p[1],p[4] if room<=0 then break end "
     "if p[2]=='-' then call('XCLAIM',q,'conc','-',0,id,'JUSTID') "
     "if not call('ZSCORE',bk,id) then call('ZADD',bk,now,id) end "
-    "else call('HINCRBY',ct,'returned',1) "
-    "if retry>0 and (max==0 or n<max) then "
+    "else if retry>0 and (max==0 or n<max) then "
     "local d=retry*2^math.min(n-1,6) "
     "call('XCLAIM',q,'conc','-',0,id,'JUSTID') "
     "call('ZADD',bk,now+math.floor(d+d*(now%256)/1024),id) "
-    "else give(id,n,'expired',p[2]) more=true end end end "
+    "else give(id,n,'expired',p[2]) more=true end "
+    "call('HINCRBY',ct,'returned',1) end end "
     "if #ps<32 then break end from='('..ps[32][1] end "
     "if room>0 then local r=call('XREADGROUP','GROUP','conc',me,'COUNT',room,"
     "'STREAMS',q,'>') if r then for _,e in ipairs(r[1][2]) do "
     "out[#out+1]={e[1],1,e[2]} end end end "
     "for _,z in ipairs({dl,bk}) do local f=call('ZRANGE',z,0,0,'WITHSCORES') "
-    "if f[2] then local d=math.max(0,tonumber(f[2])-now) "
+    "if f[2] then local d=math.max(full and 200 or 0,tonumber(f[2])-now) "
     "if out[1]<0 or d<out[1] then out[1]=d end end end "
     "if more then out[1]=0 end return out",
     /* DONE: me, what counts it; entry, deliveries ... Of each 1; 0: it is not
