@@ -53982,7 +53982,8 @@ typedef struct conc__redis_line {
   conc__buffer in, out;
   conc__ask *first, *last; /* that wait, and do not lead */
   bool led;
-  double heard; /* when a reply has come last, or was due again */
+  double heard; /* when the server was last known to live: a reply has come, or
+                   it reads again; or when a reply was due again */
 } conc__redis_line;
 
 /* A server. */
@@ -54497,6 +54498,7 @@ CONC__PRIVATE int conc__line_lead(conc__redis_line *l, double deadline) {
   conc__mutex_unlock(guard);
   rc = conc__fd_wait(w->fd, events, deadline);
   conc__mutex_lock(guard);
+  if (rc > 0 && (rc & CONC_WRITE) && l->wire == w) l->heard = conc_now();
   last = --w->users == 0;
   if (last) {
     conc__mutex_unlock(guard);
@@ -54623,6 +54625,7 @@ CONC__PRIVATE int conc__line_ask(conc__redis *r, conc__node *node,
     conc__mutex_unlock(guard);
     rc = conc__fd_wait(w->fd, CONC_WRITE | CONC__TRIED, deadline);
     conc__mutex_lock(guard);
+    if (rc > 0 && l->wire == w) l->heard = conc_now();
     last = --w->users == 0;
     if (last) {
       conc__mutex_unlock(guard);
@@ -55193,6 +55196,7 @@ typedef struct conc__redis_queue {
   bool blocked;         /* the last of these waits at the server */
   bool unblocked;       /* and was asked to end that */
   double asked;         /* when it was sent */
+  double heard;         /* when a part of a reply has come last */
   double blocks;        /* seconds that it may wait */
   double tend_at;       /* when the sets are to be looked at */
   uint64_t rounds;      /* replies that could have had messages; ever */
@@ -56179,6 +56183,7 @@ CONC__PRIVATE int conc__getters_step(conc__redis_queue *q,
   text[0] = 0;
   if (rc > 0) {
     rc = 0;
+    q->heard = conc_now(); /* a long message may take long */
     while (rc == 0 && conc__buffer_count(&q->in) > 0) {
       conc__part error;
       ssize_t n = conc__resp_whole(q->in.data + q->in.first,
@@ -56210,7 +56215,9 @@ CONC__PRIVATE int conc__getters_step(conc__redis_queue *q,
     if (conc__buffer_count(&q->out) > 0) events |= CONC_WRITE;
     /* A server that hangs must not keep the getters for ever. And one that is
        idle looks ten times in a second whose wait is over. */
-    patience = q->asked + q->blocks + r->manager->timeout;
+    patience = q->asked + q->blocks;
+    if (q->heard > patience) patience = q->heard;
+    patience += r->manager->timeout;
     if (q->blocked && !q->unblocked)
       patience = call->deadline <= 0 ? 0 : q->asked + q->blocks + 0.002;
     if (patience < end) end = patience;
