@@ -682,8 +682,8 @@
    - If the workers stand still for an hour, 28.8 million tasks wait. One of
      200 bytes takes some 220 bytes there, and 85 more while it is leased: that
      is 6 GiB. A bound (.capacity) makes the putters wait before that.
-   - A process says each 20 seconds, of all its leases of 60 that are so old,
-     that their tasks live: at most 50 commands a second.
+   - If .lease is 60 seconds, each process says every 20 seconds that the tasks
+     of its leases live, for all of them at once: 50 commands a second.
    - With "appendfsync everysec" the disk gets some 10 MB a second.
 
    --- Python ---
@@ -4409,7 +4409,8 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
      redis://host:6379            the port may be left out, and a number of the
      redis://host:6379/2          database may follow
      redis://user:password@host   else .authkey is the password, of the user
-                                  "default". %40 stands for "@"
+                                  "default". %40 stands for "@", %2F for "/",
+                                  %3F for "?", %25 for "%"
      redis+unix:///path?db=2      a unix socket
      redis://a,b:26380?sentinel=NAME   the master of that name, which one of
                                   these Sentinels knows (port 26379)
@@ -4428,24 +4429,24 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
      r.xack("{get_task_queue}", "conc", entry)
      r.xdel("{get_task_queue}", entry)
 
-   Leases are Redis' own, by its clock: a message is its getter's until it has
-   not been said for .lease seconds that the task lives. A process says so by
-   itself; if it is killed its messages come back after that time, not at once,
-   and are looked for four times in it. A get without .lease takes a message
-   for good when it returns, and the server hears of that with the next call,
-   or after 10 ms; if the process is killed before, the message comes once more
-   after 10 seconds. A message that was on its way when a connection was lost
-   is found again by the next one. What comes back is served before what waits
-   in the queue, but by a process that has gets under way, up to a quarter of
-   .lease (2.5 seconds without) late. A message of conc_put_after has its place
-   when its time is over. Delays and leases are in milliseconds. A put into a
-   full queue, and conc_queue_join, ask again up to every 50 and 100 ms.
-   conc_lease_extend makes a lease longer than .lease only as long as this
-   process lives. .capacity counts what is leased.
+   Leases are Redis' own, by its clock: a message is its getter's until nobody
+   has said for .lease seconds that the task lives. A process says so by
+   itself; if it is killed, its messages come back after that time, not at
+   once, and are looked for four times in it. A get without .lease takes a
+   message for good when it returns, and the server hears of that with the next
+   call, or after 10 ms; if the process is killed before, the message comes
+   once more after 10 seconds. A message that was on its way when a connection
+   was lost is found again by the next one. What comes back is served before
+   what waits in the queue, but by a process that has gets under way, up to a
+   quarter of .lease (2.5 seconds without) late. A message of conc_put_after
+   has its place when its time is over. Delays and leases are in milliseconds.
+   A put into a full queue, and conc_queue_join, ask again up to every 50 and
+   100 ms. conc_lease_extend makes a lease longer than .lease only as long as
+   this process lives. .capacity counts what is leased.
 
-   What is lost if a server is, is Redis' affair: without "appendfsync always"
-   up to the last second. A replica that becomes the master has what it had
-   got: with .replicas = 1 a put returns when one has it.
+   What is lost with a server depends on its configuration: see >>beyond. A
+   replica that becomes the master has what it had got: with .replicas = 1 a
+   put returns when one has it.
 
    --- tunnels ---
 
@@ -4690,7 +4691,9 @@ CONC_API int conc_manager_serve_forever(conc_manager *manager);
    -EACCES   the password is wrong, or the user may not do what is needed
    -ENOTSUP  the server is older than Redis 6.2 or Valkey 7.2
    -ENOENT   no Sentinel knows a master of that name
-   -EROFS    the server is a replica, not the master
+   -EROFS    the server that Sentinel names is a replica by now. Without
+             Sentinel only a call that writes (conc_manager_start, conc_put)
+             notices that
    -EAGAIN   it loads its data, or is busy with a script; for all of `timeout`
    -EPROTO   what answers there is no such server */
 CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
@@ -4787,9 +4790,10 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
      UNBLOCKED    the get goes on
      OOM          -ENOSPC: it has no memory for the message
      MISCONF      -EIO: it cannot save
-     NOREPLICAS   -ENOLINK; so does a put that fewer than .replicas have
-                  within its timeout, or .timeout if that is sooner: the
-                  message is there, but may be lost with the master
+     NOREPLICAS   -ENOLINK. A put also returns that if fewer than .replicas
+                  have the message within its timeout, or within .timeout if
+                  that is sooner: then the message is there, but may be lost
+                  with the master
      NOAUTH, WRONGPASS, NOPERM
                   -EACCES
      WRONGTYPE    -EBADMSG: {NAME} is something else there
@@ -4800,10 +4804,10 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
    above. A put that is sent again counts once: with .reconnect each put has a
    number that the server keeps. If it is not known whether a conc_task_done
    has ended the lease, or another one has, it returns -ECONNRESET. A server
-   that says nothing is given up after .timeout.
+   that says nothing is given up after .timeout: then the connection is lost.
    conc_put_priority takes 0 alone. Of conc_queue_counts .dying, .damaged, the
-   rates and .oldest are 0. Locks, lists, functions and all else but queues are
-   -ENOTSUP at Redis; so is conc_manager_stats -EINVAL.
+   rates and .oldest are 0. The calls for locks, lists, functions and all else
+   but queues return -ENOTSUP at Redis, and conc_manager_stats -EINVAL.
    conc_queue_holders tells of processes.
 
    Returns the queue; or NULL, and errno.
@@ -6104,7 +6108,7 @@ static const int *const conc__version_check __attribute__((used)) =
      >>remote     requests; the id of a name; who has a lock; what was given
                   up; acquiring and releasing; conditions; events and barriers;
                   what the primitives call; making and freeing them
-     >>resp       commands; replies
+     >>resp       commands; replies; errors
      >>redis      scripts; what there is; what a server says; connections;
                   lines; addresses; servers; calls
      >>streams    what comes; what tasks have; scripts of a queue; the ends of
@@ -53552,8 +53556,8 @@ CONC__PRIVATE conc_rlock *conc__remote_lock_of(const conc_cond *cond) {
    reply is a line (+OK, -ERR ..., :7), a text with its length ($), an array of
    replies (*), or nothing ($-1, *-1). A reply is looked at when all of it has
    come: then it is walked through without asking for its end again. It is
-   never walked through by recursion, so its depth costs nothing; and its size,
-   and the number of its parts, are bounded.
+   never walked through by recursion, so its depth costs nothing; and the number
+   of its parts, and the size of each, are bounded.
 
    Uses bytes. Its user is >>redis.
    ------------------------------------------------------------------------ */
@@ -53745,6 +53749,68 @@ CONC__PRIVATE bool conc__part_is(const conc__part *part, const char *word) {
          memcmp(part->text, word, part->size) == 0;
 }
 
+/* --- errors --- */
+
+/* What a server may say that this client knows the meaning of. */
+static const struct conc__redis_word {
+  const char *word;
+  int code;  /* negative errno */
+  bool soon; /* it may be gone soon: the call is tried again */
+} conc__redis_words[] = {{"LOADING", -EAGAIN, true},
+                         {"BUSY", -EAGAIN, true},
+                         {"MASTERDOWN", -EAGAIN, true},
+                         {"CLUSTERDOWN", -EAGAIN, true},
+                         {"TRYAGAIN", -EAGAIN, true},
+                         {"READONLY", -EROFS, true},
+                         {"UNBLOCKED", -EAGAIN, true},
+                         {"BUSYGROUP", -EEXIST, false},
+                         {"NOREPLICAS", -ENOLINK, false},
+                         {"OOM", -ENOSPC, false},
+                         {"MISCONF", -EIO, false},
+                         {"NOAUTH", -EACCES, false},
+                         {"WRONGPASS", -EACCES, false},
+                         {"NOPERM", -EACCES, false},
+                         {"WRONGTYPE", -EBADMSG, false}};
+
+/* Redis before 7.0 says why a command of a script was refused at the end of a
+   text of its own ("ERR Error running script (call to f_...): @user_script:1:
+   OOM ..."). Makes of that what later ones say. */
+CONC__PRIVATE void conc__redis_unwrap(conc__part *part) {
+  static const char head[] = "ERR Error running script";
+  static const char mark[] = "@user_script:";
+  const size_t size = sizeof mark - 1;
+  size_t at = part->size;
+  if (at < sizeof head || memcmp(part->text, head, sizeof head - 1) != 0)
+    return;
+  for (at -= size; at > 0; at--)
+    if (memcmp(part->text + at, mark, size) == 0) break;
+  if (at == 0) return;
+  at += size;
+  while (at < part->size && strchr(" 0123456789", part->text[at]) != NULL &&
+         part->text[at] != 0)
+    at++;
+  while (at < part->size && (part->text[at] == ':' || part->text[at] == ' ' ||
+                             part->text[at] == '-'))
+    at++;
+  part->text += at;
+  part->size -= at;
+}
+
+/* The error that stands for what a server says. *soon: it may be gone soon. */
+CONC__PRIVATE int conc__redis_code(const conc__part *part, bool *soon) {
+  size_t i, n;
+  *soon = false;
+  for (n = 0; n < part->size && part->text[n] != ' '; n++) {
+  }
+  for (i = 0; i < sizeof conc__redis_words / sizeof *conc__redis_words; i++) {
+    const struct conc__redis_word *w = &conc__redis_words[i];
+    if (n != strlen(w->word) || memcmp(part->text, w->word, n) != 0) continue;
+    *soon = w->soon;
+    return w->code;
+  }
+  return -EPROTO;
+}
+
 /* ---------------------------------------------------------------------------
    >>redis: connections to Redis
 
@@ -53768,32 +53834,11 @@ CONC__PRIVATE bool conc__part_is(const conc__part *part, const char *word) {
 #define CONC__REDIS_SLACK ((size_t)1 << 20) /* bytes of a reply, besides a
                                                message */
 
-/* What a server may say that this client knows the meaning of. */
-static const struct conc__redis_word {
-  const char *word;
-  int code;  /* negative errno */
-  bool soon; /* it may be gone soon: the call is tried again */
-} conc__redis_words[] = {{"LOADING", -EAGAIN, true},
-                         {"BUSY", -EAGAIN, true},
-                         {"MASTERDOWN", -EAGAIN, true},
-                         {"CLUSTERDOWN", -EAGAIN, true},
-                         {"TRYAGAIN", -EAGAIN, true},
-                         {"READONLY", -EROFS, true},
-                         {"UNBLOCKED", -EAGAIN, true},
-                         {"BUSYGROUP", -EEXIST, false},
-                         {"NOREPLICAS", -ENOLINK, false},
-                         {"OOM", -ENOSPC, false},
-                         {"MISCONF", -EIO, false},
-                         {"NOAUTH", -EACCES, false},
-                         {"WRONGPASS", -EACCES, false},
-                         {"NOPERM", -EACCES, false},
-                         {"WRONGTYPE", -EBADMSG, false}};
-
 /* --- scripts --- */
 
 /* In each: KEYS are the queue's, see >>streams; "me" is the consumer. A lease
-   is known by its entry, its consumer, and how often it was delivered: who
-   comes too late is not believed. */
+   is known by its entry, its consumer, and how often it was delivered: a call
+   that comes too late ends nothing. */
 #define CONC__LUA_KEYS                                                       \
   "local q,dl,bk,nt,ct,wk,ln=KEYS[1],KEYS[2],KEYS[3],KEYS[4],KEYS[5],"       \
   "KEYS[6],KEYS[7] local call=redis.call local me=ARGV[1] "
@@ -53918,7 +53963,7 @@ static const char *const conc__redis_scripts[CONC__LUA_COUNT] = {
     "local d=tonumber(call('HGET',ct,'done') or 0) "
     "if d>=g then return 0 end call('HINCRBY',ct,'done',1) return 1",
     /* COUNTS: all, pending, given back, of these due, delayed, of these due;
-       put, got, done, returned, dead. */
+       got, done, returned, dead. */
     CONC__LUA_KEYS CONC__LUA_NOW
     "local function count(f) return tonumber(call('HGET',ct,f) or 0) end "
     "local x=redis.pcall('XPENDING',q,'conc') "
@@ -53974,8 +54019,8 @@ typedef struct conc__ask {
 typedef struct conc__redis_line {
   conc__wire *wire; /* NULL: there is none */
   conc_lock dialing; /* held by the task that makes one */
-  conc__ask **slots; /* who waits for reply n: at n % slots_room; NULL: nobody
-                        does any more */
+  conc__ask **slots; /* what waits for reply n: at n % slots_room; NULL:
+                        nothing does any more */
   size_t slots_room; /* a power of two, or 0 */
   uint64_t asked, told; /* replies that are due, that have come; ever */
   uint64_t written, flushed; /* bytes: appended to `out`, sent; ever */
@@ -54051,45 +54096,6 @@ CONC__PRIVATE void conc__redis_tell(conc__redis *r, conc_manager_news kind,
   report.error = error;
   report.text = copy;
   m->log(m, &report, m->log_arg);
-}
-
-/* Redis before 7.0 says why a command of a script was refused at the end of a
-   text of its own ("ERR Error running script (call to f_...): @user_script:1:
-   OOM ..."). Makes of that what later ones say. */
-CONC__PRIVATE void conc__redis_unwrap(conc__part *part) {
-  static const char head[] = "ERR Error running script";
-  static const char mark[] = "@user_script:";
-  const size_t size = sizeof mark - 1;
-  size_t at = part->size;
-  if (at < sizeof head || memcmp(part->text, head, sizeof head - 1) != 0)
-    return;
-  for (at -= size; at > 0; at--)
-    if (memcmp(part->text + at, mark, size) == 0) break;
-  if (at == 0) return;
-  at += size;
-  while (at < part->size && strchr(" 0123456789", part->text[at]) != NULL &&
-         part->text[at] != 0)
-    at++;
-  while (at < part->size && (part->text[at] == ':' || part->text[at] == ' ' ||
-                             part->text[at] == '-'))
-    at++;
-  part->text += at;
-  part->size -= at;
-}
-
-/* The error that stands for what a server says. *soon: it may be gone soon. */
-CONC__PRIVATE int conc__redis_code(const conc__part *part, bool *soon) {
-  size_t i, n;
-  *soon = false;
-  for (n = 0; n < part->size && part->text[n] != ' '; n++) {
-  }
-  for (i = 0; i < sizeof conc__redis_words / sizeof *conc__redis_words; i++) {
-    const struct conc__redis_word *w = &conc__redis_words[i];
-    if (n != strlen(w->word) || memcmp(part->text, w->word, n) != 0) continue;
-    *soon = w->soon;
-    return w->code;
-  }
-  return -EPROTO;
 }
 
 /* --- connections --- */
@@ -54332,7 +54338,7 @@ CONC__PRIVATE conc__wire *conc__line_break(conc__redis_line *l,
   conc__buffer_free(&l->in);
   conc__buffer_free(&l->out);
   l->wire = NULL;
-  /* Who waits for it sees the end. In a child it is closed already. */
+  /* A task that waits for it sees the end. In a child it is closed already. */
   if (conc__own_fd_is(w->fd)) shutdown(w->fd, SHUT_RDWR);
   *last = --w->users == 0;
   return w;
@@ -54458,7 +54464,7 @@ CONC__PRIVATE void conc__line_pass_on(conc__redis_line *l,
   conc__ask *a = l->first;
   conc__waiter *waiter;
   l->led = false;
-  /* Who has been woken already looks itself. */
+  /* A task that has been woken already looks itself. */
   while (a != NULL && (a->left == 0 || a->list.first == NULL)) a = a->after;
   if (a == NULL) return;
   a->leads = l->led = true;
@@ -54529,7 +54535,7 @@ CONC__PRIVATE int conc__line_wait(conc__redis_line *l, conc__ask *a,
       if (rc == 0) rc = conc__line_read(l, limit, &woken);
       if (rc < 0) {
         gone = conc__line_break(l, &woken, &last);
-        a->rc = rc == -EMSGSIZE ? -EPROTO : rc; /* who leads knows more */
+        a->rc = rc == -EMSGSIZE ? -EPROTO : rc; /* its own error says more */
         rc = 0;
       } else if (rc == 0) {
         double given_up = l->heard + silence;
@@ -54766,7 +54772,8 @@ CONC__PRIVATE int conc__redis_parse(conc__redis *r, const char *address) {
   int rc = 0;
   if (*query == '?') rc = conc__redis_query(r, query + 1);
   if (rc != 0) return rc;
-  /* A password may have any character but these; the last "@" ends it. */
+  /* A password has neither "/" nor "?", but for %2F and %3F; the last "@"
+     ends it. */
   slash = p;
   while (slash < end && *slash != '/') slash++;
   for (q = p; q < slash; q++)
@@ -55073,13 +55080,18 @@ CONC__PRIVATE int conc__redis_try(conc__redis *r, conc__node **place,
   return -EPROTO; /* the servers send it round in a circle */
 }
 
-/* Whether a call is to be tried again; then the pause before it is over. */
+/* Whether a call is to be tried again; then the pause before it is over. A
+   server that says why it cannot yet is there: then only the call's own time
+   limits that, and the time of .reconnect has not begun. */
 CONC__PRIVATE bool conc__redis_again(conc__calling *call, bool soon, int *rc) {
   double again = call->again;
   bool yes;
-  if (soon) call->again = 900;
+  if (!soon) return conc__call_again(call, rc);
+  call->again = 1;
+  call->until = CONC__NEVER;
   yes = conc__call_again(call, rc);
   call->again = again;
+  call->until = 0;
   return yes;
 }
 
@@ -55099,7 +55111,8 @@ CONC__PRIVATE bool conc__redis_again(conc__calling *call, bool soon, int *rc) {
      {NAME}:counts   a hash
      {NAME}:wake     a stream of one entry: a new one ends the wait of a getter
                      that is to look at the two sets
-     {NAME}:lanes    a hash: what puts were carried out, see >>far
+     {NAME}:lanesME  a hash of each process ME: which of its puts were carried
+                     out, see >>far. It ends an hour after the last of them
      {NAME}:once:ID  what conc_put_once knows
 
    An entry has one field: "d", bytes; "p", a value as a pickle; or "j", a
@@ -56147,7 +56160,7 @@ CONC__PRIVATE int conc__getters_refused(conc__redis_queue *q,
   return rc;
 }
 
-/* One step of the one who leads. Under the guard, which it may release and
+/* One step of the task that leads. Under the guard, which it may release and
    take again. 0: something may have happened; or negative errno. */
 CONC__PRIVATE int conc__getters_step(conc__redis_queue *q,
                                      conc__calling *call, bool *soon) {
@@ -57208,7 +57221,7 @@ CONC__PRIVATE int conc__far_task_done(conc_queue *queue) {
   return rc != 0 ? rc : yes == 1 ? 0 : -EINVAL;
 }
 
-/* Who has something, as the server knows it: processes. */
+/* Which processes have something, as the server knows it. */
 CONC__PRIVATE ssize_t conc__far_holders(conc_queue *queue,
                                         conc_queue_holder *out, size_t n) {
   conc__redis_queue *q = (conc__redis_queue *)queue;
