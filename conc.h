@@ -53556,8 +53556,8 @@ CONC__PRIVATE conc_rlock *conc__remote_lock_of(const conc_cond *cond) {
    reply is a line (+OK, -ERR ..., :7), a text with its length ($), an array of
    replies (*), or nothing ($-1, *-1). A reply is looked at when all of it has
    come: then it is walked through without asking for its end again. It is
-   never walked through by recursion, so its depth costs nothing; and the number
-   of its parts, and the size of each, are bounded.
+   never walked through by recursion, so its depth costs nothing. The number of
+   its parts, and the size of each, are bounded.
 
    Uses bytes. Its user is >>redis.
    ------------------------------------------------------------------------ */
@@ -54082,6 +54082,12 @@ CONC__PRIVATE void conc__redis_name(conc__redis *r) {
 
 /* --- what a server says --- */
 
+/* Bytes of a text in a reply, at most; .max_message may be any number. */
+CONC__PRIVATE size_t conc__redis_limit(const conc__redis *r) {
+  size_t most = r->manager->max_message;
+  return (most < SIZE_MAX / 8 ? most : SIZE_MAX / 8) + CONC__REDIS_SLACK;
+}
+
 /* Tells .log of it. */
 CONC__PRIVATE void conc__redis_tell(conc__redis *r, conc_manager_news kind,
                                     const char *address, int error,
@@ -54113,7 +54119,7 @@ CONC__PRIVATE void conc__wire_leave(conc__wire *w, bool last) {
 CONC__PRIVATE int conc__wire_talk(conc__redis *r, conc__wire *w,
                                   conc__command *c, conc__buffer *in,
                                   double deadline) {
-  size_t limit = r->manager->max_message + CONC__REDIS_SLACK;
+  size_t limit = conc__redis_limit(r);
   size_t at = 0;
   ssize_t n = c->rc;
   in->first = in->size = 0;
@@ -54601,7 +54607,7 @@ CONC__PRIVATE int conc__line_ask(conc__redis *r, conc__node *node,
                                  double deadline) {
   conc__redis_line *l = c->apart ? &node->apart : &node->line;
   conc__mutex *guard = conc__mutex_of(l);
-  size_t limit = r->manager->max_message + CONC__REDIS_SLACK;
+  size_t limit = conc__redis_limit(r);
   /* A WAIT for replicas is answered after .timeout, and is no silence. */
   double silence = r->manager->timeout + (c->apart ? 1 : 0);
   conc__ask a;
@@ -56166,7 +56172,7 @@ CONC__PRIVATE int conc__getters_step(conc__redis_queue *q,
                                      conc__calling *call, bool *soon) {
   conc__mutex *guard = conc__mutex_of(q);
   conc__redis *r = q->redis;
-  size_t limit = r->manager->max_message + CONC__REDIS_SLACK;
+  size_t limit = conc__redis_limit(r);
   conc__wire *w, *gone = NULL;
   bool last = false, bad = false;
   char text[256];
@@ -56658,6 +56664,7 @@ CONC__PRIVATE ssize_t conc__put_once_over(conc__redis_queue *q,
   if (r->owner->replicas > 0) {
     double left = deadline - conc_now();
     if (!(left < r->manager->timeout) || left <= 0) left = r->manager->timeout;
+    if (left > 1e6) left = 1e6;
     conc__command_begin(&c, 3, "WAIT");
     conc__command_int(&c, (int64_t)r->owner->replicas);
     conc__command_int(&c, 1 + (int64_t)(left * 1000));
