@@ -54546,7 +54546,9 @@ CONC__PRIVATE int conc__line_wait(conc__redis_line *l, conc__ask *a,
       } else if (rc == 0) {
         double given_up = l->heard + silence;
         rc = conc__line_lead(l, given_up < deadline ? given_up : deadline);
-        if (rc == -ETIMEDOUT && given_up < deadline) {
+        /* Anything much earlier is a time limit around the caller. */
+        if (rc == -ETIMEDOUT && given_up < deadline &&
+            conc_now() > given_up - 0.01) {
           if (a->left > 0 && conc_now() >= l->heard + silence)
             gone = conc__line_break(l, &woken, &last);
           rc = 0;
