@@ -682,8 +682,8 @@
    - If the workers stand still for an hour, 28.8 million tasks wait. One of
      200 bytes takes some 220 bytes there, and 85 more while it is leased: that
      is 6 GiB. A bound (.capacity) makes the putters wait before that.
-   - A process says each 20 seconds, of all its leases of 60 that are so old,
-     that their tasks live: at most 50 commands a second.
+   - If .lease is 60 seconds, each process says every 20 seconds that the tasks
+     of its leases live, for all of them at once: 50 commands a second.
    - With "appendfsync everysec" the disk gets some 10 MB a second.
 
    --- Python ---
@@ -4429,7 +4429,8 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
      redis://host:6379            the port may be left out, and a number of the
      redis://host:6379/2          database may follow
      redis://user:password@host   else .authkey is the password, of the user
-                                  "default". %40 stands for "@"
+                                  "default". %40 stands for "@", %2F for "/",
+                                  %3F for "?", %25 for "%"
      redis+unix:///path?db=2      a unix socket
      redis://a,b:26380?sentinel=NAME   the master of that name, which one of
                                   these Sentinels knows (port 26379)
@@ -4448,24 +4449,24 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
      r.xack("{get_task_queue}", "conc", entry)
      r.xdel("{get_task_queue}", entry)
 
-   Leases are Redis' own, by its clock: a message is its getter's until it has
-   not been said for .lease seconds that the task lives. A process says so by
-   itself; if it is killed its messages come back after that time, not at once,
-   and are looked for four times in it. A get without .lease takes a message
-   for good when it returns, and the server hears of that with the next call,
-   or after 10 ms; if the process is killed before, the message comes once more
-   after 10 seconds. A message that was on its way when a connection was lost
-   is found again by the next one. What comes back is served before what waits
-   in the queue, but by a process that has gets under way, up to a quarter of
-   .lease (2.5 seconds without) late. A message of conc_put_after has its place
-   when its time is over. Delays and leases are in milliseconds. A put into a
-   full queue, and conc_queue_join, ask again up to every 50 and 100 ms.
-   conc_lease_extend makes a lease longer than .lease only as long as this
-   process lives. .capacity counts what is leased.
+   Leases are Redis' own, by its clock: a message is its getter's until nobody
+   has said for .lease seconds that the task lives. A process says so by
+   itself; if it is killed, its messages come back after that time, not at
+   once, and are looked for four times in it. A get without .lease takes a
+   message for good when it returns, and the server hears of that with the next
+   call, or after 10 ms; if the process is killed before, the message comes
+   once more after 10 seconds. A message that was on its way when a connection
+   was lost is found again by the next one. What comes back is served before
+   what waits in the queue, but by a process that has gets under way, up to a
+   quarter of .lease (2.5 seconds without) late. A message of conc_put_after
+   has its place when its time is over. Delays and leases are in milliseconds.
+   A put into a full queue, and conc_queue_join, ask again up to every 50 and
+   100 ms. conc_lease_extend makes a lease longer than .lease only as long as
+   this process lives. .capacity counts what is leased.
 
-   What is lost if a server is, is Redis' affair: without "appendfsync always"
-   up to the last second. A replica that becomes the master has what it had
-   got: with .replicas = 1 a put returns when one has it.
+   What is lost with a server depends on its configuration: see >>beyond. A
+   replica that becomes the master has what it had got: with .replicas = 1 a
+   put returns when one has it.
 
    --- tunnels ---
 
@@ -4710,7 +4711,9 @@ CONC_API int conc_manager_serve_forever(conc_manager *manager);
    -EACCES   the password is wrong, or the user may not do what is needed
    -ENOTSUP  the server is older than Redis 6.2 or Valkey 7.2
    -ENOENT   no Sentinel knows a master of that name
-   -EROFS    the server is a replica, not the master
+   -EROFS    the server that Sentinel names is a replica by now. Without
+             Sentinel only a call that writes (conc_manager_start, conc_put)
+             notices that
    -EAGAIN   it loads its data, or is busy with a script; for all of `timeout`
    -EPROTO   what answers there is no such server */
 CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
@@ -4807,9 +4810,10 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
      UNBLOCKED    the get goes on
      OOM          -ENOSPC: it has no memory for the message
      MISCONF      -EIO: it cannot save
-     NOREPLICAS   -ENOLINK; so does a put that fewer than .replicas have
-                  within its timeout, or .timeout if that is sooner: the
-                  message is there, but may be lost with the master
+     NOREPLICAS   -ENOLINK. A put also returns that if fewer than .replicas
+                  have the message within its timeout, or within .timeout if
+                  that is sooner: then the message is there, but may be lost
+                  with the master
      NOAUTH, WRONGPASS, NOPERM
                   -EACCES
      WRONGTYPE    -EBADMSG: {NAME} is something else there
@@ -4820,10 +4824,10 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
    above. A put that is sent again counts once: with .reconnect each put has a
    number that the server keeps. If it is not known whether a conc_task_done
    has ended the lease, or another one has, it returns -ECONNRESET. A server
-   that says nothing is given up after .timeout.
+   that says nothing is given up after .timeout: then the connection is lost.
    conc_put_priority takes 0 alone. Of conc_queue_counts .dying, .damaged, the
-   rates and .oldest are 0. Locks, lists, functions and all else but queues are
-   -ENOTSUP at Redis; so is conc_manager_stats -EINVAL.
+   rates and .oldest are 0. The calls for locks, lists, functions and all else
+   but queues return -ENOTSUP at Redis, and conc_manager_stats -EINVAL.
    conc_queue_holders tells of processes.
 
    Returns the queue; or NULL, and errno.
@@ -6125,7 +6129,7 @@ static const int *const conc__version_check __attribute__((used)) =
      >>remote     requests; the id of a name; who has a lock; what was given
                   up; acquiring and releasing; conditions; events and barriers;
                   what the primitives call; making and freeing them
-     >>resp       commands; replies
+     >>resp       commands; replies; errors
      >>redis      scripts; what there is; what a server says; connections;
                   lines; addresses; servers; calls
      >>streams    what comes; what tasks have; scripts of a queue; the ends of
@@ -53695,8 +53699,8 @@ CONC__PRIVATE conc_rlock *conc__remote_lock_of(const conc_cond *cond) {
    reply is a line (+OK, -ERR ..., :7), a text with its length ($), an array of
    replies (*), or nothing ($-1, *-1). A reply is looked at when all of it has
    come: then it is walked through without asking for its end again. It is
-   never walked through by recursion, so its depth costs nothing; and its size,
-   and the number of its parts, are bounded.
+   never walked through by recursion, so its depth costs nothing. The number of
+   its parts, and the size of each, are bounded.
 
    Uses bytes. Its user is >>redis.
    ------------------------------------------------------------------------ */
@@ -53851,7 +53855,7 @@ typedef struct conc__walked {
 
 CONC__PRIVATE void conc__resp_walk(conc__walked *w, const conc__buffer *b) {
   w->p = b->data != NULL ? b->data + b->first : NULL;
-  w->end = w->p + conc__buffer_count(b);
+  w->end = b->data != NULL ? b->data + b->size : NULL;
 }
 
 /* The next part. False: there is none, which a reply of another shape than
@@ -53888,6 +53892,68 @@ CONC__PRIVATE bool conc__part_is(const conc__part *part, const char *word) {
          memcmp(part->text, word, part->size) == 0;
 }
 
+/* --- errors --- */
+
+/* What a server may say that this client knows the meaning of. */
+static const struct conc__redis_word {
+  const char *word;
+  int code;  /* negative errno */
+  bool soon; /* it may be gone soon: the call is tried again */
+} conc__redis_words[] = {{"LOADING", -EAGAIN, true},
+                         {"BUSY", -EAGAIN, true},
+                         {"MASTERDOWN", -EAGAIN, true},
+                         {"CLUSTERDOWN", -EAGAIN, true},
+                         {"TRYAGAIN", -EAGAIN, true},
+                         {"READONLY", -EROFS, true},
+                         {"UNBLOCKED", -EAGAIN, true},
+                         {"BUSYGROUP", -EEXIST, false},
+                         {"NOREPLICAS", -ENOLINK, false},
+                         {"OOM", -ENOSPC, false},
+                         {"MISCONF", -EIO, false},
+                         {"NOAUTH", -EACCES, false},
+                         {"WRONGPASS", -EACCES, false},
+                         {"NOPERM", -EACCES, false},
+                         {"WRONGTYPE", -EBADMSG, false}};
+
+/* Redis before 7.0 says why a command of a script was refused at the end of a
+   text of its own ("ERR Error running script (call to f_...): @user_script:1:
+   OOM ..."). Makes of that what later ones say. */
+CONC__PRIVATE void conc__redis_unwrap(conc__part *part) {
+  static const char head[] = "ERR Error running script";
+  static const char mark[] = "@user_script:";
+  const size_t size = sizeof mark - 1;
+  size_t at = part->size;
+  if (at < sizeof head || memcmp(part->text, head, sizeof head - 1) != 0)
+    return;
+  for (at -= size; at > 0; at--)
+    if (memcmp(part->text + at, mark, size) == 0) break;
+  if (at == 0) return;
+  at += size;
+  while (at < part->size && strchr(" 0123456789", part->text[at]) != NULL &&
+         part->text[at] != 0)
+    at++;
+  while (at < part->size && (part->text[at] == ':' || part->text[at] == ' ' ||
+                             part->text[at] == '-'))
+    at++;
+  part->text += at;
+  part->size -= at;
+}
+
+/* The error that stands for what a server says. *soon: it may be gone soon. */
+CONC__PRIVATE int conc__redis_code(const conc__part *part, bool *soon) {
+  size_t i, n;
+  *soon = false;
+  for (n = 0; n < part->size && part->text[n] != ' '; n++) {
+  }
+  for (i = 0; i < sizeof conc__redis_words / sizeof *conc__redis_words; i++) {
+    const struct conc__redis_word *w = &conc__redis_words[i];
+    if (n != strlen(w->word) || memcmp(part->text, w->word, n) != 0) continue;
+    *soon = w->soon;
+    return w->code;
+  }
+  return -EPROTO;
+}
+
 /* ---------------------------------------------------------------------------
    >>redis: connections to Redis
 
@@ -53911,32 +53977,11 @@ CONC__PRIVATE bool conc__part_is(const conc__part *part, const char *word) {
 #define CONC__REDIS_SLACK ((size_t)1 << 20) /* bytes of a reply, besides a
                                                message */
 
-/* What a server may say that this client knows the meaning of. */
-static const struct conc__redis_word {
-  const char *word;
-  int code;  /* negative errno */
-  bool soon; /* it may be gone soon: the call is tried again */
-} conc__redis_words[] = {{"LOADING", -EAGAIN, true},
-                         {"BUSY", -EAGAIN, true},
-                         {"MASTERDOWN", -EAGAIN, true},
-                         {"CLUSTERDOWN", -EAGAIN, true},
-                         {"TRYAGAIN", -EAGAIN, true},
-                         {"READONLY", -EROFS, true},
-                         {"UNBLOCKED", -EAGAIN, true},
-                         {"BUSYGROUP", -EEXIST, false},
-                         {"NOREPLICAS", -ENOLINK, false},
-                         {"OOM", -ENOSPC, false},
-                         {"MISCONF", -EIO, false},
-                         {"NOAUTH", -EACCES, false},
-                         {"WRONGPASS", -EACCES, false},
-                         {"NOPERM", -EACCES, false},
-                         {"WRONGTYPE", -EBADMSG, false}};
-
 /* --- scripts --- */
 
 /* In each: KEYS are the queue's, see >>streams; "me" is the consumer. A lease
-   is known by its entry, its consumer, and how often it was delivered: who
-   comes too late is not believed. */
+   is known by its entry, its consumer, and how often it was delivered: a call
+   that comes too late ends nothing. */
 #define CONC__LUA_KEYS                                                       \
   "local q,dl,bk,nt,ct,wk,ln=KEYS[1],KEYS[2],KEYS[3],KEYS[4],KEYS[5],"       \
   "KEYS[6],KEYS[7] local call=redis.call local me=ARGV[1] "
@@ -53989,12 +54034,16 @@ static const char *const conc__redis_scripts[CONC__LUA_COUNT] = {
     /* TAKE: me, how many, lease in ms, max_deliveries, retry_delay in ms. When
        the next one is due, in ms from now, or -1; and of each message its
        entry, how often it was delivered (negative: it is dead), its fields,
-       and if it is dead, why, and by whom. */
+       and if it is dead, why, and by whom. A server that is full refuses a
+       script whose first write takes memory: so no such write is the first
+       one, but that of what was delayed, which then waits. */
     CONC__LUA_KEYS CONC__LUA_NOW
     "local room,lease,max,retry=tonumber(ARGV[2]),tonumber(ARGV[3]),"
     "tonumber(ARGV[4]),tonumber(ARGV[5]) local out={-1} "
+    "local full=false "
     "for _,m in ipairs(call('ZRANGEBYSCORE',dl,'-inf',now,'LIMIT',0,128)) do "
-    "call('XADD',q,'*',string.sub(m,18,18),string.sub(m,19)) "
+    "local r=redis.pcall('XADD',q,'*',string.sub(m,18,18),string.sub(m,19)) "
+    "if type(r)=='table' then full=true break end "
     "call('ZREM',dl,m) end "
     "local function give(id,n,why,by) local e "
     "if max>0 and n>=max then n=-n "
@@ -54013,18 +54062,18 @@ static const char *const conc__redis_scripts[CONC__LUA_COUNT] = {
     "for _,p in ipairs(ps) do local id,n=p[1],p[4] if room<=0 then break end "
     "if p[2]=='-' then call('XCLAIM',q,'conc','-',0,id,'JUSTID') "
     "if not call('ZSCORE',bk,id) then call('ZADD',bk,now,id) end "
-    "else call('HINCRBY',ct,'returned',1) "
-    "if retry>0 and (max==0 or n<max) then "
+    "else if retry>0 and (max==0 or n<max) then "
     "local d=retry*2^math.min(n-1,6) "
     "call('XCLAIM',q,'conc','-',0,id,'JUSTID') "
     "call('ZADD',bk,now+math.floor(d+d*(now%256)/1024),id) "
-    "else give(id,n,'expired',p[2]) more=true end end end "
+    "else give(id,n,'expired',p[2]) more=true end "
+    "call('HINCRBY',ct,'returned',1) end end "
     "if #ps<32 then break end from='('..ps[32][1] end "
     "if room>0 then local r=call('XREADGROUP','GROUP','conc',me,'COUNT',room,"
     "'STREAMS',q,'>') if r then for _,e in ipairs(r[1][2]) do "
     "out[#out+1]={e[1],1,e[2]} end end end "
     "for _,z in ipairs({dl,bk}) do local f=call('ZRANGE',z,0,0,'WITHSCORES') "
-    "if f[2] then local d=math.max(0,tonumber(f[2])-now) "
+    "if f[2] then local d=math.max(full and 200 or 0,tonumber(f[2])-now) "
     "if out[1]<0 or d<out[1] then out[1]=d end end end "
     "if more then out[1]=0 end return out",
     /* DONE: me, what counts it; entry, deliveries ... Of each 1; 0: it is not
@@ -54057,7 +54106,7 @@ static const char *const conc__redis_scripts[CONC__LUA_COUNT] = {
     "local d=tonumber(call('HGET',ct,'done') or 0) "
     "if d>=g then return 0 end call('HINCRBY',ct,'done',1) return 1",
     /* COUNTS: all, pending, given back, of these due, delayed, of these due;
-       put, got, done, returned, dead. */
+       got, done, returned, dead. */
     CONC__LUA_KEYS CONC__LUA_NOW
     "local function count(f) return tonumber(call('HGET',ct,f) or 0) end "
     "local x=redis.pcall('XPENDING',q,'conc') "
@@ -54113,15 +54162,16 @@ typedef struct conc__ask {
 typedef struct conc__redis_line {
   conc__wire *wire; /* NULL: there is none */
   conc_lock dialing; /* held by the task that makes one */
-  conc__ask **slots; /* who waits for reply n: at n % slots_room; NULL: nobody
-                        does any more */
+  conc__ask **slots; /* what waits for reply n: at n % slots_room; NULL:
+                        nothing does any more */
   size_t slots_room; /* a power of two, or 0 */
   uint64_t asked, told; /* replies that are due, that have come; ever */
   uint64_t written, flushed; /* bytes: appended to `out`, sent; ever */
   conc__buffer in, out;
   conc__ask *first, *last; /* that wait, and do not lead */
   bool led;
-  double heard; /* when a reply has come last, or was due again */
+  double heard; /* when the server was last known to live: a reply has come, or
+                   it reads again; or when a reply was due again */
 } conc__redis_line;
 
 /* A server. */
@@ -54175,6 +54225,12 @@ CONC__PRIVATE void conc__redis_name(conc__redis *r) {
 
 /* --- what a server says --- */
 
+/* Bytes of a text in a reply, at most; .max_message may be any number. */
+CONC__PRIVATE size_t conc__redis_limit(const conc__redis *r) {
+  size_t most = r->manager->max_message;
+  return (most < SIZE_MAX / 8 ? most : SIZE_MAX / 8) + CONC__REDIS_SLACK;
+}
+
 /* Tells .log of it. */
 CONC__PRIVATE void conc__redis_tell(conc__redis *r, conc_manager_news kind,
                                     const char *address, int error,
@@ -54189,21 +54245,6 @@ CONC__PRIVATE void conc__redis_tell(conc__redis *r, conc_manager_news kind,
   report.error = error;
   report.text = copy;
   m->log(m, &report, m->log_arg);
-}
-
-/* The error that stands for what a server says. *soon: it may be gone soon. */
-CONC__PRIVATE int conc__redis_code(const conc__part *part, bool *soon) {
-  size_t i, n;
-  *soon = false;
-  for (n = 0; n < part->size && part->text[n] != ' '; n++) {
-  }
-  for (i = 0; i < sizeof conc__redis_words / sizeof *conc__redis_words; i++) {
-    const struct conc__redis_word *w = &conc__redis_words[i];
-    if (n != strlen(w->word) || memcmp(part->text, w->word, n) != 0) continue;
-    *soon = w->soon;
-    return w->code;
-  }
-  return -EPROTO;
 }
 
 /* --- connections --- */
@@ -54221,7 +54262,7 @@ CONC__PRIVATE void conc__wire_leave(conc__wire *w, bool last) {
 CONC__PRIVATE int conc__wire_talk(conc__redis *r, conc__wire *w,
                                   conc__command *c, conc__buffer *in,
                                   double deadline) {
-  size_t limit = r->manager->max_message + CONC__REDIS_SLACK;
+  size_t limit = conc__redis_limit(r);
   size_t at = 0;
   ssize_t n = c->rc;
   in->first = in->size = 0;
@@ -54406,6 +54447,19 @@ CONC__PRIVATE int conc__redis_dial(conc__redis *r, const char *address,
   return rc == -EMSGSIZE ? -EPROTO : rc;
 }
 
+/* Until when a connection of a call is to be there that may last until `end`:
+   a server that hangs must not keep it for longer than .timeout. */
+CONC__PRIVATE double conc__dial_end(const conc__redis *r, double end) {
+  double soon = conc_now() + r->manager->timeout;
+  return soon < end ? soon : end;
+}
+
+/* What a call returns whose connection was not there in time: it is lost, if
+   the call had more time than that. */
+CONC__PRIVATE int conc__dial_result(int rc, double end) {
+  return rc == -ETIMEDOUT && conc_now() < end ? -EPIPE : rc;
+}
+
 /* --- lines --- */
 
 /* A connection is of no more use: all that wait for replies are told so. Under
@@ -54433,7 +54487,7 @@ CONC__PRIVATE conc__wire *conc__line_break(conc__redis_line *l,
   conc__buffer_free(&l->in);
   conc__buffer_free(&l->out);
   l->wire = NULL;
-  /* Who waits for it sees the end. In a child it is closed already. */
+  /* A task that waits for it sees the end. In a child it is closed already. */
   if (conc__own_fd_is(w->fd)) shutdown(w->fd, SHUT_RDWR);
   *last = --w->users == 0;
   return w;
@@ -54559,7 +54613,7 @@ CONC__PRIVATE void conc__line_pass_on(conc__redis_line *l,
   conc__ask *a = l->first;
   conc__waiter *waiter;
   l->led = false;
-  /* Who has been woken already looks itself. */
+  /* A task that has been woken already looks itself. */
   while (a != NULL && (a->left == 0 || a->list.first == NULL)) a = a->after;
   if (a == NULL) return;
   a->leads = l->led = true;
@@ -54568,13 +54622,22 @@ CONC__PRIVATE void conc__line_pass_on(conc__redis_line *l,
   *woken = waiter;
 }
 
-/* Nobody waits any more for what has not come. Under the guard. */
+/* Nobody waits any more for what has not come. Commands of which nothing has
+   been sent are taken back; if others stand behind them, they will be sent,
+   and so they count as sent. Under the guard; a reply is left. */
 CONC__PRIVATE void conc__ask_forget(conc__redis_line *l, conc__ask *a) {
+  const size_t mask = l->slots_room - 1;
   uint64_t i;
+  CONC__CHECK(a->left > 0 && l->asked > l->told);
+  if (l->flushed <= a->begin && l->slots[(l->asked - 1) & mask] == a) {
+    l->out.size -= (size_t)(l->written - a->begin);
+    l->written = a->begin;
+    l->asked -= a->left;
+    return;
+  }
   for (i = l->told; i < l->asked; i++)
-    if (l->slots[i & (l->slots_room - 1)] == a)
-      l->slots[i & (l->slots_room - 1)] = NULL;
-  a->sent = a->sent || l->flushed > a->begin;
+    if (l->slots[i & mask] == a) l->slots[i & mask] = NULL;
+  a->sent = true;
 }
 
 /* Leads: waits until something has come, or can be sent. The guard is released
@@ -54590,6 +54653,7 @@ CONC__PRIVATE int conc__line_lead(conc__redis_line *l, double deadline) {
   conc__mutex_unlock(guard);
   rc = conc__fd_wait(w->fd, events, deadline);
   conc__mutex_lock(guard);
+  if (rc > 0 && (rc & CONC_WRITE) && l->wire == w) l->heard = conc_now();
   last = --w->users == 0;
   if (last) {
     conc__mutex_unlock(guard);
@@ -54599,10 +54663,13 @@ CONC__PRIVATE int conc__line_lead(conc__redis_line *l, double deadline) {
   return rc < 0 && rc != -EBADF ? rc : 0;
 }
 
-/* Waits for the replies that `a` has asked for. Under the guard, which it
-   releases. 0, -ETIMEDOUT, -ECANCELED, or what became of the connection. */
+/* Waits for the replies that `a` has asked for. If the server says nothing at
+   all for `silence` seconds, the connection is given up. Under the guard,
+   which it releases. 0, -ETIMEDOUT, -ECANCELED, or what became of the
+   connection. */
 CONC__PRIVATE int conc__line_wait(conc__redis_line *l, conc__ask *a,
-                                  size_t limit, double deadline) {
+                                  size_t limit, double silence,
+                                  double deadline) {
   conc__mutex *guard = conc__mutex_of(l);
   bool leads = false, last = false;
   conc__waiter *woken = NULL, w;
@@ -54617,10 +54684,18 @@ CONC__PRIVATE int conc__line_wait(conc__redis_line *l, conc__ask *a,
       if (rc == 0) rc = conc__line_read(l, limit, &woken);
       if (rc < 0) {
         gone = conc__line_break(l, &woken, &last);
-        a->rc = rc == -EMSGSIZE ? -EPROTO : rc; /* who leads knows more */
+        a->rc = rc == -EMSGSIZE ? -EPROTO : rc; /* its own error says more */
         rc = 0;
       } else if (rc == 0) {
-        rc = conc__line_lead(l, deadline);
+        double given_up = l->heard + silence;
+        rc = conc__line_lead(l, given_up < deadline ? given_up : deadline);
+        /* Anything much earlier is a time limit around the caller. */
+        if (rc == -ETIMEDOUT && given_up < deadline &&
+            conc_now() > given_up - 0.01) {
+          if (a->left > 0 && conc_now() >= l->heard + silence)
+            gone = conc__line_break(l, &woken, &last);
+          rc = 0;
+        }
       } else {
         rc = 0;
       }
@@ -54677,7 +54752,9 @@ CONC__PRIVATE int conc__line_ask(conc__redis *r, conc__node *node,
                                  double deadline) {
   conc__redis_line *l = c->apart ? &node->apart : &node->line;
   conc__mutex *guard = conc__mutex_of(l);
-  size_t limit = r->manager->max_message + CONC__REDIS_SLACK;
+  size_t limit = conc__redis_limit(r);
+  /* A WAIT for replicas is answered after .timeout, and is no silence. */
+  double silence = r->manager->timeout + (c->apart ? 1 : 0);
   conc__ask a;
   int rc = c->rc;
   memset(&a, 0, sizeof a);
@@ -54688,8 +54765,8 @@ CONC__PRIVATE int conc__line_ask(conc__redis *r, conc__node *node,
     rc = conc__line_append(l, c, &a);
     if (rc != -EPIPE) break;
     conc__mutex_unlock(guard);
-    rc = conc__line_connect(r, node, l, deadline);
-    if (rc != 0) return rc;
+    rc = conc__line_connect(r, node, l, conc__dial_end(r, deadline));
+    if (rc != 0) return conc__dial_result(rc, deadline);
   }
   if (rc != 0) {
     if (c->rc == 0) conc__mutex_unlock(guard);
@@ -54705,6 +54782,7 @@ CONC__PRIVATE int conc__line_ask(conc__redis *r, conc__node *node,
     conc__mutex_unlock(guard);
     rc = conc__fd_wait(w->fd, CONC_WRITE | CONC__TRIED, deadline);
     conc__mutex_lock(guard);
+    if (rc > 0 && l->wire == w) l->heard = conc_now();
     last = --w->users == 0;
     if (last) {
       conc__mutex_unlock(guard);
@@ -54713,6 +54791,7 @@ CONC__PRIVATE int conc__line_ask(conc__redis *r, conc__node *node,
     }
     rc = rc < 0 && rc != -EBADF ? rc : conc__line_flush(l);
   }
+  if (a.left == 0) rc = 0; /* it has ended meanwhile, however the wait did */
   if (rc < 0 && rc != -ETIMEDOUT && rc != -ECANCELED) {
     conc__waiter *woken = NULL;
     bool last;
@@ -54724,7 +54803,7 @@ CONC__PRIVATE int conc__line_ask(conc__redis *r, conc__node *node,
     return a.rc != 0 ? a.rc : -ECONNRESET;
   }
   if (rc == 0) {
-    rc = conc__line_wait(l, &a, limit, deadline);
+    rc = conc__line_wait(l, &a, limit, silence, deadline);
   } else {
     conc__ask_forget(l, &a);
     conc__mutex_unlock(guard);
@@ -54735,14 +54814,14 @@ CONC__PRIVATE int conc__line_ask(conc__redis *r, conc__node *node,
 
 /* A server that has not said a word for so long is given up, with all that
    waits for it. */
-CONC__PRIVATE void conc__line_look(conc__redis *r, conc__redis_line *l) {
+CONC__PRIVATE void conc__line_look(conc__redis_line *l, double silence) {
   conc__mutex *guard = conc__mutex_of(l);
   conc__waiter *woken = NULL;
   conc__wire *gone = NULL;
   bool last = false;
   conc__mutex_lock(guard);
   if (l->wire != NULL && l->told < l->asked &&
-      conc_now() - l->heard > r->manager->timeout)
+      conc_now() - l->heard > silence)
     gone = conc__line_break(l, &woken, &last);
   conc__mutex_unlock(guard);
   conc__wake_all(woken);
@@ -54844,7 +54923,8 @@ CONC__PRIVATE int conc__redis_parse(conc__redis *r, const char *address) {
   int rc = 0;
   if (*query == '?') rc = conc__redis_query(r, query + 1);
   if (rc != 0) return rc;
-  /* A password may have any character but these; the last "@" ends it. */
+  /* A password has neither "/" nor "?", but for %2F and %3F; the last "@"
+     ends it. */
   slash = p;
   while (slash < end && *slash != '/') slash++;
   for (q = p; q < slash; q++)
@@ -54909,7 +54989,7 @@ CONC__PRIVATE conc__node *conc__redis_node(conc__redis *r,
   return n;
 }
 
-/* Asks the next Sentinel that answers where the master is. */
+/* Asks one Sentinel where the master is. */
 CONC__PRIVATE int conc__redis_ask_sentinel(conc__redis *r, const char *host,
                                            char *address, size_t size,
                                            double deadline) {
@@ -54918,6 +54998,7 @@ CONC__PRIVATE int conc__redis_ask_sentinel(conc__redis *r, const char *host,
   conc__command c;
   conc__walked walk;
   conc__part part, name, port;
+  bool soon;
   int rc;
   memset(&w, 0, sizeof w);
   memset(&c, 0, sizeof c);
@@ -54929,6 +55010,7 @@ CONC__PRIVATE int conc__redis_ask_sentinel(conc__redis *r, const char *host,
   conc__resp_walk(&walk, &in);
   if (rc == 0 && !conc__resp_next(&walk, &part)) rc = -EPROTO;
   if (rc == 0 && part.kind == '_') rc = -ENOENT; /* it knows no such master */
+  if (rc == 0 && part.kind == '-') rc = conc__redis_code(&part, &soon);
   if (rc == 0 && (part.kind != '*' || part.n != 2 ||
                   !conc__resp_is(&walk, '$', &name) ||
                   !conc__resp_is(&walk, '$', &port) || name.size > 200 ||
@@ -55100,12 +55182,13 @@ CONC__PRIVATE int conc__redis_try(conc__redis *r, conc__node **place,
                                   const conc__command *c,
                                   conc__buffer *replies, conc__calling *call,
                                   bool *soon) {
-  bool asking = false, sent = false;
+  bool asking = false;
   int turns = 0, rc = 0;
   call->lost = false;
   *soon = false;
   while (turns++ < 8) {
     conc__node *node = CONC__LOAD(place);
+    bool sent = false;
     conc__walked walk;
     conc__part part;
     replies->size = replies->first = 0;
@@ -55119,7 +55202,8 @@ CONC__PRIVATE int conc__redis_try(conc__redis *r, conc__node **place,
       call->lost = conc__is_lost(rc) || rc == -EROFS;
       *soon = rc == -EROFS || rc == -EAGAIN;
       if (node != NULL && call->lost) {
-        conc__line_look(r, c->apart ? &node->apart : &node->line);
+        conc__line_look(c->apart ? &node->apart : &node->line,
+                        r->manager->timeout + (c->apart ? 1 : 0));
         conc__redis_leave_home(r, node);
         if (r->cluster) CONC__STORE(place, (conc__node *)NULL);
       }
@@ -55136,8 +55220,9 @@ CONC__PRIVATE int conc__redis_try(conc__redis *r, conc__node **place,
     conc__resp_walk(&walk, replies);
     if (!conc__resp_next(&walk, &part)) return -EPROTO;
     if (part.kind != '-') return 0;
+    conc__redis_unwrap(&part);
     rc = conc__redis_refused(r, place, node, &part, soon, &asking, call->end);
-    call->lost = *soon;
+    call->lost = *soon || conc__is_lost(rc); /* it may give it the scripts */
     if (rc == -EPROTO || rc == -EACCES)
       conc__redis_tell(r, CONC_MANAGER_REFUSE, node->address, rc, part.text,
                        part.size);
@@ -55146,13 +55231,18 @@ CONC__PRIVATE int conc__redis_try(conc__redis *r, conc__node **place,
   return -EPROTO; /* the servers send it round in a circle */
 }
 
-/* Whether a call is to be tried again; then the pause before it is over. */
+/* Whether a call is to be tried again; then the pause before it is over. A
+   server that says why it cannot yet is there: then only the call's own time
+   limits that, and the time of .reconnect has not begun. */
 CONC__PRIVATE bool conc__redis_again(conc__calling *call, bool soon, int *rc) {
   double again = call->again;
   bool yes;
-  if (soon) call->again = 900;
+  if (!soon) return conc__call_again(call, rc);
+  call->again = 1;
+  call->until = CONC__NEVER;
   yes = conc__call_again(call, rc);
   call->again = again;
+  call->until = 0;
   return yes;
 }
 
@@ -55172,7 +55262,8 @@ CONC__PRIVATE bool conc__redis_again(conc__calling *call, bool soon, int *rc) {
      {NAME}:counts   a hash
      {NAME}:wake     a stream of one entry: a new one ends the wait of a getter
                      that is to look at the two sets
-     {NAME}:lanes    a hash: what puts were carried out, see >>far
+     {NAME}:lanesME  a hash of each process ME: which of its puts were carried
+                     out, see >>far. It ends an hour after the last of them
      {NAME}:once:ID  what conc_put_once knows
 
    An entry has one field: "d", bytes; "p", a value as a pickle; or "j", a
@@ -55204,6 +55295,7 @@ static const char *const conc__redis_keys[CONC__KEYS] = {
     ":counts", ":wake",    ":lanes", ":options"};
 
 #define CONC__REDIS_BUCKETS 256 /* of leases, by number */
+#define CONC__REDIS_MOST ((int64_t)1 << 40) /* of an option; 34 years in ms */
 #define CONC__ENTRY_ID 44       /* bytes of an entry's id, with its NUL */
 /* Seconds after which a message comes back, of a queue without leases, whose
    getter's process ended when it had just got it. */
@@ -55268,6 +55360,7 @@ typedef struct conc__redis_queue {
   bool blocked;         /* the last of these waits at the server */
   bool unblocked;       /* and was asked to end that */
   double asked;         /* when it was sent */
+  double heard;         /* when a part of a reply has come last */
   double blocks;        /* seconds that it may wait */
   double tend_at;       /* when the sets are to be looked at */
   uint64_t rounds;      /* replies that could have had messages; ever */
@@ -55294,7 +55387,17 @@ CONC__INLINE conc__mutex *conc__redis_guard(void) {
   return conc__mutex_of(&conc__redis_local);
 }
 
-/* Takes a lease out of the table, if it is in there. */
+/* Takes a lease out of its task's list. Under the guard of leases. */
+CONC__PRIVATE void conc__parcel_leave_task(conc__parcel *p) {
+  if (p->task == NULL) return;
+  if (p->younger != NULL) p->younger->older = p->older;
+  else p->task->youngest = p->older;
+  if (p->older != NULL) p->older->younger = p->younger;
+  p->task = NULL;
+  p->older = p->younger = NULL;
+}
+
+/* Takes a lease out of the table, and from its task, if it is in there. */
 CONC__PRIVATE void conc__lease_leave(conc__parcel *p) {
   conc__mutex *guard = conc__redis_guard();
   conc__redis_queue *q = p->queue;
@@ -55307,6 +55410,7 @@ CONC__PRIVATE void conc__lease_leave(conc__parcel *p) {
     *link = p->bucket;
     if (--q->leases == 0) q->beat_at = 0;
   }
+  conc__parcel_leave_task(p);
   p->lease = 0;
   conc__mutex_unlock(guard);
 }
@@ -55439,16 +55543,6 @@ CONC__PRIVATE ssize_t conc__parcel_fill(const conc__parcel *p,
 
 /* --- what tasks have --- */
 
-/* Takes a lease out of its task's list. Under the guard of leases. */
-CONC__PRIVATE void conc__parcel_leave_task(conc__parcel *p) {
-  if (p->task == NULL) return;
-  if (p->younger != NULL) p->younger->older = p->older;
-  else p->task->youngest = p->older;
-  if (p->older != NULL) p->older->younger = p->younger;
-  p->task = NULL;
-  p->older = p->younger = NULL;
-}
-
 /* A task ends: what it has leased is to be given back, for which there is a
    thread of each client. */
 CONC__PRIVATE void conc__redis_task_end(void *value) {
@@ -55461,7 +55555,7 @@ CONC__PRIVATE void conc__redis_task_end(void *value) {
     while ((p = t->youngest) != NULL && p->queue->redis == r) {
       conc__parcel_leave_task(p);
       p->ended = true;
-      p->queue->ended++;
+      if (!p->ending) p->queue->ended++;
     }
     r->pins++; /* it stays until it has been told */
     conc__mutex_unlock(guard);
@@ -55518,19 +55612,18 @@ CONC__PRIVATE void conc__lease_enter(conc__parcel *p, conc__redis_task *t) {
 }
 
 /* Finds a lease by its number, for a call that is to end it; 0: the calling
-   task's youngest of this queue. NULL: there is none. It stays in the table
-   until it is freed, or no call is about to end it any more. *task: whose it
-   was; NULL: of one that has ended. */
+   task's youngest of this queue. NULL: there is none. It stays in the table,
+   and its task's, until it is freed: the task may be another one than the
+   caller, and may end meanwhile. */
 CONC__PRIVATE conc__parcel *conc__lease_take(conc__redis_queue *q,
-                                             uint64_t lease,
-                                             conc__redis_task **task) {
+                                             uint64_t lease) {
   conc__mutex *guard = conc__redis_guard();
   conc__redis_task *t = lease == 0 ? conc__redis_task_make() : NULL;
   conc__parcel *p;
   conc__mutex_lock(guard);
   if (t != NULL) {
     for (p = t->youngest; p != NULL; p = p->older)
-      if (p->queue == q) break;
+      if (p->queue == q && !p->ending) break;
   } else {
     p = q->buckets[lease % CONC__REDIS_BUCKETS];
     while (p != NULL && p->lease != lease) p = p->bucket;
@@ -55539,30 +55632,33 @@ CONC__PRIVATE conc__parcel *conc__lease_take(conc__redis_queue *q,
   if (p != NULL) {
     p->ending = true;
     p->next = NULL;
-    *task = p->task;
-    conc__parcel_leave_task(p);
     if (p->ended) q->ended--;
   }
   conc__mutex_unlock(guard);
   return p;
 }
 
-/* It was not ended after all: the lease is its task's again. */
-CONC__PRIVATE void conc__lease_put_back(conc__parcel *p,
-                                        conc__redis_task *task) {
+/* A lease was made longer by so many seconds. */
+CONC__PRIVATE void conc__lease_longer(conc__parcel *p, double seconds) {
   conc__mutex *guard = conc__redis_guard();
   conc__mutex_lock(guard);
-  p->ending = false;
-  p->task = task;
-  if (task != NULL) {
-    p->older = task->youngest;
-    p->younger = NULL;
-    if (task->youngest != NULL) task->youngest->younger = p;
-    task->youngest = p;
-  } else if (p->ended) {
-    p->queue->ended++;
-  }
+  p->got = conc_now();
+  p->until = p->got + (seconds < 1e9 ? seconds : 1e9);
   conc__mutex_unlock(guard);
+}
+
+/* It was not ended after all. If its task has ended meanwhile, the thread is
+   told, which gives it back. */
+CONC__PRIVATE void conc__lease_put_back(conc__parcel *p) {
+  conc__mutex *guard = conc__redis_guard();
+  conc__redis *r = p->queue->redis;
+  bool ended;
+  conc__mutex_lock(guard);
+  p->ending = false;
+  ended = p->ended;
+  if (ended) p->queue->ended++;
+  conc__mutex_unlock(guard);
+  if (ended) conc__redis_wake(r); /* the caller's call is not over */
 }
 
 /* Parcels are on their way from one list to another one: +1; and have come
@@ -55855,13 +55951,22 @@ enum {
 
 /* --- the connection of the getters --- */
 
+/* The server has not heard which messages have arrived: it is told again.
+   Under the guard. */
+CONC__PRIVATE void conc__confirm_again(conc__redis_queue *q) {
+  conc__parcel **end = &q->confirms;
+  while (*end != NULL) end = &(*end)->next;
+  *end = q->confirming;
+  q->confirming = NULL;
+  if (q->confirms != NULL && q->confirm_at <= 0) q->confirm_at = conc_now();
+}
+
 /* It is of no more use. What has arrived by it and was not said to have, will
    be said by other means. Under the guard. Returns what the caller has to
    leave when it has released that. */
 CONC__PRIVATE conc__wire *conc__getters_break(conc__redis_queue *q,
                                               bool *last) {
   conc__wire *w = q->wire;
-  conc__parcel **end = &q->confirms;
   *last = false;
   if (w == NULL) return NULL;
   q->wire = NULL;
@@ -55869,10 +55974,7 @@ CONC__PRIVATE conc__wire *conc__getters_break(conc__redis_queue *q,
   q->blocked = q->unblocked = q->stray = false;
   conc__buffer_free(&q->in);
   conc__buffer_free(&q->out);
-  while (*end != NULL) end = &(*end)->next;
-  *end = q->confirming;
-  q->confirming = NULL;
-  if (q->confirms != NULL && q->confirm_at <= 0) q->confirm_at = conc_now();
+  conc__confirm_again(q);
   q->wake[0] = 0;
   q->tend_at = 0;
   q->recover = true;
@@ -55989,6 +56091,7 @@ CONC__PRIVATE int conc__getters_ask(conc__redis_queue *q, double deadline) {
   conc__buffer_free(&c.b);
   if (c.rc != 0) {
     q->out.size = q->out.first = 0; /* nothing of it was sent */
+    if (q->due_count > 0 && q->due[0] == CONC__DUE_RECOVER) q->recover = true;
     q->due_count = 0;
     return c.rc;
   }
@@ -56109,15 +56212,18 @@ CONC__PRIVATE int conc__getters_heard(conc__redis_queue *q, size_t size,
   *bad = false;
   if (*walk.p == '-') {
     conc__resp_next(&walk, error);
+    conc__redis_unwrap(error);
+    if (what == CONC__DUE_RECOVER) q->recover = true;
+    if (what == CONC__DUE_CONFIRM) conc__confirm_again(q);
     if (what >= CONC__DUE_TAKE) {
       q->blocked = q->unblocked = false;
-      if (strncmp(error->text, "UNBLOCKED", 9) == 0) {
+      if (error->size >= 9 && memcmp(error->text, "UNBLOCKED", 9) == 0) {
         memset(error, 0, sizeof *error);
         q->rounds++;
         return 0;
       }
     }
-    return what >= CONC__DUE_TAKE ? -1 : 0;
+    return what >= CONC__DUE_TAKE ? -EPROTO : 0;
   }
   if (what == CONC__DUE_CONFIRM) {
     conc__parcels_free(q->confirming);
@@ -56131,6 +56237,7 @@ CONC__PRIVATE int conc__getters_heard(conc__redis_queue *q, size_t size,
     q->rounds++;
   }
   *bad = rc == -EPROTO;
+  if (rc != 0) q->recover = true; /* some were not read */
   return rc;
 }
 
@@ -56146,7 +56253,8 @@ CONC__PRIVATE int conc__getters_dial(conc__redis_queue *q,
     rc = conc__redis_home(q->redis, &node, conc__call_patience(call));
   if (rc == 0) {
     rc = conc__redis_dial(q->redis, node->address, &w,
-                          conc__call_patience(call));
+                          conc__dial_end(q->redis, conc__call_patience(call)));
+    rc = conc__dial_result(rc, call->end);
     if (rc != 0 && rc != -ECANCELED) conc__redis_leave_home(q->redis, node);
   }
   conc__mutex_lock(guard);
@@ -56203,13 +56311,13 @@ CONC__PRIVATE int conc__getters_refused(conc__redis_queue *q,
   return rc;
 }
 
-/* One step of the one who leads. Under the guard, which it may release and
+/* One step of the task that leads. Under the guard, which it may release and
    take again. 0: something may have happened; or negative errno. */
 CONC__PRIVATE int conc__getters_step(conc__redis_queue *q,
                                      conc__calling *call, bool *soon) {
   conc__mutex *guard = conc__mutex_of(q);
   conc__redis *r = q->redis;
-  size_t limit = r->manager->max_message + CONC__REDIS_SLACK;
+  size_t limit = conc__redis_limit(r);
   conc__wire *w, *gone = NULL;
   bool last = false, bad = false;
   char text[256];
@@ -56239,6 +56347,7 @@ CONC__PRIVATE int conc__getters_step(conc__redis_queue *q,
   text[0] = 0;
   if (rc > 0) {
     rc = 0;
+    q->heard = conc_now(); /* a long message may take long */
     while (rc == 0 && conc__buffer_count(&q->in) > 0) {
       conc__part error;
       ssize_t n = conc__resp_whole(q->in.data + q->in.first,
@@ -56270,7 +56379,9 @@ CONC__PRIVATE int conc__getters_step(conc__redis_queue *q,
     if (conc__buffer_count(&q->out) > 0) events |= CONC_WRITE;
     /* A server that hangs must not keep the getters for ever. And one that is
        idle looks ten times in a second whose wait is over. */
-    patience = q->asked + q->blocks + r->manager->timeout;
+    patience = q->asked + q->blocks;
+    if (q->heard > patience) patience = q->heard;
+    patience += r->manager->timeout;
     if (q->blocked && !q->unblocked)
       patience = call->deadline <= 0 ? 0 : q->asked + q->blocks + 0.002;
     if (patience < end) end = patience;
@@ -56397,6 +56508,7 @@ CONC__PRIVATE int conc__getters_await(conc__redis_queue *q, size_t n,
   stray = q->getters_count == 0 && (q->due_count > 0 || q->ready != NULL);
   if (stray) q->stray = true;
   stray = stray || q->returns != NULL;
+  if (q->confirm_at > 0 && CONC__LOAD(&q->redis->rests)) stray = true;
   conc__mutex_unlock(guard);
   conc__wake_all(woken);
   if (stray) conc__redis_wake(q->redis);
@@ -56656,6 +56768,7 @@ CONC__PRIVATE ssize_t conc__far_result(const conc__redis *r,
       else return -EPROTO;
     }
     if (done == 0) return rc;
+    while (n-- > 0) conc__resp_skip(&walk);
   }
   if (done > 0) rc = conc__put_replicas(r, &walk);
   return rc == -ENOLINK ? rc : done;
@@ -56696,6 +56809,7 @@ CONC__PRIVATE ssize_t conc__put_once_over(conc__redis_queue *q,
   if (r->owner->replicas > 0) {
     double left = deadline - conc_now();
     if (!(left < r->manager->timeout) || left <= 0) left = r->manager->timeout;
+    if (left > 1e6) left = 1e6;
     conc__command_begin(&c, 3, "WAIT");
     conc__command_int(&c, (int64_t)r->owner->replicas);
     conc__command_int(&c, 1 + (int64_t)(left * 1000));
@@ -56964,6 +57078,7 @@ CONC__PRIVATE int conc__far_option(conc__redis_queue *q,
   numbers[4].name = "max_deliveries";
   numbers[4].to = &q->max_deliveries;
   if (conc__part_is(name, "dead_letters")) {
+    CONC_FREE(q->dead_letters);
     q->dead_letters = (char *)CONC_MALLOC(value->size + 1);
     if (q->dead_letters == NULL) return -ENOMEM;
     memcpy(q->dead_letters, value->text, value->size);
@@ -56975,6 +57090,7 @@ CONC__PRIVATE int conc__far_option(conc__redis_queue *q,
                          &n) ||
       n < 0)
     return 0; /* of a later version, perhaps */
+  if (n > CONC__REDIS_MOST) n = CONC__REDIS_MOST;
   for (i = 0; i < 5; i++)
     if (conc__part_is(name, numbers[i].name)) *numbers[i].to = n;
   if (conc__part_is(name, "capacity")) q->queue.capacity = (size_t)n;
@@ -57214,25 +57330,21 @@ CONC__PRIVATE int conc__far_give_back(conc__redis_queue *q, conc__parcel *p,
 }
 
 /* As conc__lease_class says it. After an error that leaves the lease as it is,
-   it is its task's again, and comes back with that. */
+   it stays its task's, and comes back with that. */
 CONC__PRIVATE int conc__far_end(conc_queue *queue,
                                 struct conc__holder *holder, uint64_t lease,
                                 int how, double seconds) {
   conc__redis_queue *q = (conc__redis_queue *)queue;
-  conc__redis_task *task = NULL;
   conc__parcel *p;
   int rc;
   (void)holder;
   conc__redis_enter(q->redis);
-  p = conc__lease_take(q, lease, &task);
+  p = conc__lease_take(q, lease);
   if (p == NULL) return lease == 0 ? -EINVAL : -ESTALE;
   switch (how) {
   case CONC__LEASE_EXTEND:
     rc = conc__far_extend_one(q, p);
-    if (rc == 0) {
-      p->got = conc_now();
-      p->until = p->got + (seconds < 1e9 ? seconds : 1e9);
-    }
+    if (rc == 0) conc__lease_longer(p, seconds);
     break;
   case CONC__LEASE_RELEASE:
     rc = conc__far_give_back(q, p, "released", seconds);
@@ -57247,7 +57359,7 @@ CONC__PRIVATE int conc__far_end(conc_queue *queue,
     break;
   }
   if (rc == -ESTALE) conc__parcel_free(p);
-  else conc__lease_put_back(p, task);
+  else conc__lease_put_back(p);
   return rc;
 }
 
@@ -57261,7 +57373,7 @@ CONC__PRIVATE int conc__far_task_done(conc_queue *queue) {
   return rc != 0 ? rc : yes == 1 ? 0 : -EINVAL;
 }
 
-/* Who has something, as the server knows it: processes. */
+/* Which processes have something, as the server knows it. */
 CONC__PRIVATE ssize_t conc__far_holders(conc_queue *queue,
                                         conc_queue_holder *out, size_t n) {
   conc__redis_queue *q = (conc__redis_queue *)queue;
@@ -57442,7 +57554,6 @@ CONC__PRIVATE void conc__tick_ended(conc__redis_queue *q) {
   conc__mutex *guard = conc__redis_guard();
   for (;;) {
     conc__parcel *p = NULL;
-    conc__redis_task *task;
     uint64_t lease = 0;
     size_t i;
     int rc;
@@ -57454,7 +57565,7 @@ CONC__PRIVATE void conc__tick_ended(conc__redis_queue *q) {
     if (p != NULL) lease = p->lease;
     conc__mutex_unlock(guard);
     if (lease == 0) return;
-    p = conc__lease_take(q, lease, &task);
+    p = conc__lease_take(q, lease);
     if (p == NULL) continue;
     rc = conc__far_give_back(q, p, "ended", -1);
     if (rc == 0 || rc == -ESTALE) continue;
@@ -57633,6 +57744,7 @@ CONC__PRIVATE int conc__redis_begin(conc_manager *manager, double deadline) {
   conc__redis *r;
   conc__node *node = NULL;
   conc__calling call;
+  size_t tries = 0;
   bool soon = false;
   int rc = conc__manager_apply_options(manager);
   if (rc != 0) return rc;
@@ -57663,7 +57775,9 @@ CONC__PRIVATE int conc__redis_begin(conc_manager *manager, double deadline) {
     soon = rc == -EAGAIN || rc == -EROFS;
     if (node != NULL) conc__redis_leave_home(r, node);
     node = NULL;
-    if (conc__redis_again(&call, soon, &rc)) rc = 0;
+    /* One server of several may be down: each is tried once at least. */
+    if (call.lost && r->sentinel == NULL && ++tries < r->hosts_count) rc = 0;
+    else if (conc__redis_again(&call, soon, &rc)) rc = 0;
   }
   if (rc != 0) {
     if (r != NULL) conc__redis_free(r);
