@@ -214,10 +214,12 @@ TEST(a_get_that_times_out_costs_no_lease) {
   end(&s);
 }
 
+static int has_one;
 static void *wait_for_more(void *arg) {
   conc_queue *q = (conc_queue *)arg;
   char buf[8];
   expect(q, "a", NULL);
+  STORE(has_one, 1);
   CHECK_EQ(conc_get(q, buf, sizeof buf, CONC_FOREVER), -ECANCELED);
   CHECK_EQ(counts(q).leased, 1);
   CHECK_EQ(conc_task_done(q), 0);
@@ -231,8 +233,10 @@ TEST(a_get_that_is_cancelled_costs_no_lease) {
     conc_queue *q = join_as_client(&s, &s.client);
     conc_task t;
     put(q, "a");
+    STORE(has_one, 0);
     start(conc_thread_start, &t, wait_for_more, q);
-    while (counts(s.queue).leased != 1) conc_sleep(0.001);
+    UNTIL(LOAD(has_one));
+    CHECK_EQ(counts(s.queue).leased, 1);
     if (i == 0) conc_sleep(0.02); /* most likely it waits */
     CHECK_EQ(conc_cancel(&t), 0);
     CHECK_EQ(conc_join(&t, CONC_FOREVER), -ECANCELED);

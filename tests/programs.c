@@ -803,7 +803,7 @@ TEST(a_sandbox_may_forbid_clone3) {
   const long calls[] = {SYS_clone3};
   NEEDS_REFUSAL;
   NEEDS_FORK;
-  if (!CONC_HAVE_PIDFD) SKIP("without pidfds each child has a thread");
+  if (!test_has_pidfds()) SKIP("without pidfds each child has a thread");
   refuse(calls, 1, EPERM);
   CHECK_EQ(conc_call(argv, CONC_FOREVER), 3);
   CHECK_EQ(conc_call(missing, CONC_FOREVER), -ENOENT);

@@ -288,10 +288,12 @@ TEST(a_second_signal_ends_at_once) {
   CHECK(WIFSIGNALED(how) && WTERMSIG(how) == SIGTERM);
 }
 TEST(a_signal_for_a_task_that_does_not_run_ends_at_once) {
+  if (TEST_TSAN) SKIP("ThreadSanitizer delays signals");
   int how = dies(not_running, SIGTERM, 1);
   CHECK(WIFSIGNALED(how) && WTERMSIG(how) == SIGTERM);
 }
 TEST(a_forked_child_is_not_stopped_by_its_parents_call) {
+  if (TEST_TSAN) SKIP("ThreadSanitizer delays signals");
   CHECK_EQ(dies(forked_once_more, 0, 0), 0);
 }
 
