@@ -199,6 +199,8 @@ TEST_FN void test_free(void *block) {
 __attribute__((noreturn)) TEST_FN void test_child(const test_case *t) {
   static int before[4096]; /* the descriptors that are watched */
   setpgid(0, 0);           /* the parent kills what a test leaves behind */
+  signal(SIGINT, SIG_DFL); /* which a shell ignores for a job in background */
+  signal(SIGQUIT, SIG_DFL);
 #ifdef __linux__
   prctl(PR_SET_PDEATHSIG, SIGKILL); /* in case that the parent is killed */
 #endif
