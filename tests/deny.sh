@@ -18,7 +18,7 @@ for pair in $pairs; do
       0) echo "ok   $title: $(echo "$said" | grep -c '^ok ')" ;;
       2) echo "skip $title: no seccomp here" ;;
       *)
-        echo "$said" | grep -E '^FAIL |failed: ' | sed 's/^FAIL /     /'
+        echo "$said" | grep -E '^FAIL |failed: |in the child: ' | sed 's/^FAIL /     /'
         echo "FAIL $title"
         failed=1 ;;
       esac
