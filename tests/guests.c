@@ -3,6 +3,7 @@
  * of this process, a shared one, and that of a manager. */
 #include "child.h"
 #include "../conc.h"
+#include "leased.h"
 #include "tasks.h"
 #include <sys/resource.h>
 
@@ -26,18 +27,6 @@ typedef struct place {
   TEST(name##_shared) { name(SHARED); }            \
   TEST(name##_served) { name(SERVED); }            \
   static void name(int distance)
-
-static conc_queue_opts options(void) {
-  conc_queue_opts o;
-  memset(&o, 0, sizeof o);
-  return o;
-}
-
-static conc_queue_opts leasing(double lease) {
-  conc_queue_opts o = options();
-  o.lease = lease;
-  return o;
-}
 
 static void begin(place *p, int distance, conc_queue_opts o) {
   memset(p, 0, sizeof *p);
@@ -113,23 +102,10 @@ static void employ(place *p, void (*fn)(conc_queue *q)) {
   dismiss(&w);
 }
 
-static void put(conc_queue *q, const char *text) {
-  CHECK_EQ(conc_put(q, text, strlen(text), 5 * test_slow()), 0);
-}
-
-/* Takes one; waits for it. How often it was delivered, if that is known. */
+/* Takes one by a lease. How often it was delivered. */
 static int expect_as(conc_queue *q, const char *text, conc_lease *lease) {
-  char buf[64];
-  const double wait = 15 * test_slow();
-  ssize_t n = lease != NULL ? conc_get_leased(q, lease, buf, 64, wait)
-                            : conc_get(q, buf, 64, wait);
-  CHECK_EQ(n, strlen(text));
-  CHECK(memcmp(buf, text, strlen(text)) == 0);
-  return lease != NULL ? conc_lease_deliveries(lease) : 0;
-}
-
-static void expect(conc_queue *q, const char *text) {
-  expect_as(q, text, NULL);
+  expect(q, text, lease);
+  return conc_lease_deliveries(lease);
 }
 
 /* Takes one that was got so many times before, and ends it. */
@@ -137,17 +113,6 @@ static void expect_again(conc_queue *q, const char *text, int deliveries) {
   conc_lease lease;
   CHECK_EQ(expect_as(q, text, &lease), deliveries);
   CHECK_EQ(conc_lease_done(&lease), 0);
-}
-
-static void expect_none(conc_queue *q) {
-  char buf[64];
-  CHECK_EQ(conc_get(q, buf, sizeof buf, 0), -ETIMEDOUT);
-}
-
-static conc_queue_counts counts(conc_queue *q) {
-  conc_queue_counts c;
-  CHECK_EQ(conc_queue_stats(q, &c), 0);
-  return c;
 }
 
 /* --- one text, three distances ------------------------------------------- */
@@ -159,7 +124,7 @@ static void do_all(conc_queue *q) {
   conc_value *v;
   int n = 0;
   CHECK_EQ(conc_qsize(q), 1);
-  expect(q, "first");
+  expect(q, "first", NULL);
   CHECK_EQ(counts(q).leased, 1);
   CHECK_EQ(conc_queue_holders(q, holders, 2), 1);
   CHECK_EQ(holders[0].leases, 1);
@@ -168,7 +133,7 @@ static void do_all(conc_queue *q) {
   CHECK_EQ(conc_task_done(q), 0);
   CHECK_EQ(conc_task_done(q), -EINVAL);
   CHECK_EQ(conc_queue_join(q, 5 * test_slow()), 0);
-  expect_none(q);
+  expect_none(q, 0);
   CHECK_EQ(conc_get(q, big, sizeof big, 0.01), -ETIMEDOUT);
 
   put(q, "a");
@@ -196,7 +161,7 @@ static void do_all(conc_queue *q) {
 
   put(q, "too long");
   CHECK_EQ(conc_get(q, big, 3, 5 * test_slow()), -EMSGSIZE);
-  expect(q, "too long");
+  expect(q, "too long", NULL);
   CHECK_EQ(conc_task_done(q), 0);
 
   CHECK_EQ(conc_put_many(q, "abcdef", 2, 3, 5 * test_slow()), 3);
@@ -230,28 +195,28 @@ static void put_on_terms(conc_queue *q) {
 }
 
 TEST_ALL(terms_hold_for_all) {
-  conc_queue_opts o = options();
+  conc_queue_opts o = leasing(0);
   place p;
   o.priorities = 3;
   o.dedup = 60;
   begin(&p, distance, o);
   employ(&p, put_on_terms);
-  expect(p.queue, "high");
-  expect(p.queue, "low");
-  expect(p.queue, "once");
-  expect(p.queue, "late");
-  expect_none(p.queue);
+  expect(p.queue, "high", NULL);
+  expect(p.queue, "low", NULL);
+  expect(p.queue, "once", NULL);
+  expect(p.queue, "late", NULL);
+  expect_none(p.queue, 0);
   end(&p);
 }
 
 static void get_two(conc_queue *q) {
-  expect(q, "x");
-  expect(q, "y");
+  expect(q, "x", NULL);
+  expect(q, "y", NULL);
 }
 
 /* A queue that does not lease: what has arrived does not come back. */
 TEST_ALL(what_was_got_is_gone_without_a_lease) {
-  conc_queue_opts o = options();
+  conc_queue_opts o = leasing(0);
   place p;
   o.priorities = 1;
   begin(&p, distance, o);
@@ -259,7 +224,7 @@ TEST_ALL(what_was_got_is_gone_without_a_lease) {
   put(p.queue, "y");
   employ(&p, get_two);
   UNTIL(counts(p.queue).leased == 0);
-  expect_none(p.queue);
+  expect_none(p.queue, 0);
   CHECK_EQ(conc_qsize(p.queue), 0);
   end(&p);
 }
@@ -281,18 +246,18 @@ static void refuse(conc_queue *q) {
 }
 
 TEST_ALL(what_does_not_suit_stays) {
-  conc_queue_opts o = options();
+  conc_queue_opts o = leasing(0);
   place p;
   o.priorities = 1;
   begin(&p, distance, o);
   employ(&p, refuse);
   UNTIL(counts(p.queue).leased == 0);
   CHECK_EQ(conc_qsize(p.queue), 1);
-  expect(p.queue, "x");
+  expect(p.queue, "x", NULL);
   end(&p);
 }
 
-static void get_and_go(conc_queue *q) { expect(q, "job"); }
+static void get_and_go(conc_queue *q) { expect(q, "job", NULL); }
 
 TEST_ALL(what_a_worker_has_comes_back_when_it_ends) {
   place p;
@@ -304,7 +269,7 @@ TEST_ALL(what_a_worker_has_comes_back_when_it_ends) {
 }
 
 static void *lose_one(void *arg) {
-  expect((conc_queue *)arg, "job");
+  expect((conc_queue *)arg, "job", NULL);
   return NULL;
 }
 
@@ -378,7 +343,7 @@ static void *wait_in_vain(void *arg) {
 static void *wait_with_a_lease(void *arg) {
   conc_queue *q = (conc_queue *)arg;
   char buf[8];
-  expect(q, "mine");
+  expect(q, "mine", NULL);
   CHECK_EQ(conc_get(q, buf, 8, CONC_FOREVER), -ECANCELED);
   put(q, "next");
   CHECK_EQ(conc_task_done(q), 0);
@@ -460,7 +425,7 @@ static void lose_twice(conc_queue *q) {
 
 /* The other queue is a shared one, too, of either kind. */
 static void bury(int distance, bool leases) {
-  conc_queue_opts o = leasing(60), d = options();
+  conc_queue_opts o = leasing(60), d = leasing(0);
   conc_value *v;
   const char *why;
   place p;
@@ -491,7 +456,7 @@ TEST_ALL(dead_letters_go_to_a_shared_queue) {
 /* --- killed, stopped ----------------------------------------------------- */
 
 static void get_and_hang(conc_queue *q) {
-  expect(q, "job");
+  expect(q, "job", NULL);
   for (;;) pause();
 }
 
@@ -527,7 +492,7 @@ TEST_FAR(who_is_killed_while_it_waits_takes_nothing) {
 }
 
 static void get_and_be_late(conc_queue *q) {
-  expect(q, "job");
+  expect(q, "job", NULL);
   kill(getpid(), SIGSTOP);
   CHECK_EQ(conc_task_done(q), -ESTALE);
   CHECK_EQ(conc_task_done(q), -EINVAL);
@@ -646,7 +611,7 @@ static void *wait_in_coroutine(void *arg) {
 static void outlive(conc_queue *q) {
   conc_task t[3];
   int i;
-  expect(q, "job");
+  expect(q, "job", NULL);
   start(conc_thread_start, &t[0], wait_for_the_end, q);
   start(conc_thread_start, &t[1], wait_in_coroutine, q);
   start(conc_thread_start, &t[2], put_until_the_end, q);
@@ -720,7 +685,7 @@ TEST(a_stopped_host_costs_a_timeout) {
          it: it is as if it had not been. The put was done. */
       expect_again(q, "next", 1);
       expect_again(q, "x", 1);
-      expect_none(q);
+      expect_none(q, 0);
       CHECK_EQ(conc_lease_done(&lease), 0);
       CHECK_EQ(counts(q).leased, 0);
       CHECK_EQ(conc_queue_join(q, 5 * test_slow()), 0);
@@ -808,9 +773,9 @@ TEST(a_child_does_not_end_what_its_parent_has) {
   pid = begin_child();
   if (pid == 0) {
     CHECK_EQ(conc_task_done(q), -EINVAL);
-    expect_none(q);
+    expect_none(q, 0);
     put(q, "two");
-    expect(q, "two");
+    expect(q, "two", NULL);
     pid = begin_child();
     if (pid == 0) {
       CHECK_EQ(conc_task_done(q), -EINVAL);
@@ -835,7 +800,7 @@ static void *fork_with_a_lease(void *arg) {
   conc_queue *q = (conc_queue *)arg;
   pid_t pid;
   put(q, "job");
-  expect(q, "job");
+  expect(q, "job", NULL);
   pid = begin_child();
   if (pid == 0) {
     in_child = true;
@@ -1137,7 +1102,7 @@ TEST(what_guests_have_put_is_in_the_journal) {
     if (pid == 0) {
       put(q, "done");
       put(q, "kept");
-      expect(q, "done");
+      expect(q, "done", NULL);
       CHECK_EQ(conc_task_done(q), 0);
       _exit(0);
     }
@@ -1147,7 +1112,7 @@ TEST(what_guests_have_put_is_in_the_journal) {
   reap(host, -SIGKILL);
   q = make_shared(o);
   expect_again(q, "kept", 1);
-  expect_none(q);
+  expect_none(q, 0);
   conc_queue_free(q);
   unlink(path);
 }

@@ -3,6 +3,7 @@
    the connections that are pinned. */
 #include "inside.h"
 #include "child.h"
+#include "leased.h"
 #include "served.h"
 #include "tasks.h"
 
@@ -18,31 +19,6 @@ static void serve_leases(served *s, double lease) {
   memset(&o, 0, sizeof o);
   o.lease = lease;
   serve(s, &o);
-}
-
-static void put(conc_queue *q, const char *text) {
-  CHECK_EQ(conc_put(q, text, strlen(text), 5 * test_slow()), 0);
-}
-
-/* Takes one; waits for it. The lease may be NULL. */
-static void expect(conc_queue *q, const char *text, conc_lease *lease) {
-  char buf[64];
-  const double wait = 10 * test_slow();
-  ssize_t n = lease != NULL ? conc_get_leased(q, lease, buf, 64, wait)
-                            : conc_get(q, buf, 64, wait);
-  CHECK_EQ(n, strlen(text));
-  CHECK(memcmp(buf, text, strlen(text)) == 0);
-}
-
-static void expect_none(conc_queue *q) {
-  char buf[64];
-  CHECK_EQ(conc_get(q, buf, sizeof buf, 0), -ETIMEDOUT);
-}
-
-static conc_queue_counts counts(conc_queue *q) {
-  conc_queue_counts c;
-  CHECK_EQ(conc_queue_stats(q, &c), 0);
-  return c;
 }
 
 /* How many connections of a client's queue are pinned. */
@@ -491,7 +467,7 @@ TEST(delays_priorities_and_ids_over_the_network) {
   expect(q, "once", NULL);
   expect(q, "later", NULL);
   CHECK(test_now() - start >= 0.19);
-  expect_none(q);
+  expect_none(q, 0);
   CHECK_EQ(conc_queue_holders(q, NULL, 0), -ENOTSUP);
   CHECK_EQ(conc_task_done(q), 0);
   end(&s);

@@ -3,39 +3,9 @@
    come the few that only Redis has. From inside, so that all must be freed. */
 #include "inside.h"
 #include "distance.h"
-
-static conc_queue_opts plain(void) {
-  conc_queue_opts o;
-  memset(&o, 0, sizeof o);
-  return o;
-}
-
-static conc_queue_opts leasing(double lease) {
-  conc_queue_opts o = plain();
-  o.lease = lease;
-  return o;
-}
+#include "leased.h"
 
 static double soon(void) { return 10 * test_slow(); }
-
-static void put(conc_queue *q, const char *text) {
-  CHECK_EQ(conc_put(q, text, strlen(text), soon()), 0);
-}
-
-/* Takes one; waits for it. The lease may be NULL. */
-static void expect(conc_queue *q, const char *text, conc_lease *lease) {
-  char buf[64];
-  ssize_t n = lease != NULL ? conc_get_leased(q, lease, buf, 64, soon())
-                            : conc_get(q, buf, 64, soon());
-  if (n < 0) TEST_FAIL("no \"%s\": %s", text, conc_strerror((int)n));
-  CHECK_EQ(n, strlen(text));
-  CHECK(memcmp(buf, text, strlen(text)) == 0);
-}
-
-static void expect_none(conc_queue *q, double timeout) {
-  char buf[64];
-  CHECK_EQ(conc_get(q, buf, sizeof buf, timeout), -ETIMEDOUT);
-}
 
 static void fill(unsigned char *p, size_t size, unsigned number) {
   for (size_t i = 0; i < size; i++) p[i] = (unsigned char)(number * 7 + i);
@@ -50,7 +20,7 @@ EVERYWHERE(messages_of_all_sizes_arrive) {
   enum { N = sizeof sizes / sizeof *sizes };
   static unsigned char in[MOST], out[MOST];
   distance d;
-  distance_begin(&d, kind, plain(), false);
+  distance_begin(&d, kind, leasing(0), false);
   for (unsigned i = 0; i < N; i++) {
     fill(in, sizes[i], i);
     CHECK_EQ(conc_put(d.q, in, sizes[i], soon()), 0);
@@ -70,7 +40,7 @@ EVERYWHERE(messages_of_all_sizes_arrive) {
 EVERYWHERE(messages_keep_their_order) {
   distance d;
   int got = -1;
-  distance_begin(&d, kind, plain(), false);
+  distance_begin(&d, kind, leasing(0), false);
   for (int i = 0; i < 300; i++)
     CHECK_EQ(conc_put(d.q, &i, sizeof i, soon()), 0);
   for (int i = 0; i < 300; i++) {
@@ -88,7 +58,7 @@ EVERYWHERE(what_does_not_suit_stays_at_its_place) {
   conc_value *v;
   char buf[16];
   int n = 0;
-  distance_begin(&d, kind, plain(), false);
+  distance_begin(&d, kind, leasing(0), false);
   other = distance_client(&d, &m);
   put(d.q, "0123456789");
   CHECK_EQ(conc_put_build(d.q, soon(), "(i)", 7), 0);
@@ -114,7 +84,7 @@ EVERYWHERE(values_arrive_as_they_were) {
   distance d;
   conc_value *v;
   char text[200];
-  distance_begin(&d, kind, plain(), false);
+  distance_begin(&d, kind, leasing(0), false);
 #define TRAVELS(want, ...)                              \
   CHECK_EQ(conc_put_build(d.q, soon(), __VA_ARGS__), 0); \
   CHECK_EQ(conc_get_value(d.q, &v, soon()), 0);          \
@@ -142,7 +112,7 @@ EVERYWHERE(many_are_moved_at_once) {
   static int in[N], out[N];
   distance d;
   ssize_t n;
-  distance_begin(&d, kind, plain(), false);
+  distance_begin(&d, kind, leasing(0), false);
   for (int i = 0; i < N; i++) in[i] = i;
   for (int at = 0; at < N; at += (int)n) {
     n = conc_put_many(d.q, in + at, sizeof *in, (size_t)(N - at), soon());
@@ -161,7 +131,7 @@ EVERYWHERE(many_are_moved_at_once) {
 /* --- bounds and waits --- */
 
 EVERYWHERE(timeouts_are_kept) {
-  conc_queue_opts o = plain();
+  conc_queue_opts o = leasing(0);
   distance d;
   double began;
   char buf[8];
@@ -190,7 +160,7 @@ EVERYWHERE(timeouts_are_kept) {
 }
 
 EVERYWHERE(a_message_above_the_bound_is_refused) {
-  conc_queue_opts o = plain();
+  conc_queue_opts o = leasing(0);
   static char large[1001];
   distance d;
   o.max_bytes = 1000;
@@ -239,7 +209,7 @@ static void begin_wait(conc_task *t, waiting *w, conc_queue *q, conc_fn *fn) {
 }
 
 EVERYWHERE(those_that_wait_are_woken) {
-  conc_queue_opts o = plain();
+  conc_queue_opts o = leasing(0);
   distance d;
   conc_manager m;
   conc_queue *other;
@@ -265,7 +235,7 @@ EVERYWHERE(those_that_wait_are_woken) {
 /* Nothing is lost by it: what comes afterwards is for others. */
 EVERYWHERE(waits_are_cancelled) {
   conc_fn *const all[] = {wait_get, wait_put, wait_join};
-  conc_queue_opts o = plain();
+  conc_queue_opts o = leasing(0);
   distance d;
   o.capacity = 1;
   distance_begin(&d, kind, o, false);
@@ -291,7 +261,7 @@ EVERYWHERE(a_get_that_is_cancelled_loses_nothing) {
   distance d;
   conc_manager m;
   conc_queue *other;
-  distance_begin(&d, kind, plain(), false);
+  distance_begin(&d, kind, leasing(0), false);
   other = distance_client(&d, &m);
   for (int i = 0; i < 40; i++) {
     conc_task t;
@@ -339,7 +309,7 @@ EVERYWHERE(join_waits_until_all_is_done) {
 /* A client's queue cannot be closed. */
 FAR_AWAY(a_client_closes_nothing) {
   distance d;
-  distance_begin(&d, kind, plain(), false);
+  distance_begin(&d, kind, leasing(0), false);
   CHECK_EQ(conc_queue_close(d.q), -ENOTSUP);
   CHECK_EQ(conc_peek_size(d.q), -ENOTSUP);
   put(d.q, "goes on");
@@ -383,7 +353,7 @@ EVERYWHERE(many_threads_put_and_get_each_message_once) {
   crowd all[CROWD];
   static int got[CROWD * EACH];
   const int end = -1;
-  distance_begin(&d, kind, plain(), false);
+  distance_begin(&d, kind, leasing(0), false);
   for (int i = 0; i < CROWD; i++) {
     all[i].q = d.q;
     all[i].number = i;
@@ -444,7 +414,7 @@ EVERYWHERE(coroutines_wait_together) {
   distance d;
   conc_manager m;
   static herd h;
-  distance_begin(&d, kind, plain(), false);
+  distance_begin(&d, kind, leasing(0), false);
   h.d = &d;
   h.other = distance_client(&d, &m);
   run(herd_main, &h);
@@ -485,7 +455,7 @@ EVERYWHERE(some_of_many_coroutines_are_cancelled) {
   distance d;
   conc_manager m;
   static herd h;
-  distance_begin(&d, kind, plain(), false);
+  distance_begin(&d, kind, leasing(0), false);
   h.d = &d;
   h.other = distance_client(&d, &m);
   run(herd_cancelled, &h);
@@ -517,7 +487,7 @@ static void *loop_main(void *arg) {
 
 EVERYWHERE(a_loop_goes_on_while_a_coroutine_waits) {
   distance d;
-  distance_begin(&d, kind, plain(), false);
+  distance_begin(&d, kind, leasing(0), false);
   run(loop_main, &d);
   distance_end(&d);
 }
@@ -530,7 +500,7 @@ FAR_AWAY(a_child_has_its_own_connections) {
   int ends[2];
   char c;
   NEEDS_FORK;
-  distance_begin(&d, kind, plain(), false);
+  distance_begin(&d, kind, leasing(0), false);
   CHECK_EQ(pipe(ends), 0);
   put(d.q, "before");
   expect(d.q, "before", NULL);
@@ -560,7 +530,7 @@ FAR_AWAY(a_child_may_come_while_its_parent_waits) {
   waiting w;
   pid_t pid;
   NEEDS_FORK;
-  distance_begin(&d, kind, plain(), false);
+  distance_begin(&d, kind, leasing(0), false);
   begin_wait(&t, &w, d.q, wait_get);
   pid = begin_child();
   if (pid == 0) {
@@ -791,7 +761,7 @@ EVERYWHERE(what_is_put_for_later_comes_then) {
 }
 
 EVERYWHERE(an_id_that_is_known_is_put_once) {
-  conc_queue_opts o = plain();
+  conc_queue_opts o = leasing(0);
   distance d;
   o.dedup = 1000;
   distance_begin(&d, kind, o, false);
@@ -836,7 +806,7 @@ TEST(what_lies_there_is_plain) {
   conc_queue *q;
   conc_value *v;
   char text[64];
-  distance_begin(&d, ON_REDIS, plain(), false);
+  distance_begin(&d, ON_REDIS, leasing(0), false);
   CHECK_EQ(d.client.format, CONC_FORMAT_PICKLE);
   put(d.q, "bytes");
   CHECK_EQ(conc_put_build(d.q, soon(), "[is]", 7, "seven"), 0);
@@ -916,7 +886,7 @@ TEST(replicas_are_waited_for) {
   char line[64];
   NEEDS_REDIS;
   redis_begin_port(&master, "");
-  CHECK_EQ(start_with(master.address, plain()), 0);
+  CHECK_EQ(start_with(master.address, leasing(0)), 0);
   memset(&m, 0, sizeof m);
   m.address = master.address;
   m.replicas = 1;
