@@ -19634,6 +19634,7 @@ static struct conc__stop {
   pid_t pid;
   unsigned caught; /* signals; atomic */
   int first;       /* the signal that was caught first; before the write */
+  bool told;       /* the thread has heard of it; read when that has ended */
   int waker[2];
   size_t n;
   int signals[CONC__STOP_SIGNALS];
@@ -19670,9 +19671,9 @@ CONC__PRIVATE void conc__stop_caught(int number) {
 
 CONC__PRIVATE void *conc__stop_main(void *arg) {
   struct conc__stop *stop = (struct conc__stop *)arg;
-  if (conc__fd_wait(stop->waker[0], CONC_READ, CONC__NEVER) > 0 &&
-      conc_cancel(stop->task) != 0)
-    conc__stop_end(CONC__LOAD(&stop->first));
+  if (conc__fd_wait(stop->waker[0], CONC_READ, CONC__NEVER) <= 0) return NULL;
+  stop->told = true;
+  if (conc_cancel(stop->task) != 0) conc__stop_end(CONC__LOAD(&stop->first));
   return NULL;
 }
 
@@ -19735,6 +19736,9 @@ CONC__PRIVATE void conc__stop_undo(struct conc__stop *stop) {
   conc_cancel(&stop->thread);
   conc__task_await(&stop->thread, true, CONC_FOREVER);
   conc__stop_close(stop);
+  /* One that came just before has its usual effect now. */
+  if (!stop->told && CONC__LOAD(&stop->first) != 0)
+    kill(stop->pid, CONC__LOAD(&stop->first));
   CONC__STORE_RELAXED(&conc__foreign_wakers, false);
   if (conc__this.actor.task == &conc__this.own) conc__thread_waker_close();
 }
@@ -19748,6 +19752,8 @@ CONC__PRIVATE int conc__stop_begin(struct conc__stop *stop) {
   stop->thread.name = "conc-stop";
   stop->depth = conc__fork_depth;
   stop->pid = getpid();
+  stop->told = false;
+  stop->first = 0;
   CONC__STORE_RELAXED(&stop->caught, 0u);
   CONC__STORE_RELAXED(&conc__foreign_wakers, true);
   rc = conc__stop_install(stop);

@@ -287,6 +287,21 @@ TEST(a_second_signal_ends_at_once) {
   how = dies(first_and_second, SIGTERM, 2);
   CHECK(WIFSIGNALED(how) && WTERMSIG(how) == SIGTERM);
 }
+/* It comes, and at once the call is undone: the task is cancelled, or the
+   process ends as it would without the call. */
+static void caught_and_undone(void) {
+  CHECK_EQ(conc_stop_on_signals(conc_current(), NULL, 0), 0);
+  kill(getpid(), SIGTERM);
+  CHECK_EQ(conc_stop_on_signals(NULL, NULL, 0), 0);
+  _exit(conc_sleep(1) == -ECANCELED ? 0 : 98);
+}
+TEST(a_signal_that_was_caught_is_not_lost) {
+  if (TEST_TSAN) SKIP("ThreadSanitizer delays signals");
+  for (int i = 0; i < 200; i++) {
+    int how = dies(caught_and_undone, 0, 0);
+    CHECK(how == 0 || (WIFSIGNALED(how) && WTERMSIG(how) == SIGTERM));
+  }
+}
 TEST(a_signal_for_a_task_that_does_not_run_ends_at_once) {
   if (TEST_TSAN) SKIP("ThreadSanitizer delays signals");
   int how = dies(not_running, SIGTERM, 1);
