@@ -5633,7 +5633,8 @@ CONC_API int conc_progress_update(conc_progress *progress, size_t n);
 CONC_API int conc_progress_total(conc_progress *progress, size_t total);
 
 /* Writes the last line, with the rate of all steps, and ends it. No other task
-   may update meanwhile. Then the struct may be used again.
+   may update meanwhile; for the line of another bar it waits a second at most.
+   Then the struct may be used again.
    Returns 0.
    Errors: what write() fails with. */
 CONC_API int conc_progress_close(conc_progress *progress);
@@ -67134,15 +67135,22 @@ CONC__PRIVATE conc_progress *conc__progress_top(conc_progress *p,
 }
 
 /* Begins to draw a line of several: so that the cursor is where it should be.
-   False: another one is being drawn, and the caller may be passed over. */
+   False: another one is being drawn, and the caller may be passed over. The
+   last of a bar waits, but not for long: the terminal may be stopped, or this
+   be a forked child, to which the other one did not come along. */
 CONC__PRIVATE bool conc__progress_draws(conc_progress *top, bool last) {
   unsigned nobody = 0;
-  while (!CONC__CAS(&top->drawing, &nobody, 1u)) {
-    if (!last) return false;
-    sched_yield();
+  double end = last ? conc_now() + 1 : 0;
+  conc_scope shield;
+  bool mine;
+  conc_shield(&shield);
+  while (!(mine = CONC__CAS(&top->drawing, &nobody, 1u)) &&
+         conc_now() < end) {
+    conc_sleep(0.001);
     nobody = 0;
   }
-  return true;
+  conc_scope_end(&shield);
+  return mine || last;
 }
 
 /* On a terminal: what stands behind the line of this row. The cursor goes back

@@ -308,6 +308,24 @@ static void *steps(void *arg) {
 }
 /* Four threads update one bar, which is written to a file. The sum is
    exact, and the lines are whole and never go back. */
+/* As in a child that was forked while another thread was at it. */
+TEST(a_bar_that_is_never_drawn_does_not_hold_up_the_last_line) {
+  conc_progress p;
+  char text[256];
+  int fds[2];
+  double began = test_now();
+  memset(&p, 0, sizeof p);
+  CHECK_EQ(pipe(fds), 0);
+  p.fd = fds[1];
+  p.drawing = 1;
+  CHECK_EQ(conc_progress_update(&p, 1), 0); /* it is passed over */
+  CHECK_EQ(conc_progress_close(&p), 0);
+  CHECK(test_now() - began < 10 * test_slow());
+  CHECK(read(fds[0], text, sizeof text) > 0);
+  close(fds[0]);
+  close(fds[1]);
+}
+
 TEST(many_threads_count_together) {
   conc_task t[THREADS];
   char name[] = "/tmp/conc-progress-XXXXXX", text[300];
