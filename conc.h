@@ -54967,6 +54967,10 @@ CONC__PRIVATE int conc__redis_parse(conc__redis *r, const char *address) {
   }
   if (rc == 0 && r->cluster && (r->db != 0 || r->sentinel != NULL))
     rc = -EINVAL;
+  /* Several that know nothing of each other would each have a part of a
+     queue. */
+  if (rc == 0 && r->hosts_count > 1 && !r->cluster && r->sentinel == NULL)
+    rc = -EINVAL;
   return rc;
 }
 
@@ -55936,7 +55940,8 @@ CONC__INLINE void conc__redis_enter(conc__redis *r) {
    That thread also says for all tasks that they live, and gives back what
    tasks have left. It is started with the first get.
 
-   A put is one XADD; or, if there is anything to be looked at first, a script.
+   A put is one XADD; or a script, if there is anything to be looked at first,
+   or several messages.
    With .reconnect it is always the script, and has a number in a lane: a lane
    belongs to one call at a time. The server keeps the last number of each, so
    a put that is sent twice, for its reply was lost, is put once.
@@ -56768,14 +56773,10 @@ CONC__PRIVATE ssize_t conc__far_result(const conc__redis *r,
       return -EPROTO;
     done = (ssize_t)part.n;
   } else {
-    for (; n > 0 && rc == 0; n--) {
-      if (!conc__resp_next(&walk, &part)) return -EPROTO;
-      if (part.kind == '-') rc = conc__redis_code(&part, &soon);
-      else if (part.kind == '$') done++;
-      else return -EPROTO;
-    }
-    if (done == 0) return rc;
-    while (n-- > 0) conc__resp_skip(&walk);
+    if (!conc__resp_next(&walk, &part)) return -EPROTO;
+    if (part.kind == '-') return conc__redis_code(&part, &soon);
+    if (part.kind != '$') return -EPROTO;
+    done = 1;
   }
   if (done > 0) rc = conc__put_replicas(r, &walk);
   return rc == -ENOLINK ? rc : done;
@@ -56789,7 +56790,9 @@ CONC__PRIVATE ssize_t conc__put_once_over(conc__redis_queue *q,
                                           double deadline) {
   conc__redis *r = q->redis;
   bool keyed = conc__reconnect(r->manager) > 0;
-  bool script = keyed || q->queue.capacity > 0 || terms != NULL;
+  /* Several commands could fail in the midst, and the last of them not: then
+     no number would say which messages are there. A script is one step. */
+  bool script = keyed || q->queue.capacity > 0 || terms != NULL || n > 1;
   conc__buffer replies = {NULL, 0, 0, 0};
   char lane[120] = "";
   uint64_t serial = 0;
@@ -56797,7 +56800,6 @@ CONC__PRIVATE ssize_t conc__put_once_over(conc__redis_queue *q,
   conc__command c;
   int number = -1;
   ssize_t done;
-  size_t i;
   memset(&c, 0, sizeof c);
   if (keyed) number = conc__lane_take(r, &serial);
   if (number >= 0)
@@ -56805,13 +56807,11 @@ CONC__PRIVATE ssize_t conc__put_once_over(conc__redis_queue *q,
   if (script) {
     conc__put_script(q, &c, s, from, n, terms, lane, serial);
   } else {
-    for (i = from; i < from + n; i++) {
-      conc__command_begin(&c, 5, "XADD");
-      conc__command_text(&c, q->keys[CONC__KEY_STREAM]);
-      conc__command_text(&c, "*");
-      conc__command_text(&c, s->field);
-      conc__command_bytes(&c, s->data + i * s->size, s->size);
-    }
+    conc__command_begin(&c, 5, "XADD");
+    conc__command_text(&c, q->keys[CONC__KEY_STREAM]);
+    conc__command_text(&c, "*");
+    conc__command_text(&c, s->field);
+    conc__command_bytes(&c, s->data + from * s->size, s->size);
   }
   if (r->owner->replicas > 0) {
     double left = deadline - conc_now();

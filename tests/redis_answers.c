@@ -280,6 +280,29 @@ TEST(with_reconnect_many_whose_answer_was_lost_count_once) {
   end(&s);
 }
 
+/* A server that is full for a moment: what many say that they have put is what
+   is there, so that the rest can be put again. */
+TEST(many_are_put_as_far_as_they_say) {
+  int in[3] = {0, 1, 2};
+  stage s;
+  begin(&s, "", 0, 0);
+  for (int skip = 0; skip < 3; skip++) {
+    ssize_t n, there;
+    odd_next(&s.between, "{q}", ANSWER, "-OOM used memory > 'maxmemory'\r\n");
+    s.between.skip = skip;
+    n = conc_put_many(s.q, in, sizeof *in, 3, soon());
+    odd_next(&s.between, "", AS_IT_IS, NULL);
+    there = conc_qsize(s.q);
+    CHECK_EQ(there, n < 0 ? 0 : n);
+    for (int out, k = 0; k < there; k++) {
+      CHECK_EQ(conc_get(s.q, &out, sizeof out, soon()), sizeof out);
+      CHECK_EQ(out, k);
+    }
+    goes_on(&s);
+  }
+  end(&s);
+}
+
 /* What was handed out by an answer that did not come is got again. */
 TEST(a_get_whose_answer_was_lost_loses_nothing) {
   static const odd_way ways[] = {LOSE_REQUEST, LOSE_ANSWER, HALF};
@@ -446,7 +469,7 @@ TEST(addresses_that_make_no_sense_are_refused) {
       "redis://",     "redis://h:65536",    "redis://h:1x",
       "redis://h/x",  "redis://h/-1",       "redis+unix://",
       "redis://a@",   "redis://h:1/0?what", "redis://h?db=x",
-      "redis://h,,g", "redis://h/1?cluster",
+      "redis://h,,g", "redis://h/1?cluster", "redis://h,g",
   };
   for (size_t i = 0; i < sizeof all / sizeof *all; i++)
     if (connect_as(all[i], NULL) != -EINVAL)
