@@ -282,6 +282,7 @@ static int dies(void (*fn)(void), int number, int times) {
 }
 
 TEST(a_second_signal_ends_at_once) {
+  if (TEST_TSAN) SKIP("ThreadSanitizer delays signals");
   int how = dies(first_and_second, SIGINT, 2);
   CHECK(WIFSIGNALED(how) && WTERMSIG(how) == SIGINT);
   how = dies(first_and_second, SIGTERM, 2);
