@@ -17,7 +17,7 @@
 #
 # A configuration is picked by variables; each has its own folder in build/:
 #   CC=clang  STD=c99  SANITIZE=address,undefined
-#   OPT=-O0        all of it; else -O2 for conc.o and -O1 for the programs that
+#   OPT=-O0        all of it; else -O2 for conc.o and -Og for the programs that
 #                  hold the implementation themselves, which then compile fast
 #   DEFS="-DCONC_PORTABLE"
 #   STD=c++20      compiles everything as C++ (with CXX)
@@ -67,7 +67,7 @@ SAN   := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all \
            -fno-omit-frame-pointer)
 # tcc cannot tell what a program is made of.
 DEPENDS := $(if $(filter tcc,$(CC)),,-MMD -MP)
-LIGHT  = $(or $(OPT),-O1) -g1
+LIGHT  = $(or $(OPT),-Og) -g1
 BASE   = $(or $(WHOLE),$(or $(OPT),-O2) -g) -pthread $(SAN) $(DEFS) $(CFLAGS) \
            $(WERROR) $(DEPENDS)
 

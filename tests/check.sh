@@ -34,20 +34,20 @@ few="$few CRASH_SECONDS=0.1 PIPE_KILLS=100 THREAD_ROUNDS=100 PROCESS_STARTS=200"
 few="$few DEADLOCK_ROUNDS=50 DEADLOCK_OPERATIONS=200000 SYNC_STEPS=3000"
 coroutines='core loop generator tasks asyncio stack park'
 cat >"$logs/list" <<EOS
-gcc-tsan | gcc | CC=gcc $lines OPT=-O1 $few $tsan TESTS="core thread sync model deadlock memory park loop tasks queue manager stream datagram connect serve signals shared pool work lessee"
+gcc-tsan | gcc | CC=gcc $lines OPT=-Og $few $tsan TESTS="core thread sync model deadlock memory park loop tasks queue manager stream datagram connect serve signals shared pool work lessee"
 clang-asan | clang | CC=clang OPT=-O0 $few $san TESTS="sync memory loop park queue queue_processes pipe shared spoiled spoiled_queue fork process programs pool workers value json pass fuzz errors ended delivery manager server limits many reconnect remote types containers functions data pools work lessee guests journal journaled survive guards nothreads"
-portable | gcc | CC=gcc OPT=-O0 STD=c99 DEFS="-DCONC_PORTABLE -DCONC_HAVE_THREAD_LOCAL=0" $few TESTS="core thread sync deadlock park loop stream datagram connect serve signals queue queue_processes pipe shared spoiled_queue named owner fork process programs pool closed delivery manager server reconnect work lessee guests journal"
-kqueue | gcc | CC=gcc OPT=-O0 $few DEFS="$kqueue" LDFLAGS=$lkqueue TESTS="core loop stream datagram connect serve pipe signals progress queue manager process fork"
-c++20 | g++ | CXX=g++ OPT=-O0 STD=c++20 $few TESTS="core sync queue process value manager types work"
+portable | gcc | CC=gcc OPT=-Og STD=c99 DEFS="-DCONC_PORTABLE -DCONC_HAVE_THREAD_LOCAL=0" $few TESTS="core thread sync deadlock park loop stream datagram connect serve signals queue queue_processes pipe shared spoiled_queue named owner fork process programs pool closed delivery manager server reconnect work lessee guests journal"
+kqueue | gcc | CC=gcc OPT=-Og $few DEFS="$kqueue" LDFLAGS=$lkqueue TESTS="core loop stream datagram connect serve pipe signals progress queue manager process fork"
+c++20 | g++ | CXX=g++ OPT=-Og STD=c++20 $few TESTS="core sync queue process value manager types work"
 malformed | gcc | CC=gcc $lines OPT=-O2 MANAGER_FRAMES=40000 VALUE_INPUTS=300000 TESTS="manager value"
 aarch64 | $cross qemu-aarch64 | $aarch64 OPT=-O1 TESTS="core value park loop queue generator"
-ucontext | gcc | CC=gcc OPT=-O0 $few DEFS="-DCONC_USE_UCONTEXT -DCONC_HAVE_SPAWN=0" TESTS="$coroutines queue fork process"
+ucontext | gcc | CC=gcc OPT=-Og $few DEFS="-DCONC_USE_UCONTEXT -DCONC_HAVE_SPAWN=0" TESTS="$coroutines queue fork process"
 implementation-c++17 | g++ | CXX=g++ OPT=-O0 IMPL=c++17 $few TESTS="core public deadlock json asyncio"
 ucontext-asan | clang | CC=clang OPT=-O0 $few $ucontext $san TESTS="$coroutines"
-portable-tsan | gcc | CC=gcc $lines OPT=-O1 $few $portable $tsan TESTS="core sync park loop queue"
+portable-tsan | gcc | CC=gcc $lines OPT=-Og $few $portable $tsan TESTS="core sync park loop queue"
 tcc | tcc | CC=tcc TESTS=examples
 valgrind | gcc valgrind | CC=gcc $lines $less OPT=-O1 WRAPPER="valgrind -q --error-exitcode=99" TESTS="core generator stack loop stream datagram connect signals queue value json"
-checked | gcc | CC=gcc OPT=-O1 DEFS=-DCONC_CHECKED $few TESTS="asyncio core deadlock json public examples"
+checked | gcc | CC=gcc OPT=-Og DEFS=-DCONC_CHECKED $few TESTS="asyncio core deadlock json public examples"
 netns | gcc ip |
 denied | gcc |
 redis | gcc redis-server | CC=gcc $lines OPT=-O1 $san REDIS_CHAOS=10 TESTS="redis redis_answers redis_chaos"
