@@ -6255,6 +6255,38 @@ typedef char conc__this_cpu_cannot_change_8_bytes_at_once
 #else
 #define CONC__ARM64 0
 #endif
+#if defined(__i386__)
+#define CONC__X86_32 1
+#else
+#define CONC__X86_32 0
+#endif
+#if defined(__arm__) && (!defined(__thumb__) || defined(__thumb2__))
+#define CONC__ARM32 1
+#else
+#define CONC__ARM32 0
+#endif
+#if defined(__riscv) && !defined(__riscv_32e) && !defined(__riscv_64e)
+#define CONC__RISCV64 (__riscv_xlen == 64)
+#else
+#define CONC__RISCV64 0
+#endif
+#if defined(__s390x__)
+#define CONC__S390X 1
+#else
+#define CONC__S390X 0
+#endif
+/* The ABI that pointers to functions are addresses in: all little-endian
+   systems have it, and musl. */
+#if defined(__powerpc64__) && defined(_CALL_ELF)
+#define CONC__PPC64 (_CALL_ELF == 2)
+#else
+#define CONC__PPC64 0
+#endif
+#if defined(__loongarch64)
+#define CONC__LOONG64 1
+#else
+#define CONC__LOONG64 0
+#endif
 
 /* A number of 128 bits, as compilers for 64-bit CPUs have it: reading large
    ints in decimal takes a quarter of the time with it. */
@@ -6727,11 +6759,22 @@ enum {
 
 /* The switch in assembly, for CPUs that this file knows. Otherwise ucontext,
    which musl and OpenBSD do not have. */
-#ifndef CONC_HAVE_SWITCH_ASM
-#if !defined(CONC_USE_UCONTEXT) && !defined(__ILP32__)
-#define CONC_HAVE_SWITCH_ASM ((CONC__X86_64 || CONC__ARM64) && !CONC__TCC)
+#if CONC__ARM32
+#define CONC__SWITCH_REGISTERS 6 /* that it saves by itself: see >>stack */
+#elif CONC__X86_32 || CONC__S390X || CONC__PPC64
+#define CONC__SWITCH_REGISTERS 5
 #else
+#define CONC__SWITCH_REGISTERS 4
+#endif
+#ifndef CONC_HAVE_SWITCH_ASM
+#if defined(CONC_USE_UCONTEXT) || CONC__TCC
 #define CONC_HAVE_SWITCH_ASM 0
+#elif defined(__ILP32__) /* also x32, and its like on AArch64 */
+#define CONC_HAVE_SWITCH_ASM (CONC__X86_32 || CONC__ARM32)
+#else
+#define CONC_HAVE_SWITCH_ASM                                                  \
+  (CONC__X86_64 || CONC__ARM64 || CONC__X86_32 || CONC__ARM32 ||              \
+   CONC__RISCV64 || CONC__S390X || CONC__PPC64 || CONC__LOONG64)
 #endif
 #endif
 #if !CONC_HAVE_SWITCH_ASM
@@ -6742,17 +6785,49 @@ enum {
    the names of those that the machine has not, and x18 where it belongs to the
    system. */
 #ifdef __AVX512F__
+#define CONC__AVX512_MASKS "k1", "k2", "k3", "k4", "k5", "k6", "k7",
 #define CONC__AVX512_REGISTERS                                                \
   "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23",     \
       "xmm24", "xmm25", "xmm26", "xmm27", "xmm28", "xmm29", "xmm30", "xmm31", \
-      "k1", "k2", "k3", "k4", "k5", "k6", "k7",
+      CONC__AVX512_MASKS
 #else
+#define CONC__AVX512_MASKS
 #define CONC__AVX512_REGISTERS
+#endif
+#ifdef __SSE__
+#define CONC__SSE_REGISTERS                                                   \
+  "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7",
+#else
+#define CONC__SSE_REGISTERS
 #endif
 #ifdef __APPLE__
 #define CONC__X18_REGISTER
 #else
 #define CONC__X18_REGISTER "x18",
+#endif
+/* Vectors that are no part of the registers for floating point. */
+#ifdef __riscv_vector
+#define CONC__RISCV_VECTORS                                                   \
+  "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11",   \
+      "v12", "v13", "v14", "v15", "v16", "v17", "v18", "v19", "v20", "v21",   \
+      "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31",
+#else
+#define CONC__RISCV_VECTORS
+#endif
+#ifdef __VX__
+#define CONC__S390X_VECTORS                                                   \
+  "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25",       \
+      "v26", "v27", "v28", "v29", "v30", "v31",
+#else
+#define CONC__S390X_VECTORS
+#endif
+#ifdef __ALTIVEC__
+#define CONC__PPC64_VECTORS                                                   \
+  "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11",   \
+      "v12", "v13", "v14", "v15", "v16", "v17", "v18", "v19", "v20", "v21",   \
+      "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31",
+#else
+#define CONC__PPC64_VECTORS
 #endif
 
 /* Tools that are compiled in, and must hear when the stack is switched: see
@@ -7127,7 +7202,7 @@ CONC__INLINE unsigned conc__highest_bit(uint64_t bits) {
 /* Says to the CPU that this is a busy wait: it saves power, gives the core's
    other thread more of it, and does not speculate on the word's old value. */
 CONC__INLINE void conc__pause(void) {
-#if CONC__X86_64 || defined(__i386__)
+#if CONC__X86_64 || CONC__X86_32
   __builtin_ia32_pause();
 #elif CONC__ARM64
   __asm__ __volatile__("yield" ::: "memory");
@@ -7227,7 +7302,7 @@ CONC__PRIVATE void conc__helgrind(const volatile void *p, size_t size) {
    alone. An actor and a generator have one each. */
 typedef struct conc__fiber {
 #if CONC_HAVE_SWITCH_ASM
-  void *registers[4]; /* stack, program counter, frame, one more */
+  void *registers[CONC__SWITCH_REGISTERS]; /* stack, program counter, others */
 #else
   ucontext_t context;
 #endif
@@ -14231,7 +14306,14 @@ CONC_API int conc_group_leave(conc_group *group, double timeout) {
    the thread's own. Its type stands in >>park, with the reason.
    The assembly is inline and lists everything as clobbered, so that the
    compiler saves just what is live at each switch; it goes on by an indirect
-   jump, which is predicted, where a return would not be.
+   jump, which is predicted, where a return would not be. There is no frame of
+   the switch's own, so that debuggers see that of the function around it.
+   Saved by hand is what compilers refuse as a clobber: the stack and frame
+   pointers, and the registers that gcc or LLVM keep for frames of a size
+   that is known at run time only, or for position-independent code. Modes of
+   rounding and flags of floating point are not saved: they belong to the
+   thread. What a switch leaves where a call leaves the return address is 0, so
+   that a new stack ends there for those who walk it.
 
    A stack belongs to one thread at a time, which makes, uses and frees it: so
    there are no locks here. It cannot be given back from itself before the last
@@ -14245,8 +14327,7 @@ CONC_API int conc_group_leave(conc_group *group, double timeout) {
 
 /* rbx and rbp are saved by hand: compilers refuse them as clobbers (rbx in
    position-independent code, rbp as the frame pointer). The endbr64 is where
-   the indirect jump lands, for CET; elsewhere it does nothing. MXCSR and the
-   x87 control word are not saved: they belong to the thread. */
+   the indirect jump lands, for CET; elsewhere it does nothing. */
 CONC__INLINE void conc__switch_registers(void **from, void **to) {
   __asm__ __volatile__(
       "leaq 1f(%%rip), %%rax\n\t"
@@ -14285,6 +14366,7 @@ CONC__INLINE void conc__switch_registers(void **from, void **to) {
       "ldp x17, x16, [x1]\n\t"
       "ldp x29, x19, [x1, #16]\n\t"
       "mov sp, x17\n\t"
+      "mov x30, xzr\n\t"
       "br x16\n"
       "1:\n\t"
       "hint #36\n\t" /* bti j */
@@ -14299,6 +14381,224 @@ CONC__INLINE void conc__switch_registers(void **from, void **to) {
         "v31", "cc", "memory");
 }
 
+#elif CONC_HAVE_SWITCH_ASM && CONC__X86_32
+
+/* The CPU has no other way to its program counter than a call: one to the next
+   instruction, which CPUs do not take for one that returns. LLVM has esi for
+   frames of any size; ebx is that of position-independent code. */
+CONC__INLINE void conc__switch_registers(void **from, void **to) {
+  __asm__ __volatile__(
+      "call 0f\n"
+      "0:\n\t"
+      "popl %%ecx\n\t"
+      "addl $(1f - 0b), %%ecx\n\t"
+      "movl %%esp, 0(%%eax)\n\t"
+      "movl %%ecx, 4(%%eax)\n\t"
+      "movl %%ebp, 8(%%eax)\n\t"
+      "movl %%ebx, 12(%%eax)\n\t"
+      "movl %%esi, 16(%%eax)\n\t"
+      "movl 0(%%edx), %%esp\n\t"
+      "movl 4(%%edx), %%ecx\n\t"
+      "movl 8(%%edx), %%ebp\n\t"
+      "movl 12(%%edx), %%ebx\n\t"
+      "movl 16(%%edx), %%esi\n\t"
+      "jmpl *%%ecx\n"
+      "1:\n\t"
+      : "+a"(from), "+d"(to)
+      :
+      : "ecx", "edi", CONC__SSE_REGISTERS CONC__AVX512_MASKS "st", "st(1)",
+        "st(2)", "st(3)", "st(4)", "st(5)", "st(6)", "st(7)", "cc", "memory");
+}
+
+#elif CONC_HAVE_SWITCH_ASM && CONC__ARM32
+
+/* The frame pointer is r11, that of Thumb r7; LLVM has r6 for frames of any
+   size; r9 is the platform's on some. An address to jump to is odd in Thumb,
+   which is the same in all of the implementation. */
+CONC__INLINE void conc__switch_registers(void **from, void **to) {
+  register void **r0 __asm__("r0") = from;
+  register void **r1 __asm__("r1") = to;
+  __asm__ __volatile__(
+      "adr r12, 1f\n\t"
+#ifdef __thumb__
+      "orr r12, r12, #1\n\t"
+#endif
+      "mov r2, sp\n\t"
+      "str r2, [r0]\n\t"
+      "str r12, [r0, #4]\n\t"
+      "str r6, [r0, #8]\n\t"
+      "str r7, [r0, #12]\n\t"
+      "str r9, [r0, #16]\n\t"
+      "str r11, [r0, #20]\n\t"
+      "ldr r2, [r1]\n\t"
+      "ldr r12, [r1, #4]\n\t"
+      "ldr r6, [r1, #8]\n\t"
+      "ldr r7, [r1, #12]\n\t"
+      "ldr r9, [r1, #16]\n\t"
+      "ldr r11, [r1, #20]\n\t"
+      "mov sp, r2\n\t"
+      "mov lr, #0\n\t"
+      "bx r12\n\t"
+      ".balign 4\n" /* adr in Thumb counts in words */
+      "1:\n\t"
+      : "+r"(r0), "+r"(r1)
+      :
+      : "r2", "r3", "r4", "r5", "r8", "r10", "r12", "lr",
+#ifdef __ARM_FP
+        "d0", "d1", "d2", "d3", "d4", "d5", "d6", "d7", "d8", "d9", "d10",
+        "d11", "d12", "d13", "d14", "d15", "d16", "d17", "d18", "d19", "d20",
+        "d21", "d22", "d23", "d24", "d25", "d26", "d27", "d28", "d29", "d30",
+        "d31",
+#endif
+        "cc", "memory");
+}
+
+#elif CONC_HAVE_SWITCH_ASM && CONC__RISCV64
+
+/* The frame pointer is s0; LLVM has s1 for frames of any size. A jump through
+   t0 would be taken for a return. */
+CONC__INLINE void conc__switch_registers(void **from, void **to) {
+  register void **a0 __asm__("a0") = from;
+  register void **a1 __asm__("a1") = to;
+  __asm__ __volatile__(
+      "lla t1, 1f\n\t"
+      "sd sp, 0(a0)\n\t"
+      "sd t1, 8(a0)\n\t"
+      "sd s0, 16(a0)\n\t"
+      "sd s1, 24(a0)\n\t"
+      "ld sp, 0(a1)\n\t"
+      "ld t1, 8(a1)\n\t"
+      "ld s0, 16(a1)\n\t"
+      "ld s1, 24(a1)\n\t"
+      "li ra, 0\n\t"
+      "jr t1\n"
+      "1:\n\t"
+      : "+r"(a0), "+r"(a1)
+      :
+      : "ra", "t0", "t1", "t2", "t3", "t4", "t5", "t6", "a2", "a3", "a4", "a5",
+        "a6", "a7", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9", "s10",
+        "s11",
+#ifdef __riscv_flen
+        "ft0", "ft1", "ft2", "ft3", "ft4", "ft5", "ft6", "ft7", "ft8", "ft9",
+        "ft10", "ft11", "fa0", "fa1", "fa2", "fa3", "fa4", "fa5", "fa6", "fa7",
+        "fs0", "fs1", "fs2", "fs3", "fs4", "fs5", "fs6", "fs7", "fs8", "fs9",
+        "fs10", "fs11",
+#endif
+        CONC__RISCV_VECTORS "memory");
+}
+
+#elif CONC_HAVE_SWITCH_ASM && CONC__S390X
+
+/* The frame pointer is r11; r12 is that of position-independent code, and r13
+   that of constants. */
+CONC__INLINE void conc__switch_registers(void **from, void **to) {
+  register void **r2 __asm__("r2") = from;
+  register void **r3 __asm__("r3") = to;
+  __asm__ __volatile__(
+      "larl %%r1, 1f\n\t"
+      "stg %%r15, 0(%%r2)\n\t"
+      "stg %%r1, 8(%%r2)\n\t"
+      "stmg %%r11, %%r13, 16(%%r2)\n\t"
+      "lg %%r15, 0(%%r3)\n\t"
+      "lg %%r1, 8(%%r3)\n\t"
+      "lmg %%r11, %%r13, 16(%%r3)\n\t"
+      "lghi %%r14, 0\n\t"
+      "br %%r1\n"
+      "1:\n\t"
+      : "+r"(r2), "+r"(r3)
+      :
+      : "r0", "r1", "r4", "r5", "r6", "r7", "r8", "r9", "r10", "r14", "f0",
+        "f1", "f2", "f3", "f4", "f5", "f6", "f7", "f8", "f9", "f10", "f11",
+        "f12", "f13", "f14", "f15", CONC__S390X_VECTORS "cc", "memory");
+}
+
+#elif CONC_HAVE_SWITCH_ASM && CONC__PPC64
+
+/* The frame pointer is r31; LLVM has r30 for frames of any size; r2 is the
+   table of addresses. A function that begins finds that by r12. */
+CONC__INLINE void conc__switch_registers(void **from, void **to) {
+  register void **r3 __asm__("r3") = from;
+  register void **r4 __asm__("r4") = to;
+  __asm__ __volatile__(
+      "bcl 20, 31, 0f\n" /* a call that CPUs take for no call */
+      "0:\n\t"
+      "mflr 12\n\t"
+      "addi 12, 12, 1f - 0b\n\t"
+      "std 1, 0(3)\n\t"
+      "std 12, 8(3)\n\t"
+      "std 31, 16(3)\n\t"
+      "std 30, 24(3)\n\t"
+      "std 2, 32(3)\n\t"
+      "ld 1, 0(4)\n\t"
+      "ld 12, 8(4)\n\t"
+      "ld 31, 16(4)\n\t"
+      "ld 30, 24(4)\n\t"
+      "ld 2, 32(4)\n\t"
+      "li 0, 0\n\t"
+      "mtlr 0\n\t"
+      "mtctr 12\n\t"
+      "bctr\n"
+      "1:\n\t"
+      : "+r"(r3), "+r"(r4)
+      :
+      : "r0", "r5", "r6", "r7", "r8", "r9", "r10", "r11", "r12", "r14", "r15",
+        "r16", "r17", "r18", "r19", "r20", "r21", "r22", "r23", "r24", "r25",
+        "r26", "r27", "r28", "r29", "lr", "ctr", "xer", "cr0", "cr1", "cr2",
+        "cr3", "cr4", "cr5", "cr6", "cr7", "fr0", "fr1", "fr2", "fr3", "fr4",
+        "fr5", "fr6", "fr7", "fr8", "fr9", "fr10", "fr11", "fr12", "fr13",
+        "fr14", "fr15", "fr16", "fr17", "fr18", "fr19", "fr20", "fr21", "fr22",
+        "fr23", "fr24", "fr25", "fr26", "fr27", "fr28", "fr29", "fr30", "fr31",
+        CONC__PPC64_VECTORS "memory");
+}
+
+#elif CONC_HAVE_SWITCH_ASM && CONC__LOONG64
+
+/* The frame pointer is fp; LLVM has s8 for frames of any size. A jump through
+   ra would be taken for a return. */
+CONC__INLINE void conc__switch_registers(void **from, void **to) {
+  register void **a0 __asm__("$a0") = from;
+  register void **a1 __asm__("$a1") = to;
+  __asm__ __volatile__(
+      "la.local $t0, 1f\n\t"
+      "st.d $sp, $a0, 0\n\t"
+      "st.d $t0, $a0, 8\n\t"
+      "st.d $fp, $a0, 16\n\t"
+      "st.d $s8, $a0, 24\n\t"
+      "ld.d $sp, $a1, 0\n\t"
+      "ld.d $t0, $a1, 8\n\t"
+      "ld.d $fp, $a1, 16\n\t"
+      "ld.d $s8, $a1, 24\n\t"
+      "move $ra, $zero\n\t"
+      "jr $t0\n"
+      "1:\n\t"
+      : "+r"(a0), "+r"(a1)
+      :
+      : "$r1", "$r6", "$r7", "$r8", "$r9", "$r10", "$r11", "$r12", "$r13",
+        "$r14", "$r15", "$r16", "$r17", "$r18", "$r19", "$r20", "$r23", "$r24",
+        "$r25", "$r26", "$r27", "$r28", "$r29", "$r30",
+#ifndef __loongarch_soft_float
+        "$f0", "$f1", "$f2", "$f3", "$f4", "$f5", "$f6", "$f7", "$f8", "$f9",
+        "$f10", "$f11", "$f12", "$f13", "$f14", "$f15", "$f16", "$f17", "$f18",
+        "$f19", "$f20", "$f21", "$f22", "$f23", "$f24", "$f25", "$f26", "$f27",
+        "$f28", "$f29", "$f30", "$f31", "$fcc0", "$fcc1", "$fcc2", "$fcc3",
+        "$fcc4", "$fcc5", "$fcc6", "$fcc7",
+#endif
+        "memory");
+}
+
+#endif
+
+/* What stands above the stack pointer where a function begins, all 0: on x86
+   the return address; where the ABI says that callers keep it free, the room
+   in which a function may save registers. */
+#if CONC__X86_64 || CONC__X86_32
+#define CONC__SWITCH_ROOM sizeof(void *)
+#elif CONC__S390X
+#define CONC__SWITCH_ROOM 160
+#elif CONC__PPC64
+#define CONC__SWITCH_ROOM 96
+#else
+#define CONC__SWITCH_ROOM 16
 #endif
 
 /* Goes on at `to`; returns when a switch comes back to `from`. `last`: the
@@ -14338,16 +14638,14 @@ CONC__PRIVATE void conc__fiber_entered(conc__fiber *main_fiber) {
 CONC__PRIVATE void conc__fiber_init(conc__fiber *f, unsigned char *stack,
                                     size_t size, void (*entry)(void)) {
 #if CONC_HAVE_SWITCH_ASM
-  /* As after a call: the return address (none) on an aligned stack. */
+  /* As after a call: on x86 the stack is aligned but for the address. */
   uintptr_t top = ((uintptr_t)stack + size) & ~(uintptr_t)15;
   CONC__CHECK(size >= 1024);
-  if (CONC__X86_64) {
-    top -= 8;
-    *(void **)top = NULL;
-  }
+  top -= CONC__SWITCH_ROOM;
+  memset((void *)top, 0, CONC__SWITCH_ROOM);
+  memset(f->registers, 0, sizeof f->registers);
   f->registers[0] = (void *)top;
   memcpy(&f->registers[1], &entry, sizeof entry);
-  f->registers[2] = f->registers[3] = NULL;
 #else
   getcontext(&f->context);
   f->context.uc_stack.ss_sp = stack;
