@@ -527,8 +527,10 @@
    have ended. (Where the implementation is compiled as C++ the others do not
    go on, nor end.) A handler of pthread_cleanup_push() must not be in force
    while a coroutine waits: the system keeps one list of them for each thread.
-   The switch in assembly does not keep a shadow stack: where the system
-   enforces CET's shadow stacks, define CONC_USE_UCONTEXT.
+   The switch in assembly keeps no shadow stack (CET on x86-64, GCS on AArch64),
+   by which a CPU checks each return. In a thread for which one is in force,
+   conc_run and generators say -ENOTSUP: define CONC_USE_UCONTEXT, or start the
+   program without (by glibc's GLIBC_TUNABLES=glibc.cpu.x86_shstk=off).
 
    >>shared
 
@@ -1818,7 +1820,9 @@ typedef struct conc_gen {
    -EPERM   it belongs to another thread
    -EPIPE   there is no value any more: its target has returned, or it was
             closed
-   -ENOMEM  there is no memory for its stack */
+   -ENOMEM  there is no memory for its stack
+   -ENOTSUP the CPU checks the thread's returns: see >>coroutine, on shadow
+            stacks */
 CONC_API int conc_gen_next(conc_gen *gen, void **value);
 
 /* Does what conc_gen_next does; and the conc_yield at which the generator
@@ -2013,7 +2017,8 @@ CONC_API int conc_thread_start(conc_task *task);
              a process without other threads. They were cancelled, and
              conc_deadlock_report tells what they waited for
    -ENOMEM   there is no memory for the loop
-   -EMFILE   the process has too many descriptors */
+   -EMFILE   the process has too many descriptors
+   -ENOTSUP  the CPU checks the thread's returns: see above, on shadow stacks */
 CONC_API int conc_run(conc_task *task);
 
 /* Starts a coroutine on the loop of the calling thread (Python's
@@ -14588,6 +14593,26 @@ CONC__INLINE void conc__switch_registers(void **from, void **to) {
 
 #endif
 
+/* Whether the CPU checks each return of this thread by a second stack, which
+   the switch above does not change. The instructions that ask do nothing on a
+   CPU that has none. Tests say otherwise. */
+#ifndef CONC_HAVE_SHADOW_STACK
+#define CONC_HAVE_SHADOW_STACK conc__shadow_stack()
+#endif
+CONC__INLINE bool conc__shadow_stack(void) {
+#if CONC_HAVE_SWITCH_ASM && CONC__X86_64
+  uintptr_t top = 0;
+  __asm__ __volatile__("rdsspq %0" : "+r"(top));
+  return top != 0;
+#elif CONC_HAVE_SWITCH_ASM && CONC__ARM64
+  register uintptr_t x16 __asm__("x16") = 1; /* to be cleared */
+  __asm__ __volatile__("hint #40" : "+r"(x16)); /* chkfeat x16 */
+  return x16 == 0;
+#else
+  return false;
+#endif
+}
+
 /* What stands above the stack pointer where a function begins, all 0: on x86
    the return address; where the ABI says that callers keep it free, the room
    in which a function may save registers. */
@@ -15170,6 +15195,7 @@ CONC__PRIVATE int conc__gen_begin(conc_gen *g, void *sent) {
   int rc = conc__gen_check(g);
   if (rc != 0 || conc__gen_state(g) != CONC__GEN_NEW) return rc;
   if (sent != NULL) return -EINVAL;
+  if (CONC__UNLIKELY(CONC_HAVE_SHADOW_STACK)) return -ENOTSUP;
   g->stack = conc__gen_stack_get(g->stack_size);
   if (g->stack == NULL) return -ENOMEM;
   conc__stack_begin(g->stack, conc__gen_main);
@@ -17956,6 +17982,7 @@ CONC_API int conc_run(conc_task *task) {
   conc__init();
   if (conc__this.loop != NULL) return -EBUSY;
   if (task->detached) return -EINVAL;
+  if (CONC_HAVE_SHADOW_STACK) return -ENOTSUP;
   loop = (conc__loop *)CONC_MALLOC(sizeof *loop);
   if (loop == NULL) return -ENOMEM;
   mine = conc__self()->task;
