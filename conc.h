@@ -28387,12 +28387,27 @@ CONC__PRIVATE int conc__packet_send(int pipe, conc__packet *head,
   }
 }
 
+/* CMSG_NXTHDR. As musl writes it, gcc warns of what only its author could
+   change. */
+#if defined(__GNUC__) && !CONC__TCC
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wsign-conversion"
+#pragma GCC diagnostic ignored "-Wsign-compare"
+#endif
+CONC__PRIVATE struct cmsghdr *conc__control_next(struct msghdr *m,
+                                                 struct cmsghdr *c) {
+  return CMSG_NXTHDR(m, c);
+}
+#if defined(__GNUC__) && !CONC__TCC
+#pragma GCC diagnostic pop
+#endif
+
 /* The first descriptor that came with a packet, or -1; all others are closed.
    The caller must close it. */
 CONC__PRIVATE int conc__control_take(struct msghdr *m) {
   struct cmsghdr *c;
   int first = -1;
-  for (c = CMSG_FIRSTHDR(m); c != NULL; c = CMSG_NXTHDR(m, c)) {
+  for (c = CMSG_FIRSTHDR(m); c != NULL; c = conc__control_next(m, c)) {
     size_t i, n = c->cmsg_len < CMSG_LEN(0)
                       ? 0
                       : ((size_t)c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
