@@ -36428,7 +36428,7 @@ typedef struct conc__house {
   /* Of a guest: */
   conc__cable *idle, *pinned; /* under the guard */
   size_t idle_count;          /* as these */
-  uint64_t process;          /* 0: not known yet. Atomic */
+  conc__word64 process;       /* 0: not known yet. Atomic */
   unsigned beats; /* the thread that says that it lives: 0: there is none, 1: a
                      task is about to start it, 2: it runs, 3: it is to end,
                      4: it has ended. Atomic */

@@ -37,6 +37,27 @@ c="$zig cc -std=c11 $warn -Wstrict-prototypes -Wmissing-prototypes"
 # (Its C++ library is not needed: "zig c++" would compile that first.)
 cxx="$zig cc -x c++ -std=c++17 -fno-exceptions $warn"
 
+# All examples in one program, of which main picks one.
+{
+  echo '#include <stdio.h>'
+  for example in examples/*.c; do
+    name=$(basename "$example" .c)
+    printf '#define main main_%s\n#include "%s"\n' "$name" "$example" \
+      >"$tmp/example_$name.c"
+    # Its main has arguments, or none.
+    echo "int main_$name();"
+  done
+  echo 'int main(int argc, char **argv) {'
+  echo '  typedef int example(int, char **);'
+  echo '  static example *const all[] = {'
+  for example in examples/*.c; do
+    echo "    (example *)main_$(basename "$example" .c),"
+  done
+  echo '  };'
+  echo '  return all[argc](argc, argv);'
+  echo '}'
+} >"$tmp/examples.c"
+
 # one TARGET [DEFINES]: the implementation, linked with a program
 one() {
   target=$1
@@ -44,26 +65,23 @@ one() {
   try "$target${*:+ $*}: C, linked" $c -target "$target" "$@" \
     -o "$tmp/program" "$tmp/conc.c" "$tmp/main.c"
 }
-# whole TARGET: both configurations, both languages, and the examples
+# whole TARGET: both configurations, both languages, and the examples, each of
+# which would have the implementation once more.
 whole() {
   one "$1" -DCONC_PORTABLE
   try "$1: C++, linked" $cxx -target "$1" -o "$tmp/program" "$tmp/conc.c" \
     "$tmp/main.c"
-  try "$1: the implementation" $c -target "$1" -c -o "$tmp/conc.o" \
-    "$tmp/conc.c"
-  for example in examples/*.c; do
-    # Each has the implementation in it, which is here already.
-    try "$1: $example, linked" $c -target "$1" -DCONC__IMPLEMENTED \
-      -Wno-missing-prototypes -o "$tmp/program" "$example" "$tmp/conc.o"
-  done
+  try "$1: C" $c -target "$1" -c -o "$tmp/conc.o" "$tmp/conc.c"
+  try "$1: the examples, linked" $c -target "$1" -DCONC__IMPLEMENTED \
+    -Wno-missing-prototypes -Wno-strict-prototypes \
+    -Wno-deprecated-non-prototype -Wno-cast-function-type \
+    -o "$tmp/program" "$tmp"/example*.c "$tmp/conc.o"
 }
-whole aarch64-macos
-whole x86_64-openbsd
-for target in x86_64-macos x86_64-freebsd x86_64-netbsd; do
-  one $target
-  one $target -DCONC_PORTABLE
+for target in aarch64-macos x86_64-freebsd x86_64-netbsd x86_64-openbsd; do
+  whole $target
 done
+one x86_64-macos
 # Old glibc, and both kinds of time on 32 bits.
 one x86_64-linux-gnu.2.17
 one x86-linux-gnu -D_TIME_BITS=64 -D_FILE_OFFSET_BITS=64
-one arm-linux-musleabihf
+one arm-linux-gnueabihf
