@@ -4815,10 +4815,10 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
      UNBLOCKED    the get goes on
      OOM          -ENOSPC: it has no memory for the message
      MISCONF      -EIO: it cannot save
-     NOREPLICAS   -ENOLINK. A put also returns that if fewer than .replicas
-                  have the message within its timeout, or within .timeout if
-                  that is sooner: then the message is there, but may be lost
-                  with the master
+     NOREPLICAS   -ENOLINK (-EUSERS on OpenBSD, which has no ENOLINK). A put
+                  also returns that if fewer than .replicas have the message
+                  within its timeout, or within .timeout if that is sooner:
+                  then the message is there, but may be lost with the master
      NOAUTH, WRONGPASS, NOPERM
                   -EACCES
      WRONGTYPE    -EBADMSG: {NAME} is something else there
@@ -6742,6 +6742,8 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
      signalfd4          2.6.27    a look every 10 ms
      pidfd_open         5.3       a thread for each child
      MADV_GUARD_INSTALL 6.13      mprotect()
+     F_OFD_SETLK        3.15      locks of a process: then each forked child
+                                  takes its own at once
 
    Of others no note is needed, since they are made once, or stand in front of
    what is done in any case: pidfd_send_signal (kill), close_range (a close for
@@ -6757,7 +6759,8 @@ enum {
   CONC__CALL_EPOLL_PWAIT = 32,
   CONC__CALL_SIGNALFD = 64,
   CONC__CALL_PIDFD = 128,
-  CONC__CALL_GUARD = 256
+  CONC__CALL_GUARD = 256,
+  CONC__CALL_OPEN_LOCK = 512
 };
 
 /* --- the coroutine switch, and tools that must know of it --- */
@@ -7030,6 +7033,12 @@ CONC_API void conc_free(void *memory) { CONC_FREE(memory); }
 #else
 #define CONC__EREMOTEIO EREMOTE
 #endif
+/* And OpenBSD has no ENOLINK. */
+#ifdef ENOLINK
+#define CONC__ENOLINK ENOLINK
+#else
+#define CONC__ENOLINK EUSERS
+#endif
 
 /* The errors that this library returns of its own accord, and those of the
    system that it is known to pass on. strerror() may not be thread-safe, and
@@ -7079,7 +7088,7 @@ static const struct conc__error_text {
     {ENOENT, "no such name, file or host"},
     {ENOEXEC, "not a program of this system"},
     {ENOLCK, "no locks available"},
-    {ENOLINK, "not on as many replicas as was asked for"},
+    {CONC__ENOLINK, "not on as many replicas as was asked for"},
     {ENOMEM, "out of memory"},
     {ENOPROTOOPT, "option not supported by the protocol"},
     {ENOSPC, "no space left"},
@@ -7547,6 +7556,12 @@ CONC__PRIVATE bool conc__call_refused(unsigned call) {
   if (!conc__call_may_be_refused()) return false;
   __atomic_fetch_or(&conc__calls_refused, call, __ATOMIC_RELAXED);
   return true;
+}
+
+/* Whether there are locks that an open file has, and not a process: as far as
+   is known, for a kernel that is older than its headers refuses the first. */
+CONC__INLINE bool conc__open_locks(void) {
+  return CONC__OFD_SETLK >= 0 && conc__call_may(CONC__CALL_OPEN_LOCK);
 }
 
 /* --- sleeping on a word ---
@@ -10485,7 +10500,7 @@ CONC__PRIVATE void conc__shared_fork_child(void) {
     g->forked = true;
     g->tracker = 0; /* the parent's child */
     if (g->making) g->name = "";
-    if (CONC__OFD_SETLK < 0 && g->name != NULL)
+    if (!conc__open_locks() && g->name != NULL)
       conc__registry_enter(g->registry);
   }
 }
@@ -10506,11 +10521,16 @@ CONC__PRIVATE void conc__shared_init(void) {
 /* --- ids --- */
 
 /* fcntl() on some bytes of a file: 0, or -1 and errno; *type goes in, and
-   comes out as what was found. */
+   comes out as what was found. EINVAL: there is no such command. */
 CONC__PRIVATE int conc__record_lock(int fd, int command, unsigned first,
                                     unsigned n, short *type) {
+  bool open_lock = command == CONC__OFD_SETLK || command == CONC__OFD_GETLK;
   struct flock lock;
   int rc;
+  if (open_lock && !conc__open_locks()) {
+    errno = EINVAL;
+    return -1;
+  }
   memset(&lock, 0, sizeof lock);
   lock.l_type = *type;
   lock.l_whence = SEEK_SET;
@@ -10518,6 +10538,8 @@ CONC__PRIVATE int conc__record_lock(int fd, int command, unsigned first,
   lock.l_len = (off_t)n;
   do rc = fcntl(fd, command, &lock);
   while (rc < 0 && errno == EINTR);
+  if (rc < 0 && open_lock && errno == EINVAL)
+    conc__call_refused(CONC__CALL_OPEN_LOCK);
   *type = lock.l_type;
   return rc;
 }
@@ -10558,7 +10580,7 @@ CONC__PRIVATE int conc__registry_fd(struct conc__registry *r) {
    file may have other locks of this process, which its close would drop. */
 CONC__PRIVATE int conc__registry_reopen(struct conc__registry *r) {
   char path[32];
-  if (r != conc__family || CONC__OFD_SETLK < 0 || CONC__MADV_DONTFORK < 0)
+  if (r != conc__family || !conc__open_locks() || CONC__MADV_DONTFORK < 0)
     return -1;
   snprintf(path, sizeof path, "/proc/self/fd/%d", conc__registry_local(r)->fd);
   return conc__fd_lift(open(path, O_RDWR | O_CLOEXEC));
@@ -10586,7 +10608,11 @@ CONC__PRIVATE unsigned conc__registry_take(struct conc__registry *r, int fd,
         __atomic_fetch_add(&r->next, 1u, __ATOMIC_RELAXED) % CONC__PROCESSES;
     unsigned uses;
     short type = F_WRLCK;
-    if (conc__record_lock(fd, command, index, 1, &type) != 0) continue;
+    if (conc__record_lock(fd, command, index, 1, &type) != 0) {
+      if (errno != EINVAL) continue;
+      __atomic_fetch_sub(&r->next, 1u, __ATOMIC_RELAXED); /* not tried yet */
+      break;
+    }
     uses = (CONC__LOAD(&r->uses[index]) + 1) & (CONC__PROCESS_ID >> 10);
     if (uses == 0 || uses == CONC__PROCESS_ID >> 10) uses = 1; /* no id */
     CONC__STORE(&r->uses[index], uses);
@@ -20338,7 +20364,7 @@ CONC__PRIVATE bool conc__named_leave(const conc__region *g) {
   int fd = conc__registry_local(g->registry)->fd;
   char path[CONC__NAMED_PATH];
   short type = F_WRLCK;
-  if (g->name[0] == 0 || (g->forked && CONC__OFD_SETLK >= 0)) return false;
+  if (g->name[0] == 0 || (g->forked && conc__open_locks())) return false;
   if (conc__record_lock(fd, F_SETLK, CONC__BYTE_OPENS, 1, &type) != 0)
     return false;
   type = F_WRLCK;
@@ -20346,7 +20372,7 @@ CONC__PRIVATE bool conc__named_leave(const conc__region *g) {
       type != F_UNLCK)
     return false;
   type = F_WRLCK;
-  if (CONC__OFD_GETLK >= 0) {
+  if (conc__open_locks()) {
     int rc = conc__record_lock(fd, CONC__OFD_GETLK, CONC__BYTE_USES, 1, &type);
     if (rc != 0 || type != F_UNLCK) return false;
   }
@@ -28712,12 +28738,27 @@ CONC__PRIVATE int conc__packet_send(int pipe, conc__packet *head,
   }
 }
 
+/* CMSG_NXTHDR. As musl writes it, gcc warns of what only its author could
+   change. */
+#if defined(__GNUC__) && !CONC__TCC
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wsign-conversion"
+#pragma GCC diagnostic ignored "-Wsign-compare"
+#endif
+CONC__PRIVATE struct cmsghdr *conc__control_next(struct msghdr *m,
+                                                 struct cmsghdr *c) {
+  return CMSG_NXTHDR(m, c);
+}
+#if defined(__GNUC__) && !CONC__TCC
+#pragma GCC diagnostic pop
+#endif
+
 /* The first descriptor that came with a packet, or -1; all others are closed.
    The caller must close it. */
 CONC__PRIVATE int conc__control_take(struct msghdr *m) {
   struct cmsghdr *c;
   int first = -1;
-  for (c = CMSG_FIRSTHDR(m); c != NULL; c = CMSG_NXTHDR(m, c)) {
+  for (c = CMSG_FIRSTHDR(m); c != NULL; c = conc__control_next(m, c)) {
     size_t i, n = c->cmsg_len < CMSG_LEN(0)
                       ? 0
                       : ((size_t)c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
@@ -36712,7 +36753,7 @@ typedef struct conc__house {
   /* Of a guest: */
   conc__cable *idle, *pinned; /* under the guard */
   size_t idle_count;          /* as these */
-  uint64_t process;          /* 0: not known yet. Atomic */
+  conc__word64 process;       /* 0: not known yet. Atomic */
   unsigned beats; /* the thread that says that it lives: 0: there is none, 1: a
                      task is about to start it, 2: it runs, 3: it is to end,
                      4: it has ended. Atomic */
@@ -54239,7 +54280,7 @@ static const struct conc__redis_word {
                          {"READONLY", -EROFS, true},
                          {"UNBLOCKED", -EAGAIN, true},
                          {"BUSYGROUP", -EEXIST, false},
-                         {"NOREPLICAS", -ENOLINK, false},
+                         {"NOREPLICAS", -CONC__ENOLINK, false},
                          {"OOM", -ENOSPC, false},
                          {"MISCONF", -EIO, false},
                          {"NOAUTH", -EACCES, false},
@@ -57048,8 +57089,8 @@ CONC__PRIVATE int conc__put_replicas(const conc__redis *r,
   if (r->owner->replicas == 0) return 0;
   if (!conc__resp_next(walk, &part)) return -EPROTO;
   if (part.kind == '-') return conc__redis_code(&part, &soon);
-  return part.kind == ':' && part.n >= (int64_t)r->owner->replicas ? 0
-                                                                   : -ENOLINK;
+  if (part.kind == ':' && part.n >= (int64_t)r->owner->replicas) return 0;
+  return -CONC__ENOLINK;
 }
 
 /* The script of a put, with the n messages from `from` on. */
@@ -57104,7 +57145,7 @@ CONC__PRIVATE ssize_t conc__far_result(const conc__redis *r,
     done = 1;
   }
   if (done > 0) rc = conc__put_replicas(r, &walk);
-  return rc == -ENOLINK ? rc : done;
+  return rc == -CONC__ENOLINK ? rc : done;
 }
 
 /* Puts up to n messages, once. How many; 0: there is no room; or negative

@@ -23,6 +23,9 @@ fi
 # Enough for reports, and gcc is done in less time.
 lines=CFLAGS=-g1
 cross=aarch64-linux-gnu-gcc
+# As Alpine Linux compiles; and static, where libc is.
+alpine='-g1 -fstack-clash-protection -Wformat -Werror=format-security'
+alpine="$alpine -D_FORTIFY_SOURCE=2"
 # With its own C library, where the cross compiler has it. Emulated, and so in
 # Valgrind, what is repeated thousands of times is repeated less.
 less='TEST_SLOW=10 THREAD_ROUNDS=20 FORK_ROUNDS=10 DEADLOCK_ROUNDS=16'
@@ -38,6 +41,7 @@ gcc-tsan | gcc | CC=gcc $lines OPT=-Og $few $tsan TESTS="core thread sync model 
 clang-asan | clang | CC=clang OPT=-O0 $few $san TESTS="sync memory loop park queue queue_processes pipe shared spoiled spoiled_queue fork process programs pool workers value json pass fuzz errors ended delivery manager server limits many reconnect remote types containers functions data pools work lessee guests journal journaled survive guards nothreads"
 portable | gcc | CC=gcc OPT=-Og STD=c99 DEFS="-DCONC_PORTABLE -DCONC_HAVE_THREAD_LOCAL=0" $few TESTS="core thread sync deadlock park loop stream datagram connect serve signals queue queue_processes pipe shared spoiled_queue named owner fork process programs pool closed delivery manager server reconnect work lessee guests journal"
 kqueue | gcc | CC=gcc OPT=-Og $few DEFS="$kqueue" LDFLAGS=$lkqueue TESTS="core loop stream datagram connect serve pipe signals progress queue manager process fork"
+musl | musl-gcc | CC=musl-gcc OPT=-Os CFLAGS="$alpine" LDFLAGS=-static $few TESTS="core thread sync park queue process pool manager signals"
 c++20 | g++ | CXX=g++ OPT=-Og STD=c++20 $few TESTS="core sync queue process value manager types work"
 malformed | gcc | CC=gcc $lines OPT=-O2 MANAGER_FRAMES=40000 VALUE_INPUTS=300000 TESTS="manager value"
 aarch64 | $cross qemu-aarch64 | $aarch64 OPT=-O1 TESTS="core value park loop queue generator"
@@ -53,6 +57,7 @@ denied | gcc |
 redis | gcc redis-server | CC=gcc $lines OPT=-O1 $san REDIS_CHAOS=10 TESTS="redis redis_answers redis_chaos"
 fuzz | clang |
 compile-all | cc |
+targets | cc |
 vendor-all | cc |
 gcc-O2 | gcc | CC=gcc OPT=-O2 $few TESTS="core thread sync model park loop queue queue_processes pool shared manager many work"
 long | cc | OPT=-O2 TEST_SLOW=4 DEADLOCK_ROUNDS=1000 DEADLOCK_OPERATIONS=10000000 FORK_ROUNDS=1000 SYNC_STEPS=1000000 PROCESS_MIB=256 PROCESS_STARTS=5000 QUEUE_KILLS=5000 SURVIVE_MESSAGES=200000 SURVIVE_TELL=1 POWER_CUTS=1000 TESTS="deadlock fork process queue_processes sync model survive power"
@@ -76,6 +81,8 @@ configuration() { # NAME TOOLS ARGUMENTS
   netns) # a network that fails; skipped without root
     make build/default/interop/netns &&
       NETNS_SLACK=2 timeout -k 10 "$LIMIT" sh tests/interop/netns.sh ;;
+  targets) # other systems, by Zig; skipped where there is none
+    BUILD=build/check timeout -k 10 "$LIMIT" sh tests/targets.sh ;;
   *-all) # a script that has more to do here than in make test
     BUILD=build/check timeout -k 10 "$LIMIT" sh "tests/${1%-all}.sh" all ;;
   *) eval "timeout -k 10 $LIMIT make test JOBS=1 $3" ;;

@@ -23,7 +23,7 @@ fi
 light="$warn -Wno-misleading-indentation"
 clight="$cwarn -Wno-misleading-indentation"
 c_standards='c99 c11 c17 c2x'
-cxx_standards='c++11 c++14 c++17 c++20'
+cxx_standards='c++11 c++14 c++17 c++20 c++2b'
 
 # try TITLE COMMAND...: the command must succeed and be silent.
 try() {
@@ -228,11 +228,12 @@ elif have "$CC"; then
   try 'and the program runs' "$tmp/tcc"
 fi
 
-# macOS and the BSDs have no EREMOTEIO, but EREMOTE.
+# macOS and the BSDs have no EREMOTEIO, but EREMOTE; OpenBSD has no ENOLINK.
 source eremoteio.c <<EOS
 #define _GNU_SOURCE
 #include <errno.h>
 #undef EREMOTEIO
+#undef ENOLINK
 #define CONC_STATIC
 #define CONC_IMPLEMENTATION
 #include "$here/conc.h"
@@ -244,7 +245,7 @@ int main(void) {
 }
 EOS
 if have "$CC"; then
-  try 'a system without EREMOTEIO' $CC -std=c11 -O1 $clight -pthread \
+  try 'a system without EREMOTEIO and ENOLINK' $CC -std=c11 -O1 $clight -pthread \
     -o "$tmp/eremoteio" "$tmp/eremoteio.c"
   try 'and the program runs' "$tmp/eremoteio"
 fi

@@ -3,6 +3,7 @@
  * without a call:
  *   deny CALL ERRNO PROGRAM [ARGUMENT...]   such as: deny eventfd2 EPERM core
  *   deny docker EPERM PROGRAM               without what Docker denies
+ *   deny linux-3.10 ENOSYS PROGRAM          without what came after that
  *   deny --calls                            their names */
 #include "inside.h"
 #include "refuse.h"
@@ -11,7 +12,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 
-#ifdef __linux__
+#if TEST_CAN_REFUSE
 
 /* Those that the library can do without: its table in >>platform, and those
  * below that. */
@@ -174,13 +175,15 @@ static void network(void) {
   conc_queue_free(q);
 }
 
-/* All of it in a child that the calls are denied to. */
+/* All of it in a child that the calls are denied to; without any: all that
+   came after Linux 3.10. */
 static void without(const long *numbers, size_t n, int error,
                     const char *name) {
   int status, signals[1] = {SIGUSR1};
   pid_t pid = (fflush(NULL), fork());
   if (pid == 0) {
-    if (!can_refuse(numbers, n, error)) _exit(77);
+    if (!(n > 0 ? can_refuse(numbers, n, error) : can_be_linux_3_10()))
+      _exit(77);
     CHECK_EQ(conc_block_signals(signals, 1), 0);
     run(in_a_loop, NULL);
     processes();
@@ -216,6 +219,11 @@ TEST(a_kernel_has_none_of_these_calls) {
   for (i = 0; i < CALLS; i++) all[i] = calls[i].number;
   without(all, CALLS, ENOSYS, "all");
 }
+TEST(a_kernel_is_as_old_as_linux_3_10) {
+  NEEDS_FORK;
+  NEEDS_REFUSAL;
+  without(NULL, 0, ENOSYS, "Linux 3.10");
+}
 TEST(the_usual_profile_of_containers_denies_nothing_that_is_needed) {
   NEEDS_FORK;
   NEEDS_REFUSAL;
@@ -234,13 +242,13 @@ static int launch(char **argv) {
   size_t n = strcmp(argv[1], "docker") == 0 ? sizeof docker / sizeof *docker
                                             : 0;
   size_t i;
-  int error = 0;
+  int error = 0, old = strcmp(argv[1], "linux-3.10") == 0;
   for (i = 0; i < CALLS && n == 0; i++)
     if (strcmp(argv[1], calls[i].name) == 0) n = 1, numbers = &calls[i].number;
   for (i = 0; i < sizeof errors / sizeof *errors; i++)
     if (strcmp(argv[2], errors[i].name) == 0) error = errors[i].number;
-  if (n == 0 || error == 0) return 2;
-  if (!can_refuse(numbers, n, error)) return 2;
+  if ((n == 0 && !old) || error == 0) return 2;
+  if (!(old ? can_be_linux_3_10() : can_refuse(numbers, n, error))) return 2;
   execv(argv[3], argv + 3);
   return 2;
 }

@@ -621,7 +621,7 @@ static bool traced_stops(int k, bool may_sleep) {
   at_mark[k] = WSTOPSIG(status) == SIGSTOP;
   return true;
 }
-static void traced_go(enum __ptrace_request how, int k) {
+static void traced_go(trace_request how, int k) {
   trace_go(how, traced->id[k]);
 }
 

@@ -35,6 +35,13 @@ TEST_FN int trace_stops(int id, bool may_sleep) {
   return status;
 }
 
-TEST_FN void trace_go(enum __ptrace_request how, int id) {
+/* What ptrace() takes first: glibc has a type for it. */
+#ifdef __GLIBC__
+typedef enum __ptrace_request trace_request;
+#else
+typedef int trace_request;
+#endif
+
+TEST_FN void trace_go(trace_request how, int id) {
   if (ptrace(how, id, 0, 0) != 0) TEST_FAIL("cannot go on");
 }
