@@ -12,7 +12,8 @@
 #   make docs     the manual, build/conc.html, from the comments of conc.h
 #   make index    the index of names in conc.h and the contents of its
 #                 implementation, when there are new ones
-#   make install  conc.h and conc.pc into PREFIX=/usr/local, below DESTDIR=
+#   make install  conc.h, conc.pc and conc.py, for gdb, into PREFIX=/usr/local,
+#                 below DESTDIR=
 #   make clean
 #
 # A configuration is picked by variables; each has its own folder in build/:
@@ -99,7 +100,7 @@ whole_bin   := $(whole_c:tests/%.c=$(B)/%)
 example_bin := $(example_c:examples/%.c=$(EX)/%)
 
 # Tests that are scripts: tests/NAME.sh or tests/NAME/NAME.sh.
-SCRIPTS ?= harness examples compile manual rooms vendor races interop
+SCRIPTS ?= harness examples compile manual rooms vendor races gdb interop
 
 # A program that holds the implementation compiles only what it uses of it, for
 # it is static there. conc.o has all of it, optimised more.
@@ -150,6 +151,7 @@ run: $(EX)/task_master $(EX)/task_worker
 test: $(if $(TESTS),$(filter $(TESTS:%=$(B)/%),$(test_bin)),programs) \
       $(if $(filter examples interop,$(TESTS)),examples) \
       $(if $(filter interop,$(TESTS)),interop) \
+      $(if $(filter gdb,$(TESTS)),$(B)/conc.o) \
       $(if $(TESTS),,$(if $(filter examples interop,$(SCRIPTS)),examples))
 	@BUILD='$(B)' EXAMPLES='$(EX)' CC='$(CC)' CXX='$(CXX)' \
 	 SANITIZE='$(SANITIZE)' FILTER='$(FILTER)' SEED='$(SEED)' \
@@ -180,12 +182,16 @@ index:
 PREFIX     ?= /usr/local
 includedir ?= $(PREFIX)/include
 pkgconfig  ?= $(PREFIX)/share/pkgconfig
+scripts    ?= $(PREFIX)/share/conc
 
 # Nothing depends on the machine, hence share/.
 install:
-	mkdir -p '$(DESTDIR)$(includedir)' '$(DESTDIR)$(pkgconfig)'
+	mkdir -p '$(DESTDIR)$(includedir)' '$(DESTDIR)$(pkgconfig)' \
+	  '$(DESTDIR)$(scripts)'
 	cp conc.h '$(DESTDIR)$(includedir)/conc.h'
 	chmod 644 '$(DESTDIR)$(includedir)/conc.h'
+	cp tests/gdb/conc.py '$(DESTDIR)$(scripts)/conc.py'
+	chmod 644 '$(DESTDIR)$(scripts)/conc.py'
 	{ echo 'prefix=$(PREFIX)'; echo 'includedir=$(includedir)'; echo; \
 	  echo 'Name: conc'; \
 	  echo 'Description: Threads, coroutines, locks and queues, in one file'; \
@@ -195,7 +201,8 @@ install:
 	chmod 644 '$(DESTDIR)$(pkgconfig)/conc.pc'
 
 uninstall:
-	rm -f '$(DESTDIR)$(includedir)/conc.h' '$(DESTDIR)$(pkgconfig)/conc.pc'
+	rm -f '$(DESTDIR)$(includedir)/conc.h' \
+	  '$(DESTDIR)$(pkgconfig)/conc.pc' '$(DESTDIR)$(scripts)/conc.py'
 
 clean:
 	rm -rf build

@@ -503,6 +503,12 @@
    for a second. conc_stack_used measures how much of its stack a coroutine
    uses; conc_report_overflow makes an overflow name its coroutine.
    AddressSanitizer, ThreadSanitizer and Valgrind know of the stacks.
+   For gdb there is conc.py, which make install puts into share/conc. With it
+   "conc tasks" shows each task and what it waits for, "conc bt TASK" and "conc
+   bt all" show their stacks, and print shows tasks, locks, queues and values
+   in words: of a running program, and of a core file, of which the first says
+   which coroutine has crashed. It needs -g, gdb 12 or later with Python, and
+   x86-64 or AArch64; "help conc" tells the rest.
    C++ exceptions may be thrown and caught within one coroutine; an exception
    that leaves the target of a task ends the program (std::terminate).
    Which calls let the other coroutines of the loop run:

@@ -59,6 +59,7 @@ fuzz | clang |
 compile-all | cc |
 targets | cc |
 vendor-all | cc |
+gdb-all | gcc g++ gdb |
 gcc-O2 | gcc | CC=gcc OPT=-O2 $few TESTS="core thread sync model park loop queue queue_processes pool shared manager many work"
 long | cc | OPT=-O2 TEST_SLOW=4 DEADLOCK_ROUNDS=1000 DEADLOCK_OPERATIONS=10000000 FORK_ROUNDS=1000 SYNC_STEPS=1000000 PROCESS_MIB=256 PROCESS_STARTS=5000 QUEUE_KILLS=5000 SURVIVE_MESSAGES=200000 SURVIVE_TELL=1 POWER_CUTS=1000 TESTS="deadlock fork process queue_processes sync model survive power"
 chaos | gcc | CC=gcc OPT=-O2 CHAOS_MESSAGES=200000 CHAOS_TELL=1 TEST_SLOW=4 TESTS=chaos
@@ -84,7 +85,9 @@ configuration() { # NAME TOOLS ARGUMENTS
   targets) # other systems, by Zig; skipped where there is none
     BUILD=build/check timeout -k 10 "$LIMIT" sh tests/targets.sh ;;
   *-all) # a script that has more to do here than in make test
-    BUILD=build/check timeout -k 10 "$LIMIT" sh "tests/${1%-all}.sh" all ;;
+    script=tests/${1%-all}.sh
+    [ -f "$script" ] || script=tests/${1%-all}/${1%-all}.sh
+    BUILD=build/check timeout -k 10 "$LIMIT" sh "$script" all ;;
   *) eval "timeout -k 10 $LIMIT make test JOBS=1 $3" ;;
   esac >"$log" 2>&1 </dev/null
   status=$?

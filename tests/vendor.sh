@@ -301,8 +301,9 @@ installed() {
   (cd "$root/install/to here" && find . -type f | sort | tr '\n' ' ')
 }
 try 'make install' install_to /opt/c "$root/install/to here" install
-try '... installs two files' prints \
-  './opt/c/include/conc.h ./opt/c/share/pkgconfig/conc.pc ' installed
+try '... installs three files' prints \
+  './opt/c/include/conc.h ./opt/c/share/conc/conc.py ./opt/c/share/pkgconfig/conc.pc ' \
+  installed
 try '... for /opt/c' grep -qx 'prefix=/opt/c' 'to here/opt/c/share/pkgconfig/conc.pc'
 try 'make uninstall' install_to /opt/c "$root/install/to here" uninstall
 try '... leaves none' prints '' installed
