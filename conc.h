@@ -3671,9 +3671,10 @@ CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
    once. A message of another size stays there, with all that are behind it.
    From a manager of conc.h they come in one trip, up to 16,384 of them and as
    many bytes as .max_message lets through; they are confirmed together: if the
-   client is killed in this call, all are at their places again. From a manager
-   of Python each takes a trip of its own, and if the client is killed in this
-   call, those that it has taken by then are lost.
+   client is killed in this call, all are at their places again. So it is of a
+   guest's queue (see >>leases), with up to 4,096 of them and some 32 KiB in a
+   trip. From a manager of Python each takes a trip of its own, and if the
+   client is killed in this call, those that it has taken by then are lost.
    Returns how many were taken. After an error none was.
    Errors: as conc_get, and
    -EMSGSIZE  the first message has another size */
@@ -3891,6 +3892,11 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
                   host was stopped, or has no descriptor for the way
      -EMFILE, -ENFILE, -ENOMEM  there is no descriptor, or no memory, for the
                   way to the host, or for a message of more than 32 KiB on it
+     -EBADF       the program has closed the descriptor that leads to the host,
+                  which each process of the family has. In the host that ends
+                  the queue for all its guests
+   The other descriptors a guest may lose: there will be another way. But what
+   a task has leased by one that the program closes comes back.
 
    With .journal the messages are in a file, too (see >>journal). So they
    survive the program that has the queue, however it ends:
@@ -36123,13 +36129,13 @@ CONC__PRIVATE int conc__work_done_some(conc__work *q, conc__stake *s,
 /* How many end while the guard is held, at most. */
 #define CONC__ENDINGS_MOST ((size_t)1024)
 
-/* As conc__lease_class says it. With a journal, as many wait for the disk
-   together as there is memory for. */
-CONC__PRIVATE ssize_t conc__work_done_n(conc_queue *queue,
-                                        const uint64_t *leases, bool *ended,
-                                        size_t n) {
+/* As conc__lease_class says it of done_n, for a holder, which is NULL if the
+   leases are named. With a journal, as many wait for the disk together as
+   there is memory for. */
+CONC__PRIVATE ssize_t conc__work_done_by(conc_queue *queue, conc__holder *h,
+                                         const uint64_t *leases, bool *ended,
+                                         size_t n) {
   conc__work *q = (conc__work *)queue;
-  conc__holder *h = leases == NULL ? conc__holder_own() : NULL;
   conc__stake *s = h != NULL ? conc__stake_find(h, q) : NULL;
   size_t most = n < CONC__ENDINGS_MOST ? n : CONC__ENDINGS_MOST;
   size_t i, some, done, all_done = 0;
@@ -36160,6 +36166,13 @@ CONC__PRIVATE ssize_t conc__work_done_n(conc_queue *queue,
   if (rc == -EINVAL && lost) rc = 0;
   if (rc == 0 && all_done == 0) rc = -ESTALE;
   return rc != 0 ? rc : (ssize_t)all_done;
+}
+
+CONC__PRIVATE ssize_t conc__work_done_n(conc_queue *queue,
+                                        const uint64_t *leases, bool *ended,
+                                        size_t n) {
+  conc__holder *h = leases == NULL ? conc__holder_own() : NULL;
+  return conc__work_done_by(queue, h, leases, ended, n);
 }
 
 /* For a client whose leases are its connections': whoever has this lease is
@@ -36654,17 +36667,26 @@ CONC__INLINE bool conc__queue_is_work(const conc_queue *q) {
    whatever a server says. */
 #define CONC__BEAT_LEAST 1e-4
 
+/* Bytes of the messages that go along with one request; that come with one
+   answer, which is to need no file (see >>pipe); and how many of them, for the
+   host does nothing else meanwhile. */
+#define CONC__GUEST_TRIP ((size_t)256 << 10)
+#define CONC__GUEST_FETCH (CONC__PACKET_DATA - sizeof(conc__outcome))
+#define CONC__GUEST_MANY ((size_t)4096)
+
 /* What a guest asks for. There is no answer to the last three. */
 enum {
   CONC__WISH_PUT,
   CONC__WISH_PUT_MANY,
   CONC__WISH_GET,
+  CONC__WISH_GET_MANY,
   CONC__WISH_UNGET,
   CONC__WISH_SIZE,
   CONC__WISH_PEEK,
   CONC__WISH_JOIN,
   CONC__WISH_CLOSE,
   CONC__WISH_END, /* of a lease */
+  CONC__WISH_DONE_MANY, /* the last ones */
   CONC__WISH_COUNTS,
   CONC__WISH_HOLDERS,
   CONC__WISH_TAKEN,  /* the message of the last answer has arrived */
@@ -36679,10 +36701,10 @@ typedef struct conc__wish {
   uint32_t serial;  /* of the calls by this wire */
   double deadline;  /* the system's clock is one for all processes */
   double seconds;   /* the delay of a put, or what the end of a lease says */
-  uint64_t lease;   /* 0: the last one; of a put of many: how many */
+  uint64_t lease;   /* 0: the last one; of many: how many */
   uint64_t size;    /* of a put: bytes of the message, behind which its id may
-                       come, and a NUL; of a get: what its sink has; of
-                       holders: how many */
+                       come, and a NUL; of a get: what its sink has; of a get
+                       of many: bytes of each; of holders: how many */
   uint64_t process; /* a random number, of the guest */
   int32_t how;      /* of a put: the message's kind; of a get: CONC__WANTS_...;
                        of the end of a lease: CONC__LEASE_... */
@@ -36737,7 +36759,8 @@ typedef struct conc__visitor {
   uint64_t process;
   conc__wish wish;   /* what is asked for; the next one comes when this was
                           answered */
-  uint64_t given;      /* the lease that the last answer has brought; or 0 */
+  conc__buffer given;  /* the leases that the last answer has brought: each a
+                          uint64_t */
   conc__buffer body;   /* what came behind it, */
   size_t body_at;      /* from here on */
   conc__buffer out;
@@ -36747,7 +36770,10 @@ typedef struct conc__visitor {
 typedef struct conc__house {
   struct conc__house *next; /* of the process; under the guard of the list */
   conc__work *work;
-  int door[2]; /* the host's end; and that of the guests */
+  int door[2]; /* the host's end; and that of the guests, which no fork closes:
+                  so it is known by its file, see conc__house_has_door */
+  dev_t device;
+  ino_t inode;
   /* Of the host: */
   conc_task thread, root; /* `root` is the loop's first coroutine */
   conc_event ready;       /* it runs, or it never will */
@@ -36765,6 +36791,19 @@ typedef struct conc__house {
                      4: it has ended. Atomic */
 } conc__house;
 
+/* Whether the guests' end of the door is still what it was: the program may
+   have closed it, and have another file under its number. */
+CONC__PRIVATE bool conc__house_has_door(const conc__house *f) {
+  struct stat st;
+  return f->door[1] >= 0 && fstat(f->door[1], &st) == 0 &&
+         st.st_dev == f->device && st.st_ino == f->inode;
+}
+
+CONC__PRIVATE void conc__house_close_door(conc__house *f) {
+  if (conc__house_has_door(f)) conc__fd_close(&f->door[1]);
+  f->door[1] = -1;
+}
+
 /* --- the host: what visitors want --- */
 
 /* Settles what the last answer has brought: the guest has it, if it was `sent`
@@ -36772,10 +36811,28 @@ typedef struct conc__house {
    that leases it is leased already. */
 CONC__PRIVATE void conc__visitor_settle(conc__visitor *v, bool sent) {
   conc_queue *q = &v->house->work->queue;
-  if (v->given != 0 && !(sent && q->leases))
-    conc__work_end(q, v->holder, v->given,
+  size_t at;
+  for (at = 0; at < v->given.size && !(sent && q->leases);
+       at += sizeof(uint64_t)) {
+    uint64_t lease;
+    memcpy(&lease, v->given.data + at, sizeof lease);
+    conc__work_end(q, v->holder, lease,
                    sent ? CONC__LEASE_SENT : CONC__LEASE_UNGET, 0);
-  v->given = 0;
+  }
+  v->given.size = 0;
+  if (v->given.capacity > CONC__BUFFER_KEPT) conc__buffer_free(&v->given);
+}
+
+/* Gets a message, and notes its lease. As conc__work_get. */
+CONC__PRIVATE ssize_t conc__visitor_take(conc__visitor *v, conc__sink *sink,
+                                         double deadline) {
+  ssize_t got = conc__buffer_reserve(&v->given, sizeof sink->lease);
+  if (got != 0) return got;
+  sink->holder = v->holder;
+  got = conc__work_get(&v->house->work->queue, sink, deadline);
+  if (got >= 0)
+    conc__buffer_append(&v->given, &sink->lease, sizeof sink->lease);
+  return got;
 }
 
 /* Whether the wire must stay with its task. */
@@ -36857,7 +36914,6 @@ CONC__PRIVATE int conc__visitor_name(conc__visitor *v) {
 CONC__PRIVATE ssize_t conc__visitor_get(conc__visitor *v, double deadline,
                                         conc__outcome *a) {
   const conc__wish *r = &v->wish;
-  conc__work *q = v->house->work;
   size_t size = r->size < SIZE_MAX ? (size_t)r->size : SIZE_MAX;
   size_t skip, n;
   conc__sink sink;
@@ -36867,10 +36923,8 @@ CONC__PRIVATE ssize_t conc__visitor_get(conc__visitor *v, double deadline,
   if (got == 0) got = conc__buffer_append(&v->out, a, sizeof *a);
   if (got != 0) return got;
   conc__sink_body(&sink, &v->out, r->how, size);
-  sink.holder = v->holder;
-  got = conc__work_get(&q->queue, &sink, deadline);
+  got = conc__visitor_take(v, &sink, deadline);
   if (got < 0) return got;
-  v->given = sink.lease;
   a->lease = sink.lease;
   a->deliveries = (uint32_t)sink.deliveries;
   n = v->out.size - sizeof *a;
@@ -36879,6 +36933,32 @@ CONC__PRIVATE ssize_t conc__visitor_get(conc__visitor *v, double deadline,
                        &size);
   a->skip = (uint32_t)skip;
   return (ssize_t)size;
+}
+
+/* A get of many of one size: they lie behind the room for the answer. Only the
+   first is waited for. How many were got; or negative errno. */
+CONC__PRIVATE ssize_t conc__visitor_get_many(conc__visitor *v, double deadline,
+                                             const conc__outcome *a) {
+  const conc__wish *r = &v->wish;
+  size_t size = (size_t)r->size, done = 0;
+  ssize_t got;
+  if (r->lease == 0 || r->lease > CONC__GUEST_MANY ||
+      r->size > CONC__GUEST_FETCH / r->lease)
+    return -EINVAL;
+  got = conc__visitor_name(v);
+  if (got == 0) got = conc__buffer_append(&v->out, a, sizeof *a);
+  while (got >= 0 && done < r->lease) {
+    conc__sink sink;
+    got = conc__buffer_reserve(&v->out, size);
+    if (got != 0) break;
+    conc__sink_bytes(&sink, v->out.data + v->out.size, size);
+    sink.wants = CONC__WANTS_EXACTLY;
+    got = conc__visitor_take(v, &sink, done == 0 ? deadline : 0);
+    if (got < 0) break;
+    v->out.size += size;
+    done++;
+  }
+  return done > 0 ? (ssize_t)done : got;
 }
 
 /* The leases by holder. All that are wanted are told, and no more are counted
@@ -36918,6 +36998,7 @@ CONC__PRIVATE ssize_t conc__visitor_do(conc__visitor *v, double deadline,
   case CONC__WISH_UNGET: return conc__visitor_put(v, deadline);
   case CONC__WISH_PUT_MANY: return conc__visitor_put_many(v, deadline);
   case CONC__WISH_GET: return conc__visitor_get(v, deadline, a);
+  case CONC__WISH_GET_MANY: return conc__visitor_get_many(v, deadline, a);
   case CONC__WISH_SIZE: return conc__work_size(q);
   case CONC__WISH_PEEK: return conc__work_peek(q);
   case CONC__WISH_JOIN: return conc__work_join(q, deadline);
@@ -36927,6 +37008,9 @@ CONC__PRIVATE ssize_t conc__visitor_do(conc__visitor *v, double deadline,
         (r->lease == 0 && r->how != CONC__LEASE_DONE))
       return -EINVAL;
     return conc__work_end(q, v->holder, r->lease, r->how, r->seconds);
+  case CONC__WISH_DONE_MANY:
+    if (!q->leases || r->lease > CONC__GUEST_MANY) return -EINVAL;
+    return conc__work_done_by(q, v->holder, NULL, NULL, (size_t)r->lease);
   case CONC__WISH_COUNTS:
     conc__work_counts(q, &counts);
     rc = conc__buffer_append(&v->out, a, sizeof *a);
@@ -37096,6 +37180,7 @@ CONC__PRIVATE void conc__visitor_leave(conc__visitor *v) {
     conc__visitor_settle(v, false);
   conc__holder_end(v->holder);
   conc__fd_close_own(&v->wire);
+  conc__buffer_free(&v->given);
   conc__buffer_free(&v->body);
   conc__buffer_free(&v->out);
   *v->link = v->next;
@@ -37135,11 +37220,12 @@ CONC__PRIVATE void conc__visitors_reap(conc__house *f) {
 
 /* Takes the end of a wire that has come through the door, in one step with
    entering it as the process's own: a fork in between would give it to the
-   child, and the wire would stay open. 0 or negative errno. */
+   child, and the wire would stay open. 0 or negative errno: -EBADF if the
+   program has closed the door. */
 CONC__PRIVATE int conc__host_take(conc__house *f, int *wire) {
   int rc;
   conc__own_fds_lock();
-  *wire = conc_recv_fd(f->door[0], 0);
+  *wire = conc__own_fd_same(f->door[0]) ? conc_recv_fd(f->door[0], 0) : -EBADF;
   rc = *wire < 0 ? *wire : conc__own_fd_enter_held(wire);
   conc__own_fds_unlock();
   return rc;
@@ -37189,7 +37275,9 @@ CONC__PRIVATE void *conc__host_main(void *arg) {
   conc_event_set(&f->ready);
   while (rc != -ECANCELED) {
     rc = conc__host_admit(f);
-    if (rc < 0 && rc != -ECANCELED) rc = conc_sleep(CONC__HOST_PAUSE);
+    if (rc < 0 && rc != -ECANCELED)
+      rc = conc_sleep(conc__own_fd_is(f->door[0]) ? CONC__HOST_PAUSE
+                                                  : CONC_FOREVER);
   }
   /* The door is closed first: a guest that comes now is told at once. */
   conc__fd_close_own(&f->door[0]);
@@ -37332,6 +37420,27 @@ CONC__PRIVATE void conc__cable_pin(conc__house *f, conc__cable *wire,
   *p = pin ? wire : wire->next;
 }
 
+/* Sends the host's end of a wire through the door. A coroutine that waits here
+   may come along into a forked child, where that end is closed and its number
+   is perhaps another file's: so it is sent by steps that do not wait, and the
+   fork is looked for in between. 0 or negative errno: -EPIPE if there is no
+   host, -EBADF if there is no door. */
+CONC__PRIVATE int conc__cable_announce(conc__house *f, int end,
+                                       double deadline) {
+  const unsigned depth = conc__fork_depth;
+  int rc, tries = 0;
+  for (;;) {
+    if (!conc__house_has_door(f)) return -EBADF;
+    rc = conc_send_fd(f->door[1], end, 0);
+    if (rc != -ETIMEDOUT || conc__remaining(deadline) <= 0) return rc;
+    /* It is full; or the system wants a pause, which no descriptor tells. */
+    rc = tries++ == 0 ? conc__fd_wait(f->door[1], CONC_WRITE, deadline)
+                      : conc_sleep(0.001);
+    if (depth != conc__fork_depth) return -ECANCELED;
+    if (rc < 0) return rc;
+  }
+}
+
 /* A new wire: the host gets the other end. 0 or negative errno: -EOWNERDEAD if
    there is no host. */
 CONC__PRIVATE int conc__cable_open(conc__house *f, conc__cable **out,
@@ -37350,7 +37459,7 @@ CONC__PRIVATE int conc__cable_open(conc__house *f, conc__cable **out,
   if (rc != 0 && end >= 0) close(end);
   conc__own_fds_unlock();
   if (rc == 0) {
-    rc = conc_send_fd(f->door[1], end, conc__remaining(deadline));
+    rc = conc__cable_announce(f, end, deadline);
     conc__own_fd_close(end);
   }
   if (rc == 0) {
@@ -37361,19 +37470,27 @@ CONC__PRIVATE int conc__cable_open(conc__house *f, conc__cable **out,
   return rc == -EPIPE || rc == -ECONNREFUSED ? -EOWNERDEAD : rc;
 }
 
-/* A wire for a call: the task's own, or an idle one, or a new one. */
+/* A wire for a call: the task's own, or an idle one, or (*fresh) a new one.
+   One that the program has closed is of no use, and its number may be that of
+   another file by now. */
 CONC__PRIVATE int conc__cable_take(conc__house *f, conc__cable **out,
-                                  double deadline) {
+                                  bool *fresh, double deadline) {
+  *fresh = false;
   *out = conc__cable_pinned(f);
-  if (*out != NULL) return 0;
-  conc__mutex_lock(conc__mutex_of(f));
-  *out = f->idle;
-  if (*out != NULL) {
-    f->idle = (*out)->next;
-    f->idle_count--;
-  }
-  conc__mutex_unlock(conc__mutex_of(f));
-  return *out != NULL ? 0 : conc__cable_open(f, out, deadline);
+  if (*out != NULL) return conc__own_fd_is((*out)->fd) ? 0 : -EBADF;
+  do {
+    conc__mutex_lock(conc__mutex_of(f));
+    *out = f->idle;
+    if (*out != NULL) {
+      f->idle = (*out)->next;
+      f->idle_count--;
+    }
+    conc__mutex_unlock(conc__mutex_of(f));
+    if (*out != NULL && conc__own_fd_is((*out)->fd)) return 0;
+    if (*out != NULL) conc__cable_free(*out);
+  } while (*out != NULL);
+  *fresh = true;
+  return conc__cable_open(f, out, deadline);
 }
 
 /* A call is over: the wire is the task's if it `holds` leases, or idle. If
@@ -37444,6 +37561,7 @@ typedef struct conc__guest_calling {
   const char *id;               /* behind it; or NULL */
   bool acts;  /* without an answer it is not known whether it was done */
   bool waits; /* a cancel of the caller ends it */
+  bool lost;  /* the wire has ended by which the task had leases */
   /* After a call that went well, until conc__guest_leave: */
   conc__cable *wire;
   conc__outcome outcome;
@@ -37512,7 +37630,8 @@ CONC__PRIVATE int conc__guest_read(conc__guest_calling *c, double end) {
 }
 
 /* The call has failed by rc before there was an answer: what that means, and
-   what becomes of the wire. A coroutine that came along into a forked child
+   what becomes of the wire. -EPIPE: the wire has ended, and the call may be
+   made again by another one. A coroutine that came along into a forked child
    finds its wire closed, which is the parent's. */
 CONC__PRIVATE int conc__guest_failed(conc__guest_calling *c, int rc,
                                      bool sent) {
@@ -37534,15 +37653,15 @@ CONC__PRIVATE int conc__guest_failed(conc__guest_calling *c, int rc,
     conc__cable_drop(c->house, wire);
   }
   if (sent && c->acts && rc != -ECANCELED) return -ECONNRESET;
-  return ended ? -EOWNERDEAD : rc;
+  return ended ? -EPIPE : rc;
 }
 
-/* The call, up to its answer. Its result, and the wire is to be left; or
-   negative errno, and there is nothing to leave. */
-CONC__PRIVATE ssize_t conc__guest_exchange(conc__guest_calling *c) {
-  const double end = conc__guest_end(c);
-  bool sent = false;
-  int rc = conc__cable_take(c->house, &c->wire, end);
+/* One try of a call, by a wire that is c->wire then: up to its answer. 0 or
+   negative errno; *sent: the host may have been asked. */
+CONC__PRIVATE int conc__guest_try(conc__guest_calling *c, bool *fresh,
+                                  bool *sent, double end) {
+  int rc = conc__cable_take(c->house, &c->wire, fresh, end);
+  *sent = false;
   if (rc != 0) return rc;
   if (c->wire->owes != 0) {
     rc = conc__cable_say(c->house, c->wire, CONC__WISH_CANCEL, c->wire->owes,
@@ -37553,10 +37672,33 @@ CONC__PRIVATE ssize_t conc__guest_exchange(conc__guest_calling *c) {
   if (rc == 0) {
     rc = conc_send(c->wire->fd, c->wire->out.data, c->wire->out.size,
                    conc__remaining(end));
-    sent = rc == 0;
+    *sent = rc == 0;
   }
-  if (rc == 0) rc = conc__guest_read(c, end);
-  if (rc != 0) return conc__guest_failed(c, rc, sent);
+  return rc == 0 ? conc__guest_read(c, end) : rc;
+}
+
+/* The call, up to its answer. Its result, and the wire is to be left; or
+   negative errno, and there is nothing to leave.
+   That a wire has ended does not say that the host has: it may have had no
+   memory for it, or either program may have closed it. The door tells, which
+   the host holds as long as it is there. So the call is made again by another
+   wire, until there is an answer or the door has ended; with pauses, if not
+   even a new wire lasts. */
+CONC__PRIVATE ssize_t conc__guest_exchange(conc__guest_calling *c) {
+  const double end = conc__guest_end(c);
+  double pause = 1e-3;
+  bool sent, fresh;
+  int rc;
+  while ((rc = conc__guest_try(c, &fresh, &sent, end)) != 0) {
+    if (c->wire == NULL) return rc;
+    if (c->wire->pinned) c->lost = true;
+    rc = conc__guest_failed(c, rc, sent);
+    if (rc != -EPIPE) return rc;
+    if (conc__remaining(end) <= 0) return -ETIMEDOUT;
+    rc = fresh ? conc_sleep(pause) : 0;
+    if (rc != 0) return rc;
+    if (fresh && pause < CONC__HOST_PAUSE) pause *= 2;
+  }
   if (c->outcome.result >= 0) return (ssize_t)c->outcome.result;
   if (c->outcome.result == -EOWNERDEAD)
     conc__cable_drop(c->house, c->wire);
@@ -37611,10 +37753,14 @@ CONC__PRIVATE void *conc__guest_beat_main(void *arg) {
   unsigned state;
   while ((state = CONC__LOAD(&f->beats)) != CONC__BEATS_MUST_END) {
     if (wire == NULL && conc__cable_open(f, &wire, 0) != 0) wire = NULL;
-    if (wire != NULL &&
-        conc__cable_say(f, wire, CONC__WISH_ALIVE, 0, 0) == -EPIPE) {
-      conc__cable_free(wire);
-      wire = NULL;
+    if (wire != NULL) {
+      int rc = conc__own_fd_is(wire->fd)
+                   ? conc__cable_say(f, wire, CONC__WISH_ALIVE, 0, 0)
+                   : -EBADF;
+      if (rc != 0 && rc != -ETIMEDOUT) {
+        conc__cable_free(wire);
+        wire = NULL;
+      }
     }
     conc__futex_wait(&f->beats, state, conc_now() + every, false);
   }
@@ -37670,11 +37816,6 @@ CONC__PRIVATE int conc__guest_put(conc_queue *q, const conc__message *m,
   return conc__guest_put_on(q, m, NULL, deadline);
 }
 
-/* Bytes of the messages that go along with one request; and how many, for the
-   host does nothing else meanwhile. */
-#define CONC__GUEST_TRIP ((size_t)256 << 10)
-#define CONC__GUEST_MANY ((size_t)4096)
-
 /* Only the first trip waits. The next one is made if all went in that were in
    the last. If it is not known what became of it, the caller must hear that:
    else it would put those messages again. */
@@ -37715,12 +37856,13 @@ CONC__PRIVATE int conc__guest_unget(conc_queue *q, const conc__message *m,
 }
 
 /* The end of a lease that the task has a wire for, if it is that of its last
-   message. */
+   message. If that wire has ended, so has the lease. */
 CONC__PRIVATE int conc__guest_end_lease(conc_queue *q,
                                         struct conc__holder *holder,
                                         uint64_t lease, int how,
                                         double seconds) {
   conc__guest_calling c;
+  int rc;
   (void)holder;
   conc__guest_begin_short(&c, q, CONC__WISH_END);
   if (lease == 0 && q->leases && conc__cable_pinned(c.house) == NULL)
@@ -37729,7 +37871,8 @@ CONC__PRIVATE int conc__guest_end_lease(conc_queue *q,
   c.wish.how = how;
   c.wish.seconds = seconds;
   c.acts = true;
-  return (int)conc__guest_ask(&c);
+  rc = (int)conc__guest_ask(&c);
+  return rc == -EINVAL && c.lost ? -ESTALE : rc;
 }
 
 /* Hands the message over that has come. Negative errno: the sink does not take
@@ -37751,24 +37894,49 @@ CONC__PRIVATE ssize_t conc__guest_fill(const conc__guest_calling *c,
   return rc != 0 ? rc : (ssize_t)c->size;
 }
 
+/* The begin of a get, and the call. Its result, and the wire is to be left; or
+   negative errno. */
+CONC__PRIVATE ssize_t conc__guest_call_get(conc__guest_calling *c,
+                                           conc_queue *q,
+                                           const conc__sink *sink) {
+  const char *name = conc_name(NULL);
+  c->wish.size = sink->size;
+  c->wish.how = sink->wants;
+  c->wish.priority = sink->body == NULL;
+  snprintf(c->wish.name, sizeof c->wish.name, "%.24s of process %ld", name,
+           (long)getpid());
+  if (q->leases) {
+    if (conc__cables_make() == NULL) return -ENOMEM;
+    conc__guest_beat(c->house);
+  }
+  return conc__guest_call(c);
+}
+
+/* The end of a get: the caller has got the message, or does not want it. That
+   it has got it is waited for a while, if the host does not read: else it
+   would be given to another one when this process ends. */
+CONC__PRIVATE void conc__guest_end_get(conc__guest_calling *c, bool got) {
+  const bool leases = c->house->work->queue.leases;
+  conc_scope shield;
+  if (!got) {
+    conc__cable_cancel(c->house, c->wire, c->wish.serial);
+  } else if (!leases) {
+    conc_shield(&shield);
+    conc__cable_say(c->house, c->wire, CONC__WISH_TAKEN, c->wish.serial,
+                    CONC__GUEST_SLACK);
+    conc_scope_end(&shield);
+  }
+  conc__guest_leave(c);
+}
+
 /* A get; with `reads`, by a sink that has a reader. What the sink does not
    take is the host's again before the wire is used for something else. */
 CONC__PRIVATE ssize_t conc__guest_get_as(conc_queue *q, conc__sink *sink,
                                          bool reads, double deadline) {
   conc__guest_calling c;
-  const char *name = conc_name(NULL);
   ssize_t n;
   conc__guest_begin(&c, q, CONC__WISH_GET, deadline);
-  c.wish.size = sink->size;
-  c.wish.how = sink->wants;
-  c.wish.priority = sink->body == NULL;
-  snprintf(c.wish.name, sizeof c.wish.name, "%.24s of process %ld", name,
-           (long)getpid());
-  if (q->leases) {
-    if (conc__cables_make() == NULL) return -ENOMEM;
-    conc__guest_beat(c.house);
-  }
-  n = conc__guest_call(&c);
+  n = conc__guest_call_get(&c, q, sink);
   if (n < 0) return n;
   if (q->leases) sink->lease = c.outcome.lease;
   sink->deliveries = (int)c.outcome.deliveries;
@@ -37780,12 +37948,46 @@ CONC__PRIVATE ssize_t conc__guest_get_as(conc_queue *q, conc__sink *sink,
       conc__guest_end_lease(q, NULL, lease, CONC__LEASE_SPOILED, 0);
     return n;
   }
-  if (n < 0)
-    conc__cable_cancel(c.house, c.wire, c.wish.serial);
-  else if (!q->leases)
-    conc__cable_say(c.house, c.wire, CONC__WISH_TAKEN, c.wish.serial, 0);
-  conc__guest_leave(&c);
+  conc__guest_end_get(&c, n >= 0);
   return n;
+}
+
+/* One trip of a get of many. How many have come. */
+CONC__PRIVATE ssize_t conc__guest_get_some(conc_queue *q,
+                                           const conc__sink *sink, size_t n,
+                                           double deadline) {
+  conc__guest_calling c;
+  ssize_t got;
+  bool right;
+  conc__guest_begin(&c, q, CONC__WISH_GET_MANY, deadline);
+  c.wish.lease = n;
+  got = conc__guest_call_get(&c, q, sink);
+  if (got < 0) return got;
+  right = (size_t)got <= n && c.size == (size_t)got * sink->size;
+  if (right && c.size > 0) memcpy(sink->data, c.bytes, c.size);
+  conc__guest_end_get(&c, right);
+  return right ? got : -EPROTO;
+}
+
+/* Only the first trip waits. The next one is made if the last has brought all
+   that it could. Messages of which one trip brings no two go one by one. */
+CONC__PRIVATE ssize_t conc__guest_get_many(conc_queue *q, conc__sink *sink,
+                                           size_t n, double deadline) {
+  size_t most = sink->size > 0 ? CONC__GUEST_FETCH / sink->size : n;
+  conc__sink next = *sink;
+  size_t done = 0, part;
+  ssize_t got;
+  if (most < 2) return conc__work_get_many(q, sink, n, deadline);
+  if (most > CONC__GUEST_MANY) most = CONC__GUEST_MANY;
+  do {
+    part = n - done < most ? n - done : most;
+    got = conc__guest_get_some(q, &next, part, done == 0 ? deadline : 0);
+    if (got <= 0) break;
+    done += (size_t)got;
+    if (sink->size > 0)
+      next.data = (char *)next.data + (size_t)got * sink->size;
+  } while (got == (ssize_t)part && done < n);
+  return done > 0 ? (ssize_t)done : got;
 }
 
 CONC__PRIVATE ssize_t conc__guest_get(conc_queue *q, conc__sink *sink,
@@ -37812,6 +38014,36 @@ CONC__PRIVATE int conc__guest_close(conc_queue *q) {
 
 CONC__PRIVATE int conc__guest_task_done(conc_queue *q) {
   return conc__guest_end_lease(q, NULL, 0, CONC__LEASE_DONE, 0);
+}
+
+/* Those that the task got last, some with each trip; or the named ones, one by
+   one. */
+CONC__PRIVATE ssize_t conc__guest_done_n(conc_queue *q, const uint64_t *leases,
+                                         bool *ended, size_t n) {
+  size_t i, part, done = 0;
+  bool stale = false;
+  ssize_t rc = 0;
+  for (i = 0; i < n && (rc >= 0 || rc == -ESTALE); i += part) {
+    conc__guest_calling c;
+    part = leases != NULL ? 1
+           : n - i < CONC__GUEST_MANY ? n - i : CONC__GUEST_MANY;
+    if (leases != NULL) {
+      rc = conc__guest_end_lease(q, NULL, leases[i], CONC__LEASE_DONE, 0);
+      if (ended != NULL) ended[i] = rc == 0;
+      if (rc == 0) rc = 1;
+    } else {
+      conc__guest_begin_short(&c, q, CONC__WISH_DONE_MANY);
+      c.wish.lease = part;
+      c.acts = true;
+      rc = conc__cable_pinned(c.house) == NULL ? -EINVAL : conc__guest_ask(&c);
+      if (rc == -EINVAL && c.lost) rc = -ESTALE;
+    }
+    if (rc > 0) done += (size_t)rc;
+    if (rc == -ESTALE) stale = true;
+  }
+  if (rc == -EINVAL && (done > 0 || stale)) rc = -ESTALE;
+  if (rc < 0 && rc != -ESTALE) return rc;
+  return done > 0 ? (ssize_t)done : -ESTALE;
 }
 
 CONC__PRIVATE int conc__guest_join(conc_queue *q, double deadline) {
@@ -37874,7 +38106,7 @@ CONC__PRIVATE void conc__host_end(conc__house *f) {
   conc_scope_end(&shield);
   conc__house_leave(f);
   if (f->door[0] >= 0) conc__fd_close_own(&f->door[0]);
-  conc__fd_close(&f->door[1]);
+  conc__house_close_door(f);
   CONC_FREE(f);
 }
 
@@ -37908,7 +38140,7 @@ CONC__PRIVATE void conc__guest_free(conc_queue *queue) {
     f->idle = wire->next;
     conc__cable_free(wire);
   }
-  conc__fd_close(&f->door[1]);
+  conc__house_close_door(f);
   CONC_FREE(f);
   conc__work_free(queue);
   all = conc__cables_find();
@@ -37925,13 +38157,13 @@ static const conc__queue_class conc__host_class = {
 
 static const conc__lease_class conc__guest_leases = {
     conc__guest_put_on, conc__guest_end_lease, conc__guest_counts,
-    conc__guest_holders, false,                NULL};
+    conc__guest_holders, false,                conc__guest_done_n};
 
 static const conc__queue_class conc__guest_class = {
     conc__guest_put,  conc__guest_get,       conc__guest_unget,
     conc__guest_size, conc__guest_task_done, conc__guest_join,
     conc__guest_free, conc__guest_close,     conc__guest_peek,
-    conc__guest_put_n, conc__work_get_many,  conc__guest_get_value,
+    conc__guest_put_n, conc__guest_get_many, conc__guest_get_value,
     false,            &conc__guest_leases,   CONC__SELECT_BY_TIME};
 
 /* In a forked child: it is a guest now, or still. Its wires are its parent's,
@@ -37972,12 +38204,16 @@ CONC__PRIVATE void conc__house_begin(void) {
 CONC__PRIVATE int conc__host_start(conc__house *f) {
   conc__mutex *guard = conc__mutex_of(&conc__houses);
   conc_scope shield;
+  struct stat st;
   int rc;
   conc__own_fds_lock();
   rc = conc__pipe_open(&f->door[0], &f->door[1]);
   if (rc == 0) rc = conc__own_fd_enter_held(&f->door[0]);
   conc__own_fds_unlock();
+  if (rc == 0 && fstat(f->door[1], &st) < 0) rc = -errno;
   if (rc != 0) return rc;
+  f->device = st.st_dev;
+  f->inode = st.st_ino;
   conc__mutex_lock(guard);
   f->next = conc__houses;
   conc__houses = f;

@@ -6,6 +6,7 @@
 #include "leased.h"
 #include "tasks.h"
 #include <sys/resource.h>
+#include <sys/socket.h>
 
 enum { LOCAL, SHARED, SERVED };
 
@@ -496,6 +497,28 @@ static void get_and_be_late(conc_queue *q) {
   kill(getpid(), SIGSTOP);
   CHECK_EQ(conc_task_done(q), -ESTALE);
   CHECK_EQ(conc_task_done(q), -EINVAL);
+}
+
+/* It is stopped while it waits: what it is given then is not lost. */
+static void wait_and_be_late(conc_queue *q) {
+  conc_lease lease;
+  CHECK(expect_as(q, "job", &lease) == 1);
+  CHECK_EQ(conc_lease_done(&lease), -ESTALE);
+}
+
+TEST_FAR(a_lease_runs_before_its_getter_knows_of_it) {
+  place p;
+  worker w;
+  begin(&p, distance, leasing(0.3 * test_slow()));
+  hire(&w, &p, wait_and_be_late);
+  usleep((useconds_t)(100000 * test_slow()));
+  kill(w.pid, SIGSTOP);
+  put(p.queue, "job");
+  UNTIL(counts(p.queue).leased == 1);
+  expect_again(p.queue, "job", 2);
+  kill(w.pid, SIGCONT);
+  dismiss(&w);
+  end(&p);
 }
 
 TEST_FAR(a_stopped_worker_loses_its_lease) {
@@ -1038,6 +1061,232 @@ TEST(a_guest_puts_many_at_once) {
       CHECK_EQ(conc_task_done(q), 0);
     }
   }
+  conc_queue_free(q);
+}
+
+/* Takes many, in as few trips as it takes; and ends their leases. */
+static void get_many(conc_queue *q) {
+  static int all[10000];
+  conc_lease lease;
+  ssize_t n;
+  int i;
+  for (i = 0; i < 10000; i += (int)n) {
+    n = conc_get_many(q, all + i, sizeof *all, (size_t)(10000 - i), 15);
+    CHECK(n > 0);
+  }
+  for (i = 0; i < 10000; i++) CHECK_EQ(all[i], i);
+  CHECK_EQ(conc_get_many(q, all, 1, 2, 15), -EMSGSIZE);
+  CHECK_EQ(conc_task_done_many(q, 9000), 9000);
+  CHECK_EQ(counts(q).leased, 1000);
+  CHECK_EQ(conc_task_done_many(q, 2000), 1000);
+  CHECK_EQ(conc_task_done_many(q, 1), -EINVAL);
+  CHECK_EQ(expect_as(q, "other size", &lease), 1);
+  CHECK_EQ(conc_lease_done(&lease), 0);
+  CHECK_EQ(conc_get_many(q, all, 0, 5, 15), 2);
+  CHECK_EQ(conc_get_many(q, all, 4, 2, 0.01), -ETIMEDOUT);
+}
+
+/* What was not done comes back, in its order. */
+TEST_ALL(many_are_got_at_once) {
+  static int all[10000];
+  place p;
+  int i;
+  begin(&p, distance, leasing(60));
+  for (i = 0; i < 10000; i++) all[i] = i;
+  CHECK_EQ(conc_put_many(p.queue, all, sizeof *all, 10000, 15), 10000);
+  put(p.queue, "other size");
+  put(p.queue, "");
+  put(p.queue, "");
+  employ(&p, get_many);
+  UNTIL(counts(p.queue).leased == 0);
+  CHECK_EQ(conc_get_many(p.queue, all, 0, 5, 5), 2);
+  CHECK_EQ(conc_task_done_many(p.queue, 2), 2);
+  CHECK_EQ(conc_queue_join(p.queue, 0), 0);
+  end(&p);
+}
+
+/* Two guests at the same time: the host serves each of them in one go. */
+TEST(many_come_in_one_trip) {
+  enum { N = 3000 };
+  conc_queue_opts o = leasing(0);
+  conc_queue *q;
+  pid_t pid[2];
+  int i, k, gate[2];
+  char byte;
+  o.priorities = 1;
+  q = make_shared(o);
+  CHECK_EQ(pipe(gate), 0);
+  for (k = 0; k < 2; k++) {
+    pid[k] = begin_child();
+    if (pid[k] == 0) {
+      int all[N];
+      UNTIL(conc_qsize(q) == 2 * N);
+      CHECK_EQ(read(gate[0], &byte, 1), 1);
+      CHECK_EQ(conc_get_many(q, all, sizeof *all, N, 15), N);
+      for (i = 1; i < N; i++) CHECK_EQ(all[i], all[0] + i);
+      _exit(0);
+    }
+    if (k == 0)
+      for (i = 0; i < 2 * N; i++) CHECK_EQ(conc_put(q, &i, sizeof i, 0), 0);
+  }
+  usleep(50000);
+  CHECK_EQ(write(gate[1], "go", 2), 2);
+  for (k = 0; k < 2; k++) reap(pid[k], 0);
+  CHECK_EQ(conc_qsize(q), 0);
+  UNTIL(counts(q).leased == 0);
+  close(gate[0]);
+  close(gate[1]);
+  conc_queue_free(q);
+}
+
+/* A get of many that is given up has got none of them. */
+TEST(many_that_are_given_up_come_back) {
+  int ends[2], code = 1, status;
+  pid_t host;
+  CHECK_EQ(pipe(ends), 0);
+  host = begin_child();
+  if (host == 0) {
+    conc_queue *q = make_shared(leasing(60));
+    pid_t me = getpid();
+    int i;
+    for (i = 0; i < 100; i++) CHECK_EQ(conc_put(q, &i, sizeof i, 0), 0);
+    if (begin_child() == 0) {
+      int all[100];
+      CHECK_EQ(conc_qsize(q), 100);
+      kill(me, SIGSTOP);
+      usleep(50000);
+      CHECK_EQ(conc_get_many(q, all, sizeof *all, 100, 0), -ETIMEDOUT);
+      kill(me, SIGCONT);
+      CHECK_EQ(conc_get_many(q, all, sizeof *all, 100, 15), 100);
+      for (i = 0; i < 100; i++) CHECK_EQ(all[i], i);
+      CHECK_EQ(counts(q).got, 100);
+      code = 0;
+      CHECK_EQ(write(ends[1], &code, sizeof code), sizeof code);
+      _exit(0);
+    }
+    for (;;) pause();
+  }
+  CHECK_EQ(read(ends[0], &code, sizeof code), sizeof code);
+  CHECK_EQ(code, 0);
+  kill(host, SIGKILL);
+  CHECK_EQ(waitpid(host, &status, 0), host);
+  close(ends[0]);
+  close(ends[1]);
+}
+
+/* --- descriptors --------------------------------------------------------- */
+
+enum { FDS = 256 };
+
+/* The pipes of the library among the descriptors. How many. */
+static int find_pipes(bool *is) {
+  int fd, n = 0;
+  for (fd = 0; fd < FDS; fd++) {
+    int type = 0;
+    socklen_t size = sizeof type;
+    is[fd] = getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 &&
+             type == SOCK_SEQPACKET;
+    n += is[fd];
+  }
+  return n;
+}
+
+/* The one that has come since then. */
+static int find_new(const bool *before) {
+  bool now[FDS];
+  int fd, found = -1;
+  find_pipes(now);
+  for (fd = 0; fd < FDS; fd++)
+    if (now[fd] && !before[fd]) {
+      CHECK_EQ(found, -1);
+      found = fd;
+    }
+  CHECK(found >= 0);
+  return found;
+}
+
+/* Ends all that have come since then, as if the host had lost them. */
+static void end_new(const bool *before) {
+  bool now[FDS];
+  int fd;
+  find_pipes(now);
+  for (fd = 0; fd < FDS; fd++)
+    if (now[fd] && !before[fd]) shutdown(fd, SHUT_RDWR);
+}
+
+static void *wait_for_more_work(void *arg) {
+  expect((conc_queue *)arg, "late", NULL);
+  CHECK_EQ(conc_task_done((conc_queue *)arg), 0);
+  return NULL;
+}
+
+/* The host lives: so the end of a way to it is not its end. */
+TEST(a_way_that_ends_is_not_the_end_of_the_host) {
+  conc_queue *q = make_shared(leasing(60));
+  pid_t pid = begin_child();
+  if (pid == 0) {
+    bool before[FDS];
+    conc_lease lease;
+    conc_task t;
+    find_pipes(before);
+    put(q, "job");
+    end_new(before);
+    CHECK_EQ(conc_qsize(q), 1);
+    /* With it ends what the task has leased by it. */
+    CHECK_EQ(expect_as(q, "job", &lease), 1);
+    end_new(before);
+    CHECK_EQ(conc_task_done(q), -ESTALE);
+    CHECK_EQ(expect_as(q, "job", &lease), 2);
+    end_new(before);
+    CHECK_EQ(conc_task_done_many(q, 1), -ESTALE);
+    expect_again(q, "job", 3);
+    CHECK_EQ(conc_queue_join(q, 5), 0);
+    /* While a call waits. */
+    start(conc_thread_start, &t, wait_for_more_work, q);
+    usleep(50000);
+    end_new(before);
+    put(q, "late");
+    CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
+    conc_queue_free(q);
+    _exit(0);
+  }
+  reap(pid, 0);
+  CHECK_EQ(conc_queue_join(q, 0), 0);
+  conc_queue_free(q);
+}
+
+/* What the program has under a number now is not touched. */
+TEST(a_guest_leaves_foreign_files_alone) {
+  conc_queue *q = make_shared(leasing(60));
+  pid_t pid = begin_child();
+  if (pid == 0) {
+    bool before[FDS];
+    int wire, door, mine[2];
+    char buf[8];
+    CHECK_EQ(find_pipes(before), 1);
+    for (door = 0; !before[door];) door++;
+    CHECK_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, mine), 0);
+    find_pipes(before);
+    put(q, "job");
+    wire = find_new(before);
+    CHECK_EQ(dup2(mine[0], wire), wire);
+    CHECK_EQ(conc_qsize(q), 1);
+    find_pipes(before);
+    CHECK_EQ(dup2(mine[0], door), door);
+    CHECK_EQ(conc_qsize(q), 1);
+    for (wire = 0; wire < FDS; wire++) /* there is no other way any more */
+      if (before[wire] && wire != door && wire != mine[1])
+        dup2(mine[0], wire);
+    CHECK_EQ(conc_qsize(q), -EBADF);
+    CHECK_EQ(conc_get(q, buf, 8, 1), -EBADF);
+    conc_queue_free(q);
+    CHECK_EQ(recv(mine[1], buf, 8, MSG_DONTWAIT), -1);
+    CHECK_EQ(errno, EAGAIN);
+    CHECK_EQ(send(door, "x", 1, 0), 1);
+    _exit(0);
+  }
+  reap(pid, 0);
+  expect_again(q, "job", 1);
   conc_queue_free(q);
 }
 
