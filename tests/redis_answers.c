@@ -443,12 +443,25 @@ static int connect_as(const char *address, const char *key) {
 
 TEST(a_password_is_asked_for) {
   char address[200];
+  conc_manager m;
   redis r;
   NEEDS_REDIS;
   redis_begin_port(&r, "");
   CHECK_EQ(connect_as(r.address, NULL), 0);
   CHECK_EQ(connect_as(r.address, "any"), 0); /* it asks for none */
   REDIS_SAYS("OK", &r, "ACL SETUSER anna on >p@ss ~* &* +@all");
+  /* One of any bytes. */
+  REDIS_SAYS("OK", &r,
+             "ACL SETUSER zoe on ~* &* +@all #" /* of "a\0b", by SHA-256 */
+             "59b271ae1bbcb1d31d41929817f4b16f"
+             "b439eb4f31520b5ad1d5ce98920a7138");
+  memset(&m, 0, sizeof m);
+  snprintf(address, sizeof address, "redis://zoe@127.0.0.1:%d", r.port);
+  m.address = address;
+  m.authkey = "a\0b";
+  m.authkey_size = 3;
+  CHECK_EQ(conc_manager_connect(&m, soon()), 0);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
   REDIS_SAYS("OK", &r, "CONFIG SET requirepass secret");
   CHECK_EQ(connect_as(r.address, NULL), -EACCES);
   CHECK_EQ(connect_as(r.address, "wrong"), -EACCES);
@@ -470,6 +483,8 @@ TEST(addresses_that_make_no_sense_are_refused) {
       "redis://h/x",  "redis://h/-1",       "redis+unix://",
       "redis://a@",   "redis://h:1/0?what", "redis://h?db=x",
       "redis://h,,g", "redis://h/1?cluster", "redis://h,g",
+      "redis://h%",   "redis://a%4:b@h",     "redis://:a%zz@h",
+      "redis://:a%00@h", "redis://h?sentinel=%4g",
   };
   for (size_t i = 0; i < sizeof all / sizeof *all; i++)
     if (connect_as(all[i], NULL) != -EINVAL)
@@ -570,6 +585,154 @@ TEST(a_server_that_is_started_again_is_waited_for) {
   CHECK_EQ(conc_task_done(s.q), 0);
   CHECK_EQ(conc_task_done(s.q), 0);
   end(&s);
+}
+
+/* --- what is bounded --- */
+
+/* A reply of a million parts, of which the last one never comes. */
+static char *endless(void) {
+  enum { PARTS = (1 << 20) - 1 };
+  char *text = (char *)malloc(4 * (size_t)PARTS + 20);
+  int head = snprintf(text, 20, "*%d\r\n", PARTS + 1);
+  for (size_t i = 0; i < PARTS; i++)
+    memcpy(text + head + 4 * i, ":7\r\n", 4);
+  text[(size_t)head + 4 * (size_t)PARTS] = 0;
+  return text;
+}
+
+TEST(a_reply_that_never_ends_is_given_up) {
+  char *text = endless(), got[8];
+  conc_manager m;
+  conc_queue *q;
+  stage s;
+  begin(&s, "", 60, 0);
+  memset(&m, 0, sizeof m);
+  m.address = s.between.address;
+  m.max_message = 1000;
+  m.timeout = soon();
+  CHECK_EQ(conc_manager_connect(&m, soon()), 0);
+  q = conc_manager_get(&m, "q");
+  CHECK(q != NULL);
+  odd_next(&s.between, "{q}", ANSWER, text);
+  CHECK_EQ(conc_put(q, "x", 1, soon()), -EPROTO);
+  odd_always(&s.between, "XREADGROUP", ANSWER, text);
+  CHECK_EQ(conc_get(q, got, sizeof got, soon()), -EPROTO);
+  odd_next(&s.between, "", AS_IT_IS, NULL);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  goes_on(&s);
+  end(&s);
+  free(text);
+}
+
+/* Together they are longer than a reply may be: so they come by fewer. */
+TEST(long_messages_come_by_fewer) {
+  enum { N = 14, SIZE = 3 << 19 };
+  char *many = (char *)calloc(N, SIZE);
+  conc_manager m;
+  conc_queue *q;
+  stage s;
+  begin(&s, "", 0, 0);
+  memset(&m, 0, sizeof m);
+  m.address = s.real.address;
+  m.max_message = 2 << 20;
+  CHECK_EQ(conc_manager_connect(&m, soon()), 0);
+  q = conc_manager_get(&m, "q");
+  CHECK(q != NULL);
+  for (int i = 0; i < N; i++) {
+    many[0] = (char)i;
+    CHECK_EQ(conc_put(q, many, SIZE, soon()), 0);
+  }
+  for (ssize_t n, at = 0; at < N; at += n) {
+    n = conc_get_many(q, many, SIZE, (size_t)(N - at), soon());
+    if (n <= 0) TEST_FAIL("at %d: %s", (int)at, conc_strerror((int)n));
+    for (int i = 0; i < n; i++) CHECK_EQ(many[(size_t)i * SIZE], at + i);
+  }
+  CHECK_EQ(conc_qsize(q), 0);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  end(&s);
+  free(many);
+}
+
+/* A full server takes no messages; but what it has can be got, and dealt
+   with. */
+TEST(what_a_full_server_has_can_be_done) {
+  stage s;
+  begin(&s, "", 0, 0);
+  goes_on(&s);
+  CHECK_EQ(conc_put(s.q, "x", 1, soon()), 0);
+  REDIS_SAYS("OK", &s.real, "CONFIG SET maxmemory 1");
+  CHECK_EQ(conc_put(s.q, "y", 1, soon()), -ENOSPC);
+  expect(s.q, "x");
+  CHECK_EQ(conc_task_done(s.q), 0);
+  CHECK_EQ(conc_queue_join(s.q, soon()), 0);
+  REDIS_SAYS("OK", &s.real, "CONFIG SET maxmemory 0");
+  end(&s);
+}
+
+/* What has arrived is told by few commands: the server has little time. */
+TEST(many_that_have_arrived_are_told_together) {
+  enum { N = 256 };
+  int all[N] = {0};
+  const char *calls;
+  stage s;
+  begin(&s, "", 0, 0);
+  for (ssize_t n, at = 0; at < N; at += n)
+    CHECK((n = conc_put_many(s.q, all + at, sizeof *all, (size_t)(N - at),
+                             soon())) > 0);
+  for (ssize_t n, at = 0; at < N; at += n)
+    CHECK((n = conc_get_many(s.q, all, sizeof *all, (size_t)(N - at),
+                             soon())) > 0);
+  for (int i = 0; i < N; i++) CHECK_EQ(conc_task_done(s.q), 0);
+  CHECK_EQ(conc_queue_join(s.q, soon()), 0);
+  REDIS_SAYS("0", &s.real, "XLEN {q}");
+  calls = strstr(redis_say(&s.real, "INFO commandstats"), "cmdstat_xack:");
+  CHECK(calls != NULL);
+  CHECK(atoi(calls + sizeof "cmdstat_xack:calls=" - 1) < N / 8);
+  end(&s);
+}
+
+/* --- dead letters --- */
+
+/* Its queue is told after the letter was put. If that fails, all is tried
+   again: the letter is there already. Both names become known after the
+   manager has started. */
+TEST(a_dead_letter_is_put_once) {
+  conc_queue *dead = conc_queue_new(NULL), *own, *q, *letters;
+  conc_queue_opts o;
+  conc_value *v;
+  conc_lease a;
+  char got[8];
+  stage s;
+  begin(&s, "", 0, 0);
+  memset(&o, 0, sizeof o);
+  o.lease = 60;
+  o.max_deliveries = 1;
+  o.dead_letters = dead;
+  own = conc_queue_new(&o);
+  CHECK_EQ(conc_manager_register_queue(&s.server, "mortal", own), -EINVAL);
+  CHECK_EQ(conc_manager_register_queue(&s.server, "letters", dead), 0);
+  CHECK_EQ(conc_manager_register_queue(&s.server, "mortal", own), 0);
+  CHECK_EQ(conc_manager_register_queue(&s.server, "letters", own), -EEXIST);
+  q = conc_manager_get(&s.client, "mortal");
+  letters = conc_manager_get(&s.client, "letters");
+  CHECK(q != NULL && letters != NULL);
+  CHECK_EQ(conc_put(q, "x", 1, soon()), 0);
+  CHECK_EQ(conc_get_leased(q, &a, got, sizeof got, soon()), 1);
+  odd_next(&s.between, "$4\r\ndead\r\n", ANSWER, "-OOM it is full\r\n");
+  CHECK_EQ(conc_lease_release(&a, 0), 0);
+  CHECK_EQ(conc_queue_join(q, soon()), 0);
+  CHECK_EQ(odd_met(&s.between), 1);
+  CHECK_EQ(conc_get_value(letters, &v, soon()), 0);
+  CHECK_EQ(conc_value_size(conc_value_get(v, "message")), 1);
+  conc_value_free(v);
+  CHECK_EQ(conc_get_value(letters, &v, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_manager_shutdown(&s.client), 0);
+  CHECK_EQ(conc_manager_shutdown(&s.server), 0);
+  conc_queue_free(own);
+  conc_queue_free(dead);
+  conc_queue_free(s.own);
+  odd_end(&s.between);
+  redis_end(&s.real);
 }
 
 TEST_MAIN
