@@ -8573,11 +8573,14 @@ static const conc__tracer *conc__tracer_now;
 #define CONC__TRACE_TEXT 27
 
 /* Calls a function of the table, if there is a trace:
-   CONC__TRACE(stops(self)). */
+   CONC__TRACE(stops(self)). The second look, which may find that the trace has
+   ended, lets the first be one comparison with memory. */
 #define CONC__TRACE(call)                                                     \
   do {                                                                        \
-    const conc__tracer *tracer_ = CONC__LOAD_RELAXED(&conc__tracer_now);      \
-    if (CONC__UNLIKELY(tracer_ != NULL)) tracer_->call;                       \
+    if (CONC__UNLIKELY(CONC__LOAD_RELAXED(&conc__tracer_now) != NULL)) {      \
+      const conc__tracer *tracer_ = CONC__LOAD_RELAXED(&conc__tracer_now);    \
+      if (tracer_ != NULL) tracer_->call;                                     \
+    }                                                                         \
   } while (0)
 
 /* A call that counts down until it has to do something more compares its count
@@ -8896,16 +8899,15 @@ CONC__INLINE uintptr_t conc__owner_new(void) {
 
 /* --- parking and waking --- */
 
-/* Sets a bit, and makes the actor run if it slept. Without a guard, or under
-   one that keeps the actor alive until then. */
-CONC__PRIVATE void conc__unpark(conc__actor *actor, unsigned bit) {
+/* conc__unpark; a trace, if there is one, is told of it. */
+CONC__INLINE void conc__unpark_tell(conc__actor *actor, unsigned bit,
+                                    const conc__tracer *tracer) {
   /* Read before the exchange: after it, unless it was parked, the actor may
      be gone. */
   const conc__actor_class *ops = actor->ops;
-  const conc__tracer *tracer = CONC__LOAD_RELAXED(&conc__tracer_now);
   conc__trace_wakeup wakeup;
   unsigned seen = CONC__LOAD_RELAXED(&actor->word);
-  if (CONC__UNLIKELY(tracer != NULL)) tracer->wakeup(&wakeup, actor);
+  if (tracer != NULL) tracer->wakeup(&wakeup, actor);
   CONC__CHECK(bit == CONC__WOKEN || bit == CONC__POKED || bit == CONC__NUDGED);
   /* The exchange releases what the waker has written (a message, a result) to
      the actor, which acquires it when it sees the bit. */
@@ -8913,8 +8915,23 @@ CONC__PRIVATE void conc__unpark(conc__actor *actor, unsigned bit) {
                    (seen | bit) & ~(CONC__PARKED | CONC__POLLING))) {
   }
   if (!(seen & CONC__PARKED)) return;
-  if (CONC__UNLIKELY(tracer != NULL)) tracer->wakes(&wakeup);
+  if (tracer != NULL) tracer->wakes(&wakeup);
   ops->wake(actor, seen);
+}
+
+/* In a trace: a function of its own, so that conc__unpark saves nothing for
+   it. */
+CONC__NOINLINE void conc__unpark_traced(conc__actor *actor, unsigned bit) {
+  conc__unpark_tell(actor, bit, CONC__LOAD_RELAXED(&conc__tracer_now));
+}
+
+/* Sets a bit, and makes the actor run if it slept. Without a guard, or under
+   one that keeps the actor alive until then. */
+CONC__PRIVATE void conc__unpark(conc__actor *actor, unsigned bit) {
+  if (CONC__UNLIKELY(CONC__LOAD_RELAXED(&conc__tracer_now) != NULL))
+    conc__unpark_traced(actor, bit);
+  else
+    conc__unpark_tell(actor, bit, NULL);
 }
 
 /* Announces that the caller is about to sleep: `how` is CONC__PARKED, and
@@ -67784,6 +67801,7 @@ typedef struct conc__trace_ring {
   size_t size, at; /* how many have room; where the next one goes to */
   size_t count;    /* how many there have been */
   double last;     /* the time of the last one */
+  bool introduced; /* it has a name of its thread, or of a coroutine of that */
   const char *what; /* for what the next wait is; NULL: not known */
   int what_number;
 } conc__trace_ring;
@@ -67824,6 +67842,7 @@ CONC__PRIVATE conc__trace_ring *conc__trace_ring_take(void) {
                                         __ATOMIC_SEQ_CST)) {
     }
   }
+  ring->introduced = false;
   ring->what = NULL;
   return ring;
 }
@@ -67844,6 +67863,7 @@ CONC__PRIVATE conc__trace_ring *conc__trace_enter(void) {
     ring->size = conc__trace.size;
     ring->at = ring->count = 0;
     ring->last = 0;
+    ring->introduced = false;
     ring->what = NULL;
     if (ring->events != NULL) {
       ring->number = number;
@@ -67917,6 +67937,27 @@ CONC__PRIVATE void conc__trace_who(conc__trace_event *e,
   conc__trace_text(e, task->name);
 }
 
+/* The job that a thread runs is no name for the thread. */
+CONC__PRIVATE void conc__trace_add_go(conc__trace_ring *ring,
+                                      const conc__actor *self, double now) {
+  conc__trace_event *e =
+      conc__trace_add(ring, CONC__TRACE_GOES_ON, conc__trace_row(self), now);
+  const conc_task *base = self->ops->blocks ? conc__this.base : NULL;
+  conc__trace_who(e, base != NULL ? base : self->task);
+}
+
+/* conc__trace_enter, by a running task that has not ended. The first event of a
+   thread says who it is that is on it: it may never wait, and has begun before
+   the trace perhaps. */
+CONC__PRIVATE conc__trace_ring *conc__trace_enter_running(void) {
+  conc__trace_ring *ring = conc__trace_enter();
+  if (ring == NULL || CONC__LIKELY(ring->introduced)) return ring;
+  ring->introduced = true;
+  if (conc__this.current != NULL)
+    conc__trace_add_go(ring, conc__this.current, conc_now());
+  return ring;
+}
+
 /* --- what the hooks call --- */
 
 CONC__PRIVATE void conc__trace_reason(const char *what, int number) {
@@ -67948,17 +67989,8 @@ CONC__PRIVATE void conc__trace_add_stop(conc__trace_ring *ring,
   ring->what = NULL;
 }
 
-/* The job that a thread runs is no name for the thread. */
-CONC__PRIVATE void conc__trace_add_go(conc__trace_ring *ring,
-                                      const conc__actor *self, double now) {
-  conc__trace_event *e =
-      conc__trace_add(ring, CONC__TRACE_GOES_ON, conc__trace_row(self), now);
-  const conc_task *base = self->ops->blocks ? conc__this.base : NULL;
-  conc__trace_who(e, base != NULL ? base : self->task);
-}
-
 CONC__PRIVATE void conc__trace_stops(conc__actor *self) {
-  conc__trace_ring *ring = conc__trace_enter();
+  conc__trace_ring *ring = conc__trace_enter_running();
   if (ring == NULL) return;
   conc__trace_add_stop(ring, self, NULL, conc_now());
   conc__trace_done(ring);
@@ -67977,7 +68009,9 @@ CONC__PRIVATE void conc__trace_switches(conc__actor *from, conc__actor *to,
                                         bool last) {
   conc__trace_ring *ring;
   double now;
-  if (from == to || (ring = conc__trace_enter()) == NULL) return;
+  if (from == to) return;
+  ring = last ? conc__trace_enter() : conc__trace_enter_running();
+  if (ring == NULL) return;
   now = conc_now();
   if (last)
     conc__trace_add(ring, CONC__TRACE_GONE, conc__trace_row(from), now);
@@ -68008,9 +68042,9 @@ CONC__PRIVATE void conc__trace_wakes(const conc__trace_wakeup *wakeup) {
 }
 
 /* A task was started, by whom `row` says, or has begun, or is over. */
-CONC__PRIVATE void conc__trace_task(const conc_task *task, int kind,
+CONC__PRIVATE void conc__trace_task(conc__trace_ring *ring,
+                                    const conc_task *task, int kind,
                                     uintptr_t row) {
-  conc__trace_ring *ring = conc__trace_enter();
   conc__trace_event *e;
   if (ring == NULL) return;
   e = conc__trace_add(ring, kind, row, conc_now());
@@ -68021,16 +68055,19 @@ CONC__PRIVATE void conc__trace_task(const conc_task *task, int kind,
 
 /* Its number is given later: only names of the program's are known. */
 CONC__PRIVATE void conc__trace_started(const conc_task *task) {
-  conc__trace_task(task, CONC__TRACE_STARTED, conc__trace_here());
+  conc__trace_task(conc__trace_enter_running(), task, CONC__TRACE_STARTED,
+                   conc__trace_here());
 }
 
 CONC__PRIVATE void conc__trace_begins(const conc_task *task,
                                       conc__actor *self) {
-  conc__trace_task(task, CONC__TRACE_BEGINS, conc__trace_row(self));
+  conc__trace_task(conc__trace_enter_running(), task, CONC__TRACE_BEGINS,
+                   conc__trace_row(self));
 }
 
 CONC__PRIVATE void conc__trace_finished(const conc_task *task) {
-  conc__trace_task(task, CONC__TRACE_FINISHED, conc__trace_here());
+  conc__trace_task(conc__trace_enter(), task, CONC__TRACE_FINISHED,
+                   conc__trace_here());
 }
 
 CONC__PRIVATE void conc__trace_ends(conc__actor *self) {
@@ -68042,7 +68079,7 @@ CONC__PRIVATE void conc__trace_ends(conc__actor *self) {
 
 CONC__PRIVATE void conc__trace_calls(conc__actor *self, const char *what,
                                      const char *name) {
-  conc__trace_ring *ring = conc__trace_enter();
+  conc__trace_ring *ring = conc__trace_enter_running();
   conc__trace_event *e;
   if (ring == NULL) return;
   e = conc__trace_add(ring, CONC__TRACE_BEGINS, conc__trace_row(self),
@@ -68056,7 +68093,7 @@ CONC__PRIVATE void conc__trace_queue(const conc_queue *queue, const char *name,
                                      ssize_t size) {
   uintptr_t here = conc__trace_here();
   conc__trace_ring *ring =
-      size >= 0 && here != 0 ? conc__trace_enter() : NULL;
+      size >= 0 && here != 0 ? conc__trace_enter_running() : NULL;
   conc__trace_event *e;
   if (ring == NULL) return;
   e = conc__trace_add(ring, CONC__TRACE_QUEUE, here, conc_now());
@@ -68252,6 +68289,8 @@ CONC__PRIVATE int conc__trace_collect(conc__trace_events *s, size_t *lost) {
       size_t n = ring->count < ring->size ? ring->count : ring->size;
       *lost += ring->count - n;
       count += n;
+      /* It may be ahead of a clock that stands still, see conc__trace_add. */
+      if (ring->last > conc__trace.ended) conc__trace.ended = ring->last;
     }
   s->all = (conc__trace_event **)CONC_MALLOC((2 * count + 1) *
                                              sizeof(conc__trace_event *));
@@ -68518,7 +68557,7 @@ CONC__PRIVATE void conc__trace_init_once(void) {
   static const conc__fork_row row = {NULL, NULL, conc__trace_fork_child};
   conc__init();
   conc__fork_enter(CONC__FORK_TRACE, &row);
-  CONC__STORE(&conc__trace_leave, conc__trace_thread_ends);
+  conc__trace_leave = conc__trace_thread_ends;
 }
 
 /* Opens the file, so that it is not one of a forked child. The descriptor, or
@@ -68588,8 +68627,8 @@ CONC_API ssize_t conc_trace_stop(void) {
   CONC__STORE(&conc__tracer_now, (const conc__tracer *)NULL);
   CONC__STORE_RELAXED(&conc__turn_floor, 0);
   __atomic_store_n(&t->number, 0u, __ATOMIC_SEQ_CST);
-  t->ended = conc_now();
   conc__trace_settle();
+  t->ended = conc_now();
   state = conc__pthread_cancel_off(); /* to write is a point of cancellation */
   rc = conc__trace_collect(&events, &lost);
   if (rc == 0) rc = conc__trace_write(t->fd, &events, lost);
