@@ -52,7 +52,9 @@
      >>platform    versions, errors, clock, memory
      >>os          what is asked of the system (private)
      >>bytes       buffers and hashes (private)
+     >>hooks       where a trace listens (private)
      >>park        what a wait is; cancellation; threads; forks
+     >>waiters     lists of what waits (private)
      >>deadlock    conc_deadlock_report: which task waits for which
      >>wait        a waiter on a list parks (private)
      >>registry    which processes are alive (private)
@@ -136,6 +138,7 @@
      >>data        conc_list, conc_dict, conc_variable, which machines share
      >>extras      conc_progress: a bar that grows; conc_interval,
                    conc_limiter, conc_broadcast
+     >>trace       conc_trace_start: what ran and waited, to be looked at
      >>index       every public name
      >>version     what the numbers promise; history
 
@@ -5748,6 +5751,75 @@ CONC_API ssize_t conc_broadcast_put(conc_broadcast *broadcast,
                                     double timeout);
 
 /* ---------------------------------------------------------------------------
+   >>trace: conc_trace_start: what ran and waited, to be looked at
+
+   Threads    any; a coroutine that stops a trace keeps its loop meanwhile
+   Processes  one: a forked child is not traced, until it starts a trace
+   Signals    no
+   Memory     for each thread with events as many bytes as conc_trace_start
+              says; a thread that has ended hands its memory on to a new one;
+              one page of each stays until the program ends
+   Blocks     conc_trace_stop, while it writes the file
+
+   A trace notes when each task began, waited, for what, who woke it, and when
+   it ended. The file that comes of it is in the Trace Event Format, which
+   https://ui.perfetto.dev and chrome://tracing show:
+
+     conc_trace_start("trace.json", 0);
+     serve();
+     conc_trace_stop();
+
+   - Each thread and each coroutine has a row. A span with the task's name goes
+     from its beginning to its end, if both are in the trace; inside of it one
+     span after the other says "runs" or what is waited for: "waits for lock
+     'a'", "waits for descriptor 7 for reading", "sleeps". A thread's row has
+     also a span for each job of a pool that it runs, and tasks' rows have one
+     for each call of a server ("call of 127.0.0.1:5000").
+   - Arrows go from the task that wakes another one to that one, and from the
+     task that starts another one to its beginning.
+   - Processes, programs (conc_popen) and jobs that other processes run are
+     spans of their own, from their start to their end as this process sees it.
+   - A counter shows how many messages are in each queue of this process, or
+     shared with others, that conc_put or conc_get is called with.
+   Names are cut after 26 bytes. What has waited before the trace began is in it
+   from when it goes on. Spans that have not ended with the trace end with it.
+
+   Without a trace all this costs one comparison for each wait, wake-up,
+   switch, start and end, and for each conc_put and conc_get; locks that are
+   free cost nothing. In a trace an event takes some 50 ns and 64 bytes.
+
+   The times are those of conc_now, in microseconds, which all processes of a
+   machine have in common; and each event names its process. So the files of
+   several processes are joined by their lines:
+
+     (echo '['; grep -h '^{' a.json b.json | sed '$!s/}$/},/'; echo ']') >all
+   ------------------------------------------------------------------------ */
+
+/* Begins a trace of this process. `path` is the file that conc_trace_stop
+   writes; what was there is lost. `bytes` of memory are used for each thread:
+   when they are full, the oldest events are overwritten; default 0: 1 MiB,
+   some 16,000 events. A program that ends without conc_trace_stop leaves an
+   empty file.
+   Returns 0.
+   Errors:
+   -EINVAL  `path` is NULL
+   -EBUSY   there is a trace already
+   -ENOMEM  there is no memory
+   and what open() fails with, such as -ENOENT, -EACCES */
+CONC_API int conc_trace_start(const char *path, size_t bytes);
+
+/* Ends the trace and writes its file. The trace has ended even if this fails;
+   then the file is not whole.
+   Returns how many events were lost: overwritten, or of a thread for which
+   there was no memory. The file says so, too ("events lost").
+   Errors:
+   -EINVAL  there is no trace
+   -EBUSY   another task starts or stops it just now
+   -ENOMEM  there is no memory to sort the events
+   and what write() fails with, such as -ENOSPC */
+CONC_API ssize_t conc_trace_stop(void);
+
+/* ---------------------------------------------------------------------------
    >>index: every public name, by section; a type with its fields
 
    platform   CONC_VERSION_MAJOR CONC_VERSION_MINOR CONC_VERSION_PATCH
@@ -5891,6 +5963,7 @@ CONC_API ssize_t conc_broadcast_put(conc_broadcast *broadcast,
              conc_limiter_acquire conc_broadcast (.blocks .lost)
              conc_broadcast_subscribe conc_broadcast_unsubscribe
              conc_broadcast_put
+   trace      conc_trace_start conc_trace_stop
    ------------------------------------------------------------------------ */
 
 /* ---------------------------------------------------------------------------
@@ -5984,11 +6057,12 @@ static const int *const conc__version_check __attribute__((used)) =
                   child; wakers; random bytes, files, pages
      >>bytes      memory that grows; buffers; hashes: MD5 (RFC 1321), SHA-256
                   (FIPS 180-4), HMAC (RFC 2104); hashes: what is alike; secrets
+     >>hooks      where a trace listens
      >>park       actors; what belongs to a thread; parking and waking;
                   cancellation and time limits; spinning; threads as actors;
                   guards; what a fork calls; what is made once; descriptors of
-                  the library's own; how a thread becomes an actor; wait lists;
-                  waiting for many
+                  the library's own; how a thread becomes an actor
+     >>waiters    wait lists; waiting for many
      >>deadlock   what is looked at; the report; the search; what a wait calls
      >>wait       a waiter on a list parks: the one wait
      >>registry   a fork; ids; their memory; waiting on a word; one looks for
@@ -6184,6 +6258,8 @@ static const int *const conc__version_check __attribute__((used)) =
                   registering; a list; a dict; a variable
      >>extras     text in columns; a line; where and when it is written;
                   conc_interval; conc_limiter; conc_broadcast
+     >>trace      events; rings; rows; what the hooks call; the file; from
+                  events to spans; starting and stopping
    ======================================================================== */
 
 #if defined(CONC_IMPLEMENTATION) && !defined(CONC__IMPLEMENTED)
@@ -8547,6 +8623,79 @@ CONC__PRIVATE void conc__hmac(int kind, const void *key, size_t key_size,
 }
 
 /* ---------------------------------------------------------------------------
+   >>hooks: where a trace listens
+
+   A trace (>>trace) has to be told when a task begins, waits, goes on, wakes
+   another one, ends. The places where that happens are in many rooms, which
+   know only what stands here: a table of functions that conc_trace_start puts
+   in place, and conc_trace_stop takes away. Without a trace such a place costs
+   one look at a pointer that hardly ever changes; and a program that never
+   starts a trace does not contain the functions.
+   The calls that take some nanoseconds only have no look of their own: see
+   conc__turn_floor.
+   ------------------------------------------------------------------------ */
+
+struct conc__actor;
+
+/* A wake-up, as it was before the wake-up was given: afterwards the task may
+   be gone. */
+typedef struct conc__trace_wakeup {
+  uintptr_t row; /* the task that wakes up; 0: it is not to be noted */
+  double time;
+} conc__trace_wakeup;
+
+/* All of them are called by the thread that runs what is told of. They may be
+   called once more after conc_trace_stop has returned. `what` is a literal. */
+typedef struct conc__tracer {
+  /* For what the caller waits next, if its actor does not tell. `number` is a
+     descriptor, or -1. */
+  void (*reason)(const char *what, int number);
+  /* An actor of the calling thread waits from now on, or goes on. */
+  void (*stops)(struct conc__actor *self);
+  void (*goes_on)(struct conc__actor *self);
+  /* A loop switches. `last`: what it leaves has ended. */
+  void (*switches)(struct conc__actor *from, struct conc__actor *to,
+                   bool last);
+  /* Before a wake-up is given, and after it has turned out to be needed. */
+  void (*wakeup)(conc__trace_wakeup *wakeup, const struct conc__actor *actor);
+  void (*wakes)(const conc__trace_wakeup *wakeup);
+  /* A task was started, by the caller; runs now; has ended its run; was told
+     to have ended, by another process. */
+  void (*started)(const conc_task *task);
+  void (*begins)(const conc_task *task, struct conc__actor *self);
+  void (*ends)(struct conc__actor *self);
+  void (*finished)(const conc_task *task);
+  /* A call of the caller, which takes long, begins; conc__tracer.ends ends
+     it. */
+  void (*calls)(struct conc__actor *self, const char *what, const char *name);
+  /* So many messages are in a queue. */
+  void (*queue)(const conc_queue *queue, const char *name, ssize_t size);
+} conc__tracer;
+
+/* NULL: there is no trace. Relaxed: the table is constant and stays, and its
+   functions look themselves whether the trace still goes on. */
+static const conc__tracer *conc__tracer_now;
+
+/* Bytes of a name that a trace keeps, with the NUL. */
+#define CONC__TRACE_TEXT 27
+
+/* Calls a function of the table, if there is a trace:
+   CONC__TRACE(stops(self)). The second look, which may find that the trace has
+   ended, lets the first be one comparison with memory. */
+#define CONC__TRACE(call)                                                     \
+  do {                                                                        \
+    if (CONC__UNLIKELY(CONC__LOAD_RELAXED(&conc__tracer_now) != NULL)) {      \
+      const conc__tracer *tracer_ = CONC__LOAD_RELAXED(&conc__tracer_now);    \
+      if (tracer_ != NULL) tracer_->call;                                     \
+    }                                                                         \
+  } while (0)
+
+/* A call that counts down until it has to do something more compares its count
+   with this and not with 0. In a trace each call then does more: it goes the
+   way that also looks at the tracer. Atomic. */
+static int conc__turn_floor;
+
+/* ---------------------------------------------------------------------------
    >>park: actors, guards, wait lists
 
    An actor is what can wait: a thread or a coroutine. Its word is where
@@ -8795,6 +8944,7 @@ typedef struct conc__thread {
                          its fork has prepared */
   int fork_birth; /* >>park: of its fork, see conc__birth_begin */
   bool gives_way; /* >>aside: it works beside a loop, see conc__give_way */
+  struct conc__trace_ring *trace; /* >>trace: where its events go; or NULL */
 } conc__thread;
 
 #if CONC_HAVE_THREAD_LOCAL
@@ -8856,20 +9006,39 @@ CONC__INLINE uintptr_t conc__owner_new(void) {
 
 /* --- parking and waking --- */
 
-/* Sets a bit, and makes the actor run if it slept. Without a guard, or under
-   one that keeps the actor alive until then. */
-CONC__PRIVATE void conc__unpark(conc__actor *actor, unsigned bit) {
+/* conc__unpark; a trace, if there is one, is told of it. */
+CONC__INLINE void conc__unpark_tell(conc__actor *actor, unsigned bit,
+                                    const conc__tracer *tracer) {
   /* Read before the exchange: after it, unless it was parked, the actor may
      be gone. */
   const conc__actor_class *ops = actor->ops;
+  conc__trace_wakeup wakeup;
   unsigned seen = CONC__LOAD_RELAXED(&actor->word);
+  if (tracer != NULL) tracer->wakeup(&wakeup, actor);
   CONC__CHECK(bit == CONC__WOKEN || bit == CONC__POKED || bit == CONC__NUDGED);
   /* The exchange releases what the waker has written (a message, a result) to
      the actor, which acquires it when it sees the bit. */
   while (!CONC__CAS(&actor->word, &seen,
                    (seen | bit) & ~(CONC__PARKED | CONC__POLLING))) {
   }
-  if (seen & CONC__PARKED) ops->wake(actor, seen);
+  if (!(seen & CONC__PARKED)) return;
+  if (tracer != NULL) tracer->wakes(&wakeup);
+  ops->wake(actor, seen);
+}
+
+/* In a trace: a function of its own, so that conc__unpark saves nothing for
+   it. */
+CONC__NOINLINE void conc__unpark_traced(conc__actor *actor, unsigned bit) {
+  conc__unpark_tell(actor, bit, CONC__LOAD_RELAXED(&conc__tracer_now));
+}
+
+/* Sets a bit, and makes the actor run if it slept. Without a guard, or under
+   one that keeps the actor alive until then. */
+CONC__PRIVATE void conc__unpark(conc__actor *actor, unsigned bit) {
+  if (CONC__UNLIKELY(CONC__LOAD_RELAXED(&conc__tracer_now) != NULL))
+    conc__unpark_traced(actor, bit);
+  else
+    conc__unpark_tell(actor, bit, NULL);
 }
 
 /* Announces that the caller is about to sleep: `how` is CONC__PARKED, and
@@ -9080,11 +9249,9 @@ CONC__PRIVATE bool conc__thread_spin(conc__actor *self, unsigned bits,
   return paid;
 }
 
-/* The actor class's park. */
-CONC__PRIVATE void conc__thread_park(conc__actor *self, unsigned bits,
-                                     double deadline) {
-  CONC__CHECK(self == &conc__this.actor);
-  if (CONC__LOAD(&self->word) & bits) return;
+/* conc__thread_park, if no bit is there yet. */
+CONC__PRIVATE void conc__thread_sleep(conc__actor *self, unsigned bits,
+                                      double deadline) {
   /* A sleep, which only conc_cancel can end, is not worth spinning for. */
   if ((bits & CONC__WOKEN) && conc__thread_spin(self, bits, deadline)) return;
   while (conc__park_announce(self, bits, CONC__PARKED)) {
@@ -9097,6 +9264,23 @@ CONC__PRIVATE void conc__thread_park(conc__actor *self, unsigned bits,
     conc__park_retract(self);
     if (deadline < CONC__NEVER && conc_now() >= deadline) return;
   }
+}
+
+/* The actor class's park. */
+CONC__PRIVATE void conc__thread_park(conc__actor *self, unsigned bits,
+                                     double deadline) {
+  CONC__CHECK(self == &conc__this.actor);
+  if (CONC__LOAD(&self->word) & bits) return;
+  CONC__TRACE(stops(self));
+  conc__thread_sleep(self, bits, deadline);
+  CONC__TRACE(goes_on(self));
+}
+
+/* How a trace tells what is waited for. */
+CONC__PRIVATE const char *conc__events_reason(int events) {
+  return events == CONC_READ    ? "for reading"
+         : events == CONC_WRITE ? "for writing"
+                                : "for reading or writing";
 }
 
 /* Whether foreign threads have wakers, too: see >>signals. */
@@ -9155,10 +9339,17 @@ CONC__PRIVATE int conc__thread_poll_until(conc__actor *self, struct pollfd *p,
       if (!conc__park_announce(self, conc__cancel_bit(self) | also, how))
         continue;
       slept = true;
+      if (n > 0)
+        CONC__TRACE(reason(conc__events_reason(
+                               (p->events & POLLIN ? CONC_READ : 0) |
+                               (p->events & POLLOUT ? CONC_WRITE : 0)),
+                           p->fd));
+      CONC__TRACE(stops(self));
     }
     CONC__POINT();
     ready = poll(p, (nfds_t)n + 1, ms);
     error = errno;
+    if (sleeps) CONC__TRACE(goes_on(self));
     if (ready < 0) waker->revents = 0;
     /* The canceller was faster, and is about to write to the waker: not before
        that may this thread end and close it. */
@@ -9322,6 +9513,7 @@ CONC__PRIVATE bool conc__mutexes_are_held(void) {
    child the first row comes first, since what the others do rests on it. */
 
 enum {
+  CONC__FORK_TRACE,    /* first: the others may wake tasks */
   CONC__FORK_OWN_FDS,  /* descriptors that a child must not have: see below */
   CONC__FORK_HOUSE,   /* queues that become guests' in the child; before what
                           calls the program there */
@@ -9642,6 +9834,9 @@ CONC__INLINE void conc__task_unlink(conc_task *t) {
   if (t->next != NULL) t->next->link = t->link;
 }
 
+/* The end of a thread that has been in a trace: set by >>trace. */
+static void (*conc__trace_leave)(void);
+
 /* A thread that the library did not start. */
 static const conc__kind conc__foreign_kind = {
     "Dummy", false, false, false, NULL, NULL, NULL, NULL, NULL, NULL};
@@ -9700,6 +9895,14 @@ CONC__PRIVATE conc__actor *conc__thread_enter(conc_task *task) {
   thread->current = &thread->actor;
   return thread->current;
 }
+
+/* ---------------------------------------------------------------------------
+   >>waiters: lists of what waits
+
+   A waiter is one wait of one actor. It stands on the list of what it waits
+   for, under that object's guard; a wait for many things has a waiter on each
+   of many lists. Uses >>park; >>deadlock and >>wait come on top.
+   ------------------------------------------------------------------------ */
 
 /* --- wait lists --- */
 
@@ -10820,11 +11023,15 @@ CONC__PRIVATE void conc__shared_sleep(conc__actor *self, unsigned *word,
   double until = conc_now();
   if (CONC_HAVE_FUTEX && self->ops->blocks) {
     until += CONC__SHARED_LOOK;
+    CONC__TRACE(reason("another process", -1));
+    CONC__TRACE(stops(self));
     conc__futex_wait(word, value, until < deadline ? until : deadline, true);
+    CONC__TRACE(goes_on(self));
     return;
   }
   if (CONC__LOAD(word) != value) return;
   until += round < 6 ? CONC__SHARED_PAUSE / (64 >> round) : CONC__SHARED_PAUSE;
+  CONC__TRACE(reason("another process", -1));
   self->ops->park(self, cancellable ? conc__cancel_bit(self) : 0,
                   until < deadline ? until : deadline);
 }
@@ -13619,6 +13826,7 @@ CONC__INLINE int conc__task_begin(conc_task *t, const conc__kind *kind) {
   if (!kind->renamed) t->label[0] = 0; /* see conc_name */
   /* Relaxed: no task waits for this one now, and what starts it releases. */
   CONC__STORE_RELAXED(&t->done.word, CONC__CLEAR);
+  CONC__TRACE(started(t));
   return 0;
 }
 
@@ -13687,7 +13895,9 @@ CONC__INLINE int conc__task_run(conc_task *t, conc__actor *actor,
                                 void **result) {
   *result = NULL;
   if (!conc__task_enter(t, actor)) return -ECANCELED;
+  CONC__TRACE(begins(t, actor));
   *result = t->target(t->arg);
+  CONC__TRACE(ends(actor));
   return t->was_cancelled ? -ECANCELED : t->status;
 }
 
@@ -15998,6 +16208,7 @@ CONC__PRIVATE void conc__thread_exit(void *thread) {
     conc__foreign_quit(&self->own);
   else if (self->actor.task->kind->quit != NULL)
     self->actor.task->kind->quit(self->actor.task);
+  if (self->trace != NULL) conc__trace_leave();
   self->current = NULL; /* a later destructor may begin anew */
 }
 
@@ -16019,6 +16230,7 @@ CONC__PRIVATE void conc__thread_end(conc_task *task, void *result,
   pthread_detach(pthread_self());
   conc__threads_leave(task);
   conc__task_finish(task, result, status);
+  if (conc__this.trace != NULL) conc__trace_leave();
   conc__this.current = NULL;
 }
 
@@ -17204,6 +17416,9 @@ CONC__INLINE conc__coro *conc__loop_next(conc__loop *loop) {
 CONC__INLINE void conc__loop_switch(conc__loop *loop, conc__fiber *from,
                                     bool last) {
   conc__coro *next = conc__loop_next(loop);
+  CONC__TRACE(switches(conc__this.current,
+                       next != NULL ? &next->actor : loop->thread_actor,
+                       last));
   if (next != NULL) {
     CONC__CHECK(next->loop == loop);
     conc__this.current = &next->actor;
@@ -17232,7 +17447,7 @@ CONC__NOINLINE int conc__take_turn(void) {
   conc__actor *self = conc__self();
   conc__loop *loop = conc__this.loop;
   double now;
-  if (conc__this.credit > 0) return 0; /* a thread's first call */
+  if (conc__this.credit > 0) return 0; /* a thread's first call, or a trace */
   conc__this.credit = CONC__CREDIT;
   if (loop != NULL && self->ops->blocks) return 0;
   if (conc__take_cancel(self)) return -ECANCELED;
@@ -17247,9 +17462,11 @@ CONC__NOINLINE int conc__take_turn(void) {
   return 0;
 }
 
-/* Before a call that may not wait: whether a turn is due. */
+/* Before a call that may not wait: whether a turn is due; or seems to be, in a
+   trace, and then conc__take_turn finds that it is not. */
 CONC__INLINE bool conc__turn_is_due(void) {
-  return CONC__UNLIKELY(--conc__this.credit <= 0);
+  return CONC__UNLIKELY(--conc__this.credit <=
+                        CONC__LOAD_RELAXED(&conc__turn_floor));
 }
 
 /* The same, and the turn: 0, or -ECANCELED. */
@@ -17480,6 +17697,7 @@ CONC__PRIVATE int conc__coro_poll(conc__actor *self, struct pollfd *p, int n,
   }
   while (ready == 0 && !(CONC__LOAD(&self->word) & bits) &&
          (deadline >= CONC__NEVER || conc_now() < deadline)) {
+    CONC__TRACE(reason(conc__events_reason(w[0].events), p[0].fd));
     self->ops->park(self, bits, deadline);
     for (i = 0; i < n; i++) ready += w[i].ready != 0;
   }
@@ -17509,8 +17727,10 @@ CONC__PRIVATE int conc__coro_wait_fd(conc__actor *self, int fd, int events,
   rc = conc__fd_park(loop, self, fd, events, &w);
   if (rc != 0) return rc;
   bits = conc__cancel_bit(self);
-  do self->ops->park(self, bits, deadline);
-  while (w.ready == 0 && !(CONC__LOAD(&self->word) & bits) &&
+  do {
+    CONC__TRACE(reason(conc__events_reason(w.events), fd));
+    self->ops->park(self, bits, deadline);
+  } while (w.ready == 0 && !(CONC__LOAD(&self->word) & bits) &&
          (deadline >= CONC__NEVER || conc_now() < deadline));
   conc__this.credit = CONC__CREDIT; /* others had their turn */
   rc = conc__fd_wait_end(loop, fd, &w);
@@ -17728,7 +17948,10 @@ CONC__PRIVATE void conc__loop_sleep(conc__loop *loop) {
   if (lonely) until = conc__loop_look_out(loop);
   /* Last of all, for it takes time: the loop has nothing else to do now. */
   until = conc__stacks_tend(&loop->stacks, until);
+  CONC__TRACE(reason("its coroutines", -1));
+  CONC__TRACE(stops(loop->thread_actor));
   lonely = !conc__loop_poll(loop, until) && lonely;
+  CONC__TRACE(goes_on(loop->thread_actor));
   /* Nothing has come if the inbox is empty, too: a poster writes to the waker
      only after it has posted, maybe after the poller's time was out. */
   lonely = conc__inbox_end_sleep(&loop->inbox) && lonely;
@@ -18091,7 +18314,8 @@ CONC_API_HOT int conc_yield_now(void) {
   conc__actor *next;
   size_t first, mask;
   if (CONC__UNLIKELY(!conc__is_coro(self) || conc__may_be_cancelled(self) ||
-                     loop->ready.count == 0 || loop->batch <= 1))
+                     loop->ready.count == 0 ||
+                     loop->batch - 1 <= CONC__LOAD_RELAXED(&conc__turn_floor)))
     return conc__yield_slow(self);
   first = loop->ready.first;
   mask = loop->ready.size - 1;
@@ -18116,6 +18340,7 @@ CONC_API int conc_sleep(double seconds) {
   for (;; waited = true) {
     if (conc__take_cancel(self)) return -ECANCELED;
     if (waited && deadline < CONC__NEVER && conc_now() >= deadline) return 0;
+    CONC__TRACE(reason("sleep", -1));
     self->ops->park(self, conc__cancel_bit(self),
                     conc__scope_limit(self, deadline));
   }
@@ -21190,6 +21415,7 @@ CONC__PRIVATE void conc__process_reap(conc_task *t) {
   conc__process_fds_close(t);
   t->exitcode = code;
   conc__mutex_unlock(&conc__processes_guard);
+  CONC__TRACE(finished(t));
   /* Without the guard: the callback may start another process. After this the
      task may be freed. */
   conc__task_finish(t, NULL, code < 0 ? -ECHILD : 0);
@@ -38306,13 +38532,39 @@ CONC__PRIVATE int conc__queue_put(conc_queue *q, const void *data, size_t size,
   return q->ops->put(q, &m, conc__deadline(timeout));
 }
 
+/* What is in a queue, for a trace; -1 if only a server could tell. */
+CONC__PRIVATE ssize_t conc__queue_count(conc_queue *q) {
+  int by = q->ops->selected;
+  return by == CONC__SELECT_BY_LIST || by == CONC__SELECT_BY_CELLS
+             ? q->ops->size(q)
+             : -1;
+}
+
+/* A put in a trace. Once the message is there, its getter may free the queue:
+   so what is to be told is found out before. */
+CONC__NOINLINE int conc__queue_put_traced(const conc__tracer *tracer,
+                                          conc_queue *q, const void *data,
+                                          size_t size, double timeout) {
+  ssize_t before = conc__queue_count(q);
+  char name[CONC__TRACE_TEXT];
+  int rc;
+  strncpy(name, q->name != NULL ? q->name : "", sizeof name - 1);
+  name[sizeof name - 1] = 0;
+  rc = conc__queue_put(q, data, size, CONC__RAW, NULL, timeout);
+  if (rc == 0 && before >= 0) tracer->queue(q, name, before + 1);
+  return rc;
+}
+
 /* conc_put and conc_get when a turn is due, see conc__take_turn: functions of
    their own, so that the usual case saves no registers for the turn. A call
    that only tries does not let others run. */
 CONC__NOINLINE int conc__queue_put_later(conc_queue *queue, const void *data,
                                          size_t size, double timeout) {
   int rc = timeout > 0 ? conc__take_turn() : 0;
+  const conc__tracer *tracer = CONC__LOAD_RELAXED(&conc__tracer_now);
   if (rc != 0) return rc;
+  if (tracer != NULL)
+    return conc__queue_put_traced(tracer, queue, data, size, timeout);
   return conc__queue_put(queue, data, size, CONC__RAW, NULL, timeout);
 }
 
@@ -38320,9 +38572,13 @@ CONC__NOINLINE ssize_t conc__queue_get_later(conc_queue *queue, void *buf,
                                              size_t size, double timeout) {
   int rc = timeout > 0 ? conc__take_turn() : 0;
   conc__sink sink;
+  ssize_t n;
   if (rc != 0) return rc;
   conc__sink_bytes(&sink, buf, size);
-  return queue->ops->get(queue, &sink, conc__deadline(timeout));
+  n = queue->ops->get(queue, &sink, conc__deadline(timeout));
+  if (n >= 0)
+    CONC__TRACE(queue(queue, queue->name, conc__queue_count(queue)));
+  return n;
 }
 
 /* Says which lease it was that a get has made; after an error: none. */
@@ -39951,7 +40207,9 @@ CONC__INLINE void conc__job_run(conc_task *t, bool terminated) {
      waits for this actor, which a deadlock report follows. */
   CONC__STORE_RELAXED(&t->id, self->id);
   if (CONC__LOAD(&t->actor) == NULL && !terminated) {
+    CONC__TRACE(begins(t, self));
     result = t->target(t->arg);
+    CONC__TRACE(ends(self));
     status = t->was_cancelled ? -ECANCELED : t->status;
     if (CONC__UNLIKELY(t->locals != NULL)) conc__locals_end(t);
     /* Read before the end, after which the task is not ours. */
@@ -41678,6 +41936,7 @@ CONC__PRIVATE void conc__procpool_wake_keeper(conc__procpool *procs) {
    the end of this. */
 CONC__PRIVATE void conc__procpool_finish_job(conc__pool_data *p, conc_task *t,
                                              void *result, int status) {
+  CONC__TRACE(finished(t));
   conc__task_finish(t, result, status);
   conc__mutex_lock(&p->guard);
   CONC__CHECK(p->procs->unfinished > 0);
@@ -49855,6 +50114,7 @@ CONC__PRIVATE int conc__peer_exchange(conc__manager_data *m, conc__peer *p,
   int rc;
   CONC__CHECK(!p->asked || p->channel.out.size == 0);
   p->unsure = true;
+  CONC__TRACE(calls(conc__self(), "call of", m->options->address));
   rc = conc__channel_flush(&p->channel, &sent, deadline);
   /* The first byte that the server sees confirms what it has handed out. */
   if (sent > 0) p->held = false;
@@ -49864,6 +50124,7 @@ CONC__PRIVATE int conc__peer_exchange(conc__manager_data *m, conc__peer *p,
     rc = conc__channel_receive(&p->channel, m->max_message, payload, size,
                                deadline);
   }
+  CONC__TRACE(ends(conc__self()));
   /* A coroutine that came along into a forked child: its connection was closed
      there, for it is the parent's. */
   return rc != 0 && p->channel.fd < 0 ? -EPIPE : rc;
@@ -68289,6 +68550,905 @@ CONC_API ssize_t conc_broadcast_put(conc_broadcast *broadcast,
   conc_lock_release(&broadcast->guard);
   conc_lock_release(&broadcast->putting);
   return rc != 0 ? rc : got;
+}
+
+/* ---------------------------------------------------------------------------
+   >>trace: conc_trace_start: what ran and waited, to be looked at
+
+   Each thread notes what happens in a ring of its own, without a lock and
+   without a word to the others: an event is a time, whose row it is, and a few
+   words. Only when the trace has ended are the rings read: the events of each
+   row are put in order, and become the spans of that row; wake-ups are looked
+   up for the times at which tasks went on.
+
+   A row is a thread, by conc__thread.id, or a coroutine, by its actor's id.
+   All that a row does is told by the thread that runs it: so all of it is in
+   one ring, in order. What others do to it, to wake it, is in their rings.
+
+   The tracer's functions may run while the trace is stopped. A ring says
+   `busy` while its thread writes an event, and the thread looks at the trace's
+   number after it has said so; conc_trace_stop takes the number away, and then
+   waits until no ring is busy. Both sides write first and look then, in one
+   order (SEQ_CST): so a thread either sees that the trace has ended or is
+   waited for. Rings are never unmapped, for a thread may look into its own at
+   any time; but what they hold is, by conc_trace_stop.
+
+   Uses nearly all above; nothing uses it but through >>hooks.
+   ------------------------------------------------------------------------ */
+
+/* --- events --- */
+
+enum {
+  CONC__TRACE_STOPS,    /* the row waits for `what`, with a name, or a number */
+  CONC__TRACE_GOES_ON,  /* `what`, text and number: who it is */
+  CONC__TRACE_BEGINS,   /* a task, likewise; `other` is its key */
+  CONC__TRACE_ENDS,     /* that task */
+  CONC__TRACE_GONE,     /* the row has ended */
+  CONC__TRACE_WAKES,    /* the row that is `other` */
+  CONC__TRACE_STARTED,  /* a task with the key `other` */
+  CONC__TRACE_FINISHED, /* a task with that key, in another process */
+  CONC__TRACE_QUEUE     /* `number` messages are in the queue `other` */
+};
+
+/* 64 bytes on 64-bit machines: a cache line. */
+typedef struct conc__trace_event {
+  double time;      /* in a ring each one's is above that of the last */
+  uintptr_t row;    /* whose event it is */
+  uintptr_t other;  /* see above; the lowest bit tells tasks from rows */
+  const char *what; /* a literal; or NULL */
+  int number;       /* -1: none */
+  unsigned char kind;
+  char text[CONC__TRACE_TEXT];
+} conc__trace_event;
+
+/* All but `busy`, `taken` and `next` is its thread's alone while a trace goes
+   on; afterwards conc_trace_stop reads what is not written any more. */
+typedef struct conc__trace_ring {
+  unsigned busy;   /* its thread writes an event; atomic */
+  unsigned taken;  /* it has a thread; atomic */
+  struct conc__trace_ring *next; /* constant */
+  unsigned number; /* of the trace that `events` are of */
+  conc__trace_event *events;
+  size_t size, at; /* how many have room; where the next one goes to */
+  size_t count;    /* how many there have been */
+  double last;     /* the time of the last one */
+  bool introduced; /* it has a name of its thread, or of a coroutine of that */
+  const char *what; /* for what the next wait is; NULL: not known */
+  int what_number;
+} conc__trace_ring;
+
+enum { CONC__TRACE_OFF, CONC__TRACE_ON, CONC__TRACE_CHANGES };
+
+/* The trace. Written by the one that has set `state` to CONC__TRACE_CHANGES;
+   it is read by others only in a trace. */
+static struct conc__trace {
+  unsigned state;  /* CONC__TRACE_...; atomic */
+  unsigned number; /* of the trace that goes on, from 1; 0: none. Atomic */
+  unsigned last_number;
+  size_t size;     /* events of a ring */
+  size_t lost;     /* events for which there was no memory; atomic */
+  double began, ended;
+  int fd;
+  conc__trace_ring *rings; /* all that ever were; atomic */
+} conc__trace;
+
+/* --- rings --- */
+
+/* A ring for the calling thread. NULL: there is no memory. */
+CONC__PRIVATE conc__trace_ring *conc__trace_ring_take(void) {
+  conc__trace_ring *ring = CONC__LOAD(&conc__trace.rings);
+  for (; ring != NULL; ring = ring->next) {
+    unsigned none = 0;
+    if (CONC__LOAD_RELAXED(&ring->taken) == 0 &&
+        CONC__CAS(&ring->taken, &none, 1u))
+      break;
+  }
+  if (ring == NULL) {
+    ring = (conc__trace_ring *)conc__pages_map(conc__page);
+    if (ring == NULL) return NULL;
+    ring->taken = 1;
+    ring->next = CONC__LOAD(&conc__trace.rings);
+    while (!__atomic_compare_exchange_n(&conc__trace.rings, &ring->next, ring,
+                                        false, __ATOMIC_SEQ_CST,
+                                        __ATOMIC_SEQ_CST)) {
+    }
+  }
+  ring->introduced = false;
+  ring->what = NULL;
+  return ring;
+}
+
+/* The ring of the calling thread, busy. NULL: there is no trace any more, or
+   no memory for it. The ring begins anew if it is of an earlier trace. */
+CONC__PRIVATE conc__trace_ring *conc__trace_enter(void) {
+  conc__trace_ring *ring = conc__this.trace;
+  unsigned number;
+  if (ring == NULL) conc__this.trace = ring = conc__trace_ring_take();
+  if (ring == NULL) return NULL;
+  (void)__atomic_exchange_n(&ring->busy, 1u, __ATOMIC_SEQ_CST);
+  number = __atomic_load_n(&conc__trace.number, __ATOMIC_SEQ_CST);
+  if (CONC__LIKELY(number != 0 && number == ring->number)) return ring;
+  if (number != 0) {
+    ring->events = (conc__trace_event *)conc__pages_map(
+        conc__trace.size * sizeof *ring->events);
+    ring->size = conc__trace.size;
+    ring->at = ring->count = 0;
+    ring->last = 0;
+    ring->introduced = false;
+    ring->what = NULL;
+    if (ring->events != NULL) {
+      ring->number = number;
+      return ring;
+    }
+    __atomic_add_fetch(&conc__trace.lost, (size_t)1, __ATOMIC_RELAXED);
+  }
+  CONC__STORE(&ring->busy, 0u);
+  return NULL;
+}
+
+CONC__INLINE void conc__trace_done(conc__trace_ring *ring) {
+  CONC__STORE(&ring->busy, 0u);
+}
+
+/* Appends an event to a ring that is busy, over the oldest if it is full. The
+   caller fills in what is not given here, before it calls anything else. */
+CONC__PRIVATE conc__trace_event *conc__trace_add(conc__trace_ring *ring,
+                                                 int kind, uintptr_t row,
+                                                 double now) {
+  conc__trace_event *e = &ring->events[ring->at];
+  if (++ring->at == ring->size) ring->at = 0;
+  ring->count++;
+  /* The clock of some systems stands still for a while. */
+  if (now <= ring->last) now = ring->last + 1e-9;
+  ring->last = e->time = now;
+  e->kind = (unsigned char)kind;
+  e->row = row;
+  e->other = 0;
+  e->what = NULL;
+  e->number = -1;
+  e->text[0] = 0;
+  return e;
+}
+
+CONC__PRIVATE void conc__trace_text(conc__trace_event *e, const char *text) {
+  size_t i = 0;
+  if (text == NULL) return;
+  for (; i < sizeof e->text - 1 && text[i] != 0; i++) e->text[i] = text[i];
+  e->text[i] = 0;
+}
+
+/* --- rows --- */
+
+/* Both may be read by others: a thread's id never changes, and a coroutine's
+   as long as it runs. */
+CONC__PRIVATE uintptr_t conc__trace_row(const conc__actor *actor) {
+  const conc__thread *thread =
+      (const conc__thread *)(const void *)((const char *)actor -
+                                           offsetof(conc__thread, actor));
+  return actor->ops->blocks ? thread->id : actor->id;
+}
+
+/* The row that the calling thread is in; 0: it does not use the library yet,
+   or any more. */
+CONC__PRIVATE uintptr_t conc__trace_here(void) {
+  const conc__actor *self = conc__this.current;
+  return self != NULL ? conc__trace_row(self) : 0;
+}
+
+CONC__INLINE uintptr_t conc__trace_key(const conc_task *task) {
+  return (uintptr_t)task | 1;
+}
+
+/* Says who a task is. The program's name for it, or the number of its default
+   name. */
+CONC__PRIVATE void conc__trace_who(conc__trace_event *e,
+                                   const conc_task *task) {
+  e->what = task->kind != NULL ? task->kind->label : NULL;
+  e->number = (int)task->number;
+  conc__trace_text(e, task->name);
+}
+
+/* The job that a thread runs is no name for the thread. */
+CONC__PRIVATE void conc__trace_add_go(conc__trace_ring *ring,
+                                      const conc__actor *self, double now) {
+  conc__trace_event *e =
+      conc__trace_add(ring, CONC__TRACE_GOES_ON, conc__trace_row(self), now);
+  const conc_task *base = self->ops->blocks ? conc__this.base : NULL;
+  conc__trace_who(e, base != NULL ? base : self->task);
+}
+
+/* conc__trace_enter, by a running task that has not ended. The first event of a
+   thread says who it is that is on it: it may never wait, and has begun before
+   the trace perhaps. */
+CONC__PRIVATE conc__trace_ring *conc__trace_enter_running(void) {
+  conc__trace_ring *ring = conc__trace_enter();
+  if (ring == NULL || CONC__LIKELY(ring->introduced)) return ring;
+  ring->introduced = true;
+  if (conc__this.current != NULL)
+    conc__trace_add_go(ring, conc__this.current, conc_now());
+  return ring;
+}
+
+/* --- what the hooks call --- */
+
+CONC__PRIVATE void conc__trace_reason(const char *what, int number) {
+  conc__trace_ring *ring = conc__trace_enter();
+  if (ring == NULL) return;
+  ring->what = what;
+  ring->what_number = number;
+  conc__trace_done(ring);
+}
+
+/* Notes what the actor waits for: its waiter tells, or the last reason. A
+   waiter that is in no wait for many has been set up by the actor itself, and
+   nobody else changes what is read here. */
+CONC__PRIVATE void conc__trace_add_stop(conc__trace_ring *ring,
+                                        const conc__actor *self,
+                                        const char *otherwise, double now) {
+  conc__trace_event *e =
+      conc__trace_add(ring, CONC__TRACE_STOPS, conc__trace_row(self), now);
+  const conc__waiter *w = self->waiting;
+  if (w != NULL && w->what != NULL) {
+    e->what = w->what;
+    conc__trace_text(e, w->name);
+  } else if (ring->what != NULL) {
+    e->what = ring->what;
+    e->number = ring->what_number;
+  } else {
+    e->what = otherwise;
+  }
+  ring->what = NULL;
+}
+
+CONC__PRIVATE void conc__trace_stops(conc__actor *self) {
+  conc__trace_ring *ring = conc__trace_enter_running();
+  if (ring == NULL) return;
+  conc__trace_add_stop(ring, self, NULL, conc_now());
+  conc__trace_done(ring);
+}
+
+CONC__PRIVATE void conc__trace_goes_on(conc__actor *self) {
+  conc__trace_ring *ring = conc__trace_enter();
+  if (ring == NULL) return;
+  conc__trace_add_go(ring, self, conc_now());
+  conc__trace_done(ring);
+}
+
+/* One look at the clock for both rows. A task that has ended may be gone, but
+   its actor is not yet. */
+CONC__PRIVATE void conc__trace_switches(conc__actor *from, conc__actor *to,
+                                        bool last) {
+  conc__trace_ring *ring;
+  double now;
+  if (from == to) return;
+  ring = last ? conc__trace_enter() : conc__trace_enter_running();
+  if (ring == NULL) return;
+  now = conc_now();
+  if (last)
+    conc__trace_add(ring, CONC__TRACE_GONE, conc__trace_row(from), now);
+  else
+    conc__trace_add_stop(
+        ring, from,
+        from->ops->blocks ? "its coroutines"
+        : CONC__LOAD_RELAXED(&from->word) & CONC__PARKED ? NULL
+                                                         : "its turn",
+        now);
+  conc__trace_add_go(ring, to, now);
+  conc__trace_done(ring);
+}
+
+CONC__PRIVATE void conc__trace_wakeup_before(conc__trace_wakeup *wakeup,
+                                             const conc__actor *actor) {
+  wakeup->row = conc__trace_row(actor);
+  wakeup->time = conc_now();
+}
+
+CONC__PRIVATE void conc__trace_wakes(const conc__trace_wakeup *wakeup) {
+  uintptr_t here = conc__trace_here();
+  conc__trace_ring *ring = here != 0 ? conc__trace_enter() : NULL;
+  if (ring == NULL) return;
+  conc__trace_add(ring, CONC__TRACE_WAKES, here, wakeup->time)->other =
+      wakeup->row;
+  conc__trace_done(ring);
+}
+
+/* A task was started, by whom `row` says, or has begun, or is over. */
+CONC__PRIVATE void conc__trace_task(conc__trace_ring *ring,
+                                    const conc_task *task, int kind,
+                                    uintptr_t row) {
+  conc__trace_event *e;
+  if (ring == NULL) return;
+  e = conc__trace_add(ring, kind, row, conc_now());
+  e->other = conc__trace_key(task);
+  conc__trace_who(e, task);
+  conc__trace_done(ring);
+}
+
+/* Its number is given later: only names of the program's are known. */
+CONC__PRIVATE void conc__trace_started(const conc_task *task) {
+  conc__trace_task(conc__trace_enter_running(), task, CONC__TRACE_STARTED,
+                   conc__trace_here());
+}
+
+CONC__PRIVATE void conc__trace_begins(const conc_task *task,
+                                      conc__actor *self) {
+  conc__trace_task(conc__trace_enter_running(), task, CONC__TRACE_BEGINS,
+                   conc__trace_row(self));
+}
+
+CONC__PRIVATE void conc__trace_finished(const conc_task *task) {
+  conc__trace_task(conc__trace_enter(), task, CONC__TRACE_FINISHED,
+                   conc__trace_here());
+}
+
+CONC__PRIVATE void conc__trace_ends(conc__actor *self) {
+  conc__trace_ring *ring = conc__trace_enter();
+  if (ring == NULL) return;
+  conc__trace_add(ring, CONC__TRACE_ENDS, conc__trace_row(self), conc_now());
+  conc__trace_done(ring);
+}
+
+CONC__PRIVATE void conc__trace_calls(conc__actor *self, const char *what,
+                                     const char *name) {
+  conc__trace_ring *ring = conc__trace_enter_running();
+  conc__trace_event *e;
+  if (ring == NULL) return;
+  e = conc__trace_add(ring, CONC__TRACE_BEGINS, conc__trace_row(self),
+                      conc_now());
+  e->what = what;
+  conc__trace_text(e, name);
+  conc__trace_done(ring);
+}
+
+CONC__PRIVATE void conc__trace_queue(const conc_queue *queue, const char *name,
+                                     ssize_t size) {
+  uintptr_t here = conc__trace_here();
+  conc__trace_ring *ring =
+      size >= 0 && here != 0 ? conc__trace_enter_running() : NULL;
+  conc__trace_event *e;
+  if (ring == NULL) return;
+  e = conc__trace_add(ring, CONC__TRACE_QUEUE, here, conc_now());
+  e->other = (uintptr_t)queue;
+  e->number = size < INT_MAX ? (int)size : INT_MAX;
+  conc__trace_text(e, name);
+  conc__trace_done(ring);
+}
+
+/* The thread ends: so does its row, and its ring is for the next thread. */
+CONC__PRIVATE void conc__trace_thread_ends(void) {
+  conc__trace_ring *ring = conc__trace_enter();
+  if (ring != NULL) {
+    conc__trace_add(ring, CONC__TRACE_GONE, conc__this.id, conc_now());
+    conc__trace_done(ring);
+  }
+  ring = conc__this.trace;
+  conc__this.trace = NULL;
+  if (ring != NULL) CONC__STORE(&ring->taken, 0u);
+}
+
+static const conc__tracer conc__trace_hooks = {
+    conc__trace_reason,        conc__trace_stops,   conc__trace_goes_on,
+    conc__trace_switches,      conc__trace_wakeup_before,
+    conc__trace_wakes,         conc__trace_started, conc__trace_begins,
+    conc__trace_ends,          conc__trace_finished, conc__trace_calls,
+    conc__trace_queue};
+
+/* --- the file --- */
+
+/* What is written. The first error stays, and nothing is written from then
+   on. */
+typedef struct conc__trace_file {
+  int fd, error;
+  bool begun;       /* there is an event: a comma comes before the next */
+  long pid;
+  size_t arrows;    /* so many have been written: numbers of the next one */
+  conc__buffer out; /* not written yet */
+} conc__trace_file;
+
+CONC__PRIVATE void conc__trace_flush(conc__trace_file *f) {
+  size_t at = 0;
+  while (f->error == 0 && at < f->out.size) {
+    ssize_t n = write(f->fd, f->out.data + at, f->out.size - at);
+    if (n >= 0)
+      at += (size_t)n;
+    else if (errno != EINTR)
+      f->error = -errno;
+  }
+  f->out.size = 0;
+}
+
+CONC__PRIVATE void conc__trace_put(conc__trace_file *f, const char *text,
+                                   size_t size) {
+  if (f->error != 0) return;
+  f->error = conc__buffer_append(&f->out, text, size);
+  if (f->out.size >= 65536) conc__trace_flush(f);
+}
+
+__attribute__((format(printf, 2, 3))) CONC__PRIVATE void
+conc__trace_print(conc__trace_file *f, const char *format, ...) {
+  char text[256];
+  va_list args;
+  int n;
+  va_start(args, format);
+  n = vsnprintf(text, sizeof text, format, args);
+  va_end(args);
+  CONC__CHECK(n >= 0 && (size_t)n < sizeof text);
+  conc__trace_put(f, text, (size_t)n);
+}
+
+/* Text inside of quotes. A name may be no UTF-8, if only because it was cut:
+   each byte that is none becomes a question mark. */
+CONC__PRIVATE void conc__trace_put_text(conc__trace_file *f,
+                                        const char *text) {
+  const unsigned char *p = (const unsigned char *)text;
+  size_t left = strlen(text), n;
+  uint32_t c;
+  for (; left > 0; p += n, left -= n) {
+    n = conc__utf8_get(p, left, &c);
+    if (n == 0 || (c >= 0xd800 && c < 0xe000)) {
+      n = 1;
+      conc__trace_put(f, "?", 1);
+    } else if (c < 0x20 || c == '"' || c == '\\') {
+      conc__trace_print(f, "\\u%04x", (unsigned)c);
+    } else {
+      conc__trace_put(f, (const char *)p, n);
+    }
+  }
+}
+
+/* Begins a record, up to its name, which the caller writes; conc__trace_tail
+   follows, and what else the caller adds, and the closing brace. */
+CONC__PRIVATE void conc__trace_head(conc__trace_file *f, char phase) {
+  conc__trace_print(f, "%s{\"ph\":\"%c\",\"name\":\"",
+                    f->begun ? ",\n" : "[\n", phase);
+  f->begun = true;
+}
+
+/* In microseconds. Not as a double, for some locales have no points. */
+CONC__PRIVATE void conc__trace_tail(conc__trace_file *f, uintptr_t row,
+                                    double time) {
+  unsigned long long ns = time > 0 ? (unsigned long long)(time * 1e9 + 0.5)
+                                   : 0;
+  conc__trace_print(f, "\",\"pid\":%ld,\"tid\":%llu,\"ts\":%llu.%03u", f->pid,
+                    (unsigned long long)(row / CONC__OWNER_ONE), ns / 1000,
+                    (unsigned)(ns % 1000));
+}
+
+/* Who it is. */
+CONC__PRIVATE void conc__trace_put_who(conc__trace_file *f,
+                                       const conc__trace_event *e) {
+  const char *label = e->what != NULL ? e->what : "task";
+  if (e->kind == CONC__TRACE_BEGINS && e->other == 0) { /* a call */
+    conc__trace_print(f, "%s ", label);
+    conc__trace_put_text(f, e->text);
+  } else if (e->text[0] != 0) {
+    conc__trace_put_text(f, e->text);
+  } else if (e->number > 0) {
+    conc__trace_print(f, "%s-%d", label, e->number);
+  } else {
+    conc__trace_print(f, "%s", label);
+  }
+}
+
+/* What the row does after an event that says that it waits. */
+CONC__PRIVATE void conc__trace_put_wait(conc__trace_file *f,
+                                        const conc__trace_event *e) {
+  if (e->what == NULL) {
+    conc__trace_print(f, "waits");
+  } else if (strcmp(e->what, "sleep") == 0) {
+    conc__trace_print(f, "sleeps");
+  } else if (strcmp(e->what, "the end") == 0) {
+    conc__trace_print(f, "waits for the end of a task");
+  } else if (e->number >= 0) {
+    conc__trace_print(f, "waits for descriptor %d %s", e->number, e->what);
+  } else {
+    conc__trace_print(f, "waits for %s", e->what);
+    if (e->text[0] == 0) return;
+    conc__trace_put(f, " '", 2);
+    conc__trace_put_text(f, e->text);
+    conc__trace_put(f, "'", 1);
+  }
+}
+
+/* An arrow between two events, of this kind. */
+CONC__PRIVATE void conc__trace_put_arrow(conc__trace_file *f, const char *kind,
+                                         const conc__trace_event *from,
+                                         uintptr_t row, double time) {
+  size_t number = ++f->arrows;
+  conc__trace_head(f, 's');
+  conc__trace_print(f, "%s", kind);
+  conc__trace_tail(f, from->row, from->time);
+  conc__trace_print(f, ",\"cat\":\"wake\",\"id\":\"%ld.%zu\"}", f->pid, number);
+  conc__trace_head(f, 'f');
+  conc__trace_print(f, "%s", kind);
+  conc__trace_tail(f, row, time);
+  conc__trace_print(f, ",\"cat\":\"wake\",\"bp\":\"e\",\"id\":\"%ld.%zu\"}",
+                    f->pid, number);
+}
+
+/* --- from events to spans --- */
+
+/* All events, by row and time; and those that others look for (wake-ups,
+   starts, beginnings and ends of tasks), by what they point to and time. */
+typedef struct conc__trace_events {
+  conc__trace_event **all, **to;
+  size_t count, to_count;
+} conc__trace_events;
+
+CONC__PRIVATE int conc__trace_by_row(const void *a, const void *b) {
+  const conc__trace_event *x = *(conc__trace_event *const *)a;
+  const conc__trace_event *y = *(conc__trace_event *const *)b;
+  if (x->row != y->row) return x->row < y->row ? -1 : 1;
+  return x->time < y->time ? -1 : x->time > y->time;
+}
+
+CONC__PRIVATE int conc__trace_by_other(const void *a, const void *b) {
+  const conc__trace_event *x = *(conc__trace_event *const *)a;
+  const conc__trace_event *y = *(conc__trace_event *const *)b;
+  if (x->other != y->other) return x->other < y->other ? -1 : 1;
+  return x->time < y->time ? -1 : x->time > y->time;
+}
+
+/* Sorts what all rings have. 0 or -ENOMEM. *lost: what they had. */
+CONC__PRIVATE int conc__trace_collect(conc__trace_events *s, size_t *lost) {
+  const conc__trace_ring *ring;
+  size_t count = 0, i;
+  memset(s, 0, sizeof *s);
+  *lost = CONC__LOAD_RELAXED(&conc__trace.lost);
+  for (ring = CONC__LOAD(&conc__trace.rings); ring; ring = ring->next)
+    if (ring->number == conc__trace.last_number) {
+      size_t n = ring->count < ring->size ? ring->count : ring->size;
+      *lost += ring->count - n;
+      count += n;
+      /* It may be ahead of a clock that stands still, see conc__trace_add. */
+      if (ring->last > conc__trace.ended) conc__trace.ended = ring->last;
+    }
+  s->all = (conc__trace_event **)CONC_MALLOC((2 * count + 1) *
+                                             sizeof(conc__trace_event *));
+  if (s->all == NULL) return -ENOMEM;
+  s->to = s->all + count;
+  for (ring = CONC__LOAD(&conc__trace.rings); ring; ring = ring->next)
+    if (ring->number == conc__trace.last_number)
+      for (i = 0; i < ring->count && i < ring->size; i++) {
+        conc__trace_event *e = &ring->events[i];
+        s->all[s->count++] = e;
+        if (e->other != 0 && e->kind != CONC__TRACE_QUEUE)
+          s->to[s->to_count++] = e;
+      }
+  CONC__CHECK(s->count == count);
+  qsort(s->all, s->count, sizeof *s->all, conc__trace_by_row);
+  qsort(s->to, s->to_count, sizeof *s->to, conc__trace_by_other);
+  return 0;
+}
+
+/* The last of the events that point to `other`, not after `until`, as a place
+   behind it among them; 0: there is none before it. */
+CONC__PRIVATE size_t conc__trace_find(const conc__trace_events *s,
+                                      uintptr_t other, double until) {
+  size_t low = 0, high = s->to_count;
+  while (low < high) {
+    size_t middle = low + (high - low) / 2;
+    const conc__trace_event *e = s->to[middle];
+    if (e->other < other || (e->other == other && e->time <= until))
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low > 0 && s->to[low - 1]->other == other ? low : 0;
+}
+
+/* A row, while its events are gone through. */
+typedef struct conc__trace_line {
+  uintptr_t row;
+  bool open;      /* the span is open that says what it does */
+  size_t depth;   /* spans of tasks and calls, around that one */
+  double went_on; /* when it did last */
+} conc__trace_line;
+
+CONC__PRIVATE void conc__trace_line_end(conc__trace_file *f,
+                                        const conc__trace_line *line,
+                                        double time) {
+  conc__trace_head(f, 'E');
+  conc__trace_tail(f, line->row, time);
+  conc__trace_print(f, "}");
+}
+
+/* The span that says what the row does: ends, and another one begins. `waits`
+   NULL: it runs. */
+CONC__PRIVATE void conc__trace_line_does(conc__trace_file *f,
+                                         conc__trace_line *line,
+                                         const conc__trace_event *waits,
+                                         double time) {
+  if (line->open) conc__trace_line_end(f, line, time);
+  line->open = true;
+  conc__trace_head(f, 'B');
+  if (waits != NULL)
+    conc__trace_put_wait(f, waits);
+  else
+    conc__trace_print(f, "runs");
+  conc__trace_tail(f, line->row, time);
+  conc__trace_print(f, ",\"cat\":\"%s\"}", waits != NULL ? "waits" : "runs");
+}
+
+/* Ends all spans. */
+CONC__PRIVATE void conc__trace_line_close(conc__trace_file *f,
+                                          conc__trace_line *line,
+                                          double time) {
+  if (line->open) conc__trace_line_end(f, line, time);
+  for (; line->depth > 0; line->depth--) conc__trace_line_end(f, line, time);
+  line->open = false;
+}
+
+/* Draws an arrow from the event that was the cause of this one: a wake-up of
+   the row since it went on last, or the start of the task. */
+CONC__PRIVATE void conc__trace_line_cause(conc__trace_file *f,
+                                          const conc__trace_events *s,
+                                          const conc__trace_line *line,
+                                          const conc__trace_event *e) {
+  bool begins = e->kind == CONC__TRACE_BEGINS;
+  size_t at = conc__trace_find(s, begins ? e->other : line->row, e->time);
+  const conc__trace_event *cause;
+  if (at > 0 && begins) at--; /* the last is the event itself */
+  if (at == 0) return;
+  cause = s->to[at - 1];
+  if (cause->other != (begins ? e->other : line->row) || cause->row == 0)
+    return;
+  if (begins && cause->kind == CONC__TRACE_STARTED)
+    conc__trace_put_arrow(f, "starts", cause, line->row, e->time);
+  if (!begins && cause->time > line->went_on)
+    conc__trace_put_arrow(f, "wakes", cause, line->row, e->time);
+}
+
+/* A task that another process runs: it was started here, and has not begun
+   here before it was said to have ended. If it was not, only a process is
+   known to run. */
+CONC__PRIVATE void conc__trace_put_started(conc__trace_file *f,
+                                           const conc__trace_events *s,
+                                           const conc__trace_event *e) {
+  size_t at = conc__trace_find(s, e->other, e->time);
+  const conc__trace_event *next = at < s->to_count ? s->to[at] : NULL;
+  const conc__trace_event *who = e;
+  double end = conc__trace.ended;
+  size_t number;
+  if (next != NULL && next->other == e->other) {
+    if (next->kind != CONC__TRACE_FINISHED) return;
+    end = next->time;
+    who = next;
+  } else if (e->what != conc__process_kind.label) {
+    return;
+  }
+  number = ++f->arrows;
+  conc__trace_head(f, 'b');
+  conc__trace_put_who(f, who);
+  conc__trace_tail(f, e->row, e->time);
+  conc__trace_print(f, ",\"cat\":\"elsewhere\",\"id\":\"%ld.%zu\"}", f->pid,
+                    number);
+  conc__trace_head(f, 'e');
+  conc__trace_put_who(f, who);
+  conc__trace_tail(f, e->row, end);
+  conc__trace_print(f, ",\"cat\":\"elsewhere\",\"id\":\"%ld.%zu\"}", f->pid,
+                    number);
+}
+
+CONC__PRIVATE void conc__trace_put_queue(conc__trace_file *f,
+                                         const conc__trace_event *e) {
+  conc__trace_head(f, 'C');
+  if (e->text[0] != 0) {
+    conc__trace_put(f, "queue '", 7);
+    conc__trace_put_text(f, e->text);
+    conc__trace_put(f, "'", 1);
+  } else {
+    conc__trace_print(f, "queue %#llx", (unsigned long long)e->other);
+  }
+  conc__trace_tail(f, e->row, e->time);
+  conc__trace_print(f, ",\"args\":{\"messages\":%d}}", e->number);
+}
+
+/* One event of a row. A ring that was full may have lost what came before: so
+   any event may be the first, and an end may be that of nothing. */
+CONC__PRIVATE void conc__trace_line_add(conc__trace_file *f,
+                                        const conc__trace_events *s,
+                                        conc__trace_line *line,
+                                        const conc__trace_event *e) {
+  switch (e->kind) {
+  case CONC__TRACE_STOPS: conc__trace_line_does(f, line, e, e->time); break;
+  case CONC__TRACE_GOES_ON:
+    conc__trace_line_does(f, line, NULL, e->time);
+    conc__trace_line_cause(f, s, line, e);
+    line->went_on = e->time;
+    break;
+  case CONC__TRACE_BEGINS:
+    if (line->open) conc__trace_line_end(f, line, e->time);
+    line->open = false;
+    line->depth++;
+    conc__trace_head(f, 'B');
+    conc__trace_put_who(f, e);
+    conc__trace_tail(f, line->row, e->time);
+    conc__trace_print(f, ",\"cat\":\"%s\"}", e->other != 0 ? "task" : "call");
+    conc__trace_line_does(f, line, NULL, e->time);
+    if (e->other != 0) conc__trace_line_cause(f, s, line, e);
+    break;
+  case CONC__TRACE_ENDS:
+    if (line->depth == 0) break;
+    if (line->open) conc__trace_line_end(f, line, e->time);
+    line->open = false;
+    conc__trace_line_end(f, line, e->time);
+    line->depth--;
+    conc__trace_line_does(f, line, NULL, e->time);
+    break;
+  case CONC__TRACE_GONE: conc__trace_line_close(f, line, e->time); break;
+  case CONC__TRACE_STARTED: conc__trace_put_started(f, s, e); break;
+  case CONC__TRACE_QUEUE: conc__trace_put_queue(f, e); break;
+  default: break;
+  }
+}
+
+/* The name of a row, as the first event says that tells it; of n events. */
+CONC__PRIVATE void conc__trace_put_name(conc__trace_file *f,
+                                        conc__trace_event *const *events,
+                                        size_t n) {
+  size_t i = 0;
+  while (i < n && events[i]->kind != CONC__TRACE_GOES_ON) i++;
+  if (i == n)
+    for (i = 0; i < n && (events[i]->kind != CONC__TRACE_BEGINS ||
+                          events[i]->other == 0);)
+      i++;
+  if (i == n) return;
+  conc__trace_head(f, 'M');
+  conc__trace_print(f, "thread_name");
+  conc__trace_tail(f, events[i]->row, events[i]->time);
+  conc__trace_print(f, ",\"args\":{\"name\":\"");
+  conc__trace_put_who(f, events[i]);
+  conc__trace_print(f, "\"}}");
+}
+
+/* Writes all, row by row. 0 or negative errno. */
+CONC__PRIVATE int conc__trace_write(int fd, const conc__trace_events *s,
+                                    size_t lost) {
+  conc__trace_file f;
+  size_t i = 0;
+  memset(&f, 0, sizeof f);
+  f.fd = fd;
+  f.pid = (long)getpid();
+  conc__trace_head(&f, 'i');
+  conc__trace_print(&f, "trace begins");
+  conc__trace_tail(&f, 0, conc__trace.began);
+  conc__trace_print(&f, ",\"s\":\"p\"}");
+  if (lost > 0) {
+    conc__trace_head(&f, 'i');
+    conc__trace_print(&f, "events lost");
+    conc__trace_tail(&f, 0, conc__trace.began);
+    conc__trace_print(&f, ",\"s\":\"p\",\"args\":{\"lost\":%zu}}", lost);
+  }
+  while (i < s->count && f.error == 0) {
+    conc__trace_line line;
+    size_t end = i;
+    memset(&line, 0, sizeof line);
+    line.row = s->all[i]->row;
+    while (end < s->count && s->all[end]->row == line.row) end++;
+    conc__trace_put_name(&f, s->all + i, end - i);
+    for (; i < end; i++) conc__trace_line_add(&f, s, &line, s->all[i]);
+    conc__trace_line_close(&f, &line, conc__trace.ended);
+  }
+  conc__trace_print(&f, "\n]\n");
+  conc__trace_flush(&f);
+  conc__buffer_free(&f.out);
+  return f.error;
+}
+
+/* --- starting and stopping --- */
+
+/* Gives back what the rings hold of the last trace; no thread writes there. */
+CONC__PRIVATE void conc__trace_empty(void) {
+  conc__trace_ring *ring = CONC__LOAD(&conc__trace.rings);
+  for (; ring != NULL; ring = ring->next) {
+    if (ring->number != conc__trace.last_number || ring->events == NULL)
+      continue;
+    munmap(ring->events, ring->size * sizeof *ring->events);
+    ring->events = NULL;
+  }
+}
+
+/* In a forked child there is no trace. The rings of threads that have stayed
+   behind are free; some of these may have been busy. */
+CONC__PRIVATE void conc__trace_fork_child(void) {
+  conc__trace_ring *ring = conc__trace.rings;
+  CONC__STORE_RELAXED(&conc__tracer_now, (const conc__tracer *)NULL);
+  CONC__STORE_RELAXED(&conc__turn_floor, 0);
+  conc__trace.number = 0;
+  conc__trace_empty();
+  for (; ring != NULL; ring = ring->next) {
+    ring->busy = 0;
+    ring->taken = ring == conc__this.trace;
+  }
+  conc__trace.state = CONC__TRACE_OFF;
+}
+
+CONC__PRIVATE void conc__trace_init_once(void) {
+  static const conc__fork_row row = {NULL, NULL, conc__trace_fork_child};
+  conc__init();
+  conc__fork_enter(CONC__FORK_TRACE, &row);
+  conc__trace_leave = conc__trace_thread_ends;
+}
+
+/* Opens the file, so that it is not one of a forked child. The descriptor, or
+   negative errno. */
+CONC__PRIVATE int conc__trace_open(const char *path) {
+  int fd, rc;
+  do fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  while (fd < 0 && errno == EINTR);
+  if (fd < 0) return -errno;
+  rc = conc__own_fd_add(fd);
+  if (rc == 0) return fd;
+  close(fd);
+  return rc;
+}
+
+/* The file is opened now, so that what is wrong with it is told now. The
+   number comes before the hooks: without it they would note nothing. */
+CONC_API int conc_trace_start(const char *path, size_t bytes) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  struct conc__trace *t = &conc__trace;
+  unsigned off = CONC__TRACE_OFF;
+  int state, fd;
+  if (path == NULL) return -EINVAL;
+  pthread_once(&once, conc__trace_init_once);
+  conc__self(); /* the caller has a row */
+  if (!CONC__CAS(&t->state, &off, (unsigned)CONC__TRACE_CHANGES))
+    return -EBUSY;
+  state = conc__pthread_cancel_off(); /* to open is a point of cancellation */
+  fd = conc__trace_open(path);
+  conc__pthread_cancel_back(state);
+  if (fd < 0) {
+    CONC__STORE(&t->state, (unsigned)CONC__TRACE_OFF);
+    return fd;
+  }
+  t->fd = fd;
+  t->size = (bytes > 0 ? bytes : (size_t)1 << 20) / sizeof(conc__trace_event);
+  if (t->size < 16) t->size = 16;
+  CONC__STORE_RELAXED(&t->lost, (size_t)0);
+  t->began = conc_now();
+  if (++t->last_number == 0) t->last_number++;
+  __atomic_store_n(&t->number, t->last_number, __ATOMIC_SEQ_CST);
+  CONC__STORE_RELAXED(&conc__turn_floor, INT_MAX);
+  CONC__STORE(&conc__tracer_now, &conc__trace_hooks);
+  CONC__STORE(&t->state, (unsigned)CONC__TRACE_ON);
+  return 0;
+}
+
+/* Waits until no thread writes an event: none begins to. It may take as long
+   as a thread that is in the midst of one does not run. */
+CONC__PRIVATE void conc__trace_settle(void) {
+  conc__trace_ring *ring =
+      __atomic_load_n(&conc__trace.rings, __ATOMIC_SEQ_CST);
+  for (; ring != NULL; ring = ring->next)
+    while (__atomic_load_n(&ring->busy, __ATOMIC_SEQ_CST) != 0) sched_yield();
+}
+
+/* The hooks go first, so that no more events begin than must; then the number,
+   after which none does; then those that have begun are waited for. */
+CONC_API ssize_t conc_trace_stop(void) {
+  struct conc__trace *t = &conc__trace;
+  unsigned on = CONC__TRACE_ON;
+  conc__trace_events events;
+  size_t lost;
+  int state, rc;
+  if (!CONC__CAS(&t->state, &on, (unsigned)CONC__TRACE_CHANGES))
+    return on == CONC__TRACE_OFF ? -EINVAL : -EBUSY;
+  CONC__STORE(&conc__tracer_now, (const conc__tracer *)NULL);
+  CONC__STORE_RELAXED(&conc__turn_floor, 0);
+  __atomic_store_n(&t->number, 0u, __ATOMIC_SEQ_CST);
+  conc__trace_settle();
+  t->ended = conc_now();
+  state = conc__pthread_cancel_off(); /* to write is a point of cancellation */
+  rc = conc__trace_collect(&events, &lost);
+  if (rc == 0) rc = conc__trace_write(t->fd, &events, lost);
+  CONC_FREE(events.all);
+  conc__trace_empty();
+  conc__own_fd_close(t->fd);
+  conc__pthread_cancel_back(state);
+  CONC__STORE(&t->state, (unsigned)CONC__TRACE_OFF);
+  return rc != 0 ? rc : (ssize_t)lost;
 }
 
 #if defined(__clang__) /* see CONC_API_HOT */
