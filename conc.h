@@ -139,6 +139,7 @@
      >>extras      conc_progress: a bar that grows; conc_interval,
                    conc_limiter, conc_broadcast
      >>trace       conc_trace_start: what ran and waited, to be looked at
+     >>report      conc_report: what every task of the process does
      >>index       every public name
      >>version     what the numbers promise; history
 
@@ -5820,6 +5821,99 @@ CONC_API int conc_trace_start(const char *path, size_t bytes);
 CONC_API ssize_t conc_trace_stop(void);
 
 /* ---------------------------------------------------------------------------
+   >>report: conc_report: what every task of the process does
+
+   Threads    any number at once, mixed with coroutines of any loops
+   Processes  each reports of itself
+   Signals    no; but see conc_report_on_signal
+   Memory     some 100 bytes for each task, until the report has been copied
+   Blocks     never for a task, whatever the others wait for: only for the
+              library's guards, which are held for a moment; conc_report_fd
+              until all is written
+
+   A report names each thread that has used the library, each coroutine of
+   each loop, and each process and program that was started and has not ended.
+   It tells what a task waits for: a lock and its owner, a queue, the end of a
+   task, a descriptor, a time. If a program hangs, the report says where:
+
+     thread MainThread: runs a loop (tasks 3, ready 0, timers 1, waits for
+         descriptors 1)
+       coroutine Task-3: waits for queue 'tasks', get; stack 1 of 64 KiB
+       coroutine Task-2: waits for descriptor 7 for reading, until 0.8 s from
+           now; stack 1 of 64 KiB
+       coroutine Task-1: runs
+     thread Thread-A: waits for lock 'a' held by Thread-B, since 12.5 s
+     thread Thread-B: runs
+     process Process-1: pid 4712
+     waited for: lock 'a' held by Thread-B, by 1
+     total: threads 3, coroutines 3, processes 1
+
+   (The lines are not broken; here they are.) A thread that `runs` computes, or
+   is in a call that is none of the library's. A coroutine that `runs` keeps
+   the others of its loop waiting; one that is `ready` has its turn soon.
+   Since when a task waits is told for locks only: elsewhere it is not noted.
+   The stack is what a coroutine that does not run has in use now. What a pool
+   has its threads do is told as what these threads wait for.
+
+   The others are not stopped: for at most a millisecond at a time they may
+   find a guard taken. So what is told of two tasks may be of two moments; what
+   is told of one task is true of one moment. A program that never asks for a
+   report pays one look for each coroutine that ends, and a store for each
+   wait.
+   ------------------------------------------------------------------------ */
+
+/* Writes a report, as text for people, to `buf`: up to `size` bytes, the last
+   of them a NUL.
+   Returns the length of the whole text without the NUL, as snprintf does.
+   Errors:
+   -ENOMEM  there is no memory to make it in */
+CONC_API ssize_t conc_report(char *buf, size_t size);
+
+/* The same as JSON: an object with
+     "pid"         the process
+     "threads"     an array; each has "name", "kind" ("thread" or "foreign
+                   thread"), "state" ("runs", "waits", "runs a loop", "not
+                   begun"), perhaps "waits_for", and of a thread that runs a
+                   loop "loop": an object with the numbers "tasks", "ready",
+                   "timers", "descriptors", and the array "coroutines"
+     "processes"   an array; each has "name", "kind" ("process" or "program")
+                   and "pid"
+     "waited_for"  an array: objects with waiters, "waiters" and what is in
+                   "waits_for"
+     "total"       an object with the numbers "threads", "coroutines" and
+                   "processes"
+   A coroutine has "name", "kind" ("coroutine"), "state" ("runs", "ready",
+   "waits", "not begun"), perhaps "waits_for", "group" and "generator", and
+   "stack" and "stack_size" in bytes. "waits_for" is an object with "what"
+   ("lock", "queue", "descriptor", "sleep", ...), and perhaps "name", "for"
+   ("get", "put", "reading", "writing"), "owner", "descriptor", "object" (an
+   address), "since" and "until", in seconds before and after now. */
+CONC_API ssize_t conc_report_json(char *buf, size_t size);
+
+/* Writes a report, as text, to a descriptor. The calling thread waits until it
+   is written; so does the loop of a coroutine.
+   Returns 0.
+   Errors:
+   -ENOMEM  there is no memory to make it in
+   others   what write() fails with, such as -EBADF */
+CONC_API int conc_report_fd(int fd);
+
+/* Has a report written to stderr whenever a signal comes, such as SIGQUIT
+   (Ctrl-\), whatever the threads do just then. A thread that is called
+   conc-report does it: the handler only wakes that. A number of 0 undoes the
+   call: the handler that was there before comes back.
+   In a forked child the signal has its usual effect, until the child makes a
+   call of its own. No thread may block the signal all the time.
+   Returns 0.
+   Errors:
+   -EINVAL  no program can catch the signal
+   -EBUSY   a call is in force already
+   -EMFILE  the process has too many descriptors
+   -EAGAIN  the system has no room for the thread
+   -ENOMEM  there is no memory for it */
+CONC_API int conc_report_on_signal(int signal);
+
+/* ---------------------------------------------------------------------------
    >>index: every public name, by section; a type with its fields
 
    platform   CONC_VERSION_MAJOR CONC_VERSION_MINOR CONC_VERSION_PATCH
@@ -5964,6 +6058,7 @@ CONC_API ssize_t conc_trace_stop(void);
              conc_broadcast_subscribe conc_broadcast_unsubscribe
              conc_broadcast_put
    trace      conc_trace_start conc_trace_stop
+   report     conc_report conc_report_json conc_report_fd conc_report_on_signal
    ------------------------------------------------------------------------ */
 
 /* ---------------------------------------------------------------------------
@@ -6061,7 +6156,8 @@ static const int *const conc__version_check __attribute__((used)) =
      >>park       actors; what belongs to a thread; parking and waking;
                   cancellation and time limits; spinning; threads as actors;
                   guards; what a fork calls; what is made once; descriptors of
-                  the library's own; how a thread becomes an actor
+                  the library's own; how a thread becomes an actor; reading the
+                  lists of tasks from outside
      >>waiters    wait lists; waiting for many
      >>deadlock   what is looked at; the report; the search; what a wait calls
      >>wait       a waiter on a list parks: the one wait
@@ -6102,9 +6198,10 @@ static const int *const conc__version_check __attribute__((used)) =
                   threads: the types; the loop; ready; timers; timers that are
                   due
      >>poller     entries; epoll; kqueue; poll(); the poller and its waker
-     >>coroutine  switching; taking turns; the life of a coroutine; coroutines
-                  as actors; waiting for descriptors;
-                  conc__actor_class.wait_fd, and several at once; watches
+     >>coroutine  switching; the list of a loop's tasks; taking turns; the life
+                  of a coroutine; coroutines as actors; waiting for
+                  descriptors; conc__actor_class.wait_fd, and several at once;
+                  watches
      >>loop       the sleep of a loop; a turn of the loop; conc_run,
                   conc_coro_start; tasks that nobody joins; the end of a loop;
                   conc_stack_used; conc_yield_now, conc_sleep; the report of an
@@ -6117,7 +6214,8 @@ static const int *const conc__version_check __attribute__((used)) =
                   sockets: listening; sockets: conc_serve; sockets: connecting;
                   datagrams; streams: reading; streams: separators; streams:
                   writing
-     >>signals    waiting for signals; signals that end a task
+     >>signals    waiting for signals; wakers of handlers; signals that end a
+                  task
      >>ipc        memory without a name; memory by name; memory by name: what
                   the tracker does without; memory by name: the tracker; memory
                   by name: opening it; memory by name: making it;
@@ -6260,6 +6358,11 @@ static const int *const conc__version_check __attribute__((used)) =
                   conc_interval; conc_limiter; conc_broadcast
      >>trace      events; rings; rows; what the hooks call; the file; from
                   events to spans; starting and stopping
+     >>report     conc_report: what every task of the process does
+     >>jobs       what is seen of an actor; the report that is being made;
+                  words and numbers; what a task waits for; objects with
+                  waiters; the tasks of a portion; the names of owners; the
+                  walk; processes, and what comes last; the calls; a signal
    ======================================================================== */
 
 #if defined(CONC_IMPLEMENTATION) && !defined(CONC__IMPLEMENTED)
@@ -6772,6 +6875,7 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #else
 #define CONC__MEMBARRIER(command) (-1)
 #endif
+#define CONC__MEMBARRIER_QUERY 0     /* which there are: a set of the others */
 #define CONC__MEMBARRIER_EXPEDITED 8 /* PRIVATE_EXPEDITED: of this process */
 #define CONC__MEMBARRIER_REGISTER 16 /* comes first, once in a process */
 
@@ -8822,6 +8926,11 @@ struct conc__actor {
                                     `next`; for a fork */
   struct conc__waiter *notified; /* >>event: taken off, not woken yet; see
                                     conc_cond_notify */
+  double until; /* >>park: when the park ends in which it is, or was last;
+                   CONC__NEVER. For >>report, which reads this and `fd` from
+                   another thread, and sees later whether they were true */
+  int fd; /* >>park, >>coroutine: the descriptor that it waits for, times 4, and
+             CONC_READ or CONC_WRITE or both; 0: none */
   conc_once *once; /* >>lock: whose function it runs, the innermost; the others
                       by conc_once.outer; NULL: none */
   struct conc__once_note *notes; /* >>lock: the same for onces between
@@ -9258,6 +9367,7 @@ CONC__PRIVATE void conc__thread_sleep(conc__actor *self, unsigned bits,
     /* It sleeps only while the word is as seen here, with CONC__PARKED: a
        waker that comes now changes it, and wakes what sleeps already. */
     unsigned seen = CONC__LOAD(&self->word);
+    self->until = deadline;
     if (seen & CONC__PARKED)
       conc__futex_wait(&self->word, seen, deadline, false);
     /* Whether a waker was faster does not matter: the next turn looks. */
@@ -9303,6 +9413,12 @@ CONC__PRIVATE unsigned conc__thread_poll_waker(conc__thread *thread,
   return CONC__PARKED | (thread->has_waker ? CONC__POLLING : 0);
 }
 
+/* What an actor notes of the first descriptor that it polls. */
+CONC__PRIVATE int conc__poll_noted(const struct pollfd *p) {
+  return p->fd * 4 | (p->events & POLLIN ? CONC_READ : 0) |
+         (p->events & POLLOUT ? CONC_WRITE : 0);
+}
+
 /* Waits for n descriptors in poll(), until one is ready, or a bit of `also` is
    there: p[n] is free, for use here. Only conc_cancel, and what sets such a
    bit, can meet a thread in here. A coroutine may call it with a deadline of
@@ -9336,6 +9452,8 @@ CONC__PRIVATE int conc__thread_poll_until(conc__actor *self, struct pollfd *p,
     /* A look needs no announcement: the cancellation is seen in the next turn.
        A bit that has come already ends the sleep before it begins. */
     if (sleeps) {
+      self->until = deadline;
+      self->fd = n > 0 ? conc__poll_noted(p) : 0;
       if (!conc__park_announce(self, conc__cancel_bit(self) | also, how))
         continue;
       slept = true;
@@ -9350,6 +9468,7 @@ CONC__PRIVATE int conc__thread_poll_until(conc__actor *self, struct pollfd *p,
     ready = poll(p, (nfds_t)n + 1, ms);
     error = errno;
     if (sleeps) CONC__TRACE(goes_on(self));
+    self->fd = 0;
     if (ready < 0) waker->revents = 0;
     /* The canceller was faster, and is about to write to the waker: not before
        that may this thread end and close it. */
@@ -9836,6 +9955,32 @@ CONC__INLINE void conc__task_unlink(conc_task *t) {
 
 /* The end of a thread that has been in a trace: set by >>trace. */
 static void (*conc__trace_leave)(void);
+/* --- reading the lists of tasks from outside ---
+
+   A report walks through the threads, and through the tasks of each loop, in
+   portions: between two of them others go on. Where it stands is a walker.
+   What ends meanwhile moves the walker on, so that it never stands on a task
+   that is gone. */
+
+struct conc__loop;
+
+typedef struct conc__walker {
+  struct conc__walker *next;
+  conc_task *thread;       /* the next thread to look at; NULL: none is left */
+  struct conc__loop *loop; /* whose tasks it walks through; NULL: none */
+  conc_task *task;         /* the next of those; NULL: none is left */
+} conc__walker;
+
+static conc__walker *conc__walkers; /* under conc__threads_guard */
+
+/* The task is about to leave its list. Under that guard. */
+CONC__PRIVATE void conc__walkers_pass(const conc_task *t) {
+  conc__walker *r;
+  for (r = conc__walkers; r != NULL; r = r->next) {
+    if (r->thread == t) r->thread = t->next;
+    if (r->task == t) r->task = t->next;
+  }
+}
 
 /* A thread that the library did not start. */
 static const conc__kind conc__foreign_kind = {
@@ -9854,6 +9999,7 @@ CONC__PRIVATE void conc__threads_enter(conc_task *task) {
 
 CONC__PRIVATE void conc__threads_leave(conc_task *task) {
   conc__mutex_lock(&conc__threads_guard);
+  if (CONC__UNLIKELY(conc__walkers != NULL)) conc__walkers_pass(task);
   conc__task_unlink(task);
   conc__mutex_unlock(&conc__threads_guard);
 }
@@ -16510,6 +16656,8 @@ typedef struct conc__loop {
   unsigned numbers;  /* of default names: Task-1 is the first */
   size_t alive;      /* tasks started and not finished */
   conc_task *tasks;  /* all of them, the latest first */
+  unsigned watched;  /* above 1 while a report reads `tasks`: see
+                        conc__loop_unlink. Under conc__threads_guard */
   conc__fiber fiber; /* of conc_run: the loop's own */
   conc__stacks stacks;
   conc__coro *dead;  /* unpooled stacks, to be unmapped by the loop's fiber */
@@ -17363,12 +17511,50 @@ CONC__PRIVATE void conc__coro_wake(conc__actor *actor, unsigned seen);
 static const conc__actor_class conc__coro_class = {
     conc__coro_park, conc__coro_wait_fd, conc__coro_wake, false};
 
+/* --- the list of a loop's tasks ---
+
+   The thread changes the list without a guard, and a report walks through it
+   from outside. What is added appears at the front, in one store, which
+   disturbs nobody. A task that was taken off stays as it is until its thread
+   has looked at `watched`, which the report has set: then the thread waits for
+   the guard that the report holds, before the task may go. No fence orders the
+   thread's stores and that look, for a report has all threads pass one after
+   it has set `watched`: of a task that it can still see, the look comes later,
+   and finds it set. Where the kernel has no such fence, `watched` is never 0,
+   and each end of a task takes the guard. */
+
+#define CONC__LOOP_WALKER 2u /* what a report adds to `watched` */
+
+/* The task was taken off, and may be read still. */
+CONC__NOINLINE void conc__loop_pass_walkers(const conc_task *t) {
+  conc__mutex_lock(&conc__threads_guard);
+  conc__walkers_pass(t);
+  conc__mutex_unlock(&conc__threads_guard);
+}
+
+CONC__INLINE void conc__loop_unlink(const conc__loop *loop, conc_task *t) {
+  conc__task_unlink(t);
+  __asm__ __volatile__("" ::: "memory"); /* first that, then the look */
+  if (CONC__UNLIKELY(CONC__LOAD(&loop->watched) != 0))
+    conc__loop_pass_walkers(t);
+}
+
+/* The loop is about to end: no report reads it after this. Its thread does not
+   name it any more. */
+CONC__PRIVATE void conc__loop_hide(const conc__loop *loop) {
+  conc__walker *r;
+  conc__mutex_lock(&conc__threads_guard);
+  for (r = conc__walkers; r != NULL; r = r->next)
+    if (r->loop == loop) r->loop = NULL;
+  conc__mutex_unlock(&conc__threads_guard);
+}
+
 /* The loop knows the task no longer. This comes before conc__task_finish,
    after which the task may be gone. */
-CONC__PRIVATE void conc__loop_forget(conc__loop *loop, conc_task *t) {
+CONC__INLINE void conc__loop_forget(conc__loop *loop, conc_task *t) {
   CONC__CHECK(loop->alive > 0);
   loop->alive--;
-  conc__task_unlink(t);
+  conc__loop_unlink(loop, t);
 }
 
 /* The control block becomes the actor of a task that has not begun. */
@@ -17529,6 +17715,7 @@ CONC__PRIVATE void conc__coro_park(conc__actor *self, unsigned bits,
   conc__coro *co = (conc__coro *)self;
   conc__loop *loop = co->loop;
   CONC__CHECK(loop == conc__this.loop && conc__this.current == self);
+  self->until = deadline;
   if (!conc__park_announce(self, bits, CONC__PARKED)) return;
   if (deadline < CONC__NEVER) conc__timers_add(&loop->timers, co, deadline);
   conc__loop_switch(loop, &co->actor.fiber, false);
@@ -17695,12 +17882,14 @@ CONC__PRIVATE int conc__coro_poll(conc__actor *self, struct pollfd *p, int n,
     got[i] = conc__fd_park(loop, self, p[i].fd, events, &w[i]);
     ready += got[i] != 0;
   }
+  self->fd = n > 0 ? conc__poll_noted(p) : 0;
   while (ready == 0 && !(CONC__LOAD(&self->word) & bits) &&
          (deadline >= CONC__NEVER || conc_now() < deadline)) {
     CONC__TRACE(reason(conc__events_reason(w[0].events), p[0].fd));
     self->ops->park(self, bits, deadline);
     for (i = 0; i < n; i++) ready += w[i].ready != 0;
   }
+  self->fd = 0;
   for (i = ready = 0; i < n; i++) {
     if (got[i] == 0) got[i] = conc__fd_wait_end(loop, p[i].fd, &w[i]);
     p[i].revents = got[i] < 0 ? (short)POLLNVAL : conc__poll_events(got[i]);
@@ -17727,11 +17916,13 @@ CONC__PRIVATE int conc__coro_wait_fd(conc__actor *self, int fd, int events,
   rc = conc__fd_park(loop, self, fd, events, &w);
   if (rc != 0) return rc;
   bits = conc__cancel_bit(self);
+  self->fd = fd * 4 | w.events;
   do {
     CONC__TRACE(reason(conc__events_reason(w.events), fd));
     self->ops->park(self, bits, deadline);
   } while (w.ready == 0 && !(CONC__LOAD(&self->word) & bits) &&
          (deadline >= CONC__NEVER || conc_now() < deadline));
+  self->fd = 0;
   conc__this.credit = CONC__CREDIT; /* others had their turn */
   rc = conc__fd_wait_end(loop, fd, &w);
   if (rc != 0) return rc;
@@ -18045,10 +18236,24 @@ CONC__PRIVATE void conc__loop_run(conc__loop *loop, const conc_task *until) {
 
 /* --- conc_run, conc_coro_start --- */
 
+/* What `watched` of a new loop is: 1 if the kernel makes no fence for others,
+   which it is asked for once. */
+CONC__PRIVATE unsigned conc__loop_needs_guard(void) {
+  static unsigned answer; /* 0: not asked yet; 2: it does; 1: it does not */
+  unsigned known = CONC__LOAD_RELAXED(&answer);
+  if (known == 0) {
+    long can = CONC__MEMBARRIER(CONC__MEMBARRIER_QUERY);
+    known = can > 0 && (can & CONC__MEMBARRIER_EXPEDITED) ? 2 : 1;
+    CONC__STORE_RELAXED(&answer, known);
+  }
+  return known & 1;
+}
+
 /* Makes a loop for the calling thread. 0, or negative errno: then there is
    nothing to close. */
 CONC__PRIVATE int conc__loop_open(conc__loop *loop) {
   memset(loop, 0, sizeof *loop);
+  loop->watched = conc__loop_needs_guard();
   loop->batch_size = CONC__LOOP_BATCH / 8;
   loop->thread_actor = conc__self();
   conc__fiber_init_thread(&loop->fiber);
@@ -18059,6 +18264,7 @@ CONC__PRIVATE int conc__loop_open(conc__loop *loop) {
 CONC__PRIVATE void conc__loop_close(conc__loop *loop) {
   CONC__CHECK(loop->alive == 0 && loop->tasks == NULL);
   CONC__CHECK(loop->ready.count == 0 && loop->timers.count == 0);
+  conc__loop_hide(loop);
   /* Once this guard is ours, the last thread that posted is gone. */
   conc__mutex_lock(&loop->inbox.guard);
   CONC__CHECK(loop->inbox.first == NULL && !loop->inbox.sleeping);
@@ -18146,7 +18352,7 @@ CONC_API int conc_spawn(conc_fn *fn, void *arg) {
 /* Waits for the end of a round: see below. */
 CONC__PRIVATE void conc__loop_end_round(conc__loop *loop) {
   conc__loop_run(loop, &loop->mark);
-  conc__task_unlink(&loop->mark);
+  conc__loop_unlink(loop, &loop->mark);
   loop->mark.link = NULL;
 }
 
@@ -18250,7 +18456,7 @@ CONC_API int conc_run(conc_task *task) {
   was_cancelled = mine->was_cancelled;
   rc = conc__loop_open(loop);
   if (rc == 0) {
-    conc__this.loop = loop;
+    CONC__STORE(&conc__this.loop, loop); /* a report may read it from now on */
     rc = conc_coro_start(task);
     if (rc == 0) {
       loop->main = task;
@@ -18821,6 +19027,8 @@ CONC__PRIVATE void conc__fork_child(void) {
      for futexes has mutexes of its own, which other threads may have held. */
   conc__fork_each_guard(conc__fork_reset_guard);
   conc__futex_init();
+  conc__walkers = NULL; /* reports that other threads were making */
+  if (conc__this.loop != NULL) conc__this.loop->watched &= 1;
   /* Before anything asks whether an owner is gone. */
   conc__fork_count_survivors();
   mine = conc__fork_own_thread();
@@ -20209,6 +20417,32 @@ CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout) {
   return conc__signal_await(&set, deadline);
 }
 
+/* --- wakers of handlers --- */
+
+CONC__PRIVATE void conc__signal_waker_close(const int *waker) {
+  int other = waker[1];
+  conc__own_fd_close(waker[0]);
+  if (other != waker[0]) conc__own_fd_close(other);
+}
+
+/* The waker of a handler, which is no child's. 0 or negative errno. */
+CONC__PRIVATE int conc__signal_waker_open(int *waker) {
+  int rc = conc__waker_open(waker);
+  if (rc != 0) return rc;
+  rc = conc__own_fd_add(waker[0]);
+  if (rc == 0 && waker[1] != waker[0]) rc = conc__own_fd_add(waker[1]);
+  if (rc == 0) return 0;
+  conc__own_fd_remove(waker[0]);
+  conc__waker_close(waker);
+  return rc;
+}
+
+/* By a handler: nothing else is safe in it. */
+CONC__PRIVATE void conc__signal_waker_write(const int *waker) {
+  uint64_t one = 1;
+  while (write(waker[1], &one, sizeof one) < 0 && errno == EINTR) continue;
+}
+
 /* --- signals that end a task --- */
 
 #define CONC__STOP_SIGNALS 8
@@ -20246,14 +20480,12 @@ CONC__PRIVATE void conc__stop_end(int number) {
 CONC__PRIVATE void conc__stop_caught(int number) {
   struct conc__stop *stop = &conc__stop;
   int error = errno;
-  uint64_t one = 1;
   if (getpid() != stop->pid ||
       __atomic_fetch_add(&stop->caught, 1u, __ATOMIC_RELAXED) > 0) {
     conc__stop_end(number);
   } else {
     CONC__STORE(&stop->first, number);
-    while (write(stop->waker[1], &one, sizeof one) < 0 && errno == EINTR)
-      continue;
+    conc__signal_waker_write(stop->waker);
   }
   errno = error;
 }
@@ -20296,25 +20528,6 @@ CONC__PRIVATE int conc__stop_install(struct conc__stop *stop) {
   return 0;
 }
 
-CONC__PRIVATE void conc__stop_close(struct conc__stop *stop) {
-  int other = stop->waker[1];
-  conc__own_fd_close(stop->waker[0]);
-  if (other != stop->waker[0]) conc__own_fd_close(other);
-}
-
-/* The waker, which is no child's. 0 or negative errno. */
-CONC__PRIVATE int conc__stop_open(struct conc__stop *stop) {
-  int rc = conc__waker_open(stop->waker);
-  if (rc != 0) return rc;
-  rc = conc__own_fd_add(stop->waker[0]);
-  if (rc == 0 && stop->waker[1] != stop->waker[0])
-    rc = conc__own_fd_add(stop->waker[1]);
-  if (rc == 0) return 0;
-  conc__own_fd_remove(stop->waker[0]);
-  conc__waker_close(stop->waker);
-  return rc;
-}
-
 /* Undoes the call that is in force. In a forked child the thread and the waker
    are not there any more. */
 CONC__PRIVATE void conc__stop_undo(struct conc__stop *stop) {
@@ -20324,7 +20537,7 @@ CONC__PRIVATE void conc__stop_undo(struct conc__stop *stop) {
   if (stop->depth != conc__fork_depth) return;
   conc_cancel(&stop->thread);
   conc__task_await(&stop->thread, true, CONC_FOREVER);
-  conc__stop_close(stop);
+  conc__signal_waker_close(stop->waker);
   /* One that came just before has its usual effect now. */
   if (!stop->told && CONC__LOAD(&stop->first) != 0)
     kill(stop->pid, CONC__LOAD(&stop->first));
@@ -20333,7 +20546,7 @@ CONC__PRIVATE void conc__stop_undo(struct conc__stop *stop) {
 }
 
 CONC__PRIVATE int conc__stop_begin(struct conc__stop *stop) {
-  int rc = conc__stop_open(stop);
+  int rc = conc__signal_waker_open(stop->waker);
   if (rc != 0) return rc;
   memset(&stop->thread, 0, sizeof stop->thread);
   stop->thread.target = conc__stop_main;
@@ -20351,7 +20564,7 @@ CONC__PRIVATE int conc__stop_begin(struct conc__stop *stop) {
     if (rc == 0) return 0;
     conc__stop_release(stop, stop->n);
   }
-  conc__stop_close(stop);
+  conc__signal_waker_close(stop->waker);
   CONC__STORE_RELAXED(&conc__foreign_wakers, false);
   return rc;
 }
@@ -30093,6 +30306,7 @@ CONC__NOINLINE int conc__fifo_await_room(conc__fifo *q, size_t need,
   conc__waiter w;
   if (deadline > 0)
     conc__waiter_init(&w, conc__self(), "queue", q->queue.name);
+  w.relation = "put";
   w.recheck_after_fork = true;
   do {
     size_t seen = q->got_seen;
@@ -30204,6 +30418,7 @@ CONC__NOINLINE int conc__fifo_await_message(conc__fifo *q, double deadline) {
   conc__waiter w;
   if (deadline > 0)
     conc__waiter_init(&w, conc__self(), "queue", q->queue.name);
+  w.relation = "get";
   w.recheck_after_fork = true;
   do {
     size_t seen = q->put_seen;
@@ -39496,21 +39711,22 @@ static bool conc__fence_is_heavy; /* the kernel does not help */
 /* Asks the kernel, once, whether it helps. That also registers the process,
    without which conc__fence_heavy's call would fail. */
 CONC__PRIVATE void conc__fence_init(void) {
-  conc__fence_is_heavy = CONC__MEMBARRIER(CONC__MEMBARRIER_REGISTER) != 0;
+  CONC__STORE_RELAXED(&conc__fence_is_heavy,
+                      CONC__MEMBARRIER(CONC__MEMBARRIER_REGISTER) != 0);
 }
 
 /* The seldom side: all threads of the process pass a fence before this
    returns. */
 CONC__PRIVATE void conc__fence_heavy(void) {
   conc__fence_full();
-  if (!conc__fence_is_heavy)
+  if (!CONC__LOAD_RELAXED(&conc__fence_is_heavy))
     (void)CONC__MEMBARRIER(CONC__MEMBARRIER_EXPEDITED);
 }
 
 /* The often side: keeps the order of the caller's own steps only. */
 CONC__INLINE void conc__fence_light(void) {
   CONC__POINT();
-  if (CONC__UNLIKELY(conc__fence_is_heavy))
+  if (CONC__UNLIKELY(CONC__LOAD_RELAXED(&conc__fence_is_heavy)))
     conc__fence_full();
   else
     __asm__ __volatile__("" ::: "memory");
@@ -69449,6 +69665,1096 @@ CONC_API ssize_t conc_trace_stop(void) {
   conc__pthread_cancel_back(state);
   CONC__STORE(&t->state, (unsigned)CONC__TRACE_OFF);
   return rc != 0 ? rc : (ssize_t)lost;
+}
+
+/* ---------------------------------------------------------------------------
+   >>report: conc_report: what every task of the process does
+
+   A report is made in portions. For each one takes all guards, as a search for
+   a deadlock does, and that of the threads; it looks at some tasks, writes
+   what it sees to memory that was reserved before, and lets go. Where it
+   stands in the lists is a walker (>>park); why that may be read while the loop's
+   thread goes on is said in >>coroutine.
+   While the guards are held, no waiter gets on a list or off it, so what a
+   task on a list waits for is there. But a task that was taken off before may
+   go on at any moment, and with it goes its waiter: so a waiter is believed
+   only if afterwards its actor is still seen to sleep with it. It sleeps on:
+   it could only be woken by a task that takes a guard first.
+   An owner is known by its id. What it is called is looked up in a second
+   walk, and put into the text afterwards, in the gaps that were left for it.
+
+   Uses the lists of >>park, >>schedule and >>child, conc__fence_heavy of
+   >>jobs, and the wakers of >>signals. No other room uses it.
+   ------------------------------------------------------------------------ */
+
+/* How long guards are held at a time, in seconds, and how many bytes and gaps
+   one portion may fill. */
+#define CONC__REPORT_HOLD 0.4e-3
+#define CONC__REPORT_BYTES ((size_t)1 << 18)
+#define CONC__REPORT_GAPS 2048
+#define CONC__REPORT_LINE 4096 /* no line is as long */
+#define CONC__REPORT_NAME 100  /* bytes of a name that are told */
+
+/* --- what is seen of an actor --- */
+
+typedef struct conc__sight {
+  const char *state;      /* a word; NULL: it waits */
+  const char *what;       /* it waits for; NULL: for a descriptor or a time */
+  const char *name;       /* of that; NULL: none */
+  const char *relation;   /* to its owner; or what it wants there; or NULL */
+  const void *object;     /* the list that it waits on; NULL: none */
+  uintptr_t owner;        /* its id; 0: none, or not known */
+  const conc_group *group; /* of whose tasks it awaits the ends; or NULL */
+  const conc_group *member; /* the task's own group; or NULL */
+  bool owned;             /* what it waits for has an owner, known or not */
+  bool generator;         /* it is inside of one */
+  double since, until;    /* 0, CONC__NEVER: not known */
+  int fd;                 /* as the actor's */
+  size_t stack, stack_size; /* bytes; 0: not known */
+} conc__sight;
+
+/* Whether the actor sleeps, and no wake-up is on its way. */
+CONC__INLINE bool conc__sight_sleeps(unsigned word) {
+  return (word & CONC__PARKED) && !(word & CONC__WOKEN);
+}
+
+/* Looks at what an actor waits for, whose task cannot end meanwhile; all
+   guards are held. False: it does not sleep. What is read here changes without
+   a guard, and the waiter may be gone: see the head of the room. Within a
+   generator the waiter may lie on a stack that is unmapped then, and so is not
+   looked at. */
+CONC__ASAN_IGNORES CONC__TSAN_IGNORES CONC__PRIVATE bool
+conc__sight_of_wait(conc__sight *s, const conc__actor *a) {
+  const conc__waiter *w;
+  const uintptr_t *owner = NULL;
+  if (!conc__sight_sleeps(CONC__LOAD(&a->word))) return false;
+  s->generator = a->generator != NULL;
+  s->fd = a->fd;
+  s->until = a->until;
+  w = s->generator ? NULL : CONC__LOAD(&a->waiting);
+  if (w != NULL) {
+    s->object = CONC__LOAD(&w->list);
+    s->what = CONC__LOAD(&w->what);
+    s->name = CONC__LOAD(&w->name);
+    s->relation = CONC__LOAD(&w->relation);
+    s->group = CONC__LOAD(&w->group);
+    s->since = w->since;
+    owner = CONC__LOAD(&w->owner);
+    /* While it has not waited long, it looks for a deadlock first. */
+    if (owner != NULL && !w->stuck) s->until = CONC__NEVER;
+  }
+  if (!conc__sight_sleeps(CONC__LOAD(&a->word))) return false;
+  if (!s->generator && CONC__LOAD(&a->waiting) != w) return false;
+  if (w == NULL) return true;
+  if (s->object == NULL) { /* a wait for many, or one that is about to end */
+    s->what = "several tasks or things";
+    s->name = s->relation = NULL;
+    s->group = NULL;
+    s->since = 0;
+    return true;
+  }
+  s->owned = owner != NULL;
+  if (s->group == NULL && owner != NULL)
+    s->owner = CONC__OWNER(CONC__LOAD(owner));
+  return true;
+}
+
+/* Looks at a coroutine; `current` is the actor that its loop's thread runs. */
+CONC__TSAN_IGNORES CONC__PRIVATE void
+conc__sight_of_coro(conc__sight *s, const conc_task *t,
+                    const conc__actor *current) {
+  const conc__actor *a = CONC__LOAD(&t->actor);
+  const conc__coro *co = (const conc__coro *)a;
+  memset(s, 0, sizeof *s);
+  s->member = t->group;
+  s->until = CONC__NEVER;
+  if (a == NULL || a == CONC__NEVER_BEGIN) {
+    s->state = "not begun";
+    return;
+  }
+  s->stack_size = co->map_size - conc__stack_guard();
+  if (a == current) {
+    s->state = "runs";
+    return;
+  }
+#if CONC_HAVE_SWITCH_ASM
+  s->stack = (size_t)((uintptr_t)co - (uintptr_t)a->fiber.registers[0]);
+  if (s->stack > s->stack_size) s->stack = 0; /* it runs a generator */
+#endif
+  if (!conc__sight_of_wait(s, a)) s->state = "ready";
+}
+
+/* Looks at a thread, and returns it; NULL: it has not begun. */
+CONC__TSAN_IGNORES CONC__PRIVATE const conc__thread *
+conc__sight_of_thread(conc__sight *s, const conc_task *t,
+                      conc__loop **loop) {
+  const conc__actor *a = CONC__LOAD(&t->actor);
+  const conc__thread *thread =
+      (const conc__thread *)(const void *)((const char *)a -
+                                           offsetof(conc__thread, actor));
+  memset(s, 0, sizeof *s);
+  s->member = t->group;
+  s->until = CONC__NEVER;
+  *loop = NULL;
+  if (a == NULL || a == CONC__NEVER_BEGIN) {
+    s->state = "not begun";
+    return NULL;
+  }
+  *loop = CONC__LOAD(&thread->loop);
+  if (*loop != NULL)
+    s->state = "runs a loop";
+  else if (!conc__sight_of_wait(s, a))
+    s->state = "runs";
+  return thread;
+}
+
+/* --- the report that is being made --- */
+
+/* Where the name of an owner belongs. */
+typedef struct conc__report_gap {
+  size_t at; /* in the text */
+  uintptr_t id;
+} conc__report_gap;
+
+/* An owner; in a table by the id. */
+typedef struct conc__report_owner {
+  uintptr_t id;    /* 0: free */
+  size_t at, size; /* of its name, in `names`; size 0: not found yet */
+} conc__report_owner;
+
+/* An object with waiters; in a table by the object. */
+typedef struct conc__report_object {
+  const void *object; /* NULL: free */
+  size_t waiters;
+  size_t at, size;    /* of its description, in `names` */
+  const char *relation;
+  uintptr_t owner;
+} conc__report_object;
+
+typedef struct conc__report_state {
+  conc__walker walker;
+  bool json;
+  bool names_only;    /* the second walk */
+  bool in_loop;       /* the text is inside of a loop */
+  const conc__thread *thread; /* whose loop it is */
+  const conc__actor *current; /* which that runs just now */
+  double now;
+  conc__buffer text, names;
+  conc__report_gap *gaps;
+  size_t gaps_count, gaps_size;
+  conc__report_owner *owners;
+  size_t owners_size, owners_left; /* a power of two; not found yet */
+  conc__report_object *objects;
+  size_t objects_size, objects_count; /* a power of two */
+  size_t threads, coroutines, processes;
+} conc__report_state;
+
+/* --- words and numbers ---
+
+   What is appended here was reserved before; what is not, is left out. */
+
+CONC__PRIVATE void conc__report_put(conc__buffer *b, const char *text) {
+  size_t n = strlen(text);
+  if (n > b->capacity - b->size) return;
+  memcpy(b->data + b->size, text, n);
+  b->size += n;
+}
+
+CONC__PRIVATE void conc__report_number(conc__buffer *b, uint64_t n) {
+  char digits[24];
+  size_t at = sizeof digits - 1;
+  digits[at] = 0;
+  do digits[--at] = (char)('0' + n % 10);
+  while ((n /= 10) > 0);
+  conc__report_put(b, digits + at);
+}
+
+CONC__PRIVATE void conc__report_address(conc__buffer *b, const void *p) {
+  char digits[24];
+  snprintf(digits, sizeof digits, "0x%" PRIxPTR, (uintptr_t)p);
+  conc__report_put(b, digits);
+}
+
+/* With a point in every locale; in tenths for people. */
+CONC__PRIVATE void conc__report_seconds(conc__buffer *b, double seconds,
+                                        bool json) {
+  uint64_t unit = json ? 1000 : 10, n;
+  if (!(seconds > 0)) seconds = 0;
+  if (seconds > 1e9) seconds = 1e9;
+  n = (uint64_t)(seconds * (double)unit + 0.5);
+  conc__report_number(b, n / unit);
+  conc__report_put(b, ".");
+  n %= unit;
+  if (json && n < 100) conc__report_put(b, "0");
+  if (json && n < 10) conc__report_put(b, "0");
+  conc__report_number(b, n);
+}
+
+/* The first part of a name, which is text of the program: what is no UTF-8,
+   or no text, becomes a question mark. As a JSON string it has quotes. */
+CONC__PRIVATE void conc__report_name(conc__buffer *b, const char *name,
+                                     bool json) {
+  size_t left = strnlen(name, CONC__REPORT_NAME);
+  const unsigned char *p = (const unsigned char *)name;
+  if (json) conc__report_put(b, "\"");
+  while (left > 0) {
+    char one[8];
+    uint32_t c = 0;
+    size_t n = conc__utf8_get(p, left, &c);
+    bool good = n > 0 && c >= 0x20 && c != 0x7f && (c < 0xd800 || c >= 0xe000);
+    if (n == 0) n = 1;
+    memcpy(one, p, n);
+    one[n] = 0;
+    if (json && (c == '"' || c == '\\')) conc__report_put(b, "\\");
+    conc__report_put(b, good ? one : "?");
+    p += n;
+    left -= n;
+  }
+  if (json) conc__report_put(b, "\"");
+}
+
+CONC__PRIVATE void conc__report_task_name(conc__buffer *b, const conc_task *t,
+                                          bool json) {
+  if (t->name != NULL) {
+    conc__report_name(b, t->name, json);
+    return;
+  }
+  if (json) conc__report_put(b, "\"");
+  conc__report_put(b, t->kind->label);
+  conc__report_put(b, "-");
+  conc__report_number(b, t->number);
+  if (json) conc__report_put(b, "\"");
+}
+
+/* A key of a JSON object, and what separates it from the one before. */
+CONC__PRIVATE void conc__report_key(conc__buffer *b, const char *key) {
+  if (b->size > 0 && b->data[b->size - 1] != '{') conc__report_put(b, ",");
+  conc__report_put(b, "\"");
+  conc__report_put(b, key);
+  conc__report_put(b, "\":");
+}
+
+CONC__PRIVATE void conc__report_pair(conc__buffer *b, const char *key,
+                                     const char *word) {
+  conc__report_key(b, key);
+  conc__report_put(b, "\"");
+  conc__report_put(b, word);
+  conc__report_put(b, "\"");
+}
+
+CONC__PRIVATE void conc__report_count(conc__buffer *b, const char *key,
+                                      uint64_t n) {
+  conc__report_key(b, key);
+  conc__report_number(b, n);
+}
+
+/* The beginning of an object in an array. */
+CONC__PRIVATE void conc__report_open(conc__buffer *b) {
+  if (b->size > 0 && b->data[b->size - 1] != '[') conc__report_put(b, ",");
+  conc__report_put(b, "{");
+}
+
+/* --- what a task waits for --- */
+
+/* Leaves a gap for the name of an owner; and a blank, so that what follows in
+   JSON is separated from it. */
+CONC__PRIVATE void conc__report_owner_gap(conc__report_state *r,
+                                          const char *relation,
+                                          uintptr_t id) {
+  conc__buffer *b = &r->text;
+  if (r->gaps_count == r->gaps_size) return;
+  if (r->json) {
+    conc__report_key(b, "owner");
+  } else {
+    conc__report_put(b, " ");
+    conc__report_put(b, relation != NULL ? relation : "of");
+    conc__report_put(b, " ");
+  }
+  r->gaps[r->gaps_count].at = b->size;
+  r->gaps[r->gaps_count++].id = id;
+  if (r->json) conc__report_put(b, " ");
+}
+
+/* What a sight's wait is for, without its owner and its time. */
+CONC__PRIVATE void conc__report_thing(const conc__report_state *r,
+                                      conc__buffer *b, const conc__sight *s) {
+  if (r->json) {
+    conc__report_pair(b, "what", s->what != NULL ? s->what : "something");
+    if (s->name != NULL) {
+      conc__report_key(b, "name");
+      conc__report_name(b, s->name, true);
+    }
+    if (s->relation != NULL && !s->owned)
+      conc__report_pair(b, "for", s->relation);
+    if (s->object == NULL) return;
+    conc__report_key(b, "object");
+    conc__report_put(b, "\"");
+    conc__report_address(b, s->object);
+    conc__report_put(b, "\"");
+    return;
+  }
+  conc__report_put(b, s->what != NULL ? s->what : "something");
+  if (s->group != NULL) conc__report_put(b, " of a group");
+  if (s->name != NULL) {
+    conc__report_put(b, " '");
+    conc__report_name(b, s->name, false);
+    conc__report_put(b, "'");
+  } else if (s->object != NULL && s->owner == 0) {
+    conc__report_put(b, " at ");
+    conc__report_address(b, s->object);
+  }
+  if (s->relation != NULL && !s->owned) {
+    conc__report_put(b, ", ");
+    conc__report_put(b, s->relation);
+  }
+}
+
+/* A wait for a descriptor, in the words of a wait for an object. */
+CONC__PRIVATE void conc__report_descriptor(const conc__report_state *r,
+                                           conc__buffer *b, int fd) {
+  const char *what = (fd & 3) == CONC_READ    ? "reading"
+                     : (fd & 3) == CONC_WRITE ? "writing"
+                                              : "reading or writing";
+  if (r->json) {
+    conc__report_pair(b, "what", "descriptor");
+    conc__report_pair(b, "for", what);
+    conc__report_count(b, "descriptor", (uint64_t)(fd / 4));
+    return;
+  }
+  conc__report_put(b, "descriptor ");
+  conc__report_number(b, (uint64_t)(fd / 4));
+  conc__report_put(b, " for ");
+  conc__report_put(b, what);
+}
+
+/* All of a wait: what for, since when and until when. */
+CONC__PRIVATE void conc__report_wait_for(conc__report_state *r,
+                                         const conc__sight *s) {
+  conc__buffer *b = &r->text;
+  bool ends = s->until < CONC__NEVER;
+  bool sleeps = s->what == NULL && s->fd <= 0 && !s->generator;
+  if (r->json) {
+    conc__report_key(b, "waits_for");
+    conc__report_put(b, "{");
+  } else {
+    conc__report_put(b, sleeps ? "sleeps" : "waits for ");
+  }
+  if (s->what != NULL) {
+    conc__report_thing(r, b, s);
+    if (s->owner != 0) conc__report_owner_gap(r, s->relation, s->owner);
+  } else if (s->fd > 0)
+    conc__report_descriptor(r, b, s->fd);
+  else if (r->json)
+    conc__report_pair(b, "what", sleeps ? "sleep" : "something");
+  else if (!sleeps)
+    conc__report_put(b, "something, in a generator");
+  if (s->since > 0) {
+    if (r->json) conc__report_key(b, "since");
+    else conc__report_put(b, ", since ");
+    conc__report_seconds(b, r->now - s->since, r->json);
+    if (!r->json) conc__report_put(b, " s");
+  }
+  if (ends) {
+    if (r->json) conc__report_key(b, "until");
+    else conc__report_put(b, sleeps ? " until " : ", until ");
+    conc__report_seconds(b, s->until - r->now, r->json);
+    if (!r->json) conc__report_put(b, " s from now");
+  }
+  if (r->json) conc__report_put(b, "}");
+}
+
+/* --- objects with waiters --- */
+
+CONC__PRIVATE conc__report_object *
+conc__report_find_object(const conc__report_state *r, const void *object) {
+  size_t i = ((uintptr_t)object >> 4 ^ (uintptr_t)object >> 14);
+  for (;; i++) {
+    conc__report_object *o = &r->objects[i & (r->objects_size - 1)];
+    if (o->object == object || o->object == NULL) return o;
+  }
+}
+
+/* Counts a waiter of an object, which is described at its first. There is a
+   free place. */
+CONC__PRIVATE void conc__report_note_object(conc__report_state *r,
+                                            const conc__sight *s) {
+  conc__report_object *o;
+  if (s->object == NULL) return;
+  o = conc__report_find_object(r, s->object);
+  if (o->object == NULL) {
+    o->object = s->object;
+    o->at = r->names.size;
+    o->relation = s->relation;
+    if (r->json) conc__report_put(&r->names, "{");
+    conc__report_thing(r, &r->names, s);
+    o->size = r->names.size - o->at;
+    r->objects_count++;
+  }
+  if (s->owner != 0) o->owner = s->owner;
+  o->waiters++;
+}
+
+/* Makes room for as many objects as a portion may find. 0 or -ENOMEM. */
+CONC__PRIVATE int conc__report_grow_objects(conc__report_state *r) {
+  conc__report_object *old = r->objects;
+  size_t old_size = r->objects_size, size = old_size, i;
+  if (size == 0) size = 4 * CONC__REPORT_GAPS;
+  while (size < 2 * (r->objects_count + CONC__REPORT_GAPS)) size *= 2;
+  if (size == old_size) return 0;
+  r->objects = (conc__report_object *)CONC_MALLOC(size * sizeof *old);
+  if (r->objects == NULL) {
+    r->objects = old;
+    return -ENOMEM;
+  }
+  memset(r->objects, 0, size * sizeof *old);
+  r->objects_size = size;
+  for (i = 0; i < old_size; i++)
+    if (old[i].object != NULL)
+      *conc__report_find_object(r, old[i].object) = old[i];
+  CONC_FREE(old);
+  return 0;
+}
+
+/* --- the tasks of a portion --- */
+
+/* A group has no name: its address tells who belongs together. */
+CONC__PRIVATE void conc__report_group(conc__report_state *r,
+                                      const conc__sight *s) {
+  conc__buffer *b = &r->text;
+  if (s->member == NULL) return;
+  if (r->json) conc__report_key(b, "group");
+  conc__report_put(b, r->json ? "\"" : "; group ");
+  conc__report_address(b, s->member);
+  if (r->json) conc__report_put(b, "\"");
+}
+
+CONC__PRIVATE void conc__report_coroutine(conc__report_state *r,
+                                          const conc_task *t) {
+  conc__buffer *b = &r->text;
+  conc__sight s;
+  conc__sight_of_coro(&s, t, r->current);
+  r->coroutines++;
+  if (r->json) {
+    conc__report_open(b);
+    conc__report_key(b, "name");
+    conc__report_task_name(b, t, true);
+    conc__report_pair(b, "kind", "coroutine");
+    conc__report_pair(b, "state", s.state != NULL ? s.state : "waits");
+    conc__report_group(r, &s);
+  } else {
+    conc__report_put(b, "  coroutine ");
+    conc__report_task_name(b, t, false);
+    conc__report_put(b, ": ");
+    if (s.state != NULL) conc__report_put(b, s.state);
+  }
+  if (s.state == NULL) {
+    conc__report_wait_for(r, &s);
+    conc__report_note_object(r, &s);
+  }
+  if (r->json) {
+    if (s.generator) {
+      conc__report_key(b, "generator");
+      conc__report_put(b, "true");
+    }
+    if (s.stack > 0) conc__report_count(b, "stack", s.stack);
+    if (s.stack_size > 0) conc__report_count(b, "stack_size", s.stack_size);
+    conc__report_put(b, "}");
+    return;
+  }
+  conc__report_group(r, &s);
+  if (s.stack > 0) {
+    conc__report_put(b, "; stack ");
+    conc__report_number(b, (s.stack + 1023) / 1024);
+    conc__report_put(b, " of ");
+    conc__report_number(b, s.stack_size / 1024);
+    conc__report_put(b, " KiB");
+  }
+  conc__report_put(b, "\n");
+}
+
+/* What is told of a loop: its numbers, which its thread changes meanwhile. */
+CONC__TSAN_IGNORES CONC__PRIVATE void
+conc__report_loop(conc__report_state *r, const conc__loop *loop) {
+  conc__buffer *b = &r->text;
+  static const char *const keys[] = {"tasks", "ready", "timers",
+                                     "descriptors"};
+  size_t counts[4];
+  size_t i;
+  counts[0] = loop->alive;
+  counts[1] = loop->ready.count;
+  counts[2] = loop->timers.count;
+  counts[3] = loop->fds.waited;
+  if (r->json) {
+    conc__report_key(b, "loop");
+    conc__report_put(b, "{");
+  }
+  for (i = 0; i < 4; i++) {
+    if (r->json) {
+      conc__report_count(b, keys[i], counts[i]);
+      continue;
+    }
+    conc__report_put(b, i == 0 ? " (" : i == 3 ? ", waits for " : ", ");
+    conc__report_put(b, keys[i]);
+    conc__report_put(b, " ");
+    conc__report_number(b, counts[i]);
+  }
+  if (r->json) {
+    conc__report_key(b, "coroutines");
+    conc__report_put(b, "[");
+  } else {
+    conc__report_put(b, ")");
+  }
+}
+
+/* The end of what is told of a thread. */
+CONC__PRIVATE void conc__report_thread_end(conc__report_state *r) {
+  if (r->names_only) return;
+  if (r->json) conc__report_put(&r->text, r->in_loop ? "]}}" : "}");
+}
+
+/* Tells of a thread, and of its loop all but the coroutines. */
+CONC__PRIVATE void conc__report_thread(conc__report_state *r,
+                                       const conc_task *t,
+                                       const conc__sight *s,
+                                       const conc__loop *loop) {
+  conc__buffer *b = &r->text;
+  bool foreign = !t->kind->joinable;
+  r->threads++;
+  if (r->json) {
+    conc__report_open(b);
+    conc__report_key(b, "name");
+    conc__report_task_name(b, t, true);
+    conc__report_pair(b, "kind", foreign ? "foreign thread" : "thread");
+    conc__report_pair(b, "state", s->state != NULL ? s->state : "waits");
+    conc__report_group(r, s);
+  } else {
+    conc__report_put(b, foreign ? "foreign thread " : "thread ");
+    conc__report_task_name(b, t, false);
+    conc__report_put(b, ": ");
+    if (s->state != NULL) conc__report_put(b, s->state);
+  }
+  if (s->state == NULL) {
+    conc__report_wait_for(r, s);
+    conc__report_note_object(r, s);
+  }
+  if (loop != NULL) conc__report_loop(r, loop);
+  if (r->json) return;
+  conc__report_group(r, s);
+  conc__report_put(b, "\n");
+}
+
+/* --- the names of owners --- */
+
+CONC__PRIVATE conc__report_owner *
+conc__report_find_owner(const conc__report_state *r, uintptr_t id) {
+  size_t i = id >> 2 ^ id >> 12;
+  for (;; i++) {
+    conc__report_owner *o = &r->owners[i & (r->owners_size - 1)];
+    if (o->id == id || o->id == 0) return o;
+  }
+}
+
+/* A task with this id was met: if it owns something that is waited for, it is
+   entered with its name. */
+CONC__PRIVATE void conc__report_meet(conc__report_state *r, const conc_task *t,
+                                     uintptr_t id) {
+  conc__report_owner *o = id != 0 ? conc__report_find_owner(r, id) : NULL;
+  if (o == NULL || o->id == 0 || o->size > 0) return;
+  o->at = r->names.size;
+  conc__report_task_name(&r->names, t, r->json);
+  o->size = r->names.size - o->at;
+  r->owners_left--;
+}
+
+/* The ids of a thread: its own, and that of a job which it runs. */
+CONC__TSAN_IGNORES CONC__PRIVATE void
+conc__report_meet_thread(conc__report_state *r, const conc_task *t,
+                         const conc__thread *thread) {
+  conc__report_meet(r, t, CONC__LOAD_RELAXED(&t->id));
+  if (thread == NULL) return;
+  conc__report_meet(r, t, thread->actor.id);
+  conc__report_meet(r, t, thread->id);
+}
+
+/* Makes the table of the owners that are asked for. 0 or -ENOMEM. */
+CONC__PRIVATE int conc__report_list_owners(conc__report_state *r) {
+  size_t i;
+  r->owners_size = 16;
+  while (r->owners_size < 2 * r->gaps_count) r->owners_size *= 2;
+  r->owners =
+      (conc__report_owner *)CONC_MALLOC(r->owners_size * sizeof *r->owners);
+  if (r->owners == NULL) return -ENOMEM;
+  memset(r->owners, 0, r->owners_size * sizeof *r->owners);
+  for (i = 0; i < r->gaps_count; i++) {
+    conc__report_owner *o = conc__report_find_owner(r, r->gaps[i].id);
+    if (o->id != 0) continue;
+    o->id = r->gaps[i].id;
+    r->owners_left++;
+  }
+  return 0;
+}
+
+/* --- the walk --- */
+
+/* All guards, in their order: a portion begins, or ends. */
+CONC__PRIVATE void conc__report_hold(void) {
+  conc__mutex_lock(&conc__stuck_guard);
+  conc__mutexes_lock();
+  conc__mutex_lock(&conc__threads_guard);
+}
+
+CONC__PRIVATE void conc__report_let_go(void) {
+  conc__mutex_unlock(&conc__threads_guard);
+  conc__mutexes_unlock();
+  conc__mutex_unlock(&conc__stuck_guard);
+}
+
+/* The loop is not read any more. Under the guard of the threads. */
+CONC__PRIVATE void conc__report_leave_loop(conc__report_state *r) {
+  conc__loop *loop = r->walker.loop;
+  if (loop != NULL)
+    CONC__STORE(&loop->watched,
+                CONC__LOAD_RELAXED(&loop->watched) - CONC__LOOP_WALKER);
+  r->walker.loop = NULL;
+  r->walker.task = NULL;
+}
+
+/* Begins with the next thread; false: there is none. */
+CONC__PRIVATE bool conc__report_next_thread(conc__report_state *r) {
+  conc_task *t = r->walker.thread;
+  conc__loop *loop;
+  conc__sight s;
+  const conc__thread *thread;
+  if (t == NULL) return false;
+  r->walker.thread = t->next;
+  thread = conc__sight_of_thread(&s, t, &loop);
+  if (r->names_only)
+    conc__report_meet_thread(r, t, thread);
+  else
+    conc__report_thread(r, t, &s, loop);
+  r->in_loop = loop != NULL;
+  if (loop == NULL) {
+    conc__report_thread_end(r);
+    return true;
+  }
+  r->walker.loop = loop;
+  r->thread = thread;
+  CONC__STORE(&loop->watched,
+              CONC__LOAD_RELAXED(&loop->watched) + CONC__LOOP_WALKER);
+  conc__fence_heavy(); /* see conc__loop_unlink */
+  r->walker.task = CONC__LOAD(&loop->tasks);
+  return true;
+}
+
+/* What the loop's thread runs at this moment. */
+CONC__TSAN_IGNORES CONC__PRIVATE const conc__actor *
+conc__report_current(const conc__thread *thread) {
+  return CONC__LOAD(&thread->current);
+}
+
+/* One step: a coroutine, the end of a loop, or a thread. False: there is
+   nothing left. */
+CONC__PRIVATE bool conc__report_step(conc__report_state *r) {
+  const conc_task *t = r->walker.task;
+  if (!r->in_loop) return conc__report_next_thread(r);
+  if (r->walker.loop == NULL || t == NULL) {
+    conc__report_leave_loop(r);
+    conc__report_thread_end(r);
+    r->in_loop = false;
+    return true;
+  }
+  r->walker.task = CONC__LOAD(&t->next);
+  if (t->kind == NULL) return true; /* a mark: see conc__loop_end_rest */
+  if (r->names_only) {
+    conc__report_meet(r, t, CONC__LOAD_RELAXED(&t->id));
+    return true;
+  }
+  r->current = conc__report_current(r->thread);
+  conc__report_coroutine(r, t);
+  return true;
+}
+
+/* Whether what was reserved is enough for one more task. */
+CONC__PRIVATE bool conc__report_has_room(const conc__report_state *r) {
+  return r->text.capacity - r->text.size > CONC__REPORT_LINE &&
+         r->names.capacity - r->names.size > CONC__REPORT_LINE &&
+         (r->names_only || r->gaps_size > r->gaps_count);
+}
+
+/* As many steps as the time allows, with all guards held. False: there is
+   nothing left. */
+CONC__PRIVATE bool conc__report_portion(conc__report_state *r) {
+  int n;
+  r->now = conc_now();
+  for (n = 0; n < CONC__REPORT_GAPS && conc__report_has_room(r); n++) {
+    if (n % 16 == 15 && conc_now() - r->now > CONC__REPORT_HOLD) break;
+    if (r->names_only && r->owners_left == 0) return false;
+    if (!conc__report_step(r)) return false;
+  }
+  return true;
+}
+
+/* What a portion needs: nothing can be allocated while guards are held. */
+CONC__PRIVATE int conc__report_reserve(conc__report_state *r) {
+  int rc = conc__buffer_reserve(&r->text, CONC__REPORT_BYTES);
+  if (rc == 0) rc = conc__buffer_reserve(&r->names, CONC__REPORT_BYTES);
+  if (rc == 0) rc = conc__report_grow_objects(r);
+  if (rc == 0 && r->gaps_size - r->gaps_count < CONC__REPORT_GAPS) {
+    void *gaps = conc__grow(r->gaps, &r->gaps_size,
+                            r->gaps_count + CONC__REPORT_GAPS,
+                            sizeof *r->gaps);
+    if (gaps == NULL) return -ENOMEM;
+    r->gaps = (conc__report_gap *)gaps;
+  }
+  return rc;
+}
+
+/* Walks through all threads and their coroutines. Between two portions others
+   have a moment, or those that sleep for a guard would never get it. 0 or
+   -ENOMEM. */
+CONC__PRIVATE int conc__report_walk(conc__report_state *r) {
+  const struct timespec moment = {0, 20000};
+  conc__walker **p;
+  bool more = true;
+  int rc;
+  conc__mutex_lock(&conc__threads_guard);
+  r->walker.thread = conc__threads;
+  r->walker.next = conc__walkers;
+  conc__walkers = &r->walker;
+  conc__mutex_unlock(&conc__threads_guard);
+  for (;;) {
+    rc = conc__report_reserve(r);
+    if (rc != 0) break;
+    conc__report_hold();
+    more = conc__report_portion(r);
+    conc__report_let_go();
+    if (!more) break;
+    nanosleep(&moment, NULL);
+  }
+  conc__mutex_lock(&conc__threads_guard);
+  conc__report_leave_loop(r);
+  for (p = &conc__walkers; *p != &r->walker;) p = &(*p)->next;
+  *p = r->walker.next;
+  conc__mutex_unlock(&conc__threads_guard);
+  r->in_loop = false;
+  return rc;
+}
+
+/* --- processes, and what comes last --- */
+
+CONC__PRIVATE void conc__report_process(conc__report_state *r,
+                                        const conc_task *t) {
+  conc__buffer *b = &r->text;
+  const char *kind = t->as.process.program ? "program" : "process";
+  r->processes++;
+  if (r->json) {
+    conc__report_open(b);
+    conc__report_key(b, "name");
+    conc__report_task_name(b, t, true);
+    conc__report_pair(b, "kind", kind);
+    conc__report_count(b, "pid", (uint64_t)t->pid);
+    conc__report_put(b, "}");
+    return;
+  }
+  conc__report_put(b, kind);
+  conc__report_put(b, " ");
+  conc__report_task_name(b, t, false);
+  conc__report_put(b, ": pid ");
+  conc__report_number(b, (uint64_t)t->pid);
+  conc__report_put(b, "\n");
+}
+
+/* The children that have not ended. How many lines they need is known only
+   under the guard, where none can be reserved: so it may take two tries. */
+CONC__PRIVATE int conc__report_processes(conc__report_state *r) {
+  size_t need = 0;
+  for (;;) {
+    const conc_task *t;
+    size_t n = 0;
+    bool fits;
+    int rc = conc__buffer_reserve(&r->text, need + CONC__REPORT_LINE);
+    if (rc != 0) return rc;
+    conc__mutex_lock(&conc__processes_guard);
+    for (t = conc__processes; t != NULL; t = t->next) n++;
+    need = n * 8 * CONC__REPORT_NAME;
+    fits = need <= r->text.capacity - r->text.size;
+    for (t = fits ? conc__processes : NULL; t != NULL; t = t->next)
+      conc__report_process(r, t);
+    conc__mutex_unlock(&conc__processes_guard);
+    if (fits) return 0;
+    need *= 2;
+  }
+}
+
+/* The objects that have waiters, from their descriptions. */
+CONC__PRIVATE int conc__report_objects(conc__report_state *r) {
+  conc__buffer *b = &r->text;
+  size_t i;
+  for (i = 0; i < r->objects_size; i++) {
+    const conc__report_object *o = &r->objects[i];
+    int rc;
+    if (o->object == NULL) continue;
+    rc = conc__report_reserve(r);
+    if (rc != 0) return rc;
+    if (!r->json)
+      conc__report_put(b, "waited for: ");
+    else if (b->data[b->size - 1] != '[')
+      conc__report_put(b, ",");
+    (void)conc__buffer_append(b, r->names.data + o->at, o->size);
+    if (o->owner != 0) conc__report_owner_gap(r, o->relation, o->owner);
+    if (r->json) {
+      conc__report_count(b, "waiters", o->waiters);
+      conc__report_put(b, "}");
+    } else {
+      conc__report_put(b, ", by ");
+      conc__report_number(b, o->waiters);
+      conc__report_put(b, "\n");
+    }
+  }
+  return 0;
+}
+
+CONC__PRIVATE int conc__report_total(conc__report_state *r) {
+  conc__buffer *b = &r->text;
+  int rc = conc__report_reserve(r);
+  if (rc != 0) return rc;
+  if (r->json) {
+    conc__report_put(b, "],\"total\":{");
+    conc__report_count(b, "threads", r->threads);
+    conc__report_count(b, "coroutines", r->coroutines);
+    conc__report_count(b, "processes", r->processes);
+    conc__report_put(b, "}}\n");
+    return 0;
+  }
+  conc__report_put(b, "total: threads ");
+  conc__report_number(b, r->threads);
+  conc__report_put(b, ", coroutines ");
+  conc__report_number(b, r->coroutines);
+  conc__report_put(b, ", processes ");
+  conc__report_number(b, r->processes);
+  conc__report_put(b, "\n");
+  return 0;
+}
+
+/* Text and names, part after part. 0 or -ENOMEM. */
+CONC__PRIVATE int conc__report_collect(conc__report_state *r) {
+  int rc = conc__report_reserve(r);
+  if (rc != 0) return rc;
+  if (r->json) {
+    conc__report_put(&r->text, "{");
+    conc__report_count(&r->text, "pid", (uint64_t)getpid());
+    conc__report_put(&r->text, ",\"threads\":[");
+  }
+  rc = conc__report_walk(r);
+  if (rc == 0 && r->json) conc__report_put(&r->text, "],\"processes\":[");
+  if (rc == 0) rc = conc__report_processes(r);
+  if (rc == 0 && r->json) conc__report_put(&r->text, "],\"waited_for\":[");
+  if (rc == 0) rc = conc__report_objects(r);
+  if (rc == 0) rc = conc__report_total(r);
+  if (rc != 0 || r->gaps_count == 0) return rc;
+  rc = conc__report_list_owners(r);
+  r->names_only = true;
+  return rc == 0 ? conc__report_walk(r) : rc;
+}
+
+/* Fills the gaps: appends all to `out`. 0 or -ENOMEM. */
+CONC__PRIVATE int conc__report_fill(const conc__report_state *r,
+                                    conc__buffer *out) {
+  const char *gone = r->json ? "null" : "a task that has ended";
+  size_t at = 0, i;
+  int rc = 0;
+  for (i = 0; rc == 0 && i < r->gaps_count; i++) {
+    const conc__report_gap *gap = &r->gaps[i];
+    const conc__report_owner *o = conc__report_find_owner(r, gap->id);
+    rc = conc__buffer_append(out, r->text.data + at, gap->at - at);
+    at = gap->at;
+    if (rc != 0) break;
+    rc = o->size > 0 ? conc__buffer_append(out, r->names.data + o->at, o->size)
+                     : conc__buffer_append(out, gone, strlen(gone));
+  }
+  if (rc == 0)
+    rc = conc__buffer_append(out, r->text.data + at, r->text.size - at);
+  return rc;
+}
+
+/* A whole report. The thread is not met by pthread_cancel() in here. 0 or
+   -ENOMEM. */
+CONC__PRIVATE int conc__report_make(conc__buffer *out, bool json) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  int state = conc__pthread_cancel_off();
+  conc__report_state r;
+  int rc;
+  memset(&r, 0, sizeof r);
+  r.json = json;
+  conc__self(); /* the caller's thread is one of those that are told */
+  pthread_once(&once, conc__fence_init);
+  rc = conc__report_collect(&r);
+  if (rc == 0) rc = conc__report_fill(&r, out);
+  conc__buffer_free(&r.text);
+  conc__buffer_free(&r.names);
+  CONC_FREE(r.gaps);
+  CONC_FREE(r.owners);
+  CONC_FREE(r.objects);
+  conc__pthread_cancel_back(state);
+  return rc;
+}
+
+/* --- the calls --- */
+
+CONC__PRIVATE ssize_t conc__report_copy(char *buf, size_t size, bool json) {
+  conc__buffer out;
+  size_t n, fits;
+  int rc;
+  memset(&out, 0, sizeof out);
+  rc = conc__report_make(&out, json);
+  n = out.size;
+  fits = n < size ? n : size - 1;
+  if (rc == 0 && size > 0) {
+    memcpy(buf, out.data, fits);
+    buf[fits] = 0;
+  }
+  conc__buffer_free(&out);
+  return rc == 0 ? (ssize_t)n : rc;
+}
+
+CONC_API ssize_t conc_report(char *buf, size_t size) {
+  return conc__report_copy(buf, size, false);
+}
+
+CONC_API ssize_t conc_report_json(char *buf, size_t size) {
+  return conc__report_copy(buf, size, true);
+}
+
+/* Not by conc_write: that may be cancelled, and may switch. */
+CONC__PRIVATE int conc__report_write(int fd, const conc__buffer *out) {
+  size_t at = 0;
+  while (at < out->size) {
+    ssize_t n = write(fd, out->data + at, out->size - at);
+    if (n >= 0) {
+      at += (size_t)n;
+    } else if (errno == EAGAIN) {
+      struct pollfd p;
+      p.fd = fd;
+      p.events = POLLOUT;
+      (void)poll(&p, 1, -1);
+    } else if (errno != EINTR) {
+      return -errno;
+    }
+  }
+  return 0;
+}
+
+CONC_API int conc_report_fd(int fd) {
+  int state = conc__pthread_cancel_off();
+  conc__buffer out;
+  int rc;
+  memset(&out, 0, sizeof out);
+  rc = conc__report_make(&out, false);
+  if (rc == 0) rc = conc__report_write(fd, &out);
+  conc__buffer_free(&out);
+  conc__pthread_cancel_back(state);
+  return rc;
+}
+
+/* --- a signal --- */
+
+/* The one call that is in force. What the handler reads is constant while the
+   handler is installed. */
+static struct conc__report_call {
+  conc_lock lock; /* held by those that make the call */
+  int number;     /* of the signal; 0: none is in force */
+  unsigned depth; /* conc__fork_depth of the process that made it */
+  pid_t pid;
+  unsigned inside; /* handlers that run; atomic */
+  int waker[2];
+  struct sigaction before;
+  conc_task thread;
+} conc__report_call;
+
+/* A forked child has the handler, and not the thread. */
+CONC__PRIVATE void conc__report_caught(int number) {
+  struct conc__report_call *call = &conc__report_call;
+  int error = errno;
+  __atomic_fetch_add(&call->inside, 1u, __ATOMIC_SEQ_CST);
+  if (getpid() != call->pid)
+    conc__stop_end(number);
+  else
+    conc__signal_waker_write(call->waker);
+  __atomic_fetch_sub(&call->inside, 1u, __ATOMIC_SEQ_CST);
+  errno = error;
+}
+
+CONC__PRIVATE void *conc__report_main(void *arg) {
+  const int *waker = ((struct conc__report_call *)arg)->waker;
+  while (conc__fd_wait(waker[0], CONC_READ, CONC__NEVER) > 0) {
+    conc__waker_drain(waker);
+    (void)conc_report_fd(STDERR_FILENO);
+  }
+  return NULL;
+}
+
+/* Undoes the call that is in force; a handler that the program has installed
+   since stays. */
+CONC__PRIVATE void conc__report_undo(struct conc__report_call *call) {
+  struct sigaction now;
+  if (call->number == 0) return;
+  if (sigaction(call->number, NULL, &now) == 0 &&
+      now.sa_handler == conc__report_caught)
+    sigaction(call->number, &call->before, NULL);
+  call->number = 0;
+  if (call->depth != conc__fork_depth) return;
+  while (CONC__LOAD(&call->inside) > 0) sched_yield();
+  conc_cancel(&call->thread);
+  conc__task_await(&call->thread, true, CONC_FOREVER);
+  conc__signal_waker_close(call->waker);
+}
+
+CONC__PRIVATE int conc__report_begin(struct conc__report_call *call,
+                                     int number) {
+  struct sigaction action;
+  int rc;
+  /* Whether it can be caught at all, before anything is made for it. */
+  if (number == SIGKILL || number == SIGSTOP ||
+      sigaction(number, NULL, &call->before) != 0)
+    return -EINVAL;
+  rc = conc__signal_waker_open(call->waker);
+  if (rc != 0) return rc;
+  memset(&call->thread, 0, sizeof call->thread);
+  call->thread.target = conc__report_main;
+  call->thread.arg = call;
+  call->thread.name = "conc-report";
+  call->depth = conc__fork_depth;
+  call->pid = getpid();
+  CONC__STORE(&call->inside, 0u);
+  rc = conc_thread_start(&call->thread);
+  if (rc != 0) {
+    conc__signal_waker_close(call->waker);
+    return rc;
+  }
+  memset(&action, 0, sizeof action);
+  action.sa_handler = conc__report_caught;
+  action.sa_flags = SA_RESTART | SA_ONSTACK;
+  sigemptyset(&action.sa_mask);
+  call->number = number;
+  if (sigaction(number, &action, NULL) == 0) return 0;
+  conc__report_undo(call);
+  return -EINVAL;
+}
+
+/* As in conc_stop_on_signals: the lock is held for a moment only. */
+CONC_API int conc_report_on_signal(int signal) {
+  struct conc__report_call *call = &conc__report_call;
+  conc_scope shield;
+  int rc = 0;
+  conc_shield(&shield);
+  conc_lock_acquire(&call->lock, CONC_FOREVER);
+  if (signal == 0 || (call->number != 0 && call->depth != conc__fork_depth))
+    conc__report_undo(call);
+  if (signal != 0)
+    rc = call->number != 0 ? -EBUSY : conc__report_begin(call, signal);
+  conc_lock_release(&call->lock);
+  conc_scope_end(&shield);
+  return rc;
 }
 
 #if defined(__clang__) /* see CONC_API_HOT */
