@@ -50,6 +50,7 @@
      >>beyond      when one machine is not enough: queues on a Redis
      >>limits      known holes
      >>platform    versions, errors, clock, memory
+     >>strict      CONC_STRICT: what a compiler can check; CONC_GUARDED_BY
      >>os          what is asked of the system (private)
      >>bytes       buffers and hashes (private)
      >>hooks       where a trace listens (private)
@@ -432,6 +433,10 @@
                           default 50e-6. With 0 no wait spins.
      CONC_HAVE_...        One for each fact about the platform; the second half
                           of >>platform lists them.
+
+   CONC_STRICT (see >>strict) may be defined in any file: there compilers warn
+   of results that are thrown away, of NULL, and of what is used without its
+   lock.
 
    Define these in the same way in every file that includes conc.h:
 
@@ -841,6 +846,113 @@ CONC_API int conc_cpu_count(void);
    conc_pickle_dumps and conc_json_dumps, and the data of a conc_output. NULL
    is a no-op. */
 CONC_API void conc_free(void *memory);
+
+/* ---------------------------------------------------------------------------
+   >>strict: what a compiler can check
+
+   In a file that defines CONC_STRICT before it includes conc.h, compilers
+   find more errors. What the program does stays the same, and other files need
+   not define it.
+
+   - gcc and clang warn if a result is thrown away without which the program
+     cannot know what it has: that of a start, an acquire, a put, a get, a
+     send, a read, a write, a build, a parse (-Wunused-result). For gcc a cast
+     to void does not use a result.
+   - gcc and clang warn of a NULL where none is allowed (-Wnonnull, which is
+     part of -Wall). They may also take it for granted that there is none.
+   - clang, if it is given -Wthread-safety, follows each lock through each
+     function. It warns of a variable with CONC_GUARDED_BY that is used without
+     its lock, of a lock that is not released on each way out, of a release
+     without an acquire, and of an acquire of what is held already.
+
+     static conc_lock lock;
+     static int count CONC_GUARDED_BY(lock);
+
+     static void add(int n) CONC_REQUIRES(lock);
+     static void add(int n) { count += n; }
+
+     int add_one(void) {
+       int rc = conc_lock_acquire(&lock, 1.0);
+       if (rc != 0) return rc;
+       add(1);
+       return conc_lock_release(&lock);
+     }
+
+   What clang understands, and what not:
+
+   - An acquire has succeeded where its result is 0: so compare that with 0 by
+     `==` or `!=`, or write `!`. clang does not understand `rc < 0`. A lock
+     whose acquire nobody has looked at is one that is not held.
+   - Where the result is -EOWNERDEAD, the caller holds the lock all the same:
+     CONC_ASSUME_HELD says so. The predicate of conc_cond_wait_for needs it,
+     too.
+   - The block of CONC_WITH holds its lock. clang takes it for held in the
+     `else`, too, and does not see that it is acquired twice.
+   - A lock is known by what it is called in the function: by another pointer
+     it would be another one.
+   - A conc_rlock that the same function acquires twice is warned of, before
+     clang 21.
+   - A semaphore is no lock: any task may release it.
+
+   Without CONC_STRICT, too, gcc and clang warn if the result of a call that
+   has made something is thrown away: a queue, shared memory, a descriptor. gcc
+   warns if a queue or shared memory is given to free().
+   ------------------------------------------------------------------------ */
+
+/* Private: attributes of clang; the locks that it is to follow. */
+#if defined(CONC_STRICT) && defined(__clang__)
+#define CONC__FOLLOW(attribute) __attribute__((attribute))
+#else
+#define CONC__FOLLOW(attribute)
+#endif
+struct CONC__FOLLOW(capability("lock")) conc_lock;
+struct CONC__FOLLOW(capability("rwlock")) conc_rwlock;
+#if defined(__clang__) ? __clang_major__ >= 21 : 0
+struct CONC__FOLLOW(capability("rlock")) CONC__FOLLOW(reentrant_capability)
+    conc_rlock;
+#else
+struct CONC__FOLLOW(capability("rlock")) conc_rlock;
+#endif
+
+/* The variable may be used only by a task that holds the lock; of an rwlock a
+   reader may read it. The lock must be known above this line. */
+#define CONC_GUARDED_BY(lock) CONC__FOLLOW(guarded_by(lock))
+
+/* The same for a field of a struct, and a lock that is another field of it. In
+   C clang cannot say this: there the field may be used by a task that holds
+   some lock. */
+#ifdef __cplusplus
+#define CONC_FIELD_GUARDED_BY(lock) CONC__FOLLOW(guarded_by(lock))
+#else
+#define CONC_FIELD_GUARDED_BY(lock) CONC__FOLLOW(guarded_var)
+#endif
+
+/* Not the pointer, but what it points to may be used only with the lock. */
+#define CONC_POINTEE_GUARDED_BY(lock) CONC__FOLLOW(pt_guarded_by(lock))
+
+/* The function may be called only by a task that holds the lock (for reading,
+   at least), and does not release it. It stands behind a declaration of the
+   function, as all that follow here. */
+#define CONC_REQUIRES(lock) CONC__FOLLOW(requires_capability(lock))
+#define CONC_REQUIRES_READ(lock) CONC__FOLLOW(requires_shared_capability(lock))
+
+/* The function may not be called by a task that holds the lock, because it
+   acquires the lock itself. */
+#define CONC_EXCLUDES(lock) CONC__FOLLOW(locks_excluded(lock))
+
+/* The function acquires the lock, always; or if its result is `success` (0 or
+   1, true or false); or it releases the lock. */
+#define CONC_ACQUIRES(lock) CONC__FOLLOW(acquire_capability(lock))
+#define CONC_TRY_ACQUIRES(success, lock) \
+  CONC__FOLLOW(try_acquire_capability(success, lock))
+#define CONC_RELEASES(lock) CONC__FOLLOW(release_generic_capability(lock))
+
+/* clang is not to look into the function. */
+#define CONC_UNCHECKED CONC__FOLLOW(no_thread_safety_analysis)
+
+/* From here on the compiler takes it for granted that the caller holds the
+   conc_lock, conc_rlock or conc_rwlock. Nothing is done. */
+#define CONC_ASSUME_HELD(object) CONC__ASSUME_HELD(object)
 
 /* ---------------------------------------------------------------------------
    >>park: what a wait is
@@ -1327,27 +1439,30 @@ CONC_API int conc_barrier_init_shared(conc_barrier *barrier);
    EOWNERDEAD  the owner was left behind by a fork, or died. The object has
                been released again, so the next acquire succeeds
    EAGAIN      of a shared object: too many processes (see >>shared) */
-#define CONC_WITH(object) CONC__WITH(CONC__WITH_ENTER(object), CONC__WITH_ID)
+#define CONC_WITH(object) \
+  CONC__WITH(CONC__WITH_ENTER(object), object, CONC__WITH_ID)
 #define CONC_WITH_READ(rwlock) \
-  CONC__WITH(conc__with_read(rwlock), CONC__WITH_ID)
+  CONC__WITH(conc__with_read, rwlock, CONC__WITH_ID)
 #define CONC_WITH_WRITE(rwlock) \
-  CONC__WITH(conc__with_write(rwlock), CONC__WITH_ID)
+  CONC__WITH(conc__with_write, rwlock, CONC__WITH_ID)
 
 /* Private from here on: CONC_WITH is a loop of one turn. Its variable has a
    name of its own, so that nested ones do not shadow each other. The newest
    compilers call __COUNTER__ an extension; there the line makes the name, and
-   only two on one line shadow each other. */
+   only two on one line shadow each other. The acquire is the condition, for
+   there clang sees what is held behind it. */
 #if defined(__clang__) ? __clang_major__ >= 22 : __GNUC__ >= 16
 #define CONC__WITH_ID __LINE__
 #else
 #define CONC__WITH_ID __COUNTER__
 #endif
-#define CONC__WITH(enter, id) CONC__WITH_NAMED(enter, id)
-#define CONC__WITH_NAMED(enter, id)                                       \
+#define CONC__WITH(enter, object, id) CONC__WITH_NAMED(enter, object, id)
+#define CONC__WITH_NAMED(enter, object, id)                               \
   for (struct conc__with conc__with_##id                                  \
-           __attribute__((cleanup(conc__with_leave))) = enter;            \
+           __attribute__((cleanup(conc__with_leave))) = CONC__WITH_NEW;   \
        !conc__with_##id.over; conc__with_leave(&conc__with_##id))         \
-    if (conc__with_##id.held)
+    if (enter(&conc__with_##id, object))
+#define CONC__WITH_NEW {NULL, 0, false, false}
 
 struct conc__with {
   void *object;
@@ -1355,7 +1470,21 @@ struct conc__with {
   bool held, over;
 };
 
+/* What is only asserted is not missed on the ways out, none of which clang
+   before 18 sees to end in conc__with_leave. */
 #define CONC__WITH_FN static inline __attribute__((unused))
+CONC__WITH_FN void conc__with_leave(struct conc__with *with) CONC_UNCHECKED;
+CONC__WITH_FN bool conc__with_lock(struct conc__with *with, conc_lock *lock)
+    CONC__FOLLOW(assert_capability(lock));
+CONC__WITH_FN bool conc__with_rlock(struct conc__with *with, conc_rlock *rlock)
+    CONC__FOLLOW(assert_capability(rlock))
+    CONC__FOLLOW(assert_capability(rlock->lock));
+CONC__WITH_FN bool conc__with_read(struct conc__with *with,
+                                   conc_rwlock *rwlock)
+    CONC__FOLLOW(assert_shared_capability(rwlock));
+CONC__WITH_FN bool conc__with_write(struct conc__with *with,
+                                    conc_rwlock *rwlock)
+    CONC__FOLLOW(assert_capability(rwlock));
 
 CONC__WITH_FN void conc__with_leave(struct conc__with *with) {
   if (with->held) {
@@ -1367,46 +1496,81 @@ CONC__WITH_FN void conc__with_leave(struct conc__with *with) {
   }
   with->over = true;
 }
-CONC__WITH_FN struct conc__with conc__with_made(void *object, char kind,
-                                                int rc) {
-  struct conc__with with = {object, kind, rc == 0 || rc == -EOWNERDEAD, false};
-  if (rc == 0) return with;
-  conc__with_leave(&with);
-  with.over = false; /* so that the `else` runs */
+CONC__WITH_FN bool conc__with_made(struct conc__with *with, void *object,
+                                   char kind, int rc) {
+  with->object = object;
+  with->kind = kind;
+  with->held = rc == 0 || rc == -EOWNERDEAD;
+  if (rc == 0) return true;
+  conc__with_leave(with);
   errno = -rc;
-  return with;
+  return false;
 }
-CONC__WITH_FN struct conc__with conc__with_lock(conc_lock *lock) {
-  return conc__with_made(lock, 'l', conc_lock_acquire(lock, CONC_FOREVER));
+CONC__WITH_FN bool conc__with_lock(struct conc__with *with, conc_lock *lock) {
+  return conc__with_made(with, lock, 'l',
+                         conc_lock_acquire(lock, CONC_FOREVER));
 }
-CONC__WITH_FN struct conc__with conc__with_rlock(conc_rlock *rlock) {
-  return conc__with_made(rlock, 'r', conc_rlock_acquire(rlock, CONC_FOREVER));
+CONC__WITH_FN bool conc__with_rlock(struct conc__with *with,
+                                    conc_rlock *rlock) {
+  return conc__with_made(with, rlock, 'r',
+                         conc_rlock_acquire(rlock, CONC_FOREVER));
 }
-CONC__WITH_FN struct conc__with conc__with_sem(conc_sem *sem) {
-  return conc__with_made(sem, 's', conc_sem_acquire(sem, CONC_FOREVER));
+CONC__WITH_FN bool conc__with_sem(struct conc__with *with, conc_sem *sem) {
+  return conc__with_made(with, sem, 's', conc_sem_acquire(sem, CONC_FOREVER));
 }
-CONC__WITH_FN struct conc__with conc__with_read(conc_rwlock *rwlock) {
-  return conc__with_made(rwlock, 'w',
+CONC__WITH_FN bool conc__with_read(struct conc__with *with,
+                                   conc_rwlock *rwlock) {
+  return conc__with_made(with, rwlock, 'w',
                          conc_rwlock_read_acquire(rwlock, CONC_FOREVER));
 }
-CONC__WITH_FN struct conc__with conc__with_write(conc_rwlock *rwlock) {
-  return conc__with_made(rwlock, 'w',
+CONC__WITH_FN bool conc__with_write(struct conc__with *with,
+                                    conc_rwlock *rwlock) {
+  return conc__with_made(with, rwlock, 'w',
                          conc_rwlock_write_acquire(rwlock, CONC_FOREVER));
 }
 
+/* CONC_ASSUME_HELD: what clang alone reads. */
+CONC__WITH_FN void conc__held_lock(conc_lock *lock)
+    CONC__FOLLOW(assert_capability(lock));
+CONC__WITH_FN void conc__held_rlock(conc_rlock *rlock)
+    CONC__FOLLOW(assert_capability(rlock))
+    CONC__FOLLOW(assert_capability(rlock->lock));
+CONC__WITH_FN void conc__held_rwlock(conc_rwlock *rwlock)
+    CONC__FOLLOW(assert_capability(rwlock));
+CONC__WITH_FN void conc__held_lock(conc_lock *lock) { (void)lock; }
+CONC__WITH_FN void conc__held_rlock(conc_rlock *rlock) { (void)rlock; }
+CONC__WITH_FN void conc__held_rwlock(conc_rwlock *rwlock) { (void)rwlock; }
+
 /* The object's type chooses; an object of another type does not compile. */
 #ifdef __cplusplus
-#define CONC__WITH_ENTER(object) conc__with_enter(object)
+#define CONC__WITH_ENTER(object) conc__with_enter
+#define CONC__ASSUME_HELD(object) conc__held(object)
 extern "C++" {
-CONC__WITH_FN struct conc__with conc__with_enter(conc_lock *lock) {
-  return conc__with_lock(lock);
+CONC__WITH_FN bool conc__with_enter(struct conc__with *with, conc_lock *lock)
+    CONC__FOLLOW(assert_capability(lock));
+CONC__WITH_FN bool conc__with_enter(struct conc__with *with, conc_rlock *rlock)
+    CONC__FOLLOW(assert_capability(rlock))
+    CONC__FOLLOW(assert_capability(rlock->lock));
+CONC__WITH_FN void conc__held(conc_lock *lock)
+    CONC__FOLLOW(assert_capability(lock));
+CONC__WITH_FN void conc__held(conc_rlock *rlock)
+    CONC__FOLLOW(assert_capability(rlock))
+    CONC__FOLLOW(assert_capability(rlock->lock));
+CONC__WITH_FN void conc__held(conc_rwlock *rwlock)
+    CONC__FOLLOW(assert_capability(rwlock));
+CONC__WITH_FN bool conc__with_enter(struct conc__with *with, conc_lock *lock) {
+  return conc__with_lock(with, lock);
 }
-CONC__WITH_FN struct conc__with conc__with_enter(conc_rlock *rlock) {
-  return conc__with_rlock(rlock);
+CONC__WITH_FN bool conc__with_enter(struct conc__with *with,
+                                    conc_rlock *rlock) {
+  return conc__with_rlock(with, rlock);
 }
-CONC__WITH_FN struct conc__with conc__with_enter(conc_sem *sem) {
-  return conc__with_sem(sem);
+CONC__WITH_FN bool conc__with_enter(struct conc__with *with, conc_sem *sem) {
+  return conc__with_sem(with, sem);
 }
+CONC__WITH_FN void conc__held(conc_lock *lock) { (void)lock; }
+CONC__WITH_FN void conc__held(conc_rlock *rlock) { (void)rlock; }
+CONC__WITH_FN void conc__held(conc_rwlock *rwlock) { (void)rwlock; }
 }
 #else
 #define CONC__WITH_ENTER(object)                                              \
@@ -1415,7 +1579,14 @@ CONC__WITH_FN struct conc__with conc__with_enter(conc_sem *sem) {
       conc__with_rlock,                                                       \
       __builtin_choose_expr(                                                  \
           __builtin_types_compatible_p(__typeof__(*(object)), conc_sem),      \
-          conc__with_sem, conc__with_lock))(object)
+          conc__with_sem, conc__with_lock))
+#define CONC__ASSUME_HELD(object)                                             \
+  __builtin_choose_expr(                                                      \
+      __builtin_types_compatible_p(__typeof__(*(object)), conc_rlock),        \
+      conc__held_rlock,                                                       \
+      __builtin_choose_expr(                                                  \
+          __builtin_types_compatible_p(__typeof__(*(object)), conc_rwlock),   \
+          conc__held_rwlock, conc__held_lock))(object)
 #endif
 
 /* ---------------------------------------------------------------------------
@@ -5919,6 +6090,9 @@ CONC_API int conc_report_on_signal(int signal);
    platform   CONC_VERSION_MAJOR CONC_VERSION_MINOR CONC_VERSION_PATCH
              CONC_VERSION CONC_FOREVER conc_version conc_strerror conc_now
              conc_cpu_count conc_free
+   strict     CONC_GUARDED_BY CONC_FIELD_GUARDED_BY CONC_POINTEE_GUARDED_BY
+             CONC_REQUIRES CONC_REQUIRES_READ CONC_EXCLUDES CONC_ACQUIRES
+             CONC_TRY_ACQUIRES CONC_RELEASES CONC_UNCHECKED CONC_ASSUME_HELD
    deadlock   conc_deadlock_report
    lock       conc_lock (.name) conc_lock_acquire conc_lock_release
              conc_lock_locked conc_lock_init_shared conc_on_lock_order
@@ -6087,6 +6261,7 @@ CONC_API int conc_report_on_signal(int signal);
                       conc_stop_on_signals, conc_interval, conc_limiter,
                       conc_broadcast, conc_popen_stop, conc_popen_read_line.
                       System calls that are refused have a stand-in.
+                      CONC_STRICT: compilers check more (CONC_GUARDED_BY).
                       New in a manager: all that Python's SyncManager serves
                       (conc_manager_register_types); lists, dicts and variables
                       from C (conc_manager_dict); locks, events and
@@ -6119,6 +6294,133 @@ CONC_API int conc_report_on_signal(int signal);
                       programs, pools, pipes, shared memory; queues between
                       all of them; values, JSON, pickle; manager; progress.
    ------------------------------------------------------------------------ */
+
+/* What compilers are told of the calls above, see >>strict: here, since the
+   declarations are for readers. A function is declared once more for it. */
+#if defined(__GNUC__) && !defined(__TINYC__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wredundant-decls"
+#define CONC__USE(f) \
+  CONC_API __typeof__(f) f __attribute__((warn_unused_result))
+CONC__USE(conc_queue_new); CONC__USE(conc_shared_alloc);
+CONC__USE(conc_shared_open); CONC__USE(conc_listen); CONC__USE(conc_accept);
+CONC__USE(conc_connect); CONC__USE(conc_datagram_open);
+CONC__USE(conc_recv_fd);
+#if !defined(__clang__) && __GNUC__ >= 11
+#define CONC__FREED_BY(f, other) \
+  CONC_API __typeof__(f) f __attribute__((malloc(other, 1)))
+CONC__FREED_BY(conc_queue_new, conc_queue_free);
+CONC__FREED_BY(conc_shared_alloc, conc_shared_free);
+CONC__FREED_BY(conc_shared_open, conc_shared_free);
+#undef CONC__FREED_BY
+#endif
+#ifdef CONC_STRICT
+CONC__USE(conc_lock_acquire); CONC__USE(conc_rlock_acquire);
+CONC__USE(conc_rwlock_read_acquire); CONC__USE(conc_rwlock_write_acquire);
+CONC__USE(conc_once_run); CONC__USE(conc_sem_acquire);
+CONC__USE(conc_barrier_wait); CONC__USE(conc_group_start);
+CONC__USE(conc_thread_start); CONC__USE(conc_run); CONC__USE(conc_coro_start);
+CONC__USE(conc_spawn); CONC__USE(conc_group_spawn);
+CONC__USE(conc_process_start); CONC__USE(conc_popen_start);
+CONC__USE(conc_read); CONC__USE(conc_write); CONC__USE(conc_read_exactly);
+CONC__USE(conc_serve); CONC__USE(conc_datagram_send);
+CONC__USE(conc_datagram_receive); CONC__USE(conc_stream_read);
+CONC__USE(conc_stream_read_exactly); CONC__USE(conc_stream_read_until);
+CONC__USE(conc_stream_read_line); CONC__USE(conc_stream_write);
+CONC__USE(conc_stream_flush); CONC__USE(conc_block_signals);
+CONC__USE(conc_wait_signal); CONC__USE(conc_popen_read_line);
+CONC__USE(conc_check_output); CONC__USE(conc_value_int);
+CONC__USE(conc_value_float); CONC__USE(conc_value_bool);
+CONC__USE(conc_pickle_dumps); CONC__USE(conc_pickle_loads);
+CONC__USE(conc_build); CONC__USE(conc_parse); CONC__USE(conc_json_dumps);
+CONC__USE(conc_json_loads); CONC__USE(conc_pipe); CONC__USE(conc_pipe_one_way);
+CONC__USE(conc_send); CONC__USE(conc_recv); CONC__USE(conc_send_fd);
+CONC__USE(conc_pipe_send_value); CONC__USE(conc_pipe_recv_value);
+CONC__USE(conc_put); CONC__USE(conc_get); CONC__USE(conc_put_many);
+CONC__USE(conc_get_many); CONC__USE(conc_put_value); CONC__USE(conc_get_value);
+CONC__USE(conc_put_build); CONC__USE(conc_get_parse);
+CONC__USE(conc_get_leased); CONC__USE(conc_get_value_leased);
+CONC__USE(conc_lease_extend); CONC__USE(conc_put_after);
+CONC__USE(conc_put_priority); CONC__USE(conc_put_once); CONC__USE(conc_select);
+CONC__USE(conc_pool_start); CONC__USE(conc_pool_submit);
+CONC__USE(conc_pool_apply); CONC__USE(conc_pool_map);
+CONC__USE(conc_pool_imap); CONC__USE(conc_pool_imap_unordered);
+CONC__USE(conc_imap_next); CONC__USE(conc_manager_random_key);
+CONC__USE(conc_manager_register_queue); CONC__USE(conc_manager_start);
+CONC__USE(conc_manager_connect); CONC__USE(conc_manager_call);
+CONC__USE(conc_manager_call_build); CONC__USE(conc_limiter_acquire);
+CONC__USE(conc_broadcast_subscribe); CONC__USE(conc_broadcast_unsubscribe);
+#define CONC__NEEDS(f, ...) \
+  CONC_API __typeof__(f) f __attribute__((nonnull(__VA_ARGS__)))
+CONC__NEEDS(conc_lock_acquire, 1); CONC__NEEDS(conc_lock_release, 1);
+CONC__NEEDS(conc_lock_locked, 1); CONC__NEEDS(conc_rlock_acquire, 1);
+CONC__NEEDS(conc_rlock_release, 1); CONC__NEEDS(conc_rwlock_read_acquire, 1);
+CONC__NEEDS(conc_rwlock_write_acquire, 1); CONC__NEEDS(conc_rwlock_release, 1);
+CONC__NEEDS(conc_once_run, 1, 2); CONC__NEEDS(conc_event_set, 1);
+CONC__NEEDS(conc_event_clear, 1); CONC__NEEDS(conc_event_is_set, 1);
+CONC__NEEDS(conc_event_wait, 1); CONC__NEEDS(conc_cond_wait, 1, 2);
+CONC__NEEDS(conc_cond_wait_for, 1, 2, 3); CONC__NEEDS(conc_cond_notify, 1);
+CONC__NEEDS(conc_cond_notify_all, 1); CONC__NEEDS(conc_sem_acquire, 1);
+CONC__NEEDS(conc_sem_release, 1); CONC__NEEDS(conc_barrier_wait, 1);
+CONC__NEEDS(conc_join, 1); CONC__NEEDS(conc_result, 1);
+CONC__NEEDS(conc_is_alive, 1); CONC__NEEDS(conc_cancel, 1);
+CONC__NEEDS(conc_completed_next, 1, 2); CONC__NEEDS(conc_group_start, 1, 2, 3);
+CONC__NEEDS(conc_group_leave, 1); CONC__NEEDS(conc_gen_next, 1);
+CONC__NEEDS(conc_gen_send, 1); CONC__NEEDS(conc_gen_close, 1);
+CONC__NEEDS(conc_thread_start, 1); CONC__NEEDS(conc_run, 1);
+CONC__NEEDS(conc_coro_start, 1); CONC__NEEDS(conc_spawn, 1);
+CONC__NEEDS(conc_group_spawn, 2); CONC__NEEDS(conc_process_start, 1);
+CONC__NEEDS(conc_terminate, 1); CONC__NEEDS(conc_kill, 1);
+CONC__NEEDS(conc_popen_start, 1); CONC__NEEDS(conc_popen_wait, 1);
+CONC__NEEDS(conc_popen_stop, 1); CONC__NEEDS(conc_communicate, 1);
+CONC__NEEDS(conc_call, 1); CONC__NEEDS(conc_check_output, 1, 2);
+CONC__NEEDS(conc_connect, 1); CONC__NEEDS(conc_listen, 1);
+CONC__NEEDS(conc_stream_read, 1); CONC__NEEDS(conc_stream_read_line, 1, 2);
+CONC__NEEDS(conc_stream_write, 1); CONC__NEEDS(conc_stream_flush, 1);
+CONC__NEEDS(conc_stream_close, 1); CONC__NEEDS(conc_build, 1, 2);
+CONC__NEEDS(conc_parse, 1, 2); CONC__NEEDS(conc_pickle_loads, 1);
+CONC__NEEDS(conc_json_loads, 1); CONC__NEEDS(conc_pipe, 1, 2);
+CONC__NEEDS(conc_queue_close, 1); CONC__NEEDS(conc_put, 1);
+CONC__NEEDS(conc_get, 1); CONC__NEEDS(conc_put_many, 1);
+CONC__NEEDS(conc_get_many, 1); CONC__NEEDS(conc_put_value, 1, 2);
+CONC__NEEDS(conc_get_value, 1, 2); CONC__NEEDS(conc_put_build, 1, 3);
+CONC__NEEDS(conc_get_parse, 1, 3); CONC__NEEDS(conc_lease_done, 1);
+CONC__NEEDS(conc_pool_start, 1); CONC__NEEDS(conc_pool_submit, 1, 2);
+CONC__NEEDS(conc_pool_apply, 1, 2); CONC__NEEDS(conc_pool_close, 1);
+CONC__NEEDS(conc_pool_terminate, 1); CONC__NEEDS(conc_pool_join, 1);
+CONC__NEEDS(conc_offload, 1);
+CONC__NEEDS(conc_manager_register_queue, 1, 2, 3);
+CONC__NEEDS(conc_manager_start, 1); CONC__NEEDS(conc_manager_connect, 1);
+CONC__NEEDS(conc_manager_shutdown, 1);
+#undef CONC__NEEDS
+/* The locks. An rlock's .lock is held with it: so a condition takes it. */
+#define CONC__LOCKS(declaration) CONC_API declaration
+CONC__LOCKS(int conc_lock_acquire(conc_lock *lock, double timeout))
+    CONC_TRY_ACQUIRES(0, lock);
+CONC__LOCKS(int conc_lock_release(conc_lock *lock))
+    CONC_RELEASES(lock) CONC_UNCHECKED;
+CONC__LOCKS(int conc_rlock_acquire(conc_rlock *rlock, double timeout))
+    CONC_TRY_ACQUIRES(0, rlock) CONC_TRY_ACQUIRES(0, rlock->lock);
+CONC__LOCKS(int conc_rlock_release(conc_rlock *rlock))
+    CONC_RELEASES(rlock) CONC_RELEASES(rlock->lock) CONC_UNCHECKED;
+CONC__LOCKS(int conc_rwlock_read_acquire(conc_rwlock *rwlock, double timeout))
+    CONC__FOLLOW(try_acquire_shared_capability(0, rwlock));
+CONC__LOCKS(int conc_rwlock_write_acquire(conc_rwlock *rwlock, double timeout))
+    CONC_TRY_ACQUIRES(0, rwlock);
+CONC__LOCKS(int conc_rwlock_release(conc_rwlock *rwlock))
+    CONC_RELEASES(rwlock) CONC_UNCHECKED;
+CONC__LOCKS(int conc_cond_wait(conc_cond *cond, conc_lock *lock,
+                               double timeout))
+    CONC_REQUIRES(lock) CONC_UNCHECKED;
+CONC__LOCKS(int conc_cond_wait_for(conc_cond *cond, conc_lock *lock,
+                                   bool (*predicate)(void *arg), void *arg,
+                                   double timeout))
+    CONC_REQUIRES(lock) CONC_UNCHECKED;
+#undef CONC__LOCKS
+#endif
+#undef CONC__USE
+#pragma GCC diagnostic pop
+#endif
 
 #ifndef CONC_STATIC
 /* Files that were compiled against different versions of conc.h must not be
@@ -6514,6 +6816,13 @@ typedef char conc__this_cpu_cannot_change_8_bytes_at_once
 #ifdef __clang__ /* it warns as if no declaration had come before */
 #pragma clang diagnostic push
 #pragma clang diagnostic ignored "-Wstatic-in-inline"
+#endif
+#ifdef CONC_STRICT /* for the program's own code: here results have meanings */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-result"
+#ifdef __clang__
+#pragma clang diagnostic ignored "-Wthread-safety-analysis"
+#endif
 #endif
 
 /* --- the system: waiting, descriptors --- */
@@ -70757,6 +71066,10 @@ CONC_API int conc_report_on_signal(int signal) {
   return rc;
 }
 
+
+#ifdef CONC_STRICT
+#pragma GCC diagnostic pop
+#endif
 #if defined(__clang__) /* see CONC_API_HOT */
 #pragma clang diagnostic pop
 #endif
