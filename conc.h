@@ -1645,7 +1645,6 @@ typedef struct conc_task {
   /* What every job needs comes first, so that it lies in two cache lines. */
   const struct conc__kind *kind; /* NULL: never started */
   bool was_cancelled;  /* a wait of the task returned -ECANCELED */
-  bool starting;       /* conc_group_start is not done with it */
   int status;          /* what conc_join returns */
   void *result;
   struct conc__actor *actor; /* that runs the task; valid until done is set */
@@ -1655,6 +1654,8 @@ typedef struct conc_task {
   struct conc_task *next, **link; /* on the one list that has it: threads, a
                                      loop's tasks, processes, waiting jobs */
   conc_event done;
+  uintptr_t starter; /* the actor whose conc_group_start is not done with it;
+                        0: none */
   struct conc_task *sibling, **sibling_link; /* on a list of its group; the
                                                 latter is NULL: on none */
   unsigned number;           /* in the default name */
@@ -5873,7 +5874,8 @@ typedef struct conc_limiter {
    -EINVAL     .rate is not above 0, or n is above .burst
    -ETIMEDOUT  they will not be allowed in time: the call returns at once, and
                takes none
-   -ECANCELED  the wait was cancelled; none was taken */
+   -ECANCELED  the wait was cancelled; none was taken. Tasks that have called
+               meanwhile wait as long as if they had been taken */
 CONC_API int conc_limiter_acquire(conc_limiter *limiter, size_t n,
                                   double timeout);
 
@@ -5910,7 +5912,9 @@ CONC_API int conc_broadcast_unsubscribe(conc_broadcast *broadcast,
                                         conc_queue *queue);
 
 /* Puts a copy of a message into the queues of all subscribers, one after the
-   other. A queue that is closed is passed over.
+   other. A queue that is closed is passed over. The timeout is for the end of
+   another task's put and, with .blocks, for room; without .blocks nothing else
+   is waited for, but for the trip to the server of a client's queue.
    Returns how many have got it; those that were passed over, or that have
    refused it (see conc_put), do not count.
    Errors:
@@ -14835,10 +14839,12 @@ CONC__PRIVATE conc_group *conc__group_let_go(conc_task *t, bool fails) {
   conc__group_enter(g);
   conc__group_await_pin(g, t);
   if (g->pinned == t) g->pinned = NULL;
-  /* In a forked child the one that was starting it is not there to look, and
-     its stack may be another one's. */
-  if (t->sibling_link != NULL && (fails || !t->starting))
-    conc__group_unlink(t);
+  /* In a forked child the one that was starting it may not be there to look,
+     and its stack may be another one's. */
+  if (t->starter != 0 && conc__owner_is_gone(t->starter))
+    t->sibling_link = NULL;
+  if (t->sibling_link != NULL) conc__group_unlink(t);
+  t->starter = 0;
   t->group = NULL;
   if (!fails && g->failure == 0) CONC__STORE_RELAXED(&g->failure, t->status);
   conc__group_exit(g);
@@ -14873,14 +14879,14 @@ CONC_API int conc_group_start(conc_group *group, conc_task *task,
   CONC__STORE(&conc__groups, &groups);
   conc__group_enter(group);
   group->count++;
-  task->starting = true;
+  task->starter = conc__self()->id;
   conc__group_link(&mine, task);
   conc__group_exit(group);
   task->group = group;
   rc = start(task);
   if (rc != 0) {
     task->group = NULL;
-    task->starting = false;
+    task->starter = 0;
     task->sibling_link = NULL;
     conc__group_forget(group);
     return rc;
@@ -14888,7 +14894,7 @@ CONC_API int conc_group_start(conc_group *group, conc_task *task,
   conc__group_enter(group);
   if (group->failure != 0) conc__group_await_pin(group, NULL);
   if (mine != NULL) {
-    task->starting = false;
+    task->starter = 0;
     conc__group_unlink(task);
     conc__group_link(group->failure == 0 ? &group->first : &group->cancelled,
                      task);
@@ -30733,11 +30739,13 @@ CONC__NOINLINE int conc__fifo_await_message(conc__fifo *q, double deadline) {
     size_t seen = q->put_seen;
     conc__mutex_unlock(guard);
     if (deadline <= 0 || !conc__fifo_spin(w.actor, &q->put, seen, deadline)) {
+      /* Here, for up to 4 MiB may go back to the system, which takes long. */
+      if (CONC__LOAD(&q->put) == seen)
+        conc__spare_blocks_shrink(CONC__BLOCKS_FEW);
       conc__mutex_lock(other);
       if (q->put == CONC__LOAD(&q->got)) {
         int rc = q->closed ? -EPIPE : deadline <= 0 ? -ETIMEDOUT : 0;
         conc__bytering_shrink(q); /* its getters have nothing better to do */
-        conc__spare_blocks_shrink(CONC__BLOCKS_FEW);
         if (rc == 0)
           rc = conc__waitlist_wait(other, &q->getters, &w, front, true,
                                    deadline);
@@ -35371,14 +35379,30 @@ CONC__PRIVATE void conc__stake_lose(conc__stake *s, uint64_t lease) {
   s->lost[i] = lease;
 }
 
-/* The holder has been told that it lost this one, by another way. */
-CONC__PRIVATE void conc__stake_told(conc__stake *s, uint64_t lease) {
-  size_t i = 0;
-  while (i < s->lost_count && s->lost[i] != lease) i++;
-  if (i == s->lost_count) return;
+/* The holder has been told that it lost this one, by another way. Whether it
+   was this holder. */
+CONC__PRIVATE bool conc__stake_told(conc__stake *s, uint64_t lease) {
+  size_t i = 0, end = s->lost_count;
+  while (i < end) {
+    size_t middle = i + (end - i) / 2;
+    if (s->lost[middle] < lease) i = middle + 1;
+    else end = middle;
+  }
+  if (i == s->lost_count || s->lost[i] != lease) return false;
   s->lost_count--;
   memmove(s->lost + i, s->lost + i + 1,
           (s->lost_count - i) * sizeof *s->lost);
+  return true;
+}
+
+/* A task that has named this lease was told that it is lost. Its holder, which
+   may be another one, is not to hear of it again: it would take it for the one
+   that it got last. `s` is the stake of the task, or NULL. */
+CONC__PRIVATE void conc__work_told(conc__work *q, conc__stake *s,
+                                   uint64_t lease) {
+  if (s != NULL && conc__stake_told(s, lease)) return;
+  for (s = q->stakes; s != NULL && !conc__stake_told(s, lease); s = s->after) {
+  }
 }
 
 /* --- letters --- */
@@ -36789,7 +36813,7 @@ CONC__PRIVATE int conc__work_end(conc_queue *queue, conc__holder *h,
         (how == CONC__LEASE_RELEASE || how == CONC__LEASE_EXTEND))
       l = NULL;
     if (l == NULL) rc = -ESTALE;
-    if (l == NULL && s != NULL) conc__stake_told(s, lease);
+    if (l == NULL && q->queue.leases) conc__work_told(q, s, lease);
   } else if (q->queue.leases) {
     l = conc__stake_last(s, &rc);
   } else {
@@ -39795,12 +39819,15 @@ CONC__PRIVATE void conc__select_park_loop(conc__selection *s,
   }
 }
 
-/* A thread polls them. */
+/* A thread polls them. If the system does not do that, for want of memory or
+   since the program has lowered its limit of descriptors, all are tried again
+   after a pause. */
 CONC__PRIVATE void conc__select_park_poll(conc__selection *s,
                                           conc__actor *self,
                                           double deadline) {
   struct pollfd *p = s->polls;
-  int n = 0;
+  double soon;
+  int n = 0, rc;
   size_t i;
   for (i = 0; i < s->n; i++) {
     if (s->entries[i].fd < 0) continue;
@@ -39808,7 +39835,12 @@ CONC__PRIVATE void conc__select_park_poll(conc__selection *s,
     p[n].revents = 0;
     p[n++].events = conc__poll_events(s->entries[i].events);
   }
-  conc__thread_poll_until(self, p, n, CONC__WOKEN, deadline);
+  rc = conc__thread_poll_until(self, p, n, CONC__WOKEN, deadline);
+  if (rc < 0 && rc != -ETIMEDOUT) {
+    soon = conc_now() + CONC__SELECT_PAUSE_MAX;
+    conc__select_park(s, self, CONC__WOKEN | conc__cancel_bit(self),
+                      soon < deadline ? soon : deadline);
+  }
   for (i = 0, n = 0; i < s->n; i++)
     if (s->entries[i].fd >= 0) s->entries[i].ready = p[n++].revents != 0;
   /* The end of a foreign thread is not always seen. */
@@ -68898,24 +68930,29 @@ CONC_API int conc_limiter_acquire(conc_limiter *limiter, size_t n,
   conc__mutex *guard = conc__mutex_of(limiter);
   double deadline = conc__deadline(timeout);
   double burst = limiter->burst > 0 ? limiter->burst : 1;
-  double takes, now, from, wait;
+  double takes, now, from, until, wait;
   int rc = 0;
   if (!(limiter->rate > 0) || (double)n > burst) return -EINVAL;
   takes = (double)n / limiter->rate;
   now = conc_now();
   conc__mutex_lock(guard);
   from = limiter->full_at > now ? limiter->full_at : now;
-  wait = from + takes - burst / limiter->rate - now;
+  until = from + takes;
+  wait = until - burst / limiter->rate - now;
   if (wait > 0 && now + wait > deadline)
     rc = -ETIMEDOUT;
   else
-    limiter->full_at = from + takes;
+    limiter->full_at = until;
   conc__mutex_unlock(guard);
   if (rc != 0) return rc;
   if (wait > 0) rc = conc_sleep(wait);
   if (rc == 0) return 0;
+  /* Those that came later have their times, and would meet whoever is let in
+     between: so the part is given back only if there is none. That is told by
+     half a time, for a double may be rounded when it is stored. */
   conc__mutex_lock(guard);
-  limiter->full_at -= takes;
+  if (limiter->full_at - until < 0.5 / limiter->rate)
+    limiter->full_at -= takes;
   conc__mutex_unlock(guard);
   return rc;
 }

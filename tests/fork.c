@@ -697,4 +697,52 @@ TEST(a_child_may_release_the_lock_that_its_parent_notified_under) {
   }
 }
 
+/* A task of a group forks before conc_group_start is done with it: in the child
+   the one that was starting it is missing, and the stack on which it noted that
+   may be another one's. */
+static conc_event begun_in_group;
+
+static int start_slowly(conc_task *t) {
+  int rc = conc_thread_start(t);
+  CHECK_EQ(conc_event_wait(&begun_in_group, CONC_FOREVER), 0);
+  return rc;
+}
+
+static conc_task **note_of_starter, not_a_task;
+
+static void *judge_the_end(void *task) {
+  CHECK_CHILD(conc_join((conc_task *)task, CONC_FOREVER) == 0);
+  CHECK_CHILD(*note_of_starter == &not_a_task);
+  _exit(0);
+}
+
+static void *fork_before_it_is_started(void *task) {
+  static conc_task judge;
+  conc_task *t = (conc_task *)task;
+  int status;
+  pid_t pid = fork();
+  CHECK(pid >= 0);
+  if (pid == 0) {
+    note_of_starter = t->sibling_link;
+    *note_of_starter = &not_a_task; /* it is used for something else */
+    judge.target = judge_the_end;
+    judge.arg = task;
+    CHECK_CHILD(conc_thread_start(&judge) == 0);
+    return NULL;
+  }
+  CHECK_EQ(waitpid(pid, &status, 0), pid);
+  CHECK_EQ(status, 0);
+  conc_event_set(&begun_in_group);
+  return NULL;
+}
+
+TEST(a_child_writes_nothing_for_who_started_its_task) {
+  conc_group g;
+  conc_task t = {.target = fork_before_it_is_started, .arg = &t};
+  skip_where_children_have_no_threads();
+  memset(&g, 0, sizeof g);
+  CHECK_EQ(conc_group_start(&g, &t, start_slowly), 0);
+  CHECK_EQ(conc_group_leave(&g, CONC_FOREVER), 0);
+}
+
 TEST_MAIN

@@ -105,6 +105,32 @@ static void *give_back(void *arg) {
 }
 TEST(what_was_not_allowed_is_given_back) { run(give_back, NULL); }
 
+/* One that is cancelled leaves a gap; who comes then is behind those that came
+   before: else two would be let through at the same time. */
+static void *pass_at_last(void *limiter) {
+  CHECK_EQ(conc_limiter_acquire((conc_limiter *)limiter, 1, CONC_FOREVER), 0);
+  return NULL;
+}
+static void *leave_a_gap(void *arg) {
+  conc_limiter l;
+  conc_task t[2];
+  double begun = conc_now();
+  memset(&l, 0, sizeof l);
+  l.rate = 10;
+  CHECK_EQ(conc_limiter_acquire(&l, 1, 0), 0);
+  start(conc_coro_start, &t[0], limited, &l);
+  conc_yield_now();
+  start(conc_coro_start, &t[1], pass_at_last, &l);
+  conc_yield_now();
+  CHECK_EQ(conc_cancel(&t[0]), 0);
+  CHECK_EQ(conc_join(&t[0], 20), -ECANCELED);
+  CHECK_EQ(conc_limiter_acquire(&l, 1, CONC_FOREVER), 0);
+  CHECK(conc_now() - begun > 0.299);
+  CHECK_EQ(conc_join(&t[1], 0), 0);
+  return arg;
+}
+TEST(a_gap_is_not_filled_twice) { run(leave_a_gap, NULL); }
+
 /* --- conc_broadcast --- */
 
 static conc_queue *bounded(size_t capacity) {

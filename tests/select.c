@@ -5,6 +5,7 @@
 #include "../conc.h"
 #include "tasks.h"
 
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 /* What the tests may look at from outside alone: so each is a sentence about
@@ -767,6 +768,37 @@ TEST_EACH(a_queue_that_leases_is_selected) {
   end(&t);
   conc_queue_free(q);
   conc_queue_free(a);
+}
+
+/* Not more descriptors than it may have may be polled: without that there is a
+   pause between two looks. */
+TEST(a_poll_that_fails_costs_no_time) {
+  struct rlimit was, none;
+  struct rusage begun, ended;
+  conc_case c[2];
+  int fd[2];
+  double cpu;
+  CHECK_EQ(pipe(fd), 0);
+  CHECK_EQ(getrlimit(RLIMIT_NOFILE, &was), 0);
+  none = was;
+  none.rlim_cur = 0;
+  memset(c, 0, sizeof c);
+  c[0].fd = fd[0];
+  c[0].events = CONC_READ;
+  CHECK_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  CHECK_EQ(getrusage(RUSAGE_SELF, &begun), 0);
+  CHECK_EQ(conc_select(c, 2, 0.5), -ETIMEDOUT);
+  CHECK_EQ(getrusage(RUSAGE_SELF, &ended), 0);
+  cpu = (double)(ended.ru_utime.tv_sec - begun.ru_utime.tv_sec +
+                 ended.ru_stime.tv_sec - begun.ru_stime.tv_sec) +
+        (double)(ended.ru_utime.tv_usec - begun.ru_utime.tv_usec +
+                 ended.ru_stime.tv_usec - begun.ru_stime.tv_usec) / 1e6;
+  CHECK(cpu < 0.1);
+  CHECK_EQ(setrlimit(RLIMIT_NOFILE, &was), 0);
+  CHECK_EQ(write(fd[1], "x", 1), 1);
+  CHECK_EQ(conc_select(c, 2, 5), 0);
+  close(fd[0]);
+  close(fd[1]);
 }
 
 TEST_MAIN

@@ -283,6 +283,31 @@ TEST(max_lease_ends_the_lease_of_a_task_that_lives) {
   conc_queue_free(q);
 }
 
+static void *end_a_lost_one(void *lease) {
+  CHECK_EQ(conc_lease_done((conc_lease *)lease), -ESTALE);
+  return NULL;
+}
+
+/* A lease that was handed over is lost: who has it is told so, and who got it
+   goes on with what it has. */
+TEST(a_lease_that_another_task_has_lost_is_told_once) {
+  conc_queue_opts o = {.lease = 1, .max_lease = 100};
+  conc_queue *q = queue_of(o);
+  conc_lease a, b;
+  conc_task t;
+  put(q, "one"), put(q, "two");
+  CHECK_STR(get_leased(q, &a), "one");
+  CHECK_STR(get_leased(q, &b), "two");
+  CHECK_EQ(conc_lease_extend(&a, 500), 0);
+  let_time_pass(q, 101);
+  CHECK_EQ(conc_qsize(q), 1);
+  start(conc_thread_start, &t, end_a_lost_one, &b);
+  CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
+  CHECK_EQ(conc_task_done(q), 0);
+  CHECK_EQ(conc_lease_done(&a), -ESTALE);
+  conc_queue_free(q);
+}
+
 TEST(extending_a_lease_makes_it_longer) {
   conc_queue_opts o = {.lease = 1, .max_lease = 100};
   conc_queue *q = queue_of(o);
