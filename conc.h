@@ -6786,55 +6786,6 @@ enum {
 #include <ucontext.h>
 #endif
 
-/* Registers that the switch clobbers only on some machines: a compiler refuses
-   the names of those that the machine has not, and x18 where it belongs to the
-   system. */
-#ifdef __AVX512F__
-#define CONC__AVX512_MASKS "k1", "k2", "k3", "k4", "k5", "k6", "k7",
-#define CONC__AVX512_REGISTERS                                                \
-  "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23",     \
-      "xmm24", "xmm25", "xmm26", "xmm27", "xmm28", "xmm29", "xmm30", "xmm31", \
-      CONC__AVX512_MASKS
-#else
-#define CONC__AVX512_MASKS
-#define CONC__AVX512_REGISTERS
-#endif
-#ifdef __SSE__
-#define CONC__SSE_REGISTERS                                                   \
-  "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7",
-#else
-#define CONC__SSE_REGISTERS
-#endif
-#ifdef __APPLE__
-#define CONC__X18_REGISTER
-#else
-#define CONC__X18_REGISTER "x18",
-#endif
-/* Vectors that are no part of the registers for floating point. */
-#ifdef __riscv_vector
-#define CONC__RISCV_VECTORS                                                   \
-  "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11",   \
-      "v12", "v13", "v14", "v15", "v16", "v17", "v18", "v19", "v20", "v21",   \
-      "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31",
-#else
-#define CONC__RISCV_VECTORS
-#endif
-#ifdef __VX__
-#define CONC__S390X_VECTORS                                                   \
-  "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25",       \
-      "v26", "v27", "v28", "v29", "v30", "v31",
-#else
-#define CONC__S390X_VECTORS
-#endif
-#ifdef __ALTIVEC__
-#define CONC__PPC64_VECTORS                                                   \
-  "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11",   \
-      "v12", "v13", "v14", "v15", "v16", "v17", "v18", "v19", "v20", "v21",   \
-      "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31",
-#else
-#define CONC__PPC64_VECTORS
-#endif
-
 /* Tools that are compiled in, and must hear when the stack is switched: see
    conc__asan_leave, conc__tsan_switch. */
 #ifndef CONC_HAVE_ASAN
@@ -14327,6 +14278,55 @@ CONC_API int conc_group_leave(conc_group *group, double timeout) {
    ------------------------------------------------------------------------ */
 
 /* --- the switch --- */
+
+/* Registers that the switch clobbers only on some machines: a compiler refuses
+   the names of those that the machine has not, and x18 where it belongs to the
+   system. */
+#ifdef __AVX512F__
+#define CONC__AVX512_MASKS "k1", "k2", "k3", "k4", "k5", "k6", "k7",
+#define CONC__AVX512_REGISTERS                                                \
+  "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23",     \
+      "xmm24", "xmm25", "xmm26", "xmm27", "xmm28", "xmm29", "xmm30", "xmm31", \
+      CONC__AVX512_MASKS
+#else
+#define CONC__AVX512_MASKS
+#define CONC__AVX512_REGISTERS
+#endif
+#ifdef __SSE__
+#define CONC__SSE_REGISTERS                                                   \
+  "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7",
+#else
+#define CONC__SSE_REGISTERS
+#endif
+#ifdef __APPLE__
+#define CONC__X18_REGISTER
+#else
+#define CONC__X18_REGISTER "x18",
+#endif
+/* Vectors that are no part of the registers for floating point. */
+#ifdef __riscv_vector
+#define CONC__RISCV_VECTORS                                                   \
+  "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11",   \
+      "v12", "v13", "v14", "v15", "v16", "v17", "v18", "v19", "v20", "v21",   \
+      "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31",
+#else
+#define CONC__RISCV_VECTORS
+#endif
+#ifdef __VX__
+#define CONC__S390X_VECTORS                                                   \
+  "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25",       \
+      "v26", "v27", "v28", "v29", "v30", "v31",
+#else
+#define CONC__S390X_VECTORS
+#endif
+#ifdef __ALTIVEC__
+#define CONC__PPC64_VECTORS                                                   \
+  "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11",   \
+      "v12", "v13", "v14", "v15", "v16", "v17", "v18", "v19", "v20", "v21",   \
+      "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31",
+#else
+#define CONC__PPC64_VECTORS
+#endif
 
 #if CONC_HAVE_SWITCH_ASM && CONC__X86_64
 
