@@ -23688,6 +23688,8 @@ CONC__PRIVATE void conc__sort_swap(const conc__sorting *s, size_t i,
 typedef struct conc__sort_entry {
   uint64_t begins; /* conc__key_begins */
   uint32_t place;
+  uint32_t unused; /* 16 bytes, where C would lay 12 as well: x86-32. So two
+                      of them have room for a node and a place */
 } conc__sort_entry;
 
 /* The 56 bits that order numbers as conc__compare_numbers does, but for those
@@ -23754,6 +23756,7 @@ CONC__PRIVATE void conc__sort_place(conc_value *items,
   uint32_t *place = (uint32_t *)(void *)memory;
   conc_value *sorted = (conc_value *)(void *)(memory + (n + 3) / 4);
   size_t i;
+  CONC__CHECK((n + 3) / 4 * sizeof *memory >= n * sizeof *place);
   CONC__CHECK((n + 3) / 4 * sizeof *memory + n * sizeof *sorted <=
               n * 2 * sizeof *memory);
   for (i = 0; i < n; i++) place[i] = by[i].place; /* read before it is lost */
@@ -23786,6 +23789,7 @@ CONC__PRIVATE int conc__sort_many(conc__sorting *s, size_t n) {
   for (sorted = memory + n, i = 0; i < n; i++) {
     memory[i].place = s->index != NULL ? s->index[i] : (uint32_t)i;
     memory[i].begins = conc__key_begins(s->items + memory[i].place * nodes);
+    memory[i].unused = 0;
     sorted[i] = memory[i];
   }
   conc__sort_entries(s, memory, sorted, n);
