@@ -7294,55 +7294,6 @@ enum {
 #include <ucontext.h>
 #endif
 
-/* Registers that the switch clobbers only on some machines: a compiler refuses
-   the names of those that the machine has not, and x18 where it belongs to the
-   system. */
-#ifdef __AVX512F__
-#define CONC__AVX512_MASKS "k1", "k2", "k3", "k4", "k5", "k6", "k7",
-#define CONC__AVX512_REGISTERS                                                \
-  "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23",     \
-      "xmm24", "xmm25", "xmm26", "xmm27", "xmm28", "xmm29", "xmm30", "xmm31", \
-      CONC__AVX512_MASKS
-#else
-#define CONC__AVX512_MASKS
-#define CONC__AVX512_REGISTERS
-#endif
-#ifdef __SSE__
-#define CONC__SSE_REGISTERS                                                   \
-  "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7",
-#else
-#define CONC__SSE_REGISTERS
-#endif
-#ifdef __APPLE__
-#define CONC__X18_REGISTER
-#else
-#define CONC__X18_REGISTER "x18",
-#endif
-/* Vectors that are no part of the registers for floating point. */
-#ifdef __riscv_vector
-#define CONC__RISCV_VECTORS                                                   \
-  "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11",   \
-      "v12", "v13", "v14", "v15", "v16", "v17", "v18", "v19", "v20", "v21",   \
-      "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31",
-#else
-#define CONC__RISCV_VECTORS
-#endif
-#ifdef __VX__
-#define CONC__S390X_VECTORS                                                   \
-  "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25",       \
-      "v26", "v27", "v28", "v29", "v30", "v31",
-#else
-#define CONC__S390X_VECTORS
-#endif
-#ifdef __ALTIVEC__
-#define CONC__PPC64_VECTORS                                                   \
-  "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11",   \
-      "v12", "v13", "v14", "v15", "v16", "v17", "v18", "v19", "v20", "v21",   \
-      "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31",
-#else
-#define CONC__PPC64_VECTORS
-#endif
-
 /* Tools that are compiled in, and must hear when the stack is switched: see
    conc__asan_leave, conc__tsan_switch. */
 #ifndef CONC_HAVE_ASAN
@@ -15036,6 +14987,55 @@ CONC_API int conc_group_leave(conc_group *group, double timeout) {
    ------------------------------------------------------------------------ */
 
 /* --- the switch --- */
+
+/* Registers that the switch clobbers only on some machines: a compiler refuses
+   the names of those that the machine has not, and x18 where it belongs to the
+   system. */
+#ifdef __AVX512F__
+#define CONC__AVX512_MASKS "k1", "k2", "k3", "k4", "k5", "k6", "k7",
+#define CONC__AVX512_REGISTERS                                                \
+  "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23",     \
+      "xmm24", "xmm25", "xmm26", "xmm27", "xmm28", "xmm29", "xmm30", "xmm31", \
+      CONC__AVX512_MASKS
+#else
+#define CONC__AVX512_MASKS
+#define CONC__AVX512_REGISTERS
+#endif
+#ifdef __SSE__
+#define CONC__SSE_REGISTERS                                                   \
+  "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7",
+#else
+#define CONC__SSE_REGISTERS
+#endif
+#ifdef __APPLE__
+#define CONC__X18_REGISTER
+#else
+#define CONC__X18_REGISTER "x18",
+#endif
+/* Vectors that are no part of the registers for floating point. */
+#ifdef __riscv_vector
+#define CONC__RISCV_VECTORS                                                   \
+  "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11",   \
+      "v12", "v13", "v14", "v15", "v16", "v17", "v18", "v19", "v20", "v21",   \
+      "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31",
+#else
+#define CONC__RISCV_VECTORS
+#endif
+#ifdef __VX__
+#define CONC__S390X_VECTORS                                                   \
+  "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25",       \
+      "v26", "v27", "v28", "v29", "v30", "v31",
+#else
+#define CONC__S390X_VECTORS
+#endif
+#ifdef __ALTIVEC__
+#define CONC__PPC64_VECTORS                                                   \
+  "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11",   \
+      "v12", "v13", "v14", "v15", "v16", "v17", "v18", "v19", "v20", "v21",   \
+      "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31",
+#else
+#define CONC__PPC64_VECTORS
+#endif
 
 #if CONC_HAVE_SWITCH_ASM && CONC__X86_64
 
@@ -24480,6 +24480,8 @@ CONC__PRIVATE void conc__sort_swap(const conc__sorting *s, size_t i,
 typedef struct conc__sort_entry {
   uint64_t begins; /* conc__key_begins */
   uint32_t place;
+  uint32_t unused; /* 16 bytes, where C would lay 12 as well: x86-32. So two
+                      of them have room for a node and a place */
 } conc__sort_entry;
 
 /* The 56 bits that order numbers as conc__compare_numbers does, but for those
@@ -24546,6 +24548,7 @@ CONC__PRIVATE void conc__sort_place(conc_value *items,
   uint32_t *place = (uint32_t *)(void *)memory;
   conc_value *sorted = (conc_value *)(void *)(memory + (n + 3) / 4);
   size_t i;
+  CONC__CHECK((n + 3) / 4 * sizeof *memory >= n * sizeof *place);
   CONC__CHECK((n + 3) / 4 * sizeof *memory + n * sizeof *sorted <=
               n * 2 * sizeof *memory);
   for (i = 0; i < n; i++) place[i] = by[i].place; /* read before it is lost */
@@ -24578,6 +24581,7 @@ CONC__PRIVATE int conc__sort_many(conc__sorting *s, size_t n) {
   for (sorted = memory + n, i = 0; i < n; i++) {
     memory[i].place = s->index != NULL ? s->index[i] : (uint32_t)i;
     memory[i].begins = conc__key_begins(s->items + memory[i].place * nodes);
+    memory[i].unused = 0;
     sorted[i] = memory[i];
   }
   conc__sort_entries(s, memory, sorted, n);

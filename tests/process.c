@@ -1397,7 +1397,7 @@ static void *call_briefly(void *arg) {
 TEST(calls_of_many_threads_end_in_time_or_not_while_others_fork) {
   conc_task t[4];
   for (size_t i = 0; i < 4; i++) {
-    t[i] = task_of(call_briefly, number(test_seed % 1000 + i));
+    t[i] = task_of(call_briefly, number((size_t)(test_seed % 1000) + i));
     CHECK_EQ(conc_thread_start(&t[i]), 0);
   }
   for (int i = 0; i < 50 && !TEST_TSAN; i++) {
