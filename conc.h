@@ -71107,10 +71107,10 @@ CONC_API int conc_report_on_signal(int signal) {
   return rc;
 }
 
-
 #ifdef CONC_STRICT
 #pragma GCC diagnostic pop
 #endif
+
 #if defined(__clang__) /* see CONC_API_HOT */
 #pragma clang diagnostic pop
 #endif
