@@ -527,7 +527,7 @@
    have ended. (Where the implementation is compiled as C++ the others do not
    go on, nor end.) A handler of pthread_cleanup_push() must not be in force
    while a coroutine waits: the system keeps one list of them for each thread.
-   The switch in assembly keeps no shadow stack (CET on x86-64, GCS on AArch64),
+   The switch in assembly keeps no shadow stack (x86-64's CET, AArch64's GCS),
    by which a CPU checks each return. In a thread for which one is in force,
    conc_run and generators say -ENOTSUP: define CONC_USE_UCONTEXT, or start the
    program without (by glibc's GLIBC_TUNABLES=glibc.cpu.x86_shstk=off).
@@ -1821,8 +1821,8 @@ typedef struct conc_gen {
    -EPIPE   there is no value any more: its target has returned, or it was
             closed
    -ENOMEM  there is no memory for its stack
-   -ENOTSUP the CPU checks the thread's returns: see >>coroutine, on shadow
-            stacks */
+   -ENOTSUP the CPU checks the returns of this thread: see >>coroutine, on
+            shadow stacks */
 CONC_API int conc_gen_next(conc_gen *gen, void **value);
 
 /* Does what conc_gen_next does; and the conc_yield at which the generator
@@ -2018,7 +2018,8 @@ CONC_API int conc_thread_start(conc_task *task);
              conc_deadlock_report tells what they waited for
    -ENOMEM   there is no memory for the loop
    -EMFILE   the process has too many descriptors
-   -ENOTSUP  the CPU checks the thread's returns: see above, on shadow stacks */
+   -ENOTSUP  the CPU checks the returns of this thread: see above, on shadow
+             stacks */
 CONC_API int conc_run(conc_task *task);
 
 /* Starts a coroutine on the loop of the calling thread (Python's
@@ -14303,7 +14304,15 @@ CONC_API int conc_group_leave(conc_group *group, double timeout) {
 #else
 #define CONC__X18_REGISTER "x18",
 #endif
-/* Vectors that are no part of the registers for floating point. */
+/* Predicates of SVE; elsewhere vectors that are no part of the registers for
+   floating point. */
+#ifdef __ARM_FEATURE_SVE
+#define CONC__SVE_REGISTERS                                                   \
+  "p0", "p1", "p2", "p3", "p4", "p5", "p6", "p7", "p8", "p9", "p10", "p11",   \
+      "p12", "p13", "p14", "p15",
+#else
+#define CONC__SVE_REGISTERS
+#endif
 #ifdef __riscv_vector
 #define CONC__RISCV_VECTORS                                                   \
   "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11",   \
@@ -14383,7 +14392,7 @@ CONC__INLINE void conc__switch_registers(void **from, void **to) {
         "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10",
         "v11", "v12", "v13", "v14", "v15", "v16", "v17", "v18", "v19", "v20",
         "v21", "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30",
-        "v31", "cc", "memory");
+        "v31", CONC__SVE_REGISTERS "cc", "memory");
 }
 
 #elif CONC_HAVE_SWITCH_ASM && CONC__X86_32
