@@ -14426,15 +14426,15 @@ CONC__INLINE void conc__switch_registers(void **from, void **to) {
 
 #elif CONC_HAVE_SWITCH_ASM && CONC__ARM32
 
+#ifdef __clang__
+#pragma clang diagnostic push
+#pragma clang diagnostic ignored "-Winline-asm"
+#endif
 /* The frame pointer is r11, that of Thumb r7; LLVM has r6 for frames of any
    size; r9 is the platform's on some. An address to jump to is odd in Thumb,
    which is the same in all of the implementation. No macro says whether there
    are more than 16 registers of floating point: clang warns where there are
    not. */
-#ifdef __clang__
-#pragma clang diagnostic push
-#pragma clang diagnostic ignored "-Winline-asm"
-#endif
 CONC__INLINE void conc__switch_registers(void **from, void **to) {
   register void **r0 __asm__("r0") = from;
   register void **r1 __asm__("r1") = to;
