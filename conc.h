@@ -542,7 +542,7 @@
    have ended. (Where the implementation is compiled as C++ the others do not
    go on, nor end.) A handler of pthread_cleanup_push() must not be in force
    while a coroutine waits: the system keeps one list of them for each thread.
-   The switch in assembly keeps no shadow stack (CET on x86-64, GCS on AArch64),
+   The switch in assembly keeps no shadow stack (x86-64's CET, AArch64's GCS),
    by which a CPU checks each return. In a thread for which one is in force,
    conc_run and generators say -ENOTSUP: define CONC_USE_UCONTEXT, or start the
    program without (by glibc's GLIBC_TUNABLES=glibc.cpu.x86_shstk=off).
@@ -2003,8 +2003,8 @@ typedef struct conc_gen {
    -EPIPE   there is no value any more: its target has returned, or it was
             closed
    -ENOMEM  there is no memory for its stack
-   -ENOTSUP the CPU checks the thread's returns: see >>coroutine, on shadow
-            stacks */
+   -ENOTSUP the CPU checks the returns of this thread: see >>coroutine, on
+            shadow stacks */
 CONC_API int conc_gen_next(conc_gen *gen, void **value);
 
 /* Does what conc_gen_next does; and the conc_yield at which the generator
@@ -2200,7 +2200,8 @@ CONC_API int conc_thread_start(conc_task *task);
              conc_deadlock_report tells what they waited for
    -ENOMEM   there is no memory for the loop
    -EMFILE   the process has too many descriptors
-   -ENOTSUP  the CPU checks the thread's returns: see above, on shadow stacks */
+   -ENOTSUP  the CPU checks the returns of this thread: see above, on shadow
+             stacks */
 CONC_API int conc_run(conc_task *task);
 
 /* Starts a coroutine on the loop of the calling thread (Python's
@@ -15012,7 +15013,15 @@ CONC_API int conc_group_leave(conc_group *group, double timeout) {
 #else
 #define CONC__X18_REGISTER "x18",
 #endif
-/* Vectors that are no part of the registers for floating point. */
+/* Predicates of SVE; elsewhere vectors that are no part of the registers for
+   floating point. */
+#ifdef __ARM_FEATURE_SVE
+#define CONC__SVE_REGISTERS                                                   \
+  "p0", "p1", "p2", "p3", "p4", "p5", "p6", "p7", "p8", "p9", "p10", "p11",   \
+      "p12", "p13", "p14", "p15",
+#else
+#define CONC__SVE_REGISTERS
+#endif
 #ifdef __riscv_vector
 #define CONC__RISCV_VECTORS                                                   \
   "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11",   \
@@ -15092,7 +15101,7 @@ CONC__INLINE void conc__switch_registers(void **from, void **to) {
         "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10",
         "v11", "v12", "v13", "v14", "v15", "v16", "v17", "v18", "v19", "v20",
         "v21", "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30",
-        "v31", "cc", "memory");
+        "v31", CONC__SVE_REGISTERS "cc", "memory");
 }
 
 #elif CONC_HAVE_SWITCH_ASM && CONC__X86_32
@@ -15126,9 +15135,15 @@ CONC__INLINE void conc__switch_registers(void **from, void **to) {
 
 #elif CONC_HAVE_SWITCH_ASM && CONC__ARM32
 
+#ifdef __clang__
+#pragma clang diagnostic push
+#pragma clang diagnostic ignored "-Winline-asm"
+#endif
 /* The frame pointer is r11, that of Thumb r7; LLVM has r6 for frames of any
    size; r9 is the platform's on some. An address to jump to is odd in Thumb,
-   which is the same in all of the implementation. */
+   which is the same in all of the implementation. No macro says whether there
+   are more than 16 registers of floating point: clang warns where there are
+   not. */
 CONC__INLINE void conc__switch_registers(void **from, void **to) {
   register void **r0 __asm__("r0") = from;
   register void **r1 __asm__("r1") = to;
@@ -15166,6 +15181,9 @@ CONC__INLINE void conc__switch_registers(void **from, void **to) {
 #endif
         "cc", "memory");
 }
+#ifdef __clang__
+#pragma clang diagnostic pop
+#endif
 
 #elif CONC_HAVE_SWITCH_ASM && CONC__RISCV64
 
