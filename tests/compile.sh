@@ -245,8 +245,8 @@ int main(void) {
 }
 EOS
 if have "$CC"; then
-  try 'a system without EREMOTEIO and ENOLINK' $CC -std=c11 -O1 $clight -pthread \
-    -o "$tmp/eremoteio" "$tmp/eremoteio.c"
+  try 'a system without EREMOTEIO and ENOLINK' $CC -std=c11 -O1 $clight \
+    -pthread -o "$tmp/eremoteio" "$tmp/eremoteio.c"
   try 'and the program runs' "$tmp/eremoteio"
 fi
 
