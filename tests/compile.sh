@@ -296,7 +296,10 @@ try 'no macro but CONC_... in the implementation, and _GNU_SOURCE' all_macros
 # What a system may lack: the rows of make check run with it and without it.
 rows=build/check/list
 switches() {
-  names=$(grep -o 'CONC_HAVE_[A-Z0-9_]*[A-Z0-9]' conc.h | sort -u)
+  # But for those that a program asks for when it runs.
+  asked=$(sed -n 's/^#define \(CONC_HAVE_[A-Z0-9_]*\) conc__.*(.*/\1/p' conc.h)
+  names=$(grep -o 'CONC_HAVE_[A-Z0-9_]*[A-Z0-9]' conc.h | sort -u |
+    grep -vxF -e "$asked")
   {
     echo '#define CONC_IMPLEMENTATION'
     echo "#include \"$here/conc.h\""
