@@ -245,8 +245,8 @@ int main(void) {
 }
 EOS
 if have "$CC"; then
-  try 'a system without EREMOTEIO and ENOLINK' $CC -std=c11 -O1 $clight -pthread \
-    -o "$tmp/eremoteio" "$tmp/eremoteio.c"
+  try 'a system without EREMOTEIO and ENOLINK' $CC -std=c11 -O1 $clight \
+    -pthread -o "$tmp/eremoteio" "$tmp/eremoteio.c"
   try 'and the program runs' "$tmp/eremoteio"
 fi
 
@@ -292,6 +292,37 @@ all_macros() {
 }
 try 'no macro but CONC_...' public_macros
 try 'no macro but CONC_... in the implementation, and _GNU_SOURCE' all_macros
+
+# What a system may lack: the rows of make check run with it and without it.
+rows=build/check/list
+switches() {
+  # But for those that a program asks for when it runs.
+  asked=$(sed -n 's/^#define \(CONC_HAVE_[A-Z0-9_]*\) conc__.*(.*/\1/p' conc.h)
+  names=$(grep -o 'CONC_HAVE_[A-Z0-9_]*[A-Z0-9]' conc.h | sort -u |
+    grep -vxF -e "$asked")
+  {
+    echo '#define CONC_IMPLEMENTATION'
+    echo "#include \"$here/conc.h\""
+    for name in $names; do
+      printf '#if %s\n"%s on"\n#else\n"%s off"\n#endif\n' $name $name $name
+    done
+  } >"$tmp/switches.c"
+  {
+    echo
+    sed -n 's/.*DEFS="\([^"]*\)".*/\1/p; s/.* DEFS=\(-[^ ]*\).*/\1/p
+            s/.*SANITIZE=\([a-z,]*\).*/-fsanitize=\1/p' $rows
+  } | sort -u | while read -r flags; do
+    $CC -E -w $flags "$tmp/switches.c" | grep '^"CONC_HAVE_[A-Z0-9_]* o'
+  done >"$tmp/switched"
+  for name in $names; do
+    for is in on off; do
+      grep -qx "\"$name $is\"" "$tmp/switched" || echo "$name is never $is"
+    done
+  done
+}
+if [ "$1" = all ] && [ -f $rows ] && have "$CC"; then
+  try 'each CONC_HAVE_... is on and off in some row' switches
+fi
 
 # And how it reads.
 layout() { awk 'length > 79 || /\t/ || / $/ { print FNR ": " $0 }' conc.h; }
