@@ -40,10 +40,11 @@ STUCK_AFTER = 0.1
 GEN_STATES = ['suspended', 'new', 'running', 'waited for by another one',
               'ended']
 
-# Of each machine: the registers that conc__switch_registers saves in
-# conc__fiber.registers, in that order, and the register by which threads find
-# their variables. The first two are stack pointer and program counter. With
-# ucontext, where each of them and the others that a call keeps are found.
+# Of each machine, by how its name begins: the registers that
+# conc__switch_registers saves in conc__fiber.registers, in that order, and the
+# register by which threads find their variables, where gdb knows it. The first
+# two are stack pointer and program counter. With ucontext: where each of them
+# and the others that a call keeps are found.
 MACHINES = {
     'i386:x86-64': (
         ['rsp', 'rip', 'rbp', 'rbx'], 'fs_base',
@@ -54,6 +55,13 @@ MACHINES = {
         ['sp', 'pc', 'x29', 'x19'], 'tpidr',
         dict([('sp', 'sp'), ('pc', 'pc')] +
              [('x%d' % i, 'regs[%d]' % i) for i in range(19, 31)])),
+    'i386': (['esp', 'eip', 'ebp', 'ebx', 'esi'], None, {}),
+    'i386:x64': (['rsp', 'rip', 'rbp', 'rbx'], 'fs_base', {}),
+    'arm': (['sp', 'pc', 'r6', 'r7', 'r9', 'r11'], 'tpidruro', {}),
+    'riscv:rv64': (['sp', 'pc', 'fp', 's1'], 'tp', {}),
+    's390:64': (['r15', 'pswa', 'r11', 'r12', 'r13'], None, {}),
+    'powerpc:common64': (['r1', 'pc', 'r31', 'r30', 'r2'], 'r13', {}),
+    'Loongarch64': (['r3', 'pc', 'r22', 'r31'], 'r2', {}),
 }
 
 # The first functions on a stack of the library's: nothing has called them.
@@ -64,8 +72,17 @@ PRIVATE = re.compile(r'conc(__|\.)')
 
 # --- reading the program ---
 
+known = {}  # types and offsets that were looked up: there may be many tasks
+
+
+def struct_type(name):
+    if name not in known:
+        known[name] = gdb.lookup_type(name)
+    return known[name]
+
+
 def number(value):
-    return int(value.cast(gdb.lookup_type('unsigned long')))
+    return int(value.cast(struct_type('unsigned long')))
 
 
 def text(pointer):
@@ -79,8 +96,11 @@ def text(pointer):
 
 
 def offset(struct, field):
-    for f in gdb.lookup_type(struct).fields():
+    if (struct, field) in known:
+        return known[struct, field]
+    for f in struct_type(struct).fields():
         if f.name == field:
+            known[struct, field] = f.bitpos // 8
             return f.bitpos // 8
     raise gdb.GdbError('%s has no %s: is this conc.py of another version of '
                        'conc.h?' % (struct, field))
@@ -88,7 +108,7 @@ def offset(struct, field):
 
 def at(address, struct):
     return gdb.Value(address).cast(
-        gdb.lookup_type(struct).pointer()).dereference()
+        struct_type(struct).pointer()).dereference()
 
 
 def around(address, struct, field):
@@ -115,7 +135,8 @@ def statics(name):
     for s in symbols + ([symbol] if symbol else []):
         if s.is_variable:
             value = s.value()
-            found[int(value.address)] = value
+            if value.address is not None:  # else nothing ever changes it
+                found[int(value.address)] = value
     return list(found.values())
 
 
@@ -129,12 +150,10 @@ def monotonic():
 
 
 def machine():
-    name = gdb.selected_inferior().architecture().name() if hasattr(
-        gdb.selected_inferior(), 'architecture') else (
-            gdb.newest_frame().architecture().name())
-    for known in MACHINES:
-        if name.startswith(known):
-            return MACHINES[known]
+    name = gdb.selected_inferior().architecture().name()
+    for begin in sorted(MACHINES, key=len, reverse=True):
+        if name.startswith(begin):
+            return MACHINES[begin]
     raise gdb.GdbError('conc.py does not know the registers of ' + name)
 
 
@@ -425,6 +444,8 @@ def world():
 for event in ('stop', 'cont', 'exited', 'new_objfile', 'clear_objfiles',
               'memory_changed', 'register_changed', 'inferior_call'):
     getattr(gdb.events, event).connect(lambda event: cached.clear())
+for event in 'new_objfile', 'clear_objfiles':
+    getattr(gdb.events, event).connect(lambda event: known.clear())
 
 
 # --- which of gdb's threads is which ---
@@ -564,10 +585,15 @@ unwinder = Unwinder()
 def fiber_registers(fiber):
     """Where a fiber goes on."""
     names, _, places = machine()
+    thumb = 1 if names[-1] == 'r11' else 0  # a bit of ARM's addresses of code
     fields = [f.name for f in fiber.type.strip_typedefs().fields()]
     if 'registers' in fields:
-        return dict((name, int(fiber['registers'][i]))
-                    for i, name in enumerate(names))
+        found = dict((name, int(fiber['registers'][i]))
+                     for i, name in enumerate(names))
+        found[names[1]] &= ~thumb
+        return found
+    if not places:
+        raise gdb.GdbError('conc.py does not know ucontext on this machine')
     context = fiber['context']['uc_mcontext']
     found = {}
     for name, place in places.items():
@@ -874,7 +900,7 @@ def named(what, value):
 
 
 def top_bit():
-    return 1 << gdb.lookup_type('unsigned long').sizeof * 8 - 1
+    return 1 << struct_type('unsigned long').sizeof * 8 - 1
 
 
 def is_shared(word):
