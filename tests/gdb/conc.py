@@ -451,6 +451,8 @@ for event in 'new_objfile', 'clear_objfiles':
 # --- which of gdb's threads is which ---
 
 def register(name):
+    if name is None:
+        return None
     try:
         return number(gdb.parse_and_eval('$' + name)) & (1 << 64) - 1
     except (gdb.error, ValueError):
@@ -585,12 +587,16 @@ unwinder = Unwinder()
 def fiber_registers(fiber):
     """Where a fiber goes on."""
     names, _, places = machine()
-    thumb = 1 if names[-1] == 'r11' else 0  # a bit of ARM's addresses of code
     fields = [f.name for f in fiber.type.strip_typedefs().fields()]
     if 'registers' in fields:
         found = dict((name, int(fiber['registers'][i]))
                      for i, name in enumerate(names))
-        found[names[1]] &= ~thumb
+        if names[1] == 'pswa':  # gdb wants it by both names
+            found['pc'] = found['pswa']
+        if names[-1] == 'r11':  # ARM: an odd address is one of Thumb
+            thumb = found['pc'] & 1
+            found['pc'] -= thumb
+            found['cpsr'] = register('cpsr') & ~0x20 | thumb << 5
         return found
     if not places:
         raise gdb.GdbError('conc.py does not know ucontext on this machine')
