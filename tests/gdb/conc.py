@@ -399,7 +399,10 @@ class World:
         if int(w['many']):
             m = w['many'].dereference()
             n = int(m['n'])
-            names = [self.one_of_many(m['nodes'][i]) for i in range(min(n, 4))]
+            nodes = [m['nodes'][i] for i in range(min(n, 4))]
+            if not all(int(node['task']) for node in nodes):
+                return '%s, %d' % (words, n)  # >>select: without names
+            names = [task_name(node['task']) for node in nodes]
             more = ', and %d more' % (n - 4) if n > 4 else ''
             return '%s: %s%s' % (words, ', '.join(names), more)
         if int(w['group']):
@@ -411,13 +414,6 @@ class World:
             return '%s of %s' % (words, task_name(owner))
         return '%s %s %s' % (words, relation,
                              self.owner(w['owner'].dereference(), copy))
-
-    def one_of_many(self, node):
-        if int(node['task']):
-            return task_name(node['task'])
-        w = node['waiter']
-        what, name = text(w['what']) or 'something', text(w['name'])
-        return what if name is None else "%s '%s'" % (what, name)
 
     def owner(self, word, copy=None):
         """Whom the word of a lock names. Without `copy` it is not known of
@@ -619,7 +615,7 @@ def stacks(task):
         if not int(task['stack']):
             raise gdb.GdbError('the generator has no stack: it has not begun, '
                                'or has ended')
-        return ['generator'] + generator_stacks(task)
+        return generator_stacks(task)
     actor = task.actor
     if actor is None:
         raise gdb.GdbError('%s %s' % (task.name, task.state))
@@ -779,8 +775,6 @@ def with_stack(task, act):
             if fiber is None and thread.gdb is None:
                 gdb.write('  (it is not known which of the threads runs it)\n')
                 continue
-            if isinstance(fiber, str):
-                continue
             if i > 0:
                 gdb.write('  which was resumed by\n')
             act(fiber)
@@ -807,7 +801,7 @@ thread's. Without a task, or when the program goes on: back to the thread."""
             return
         world = World()
         task = world.find(argument.strip())
-        fiber = [f for f in stacks(task) if not isinstance(f, str)][0]
+        fiber = stacks(task)[0]
         if fiber is None:
             if task.thread.gdb is None:
                 raise gdb.GdbError('it is not known which thread runs it')
@@ -894,6 +888,10 @@ gdb.events.cont.connect(lambda event: unwinder.off())
 
 # --- printing values ---
 
+def plural(n, word):
+    return '%d %s%s' % (n, word, '' if n == 1 else 's')
+
+
 def waiters(value):
     n = sum(1 for w in linked(value['waiters']['first'], 'next'))
     return '' if n == 0 else ', 1 task waits' if n == 1 else (
@@ -961,7 +959,7 @@ class RwlockPrinter(Printer):
         if is_shared(word):
             return named('rwlock', v) + ', shared by processes'
         if word & OWNER_NONE:
-            state = ', %d readers' % (word // OWNER_ONE)
+            state = ', held by %s' % plural(word // OWNER_ONE, 'reader')
         elif word & ~OWNER_FLAG:
             state = ', written by ' + owner_name(v['word'])
         else:
@@ -1019,8 +1017,9 @@ class BarrierPrinter(Printer):
 class GroupPrinter(Printer):
     def words(self, v):
         failure = int(v['failure'])
-        return 'group, %d tasks%s' % (
-            int(v['count']), ', failed: %d' % failure if failure else '')
+        return 'group, %s%s' % (
+            plural(int(v['count']), 'task'),
+            ', failed: %d' % failure if failure else '')
 
 
 class GenPrinter(Printer):
@@ -1066,14 +1065,14 @@ class QueuePrinter(Printer):
         if kind == 'fifo':
             f = at(int(v.address), 'conc__fifo')
             size = int(f['put']) - int(f['got'])
-            words += ', %d messages' % size
+            words += ', ' + plural(size, 'message')
         if int(v['capacity']):
             words += ', capacity %d' % int(v['capacity'])
         if kind == 'fifo':
             words += ', closed' if bool(f['closed']) else ''
             for side in 'putters', 'getters', 'joiners':
                 n = sum(1 for w in linked(f[side]['first'], 'next'))
-                words += ', %d %s wait' % (n, side) if n else ''
+                words += ', waiting: ' + plural(n, side[:-1]) if n else ''
         return words
 
 

@@ -85,7 +85,7 @@ values() {
   says "$1" "= lock 'ledger', held by keeper, 1 task waits" \
     "= event 'never', clear, 1 task waits" \
     "= semaphore 'slots', 0, 1 task waits" \
-    "= queue 'tasks', 0 messages, capacity 5, 1 getters wait" \
+    "= queue 'tasks', 0 messages, capacity 5, waiting: 1 getter" \
     "\\{'point': \\(7, 2.5\\), 'list': \\[\"it's\", None\\], 'raw': b'a.x00" \
     "= coroutine taker, waits for lock 'ledger' held by keeper" \
     'generator inner_steps[^,]*, waited' 'generator steps[^,]*, running'
@@ -174,6 +174,30 @@ crashing() { # TITLE FILE PROGRAM
   fi
 }
 
+# Tasks of other kinds, and what print says of other objects.
+others() {
+  try 'tasks of the other kinds' compile $CC -std=c99 -D_GNU_SOURCE -O2 \
+    -o "$tmp/others" tests/gdb/others.c "$BUILD/conc.o"
+  $traces || return
+  ask kinds "$GDB" "$tmp/others" 'break all_hang' run 'conc tasks' \
+    'echo @bt\n' 'conc bt "the job"' 'conc bt gen' 'conc bt late' \
+    'conc bt &child' 'echo @print\n' 'print rwlock' 'print rlock' \
+    'print group' 'print *leased' 'print child' 'print gen' 'echo @end\n'
+  part kinds bt && part kinds print
+  try '... what they do' says kinds \
+    'coroutine +grouper +waits for the end of 2 tasks of a group' \
+    'coroutine +selecting +waits for one of several things, 2' \
+    'coroutine +late +has not begun' 'thread +Worker-1 +runs a job' \
+    'job +the job +waits for event' 'process +Process-1 +runs, pid [0-9]+'
+  try '... where they are' says kinds.bt '^[0-9]+ job the job:' \
+    '^#[0-9]+ .* waits \(' '^generator at 0x' '^#[0-9]+ .* steps \(' \
+    '^- coroutine late: has not begun' '^- process Process-1: runs'
+  try '... and their objects' says kinds.print '= rwlock, held by 1 reader$' \
+    '= recursive lock, held by Task-1, 2 levels' '= group, 2 tasks' \
+    '= queue that leases' '= process Process-1, runs, pid' \
+    '= generator steps, suspended'
+}
+
 if [ "$1" != all ]; then
   # -ftoplevel-reorder: else gcc keeps what is not used.
   reorder=
@@ -214,6 +238,7 @@ if [ "$1" != all ]; then
       -o "$tmp/two" tests/gdb/planted.c "$BUILD/conc.o"
     hanging 'compiled with -O2' two.live two
     crashing 'a core file of that' two.crash two
+    others
   fi
   exit
 fi
