@@ -515,9 +515,10 @@
    For gdb there is conc.py, which make install puts into share/conc. With it
    "conc tasks" shows each task and what it waits for, "conc bt TASK" and "conc
    bt all" show their stacks, and print shows tasks, locks, queues and values
-   in words: of a running program, and of a core file, of which the first says
-   which coroutine has crashed. It needs -g, gdb 12 or later with Python, and
-   x86-64 or AArch64; "help conc" tells the rest.
+   in words. All of that works with a core file, too, where a * marks the task
+   that has crashed. The program needs -g, and gdb Python (tested with gdb 13);
+   where the switch is ucontext's, stacks are shown on x86-64 and AArch64 only.
+   "help conc" tells the rest.
    C++ exceptions may be thrown and caught within one coroutine; an exception
    that leaves the target of a task ends the program (std::terminate).
    Which calls let the other coroutines of the loop run:

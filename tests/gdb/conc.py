@@ -40,10 +40,11 @@ STUCK_AFTER = 0.1
 GEN_STATES = ['suspended', 'new', 'running', 'waited for by another one',
               'ended']
 
-# Of each machine: the registers that conc__switch_registers saves in
-# conc__fiber.registers, in that order, and the register by which threads find
-# their variables. The first two are stack pointer and program counter. With
-# ucontext, where each of them and the others that a call keeps are found.
+# Of each machine, by how its name begins: the registers that
+# conc__switch_registers saves in conc__fiber.registers, in that order, and the
+# register by which threads find their variables, where gdb knows it. The first
+# two are stack pointer and program counter. With ucontext: where each of them
+# and the others that a call keeps are found.
 MACHINES = {
     'i386:x86-64': (
         ['rsp', 'rip', 'rbp', 'rbx'], 'fs_base',
@@ -54,6 +55,13 @@ MACHINES = {
         ['sp', 'pc', 'x29', 'x19'], 'tpidr',
         dict([('sp', 'sp'), ('pc', 'pc')] +
              [('x%d' % i, 'regs[%d]' % i) for i in range(19, 31)])),
+    'i386': (['esp', 'eip', 'ebp', 'ebx', 'esi'], None, {}),
+    'i386:x64': (['rsp', 'rip', 'rbp', 'rbx'], 'fs_base', {}),
+    'arm': (['sp', 'pc', 'r6', 'r7', 'r9', 'r11'], 'tpidruro', {}),
+    'riscv:rv64': (['sp', 'pc', 'fp', 's1'], 'tp', {}),
+    's390:64': (['r15', 'pswa', 'r11', 'r12', 'r13'], None, {}),
+    'powerpc:common64': (['r1', 'pc', 'r31', 'r30', 'r2'], 'r13', {}),
+    'Loongarch64': (['r3', 'pc', 'r22', 'r31'], 'r2', {}),
 }
 
 # The first functions on a stack of the library's: nothing has called them.
@@ -64,8 +72,17 @@ PRIVATE = re.compile(r'conc(__|\.)')
 
 # --- reading the program ---
 
+known = {}  # types and offsets that were looked up: there may be many tasks
+
+
+def struct_type(name):
+    if name not in known:
+        known[name] = gdb.lookup_type(name)
+    return known[name]
+
+
 def number(value):
-    return int(value.cast(gdb.lookup_type('unsigned long')))
+    return int(value.cast(struct_type('unsigned long')))
 
 
 def text(pointer):
@@ -79,8 +96,11 @@ def text(pointer):
 
 
 def offset(struct, field):
-    for f in gdb.lookup_type(struct).fields():
+    if (struct, field) in known:
+        return known[struct, field]
+    for f in struct_type(struct).fields():
         if f.name == field:
+            known[struct, field] = f.bitpos // 8
             return f.bitpos // 8
     raise gdb.GdbError('%s has no %s: is this conc.py of another version of '
                        'conc.h?' % (struct, field))
@@ -88,7 +108,7 @@ def offset(struct, field):
 
 def at(address, struct):
     return gdb.Value(address).cast(
-        gdb.lookup_type(struct).pointer()).dereference()
+        struct_type(struct).pointer()).dereference()
 
 
 def around(address, struct, field):
@@ -115,7 +135,8 @@ def statics(name):
     for s in symbols + ([symbol] if symbol else []):
         if s.is_variable:
             value = s.value()
-            found[int(value.address)] = value
+            if value.address is not None:  # else nothing ever changes it
+                found[int(value.address)] = value
     return list(found.values())
 
 
@@ -129,12 +150,10 @@ def monotonic():
 
 
 def machine():
-    name = gdb.selected_inferior().architecture().name() if hasattr(
-        gdb.selected_inferior(), 'architecture') else (
-            gdb.newest_frame().architecture().name())
-    for known in MACHINES:
-        if name.startswith(known):
-            return MACHINES[known]
+    name = gdb.selected_inferior().architecture().name()
+    for begin in sorted(MACHINES, key=len, reverse=True):
+        if name.startswith(begin):
+            return MACHINES[begin]
     raise gdb.GdbError('conc.py does not know the registers of ' + name)
 
 
@@ -380,7 +399,10 @@ class World:
         if int(w['many']):
             m = w['many'].dereference()
             n = int(m['n'])
-            names = [self.one_of_many(m['nodes'][i]) for i in range(min(n, 4))]
+            nodes = [m['nodes'][i] for i in range(min(n, 4))]
+            if not all(int(node['task']) for node in nodes):
+                return '%s, %d' % (words, n)  # >>select: without names
+            names = [task_name(node['task']) for node in nodes]
             more = ', and %d more' % (n - 4) if n > 4 else ''
             return '%s: %s%s' % (words, ', '.join(names), more)
         if int(w['group']):
@@ -392,13 +414,6 @@ class World:
             return '%s of %s' % (words, task_name(owner))
         return '%s %s %s' % (words, relation,
                              self.owner(w['owner'].dereference(), copy))
-
-    def one_of_many(self, node):
-        if int(node['task']):
-            return task_name(node['task'])
-        w = node['waiter']
-        what, name = text(w['what']) or 'something', text(w['name'])
-        return what if name is None else "%s '%s'" % (what, name)
 
     def owner(self, word, copy=None):
         """Whom the word of a lock names. Without `copy` it is not known of
@@ -425,11 +440,15 @@ def world():
 for event in ('stop', 'cont', 'exited', 'new_objfile', 'clear_objfiles',
               'memory_changed', 'register_changed', 'inferior_call'):
     getattr(gdb.events, event).connect(lambda event: cached.clear())
+for event in 'new_objfile', 'clear_objfiles':
+    getattr(gdb.events, event).connect(lambda event: known.clear())
 
 
 # --- which of gdb's threads is which ---
 
 def register(name):
+    if name is None:
+        return None
     try:
         return number(gdb.parse_and_eval('$' + name)) & (1 << 64) - 1
     except (gdb.error, ValueError):
@@ -566,8 +585,17 @@ def fiber_registers(fiber):
     names, _, places = machine()
     fields = [f.name for f in fiber.type.strip_typedefs().fields()]
     if 'registers' in fields:
-        return dict((name, int(fiber['registers'][i]))
-                    for i, name in enumerate(names))
+        found = dict((name, int(fiber['registers'][i]))
+                     for i, name in enumerate(names))
+        if names[1] == 'pswa':  # gdb wants it by both names
+            found['pc'] = found['pswa']
+        if names[-1] == 'r11':  # ARM: an odd address is one of Thumb
+            thumb = found['pc'] & 1
+            found['pc'] -= thumb
+            found['cpsr'] = register('cpsr') & ~0x20 | thumb << 5
+        return found
+    if not places:
+        raise gdb.GdbError('conc.py does not know ucontext on this machine')
     context = fiber['context']['uc_mcontext']
     found = {}
     for name, place in places.items():
@@ -587,7 +615,7 @@ def stacks(task):
         if not int(task['stack']):
             raise gdb.GdbError('the generator has no stack: it has not begun, '
                                'or has ended')
-        return ['generator'] + generator_stacks(task)
+        return generator_stacks(task)
     actor = task.actor
     if actor is None:
         raise gdb.GdbError('%s %s' % (task.name, task.state))
@@ -747,8 +775,6 @@ def with_stack(task, act):
             if fiber is None and thread.gdb is None:
                 gdb.write('  (it is not known which of the threads runs it)\n')
                 continue
-            if isinstance(fiber, str):
-                continue
             if i > 0:
                 gdb.write('  which was resumed by\n')
             act(fiber)
@@ -775,7 +801,7 @@ thread's. Without a task, or when the program goes on: back to the thread."""
             return
         world = World()
         task = world.find(argument.strip())
-        fiber = [f for f in stacks(task) if not isinstance(f, str)][0]
+        fiber = stacks(task)[0]
         if fiber is None:
             if task.thread.gdb is None:
                 raise gdb.GdbError('it is not known which thread runs it')
@@ -862,6 +888,10 @@ gdb.events.cont.connect(lambda event: unwinder.off())
 
 # --- printing values ---
 
+def plural(n, word):
+    return '%d %s%s' % (n, word, '' if n == 1 else 's')
+
+
 def waiters(value):
     n = sum(1 for w in linked(value['waiters']['first'], 'next'))
     return '' if n == 0 else ', 1 task waits' if n == 1 else (
@@ -874,7 +904,7 @@ def named(what, value):
 
 
 def top_bit():
-    return 1 << gdb.lookup_type('unsigned long').sizeof * 8 - 1
+    return 1 << struct_type('unsigned long').sizeof * 8 - 1
 
 
 def is_shared(word):
@@ -929,7 +959,7 @@ class RwlockPrinter(Printer):
         if is_shared(word):
             return named('rwlock', v) + ', shared by processes'
         if word & OWNER_NONE:
-            state = ', %d readers' % (word // OWNER_ONE)
+            state = ', held by %s' % plural(word // OWNER_ONE, 'reader')
         elif word & ~OWNER_FLAG:
             state = ', written by ' + owner_name(v['word'])
         else:
@@ -987,8 +1017,9 @@ class BarrierPrinter(Printer):
 class GroupPrinter(Printer):
     def words(self, v):
         failure = int(v['failure'])
-        return 'group, %d tasks%s' % (
-            int(v['count']), ', failed: %d' % failure if failure else '')
+        return 'group, %s%s' % (
+            plural(int(v['count']), 'task'),
+            ', failed: %d' % failure if failure else '')
 
 
 class GenPrinter(Printer):
@@ -1034,14 +1065,14 @@ class QueuePrinter(Printer):
         if kind == 'fifo':
             f = at(int(v.address), 'conc__fifo')
             size = int(f['put']) - int(f['got'])
-            words += ', %d messages' % size
+            words += ', ' + plural(size, 'message')
         if int(v['capacity']):
             words += ', capacity %d' % int(v['capacity'])
         if kind == 'fifo':
             words += ', closed' if bool(f['closed']) else ''
             for side in 'putters', 'getters', 'joiners':
                 n = sum(1 for w in linked(f[side]['first'], 'next'))
-                words += ', %d %s wait' % (n, side) if n else ''
+                words += ', waiting: ' + plural(n, side[:-1]) if n else ''
         return words
 
 
