@@ -3857,10 +3857,11 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
    alone; that takes some ten microseconds. All calls, and all options, are the
    same. .dead_letters and .journal are the host's: so .dead_letters is a queue
    that the host can use, of any kind. .capacity, .max_bytes and .max_total are
-   as of a queue of one process. It has no name. In a guest, each task that is
-   in a call, or has leases, takes a descriptor there and one of the host; up
-   to 64 are kept for later calls. While the host has none left its guests
-   wait, as long as their calls last.
+   as of a queue of one process. It has no name: other processes than those of
+   the family need an address and a key, which is what a manager is for. In a
+   guest, each task that is in a call, or has leases, takes a descriptor there
+   and one of the host; up to 64 are kept for later calls. While the host has
+   none left its guests wait, as long as their calls last.
    A guest frees the queue for itself; what its tasks have leased comes back.
    When the host frees it, or ends, in whatever way, that is the end of the
    queue: calls of guests return -EOWNERDEAD from then on, those that wait at
