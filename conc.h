@@ -4045,10 +4045,11 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
    alone; that takes some ten microseconds. All calls, and all options, are the
    same. .dead_letters and .journal are the host's: so .dead_letters is a queue
    that the host can use, of any kind. .capacity, .max_bytes and .max_total are
-   as of a queue of one process. It has no name. In a guest, each task that is
-   in a call, or has leases, takes a descriptor there and one of the host; up
-   to 64 are kept for later calls. While the host has none left its guests
-   wait, as long as their calls last.
+   as of a queue of one process. It has no name: other processes than those of
+   the family need an address and a key, which is what a manager is for. In a
+   guest, each task that is in a call, or has leases, takes a descriptor there
+   and one of the host; up to 64 are kept for later calls. While the host has
+   none left its guests wait, as long as their calls last.
    A guest frees the queue for itself; what its tasks have leased comes back.
    When the host frees it, or ends, in whatever way, that is the end of the
    queue: calls of guests return -EOWNERDEAD from then on, those that wait at
@@ -30035,11 +30036,11 @@ typedef struct conc__lease_class {
   int (*counts)(conc_queue *q, conc_queue_counts *out);
   ssize_t (*holders)(conc_queue *q, conc_queue_holder *out, size_t n);
   bool here; /* it is of this process */
-  /* Ends n leases as done: these or, if that is NULL, those that the calling
-     task got last. ended[i], unless `ended` is NULL: whether it has not ended
-     before. As conc_task_done_many. NULL: one by one. */
-  ssize_t (*done_n)(conc_queue *q, const uint64_t *leases, bool *ended,
-                    size_t n);
+  /* Ends n leases as done: these or, if that is NULL, those that the holder
+     got last, as for `end`. ended[i], unless `ended` is NULL: whether it has
+     not ended before. As conc_task_done_many. NULL: one by one. */
+  ssize_t (*done_n)(conc_queue *q, struct conc__holder *holder,
+                    const uint64_t *leases, bool *ended, size_t n);
 } conc__lease_class;
 
 /* By what conc_select waits for something, see there. */
@@ -36926,14 +36927,14 @@ CONC__PRIVATE int conc__work_done_some(conc__work *q, conc__stake *s,
 /* How many end while the guard is held, at most. */
 #define CONC__ENDINGS_MOST ((size_t)1024)
 
-/* As conc__lease_class says it of done_n, for a holder, which is NULL if the
-   leases are named. With a journal, as many wait for the disk together as
-   there is memory for. */
-CONC__PRIVATE ssize_t conc__work_done_by(conc_queue *queue, conc__holder *h,
-                                         const uint64_t *leases, bool *ended,
-                                         size_t n) {
+/* As conc__lease_class says it. With a journal, as many wait for the disk
+   together as there is memory for. */
+CONC__PRIVATE ssize_t conc__work_done_n(conc_queue *queue, conc__holder *h,
+                                        const uint64_t *leases, bool *ended,
+                                        size_t n) {
   conc__work *q = (conc__work *)queue;
-  conc__stake *s = h != NULL ? conc__stake_find(h, q) : NULL;
+  conc__holder *who = h == NULL && leases == NULL ? conc__holder_own() : h;
+  conc__stake *s = who != NULL ? conc__stake_find(who, q) : NULL;
   size_t most = n < CONC__ENDINGS_MOST ? n : CONC__ENDINGS_MOST;
   size_t i, some, done, all_done = 0;
   conc__ending few[8];
@@ -36963,13 +36964,6 @@ CONC__PRIVATE ssize_t conc__work_done_by(conc_queue *queue, conc__holder *h,
   if (rc == -EINVAL && lost) rc = 0;
   if (rc == 0 && all_done == 0) rc = -ESTALE;
   return rc != 0 ? rc : (ssize_t)all_done;
-}
-
-CONC__PRIVATE ssize_t conc__work_done_n(conc_queue *queue,
-                                        const uint64_t *leases, bool *ended,
-                                        size_t n) {
-  conc__holder *h = leases == NULL ? conc__holder_own() : NULL;
-  return conc__work_done_by(queue, h, leases, ended, n);
 }
 
 /* For a client whose leases are its connections': whoever has this lease is
@@ -37807,7 +37801,7 @@ CONC__PRIVATE ssize_t conc__visitor_do(conc__visitor *v, double deadline,
     return conc__work_end(q, v->holder, r->lease, r->how, r->seconds);
   case CONC__WISH_DONE_MANY:
     if (!q->leases || r->lease > CONC__GUEST_MANY) return -EINVAL;
-    return conc__work_done_by(q, v->holder, NULL, NULL, (size_t)r->lease);
+    return conc__work_done_n(q, v->holder, NULL, NULL, (size_t)r->lease);
   case CONC__WISH_COUNTS:
     conc__work_counts(q, &counts);
     rc = conc__buffer_append(&v->out, a, sizeof *a);
@@ -38813,34 +38807,30 @@ CONC__PRIVATE int conc__guest_task_done(conc_queue *q) {
   return conc__guest_end_lease(q, NULL, 0, CONC__LEASE_DONE, 0);
 }
 
-/* Those that the task got last, some with each trip; or the named ones, one by
-   one. */
-CONC__PRIVATE ssize_t conc__guest_done_n(conc_queue *q, const uint64_t *leases,
-                                         bool *ended, size_t n) {
+/* conc_task_done_many of a queue that leases: some with each trip. */
+CONC__PRIVATE ssize_t conc__guest_done_n(conc_queue *q,
+                                         struct conc__holder *holder,
+                                         const uint64_t *leases, bool *ended,
+                                         size_t n) {
   size_t i, part, done = 0;
   bool stale = false;
   ssize_t rc = 0;
+  (void)holder; /* NULL, as these: */
+  (void)leases;
+  (void)ended;
   for (i = 0; i < n && (rc >= 0 || rc == -ESTALE); i += part) {
     conc__guest_calling c;
-    part = leases != NULL ? 1
-           : n - i < CONC__GUEST_MANY ? n - i : CONC__GUEST_MANY;
-    if (leases != NULL) {
-      rc = conc__guest_end_lease(q, NULL, leases[i], CONC__LEASE_DONE, 0);
-      if (ended != NULL) ended[i] = rc == 0;
-      if (rc == 0) rc = 1;
-    } else {
-      conc__guest_begin_short(&c, q, CONC__WISH_DONE_MANY);
-      c.wish.lease = part;
-      c.acts = true;
-      rc = conc__cable_pinned(c.house) == NULL ? -EINVAL : conc__guest_ask(&c);
-      if (rc == -EINVAL && c.lost) rc = -ESTALE;
-    }
+    part = n - i < CONC__GUEST_MANY ? n - i : CONC__GUEST_MANY;
+    conc__guest_begin_short(&c, q, CONC__WISH_DONE_MANY);
+    c.wish.lease = part;
+    c.acts = true;
+    rc = conc__cable_pinned(c.house) == NULL ? -EINVAL : conc__guest_ask(&c);
     if (rc > 0) done += (size_t)rc;
-    if (rc == -ESTALE) stale = true;
+    if (rc == -ESTALE || (rc == -EINVAL && c.lost)) stale = true;
   }
-  if (rc == -EINVAL && (done > 0 || stale)) rc = -ESTALE;
-  if (rc < 0 && rc != -ESTALE) return rc;
-  return done > 0 ? (ssize_t)done : -ESTALE;
+  if (rc < 0 && rc != -ESTALE && rc != -EINVAL) return rc;
+  if (done > 0) return (ssize_t)done;
+  return stale ? -ESTALE : rc;
 }
 
 CONC__PRIVATE int conc__guest_join(conc_queue *q, double deadline) {
@@ -39233,7 +39223,7 @@ CONC_API ssize_t conc_task_done_many(conc_queue *queue, size_t n) {
   bool lost = false;
   int rc = 0;
   if (n > 0 && queue->leases && queue->ops->leases->done_n != NULL)
-    return queue->ops->leases->done_n(queue, NULL, NULL, n);
+    return queue->ops->leases->done_n(queue, NULL, NULL, NULL, n);
   for (i = 0; i < n && (rc == 0 || rc == -ESTALE); i++) {
     rc = queue->ops->task_done(queue);
     if (rc == 0) done++;
@@ -39370,7 +39360,7 @@ CONC__PRIVATE ssize_t conc__queue_done_n(conc_queue *q, const uint64_t *leases,
   size_t i;
   ssize_t done = 0;
   if (q->ops->leases->done_n != NULL)
-    return q->ops->leases->done_n(q, leases, ended, n);
+    return q->ops->leases->done_n(q, NULL, leases, ended, n);
   for (i = 0; i < n; i++) {
     int rc = q->ops->leases->end(q, NULL, leases[i], CONC__LEASE_DONE, 0);
     if (rc != 0 && rc != -ESTALE) return rc;
@@ -53146,15 +53136,18 @@ CONC__PRIVATE ssize_t conc__lessee_done(conc__lessee *l, conc__proxy *proxy,
 }
 
 /* conc_task_done_many of a queue that leases. */
-CONC__PRIVATE ssize_t conc__proxy_done_n(conc_queue *q, const uint64_t *leases,
-                                         bool *ended, size_t n) {
+CONC__PRIVATE ssize_t conc__proxy_done_n(conc_queue *q,
+                                         struct conc__holder *holder,
+                                         const uint64_t *leases, bool *ended,
+                                         size_t n) {
   conc__proxy *proxy = (conc__proxy *)q;
   conc__lessee *l = conc__lessee_find(proxy);
   const size_t most = n < CONC__MANY ? n : CONC__MANY;
   uint64_t *named;
   size_t done = 0;
   ssize_t rc = 0;
-  (void)leases; /* NULL */
+  (void)holder; /* NULL, as this: */
+  (void)leases;
   if (l == NULL) return -EINVAL;
   named = (uint64_t *)CONC_MALLOC(most * (sizeof *named + sizeof *ended));
   if (named == NULL) return -ENOMEM;
