@@ -4658,7 +4658,10 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
    has its place when its time is over. Delays and leases are in milliseconds.
    A put into a full queue, and conc_queue_join, ask again up to every 50 and
    100 ms. conc_lease_extend makes a lease longer than .lease only as long as
-   this process lives. .capacity counts what is leased.
+   this process lives. .capacity counts what is leased. Several messages that
+   are longer together than .max_message and 16 MiB do not come by one answer,
+   and an answer without messages has 2 MiB more than .max_message at most: so
+   a server cannot fill the memory of its clients.
 
    What is lost with a server depends on its configuration: see >>beyond. A
    replica that becomes the master has what it had got: with .replicas = 1 a
@@ -55152,6 +55155,8 @@ CONC__PRIVATE conc_rlock *conc__remote_lock_of(const conc_cond *cond) {
    each of its parts, and of all together, are bounded; and what has come of it
    is looked at once, however many pieces it comes in.
 
+   What is asked of Redis by scripts is in a table here.
+
    Uses bytes. Its user is >>redis.
    ------------------------------------------------------------------------ */
 
@@ -55421,32 +55426,6 @@ CONC__PRIVATE int conc__redis_code(const conc__part *part, bool *soon) {
   return -EPROTO;
 }
 
-/* ---------------------------------------------------------------------------
-   >>redis: connections to Redis
-
-   A manager whose address begins with "redis" is a client of Redis or Valkey.
-   What does not wait there goes over one connection of the process, a line,
-   whatever task asks: each appends its commands, and the replies come in the
-   same order. There is no thread for them. One of the tasks that wait for a
-   reply reads for all: it leads. When it has its own reply, the next one
-   leads. So a task that is alone pays nothing for the others; and many that
-   ask at one time share system calls. A task that goes before its reply has
-   come leaves a gap in the line, and the others pass over it.
-
-   What is asked of Redis by scripts is in a table here; a server that does not
-   know them is given them.
-
-   Uses >>resp, >>net's keepalive, and the tries of >>peer. It is used by
-   the rooms behind it.
-   ------------------------------------------------------------------------ */
-
-#define CONC__REDIS_HOSTS 16
-#define CONC__REDIS_SLACK ((size_t)1 << 20) /* bytes of a reply, besides a
-                                               message */
-#define CONC__REDIS_GET_BYTES ((size_t)16 << 20) /* of a reply that may have
-                                                    several messages, besides
-                                                    one of them */
-
 /* --- scripts --- */
 
 /* In each: KEYS are the queue's, see >>streams; "me" is the consumer. A lease
@@ -55617,6 +55596,31 @@ static const char *const conc__redis_scripts[CONC__LUA_COUNT] = {
     "'JUSTID') call('ZADD',bk,0,p[1]) end end "
     "if #ps<256 then break end from='('..ps[256][1] end return 1"};
 
+/* ---------------------------------------------------------------------------
+   >>redis: connections to Redis
+
+   A manager whose address begins with "redis" is a client of Redis or Valkey.
+   What does not wait there goes over one connection of the process, a line,
+   whatever task asks: each appends its commands, and the replies come in the
+   same order. There is no thread for them. One of the tasks that wait for a
+   reply reads for all: it leads. When it has its own reply, the next one
+   leads. So a task that is alone pays nothing for the others; and many that
+   ask at one time share system calls. A task that goes before its reply has
+   come leaves a gap in the line, and the others pass over it.
+
+   A server that does not know the scripts is given them.
+
+   Uses >>resp, >>net's keepalive, and the tries of >>peer. It is used by
+   the rooms behind it.
+   ------------------------------------------------------------------------ */
+
+#define CONC__REDIS_HOSTS 16
+#define CONC__REDIS_SLACK ((size_t)1 << 20) /* bytes of a reply, besides a
+                                               message */
+#define CONC__REDIS_GET_BYTES ((size_t)16 << 20) /* of a reply that may have
+                                                    several messages, besides
+                                                    one of them */
+
 /* --- what there is --- */
 
 /* A connection, for as long as a line or a call has it. */
@@ -55688,7 +55692,8 @@ typedef struct conc__redis {
   conc_task ticker;      /* it is there if */
   bool rests;        /* atomic: it sleeps for longer than a moment */
   double looks_at;   /* under the guard of leases: when it looks again, unless
-                        it is woken; past: it is looking */
+                        it is woken; past: it is looking, and may have passed
+                        by a queue */
   unsigned pins;     /* under the guard of leases: tasks that tell it */
   bool ticks;        /* that is set; under the guard */
   bool ends;         /* atomic: it is to end */
@@ -56616,8 +56621,8 @@ CONC__PRIVATE int conc__redis_load(conc__redis *r, conc__node *node,
 
 /* One try of a call has come back with a reply that is an error. What is left
    to do before the next one is done here. 0: the call is made again at once;
-   then *ask is where it is made this once, if it is not NULL. *soon: it is made
-   again after a while. */
+   then *ask is where it is made this once, if it is not NULL. *soon: it is
+   made again after a while. */
 CONC__PRIVATE int conc__redis_refused(conc__redis *r, conc__node **place,
                                       conc__node *node, const conc__part *part,
                                       bool *soon, conc__node **ask,
@@ -57136,7 +57141,7 @@ CONC__PRIVATE void conc__lease_enter(conc__parcel *p, conc__redis_task *t) {
   t->youngest = p;
   if (q->leases++ == 0) {
     q->beat_at = p->got + (double)q->lease / 3000;
-    early = q->beat_at < q->redis->looks_at;
+    early = q->beat_at < q->redis->looks_at || q->redis->looks_at <= p->got;
   }
   conc__mutex_unlock(guard);
   if (early) conc__redis_wake(q->redis);
@@ -57853,11 +57858,11 @@ CONC__PRIVATE int conc__getters_refused(conc__redis_queue *q,
   return rc;
 }
 
-/* A reply of that size has come: if it was short, more may come together
-   again. */
+/* A reply of that size has come: if it had messages, and was short, more may
+   come together again. */
 CONC__PRIVATE void conc__getters_learn(conc__redis_queue *q, ssize_t size) {
-  if (q->fewer == 0 || size < 0 ||
-      (size_t)size > CONC__REDIS_GET_BYTES / 4)
+  if (q->fewer == 0 || size < 100 || q->due_count == 0 ||
+      q->due[0] < CONC__DUE_TAKE || (size_t)size > CONC__REDIS_GET_BYTES / 4)
     return;
   q->fewer *= 2;
   if (q->fewer >= CONC__REDIS_MANY) q->fewer = 0;
@@ -59330,13 +59335,11 @@ CONC__PRIVATE void conc__redis_leave_list(conc__redis *r) {
   do {
     conc__mutex_lock(guard);
     busy = r->exits;
-    for (link = &conc__redis_all; !busy && *link != NULL; link = &(*link)->next)
-      if (*link == r) {
-        *link = r->next;
-        break;
-      }
+    link = &conc__redis_all;
+    while (!busy && *link != NULL && *link != r) link = &(*link)->next;
+    if (!busy && *link != NULL) *link = r->next;
     conc__mutex_unlock(guard);
-    if (busy) sched_yield();
+    if (busy) conc_sleep(0.001);
   } while (busy);
 }
 
@@ -59586,8 +59589,8 @@ CONC__PRIVATE int conc__redis_register(conc__manager_data *m, const char *name,
 }
 
 /* The same for a manager that is a client already. It knows the name then, for
-   a queue that comes later may have this one for its dead letters. -EEXIST: the
-   name is another queue's. */
+   a queue that comes later may have this one for its dead letters. -EEXIST:
+   the name is another queue's. */
 CONC__PRIVATE int conc__redis_register_late(conc__manager_data *m,
                                             const char *name,
                                             conc_queue *queue) {

@@ -587,6 +587,38 @@ TEST(a_server_that_is_started_again_is_waited_for) {
   end(&s);
 }
 
+/* The server takes no writes for a while. A call that has no time to wait for
+   that must not leave it for another one, which is not there. */
+TEST(a_call_that_had_little_time_says_nothing_of_the_server) {
+  conc_queue *own = conc_queue_new(NULL), *q;
+  conc_manager server, m;
+  char address[100];
+  redis r;
+  NEEDS_REDIS;
+  redis_begin_port(&r, "");
+  memset(&server, 0, sizeof server);
+  server.address = r.address;
+  CHECK_EQ(conc_manager_register_queue(&server, "q", own), 0);
+  CHECK_EQ(conc_manager_start(&server), 0);
+  snprintf(address, sizeof address, "redis://127.0.0.1:%d,127.0.0.1:1?cluster",
+           r.port);
+  memset(&m, 0, sizeof m);
+  m.address = address;
+  m.timeout = soon();
+  CHECK_EQ(conc_manager_connect(&m, soon()), 0);
+  q = conc_manager_get(&m, "q");
+  CHECK(q != NULL);
+  CHECK_EQ(conc_put(q, "a", 1, soon()), 0);
+  REDIS_SAYS("OK", &r, "CLIENT PAUSE 60000 WRITE");
+  CHECK(conc_put(q, "b", 1, 0.1) < 0);
+  REDIS_SAYS("OK", &r, "CLIENT UNPAUSE");
+  CHECK_EQ(conc_put(q, "c", 1, soon()), 0);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  CHECK_EQ(conc_manager_shutdown(&server), 0);
+  conc_queue_free(own);
+  redis_end(&r);
+}
+
 /* --- what is bounded --- */
 
 /* A reply of a million parts, of which the last one never comes. */
