@@ -5769,7 +5769,8 @@ CONC_API ssize_t conc_broadcast_put(conc_broadcast *broadcast,
 
    Without a trace all this costs one comparison for each wait, wake-up,
    switch, start and end, and for each conc_put and conc_get; locks that are
-   free cost nothing. In a trace an event takes some 50 ns and 64 bytes.
+   free cost nothing. In a trace an event takes some 30 to 50 ns and 64 bytes,
+   and 100 ns with the look at a queue's size.
 
    The times are those of conc_now, in microseconds, which all processes of a
    machine have in common; and each event names its process. So the files of

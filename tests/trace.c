@@ -280,17 +280,17 @@ TEST(jobs_and_processes_are_spans) {
   const char *path = trace_name("jobs");
   static const char *program[] = {"true", NULL};
   conc_task child = make(returns, NULL, "a child");
-  conc_popen popen;
+  conc_popen runs;
   conc_value *v;
   int kind;
-  memset(&popen, 0, sizeof popen);
-  popen.argv = program;
+  memset(&runs, 0, sizeof runs);
+  runs.argv = program;
   CHECK_EQ(conc_trace_start(path, 0), 0);
   CHECK_EQ(conc_process_start(&child), 0);
   CHECK_EQ(conc_join(&child, CONC_FOREVER), 0);
-  CHECK_EQ(conc_popen_start(&popen), 0);
-  CHECK_EQ(conc_popen_wait(&popen, CONC_FOREVER), 0);
-  conc_popen_close(&popen);
+  CHECK_EQ(conc_popen_start(&runs), 0);
+  CHECK_EQ(conc_popen_wait(&runs, CONC_FOREVER), 0);
+  conc_popen_close(&runs);
   for (kind = 0; kind < 2; kind++) {
     conc_task job = make(returns, NULL, kind == 0 ? "near" : "far");
     conc_pool p;
