@@ -274,29 +274,44 @@ TEST(the_waits_of_coroutines_are_named) {
 
 static void *returns(void *arg) { return arg; }
 
+/* A job of threads is a span in its worker's row; what another process does is
+   a span of its own. */
 TEST(jobs_and_processes_are_spans) {
   const char *path = trace_name("jobs");
+  static const char *program[] = {"true", NULL};
   conc_task child = make(returns, NULL, "a child");
-  conc_task job = make(returns, NULL, "a job");
-  conc_pool p;
+  conc_popen runs;
   conc_value *v;
-  memset(&p, 0, sizeof p);
-  p.kind = CONC_THREAD;
-  p.workers = 1;
+  int kind;
+  memset(&runs, 0, sizeof runs);
+  runs.argv = program;
   CHECK_EQ(conc_trace_start(path, 0), 0);
   CHECK_EQ(conc_process_start(&child), 0);
   CHECK_EQ(conc_join(&child, CONC_FOREVER), 0);
-  CHECK_EQ(conc_pool_start(&p), 0);
-  CHECK_EQ(conc_pool_submit(&p, &job), 0);
-  CHECK_EQ(conc_join(&job, CONC_FOREVER), 0);
-  CHECK_EQ(conc_pool_close(&p), 0);
-  CHECK_EQ(conc_pool_join(&p, CONC_FOREVER), 0);
+  CHECK_EQ(conc_popen_start(&runs), 0);
+  CHECK_EQ(conc_popen_wait(&runs, CONC_FOREVER), 0);
+  conc_popen_close(&runs);
+  for (kind = 0; kind < 2; kind++) {
+    conc_task job = make(returns, NULL, kind == 0 ? "near" : "far");
+    conc_pool p;
+    memset(&p, 0, sizeof p);
+    p.kind = kind == 0 ? CONC_THREAD : CONC_PROCESS;
+    p.workers = 1;
+    CHECK_EQ(conc_pool_start(&p), 0);
+    CHECK_EQ(conc_pool_submit(&p, &job), 0);
+    CHECK_EQ(conc_join(&job, CONC_FOREVER), 0);
+    CHECK_EQ(conc_pool_close(&p), 0);
+    CHECK_EQ(conc_pool_join(&p, CONC_FOREVER), 0);
+  }
   CHECK_EQ(conc_trace_stop(), 0);
   v = trace_load(path);
   CHECK_EQ(events(v, 'b', "a child", -1), 1);
   CHECK_EQ(events(v, 'e', "a child", -1), 1);
-  CHECK_EQ(events(v, 'B', "a job", -1), 1);
-  CHECK_EQ(events(v, 'b', "a job", -1), 0);
+  CHECK_EQ(events(v, 'b', "true", -1), 1); /* a program, by its argv[0] */
+  CHECK_EQ(events(v, 'B', "near", -1), 1);
+  CHECK_EQ(events(v, 'b', "near", -1), 0);
+  CHECK_EQ(events(v, 'b', "far", -1), 1);
+  CHECK_EQ(events(v, 'e', "far", -1), 1);
   conc_value_free(v);
 }
 
