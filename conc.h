@@ -6492,10 +6492,11 @@ static const int *const conc__version_check __attribute__((used)) =
                   processes: which parties are there; conc_barrier between
                   processes: wait; conc_barrier in one process; what a barrier
                   tells
-     >>task       how a task begins and ends; one task: join, cancel, name;
-                  several tasks: one waiter on the list of each; several tasks:
-                  conc_wait, conc_gather, conc_as_completed; scopes; groups;
-                  groups: leaving
+     >>task       reading the lists of tasks from outside; how a task begins
+                  and ends; one task: join, cancel, name; several tasks: one
+                  waiter on the list of each; several tasks: conc_wait,
+                  conc_gather, conc_as_completed; scopes; groups; groups:
+                  leaving
      >>stack      the switch; fibers; control blocks and slabs; where a handler
                   runs when a stack has overflowed; the memory of stacks; what
                   a burst leaves
@@ -6671,8 +6672,7 @@ static const int *const conc__version_check __attribute__((used)) =
                   conc_interval; conc_limiter; conc_broadcast
      >>trace      events; rings; rows; what the hooks call; the file; from
                   events to spans; starting and stopping
-     >>report     conc_report: what every task of the process does
-     >>jobs       what is seen of an actor; the report that is being made;
+     >>report     what is seen of an actor; the report that is being made;
                   words and numbers; what a task waits for; objects with
                   waiters; the tasks of a portion; the names of owners; the
                   walk; processes, and what comes last; the calls; a signal
@@ -8335,6 +8335,12 @@ CONC__PRIVATE pid_t conc__socket_peer(int fd) {
   return 0;
 }
 
+/* What an actor notes of the first descriptor that it polls. */
+CONC__PRIVATE int conc__poll_noted(const struct pollfd *p) {
+  return p->fd * 4 | (p->events & POLLIN ? CONC_READ : 0) |
+         (p->events & POLLOUT ? CONC_WRITE : 0);
+}
+
 /* --- stdio in a forked child ---
 
    A fork copies the buffers of streams. What the parent has printed is the
@@ -9684,12 +9690,6 @@ CONC__PRIVATE unsigned conc__thread_poll_waker(conc__thread *thread,
   return CONC__PARKED | (thread->has_waker ? CONC__POLLING : 0);
 }
 
-/* What an actor notes of the first descriptor that it polls. */
-CONC__PRIVATE int conc__poll_noted(const struct pollfd *p) {
-  return p->fd * 4 | (p->events & POLLIN ? CONC_READ : 0) |
-         (p->events & POLLOUT ? CONC_WRITE : 0);
-}
-
 /* Waits for n descriptors in poll(), until one is ready, or a bit of `also` is
    there: p[n] is free, for use here. Only conc_cancel, and what sets such a
    bit, can meet a thread in here. A coroutine may call it with a deadline of
@@ -10226,33 +10226,6 @@ CONC__INLINE void conc__task_unlink(conc_task *t) {
 
 /* The end of a thread that has been in a trace: set by >>trace. */
 static void (*conc__trace_leave)(void);
-/* --- reading the lists of tasks from outside ---
-
-   A report walks through the threads, and through the tasks of each loop, in
-   portions: between two of them others go on. Where it stands is a walker.
-   What ends meanwhile moves the walker on, so that it never stands on a task
-   that is gone. */
-
-struct conc__loop;
-
-typedef struct conc__walker {
-  struct conc__walker *next;
-  conc_task *thread;       /* the next thread to look at; NULL: none is left */
-  struct conc__loop *loop; /* whose tasks it walks through; NULL: none */
-  conc_task *task;         /* the next of those; NULL: none is left */
-} conc__walker;
-
-static conc__walker *conc__walkers; /* under conc__threads_guard */
-
-/* The task is about to leave its list. Under that guard. */
-CONC__PRIVATE void conc__walkers_pass(const conc_task *t) {
-  conc__walker *r;
-  for (r = conc__walkers; r != NULL; r = r->next) {
-    if (r->thread == t) r->thread = t->next;
-    if (r->task == t) r->task = t->next;
-  }
-}
-
 /* A thread that the library did not start. */
 static const conc__kind conc__foreign_kind = {
     "Dummy", false, false, false, NULL, NULL, NULL, NULL, NULL, NULL};
@@ -10265,13 +10238,6 @@ static conc__mutex conc__threads_guard; /* may be taken inside other guards */
 CONC__PRIVATE void conc__threads_enter(conc_task *task) {
   conc__mutex_lock(&conc__threads_guard);
   conc__task_link(&conc__threads, task);
-  conc__mutex_unlock(&conc__threads_guard);
-}
-
-CONC__PRIVATE void conc__threads_leave(conc_task *task) {
-  conc__mutex_lock(&conc__threads_guard);
-  if (CONC__UNLIKELY(conc__walkers != NULL)) conc__walkers_pass(task);
-  conc__task_unlink(task);
   conc__mutex_unlock(&conc__threads_guard);
 }
 
@@ -10590,7 +10556,7 @@ CONC__PRIVATE bool conc__stuck_may_end(const conc__waiter *w) {
 
 /* Appends to the report, as much as fits. Under its guard, as are those that
    follow. */
-CONC__PRIVATE void conc__report(const char *format, ...) {
+CONC__PRIVATE void conc__stuck_tell(const char *format, ...) {
   size_t at = strlen(conc__stuck_report);
   va_list args;
   CONC__CHECK(conc__mutex_is_held(&conc__stuck_guard));
@@ -10607,31 +10573,31 @@ CONC__PRIVATE void conc__task_label(const conc_task *task, char *out,
   snprintf(out, size, "%s-%u", task->kind->label, task->number);
 }
 
-CONC__PRIVATE void conc__report_task(const conc_task *task) {
+CONC__PRIVATE void conc__stuck_tell_task(const conc_task *task) {
   char label[24];
   if (task->name == NULL) conc__task_label(task, label, sizeof label);
-  conc__report("%s", task->name != NULL ? task->name : label);
+  conc__stuck_tell("%s", task->name != NULL ? task->name : label);
 }
 
-CONC__PRIVATE void conc__report_wait(const conc__waiter *w) {
-  conc__report(" waits for %s", w->what != NULL ? w->what : "something");
-  if (w->name != NULL) conc__report(" '%s'", w->name);
+CONC__PRIVATE void conc__stuck_tell_wait(const conc__waiter *w) {
+  conc__stuck_tell(" waits for %s", w->what != NULL ? w->what : "something");
+  if (w->name != NULL) conc__stuck_tell(" '%s'", w->name);
 }
 
 /* Tells of the circle that `w` is in, from `w` on. Returns the first wait of
    it that may fail; NULL: none may. */
-CONC__PRIVATE conc__waiter *conc__report_circle(conc__waiter *w) {
+CONC__PRIVATE conc__waiter *conc__stuck_tell_circle(conc__waiter *w) {
   conc__waiter *victim = NULL;
   conc__waiter *v = w;
   conc__stuck_report[0] = 0;
-  conc__report_task(w->actor->task);
+  conc__stuck_tell_task(w->actor->task);
   do {
     if (victim == NULL && !v->uncancellable) victim = v;
-    conc__report_wait(v);
-    conc__report(" %s ", v->relation);
+    conc__stuck_tell_wait(v);
+    conc__stuck_tell(" %s ", v->relation);
     v = v->next_in_circle;
-    conc__report_task(v->actor->task);
-    if (v != w) conc__report(", which");
+    conc__stuck_tell_task(v->actor->task);
+    if (v != w) conc__stuck_tell(", which");
   } while (v != w);
   return victim;
 }
@@ -10725,7 +10691,7 @@ CONC__PRIVATE conc__waiter *conc__stuck_look(conc__waiter *w) {
   circle = conc__stuck_close(w, last);
   for (v = last; v != NULL; v = v->found_before) v->found = false;
   if (!circle) return NULL;
-  victim = conc__report_circle(w);
+  victim = conc__stuck_tell_circle(w);
   return victim != NULL && conc__stuck_fail(victim) ? victim : NULL;
 }
 
@@ -14211,6 +14177,39 @@ static unsigned conc__thread_numbers;
 
 CONC__INLINE bool conc__task_was_started(const conc_task *t) {
   return t->kind != NULL;
+}
+
+/* --- reading the lists of tasks from outside ---
+
+   A report walks through the threads, and through the tasks of each loop, in
+   portions: between two of them others go on. Where it stands is a walker.
+   What ends meanwhile moves the walker on, so that it never stands on a task
+   that is gone. */
+
+typedef struct conc__walker {
+  struct conc__walker *next;
+  conc_task *thread;       /* the next thread to look at; NULL: none is left */
+  struct conc__loop *loop; /* whose tasks it walks through; NULL: none */
+  conc_task *task;         /* the next of those; NULL: none is left */
+} conc__walker;
+
+static conc__walker *conc__walkers; /* under conc__threads_guard */
+
+/* The task is about to leave its list. Under that guard. */
+CONC__PRIVATE void conc__walkers_pass(const conc_task *t) {
+  conc__walker *r;
+  for (r = conc__walkers; r != NULL; r = r->next) {
+    if (r->thread == t) r->thread = t->next;
+    if (r->task == t) r->task = t->next;
+  }
+}
+
+/* A thread of the library, or a foreign one, ends. */
+CONC__PRIVATE void conc__threads_leave(conc_task *task) {
+  conc__mutex_lock(&conc__threads_guard);
+  if (CONC__UNLIKELY(conc__walkers != NULL)) conc__walkers_pass(task);
+  conc__task_unlink(task);
+  conc__mutex_unlock(&conc__threads_guard);
 }
 
 /* --- how a task begins and ends --- */
@@ -18355,9 +18354,9 @@ CONC__PRIVATE void conc__loop_give_up(conc__loop *loop) {
   conc__stuck_report[0] = 0;
   for (t = loop->tasks; t != NULL; t = t->next) {
     if (t->kind == NULL) continue; /* a mark: see conc__loop_end_rest */
-    conc__report_task(t);
-    conc__report_wait(t->actor->waiting);
-    if (t->next != NULL) conc__report(", ");
+    conc__stuck_tell_task(t);
+    conc__stuck_tell_wait(t->actor->waiting);
+    if (t->next != NULL) conc__stuck_tell(", ");
   }
   conc__mutex_unlock(&conc__stuck_guard);
   loop->lookout.deadlocked = true;
@@ -20884,6 +20883,8 @@ CONC__PRIVATE void conc__stop_undo(struct conc__stop *stop) {
   if (conc__this.actor.task == &conc__this.own) conc__thread_waker_close();
 }
 
+/* Makes what the handler needs, then installs it, then starts the thread. 0,
+   or negative errno and nothing is left. */
 CONC__PRIVATE int conc__stop_begin(struct conc__stop *stop) {
   int rc = conc__signal_waker_open(stop->waker);
   if (rc != 0) return rc;
@@ -70055,7 +70056,7 @@ CONC_API ssize_t conc_trace_stop(void) {
    A report is made in portions. For each one takes all guards, as a search for
    a deadlock does, and that of the threads; it looks at some tasks, writes
    what it sees to memory that was reserved before, and lets go. Where it
-   stands in the lists is a walker (>>park); why that may be read while the loop's
+   stands in the lists is a walker (>>task); why that may be read while the loop's
    thread goes on is said in >>coroutine.
    While the guards are held, no waiter gets on a list or off it, so what a
    task on a list waits for is there. But a task that was taken off before may
@@ -70065,8 +70066,8 @@ CONC_API ssize_t conc_trace_stop(void) {
    An owner is known by its id. What it is called is looked up in a second
    walk, and put into the text afterwards, in the gaps that were left for it.
 
-   Uses the lists of >>park, >>schedule and >>child, conc__fence_heavy of
-   >>jobs, and the wakers of >>signals. No other room uses it.
+   Uses the lists of >>park, >>schedule and >>child, and the fence that >>jobs
+   has, and the wakers of >>signals. No other room uses it.
    ------------------------------------------------------------------------ */
 
 /* How long guards are held at a time, in seconds, and how many bytes and gaps
@@ -70235,11 +70236,16 @@ typedef struct conc__report_state {
 
    What is appended here was reserved before; what is not, is left out. */
 
-CONC__PRIVATE void conc__report_put(conc__buffer *b, const char *text) {
-  size_t n = strlen(text);
+CONC__INLINE void conc__report_bytes(conc__buffer *b, const char *text,
+                                     size_t n) {
   if (n > b->capacity - b->size) return;
   memcpy(b->data + b->size, text, n);
   b->size += n;
+}
+
+/* Inlined, for the lengths of most words are known to the compiler. */
+CONC__INLINE void conc__report_put(conc__buffer *b, const char *text) {
+  conc__report_bytes(b, text, strlen(text));
 }
 
 CONC__PRIVATE void conc__report_number(conc__buffer *b, uint64_t n) {
@@ -70280,15 +70286,15 @@ CONC__PRIVATE void conc__report_name(conc__buffer *b, const char *name,
   const unsigned char *p = (const unsigned char *)name;
   if (json) conc__report_put(b, "\"");
   while (left > 0) {
-    char one[8];
     uint32_t c = 0;
     size_t n = conc__utf8_get(p, left, &c);
     bool good = n > 0 && c >= 0x20 && c != 0x7f && (c < 0xd800 || c >= 0xe000);
     if (n == 0) n = 1;
-    memcpy(one, p, n);
-    one[n] = 0;
     if (json && (c == '"' || c == '\\')) conc__report_put(b, "\\");
-    conc__report_put(b, good ? one : "?");
+    if (good)
+      conc__report_bytes(b, (const char *)p, n);
+    else
+      conc__report_put(b, "?");
     p += n;
     left -= n;
   }
@@ -70510,6 +70516,7 @@ CONC__PRIVATE void conc__report_group(conc__report_state *r,
   if (r->json) conc__report_put(b, "\"");
 }
 
+/* A line, or a JSON object. */
 CONC__PRIVATE void conc__report_coroutine(conc__report_state *r,
                                           const conc_task *t) {
   conc__buffer *b = &r->text;
@@ -70939,79 +70946,84 @@ CONC__PRIVATE int conc__report_collect(conc__report_state *r) {
   return rc == 0 ? conc__report_walk(r) : rc;
 }
 
-/* Fills the gaps: appends all to `out`. 0 or -ENOMEM. */
-CONC__PRIVATE int conc__report_fill(const conc__report_state *r,
-                                    conc__buffer *out) {
-  const char *gone = r->json ? "null" : "a task that has ended";
-  size_t at = 0, i;
-  int rc = 0;
-  for (i = 0; rc == 0 && i < r->gaps_count; i++) {
-    const conc__report_gap *gap = &r->gaps[i];
-    const conc__report_owner *o = conc__report_find_owner(r, gap->id);
-    rc = conc__buffer_append(out, r->text.data + at, gap->at - at);
-    at = gap->at;
-    if (rc != 0) break;
-    rc = o->size > 0 ? conc__buffer_append(out, r->names.data + o->at, o->size)
-                     : conc__buffer_append(out, gone, strlen(gone));
-  }
-  if (rc == 0)
-    rc = conc__buffer_append(out, r->text.data + at, r->text.size - at);
-  return rc;
+/* Copies what is next of the text, as much as fits; `at` is how much came
+   before it, and does not stop at the size. */
+CONC__PRIVATE void conc__report_copy(char *buf, size_t size, size_t *at,
+                                     const unsigned char *part, size_t n) {
+  size_t room = *at < size ? size - *at : 0;
+  size_t fits = n < room ? n : room;
+  if (fits > 0) memcpy(buf + *at, part, fits);
+  *at += n;
 }
 
-/* A whole report. The thread is not met by pthread_cancel() in here. 0 or
-   -ENOMEM. */
-CONC__PRIVATE int conc__report_make(conc__buffer *out, bool json) {
+/* Writes the text to `buf`, with the gaps filled, up to `size` bytes and a
+   NUL. Returns its whole length. */
+CONC__PRIVATE size_t conc__report_fill(const conc__report_state *r, char *buf,
+                                       size_t size) {
+  const char *gone = r->json ? "null" : "a task that has ended";
+  size_t from = 0, at = 0, i;
+  size_t room = size > 0 ? size - 1 : 0;
+  for (i = 0; i < r->gaps_count; i++) {
+    const conc__report_gap *gap = &r->gaps[i];
+    const conc__report_owner *o = conc__report_find_owner(r, gap->id);
+    conc__report_copy(buf, room, &at, r->text.data + from, gap->at - from);
+    from = gap->at;
+    if (o->size > 0)
+      conc__report_copy(buf, room, &at, r->names.data + o->at, o->size);
+    else
+      conc__report_copy(buf, room, &at, (const unsigned char *)gone,
+                        strlen(gone));
+  }
+  conc__report_copy(buf, room, &at, r->text.data + from, r->text.size - from);
+  if (size > 0) buf[at < room ? at : room] = 0;
+  return at;
+}
+
+/* All but the filling. 0 or -ENOMEM; conc__report_drop must follow. */
+CONC__PRIVATE int conc__report_make(conc__report_state *r, bool json) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
-  int state = conc__pthread_cancel_off();
-  conc__report_state r;
-  int rc;
-  memset(&r, 0, sizeof r);
-  r.json = json;
+  memset(r, 0, sizeof *r);
+  r->json = json;
   conc__self(); /* the caller's thread is one of those that are told */
   pthread_once(&once, conc__fence_init);
-  rc = conc__report_collect(&r);
-  if (rc == 0) rc = conc__report_fill(&r, out);
-  conc__buffer_free(&r.text);
-  conc__buffer_free(&r.names);
-  CONC_FREE(r.gaps);
-  CONC_FREE(r.owners);
-  CONC_FREE(r.objects);
+  return conc__report_collect(r);
+}
+
+CONC__PRIVATE void conc__report_drop(conc__report_state *r) {
+  conc__buffer_free(&r->text);
+  conc__buffer_free(&r->names);
+  CONC_FREE(r->gaps);
+  CONC_FREE(r->owners);
+  CONC_FREE(r->objects);
+}
+
+/* --- the calls ---
+
+   They are not met by pthread_cancel(), which would leave a walker behind. */
+
+CONC__PRIVATE ssize_t conc__report_take(char *buf, size_t size, bool json) {
+  int state = conc__pthread_cancel_off();
+  conc__report_state r;
+  ssize_t rc = conc__report_make(&r, json);
+  if (rc == 0) rc = (ssize_t)conc__report_fill(&r, buf, size);
+  conc__report_drop(&r);
   conc__pthread_cancel_back(state);
   return rc;
 }
 
-/* --- the calls --- */
-
-CONC__PRIVATE ssize_t conc__report_copy(char *buf, size_t size, bool json) {
-  conc__buffer out;
-  size_t n, fits;
-  int rc;
-  memset(&out, 0, sizeof out);
-  rc = conc__report_make(&out, json);
-  n = out.size;
-  fits = n < size ? n : size - 1;
-  if (rc == 0 && size > 0) {
-    memcpy(buf, out.data, fits);
-    buf[fits] = 0;
-  }
-  conc__buffer_free(&out);
-  return rc == 0 ? (ssize_t)n : rc;
-}
-
 CONC_API ssize_t conc_report(char *buf, size_t size) {
-  return conc__report_copy(buf, size, false);
+  return conc__report_take(buf, size, false);
 }
 
 CONC_API ssize_t conc_report_json(char *buf, size_t size) {
-  return conc__report_copy(buf, size, true);
+  return conc__report_take(buf, size, true);
 }
 
 /* Not by conc_write: that may be cancelled, and may switch. */
-CONC__PRIVATE int conc__report_write(int fd, const conc__buffer *out) {
+CONC__PRIVATE int conc__report_write(int fd, const char *text, size_t size) {
   size_t at = 0;
-  while (at < out->size) {
-    ssize_t n = write(fd, out->data + at, out->size - at);
+  while (at < size) {
+    ssize_t n = write(fd, text + at, size - at);
     if (n >= 0) {
       at += (size_t)n;
     } else if (errno == EAGAIN) {
@@ -71028,12 +71040,20 @@ CONC__PRIVATE int conc__report_write(int fd, const conc__buffer *out) {
 
 CONC_API int conc_report_fd(int fd) {
   int state = conc__pthread_cancel_off();
-  conc__buffer out;
-  int rc;
-  memset(&out, 0, sizeof out);
-  rc = conc__report_make(&out, false);
-  if (rc == 0) rc = conc__report_write(fd, &out);
-  conc__buffer_free(&out);
+  conc__report_state r;
+  char *text = NULL;
+  int rc = conc__report_make(&r, false);
+  if (rc == 0) {
+    size_t n = conc__report_fill(&r, NULL, 0);
+    text = (char *)CONC_MALLOC(n + 1);
+    rc = text != NULL ? 0 : -ENOMEM;
+    if (rc == 0) (void)conc__report_fill(&r, text, n + 1);
+    conc__report_drop(&r);
+    if (rc == 0) rc = conc__report_write(fd, text, n);
+    CONC_FREE(text);
+  } else {
+    conc__report_drop(&r);
+  }
   conc__pthread_cancel_back(state);
   return rc;
 }
@@ -71091,6 +71111,8 @@ CONC__PRIVATE void conc__report_undo(struct conc__report_call *call) {
   conc__signal_waker_close(call->waker);
 }
 
+/* Starts the thread, then installs the handler, which needs it. 0, or negative
+   errno and nothing is left. */
 CONC__PRIVATE int conc__report_begin(struct conc__report_call *call,
                                      int number) {
   struct sigaction action;
