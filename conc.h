@@ -2918,8 +2918,8 @@ typedef struct conc_usage {
 /* Another program that runs (Python's subprocess.Popen). It is a conc_task: so
    conc_join(&p.task, ...), conc_kill(&p.task) and so on take it. */
 typedef struct conc_popen {
-  conc_task task;            /* .name is an option, default argv[0]; .daemon
-                                is not */
+  conc_task task;            /* .name is an option, default argv[0]; .daemon,
+                                too: see conc_popen_start */
   const char *const *argv;   /* the program and its arguments; the last is
                                 NULL; argv[0], without a '/', is looked up in
                                 PATH: that of .env, if there is one */
@@ -2974,6 +2974,11 @@ typedef struct conc_output {
    0.1 s, since a child of another thread may have the file for an instant.
    Where there is CONC_HAVE_SPAWN, and no file is a FIFO, a start takes no
    longer in a large process than in a small one.
+   With .task.daemon the program, with .new_group its group, gets SIGKILL when
+   this process ends, however that may be. For this it inherits a descriptor
+   above 2, and must keep it open; a program that closes what it does not know,
+   or that is set-user-ID, may live on. Such a start does not use
+   CONC_HAVE_SPAWN.
    Returns 0.
    Errors:
    -EINVAL     there is no argv[0], or a bad std_in, std_out or std_err
@@ -2985,6 +2990,7 @@ typedef struct conc_output {
    -ECANCELED  the wait for a FIFO, or for the program's file, was cancelled
    -ECHILD     another coroutine has forked during such a wait, and this is the
                child: the program, if it begins, is the parent's
+   -ENOSYS     .task.daemon, and there is no CONC_HAVE_SETSIG (which Linux has)
    -EAGAIN     the system has no room for another process
    -ENOMEM     there is no memory for it
    -EMFILE     the process has too many descriptors
@@ -6270,7 +6276,8 @@ CONC_API int conc_report_on_signal(int signal);
                       in shared queues; queues on a Redis, by an address
                       ("redis://host"); conc_select, conc_spawn, .detached,
                       conc_stop_on_signals, conc_interval, conc_limiter,
-                      conc_broadcast, conc_popen_stop, conc_popen_read_line.
+                      conc_broadcast, conc_popen_stop, conc_popen_read_line,
+                      .daemon of a program.
                       System calls that are refused have a stand-in.
                       CONC_STRICT: compilers check more (CONC_GUARDED_BY).
                       New in a manager: all that Python's SyncManager serves
@@ -22599,6 +22606,7 @@ typedef struct conc__exec {
   int keep[2];            /* what it inherits besides; -1: nothing */
   bool err_to_out;        /* 2 becomes what 1 has become */
   bool new_group;         /* it leads a new process group */
+  bool daemon;            /* it ends with us, by the pipe keep[1] */
   bool waits;             /* a file is a FIFO: its opening may take long */
   conc__child_fds making; /* what was opened for it; on the list */
 } conc__exec;
@@ -22783,6 +22791,28 @@ CONC__PRIVATE bool conc__exec_child_stdio(const conc__exec *x, int i) {
   return fd < 0 || dup2(fd, i) == i;
 }
 
+/* In the forked child: has the kernel kill the program when nobody has the
+   other end of the pipe `fd` any more, as conc__parent_watch_start. What is
+   set belongs to the pipe, and so lasts while the program has it open. False,
+   and errno, if that is not possible. */
+CONC__PRIVATE bool conc__exec_child_bind(int fd, bool group) {
+#if CONC_HAVE_SETSIG
+  struct pollfd gone;
+  gone.fd = fd;
+  gone.events = POLLIN;
+  if (fcntl(fd, F_SETOWN, group ? -getpid() : getpid()) < 0 ||
+      fcntl(fd, F_SETSIG, SIGKILL) < 0 || fcntl(fd, F_SETFL, O_ASYNC) < 0)
+    return false;
+  /* The signal comes for changes from now on: it may be too late already. */
+  if (poll(&gone, 1, 0) > 0) kill(getpid(), SIGKILL);
+  return true;
+#else
+  (void)fd, (void)group;
+  errno = ENOSYS;
+  return false;
+#endif
+}
+
 /* In the forked child, in which all signals are blocked: becomes the program.
    Returns only if a step has failed, with errno. */
 CONC__PRIVATE void conc__exec_child(const conc__exec *x) {
@@ -22803,6 +22833,7 @@ CONC__PRIVATE void conc__exec_child(const conc__exec *x) {
   if (x->err_to_out && dup2(1, 2) < 0) return;
   for (i = 0; i < 2; i++)
     if (x->keep[i] >= 0) fcntl(x->keep[i], F_SETFD, 0);
+  if (x->daemon && !conc__exec_child_bind(x->keep[1], x->new_group)) return;
   if (x->cwd != NULL && chdir(x->cwd) < 0) return;
   /* So its PATH is what execvp() looks into. */
   if (x->env != NULL) environ = (char **)(uintptr_t)x->env;
@@ -22824,11 +22855,12 @@ CONC__PRIVATE int conc__exec_report(const conc__exec *x, int fd) {
 }
 
 /* Executes a program by fork() and execvp(): where there is no posix_spawn
-   that knows all we need, or its system calls are refused; and if the opening
-   of a file may take long, since posix_spawn would hold up the thread for that
-   time. The child reports by a pipe: an errno if a step has failed; if the
-   program has begun, the pipe closes without a word, since it is
-   close-on-exec. 0 and *pid, or negative errno, as conc__exec_start. */
+   that knows all we need, or its system calls are refused; for a daemon, since
+   only the child can bind itself to us; and if the opening of a file may take
+   long, since posix_spawn would hold up the thread for that time. The child
+   reports by a pipe: an errno if a step has failed; if the program has begun,
+   the pipe closes without a word, since it is close-on-exec. 0 and *pid, or
+   negative errno, as conc__exec_start. */
 CONC__PRIVATE int conc__exec_fork(conc__exec *x, pid_t *pid) {
   const unsigned depth = conc__fork_depth;
   int count = x->making.count;
@@ -22890,7 +22922,7 @@ CONC__PRIVATE int conc__exec_start(conc__exec *x, pid_t *pid) {
   for (;;) {
     int rc = -ENOSYS;
 #if CONC_HAVE_SPAWN
-    if (!x->waits) rc = conc__exec_spawn(x, pid);
+    if (!x->waits && !x->daemon) rc = conc__exec_spawn(x, pid);
 #endif
     /* Sandboxes refuse clone3() or vfork() by these. The second comes from the
        execution as well: then it will come again. */
@@ -23381,7 +23413,7 @@ CONC__PRIVATE int conc__popen_begin(conc_popen *p, bool own) {
   const int what[3] = {p->std_in, p->std_out, p->std_err};
   const char *const file[3] = {p->in_file, p->out_file, p->err_file};
   int *const ours[3] = {&p->in, &p->out, &p->err};
-  int life[2] = {-1, -1}; /* .daemon is no option of a program */
+  int life[2];
   bool made[3] = {false, false, false};
   conc__exec x;
   pid_t pid = 0;
@@ -23408,6 +23440,11 @@ CONC__PRIVATE int conc__popen_begin(conc_popen *p, bool own) {
   for (i = 0; i < 3; i++)
     /* Our ends are closed in each child: see conc__own_fds. */
     if (made[i]) x.making.fds[x.making.count++] = &x.stdio[i];
+  i = conc__life_pipe_open(t, life);
+  if (rc == 0) rc = i;
+  x.daemon = t->daemon;
+  x.keep[1] = life[0];
+  x.making.fds[x.making.count++] = &life[0];
   t->as.process.own_reaper = own;
   t->as.process.program = true;
   t->as.process.hold = p->new_group && (p->out >= 0 || p->err >= 0);

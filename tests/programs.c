@@ -857,6 +857,82 @@ TEST(an_output_that_a_grandchild_keeps_ends_with_the_timeout) {
   CHECK(conc_now() - begin < 20 * test_slow());
 }
 
+/* --- programs that end with us ------------------------------------------- */
+
+/* A process that starts a program, which tells its number and that of a child
+   of its own, and is killed then. *program and *child may live on. */
+static void killed_starter(bool daemon, bool group, pid_t *program,
+                           pid_t *child) {
+  char line[40];
+  int fds[2], numbers[2] = {0, 0};
+  CHECK_EQ(pipe(fds), 0);
+  pid_t starter = fork();
+  if (starter == 0) {
+    conc_popen p = script("sleep 60 & echo $$ $!; exec sleep 61");
+    p.std_out = fds[1];
+    p.new_group = group;
+    p.task.daemon = daemon;
+    if (conc_popen_start(&p) != 0) _exit(1);
+    while (true) pause();
+  }
+  close(fds[1]);
+  ssize_t n = conc_read(fds[0], line, sizeof line - 1, 20);
+  CHECK(n > 0);
+  line[n] = 0;
+  CHECK_EQ(sscanf(line, "%d %d", &numbers[0], &numbers[1]), 2);
+  *program = numbers[0];
+  *child = numbers[1];
+  CHECK(!is_dead(*program) && !is_dead(*child));
+  CHECK_EQ(kill(starter, SIGKILL), 0);
+  CHECK_EQ(waitpid(starter, NULL, 0), starter);
+  close(fds[0]);
+}
+TEST(a_program_that_is_a_daemon_ends_with_its_parent) {
+  pid_t program, child;
+  if (!CONC_HAVE_SETSIG) {
+    conc_popen p = script("true");
+    p.task.daemon = true;
+    CHECK_EQ(conc_popen_start(&p), -ENOSYS);
+    return;
+  }
+  killed_starter(true, false, &program, &child);
+  UNTIL(is_dead(program));
+  CHECK(!is_dead(child)); /* it is the program's business */
+  kill(child, SIGKILL);
+  killed_starter(true, true, &program, &child);
+  UNTIL(is_dead(program) && is_dead(child));
+  /* And one that is none does not. */
+  killed_starter(false, false, &program, &child);
+  CHECK(!is_dead(program));
+  kill(program, SIGKILL);
+  kill(child, SIGKILL);
+}
+/* Until then it is a program like any other, also for the children of its
+   parent: they do not keep it alive. */
+TEST(a_daemon_is_a_program_like_any_other) {
+  pid_t other;
+  conc_popen p = script("read line; echo $line; exit 3");
+  conc_output out;
+  if (!CONC_HAVE_SETSIG) SKIP("there is no F_SETSIG");
+  p.std_in = p.std_out = CONC_PIPE;
+  p.task.daemon = true;
+  CHECK_EQ(conc_popen_start(&p), 0);
+  other = fork();
+  if (other == 0) {
+    while (true) pause();
+  }
+  CHECK_EQ(conc_communicate(&p, "a\n", 2, &out, NULL, 20), 3);
+  CHECK_STR(out.data, "a\n");
+  conc_free(out.data);
+  kill(other, SIGKILL);
+  CHECK_EQ(waitpid(other, NULL, 0), other);
+  /* What cannot be executed says so. */
+  const char *const nothing[] = {"/nowhere/at/all", NULL};
+  p = popen_of(nothing);
+  p.task.daemon = true;
+  CHECK_EQ(conc_popen_start(&p), -ENOENT);
+}
+
 /* --- an end with grace --- */
 
 /* It says that it is ready, and how it takes SIGTERM. */
