@@ -5969,8 +5969,9 @@ CONC_API ssize_t conc_broadcast_put(conc_broadcast *broadcast,
      spans of their own, from their start to their end as this process sees it.
    - A counter shows how many messages are in each queue of this process, or
      shared with others, that conc_put or conc_get is called with.
-   Names are cut after 26 bytes. What has waited before the trace began is in it
-   from when it goes on. Spans that have not ended with the trace end with it.
+   Names are cut after 26 bytes. What has waited before the trace began is in
+   it from when it goes on. Spans that have not ended with the trace end with
+   it.
 
    Without a trace all this costs one comparison for each wait, wake-up,
    switch, start and end, and for each conc_put and conc_get; locks that are
@@ -6476,8 +6477,7 @@ static const int *const conc__version_check __attribute__((used)) =
      >>park       actors; what belongs to a thread; parking and waking;
                   cancellation and time limits; spinning; threads as actors;
                   guards; what a fork calls; what is made once; descriptors of
-                  the library's own; how a thread becomes an actor; reading the
-                  lists of tasks from outside
+                  the library's own; how a thread becomes an actor
      >>waiters    wait lists; waiting for many
      >>deadlock   what is looked at; the report; the search; what a wait calls
      >>wait       a waiter on a list parks: the one wait
@@ -6640,9 +6640,9 @@ static const int *const conc__version_check __attribute__((used)) =
      >>remote     requests; the id of a name; who has a lock; what was given
                   up; acquiring and releasing; conditions; events and barriers;
                   what the primitives call; making and freeing them
-     >>resp       commands; replies; errors
-     >>redis      scripts; what there is; what a server says; connections;
-                  lines; addresses; servers; calls
+     >>resp       commands; replies; errors; scripts
+     >>redis      what there is; what a server says; connections; lines;
+                  addresses; servers; calls
      >>streams    what comes; what tasks have; scripts of a queue; the ends of
                   leases; a forked child
      >>far        the connection of the getters; getting; putting; what is
@@ -9213,8 +9213,8 @@ struct conc__actor {
   double until; /* >>park: when the park ends in which it is, or was last;
                    CONC__NEVER. For >>report, which reads this and `fd` from
                    another thread, and sees later whether they were true */
-  int fd; /* >>park, >>coroutine: the descriptor that it waits for, times 4, and
-             CONC_READ or CONC_WRITE or both; 0: none */
+  int fd; /* >>park, >>coroutine: the descriptor that it waits for, times 4,
+             and CONC_READ or CONC_WRITE or both; 0: none */
   conc_once *once; /* >>lock: whose function it runs, the innermost; the others
                       by conc_once.outer; NULL: none */
   struct conc__once_note *notes; /* >>lock: the same for onces between
@@ -14453,9 +14453,9 @@ CONC_API const char *conc_name(conc_task *task) {
 
 /* --- several tasks: one waiter on the list of each ---
 
-   conc__multiwait and its rules are in >>waiters; here tasks are what is waited
-   for. A task moves from `on its list` to `taken` (it has ended, entered by
-   its end), to `ready` (the caller has seen that), to told (`place` is then
+   conc__multiwait and its rules are in >>waiters; here tasks are what is
+   waited for. A task moves from `on its list` to `taken` (it has ended, entered
+   by its end), to `ready` (the caller has seen that), to told (`place` is then
    its number, from 1). All but the first step is the caller's alone. */
 
 /* Begins to wait for the ends of tasks. 0, or what conc__task_check says of
@@ -69199,7 +69199,7 @@ CONC_API ssize_t conc_broadcast_put(conc_broadcast *broadcast,
 /* --- events --- */
 
 enum {
-  CONC__TRACE_STOPS,    /* the row waits for `what`, with a name, or a number */
+  CONC__TRACE_STOPS,    /* the row waits for `what`, with a name or a number */
   CONC__TRACE_GOES_ON,  /* `what`, text and number: who it is */
   CONC__TRACE_BEGINS,   /* a task, likewise; `other` is its key */
   CONC__TRACE_ENDS,     /* that task */
@@ -69377,9 +69377,9 @@ CONC__PRIVATE void conc__trace_add_go(conc__trace_ring *ring,
   conc__trace_who(e, base != NULL ? base : self->task);
 }
 
-/* conc__trace_enter, by a running task that has not ended. The first event of a
-   thread says who it is that is on it: it may never wait, and has begun before
-   the trace perhaps. */
+/* conc__trace_enter, by a running task that has not ended. The first event of
+   a thread says who it is that is on it: it may never wait, and has begun
+   before the trace perhaps. */
 CONC__PRIVATE conc__trace_ring *conc__trace_enter_running(void) {
   conc__trace_ring *ring;
   if (conc__this.current == NULL) return NULL; /* it has no row, nor an end */
@@ -69694,7 +69694,8 @@ CONC__PRIVATE void conc__trace_put_arrow(conc__trace_file *f, const char *kind,
   conc__trace_head(f, 's');
   conc__trace_print(f, "%s", kind);
   conc__trace_tail(f, from->row, from->time);
-  conc__trace_print(f, ",\"cat\":\"wake\",\"id\":\"%ld.%zu\"}", f->pid, number);
+  conc__trace_print(f, ",\"cat\":\"wake\",\"id\":\"%ld.%zu\"}", f->pid,
+                    number);
   conc__trace_head(f, 'f');
   conc__trace_print(f, "%s", kind);
   conc__trace_tail(f, row, time);
@@ -70093,8 +70094,8 @@ CONC_API ssize_t conc_trace_stop(void) {
    A report is made in portions. For each one takes all guards, as a search for
    a deadlock does, and that of the threads; it looks at some tasks, writes
    what it sees to memory that was reserved before, and lets go. Where it
-   stands in the lists is a walker (>>task); why that may be read while the loop's
-   thread goes on is said in >>coroutine.
+   stands in the lists is a walker (>>task); why that may be read while the
+   loop's thread goes on is said in >>coroutine.
    While the guards are held, no waiter gets on a list or off it, so what a
    task on a list waits for is there. But a task that was taken off before may
    go on at any moment, and with it goes its waiter: so a waiter is believed
