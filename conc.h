@@ -14454,9 +14454,10 @@ CONC_API const char *conc_name(conc_task *task) {
 /* --- several tasks: one waiter on the list of each ---
 
    conc__multiwait and its rules are in >>waiters; here tasks are what is
-   waited for. A task moves from `on its list` to `taken` (it has ended, entered
-   by its end), to `ready` (the caller has seen that), to told (`place` is then
-   its number, from 1). All but the first step is the caller's alone. */
+   waited for. A task moves from `on its list` to `taken` (it has ended,
+   entered by its end), to `ready` (the caller has seen that), to told (`place`
+   is then its number, from 1). All but the first step is the caller's
+   alone. */
 
 /* Begins to wait for the ends of tasks. 0, or what conc__task_check says of
    one of them: then nothing has begun. `nodes` has room for n. */
