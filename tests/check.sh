@@ -52,6 +52,8 @@ netns | gcc ip |
 denied | gcc |
 redis | gcc redis-server | CC=gcc $lines OPT=-O1 $san REDIS_CHAOS=10 TESTS="redis redis_answers redis_chaos"
 fuzz | clang |
+clang-tidy | clang-tidy |
+cppcheck | cppcheck |
 compile-all | cc |
 vendor-all | cc |
 gcc-O2 | gcc | CC=gcc OPT=-O2 $few TESTS="core thread sync model park loop queue queue_processes pool shared manager many work"
@@ -76,6 +78,8 @@ configuration() { # NAME TOOLS ARGUMENTS
   netns) # a network that fails; skipped without root
     make build/default/interop/netns &&
       NETNS_SLACK=2 timeout -k 10 "$LIMIT" sh tests/interop/netns.sh ;;
+  clang-tidy | cppcheck)
+    BUILD=build/check timeout -k 10 "$LIMIT" sh tests/analyse.sh "$1" ;;
   *-all) # a script that has more to do here than in make test
     BUILD=build/check timeout -k 10 "$LIMIT" sh "tests/${1%-all}.sh" all ;;
   *) eval "timeout -k 10 $LIMIT make test JOBS=1 $3" ;;
