@@ -7182,7 +7182,8 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
    also empties the disk's own memory. Otherwise all of the file's state. */
 #if defined(F_FULLFSYNC)
 #define CONC__FILE_SYNC(fd) fcntl((fd), F_FULLFSYNC)
-#elif defined(_POSIX_SYNCHRONIZED_IO) && _POSIX_SYNCHRONIZED_IO > 0
+#elif defined(__linux__) || /* musl has it and does not say so */             \
+    (defined(_POSIX_SYNCHRONIZED_IO) && _POSIX_SYNCHRONIZED_IO > 0)
 #define CONC__FILE_SYNC(fd) fdatasync(fd)
 #else
 #define CONC__FILE_SYNC(fd) fsync(fd)

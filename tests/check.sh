@@ -71,6 +71,8 @@ netns | gcc ip |
 denied | gcc |
 redis | gcc redis-server | CC=gcc $lines OPT=-O1 $san REDIS_CHAOS=10 TESTS="redis redis_answers redis_chaos"
 fuzz | clang |
+clang-tidy | clang-tidy |
+cppcheck | cppcheck |
 compile-all | cc |
 targets | cc |
 vendor-all | cc |
@@ -99,6 +101,8 @@ configuration() { # NAME TOOLS ARGUMENTS
       NETNS_SLACK=2 timeout -k 10 "$LIMIT" sh tests/interop/netns.sh ;;
   targets) # other systems, by Zig; skipped where there is none
     BUILD=build/check timeout -k 10 "$LIMIT" sh tests/targets.sh ;;
+  clang-tidy | cppcheck)
+    BUILD=build/check timeout -k 10 "$LIMIT" sh tests/analyse.sh "$1" ;;
   *-all) # a script that has more to do here than in make test
     script=tests/${1%-all}.sh
     [ -f "$script" ] || script=tests/${1%-all}/${1%-all}.sh
