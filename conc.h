@@ -5995,7 +5995,8 @@ CONC_API int conc_report_on_signal(int signal);
                       in shared queues; queues on a Redis, by an address
                       ("redis://host"); conc_select, conc_spawn, .detached,
                       conc_stop_on_signals, conc_interval, conc_limiter,
-                      conc_broadcast, conc_popen_stop, conc_popen_read_line.
+                      conc_broadcast, conc_popen_stop, conc_popen_read_line,
+                      conc_report.
                       System calls that are refused have a stand-in.
                       New in a manager: all that Python's SyncManager serves
                       (conc_manager_register_types); lists, dicts and variables
