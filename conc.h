@@ -6278,7 +6278,7 @@ CONC_API int conc_report_on_signal(int signal);
                       ("redis://host"); conc_select, conc_spawn, .detached,
                       conc_stop_on_signals, conc_interval, conc_limiter,
                       conc_broadcast, conc_popen_stop, conc_popen_read_line,
-                      .daemon of a program.
+                      .daemon of a program, conc_report, conc_trace_start.
                       System calls that are refused have a stand-in.
                       CONC_STRICT: compilers check more (CONC_GUARDED_BY).
                       New in a manager: all that Python's SyncManager serves
@@ -70748,8 +70748,11 @@ CONC__PRIVATE void conc__report_leave_loop(conc__report_state *r) {
   r->walker.task = NULL;
 }
 
-/* Begins with the next thread; false: there is none. */
-CONC__PRIVATE bool conc__report_next_thread(conc__report_state *r) {
+/* Begins with the next thread; false: there is none. (ThreadSanitizer does not
+   see that the loop was ready before it was in the thread: see
+   conc__sight_of_thread, which it must ignore.) */
+CONC__TSAN_IGNORES CONC__PRIVATE bool
+conc__report_next_thread(conc__report_state *r) {
   conc_task *t = r->walker.thread;
   conc__loop *loop;
   conc__sight s;

@@ -38,6 +38,7 @@
 #   Pool.map, Pool.imap                                 pool_map
 #   asyncio.timeout, signal.sigwait                     timeout
 #   asyncio.to_thread                                   offload
+#   asyncio.all_tasks, faulthandler                     report
 #   asyncio.start_server, socketserver                  http
 #   multiprocessing.Manager                             manager_server,
 #                                                         shared_dict
