@@ -55475,6 +55475,10 @@ CONC__PRIVATE int conc__redis_code(const conc__part *part, bool *soon) {
 #define CONC__LUA_KEYS                                                       \
   "local q,dl,bk,nt,ct,wk,ln=KEYS[1],KEYS[2],KEYS[3],KEYS[4],KEYS[5],"       \
   "KEYS[6],KEYS[7] local call=redis.call local me=ARGV[1] "
+/* Of DONE and GOT, which each message needs: these have two of the keys. */
+#define CONC__LUA_ENDS                           \
+  "local q,ct=KEYS[1],KEYS[2] local call=redis.call " \
+  "local me=ARGV[1] "
 #define CONC__LUA_NOW \
   "local T=call('TIME') local now=T[1]*1000+math.floor(T[2]/1000) "
 /* Whether the lease is there. */
@@ -55499,11 +55503,12 @@ enum {
 
 static const char *const conc__redis_scripts[CONC__LUA_COUNT] = {
     /* PUT: me, how many there may be (0: any number), delay in ms, lane ("":
-       none), number, dedup in ms; field, data ... KEYS[8] is that of an id.
+       none), number, dedup in ms, field; data ... KEYS[8] is that of an id.
        How many were put; of an id that is known: all. */
     CONC__LUA_KEYS
     "local cap,delay,lane,num,keep=tonumber(ARGV[2]),tonumber(ARGV[3]),"
-    "ARGV[4],tonumber(ARGV[5]),tonumber(ARGV[6]) local n=(#ARGV-6)/2 "
+    "ARGV[4],tonumber(ARGV[5]),tonumber(ARGV[6]) "
+    "local f,all=ARGV[7],ARGV local n=#all-7 "
     "if lane~='' then local l=call('HGET',ln,lane) if l then "
     "local a,b=string.match(l,'(%d+):(%d+)') "
     "if tonumber(a)>=num then return tonumber(b) end end end "
@@ -55514,10 +55519,9 @@ static const char *const conc__redis_scripts[CONC__LUA_COUNT] = {
     "if delay>0 then " CONC__LUA_NOW
     "for i=1,n do "
     "local s=string.format('%016d',call('HINCRBY',ct,'serial',1)) "
-    "call('ZADD',dl,now+delay,s..':'..ARGV[5+2*i]..ARGV[6+2*i]) end "
+    "call('ZADD',dl,now+delay,s..':'..f..all[7+i]) end "
     "call('XADD',wk,'MAXLEN',1,'*','w',1) "
-    "else for i=1,n do "
-    "call('XADD',q,'*',ARGV[5+2*i],ARGV[6+2*i]) end end "
+    "else for i=8,7+n do call('XADD',q,'*',f,all[i]) end end "
     "if keep>0 then call('SET',KEYS[8],1,'PX',keep) end "
     "if lane~='' then call('HSET',ln,lane,ARGV[5]..':'..n) "
     "call('PEXPIRE',ln,3600000) end "
@@ -55569,14 +55573,14 @@ static const char *const conc__redis_scripts[CONC__LUA_COUNT] = {
     "if more then out[1]=0 end return out",
     /* DONE: me, what counts it; entry, deliveries. {1}; {0}: it is not leased
        so any more. */
-    CONC__LUA_KEYS CONC__LUA_MINE
+    CONC__LUA_ENDS CONC__LUA_MINE
     "local id=ARGV[3] if not mine(id,ARGV[4]) then return {0} end "
     "call('XACK',q,'conc',id) call('XDEL',q,id) "
     "call('HINCRBY',ct,ARGV[2],1) return {1}",
     /* GOT: me; entry ... Of a queue that does not lease: they have been handed
        out, whoever else was sent them since. So nothing is asked first, and
        all go together: that is three times as fast. How many it were. */
-    CONC__LUA_KEYS
+    CONC__LUA_ENDS
     "local n=0 for i=2,#ARGV,1000 do local j=math.min(i+999,#ARGV) "
     "n=n+call('XACK',q,'conc',unpack(ARGV,i,j)) "
     "call('XDEL',q,unpack(ARGV,i,j)) end "
@@ -57255,12 +57259,19 @@ CONC__PRIVATE void conc__far_moves(conc__redis_queue *q, int by) {
 CONC__PRIVATE void conc__script_begin(const conc__redis_queue *q,
                                       conc__command *c, int script,
                                       size_t arguments, const char *more) {
-  size_t keys = CONC__KEY_OPTIONS, i;
+  bool ends = script == CONC__LUA_DONE || script == CONC__LUA_GOT;
+  size_t keys = ends ? 2 : CONC__KEY_OPTIONS, i;
   if (more != NULL) keys++;
   conc__command_begin(c, 3 + keys + 1 + arguments, "EVALSHA");
   conc__command_text(c, q->redis->scripts[script]);
   conc__command_int(c, (int64_t)keys);
-  for (i = 0; i < CONC__KEY_OPTIONS; i++) conc__command_text(c, q->keys[i]);
+  if (ends) {
+    conc__command_text(c, q->keys[CONC__KEY_STREAM]);
+    conc__command_text(c, q->keys[CONC__KEY_COUNTS]);
+  } else {
+    for (i = 0; i < CONC__KEY_OPTIONS; i++)
+      conc__command_text(c, q->keys[i]);
+  }
   if (more != NULL) conc__command_text(c, more);
   conc__command_text(c, q->redis->consumer);
 }
@@ -58340,7 +58351,7 @@ CONC__PRIVATE void conc__put_script(const conc__redis_queue *q,
     if (once == NULL) c->rc = -ENOMEM;
     else snprintf(once, room, "%s:once:%s", q->keys[CONC__KEY_STREAM], id);
   }
-  conc__script_begin(q, c, CONC__LUA_PUT, 5 + 2 * n, once);
+  conc__script_begin(q, c, CONC__LUA_PUT, 6 + n, once);
   conc__command_int(c, q->queue.capacity > 0 ? (int64_t)q->queue.capacity : 0);
   conc__command_int(c, terms != NULL && terms->delay > 0
                            ? (int64_t)(terms->delay * 1000)
@@ -58350,10 +58361,9 @@ CONC__PRIVATE void conc__put_script(const conc__redis_queue *q,
   conc__command_int(c, id == NULL     ? 0
                        : q->dedup > 0 ? q->dedup
                                       : CONC__REDIS_BURIED);
-  for (i = from; i < from + n; i++) {
-    conc__command_text(c, s->field);
+  conc__command_text(c, s->field);
+  for (i = from; i < from + n; i++)
     conc__command_bytes(c, s->data + i * s->size, s->size);
-  }
   CONC_FREE(once);
 }
 
