@@ -7,6 +7,7 @@
 : "${CC:=cc}" "${CXX:=c++}" "${BUILD:=build/default}" "${GDB:=gdb}"
 tmp=$BUILD/gdb
 rm -rf "$tmp" && mkdir -p "$tmp" || exit 1
+trap 'rm -rf "$tmp"/*.core' EXIT # they are large
 suite=gdb
 . tests/try.sh
 skip() { echo "skip gdb: $1: $2"; }
