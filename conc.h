@@ -16692,7 +16692,7 @@ CONC__PRIVATE void conc__foreign_quit(conc_task *task) {
 CONC__PRIVATE void conc__thread_exit(void *thread) {
   conc__thread *self = (conc__thread *)thread;
   self->current = &self->actor;
-  self->loop = NULL;
+  CONC__STORE(&self->loop, (struct conc__loop *)NULL);
   self->actor.scope = NULL;
   self->actor.generator = NULL;
   if (self->actor.once != NULL || self->actor.notes != NULL)
@@ -18768,7 +18768,7 @@ CONC__PRIVATE void conc__loop_exit(void *arg) {
   /* In a round the others have been cancelled, which is to come once. */
   if (loop->mark.link != NULL) conc__loop_end_round(loop);
   conc__loop_end_rest(loop);
-  conc__this.loop = NULL;
+  CONC__STORE(&conc__this.loop, (conc__loop *)NULL);
   if (whole) {
     conc__loop_close(loop);
     CONC_FREE(loop);
@@ -18810,7 +18810,7 @@ CONC_API int conc_run(conc_task *task) {
       conc__loop_run_all(loop, task);
       rc = loop->lookout.deadlocked ? -EDEADLK : task->status;
     }
-    conc__this.loop = NULL;
+    CONC__STORE(&conc__this.loop, (conc__loop *)NULL);
     conc__loop_close(loop);
   }
   if (rc != -ECANCELED) mine->was_cancelled = was_cancelled;
@@ -70192,6 +70192,12 @@ conc__sight_of_wait(conc__sight *s, const conc__actor *a) {
   return true;
 }
 
+/* Changed by the end of the group, under another guard. */
+CONC__TSAN_IGNORES CONC__PRIVATE const conc_group *
+conc__sight_group(const conc_task *t) {
+  return CONC__LOAD_RELAXED(&t->group);
+}
+
 /* Looks at a coroutine; `current` is the actor that its loop's thread runs. */
 CONC__TSAN_IGNORES CONC__PRIVATE void
 conc__sight_of_coro(conc__sight *s, const conc_task *t,
@@ -70199,7 +70205,7 @@ conc__sight_of_coro(conc__sight *s, const conc_task *t,
   const conc__actor *a = CONC__LOAD(&t->actor);
   const conc__coro *co = (const conc__coro *)a;
   memset(s, 0, sizeof *s);
-  s->member = t->group;
+  s->member = conc__sight_group(t);
   s->until = CONC__NEVER;
   if (a == NULL || a == CONC__NEVER_BEGIN) {
     s->state = "not begun";
@@ -70218,7 +70224,7 @@ conc__sight_of_coro(conc__sight *s, const conc_task *t,
 }
 
 /* Looks at a thread, and returns it; NULL: it has not begun. */
-CONC__TSAN_IGNORES CONC__PRIVATE const conc__thread *
+CONC__PRIVATE const conc__thread *
 conc__sight_of_thread(conc__sight *s, const conc_task *t,
                       conc__loop **loop) {
   const conc__actor *a = CONC__LOAD(&t->actor);
@@ -70226,7 +70232,7 @@ conc__sight_of_thread(conc__sight *s, const conc_task *t,
       (const conc__thread *)(const void *)((const char *)a -
                                            offsetof(conc__thread, actor));
   memset(s, 0, sizeof *s);
-  s->member = t->group;
+  s->member = conc__sight_group(t);
   s->until = CONC__NEVER;
   *loop = NULL;
   if (a == NULL || a == CONC__NEVER_BEGIN) {
