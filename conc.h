@@ -70764,11 +70764,8 @@ CONC__PRIVATE void conc__report_leave_loop(conc__report_state *r) {
   r->walker.task = NULL;
 }
 
-/* Begins with the next thread; false: there is none. (ThreadSanitizer does not
-   see that the loop was ready before it was in the thread: see
-   conc__sight_of_thread, which it must ignore.) */
-CONC__TSAN_IGNORES CONC__PRIVATE bool
-conc__report_next_thread(conc__report_state *r) {
+/* Begins with the next thread; false: there is none. */
+CONC__PRIVATE bool conc__report_next_thread(conc__report_state *r) {
   conc_task *t = r->walker.thread;
   conc__loop *loop;
   conc__sight s;
