@@ -70228,9 +70228,7 @@ CONC__PRIVATE const conc__thread *
 conc__sight_of_thread(conc__sight *s, const conc_task *t,
                       conc__loop **loop) {
   const conc__actor *a = CONC__LOAD(&t->actor);
-  const conc__thread *thread =
-      (const conc__thread *)(const void *)((const char *)a -
-                                           offsetof(conc__thread, actor));
+  const conc__thread *thread;
   memset(s, 0, sizeof *s);
   s->member = conc__sight_group(t);
   s->until = CONC__NEVER;
@@ -70239,6 +70237,8 @@ conc__sight_of_thread(conc__sight *s, const conc_task *t,
     s->state = "not begun";
     return NULL;
   }
+  thread = (const conc__thread *)(const void *)((const char *)a -
+                                                offsetof(conc__thread, actor));
   *loop = CONC__LOAD(&thread->loop);
   if (*loop != NULL)
     s->state = "runs a loop";
