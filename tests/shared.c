@@ -1340,7 +1340,7 @@ static void play_role(const char *role) {
   named *n;
   snprintf(name, sizeof name, "%s", getenv("SHARED_NAME"));
   if (strcmp(role, "die") == 0)
-    conc_shared_open(name, sizeof *n, die_in_init, NULL);
+    CHECK_CHILD(!conc_shared_open(name, sizeof *n, die_in_init, NULL));
   n = open_named();
   if (strcmp(role, "count") == 0)
     for (int i = 0; i < 1000; i++) {
