@@ -26883,6 +26883,13 @@ CONC__PRIVATE int conc__pickle_call_bytes(conc__pickle_reader *r, size_t call,
   return rc != 0 ? rc : conc__maker_push_latin1(m, type, arg);
 }
 
+/* A text was bytes. Where the same str of Python 2 stands elsewhere it may be
+   text: so what is shared with that is not the same part any more. */
+CONC__PRIVATE void conc__pickle_old_bytes(conc_value *text) {
+  text->type = CONC_BYTES;
+  text->shared = 0;
+}
+
 /* The texts among the items of a tuple that a Python 2 has given to a class.
    Its str is text or bytes: here the class alone knows which. So what is not
    ASCII is what it was, bytes; and so is what the three classes of datetime
@@ -26897,7 +26904,7 @@ CONC__PRIVATE void conc__pickle_old_texts(const conc__pickle_reader *r,
     if (v->type != CONC_STR || v->as.at < 2) continue;
     /* What was read from a line does not lie in the input; of protocol 0. */
     if (v->as.at >= r->m.input_size) {
-      if (all) v->type = CONC_BYTES;
+      if (all) conc__pickle_old_bytes(v);
       continue;
     }
     /* Behind the opcode and the length: SHORT_BINSTRING or BINSTRING. */
@@ -26906,7 +26913,8 @@ CONC__PRIVATE void conc__pickle_old_texts(const conc__pickle_reader *r,
         (v->as.at < 5 || p[-5] != CONC__OP_BINSTRING ||
          conc__little_endian(p - 4, 4) != v->size))
       continue;
-    if (all || conc__ascii_prefix(p, v->size) < v->size) v->type = CONC_BYTES;
+    if (all || conc__ascii_prefix(p, v->size) < v->size)
+      conc__pickle_old_bytes(v);
   }
 }
 
