@@ -6325,7 +6325,9 @@ CONC__USE(conc_queue_new); CONC__USE(conc_shared_alloc);
 CONC__USE(conc_shared_open); CONC__USE(conc_listen); CONC__USE(conc_accept);
 CONC__USE(conc_connect); CONC__USE(conc_datagram_open);
 CONC__USE(conc_recv_fd);
-#if !defined(__clang__) && __GNUC__ >= 11
+/* Where gcc sees the bodies, it makes copies of them under other names, and
+   takes the freeing of those for a mistake. */
+#if !defined(__clang__) && __GNUC__ >= 11 && !defined(CONC_IMPLEMENTATION)
 #define CONC__FREED_BY(f, other) \
   CONC_API __typeof__(f) f __attribute__((malloc(other, 1)))
 CONC__FREED_BY(conc_queue_new, conc_queue_free);
