@@ -329,6 +329,26 @@ TEST(texts_of_python_2_keep_their_kind) {
   conc_value_free(v);
 }
 
+/* The same str of Python 2 may be the bytes of a date, and a text elsewhere.
+   So neither is written as a reference to the other, whichever comes first. */
+TEST(a_str_of_python_2_is_bytes_here_and_text_there) {
+#define DATE "cdatetime\ndate\n"
+#define DATE_WRITTEN DATE "C\4\7l\1\1\x85R"
+#define TEXT_WRITTEN "X\4\0\0\0\7l\1\1q\0" /* never fetched */
+  CHECK(AS("(U\4\7l\1\1q\0" DATE "h\0\x85Rt.",
+           TEXT_WRITTEN DATE_WRITTEN "\x86"));
+  CHECK(AS("(" DATE "U\4\7l\1\1q\0\x85Rh\0t.",
+           DATE_WRITTEN TEXT_WRITTEN "\x86"));
+  CHECK(AS("(" DATE "(S'\\x07l\\x01\\x01'\np0\ntRg0\nt.",
+           DATE_WRITTEN TEXT_WRITTEN "\x86"));
+  /* What was its text in one date is its bytes in another. */
+  CHECK(AS("(" DATE "U\4\7l\1\1q\0\x85R" DATE "h\0\x85Rt.",
+           DATE_WRITTEN DATE_WRITTEN "\x86"));
+  /* The same of a class that nobody knows, by what is no ASCII. */
+  CHECK(AS("(U\2\xc3\xa9q\0cm\nA\nh\0\x85Rt.",
+           "X\2\0\0\0\xc3\xa9q\0cm\nA\nC\2\xc3\xa9\x85R\x86"));
+}
+
 /* An object may refer to itself, and to objects that it is in. */
 TEST(objects_refer_to_objects_around_them) {
   /* (a, a) with a.x = [b], b.x = a, b.y = b. */
