@@ -219,6 +219,41 @@ TEST(a_kernel_has_none_of_these_calls) {
   for (i = 0; i < CALLS; i++) all[i] = calls[i].number;
   without(all, CALLS, ENOSYS, "all");
 }
+/* What is newer fails in this child; what is as old does not. */
+static void is_linux_3_10(void) {
+  static const int newer[] = {8, 18, 25, 102}; /* MADV_FREE, WIPEONFORK,
+                                                  COLLAPSE, GUARD_INSTALL */
+  struct flock lock;
+  size_t size = (size_t)sysconf(_SC_PAGESIZE), i;
+  void *page = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  CHECK_CHILD(page != MAP_FAILED);
+  for (i = 0; i < sizeof newer / sizeof *newer; i++)
+    CHECK_CHILD(madvise(page, size, newer[i]) < 0 && errno == EINVAL);
+  CHECK_CHILD(madvise(page, size, MADV_DONTFORK) == 0);
+  CHECK_CHILD(syscall(SYS_memfd_create, "x", 0) < 0 && errno == ENOSYS);
+  memset(&lock, 0, sizeof lock);
+  lock.l_type = F_WRLCK;
+  for (i = 36; i <= 38; i++) /* F_OFD_GETLK, SETLK, SETLKW */
+    CHECK_CHILD(fcntl(0, (int)i, &lock) < 0 && errno == EINVAL);
+  CHECK_CHILD(fcntl(0, F_GETFD) >= 0);
+}
+TEST(linux_3_10_does_not_know_what_is_newer) {
+  int status;
+  pid_t pid;
+  NEEDS_FORK;
+  NEEDS_REFUSAL;
+  pid = (fflush(NULL), fork());
+  if (pid == 0) {
+    if (!can_be_linux_3_10()) _exit(77);
+    is_linux_3_10();
+    _exit(0);
+  }
+  CHECK_EQ(waitpid(pid, &status, 0), pid);
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 77)
+    SKIP("no system call can be refused here");
+  CHECK_EQ(status, 0);
+}
 TEST(a_kernel_is_as_old_as_linux_3_10) {
   NEEDS_FORK;
   NEEDS_REFUSAL;
