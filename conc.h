@@ -15009,7 +15009,7 @@ CONC_API int conc_group_leave(conc_group *group, double timeout) {
    the names of those that the machine has not, and x18 where it belongs to the
    system. */
 #ifdef __AVX512F__
-#define CONC__AVX512_MASKS "k1", "k2", "k3", "k4", "k5", "k6", "k7",
+#define CONC__AVX512_MASKS "k0", "k1", "k2", "k3", "k4", "k5", "k6", "k7",
 #define CONC__AVX512_REGISTERS                                                \
   "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23",     \
       "xmm24", "xmm25", "xmm26", "xmm27", "xmm28", "xmm29", "xmm30", "xmm31", \
@@ -15017,6 +15017,15 @@ CONC_API int conc_group_leave(conc_group *group, double timeout) {
 #else
 #define CONC__AVX512_MASKS
 #define CONC__AVX512_REGISTERS
+#endif
+/* APX has 16 more; gcc defines the first of these, and older clangs only the
+   second. */
+#if CONC__X86_64 && (defined(__APX_F__) || defined(__EGPR__))
+#define CONC__APX_REGISTERS                                                   \
+  "r16", "r17", "r18", "r19", "r20", "r21", "r22", "r23", "r24", "r25",       \
+      "r26", "r27", "r28", "r29", "r30", "r31",
+#else
+#define CONC__APX_REGISTERS
 #endif
 #ifdef __SSE__
 #define CONC__SSE_REGISTERS                                                   \
@@ -15087,7 +15096,7 @@ CONC__INLINE void conc__switch_registers(void **from, void **to) {
         "r15", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7",
         "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15",
         "st", "st(1)", "st(2)", "st(3)", "st(4)", "st(5)", "st(6)", "st(7)",
-        CONC__AVX512_REGISTERS "cc", "memory");
+        CONC__AVX512_REGISTERS CONC__APX_REGISTERS "cc", "memory");
 }
 
 #elif CONC_HAVE_SWITCH_ASM && CONC__ARM64
