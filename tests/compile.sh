@@ -25,18 +25,8 @@ clight="$cwarn -Wno-misleading-indentation"
 c_standards='c99 c11 c17 c2x'
 cxx_standards='c++11 c++14 c++17 c++20 c++2b'
 
-# try TITLE COMMAND...: the command must succeed and be silent.
-try() {
-  title=$1
-  shift
-  if "$@" >"$tmp/log" 2>&1 && [ ! -s "$tmp/log" ]; then
-    echo "ok   compile: $title"
-  else
-    echo "$ $*"
-    head -50 "$tmp/log"
-    echo "FAIL compile: $title"
-  fi
-}
+suite=compile
+. tests/try.sh
 skip() { echo "skip compile: $1: there is no $2"; }
 source() { cat >"$tmp/$1"; }
 

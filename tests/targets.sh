@@ -21,18 +21,8 @@ cat >"$tmp/main.c" <<'EOS'
 int main(void) { return conc_version() == 0; }
 EOS
 
-# try TITLE COMMAND...: the command must succeed and be silent.
-try() {
-  title=$1
-  shift
-  if "$@" >"$tmp/log" 2>&1 && [ ! -s "$tmp/log" ]; then
-    echo "ok   targets: $title"
-  else
-    echo "$ $*"
-    head -30 "$tmp/log"
-    echo "FAIL targets: $title"
-  fi
-}
+suite=targets
+. tests/try.sh
 c="$zig cc -std=c11 $warn -Wstrict-prototypes -Wmissing-prototypes"
 # (Its C++ library is not needed: "zig c++" would compile that first.)
 cxx="$zig cc -x c++ -std=c++17 -fno-exceptions $warn"
@@ -83,5 +73,8 @@ done
 one x86_64-macos
 # Old glibc, and both kinds of time on 32 bits.
 one x86_64-linux-gnu.2.17
+# More registers that the switch must name, and a CPU that is in no other row.
+one x86_64-linux-gnu -mapxf -mavx512f
+one loongarch64-linux-gnu
 one x86-linux-gnu -D_TIME_BITS=64 -D_FILE_OFFSET_BITS=64
 one arm-linux-gnueabihf

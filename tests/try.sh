@@ -1,5 +1,5 @@
-# For tests that are scripts and look into conc.h: sourced with the name of the
-# suite in $suite and a folder of its own in $tmp.
+# For tests that are scripts: sourced with the name of the suite in $suite and a
+# folder of its own in $tmp.
 
 # try TITLE COMMAND...: the command must be silent, and succeed.
 try() {
@@ -9,6 +9,7 @@ try() {
   if [ ! -s "$tmp/log" ]; then
     echo "ok   $suite: $title"
   else
+    echo "$ $*"
     head -50 "$tmp/log"
     echo "FAIL $suite: $title"
   fi

@@ -15,18 +15,8 @@ if command -v timeout >/dev/null 2>&1; then limit='timeout 60'; fi
 
 have() { command -v "${1%% *}" >/dev/null 2>&1; }
 
-# try TITLE COMMAND...: the command must succeed and be silent.
-try() {
-  title=$1
-  shift
-  if "$@" >"$root/log" 2>&1 && [ ! -s "$root/log" ]; then
-    echo "ok   vendor: $title"
-  else
-    echo "$ $*"
-    head -50 "$root/log"
-    echo "FAIL vendor: $title"
-  fi
-}
+suite=vendor tmp=$root
+. tests/try.sh
 skip() { echo "skip vendor: $1: there is no $2"; }
 
 # A new folder with conc.h in it, to be in.
