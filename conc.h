@@ -37494,8 +37494,10 @@ CONC__INLINE bool conc__queue_is_work(const conc_queue *q) {
    To the host a lease is the visitor's: it ends with the wire, as soon as the
    system closes that, whatever the guest has died of. So a wire by which a
    task has leases is pinned to the task: no other one uses it, and it is
-   closed when the task ends. The host says with each answer whether there are
-   leases left. Other wires are idle between two calls.
+   closed when the task ends. The host says with each answer how many leases
+   there are left. Other wires are idle between two calls. A pinned one that
+   ends stays with its task, without a descriptor, until conc_task_done has
+   said of each of those leases that it is lost.
 
    A call that is cancelled, or whose time is over, has asked for something
    that may have been done. If the wire is pinned, the host is told by a word
@@ -37569,8 +37571,8 @@ typedef struct conc__wish {
 /* How an answer begins. */
 typedef struct conc__outcome {
   uint32_t serial;
-  uint32_t holds; /* 1: the visitor has leases, or has lost some and was not
-                     told yet */
+  uint32_t holds; /* leases that the visitor has, or has lost and was not told
+                     of yet */
   int64_t result; /* of the call */
   uint64_t lease; /* of a get; or 0 */
   uint32_t deliveries;
@@ -37586,11 +37588,15 @@ typedef struct conc__cable {
                               whether it is one that is there */
   conc__mutex *guard;      /* of the house; it is there when that is gone */
   struct conc__cable *before, *after; /* of the pinned; under the guard */
-  int fd;                  /* -1: closed; so in a forked child */
+  int fd;                  /* -1: closed; so in a forked child, and if it is
+                              pinned and has ended */
   unsigned depth;          /* conc__fork_depth of its process */
   uint32_t serial;         /* of the last call */
   uint32_t owes;           /* the call that the host is to be told to cancel;
                               0: none */
+  uint64_t holds;          /* of a pinned one: its leases when the host was
+                              heard last; if it has ended, those that its task
+                              was not told of */
   bool pinned;
   conc__buffer in, out;
 } conc__cable;
@@ -37689,17 +37695,17 @@ CONC__PRIVATE ssize_t conc__visitor_take(conc__visitor *v, conc__sink *sink,
   return got;
 }
 
-/* Whether the wire must stay with its task. */
-CONC__PRIVATE bool conc__visitor_holds(const conc__visitor *v) {
+/* The leases for which the wire must stay with its task: see conc__outcome. */
+CONC__PRIVATE uint32_t conc__visitor_holds(const conc__visitor *v) {
   conc__work *q = v->house->work;
   const conc__stake *s =
       q->queue.leases ? conc__stake_find(v->holder, q) : NULL;
-  bool holds;
-  if (s == NULL) return false;
+  size_t holds;
+  if (s == NULL) return 0;
   conc__mutex_lock(s->guard);
-  holds = s->count > 0 || s->lost_count > 0;
+  holds = s->count + s->lost_count;
   conc__mutex_unlock(s->guard);
-  return holds;
+  return holds < UINT32_MAX ? (uint32_t)holds : UINT32_MAX;
 }
 
 /* A put or an unget. The bytes stay where they are until it is over. */
@@ -37755,7 +37761,8 @@ CONC__PRIVATE int conc__visitor_name(conc__visitor *v) {
   conc__holder *h;
   memcpy(name, v->wish.name, sizeof name);
   name[sizeof name - 1] = 0;
-  if (strcmp(v->holder->name, name) == 0 || conc__visitor_holds(v)) return 0;
+  if (strcmp(v->holder->name, name) == 0 || conc__visitor_holds(v) > 0)
+    return 0;
   h = conc__holder_new(name, conc__due_now());
   if (h == NULL) return -ENOMEM;
   conc__holder_end(v->holder);
@@ -38242,11 +38249,14 @@ CONC__PRIVATE conc__cables *conc__cables_make(void) {
   return NULL;
 }
 
-/* The wire of the calling task by which it has leases; or NULL. */
-CONC__PRIVATE conc__cable *conc__cable_pinned(const conc__house *f) {
+/* The wire of the calling task by which it has leases; or (`ended`) the one by
+   which it had some. NULL: there is none. */
+CONC__PRIVATE conc__cable *conc__cable_pinned(const conc__house *f,
+                                              bool ended) {
   const conc__cables *all = conc__cables_find();
   conc__cable *wire = all != NULL ? all->first : NULL;
-  while (wire != NULL && CONC__LOAD_RELAXED(&wire->house) != f)
+  while (wire != NULL && (CONC__LOAD_RELAXED(&wire->house) != f ||
+                          (wire->fd < 0) != ended))
     wire = wire->next;
   return wire;
 }
@@ -38330,7 +38340,7 @@ CONC__PRIVATE int conc__cable_open(conc__house *f, conc__cable **out,
 CONC__PRIVATE int conc__cable_take(conc__house *f, conc__cable **out,
                                   bool *fresh, double deadline) {
   *fresh = false;
-  *out = conc__cable_pinned(f);
+  *out = conc__cable_pinned(f, false);
   if (*out != NULL) return conc__own_fd_is((*out)->fd) ? 0 : -EBADF;
   do {
     conc__mutex_lock(conc__mutex_of(f));
@@ -38347,16 +38357,17 @@ CONC__PRIVATE int conc__cable_take(conc__house *f, conc__cable **out,
   return conc__cable_open(f, out, deadline);
 }
 
-/* A call is over: the wire is the task's if it `holds` leases, or idle. If
+/* A call is over: the wire is the task's if that `holds` leases, or idle. If
    there are enough of those it is closed, for it takes a descriptor of the
    host, too. Nothing is under way by it any more. */
 CONC__PRIVATE void conc__cable_leave(conc__house *f, conc__cable *wire,
-                                    bool holds) {
+                                    uint64_t holds) {
   bool keep;
   if (wire->in.capacity > CONC__BUFFER_KEPT) conc__buffer_free(&wire->in);
   if (wire->out.capacity > CONC__BUFFER_KEPT) conc__buffer_free(&wire->out);
-  if (wire->pinned != holds) conc__cable_pin(f, wire, holds);
-  if (holds) return;
+  if (wire->pinned != (holds > 0)) conc__cable_pin(f, wire, holds > 0);
+  wire->holds = holds;
+  if (holds > 0) return;
   conc__mutex_lock(wire->guard);
   keep = f->idle_count < CONC__CABLES_KEPT;
   if (keep) {
@@ -38372,6 +38383,29 @@ CONC__PRIVATE void conc__cable_leave(conc__house *f, conc__cable *wire,
 CONC__PRIVATE void conc__cable_drop(conc__house *f, conc__cable *wire) {
   if (wire->pinned) conc__cable_pin(f, wire, false);
   conc__cable_free(wire);
+}
+
+/* The same, and the task has not been told of it. What it lost before in this
+   way is noted at one place with this. */
+CONC__PRIVATE void conc__cable_lose(conc__house *f, conc__cable *wire) {
+  conc__cable *before = conc__cable_pinned(f, true);
+  if (before != NULL) {
+    wire->holds += before->holds;
+    conc__cable_drop(f, before);
+  }
+  conc__fd_close_own(&wire->fd);
+  conc__buffer_free(&wire->in);
+  conc__buffer_free(&wire->out);
+}
+
+/* The task is told of n of the leases that it has lost with a wire. False: it
+   was told of all. */
+CONC__PRIVATE bool conc__cable_told(conc__house *f, uint64_t n) {
+  conc__cable *wire = conc__cable_pinned(f, true);
+  if (wire == NULL) return false;
+  wire->holds -= n < wire->holds ? n : wire->holds;
+  if (wire->holds == 0) conc__cable_drop(f, wire);
+  return true;
 }
 
 /* The number by which the host knows which wires are of one process. */
@@ -38415,7 +38449,6 @@ typedef struct conc__guest_calling {
   const char *id;               /* behind it; or NULL */
   bool acts;  /* without an answer it is not known whether it was done */
   bool waits; /* a cancel of the caller ends it */
-  bool lost;  /* the wire has ended by which the task had leases */
   /* After a call that went well, until conc__guest_leave: */
   conc__cable *wire;
   conc__outcome outcome;
@@ -38500,7 +38533,9 @@ CONC__PRIVATE int conc__guest_failed(conc__guest_calling *c, int rc,
   if (!ended && wire->pinned) {
     if (sent) conc__cable_cancel(c->house, wire, c->wish.serial);
   } else if (!ended && !sent) {
-    conc__cable_leave(c->house, wire, false);
+    conc__cable_leave(c->house, wire, 0);
+  } else if (wire->pinned) {
+    conc__cable_lose(c->house, wire);
   } else {
     if (!ended)
       conc__cable_say(c->house, wire, CONC__WISH_CANCEL, c->wish.serial, 0);
@@ -38537,15 +38572,15 @@ CONC__PRIVATE int conc__guest_try(conc__guest_calling *c, bool *fresh,
    memory for it, or either program may have closed it. The door tells, which
    the host holds as long as it is there. So the call is made again by another
    wire, until there is an answer or the door has ended; with pauses, if not
-   even a new wire lasts. */
+   even a new wire lasts. That the host has ended says of all leases that they
+   have, too. */
 CONC__PRIVATE ssize_t conc__guest_exchange(conc__guest_calling *c) {
   const double end = conc__guest_end(c);
   double pause = 1e-3;
   bool sent, fresh;
   int rc;
   while ((rc = conc__guest_try(c, &fresh, &sent, end)) != 0) {
-    if (c->wire == NULL) return rc;
-    if (c->wire->pinned) c->lost = true;
+    if (c->wire == NULL) break;
     rc = conc__guest_failed(c, rc, sent);
     if (rc != -EPIPE) return rc;
     if (conc__remaining(end) <= 0) return -ETIMEDOUT;
@@ -38553,12 +38588,14 @@ CONC__PRIVATE ssize_t conc__guest_exchange(conc__guest_calling *c) {
     if (rc != 0) return rc;
     if (fresh && pause < CONC__HOST_PAUSE) pause *= 2;
   }
-  if (c->outcome.result >= 0) return (ssize_t)c->outcome.result;
-  if (c->outcome.result == -EOWNERDEAD)
+  if (rc == 0 && c->outcome.result >= 0) return (ssize_t)c->outcome.result;
+  if (rc == 0) rc = (int)c->outcome.result;
+  if (c->wire != NULL && rc == -EOWNERDEAD)
     conc__cable_drop(c->house, c->wire);
-  else
-    conc__cable_leave(c->house, c->wire, c->outcome.holds != 0);
-  return (ssize_t)c->outcome.result;
+  else if (c->wire != NULL)
+    conc__cable_leave(c->house, c->wire, c->outcome.holds);
+  if (rc == -EOWNERDEAD) conc__cable_told(c->house, UINT64_MAX);
+  return rc;
 }
 
 /* The whole call. A cancel does not end what would wait for nothing in the
@@ -38575,7 +38612,7 @@ CONC__PRIVATE ssize_t conc__guest_call(conc__guest_calling *c) {
 
 /* The answer has been read. */
 CONC__PRIVATE void conc__guest_leave(conc__guest_calling *c) {
-  conc__cable_leave(c->house, c->wire, c->outcome.holds != 0);
+  conc__cable_leave(c->house, c->wire, c->outcome.holds);
 }
 
 /* A call without more in its answer than a number, or an error. */
@@ -38710,7 +38747,8 @@ CONC__PRIVATE int conc__guest_unget(conc_queue *q, const conc__message *m,
 }
 
 /* The end of a lease that the task has a wire for, if it is that of its last
-   message. If that wire has ended, so has the lease. */
+   message. If that wire has ended, so has the lease. One that is named is not
+   told of a second time. */
 CONC__PRIVATE int conc__guest_end_lease(conc_queue *q,
                                         struct conc__holder *holder,
                                         uint64_t lease, int how,
@@ -38719,14 +38757,16 @@ CONC__PRIVATE int conc__guest_end_lease(conc_queue *q,
   int rc;
   (void)holder;
   conc__guest_begin_short(&c, q, CONC__WISH_END);
-  if (lease == 0 && q->leases && conc__cable_pinned(c.house) == NULL)
-    return -EINVAL;
+  if (lease == 0 && q->leases && conc__cable_pinned(c.house, false) == NULL)
+    return conc__cable_told(c.house, 1) ? -ESTALE : -EINVAL;
   c.wish.lease = lease;
   c.wish.how = how;
   c.wish.seconds = seconds;
   c.acts = true;
   rc = (int)conc__guest_ask(&c);
-  return rc == -EINVAL && c.lost ? -ESTALE : rc;
+  if (rc == (lease == 0 ? -EINVAL : -ESTALE) && conc__cable_told(c.house, 1))
+    return -ESTALE;
+  return rc;
 }
 
 /* Hands the message over that has come. Negative errno: the sink does not take
@@ -38883,13 +38923,18 @@ CONC__PRIVATE ssize_t conc__guest_done_n(conc_queue *q,
   (void)ended;
   for (i = 0; i < n && (rc >= 0 || rc == -ESTALE); i += part) {
     conc__guest_calling c;
+    size_t some;
     part = n - i < CONC__GUEST_MANY ? n - i : CONC__GUEST_MANY;
     conc__guest_begin_short(&c, q, CONC__WISH_DONE_MANY);
     c.wish.lease = part;
     c.acts = true;
-    rc = conc__cable_pinned(c.house) == NULL ? -EINVAL : conc__guest_ask(&c);
-    if (rc > 0) done += (size_t)rc;
-    if (rc == -ESTALE || (rc == -EINVAL && c.lost)) stale = true;
+    rc = conc__cable_pinned(c.house, false) == NULL ? -EINVAL
+                                                    : conc__guest_ask(&c);
+    some = rc > 0 ? (size_t)rc : 0;
+    done += some;
+    if ((rc > 0 || rc == -EINVAL) && conc__cable_told(c.house, part - some))
+      stale = true;
+    if (rc == -ESTALE) stale = true;
   }
   if (rc < 0 && rc != -ESTALE && rc != -EINVAL) return rc;
   if (done > 0) return (ssize_t)done;

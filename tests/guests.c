@@ -1255,6 +1255,56 @@ TEST(a_way_that_ends_is_not_the_end_of_the_host) {
   conc_queue_free(q);
 }
 
+/* A put or a get notices that it has ended: what was leased by it is lost all
+   the same, and the task is told of each, once. */
+TEST(what_is_lost_with_a_way_is_told_by_the_next_end) {
+  conc_queue *q = make_shared(leasing(60));
+  pid_t pid = begin_child();
+  if (pid == 0) {
+    bool before[FDS];
+    conc_lease a, b;
+    find_pipes(before);
+    put(q, "a"), put(q, "b");
+    expect(q, "a", NULL), expect(q, "b", NULL);
+    end_new(before);
+    put(q, "c");
+    CHECK_EQ(conc_task_done(q), -ESTALE);
+    CHECK_EQ(conc_task_done(q), -ESTALE);
+    CHECK_EQ(conc_task_done(q), -EINVAL);
+    /* What was got since then is ended first. */
+    expect(q, "a", NULL), expect(q, "b", NULL);
+    end_new(before);
+    expect(q, "a", NULL);
+    CHECK_EQ(conc_task_done(q), 0);
+    CHECK_EQ(conc_task_done(q), -ESTALE);
+    CHECK_EQ(conc_task_done(q), -ESTALE);
+    CHECK_EQ(conc_task_done(q), -EINVAL);
+    /* One way after another; and several ends at once. */
+    expect(q, "b", NULL);
+    end_new(before);
+    expect(q, "b", NULL);
+    end_new(before);
+    expect(q, "b", NULL);
+    CHECK_EQ(conc_task_done_many(q, 2), 1);
+    CHECK_EQ(conc_task_done_many(q, 2), -ESTALE);
+    CHECK_EQ(conc_task_done_many(q, 2), -EINVAL);
+    /* Those that have names. */
+    put(q, "d");
+    expect(q, "c", &a), expect(q, "d", &b);
+    end_new(before);
+    CHECK_EQ(conc_qsize(q), 2);
+    CHECK_EQ(conc_lease_done(&a), -ESTALE);
+    CHECK_EQ(conc_task_done(q), -ESTALE);
+    CHECK_EQ(conc_task_done(q), -EINVAL);
+    expect(q, "c", NULL), expect(q, "d", NULL);
+    CHECK_EQ(conc_task_done_many(q, 2), 2);
+    _exit(0);
+  }
+  reap(pid, 0);
+  CHECK_EQ(conc_queue_join(q, 0), 0);
+  conc_queue_free(q);
+}
+
 /* What the program has under a number now is not touched. */
 TEST(a_guest_leaves_foreign_files_alone) {
   conc_queue *q = make_shared(leasing(60));
