@@ -684,8 +684,10 @@ TEST(guests_are_told_when_it_is_killed) {
   close(ends[1]);
 }
 
-/* A stopped host answers nobody: timeouts are kept all the same. */
-TEST(a_stopped_host_costs_a_timeout) {
+/* A host with something to do, and its guest, which may stop it: in processes
+   of their own. */
+static void stop_a_host(void (*prepare)(conc_queue *q),
+                        void (*guest)(conc_queue *q, pid_t host)) {
   int ends[2], code = 1, status;
   pid_t host;
   CHECK_EQ(pipe(ends), 0);
@@ -693,25 +695,9 @@ TEST(a_stopped_host_costs_a_timeout) {
   if (host == 0) {
     conc_queue *q = make_shared(leasing(60));
     pid_t me = getpid();
-    put(q, "job");
+    prepare(q);
     if (begin_child() == 0) {
-      conc_lease lease;
-      char buf[8];
-      CHECK_EQ(expect_as(q, "job", &lease), 1);
-      put(q, "next");
-      kill(me, SIGSTOP);
-      usleep(50000);
-      CHECK_EQ(conc_get(q, buf, 8, 0), -ETIMEDOUT);
-      CHECK_EQ(conc_put(q, "x", 1, 0), -ECONNRESET);
-      kill(me, SIGCONT);
-      /* The get that was given up has got nothing, though the host has done
-         it: it is as if it had not been. The put was done. */
-      expect_again(q, "next", 1);
-      expect_again(q, "x", 1);
-      expect_none(q, 0);
-      CHECK_EQ(conc_lease_done(&lease), 0);
-      CHECK_EQ(counts(q).leased, 0);
-      CHECK_EQ(conc_queue_join(q, 5 * test_slow()), 0);
+      guest(q, me);
       code = 0;
       CHECK_EQ(write(ends[1], &code, sizeof code), sizeof code);
       _exit(0);
@@ -724,6 +710,33 @@ TEST(a_stopped_host_costs_a_timeout) {
   CHECK_EQ(waitpid(host, &status, 0), host);
   close(ends[0]);
   close(ends[1]);
+}
+
+static void put_one_job(conc_queue *q) { put(q, "job"); }
+
+static void wait_for_nobody(conc_queue *q, pid_t host) {
+  conc_lease lease;
+  char buf[8];
+  CHECK_EQ(expect_as(q, "job", &lease), 1);
+  put(q, "next");
+  kill(host, SIGSTOP);
+  usleep(50000);
+  CHECK_EQ(conc_get(q, buf, 8, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_put(q, "x", 1, 0), -ECONNRESET);
+  kill(host, SIGCONT);
+  /* The get that was given up has got nothing, though the host has done it: it
+     is as if it had not been. The put was done. */
+  expect_again(q, "next", 1);
+  expect_again(q, "x", 1);
+  expect_none(q, 0);
+  CHECK_EQ(conc_lease_done(&lease), 0);
+  CHECK_EQ(counts(q).leased, 0);
+  CHECK_EQ(conc_queue_join(q, 5 * test_slow()), 0);
+}
+
+/* A stopped host answers nobody: timeouts are kept all the same. */
+TEST(a_stopped_host_costs_a_timeout) {
+  stop_a_host(put_one_job, wait_for_nobody);
 }
 
 /* --- forks --------------------------------------------------------------- */
@@ -1139,39 +1152,26 @@ TEST(many_come_in_one_trip) {
   conc_queue_free(q);
 }
 
+static void put_a_hundred(conc_queue *q) {
+  int i;
+  for (i = 0; i < 100; i++) CHECK_EQ(conc_put(q, &i, sizeof i, 0), 0);
+}
+
+static void give_up_a_hundred(conc_queue *q, pid_t host) {
+  int all[100], i;
+  CHECK_EQ(conc_qsize(q), 100);
+  kill(host, SIGSTOP);
+  usleep(50000);
+  CHECK_EQ(conc_get_many(q, all, sizeof *all, 100, 0), -ETIMEDOUT);
+  kill(host, SIGCONT);
+  CHECK_EQ(conc_get_many(q, all, sizeof *all, 100, 15), 100);
+  for (i = 0; i < 100; i++) CHECK_EQ(all[i], i);
+  CHECK_EQ(counts(q).got, 100);
+}
+
 /* A get of many that is given up has got none of them. */
 TEST(many_that_are_given_up_come_back) {
-  int ends[2], code = 1, status;
-  pid_t host;
-  CHECK_EQ(pipe(ends), 0);
-  host = begin_child();
-  if (host == 0) {
-    conc_queue *q = make_shared(leasing(60));
-    pid_t me = getpid();
-    int i;
-    for (i = 0; i < 100; i++) CHECK_EQ(conc_put(q, &i, sizeof i, 0), 0);
-    if (begin_child() == 0) {
-      int all[100];
-      CHECK_EQ(conc_qsize(q), 100);
-      kill(me, SIGSTOP);
-      usleep(50000);
-      CHECK_EQ(conc_get_many(q, all, sizeof *all, 100, 0), -ETIMEDOUT);
-      kill(me, SIGCONT);
-      CHECK_EQ(conc_get_many(q, all, sizeof *all, 100, 15), 100);
-      for (i = 0; i < 100; i++) CHECK_EQ(all[i], i);
-      CHECK_EQ(counts(q).got, 100);
-      code = 0;
-      CHECK_EQ(write(ends[1], &code, sizeof code), sizeof code);
-      _exit(0);
-    }
-    for (;;) pause();
-  }
-  CHECK_EQ(read(ends[0], &code, sizeof code), sizeof code);
-  CHECK_EQ(code, 0);
-  kill(host, SIGKILL);
-  CHECK_EQ(waitpid(host, &status, 0), host);
-  close(ends[0]);
-  close(ends[1]);
+  stop_a_host(put_a_hundred, give_up_a_hundred);
 }
 
 /* --- descriptors --------------------------------------------------------- */

@@ -299,15 +299,6 @@ TEST(several_bars_stand_below_each_other) {
   close(fd), close(master);
 }
 
-enum { THREADS = 4, STEPS = CONC_HAVE_TSAN ? 5000 : 50000 };
-static conc_progress shared;
-static void *steps(void *arg) {
-  for (int i = 0; i < STEPS; i++)
-    CHECK_EQ(conc_progress_update(&shared, 1), 0);
-  return arg;
-}
-/* Four threads update one bar, which is written to a file. The sum is
-   exact, and the lines are whole and never go back. */
 /* As in a child that was forked while another thread was at it. */
 TEST(a_bar_that_is_never_drawn_does_not_hold_up_the_last_line) {
   conc_progress p;
@@ -326,6 +317,15 @@ TEST(a_bar_that_is_never_drawn_does_not_hold_up_the_last_line) {
   close(fds[1]);
 }
 
+enum { THREADS = 4, STEPS = CONC_HAVE_TSAN ? 5000 : 50000 };
+static conc_progress shared;
+static void *steps(void *arg) {
+  for (int i = 0; i < STEPS; i++)
+    CHECK_EQ(conc_progress_update(&shared, 1), 0);
+  return arg;
+}
+/* Four threads update one bar, which is written to a file. The sum is
+   exact, and the lines are whole and never go back. */
 TEST(many_threads_count_together) {
   conc_task t[THREADS];
   char name[] = "/tmp/conc-progress-XXXXXX", text[300];
