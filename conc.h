@@ -38806,9 +38806,10 @@ CONC__PRIVATE ssize_t conc__guest_call_get(conc__guest_calling *c,
   return conc__guest_call(c);
 }
 
-/* The end of a get: the caller has got the message, or does not want it. That
-   it has got it is waited for a while, if the host does not read: else it
-   would be given to another one when this process ends. */
+/* The end of a get: the caller has got the message, or does not want it. If the
+   host lends its messages, it is told that this one has arrived: else it would
+   give it to another one when this process ends. A host that does not read is
+   waited for, for a while. */
 CONC__PRIVATE void conc__guest_end_get(conc__guest_calling *c, bool got) {
   const bool leases = c->house->work->queue.leases;
   conc_scope shield;
