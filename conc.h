@@ -10316,6 +10316,8 @@ typedef struct conc__waiter {
   const conc_group *group; /* of which it waits for all tasks; NULL: none */
   conc_lock *lock;              /* conditions: that it will want then */
   bool stuck; /* it is in conc__stuck; set and cleared by the actor itself */
+  bool looks; /* its park ends before its wait does, to look for a deadlock;
+                 set and cleared by the actor itself */
   bool found; /* >>deadlock: conc__stuck_look has come to it */
   bool free;  /* >>deadlock: its wait may end */
   bool uncancellable; /* must not fail: no deadlock is solved by its end */
@@ -10813,6 +10815,7 @@ CONC__INLINE bool conc__waiter_park(conc__waiter *w, unsigned bits, bool owned,
   CONC__CHECK(self == conc__this.current && (bits & CONC__WOKEN));
   if (owned && deadline >= CONC__NEVER)
     look = (w->since > 0 ? w->since : conc__now_about()) + CONC__STUCK_AFTER;
+  w->looks = look < CONC__NEVER;
   for (;;) {
     unsigned seen;
     self->ops->park(self, bits, look < deadline ? look : deadline);
@@ -10822,6 +10825,7 @@ CONC__INLINE bool conc__waiter_park(conc__waiter *w, unsigned bits, bool owned,
       return false;
     if (look < CONC__NEVER && conc_now() >= look) {
       look = CONC__NEVER;
+      w->looks = false;
       if (!w->stuck) conc__stuck_enter(w);
     }
   }
@@ -70238,8 +70242,7 @@ conc__sight_of_wait(conc__sight *s, const conc__actor *a) {
     s->group = CONC__LOAD(&w->group);
     s->since = w->since;
     owner = CONC__LOAD(&w->owner);
-    /* While it has not waited long, it looks for a deadlock first. */
-    if (owner != NULL && !w->stuck) s->until = CONC__NEVER;
+    if (w->looks) s->until = CONC__NEVER;
   }
   if (!conc__sight_sleeps(CONC__LOAD(&a->word))) return false;
   if (!s->generator && CONC__LOAD(&a->waiting) != w) return false;

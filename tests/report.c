@@ -289,6 +289,64 @@ TEST(what_hangs_is_named_in_json) {
   reap();
 }
 
+/* --- until when --- */
+
+static void *want_for_long(void *arg) {
+  CHECK_EQ(conc_lock_acquire(&lock, 1000.0), 0);
+  CHECK_EQ(conc_lock_release(&lock), 0);
+  return arg;
+}
+
+/* The rest of the line that has these words, once there is one; to be freed. */
+static char *rest_of(const char *words) {
+  double end = conc_now() + 20;
+  for (;;) {
+    char *text = take(false);
+    const char *p = strstr(text, words);
+    if (p != NULL) {
+      char *rest;
+      p += strlen(words);
+      rest = strndup(p, strcspn(p, "\n"));
+      free(text);
+      return rest;
+    }
+    if (conc_now() > end) TEST_FAIL("no \"%s\" in:\n%s", words, text);
+    free(text);
+    usleep(1000);
+  }
+}
+
+static void *gather(void *arg) {
+  CHECK_EQ(conc_gather((conc_task **)arg, 2, CONC_FOREVER), 0);
+  return arg;
+}
+
+/* A wait that looks for a deadlock after a while does not end then. One that
+   has a limit does not look, whatever has an owner. */
+TEST(until_when_is_told_of_a_limit_alone) {
+  conc_task limited, many;
+  conc_task *both[2];
+  char *rest;
+  lock.name = "a";
+  set_stop(false);
+  thread(&holder, hold, NULL, "Holder");
+  while (!conc_lock_locked(&lock)) usleep(1000);
+  thread(&limited, want_for_long, NULL, "Limited");
+  rest = rest_of("thread Limited: waits for lock 'a' held by Holder, since ");
+  CHECK(strstr(rest, " s, until ") != NULL);
+  free(rest);
+  both[0] = &holder;
+  both[1] = &limited;
+  thread(&many, gather, both, "Many");
+  rest = rest_of("thread Many: waits for several tasks or things");
+  CHECK_EQ(rest[0], 0);
+  free(rest);
+  set_stop(true);
+  CHECK_EQ(conc_join(&many, CONC_FOREVER), 0);
+  CHECK_EQ(conc_join(&limited, CONC_FOREVER), 0);
+  CHECK_EQ(conc_join(&holder, CONC_FOREVER), 0);
+}
+
 /* --- the calls --- */
 
 TEST(it_is_cut_as_by_snprintf) {

@@ -36,7 +36,6 @@ OWNER_FLAG, OWNER_NONE, OWNER_ONE = 1, 2, 4
 EVENT_SET = 1
 TIMER_UNIT = float(1 << 30)
 READ, WRITE = 1, 2
-STUCK_AFTER = 0.1
 GEN_STATES = ['suspended', 'new', 'running', 'waited for by another one',
               'ended']
 
@@ -361,8 +360,7 @@ class World:
             words = 'waits for ' + self.waited(waiting.dereference(),
                                                task.copy)
             since = float(waiting['since'])
-            looks = not bool(waiting['stuck']) and (
-                int(waiting['owner']) or int(waiting['many']))
+            looks = bool(waiting['looks'])
         elif loop is not None and int(actor.address) in loop.waits:
             words = 'waits for ' + ' or '.join(
                 'descriptor %d, %s' % (fd, {READ: 'reading', WRITE: 'writing'}
@@ -379,13 +377,11 @@ class World:
         return words
 
     def until(self, actor, loop, looks):
-        """`looks`: the timer may be for a look at deadlocks only."""
+        """`looks`: the timer is for a look at deadlocks only."""
         timer = int(at(int(actor.address), 'conc__coro')['timer'])
-        if timer == 0:
+        if timer == 0 or looks:
             return ''
         end = int(loop.value['timers']['places'][timer]['time']) / TIMER_UNIT
-        if looks and (self.now is None or end - self.now <= STUCK_AFTER):
-            return ''
         if self.now is None:
             return ', until %.1f s of the monotonic clock' % end
         return ', until %.1f s %s' % (abs(end - self.now),
