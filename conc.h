@@ -70326,7 +70326,8 @@ typedef struct conc__report_gap {
 /* An owner; in a table by the id. */
 typedef struct conc__report_owner {
   uintptr_t id;    /* 0: free */
-  size_t at, size; /* of its name, in `names`; size 0: not found yet */
+  size_t at, size; /* of its name, in `names` */
+  bool met;        /* it has been found there, though the name may be empty */
 } conc__report_owner;
 
 /* An object with waiters; in a table by the object. */
@@ -70772,10 +70773,11 @@ conc__report_find_owner(const conc__report_state *r, uintptr_t id) {
 CONC__PRIVATE void conc__report_meet(conc__report_state *r, const conc_task *t,
                                      uintptr_t id) {
   conc__report_owner *o = id != 0 ? conc__report_find_owner(r, id) : NULL;
-  if (o == NULL || o->id == 0 || o->size > 0) return;
+  if (o == NULL || o->id == 0 || o->met) return;
   o->at = r->names.size;
   conc__report_task_name(&r->names, t, r->json);
   o->size = r->names.size - o->at;
+  o->met = true;
   r->owners_left--;
 }
 
@@ -71092,7 +71094,7 @@ CONC__PRIVATE size_t conc__report_fill(const conc__report_state *r, char *buf,
     const conc__report_owner *o = conc__report_find_owner(r, gap->id);
     conc__report_copy(buf, room, &at, r->text.data + from, gap->at - from);
     from = gap->at;
-    if (o->size > 0)
+    if (o->met)
       conc__report_copy(buf, room, &at, r->names.data + o->at, o->size);
     else
       conc__report_copy(buf, room, &at, (const unsigned char *)gone,

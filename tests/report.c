@@ -388,6 +388,43 @@ TEST(names_that_are_no_text) {
   CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
 }
 
+static void *hold_this(void *arg) {
+  conc_lock *l = (conc_lock *)arg;
+  CHECK_EQ(conc_lock_acquire(l, CONC_FOREVER), 0);
+  while (!stopped()) usleep(1000);
+  CHECK_EQ(conc_lock_release(l), 0);
+  return arg;
+}
+
+static void *want_this(void *arg) {
+  CHECK_EQ(conc_lock_acquire((conc_lock *)arg, CONC_FOREVER), 0);
+  CHECK_EQ(conc_lock_release((conc_lock *)arg), 0);
+  return arg;
+}
+
+/* An owner without letters counts once among those whose names are looked up,
+   though it has several ids: so those behind it in the list are found. */
+TEST(an_owner_whose_name_is_empty) {
+  static const char *const owners[] = {"First", "Second", ""};
+  static conc_lock locks[] = {{.name = "1"}, {.name = "2"}, {.name = "3"}};
+  conc_task holds[3], wants[3];
+  int i;
+  set_stop(false);
+  for (i = 0; i < 3; i++) { /* the last is the first in the list */
+    thread(&holds[i], hold_this, &locks[i], owners[i]);
+    while (!conc_lock_locked(&locks[i])) usleep(1000);
+  }
+  for (i = 0; i < 3; i++) thread(&wants[i], want_this, &locks[i], NULL);
+  await("waits for lock '1' held by First, since ");
+  await("waits for lock '2' held by Second, since ");
+  await("waits for lock '3' held by , since ");
+  set_stop(true);
+  for (i = 0; i < 3; i++) {
+    CHECK_EQ(conc_join(&holds[i], CONC_FOREVER), 0);
+    CHECK_EQ(conc_join(&wants[i], CONC_FOREVER), 0);
+  }
+}
+
 TEST(it_is_written_to_a_descriptor) {
   char text[4096];
   ssize_t n;
