@@ -14218,6 +14218,16 @@ CONC__PRIVATE void conc__walkers_pass(const conc_task *t) {
   }
 }
 
+/* The loop or its thread is about to end: no report reads either of them after
+   this. The thread does not name the loop any more. */
+CONC__PRIVATE void conc__loop_hide(const struct conc__loop *loop) {
+  conc__walker *r;
+  conc__mutex_lock(&conc__threads_guard);
+  for (r = conc__walkers; r != NULL; r = r->next)
+    if (r->loop == loop) r->loop = NULL;
+  conc__mutex_unlock(&conc__threads_guard);
+}
+
 /* A thread of the library, or a foreign one, ends. */
 CONC__PRIVATE void conc__threads_leave(conc_task *task) {
   conc__mutex_lock(&conc__threads_guard);
@@ -16706,8 +16716,10 @@ CONC__PRIVATE void conc__foreign_quit(conc_task *task) {
    the middle stays as it is: see conc__loop_exit. */
 CONC__PRIVATE void conc__thread_exit(void *thread) {
   conc__thread *self = (conc__thread *)thread;
+  struct conc__loop *loop = self->loop;
   self->current = &self->actor;
   CONC__STORE(&self->loop, (struct conc__loop *)NULL);
+  if (loop != NULL) conc__loop_hide(loop);
   self->actor.scope = NULL;
   self->actor.generator = NULL;
   if (self->actor.once != NULL || self->actor.notes != NULL)
@@ -17901,16 +17913,6 @@ CONC__INLINE void conc__loop_unlink(const conc__loop *loop, conc_task *t) {
     conc__loop_pass_walkers(t);
 }
 
-/* The loop is about to end: no report reads it after this. Its thread does not
-   name it any more. */
-CONC__PRIVATE void conc__loop_hide(const conc__loop *loop) {
-  conc__walker *r;
-  conc__mutex_lock(&conc__threads_guard);
-  for (r = conc__walkers; r != NULL; r = r->next)
-    if (r->loop == loop) r->loop = NULL;
-  conc__mutex_unlock(&conc__threads_guard);
-}
-
 /* The loop knows the task no longer. This comes before conc__task_finish,
    after which the task may be gone. */
 CONC__INLINE void conc__loop_forget(conc__loop *loop, conc_task *t) {
@@ -18788,6 +18790,7 @@ CONC__PRIVATE void conc__loop_exit(void *arg) {
     conc__loop_close(loop);
     CONC_FREE(loop);
   } else {
+    conc__loop_hide(loop);
     conc__poller_stop(loop);
   }
 }

@@ -512,6 +512,30 @@ TEST(a_walker_leaves_what_ends) {
   CHECK_EQ(conc_run(&main), 0);
 }
 
+/* Leaves a loop in the middle, as pthread_exit() does where the handler of
+   conc__loop_exit is lost. */
+static void *leave_loop(void *arg) {
+  conc__loop *loop = (conc__loop *)arg;
+  CHECK_EQ(conc__loop_open(loop), 0);
+  CONC__STORE(&conc__this.loop, loop);
+  CONC__STORE(&conc__walkers->loop, loop);
+  pthread_exit(NULL);
+}
+
+TEST(a_walker_leaves_the_loop_of_a_thread_that_ends) {
+  conc_task t;
+  conc__walker w;
+  conc__loop *loop = (conc__loop *)calloc(1, sizeof *loop);
+  memset(&w, 0, sizeof w);
+  conc__walkers = &w;
+  thread(&t, leave_loop, loop, NULL);
+  CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
+  CHECK(w.loop == NULL);
+  conc__walkers = NULL;
+  conc__poller_stop(loop);
+  free(loop);
+}
+
 static void *nothing(void *arg) { return arg; }
 
 /* Coroutines that begin, wait for each other and end; some free themselves. */
