@@ -71215,8 +71215,14 @@ CONC__PRIVATE void conc__report_caught(int number) {
   errno = error;
 }
 
+/* If nobody reads what stderr is any more, SIGPIPE would come to this thread,
+   and end the process. */
 CONC__PRIVATE void *conc__report_main(void *arg) {
   const int *waker = ((struct conc__report_call *)arg)->waker;
+  sigset_t pipe_only;
+  sigemptyset(&pipe_only);
+  sigaddset(&pipe_only, SIGPIPE);
+  pthread_sigmask(SIG_BLOCK, &pipe_only, NULL);
   while (conc__fd_wait(waker[0], CONC_READ, CONC__NEVER) > 0) {
     conc__waker_drain(waker);
     (void)conc_report_fd(STDERR_FILENO);

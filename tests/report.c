@@ -723,4 +723,29 @@ TEST(a_signal_has_it_written) {
   close(p[1]);
 }
 
+/* Once the thread has taken the signal, it writes before it ends. */
+static void report_to_nobody(void) {
+  struct pollfd waker;
+  int p[2];
+  if (pipe(p) != 0 || dup2(p[1], 2) != 2) _exit(1);
+  close(p[0]);
+  signal(SIGPIPE, SIG_DFL);
+  if (conc_report_on_signal(SIGQUIT) != 0) _exit(2);
+  kill(getpid(), SIGQUIT);
+  waker.fd = conc__report_call.waker[0];
+  waker.events = POLLIN;
+  while (poll(&waker, 1, 0) > 0) usleep(1000);
+  _exit(conc_report_on_signal(0) == 0 ? 7 : 3);
+}
+
+TEST(a_signal_with_nobody_to_read_it) {
+  int status;
+  pid_t pid;
+  if (TEST_TSAN) SKIP("ThreadSanitizer allows a forked child no thread");
+  pid = fork();
+  if (pid == 0) report_to_nobody();
+  CHECK_EQ(waitpid(pid, &status, 0), pid);
+  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 7);
+}
+
 TEST_MAIN
