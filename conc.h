@@ -69317,6 +69317,7 @@ typedef struct conc__trace_ring {
   size_t count;    /* how many there have been */
   double last;     /* the time of the last one */
   bool introduced; /* it has a name of its thread, or of a coroutine of that */
+  uintptr_t row;   /* that runs on the thread, once that is so */
   const char *what; /* for what the next wait is; NULL: not known */
   int what_number;
 } conc__trace_ring;
@@ -69458,6 +69459,7 @@ CONC__PRIVATE void conc__trace_add_go(conc__trace_ring *ring,
   conc__trace_event *e =
       conc__trace_add(ring, CONC__TRACE_GOES_ON, conc__trace_row(self), now);
   const conc_task *base = self->ops->blocks ? conc__this.base : NULL;
+  ring->row = e->row;
   conc__trace_who(e, base != NULL ? base : self->task);
 }
 
@@ -69582,10 +69584,17 @@ CONC__PRIVATE void conc__trace_started(const conc_task *task) {
                    conc__trace_here());
 }
 
+/* A coroutine may begin on the stack of one that has ended, without a switch:
+   see conc__coro_main. The row of that one ends here. */
 CONC__PRIVATE void conc__trace_begins(const conc_task *task,
                                       conc__actor *self) {
-  conc__trace_task(conc__trace_enter_running(), task, CONC__TRACE_BEGINS,
-                   conc__trace_row(self));
+  conc__trace_ring *ring = conc__trace_enter_running();
+  uintptr_t row = conc__trace_row(self);
+  if (ring != NULL && ring->row != row) {
+    conc__trace_add(ring, CONC__TRACE_GONE, ring->row, conc_now());
+    ring->row = row;
+  }
+  conc__trace_task(ring, task, CONC__TRACE_BEGINS, row);
 }
 
 /* It is told seldom enough for a default name in words. The thread that tells

@@ -315,6 +315,43 @@ TEST(jobs_and_processes_are_spans) {
   conc_value_free(v);
 }
 
+/* The first or the last time of a row's spans. */
+static double row_time(const conc_value *v, const char *row, bool last) {
+  double id = row_of(v, row), time = -1;
+  size_t i;
+  for (i = 0; i < conc_value_size(v); i++) {
+    const conc_value *e = conc_value_item(v, i);
+    if (!is_phase(e, last ? 'E' : 'B') || number_of(e, "tid") != id) continue;
+    if (last || time < 0) time = number_of(e, "ts");
+  }
+  return time;
+}
+
+static void *starts_two(void *arg) {
+  conc_task *t = (conc_task *)arg;
+  int i;
+  for (i = 0; i < 2; i++) CHECK_EQ(conc_coro_start(&t[i]), 0);
+  for (i = 0; i < 2; i++) CHECK_EQ(conc_join(&t[i], CONC_FOREVER), 0);
+  return NULL;
+}
+
+/* The second one begins on the stack of the first, which has ended, without a
+   switch. */
+TEST(a_row_ends_with_its_coroutine) {
+  const char *path = trace_name("rows");
+  conc_task t[2], m = make(starts_two, t, "leader");
+  conc_value *v;
+  t[0] = make(returns, NULL, "first");
+  t[1] = make(returns, NULL, "second");
+  CHECK_EQ(conc_trace_start(path, 0), 0);
+  CHECK_EQ(conc_run(&m), 0);
+  CHECK_EQ(conc_trace_stop(), 0);
+  v = trace_load(path);
+  CHECK(row_time(v, "first", true) <= row_time(v, "second", false));
+  CHECK(row_time(v, "second", true) <= row_time(v, "leader", true));
+  conc_value_free(v);
+}
+
 TEST(the_calls_of_a_server_are_spans) {
   const char *path = trace_name("calls");
   char address[64], name[80];
