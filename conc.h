@@ -9050,8 +9050,9 @@ typedef struct conc__tracer {
   /* Before a wake-up is given, and after it has turned out to be needed. */
   void (*wakeup)(conc__trace_wakeup *wakeup, const struct conc__actor *actor);
   void (*wakes)(const conc__trace_wakeup *wakeup);
-  /* A task was started, by the caller; runs now; has ended its run; was told
-     to have ended, by another process. */
+  /* A task is being started, by the caller; runs now; has ended its run; was
+     told to have ended, by another process, or (it has no kind) could not be
+     started. */
   void (*started)(const conc_task *task);
   void (*begins)(const conc_task *task, struct conc__actor *self);
   void (*ends)(struct conc__actor *self);
@@ -14247,6 +14248,7 @@ CONC__INLINE bool conc__task_may_begin(const conc_task *t) {
 CONC__PRIVATE void conc__task_start_failed(conc_task *t) {
   t->kind = NULL;
   CONC__STORE_RELAXED(&t->done.word, CONC__CLEAR);
+  CONC__TRACE(finished(t));
 }
 
 /* Readies a task to be started as one of that kind. 0, -EINVAL (there is no
@@ -69291,6 +69293,7 @@ enum {
   CONC__TRACE_WAKES,    /* the row that is `other` */
   CONC__TRACE_STARTED,  /* a task with the key `other` */
   CONC__TRACE_FINISHED, /* a task with that key, in another process */
+  CONC__TRACE_FAILED,   /* the start of a task with that key */
   CONC__TRACE_QUEUE     /* `number` messages are in the queue `other` */
 };
 
@@ -69603,8 +69606,9 @@ CONC__PRIVATE void conc__trace_finished(conc_task *task) {
   conc__trace_ring *ring = conc__trace_enter();
   conc__trace_event *e;
   if (ring != NULL) {
-    e = conc__trace_add(ring, CONC__TRACE_FINISHED, conc__trace_here(),
-                        conc_now());
+    e = conc__trace_add(
+        ring, task->kind != NULL ? CONC__TRACE_FINISHED : CONC__TRACE_FAILED,
+        conc__trace_here(), conc_now());
     e->other = conc__trace_key(task);
     conc__trace_text(e, conc_name(task));
     conc__trace_done(ring);

@@ -352,6 +352,22 @@ TEST(a_row_ends_with_its_coroutine) {
   conc_value_free(v);
 }
 
+/* A program that could not be started has no span. */
+TEST(a_start_that_fails_is_no_span) {
+  const char *path = trace_name("failed");
+  static const char *nothing[] = {"/nowhere/at/all", NULL};
+  conc_popen runs;
+  conc_value *v;
+  memset(&runs, 0, sizeof runs);
+  runs.argv = nothing;
+  CHECK_EQ(conc_trace_start(path, 0), 0);
+  CHECK_EQ(conc_popen_start(&runs), -ENOENT);
+  CHECK_EQ(conc_trace_stop(), 0);
+  v = trace_load(path);
+  CHECK_EQ(phases(v, 'b'), 0);
+  conc_value_free(v);
+}
+
 TEST(the_calls_of_a_server_are_spans) {
   const char *path = trace_name("calls");
   char address[64], name[80];
