@@ -14331,15 +14331,32 @@ CONC__INLINE void conc__task_finish(conc_task *t, void *result, int status) {
   conc__task_tell(t, group);
 }
 
+/* conc__task_call in a trace: a function of its own, so that the usual case is
+   one look. */
+CONC__NOINLINE void *conc__task_call_traced(conc_task *t,
+                                            conc__actor *actor) {
+  void *result;
+  CONC__TRACE(begins(t, actor));
+  result = t->target(t->arg);
+  CONC__TRACE(ends(actor));
+  return result;
+}
+
+/* Calls the target. A trace that begins meanwhile is not told of the end: it
+   does not know of the beginning. */
+CONC__INLINE void *conc__task_call(conc_task *t, conc__actor *actor) {
+  if (CONC__UNLIKELY(CONC__LOAD_RELAXED(&conc__tracer_now) != NULL))
+    return conc__task_call_traced(t, actor);
+  return t->target(t->arg);
+}
+
 /* Runs the target to its end, and returns the status, which the caller passes
    on to conc__task_finish: what is between the two is the kind's. */
 CONC__INLINE int conc__task_run(conc_task *t, conc__actor *actor,
                                 void **result) {
   *result = NULL;
   if (!conc__task_enter(t, actor)) return -ECANCELED;
-  CONC__TRACE(begins(t, actor));
-  *result = t->target(t->arg);
-  CONC__TRACE(ends(actor));
+  *result = conc__task_call(t, actor);
   return t->was_cancelled ? -ECANCELED : t->status;
 }
 
@@ -40897,9 +40914,7 @@ CONC__INLINE void conc__job_run(conc_task *t, bool terminated) {
      waits for this actor, which a deadlock report follows. */
   CONC__STORE_RELAXED(&t->id, self->id);
   if (CONC__LOAD(&t->actor) == NULL && !terminated) {
-    CONC__TRACE(begins(t, self));
-    result = t->target(t->arg);
-    CONC__TRACE(ends(self));
+    result = conc__task_call(t, self);
     status = t->was_cancelled ? -ECANCELED : t->status;
     if (CONC__UNLIKELY(t->locals != NULL)) conc__locals_end(t);
     /* Read before the end, after which the task is not ours. */
@@ -69408,8 +69423,9 @@ CONC__PRIVATE conc__trace_event *conc__trace_add(conc__trace_ring *ring,
   conc__trace_event *e = &ring->events[ring->at];
   if (++ring->at == ring->size) ring->at = 0;
   ring->count++;
-  /* The clock of some systems stands still for a while. */
-  if (now <= ring->last) now = ring->last + 1e-9;
+  /* The clock of some systems stands still for a while. What is added is the
+     step from one double to the next: after half a year 1 ns is less. */
+  if (now <= ring->last) now = ring->last * (1 + 2.3e-16);
   ring->last = e->time = now;
   e->kind = (unsigned char)kind;
   e->row = row;

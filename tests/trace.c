@@ -432,6 +432,26 @@ TEST(a_full_ring_loses_the_oldest) {
   conc_queue_free(q);
 }
 
+/* The events of a row are sorted by their times: so no two are the same, even
+   where the clock stands still, a year after its beginning. */
+TEST(each_event_has_a_later_time) {
+  static const double times[] = {1, 1e3, 3e7, 16777216, 1e9};
+  const char *path = trace_name("clock");
+  conc__trace_ring *ring;
+  size_t i;
+  CHECK_EQ(conc_trace_start(path, 0), 0);
+  ring = conc__trace_enter();
+  for (i = 0; i < sizeof times / sizeof *times; i++) {
+    conc__trace_event *e;
+    ring->last = times[i];
+    e = conc__trace_add(ring, CONC__TRACE_QUEUE, conc__this.id, times[i]);
+    CHECK(e->time > times[i] && e->time < times[i] + 1e-6);
+  }
+  conc__trace_done(ring);
+  CHECK_EQ(conc_trace_stop(), 0);
+  unlink(path);
+}
+
 TEST(a_name_that_is_cut_stays_text) {
   const char *path = trace_name("names");
   conc_task t[3];
