@@ -46,6 +46,21 @@ static void end(stage *s) {
   redis_end(&s->real);
 }
 
+/* One more client, at that address, with options of its own. */
+static conc_queue *join_as(conc_manager *m, const char *address,
+                           size_t max_message, size_t replicas) {
+  conc_queue *q;
+  memset(m, 0, sizeof *m);
+  m->address = address;
+  m->max_message = max_message;
+  m->replicas = replicas;
+  m->timeout = soon();
+  CHECK_EQ(conc_manager_connect(m, soon()), 0);
+  q = conc_manager_get(m, "q");
+  CHECK(q != NULL);
+  return q;
+}
+
 static void expect(conc_queue *q, const char *text) {
   char buf[64];
   ssize_t n = conc_get(q, buf, sizeof buf, soon());
@@ -602,12 +617,7 @@ TEST(a_call_that_had_little_time_says_nothing_of_the_server) {
   CHECK_EQ(conc_manager_start(&server), 0);
   snprintf(address, sizeof address, "redis://127.0.0.1:%d,127.0.0.1:1?cluster",
            r.port);
-  memset(&m, 0, sizeof m);
-  m.address = address;
-  m.timeout = soon();
-  CHECK_EQ(conc_manager_connect(&m, soon()), 0);
-  q = conc_manager_get(&m, "q");
-  CHECK(q != NULL);
+  q = join_as(&m, address, 0, 0);
   CHECK_EQ(conc_put(q, "a", 1, soon()), 0);
   REDIS_SAYS("OK", &r, "CLIENT PAUSE 60000 WRITE");
   CHECK(conc_put(q, "b", 1, 0.1) < 0);
@@ -638,13 +648,7 @@ TEST(a_reply_that_never_ends_is_given_up) {
   conc_queue *q;
   stage s;
   begin(&s, "", 60, 0);
-  memset(&m, 0, sizeof m);
-  m.address = s.between.address;
-  m.max_message = 1000;
-  m.timeout = soon();
-  CHECK_EQ(conc_manager_connect(&m, soon()), 0);
-  q = conc_manager_get(&m, "q");
-  CHECK(q != NULL);
+  q = join_as(&m, s.between.address, 1000, 0);
   odd_next(&s.between, "{q}", ANSWER, text);
   CHECK_EQ(conc_put(q, "x", 1, soon()), -EPROTO);
   odd_always(&s.between, "XREADGROUP", ANSWER, text);
@@ -658,18 +662,13 @@ TEST(a_reply_that_never_ends_is_given_up) {
 
 /* Together they are longer than a reply may be: so they come by fewer. */
 TEST(long_messages_come_by_fewer) {
-  enum { N = 14, SIZE = 3 << 19 };
+  enum { N = 28, SIZE = 3 << 19 };
   char *many = (char *)calloc(N, SIZE);
   conc_manager m;
   conc_queue *q;
   stage s;
   begin(&s, "", 0, 0);
-  memset(&m, 0, sizeof m);
-  m.address = s.real.address;
-  m.max_message = 2 << 20;
-  CHECK_EQ(conc_manager_connect(&m, soon()), 0);
-  q = conc_manager_get(&m, "q");
-  CHECK(q != NULL);
+  q = join_as(&m, s.real.address, 2 << 20, 0);
   for (int i = 0; i < N; i++) {
     many[0] = (char)i;
     CHECK_EQ(conc_put(q, many, SIZE, soon()), 0);
@@ -677,6 +676,7 @@ TEST(long_messages_come_by_fewer) {
   for (ssize_t n, at = 0; at < N; at += n) {
     n = conc_get_many(q, many, SIZE, (size_t)(N - at), soon());
     if (n <= 0) TEST_FAIL("at %d: %s", (int)at, conc_strerror((int)n));
+    CHECK(n < N);
     for (int i = 0; i < n; i++) CHECK_EQ(many[(size_t)i * SIZE], at + i);
   }
   CHECK_EQ(conc_qsize(q), 0);
@@ -720,6 +720,31 @@ TEST(many_that_have_arrived_are_told_together) {
   calls = strstr(redis_say(&s.real, "INFO commandstats"), "cmdstat_xack:");
   CHECK(calls != NULL);
   CHECK(atoi(calls + sizeof "cmdstat_xack:calls=" - 1) < N / 8);
+  end(&s);
+}
+
+/* A get without a lease takes a message for good. If the server hears of that
+   so late that it has sent it to another one meanwhile, it ends all the
+   same. */
+TEST(what_has_arrived_ends_whoever_was_sent_it_since) {
+  char line[100];
+  const char *id;
+  stage s;
+  begin(&s, "", 0, 0);
+  CHECK_EQ(conc_put(s.q, "x", 1, soon()), 0);
+  id = redis_say(&s.real, "XRANGE {q} - +");
+  id += strspn(id, "(");
+  snprintf(line, sizeof line, "XCLAIM {q} conc other 0 %.*s JUSTID",
+           (int)strcspn(id, " "), id);
+  odd_always(&s.between, "\r\n$1\r\n2\r\n$3\r\n{q}\r\n", ANSWER,
+             "-BUSY it runs a script\r\n"); /* of two keys: this alone */
+  expect(s.q, "x");
+  redis_say(&s.real, line);
+  REDIS_SAYS("1", &s.real, "XLEN {q}");
+  odd_next(&s.between, "", AS_IT_IS, NULL);
+  redis_until(&s.real, "0", "XLEN {q}");
+  CHECK_EQ(conc_task_done(s.q), 0);
+  CHECK_EQ(conc_queue_join(s.q, soon()), 0);
   end(&s);
 }
 
