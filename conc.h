@@ -58942,7 +58942,8 @@ CONC__PRIVATE int conc__dead_letter(const conc__parcel *p, conc_value **out) {
 }
 
 /* Puts a dead letter, once, whoever tries it how often: the server knows it by
-   the entry that it is made of, for CONC__REDIS_BURIED at least. */
+   the entry that it is made of, for .dedup of the queue of letters; without
+   that, for CONC__REDIS_BURIED. */
 CONC__PRIVATE int conc__far_put_letter(conc__redis_queue *to,
                                        const conc__parcel *p,
                                        const conc_value *letter) {
@@ -58985,8 +58986,7 @@ CONC__PRIVATE int conc__far_bury(conc__redis_queue *q, conc__parcel *p) {
     if (rc == 0) rc = conc__far_put_letter(to, p, letter);
     conc_value_free(letter);
     /* A letter that can never be there is dropped. */
-    if (rc != 0 && rc != -EMSGSIZE && rc != -EPIPE && rc != -EINVAL)
-      return -EAGAIN;
+    if (rc != 0 && rc != -EMSGSIZE && rc != -EINVAL) return -EAGAIN;
   }
   rc = conc__redis_done(q, p, "dead");
   if (rc != 0 && rc != -ESTALE) return -EAGAIN;

@@ -750,46 +750,76 @@ TEST(what_has_arrived_ends_whoever_was_sent_it_since) {
 
 /* --- dead letters --- */
 
-/* Its queue is told after the letter was put. If that fails, all is tried
-   again: the letter is there already. Both names become known after the
-   manager has started. */
-TEST(a_dead_letter_is_put_once) {
-  conc_queue *dead = conc_queue_new(NULL), *own, *q, *letters;
-  conc_queue_opts o;
-  conc_value *v;
-  conc_lease a;
-  char got[8];
+/* Queues that become known after the manager has started: "mortal", whose
+   messages are delivered once, and "letters", where they go to then. */
+typedef struct cemetery {
   stage s;
-  begin(&s, "", 0, 0);
+  conc_queue *dead, *own; /* the server's */
+  conc_queue *q, *letters; /* the client's */
+} cemetery;
+
+/* Afterwards a message was got, and is to be given back. */
+static void begin_mortal(cemetery *c, conc_lease *lease) {
+  conc_queue_opts o;
+  char got[8];
+  begin(&c->s, "", 0, 0);
   memset(&o, 0, sizeof o);
+  c->dead = conc_queue_new(NULL);
   o.lease = 60;
   o.max_deliveries = 1;
-  o.dead_letters = dead;
-  own = conc_queue_new(&o);
-  CHECK_EQ(conc_manager_register_queue(&s.server, "mortal", own), -EINVAL);
-  CHECK_EQ(conc_manager_register_queue(&s.server, "letters", dead), 0);
-  CHECK_EQ(conc_manager_register_queue(&s.server, "mortal", own), 0);
-  CHECK_EQ(conc_manager_register_queue(&s.server, "letters", own), -EEXIST);
-  q = conc_manager_get(&s.client, "mortal");
-  letters = conc_manager_get(&s.client, "letters");
-  CHECK(q != NULL && letters != NULL);
-  CHECK_EQ(conc_put(q, "x", 1, soon()), 0);
-  CHECK_EQ(conc_get_leased(q, &a, got, sizeof got, soon()), 1);
-  odd_next(&s.between, "$4\r\ndead\r\n", ANSWER, "-OOM it is full\r\n");
-  CHECK_EQ(conc_lease_release(&a, 0), 0);
-  CHECK_EQ(conc_queue_join(q, soon()), 0);
-  CHECK_EQ(odd_met(&s.between), 1);
-  CHECK_EQ(conc_get_value(letters, &v, soon()), 0);
+  o.dead_letters = c->dead;
+  c->own = conc_queue_new(&o);
+  CHECK_EQ(conc_manager_register_queue(&c->s.server, "mortal", c->own),
+           -EINVAL);
+  CHECK_EQ(conc_manager_register_queue(&c->s.server, "letters", c->dead), 0);
+  CHECK_EQ(conc_manager_register_queue(&c->s.server, "mortal", c->own), 0);
+  CHECK_EQ(conc_manager_register_queue(&c->s.server, "letters", c->own),
+           -EEXIST);
+  c->q = conc_manager_get(&c->s.client, "mortal");
+  c->letters = conc_manager_get(&c->s.client, "letters");
+  CHECK(c->q != NULL && c->letters != NULL);
+  CHECK_EQ(conc_put(c->q, "x", 1, soon()), 0);
+  CHECK_EQ(conc_get_leased(c->q, lease, got, sizeof got, soon()), 1);
+}
+
+/* There is one letter. */
+static void end_mortal(cemetery *c) {
+  conc_value *v;
+  CHECK_EQ(conc_queue_join(c->q, soon()), 0);
+  CHECK_EQ(conc_get_value(c->letters, &v, soon()), 0);
   CHECK_EQ(conc_value_size(conc_value_get(v, "message")), 1);
   conc_value_free(v);
-  CHECK_EQ(conc_get_value(letters, &v, 0), -ETIMEDOUT);
-  CHECK_EQ(conc_manager_shutdown(&s.client), 0);
-  CHECK_EQ(conc_manager_shutdown(&s.server), 0);
-  conc_queue_free(own);
-  conc_queue_free(dead);
-  conc_queue_free(s.own);
-  odd_end(&s.between);
-  redis_end(&s.real);
+  CHECK_EQ(conc_get_value(c->letters, &v, 0), -ETIMEDOUT);
+  end(&c->s);
+  conc_queue_free(c->own);
+  conc_queue_free(c->dead);
+}
+
+/* Its queue is told after the letter was put. If that fails, all is tried
+   again: the letter is there already. */
+TEST(a_dead_letter_is_put_once) {
+  cemetery c;
+  conc_lease a;
+  begin_mortal(&c, &a);
+  odd_next(&c.s.between, "$4\r\ndead\r\n", ANSWER, "-OOM it is full\r\n");
+  CHECK_EQ(conc_lease_release(&a, 0), 0);
+  CHECK_EQ(conc_queue_join(c.q, soon()), 0);
+  CHECK_EQ(odd_met(&c.s.between), 1);
+  end_mortal(&c);
+}
+
+/* The lease is made longer; then the connection ends with the letter, and the
+   next one before it has greeted. */
+TEST(a_dead_letter_outlives_its_connection) {
+  cemetery c;
+  conc_lease a;
+  begin_mortal(&c, &a);
+  odd_next(&c.s.between, "", LOSE_REQUEST, NULL);
+  c.s.between.skip = 1;
+  STORE(c.s.between.times, 2);
+  CHECK_EQ(conc_lease_release(&a, 0), 0);
+  while (odd_met(&c.s.between) < 2) usleep(1000);
+  end_mortal(&c);
 }
 
 TEST_MAIN
