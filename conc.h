@@ -3840,12 +3840,13 @@ CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
    another at `items`. It waits as conc_put does until there is room for one
    message; then it puts as many of them as there is room for, at once.
    Returns how many were put. After an error none was.
-   To a manager of conc.h, and from a guest to its host (see >>leases), they go
-   in one trip, up to 256 KiB at once. To a manager of Python each takes a trip
-   of its own, for it has no such call: if they were sent ahead, one could find
-   room after one before it has found none. If it is not known what became of a
-   trip (-ECONNRESET, -ECANCELED, -EPROTO; see conc_manager_get, and >>leases
-   of a guest), those of the trips before it were put.
+   To a manager of conc.h, to Redis, and from a guest to its host (see
+   >>leases), they go in one trip, up to 256 KiB at once; with .replicas, one
+   call puts those of one trip at most. To a manager of Python each takes a
+   trip of its own, for it has no such call: if they were sent ahead, one could
+   find room after one before it has found none. If it is not known what became
+   of a trip (-ECONNRESET, -ECANCELED, -EPROTO; see conc_manager_get, and
+   >>leases of a guest), those of the trips before it were put.
    Errors: as conc_put. */
 CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
                                size_t size, size_t n, double timeout);
@@ -5018,7 +5019,8 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
      NOREPLICAS   -ENOLINK (-EUSERS on OpenBSD, which has no ENOLINK). A put
                   also returns that if fewer than .replicas have the message
                   within its timeout, or within .timeout if that is sooner:
-                  then the message is there, but may be lost with the master
+                  then the message is there, but may be lost with the master;
+                  of conc_put_many, as many as there was room for in one trip
      NOAUTH, WRONGPASS, NOPERM
                   -EACCES
      WRONGTYPE    -EBADMSG: {NAME} is something else there
@@ -55670,7 +55672,7 @@ static const char *const conc__redis_scripts[CONC__LUA_COUNT] = {
     "call('HINCRBY',ct,ARGV[2],1) return {1}",
     /* GOT: me; entry ... Of a queue that does not lease: they have been handed
        out, whoever else was sent them since. So nothing is asked first, and
-       all go together: that is three times as fast. How many it were. */
+       all go together: that is three times as fast. How many they were. */
     CONC__LUA_ENDS
     "local n=0 for i=2,#ARGV,1000 do local j=math.min(i+999,#ARGV) "
     "n=n+call('XACK',q,'conc',unpack(ARGV,i,j)) "
@@ -57609,11 +57611,11 @@ CONC__INLINE void conc__redis_enter(conc__redis *r) {
    That thread also says for all tasks that they live, and gives back what
    tasks have left. It is started with the first get.
 
-   A put is one XADD; or a script, if there is anything to be looked at first,
-   or several messages.
-   With .reconnect it is always the script, and has a number in a lane: a lane
-   belongs to one call at a time. The server keeps the last number of each, so
-   a put that is sent twice, for its reply was lost, is put once.
+   A put is one XADD; or a script, if there are several messages, or anything
+   is to be looked at first. With .reconnect it is always the script, and has a
+   number in a lane: a lane belongs to one call at a time. The server keeps the
+   last number of each, so a put that is sent twice, for its reply was lost, is
+   put once.
 
    Uses >>streams. Its user is >>manager.
    ------------------------------------------------------------------------ */
@@ -58558,8 +58560,11 @@ CONC__PRIVATE ssize_t conc__far_send(conc__redis_queue *q,
     rc = conc__put_once_over(q, &s, done, most, terms, deadline);
     if (rc > 0) {
       done += (size_t)rc;
-      rc = (size_t)rc < most ? 1 : 0;
-      if (rc > 0) break; /* there is no more room */
+      if ((size_t)rc < most) break; /* there is no more room */
+      /* If too few replicas have the next ones, only an error can say so, and
+         that has no number: so those are another call's. */
+      if (q->redis->owner->replicas > 0) break;
+      rc = 0;
     } else if (rc == 0) {
       /* Nobody tells when there is room again: so it is looked for. */
       if (done > 0 || deadline <= conc_now()) rc = -ETIMEDOUT;
@@ -58569,6 +58574,8 @@ CONC__PRIVATE ssize_t conc__far_send(conc__redis_queue *q,
     }
   }
   conc__buffer_free(&s.made);
+  /* Nobody knows whether the last ones are there: see conc_put_many. */
+  if (rc == -ECONNRESET || rc == -ECANCELED || rc == -EPROTO) return rc;
   return done > 0 ? (ssize_t)done : rc;
 }
 

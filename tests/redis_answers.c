@@ -318,6 +318,39 @@ TEST(many_are_put_as_far_as_they_say) {
   end(&s);
 }
 
+/* More than go in one trip, of which one trip was carried out, and the answer
+   to the next one is lost: an error says so. */
+TEST(many_of_which_some_are_not_known_are_no_number) {
+  enum { N = 3000 };
+  static int in[N];
+  stage s;
+  begin(&s, "", 0, 0);
+  odd_next(&s.between, "{q}", LOSE_ANSWER, NULL);
+  s.between.skip = 1;
+  CHECK_EQ(conc_put_many(s.q, in, sizeof *in, N, soon()), -ECONNRESET);
+  REDIS_SAYS("2048", &s.real, "XLEN {q}");
+  end(&s);
+}
+
+/* The first of them have their replica, the next ones do not: what one call
+   says that it has put is what is there by it. */
+TEST(many_have_their_replicas_or_an_error_says_so) {
+  enum { N = 3000 };
+  static int in[N];
+  conc_manager m;
+  conc_queue *q;
+  stage s;
+  begin(&s, "", 0, 0);
+  q = join_as(&m, s.between.address, 0, 1);
+  odd_next(&s.between, "WAIT", ANSWER, ":1\r\n");
+  CHECK_EQ(conc_put_many(q, in, sizeof *in, N, 0.2), 1024);
+  REDIS_SAYS("1024", &s.real, "XLEN {q}");
+  CHECK_EQ(conc_put_many(q, in + 1024, sizeof *in, 10, 0.2), -ENOLINK);
+  REDIS_SAYS("1034", &s.real, "XLEN {q}");
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  end(&s);
+}
+
 /* What was handed out by an answer that did not come is got again. */
 TEST(a_get_whose_answer_was_lost_loses_nothing) {
   static const odd_way ways[] = {LOSE_REQUEST, LOSE_ANSWER, HALF};
