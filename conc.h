@@ -58385,9 +58385,8 @@ typedef struct conc__sending {
 } conc__sending;
 
 /* Makes of a message what is stored: see >>streams. */
-CONC__PRIVATE int conc__sending_make(const conc__redis_queue *q,
-                                     const conc__message *m, size_t n,
-                                     conc__sending *s) {
+CONC__PRIVATE int conc__sending_make(const conc__message *m, size_t n,
+                                     bool json, conc__sending *s) {
   static const unsigned char head[2] = {CONC__OP_PROTO, 4};
   conc_value *v = NULL;
   char *text = NULL;
@@ -58403,7 +58402,7 @@ CONC__PRIVATE int conc__sending_make(const conc__redis_queue *q,
   if (rc == 0) rc = conc__buffer_append(&s->made, m->data, m->size);
   if (rc == 0) rc = conc__pickle_put_op(&s->made, CONC__OP_STOP);
   s->field = "p";
-  if (rc == 0 && q->json) {
+  if (rc == 0 && json) {
     rc = conc_pickle_loads(&v, s->made.data, s->made.size);
     if (rc == 0) rc = conc_json_dumps(v, 0, &text, &size);
     conc_value_free(v);
@@ -58543,14 +58542,14 @@ CONC__PRIVATE ssize_t conc__put_once_over(conc__redis_queue *q,
 /* Puts n messages, of which the first waits for room. How many were. */
 CONC__PRIVATE ssize_t conc__far_send(conc__redis_queue *q,
                                      const conc__message *m, size_t n,
-                                     const conc__terms *terms,
+                                     const conc__terms *terms, bool json,
                                      double deadline) {
   double pause = 0.002;
   conc__sending s;
   size_t done = 0;
   ssize_t rc;
   conc__redis_enter(q->redis);
-  rc = conc__sending_make(q, m, n, &s);
+  rc = conc__sending_make(m, n, json, &s);
   if (rc == 0 && s.size > q->redis->manager->max_message) rc = -EMSGSIZE;
   while (rc == 0 && done < n) {
     size_t most = CONC__REDIS_PUT_BYTES / (s.size + 64);
@@ -58581,25 +58580,27 @@ CONC__PRIVATE ssize_t conc__far_send(conc__redis_queue *q,
 
 CONC__PRIVATE int conc__far_put(conc_queue *queue, const conc__message *m,
                                 double deadline) {
-  ssize_t n =
-      conc__far_send((conc__redis_queue *)queue, m, 1, NULL, deadline);
+  conc__redis_queue *q = (conc__redis_queue *)queue;
+  ssize_t n = conc__far_send(q, m, 1, NULL, q->json, deadline);
   return n < 0 ? (int)n : 0;
 }
 
 CONC__PRIVATE ssize_t conc__far_put_n(conc_queue *queue,
                                       const conc__message *m, size_t n,
                                       double deadline) {
-  return conc__far_send((conc__redis_queue *)queue, m, n, NULL, deadline);
+  conc__redis_queue *q = (conc__redis_queue *)queue;
+  return conc__far_send(q, m, n, NULL, q->json, deadline);
 }
 
 CONC__PRIVATE int conc__far_put_on(conc_queue *queue, const conc__message *m,
                                    const conc__terms *terms,
                                    double deadline) {
+  conc__redis_queue *q = (conc__redis_queue *)queue;
   ssize_t n;
   if (terms->priority > 0) return -EINVAL; /* there is one */
-  n = conc__far_send((conc__redis_queue *)queue, m, 1,
+  n = conc__far_send(q, m, 1,
                      terms->delay > 0 || terms->id != NULL ? terms : NULL,
-                     deadline);
+                     q->json, deadline);
   return n < 0 ? (int)n : 0;
 }
 
@@ -58971,7 +58972,10 @@ CONC__PRIVATE int conc__far_put_letter(conc__redis_queue *to,
     m.size = b.size;
     m.kind = CONC__PICKLED;
     m.keep = NULL;
-    rc = conc__far_send(to, &m, 1, &terms, conc_now() + 0.5);
+    rc = conc__far_send(to, &m, 1, &terms, to->json, conc_now() + 0.5);
+    /* JSON does not have all that a message can be. */
+    if (rc == -EINVAL && to->json)
+      rc = conc__far_send(to, &m, 1, &terms, false, conc_now() + 0.5);
   }
   conc__buffer_free(&b);
   CONC_FREE(id);

@@ -855,4 +855,26 @@ TEST(a_dead_letter_outlives_its_connection) {
   end_mortal(&c);
 }
 
+/* A letter of bytes is a pickle there, for JSON has no bytes. */
+TEST(a_dead_letter_of_bytes_is_no_JSON) {
+  cemetery c;
+  conc_lease a;
+  char got[8];
+  conc_manager m;
+  conc_queue *q;
+  begin_mortal(&c, &a);
+  CHECK_EQ(conc_lease_done(&a), 0);
+  memset(&m, 0, sizeof m);
+  m.address = c.s.real.address;
+  m.format = CONC_FORMAT_JSON;
+  CHECK_EQ(conc_manager_connect(&m, soon()), 0);
+  q = conc_manager_get(&m, "mortal");
+  CHECK(q != NULL);
+  CHECK_EQ(conc_put(q, "x", 1, soon()), 0);
+  CHECK_EQ(conc_get_leased(q, &a, got, sizeof got, soon()), 1);
+  CHECK_EQ(conc_lease_release(&a, 0), 0);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  end_mortal(&c);
+}
+
 TEST_MAIN
