@@ -3840,13 +3840,13 @@ CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
    another at `items`. It waits as conc_put does until there is room for one
    message; then it puts as many of them as there is room for, at once.
    Returns how many were put. After an error none was.
-   To a manager of conc.h, to Redis, and from a guest to its host (see
-   >>leases), they go in one trip, up to 256 KiB at once; with .replicas, one
-   call puts those of one trip at most. To a manager of Python each takes a
-   trip of its own, for it has no such call: if they were sent ahead, one could
-   find room after one before it has found none. If it is not known what became
-   of a trip (-ECONNRESET, -ECANCELED, -EPROTO; see conc_manager_get, and
-   >>leases of a guest), those of the trips before it were put.
+   To a manager of conc.h, to Redis, and from a guest to its host (as >>leases
+   tells), they go in one trip, up to 256 KiB at once. With .replicas, one call
+   puts those of one trip at most. To a manager of Python each takes a trip of
+   its own, for it has no such call: if they were sent ahead, one could find
+   room after one before it has found none. If it is not known what became of a
+   trip (-ECONNRESET, -ECANCELED, -EPROTO; see conc_manager_get, and >>leases
+   of a guest), those of the trips before it were put.
    Errors: as conc_put. */
 CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
                                size_t size, size_t n, double timeout);
@@ -38836,10 +38836,10 @@ CONC__PRIVATE ssize_t conc__guest_call_get(conc__guest_calling *c,
   return conc__guest_call(c);
 }
 
-/* The end of a get: the caller has got the message, or does not want it. If the
-   host lends its messages, it is told that this one has arrived: else it would
-   give it to another one when this process ends. A host that does not read is
-   waited for, for a while. */
+/* The end of a get: the caller has got the message, or does not want it. If
+   the host lends its messages, it is told that this one has arrived: else it
+   would give it to another one when this process ends. A host that does not
+   read is waited for, for a while. */
 CONC__PRIVATE void conc__guest_end_get(conc__guest_calling *c, bool got) {
   const bool leases = c->house->work->queue.leases;
   conc_scope shield;
