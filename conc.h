@@ -7480,6 +7480,44 @@ conc__check_failed(const char *expr, const char *file, int line) {
 #define CONC__AND(p, v) \
   (CONC__POINT(), __atomic_fetch_and((p), (v), __ATOMIC_ACQ_REL))
 
+/* Whether the process has one thread, as the C library knows: then what only
+   the threads of this process change is changed without shutting out the other
+   CPUs, which would take 20 cycles each time. So do glibc's own mutexes.
+   Nothing can come between the steps: a thread begins by a call, and no signal
+   handler may change what is the library's (>>contract). Of what lies in
+   memory that processes share this must not be asked. */
+#ifndef CONC_HAVE_SINGLE_THREADED
+#define CONC_HAVE_SINGLE_THREADED 0
+#if defined(__GLIBC__) && defined(__has_include) && !defined(CONC_PORTABLE)
+#if __has_include(<sys/single_threaded.h>) /* 2.32 */
+#undef CONC_HAVE_SINGLE_THREADED
+#define CONC_HAVE_SINGLE_THREADED 1
+#endif
+#endif
+#endif
+#if CONC_HAVE_SINGLE_THREADED
+#include <sys/single_threaded.h>
+#define CONC__SINGLE_THREADED() (__libc_single_threaded != 0)
+#else
+#define CONC__SINGLE_THREADED() false
+#endif
+
+/* CONC__CAS and CONC__AND of what is this process's alone; `v` and `p` without
+   side effects. */
+#define CONC__CAS_OWN(p, e, v)                                     \
+  (CONC__SINGLE_THREADED()                                         \
+       ? CONC__LOAD(p) == *(e)                                     \
+             ? (__atomic_store_n((p), (v), __ATOMIC_RELEASE), true) \
+             : (*(e) = CONC__LOAD_RELAXED(p), false)               \
+       : CONC__CAS(p, e, v))
+CONC__INLINE unsigned conc__and_own(unsigned *p, unsigned v) {
+  unsigned was;
+  if (!CONC__SINGLE_THREADED()) return CONC__AND(p, v);
+  was = CONC__LOAD(p);
+  __atomic_store_n(p, was & v, __ATOMIC_RELEASE);
+  return was;
+}
+
 /* From here to the end of the file. */
 #ifdef __cplusplus
 extern "C" {
@@ -9417,8 +9455,8 @@ CONC__INLINE void conc__unpark_tell(conc__actor *actor, unsigned bit,
   CONC__CHECK(bit == CONC__WOKEN || bit == CONC__POKED || bit == CONC__NUDGED);
   /* The exchange releases what the waker has written (a message, a result) to
      the actor, which acquires it when it sees the bit. */
-  while (!CONC__CAS(&actor->word, &seen,
-                   (seen | bit) & ~(CONC__PARKED | CONC__POLLING))) {
+  while (!CONC__CAS_OWN(&actor->word, &seen,
+                        (seen | bit) & ~(CONC__PARKED | CONC__POLLING))) {
   }
   if (!(seen & CONC__PARKED)) return;
   if (tracer != NULL) tracer->wakes(&wakeup);
@@ -9451,7 +9489,7 @@ CONC__PRIVATE bool conc__park_announce(conc__actor *self, unsigned bits,
   do {
     CONC__CHECK(!(seen & (CONC__PARKED | CONC__POLLING)));
     if (seen & bits) return false;
-  } while (!CONC__CAS(&self->word, &seen, seen | how));
+  } while (!CONC__CAS_OWN(&self->word, &seen, seen | how));
   return true;
 }
 
@@ -9459,7 +9497,7 @@ CONC__PRIVATE bool conc__park_announce(conc__actor *self, unsigned bits,
    cleared CONC__PARKED first, and so has woken it or is about to. */
 CONC__PRIVATE bool conc__park_retract(conc__actor *self) {
   unsigned how = CONC__PARKED | CONC__POLLING;
-  return (CONC__AND(&self->word, ~how) & CONC__PARKED) != 0;
+  return (conc__and_own(&self->word, ~how) & CONC__PARKED) != 0;
 }
 
 /* --- cancellation and time limits ---
@@ -9850,7 +9888,7 @@ CONC__PRIVATE void conc__mutex_lock_slow(conc__mutex *m) {
 
 CONC__INLINE void conc__mutex_lock(conc__mutex *m) {
   unsigned free = 0;
-  if (CONC__UNLIKELY(!CONC__CAS(&m->word, &free, 1u)))
+  if (CONC__UNLIKELY(!CONC__CAS_OWN(&m->word, &free, 1u)))
     conc__mutex_lock_slow(m);
 }
 
@@ -9860,9 +9898,14 @@ CONC__INLINE bool conc__mutex_is_held(const conc__mutex *m) {
 }
 
 CONC__INLINE void conc__mutex_unlock(conc__mutex *m) {
+  unsigned was = 1;
   CONC__CHECK(conc__mutex_is_held(m));
   CONC__POINT();
-  if (CONC__UNLIKELY(__atomic_exchange_n(&m->word, 0u, __ATOMIC_RELEASE) == 2))
+  if (CONC__SINGLE_THREADED()) /* so no thread sleeps for it */
+    __atomic_store_n(&m->word, 0u, __ATOMIC_RELEASE);
+  else
+    was = __atomic_exchange_n(&m->word, 0u, __ATOMIC_RELEASE);
+  if (CONC__UNLIKELY(was == 2))
     conc__futex_wake(&m->word, 1, false);
 }
 
@@ -10855,7 +10898,7 @@ CONC__PRIVATE void conc__waiter_await_wakeup(const conc__waiter *w) {
    waiter or the actor. Returns how the wait has ended. */
 CONC__INLINE int conc__waiter_take_wakeup(conc__waiter *w) {
   CONC__CHECK(CONC__LOAD_RELAXED(&w->actor->word) & CONC__WOKEN);
-  CONC__AND(&w->actor->word, ~CONC__WOKEN);
+  conc__and_own(&w->actor->word, ~CONC__WOKEN);
   return w->failure;
 }
 
@@ -12258,7 +12301,7 @@ CONC__NOINLINE int conc__shared_lock_release(conc_lock *lock,
 CONC__PRIVATE bool conc__lock_try(conc_lock *lock, uintptr_t me) {
   uintptr_t seen = CONC__LOAD_RELAXED(&lock->word);
   return (seen & ~CONC__LOCK_WAITERS) == 0 &&
-         CONC__CAS(&lock->word, &seen, seen | me);
+         CONC__CAS_OWN(&lock->word, &seen, seen | me);
 }
 
 /* Relaxed: only the caller writes its own id there, or one that hands it the
@@ -12347,7 +12390,7 @@ CONC_API int conc_lock_acquire(conc_lock *lock, double timeout) {
   conc__actor *self = conc__self();
   uintptr_t seen = 0;
   if (CONC__UNLIKELY(CONC__LOAD_RELAXED(&lock->order) == CONC__ORDER_SHARED ||
-                     !CONC__CAS(&lock->word, &seen, self->id)))
+                     !CONC__CAS_OWN(&lock->word, &seen, self->id)))
     return conc__lock_acquire_held(lock, self, timeout);
   conc__lock_acquired(lock, self, timeout <= 0);
   return 0;
@@ -12386,7 +12429,7 @@ CONC_API int conc_lock_release(conc_lock *lock) {
   if (CONC_HAVE_TSAN && conc__lock_is_mine(lock, self->id))
     conc__tsan_released(lock, false);
   if (CONC__UNLIKELY(order == CONC__ORDER_SHARED ||
-                     !CONC__CAS(&lock->word, &seen, (uintptr_t)0))) {
+                     !CONC__CAS_OWN(&lock->word, &seen, (uintptr_t)0))) {
     if (conc__is_shared(CONC__LOAD_RELAXED(&lock->word)))
       return conc__shared_lock_release(lock, self);
     rc = conc__lock_release_slow(lock, self);
@@ -12928,7 +12971,7 @@ CONC__INLINE int conc__rwlock_acquire(conc_rwlock *rwlock, bool write,
     uintptr_t waiters = seen & CONC__LOCK_WAITERS, held = seen - waiters;
     if (!conc__rwlock_open(held, write, waiters == 0)) break;
     held = conc__rwlock_with(held, write, self);
-    done = CONC__CAS(&rwlock->word, &seen, held | waiters);
+    done = CONC__CAS_OWN(&rwlock->word, &seen, held | waiters);
   }
   if (!write) {
     if (done) conc__reads_add(self, rwlock);
@@ -12974,7 +13017,7 @@ CONC_API int conc_rwlock_release(conc_rwlock *rwlock) {
       conc__rwlock_settle(rwlock, true);
       break;
     }
-    if (CONC__CAS(&rwlock->word, &seen, word)) break;
+    if (CONC__CAS_OWN(&rwlock->word, &seen, word)) break;
   }
   CONC__STORE(&self->changing, (conc_rwlock *)NULL);
   return 0;
@@ -13262,7 +13305,7 @@ CONC__NOINLINE int conc__event_set_awaited(conc_event *event) {
 CONC_API int conc_event_set(conc_event *event) {
   uintptr_t seen = CONC__CLEAR;
   /* Either way the word is the last touch of the event. */
-  if (CONC__CAS(&event->word, &seen, CONC__SET) || seen == CONC__SET) return 0;
+  if (CONC__CAS_OWN(&event->word, &seen, CONC__SET) || seen == CONC__SET) return 0;
   if (conc__is_remote(seen))
     return (int)conc__remote_ask(event, CONC__REMOTE_SET, 0);
   if (conc__is_shared(seen)) return conc__shared_event_set(event);
@@ -13271,7 +13314,7 @@ CONC_API int conc_event_set(conc_event *event) {
 
 CONC_API int conc_event_clear(conc_event *event) {
   uintptr_t seen = CONC__SET;
-  if (CONC__CAS(&event->word, &seen, CONC__CLEAR)) return 0;
+  if (CONC__CAS_OWN(&event->word, &seen, CONC__CLEAR)) return 0;
   if (conc__is_remote(seen))
     return (int)conc__remote_ask(event, CONC__REMOTE_CLEAR, 0);
   return conc__is_shared(seen) ? conc__shared_event_clear(event) : 0;
@@ -13290,7 +13333,7 @@ CONC_API bool conc_event_is_set(const conc_event *event) {
 CONC__PRIVATE bool conc__event_await(conc_event *event) {
   uintptr_t seen = CONC__CLEAR;
   CONC__CHECK(conc__mutex_is_held(conc__mutex_of(event)));
-  return CONC__CAS(&event->word, &seen, CONC__AWAITED) ||
+  return CONC__CAS_OWN(&event->word, &seen, CONC__AWAITED) ||
          seen == CONC__AWAITED;
 }
 
@@ -13657,7 +13700,7 @@ CONC_API int conc_sem_acquire(conc_sem *sem, double timeout) {
   size_t seen = CONC__LOAD_RELAXED(&sem->value);
   /* By one comparison: not 0, not CONC__SEM_WAITERS, not a shared one's. */
   while (seen - 1 < CONC__SEM_WAITERS - 1)
-    if (CONC__CAS(&sem->value, &seen, seen - 1)) return 0;
+    if (CONC__CAS_OWN(&sem->value, &seen, seen - 1)) return 0;
   if (conc__is_remote(seen))
     return (int)conc__remote_wait(sem, CONC__REMOTE_ACQUIRE, NULL, timeout);
   if (conc__is_shared(seen)) return conc__shared_sem_acquire(sem, timeout);
@@ -13690,7 +13733,7 @@ CONC_API int conc_sem_release(conc_sem *sem, size_t n) {
   if (n == 0) return -EINVAL;
   while (seen < CONC__SEM_WAITERS) {
     if (seen > bound || n > bound - seen) return -EOVERFLOW;
-    if (CONC__CAS(&sem->value, &seen, seen + n)) return 0;
+    if (CONC__CAS_OWN(&sem->value, &seen, seen + n)) return 0;
   }
   if (conc__is_remote(seen))
     return (int)conc__remote_ask(sem, CONC__REMOTE_RELEASE, n);
@@ -14241,8 +14284,13 @@ CONC__PRIVATE void conc__threads_leave(conc_task *task) {
 
 /* --- how a task begins and ends --- */
 
+/* conc_event_is_set of `done`, which is never one between processes. */
+CONC__INLINE bool conc__task_has_ended(const conc_task *t) {
+  return CONC__LOAD(&t->done.word) == CONC__SET;
+}
+
 CONC__INLINE bool conc__task_may_begin(const conc_task *t) {
-  return t->kind == NULL || conc_event_is_set(&t->done);
+  return t->kind == NULL || conc__task_has_ended(t);
 }
 
 /* The task could not be started after all: it is as if new, whatever it was
@@ -14280,7 +14328,7 @@ CONC__INLINE bool conc__task_enter(conc_task *t, conc__actor *actor) {
   conc__actor *none = NULL;
   /* First: a deadlock's search follows the id of a task that runs. */
   CONC__STORE_RELAXED(&t->id, actor->id);
-  return CONC__CAS(&t->actor, &none, actor);
+  return CONC__CAS_OWN(&t->actor, &none, actor);
 }
 
 /* What the end of a task has to do with its group: set by conc_group_start, so
@@ -14304,7 +14352,7 @@ CONC__INLINE const conc__group_class *conc__group_ops(void) {
    it. Its group, which it has left before, is there until it is told. */
 CONC__INLINE void conc__task_set_done(conc_task *t, conc_group *group) {
   uintptr_t clear = CONC__CLEAR;
-  if (CONC__UNLIKELY(!CONC__CAS(&t->done.word, &clear, CONC__SET)))
+  if (CONC__UNLIKELY(!CONC__CAS_OWN(&t->done.word, &clear, CONC__SET)))
     conc_event_set(&t->done);
   if (CONC__UNLIKELY(group != NULL)) conc__group_ops()->forget(group);
 }
@@ -14401,14 +14449,12 @@ CONC__PRIVATE int conc__task_check(conc_task *task) {
 
 /* Waits for the end of a task that can be waited for. 0, -ETIMEDOUT,
    -ECANCELED, -EDEADLK; `uncancellable`: the wait must not fail, by a deadlock
-   neither (the caller has shielded it from cancellations). Three ways: a kind
-   may have its own; a worker of a pool runs other jobs meanwhile; all else
-   waits for the event, and names the task as the owner that is waited for. */
-CONC__PRIVATE int conc__task_await(conc_task *task, bool uncancellable,
-                                   double timeout) {
+   neither (the caller has shielded it from cancellations). Two ways: a worker
+   of a pool runs other jobs meanwhile; all else waits for the event, and names
+   the task as the owner that is waited for. */
+CONC__PRIVATE int conc__task_await_end(conc_task *task, bool uncancellable,
+                                       double timeout) {
   conc__waiter w;
-  if (task->kind->await != NULL)
-    return task->kind->await(task, uncancellable, timeout);
   if (conc__this.worker != NULL)
     return conc__jobs->await(task, uncancellable, timeout);
   conc__waiter_init(&w, conc__self(), "the end", NULL);
@@ -14418,14 +14464,26 @@ CONC__PRIVATE int conc__task_await(conc_task *task, bool uncancellable,
   return conc__event_park(&task->done, &w, timeout);
 }
 
+/* The same; a kind may have its own way. */
+CONC__PRIVATE int conc__task_await(conc_task *task, bool uncancellable,
+                                   double timeout) {
+  if (task->kind->await != NULL)
+    return task->kind->await(task, uncancellable, timeout);
+  return conc__task_await_end(task, uncancellable, timeout);
+}
+
+/* conc__task_join, if the task has not ended: apart, for it keeps much on the
+   stack. */
+CONC__NOINLINE int conc__task_join_slow(conc_task *task, double timeout) {
+  int rc = conc__task_check(task);
+  if (rc == 0) rc = conc__task_await(task, false, timeout);
+  return rc != 0 ? rc : task->status;
+}
+
 /* conc_join, but for what a pool's worker does first. */
-CONC__PRIVATE int conc__task_join(conc_task *task, double timeout) {
-  if (!conc_event_is_set(&task->done)) {
-    int rc = conc__task_check(task);
-    if (rc == 0) rc = conc__task_await(task, false, timeout);
-    if (rc != 0) return rc;
-  }
-  return task->status;
+CONC__INLINE int conc__task_join(conc_task *task, double timeout) {
+  return conc__task_has_ended(task) ? task->status
+                                    : conc__task_join_slow(task, timeout);
 }
 
 CONC_API int conc_join(conc_task *task, double timeout) {
@@ -17083,6 +17141,14 @@ CONC__INLINE void conc__ready_push(conc__ready_ring *ring, conc__ready item) {
   ring->items[at] = item;
 }
 
+/* Whether this is what was appended last, and is there still. */
+CONC__INLINE bool conc__ready_is_last(const conc__ready_ring *ring,
+                                      conc__ready item) {
+  return ring->count > 0 &&
+         ring->items[(ring->first + ring->count - 1) & (ring->size - 1)] ==
+             item;
+}
+
 /* Puts what is to run before all others. There is room for it, too. */
 CONC__INLINE void conc__ready_push_first(conc__ready_ring *ring,
                                          conc__ready item) {
@@ -18544,7 +18610,7 @@ CONC__PRIVATE void conc__loop_sleep(conc__loop *loop) {
 CONC__INLINE bool conc__loop_goes_on(const conc__loop *loop,
                                      const conc_task *until) {
   if (until->kind == NULL) return until->next != NULL;
-  return loop->alive > 0 && !conc_event_is_set(&until->done);
+  return loop->alive > 0 && !conc__task_has_ended(until);
 }
 
 /* Unmaps the stacks that ended coroutines have left. Only here is it certain
@@ -18663,8 +18729,28 @@ CONC__PRIVATE void conc__loop_close(conc__loop *loop) {
   CONC_FREE(loop->fds.entries);
 }
 
+/* conc__kind.await. A coroutine that waits for the task that it has started
+   just now first lets it run, as if by conc_yield_now: often that is short, and
+   its end is there without a waiter on a list and a timer for the search for
+   deadlocks. (What is last in the ring is a task of this loop that has not
+   begun.) The wait itself comes after it, unless there is nothing left to wait
+   for; so does all that may end it. */
+CONC__PRIVATE int conc__coro_await(conc_task *task, bool uncancellable,
+                                   double timeout) {
+  conc__actor *self = conc__self();
+  conc__loop *loop = conc__this.loop;
+  if (timeout > 0 && conc__is_coro(self) && !conc__may_be_cancelled(self) &&
+      conc__ready_is_last(&loop->ready, (conc__ready)task | 1)) {
+    conc__ready_push(&loop->ready, (conc__ready)self);
+    conc__loop_switch(loop, &self->fiber, false);
+    conc__this.credit = CONC__CREDIT;
+    if (conc__task_has_ended(task)) return 0;
+  }
+  return conc__task_await_end(task, uncancellable, timeout);
+}
+
 static const conc__kind conc__coro_kind = {
-    "Task", true, false, false, NULL, NULL, NULL, NULL, NULL, NULL};
+    "Task", true, false, false, NULL, NULL, conc__coro_await, NULL, NULL, NULL};
 
 /* How often all that is left of a loop is cancelled at its end, before no task
    may start another one. */
