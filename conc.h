@@ -1021,6 +1021,7 @@ typedef struct conc_lock {
   };
   unsigned depth;      /* of a conc_rlock: its levels, less the first */
   unsigned char order; /* the number of its name; see conc_on_lock_order */
+  unsigned short hint; /* of a conc_rlock: of whose it may be; 0: of none */
 } conc_lock;
 
 /* Acquires the lock.
@@ -12232,6 +12233,7 @@ CONC_API int conc_lock_init_shared(conc_lock *lock) {
   if (r == NULL) return -EINVAL;
   memset(&lock->claim, 0, sizeof lock->claim);
   lock->depth = 0;
+  lock->hint = 0;
   lock->order = CONC__ORDER_SHARED;
   CONC__STORE(&lock->word, conc__shared_word(lock, r));
   return 0;
@@ -12420,8 +12422,7 @@ CONC__NOINLINE int conc__lock_release_slow(conc_lock *lock,
   return 0;
 }
 
-CONC_API int conc_lock_release(conc_lock *lock) {
-  conc__actor *self = conc__self();
+CONC__INLINE int conc__lock_release(conc_lock *lock, conc__actor *self) {
   uintptr_t seen = self->id;
   /* Read now: the lock may be gone once it has been released. */
   unsigned char order = CONC__LOAD_RELAXED(&lock->order);
@@ -12437,6 +12438,10 @@ CONC_API int conc_lock_release(conc_lock *lock) {
   if (CONC__UNLIKELY(order > CONC__ORDER_NONE) && rc == 0)
     self->held &= ~CONC__LOCK_ORDER_BIT(order);
   return rc;
+}
+
+CONC_API int conc_lock_release(conc_lock *lock) {
+  return conc__lock_release(lock, conc__self());
 }
 
 /* The caller is the owner, or acts for it, and will never release the lock,
@@ -12467,32 +12472,68 @@ CONC_API bool conc_lock_locked(const conc_lock *lock) {
 /* --- conc_rlock ---
 
    A conc_lock, and `depth`, which only the owner touches: how often it has
-   acquired the lock beyond the first time. */
+   acquired the lock beyond the first time; and `hint`, which tells without a
+   look at the word what that probably says: 0 that it is free, else some bits
+   of the owner's id. Each call confirms by the word what it was told: where it
+   changes it, at no cost; else by a load, which then comes long after the last
+   change, and so is cheap, too: see CONC__ORDER_SHARED. */
 
-CONC_API int conc_rlock_acquire(conc_rlock *rlock, double timeout) {
-  int rc;
-  if (conc__lock_is_mine(&rlock->lock, conc__self()->id)) {
-    rlock->lock.depth++;
-    return 0;
+CONC__INLINE unsigned short conc__rlock_hint(const conc__actor *self) {
+  return (unsigned short)(self->id / CONC__OWNER_ONE % 0x8000 + 0x8000);
+}
+
+/* The caller has just acquired the lock. A new owner starts at the first
+   level, whatever the last one left: a dead one, or one that used
+   conc_lock_release. */
+CONC__INLINE void conc__rlock_begin(conc_lock *lock, conc__actor *self) {
+  lock->depth = 0;
+  if (CONC__LOAD_RELAXED(&lock->order) != CONC__ORDER_SHARED)
+    CONC__STORE_RELAXED(&lock->hint, conc__rlock_hint(self));
+}
+
+/* Not at the first attempt: it may be the caller's. */
+CONC__NOINLINE int conc__rlock_acquire_held(conc_lock *lock, conc__actor *self,
+                                            double timeout) {
+  int rc = 0;
+  if (!conc__lock_is_mine(lock, self->id)) {
+    rc = conc_lock_acquire(lock, timeout);
+    if (rc == 0 || rc == -EOWNERDEAD) conc__rlock_begin(lock, self);
+    /* A shared lock tells only now that it is the caller's. */
+    if (rc != -EDEADLK || !conc__is_shared(CONC__LOAD_RELAXED(&lock->word)))
+      return rc;
   }
-  rc = conc_lock_acquire(&rlock->lock, timeout);
-  /* A new owner starts at the first level, whatever the last one left: a dead
-     one, or one that used conc_lock_release. */
-  if (rc == 0 || rc == -EOWNERDEAD) rlock->lock.depth = 0;
-  /* A shared lock tells only now that it is the caller's. */
-  if (rc != -EDEADLK ||
-      !conc__is_shared(CONC__LOAD_RELAXED(&rlock->lock.word)))
-    return rc;
-  rlock->lock.depth++;
+  lock->depth++;
   return 0;
 }
 
+CONC_API int conc_rlock_acquire(conc_rlock *rlock, double timeout) {
+  conc_lock *lock = &rlock->lock;
+  conc__actor *self = conc__self();
+  uintptr_t seen = 0;
+  if (CONC__LOAD_RELAXED(&lock->hint) != 0 ||
+      CONC__LOAD_RELAXED(&lock->order) == CONC__ORDER_SHARED ||
+      !CONC__CAS_OWN(&lock->word, &seen, self->id))
+    return conc__rlock_acquire_held(lock, self, timeout);
+  conc__rlock_begin(lock, self);
+  conc__lock_acquired(lock, self, timeout <= 0);
+  return 0;
+}
+
+/* With the caller's hint, `depth` is the caller's to read, or what is read is
+   of no account: then the lock is not its, and its release fails. */
 CONC_API int conc_rlock_release(conc_rlock *rlock) {
-  if (!conc__lock_is_mine(&rlock->lock, conc__self()->id) &&
-      !conc__shared_lock_is_mine(&rlock->lock, conc__self()))
+  conc_lock *lock = &rlock->lock;
+  conc__actor *self = conc__self();
+  bool mine = CONC__LOAD_RELAXED(&lock->hint) == conc__rlock_hint(self);
+  if (mine && CONC__LOAD_RELAXED(&lock->depth) == 0) {
+    CONC__STORE_RELAXED(&lock->hint, (unsigned short)0);
+    return conc__lock_release(lock, self);
+  }
+  if (!conc__lock_is_mine(lock, self->id) &&
+      !conc__shared_lock_is_mine(lock, self))
     return -EPERM;
-  if (rlock->lock.depth == 0) return conc_lock_release(&rlock->lock);
-  rlock->lock.depth--;
+  if (lock->depth == 0) return conc__lock_release(lock, self);
+  lock->depth--;
   return 0;
 }
 
@@ -12992,22 +13033,25 @@ CONC_API int conc_rwlock_write_acquire(conc_rwlock *rwlock, double timeout) {
 }
 
 /* For a reader in the order of conc__rwlock_acquire, backwards: out of `reads`
-   while `changing` is set, then the word. */
+   while `changing` is set, then the word. Of a reader that its actor remembers
+   the word is not looked at first, but taken to count no other: see
+   CONC__ORDER_SHARED. */
 CONC_API int conc_rwlock_release(conc_rwlock *rwlock) {
   conc__actor *self = conc__self();
-  uintptr_t seen = CONC__LOAD_RELAXED(&rwlock->word);
-  if ((seen & ~CONC__LOCK_WAITERS) != self->id) {
-    conc_rwlock **place = conc__reads_find(self, rwlock);
-    if (!(seen & CONC__READ_FLAG) || place == NULL) {
+  conc_rwlock **place = conc__reads_find(self, rwlock);
+  uintptr_t seen = CONC__READ_FLAG + CONC__READ_ONE;
+  if (place != NULL) {
+    CONC__STORE_RELAXED(&self->changing, rwlock);
+    CONC__STORE(place, (conc_rwlock *)NULL);
+  } else {
+    seen = CONC__LOAD_RELAXED(&rwlock->word);
+    if ((seen & ~CONC__LOCK_WAITERS) != self->id) {
       if (conc__is_shared(seen))
         return conc__shared_rwlock_release(rwlock, self);
       if (!(seen & CONC__READ_FLAG) || self->more_reads == 0) return -EPERM;
-    }
-    CONC__STORE_RELAXED(&self->changing, rwlock);
-    if (place != NULL)
-      CONC__STORE(place, (conc_rwlock *)NULL);
-    else
+      CONC__STORE_RELAXED(&self->changing, rwlock);
       self->more_reads--;
+    }
   }
   conc__tsan_released(rwlock, (seen & CONC__READ_FLAG) != 0);
   for (;;) {
@@ -13018,6 +13062,13 @@ CONC_API int conc_rwlock_release(conc_rwlock *rwlock) {
       break;
     }
     if (CONC__CAS_OWN(&rwlock->word, &seen, word)) break;
+    if (place != NULL &&
+        (!(seen & CONC__READ_FLAG) || conc__is_shared(seen))) {
+      /* What was remembered was another lock, never released, at this
+         address. Now it is forgotten. */
+      CONC__STORE(&self->changing, (conc_rwlock *)NULL);
+      return conc_rwlock_release(rwlock);
+    }
   }
   CONC__STORE(&self->changing, (conc_rwlock *)NULL);
   return 0;
@@ -13623,7 +13674,7 @@ CONC_API int conc_sem_init_shared(conc_sem *sem) {
 
 /* 0, -ETIMEDOUT, -ECANCELED. The deadline is only worked out, which costs a
    look at the clock, when there is nothing to take. */
-CONC__PRIVATE int conc__shared_sem_acquire(conc_sem *sem, double timeout) {
+CONC__NOINLINE int conc__shared_sem_await(conc_sem *sem, double timeout) {
   unsigned seen = CONC__LOAD(&sem->shared);
   unsigned waiters = 0; /* CONC__SHARED_WAITERS once this task has slept */
   conc__sentry sentry = CONC__SENTRY_NEW;
@@ -13648,6 +13699,14 @@ CONC__PRIVATE int conc__shared_sem_acquire(conc_sem *sem, double timeout) {
   }
   conc__sentry_end(&sentry);
   return rc;
+}
+
+/* The flag stays as it is: a unit beside it is free to all that come. */
+CONC__INLINE int conc__shared_sem_acquire(conc_sem *sem, double timeout) {
+  unsigned seen = CONC__LOAD(&sem->shared);
+  while (seen & CONC__SEM_MAX)
+    if (CONC__CAS(&sem->shared, &seen, seen - 1)) return 0;
+  return conc__shared_sem_await(sem, timeout);
 }
 
 CONC__PRIVATE int conc__shared_sem_release(conc_sem *sem, size_t n) {
