@@ -18793,13 +18793,14 @@ CONC__PRIVATE void conc__loop_close(conc__loop *loop) {
    its end is there without a waiter on a list and a timer for the search for
    deadlocks. (What is last in the ring is a task of this loop that has not
    begun.) The wait itself comes after it, unless there is nothing left to wait
-   for; so does all that may end it. */
+   for; a cancellation that is there already comes before both. */
 CONC__PRIVATE int conc__coro_await(conc_task *task, bool uncancellable,
                                    double timeout) {
   conc__actor *self = conc__self();
   conc__loop *loop = conc__this.loop;
-  if (timeout > 0 && conc__is_coro(self) && !conc__may_be_cancelled(self) &&
+  if (timeout > 0 && conc__is_coro(self) &&
       conc__ready_is_last(&loop->ready, (conc__ready)task | 1)) {
+    if (conc__take_cancel(self)) return -ECANCELED;
     conc__ready_push(&loop->ready, (conc__ready)self);
     conc__loop_switch(loop, &self->fiber, false);
     conc__this.credit = CONC__CREDIT;

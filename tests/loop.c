@@ -251,6 +251,15 @@ static void *join_at_once(void *arg) {
   CHECK_EQ(conc_join(&t[0], CONC_FOREVER), -ECANCELED);
   CHECK_EQ(conc_join(&t[0], CONC_FOREVER), 0);
   CHECK_EQ(conc_set_status(0), 0);
+  /* One that is there already ends the join before anything runs. */
+  s[0].cancels = false;
+  start(conc_coro_start, &t[0], begin_and_look, &s[0]);
+  CHECK_EQ(conc_cancel(conc_current()), 0);
+  beginnings = 0;
+  CHECK_EQ(conc_join(&t[0], CONC_FOREVER), -ECANCELED);
+  CHECK_EQ(beginnings, 0);
+  CHECK_EQ(conc_join(&t[0], CONC_FOREVER), 0);
+  CHECK_EQ(conc_set_status(0), 0);
   return arg;
 }
 TEST(a_join_first_lets_run_what_was_just_started) {

@@ -25,6 +25,58 @@ static void wait_parked(conc_task *t) {
   }
 }
 
+/* --- from one thread to two ----------------------------------------------- */
+
+/* What the only thread of the process does is not atomic for other CPUs: the
+   thread that it then starts must see all of it. */
+typedef struct first_things {
+  conc_lock lock;
+  conc_rlock rlock;
+  conc_rwlock rwlock;
+  conc_sem sem;
+  conc_event event;
+} first_things;
+
+static void *try_things(void *arg) {
+  first_things *f = (first_things *)arg;
+  CHECK_EQ(conc_lock_acquire(&f->lock, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_rlock_acquire(&f->rlock, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_rwlock_write_acquire(&f->rwlock, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_rwlock_read_acquire(&f->rwlock, 0), 0);
+  CHECK_EQ(conc_rwlock_release(&f->rwlock), 0);
+  CHECK_EQ(conc_sem_acquire(&f->sem, 0), 0);
+  CHECK_EQ(conc_sem_acquire(&f->sem, 0), -ETIMEDOUT);
+  CHECK(conc_event_is_set(&f->event));
+  CHECK_EQ(conc_event_clear(&f->event), 0);
+  CHECK_EQ(conc_event_wait(&f->event, CONC_FOREVER), 0);
+  return arg;
+}
+
+TEST(what_the_only_thread_did_is_seen_by_the_next) {
+  static first_things f;
+  conc_task t;
+#if CONC_HAVE_SINGLE_THREADED && !CONC_HAVE_TSAN && !CONC_HAVE_ASAN
+  CHECK(CONC__SINGLE_THREADED());
+#endif
+  for (int i = 0; i < 3; i++) {
+    CHECK_EQ(conc_lock_acquire(&f.lock, 0), 0);
+    CHECK_EQ(conc_rlock_acquire(&f.rlock, 0), 0);
+    CHECK_EQ(conc_rwlock_write_acquire(&f.rwlock, 0), 0);
+    CHECK_EQ(conc_rwlock_release(&f.rwlock), 0);
+    CHECK_EQ(conc_rwlock_read_acquire(&f.rwlock, 0), 0);
+    CHECK_EQ(conc_sem_release(&f.sem, 1), 0);
+    CHECK_EQ(conc_event_set(&f.event), 0);
+    start(conc_thread_start, &t, try_things, &f);
+    CHECK(!CONC__SINGLE_THREADED());
+    wait_parked(&t);
+    CHECK_EQ(conc_event_set(&f.event), 0);
+    CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
+    CHECK_EQ(conc_rwlock_release(&f.rwlock), 0);
+    CHECK_EQ(conc_rlock_release(&f.rlock), 0);
+    CHECK_EQ(conc_lock_release(&f.lock), 0);
+  }
+}
+
 /* --- names, stacks, results ----------------------------------------------- */
 
 typedef struct named {
