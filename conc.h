@@ -742,12 +742,9 @@
      and one of them cannot be reached.
    - The workers of a pool of processes are forked, never spawned. In a program
      with many threads, or with much memory, start the pool first: its fork
-     server keeps a copy of the memory that the program had then. The server
-     has a spare only where there is SOCK_SEQPACKET. Where there is no F_SETSIG
-     (which Linux has), conc_pool_join waits for a spare that is stopped.
-   - A pipe needs SOCK_SEQPACKET, which Linux and the BSDs have. macOS lacks
-     it: there conc_pipe returns -EPROTONOSUPPORT, and conc_queue_new fails for
-     a shared queue that has an option of >>leases.
+     server keeps a copy of the memory that the program had then. Where there
+     is no F_SETSIG (which Linux has), conc_pool_join waits for a spare that is
+     stopped.
    - Objects between processes must be made shared (..._init_shared, .shared),
      serve at most 1,024 processes at one time, and cannot hold pointers.
      Deadlocks that involve shared objects are not detected. Where there are no
@@ -3449,8 +3446,9 @@ CONC_API int conc_json_loads(conc_value **out, const void *text, size_t size,
    Processes  that is what a pipe is for: a forked child has the ends, too
    Signals    no; SIGPIPE is not raised
    Memory     the system's, until both descriptors are closed. A message of
-              more than 32 KiB is in a file without a name until it is received
-              (in memory, where there is CONC_HAVE_MEMFD)
+              more than 32 KiB (without CONC_HAVE_SEQPACKET: about 1 KiB) is in
+              a file without a name until it is received (in memory, where
+              there is CONC_HAVE_MEMFD)
    Blocks     send while the pipe is full, recv and poll while it is empty;
               with a timeout
 
@@ -3467,9 +3465,8 @@ CONC_API int conc_json_loads(conc_value **out, const void *text, size_t size,
    Pipe()). *a and *b are the descriptors, close-on-exec.
    Returns 0. After an error both are -1.
    Errors:
-   -EMFILE           the process has too many descriptors
-   -ENFILE           the system has too many
-   -EPROTONOSUPPORT  the system has no SOCK_SEQPACKET */
+   -EMFILE  the process has too many descriptors
+   -ENFILE  the system has too many */
 CONC_API int conc_pipe(int *a, int *b);
 
 /* Makes a pipe for one direction (Python's Pipe(False)): to send at the
@@ -3774,8 +3771,6 @@ typedef struct conc_queue_opts {
    EIO     .journal cannot be read
    EMFILE  of a shared queue: the process has too many descriptors
    ENFILE  of a shared queue: the system has too many
-   EPROTONOSUPPORT  of a shared queue with an option of >>leases: the system
-           has no SOCK_SEQPACKET
    others  of a shared queue with a name: what conc_shared_open fails with, for
            example ENOSPC, ETIMEDOUT. Of .journal: what open() and its like do
  */
@@ -7058,6 +7053,16 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC__MADV_DONTFORK MADV_DONTFORK
 #else
 #define CONC__MADV_DONTFORK (-1)
+#endif
+
+/* Pairs of unix sockets that keep the bounds of messages (SOCK_SEQPACKET):
+   everywhere but on macOS. Otherwise >>pipe makes do with streams. */
+#ifndef CONC_HAVE_SEQPACKET
+#ifdef __APPLE__
+#define CONC_HAVE_SEQPACKET 0
+#else
+#define CONC_HAVE_SEQPACKET 1
+#endif
 #endif
 
 /* Pipes whose room can be changed (F_SETPIPE_SZ): Linux. */
@@ -29518,13 +29523,26 @@ CONC_API int conc_json_dumps(const conc_value *value, int indent, char **out,
    receiver would have to put together or throw away. A long message brings
    32 KiB along all the same, so that a pipe is full after some of them.
 
+   Without SOCK_SEQPACKET the sockets are a stream. All packets have the same
+   size there, so that a receiver knows where each ends; and they are short. A
+   system takes so few bytes in one piece: Linux in one buffer; those that come
+   from BSD unless there is less room than that, and then they take nothing, if
+   the low-water mark of the socket (SO_SNDLOWAT) is above it. So a packet is
+   sent and received as a whole there, too.
+
    Nothing here has a guard: the system's socket buffer is the queue. Several
    tasks and processes may receive at one end: what one of them has seen by a
    peek, another one may take, so a receiver looks at what it has taken as if
    it had not seen it. Uses io to wait, os for files, pickle for values.
    ------------------------------------------------------------------------ */
 
-#define CONC__PACKET_DATA 32768 /* bytes beside the head, at most */
+/* Bytes beside the head: at most; in a stream always. */
+#if CONC_HAVE_SEQPACKET
+#define CONC__PACKET_DATA 32768
+#else
+#define CONC__PACKET_DATA 1008
+#define CONC__PACKET_ROOM 32768 /* bytes that may be under way */
+#endif
 #define CONC__PACKET_MAGIC 0x636f6e63u
 
 enum { CONC__PACKET_MESSAGE, CONC__PACKET_DESCRIPTOR };
@@ -29546,9 +29564,23 @@ typedef union conc__control {
 
 /* --- making; packets --- */
 
+#if !CONC_HAVE_SEQPACKET
+/* What a packet in a stream has behind its data. */
+static const unsigned char conc__packet_padding[CONC__PACKET_DATA];
+
+/* A system that does not know one of these options does without. */
+CONC__PRIVATE void conc__pipe_shape(int fd) {
+  int room = CONC__PACKET_ROOM, low = 4 * CONC__PACKET_DATA;
+  setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
+  setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &room, sizeof room);
+  setsockopt(fd, SOL_SOCKET, SO_SNDLOWAT, &low, sizeof low);
+}
+#endif
+
 /* 0; or negative errno, and both are -1. */
 CONC__PRIVATE int conc__pipe_open(int *a, int *b) {
-  int type = SOCK_SEQPACKET | CONC__SOCK_CLOEXEC;
+  int type = (CONC_HAVE_SEQPACKET ? SOCK_SEQPACKET : SOCK_STREAM) |
+             CONC__SOCK_CLOEXEC;
   int birth = conc__birth_begin(CONC_HAVE_CLOEXEC);
   int fds[2];
   int rc = socketpair(AF_UNIX, type, 0, fds) < 0 ? -errno : 0;
@@ -29561,6 +29593,10 @@ CONC__PRIVATE int conc__pipe_open(int *a, int *b) {
   }
   conc__birth_end(birth);
   if (rc != 0) return rc;
+#if !CONC_HAVE_SEQPACKET
+  conc__pipe_shape(fds[0]);
+  conc__pipe_shape(fds[1]);
+#endif
   *a = fds[0];
   *b = fds[1];
   return 0;
@@ -29583,7 +29619,7 @@ CONC__PRIVATE int conc__packet_send(int pipe, conc__packet *head,
                                     const void *data, size_t n, int fd,
                                     double deadline) {
   struct msghdr m;
-  struct iovec parts[2];
+  struct iovec parts[3];
   conc__control control;
   CONC__CHECK(n <= CONC__PACKET_DATA);
   memset(&m, 0, sizeof m);
@@ -29593,6 +29629,10 @@ CONC__PRIVATE int conc__packet_send(int pipe, conc__packet *head,
   parts[1].iov_len = n;
   m.msg_iov = parts;
   m.msg_iovlen = n > 0 ? 2 : 1;
+#if !CONC_HAVE_SEQPACKET
+  parts[m.msg_iovlen].iov_base = (void *)(uintptr_t)conc__packet_padding;
+  parts[m.msg_iovlen++].iov_len = CONC__PACKET_DATA - n;
+#endif
   if (fd >= 0) {
     memset(&control, 0, sizeof control);
     m.msg_control = &control;
@@ -29718,16 +29758,18 @@ CONC__PRIVATE bool conc__packet_is_whole(const conc__packet *head, ssize_t n) {
   return (size_t)n - sizeof *head >= head->size;
 }
 
-/* On Linux MSG_TRUNC asks for the length that the packet has. */
+/* Whether a peek tells all of a packet. On Linux MSG_TRUNC asks for the length
+   that it has; elsewhere a peek need not bring the descriptor. */
+#define CONC__PACKET_SHOWN (CONC__LINUX && CONC_HAVE_SEQPACKET)
 #define CONC__PACKET_PEEK \
-  (MSG_PEEK | MSG_DONTWAIT | (CONC__LINUX ? MSG_TRUNC : 0))
+  (MSG_PEEK | MSG_DONTWAIT | (CONC__PACKET_SHOWN ? MSG_TRUNC : 0))
 
 /* Looks at the file of the packet that comes next, while both stay where they
    are: the task that takes the packet must find the bytes of which its head
    speaks, in a file that is never waited for. It may be another packet than
-   was seen before, so its head is looked at anew. On Linux alone: elsewhere a
-   peek need not bring the descriptor. 0; -EPROTO: they are not there; -EAGAIN:
-   there is no packet now; -EMFILE. */
+   was seen before, so its head is looked at anew. Only where packets are
+   shown. 0; -EPROTO: they are not there; -EAGAIN: there is no packet now;
+   -EMFILE. */
 CONC__PRIVATE int conc__packet_peek_file(int pipe, conc__packet *head) {
   conc__control control;
   struct msghdr m;
@@ -29769,6 +29811,13 @@ CONC__PRIVATE int conc__packet_peek_file(int pipe, conc__packet *head) {
   return rc;
 }
 
+/* Removes what comes next, which is no packet of ours. */
+CONC__PRIVATE void conc__packet_drop(int pipe) {
+  unsigned char all[sizeof(conc__packet) +
+                    (CONC_HAVE_SEQPACKET ? 0 : CONC__PACKET_DATA)];
+  recv(pipe, all, sizeof all, MSG_DONTWAIT);
+}
+
 /* Waits for a packet, and says what it is, while it stays where it is. Of one
    whose message is in a file also whether it is there, if it is `whole`ly
    looked at. 0 or negative errno: -EPIPE at the end, -EPROTO for what is none
@@ -29780,13 +29829,14 @@ CONC__PRIVATE int conc__packet_peek(int pipe, conc__packet *head, bool whole,
     int rc = 0;
     if (n == 0) return -EPIPE;
     if (n >= (ssize_t)sizeof *head &&
-        conc__packet_is_good(head, CONC__LINUX ? n : -1)) {
-      if (!whole || !CONC__LINUX || conc__packet_is_whole(head, n)) return 0;
+        conc__packet_is_good(head, CONC__PACKET_SHOWN ? n : -1)) {
+      if (!whole || !CONC__PACKET_SHOWN || conc__packet_is_whole(head, n))
+        return 0;
       rc = conc__packet_peek_file(pipe, head);
       if (rc != -EPROTO && rc != -EAGAIN) return rc;
     }
     if (n > 0 && rc != -EAGAIN) {
-      recv(pipe, head, sizeof *head, MSG_DONTWAIT);
+      conc__packet_drop(pipe);
       return -EPROTO;
     }
     if (n > 0) continue; /* another receiver has taken it */
@@ -29809,13 +29859,17 @@ CONC__PRIVATE int conc__packet_peek(int pipe, conc__packet *head, bool whole,
 CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
                                         void *buf, size_t size, int *fd) {
   struct msghdr m;
-  struct iovec parts[2];
+  struct iovec parts[3];
   conc__control control;
   ssize_t n;
   int birth, flags = MSG_DONTWAIT;
+#if !CONC_HAVE_SEQPACKET
+  unsigned char padding[CONC__PACKET_DATA];
+  if (size > sizeof padding) size = sizeof padding;
+#endif
   *fd = -1;
   if (head->kind == CONC__PACKET_DESCRIPTOR ||
-      (!CONC__LINUX && head->size > CONC__PACKET_DATA)) {
+      (!CONC__PACKET_SHOWN && head->size > CONC__PACKET_DATA)) {
     /* The system would take the packet and drop its descriptor if the process
        has no number free for it. So one is asked for before, unless the peek
        has had one for the file: if there is none, the packet stays. Another
@@ -29837,6 +29891,10 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
     parts[1].iov_len = size;
     m.msg_iov = parts;
     m.msg_iovlen = size > 0 ? 2 : 1;
+#if !CONC_HAVE_SEQPACKET
+    parts[m.msg_iovlen].iov_base = padding;
+    parts[m.msg_iovlen++].iov_len = sizeof padding - size;
+#endif
     m.msg_control = &control;
     m.msg_controllen = sizeof control;
     /* The descriptor before anything is refused: it is in this process now,
@@ -29848,6 +29906,13 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
   } while (n < 0 && (errno == EINTR || errno == ECONNRESET));
   if (n < 0) return conc__would_block(errno) ? -EAGAIN : -errno;
   if (n == 0) return -EAGAIN; /* the end: the next peek says so */
+#if !CONC_HAVE_SEQPACKET
+  /* Part of a packet is a stranger's. Of the data of one of ours, what is
+     behind them is not counted. */
+  if (n < (ssize_t)(sizeof *head + sizeof padding)) return -EPROTO;
+  if (head->size < sizeof padding) n = (ssize_t)(sizeof *head + head->size);
+  if ((size_t)n - sizeof *head > size) m.msg_flags |= MSG_TRUNC;
+#endif
   if (n < (ssize_t)sizeof *head || !conc__packet_is_good(head, n))
     return -EPROTO;
   /* Longer than what was seen, so another one than that. */
@@ -37554,10 +37619,10 @@ CONC__INLINE bool conc__queue_is_work(const conc_queue *q) {
 #define CONC__BEAT_LEAST 1e-4
 
 /* Bytes of the messages that go along with one request; that come with one
-   answer, which is to need no file (see >>pipe); and how many of them, for the
-   host does nothing else meanwhile. */
+   answer, which is to need no file where packets are long (see >>pipe); and
+   how many of them, for the host does nothing else meanwhile. */
 #define CONC__GUEST_TRIP ((size_t)256 << 10)
-#define CONC__GUEST_FETCH (CONC__PACKET_DATA - sizeof(conc__outcome))
+#define CONC__GUEST_FETCH (32768 - sizeof(conc__outcome))
 #define CONC__GUEST_MANY ((size_t)4096)
 
 /* What a guest asks for. There is no answer to the last three. */

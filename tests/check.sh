@@ -34,11 +34,14 @@ aarch64="$less CC=$cross WRAPPER=\"qemu-aarch64 -L /usr/aarch64-linux-gnu\""
 emulated() { # TRIPLE, and how qemu calls the CPU
   echo "$less CC=$1-gcc WRAPPER=\"qemu-$2 -L /usr/$1\" OPT=-Og CFLAGS=-g1"
 }
-arm=arm-linux-gnueabihf ppc64=powerpc64le-linux-gnu
+arm=arm-linux-gnueabihf ppc64le=powerpc64le-linux-gnu
+ppc64=powerpc64-linux-gnu
 # 32 bits that this machine runs by itself, with the C library of the compiler.
 i686=i686-linux-gnu
 i686_loader="-Wl,--dynamic-linker=/usr/$i686/lib/ld-linux.so.2"
-i686_flags="CC=$i686-gcc OPT=-Og LDFLAGS=$i686_loader,-rpath,/usr/$i686/lib"
+i686_flags="LDFLAGS='-L/usr/$i686/lib $i686_loader,-rpath,/usr/$i686/lib'"
+i686_flags="$i686_flags OPT=-Og $lines"
+i686_clang="CC='clang -target $i686 -isystem /usr/$i686/include'"
 # What was stopped or killed at every step once need not be so in every row.
 few='PARK_SECONDS=0.01 QUEUE_KILLS=100 QUEUE_SECONDS=0.1 CRASH_KILLS=20'
 few="$few CRASH_SECONDS=0.1 PIPE_KILLS=100 THREAD_ROUNDS=100 PROCESS_STARTS=200"
@@ -48,18 +51,19 @@ cat >"$logs/list" <<EOS
 gcc-tsan | gcc | CC=gcc $lines OPT=-Og $few $tsan TESTS="core thread sync model deadlock memory park loop tasks queue manager stream datagram connect serve signals shared pool work lessee report trace"
 clang-asan | clang | CC=clang OPT=-O0 $few $san TESTS="sync memory loop park queue queue_processes pipe shared spoiled spoiled_queue fork process programs pool workers value json pass fuzz errors ended delivery manager server limits many reconnect remote types containers functions data pools work lessee guests journal journaled survive guards nothreads report trace"
 portable | gcc | CC=gcc OPT=-Og STD=c99 DEFS="-DCONC_PORTABLE -DCONC_HAVE_THREAD_LOCAL=0" $few TESTS="target core thread sync deadlock park loop stream datagram connect serve signals queue queue_processes pipe shared spoiled_queue named owner fork process programs pool closed delivery manager server reconnect work lessee guests journal report trace"
-kqueue | gcc | CC=gcc OPT=-Og $few DEFS="$kqueue" LDFLAGS=$lkqueue TESTS="core loop stream datagram connect serve pipe signals progress queue manager process fork"
+kqueue | gcc | CC=gcc OPT=-Og $few DEFS="$kqueue" LDFLAGS=$lkqueue TESTS="core loop stream datagram connect serve pipe signals progress queue manager process fork guests pool"
 musl | musl-gcc | CC=musl-gcc OPT=-Os CFLAGS="$alpine" LDFLAGS=-static $few TESTS="core thread sync queue process pool manager"
 c++20 | g++ | CXX=g++ OPT=-Og STD=c++20 $few TESTS="core sync queue process value manager types work"
 malformed | gcc | CC=gcc $lines OPT=-O2 MANAGER_FRAMES=40000 VALUE_INPUTS=300000 TESTS="manager value"
 aarch64 | $cross qemu-aarch64 | $aarch64 OPT=-O1 TESTS="target core value park loop queue generator"
-i686 | $i686-gcc | $i686_flags $lines $few TESTS="target core loop value process queue_processes"
-i686-time64 | $i686-gcc | $i686_flags $lines $few DEFS="-D_TIME_BITS=64 -D_FILE_OFFSET_BITS=64" TESTS="target core"
+i686 | $i686-gcc | CC=$i686-gcc $i686_flags $few TESTS="target core loop value process queue_processes"
+i686-time64 | clang $i686-gcc | $i686_clang $i686_flags $few DEFS="-D_TIME_BITS=64 -D_FILE_OFFSET_BITS=64" TESTS="target core"
 armhf | $arm-gcc qemu-arm | $(emulated $arm arm) TESTS="target core"
 riscv64 | riscv64-linux-gnu-gcc qemu-riscv64 | $(emulated riscv64-linux-gnu riscv64) TESTS="target core"
 s390x | s390x-linux-gnu-gcc qemu-s390x | $(emulated s390x-linux-gnu s390x) TESTS="target core value"
 s390x-ucontext | s390x-linux-gnu-gcc qemu-s390x | $(emulated s390x-linux-gnu s390x) $ucontext TESTS="target generator"
-ppc64le | $ppc64-gcc qemu-ppc64le | $(emulated $ppc64 ppc64le) TESTS="target core"
+ppc64le | $ppc64le-gcc qemu-ppc64le | $(emulated $ppc64le ppc64le) TESTS="target core"
+ppc64 | $ppc64-gcc qemu-ppc64 | $(emulated $ppc64 ppc64) TESTS="target core"
 ucontext | gcc | CC=gcc OPT=-Og $few DEFS="-DCONC_USE_UCONTEXT -DCONC_HAVE_SPAWN=0 -DCONC_HAVE_PTHREAD_CANCEL=0" TESTS="target $coroutines queue fork process"
 implementation-c++17 | g++ | CXX=g++ OPT=-O0 IMPL=c++17 $few TESTS="core public deadlock json asyncio"
 ucontext-asan | clang | CC=clang OPT=-O0 $few $ucontext $san TESTS="$coroutines"
