@@ -29566,7 +29566,7 @@ typedef union conc__control {
 
 #if !CONC_HAVE_SEQPACKET
 /* What a packet in a stream has behind its data. */
-static const unsigned char conc__packet_padding[CONC__PACKET_DATA];
+static const unsigned char conc__packet_padding[CONC__PACKET_DATA] = {0};
 
 /* A system that does not know one of these options does without. */
 CONC__PRIVATE void conc__pipe_shape(int fd) {

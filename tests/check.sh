@@ -159,6 +159,37 @@ for taken in "$logs"/*.taken; do
   }
 done
 
+# A line for each configuration, and for each system that `targets` compiles
+# for: what was made of it, and what was seen.
+line_of() { # NAME COMPILED LINKED RUN PASSED FAILED SKIPPED
+  printf '%-46s %-8s %-6s %-3s %6s %6s %7s\n' "$@"
+}
+line_of configuration compiled linked run passed failed skipped
+while IFS='|' read -r name tools arguments; do
+  name=${name% }
+  [ -s "$logs/$name.line" ] || continue
+  sum=$(sed -n 's/.*: \([0-9]*\) passed, \([0-9]*\) failed, \([0-9]*\) .*/\1 \2 \3/p' \
+    "$logs/$name.line")
+  case $name in
+  compile-all | clang-tidy | cppcheck) made='yes - -' ;;
+  targets) made='yes yes -' ;;
+  *) made='yes yes yes' ;;
+  esac
+  line_of "$name" ${sum:+$made} ${sum:-- - - - - 1}
+  [ "$name" != targets ] ||
+    sed -n 's/^\(ok  \|FAIL\) targets: \([^:]*\): \(.*\)/\2|\1|\3/p' \
+      "$logs/targets.log" | awk -F'|' '
+        !($1 in n) { n[$1] = 0; names[++many] = $1 }
+        { n[$1]++; if ($2 == "FAIL") bad[$1]++; if ($3 ~ /linked/) linked[$1] = 1 }
+        END {
+          for (i = 1; i <= many; i++) {
+            t = names[i]
+            printf "  %-44s %-8s %-6s %-3s %6d %6d %7d\n", t, "yes",
+              t in linked ? "yes" : "-", "-", n[t] - bad[t], bad[t], 0
+          }
+        }'
+done <"$logs/list"
+
 count() { cat "$logs"/*.line 2>/dev/null | grep -c "^$1 "; }
 failed=$(count FAIL)
 echo "$(count ok) passed, $failed failed, $(count skip) skipped"
