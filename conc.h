@@ -140,6 +140,7 @@
      >>extras      conc_progress: a bar that grows; conc_interval,
                    conc_limiter, conc_broadcast
      >>trace       conc_trace_start: what ran and waited, to be looked at
+     >>sight       what a report sees (private)
      >>report      conc_report: what every task of the process does
      >>index       every public name
      >>version     what the numbers promise; history
@@ -6036,12 +6037,16 @@ CONC_API ssize_t conc_trace_stop(void);
      thread Thread-A: waits for lock 'a' held by Thread-B, since 12.5 s
      thread Thread-B: runs
      process Process-1: pid 4712
+     queue 'tasks': messages 0, getters 1, putters 0, put 7, got 7
+     pool of threads at 0x55d0c8a012c0: workers 4, running 1, waiting 0
+     server '/tmp/tasks': clients 2, handshakes 0, waiting 1, requests 95, ...
      waited for: lock 'a' held by Thread-B, by 1
      total: threads 3, coroutines 3, processes 1
 
    (The lines are not broken; here they are.) A thread that `runs` computes, or
    is in a call that is none of the library's. A coroutine that `runs` keeps
-   the others of its loop waiting; one that is `ready` has its turn soon.
+   the others of its loop waiting; one that is `ready` has its turn soon. Of a
+   task that waits for several things the first eight are named.
    Since when a task waits is told for locks only: elsewhere it is not noted.
    The stack is what a coroutine that does not run has in use now. What a pool
    has its threads do is told as what these threads wait for.
@@ -6069,6 +6074,24 @@ CONC_API ssize_t conc_report(char *buf, size_t size);
                    "timers", "descriptors", and the array "coroutines"
      "processes"   an array; each has "name", "kind" ("process" or "program")
                    and "pid"
+     "queues"      an array; each has "kind" ("queue", "shared queue", "remote
+                   queue", "queue at Redis"), "object" (an address), and
+                   perhaps "name" and "capacity". Of a queue of this process
+                   "messages", the numbers of tasks that wait, "getters" and
+                   "putters" (they have no waits for several things among
+                   them), the messages ever, "put" and "got", perhaps
+                   "closed", 1; of one of >>leases also "delayed", "leased",
+                   "done", "returned" and "dead". Of a shared queue "messages"
+                   is about right. A queue that is elsewhere has no numbers
+     "pools"       an array; each has "kind" ("pool of threads" or "pool of
+                   processes"), "object" and the numbers "workers", "running"
+                   (workers that have a job, or look for one) and "waiting"
+                   (jobs; above 10,000 of one pool not all are counted)
+     "managers"    an array; each has "kind" ("server", "client" or "client of
+                   Redis"), "name" (the address) and "object"; a server has
+                   numbers as in conc_manager_counts, "clients", "handshakes",
+                   "waiting", "requests", "put", "got", "returned" and
+                   "memory", and the sum of five of its "refused"
      "waited_for"  an array: objects with waiters, "waiters" and what is in
                    "waits_for"
      "total"       an object with the numbers "threads", "coroutines" and
@@ -6078,7 +6101,9 @@ CONC_API ssize_t conc_report(char *buf, size_t size);
    "stack" and "stack_size" in bytes. "waits_for" is an object with "what"
    ("lock", "queue", "descriptor", "sleep", ...), and perhaps "name", "for"
    ("get", "put", "reading", "writing"), "owner", "descriptor", "object" (an
-   address), "since" and "until", in seconds before and after now. */
+   address), "since" and "until", in seconds before and after now, and
+   "several", an array of up to eight objects with "what", and perhaps "name"
+   and "for". */
 CONC_API ssize_t conc_report_json(char *buf, size_t size);
 
 /* Writes a report, as text, to a descriptor. The calling thread waits until it
@@ -9852,6 +9877,12 @@ CONC__INLINE void conc__mutex_lock(conc__mutex *m) {
   unsigned free = 0;
   if (CONC__UNLIKELY(!CONC__CAS(&m->word, &free, 1u)))
     conc__mutex_lock_slow(m);
+}
+
+/* For a thread that must not wait for it, as it holds others. */
+CONC__INLINE bool conc__mutex_try(conc__mutex *m) {
+  unsigned free = 0;
+  return CONC__CAS(&m->word, &free, 1u);
 }
 
 /* For CONC__CHECK: it is held, if not for sure by the caller. */
@@ -14208,6 +14239,7 @@ typedef struct conc__walker {
   conc_task *thread;       /* the next thread to look at; NULL: none is left */
   struct conc__loop *loop; /* whose tasks it walks through; NULL: none */
   conc_task *task;         /* the next of those; NULL: none is left */
+  struct conc__listed *listed; /* the next to look at; NULL: none is left */
 } conc__walker;
 
 static conc__walker *conc__walkers; /* under conc__threads_guard */
@@ -14236,6 +14268,57 @@ CONC__PRIVATE void conc__threads_leave(conc_task *task) {
   conc__mutex_lock(&conc__threads_guard);
   if (CONC__UNLIKELY(conc__walkers != NULL)) conc__walkers_pass(task);
   conc__task_unlink(task);
+  conc__mutex_unlock(&conc__threads_guard);
+}
+
+/* --- what a report tells of besides tasks --- */
+
+enum {
+  CONC__LISTED_QUEUES,
+  CONC__LISTED_POOLS,
+  CONC__LISTED_MANAGERS,
+  CONC__LISTED_LISTS
+};
+
+/* It is a part of what is told. Zero: that is in no list. Under
+   conc__threads_guard, which puts and gets never take. */
+typedef struct conc__listed {
+  struct conc__listed *next, **link; /* link: what points to this; NULL: it is
+                                        in no list */
+  const void *object; /* the queue, or the state of a pool or a manager */
+  const char *kind;   /* in words; a literal */
+  unsigned depth;     /* conc__fork_depth of the process that entered it */
+} conc__listed;
+
+static conc__listed *conc__listed_lists[CONC__LISTED_LISTS]; /* the latest
+                                                                first */
+
+/* Afterwards the object may be looked at by a report at any time. */
+CONC__PRIVATE void conc__listed_enter(conc__listed *l, int list,
+                                      const void *object, const char *kind) {
+  conc__listed **first = &conc__listed_lists[list];
+  CONC__CHECK(l->link == NULL);
+  l->object = object;
+  l->kind = kind;
+  l->depth = conc__fork_depth;
+  conc__mutex_lock(&conc__threads_guard);
+  l->link = first;
+  l->next = *first;
+  if (l->next != NULL) l->next->link = &l->next;
+  *first = l;
+  conc__mutex_unlock(&conc__threads_guard);
+}
+
+/* Afterwards no report looks at it: the object may go. */
+CONC__PRIVATE void conc__listed_leave(conc__listed *l) {
+  conc__walker *r;
+  if (l->link == NULL) return;
+  conc__mutex_lock(&conc__threads_guard);
+  for (r = conc__walkers; r != NULL; r = r->next)
+    if (r->listed == l) r->listed = l->next;
+  *l->link = l->next;
+  if (l->next != NULL) l->next->link = l->link;
+  l->link = NULL;
   conc__mutex_unlock(&conc__threads_guard);
 }
 
@@ -30195,6 +30278,7 @@ struct conc_queue {
                        in every queue but that of one process */
   int objects;                /* 0 or CONC_PASS: what a put may have in it */
   bool leases, knows; /* there is a .lease; a .dedup */
+  conc__listed listed; /* for reports; not entered: the library's own */
 };
 
 /* A ring of bytes; `size` is a power of two, or 0. */
@@ -36244,6 +36328,9 @@ CONC__PRIVATE int conc__work_await(conc__work *q, struct conc__waitlist *list,
     conc__waiter_init(w, conc__self(),
                       list == &q->joiners ? "the end of queue" : "queue",
                       q->queue.name);
+    w->relation = list == &q->getters   ? "get"
+                  : list == &q->putters ? "put"
+                                        : NULL;
     w->recheck_after_fork = true;
   }
   /* Before it waits it keeps the time for all, if none does. */
@@ -39201,16 +39288,24 @@ CONC__PRIVATE conc_queue *conc__house_new(const conc_queue_opts *options) {
 /* The one place that names the classes. */
 CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options) {
   bool works = options != NULL && conc__work_is_asked_for(options);
+  bool shared = options != NULL && options->shared;
+  conc_queue *q;
   conc__init();
   if (works)
-    return options->shared ? conc__house_new(options)
-                           : conc__work_new(options);
-  return options != NULL && options->shared ? conc__cells_new(options)
-                                            : conc__fifo_new(options);
+    q = shared ? conc__house_new(options) : conc__work_new(options);
+  else
+    q = shared ? conc__cells_new(options) : conc__fifo_new(options);
+  if (q != NULL)
+    conc__listed_enter(&q->listed, CONC__LISTED_QUEUES, q,
+                       shared ? "shared queue" : "queue");
+  return q;
 }
 
+/* One that is its manager's stays. */
 CONC_API void conc_queue_free(conc_queue *queue) {
-  if (queue != NULL && queue->ops->free != NULL) queue->ops->free(queue);
+  if (queue == NULL || queue->ops->free == NULL) return;
+  conc__listed_leave(&queue->listed);
+  queue->ops->free(queue);
 }
 
 /* A client's queue is not its own to close: other clients use the same. */
@@ -40027,6 +40122,20 @@ CONC__PRIVATE void conc__select_sleep(conc__selection *s, bool polls,
   conc__this.credit = CONC__CREDIT; /* others had their turn */
 }
 
+/* For reports: what the waiter of a case waits for. */
+CONC__PRIVATE void conc__select_name(const conc__select_entry *e,
+                                     conc__waiter *w) {
+  if (e->does == CONC__SELECT_EVENT) {
+    w->what = "event";
+    w->name = e->what->event->name;
+  } else if (e->does == CONC__SELECT_GET || e->does == CONC__SELECT_PUT) {
+    bool gets = e->does == CONC__SELECT_GET;
+    w->what = "queue";
+    w->name = (gets ? e->what->get : e->what->put)->name;
+    w->relation = gets ? "get" : "put";
+  }
+}
+
 /* One wait: until something may have come, or the deadline. All waiters are on
    their lists only in here. A fork in another thread finds them by
    self->many, from before the first is on a list. */
@@ -40038,6 +40147,7 @@ CONC__PRIVATE void conc__select_wait(conc__selection *s, double deadline) {
   for (i = 0; i < s->n; i++) {
     conc__waiter_init(&s->nodes[i].waiter, self, NULL, NULL);
     s->nodes[i].waiter.many = &s->many;
+    conc__select_name(&s->entries[i], &s->nodes[i].waiter);
     s->entries[i].fd = -1;
     s->entries[i].ready = s->entries[i].waiter.ready = 0;
   }
@@ -40545,6 +40655,7 @@ struct conc__pool_data {
   bool lazy;        /* workers are started when there is work */
   bool over;        /* the workers end; set by the last one to rest */
   bool terminated;  /* jobs that have not begun never do; set once */
+  conc__listed listed; /* for reports */
 };
 
 /* Appends a chain of jobs, of which `end` is the next of the last one, which
@@ -43309,6 +43420,7 @@ CONC__PRIVATE void *conc__procpool_keeper_main(void *arg) {
    made. */
 CONC__PRIVATE void conc__procpool_free(conc__pool_data *p) {
   conc__procpool *procs = p->procs;
+  conc__listed_leave(&p->listed);
   if (procs != NULL) {
     conc__forkserver_free(&procs->server);
     if (procs->shared != NULL) conc_shared_free(procs->shared);
@@ -43518,15 +43630,22 @@ CONC__PRIVATE int conc__procpool_join(conc__pool_data *p, double timeout) {
 CONC_API int conc_pool_start(conc_pool *pool) {
   conc__pool_data *old = pool->state;
   size_t n = pool->workers > 0 ? pool->workers : (size_t)conc_cpu_count();
+  bool threads = pool->kind == CONC_THREAD;
+  int rc = -EINVAL;
   pthread_once(&conc__pool_once, conc__pool_init_once);
   conc__self();
   if (old != NULL && !conc__pool_is_gone(old)) return -EBUSY;
   /* It has stayed behind in the parent: this is our copy of its memory. */
   if (old != NULL) conc__procpool_free(old);
   pool->state = NULL;
-  if (pool->kind == CONC_THREAD) return conc__pool_start_threads(pool, n);
-  if (pool->kind == CONC_PROCESS) return conc__procpool_start(pool, n);
-  return -EINVAL;
+  if (threads)
+    rc = conc__pool_start_threads(pool, n);
+  else if (pool->kind == CONC_PROCESS)
+    rc = conc__procpool_start(pool, n);
+  if (rc == 0)
+    conc__listed_enter(&pool->state->listed, CONC__LISTED_POOLS, pool->state,
+                       threads ? "pool of threads" : "pool of processes");
+  return rc;
 }
 
 CONC_API int conc_pool_submit(conc_pool *pool, conc_task *job) {
@@ -45916,6 +46035,7 @@ typedef struct conc__manager_data {
                                under the guard */
   /* Frees these; set with the first of them. */
   void (*data_end)(struct conc__manager_data *m);
+  conc__listed listed; /* for reports, while it has a role */
 } conc__manager_data;
 
 /* Makes the state of a manager, if there is none yet. The caller of register,
@@ -53912,6 +54032,7 @@ CONC__PRIVATE conc__proxy *conc__proxy_find(conc__manager_data *m,
 /* Frees a proxy that is in no list any more. */
 CONC__PRIVATE void conc__proxy_free(conc__proxy *p) {
   conc__ident *ident = (conc__ident *)(uintptr_t)p->ident;
+  conc__listed_leave(&p->queue.listed);
   while (ident != NULL) {
     conc__ident *before = ident->before;
     CONC_FREE(ident);
@@ -53937,7 +54058,7 @@ CONC__PRIVATE int conc__proxy_new(conc__manager_data *m, const char *name,
   if (rc != 0) return rc;
   ident->before = NULL;
   p = (conc__proxy *)conc__queue_make(&conc__proxy_class, sizeof *p);
-  if (p != NULL) p->stash = conc_queue_new(NULL);
+  if (p != NULL) p->stash = conc__fifo_new(NULL);
   if (p == NULL || p->stash == NULL) {
     CONC_FREE(p);
     CONC_FREE(ident);
@@ -53950,6 +54071,8 @@ CONC__PRIVATE int conc__proxy_new(conc__manager_data *m, const char *name,
   p->queue.leases = ident->leases;
   p->queue.knows = ident->works; /* its server says if it does not */
   p->manager = m;
+  conc__listed_enter(&p->queue.listed, CONC__LISTED_QUEUES, &p->queue,
+                     "remote queue");
   *out = p;
   return 0;
 }
@@ -58193,6 +58316,7 @@ CONC__PRIVATE int conc__getters_await(conc__redis_queue *q, size_t n,
       rc = -ETIMEDOUT; /* another one waits already, and so there is none */
     } else {
       conc__waiter_init(&w, conc__self(), "queue", q->queue.name);
+      w.relation = "get";
       rc = conc__waitlist_wait(guard, &q->getters, &w, false, true,
                                deadline > 0 ? deadline : call.end);
       conc__mutex_lock(guard);
@@ -58763,6 +58887,7 @@ CONC__PRIVATE int conc__far_join(conc_queue *queue, double deadline) {
 /* Frees a queue that is in no list any more. */
 CONC__PRIVATE void conc__redis_queue_free(conc__redis_queue *q) {
   size_t i;
+  conc__listed_leave(&q->queue.listed);
   conc__parcels_free(q->ready);
   conc__parcels_free(q->confirms);
   conc__parcels_free(q->confirming);
@@ -58865,6 +58990,8 @@ CONC__PRIVATE conc__redis_queue *conc__far_new(conc__redis *r,
              i == CONC__KEY_LANES ? r->consumer : "");
   }
   q->queue.name = q->keys[CONC__KEY_STREAM];
+  conc__listed_enter(&q->queue.listed, CONC__LISTED_QUEUES, &q->queue,
+                     "queue at Redis");
   return q;
 }
 
@@ -59854,9 +59981,20 @@ CONC_API int conc_manager_register_queue(conc_manager *manager,
                                 conc__queue_class_of(queue), queue, queue);
 }
 
+/* The manager has its role: reports tell of it. Returns 0. */
+CONC__PRIVATE int conc__manager_enter(conc__manager_data *m,
+                                      const char *kind) {
+  conc__listed_enter(&m->listed, CONC__LISTED_MANAGERS, m, kind);
+  return 0;
+}
+
 CONC_API int conc_manager_start(conc_manager *manager) {
-  if (conc__redis_is(manager->address)) return conc__redis_start(manager);
-  return conc__server_start(manager, false);
+  bool redis = conc__redis_is(manager->address);
+  int rc = redis ? conc__redis_start(manager)
+                 : conc__server_start(manager, false);
+  if (rc != 0) return rc;
+  return conc__manager_enter(manager->state,
+                             redis ? "client of Redis" : "server");
 }
 
 /* The server's thread, and a join of it. So the caller may be a thread or a
@@ -59868,6 +60006,7 @@ CONC_API int conc_manager_serve_forever(conc_manager *manager) {
   if (!conc__redis_is(manager->address))
     rc = conc__server_start(manager, true);
   if (rc != 0) return rc;
+  conc__manager_enter(manager->state, "server");
   server = &manager->state->server;
   rc = conc_join(&server->thread, CONC_FOREVER);
   /* How the thread ends when it is asked to, is how this ends: well. */
@@ -59884,8 +60023,11 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout) {
   conc__peer *p;
   conc__calling call;
   int rc;
-  if (conc__redis_is(manager->address))
-    return conc__redis_begin(manager, deadline);
+  if (conc__redis_is(manager->address)) {
+    rc = conc__redis_begin(manager, deadline);
+    return rc != 0 ? rc
+                   : conc__manager_enter(manager->state, "client of Redis");
+  }
   rc = conc__manager_apply_options(manager);
   if (rc != 0) return rc;
   m = manager->state;
@@ -59900,7 +60042,7 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout) {
   m->client.depth = conc__fork_depth;
   conc__clients_enter(m);
   conc__peer_put(m, p);
-  return 0;
+  return conc__manager_enter(m, "client");
 }
 
 /* A server's program gets the queue itself, without the way over the network.
@@ -59951,6 +60093,7 @@ CONC_API int conc_manager_shutdown(conc_manager *manager) {
   conc__manager_data *m = manager->state;
   int rc = 0;
   if (m == NULL) return -EINVAL;
+  conc__listed_leave(&m->listed);
   if (m->role == CONC__MANAGER_SERVES) {
     rc = conc__server_shutdown(m);
     if (m->server.pools_end != NULL) m->server.pools_end(m);
@@ -70215,23 +70358,21 @@ CONC_API ssize_t conc_trace_stop(void) {
 }
 
 /* ---------------------------------------------------------------------------
-   >>report: conc_report: what every task of the process does
+   >>sight: what a report sees, and how that is written
 
-   A report is made in portions. For each one takes all guards, as a search for
-   a deadlock does, and that of the threads; it looks at some tasks, writes
-   what it sees to memory that was reserved before, and lets go. Where it
-   stands in the lists is a walker (>>task); why that may be read while the
-   loop's thread goes on is said in >>coroutine.
-   While the guards are held, no waiter gets on a list or off it, so what a
-   task on a list waits for is there. But a task that was taken off before may
-   go on at any moment, and with it goes its waiter: so a waiter is believed
-   only if afterwards its actor is still seen to sleep with it. It sleeps on:
-   it could only be woken by a task that takes a guard first.
-   An owner is known by its id. What it is called is looked up in a second
-   walk, and put into the text afterwards, in the gaps that were left for it.
+   What is read of tasks, queues, pools and managers, none of which are stopped
+   meanwhile; and how it becomes words and numbers. All of it is done while all
+   guards are held, see >>report: then no waiter gets on a list or off it, so
+   what a task on a list waits for is there. But a task that was taken off
+   before may go on at any moment, and with it goes its waiter: so a waiter is
+   believed only if afterwards its actor is still seen to sleep with it. It
+   sleeps on: it could only be woken by a task that takes a guard first.
+   An owner is known by its id, for the walk may not have come to it yet. In
+   the text a gap is left for its name.
 
-   Uses the lists of >>park, >>schedule and >>child, and the fence that >>jobs
-   has, and the wakers of >>signals. No other room uses it.
+   Uses the types of many rooms, and of their functions only those of lists, so
+   that a report brings none of what it tells of into a program. Used by
+   >>report.
    ------------------------------------------------------------------------ */
 
 /* How long guards are held at a time, in seconds, and how many bytes and gaps
@@ -70251,8 +70392,10 @@ typedef struct conc__sight {
   const char *relation;   /* to its owner; or what it wants there; or NULL */
   const void *object;     /* the list that it waits on; NULL: none */
   uintptr_t owner;        /* its id; 0: none, or not known */
+  const conc__waiter *several; /* all of several things; NULL: for one */
   const conc_group *group; /* of whose tasks it awaits the ends; or NULL */
   const conc_group *member; /* the task's own group; or NULL */
+  const conc_task *task;  /* of several things: whose end it awaits */
   bool owned;             /* what it waits for has an owner, known or not */
   bool generator;         /* it is inside of one */
   double since, until;    /* 0, CONC__NEVER: not known */
@@ -70294,6 +70437,7 @@ conc__sight_of_wait(conc__sight *s, const conc__actor *a) {
   if (w == NULL) return true;
   if (s->object == NULL) { /* a wait for many, or one that is about to end */
     s->what = "several tasks or things";
+    s->several = w;
     s->name = s->relation = NULL;
     s->group = NULL;
     s->since = 0;
@@ -70585,6 +70729,80 @@ CONC__PRIVATE void conc__report_descriptor(const conc__report_state *r,
   conc__report_put(b, what);
 }
 
+/* --- of several things, what they are --- */
+
+#define CONC__SIGHT_SEVERAL 8 /* so many are told */
+/* A wait for few has its nodes beside itself, on the stack that sleeps. */
+#define CONC__SIGHT_NEAR 16384
+
+/* Takes in what an actor waits for that waits for many, up to eight of them;
+   `all` is its waiter. Returns how many. The guards are held, so no task that
+   waits can end, and its stack stays. But the wait might be about to end, if
+   what it waits for is not on lists: so nothing is believed before the actor
+   is seen to sleep with the same waiter, and nodes that are on the heap are
+   looked at only if some are on lists, which it must leave first. */
+CONC__ASAN_IGNORES CONC__TSAN_IGNORES CONC__PRIVATE size_t
+conc__sight_several(const conc__waiter *all, conc__sight *out) {
+  const conc__actor *a = CONC__LOAD(&all->actor);
+  const conc__multiwait *m = CONC__LOAD(&all->many);
+  const conc__multiwait_node *nodes;
+  uintptr_t distance;
+  size_t n, count, i;
+  if (m == NULL) return 0;
+  nodes = CONC__LOAD(&m->nodes);
+  n = CONC__LOAD_RELAXED(&m->n);
+  count = CONC__LOAD(&m->count);
+  distance = (uintptr_t)nodes - ((uintptr_t)m - CONC__SIGHT_NEAR);
+  if (!conc__sight_sleeps(CONC__LOAD(&a->word)) ||
+      CONC__LOAD(&a->waiting) != all)
+    return 0;
+  if (distance > 2 * CONC__SIGHT_NEAR &&
+      (all->relation == NULL || count >= n))
+    return 0;
+  for (i = count = 0; i < n && count < CONC__SIGHT_SEVERAL; i++) {
+    const conc__waiter *w = &nodes[i].waiter;
+    conc__sight *s = &out[count];
+    memset(s, 0, sizeof *s);
+    s->object = CONC__LOAD(&w->list);
+    if (s->object == NULL || CONC__LOAD(&w->many) != m) continue;
+    s->what = CONC__LOAD(&w->what);
+    s->name = CONC__LOAD(&w->name);
+    s->relation = CONC__LOAD(&w->relation);
+    s->task = CONC__LOAD(&nodes[i].task);
+    count++;
+  }
+  if (!conc__sight_sleeps(CONC__LOAD(&a->word)) ||
+      CONC__LOAD(&a->waiting) != all)
+    return 0;
+  return count;
+}
+
+CONC__PRIVATE void conc__report_several(conc__report_state *r,
+                                        const conc__waiter *all) {
+  conc__sight some[CONC__SIGHT_SEVERAL];
+  conc__buffer *b = &r->text;
+  size_t n = conc__sight_several(all, some), i;
+  if (n > 0 && r->json) conc__report_key(b, "several");
+  if (n > 0) conc__report_put(b, r->json ? "[" : ": ");
+  for (i = 0; i < n; i++) {
+    const conc__sight *s = &some[i];
+    if (r->json) conc__report_open(b);
+    else if (i > 0) conc__report_put(b, "; ");
+    if (s->task == NULL) {
+      conc__report_thing(r, b, s);
+    } else if (r->json) {
+      conc__report_pair(b, "what", "the end");
+      conc__report_key(b, "name");
+      conc__report_task_name(b, s->task, true);
+    } else {
+      conc__report_put(b, "the end of ");
+      conc__report_task_name(b, s->task, false);
+    }
+    if (r->json) conc__report_put(b, "}");
+  }
+  if (n > 0 && r->json) conc__report_put(b, "]");
+}
+
 /* All of a wait: what for, since when and until when. */
 CONC__PRIVATE void conc__report_wait_for(conc__report_state *r,
                                          const conc__sight *s) {
@@ -70599,6 +70817,7 @@ CONC__PRIVATE void conc__report_wait_for(conc__report_state *r,
   }
   if (s->what != NULL) {
     conc__report_thing(r, b, s);
+    if (s->several != NULL) conc__report_several(r, s->several);
     if (s->owner != 0) conc__report_owner_gap(r, s->relation, s->owner);
   } else if (s->fd > 0)
     conc__report_descriptor(r, b, s->fd);
@@ -70672,6 +70891,221 @@ CONC__PRIVATE int conc__report_grow_objects(conc__report_state *r) {
   CONC_FREE(old);
   return 0;
 }
+
+/* --- queues, pools, managers --- */
+
+/* The begin of what is told of one of them: what it is, and its name. */
+CONC__PRIVATE void conc__report_thing_begin(conc__report_state *r,
+                                            const conc__listed *l,
+                                            const char *name) {
+  conc__buffer *b = &r->text;
+  if (r->json) {
+    conc__report_open(b);
+    conc__report_pair(b, "kind", l->kind);
+    if (name != NULL) {
+      conc__report_key(b, "name");
+      conc__report_name(b, name, true);
+    }
+    conc__report_key(b, "object");
+    conc__report_put(b, "\"");
+    conc__report_address(b, l->object);
+    conc__report_put(b, "\"");
+    return;
+  }
+  conc__report_put(b, l->kind);
+  if (name != NULL) {
+    conc__report_put(b, " '");
+    conc__report_name(b, name, false);
+    conc__report_put(b, "'");
+  } else {
+    conc__report_put(b, " at ");
+    conc__report_address(b, l->object);
+  }
+}
+
+/* One number of it; `first`: no other was told before. */
+CONC__PRIVATE void conc__report_fact(conc__report_state *r, bool first,
+                                     const char *key, uint64_t n) {
+  conc__buffer *b = &r->text;
+  if (r->json) {
+    conc__report_count(b, key, n);
+    return;
+  }
+  conc__report_put(b, first ? ": " : ", ");
+  conc__report_put(b, key);
+  conc__report_put(b, " ");
+  conc__report_number(b, n);
+}
+
+CONC__PRIVATE void conc__report_thing_end(conc__report_state *r) {
+  conc__report_put(&r->text, r->json ? "}" : "\n");
+}
+
+/* How many tasks wait on a list: the walk has counted them. Those that wait
+   for several things are not among them. */
+CONC__PRIVATE uint64_t conc__report_waiters(const conc__report_state *r,
+                                            const struct conc__waitlist *l) {
+  return conc__report_find_object(r, l)->waiters;
+}
+
+/* The queue of one process. Its guards are held. */
+CONC__PRIVATE void conc__report_fifo(conc__report_state *r,
+                                     const conc__fifo *q) {
+  conc__report_fact(r, true, "messages", (uint64_t)(q->put - q->got));
+  if (q->closed) conc__report_fact(r, false, "closed", 1);
+  conc__report_fact(r, false, "getters", conc__report_waiters(r, &q->getters));
+  conc__report_fact(r, false, "putters", conc__report_waiters(r, &q->putters));
+  conc__report_fact(r, false, "put", (uint64_t)q->put);
+  conc__report_fact(r, false, "got", (uint64_t)q->got);
+}
+
+/* A queue that leases, in the process whose it is. Its guard is held. */
+CONC__PRIVATE void conc__report_work(conc__report_state *r,
+                                     const conc__work *q) {
+  conc__report_fact(r, true, "messages", (uint64_t)q->ready_count);
+  conc__report_fact(r, false, "delayed", (uint64_t)q->delayed_count);
+  conc__report_fact(r, false, "leased", (uint64_t)q->leased_count);
+  if (q->closed) conc__report_fact(r, false, "closed", 1);
+  conc__report_fact(r, false, "getters", conc__report_waiters(r, &q->getters));
+  conc__report_fact(r, false, "putters", conc__report_waiters(r, &q->putters));
+  conc__report_fact(r, false, "put", q->put);
+  conc__report_fact(r, false, "got", q->got);
+  conc__report_fact(r, false, "done", q->done);
+  conc__report_fact(r, false, "returned", q->returned);
+  conc__report_fact(r, false, "dead", q->dead);
+}
+
+/* What all processes together have in the cells, as far as the two hints tell.
+   They may lag, or be of two moments. */
+CONC__PRIVATE void conc__report_cells(conc__report_state *r,
+                                      const conc__cells_queue *q) {
+  ssize_t n = conc__cells_between(q, CONC__LOAD(&q->cells->head),
+                                  CONC__LOAD(&q->cells->tail));
+  if (n < 0) n = 0;
+  if (n > (ssize_t)q->count) n = (ssize_t)q->count;
+  conc__report_fact(r, true, "messages", (uint64_t)n);
+}
+
+/* Of a queue of a server, or of another process, only the name is here. The
+   class is known by its properties: by its name it would come into programs
+   that do not use it. */
+CONC__PRIVATE void conc__report_queue(conc__report_state *r,
+                                      const conc__listed *l) {
+  const conc_queue *q = (const conc_queue *)l->object;
+  const conc__queue_class *ops = q->ops;
+  conc__report_thing_begin(r, l, q->name);
+  if (ops->selected == CONC__SELECT_BY_LIST)
+    conc__report_fifo(r, (const conc__fifo *)(const void *)q);
+  else if (ops->selected == CONC__SELECT_BY_CELLS)
+    conc__report_cells(r, (const conc__cells_queue *)(const void *)q);
+  else if (ops->leases != NULL && ops->leases->here)
+    conc__report_work(r, (const conc__work *)(const void *)q);
+  else
+    return;
+  if (q->capacity > 0)
+    conc__report_fact(r, false, "capacity", (uint64_t)q->capacity);
+}
+
+/* How many jobs wait in a pool of threads. Those that were handed in last are
+   counted up to a bound, and only if the guard can be had at once: for it may
+   be held by a thread that waits for a guard which is held here. */
+CONC__TSAN_IGNORES CONC__PRIVATE uint64_t
+conc__report_jobs(conc__pool_data *p) {
+  const conc_task *t;
+  uint64_t n = 0;
+  size_t i;
+  int left = 10000;
+  for (i = 0; i < p->n; i++) {
+    const conc__worker *w = &p->workers[i];
+    size_t own = CONC__LOAD(&w->own.bottom) - CONC__LOAD(&w->own.top);
+    size_t batch = CONC__LOAD(&w->batch.bottom) - CONC__LOAD(&w->batch.top);
+    if (own < SIZE_MAX / 2) n += own; /* else it changes just now */
+    if (batch < SIZE_MAX / 2) n += batch;
+  }
+  if (!conc__mutex_try(&p->guard)) return n;
+  n += p->backlog.count;
+  t = (const conc_task *)(CONC__LOAD(&p->inbox) & ~CONC__CLOSED);
+  for (; t != NULL && left > 0; t = t->next, left--) n++;
+  conc__mutex_unlock(&p->guard);
+  return n;
+}
+
+CONC__TSAN_IGNORES CONC__PRIVATE void
+conc__report_pool(conc__report_state *r, const conc__listed *l) {
+  conc__pool_data *p = (conc__pool_data *)(uintptr_t)l->object;
+  uint64_t running, waiting;
+  if (p->procs != NULL) {
+    waiting = CONC__LOAD(&p->procs->shared->tail) -
+              CONC__LOAD(&p->procs->shared->head);
+    running = CONC__LOAD_RELAXED(&p->procs->unfinished);
+    if (waiting > running) waiting = running;
+    running -= waiting;
+  } else {
+    waiting = conc__report_jobs(p);
+    running = CONC__LOAD(&p->idle.active);
+  }
+  conc__report_thing_begin(r, l, NULL);
+  conc__report_fact(r, true, "workers", (uint64_t)p->n);
+  conc__report_fact(r, false, "running", running);
+  conc__report_fact(r, false, "waiting", waiting);
+}
+
+/* A client knows no more of its server than the address. */
+CONC__PRIVATE void conc__report_manager(conc__report_state *r,
+                                        const conc__listed *l) {
+  const conc__manager_data *m = (const conc__manager_data *)l->object;
+  const conc_manager_counts *from = &m->server.account.counts;
+  if (m->role != CONC__MANAGER_SERVES) {
+    conc__report_thing_begin(r, l, m->options->address);
+    return;
+  }
+  conc__report_thing_begin(r, l, m->server.address);
+  conc__report_fact(r, true, "clients", CONC__LOAD_RELAXED(&from->clients));
+  conc__report_fact(r, false, "handshakes",
+                    CONC__LOAD_RELAXED(&from->handshakes));
+  conc__report_fact(r, false, "waiting", CONC__LOAD_RELAXED(&from->waiting));
+  conc__report_fact(r, false, "requests", CONC__LOAD_RELAXED(&from->requests));
+  conc__report_fact(r, false, "put", CONC__LOAD_RELAXED(&from->puts));
+  conc__report_fact(r, false, "got", CONC__LOAD_RELAXED(&from->gets));
+  conc__report_fact(r, false, "returned", CONC__LOAD_RELAXED(&from->returned));
+  conc__report_fact(r, false, "memory", CONC__LOAD_RELAXED(&from->memory));
+  conc__report_fact(r, false, "refused",
+                    CONC__LOAD_RELAXED(&from->refused_key) +
+                        CONC__LOAD_RELAXED(&from->refused_late) +
+                        CONC__LOAD_RELAXED(&from->refused_full) +
+                        CONC__LOAD_RELAXED(&from->refused_address) +
+                        CONC__LOAD_RELAXED(&from->refused_failures));
+}
+
+/* A pool or a manager that was begun before a fork has stayed behind; a queue
+   has come along. */
+CONC__PRIVATE void conc__report_listed(conc__report_state *r, int list,
+                                       const conc__listed *l) {
+  if (list == CONC__LISTED_QUEUES)
+    conc__report_queue(r, l);
+  else if (l->depth != conc__fork_depth)
+    return;
+  else if (list == CONC__LISTED_POOLS)
+    conc__report_pool(r, l);
+  else
+    conc__report_manager(r, l);
+  conc__report_thing_end(r);
+}
+
+/* ---------------------------------------------------------------------------
+   >>report: conc_report: what every task of the process does
+
+   A report is made in portions. For each one takes all guards, as a search for
+   a deadlock does, and that of the threads; it looks at some tasks, writes
+   what it sees to memory that was reserved before, and lets go. Where it
+   stands in the lists is a walker (>>task); why that may be read while the
+   loop's thread goes on is said in >>coroutine.
+   The names of owners are looked up in a second walk, and put into the text
+   afterwards, in the gaps that were left for them.
+
+   Uses the lists of >>park, >>schedule and >>child, the fence that >>jobs has,
+   the wakers of >>signals, and >>sight. No other room uses it.
+   ------------------------------------------------------------------------ */
 
 /* --- the tasks of a portion --- */
 
@@ -70974,13 +71408,10 @@ CONC__PRIVATE int conc__report_reserve(conc__report_state *r) {
    -ENOMEM. */
 CONC__PRIVATE int conc__report_walk(conc__report_state *r) {
   const struct timespec moment = {0, 20000};
-  conc__walker **p;
   bool more = true;
   int rc;
   conc__mutex_lock(&conc__threads_guard);
   r->walker.thread = conc__threads;
-  r->walker.next = conc__walkers;
-  conc__walkers = &r->walker;
   conc__mutex_unlock(&conc__threads_guard);
   for (;;) {
     rc = conc__report_reserve(r);
@@ -70993,11 +71424,34 @@ CONC__PRIVATE int conc__report_walk(conc__report_state *r) {
   }
   conc__mutex_lock(&conc__threads_guard);
   conc__report_leave_loop(r);
-  for (p = &conc__walkers; *p != &r->walker;) p = &(*p)->next;
-  *p = r->walker.next;
   conc__mutex_unlock(&conc__threads_guard);
   r->in_loop = false;
   return rc;
+}
+
+/* All queues, or all pools, or all managers, in portions. 0 or -ENOMEM. */
+CONC__PRIVATE int conc__report_list(conc__report_state *r, int list) {
+  const struct timespec moment = {0, 20000};
+  bool begun = false;
+  for (;;) {
+    double until;
+    int rc = conc__report_reserve(r);
+    if (rc != 0) return rc;
+    conc__report_hold();
+    if (!begun) r->walker.listed = conc__listed_lists[list];
+    begun = true;
+    until = conc_now() + CONC__REPORT_HOLD;
+    while (r->walker.listed != NULL && conc__report_has_room(r) &&
+           conc_now() < until) {
+      const conc__listed *l = r->walker.listed;
+      r->walker.listed = l->next;
+      conc__report_listed(r, list, l);
+    }
+    begun = r->walker.listed != NULL;
+    conc__report_let_go();
+    if (!begun) return 0;
+    nanosleep(&moment, NULL);
+  }
 }
 
 /* --- processes, and what comes last --- */
@@ -71098,7 +71552,10 @@ CONC__PRIVATE int conc__report_total(conc__report_state *r) {
 
 /* Text and names, part after part. 0 or -ENOMEM. */
 CONC__PRIVATE int conc__report_collect(conc__report_state *r) {
+  static const char *const lists[CONC__LISTED_LISTS] = {
+      "],\"queues\":[", "],\"pools\":[", "],\"managers\":["};
   int rc = conc__report_reserve(r);
+  int i;
   if (rc != 0) return rc;
   if (r->json) {
     conc__report_put(&r->text, "{");
@@ -71108,6 +71565,10 @@ CONC__PRIVATE int conc__report_collect(conc__report_state *r) {
   rc = conc__report_walk(r);
   if (rc == 0 && r->json) conc__report_put(&r->text, "],\"processes\":[");
   if (rc == 0) rc = conc__report_processes(r);
+  for (i = 0; i < CONC__LISTED_LISTS && rc == 0; i++) {
+    if (r->json) conc__report_put(&r->text, lists[i]);
+    rc = conc__report_list(r, i);
+  }
   if (rc == 0 && r->json) conc__report_put(&r->text, "],\"waited_for\":[");
   if (rc == 0) rc = conc__report_objects(r);
   if (rc == 0) rc = conc__report_total(r);
@@ -71153,11 +71614,22 @@ CONC__PRIVATE size_t conc__report_fill(const conc__report_state *r, char *buf,
 /* All but the filling. 0 or -ENOMEM; conc__report_drop must follow. */
 CONC__PRIVATE int conc__report_make(conc__report_state *r, bool json) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
+  conc__walker **p;
+  int rc;
   memset(r, 0, sizeof *r);
   r->json = json;
   conc__self(); /* the caller's thread is one of those that are told */
   pthread_once(&once, conc__fence_init);
-  return conc__report_collect(r);
+  conc__mutex_lock(&conc__threads_guard);
+  r->walker.next = conc__walkers;
+  conc__walkers = &r->walker;
+  conc__mutex_unlock(&conc__threads_guard);
+  rc = conc__report_collect(r);
+  conc__mutex_lock(&conc__threads_guard);
+  for (p = &conc__walkers; *p != &r->walker;) p = &(*p)->next;
+  *p = r->walker.next;
+  conc__mutex_unlock(&conc__threads_guard);
+  return rc;
 }
 
 CONC__PRIVATE void conc__report_drop(conc__report_state *r) {
