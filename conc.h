@@ -6528,11 +6528,11 @@ static const int *const conc__version_check __attribute__((used)) =
                   processes: which parties are there; conc_barrier between
                   processes: wait; conc_barrier in one process; what a barrier
                   tells
-     >>task       reading the lists of tasks from outside; how a task begins
-                  and ends; one task: join, cancel, name; several tasks: one
-                  waiter on the list of each; several tasks: conc_wait,
-                  conc_gather, conc_as_completed; scopes; groups; groups:
-                  leaving
+     >>task       reading the lists of tasks from outside; what a report tells
+                  of besides tasks; how a task begins and ends; one task: join,
+                  cancel, name; several tasks: one waiter on the list of each;
+                  several tasks: conc_wait, conc_gather, conc_as_completed;
+                  scopes; groups; groups: leaving
      >>stack      the switch; fibers; control blocks and slabs; where a handler
                   runs when a stack has overflowed; the memory of stacks; what
                   a burst leaves
@@ -6708,10 +6708,11 @@ static const int *const conc__version_check __attribute__((used)) =
                   conc_interval; conc_limiter; conc_broadcast
      >>trace      events; rings; rows; what the hooks call; the file; from
                   events to spans; starting and stopping
-     >>report     what is seen of an actor; the report that is being made;
-                  words and numbers; what a task waits for; objects with
-                  waiters; the tasks of a portion; the names of owners; the
-                  walk; processes, and what comes last; the calls; a signal
+     >>sight      what is seen of an actor; the report that is being made;
+                  words and numbers; what a task waits for; of several things,
+                  what they are; objects with waiters; queues, pools, managers
+     >>report     the tasks of a portion; the names of owners; the walk;
+                  processes, and what comes last; the calls; a signal
    ======================================================================== */
 
 #if defined(CONC_IMPLEMENTATION) && !defined(CONC__IMPLEMENTED)
@@ -70371,8 +70372,8 @@ CONC_API ssize_t conc_trace_stop(void) {
    the text a gap is left for its name.
 
    Uses the types of many rooms, and of their functions only those of lists, so
-   that a report brings none of what it tells of into a program. Used by
-   >>report.
+   that a report brings none of what it tells of into a program. Only >>report
+   uses it.
    ------------------------------------------------------------------------ */
 
 /* How long guards are held at a time, in seconds, and how many bytes and gaps
