@@ -70778,6 +70778,7 @@ conc__sight_several(const conc__waiter *all, conc__sight *out) {
   return count;
 }
 
+/* Words for them; a task has a name even if it was given none. */
 CONC__PRIVATE void conc__report_several(conc__report_state *r,
                                         const conc__waiter *all) {
   conc__sight some[CONC__SIGHT_SEVERAL];
@@ -70993,13 +70994,14 @@ CONC__PRIVATE void conc__report_cells(conc__report_state *r,
 CONC__PRIVATE void conc__report_queue(conc__report_state *r,
                                       const conc__listed *l) {
   const conc_queue *q = (const conc_queue *)l->object;
-  const conc__queue_class *ops = q->ops;
+  const conc__lease_class *leases = q->ops->leases;
+  const int by = q->ops->selected;
   conc__report_thing_begin(r, l, q->name);
-  if (ops->selected == CONC__SELECT_BY_LIST)
+  if (by == CONC__SELECT_BY_LIST)
     conc__report_fifo(r, (const conc__fifo *)(const void *)q);
-  else if (ops->selected == CONC__SELECT_BY_CELLS)
+  else if (by == CONC__SELECT_BY_CELLS)
     conc__report_cells(r, (const conc__cells_queue *)(const void *)q);
-  else if (ops->leases != NULL && ops->leases->here)
+  else if (leases != NULL && leases->here)
     conc__report_work(r, (const conc__work *)(const void *)q);
   else
     return;

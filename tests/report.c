@@ -775,12 +775,26 @@ static void *churn(void *arg) {
 }
 
 /* Loops that begin and end, each in a thread that does. */
+/* A queue comes and goes; and waits for several things are short. */
+static void select_and_free(conc_task *t) {
+  conc_queue *q = new_queue("churned", 0, false, 0);
+  conc_case cases[2];
+  ssize_t rc;
+  memset(cases, 0, sizeof cases);
+  cases[0].get = q;
+  cases[1].join = t;
+  rc = conc_select(cases, 2, 1e-4);
+  CHECK(rc == 1 || rc == -ETIMEDOUT);
+  conc_queue_free(q);
+}
+
 static void *churn_threads(void *arg) {
   while (!stopped()) {
     conc_task t, inner;
     memset(&inner, 0, sizeof inner);
     inner.target = nothing;
     thread(&t, run_one, &inner, NULL);
+    select_and_free(&t);
     CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
   }
   return arg;
