@@ -141,6 +141,7 @@
                    conc_limiter, conc_broadcast
      >>trace       conc_trace_start: what ran and waited, to be looked at
      >>sight       what a report sees (private)
+     >>slow        conc_slow_turns, conc_contention_start: what takes the time
      >>report      conc_report: what every task of the process does
      >>index       every public name
      >>version     what the numbers promise; history
@@ -6013,6 +6014,95 @@ CONC_API int conc_trace_start(const char *path, size_t bytes);
 CONC_API ssize_t conc_trace_stop(void);
 
 /* ---------------------------------------------------------------------------
+   >>slow: conc_slow_turns, conc_contention_start: what takes the time
+
+   Threads    any, mixed with coroutines
+   Processes  each asks for itself; a forked child has to ask anew for
+              conc_slow_turns
+   Signals    no
+   Memory     45 KiB for conc_contention_start
+   Blocks     no
+
+   A coroutine that computes for long, or that makes a call which blocks its
+   thread, keeps all others of its loop waiting. What it does from one switch
+   to the next is a turn. And locks make tasks wait that hold them for long, or
+   that many want. Both can be found out while the program runs:
+
+     static void tell(const conc_slow_turn *turn, void *arg) {
+       fprintf(stderr, "%s takes %.3f s\n", turn->task, turn->seconds);
+     }
+
+     conc_slow_turns(0.1, tell, NULL);
+     conc_contention_start();
+     serve();
+
+   A report (>>report) has the longest turn of each loop then, and a line for
+   all waits of one name:
+
+     contention: lock 'a', waits 3021, seconds 14.2, longest 0.3
+     contention: queue 'tasks', get, waits 17, seconds 96.0, longest 40.1
+
+   A program that asks for neither pays one look at a pointer for each wait. A
+   loop pays nothing for conc_slow_turns, in force or not: a thread looks at it
+   from outside. With conc_contention_start in force each wait takes some 100
+   ns more; what does not wait takes no longer.
+   ------------------------------------------------------------------------ */
+
+/* A turn that takes long. What the pointers point to is there until the
+   callback returns. */
+typedef struct conc_slow_turn {
+  const char *task;   /* the coroutine's name; NULL: the turn had ended before
+                         that was found */
+  const char *thread; /* the name of the thread that runs it */
+  double seconds;     /* that it has taken by now, or took in all: at least */
+  bool ended;         /* false: it goes on */
+} conc_slow_turn;
+
+/* Has `callback` called for each turn that takes `seconds` or more: once while
+   it goes on, and once more after it has ended. It is told of no turn that
+   takes less, and of each that takes a quarter more; a time in which the whole
+   process did not run, or the machine was too busy for the thread, does not
+   count. If `callback` is NULL, only the longest turns are measured, for
+   reports. 0 `seconds` undo the call: then the callback does not run any more.
+   The thread that looks, called conc-slow, wakes up four times in `seconds`,
+   and calls the callback. This may use the library, and block; meanwhile
+   nothing is measured. It gets no stack of the coroutine, which runs: gdb
+   shows that, see tests/gdb/conc.py. While there is this thread, a loop whose
+   tasks wait for each other is not told of by conc_deadlock_report unless they
+   wait for locks.
+   Returns 0.
+   Errors:
+   -EINVAL   `seconds` is negative, below 0.001 or no number
+   -EBUSY    a call is in force already
+   -EDEADLK  the callback calls this
+   -EAGAIN   the system has no room for the thread
+   -ENOMEM   there is no memory for it */
+CONC_API int conc_slow_turns(double seconds,
+                             void (*callback)(const conc_slow_turn *turn,
+                                              void *arg),
+                             void *arg);
+
+/* From now on, all waits for locks, queues, events and their like of this
+   process are counted, and their times added up: for all objects of one name
+   together, and for each that has none by its address. Counted is what begins
+   after this call, and ends; a task that is woken in vain begins anew. Not
+   among them are sleeps, waits for descriptors, for objects that processes
+   share and for several things at once, and the busy wait before a sleep. Of
+   more than some 400 names and addresses the others are one, "others". What
+   was counted before is forgotten.
+   Returns 0.
+   Errors:
+   -EBUSY   they are being counted already
+   -ENOMEM  there is no memory for it */
+CONC_API int conc_contention_start(void);
+
+/* Ends that. A report has no lines of it any more.
+   Returns 0.
+   Errors:
+   -EINVAL  nothing is counted */
+CONC_API int conc_contention_stop(void);
+
+/* ---------------------------------------------------------------------------
    >>report: conc_report: what every task of the process does
 
    Threads    any number at once, mixed with coroutines of any loops
@@ -6071,7 +6161,9 @@ CONC_API ssize_t conc_report(char *buf, size_t size);
                    thread"), "state" ("runs", "waits", "runs a loop", "not
                    begun"), perhaps "waits_for", and of a thread that runs a
                    loop "loop": an object with the numbers "tasks", "ready",
-                   "timers", "descriptors", and the array "coroutines"
+                   "timers", "descriptors", perhaps the seconds of its
+                   "longest_turn" (see conc_slow_turns), and the array
+                   "coroutines"
      "processes"   an array; each has "name", "kind" ("process" or "program")
                    and "pid"
      "queues"      an array; each has "kind" ("queue", "shared queue", "remote
@@ -6094,6 +6186,10 @@ CONC_API ssize_t conc_report(char *buf, size_t size);
                    "memory", and the sum of five of its "refused"
      "waited_for"  an array: objects with waiters, "waiters" and what is in
                    "waits_for"
+     "contention"  an array, empty without conc_contention_start, with what
+                   has taken most time first; each has "what", "name" or
+                   "object", perhaps "for", the number "waits", and the
+                   "seconds" of all of them and of the "longest"
      "total"       an object with the numbers "threads", "coroutines" and
                    "processes"
    A coroutine has "name", "kind" ("coroutine"), "state" ("runs", "ready",
@@ -6277,6 +6373,8 @@ CONC_API int conc_report_on_signal(int signal);
              conc_broadcast_subscribe conc_broadcast_unsubscribe
              conc_broadcast_put
    trace      conc_trace_start conc_trace_stop
+   slow       conc_slow_turn (.task .thread .seconds .ended) conc_slow_turns
+             conc_contention_start conc_contention_stop
    report     conc_report conc_report_json conc_report_fd conc_report_on_signal
    ------------------------------------------------------------------------ */
 
@@ -6708,9 +6806,12 @@ static const int *const conc__version_check __attribute__((used)) =
                   conc_interval; conc_limiter; conc_broadcast
      >>trace      events; rings; rows; what the hooks call; the file; from
                   events to spans; starting and stopping
-     >>sight      what is seen of an actor; the report that is being made;
-                  words and numbers; what a task waits for; of several things,
-                  what they are; objects with waiters; queues, pools, managers
+     >>sight      walking; what is seen of an actor; the report that is being
+                  made; words and numbers; what a task waits for; of several
+                  things, what they are; objects with waiters; queues, pools,
+                  managers
+     >>slow       slow turns: looking; slow turns: telling; slow turns: the
+                  call; contention
      >>report     the tasks of a portion; the names of owners; the walk;
                   processes, and what comes last; the calls; a signal
    ======================================================================== */
@@ -9110,6 +9211,18 @@ static const conc__tracer *conc__tracer_now;
     }                                                                         \
   } while (0)
 
+/* Where waits are counted (>>slow), in the same manner: NULL, or a table of
+   functions. `begins` is called before a waiter sleeps on a list, and says
+   where it has noted that; this is given to `ends`, with the time at which the
+   wait began. `object`: an address that is this object's alone. */
+typedef struct conc__meter {
+  size_t (*begins)(const struct conc__waiter *w, const void *object,
+                   double *began);
+  void (*ends)(size_t place, double began);
+} conc__meter;
+
+static const conc__meter *conc__meter_now; /* relaxed */
+
 /* A call that counts down until it has to do something more compares its count
    with this and not with 0. In a trace each call then does more: it goes the
    way that also looks at the tracer. Atomic. */
@@ -10901,13 +11014,20 @@ CONC__INLINE void conc__waiter_end(conc__waiter *w) {
 /* Parks a waiter that was put on a list; `guard` is the list's, and is not
    held. 0: taken off and woken; -ETIMEDOUT or -ECANCELED: it took itself off;
    -EDEADLK: it was taken off for that; or what else w->failure says.
-   `cancellable` false: it cannot fail, and a cancellation stays pending. */
-CONC__PRIVATE int conc__wait_on_list(conc__mutex *guard, conc__waiter *w,
-                                     bool cancellable, double deadline) {
+   `cancellable` false: it cannot fail, and a cancellation stays pending. The
+   list's address is all that is used of it here. */
+CONC__PRIVATE int conc__wait_on_list(conc__mutex *guard,
+                                     const struct conc__waitlist *list,
+                                     conc__waiter *w, bool cancellable,
+                                     double deadline) {
+  const conc__meter *meter = CONC__LOAD_RELAXED(&conc__meter_now);
   conc__actor *self = w->actor;
   unsigned bits =
       CONC__WOKEN | w->extra_bits | (cancellable ? conc__cancel_bit(self) : 0);
+  double began = 0;
+  size_t place = 0;
   int rc;
+  if (CONC__UNLIKELY(meter != NULL)) place = meter->begins(w, list, &began);
   if (!cancellable) w->uncancellable = true;
   if (cancellable) deadline = conc__scope_limit(self, deadline);
   if (conc__waiter_park(w, bits, w->owner != NULL, deadline)) {
@@ -10922,6 +11042,7 @@ CONC__PRIVATE int conc__wait_on_list(conc__mutex *guard, conc__waiter *w,
   }
   conc__waiter_end(w);
   conc__this.credit = CONC__CREDIT; /* others had their turn */
+  if (CONC__UNLIKELY(meter != NULL)) meter->ends(place, began);
   return rc;
 }
 
@@ -10939,7 +11060,7 @@ CONC__PRIVATE int conc__waitlist_wait(conc__mutex *guard,
   }
   conc__waitlist_insert(list, w, front);
   conc__mutex_unlock(guard);
-  return conc__wait_on_list(guard, w, cancellable, deadline);
+  return conc__wait_on_list(guard, list, w, cancellable, deadline);
 }
 
 /* Waits until `want` waiters of a wait for many were taken off. 0; -ETIMEDOUT,
@@ -13535,7 +13656,7 @@ CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout) {
   conc__mutex_unlock(guard);
   lock->depth = 0;
   conc_lock_release(lock);
-  rc = conc__wait_on_list(guard, &w, true, deadline);
+  rc = conc__wait_on_list(guard, &cond->waiters, &w, true, deadline);
   /* However the wait ended, the caller has the lock again. This wait cannot be
      cancelled and has no limit, but for an owner that is not here any more. */
   if (!conc__lock_try(lock, self->id) &&
@@ -17123,9 +17244,22 @@ typedef struct conc__lookout {
   bool deadlocked; /* conc__loop_give_up has cancelled all tasks */
 } conc__lookout;
 
+/* The turn that >>slow has last seen in the loop, from outside. Under
+   conc__threads_guard. */
+typedef struct conc__seen_turn {
+  const conc__actor *actor; /* that ran; NULL: none */
+  unsigned turns;           /* of the loop, */
+  int batch;                /* and this: the same turn has the same */
+  int state;                /* CONC__TURN_... */
+  double since, seconds;    /* seen first; how long it has gone on */
+  double longest;           /* of all, in seconds; 0: none was measured */
+  char task[64], thread[64]; /* their names, once told */
+} conc__seen_turn;
+
 /* --- the loop --- */
 
-/* There is one for each conc_run. All but the inbox is its thread's alone. */
+/* There is one for each conc_run. All but what stands last is its thread's
+   alone. */
 typedef struct conc__loop {
   /* First what each switch uses, and the start and the end of a task: 64
      bytes on 64-bit machines. */
@@ -17156,6 +17290,7 @@ typedef struct conc__loop {
   conc__lookout lookout;
   CONC__APART(0); /* below, other threads write */
   conc__inbox inbox;
+  conc__seen_turn seen;
 } conc__loop;
 
 /* --- ready --- */
@@ -70384,6 +70519,56 @@ CONC_API ssize_t conc_trace_stop(void) {
 #define CONC__REPORT_LINE 4096 /* no line is as long */
 #define CONC__REPORT_NAME 100  /* bytes of a name that are told */
 
+/* --- walking ---
+
+   All under the guard of the threads, which may be released in between: what
+   ends moves the walker on, or takes the loop from it. */
+
+CONC__PRIVATE void conc__walker_begin(conc__walker *r) {
+  r->next = conc__walkers;
+  conc__walkers = r;
+}
+
+CONC__PRIVATE void conc__walker_end(conc__walker *r) {
+  conc__walker **p = &conc__walkers;
+  while (*p != r) p = &(*p)->next;
+  *p = r->next;
+}
+
+/* Stands before the first task of a loop; no task of it is gone as long as the
+   guard is held. */
+CONC__PRIVATE void conc__walker_enter_loop(conc__walker *r, conc__loop *loop) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, conc__fence_init);
+  r->loop = loop;
+  CONC__STORE(&loop->watched,
+              CONC__LOAD_RELAXED(&loop->watched) + CONC__LOOP_WALKER);
+  conc__fence_heavy(); /* see conc__loop_unlink */
+  r->task = CONC__LOAD(&loop->tasks);
+}
+
+/* The loop is not read any more. */
+CONC__PRIVATE void conc__walker_leave_loop(conc__walker *r) {
+  conc__loop *loop = r->loop;
+  if (loop != NULL)
+    CONC__STORE(&loop->watched,
+                CONC__LOAD_RELAXED(&loop->watched) - CONC__LOOP_WALKER);
+  r->loop = NULL;
+  r->task = NULL;
+}
+
+/* What the thread of a loop runs at this moment. */
+CONC__TSAN_IGNORES CONC__PRIVATE const conc__actor *
+conc__sight_current(const conc__thread *thread) {
+  return CONC__LOAD(&thread->current);
+}
+
+/* The thread whose actor it is. */
+CONC__INLINE const conc__thread *conc__sight_thread(const conc__actor *a) {
+  return (const conc__thread *)(const void *)((const char *)a -
+                                              offsetof(conc__thread, actor));
+}
+
 /* --- what is seen of an actor --- */
 
 typedef struct conc__sight {
@@ -70495,8 +70680,7 @@ conc__sight_of_thread(conc__sight *s, const conc_task *t,
     s->state = "not begun";
     return NULL;
   }
-  thread = (const conc__thread *)(const void *)((const char *)a -
-                                                offsetof(conc__thread, actor));
+  thread = conc__sight_thread(a);
   *loop = CONC__LOAD(&thread->loop);
   if (*loop != NULL)
     s->state = "runs a loop";
@@ -71096,6 +71280,385 @@ CONC__PRIVATE void conc__report_listed(conc__report_state *r, int list,
 }
 
 /* ---------------------------------------------------------------------------
+   >>slow: conc_slow_turns, conc_contention_start: what takes the time
+
+   A thread looks at all loops, every now and then: what each runs, and its
+   counts of turns and switches. If both are as they were, the same turn has
+   gone on all the while. So loops have nothing to do for it; only the name of
+   the task is missing, and is looked up in the loop's list.
+   Waits are counted where each wait passes (>>wait), by a hook: in a table
+   that the name of the object finds, or its address.
+
+   Uses >>sight. >>report reads what is here.
+   ------------------------------------------------------------------------ */
+
+/* --- slow turns: looking --- */
+
+/* What has become of the turn that was last seen: it was not told of; its
+   thread has to tell of it now; has told; has to tell that it ended. */
+enum {
+  CONC__TURN_SEEN,
+  CONC__TURN_IS_SLOW,
+  CONC__TURN_TOLD,
+  CONC__TURN_ENDED
+};
+
+/* The one call that is in force. */
+static struct conc__slow_call {
+  conc_lock lock;  /* held by those that make the call */
+  bool on;
+  unsigned depth;  /* conc__fork_depth of the process that made it */
+  double limit;    /* constant while it is on */
+  void (*callback)(const conc_slow_turn *turn, void *arg);
+  void *arg;
+  conc_task thread;
+} conc__slow_call;
+
+/* Looks at what a loop does. Its thread changes that meanwhile: a turn counts
+   only if all is as it was, twice. */
+CONC__TSAN_IGNORES CONC__PRIVATE void
+conc__slow_look(conc__loop *loop, const conc__thread *thread, double now,
+                double limit) {
+  conc__seen_turn *seen = &loop->seen;
+  const conc__actor *actor = conc__sight_current(thread);
+  unsigned turns = CONC__LOAD_RELAXED(&loop->turns);
+  int batch = CONC__LOAD_RELAXED(&loop->batch);
+  if (actor == CONC__LOAD_RELAXED(&loop->thread_actor)) actor = NULL;
+  if (actor != NULL && actor == seen->actor && turns == seen->turns &&
+      batch == seen->batch) {
+    seen->seconds = now - seen->since;
+    if (seen->seconds > seen->longest) seen->longest = seen->seconds;
+    if (seen->state == CONC__TURN_SEEN && seen->seconds >= limit)
+      seen->state = CONC__TURN_IS_SLOW;
+    return;
+  }
+  if (seen->state == CONC__TURN_TOLD) {
+    seen->state = CONC__TURN_ENDED;
+    seen->actor = NULL;
+    return;
+  }
+  seen->actor = actor;
+  seen->turns = turns;
+  seen->batch = batch;
+  seen->since = now;
+}
+
+/* The loop that the thread of a task runs; NULL: none. Under the guard of the
+   threads, so it does not end. */
+CONC__PRIVATE conc__loop *conc__slow_loop(const conc_task *t,
+                                          const conc__thread **thread) {
+  const conc__actor *a = CONC__LOAD(&t->actor);
+  if (a == NULL || a == CONC__NEVER_BEGIN) return NULL;
+  *thread = conc__sight_thread(a);
+  return CONC__LOAD(&(*thread)->loop);
+}
+
+/* Looks at all loops. `late`: how much later than it was meant to: then it is
+   not known whether the turns were running at all, and that does not count. */
+CONC__PRIVATE void conc__slow_look_at_all(double limit, double now,
+                                          double late) {
+  const conc__thread *thread = NULL;
+  const conc_task *t;
+  conc__mutex_lock(&conc__threads_guard);
+  for (t = conc__threads; t != NULL; t = t->next) {
+    conc__loop *loop = conc__slow_loop(t, &thread);
+    if (loop == NULL) continue;
+    loop->seen.since += late;
+    conc__slow_look(loop, thread, now, limit);
+  }
+  conc__mutex_unlock(&conc__threads_guard);
+}
+
+/* --- slow turns: telling --- */
+
+CONC__PRIVATE void conc__slow_put_name(char *to, size_t size,
+                                       const conc_task *t) {
+  conc__buffer b;
+  memset(&b, 0, sizeof b);
+  b.data = (unsigned char *)to;
+  b.capacity = size - 1;
+  conc__report_task_name(&b, t, false);
+  to[b.size] = 0;
+}
+
+/* Finds the coroutine that is in the turn, and its name. Under the guard,
+   which is let go every now and then, for a loop may have many tasks. False:
+   the turn has ended meanwhile, or even the loop, which must not be touched
+   then. */
+CONC__PRIVATE bool conc__slow_find(conc__loop *loop) {
+  const struct timespec moment = {0, 20000};
+  const conc__actor *actor = loop->seen.actor;
+  conc__walker r;
+  bool found = false;
+  unsigned n;
+  memset(&r, 0, sizeof r);
+  conc__walker_begin(&r);
+  conc__walker_enter_loop(&r, loop);
+  for (n = 1; r.loop != NULL && r.task != NULL && !found; n++) {
+    const conc_task *t = r.task;
+    r.task = CONC__LOAD(&t->next);
+    found = t->kind != NULL && CONC__LOAD(&t->actor) == actor;
+    if (found)
+      conc__slow_put_name(loop->seen.task, sizeof loop->seen.task, t);
+    if (n % 1024 != 0 || found) continue;
+    conc__mutex_unlock(&conc__threads_guard);
+    nanosleep(&moment, NULL);
+    conc__mutex_lock(&conc__threads_guard);
+  }
+  if (!found && r.loop != NULL) loop->seen.state = CONC__TURN_SEEN;
+  conc__walker_leave_loop(&r);
+  conc__walker_end(&r);
+  return found;
+}
+
+/* Whether the turn that was last seen goes on. */
+CONC__TSAN_IGNORES CONC__PRIVATE bool
+conc__slow_goes_on(const conc__loop *loop, const conc__thread *thread) {
+  return conc__sight_current(thread) == loop->seen.actor &&
+         CONC__LOAD_RELAXED(&loop->turns) == loop->seen.turns &&
+         CONC__LOAD_RELAXED(&loop->batch) == loop->seen.batch;
+}
+
+/* A turn is slow: fills in `copy`, with the names. One that has ended while
+   its task was looked for has no name, and is told of as ended, once. */
+CONC__PRIVATE void conc__slow_begin_to_tell(conc__seen_turn *copy,
+                                            conc__loop *loop,
+                                            const conc__thread *thread,
+                                            const conc_task *t) {
+  conc__seen_turn *seen = &loop->seen;
+  seen->state = CONC__TURN_TOLD;
+  seen->task[0] = 0;
+  conc__slow_put_name(seen->thread, sizeof seen->thread, t);
+  *copy = *seen;
+  copy->state = CONC__TURN_ENDED;
+  if (!conc__slow_find(loop)) return;
+  if (conc__slow_goes_on(loop, thread))
+    *copy = *seen;
+  else
+    seen->state = CONC__TURN_SEEN;
+}
+
+/* What is to be told next: copied to `copy`. False: nothing. */
+CONC__PRIVATE bool conc__slow_next(conc__seen_turn *copy) {
+  const conc__thread *thread = NULL;
+  const conc_task *t;
+  bool some = false;
+  conc__mutex_lock(&conc__threads_guard);
+  for (t = conc__threads; t != NULL && !some; t = t->next) {
+    conc__loop *loop = conc__slow_loop(t, &thread);
+    if (loop == NULL) continue;
+    some = loop->seen.state == CONC__TURN_IS_SLOW ||
+           loop->seen.state == CONC__TURN_ENDED;
+    if (loop->seen.state == CONC__TURN_IS_SLOW) {
+      conc__slow_begin_to_tell(copy, loop, thread, t);
+      break; /* the thread may be gone */
+    }
+    if (!some) continue;
+    *copy = loop->seen;
+    loop->seen.state = CONC__TURN_SEEN;
+  }
+  conc__mutex_unlock(&conc__threads_guard);
+  return some;
+}
+
+/* A cancellation is no more than a hint: the callback may have taken it. */
+CONC__PRIVATE void *conc__slow_main(void *arg) {
+  const struct conc__slow_call *call = (const struct conc__slow_call *)arg;
+  const double period = call->limit / 4;
+  double last = conc_now();
+  while (CONC__LOAD(&call->on)) {
+    conc__seen_turn seen;
+    double now, gap;
+    conc_sleep(period);
+    now = conc_now();
+    gap = now - last;
+    last = now;
+    conc__slow_look_at_all(call->limit, now,
+                           gap > 2 * period ? gap - period : 0);
+    while (call->callback != NULL && CONC__LOAD(&call->on) &&
+           conc__slow_next(&seen)) {
+      conc_slow_turn turn;
+      turn.task = seen.task[0] != 0 ? seen.task : NULL;
+      turn.thread = seen.thread;
+      turn.seconds = seen.seconds;
+      turn.ended = seen.state == CONC__TURN_ENDED;
+      call->callback(&turn, call->arg);
+    }
+  }
+  return NULL;
+}
+
+/* --- slow turns: the call --- */
+
+/* Ends the thread; a forked child has none. The lock is held. */
+CONC__PRIVATE void conc__slow_undo(struct conc__slow_call *call) {
+  if (!call->on) return;
+  CONC__STORE(&call->on, false);
+  if (call->depth != conc__fork_depth) return;
+  conc_cancel(&call->thread);
+  conc__task_await(&call->thread, true, CONC_FOREVER);
+}
+
+/* Starts the thread: 0, or negative errno and there is none. */
+CONC__PRIVATE int conc__slow_begin(struct conc__slow_call *call) {
+  int rc;
+  call->depth = conc__fork_depth;
+  memset(&call->thread, 0, sizeof call->thread);
+  call->thread.target = conc__slow_main;
+  call->thread.arg = call;
+  call->thread.name = "conc-slow";
+  CONC__STORE(&call->on, true);
+  rc = conc_thread_start(&call->thread);
+  if (rc != 0) CONC__STORE(&call->on, false);
+  return rc;
+}
+
+/* As conc_report_on_signal; but the lock is held as long as a callback runs
+   whose thread is awaited. */
+CONC_API int conc_slow_turns(double seconds,
+                             void (*callback)(const conc_slow_turn *turn,
+                                              void *arg),
+                             void *arg) {
+  struct conc__slow_call *call = &conc__slow_call;
+  conc_scope shield;
+  int rc = 0;
+  if (!(seconds == 0 || seconds >= 0.001)) return -EINVAL;
+  if (conc__self()->task == &call->thread) return -EDEADLK;
+  if (seconds > 1e9) seconds = 1e9;
+  conc_shield(&shield);
+  conc_lock_acquire(&call->lock, CONC_FOREVER);
+  if (seconds <= 0 || call->depth != conc__fork_depth) conc__slow_undo(call);
+  if (seconds > 0) rc = call->on ? -EBUSY : 0;
+  if (seconds > 0 && rc == 0) {
+    call->limit = seconds;
+    call->callback = callback;
+    call->arg = arg;
+    rc = conc__slow_begin(call);
+  }
+  conc_lock_release(&call->lock);
+  conc_scope_end(&shield);
+  return rc;
+}
+
+/* --- contention --- */
+
+#define CONC__CONTENDED 512    /* entries; the last is that of all others */
+#define CONC__CONTENDED_STEPS 64 /* so many are looked at for a free one */
+
+typedef struct conc__contended {
+  const char *what, *relation; /* as a waiter's; what: NULL: it is free */
+  const void *object;          /* NULL: those of the name */
+  char name[40];               /* empty: it has none */
+  uint64_t waits;
+  double seconds, longest;
+} conc__contended;
+
+/* Under its guard. */
+static struct conc__contention {
+  conc__contended *table; /* NULL: nothing is counted */
+  size_t round;           /* how often that has begun */
+} conc__contention;
+
+/* Both are NULL or literals; the same words may be in several places. */
+CONC__PRIVATE bool conc__same_words(const char *a, const char *b) {
+  return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0);
+}
+
+/* The entry of this name or object, or a free one, or that of the others. */
+CONC__PRIVATE conc__contended *
+conc__contention_find(conc__contended *table, const conc__contended *key) {
+  const unsigned char *p = (const unsigned char *)key->name;
+  uintptr_t hash = (uintptr_t)key->object >> 4;
+  size_t i;
+  for (hash ^= hash >> 9; *p != 0; p++) hash = hash * 31 + *p;
+  for (i = 0; i < CONC__CONTENDED_STEPS; i++) {
+    conc__contended *c = &table[(hash + i) % (CONC__CONTENDED - 1)];
+    if (c->what == NULL ||
+        (c->object == key->object && strcmp(c->name, key->name) == 0 &&
+         conc__same_words(c->what, key->what) &&
+         conc__same_words(c->relation, key->relation)))
+      return c;
+  }
+  return &table[CONC__CONTENDED - 1];
+}
+
+/* conc__meter.begins. The object may be gone when the wait ends: so the entry
+   is found, or made, now. */
+CONC__PRIVATE size_t conc__contention_begins(const conc__waiter *w,
+                                             const void *object,
+                                             double *began) {
+  conc__mutex *guard = conc__mutex_of(&conc__contention);
+  conc__contended key;
+  size_t place = 0;
+  memset(&key, 0, sizeof key);
+  key.what = w->what != NULL ? w->what : "something";
+  key.relation = w->owner == NULL ? w->relation : NULL;
+  if (w->name != NULL) strncpy(key.name, w->name, sizeof key.name - 1);
+  if (key.name[0] == 0) key.object = object;
+  conc__mutex_lock(guard);
+  if (conc__contention.table != NULL) {
+    conc__contended *c = conc__contention_find(conc__contention.table, &key);
+    if (c->what == NULL) *c = key;
+    place = conc__contention.round * CONC__CONTENDED +
+            (size_t)(c - conc__contention.table);
+  }
+  conc__mutex_unlock(guard);
+  *began = conc_now();
+  return place;
+}
+
+/* conc__meter.ends. It may have been begun in an earlier round. */
+CONC__PRIVATE void conc__contention_ends(size_t place, double began) {
+  conc__mutex *guard = conc__mutex_of(&conc__contention);
+  double seconds = conc_now() - began;
+  conc__mutex_lock(guard);
+  if (conc__contention.table != NULL &&
+      place / CONC__CONTENDED == conc__contention.round) {
+    conc__contended *c = &conc__contention.table[place % CONC__CONTENDED];
+    c->waits++;
+    c->seconds += seconds;
+    if (seconds > c->longest) c->longest = seconds;
+  }
+  conc__mutex_unlock(guard);
+}
+
+/* From then on each wait that begins finds the hook. */
+CONC_API int conc_contention_start(void) {
+  static const conc__meter meter = {conc__contention_begins,
+                                    conc__contention_ends};
+  conc__mutex *guard = conc__mutex_of(&conc__contention);
+  const size_t size = CONC__CONTENDED * sizeof(conc__contended);
+  conc__contended *table = (conc__contended *)CONC_MALLOC(size);
+  bool busy;
+  if (table == NULL) return -ENOMEM;
+  conc__init();
+  memset(table, 0, size);
+  table[CONC__CONTENDED - 1].what = "others";
+  conc__mutex_lock(guard);
+  busy = conc__contention.table != NULL;
+  if (!busy) {
+    conc__contention.table = table;
+    conc__contention.round++; /* from 1 on: a place is never 0 */
+    CONC__STORE_RELAXED(&conc__meter_now, &meter);
+  }
+  conc__mutex_unlock(guard);
+  if (busy) CONC_FREE(table);
+  return busy ? -EBUSY : 0;
+}
+
+/* Waits that are under way find that there is no table any more. */
+CONC_API int conc_contention_stop(void) {
+  conc__mutex *guard = conc__mutex_of(&conc__contention);
+  conc__contended *table;
+  conc__mutex_lock(guard);
+  table = conc__contention.table;
+  conc__contention.table = NULL;
+  CONC__STORE_RELAXED(&conc__meter_now, (const conc__meter *)NULL);
+  conc__mutex_unlock(guard);
+  CONC_FREE(table);
+  return table != NULL ? 0 : -EINVAL;
+}
+/* ---------------------------------------------------------------------------
    >>report: conc_report: what every task of the process does
 
    A report is made in portions. For each one takes all guards, as a search for
@@ -71193,6 +71756,12 @@ conc__report_loop(conc__report_state *r, const conc__loop *loop) {
     conc__report_put(b, keys[i]);
     conc__report_put(b, " ");
     conc__report_number(b, counts[i]);
+  }
+  if (loop->seen.longest > 0) {
+    if (r->json) conc__report_key(b, "longest_turn");
+    else conc__report_put(b, ", longest turn ");
+    conc__report_seconds(b, loop->seen.longest, r->json);
+    if (!r->json) conc__report_put(b, " s");
   }
   if (r->json) {
     conc__report_key(b, "coroutines");
@@ -71306,16 +71875,6 @@ CONC__PRIVATE void conc__report_let_go(void) {
   conc__mutex_unlock(&conc__stuck_guard);
 }
 
-/* The loop is not read any more. Under the guard of the threads. */
-CONC__PRIVATE void conc__report_leave_loop(conc__report_state *r) {
-  conc__loop *loop = r->walker.loop;
-  if (loop != NULL)
-    CONC__STORE(&loop->watched,
-                CONC__LOAD_RELAXED(&loop->watched) - CONC__LOOP_WALKER);
-  r->walker.loop = NULL;
-  r->walker.task = NULL;
-}
-
 /* Begins with the next thread; false: there is none. */
 CONC__PRIVATE bool conc__report_next_thread(conc__report_state *r) {
   conc_task *t = r->walker.thread;
@@ -71334,19 +71893,9 @@ CONC__PRIVATE bool conc__report_next_thread(conc__report_state *r) {
     conc__report_thread_end(r);
     return true;
   }
-  r->walker.loop = loop;
   r->thread = thread;
-  CONC__STORE(&loop->watched,
-              CONC__LOAD_RELAXED(&loop->watched) + CONC__LOOP_WALKER);
-  conc__fence_heavy(); /* see conc__loop_unlink */
-  r->walker.task = CONC__LOAD(&loop->tasks);
+  conc__walker_enter_loop(&r->walker, loop);
   return true;
-}
-
-/* What the loop's thread runs at this moment. */
-CONC__TSAN_IGNORES CONC__PRIVATE const conc__actor *
-conc__report_current(const conc__thread *thread) {
-  return CONC__LOAD(&thread->current);
 }
 
 /* One step: a coroutine, the end of a loop, or a thread. False: there is
@@ -71355,7 +71904,7 @@ CONC__PRIVATE bool conc__report_step(conc__report_state *r) {
   const conc_task *t = r->walker.task;
   if (!r->in_loop) return conc__report_next_thread(r);
   if (r->walker.loop == NULL || t == NULL) {
-    conc__report_leave_loop(r);
+    conc__walker_leave_loop(&r->walker);
     conc__report_thread_end(r);
     r->in_loop = false;
     return true;
@@ -71366,7 +71915,7 @@ CONC__PRIVATE bool conc__report_step(conc__report_state *r) {
     conc__report_meet(r, t, CONC__LOAD_RELAXED(&t->id));
     return true;
   }
-  r->current = conc__report_current(r->thread);
+  r->current = conc__sight_current(r->thread);
   conc__report_coroutine(r, t);
   return true;
 }
@@ -71426,7 +71975,7 @@ CONC__PRIVATE int conc__report_walk(conc__report_state *r) {
     nanosleep(&moment, NULL);
   }
   conc__mutex_lock(&conc__threads_guard);
-  conc__report_leave_loop(r);
+  conc__walker_leave_loop(&r->walker);
   conc__mutex_unlock(&conc__threads_guard);
   r->in_loop = false;
   return rc;
@@ -71531,6 +72080,64 @@ CONC__PRIVATE int conc__report_objects(conc__report_state *r) {
   return 0;
 }
 
+/* A name, or an address: what the waits of one entry were for. */
+CONC__PRIVATE void conc__report_contended(conc__report_state *r,
+                                          const conc__contended *c) {
+  conc__buffer *b = &r->text;
+  conc__sight s;
+  memset(&s, 0, sizeof s);
+  s.what = c->what;
+  s.name = c->name[0] != 0 ? c->name : NULL;
+  s.relation = c->relation;
+  s.object = c->object;
+  if (r->json) conc__report_open(b);
+  else conc__report_put(b, "contention: ");
+  conc__report_thing(r, b, &s);
+  if (r->json) conc__report_count(b, "waits", c->waits);
+  else conc__report_put(b, ", waits ");
+  if (!r->json) conc__report_number(b, c->waits);
+  if (r->json) conc__report_key(b, "seconds");
+  else conc__report_put(b, ", seconds ");
+  conc__report_seconds(b, c->seconds, r->json);
+  if (r->json) conc__report_key(b, "longest");
+  else conc__report_put(b, ", longest ");
+  conc__report_seconds(b, c->longest, r->json);
+  conc__report_put(b, r->json ? "}" : "\n");
+}
+
+CONC__PRIVATE int conc__report_compare_contended(const void *a,
+                                                 const void *b) {
+  const conc__contended *x = (const conc__contended *)a;
+  const conc__contended *y = (const conc__contended *)b;
+  if (x->seconds > y->seconds) return -1;
+  return x->seconds < y->seconds;
+}
+
+/* The waits that were counted, as long as they are: a copy, for it takes long
+   to sort them. 0 or -ENOMEM. */
+CONC__PRIVATE int conc__report_contention(conc__report_state *r) {
+  conc__mutex *guard = conc__mutex_of(&conc__contention);
+  const size_t size = CONC__CONTENDED * sizeof(conc__contended);
+  conc__contended *copy;
+  size_t n = 0, i;
+  int rc = 0;
+  if (CONC__LOAD_RELAXED(&conc__meter_now) == NULL) return 0;
+  copy = (conc__contended *)CONC_MALLOC(size);
+  if (copy == NULL) return -ENOMEM;
+  conc__mutex_lock(guard);
+  for (i = 0; conc__contention.table != NULL && i < CONC__CONTENDED; i++)
+    if (conc__contention.table[i].waits > 0)
+      copy[n++] = conc__contention.table[i];
+  conc__mutex_unlock(guard);
+  qsort(copy, n, sizeof *copy, conc__report_compare_contended);
+  for (i = 0; i < n && rc == 0; i++) {
+    rc = conc__report_reserve(r);
+    if (rc == 0) conc__report_contended(r, &copy[i]);
+  }
+  CONC_FREE(copy);
+  return rc;
+}
+
 CONC__PRIVATE int conc__report_total(conc__report_state *r) {
   conc__buffer *b = &r->text;
   int rc = conc__report_reserve(r);
@@ -71574,6 +72181,8 @@ CONC__PRIVATE int conc__report_collect(conc__report_state *r) {
   }
   if (rc == 0 && r->json) conc__report_put(&r->text, "],\"waited_for\":[");
   if (rc == 0) rc = conc__report_objects(r);
+  if (rc == 0 && r->json) conc__report_put(&r->text, "],\"contention\":[");
+  if (rc == 0) rc = conc__report_contention(r);
   if (rc == 0) rc = conc__report_total(r);
   if (rc != 0 || r->gaps_count == 0) return rc;
   rc = conc__report_list_owners(r);
@@ -71616,21 +72225,16 @@ CONC__PRIVATE size_t conc__report_fill(const conc__report_state *r, char *buf,
 
 /* All but the filling. 0 or -ENOMEM; conc__report_drop must follow. */
 CONC__PRIVATE int conc__report_make(conc__report_state *r, bool json) {
-  static pthread_once_t once = PTHREAD_ONCE_INIT;
-  conc__walker **p;
   int rc;
   memset(r, 0, sizeof *r);
   r->json = json;
   conc__self(); /* the caller's thread is one of those that are told */
-  pthread_once(&once, conc__fence_init);
   conc__mutex_lock(&conc__threads_guard);
-  r->walker.next = conc__walkers;
-  conc__walkers = &r->walker;
+  conc__walker_begin(&r->walker);
   conc__mutex_unlock(&conc__threads_guard);
   rc = conc__report_collect(r);
   conc__mutex_lock(&conc__threads_guard);
-  for (p = &conc__walkers; *p != &r->walker;) p = &(*p)->next;
-  *p = r->walker.next;
+  conc__walker_end(&r->walker);
   conc__mutex_unlock(&conc__threads_guard);
   return rc;
 }
