@@ -70749,17 +70749,22 @@ CONC__INLINE void conc__report_put(conc__buffer *b, const char *text) {
 
 CONC__PRIVATE void conc__report_number(conc__buffer *b, uint64_t n) {
   char digits[24];
-  size_t at = sizeof digits - 1;
-  digits[at] = 0;
+  size_t at = sizeof digits;
   do digits[--at] = (char)('0' + n % 10);
   while ((n /= 10) > 0);
-  conc__report_put(b, digits + at);
+  conc__report_bytes(b, digits + at, sizeof digits - at);
 }
 
+/* By hand, for a report may have a hundred thousand of them. */
 CONC__PRIVATE void conc__report_address(conc__buffer *b, const void *p) {
   char digits[24];
-  snprintf(digits, sizeof digits, "0x%" PRIxPTR, (uintptr_t)p);
-  conc__report_put(b, digits);
+  size_t at = sizeof digits;
+  uintptr_t n = (uintptr_t)p;
+  do digits[--at] = "0123456789abcdef"[n % 16];
+  while ((n /= 16) > 0);
+  digits[--at] = 'x';
+  digits[--at] = '0';
+  conc__report_bytes(b, digits + at, sizeof digits - at);
 }
 
 /* With a point in every locale; in tenths for people. */
@@ -70786,7 +70791,16 @@ CONC__PRIVATE void conc__report_name(conc__buffer *b, const char *name,
   if (json) conc__report_put(b, "\"");
   while (left > 0) {
     uint32_t c = 0;
-    size_t n = conc__utf8_get(p, left, &c);
+    size_t n = 0;
+    /* What most names consist of comes at once. */
+    while (n < left && p[n] > ' ' && p[n] < 0x7f && p[n] != '"' &&
+           p[n] != '\\')
+      n++;
+    conc__report_bytes(b, (const char *)p, n);
+    p += n;
+    left -= n;
+    if (left == 0) break;
+    n = conc__utf8_get(p, left, &c);
     bool good = n > 0 && c >= 0x20 && c != 0x7f && (c < 0xd800 || c >= 0xe000);
     if (n == 0) n = 1;
     if (json && (c == '"' || c == '\\')) conc__report_put(b, "\\");
@@ -70813,15 +70827,21 @@ CONC__PRIVATE void conc__report_task_name(conc__buffer *b, const conc_task *t,
   if (json) conc__report_put(b, "\"");
 }
 
-/* A key of a JSON object, and what separates it from the one before. */
-CONC__PRIVATE void conc__report_key(conc__buffer *b, const char *key) {
-  if (b->size > 0 && b->data[b->size - 1] != '{') conc__report_put(b, ",");
-  conc__report_put(b, "\"");
-  conc__report_put(b, key);
-  conc__report_put(b, "\":");
+/* A key of a JSON object, and what separates it from the one before. Inlined,
+   as conc__report_put. */
+CONC__INLINE void conc__report_key(conc__buffer *b, const char *key) {
+  size_t n = strlen(key);
+  unsigned char *p = b->data + b->size;
+  if (n + 4 > b->capacity - b->size) return;
+  if (b->size > 0 && p[-1] != '{') *p++ = ',';
+  *p++ = '"';
+  memcpy(p, key, n);
+  p[n] = '"';
+  p[n + 1] = ':';
+  b->size = (size_t)(p + n + 2 - b->data);
 }
 
-CONC__PRIVATE void conc__report_pair(conc__buffer *b, const char *key,
+CONC__INLINE void conc__report_pair(conc__buffer *b, const char *key,
                                      const char *word) {
   conc__report_key(b, key);
   conc__report_put(b, "\"");
@@ -70829,7 +70849,7 @@ CONC__PRIVATE void conc__report_pair(conc__buffer *b, const char *key,
   conc__report_put(b, "\"");
 }
 
-CONC__PRIVATE void conc__report_count(conc__buffer *b, const char *key,
+CONC__INLINE void conc__report_count(conc__buffer *b, const char *key,
                                       uint64_t n) {
   conc__report_key(b, key);
   conc__report_number(b, n);
@@ -71901,7 +71921,7 @@ CONC__PRIVATE bool conc__report_next_thread(conc__report_state *r) {
 /* One step: a coroutine, the end of a loop, or a thread. False: there is
    nothing left. */
 CONC__PRIVATE bool conc__report_step(conc__report_state *r) {
-  const conc_task *t = r->walker.task;
+  const conc_task *t = r->walker.task, *next;
   if (!r->in_loop) return conc__report_next_thread(r);
   if (r->walker.loop == NULL || t == NULL) {
     conc__walker_leave_loop(&r->walker);
@@ -71910,6 +71930,11 @@ CONC__PRIVATE bool conc__report_step(conc__report_state *r) {
     return true;
   }
   r->walker.task = CONC__LOAD(&t->next);
+  next = r->walker.task;
+  if (next != NULL) { /* tasks and their stacks are all over the memory */
+    __builtin_prefetch(CONC__LOAD_RELAXED(&next->actor));
+    __builtin_prefetch(CONC__LOAD_RELAXED(&next->next));
+  }
   if (t->kind == NULL) return true; /* a mark: see conc__loop_end_rest */
   if (r->names_only) {
     conc__report_meet(r, t, CONC__LOAD_RELAXED(&t->id));
