@@ -6036,8 +6036,8 @@ CONC_API ssize_t conc_trace_stop(void);
      conc_contention_start();
      serve();
 
-   A report (>>report) has the longest turn of each loop then, and a line for
-   all waits of one name:
+   A report (>>report) has the longest turn of each loop then, says since when
+   each task waits, and has a line for all waits of one name:
 
      contention: lock 'a', waits 3021, seconds 14.2, longest 0.3
      contention: queue 'tasks', get, waits 17, seconds 96.0, longest 40.1
@@ -6137,7 +6137,8 @@ CONC_API int conc_contention_stop(void);
    is in a call that is none of the library's. A coroutine that `runs` keeps
    the others of its loop waiting; one that is `ready` has its turn soon. Of a
    task that waits for several things the first eight are named.
-   Since when a task waits is told for locks only: elsewhere it is not noted.
+   Since when a task waits is told for locks only: elsewhere it is not noted,
+   unless conc_contention_start has asked for it (>>slow).
    The stack is what a coroutine that does not run has in use now. What a pool
    has its threads do is told as what these threads wait for.
 
@@ -9216,7 +9217,7 @@ static const conc__tracer *conc__tracer_now;
    where it has noted that; this is given to `ends`, with the time at which the
    wait began. `object`: an address that is this object's alone. */
 typedef struct conc__meter {
-  size_t (*begins)(const struct conc__waiter *w, const void *object,
+  size_t (*begins)(struct conc__waiter *w, const void *object,
                    double *began);
   void (*ends)(size_t place, double began);
 } conc__meter;
@@ -14402,12 +14403,12 @@ enum {
   CONC__LISTED_LISTS
 };
 
-/* It is a part of what is told. Zero: that is in no list. Under
+/* It is a part of what is told. Zero: that is in no list. The links are under
    conc__threads_guard, which puts and gets never take. */
 typedef struct conc__listed {
-  struct conc__listed *next, **link; /* link: what points to this; NULL: it is
-                                        in no list */
-  const void *object; /* the queue, or the state of a pool or a manager */
+  struct conc__listed *next, **link; /* link: what points to this */
+  const void *object; /* the queue, or the state of a pool or a manager; NULL:
+                         it is in no list */
   const char *kind;   /* in words; a literal */
   unsigned depth;     /* conc__fork_depth of the process that entered it */
 } conc__listed;
@@ -14419,7 +14420,7 @@ static conc__listed *conc__listed_lists[CONC__LISTED_LISTS]; /* the latest
 CONC__PRIVATE void conc__listed_enter(conc__listed *l, int list,
                                       const void *object, const char *kind) {
   conc__listed **first = &conc__listed_lists[list];
-  CONC__CHECK(l->link == NULL);
+  CONC__CHECK(l->object == NULL);
   l->object = object;
   l->kind = kind;
   l->depth = conc__fork_depth;
@@ -14434,13 +14435,13 @@ CONC__PRIVATE void conc__listed_enter(conc__listed *l, int list,
 /* Afterwards no report looks at it: the object may go. */
 CONC__PRIVATE void conc__listed_leave(conc__listed *l) {
   conc__walker *r;
-  if (l->link == NULL) return;
+  if (l->object == NULL) return;
   conc__mutex_lock(&conc__threads_guard);
   for (r = conc__walkers; r != NULL; r = r->next)
     if (r->listed == l) r->listed = l->next;
   *l->link = l->next;
   if (l->next != NULL) l->next->link = l->link;
-  l->link = NULL;
+  l->object = NULL;
   conc__mutex_unlock(&conc__threads_guard);
 }
 
@@ -60229,7 +60230,6 @@ CONC_API int conc_manager_shutdown(conc_manager *manager) {
   conc__manager_data *m = manager->state;
   int rc = 0;
   if (m == NULL) return -EINVAL;
-  conc__listed_leave(&m->listed);
   if (m->role == CONC__MANAGER_SERVES) {
     rc = conc__server_shutdown(m);
     if (m->server.pools_end != NULL) m->server.pools_end(m);
@@ -60242,6 +60242,9 @@ CONC_API int conc_manager_shutdown(conc_manager *manager) {
     conc__proxies_shutdown(m);
   }
   conc__objects_free(&m->objects);
+  /* Not before: a conc_manager_serve_forever that has just started enters it
+     before it lets go. */
+  conc__listed_leave(&m->listed);
   CONC_FREE(m);
   manager->state = NULL;
   return rc;
@@ -71603,8 +71606,8 @@ conc__contention_find(conc__contended *table, const conc__contended *key) {
 }
 
 /* conc__meter.begins. The object may be gone when the wait ends: so the entry
-   is found, or made, now. */
-CONC__PRIVATE size_t conc__contention_begins(const conc__waiter *w,
+   is found, or made, now. Since the time is known now, reports tell it. */
+CONC__PRIVATE size_t conc__contention_begins(conc__waiter *w,
                                              const void *object,
                                              double *began) {
   conc__mutex *guard = conc__mutex_of(&conc__contention);
@@ -71624,6 +71627,7 @@ CONC__PRIVATE size_t conc__contention_begins(const conc__waiter *w,
   }
   conc__mutex_unlock(guard);
   *began = conc_now();
+  if (!(w->since > 0)) w->since = *began;
   return place;
 }
 

@@ -323,6 +323,21 @@ static void *get_all(void *arg) {
   return arg;
 }
 
+TEST(since_when_a_task_waits_is_told_while_waits_are_counted) {
+  conc_task getter;
+  conc_queue *q = conc_queue_new(NULL);
+  double end = conc_now() + 20;
+  CHECK_EQ(conc_contention_start(), 0);
+  thread(&getter, get_all, q, "Getter");
+  while (!reported(false, "thread Getter: waits for queue at 0x"))
+    CHECK(conc_now() < end);
+  CHECK(reported(false, ", get, since 0."));
+  CHECK_EQ(conc_queue_close(q), 0);
+  CHECK_EQ(conc_join(&getter, CONC_FOREVER), 0);
+  conc_queue_free(q);
+  CHECK_EQ(conc_contention_stop(), 0);
+}
+
 /* Waits that began in one round, and end in another or in none. */
 TEST(counting_begins_and_ends_at_any_moment) {
   conc_task stopper, getters[2];
