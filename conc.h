@@ -140,6 +140,8 @@
      >>extras      conc_progress: a bar that grows; conc_interval,
                    conc_limiter, conc_broadcast
      >>trace       conc_trace_start: what ran and waited, to be looked at
+     >>sight       what a report sees (private)
+     >>slow        conc_slow_turns, conc_contention_start: what takes the time
      >>report      conc_report: what every task of the process does
      >>index       every public name
      >>version     what the numbers promise; history
@@ -6007,6 +6009,95 @@ CONC_API int conc_trace_start(const char *path, size_t bytes);
 CONC_API ssize_t conc_trace_stop(void);
 
 /* ---------------------------------------------------------------------------
+   >>slow: conc_slow_turns, conc_contention_start: what takes the time
+
+   Threads    any, mixed with coroutines
+   Processes  each asks for itself; a forked child has to ask anew for
+              conc_slow_turns
+   Signals    no
+   Memory     45 KiB for conc_contention_start
+   Blocks     no
+
+   A coroutine that computes for long, or that makes a call which blocks its
+   thread, keeps all others of its loop waiting. What it does from one switch
+   to the next is a turn. And locks make tasks wait that hold them for long, or
+   that many want. Both can be found out while the program runs:
+
+     static void tell(const conc_slow_turn *turn, void *arg) {
+       fprintf(stderr, "%s takes %.3f s\n", turn->task, turn->seconds);
+     }
+
+     conc_slow_turns(0.1, tell, NULL);
+     conc_contention_start();
+     serve();
+
+   A report (>>report) has the longest turn of each loop then, says since when
+   each task waits, and has a line for all waits of one name:
+
+     contention: lock 'a', waits 3021, seconds 14.2, longest 0.3
+     contention: queue 'tasks', get, waits 17, seconds 96.0, longest 40.1
+
+   A program that asks for neither pays one look at a pointer for each wait. A
+   loop pays nothing for conc_slow_turns, in force or not: a thread looks at it
+   from outside. With conc_contention_start in force each wait takes some 100
+   ns more; what does not wait takes no longer.
+   ------------------------------------------------------------------------ */
+
+/* A turn that takes long. What the pointers point to is there until the
+   callback returns. */
+typedef struct conc_slow_turn {
+  const char *task;   /* the coroutine's name; NULL: the turn had ended before
+                         that was found */
+  const char *thread; /* the name of the thread that runs it */
+  double seconds;     /* that it has taken by now, or took in all: at least */
+  bool ended;         /* false: it goes on */
+} conc_slow_turn;
+
+/* Has `callback` called for each turn that takes `seconds` or more: once while
+   it goes on, and once more after it has ended. It is told of no turn that
+   takes less, and of each that takes a quarter more; a time in which the whole
+   process did not run, or the machine was too busy for the thread, does not
+   count. If `callback` is NULL, only the longest turns are measured, for
+   reports. 0 `seconds` undo the call: then the callback does not run any more.
+   The thread that looks, called conc-slow, wakes up four times in `seconds`,
+   and calls the callback. This may use the library, and block; meanwhile
+   nothing is measured. It gets no stack of the coroutine, which runs: gdb
+   shows that, see tests/gdb/conc.py. While there is this thread, a loop whose
+   tasks wait for each other is not told of by conc_deadlock_report unless they
+   wait for locks.
+   Returns 0.
+   Errors:
+   -EINVAL   `seconds` is negative, below 0.001 or no number
+   -EBUSY    a call is in force already
+   -EDEADLK  the callback calls this
+   -EAGAIN   the system has no room for the thread
+   -ENOMEM   there is no memory for it */
+CONC_API int conc_slow_turns(double seconds,
+                             void (*callback)(const conc_slow_turn *turn,
+                                              void *arg),
+                             void *arg);
+
+/* From now on, all waits for locks, queues, events and their like of this
+   process are counted, and their times added up: for all objects of one name
+   together, and for each that has none by its address. Counted is what begins
+   after this call, and ends; a task that is woken in vain begins anew. Not
+   among them are sleeps, waits for descriptors, for objects that processes
+   share and for several things at once, and the busy wait before a sleep. Of
+   more than some 400 names and addresses the others are one, "others". What
+   was counted before is forgotten.
+   Returns 0.
+   Errors:
+   -EBUSY   they are being counted already
+   -ENOMEM  there is no memory for it */
+CONC_API int conc_contention_start(void);
+
+/* Ends that. A report has no lines of it any more.
+   Returns 0.
+   Errors:
+   -EINVAL  nothing is counted */
+CONC_API int conc_contention_stop(void);
+
+/* ---------------------------------------------------------------------------
    >>report: conc_report: what every task of the process does
 
    Threads    any number at once, mixed with coroutines of any loops
@@ -6031,13 +6122,18 @@ CONC_API ssize_t conc_trace_stop(void);
      thread Thread-A: waits for lock 'a' held by Thread-B, since 12.5 s
      thread Thread-B: runs
      process Process-1: pid 4712
+     queue 'tasks': messages 0, getters 1, putters 0, put 7, got 7
+     pool of threads at 0x55d0c8a012c0: workers 4, running 1, waiting 0
+     server '/tmp/tasks': clients 2, handshakes 0, waiting 1, requests 95, ...
      waited for: lock 'a' held by Thread-B, by 1
      total: threads 3, coroutines 3, processes 1
 
    (The lines are not broken; here they are.) A thread that `runs` computes, or
    is in a call that is none of the library's. A coroutine that `runs` keeps
-   the others of its loop waiting; one that is `ready` has its turn soon.
-   Since when a task waits is told for locks only: elsewhere it is not noted.
+   the others of its loop waiting; one that is `ready` has its turn soon. Of a
+   task that waits for several things the first eight are named.
+   Since when a task waits is told for locks only: elsewhere it is not noted,
+   unless conc_contention_start has asked for it (>>slow).
    The stack is what a coroutine that does not run has in use now. What a pool
    has its threads do is told as what these threads wait for.
 
@@ -6061,11 +6157,35 @@ CONC_API ssize_t conc_report(char *buf, size_t size);
                    thread"), "state" ("runs", "waits", "runs a loop", "not
                    begun"), perhaps "waits_for", and of a thread that runs a
                    loop "loop": an object with the numbers "tasks", "ready",
-                   "timers", "descriptors", and the array "coroutines"
+                   "timers", "descriptors", perhaps the seconds of its
+                   "longest_turn" (see conc_slow_turns), and the array
+                   "coroutines"
      "processes"   an array; each has "name", "kind" ("process" or "program")
                    and "pid"
+     "queues"      an array; each has "kind" ("queue", "shared queue", "remote
+                   queue", "queue at Redis"), "object" (an address), and
+                   perhaps "name" and "capacity". Of a queue of this process
+                   "messages", the numbers of tasks that wait, "getters" and
+                   "putters" (they have no waits for several things among
+                   them), the messages ever, "put" and "got", perhaps
+                   "closed", 1; of one of >>leases also "delayed", "leased",
+                   "done", "returned" and "dead". Of a shared queue "messages"
+                   is about right. A queue that is elsewhere has no numbers
+     "pools"       an array; each has "kind" ("pool of threads" or "pool of
+                   processes"), "object" and the numbers "workers", "running"
+                   (workers that have a job, or look for one) and "waiting"
+                   (jobs; above 10,000 of one pool not all are counted)
+     "managers"    an array; each has "kind" ("server", "client" or "client of
+                   Redis"), "name" (the address) and "object"; a server has
+                   numbers as in conc_manager_counts, "clients", "handshakes",
+                   "waiting", "requests", "put", "got", "returned" and
+                   "memory", and the sum of five of its "refused"
      "waited_for"  an array: objects with waiters, "waiters" and what is in
                    "waits_for"
+     "contention"  an array, empty without conc_contention_start, with what
+                   has taken most time first; each has "what", "name" or
+                   "object", perhaps "for", the number "waits", and the
+                   "seconds" of all of them and of the "longest"
      "total"       an object with the numbers "threads", "coroutines" and
                    "processes"
    A coroutine has "name", "kind" ("coroutine"), "state" ("runs", "ready",
@@ -6073,7 +6193,9 @@ CONC_API ssize_t conc_report(char *buf, size_t size);
    "stack" and "stack_size" in bytes. "waits_for" is an object with "what"
    ("lock", "queue", "descriptor", "sleep", ...), and perhaps "name", "for"
    ("get", "put", "reading", "writing"), "owner", "descriptor", "object" (an
-   address), "since" and "until", in seconds before and after now. */
+   address), "since" and "until", in seconds before and after now, and
+   "several", an array of up to eight objects with "what", and perhaps "name"
+   and "for". */
 CONC_API ssize_t conc_report_json(char *buf, size_t size);
 
 /* Writes a report, as text, to a descriptor. The calling thread waits until it
@@ -6247,6 +6369,8 @@ CONC_API int conc_report_on_signal(int signal);
              conc_broadcast_subscribe conc_broadcast_unsubscribe
              conc_broadcast_put
    trace      conc_trace_start conc_trace_stop
+   slow       conc_slow_turn (.task .thread .seconds .ended) conc_slow_turns
+             conc_contention_start conc_contention_stop
    report     conc_report conc_report_json conc_report_fd conc_report_on_signal
    ------------------------------------------------------------------------ */
 
@@ -6498,11 +6622,11 @@ static const int *const conc__version_check __attribute__((used)) =
                   processes: which parties are there; conc_barrier between
                   processes: wait; conc_barrier in one process; what a barrier
                   tells
-     >>task       reading the lists of tasks from outside; how a task begins
-                  and ends; one task: join, cancel, name; several tasks: one
-                  waiter on the list of each; several tasks: conc_wait,
-                  conc_gather, conc_as_completed; scopes; groups; groups:
-                  leaving
+     >>task       reading the lists of tasks from outside; what a report tells
+                  of besides tasks; how a task begins and ends; one task: join,
+                  cancel, name; several tasks: one waiter on the list of each;
+                  several tasks: conc_wait, conc_gather, conc_as_completed;
+                  scopes; groups; groups: leaving
      >>stack      the switch; fibers; control blocks and slabs; where a handler
                   runs when a stack has overflowed; the memory of stacks; what
                   a burst leaves
@@ -6678,10 +6802,14 @@ static const int *const conc__version_check __attribute__((used)) =
                   conc_interval; conc_limiter; conc_broadcast
      >>trace      events; rings; rows; what the hooks call; the file; from
                   events to spans; starting and stopping
-     >>report     what is seen of an actor; the report that is being made;
-                  words and numbers; what a task waits for; objects with
-                  waiters; the tasks of a portion; the names of owners; the
-                  walk; processes, and what comes last; the calls; a signal
+     >>sight      walking; what is seen of an actor; the report that is being
+                  made; words and numbers; what a task waits for; of several
+                  things, what they are; objects with waiters; queues, pools,
+                  managers
+     >>slow       slow turns: looking; slow turns: telling; slow turns: the
+                  call; contention
+     >>report     the tasks of a portion; the names of owners; the walk;
+                  processes, and what comes last; the calls; a signal
    ======================================================================== */
 
 #if defined(CONC_IMPLEMENTATION) && !defined(CONC__IMPLEMENTED)
@@ -9089,6 +9217,18 @@ static const conc__tracer *conc__tracer_now;
     }                                                                         \
   } while (0)
 
+/* Where waits are counted (>>slow), in the same manner: NULL, or a table of
+   functions. `begins` is called before a waiter sleeps on a list, and says
+   where it has noted that; this is given to `ends`, with the time at which the
+   wait began. `object`: an address that is this object's alone. */
+typedef struct conc__meter {
+  size_t (*begins)(struct conc__waiter *w, const void *object,
+                   double *began);
+  void (*ends)(size_t place, double began);
+} conc__meter;
+
+static const conc__meter *conc__meter_now; /* relaxed */
+
 /* A call that counts down until it has to do something more compares its count
    with this and not with 0. In a trace each call then does more: it goes the
    way that also looks at the tracer. Atomic. */
@@ -9857,6 +9997,12 @@ CONC__INLINE void conc__mutex_lock(conc__mutex *m) {
   unsigned free = 0;
   if (CONC__UNLIKELY(!CONC__CAS(&m->word, &free, 1u)))
     conc__mutex_lock_slow(m);
+}
+
+/* For a thread that must not wait for it, as it holds others. */
+CONC__INLINE bool conc__mutex_try(conc__mutex *m) {
+  unsigned free = 0;
+  return CONC__CAS(&m->word, &free, 1u);
 }
 
 /* For CONC__CHECK: it is held, if not for sure by the caller. */
@@ -10874,13 +11020,20 @@ CONC__INLINE void conc__waiter_end(conc__waiter *w) {
 /* Parks a waiter that was put on a list; `guard` is the list's, and is not
    held. 0: taken off and woken; -ETIMEDOUT or -ECANCELED: it took itself off;
    -EDEADLK: it was taken off for that; or what else w->failure says.
-   `cancellable` false: it cannot fail, and a cancellation stays pending. */
-CONC__PRIVATE int conc__wait_on_list(conc__mutex *guard, conc__waiter *w,
-                                     bool cancellable, double deadline) {
+   `cancellable` false: it cannot fail, and a cancellation stays pending. The
+   list's address is all that is used of it here. */
+CONC__PRIVATE int conc__wait_on_list(conc__mutex *guard,
+                                     const struct conc__waitlist *list,
+                                     conc__waiter *w, bool cancellable,
+                                     double deadline) {
+  const conc__meter *meter = CONC__LOAD_RELAXED(&conc__meter_now);
   conc__actor *self = w->actor;
   unsigned bits =
       CONC__WOKEN | w->extra_bits | (cancellable ? conc__cancel_bit(self) : 0);
+  double began = 0;
+  size_t place = 0;
   int rc;
+  if (CONC__UNLIKELY(meter != NULL)) place = meter->begins(w, list, &began);
   if (!cancellable) w->uncancellable = true;
   if (cancellable) deadline = conc__scope_limit(self, deadline);
   if (conc__waiter_park(w, bits, w->owner != NULL, deadline)) {
@@ -10895,6 +11048,7 @@ CONC__PRIVATE int conc__wait_on_list(conc__mutex *guard, conc__waiter *w,
   }
   conc__waiter_end(w);
   conc__this.credit = CONC__CREDIT; /* others had their turn */
+  if (CONC__UNLIKELY(meter != NULL)) meter->ends(place, began);
   return rc;
 }
 
@@ -10912,7 +11066,7 @@ CONC__PRIVATE int conc__waitlist_wait(conc__mutex *guard,
   }
   conc__waitlist_insert(list, w, front);
   conc__mutex_unlock(guard);
-  return conc__wait_on_list(guard, w, cancellable, deadline);
+  return conc__wait_on_list(guard, list, w, cancellable, deadline);
 }
 
 /* Waits until `want` waiters of a wait for many were taken off. 0; -ETIMEDOUT,
@@ -13508,7 +13662,7 @@ CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout) {
   conc__mutex_unlock(guard);
   lock->depth = 0;
   conc_lock_release(lock);
-  rc = conc__wait_on_list(guard, &w, true, deadline);
+  rc = conc__wait_on_list(guard, &cond->waiters, &w, true, deadline);
   /* However the wait ended, the caller has the lock again. This wait cannot be
      cancelled and has no limit, but for an owner that is not here any more. */
   if (!conc__lock_try(lock, self->id) &&
@@ -14213,6 +14367,7 @@ typedef struct conc__walker {
   conc_task *thread;       /* the next thread to look at; NULL: none is left */
   struct conc__loop *loop; /* whose tasks it walks through; NULL: none */
   conc_task *task;         /* the next of those; NULL: none is left */
+  struct conc__listed *listed; /* the next to look at; NULL: none is left */
 } conc__walker;
 
 static conc__walker *conc__walkers; /* under conc__threads_guard */
@@ -14241,6 +14396,57 @@ CONC__PRIVATE void conc__threads_leave(conc_task *task) {
   conc__mutex_lock(&conc__threads_guard);
   if (CONC__UNLIKELY(conc__walkers != NULL)) conc__walkers_pass(task);
   conc__task_unlink(task);
+  conc__mutex_unlock(&conc__threads_guard);
+}
+
+/* --- what a report tells of besides tasks --- */
+
+enum {
+  CONC__LISTED_QUEUES,
+  CONC__LISTED_POOLS,
+  CONC__LISTED_MANAGERS,
+  CONC__LISTED_LISTS
+};
+
+/* It is a part of what is told. Zero: that is in no list. The links are under
+   conc__threads_guard, which puts and gets never take. */
+typedef struct conc__listed {
+  struct conc__listed *next, **link; /* link: what points to this */
+  const void *object; /* the queue, or the state of a pool or a manager; NULL:
+                         it is in no list */
+  const char *kind;   /* in words; a literal */
+  unsigned depth;     /* conc__fork_depth of the process that entered it */
+} conc__listed;
+
+static conc__listed *conc__listed_lists[CONC__LISTED_LISTS]; /* the latest
+                                                                first */
+
+/* Afterwards the object may be looked at by a report at any time. */
+CONC__PRIVATE void conc__listed_enter(conc__listed *l, int list,
+                                      const void *object, const char *kind) {
+  conc__listed **first = &conc__listed_lists[list];
+  CONC__CHECK(l->object == NULL);
+  l->object = object;
+  l->kind = kind;
+  l->depth = conc__fork_depth;
+  conc__mutex_lock(&conc__threads_guard);
+  l->link = first;
+  l->next = *first;
+  if (l->next != NULL) l->next->link = &l->next;
+  *first = l;
+  conc__mutex_unlock(&conc__threads_guard);
+}
+
+/* Afterwards no report looks at it: the object may go. */
+CONC__PRIVATE void conc__listed_leave(conc__listed *l) {
+  conc__walker *r;
+  if (l->object == NULL) return;
+  conc__mutex_lock(&conc__threads_guard);
+  for (r = conc__walkers; r != NULL; r = r->next)
+    if (r->listed == l) r->listed = l->next;
+  *l->link = l->next;
+  if (l->next != NULL) l->next->link = l->link;
+  l->object = NULL;
   conc__mutex_unlock(&conc__threads_guard);
 }
 
@@ -17044,9 +17250,22 @@ typedef struct conc__lookout {
   bool deadlocked; /* conc__loop_give_up has cancelled all tasks */
 } conc__lookout;
 
+/* The turn that >>slow has last seen in the loop, from outside. Under
+   conc__threads_guard. */
+typedef struct conc__seen_turn {
+  const conc__actor *actor; /* that ran; NULL: none */
+  unsigned turns;           /* of the loop, */
+  int batch;                /* and this: the same turn has the same */
+  int state;                /* CONC__TURN_... */
+  double since, seconds;    /* seen first; how long it has gone on */
+  double longest;           /* of all, in seconds; 0: none was measured */
+  char task[64], thread[64]; /* their names, once told */
+} conc__seen_turn;
+
 /* --- the loop --- */
 
-/* There is one for each conc_run. All but the inbox is its thread's alone. */
+/* There is one for each conc_run. All but what stands last is its thread's
+   alone. */
 typedef struct conc__loop {
   /* First what each switch uses, and the start and the end of a task: 64
      bytes on 64-bit machines. */
@@ -17077,6 +17296,7 @@ typedef struct conc__loop {
   conc__lookout lookout;
   CONC__APART(0); /* below, other threads write */
   conc__inbox inbox;
+  conc__seen_turn seen;
 } conc__loop;
 
 /* --- ready --- */
@@ -30260,6 +30480,7 @@ struct conc_queue {
                        in every queue but that of one process */
   int objects;                /* 0 or CONC_PASS: what a put may have in it */
   bool leases, knows; /* there is a .lease; a .dedup */
+  conc__listed listed; /* for reports; not entered: the library's own */
 };
 
 /* A ring of bytes; `size` is a power of two, or 0. */
@@ -36309,6 +36530,9 @@ CONC__PRIVATE int conc__work_await(conc__work *q, struct conc__waitlist *list,
     conc__waiter_init(w, conc__self(),
                       list == &q->joiners ? "the end of queue" : "queue",
                       q->queue.name);
+    w->relation = list == &q->getters   ? "get"
+                  : list == &q->putters ? "put"
+                                        : NULL;
     w->recheck_after_fork = true;
   }
   /* Before it waits it keeps the time for all, if none does. */
@@ -39266,16 +39490,24 @@ CONC__PRIVATE conc_queue *conc__house_new(const conc_queue_opts *options) {
 /* The one place that names the classes. */
 CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options) {
   bool works = options != NULL && conc__work_is_asked_for(options);
+  bool shared = options != NULL && options->shared;
+  conc_queue *q;
   conc__init();
   if (works)
-    return options->shared ? conc__house_new(options)
-                           : conc__work_new(options);
-  return options != NULL && options->shared ? conc__cells_new(options)
-                                            : conc__fifo_new(options);
+    q = shared ? conc__house_new(options) : conc__work_new(options);
+  else
+    q = shared ? conc__cells_new(options) : conc__fifo_new(options);
+  if (q != NULL)
+    conc__listed_enter(&q->listed, CONC__LISTED_QUEUES, q,
+                       shared ? "shared queue" : "queue");
+  return q;
 }
 
+/* One that is its manager's stays. */
 CONC_API void conc_queue_free(conc_queue *queue) {
-  if (queue != NULL && queue->ops->free != NULL) queue->ops->free(queue);
+  if (queue == NULL || queue->ops->free == NULL) return;
+  conc__listed_leave(&queue->listed);
+  queue->ops->free(queue);
 }
 
 /* A client's queue is not its own to close: other clients use the same. */
@@ -40092,6 +40324,20 @@ CONC__PRIVATE void conc__select_sleep(conc__selection *s, bool polls,
   conc__this.credit = CONC__CREDIT; /* others had their turn */
 }
 
+/* For reports: what the waiter of a case waits for. */
+CONC__PRIVATE void conc__select_name(const conc__select_entry *e,
+                                     conc__waiter *w) {
+  if (e->does == CONC__SELECT_EVENT) {
+    w->what = "event";
+    w->name = e->what->event->name;
+  } else if (e->does == CONC__SELECT_GET || e->does == CONC__SELECT_PUT) {
+    bool gets = e->does == CONC__SELECT_GET;
+    w->what = "queue";
+    w->name = (gets ? e->what->get : e->what->put)->name;
+    w->relation = gets ? "get" : "put";
+  }
+}
+
 /* One wait: until something may have come, or the deadline. All waiters are on
    their lists only in here. A fork in another thread finds them by
    self->many, from before the first is on a list. */
@@ -40103,6 +40349,7 @@ CONC__PRIVATE void conc__select_wait(conc__selection *s, double deadline) {
   for (i = 0; i < s->n; i++) {
     conc__waiter_init(&s->nodes[i].waiter, self, NULL, NULL);
     s->nodes[i].waiter.many = &s->many;
+    conc__select_name(&s->entries[i], &s->nodes[i].waiter);
     s->entries[i].fd = -1;
     s->entries[i].ready = s->entries[i].waiter.ready = 0;
   }
@@ -40610,6 +40857,7 @@ struct conc__pool_data {
   bool lazy;        /* workers are started when there is work */
   bool over;        /* the workers end; set by the last one to rest */
   bool terminated;  /* jobs that have not begun never do; set once */
+  conc__listed listed; /* for reports */
 };
 
 /* Appends a chain of jobs, of which `end` is the next of the last one, which
@@ -43374,6 +43622,7 @@ CONC__PRIVATE void *conc__procpool_keeper_main(void *arg) {
    made. */
 CONC__PRIVATE void conc__procpool_free(conc__pool_data *p) {
   conc__procpool *procs = p->procs;
+  conc__listed_leave(&p->listed);
   if (procs != NULL) {
     conc__forkserver_free(&procs->server);
     if (procs->shared != NULL) conc_shared_free(procs->shared);
@@ -43583,15 +43832,22 @@ CONC__PRIVATE int conc__procpool_join(conc__pool_data *p, double timeout) {
 CONC_API int conc_pool_start(conc_pool *pool) {
   conc__pool_data *old = pool->state;
   size_t n = pool->workers > 0 ? pool->workers : (size_t)conc_cpu_count();
+  bool threads = pool->kind == CONC_THREAD;
+  int rc = -EINVAL;
   pthread_once(&conc__pool_once, conc__pool_init_once);
   conc__self();
   if (old != NULL && !conc__pool_is_gone(old)) return -EBUSY;
   /* It has stayed behind in the parent: this is our copy of its memory. */
   if (old != NULL) conc__procpool_free(old);
   pool->state = NULL;
-  if (pool->kind == CONC_THREAD) return conc__pool_start_threads(pool, n);
-  if (pool->kind == CONC_PROCESS) return conc__procpool_start(pool, n);
-  return -EINVAL;
+  if (threads)
+    rc = conc__pool_start_threads(pool, n);
+  else if (pool->kind == CONC_PROCESS)
+    rc = conc__procpool_start(pool, n);
+  if (rc == 0)
+    conc__listed_enter(&pool->state->listed, CONC__LISTED_POOLS, pool->state,
+                       threads ? "pool of threads" : "pool of processes");
+  return rc;
 }
 
 CONC_API int conc_pool_submit(conc_pool *pool, conc_task *job) {
@@ -45981,6 +46237,7 @@ typedef struct conc__manager_data {
                                under the guard */
   /* Frees these; set with the first of them. */
   void (*data_end)(struct conc__manager_data *m);
+  conc__listed listed; /* for reports, while it has a role */
 } conc__manager_data;
 
 /* Makes the state of a manager, if there is none yet. The caller of register,
@@ -53977,6 +54234,7 @@ CONC__PRIVATE conc__proxy *conc__proxy_find(conc__manager_data *m,
 /* Frees a proxy that is in no list any more. */
 CONC__PRIVATE void conc__proxy_free(conc__proxy *p) {
   conc__ident *ident = (conc__ident *)(uintptr_t)p->ident;
+  conc__listed_leave(&p->queue.listed);
   while (ident != NULL) {
     conc__ident *before = ident->before;
     CONC_FREE(ident);
@@ -54002,7 +54260,7 @@ CONC__PRIVATE int conc__proxy_new(conc__manager_data *m, const char *name,
   if (rc != 0) return rc;
   ident->before = NULL;
   p = (conc__proxy *)conc__queue_make(&conc__proxy_class, sizeof *p);
-  if (p != NULL) p->stash = conc_queue_new(NULL);
+  if (p != NULL) p->stash = conc__fifo_new(NULL);
   if (p == NULL || p->stash == NULL) {
     CONC_FREE(p);
     CONC_FREE(ident);
@@ -54015,6 +54273,8 @@ CONC__PRIVATE int conc__proxy_new(conc__manager_data *m, const char *name,
   p->queue.leases = ident->leases;
   p->queue.knows = ident->works; /* its server says if it does not */
   p->manager = m;
+  conc__listed_enter(&p->queue.listed, CONC__LISTED_QUEUES, &p->queue,
+                     "remote queue");
   *out = p;
   return 0;
 }
@@ -58258,6 +58518,7 @@ CONC__PRIVATE int conc__getters_await(conc__redis_queue *q, size_t n,
       rc = -ETIMEDOUT; /* another one waits already, and so there is none */
     } else {
       conc__waiter_init(&w, conc__self(), "queue", q->queue.name);
+      w.relation = "get";
       rc = conc__waitlist_wait(guard, &q->getters, &w, false, true,
                                deadline > 0 ? deadline : call.end);
       conc__mutex_lock(guard);
@@ -58828,6 +59089,7 @@ CONC__PRIVATE int conc__far_join(conc_queue *queue, double deadline) {
 /* Frees a queue that is in no list any more. */
 CONC__PRIVATE void conc__redis_queue_free(conc__redis_queue *q) {
   size_t i;
+  conc__listed_leave(&q->queue.listed);
   conc__parcels_free(q->ready);
   conc__parcels_free(q->confirms);
   conc__parcels_free(q->confirming);
@@ -58930,6 +59192,8 @@ CONC__PRIVATE conc__redis_queue *conc__far_new(conc__redis *r,
              i == CONC__KEY_LANES ? r->consumer : "");
   }
   q->queue.name = q->keys[CONC__KEY_STREAM];
+  conc__listed_enter(&q->queue.listed, CONC__LISTED_QUEUES, &q->queue,
+                     "queue at Redis");
   return q;
 }
 
@@ -59919,9 +60183,20 @@ CONC_API int conc_manager_register_queue(conc_manager *manager,
                                 conc__queue_class_of(queue), queue, queue);
 }
 
+/* The manager has its role: reports tell of it. Returns 0. */
+CONC__PRIVATE int conc__manager_enter(conc__manager_data *m,
+                                      const char *kind) {
+  conc__listed_enter(&m->listed, CONC__LISTED_MANAGERS, m, kind);
+  return 0;
+}
+
 CONC_API int conc_manager_start(conc_manager *manager) {
-  if (conc__redis_is(manager->address)) return conc__redis_start(manager);
-  return conc__server_start(manager, false);
+  bool redis = conc__redis_is(manager->address);
+  int rc = redis ? conc__redis_start(manager)
+                 : conc__server_start(manager, false);
+  if (rc != 0) return rc;
+  return conc__manager_enter(manager->state,
+                             redis ? "client of Redis" : "server");
 }
 
 /* The server's thread, and a join of it. So the caller may be a thread or a
@@ -59933,6 +60208,7 @@ CONC_API int conc_manager_serve_forever(conc_manager *manager) {
   if (!conc__redis_is(manager->address))
     rc = conc__server_start(manager, true);
   if (rc != 0) return rc;
+  conc__manager_enter(manager->state, "server");
   server = &manager->state->server;
   rc = conc_join(&server->thread, CONC_FOREVER);
   /* How the thread ends when it is asked to, is how this ends: well. */
@@ -59949,8 +60225,11 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout) {
   conc__peer *p;
   conc__calling call;
   int rc;
-  if (conc__redis_is(manager->address))
-    return conc__redis_begin(manager, deadline);
+  if (conc__redis_is(manager->address)) {
+    rc = conc__redis_begin(manager, deadline);
+    return rc != 0 ? rc
+                   : conc__manager_enter(manager->state, "client of Redis");
+  }
   rc = conc__manager_apply_options(manager);
   if (rc != 0) return rc;
   m = manager->state;
@@ -59965,7 +60244,7 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout) {
   m->client.depth = conc__fork_depth;
   conc__clients_enter(m);
   conc__peer_put(m, p);
-  return 0;
+  return conc__manager_enter(m, "client");
 }
 
 /* A server's program gets the queue itself, without the way over the network.
@@ -60028,6 +60307,9 @@ CONC_API int conc_manager_shutdown(conc_manager *manager) {
     conc__proxies_shutdown(m);
   }
   conc__objects_free(&m->objects);
+  /* Not before: a conc_manager_serve_forever that has just started enters it
+     before it lets go. */
+  conc__listed_leave(&m->listed);
   CONC_FREE(m);
   manager->state = NULL;
   return rc;
@@ -70280,23 +70562,21 @@ CONC_API ssize_t conc_trace_stop(void) {
 }
 
 /* ---------------------------------------------------------------------------
-   >>report: conc_report: what every task of the process does
+   >>sight: what a report sees, and how that is written
 
-   A report is made in portions. For each one takes all guards, as a search for
-   a deadlock does, and that of the threads; it looks at some tasks, writes
-   what it sees to memory that was reserved before, and lets go. Where it
-   stands in the lists is a walker (>>task); why that may be read while the
-   loop's thread goes on is said in >>coroutine.
-   While the guards are held, no waiter gets on a list or off it, so what a
-   task on a list waits for is there. But a task that was taken off before may
-   go on at any moment, and with it goes its waiter: so a waiter is believed
-   only if afterwards its actor is still seen to sleep with it. It sleeps on:
-   it could only be woken by a task that takes a guard first.
-   An owner is known by its id. What it is called is looked up in a second
-   walk, and put into the text afterwards, in the gaps that were left for it.
+   What is read of tasks, queues, pools and managers, none of which are stopped
+   meanwhile; and how it becomes words and numbers. All of it is done while all
+   guards are held, see >>report: then no waiter gets on a list or off it, so
+   what a task on a list waits for is there. But a task that was taken off
+   before may go on at any moment, and with it goes its waiter: so a waiter is
+   believed only if afterwards its actor is still seen to sleep with it. It
+   sleeps on: it could only be woken by a task that takes a guard first.
+   An owner is known by its id, for the walk may not have come to it yet. In
+   the text a gap is left for its name.
 
-   Uses the lists of >>park, >>schedule and >>child, and the fence that >>jobs
-   has, and the wakers of >>signals. No other room uses it.
+   Uses the types of many rooms, and of their functions only those of lists, so
+   that a report brings none of what it tells of into a program. Only >>report
+   uses it.
    ------------------------------------------------------------------------ */
 
 /* How long guards are held at a time, in seconds, and how many bytes and gaps
@@ -70307,6 +70587,56 @@ CONC_API ssize_t conc_trace_stop(void) {
 #define CONC__REPORT_LINE 4096 /* no line is as long */
 #define CONC__REPORT_NAME 100  /* bytes of a name that are told */
 
+/* --- walking ---
+
+   All under the guard of the threads, which may be released in between: what
+   ends moves the walker on, or takes the loop from it. */
+
+CONC__PRIVATE void conc__walker_begin(conc__walker *r) {
+  r->next = conc__walkers;
+  conc__walkers = r;
+}
+
+CONC__PRIVATE void conc__walker_end(conc__walker *r) {
+  conc__walker **p = &conc__walkers;
+  while (*p != r) p = &(*p)->next;
+  *p = r->next;
+}
+
+/* Stands before the first task of a loop; no task of it is gone as long as the
+   guard is held. */
+CONC__PRIVATE void conc__walker_enter_loop(conc__walker *r, conc__loop *loop) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, conc__fence_init);
+  r->loop = loop;
+  CONC__STORE(&loop->watched,
+              CONC__LOAD_RELAXED(&loop->watched) + CONC__LOOP_WALKER);
+  conc__fence_heavy(); /* see conc__loop_unlink */
+  r->task = CONC__LOAD(&loop->tasks);
+}
+
+/* The loop is not read any more. */
+CONC__PRIVATE void conc__walker_leave_loop(conc__walker *r) {
+  conc__loop *loop = r->loop;
+  if (loop != NULL)
+    CONC__STORE(&loop->watched,
+                CONC__LOAD_RELAXED(&loop->watched) - CONC__LOOP_WALKER);
+  r->loop = NULL;
+  r->task = NULL;
+}
+
+/* What the thread of a loop runs at this moment. */
+CONC__TSAN_IGNORES CONC__PRIVATE const conc__actor *
+conc__sight_current(const conc__thread *thread) {
+  return CONC__LOAD(&thread->current);
+}
+
+/* The thread whose actor it is. */
+CONC__INLINE const conc__thread *conc__sight_thread(const conc__actor *a) {
+  return (const conc__thread *)(const void *)((const char *)a -
+                                              offsetof(conc__thread, actor));
+}
+
 /* --- what is seen of an actor --- */
 
 typedef struct conc__sight {
@@ -70316,8 +70646,10 @@ typedef struct conc__sight {
   const char *relation;   /* to its owner; or what it wants there; or NULL */
   const void *object;     /* the list that it waits on; NULL: none */
   uintptr_t owner;        /* its id; 0: none, or not known */
+  const conc__waiter *several; /* all of several things; NULL: for one */
   const conc_group *group; /* of whose tasks it awaits the ends; or NULL */
   const conc_group *member; /* the task's own group; or NULL */
+  const conc_task *task;  /* of several things: whose end it awaits */
   bool owned;             /* what it waits for has an owner, known or not */
   bool generator;         /* it is inside of one */
   double since, until;    /* 0, CONC__NEVER: not known */
@@ -70359,6 +70691,7 @@ conc__sight_of_wait(conc__sight *s, const conc__actor *a) {
   if (w == NULL) return true;
   if (s->object == NULL) { /* a wait for many, or one that is about to end */
     s->what = "several tasks or things";
+    s->several = w;
     s->name = s->relation = NULL;
     s->group = NULL;
     s->since = 0;
@@ -70415,8 +70748,7 @@ conc__sight_of_thread(conc__sight *s, const conc_task *t,
     s->state = "not begun";
     return NULL;
   }
-  thread = (const conc__thread *)(const void *)((const char *)a -
-                                                offsetof(conc__thread, actor));
+  thread = conc__sight_thread(a);
   *loop = CONC__LOAD(&thread->loop);
   if (*loop != NULL)
     s->state = "runs a loop";
@@ -70485,17 +70817,22 @@ CONC__INLINE void conc__report_put(conc__buffer *b, const char *text) {
 
 CONC__PRIVATE void conc__report_number(conc__buffer *b, uint64_t n) {
   char digits[24];
-  size_t at = sizeof digits - 1;
-  digits[at] = 0;
+  size_t at = sizeof digits;
   do digits[--at] = (char)('0' + n % 10);
   while ((n /= 10) > 0);
-  conc__report_put(b, digits + at);
+  conc__report_bytes(b, digits + at, sizeof digits - at);
 }
 
+/* By hand, for a report may have a hundred thousand of them. */
 CONC__PRIVATE void conc__report_address(conc__buffer *b, const void *p) {
   char digits[24];
-  snprintf(digits, sizeof digits, "0x%" PRIxPTR, (uintptr_t)p);
-  conc__report_put(b, digits);
+  size_t at = sizeof digits;
+  uintptr_t n = (uintptr_t)p;
+  do digits[--at] = "0123456789abcdef"[n % 16];
+  while ((n /= 16) > 0);
+  digits[--at] = 'x';
+  digits[--at] = '0';
+  conc__report_bytes(b, digits + at, sizeof digits - at);
 }
 
 /* With a point in every locale; in tenths for people. */
@@ -70522,7 +70859,16 @@ CONC__PRIVATE void conc__report_name(conc__buffer *b, const char *name,
   if (json) conc__report_put(b, "\"");
   while (left > 0) {
     uint32_t c = 0;
-    size_t n = conc__utf8_get(p, left, &c);
+    size_t n = 0;
+    /* What most names consist of comes at once. */
+    while (n < left && p[n] > ' ' && p[n] < 0x7f && p[n] != '"' &&
+           p[n] != '\\')
+      n++;
+    conc__report_bytes(b, (const char *)p, n);
+    p += n;
+    left -= n;
+    if (left == 0) break;
+    n = conc__utf8_get(p, left, &c);
     bool good = n > 0 && c >= 0x20 && c != 0x7f && (c < 0xd800 || c >= 0xe000);
     if (n == 0) n = 1;
     if (json && (c == '"' || c == '\\')) conc__report_put(b, "\\");
@@ -70549,15 +70895,21 @@ CONC__PRIVATE void conc__report_task_name(conc__buffer *b, const conc_task *t,
   if (json) conc__report_put(b, "\"");
 }
 
-/* A key of a JSON object, and what separates it from the one before. */
-CONC__PRIVATE void conc__report_key(conc__buffer *b, const char *key) {
-  if (b->size > 0 && b->data[b->size - 1] != '{') conc__report_put(b, ",");
-  conc__report_put(b, "\"");
-  conc__report_put(b, key);
-  conc__report_put(b, "\":");
+/* A key of a JSON object, and what separates it from the one before. Inlined,
+   as conc__report_put. */
+CONC__INLINE void conc__report_key(conc__buffer *b, const char *key) {
+  size_t n = strlen(key);
+  unsigned char *p = b->data + b->size;
+  if (n + 4 > b->capacity - b->size) return;
+  if (b->size > 0 && p[-1] != '{') *p++ = ',';
+  *p++ = '"';
+  memcpy(p, key, n);
+  p[n] = '"';
+  p[n + 1] = ':';
+  b->size = (size_t)(p + n + 2 - b->data);
 }
 
-CONC__PRIVATE void conc__report_pair(conc__buffer *b, const char *key,
+CONC__INLINE void conc__report_pair(conc__buffer *b, const char *key,
                                      const char *word) {
   conc__report_key(b, key);
   conc__report_put(b, "\"");
@@ -70565,7 +70917,7 @@ CONC__PRIVATE void conc__report_pair(conc__buffer *b, const char *key,
   conc__report_put(b, "\"");
 }
 
-CONC__PRIVATE void conc__report_count(conc__buffer *b, const char *key,
+CONC__INLINE void conc__report_count(conc__buffer *b, const char *key,
                                       uint64_t n) {
   conc__report_key(b, key);
   conc__report_number(b, n);
@@ -70650,6 +71002,81 @@ CONC__PRIVATE void conc__report_descriptor(const conc__report_state *r,
   conc__report_put(b, what);
 }
 
+/* --- of several things, what they are --- */
+
+#define CONC__SIGHT_SEVERAL 8 /* so many are told */
+/* A wait for few has its nodes beside itself, on the stack that sleeps. */
+#define CONC__SIGHT_NEAR 16384
+
+/* Takes in what an actor waits for that waits for many, up to eight of them;
+   `all` is its waiter. Returns how many. The guards are held, so no task that
+   waits can end, and its stack stays. But the wait might be about to end, if
+   what it waits for is not on lists: so nothing is believed before the actor
+   is seen to sleep with the same waiter, and nodes that are on the heap are
+   looked at only if some are on lists, which it must leave first. */
+CONC__ASAN_IGNORES CONC__TSAN_IGNORES CONC__PRIVATE size_t
+conc__sight_several(const conc__waiter *all, conc__sight *out) {
+  const conc__actor *a = CONC__LOAD(&all->actor);
+  const conc__multiwait *m = CONC__LOAD(&all->many);
+  const conc__multiwait_node *nodes;
+  uintptr_t distance;
+  size_t n, count, i;
+  if (m == NULL) return 0;
+  nodes = CONC__LOAD(&m->nodes);
+  n = CONC__LOAD_RELAXED(&m->n);
+  count = CONC__LOAD(&m->count);
+  distance = (uintptr_t)nodes - ((uintptr_t)m - CONC__SIGHT_NEAR);
+  if (!conc__sight_sleeps(CONC__LOAD(&a->word)) ||
+      CONC__LOAD(&a->waiting) != all)
+    return 0;
+  if (distance > 2 * CONC__SIGHT_NEAR &&
+      (all->relation == NULL || count >= n))
+    return 0;
+  for (i = count = 0; i < n && count < CONC__SIGHT_SEVERAL; i++) {
+    const conc__waiter *w = &nodes[i].waiter;
+    conc__sight *s = &out[count];
+    memset(s, 0, sizeof *s);
+    s->object = CONC__LOAD(&w->list);
+    if (s->object == NULL || CONC__LOAD(&w->many) != m) continue;
+    s->what = CONC__LOAD(&w->what);
+    s->name = CONC__LOAD(&w->name);
+    s->relation = CONC__LOAD(&w->relation);
+    s->task = CONC__LOAD(&nodes[i].task);
+    count++;
+  }
+  if (!conc__sight_sleeps(CONC__LOAD(&a->word)) ||
+      CONC__LOAD(&a->waiting) != all)
+    return 0;
+  return count;
+}
+
+/* Words for them; a task has a name even if it was given none. */
+CONC__PRIVATE void conc__report_several(conc__report_state *r,
+                                        const conc__waiter *all) {
+  conc__sight some[CONC__SIGHT_SEVERAL];
+  conc__buffer *b = &r->text;
+  size_t n = conc__sight_several(all, some), i;
+  if (n > 0 && r->json) conc__report_key(b, "several");
+  if (n > 0) conc__report_put(b, r->json ? "[" : ": ");
+  for (i = 0; i < n; i++) {
+    const conc__sight *s = &some[i];
+    if (r->json) conc__report_open(b);
+    else if (i > 0) conc__report_put(b, "; ");
+    if (s->task == NULL) {
+      conc__report_thing(r, b, s);
+    } else if (r->json) {
+      conc__report_pair(b, "what", "the end");
+      conc__report_key(b, "name");
+      conc__report_task_name(b, s->task, true);
+    } else {
+      conc__report_put(b, "the end of ");
+      conc__report_task_name(b, s->task, false);
+    }
+    if (r->json) conc__report_put(b, "}");
+  }
+  if (n > 0 && r->json) conc__report_put(b, "]");
+}
+
 /* All of a wait: what for, since when and until when. */
 CONC__PRIVATE void conc__report_wait_for(conc__report_state *r,
                                          const conc__sight *s) {
@@ -70664,6 +71091,7 @@ CONC__PRIVATE void conc__report_wait_for(conc__report_state *r,
   }
   if (s->what != NULL) {
     conc__report_thing(r, b, s);
+    if (s->several != NULL) conc__report_several(r, s->several);
     if (s->owner != 0) conc__report_owner_gap(r, s->relation, s->owner);
   } else if (s->fd > 0)
     conc__report_descriptor(r, b, s->fd);
@@ -70737,6 +71165,602 @@ CONC__PRIVATE int conc__report_grow_objects(conc__report_state *r) {
   CONC_FREE(old);
   return 0;
 }
+
+/* --- queues, pools, managers --- */
+
+/* The begin of what is told of one of them: what it is, and its name. */
+CONC__PRIVATE void conc__report_thing_begin(conc__report_state *r,
+                                            const conc__listed *l,
+                                            const char *name) {
+  conc__buffer *b = &r->text;
+  if (r->json) {
+    conc__report_open(b);
+    conc__report_pair(b, "kind", l->kind);
+    if (name != NULL) {
+      conc__report_key(b, "name");
+      conc__report_name(b, name, true);
+    }
+    conc__report_key(b, "object");
+    conc__report_put(b, "\"");
+    conc__report_address(b, l->object);
+    conc__report_put(b, "\"");
+    return;
+  }
+  conc__report_put(b, l->kind);
+  if (name != NULL) {
+    conc__report_put(b, " '");
+    conc__report_name(b, name, false);
+    conc__report_put(b, "'");
+  } else {
+    conc__report_put(b, " at ");
+    conc__report_address(b, l->object);
+  }
+}
+
+/* One number of it; `first`: no other was told before. */
+CONC__PRIVATE void conc__report_fact(conc__report_state *r, bool first,
+                                     const char *key, uint64_t n) {
+  conc__buffer *b = &r->text;
+  if (r->json) {
+    conc__report_count(b, key, n);
+    return;
+  }
+  conc__report_put(b, first ? ": " : ", ");
+  conc__report_put(b, key);
+  conc__report_put(b, " ");
+  conc__report_number(b, n);
+}
+
+CONC__PRIVATE void conc__report_thing_end(conc__report_state *r) {
+  conc__report_put(&r->text, r->json ? "}" : "\n");
+}
+
+/* How many tasks wait on a list: the walk has counted them. Those that wait
+   for several things are not among them. */
+CONC__PRIVATE uint64_t conc__report_waiters(const conc__report_state *r,
+                                            const struct conc__waitlist *l) {
+  return conc__report_find_object(r, l)->waiters;
+}
+
+/* The queue of one process. Its guards are held. */
+CONC__PRIVATE void conc__report_fifo(conc__report_state *r,
+                                     const conc__fifo *q) {
+  conc__report_fact(r, true, "messages", (uint64_t)(q->put - q->got));
+  if (q->closed) conc__report_fact(r, false, "closed", 1);
+  conc__report_fact(r, false, "getters", conc__report_waiters(r, &q->getters));
+  conc__report_fact(r, false, "putters", conc__report_waiters(r, &q->putters));
+  conc__report_fact(r, false, "put", (uint64_t)q->put);
+  conc__report_fact(r, false, "got", (uint64_t)q->got);
+}
+
+/* A queue that leases, in the process whose it is. Its guard is held. */
+CONC__PRIVATE void conc__report_work(conc__report_state *r,
+                                     const conc__work *q) {
+  conc__report_fact(r, true, "messages", (uint64_t)q->ready_count);
+  conc__report_fact(r, false, "delayed", (uint64_t)q->delayed_count);
+  conc__report_fact(r, false, "leased", (uint64_t)q->leased_count);
+  if (q->closed) conc__report_fact(r, false, "closed", 1);
+  conc__report_fact(r, false, "getters", conc__report_waiters(r, &q->getters));
+  conc__report_fact(r, false, "putters", conc__report_waiters(r, &q->putters));
+  conc__report_fact(r, false, "put", q->put);
+  conc__report_fact(r, false, "got", q->got);
+  conc__report_fact(r, false, "done", q->done);
+  conc__report_fact(r, false, "returned", q->returned);
+  conc__report_fact(r, false, "dead", q->dead);
+}
+
+/* What all processes together have in the cells, as far as the two hints tell.
+   They may lag, or be of two moments. */
+CONC__PRIVATE void conc__report_cells(conc__report_state *r,
+                                      const conc__cells_queue *q) {
+  ssize_t n = conc__cells_between(q, CONC__LOAD(&q->cells->head),
+                                  CONC__LOAD(&q->cells->tail));
+  if (n < 0) n = 0;
+  if (n > (ssize_t)q->count) n = (ssize_t)q->count;
+  conc__report_fact(r, true, "messages", (uint64_t)n);
+}
+
+/* Of a queue of a server, or of another process, only the name is here. The
+   class is known by its properties: by its name it would come into programs
+   that do not use it. */
+CONC__PRIVATE void conc__report_queue(conc__report_state *r,
+                                      const conc__listed *l) {
+  const conc_queue *q = (const conc_queue *)l->object;
+  const conc__lease_class *leases = q->ops->leases;
+  const int by = q->ops->selected;
+  conc__report_thing_begin(r, l, q->name);
+  if (by == CONC__SELECT_BY_LIST)
+    conc__report_fifo(r, (const conc__fifo *)(const void *)q);
+  else if (by == CONC__SELECT_BY_CELLS)
+    conc__report_cells(r, (const conc__cells_queue *)(const void *)q);
+  else if (leases != NULL && leases->here)
+    conc__report_work(r, (const conc__work *)(const void *)q);
+  else
+    return;
+  if (q->capacity > 0)
+    conc__report_fact(r, false, "capacity", (uint64_t)q->capacity);
+}
+
+/* How many jobs wait in a pool of threads. Those that were handed in last are
+   counted up to a bound, and only if the guard can be had at once: for it may
+   be held by a thread that waits for a guard which is held here. */
+CONC__TSAN_IGNORES CONC__PRIVATE uint64_t
+conc__report_jobs(conc__pool_data *p) {
+  const conc_task *t;
+  uint64_t n = 0;
+  size_t i;
+  int left = 10000;
+  for (i = 0; i < p->n; i++) {
+    const conc__worker *w = &p->workers[i];
+    size_t own = CONC__LOAD(&w->own.bottom) - CONC__LOAD(&w->own.top);
+    size_t batch = CONC__LOAD(&w->batch.bottom) - CONC__LOAD(&w->batch.top);
+    if (own < SIZE_MAX / 2) n += own; /* else it changes just now */
+    if (batch < SIZE_MAX / 2) n += batch;
+  }
+  if (!conc__mutex_try(&p->guard)) return n;
+  n += p->backlog.count;
+  t = (const conc_task *)(CONC__LOAD(&p->inbox) & ~CONC__CLOSED);
+  for (; t != NULL && left > 0; t = t->next, left--) n++;
+  conc__mutex_unlock(&p->guard);
+  return n;
+}
+
+CONC__TSAN_IGNORES CONC__PRIVATE void
+conc__report_pool(conc__report_state *r, const conc__listed *l) {
+  conc__pool_data *p = (conc__pool_data *)(uintptr_t)l->object;
+  uint64_t running, waiting;
+  if (p->procs != NULL) {
+    waiting = CONC__LOAD(&p->procs->shared->tail) -
+              CONC__LOAD(&p->procs->shared->head);
+    running = CONC__LOAD_RELAXED(&p->procs->unfinished);
+    if (waiting > running) waiting = running;
+    running -= waiting;
+  } else {
+    waiting = conc__report_jobs(p);
+    running = CONC__LOAD(&p->idle.active);
+  }
+  conc__report_thing_begin(r, l, NULL);
+  conc__report_fact(r, true, "workers", (uint64_t)p->n);
+  conc__report_fact(r, false, "running", running);
+  conc__report_fact(r, false, "waiting", waiting);
+}
+
+/* A client knows no more of its server than the address. */
+CONC__PRIVATE void conc__report_manager(conc__report_state *r,
+                                        const conc__listed *l) {
+  const conc__manager_data *m = (const conc__manager_data *)l->object;
+  const conc_manager_counts *from = &m->server.account.counts;
+  if (m->role != CONC__MANAGER_SERVES) {
+    conc__report_thing_begin(r, l, m->options->address);
+    return;
+  }
+  conc__report_thing_begin(r, l, m->server.address);
+  conc__report_fact(r, true, "clients", CONC__LOAD_RELAXED(&from->clients));
+  conc__report_fact(r, false, "handshakes",
+                    CONC__LOAD_RELAXED(&from->handshakes));
+  conc__report_fact(r, false, "waiting", CONC__LOAD_RELAXED(&from->waiting));
+  conc__report_fact(r, false, "requests", CONC__LOAD_RELAXED(&from->requests));
+  conc__report_fact(r, false, "put", CONC__LOAD_RELAXED(&from->puts));
+  conc__report_fact(r, false, "got", CONC__LOAD_RELAXED(&from->gets));
+  conc__report_fact(r, false, "returned", CONC__LOAD_RELAXED(&from->returned));
+  conc__report_fact(r, false, "memory", CONC__LOAD_RELAXED(&from->memory));
+  conc__report_fact(r, false, "refused",
+                    CONC__LOAD_RELAXED(&from->refused_key) +
+                        CONC__LOAD_RELAXED(&from->refused_late) +
+                        CONC__LOAD_RELAXED(&from->refused_full) +
+                        CONC__LOAD_RELAXED(&from->refused_address) +
+                        CONC__LOAD_RELAXED(&from->refused_failures));
+}
+
+/* A pool or a manager that was begun before a fork has stayed behind; a queue
+   has come along. */
+CONC__PRIVATE void conc__report_listed(conc__report_state *r, int list,
+                                       const conc__listed *l) {
+  if (list == CONC__LISTED_QUEUES)
+    conc__report_queue(r, l);
+  else if (l->depth != conc__fork_depth)
+    return;
+  else if (list == CONC__LISTED_POOLS)
+    conc__report_pool(r, l);
+  else
+    conc__report_manager(r, l);
+  conc__report_thing_end(r);
+}
+
+/* ---------------------------------------------------------------------------
+   >>slow: conc_slow_turns, conc_contention_start: what takes the time
+
+   A thread looks at all loops, every now and then: what each runs, and its
+   counts of turns and switches. If both are as they were, the same turn has
+   gone on all the while. So loops have nothing to do for it; only the name of
+   the task is missing, and is looked up in the loop's list.
+   Waits are counted where each wait passes (>>wait), by a hook: in a table
+   that the name of the object finds, or its address.
+
+   Uses >>sight. >>report reads what is here.
+   ------------------------------------------------------------------------ */
+
+/* --- slow turns: looking --- */
+
+/* What has become of the turn that was last seen: it was not told of; its
+   thread has to tell of it now; has told; has to tell that it ended. */
+enum {
+  CONC__TURN_SEEN,
+  CONC__TURN_IS_SLOW,
+  CONC__TURN_TOLD,
+  CONC__TURN_ENDED
+};
+
+/* The one call that is in force. */
+static struct conc__slow_call {
+  conc_lock lock;  /* held by those that make the call */
+  bool on;
+  unsigned depth;  /* conc__fork_depth of the process that made it */
+  double limit;    /* constant while it is on */
+  void (*callback)(const conc_slow_turn *turn, void *arg);
+  void *arg;
+  conc_task thread;
+} conc__slow_call;
+
+/* Looks at what a loop does. Its thread changes that meanwhile: a turn counts
+   only if all is as it was, twice. */
+CONC__TSAN_IGNORES CONC__PRIVATE void
+conc__slow_look(conc__loop *loop, const conc__thread *thread, double now,
+                double limit) {
+  conc__seen_turn *seen = &loop->seen;
+  const conc__actor *actor = conc__sight_current(thread);
+  unsigned turns = CONC__LOAD_RELAXED(&loop->turns);
+  int batch = CONC__LOAD_RELAXED(&loop->batch);
+  if (actor == CONC__LOAD_RELAXED(&loop->thread_actor)) actor = NULL;
+  if (actor != NULL && actor == seen->actor && turns == seen->turns &&
+      batch == seen->batch) {
+    seen->seconds = now - seen->since;
+    if (seen->seconds > seen->longest) seen->longest = seen->seconds;
+    if (seen->state == CONC__TURN_SEEN && seen->seconds >= limit)
+      seen->state = CONC__TURN_IS_SLOW;
+    return;
+  }
+  if (seen->state == CONC__TURN_TOLD) {
+    seen->state = CONC__TURN_ENDED;
+    seen->actor = NULL;
+    return;
+  }
+  seen->actor = actor;
+  seen->turns = turns;
+  seen->batch = batch;
+  seen->since = now;
+}
+
+/* The loop that the thread of a task runs; NULL: none. Under the guard of the
+   threads, so it does not end. */
+CONC__PRIVATE conc__loop *conc__slow_loop(const conc_task *t,
+                                          const conc__thread **thread) {
+  const conc__actor *a = CONC__LOAD(&t->actor);
+  if (a == NULL || a == CONC__NEVER_BEGIN) return NULL;
+  *thread = conc__sight_thread(a);
+  return CONC__LOAD(&(*thread)->loop);
+}
+
+/* Looks at all loops. `late`: how much later than it was meant to: then it is
+   not known whether the turns were running at all, and that does not count. */
+CONC__PRIVATE void conc__slow_look_at_all(double limit, double now,
+                                          double late) {
+  const conc__thread *thread = NULL;
+  const conc_task *t;
+  conc__mutex_lock(&conc__threads_guard);
+  for (t = conc__threads; t != NULL; t = t->next) {
+    conc__loop *loop = conc__slow_loop(t, &thread);
+    if (loop == NULL) continue;
+    loop->seen.since += late;
+    conc__slow_look(loop, thread, now, limit);
+  }
+  conc__mutex_unlock(&conc__threads_guard);
+}
+
+/* --- slow turns: telling --- */
+
+CONC__PRIVATE void conc__slow_put_name(char *to, size_t size,
+                                       const conc_task *t) {
+  conc__buffer b;
+  memset(&b, 0, sizeof b);
+  b.data = (unsigned char *)to;
+  b.capacity = size - 1;
+  conc__report_task_name(&b, t, false);
+  to[b.size] = 0;
+}
+
+/* Finds the coroutine that is in the turn, and its name. Under the guard,
+   which is let go every now and then, for a loop may have many tasks. False:
+   the turn has ended meanwhile, or even the loop, which must not be touched
+   then. */
+CONC__PRIVATE bool conc__slow_find(conc__loop *loop) {
+  const struct timespec moment = {0, 20000};
+  const conc__actor *actor = loop->seen.actor;
+  conc__walker r;
+  bool found = false;
+  unsigned n;
+  memset(&r, 0, sizeof r);
+  conc__walker_begin(&r);
+  conc__walker_enter_loop(&r, loop);
+  for (n = 1; r.loop != NULL && r.task != NULL && !found; n++) {
+    const conc_task *t = r.task;
+    r.task = CONC__LOAD(&t->next);
+    found = t->kind != NULL && CONC__LOAD(&t->actor) == actor;
+    if (found)
+      conc__slow_put_name(loop->seen.task, sizeof loop->seen.task, t);
+    if (n % 1024 != 0 || found) continue;
+    conc__mutex_unlock(&conc__threads_guard);
+    nanosleep(&moment, NULL);
+    conc__mutex_lock(&conc__threads_guard);
+  }
+  if (!found && r.loop != NULL) loop->seen.state = CONC__TURN_SEEN;
+  conc__walker_leave_loop(&r);
+  conc__walker_end(&r);
+  return found;
+}
+
+/* Whether the turn that was last seen goes on. */
+CONC__TSAN_IGNORES CONC__PRIVATE bool
+conc__slow_goes_on(const conc__loop *loop, const conc__thread *thread) {
+  return conc__sight_current(thread) == loop->seen.actor &&
+         CONC__LOAD_RELAXED(&loop->turns) == loop->seen.turns &&
+         CONC__LOAD_RELAXED(&loop->batch) == loop->seen.batch;
+}
+
+/* A turn is slow: fills in `copy`, with the names. One that has ended while
+   its task was looked for has no name, and is told of as ended, once. */
+CONC__PRIVATE void conc__slow_begin_to_tell(conc__seen_turn *copy,
+                                            conc__loop *loop,
+                                            const conc__thread *thread,
+                                            const conc_task *t) {
+  conc__seen_turn *seen = &loop->seen;
+  seen->state = CONC__TURN_TOLD;
+  seen->task[0] = 0;
+  conc__slow_put_name(seen->thread, sizeof seen->thread, t);
+  *copy = *seen;
+  copy->state = CONC__TURN_ENDED;
+  if (!conc__slow_find(loop)) return;
+  if (conc__slow_goes_on(loop, thread))
+    *copy = *seen;
+  else
+    seen->state = CONC__TURN_SEEN;
+}
+
+/* What is to be told next: copied to `copy`. False: nothing. */
+CONC__PRIVATE bool conc__slow_next(conc__seen_turn *copy) {
+  const conc__thread *thread = NULL;
+  const conc_task *t;
+  bool some = false;
+  conc__mutex_lock(&conc__threads_guard);
+  for (t = conc__threads; t != NULL && !some; t = t->next) {
+    conc__loop *loop = conc__slow_loop(t, &thread);
+    if (loop == NULL) continue;
+    some = loop->seen.state == CONC__TURN_IS_SLOW ||
+           loop->seen.state == CONC__TURN_ENDED;
+    if (loop->seen.state == CONC__TURN_IS_SLOW) {
+      conc__slow_begin_to_tell(copy, loop, thread, t);
+      break; /* the thread may be gone */
+    }
+    if (!some) continue;
+    *copy = loop->seen;
+    loop->seen.state = CONC__TURN_SEEN;
+  }
+  conc__mutex_unlock(&conc__threads_guard);
+  return some;
+}
+
+/* A cancellation is no more than a hint: the callback may have taken it. */
+CONC__PRIVATE void *conc__slow_main(void *arg) {
+  const struct conc__slow_call *call = (const struct conc__slow_call *)arg;
+  const double period = call->limit / 4;
+  double last = conc_now();
+  while (CONC__LOAD(&call->on)) {
+    conc__seen_turn seen;
+    double now, gap;
+    conc_sleep(period);
+    now = conc_now();
+    gap = now - last;
+    last = now;
+    conc__slow_look_at_all(call->limit, now,
+                           gap > 2 * period ? gap - period : 0);
+    while (call->callback != NULL && CONC__LOAD(&call->on) &&
+           conc__slow_next(&seen)) {
+      conc_slow_turn turn;
+      turn.task = seen.task[0] != 0 ? seen.task : NULL;
+      turn.thread = seen.thread;
+      turn.seconds = seen.seconds;
+      turn.ended = seen.state == CONC__TURN_ENDED;
+      call->callback(&turn, call->arg);
+    }
+  }
+  return NULL;
+}
+
+/* --- slow turns: the call --- */
+
+/* Ends the thread; a forked child has none. The lock is held. */
+CONC__PRIVATE void conc__slow_undo(struct conc__slow_call *call) {
+  if (!call->on) return;
+  CONC__STORE(&call->on, false);
+  if (call->depth != conc__fork_depth) return;
+  conc_cancel(&call->thread);
+  conc__task_await(&call->thread, true, CONC_FOREVER);
+}
+
+/* Starts the thread: 0, or negative errno and there is none. */
+CONC__PRIVATE int conc__slow_begin(struct conc__slow_call *call) {
+  int rc;
+  call->depth = conc__fork_depth;
+  memset(&call->thread, 0, sizeof call->thread);
+  call->thread.target = conc__slow_main;
+  call->thread.arg = call;
+  call->thread.name = "conc-slow";
+  CONC__STORE(&call->on, true);
+  rc = conc_thread_start(&call->thread);
+  if (rc != 0) CONC__STORE(&call->on, false);
+  return rc;
+}
+
+/* As conc_report_on_signal; but the lock is held as long as a callback runs
+   whose thread is awaited. */
+CONC_API int conc_slow_turns(double seconds,
+                             void (*callback)(const conc_slow_turn *turn,
+                                              void *arg),
+                             void *arg) {
+  struct conc__slow_call *call = &conc__slow_call;
+  conc_scope shield;
+  int rc = 0;
+  if (!(seconds == 0 || seconds >= 0.001)) return -EINVAL;
+  if (conc__self()->task == &call->thread) return -EDEADLK;
+  if (seconds > 1e9) seconds = 1e9;
+  conc_shield(&shield);
+  conc_lock_acquire(&call->lock, CONC_FOREVER);
+  if (seconds <= 0 || call->depth != conc__fork_depth) conc__slow_undo(call);
+  if (seconds > 0) rc = call->on ? -EBUSY : 0;
+  if (seconds > 0 && rc == 0) {
+    call->limit = seconds;
+    call->callback = callback;
+    call->arg = arg;
+    rc = conc__slow_begin(call);
+  }
+  conc_lock_release(&call->lock);
+  conc_scope_end(&shield);
+  return rc;
+}
+
+/* --- contention --- */
+
+#define CONC__CONTENDED 512    /* entries; the last is that of all others */
+#define CONC__CONTENDED_STEPS 64 /* so many are looked at for a free one */
+
+typedef struct conc__contended {
+  const char *what, *relation; /* as a waiter's; what: NULL: it is free */
+  const void *object;          /* NULL: those of the name */
+  char name[40];               /* empty: it has none */
+  uint64_t waits;
+  double seconds, longest;
+} conc__contended;
+
+/* Under its guard. */
+static struct conc__contention {
+  conc__contended *table; /* NULL: nothing is counted */
+  size_t round;           /* how often that has begun */
+} conc__contention;
+
+/* Both are NULL or literals; the same words may be in several places. */
+CONC__PRIVATE bool conc__same_words(const char *a, const char *b) {
+  return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0);
+}
+
+/* The entry of this name or object, or a free one, or that of the others. */
+CONC__PRIVATE conc__contended *
+conc__contention_find(conc__contended *table, const conc__contended *key) {
+  const unsigned char *p = (const unsigned char *)key->name;
+  uintptr_t hash = (uintptr_t)key->object >> 4;
+  size_t i;
+  for (hash ^= hash >> 9; *p != 0; p++) hash = hash * 31 + *p;
+  for (i = 0; i < CONC__CONTENDED_STEPS; i++) {
+    conc__contended *c = &table[(hash + i) % (CONC__CONTENDED - 1)];
+    if (c->what == NULL ||
+        (c->object == key->object && strcmp(c->name, key->name) == 0 &&
+         conc__same_words(c->what, key->what) &&
+         conc__same_words(c->relation, key->relation)))
+      return c;
+  }
+  return &table[CONC__CONTENDED - 1];
+}
+
+/* conc__meter.begins. The object may be gone when the wait ends: so the entry
+   is found, or made, now. Since the time is known now, reports tell it. */
+CONC__PRIVATE size_t conc__contention_begins(conc__waiter *w,
+                                             const void *object,
+                                             double *began) {
+  conc__mutex *guard = conc__mutex_of(&conc__contention);
+  conc__contended key;
+  size_t place = 0;
+  memset(&key, 0, sizeof key);
+  key.what = w->what != NULL ? w->what : "something";
+  key.relation = w->owner == NULL ? w->relation : NULL;
+  if (w->name != NULL) strncpy(key.name, w->name, sizeof key.name - 1);
+  if (key.name[0] == 0) key.object = object;
+  conc__mutex_lock(guard);
+  if (conc__contention.table != NULL) {
+    conc__contended *c = conc__contention_find(conc__contention.table, &key);
+    if (c->what == NULL) *c = key;
+    place = conc__contention.round * CONC__CONTENDED +
+            (size_t)(c - conc__contention.table);
+  }
+  conc__mutex_unlock(guard);
+  *began = conc_now();
+  if (!(w->since > 0)) w->since = *began;
+  return place;
+}
+
+/* conc__meter.ends. It may have been begun in an earlier round. */
+CONC__PRIVATE void conc__contention_ends(size_t place, double began) {
+  conc__mutex *guard = conc__mutex_of(&conc__contention);
+  double seconds = conc_now() - began;
+  conc__mutex_lock(guard);
+  if (conc__contention.table != NULL &&
+      place / CONC__CONTENDED == conc__contention.round) {
+    conc__contended *c = &conc__contention.table[place % CONC__CONTENDED];
+    c->waits++;
+    c->seconds += seconds;
+    if (seconds > c->longest) c->longest = seconds;
+  }
+  conc__mutex_unlock(guard);
+}
+
+/* From then on each wait that begins finds the hook. */
+CONC_API int conc_contention_start(void) {
+  static const conc__meter meter = {conc__contention_begins,
+                                    conc__contention_ends};
+  conc__mutex *guard = conc__mutex_of(&conc__contention);
+  const size_t size = CONC__CONTENDED * sizeof(conc__contended);
+  conc__contended *table = (conc__contended *)CONC_MALLOC(size);
+  bool busy;
+  if (table == NULL) return -ENOMEM;
+  conc__init();
+  memset(table, 0, size);
+  table[CONC__CONTENDED - 1].what = "others";
+  conc__mutex_lock(guard);
+  busy = conc__contention.table != NULL;
+  if (!busy) {
+    conc__contention.table = table;
+    conc__contention.round++; /* from 1 on: a place is never 0 */
+    CONC__STORE_RELAXED(&conc__meter_now, &meter);
+  }
+  conc__mutex_unlock(guard);
+  if (busy) CONC_FREE(table);
+  return busy ? -EBUSY : 0;
+}
+
+/* Waits that are under way find that there is no table any more. */
+CONC_API int conc_contention_stop(void) {
+  conc__mutex *guard = conc__mutex_of(&conc__contention);
+  conc__contended *table;
+  conc__mutex_lock(guard);
+  table = conc__contention.table;
+  conc__contention.table = NULL;
+  CONC__STORE_RELAXED(&conc__meter_now, (const conc__meter *)NULL);
+  conc__mutex_unlock(guard);
+  CONC_FREE(table);
+  return table != NULL ? 0 : -EINVAL;
+}
+/* ---------------------------------------------------------------------------
+   >>report: conc_report: what every task of the process does
+
+   A report is made in portions. For each one takes all guards, as a search for
+   a deadlock does, and that of the threads; it looks at some tasks, writes
+   what it sees to memory that was reserved before, and lets go. Where it
+   stands in the lists is a walker (>>task); why that may be read while the
+   loop's thread goes on is said in >>coroutine.
+   The names of owners are looked up in a second walk, and put into the text
+   afterwards, in the gaps that were left for them.
+
+   Uses the lists of >>park, >>schedule and >>child, the fence that >>jobs has,
+   the wakers of >>signals, and >>sight. No other room uses it.
+   ------------------------------------------------------------------------ */
 
 /* --- the tasks of a portion --- */
 
@@ -70821,6 +71845,12 @@ conc__report_loop(conc__report_state *r, const conc__loop *loop) {
     conc__report_put(b, keys[i]);
     conc__report_put(b, " ");
     conc__report_number(b, counts[i]);
+  }
+  if (loop->seen.longest > 0) {
+    if (r->json) conc__report_key(b, "longest_turn");
+    else conc__report_put(b, ", longest turn ");
+    conc__report_seconds(b, loop->seen.longest, r->json);
+    if (!r->json) conc__report_put(b, " s");
   }
   if (r->json) {
     conc__report_key(b, "coroutines");
@@ -70934,16 +71964,6 @@ CONC__PRIVATE void conc__report_let_go(void) {
   conc__mutex_unlock(&conc__stuck_guard);
 }
 
-/* The loop is not read any more. Under the guard of the threads. */
-CONC__PRIVATE void conc__report_leave_loop(conc__report_state *r) {
-  conc__loop *loop = r->walker.loop;
-  if (loop != NULL)
-    CONC__STORE(&loop->watched,
-                CONC__LOAD_RELAXED(&loop->watched) - CONC__LOOP_WALKER);
-  r->walker.loop = NULL;
-  r->walker.task = NULL;
-}
-
 /* Begins with the next thread; false: there is none. */
 CONC__PRIVATE bool conc__report_next_thread(conc__report_state *r) {
   conc_task *t = r->walker.thread;
@@ -70962,39 +71982,34 @@ CONC__PRIVATE bool conc__report_next_thread(conc__report_state *r) {
     conc__report_thread_end(r);
     return true;
   }
-  r->walker.loop = loop;
   r->thread = thread;
-  CONC__STORE(&loop->watched,
-              CONC__LOAD_RELAXED(&loop->watched) + CONC__LOOP_WALKER);
-  conc__fence_heavy(); /* see conc__loop_unlink */
-  r->walker.task = CONC__LOAD(&loop->tasks);
+  conc__walker_enter_loop(&r->walker, loop);
   return true;
-}
-
-/* What the loop's thread runs at this moment. */
-CONC__TSAN_IGNORES CONC__PRIVATE const conc__actor *
-conc__report_current(const conc__thread *thread) {
-  return CONC__LOAD(&thread->current);
 }
 
 /* One step: a coroutine, the end of a loop, or a thread. False: there is
    nothing left. */
 CONC__PRIVATE bool conc__report_step(conc__report_state *r) {
-  const conc_task *t = r->walker.task;
+  const conc_task *t = r->walker.task, *next;
   if (!r->in_loop) return conc__report_next_thread(r);
   if (r->walker.loop == NULL || t == NULL) {
-    conc__report_leave_loop(r);
+    conc__walker_leave_loop(&r->walker);
     conc__report_thread_end(r);
     r->in_loop = false;
     return true;
   }
   r->walker.task = CONC__LOAD(&t->next);
+  next = r->walker.task;
+  if (next != NULL) { /* tasks and their stacks are all over the memory */
+    __builtin_prefetch(CONC__LOAD_RELAXED(&next->actor));
+    __builtin_prefetch(CONC__LOAD_RELAXED(&next->next));
+  }
   if (t->kind == NULL) return true; /* a mark: see conc__loop_end_rest */
   if (r->names_only) {
     conc__report_meet(r, t, CONC__LOAD_RELAXED(&t->id));
     return true;
   }
-  r->current = conc__report_current(r->thread);
+  r->current = conc__sight_current(r->thread);
   conc__report_coroutine(r, t);
   return true;
 }
@@ -71039,13 +72054,10 @@ CONC__PRIVATE int conc__report_reserve(conc__report_state *r) {
    -ENOMEM. */
 CONC__PRIVATE int conc__report_walk(conc__report_state *r) {
   const struct timespec moment = {0, 20000};
-  conc__walker **p;
   bool more = true;
   int rc;
   conc__mutex_lock(&conc__threads_guard);
   r->walker.thread = conc__threads;
-  r->walker.next = conc__walkers;
-  conc__walkers = &r->walker;
   conc__mutex_unlock(&conc__threads_guard);
   for (;;) {
     rc = conc__report_reserve(r);
@@ -71057,12 +72069,35 @@ CONC__PRIVATE int conc__report_walk(conc__report_state *r) {
     nanosleep(&moment, NULL);
   }
   conc__mutex_lock(&conc__threads_guard);
-  conc__report_leave_loop(r);
-  for (p = &conc__walkers; *p != &r->walker;) p = &(*p)->next;
-  *p = r->walker.next;
+  conc__walker_leave_loop(&r->walker);
   conc__mutex_unlock(&conc__threads_guard);
   r->in_loop = false;
   return rc;
+}
+
+/* All queues, or all pools, or all managers, in portions. 0 or -ENOMEM. */
+CONC__PRIVATE int conc__report_list(conc__report_state *r, int list) {
+  const struct timespec moment = {0, 20000};
+  bool begun = false;
+  for (;;) {
+    double until;
+    int rc = conc__report_reserve(r);
+    if (rc != 0) return rc;
+    conc__report_hold();
+    if (!begun) r->walker.listed = conc__listed_lists[list];
+    begun = true;
+    until = conc_now() + CONC__REPORT_HOLD;
+    while (r->walker.listed != NULL && conc__report_has_room(r) &&
+           conc_now() < until) {
+      const conc__listed *l = r->walker.listed;
+      r->walker.listed = l->next;
+      conc__report_listed(r, list, l);
+    }
+    begun = r->walker.listed != NULL;
+    conc__report_let_go();
+    if (!begun) return 0;
+    nanosleep(&moment, NULL);
+  }
 }
 
 /* --- processes, and what comes last --- */
@@ -71139,6 +72174,64 @@ CONC__PRIVATE int conc__report_objects(conc__report_state *r) {
   return 0;
 }
 
+/* A name, or an address: what the waits of one entry were for. */
+CONC__PRIVATE void conc__report_contended(conc__report_state *r,
+                                          const conc__contended *c) {
+  conc__buffer *b = &r->text;
+  conc__sight s;
+  memset(&s, 0, sizeof s);
+  s.what = c->what;
+  s.name = c->name[0] != 0 ? c->name : NULL;
+  s.relation = c->relation;
+  s.object = c->object;
+  if (r->json) conc__report_open(b);
+  else conc__report_put(b, "contention: ");
+  conc__report_thing(r, b, &s);
+  if (r->json) conc__report_count(b, "waits", c->waits);
+  else conc__report_put(b, ", waits ");
+  if (!r->json) conc__report_number(b, c->waits);
+  if (r->json) conc__report_key(b, "seconds");
+  else conc__report_put(b, ", seconds ");
+  conc__report_seconds(b, c->seconds, r->json);
+  if (r->json) conc__report_key(b, "longest");
+  else conc__report_put(b, ", longest ");
+  conc__report_seconds(b, c->longest, r->json);
+  conc__report_put(b, r->json ? "}" : "\n");
+}
+
+CONC__PRIVATE int conc__report_compare_contended(const void *a,
+                                                 const void *b) {
+  const conc__contended *x = (const conc__contended *)a;
+  const conc__contended *y = (const conc__contended *)b;
+  if (x->seconds > y->seconds) return -1;
+  return x->seconds < y->seconds;
+}
+
+/* The waits that were counted, as long as they are: a copy, for it takes long
+   to sort them. 0 or -ENOMEM. */
+CONC__PRIVATE int conc__report_contention(conc__report_state *r) {
+  conc__mutex *guard = conc__mutex_of(&conc__contention);
+  const size_t size = CONC__CONTENDED * sizeof(conc__contended);
+  conc__contended *copy;
+  size_t n = 0, i;
+  int rc = 0;
+  if (CONC__LOAD_RELAXED(&conc__meter_now) == NULL) return 0;
+  copy = (conc__contended *)CONC_MALLOC(size);
+  if (copy == NULL) return -ENOMEM;
+  conc__mutex_lock(guard);
+  for (i = 0; conc__contention.table != NULL && i < CONC__CONTENDED; i++)
+    if (conc__contention.table[i].waits > 0)
+      copy[n++] = conc__contention.table[i];
+  conc__mutex_unlock(guard);
+  qsort(copy, n, sizeof *copy, conc__report_compare_contended);
+  for (i = 0; i < n && rc == 0; i++) {
+    rc = conc__report_reserve(r);
+    if (rc == 0) conc__report_contended(r, &copy[i]);
+  }
+  CONC_FREE(copy);
+  return rc;
+}
+
 CONC__PRIVATE int conc__report_total(conc__report_state *r) {
   conc__buffer *b = &r->text;
   int rc = conc__report_reserve(r);
@@ -71163,7 +72256,10 @@ CONC__PRIVATE int conc__report_total(conc__report_state *r) {
 
 /* Text and names, part after part. 0 or -ENOMEM. */
 CONC__PRIVATE int conc__report_collect(conc__report_state *r) {
+  static const char *const lists[CONC__LISTED_LISTS] = {
+      "],\"queues\":[", "],\"pools\":[", "],\"managers\":["};
   int rc = conc__report_reserve(r);
+  int i;
   if (rc != 0) return rc;
   if (r->json) {
     conc__report_put(&r->text, "{");
@@ -71173,8 +72269,14 @@ CONC__PRIVATE int conc__report_collect(conc__report_state *r) {
   rc = conc__report_walk(r);
   if (rc == 0 && r->json) conc__report_put(&r->text, "],\"processes\":[");
   if (rc == 0) rc = conc__report_processes(r);
+  for (i = 0; i < CONC__LISTED_LISTS && rc == 0; i++) {
+    if (r->json) conc__report_put(&r->text, lists[i]);
+    rc = conc__report_list(r, i);
+  }
   if (rc == 0 && r->json) conc__report_put(&r->text, "],\"waited_for\":[");
   if (rc == 0) rc = conc__report_objects(r);
+  if (rc == 0 && r->json) conc__report_put(&r->text, "],\"contention\":[");
+  if (rc == 0) rc = conc__report_contention(r);
   if (rc == 0) rc = conc__report_total(r);
   if (rc != 0 || r->gaps_count == 0) return rc;
   rc = conc__report_list_owners(r);
@@ -71217,12 +72319,18 @@ CONC__PRIVATE size_t conc__report_fill(const conc__report_state *r, char *buf,
 
 /* All but the filling. 0 or -ENOMEM; conc__report_drop must follow. */
 CONC__PRIVATE int conc__report_make(conc__report_state *r, bool json) {
-  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  int rc;
   memset(r, 0, sizeof *r);
   r->json = json;
   conc__self(); /* the caller's thread is one of those that are told */
-  pthread_once(&once, conc__fence_init);
-  return conc__report_collect(r);
+  conc__mutex_lock(&conc__threads_guard);
+  conc__walker_begin(&r->walker);
+  conc__mutex_unlock(&conc__threads_guard);
+  rc = conc__report_collect(r);
+  conc__mutex_lock(&conc__threads_guard);
+  conc__walker_end(&r->walker);
+  conc__mutex_unlock(&conc__threads_guard);
+  return rc;
 }
 
 CONC__PRIVATE void conc__report_drop(conc__report_state *r) {
