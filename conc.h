@@ -6135,9 +6135,9 @@ CONC_API int conc_report_on_signal(int signal);
                         "inverted_lock_order": lists of pairs of numbers of
                         these names; the first was held when the second was
                         acquired
-     /metrics           text for Prometheus: how many tasks there are, by "kind"
-                        and "state", and more; each number has a line that says
-                        what it is
+     /metrics           text for Prometheus: how many tasks there are, by
+                        "kind" and "state", and more; each number has a line
+                        that says what it is
      /trace?seconds=5   a trace (see >>trace) of so many seconds, up to 60; 409
                         if there is one already
 
@@ -72593,19 +72593,19 @@ CONC__PRIVATE int conc__inspect_metrics(conc__buffer *b) {
 
 /* --- /trace --- */
 
-/* The seconds that are asked for, or 0: what is asked for is wrong. */
-CONC__PRIVATE double conc__inspect_seconds(const char *query) {
+/* The seconds that are asked for. 0, -EINVAL or -ENOMEM. */
+CONC__PRIVATE int conc__inspect_seconds(const char *query, double *seconds) {
   conc_value *v = NULL;
-  double seconds = 0;
-  if (query == NULL) return 5;
-  if (strncmp(query, "seconds=", 8) != 0 ||
-      conc_json_loads(&v, query + 8, strlen(query + 8), NULL) != 0)
-    return 0;
-  if (conc_value_float(v, &seconds) != 0 || !(seconds > 0) ||
-      seconds > CONC__INSPECT_TRACE)
-    seconds = 0;
+  int rc = 0;
+  *seconds = 5;
+  if (query == NULL) return 0;
+  if (strncmp(query, "seconds=", 8) != 0) return -EINVAL;
+  rc = conc_json_loads(&v, query + 8, strlen(query + 8), NULL);
+  if (rc == 0) rc = conc_value_float(v, seconds);
   conc_value_free(v);
-  return seconds;
+  if (rc == -ENOMEM) return rc;
+  return rc == 0 && *seconds > 0 && *seconds <= CONC__INSPECT_TRACE ? 0
+                                                                    : -EINVAL;
 }
 
 /* Traces for so long, or until the client goes: what it has sent already is
@@ -72654,9 +72654,9 @@ CONC__PRIVATE int conc__inspect_send_file(conc__asker *v, int fd) {
 }
 
 CONC__PRIVATE int conc__inspect_trace(conc__asker *v) {
-  double seconds = conc__inspect_seconds(v->query);
-  int fd, rc;
-  if (seconds == 0) return conc__inspect_refuse(v, 400);
+  double seconds;
+  int fd, rc = conc__inspect_seconds(v->query, &seconds);
+  if (rc != 0) return conc__inspect_refuse(v, rc == -ENOMEM ? 503 : 400);
   if (v->head) return conc__inspect_send(v, CONC__INSPECT_JSON, "", 0);
   fd = conc__file_open();
   if (fd < 0) return conc__inspect_refuse(v, 503);
