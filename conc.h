@@ -71511,7 +71511,7 @@ static const char *const conc__inspected[] = {
   "  border: 1px solid var(--line); border-radius: 6px; padding: 4px 9px;\n"
   "  flex: 1 1 180px; min-width: 0; }\n"
   "svg { display: block; }\n"
-  "svg.plot { height: 30px; width: 150px; }\n"
+  "svg.plot { height: 30px; width: 110px; }\n"
   ".plot path { fill: var(--soft); }\n"
   ".plot polyline { fill: none; stroke: var(--main); stroke-width: 1.5;\n"
   "  vector-effect: non-scaling-stroke; }\n"
@@ -71554,7 +71554,7 @@ static const char *const conc__inspected[] = {
   "'use strict';\n"
   "const $ = id => document.getElementById(id);\n"
   "const KEEP = 150, EVERY = 2000; // samples of a plot; milliseconds\n"
-  "const past = new Map(), folded = new Set();\n"
+  "const past = new Map(), before = new Map(), folded = new Set();\n"
   "let last = null, paused = false, samples = 0, shown = 200, cpu = null;\n"
   "\n"
   "// All text comes from the program: it never becomes markup.\n"
@@ -71604,7 +71604,7 @@ static const char *const conc__inspected[] = {
   "// --- what a task waits for, in words ---\n"
   "function wait(w) {\n"
   "  if (!w) return '';\n"
-  "  if (Array.isArray(w)) return w.map(wait).join('; ');\n"
+  "  if (w.several) return w.what + ': ' + w.several.map(wait).join('; ');\n"
   "  let s = w.what;\n"
   "  if (w.name !== undefined) s += \" '\" + w.name + \"'\";\n"
   "  else if (w.descriptor !== undefined) s += ' ' + w.descriptor;\n"
@@ -71616,7 +71616,7 @@ static const char *const conc__inspected[] = {
   "  return w && typeof w.owner === 'string' ? w.owner : '';\n"
   "}\n"
   "function times(w) {\n"
-  "  if (!w || Array.isArray(w)) return '';\n"
+  "  if (!w) return '';\n"
   "  return (w.since !== undefined ? ', since ' + seconds(w.since) : '') +\n"
   "    (w.until !== undefined ? ', for ' + seconds(w.until) + ' more' : '');\n"
   "}\n"
@@ -71723,8 +71723,7 @@ static const char *const conc__inspected[] = {
   "  }\n"
   "  return edges;\n"
   "}\n"
-  "\n",
-
+  "\n"
   "// --- tables of whatever the report has ---\n"
   "function value(key, v) {\n"
   "  if (v === null || v === undefined) return '';\n"
@@ -71735,32 +71734,47 @@ static const char *const conc__inspected[] = {
   "  if (typeof v !== 'number') return String(v);\n"
   "  return /seconds|since|until|longest|waited/.test(key) ? seconds(v)\n"
   "    : count(Math.round(v * 1000) / 1000);\n"
+  "}\n",
+
+  "// How much a count grows in a second.\n"
+  "function rate(key, n) {\n"
+  "  const was = before.get(key), now = last.more.now;\n"
+  "  before.set(key, { n: n, now: now });\n"
+  "  return was && now > was.now && n >= was.n ?\n"
+  "    (n - was.n) / (now - was.now) : 0;\n"
   "}\n"
   "function table(title, rows, plots) {\n"
-  "  const s = part(title), keys = new Set(), box = make('div', '', 'wide');\n"
-  "  for (const r of rows) for (const k in r) keys.add(k);\n"
-  "  const t = make('table'), head = make('tr'), seen = {};\n"
+  "  const s = part(title), box = make('div', '', 'wide'), seen = {};\n"
+  "  const t = make('table'), top = make('thead'), body = make('tbody');\n"
   "  const number = k => rows.every(r => r[k] === undefined ||\n"
   "    typeof r[k] === 'number');\n"
-  "  for (const k of keys)\n"
-  "    head.append(make('th', k.replace(/_/g, ' '), number(k) ? 'n' : ''));\n"
-  "  for (const k of plots) if (keys.has(k))\n"
-  "    head.append(make('th', k.replace(/_/g, ' ') + ', 5 min'));\n"
-  "  const top = make('thead'), body = make('tbody');\n"
-  "  top.append(head);\n"
+  "  const has = k => rows.some(r => r[k] !== undefined && r[k] !== null);\n"
+  "  const keys = new Set(['name', 'what', 'for', 'kind', 'owner']);\n"
+  "  for (const r of rows) for (const k in r) keys.add(k);\n"
+  "  const texts = [...keys].filter(k => has(k) && !number(k) &&\n"
+  "    k !== 'object');\n"
+  "  const rest = [...keys].filter(k => has(k) && number(k));\n"
+  "  if (has('object')) rest.push('object');\n"
+  "  plots = plots.filter(has);\n"
+  "  const head = top.insertRow();\n"
+  "  const title_of = k => k.replace(/_/g, ' ');\n"
+  "  for (const k of texts) head.append(make('th', title_of(k)));\n"
+  "  for (const k of plots) head.append(make('th', title_of(k) +\n"
+  "    (RATES.includes(k) ? ' / s' : '')));\n"
+  "  for (const k of rest)\n"
+  "    head.append(make('th', title_of(k), number(k) ? 'n' : ''));\n"
   "  for (const r of rows.slice(0, 100)) {\n"
-  "    const row = make('tr'), id = r.object || r.name || r.what;\n"
+  "    const row = body.insertRow(), id = r.object || r.name || r.what;\n"
+  "    const cell = k => row.append(make('td', value(k, r[k]),\n"
+  "      number(k) ? 'n' : ''));\n"
   "    seen[id] = (seen[id] || 0) + 1;\n"
-  "    for (const k of keys)\n"
-  "      row.append(make('td', value(k, r[k]), number(k) ? 'n' : ''));\n"
-  "    for (const k of plots) if (keys.has(k)) {\n"
+  "    for (const k of texts) cell(k);\n"
+  "    for (const k of plots) {\n"
   "      const key = [title, id, seen[id], k].join('\\n');\n"
-  "      note(key, r[k] || 0);\n"
-  "      const cell = make('td');\n"
-  "      cell.append(plot(key));\n"
-  "      row.append(cell);\n"
+  "      if (k in r) note(key, RATES.includes(k) ? rate(key, r[k]) : r[k]);\n"
+  "      row.insertCell().append(k in r ? plot(key) : '');\n"
   "    }\n"
-  "    body.append(row);\n"
+  "    for (const k of rest) cell(k);\n"
   "  }\n"
   "  t.append(top, body);\n"
   "  box.append(t);\n"
@@ -71781,11 +71795,13 @@ static const char *const conc__inspected[] = {
   "    plot('card ' + title));\n"
   "  $('cards').append(d);\n"
   "}\n"
-  "\n"
+  "\n",
+
   "// --- the parts of the page ---\n"
-  "const PLOTS = { queues: ['messages'], pools: ['running', 'queued'],\n"
-  "  managers: ['clients'], waited_for: ['waiters'],\n"
-  "  contention: ['waits'] };\n"
+  "const PLOTS = { queues: ['messages', 'put', 'got'],\n"
+  "  pools: ['running', 'waiting'], managers: ['clients', 'requests'],\n"
+  "  waited_for: ['waiters'], contention: ['waits'] };\n"
+  "const RATES = ['put', 'got', 'requests', 'waits'];\n"
   "const TITLES = { waited_for: 'Waited for' };\n"
   "function show(report, more) {\n"
   "  const list = all(report), total = report.total;\n"
@@ -71848,7 +71864,7 @@ static const char *const conc__inspected[] = {
   "function kinds(list) {\n"
   "  const sum = new Map();\n"
   "  for (const x of list) {\n"
-  "    const t = x.task, w = x.wait.replace(/^(descriptor) \\d+/, '$1');\n"
+  "    const t = x.task, w = x.wait.replace(/ (0x)?[\\da-f]+\\b/g, '');\n"
   "    const key = t.kind + ': ' + (!w ? t.state || 'alive' :\n"
   "      w === 'sleep' ? 'sleeps' : 'waits for ' + w);\n"
   "    sum.set(key, (sum.get(key) || 0) + 1);\n"
@@ -71923,7 +71939,7 @@ static const char *const conc__inspected[] = {
   "      samples++;\n"
   "      show(report, more);\n"
   "      for (const [key, p] of past)\n"
-  "        if (p.sample < samples - 5) past.delete(key);\n"
+  "        if (p.sample < samples - 5) past.delete(key), before.delete(key);\n"
   "      $('live').textContent = 'live';\n"
   "      $('live').className = 'dim';\n"
   "      document.body.dataset.samples = samples;\n"
@@ -72452,6 +72468,38 @@ static const struct conc__metric_field {
      "gauge", "Waits for a descriptor."},
     {"waited_for", NULL, "waiters", "conc_waiters", "name", "gauge",
      "Tasks that wait for an object."},
+    {"queues", NULL, "messages", "conc_queue_messages", "queue", "gauge",
+     "Messages in a queue."},
+    {"queues", NULL, "capacity", "conc_queue_capacity_messages", "queue",
+     "gauge", "How many messages a queue may have."},
+    {"queues", NULL, "getters", "conc_queue_getters", "queue", "gauge",
+     "Tasks that wait for a message."},
+    {"queues", NULL, "putters", "conc_queue_putters", "queue", "gauge",
+     "Tasks that wait for room."},
+    {"queues", NULL, "put", "conc_queue_put_messages_total", "queue",
+     "counter", "Messages that were put."},
+    {"queues", NULL, "got", "conc_queue_got_messages_total", "queue",
+     "counter", "Messages that were got."},
+    {"queues", NULL, "leased", "conc_queue_leased_messages", "queue", "gauge",
+     "Messages that tasks have leased."},
+    {"queues", NULL, "delayed", "conc_queue_delayed_messages", "queue",
+     "gauge", "Messages whose time has not come."},
+    {"queues", NULL, "dead", "conc_queue_dead_messages_total", "queue",
+     "counter", "Messages that became dead letters."},
+    {"pools", NULL, "workers", "conc_pool_workers", "pool", "gauge",
+     "Workers of a pool."},
+    {"pools", NULL, "running", "conc_pool_running_workers", "pool", "gauge",
+     "Workers that have a job, or look for one."},
+    {"pools", NULL, "waiting", "conc_pool_waiting_jobs", "pool", "gauge",
+     "Jobs that wait for a worker."},
+    {"managers", NULL, "clients", "conc_manager_clients", "address", "gauge",
+     "Clients of a server."},
+    {"managers", NULL, "requests", "conc_manager_requests_total", "address",
+     "counter", "Requests of clients."},
+    {"managers", NULL, "refused", "conc_manager_refused_total", "address",
+     "counter", "What a server has refused."},
+    {"managers", NULL, "memory", "conc_manager_memory_bytes", "address",
+     "gauge", "Memory that clients make a server use."},
 };
 
 CONC__PRIVATE void conc__metric_list(conc__metrics *m,
@@ -72467,8 +72515,10 @@ CONC__PRIVATE void conc__metric_list(conc__metrics *m,
     if (v != NULL) v = conc_value_get(v, f->field);
     if (v == NULL || conc_value_float(v, &value) != 0) continue;
     conc__metric_label(labels, f->label, conc__metric_word(item, "name"));
-    if (conc_value_get(item, "what") != NULL)
-      conc__metric_label(labels, "what", conc__metric_word(item, "what"));
+    if (f->inside == NULL) {
+      const char *kind = conc_value_get(item, "what") ? "what" : "kind";
+      conc__metric_label(labels, kind, conc__metric_word(item, kind));
+    }
     conc__metric_add(m, labels, value);
   }
   conc__metric_end(m, f->name, f->type, f->help);

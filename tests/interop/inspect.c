@@ -68,7 +68,7 @@ static void *crowd(void *arg) {
   char c;
   for (int i = 0; t != NULL && i < many; i++) {
     t[i].target = i % 3 ? nap : get;
-    if (i == many - 1) t[i].name = "client <b>1</b>";
+    if (i == many - 1) t[i].name = "client <em>1</em>";
     t[i].stack_size = 16384;
     conc_coro_start(&t[i]);
   }
