@@ -143,6 +143,8 @@
      >>sight       what a report sees (private)
      >>slow        conc_slow_turns, conc_contention_start: what takes the time
      >>report      conc_report: what every task of the process does
+     >>inspected   the page that shows it (private)
+     >>inspect     conc_inspect: who serves that page to browsers
      >>index       every public name
      >>version     what the numbers promise; history
 
@@ -6222,6 +6224,88 @@ CONC_API int conc_report_fd(int fd);
 CONC_API int conc_report_on_signal(int signal);
 
 /* ---------------------------------------------------------------------------
+   >>inspect: conc_inspect: a page that shows a running program
+
+   Threads    any; the page has a thread of its own, called conc-inspect
+   Processes  one: a forked child has no page, until it asks for one
+   Signals    no
+   Memory     10 KiB for each client, and what it is being sent: up to 64 MiB
+              for all, beyond which only one gets more
+   Blocks     never for a task; at a start as conc_listen does; at the end
+              until the thread has ended, which waits for no client
+
+     conc_inspect("127.0.0.1:8080");
+
+   Then a browser shows at http://127.0.0.1:8080/ what a report tells, anew
+   every two seconds: the tasks, and what each waits for; loops, and whatever
+   lists a report has; who waits for whom, the last deadlock and the order of
+   locks as graphs. The page keeps the samples of its plots itself, for five
+   minutes, so a program that nobody looks at does nothing. It is whole in
+   itself, without a link to the outside. For programs there are:
+
+     /report            as conc_report
+     /report.json       as conc_report_json
+     /process.json      an object with "version", "now" and "cpu_seconds" (as
+                        conc_now; of the process), "deadlock" (as
+                        conc_deadlock_report, or ""), "lock_names" (see
+                        conc_on_lock_order), "lock_order" and
+                        "inverted_lock_order": lists of pairs of numbers of
+                        these names; the first was held when the second was
+                        acquired
+     /metrics           text for Prometheus: how many tasks there are, by
+                        "kind" and "state", and more; each number has a line
+                        that says what it is
+     /trace?seconds=5   a trace (see >>trace) of so many seconds, up to 60; 409
+                        if there is one already
+
+   The server speaks HTTP/1.1, and only GET and HEAD. It changes nothing; but a
+   trace slows the program down a little. 32 clients are served at one time,
+   others wait. A request must come within 5 s and have at most 8 KiB; a client
+   must take 32 KiB of an answer in 5 s.
+   Whoever can connect sees names of tasks, locks and queues, and no messages.
+   There is no password: by default only programs of this machine can connect.
+   A web page elsewhere cannot read it through a browser: the host that a
+   request asks for must be a number (an address of IPv4 or IPv6), "localhost",
+   the host of the address or `.host`.
+   The thread is one of the program's: so conc_run does not tell -EDEADLK while
+   there is a page. The page shows what hangs.
+   ------------------------------------------------------------------------ */
+
+/* What conc_inspect_start takes. */
+typedef struct conc_inspect_opts {
+  const char *address; /* as for conc_listen, but no unix socket; default: this
+                          machine only, and a port that the system chooses */
+  bool anywhere;       /* other machines may connect, if the address is such
+                          that they can */
+  const char *host;    /* one more name that requests may ask for, say of a
+                          proxy; default none. Up to 255 bytes; it is copied */
+} conc_inspect_opts;
+
+/* Serves the page at an address of this machine's own: "127.0.0.1:8080",
+   "localhost:8080", "[::1]:8080", "8080", or "" for a port that the system
+   chooses. NULL ends it, or does nothing if there is none.
+   Returns the number of the port; 0 for NULL.
+   Errors: as conc_inspect_start. */
+CONC_API int conc_inspect(const char *address);
+
+/* The same with options. NULL stands for the defaults.
+   Returns the number of the port.
+   Errors:
+   -EINVAL         this is not an address, or a unix socket, or one at which
+                   other machines can connect, without .anywhere; or .host is
+                   too long
+   -EBUSY          there is a page already
+   -EADDRINUSE     another socket has this address
+   -EADDRNOTAVAIL  this machine does not have the address
+   -ENOENT         there is no such host
+   -EMFILE         the process has too many descriptors
+   -EAGAIN         the system has no room for the thread, or no server answers
+                   that could know the host's name
+   -ENOMEM         there is no memory
+   others          what socket(), bind() and listen() fail with */
+CONC_API int conc_inspect_start(const conc_inspect_opts *opts);
+
+/* ---------------------------------------------------------------------------
    >>index: every public name, by section; a type with its fields
 
    platform   CONC_VERSION_MAJOR CONC_VERSION_MINOR CONC_VERSION_PATCH
@@ -6372,6 +6456,8 @@ CONC_API int conc_report_on_signal(int signal);
    slow       conc_slow_turn (.task .thread .seconds .ended) conc_slow_turns
              conc_contention_start conc_contention_stop
    report     conc_report conc_report_json conc_report_fd conc_report_on_signal
+   inspect    conc_inspect_opts (.address .anywhere .host) conc_inspect
+             conc_inspect_start
    ------------------------------------------------------------------------ */
 
 /* ---------------------------------------------------------------------------
@@ -6810,6 +6896,10 @@ static const int *const conc__version_check __attribute__((used)) =
                   call; contention
      >>report     the tasks of a portion; the names of owners; the walk;
                   processes, and what comes last; the calls; a signal
+     >>inspected  the page that conc_inspect serves
+     >>inspect    reading a request; sending an answer; reports; /metrics:
+                  Prometheus' text format, 0.0.4; /trace; answers; clients; the
+                  thread; beginning
    ======================================================================== */
 
 #if defined(CONC_IMPLEMENTATION) && !defined(CONC__IMPLEMENTED)
@@ -70494,20 +70584,21 @@ CONC__PRIVATE int conc__trace_open(const char *path) {
   return rc;
 }
 
-/* The file is opened now, so that what is wrong with it is told now. The
-   number comes before the hooks: without it they would note nothing. */
-CONC_API int conc_trace_start(const char *path, size_t bytes) {
+/* The file is opened now, so that what is wrong with it is told now; without a
+   path it is `fd`, a descriptor of our own, which conc_trace_stop closes if
+   this succeeds. The number comes before the hooks: without it they would note
+   nothing. */
+CONC__PRIVATE int conc__trace_begin(const char *path, int fd, size_t bytes) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
   struct conc__trace *t = &conc__trace;
   unsigned off = CONC__TRACE_OFF;
-  int state, fd;
-  if (path == NULL) return -EINVAL;
+  int state;
   pthread_once(&once, conc__trace_init_once);
   conc__self(); /* the caller has a row */
   if (!CONC__CAS(&t->state, &off, (unsigned)CONC__TRACE_CHANGES))
     return -EBUSY;
   state = conc__pthread_cancel_off(); /* to open is a point of cancellation */
-  fd = conc__trace_open(path);
+  if (path != NULL) fd = conc__trace_open(path);
   conc__pthread_cancel_back(state);
   if (fd < 0) {
     CONC__STORE(&t->state, (unsigned)CONC__TRACE_OFF);
@@ -70524,6 +70615,10 @@ CONC_API int conc_trace_start(const char *path, size_t bytes) {
   CONC__STORE(&conc__tracer_now, &conc__trace_hooks);
   CONC__STORE(&t->state, (unsigned)CONC__TRACE_ON);
   return 0;
+}
+
+CONC_API int conc_trace_start(const char *path, size_t bytes) {
+  return path != NULL ? conc__trace_begin(path, -1, bytes) : -EINVAL;
 }
 
 /* Waits until no thread writes an event: none begins to. It may take as long
@@ -72509,6 +72604,1532 @@ CONC_API int conc_report_on_signal(int signal) {
   conc_lock_release(&call->lock);
   conc_scope_end(&shield);
   return rc;
+}
+
+/* ---------------------------------------------------------------------------
+   >>inspected: the page that conc_inspect serves
+
+   HTML, CSS and JavaScript, each line of it one line here. It is in pieces,
+   for C99 has literals of up to 4,095 characters; they are sent one after the
+   other. Names come from the program that is shown, and perhaps from its
+   peers: so scripts make text of them, and never markup.
+
+   Uses nothing; >>inspect sends it.
+   ------------------------------------------------------------------------ */
+
+static const char *const conc__inspected[] = {
+  "<!doctype html>\n"
+  "<html lang=en>\n"
+  "<head>\n"
+  "<meta charset=utf-8>\n"
+  "<meta name=viewport content='width=device-width,initial-scale=1'>\n"
+  "<title>conc.h</title>\n"
+  "<link rel=icon href='data:,'>\n"
+  "<style>\n"
+  ":root { color-scheme: light dark; --back: #f5f6f8; --card: #fff;\n"
+  "  --text: #1b1f24; --dim: #626b76; --line: #dde1e6; --main: #2563eb;\n"
+  "  --bad: #c4242b; --good: #1a7f4b; --soft: #2563eb22; }\n"
+  "@media (prefers-color-scheme: dark) { :root { --back: #101317;\n"
+  "  --card: #191d23; --text: #e4e8ed; --dim: #98a2ae; --line: #2c323a;\n"
+  "  --main: #75a7ff; --bad: #ff7b78; --good: #58c98b;\n"
+  "  --soft: #75a7ff2b; } }\n"
+  "* { box-sizing: border-box; }\n"
+  "body { margin: 0 auto; max-width: 1240px; padding: 14px;\n"
+  "  background: var(--back); color: var(--text);\n"
+  "  font: 14px/1.45 system-ui, sans-serif; }\n"
+  "header, .bar { display: flex; flex-wrap: wrap; gap: 6px 14px;\n"
+  "  align-items: center; }\n"
+  "h1 { font-size: 19px; margin: 0; }\n"
+  "h2 { font-size: 15px; margin: 0 0 8px; }\n"
+  "header nav { margin-left: auto; display: flex; flex-wrap: wrap;\n"
+  "  gap: 4px 14px; align-items: center; }\n"
+  "a { color: var(--main); }\n"
+  "button { font: inherit; color: inherit; background: var(--card);\n"
+  "  border: 1px solid var(--line); border-radius: 6px; padding: 3px 10px;\n"
+  "  cursor: pointer; }\n"
+  "section { background: var(--card); border: 1px solid var(--line);\n"
+  "  border-radius: 9px; padding: 12px 14px; margin-top: 12px; }\n"
+  "section.bad { border-color: var(--bad); }\n"
+  "section.bad h2 { color: var(--bad); }\n"
+  "#cards { display: grid; gap: 10px; margin-top: 12px;\n"
+  "  grid-template-columns: repeat(auto-fit, minmax(160px, 1fr)); }\n"
+  "#cards div { background: var(--card); border: 1px solid var(--line);\n"
+  "  border-radius: 9px; padding: 9px 12px; }\n"
+  "#cards b { display: block; font-size: 21px; line-height: 1.2; }\n"
+  "#cards svg { width: 100%; }\n"
+  ".dim, #cards span { color: var(--dim); }\n"
+  ".dead { color: var(--bad); }\n"
+  ".wide { overflow-x: auto; }\n"
+  "table { border-collapse: collapse; width: 100%; }\n"
+  "th { text-align: left; font-weight: 600; color: var(--dim);\n"
+  "  white-space: nowrap; }\n"
+  "th, td { padding: 3px 12px 3px 0; border-bottom: 1px solid var(--line);\n"
+  "  vertical-align: top; }\n"
+  "tr:last-child td { border-bottom: 0; }\n"
+  "td.n, th.n { text-align: right; white-space: nowrap;\n"
+  "  font-variant-numeric: tabular-nums; }\n"
+  "td { overflow-wrap: anywhere; }\n"
+  ".wide td { overflow-wrap: normal; white-space: nowrap; }\n"
+  ".state { border-radius: 9px; padding: 0 8px; white-space: nowrap;\n"
+  "  border: 1px solid var(--line); color: var(--dim); }\n"
+  ".state.runs { color: var(--good); border-color: var(--good); }\n"
+  ".state.ready { color: var(--main); border-color: var(--main); }\n"
+  ".fold { border: 0; padding: 0 6px 0 0; background: none;\n"
+  "  color: var(--dim); }\n"
+  ".count { display: grid; gap: 2px 12px; align-items: center;\n"
+  "  grid-template-columns: minmax(0, max-content) 1fr max-content; }\n"
+  ".count i { background: var(--main); height: 9px; border-radius: 4px;\n"
+  "  min-width: 2px; opacity: .75; }\n"
+  "input { font: inherit; color: inherit; background: var(--back);\n"
+  "  border: 1px solid var(--line); border-radius: 6px; padding: 4px 9px;\n"
+  "  flex: 1 1 180px; min-width: 0; }\n"
+  "svg { display: block; }\n"
+  "svg.plot { height: 30px; width: 110px; }\n"
+  ".plot path { fill: var(--soft); }\n"
+  ".plot polyline { fill: none; stroke: var(--main); stroke-width: 1.5;\n"
+  "  vector-effect: non-scaling-stroke; }\n"
+  ".graph { max-width: none; font-size: 12px; }\n"
+  ".graph rect { fill: var(--back); stroke: var(--dim); }\n"
+  ".graph text { fill: var(--text); text-anchor: middle; }\n"
+  ".graph .edge { fill: none; stroke: var(--dim); stroke-width: 1.3; }\n"
+  ".graph .label { fill: var(--dim); font-size: 11px; }\n"
+  ".graph .bad { stroke: var(--bad); stroke-width: 1.8; }\n"
+  "@media (max-width: 640px) { body { padding: 8px; }\n"
+  "  header nav { margin-left: 0; }\n"
+  "  #cards { grid-template-columns: 1fr 1fr; gap: 8px; }\n"
+  "  section { padding: 10px; }\n"
+  "  #tasks thead { display: none; }\n"
+  "  #tasks tr { display: block; padding: 5px 0;\n"
+  "    border-bottom: 1px solid var(--line); }\n"
+  "  #tasks td { display: inline; border: 0; padding: 0 8px 0 0; }\n"
+  "  #tasks td.n:empty { display: none; } }\n"
+  "</style>\n"
+  "</head>\n",
+
+  "<body>\n"
+  "<header><h1>conc.h</h1><span id=who class=dim></span>\n"
+  "<nav><span id=live class=dim>connecting</span>\n"
+  "<button id=pause>Pause</button>\n"
+  "<a href=/report>report</a> <a href=/report.json>report.json</a>\n"
+  "<a href=/metrics>metrics</a>\n"
+  "<a href='/trace?seconds=5' download=trace.json>trace of 5 s</a></nav>\n"
+  "</header>\n"
+  "<div id=cards></div>\n"
+  "<div id=parts></div>\n"
+  "<section><div class=bar><h2>Tasks</h2>\n"
+  "<input id=find type=search placeholder='Search: name, state, wait'>\n"
+  "<span id=found class=dim></span></div>\n"
+  "<table id=tasks><thead><tr><th>Task<th>Kind<th>State<th>Waits for\n"
+  "<th class=n>Stack</thead><tbody></tbody></table>\n"
+  "<p class=bar><button id=more hidden>Show more</button></p></section>\n"
+  "<noscript>This page needs scripts; /report does not.</noscript>\n"
+  "<script>\n"
+  "'use strict';\n"
+  "const $ = id => document.getElementById(id);\n"
+  "const KEEP = 150, EVERY = 2000; // samples of a plot; milliseconds\n"
+  "const past = new Map(), before = new Map(), folded = new Set();\n"
+  "let last = null, paused = false, samples = 0, shown = 200, cpu = null;\n"
+  "\n"
+  "// All text comes from the program: it never becomes markup.\n"
+  "function make(tag, text, name) {\n"
+  "  const e = document.createElement(tag);\n"
+  "  if (text !== undefined) e.textContent = text;\n"
+  "  if (name) e.className = name;\n"
+  "  return e;\n"
+  "}\n"
+  "function draw(tag, values, text) {\n"
+  "  const e = document.createElementNS('http://www.w3.org/2000/svg', tag);\n"
+  "  for (const key in values) e.setAttribute(key, values[key]);\n"
+  "  if (text !== undefined) e.textContent = text;\n"
+  "  return e;\n"
+  "}\n"
+  "const count = n => n.toLocaleString('en');\n"
+  "function seconds(s) {\n"
+  "  if (s >= 3600) return (s / 3600).toFixed(1) + ' h';\n"
+  "  if (s >= 60) return (s / 60).toFixed(1) + ' min';\n"
+  "  return (s >= 1 ? s.toFixed(1) : s.toFixed(3)) + ' s';\n"
+  "}\n"
+  "\n"
+  "// Samples are kept here, while the page is open, and not in the program.\n"
+  "function note(key, value) {\n"
+  "  const p = past.get(key) || { values: [] };\n"
+  "  p.values.push(value);\n"
+  "  if (p.values.length > KEEP) p.values.shift();\n"
+  "  p.sample = samples;\n"
+  "  past.set(key, p);\n"
+  "}\n"
+  "function plot(key) {\n"
+  "  const v = (past.get(key) || { values: [] }).values;\n"
+  "  const top = Math.max(1, ...v), w = KEEP - 1;\n"
+  "  const at = v.map((y, i) =>\n"
+  "    (w - v.length + 1 + i) + ',' + (29 - y / top * 27).toFixed(1));\n"
+  "  const svg = draw('svg', { class: 'plot', preserveAspectRatio: 'none',\n"
+  "    viewBox: '0 0 ' + w + ' 30' });\n"
+  "  svg.append(draw('title', {}, 'up to ' + value('', top) +\n"
+  "    ' in the last ' + seconds(v.length * EVERY / 1000)));\n"
+  "  if (at.length < 2) return svg;\n"
+  "  svg.append(draw('path', { d: 'M' + (w - v.length + 1) + ',30L' +\n"
+  "    at.join('L') + 'L' + w + ',30Z' }));\n"
+  "  svg.append(draw('polyline', { points: at.join(' ') }));\n"
+  "  return svg;\n"
+  "}\n"
+  "\n"
+  "// --- what a task waits for, in words ---\n"
+  "function wait(w) {\n"
+  "  if (!w) return '';\n"
+  "  if (w.several) return w.what + ': ' + w.several.map(wait).join('; ');\n"
+  "  let s = w.what;\n"
+  "  if (w.name !== undefined) s += \" '\" + w.name + \"'\";\n"
+  "  else if (w.descriptor !== undefined) s += ' ' + w.descriptor;\n"
+  "  else if (w.object) s += ' ' + w.object;\n"
+  "  if (w.for) s += (w.descriptor !== undefined ? ' for ' : ', ') + w.for;\n"
+  "  return s;\n"
+  "}\n"
+  "function holder(w) {\n"
+  "  return w && typeof w.owner === 'string' ? w.owner : '';\n"
+  "}\n"
+  "function times(w) {\n"
+  "  if (!w) return '';\n"
+  "  return (w.since !== undefined ? ', since ' + seconds(w.since) : '') +\n"
+  "    (w.until !== undefined ? ', for ' + seconds(w.until) + ' more' : '');\n"
+  "}\n"
+  "function all(report) {\n"
+  "  const list = [];\n"
+  "  for (const t of report.threads) {\n"
+  "    list.push({ task: t, depth: 0, loop: t.loop });\n"
+  "    for (const c of t.loop ? t.loop.coroutines : [])\n"
+  "      list.push({ task: c, depth: 1, of: t });\n"
+  "  }\n"
+  "  for (const p of report.processes)\n"
+  "    list.push({ task: p, depth: 0 });\n"
+  "  for (const x of list) {\n"
+  "    const w = x.task.waits_for, by = holder(w);\n"
+  "    x.wait = wait(w);\n"
+  "    x.words = x.wait + (by ? ' held by ' + by : '');\n"
+  "    x.text = [x.task.name, x.task.kind, x.task.state, x.words,\n"
+  "      x.task.group].join(' ').toLowerCase();\n"
+  "  }\n"
+  "  return list;\n"
+  "}\n"
+  "\n",
+
+  "// --- graphs: boxes, and arrows from left to right ---\n"
+  "function graph(edges) {\n"
+  "  const names = [...new Set(edges.flatMap(e => [e.from, e.to]))];\n"
+  "  const out = new Map(names.map(n => [n, []])), level = new Map();\n"
+  "  for (const e of edges) out.get(e.from).push(e);\n"
+  "  const rank = (n, seen) => {\n"
+  "    if (level.has(n)) return level.get(n);\n"
+  "    if (seen.has(n)) return -1;\n"
+  "    seen.add(n);\n"
+  "    const r = 1 + Math.max(-1, ...out.get(n).map(e => rank(e.to, seen)));\n"
+  "    seen.delete(n);\n"
+  "    level.set(n, r);\n"
+  "    return r;\n"
+  "  };\n"
+  "  for (const n of names) rank(n, new Set());\n"
+  "  const most = Math.max(...level.values()), rows = [], place = new Map();\n"
+  "  for (const n of names) {\n"
+  "    const x = most - level.get(n);\n"
+  "    rows[x] = (rows[x] || 0) + 1;\n"
+  "    place.set(n, { x: 70 + x * 215, y: 24 + (rows[x] - 1) * 62 });\n"
+  "  }\n"
+  "  const back = edges.some(e => place.get(e.to).x <= place.get(e.from).x);\n"
+  "  const w = 140 + most * 215;\n"
+  "  const h = 62 * Math.max(...rows) + (back ? 24 : 0);\n"
+  "  const svg = draw('svg', { class: 'graph', width: w, height: h,\n"
+  "    viewBox: '0 0 ' + w + ' ' + h });\n"
+  "  const tip = draw('marker', { id: 'tip', viewBox: '0 0 8 8', refX: 8,\n"
+  "    refY: 4, markerWidth: 8, markerHeight: 8, orient: 'auto' });\n"
+  "  tip.append(draw('path', { d: 'M0,0L8,4L0,8Z',\n"
+  "    fill: 'context-stroke' }));\n"
+  "  svg.append(tip);\n"
+  "  const cut = (s, n) => s.length > n ? s.slice(0, n - 1) + '\\u2026' : s;\n"
+  "  for (const e of edges) {\n"
+  "    const a = place.get(e.from), b = place.get(e.to), on = b.x > a.x;\n"
+  "    const x = on ? a.x + 62 : a.x, y = on ? a.y : a.y + 15;\n"
+  "    const u = on ? b.x - 62 : b.x, v = on ? b.y : b.y + 15;\n"
+  "    const low = Math.max(a.y, b.y) + 50;\n"
+  "    const bend = on ? 'L' : 'C' + [x, low, u, low, ''];\n"
+  "    svg.append(draw('path', { class: e.bad ? 'edge bad' : 'edge',\n"
+  "      'marker-end': 'url(#tip)', d: 'M' + x + ',' + y + bend + u +\n"
+  "        ',' + v }));\n"
+  "    const label = draw('text', { class: 'label', x: (x + u) / 2,\n"
+  "      y: on ? (y + v) / 2 - 5 : low - 12 }, cut(e.label || '', 15));\n"
+  "    label.append(draw('title', {}, e.label || ''));\n"
+  "    svg.append(label);\n"
+  "  }\n"
+  "  for (const n of names) {\n"
+  "    const p = place.get(n);\n"
+  "    svg.append(draw('rect', { x: p.x - 62, y: p.y - 15, width: 124,\n"
+  "      height: 30, rx: 6 }));\n"
+  "    const t = draw('text', { x: p.x, y: p.y + 4 }, cut(n, 18));\n"
+  "    t.append(draw('title', {}, n));\n"
+  "    svg.append(t);\n"
+  "  }\n"
+  "  const div = make('div', undefined, 'wide');\n"
+  "  div.append(svg);\n"
+  "  return div;\n"
+  "}\n"
+  "// Edges that are part of a circle are bad.\n"
+  "function circles(edges) {\n"
+  "  const next = new Map();\n"
+  "  for (const e of edges) next.set(e.from, e.to);\n"
+  "  for (const e of edges) {\n"
+  "    let n = e.to, steps = 0;\n"
+  "    while (n !== undefined && n !== e.from && steps++ < edges.length)\n"
+  "      n = next.get(n);\n"
+  "    e.bad = n === e.from;\n"
+  "  }\n"
+  "  return edges;\n"
+  "}\n"
+  "const STEP = /^(.+?) waits for (.+?) held by (.+)$/;\n"
+  "function deadlock(text) {\n"
+  "  const edges = [];\n"
+  "  let from = null;\n"
+  "  for (const part of text.split(', which waits for ')) {\n"
+  "    const m = (from === null ? part : from + ' waits for ' + part)\n"
+  "      .match(STEP);\n"
+  "    if (!m) return null;\n"
+  "    edges.push({ from: m[1], to: m[3], label: m[2], bad: true });\n"
+  "    from = m[3];\n"
+  "  }\n"
+  "  return edges;\n"
+  "}\n"
+  "\n"
+  "// --- tables of whatever the report has ---\n"
+  "function value(key, v) {\n"
+  "  if (v === null || v === undefined) return '';\n"
+  "  if (Array.isArray(v)) return v.map(x => value(key, x)).join('; ');\n"
+  "  if (typeof v === 'object')\n"
+  "    return Object.entries(v).map(([k, x]) =>\n"
+  "      k.replace(/_/g, ' ') + ' ' + value(k, x)).join(', ');\n"
+  "  if (typeof v !== 'number') return String(v);\n"
+  "  return /seconds|since|until|longest|waited/.test(key) ? seconds(v)\n"
+  "    : count(Math.round(v * 1000) / 1000);\n"
+  "}\n",
+
+  "// How much a count grows in a second.\n"
+  "function rate(key, n) {\n"
+  "  const was = before.get(key), now = last.more.now;\n"
+  "  before.set(key, { n: n, now: now });\n"
+  "  return was && now > was.now && n >= was.n ?\n"
+  "    (n - was.n) / (now - was.now) : 0;\n"
+  "}\n"
+  "function table(title, rows, plots) {\n"
+  "  const s = part(title), box = make('div', '', 'wide'), seen = {};\n"
+  "  const t = make('table'), top = make('thead'), body = make('tbody');\n"
+  "  const number = k => rows.every(r => r[k] === undefined ||\n"
+  "    typeof r[k] === 'number');\n"
+  "  const has = k => rows.some(r => r[k] !== undefined && r[k] !== null);\n"
+  "  const keys = new Set(['name', 'what', 'for', 'kind', 'owner']);\n"
+  "  for (const r of rows) for (const k in r) keys.add(k);\n"
+  "  const texts = [...keys].filter(k => has(k) && !number(k) &&\n"
+  "    k !== 'object');\n"
+  "  const rest = [...keys].filter(k => has(k) && number(k));\n"
+  "  if (has('object')) rest.push('object');\n"
+  "  plots = plots.filter(has);\n"
+  "  const head = top.insertRow();\n"
+  "  const title_of = k => k.replace(/_/g, ' ');\n"
+  "  for (const k of texts) head.append(make('th', title_of(k)));\n"
+  "  for (const k of plots) head.append(make('th', title_of(k) +\n"
+  "    (RATES.includes(k) ? ' / s' : '')));\n"
+  "  for (const k of rest)\n"
+  "    head.append(make('th', title_of(k), number(k) ? 'n' : ''));\n"
+  "  for (const r of rows.slice(0, 100)) {\n"
+  "    const row = body.insertRow(), id = r.object || r.name || r.what;\n"
+  "    const cell = k => row.append(make('td', value(k, r[k]),\n"
+  "      number(k) ? 'n' : ''));\n"
+  "    seen[id] = (seen[id] || 0) + 1;\n"
+  "    for (const k of texts) cell(k);\n"
+  "    for (const k of plots) {\n"
+  "      const key = [title, id, seen[id], k].join('\\n');\n"
+  "      if (k in r) note(key, RATES.includes(k) ? rate(key, r[k]) : r[k]);\n"
+  "      row.insertCell().append(k in r ? plot(key) : '');\n"
+  "    }\n"
+  "    for (const k of rest) cell(k);\n"
+  "  }\n"
+  "  t.append(top, body);\n"
+  "  box.append(t);\n"
+  "  s.append(box);\n"
+  "  if (rows.length > 100)\n"
+  "    s.append(make('p', count(rows.length - 100) + ' more', 'dim'));\n"
+  "}\n"
+  "function part(title, name) {\n"
+  "  const s = make('section', undefined, name);\n"
+  "  s.append(make('h2', title));\n"
+  "  $('parts').append(s);\n"
+  "  return s;\n"
+  "}\n"
+  "function card(title, n, text) {\n"
+  "  note('card ' + title, n);\n"
+  "  const d = make('div');\n"
+  "  d.append(make('span', title), make('b', text || count(n)),\n"
+  "    plot('card ' + title));\n"
+  "  $('cards').append(d);\n"
+  "}\n"
+  "\n",
+
+  "// --- the parts of the page ---\n"
+  "const PLOTS = { queues: ['messages', 'put', 'got'],\n"
+  "  pools: ['running', 'waiting'], managers: ['clients', 'requests'],\n"
+  "  waited_for: ['waiters'], contention: ['waits'] };\n"
+  "const RATES = ['put', 'got', 'requests', 'waits'];\n"
+  "const TITLES = { waited_for: 'Waited for' };\n"
+  "function show(report, more) {\n"
+  "  const list = all(report), total = report.total;\n"
+  "  const now = more.now, spent = more.cpu_seconds;\n"
+  "  const load = cpu && now > cpu.now ?\n"
+  "    (spent - cpu.spent) / (now - cpu.now) * 100 : 0;\n"
+  "  cpu = { now: now, spent: spent };\n"
+  "  $('who').textContent = 'process ' + report.pid + ', version ' +\n"
+  "    more.version;\n"
+  "  $('cards').replaceChildren();\n"
+  "  $('parts').replaceChildren();\n"
+  "  card('Threads', total.threads);\n"
+  "  card('Coroutines', total.coroutines);\n"
+  "  card('Processes', total.processes);\n"
+  "  card('Tasks that wait',\n"
+  "    list.filter(x => x.task.state === 'waits').length);\n"
+  "  card('CPU', load, load.toFixed(0) + ' %');\n"
+  "  if (more.deadlock) {\n"
+  "    const s = part('The last deadlock', 'bad');\n"
+  "    const edges = deadlock(more.deadlock);\n"
+  "    if (edges) s.append(graph(edges));\n"
+  "    s.append(make('p', more.deadlock));\n"
+  "  }\n"
+  "  const holds = circles(list.filter(x => holder(x.task.waits_for))\n"
+  "    .slice(0, 30).map(x => ({ from: x.task.name, label: x.wait,\n"
+  "      to: holder(x.task.waits_for) })));\n"
+  "  if (holds.length) part('Who waits for whom').append(graph(holds));\n"
+  "  orders(more);\n"
+  "  kinds(list);\n"
+  "  const loops = report.threads.filter(t => t.loop).map(t => {\n"
+  "    const l = Object.assign({ name: t.name }, t.loop);\n"
+  "    delete l.coroutines;\n"
+  "    return l;\n"
+  "  });\n"
+  "  if (loops.length) table('Loops', loops, ['tasks', 'ready']);\n"
+  "  for (const key in report)\n"
+  "    if (Array.isArray(report[key]) && report[key].length &&\n"
+  "        key !== 'threads' && key !== 'processes')\n"
+  "      table(TITLES[key] || key[0].toUpperCase() + key.slice(1),\n"
+  "        report[key], PLOTS[key] || []);\n"
+  "  tasks(list);\n"
+  "}\n",
+
+  "// Of orders that follow from others only the others are drawn.\n"
+  "function orders(more) {\n"
+  "  const pairs = list => list.flatMap((a, i) => i % 2 ? [] :\n"
+  "    [[a, list[i + 1]]]);\n"
+  "  const n = more.lock_names, order = pairs(more.lock_order);\n"
+  "  const has = new Set(order.map(String));\n"
+  "  const edges = order.filter(([a, b]) => !n.some((_, c) =>\n"
+  "    has.has(String([a, c])) && has.has(String([c, b]))));\n"
+  "  const bad = pairs(more.inverted_lock_order);\n"
+  "  if (!edges.length && !bad.length) return;\n"
+  "  const s = part(bad.length ? 'Locks in inverted orders' :\n"
+  "    'The order of locks', bad.length ? 'bad' : '');\n"
+  "  s.append(graph(edges.concat(bad).map(([a, b], i) => ({ from: n[a],\n"
+  "    to: n[b], bad: i >= edges.length,\n"
+  "    label: i < edges.length ? 'before' : 'inverted' }))));\n"
+  "}\n"
+  "function kinds(list) {\n"
+  "  const sum = new Map();\n"
+  "  for (const x of list) {\n"
+  "    const t = x.task, w = x.wait.replace(/ (0x)?[\\da-f]+\\b/g, '');\n"
+  "    const key = t.kind + ': ' + (!w ? t.state || 'alive' :\n"
+  "      w === 'sleep' ? 'sleeps' : 'waits for ' + w);\n"
+  "    sum.set(key, (sum.get(key) || 0) + 1);\n"
+  "  }\n"
+  "  const rows = [...sum].sort((a, b) => b[1] - a[1]).slice(0, 12);\n"
+  "  const s = part('What most tasks do'), d = make('div', '', 'count');\n"
+  "  for (const [key, n] of rows) {\n"
+  "    const i = make('i');\n"
+  "    i.style.width = n / rows[0][1] * 100 + '%';\n"
+  "    d.append(make('span', key), i, make('span', count(n)));\n"
+  "  }\n"
+  "  s.append(d);\n"
+  "}\n"
+  "function tasks(list) {\n"
+  "  const words = $('find').value.toLowerCase().split(' ');\n"
+  "  const hit = x => words.every(w => x.text.includes(w));\n"
+  "  const found = list.filter(hit), keep = new Set(found);\n"
+  "  const rows = [], body = document.createDocumentFragment();\n"
+  "  // A thread stands above its coroutines even if only these are found.\n"
+  "  for (const x of found) {\n"
+  "    if (x.of && rows.of !== x.of && !folded.has(x.of.name)) {\n"
+  "      const up = list.find(y => y.task === x.of);\n"
+  "      if (!keep.has(up)) rows.push(up);\n"
+  "    }\n"
+  "    if (x.of) rows.of = x.of;\n"
+  "    if (!x.of || !folded.has(x.of.name)) rows.push(x);\n"
+  "  }\n"
+  "  for (const x of rows.slice(0, shown)) body.append(line(x));\n"
+  "  $('tasks').tBodies[0].replaceChildren(body);\n"
+  "  $('found').textContent = count(found.length) + ' of ' +\n"
+  "    count(list.length);\n"
+  "  $('more').hidden = rows.length <= shown;\n"
+  "}\n"
+  "function line(x) {\n"
+  "  const t = x.task, row = make('tr'), name = make('td');\n"
+  "  name.style.paddingLeft = x.depth * 22 + 'px';\n"
+  "  if (x.loop) {\n"
+  "    const b = make('button', folded.has(t.name) ? '\\u25b8' : '\\u25be',\n"
+  "      'fold');\n"
+  "    b.onclick = () => {\n"
+  "      if (!folded.delete(t.name)) folded.add(t.name);\n"
+  "      tasks(all(last.report));\n"
+  "    };\n"
+  "    b.setAttribute('aria-label', 'coroutines of ' + t.name);\n"
+  "    name.append(b);\n"
+  "  }\n"
+  "  name.append(t.name);\n"
+  "  const state = make('td');\n"
+  "  state.append(make('span', t.state || 'pid ' + t.pid, 'state ' +\n"
+  "    (t.state || '').split(' ')[0]));\n"
+  "  row.append(name, make('td', t.kind, 'dim'), state,\n"
+  "    make('td', x.words + times(t.waits_for), 'wait'),\n"
+  "    make('td', t.stack === undefined ? '' :\n"
+  "      (t.stack / 1024).toFixed(1) + ' KiB', 'n dim'));\n"
+  "  return row;\n"
+  "}\n"
+  "\n",
+
+  "// --- the program is asked again and again ---\n"
+  "async function ask(path) {\n"
+  "  const answer = await fetch(path);\n"
+  "  if (!answer.ok) throw new Error('answer ' + answer.status);\n"
+  "  return answer.json();\n"
+  "}\n"
+  "async function tick() {\n"
+  "  const began = performance.now();\n"
+  "  try {\n"
+  "    if (!paused) {\n"
+  "      const [report, more] = await Promise.all([ask('/report.json'),\n"
+  "        ask('/process.json')]);\n"
+  "      last = { report: report, more: more };\n"
+  "      samples++;\n"
+  "      show(report, more);\n"
+  "      for (const [key, p] of past)\n"
+  "        if (p.sample < samples - 5) past.delete(key), before.delete(key);\n"
+  "      $('live').textContent = 'live';\n"
+  "      $('live').className = 'dim';\n"
+  "      document.body.dataset.samples = samples;\n"
+  "    }\n"
+  "  } catch (e) {\n"
+  "    $('live').textContent = 'no answer (' + e.message + ')';\n"
+  "    $('live').className = 'dead';\n"
+  "  }\n"
+  "  const took = performance.now() - began;\n"
+  "  setTimeout(tick, Math.max(EVERY - took, 5 * took, 100));\n"
+  "}\n"
+  "$('pause').onclick = () => {\n"
+  "  paused = !paused;\n"
+  "  $('pause').textContent = paused ? 'Go on' : 'Pause';\n"
+  "  if (paused) $('live').textContent = 'paused';\n"
+  "};\n"
+  "const again = () => { if (last) tasks(all(last.report)); };\n"
+  "$('find').oninput = () => { shown = 200; again(); };\n"
+  "$('more').onclick = () => { shown += 500; again(); };\n"
+  "tick();\n"
+  "</script>\n"
+  "</body>\n"
+  "</html>\n",
+  NULL
+};
+
+/* ---------------------------------------------------------------------------
+   >>inspect: conc_inspect: a page that shows a running program
+
+   A thread runs a loop, whose first coroutine is a conc_serve; each client has
+   a coroutine, which reads a request and answers it, again and again. All of
+   this trusts nobody: a request is bounded in bytes and in time, what is no
+   plain GET or HEAD is refused, and so is what a browser sends for a page of
+   somebody else. A name that leads to this machine only because its owner says
+   so (DNS rebinding) is told by the Host header, and a request of a foreign
+   page by Sec-Fetch-Site.
+
+   Answers are made whole, then sent in pieces. /metrics are made of the JSON
+   of a report: so each list of it can have its numbers here by a row of
+   conc__metric_fields.
+
+   Uses >>trace, >>report, >>json, conc_serve and streams; nothing uses it.
+   ------------------------------------------------------------------------ */
+
+#define CONC__INSPECT_CLIENTS 32   /* at one time */
+#define CONC__INSPECT_REQUEST 8192 /* bytes, with all headers */
+#define CONC__INSPECT_PIECE 32768  /* bytes of an answer */
+#define CONC__INSPECT_BODIES ((size_t)64 << 20) /* bytes that are being sent */
+#define CONC__INSPECT_TRACE 60.0   /* seconds */
+#ifndef CONC__INSPECT_SECONDS      /* tests have fewer */
+#define CONC__INSPECT_SECONDS 5.0  /* for a request; for a piece */
+#endif
+
+/* The one page. What is not said otherwise is written under the lock, while
+   there is no thread. */
+static struct conc__inspector {
+  conc_lock lock; /* held by those that make the call */
+  bool on;        /* there is a page, or was, in the parent */
+  unsigned depth; /* conc__fork_depth of the process that made it */
+  int listener;   /* -1: none */
+  conc_task thread, root; /* root: the coroutine that accepts */
+  conc_event ready; /* `error` stands, or the root has begun */
+  int error;        /* of conc_run; written by the thread */
+  bool serves;      /* likewise */
+  char hosts[2][256]; /* of the address, and .host; "": none */
+  size_t bodies;    /* bytes that are being sent; the thread's */
+  size_t guess;     /* bytes that a report needs perhaps; the thread's */
+} conc__inspector;
+
+/* A client, and the request that it is at. */
+typedef struct conc__asker {
+  conc_stream stream;
+  size_t left;   /* bytes that the request may still have */
+  bool head;     /* HEAD: nothing but headers is sent */
+  bool newer;    /* it is HTTP/1.1 */
+  bool keeps;    /* more requests may follow */
+  bool hosted;   /* there was a Host, */
+  bool trusted;  /* and it is one of ours */
+  bool foreign;  /* a page of another site asks */
+  char target[1024]; /* with its query, which `query` points at, or NULL */
+  char *query;
+  char line[CONC__INSPECT_REQUEST + 1];
+} conc__asker;
+
+/* --- reading a request --- */
+
+/* ASCII, whatever the locale. */
+CONC__PRIVATE bool conc__inspect_same(const char *a, const char *b) {
+  for (; *a != 0 || *b != 0; a++, b++) {
+    int x = *a >= 'A' && *a <= 'Z' ? *a + 32 : *a;
+    int y = *b >= 'A' && *b <= 'Z' ? *b + 32 : *b;
+    if (x != y) return false;
+  }
+  return true;
+}
+
+/* Whether a Host, with or without a port, is a number or one of our names. No
+   name in the DNS consists of digits and dots, nor has one brackets. */
+CONC__PRIVATE bool conc__inspect_host_is_ours(char *host) {
+  size_t n;
+  char *port;
+  if (*host == '[') {
+    n = strspn(host + 1, "0123456789abcdefABCDEF:.") + 1;
+    if (n == 1 || host[n] != ']') return false;
+    n++;
+  } else {
+    n = strcspn(host, ":");
+  }
+  port = host + n;
+  if (*port != 0 && (*port != ':' || port[1 + strspn(port + 1, "0123456789")]))
+    return false;
+  *port = 0;
+  if (*host == '[') return true;
+  if (n == 0) return false;
+  return strspn(host, "0123456789.") == n ||
+         conc__inspect_same(host, "localhost") ||
+         conc__inspect_same(host, conc__inspector.hosts[0]) ||
+         conc__inspect_same(host, conc__inspector.hosts[1]);
+}
+
+/* Reads a line into v->line, without its end. Its length; -EBADMSG: it is no
+   text; -EPIPE: the client has gone; or as conc_stream_read_line. */
+CONC__PRIVATE ssize_t conc__inspect_line(conc__asker *v, double deadline) {
+  ssize_t n = conc_stream_read_line(&v->stream, v->line, v->left + 1,
+                                    conc__remaining(deadline));
+  size_t size = (size_t)n;
+  if (n < 0) return n;
+  if (n == 0 || v->line[size - 1] != '\n') return -EPIPE;
+  v->left -= size;
+  size--;
+  if (size > 0 && v->line[size - 1] == '\r') size--;
+  v->line[size] = 0;
+  if (strlen(v->line) != size || strchr(v->line, '\r') != NULL)
+    return -EBADMSG;
+  return (ssize_t)size;
+}
+
+/* "GET /target HTTP/1.1". A status of HTTP, 200 if all is well. */
+CONC__PRIVATE int conc__inspect_first(conc__asker *v) {
+  char *target = strchr(v->line, ' ');
+  char *version = target != NULL ? strchr(target + 1, ' ') : NULL;
+  if (version == NULL || target[1] != '/' || strchr(version + 1, ' ') != NULL)
+    return 400;
+  *target++ = *version++ = 0;
+  if (strncmp(version, "HTTP/", 5) != 0) return 400;
+  v->newer = strcmp(version, "HTTP/1.1") == 0;
+  if (!v->newer && strcmp(version, "HTTP/1.0") != 0) return 505;
+  v->keeps = v->newer;
+  v->head = strcmp(v->line, "HEAD") == 0;
+  if (!v->head && strcmp(v->line, "GET") != 0) return 405;
+  if (strlen(target) >= sizeof v->target) return 414;
+  memcpy(v->target, target, strlen(target) + 1);
+  v->query = strchr(v->target, '?');
+  if (v->query != NULL) *v->query++ = 0;
+  return 200;
+}
+
+/* A header: most say nothing to us. A status of HTTP, likewise. A body is
+   refused, and so it need not be read. */
+CONC__PRIVATE int conc__inspect_header(conc__asker *v) {
+  char *name = v->line, *value = strchr(name, ':'), *end;
+  if (value == NULL || value == name ||
+      strcspn(name, " \t") < (size_t)(value - name))
+    return 400;
+  *value++ = 0;
+  value += strspn(value, " \t");
+  for (end = value + strlen(value);
+       end > value && (end[-1] == ' ' || end[-1] == '\t');)
+    *--end = 0;
+  if (conc__inspect_same(name, "Host")) {
+    if (v->hosted) return 400; /* which one would a proxy have taken? */
+    v->hosted = true;
+    v->trusted = conc__inspect_host_is_ours(value);
+  } else if (conc__inspect_same(name, "Connection")) {
+    if (conc__inspect_same(value, "close")) v->keeps = false;
+  } else if (conc__inspect_same(name, "Sec-Fetch-Site")) {
+    v->foreign = conc__inspect_same(value, "cross-site");
+  } else if (conc__inspect_same(name, "Transfer-Encoding") ||
+             (conc__inspect_same(name, "Content-Length") &&
+              strcmp(value, "0") != 0)) {
+    return 413;
+  }
+  return 200;
+}
+
+/* Reads a request whole. 200, or the status to refuse it by; 0: the client has
+   gone, or asks for nothing more. */
+CONC__PRIVATE int conc__inspect_request(conc__asker *v) {
+  double deadline = conc__deadline(CONC__INSPECT_SECONDS);
+  ssize_t n;
+  int status = 0;
+  v->left = CONC__INSPECT_REQUEST;
+  v->head = v->newer = v->keeps = false;
+  v->hosted = v->trusted = v->foreign = false;
+  while ((n = conc__inspect_line(v, deadline)) > 0) {
+    status = status == 0 ? conc__inspect_first(v) : conc__inspect_header(v);
+    if (status != 200) return status;
+  }
+  if (n == -ETIMEDOUT && status == 0 &&
+      conc__buffer_count(&v->stream.in) == 0)
+    return 0; /* idle */
+  if (n == -ETIMEDOUT) return 408;
+  if (n == -EMSGSIZE) return 431;
+  if (n == -EBADMSG || (n == 0 && status == 0)) return 400;
+  if (n < 0) return 0;
+  if (v->newer && !v->hosted) return 400;
+  if (v->hosted && !v->trusted) return 403;
+  return 200;
+}
+
+/* --- sending an answer --- */
+
+static const struct conc__inspect_status {
+  int status;
+  const char *words;
+} conc__inspect_statuses[] = {
+    {200, "OK"},
+    {400, "Bad Request"},
+    {403, "Forbidden"},
+    {404, "Not Found"},
+    {405, "Method Not Allowed"},
+    {408, "Request Timeout"},
+    {409, "Conflict"},
+    {413, "Content Too Large"},
+    {414, "URI Too Long"},
+    {431, "Request Header Fields Too Large"},
+    {503, "Service Unavailable"},
+    {505, "HTTP Version Not Supported"},
+};
+
+CONC__PRIVATE const char *conc__inspect_words(int status) {
+  size_t i = 0;
+  while (conc__inspect_statuses[i].status != status) i++;
+  return conc__inspect_statuses[i].words;
+}
+
+/* Some bytes of the answer. 0 or negative errno. */
+CONC__PRIVATE int conc__inspect_write(conc__asker *v, const char *data,
+                                      size_t size) {
+  int rc = 0;
+  while (size > 0 && rc == 0) {
+    size_t n = size < CONC__INSPECT_PIECE ? size : CONC__INSPECT_PIECE;
+    rc = conc_stream_write(&v->stream, data, n, CONC__INSPECT_SECONDS);
+    data += n;
+    size -= n;
+  }
+  return rc;
+}
+
+/* The first line and the headers, of an answer of `size` bytes. A browser is
+   told that the page may do nothing but ask this server. */
+CONC__PRIVATE int conc__inspect_begin(conc__asker *v, int status,
+                                      const char *type, size_t size) {
+  char text[1024];
+  int n = snprintf(
+      text, sizeof text,
+      "HTTP/1.1 %d %s\r\n"
+      "Content-Type: %s\r\n"
+      "Content-Length: %zu\r\n"
+      "Connection: %s\r\n"
+      "%s"
+      "Cache-Control: no-store\r\n"
+      "Content-Security-Policy: default-src 'none'; connect-src 'self'; "
+      "script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
+      "base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n"
+      "Cross-Origin-Resource-Policy: same-origin\r\n"
+      "Referrer-Policy: no-referrer\r\n"
+      "X-Content-Type-Options: nosniff\r\n\r\n",
+      status, conc__inspect_words(status), type, size,
+      v->keeps ? "keep-alive" : "close",
+      status == 405 ? "Allow: GET, HEAD\r\n" : "");
+  v->stream.high_water = CONC__INSPECT_PIECE;
+  return conc__inspect_write(v, text, (size_t)n);
+}
+
+/* A whole answer but for its last flush, which comes before the next request
+   is read. 0 or negative errno. */
+CONC__PRIVATE int conc__inspect_send(conc__asker *v, const char *type,
+                                     const void *data, size_t size) {
+  int rc = conc__inspect_begin(v, 200, type, size);
+  if (rc != 0 || v->head) return rc;
+  return conc__inspect_write(v, (const char *)data, size);
+}
+
+#define CONC__INSPECT_TEXT "text/plain; charset=utf-8"
+#define CONC__INSPECT_JSON "application/json"
+
+/* What is wrong with the request itself may be wrong with what follows it. */
+CONC__PRIVATE int conc__inspect_refuse(conc__asker *v, int status) {
+  char text[64];
+  int rc, n = snprintf(text, sizeof text, "%d %s\n", status,
+                       conc__inspect_words(status));
+  if (status != 404 && status != 409 && status != 503) v->keeps = false;
+  rc = conc__inspect_begin(v, status, CONC__INSPECT_TEXT, (size_t)n);
+  if (rc != 0 || v->head) return rc;
+  return conc__inspect_write(v, text, (size_t)n);
+}
+
+/* Sends a body that is in memory, unless others have too much of that. */
+CONC__PRIVATE int conc__inspect_send_body(conc__asker *v, const char *type,
+                                          const conc__buffer *body) {
+  struct conc__inspector *in = &conc__inspector;
+  int rc;
+  if (in->bodies > 0 && in->bodies + body->size > CONC__INSPECT_BODIES)
+    return conc__inspect_refuse(v, 503);
+  in->bodies += body->size;
+  rc = conc__inspect_send(v, type, body->data, body->size);
+  if (rc == 0) rc = conc_stream_flush(&v->stream, CONC__INSPECT_SECONDS);
+  in->bodies -= body->size;
+  return rc;
+}
+
+/* --- reports --- */
+
+/* A report, and a NUL behind it. What grows meanwhile needs one more try. */
+CONC__PRIVATE int conc__inspect_report(conc__buffer *b, bool json) {
+  struct conc__inspector *in = &conc__inspector;
+  if (in->guess < 16384) in->guess = 16384;
+  for (;;) {
+    ssize_t n;
+    int rc = conc__buffer_reserve(b, in->guess);
+    if (rc != 0) return rc;
+    n = json ? conc_report_json((char *)b->data, b->capacity)
+             : conc_report((char *)b->data, b->capacity);
+    if (n < 0) return (int)n;
+    if ((size_t)n < b->capacity) {
+      b->size = (size_t)n;
+      return 0;
+    }
+    in->guess = (size_t)n + (size_t)n / 8;
+  }
+}
+
+/* What is no UTF-8 in a text of the program becomes a question mark, and it is
+   cut to `size` bytes. */
+CONC__PRIVATE void conc__inspect_mend(char *text, size_t size) {
+  size_t at = 0, n = strnlen(text, size);
+  uint32_t c;
+  while (at < n) {
+    size_t step = conc__utf8_get((unsigned char *)text + at, n - at, &c);
+    if (step == 0 || (c >= 0xd800 && c < 0xe000)) {
+      text[at] = '?';
+      step = 1;
+    }
+    at += step;
+  }
+  text[n < size ? n : size - 1] = 0;
+}
+
+/* What is known of the order of locks, copied under its guard. */
+typedef struct conc__inspect_orders {
+  char names[CONC__LOCK_ORDERS][48];
+  uintptr_t before[CONC__LOCK_ORDERS], known[CONC__LOCK_ORDERS];
+  const char *list[CONC__LOCK_ORDERS]; /* of `names` */
+  size_t count;
+  /* Pairs of places in `list`: [0] orders, [1] inverted ones. */
+  int pairs[2][2 * CONC__LOCK_ORDERS * CONC__LOCK_ORDERS];
+  size_t found[2]; /* numbers in `pairs` */
+  char deadlock[2048];
+} conc__inspect_orders;
+
+/* What is known, and is no order, was inverted. */
+CONC__PRIVATE void conc__inspect_find_orders(conc__inspect_orders *o) {
+  const size_t first = CONC__ORDER_FIRST;
+  size_t i, h;
+  conc__mutex_lock(&conc__lock_order_guard);
+  o->count = conc__lock_orders - first;
+  memcpy(o->names, conc__lock_order_names, sizeof o->names);
+  memcpy(o->before, conc__lock_order_before, sizeof o->before);
+  memcpy(o->known, conc__lock_order_known, sizeof o->known);
+  conc__mutex_unlock(&conc__lock_order_guard);
+  for (i = 0; i < o->count; i++) {
+    conc__inspect_mend(o->names[first + i], sizeof o->names[0]);
+    o->list[i] = o->names[first + i];
+    for (h = 0; h < o->count; h++) {
+      uintptr_t bit = CONC__LOCK_ORDER_BIT(first + h);
+      bool inverted = (o->before[first + i] & bit) == 0;
+      if (h == i || !((o->before[first + i] | o->known[first + i]) & bit))
+        continue;
+      o->pairs[inverted][o->found[inverted]++] = (int)h;
+      o->pairs[inverted][o->found[inverted]++] = (int)i;
+    }
+  }
+}
+
+CONC__PRIVATE double conc__inspect_cpu(void) {
+  struct rusage use;
+  if (getrusage(RUSAGE_SELF, &use) != 0) return 0;
+  return (double)(use.ru_utime.tv_sec + use.ru_stime.tv_sec) +
+         (double)(use.ru_utime.tv_usec + use.ru_stime.tv_usec) * 1e-6;
+}
+
+/* What a report does not tell, as JSON. 0 or negative errno. */
+CONC__PRIVATE int conc__inspect_process(conc__buffer *b) {
+  conc__inspect_orders *o = (conc__inspect_orders *)CONC_MALLOC(sizeof *o);
+  conc_value *all = NULL;
+  char *text = NULL;
+  size_t size = 0;
+  int rc;
+  if (o == NULL) return -ENOMEM;
+  memset(o, 0, sizeof *o);
+  conc__inspect_find_orders(o);
+  (void)conc_deadlock_report(o->deadlock, sizeof o->deadlock);
+  conc__inspect_mend(o->deadlock, sizeof o->deadlock);
+  rc = conc_build(&all, "{s:s,s:d,s:d,s:s,s:[s*],s:[i*],s:[i*]}", "version",
+                  conc_version(), "now", conc_now(), "cpu_seconds",
+                  conc__inspect_cpu(), "deadlock", o->deadlock, "lock_names",
+                  o->count, o->list, "lock_order", o->found[0], o->pairs[0],
+                  "inverted_lock_order", o->found[1], o->pairs[1]);
+  if (rc == 0) rc = conc_json_dumps(all, 0, &text, &size);
+  if (rc == 0) rc = conc__buffer_append(b, text, size);
+  conc_free(text);
+  conc_value_free(all);
+  CONC_FREE(o);
+  return rc;
+}
+
+/* --- /metrics: Prometheus' text format, 0.0.4 --- */
+
+#define CONC__METRIC_ROWS 1000 /* of one metric; further ones are added up */
+
+/* What is equal in all labels is one row: their values are added up. */
+typedef struct conc__metric_row {
+  char labels[512];
+  double value;
+} conc__metric_row;
+
+typedef struct conc__metrics {
+  conc__buffer *out;
+  int rc;            /* the first error */
+  conc__metric_row *rows; /* of the metric that is being made */
+  size_t count, capacity;
+} conc__metrics;
+
+/* Appends key="value" to the labels of a row, escaped, as much as fits; half
+   of the room is one label's at most. */
+CONC__PRIVATE void conc__metric_label(char *labels, const char *key,
+                                      const char *value) {
+  size_t at = strlen(labels);
+  size_t most = at + sizeof((conc__metric_row *)NULL)->labels / 2 - 8;
+  at += (size_t)snprintf(labels + at, 32, "%s%s=\"", at > 0 ? "," : "", key);
+  for (; *value != 0 && at < most; value++) {
+    if (*value == '\n' || *value == '"' || *value == '\\')
+      labels[at++] = '\\';
+    labels[at++] = *value == '\n' ? 'n' : *value;
+  }
+  /* A character that was cut: its first byte goes, too. */
+  if (*value != 0)
+    while (((unsigned char)*value & 0xc0) == 0x80 && at > 0) value--, at--;
+  labels[at++] = '"';
+  labels[at] = 0;
+}
+
+CONC__PRIVATE void conc__metric_add(conc__metrics *m, const char *labels,
+                                    double value) {
+  size_t i = 0;
+  if (m->count > CONC__METRIC_ROWS) labels = "";
+  while (i < m->count && strcmp(m->rows[i].labels, labels) != 0) i++;
+  if (i == m->count) {
+    void *rows = conc__grow(m->rows, &m->capacity, i + 1, sizeof *m->rows);
+    if (rows == NULL) {
+      m->rc = -ENOMEM;
+      return;
+    }
+    m->rows = (conc__metric_row *)rows;
+    memcpy(m->rows[i].labels, labels, strlen(labels) + 1);
+    m->rows[i].value = 0;
+    m->count++;
+  }
+  m->rows[i].value += value;
+}
+
+/* Writes the metric that the rows are of; one without rows is left out. */
+CONC__PRIVATE void conc__metric_end(conc__metrics *m, const char *name,
+                                    const char *type, const char *help) {
+  conc__buffer *b = m->out;
+  size_t i;
+  for (i = 0; i < m->count && m->rc == 0; i++) {
+    const conc__metric_row *row = &m->rows[i];
+    m->rc = conc__buffer_reserve(b, 2048);
+    if (m->rc != 0) break;
+    if (i == 0)
+      b->size += (size_t)snprintf((char *)b->data + b->size, 1024,
+                                  "# HELP %s %s\n# TYPE %s %s\n", name, help,
+                                  name, type);
+    conc__report_put(b, name);
+    if (row->labels[0] != 0) {
+      conc__report_put(b, "{");
+      conc__report_put(b, row->labels);
+      conc__report_put(b, "}");
+    }
+    conc__report_put(b, " ");
+    /* With a point in every locale. */
+    if (row->value == (double)(uint64_t)row->value)
+      conc__report_number(b, (uint64_t)row->value);
+    else
+      conc__report_seconds(b, row->value, true);
+    conc__report_put(b, "\n");
+  }
+  m->count = 0;
+}
+
+/* A text of a dict; "" if it has none. */
+CONC__PRIVATE const char *conc__metric_word(const conc_value *dict,
+                                            const char *key) {
+  const conc_value *v = conc_value_get(dict, key);
+  const char *word = v != NULL ? conc_value_str(v, NULL) : NULL;
+  return word != NULL ? word : "";
+}
+
+/* The numbers that the lists of a report have. A list, or a number, that is
+   not there makes no metric. */
+static const struct conc__metric_field {
+  const char *list;   /* of the report, */
+  const char *inside; /* and of each item, if not NULL, */
+  const char *field;
+  const char *name, *label, *type, *help;
+} conc__metric_fields[] = {
+    {"threads", "loop", "tasks", "conc_loop_tasks", "loop", "gauge",
+     "Coroutines of a loop."},
+    {"threads", "loop", "ready", "conc_loop_ready_tasks", "loop", "gauge",
+     "Coroutines that wait for their turn."},
+    {"threads", "loop", "timers", "conc_loop_timers", "loop", "gauge",
+     "Waits with a time limit."},
+    {"threads", "loop", "descriptors", "conc_loop_descriptors", "loop",
+     "gauge", "Waits for a descriptor."},
+    {"waited_for", NULL, "waiters", "conc_waiters", "name", "gauge",
+     "Tasks that wait for an object."},
+    {"queues", NULL, "messages", "conc_queue_messages", "queue", "gauge",
+     "Messages in a queue."},
+    {"queues", NULL, "capacity", "conc_queue_capacity_messages", "queue",
+     "gauge", "How many messages a queue may have."},
+    {"queues", NULL, "getters", "conc_queue_getters", "queue", "gauge",
+     "Tasks that wait for a message."},
+    {"queues", NULL, "putters", "conc_queue_putters", "queue", "gauge",
+     "Tasks that wait for room."},
+    {"queues", NULL, "put", "conc_queue_put_messages_total", "queue",
+     "counter", "Messages that were put."},
+    {"queues", NULL, "got", "conc_queue_got_messages_total", "queue",
+     "counter", "Messages that were got."},
+    {"queues", NULL, "leased", "conc_queue_leased_messages", "queue", "gauge",
+     "Messages that tasks have leased."},
+    {"queues", NULL, "delayed", "conc_queue_delayed_messages", "queue",
+     "gauge", "Messages whose time has not come."},
+    {"queues", NULL, "dead", "conc_queue_dead_messages_total", "queue",
+     "counter", "Messages that became dead letters."},
+    {"pools", NULL, "workers", "conc_pool_workers", "pool", "gauge",
+     "Workers of a pool."},
+    {"pools", NULL, "running", "conc_pool_running_workers", "pool", "gauge",
+     "Workers that have a job, or look for one."},
+    {"pools", NULL, "waiting", "conc_pool_waiting_jobs", "pool", "gauge",
+     "Jobs that wait for a worker."},
+    {"managers", NULL, "clients", "conc_manager_clients", "address", "gauge",
+     "Clients of a server."},
+    {"managers", NULL, "requests", "conc_manager_requests_total", "address",
+     "counter", "Requests of clients."},
+    {"managers", NULL, "refused", "conc_manager_refused_total", "address",
+     "counter", "What a server has refused."},
+    {"managers", NULL, "memory", "conc_manager_memory_bytes", "address",
+     "gauge", "Memory that clients make a server use."},
+};
+
+CONC__PRIVATE void conc__metric_list(conc__metrics *m,
+                                     const struct conc__metric_field *f,
+                                     const conc_value *report) {
+  const conc_value *list = conc_value_get(report, f->list);
+  size_t i;
+  for (i = 0; list != NULL && i < conc_value_size(list); i++) {
+    const conc_value *item = conc_value_item(list, i), *v = item;
+    char labels[sizeof((conc__metric_row *)NULL)->labels] = "";
+    double value;
+    if (f->inside != NULL) v = conc_value_get(item, f->inside);
+    if (v != NULL) v = conc_value_get(v, f->field);
+    if (v == NULL || conc_value_float(v, &value) != 0) continue;
+    conc__metric_label(labels, f->label, conc__metric_word(item, "name"));
+    if (f->inside == NULL) {
+      const char *kind = conc_value_get(item, "what") ? "what" : "kind";
+      conc__metric_label(labels, kind, conc__metric_word(item, kind));
+    }
+    conc__metric_add(m, labels, value);
+  }
+  conc__metric_end(m, f->name, f->type, f->help);
+}
+
+/* A task of a report. What it waits for is counted in `waits`. */
+CONC__PRIVATE void conc__metric_task(conc__metrics *m, conc__metrics *waits,
+                                     const conc_value *task) {
+  const conc_value *wait = conc_value_get(task, "waits_for");
+  char labels[sizeof((conc__metric_row *)NULL)->labels] = "";
+  const char *state = conc__metric_word(task, "state");
+  conc__metric_label(labels, "kind", conc__metric_word(task, "kind"));
+  conc__metric_label(labels, "state", *state != 0 ? state : "alive");
+  conc__metric_add(m, labels, 1);
+  if (wait == NULL) return;
+  labels[0] = 0;
+  conc__metric_label(labels, "what", conc__metric_word(wait, "what"));
+  conc__metric_add(waits, labels, 1);
+}
+
+/* The end of a JSON object that begins at `at`, by its brackets. */
+CONC__PRIVATE const char *conc__metric_object_end(const char *at) {
+  int depth = 0;
+  bool text = false;
+  for (; *at != 0; at++) {
+    if (*at == '\\' && at[1] != 0)
+      at++;
+    else if (*at == '"')
+      text = !text;
+    else if (!text && *at == '{')
+      depth++;
+    else if (!text && *at == '}' && --depth == 0)
+      return at + 1;
+  }
+  return at;
+}
+
+/* Counts the coroutines in the text of a report, and takes them out of it: a
+   value has at most a million parts, and a program may have more. 0 or
+   negative errno. */
+CONC__PRIVATE int conc__metric_coroutines(conc__metrics *m,
+                                          conc__metrics *waits, char *text) {
+  static const char key[] = "\"coroutines\":[";
+  const char *from = text, *at;
+  char *to = text;
+  int rc = 0;
+  while (rc == 0 && (at = strstr(from, key)) != NULL) {
+    size_t n;
+    at += sizeof key - 1;
+    n = (size_t)(at - from);
+    memmove(to, from, n);
+    to += n;
+    while (rc == 0 && *at == '{') {
+      const char *end = conc__metric_object_end(at);
+      conc_value *task;
+      rc = conc_json_loads(&task, at, (size_t)(end - at), NULL);
+      if (rc == 0) conc__metric_task(m, waits, task);
+      conc_value_free(task);
+      at = end + (*end == ',');
+    }
+    from = at;
+  }
+  memmove(to, from, strlen(from) + 1);
+  return rc;
+}
+
+/* Counts the tasks of a report. */
+CONC__PRIVATE int conc__metric_tasks(conc__metrics *m, conc__buffer *text,
+                                     conc_value **report) {
+  static const char *const lists[] = {"threads", "processes"};
+  conc__metrics waits = {NULL, 0, NULL, 0, 0};
+  size_t k, i;
+  int rc = conc__metric_coroutines(m, &waits, (char *)text->data);
+  waits.out = m->out;
+  if (rc == 0)
+    rc = conc_json_loads(report, text->data, strlen((char *)text->data), NULL);
+  for (k = 0; k < 2 && rc == 0; k++) {
+    const conc_value *list = conc_value_get(*report, lists[k]);
+    for (i = 0; list != NULL && i < conc_value_size(list); i++)
+      conc__metric_task(m, &waits, conc_value_item(list, i));
+  }
+  if (rc == 0) {
+    conc__metric_end(m, "conc_tasks", "gauge",
+                     "Threads, coroutines and processes.");
+    conc__metric_end(&waits, "conc_waiting_tasks", "gauge",
+                     "Tasks that wait, by what they wait for.");
+  }
+  CONC_FREE(waits.rows);
+  return rc != 0 ? rc : waits.rc;
+}
+
+/* All metrics. 0 or negative errno. */
+CONC__PRIVATE int conc__inspect_metrics(conc__buffer *b) {
+  conc__metrics m = {NULL, 0, NULL, 0, 0};
+  conc__buffer text = {NULL, 0, 0, 0};
+  conc_value *report = NULL;
+  char labels[sizeof((conc__metric_row *)NULL)->labels] = "";
+  size_t i;
+  int rc = conc__inspect_report(&text, true);
+  m.out = b;
+  if (rc == 0) rc = conc__metric_tasks(&m, &text, &report);
+  conc__buffer_free(&text);
+  for (i = 0; rc == 0 && i < sizeof conc__metric_fields /
+                                sizeof *conc__metric_fields; i++)
+    conc__metric_list(&m, &conc__metric_fields[i], report);
+  conc_value_free(report);
+  if (rc == 0) {
+    conc__metric_add(&m, "", conc_deadlock_report(NULL, 0) > 0);
+    conc__metric_end(&m, "conc_deadlock_found", "gauge",
+                     "1 if there has been a deadlock.");
+    conc__metric_add(&m, "", conc__inspect_cpu());
+    conc__metric_end(&m, "process_cpu_seconds_total", "counter",
+                     "User and system CPU time spent in seconds.");
+    conc__metric_label(labels, "version", conc_version());
+    conc__metric_add(&m, labels, 1);
+    conc__metric_end(&m, "conc_info", "gauge", "The version of conc.h.");
+    rc = m.rc;
+  }
+  CONC_FREE(m.rows);
+  return rc;
+}
+
+/* --- /trace --- */
+
+/* The seconds that are asked for. 0, -EINVAL or -ENOMEM. */
+CONC__PRIVATE int conc__inspect_seconds(const char *query, double *seconds) {
+  conc_value *v = NULL;
+  int rc = 0;
+  *seconds = 5;
+  if (query == NULL) return 0;
+  if (strncmp(query, "seconds=", 8) != 0) return -EINVAL;
+  rc = conc_json_loads(&v, query + 8, strlen(query + 8), NULL);
+  if (rc == 0) rc = conc_value_float(v, seconds);
+  conc_value_free(v);
+  if (rc == -ENOMEM) return rc;
+  return rc == 0 && *seconds > 0 && *seconds <= CONC__INSPECT_TRACE ? 0
+                                                                    : -EINVAL;
+}
+
+/* Traces for so long, or until the client goes: what it has sent already is
+   its next request. 0 or negative errno. */
+CONC__PRIVATE int conc__inspect_record(conc__asker *v, int fd,
+                                       double seconds) {
+  double deadline = conc__deadline(seconds);
+  char c;
+  ssize_t lost;
+  int rc, copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+  if (copy < 0) return -errno;
+  rc = conc__own_fd_add(copy);
+  if (rc == 0) rc = conc__trace_begin(NULL, copy, 0);
+  if (rc != 0) {
+    conc_close(copy);
+    return rc;
+  }
+  rc = conc_wait_fd(v->stream.fd, CONC_READ, seconds);
+  if (rc > 0 && recv(v->stream.fd, &c, 1, MSG_PEEK | MSG_DONTWAIT) > 0)
+    rc = conc_sleep(conc__remaining(deadline));
+  else if (rc > 0)
+    rc = -EPIPE;
+  lost = conc_trace_stop();
+  if (rc == -ETIMEDOUT || rc == 0) rc = lost < 0 ? (int)lost : 0;
+  return rc;
+}
+
+/* Sends what is in a file of our own. */
+CONC__PRIVATE int conc__inspect_send_file(conc__asker *v, int fd) {
+  char *piece = (char *)CONC_MALLOC(CONC__INSPECT_PIECE);
+  struct stat st;
+  size_t at = 0, size;
+  int rc = piece != NULL ? 0 : -ENOMEM;
+  if (rc == 0 && fstat(fd, &st) != 0) rc = -errno;
+  size = rc == 0 ? (size_t)st.st_size : 0;
+  if (rc == 0) rc = conc__inspect_begin(v, 200, CONC__INSPECT_JSON, size);
+  while (rc == 0 && at < size) {
+    size_t n = size - at;
+    if (n > CONC__INSPECT_PIECE) n = CONC__INSPECT_PIECE;
+    rc = conc__file_get(fd, piece, n, at);
+    if (rc == 0) rc = conc__inspect_write(v, piece, n);
+    at += n;
+  }
+  CONC_FREE(piece);
+  return rc;
+}
+
+CONC__PRIVATE int conc__inspect_trace(conc__asker *v) {
+  double seconds;
+  int fd, rc = conc__inspect_seconds(v->query, &seconds);
+  if (rc != 0) return conc__inspect_refuse(v, rc == -ENOMEM ? 503 : 400);
+  if (v->head) return conc__inspect_send(v, CONC__INSPECT_JSON, "", 0);
+  fd = conc__file_open();
+  if (fd < 0) return conc__inspect_refuse(v, 503);
+  rc = conc__own_fd_add(fd);
+  if (rc == 0) rc = conc__inspect_record(v, fd, seconds);
+  if (rc == 0)
+    rc = conc__inspect_send_file(v, fd);
+  else if (rc != -EPIPE && rc != -ECANCELED)
+    rc = conc__inspect_refuse(v, rc == -EBUSY ? 409 : 503);
+  conc_close(fd);
+  return rc;
+}
+
+/* --- answers --- */
+
+CONC__PRIVATE int conc__inspect_text(conc__buffer *b) {
+  return conc__inspect_report(b, false);
+}
+
+CONC__PRIVATE int conc__inspect_json(conc__buffer *b) {
+  return conc__inspect_report(b, true);
+}
+
+CONC__PRIVATE int conc__inspect_page(conc__buffer *b) {
+  size_t i;
+  int rc = 0;
+  for (i = 0; rc == 0 && conc__inspected[i] != NULL; i++)
+    rc = conc__buffer_append(b, conc__inspected[i],
+                             strlen(conc__inspected[i]));
+  return rc;
+}
+
+static const struct conc__inspect_path {
+  const char *path, *type;
+  int (*make)(conc__buffer *body);
+} conc__inspect_paths[] = {
+    {"/", "text/html; charset=utf-8", conc__inspect_page},
+    {"/report", CONC__INSPECT_TEXT, conc__inspect_text},
+    {"/report.json", CONC__INSPECT_JSON, conc__inspect_json},
+    {"/process.json", CONC__INSPECT_JSON, conc__inspect_process},
+    {"/metrics", "text/plain; version=0.0.4; charset=utf-8",
+     conc__inspect_metrics},
+};
+
+/* Answers a request that is well. A link from elsewhere may lead to the page,
+   and to nothing else. 0 or negative errno. */
+CONC__PRIVATE int conc__inspect_answer(conc__asker *v) {
+  conc__buffer body = {NULL, 0, 0, 0};
+  size_t i;
+  int rc;
+  if (v->foreign && strcmp(v->target, "/") != 0)
+    return conc__inspect_refuse(v, 403);
+  if (strcmp(v->target, "/trace") == 0) return conc__inspect_trace(v);
+  for (i = 0; i < sizeof conc__inspect_paths / sizeof *conc__inspect_paths;
+       i++) {
+    const struct conc__inspect_path *path = &conc__inspect_paths[i];
+    if (strcmp(v->target, path->path) != 0) continue;
+    rc = path->make(&body);
+    rc = rc == 0 ? conc__inspect_send_body(v, path->type, &body)
+                 : conc__inspect_refuse(v, 503);
+    conc__buffer_free(&body);
+    return rc;
+  }
+  return conc__inspect_refuse(v, 404);
+}
+
+/* --- clients --- */
+
+/* Were the connection closed while something has come that was not read, the
+   client might lose the last answer. So it is told that there is no more, and
+   gets a moment to go. */
+CONC__PRIVATE void conc__inspect_linger(conc__asker *v) {
+  double deadline = conc__deadline(1.0);
+  char rest[256];
+  size_t n;
+  ssize_t got = 1;
+  shutdown(v->stream.fd, SHUT_WR);
+  for (n = 0; n < 65536 && got > 0; n += (size_t)got) {
+    got = conc_read(v->stream.fd, rest, sizeof rest,
+                    conc__remaining(deadline));
+    if (got < 0) break;
+  }
+}
+
+/* What conc_serve calls for each client. */
+CONC__PRIVATE void conc__inspect_client(int fd, void *arg) {
+  conc__asker *v = (conc__asker *)CONC_MALLOC(sizeof *v);
+  int status, rc = v != NULL ? conc__own_fd_add(fd) : -ENOMEM;
+  (void)arg;
+  if (rc != 0) {
+    conc_close(fd);
+    CONC_FREE(v);
+    return;
+  }
+  memset(v, 0, sizeof *v);
+  v->stream.fd = fd;
+  do {
+    status = conc__inspect_request(v);
+    if (status == 0) break;
+    rc = status == 200 ? conc__inspect_answer(v)
+                       : conc__inspect_refuse(v, status);
+    if (rc == 0) rc = conc_stream_flush(&v->stream, CONC__INSPECT_SECONDS);
+  } while (rc == 0 && v->keeps);
+  if (status != 0 && rc == 0) conc__inspect_linger(v);
+  /* A child that was forked meanwhile may have the connection, too. */
+  shutdown(fd, SHUT_RDWR);
+  conc_stream_close(&v->stream, 0);
+  CONC_FREE(v);
+}
+
+/* --- the thread --- */
+
+/* The first coroutine. It ends when it is cancelled, or when the program has
+   closed the listener. */
+CONC__PRIVATE void *conc__inspect_root(void *arg) {
+  struct conc__inspector *in = (struct conc__inspector *)arg;
+  in->serves = true;
+  conc_event_set(&in->ready);
+  (void)conc_serve(in->listener, conc__inspect_client, NULL,
+                   CONC__INSPECT_CLIENTS);
+  return NULL;
+}
+
+CONC__PRIVATE void *conc__inspect_main(void *arg) {
+  struct conc__inspector *in = (struct conc__inspector *)arg;
+  in->error = conc_run(&in->root);
+  conc_event_set(&in->ready);
+  return NULL;
+}
+
+/* Starts the thread. 0, and it serves; or negative errno, and there is no
+   thread. */
+CONC__PRIVATE int conc__inspect_begin_thread(struct conc__inspector *in) {
+  int rc;
+  memset(&in->thread, 0, sizeof in->thread);
+  memset(&in->root, 0, sizeof in->root);
+  in->thread.target = conc__inspect_main;
+  in->thread.name = "conc-inspect";
+  in->root.target = conc__inspect_root;
+  in->root.name = "conc-inspect-listener";
+  in->thread.arg = in->root.arg = in;
+  in->serves = false;
+  in->bodies = 0;
+  conc_event_clear(&in->ready);
+  rc = conc_thread_start(&in->thread);
+  if (rc != 0) return rc;
+  conc_event_wait(&in->ready, CONC_FOREVER); /* behind a shield */
+  if (in->serves) return 0;
+  conc__task_await(&in->thread, true, CONC_FOREVER);
+  return in->error;
+}
+
+/* Ends the page, or what a forked child has of its parent's. */
+CONC__PRIVATE void conc__inspect_end(struct conc__inspector *in) {
+  if (!in->on) return;
+  in->on = false;
+  if (in->depth != conc__fork_depth) return;
+  conc_cancel(&in->thread);
+  conc__task_await(&in->thread, true, CONC_FOREVER);
+  conc__fd_close_own(&in->listener);
+}
+
+/* --- beginning --- */
+
+/* Whether only programs of this machine can connect. */
+CONC__PRIVATE bool conc__inspect_is_near(const conc__place *place) {
+  struct sockaddr_in four;
+  struct sockaddr_in6 six;
+  if (place->address.ss_family == AF_INET) {
+    memcpy(&four, &place->address, sizeof four);
+    return ntohl(four.sin_addr.s_addr) >> 24 == 127;
+  }
+  if (place->address.ss_family != AF_INET6) return false;
+  memcpy(&six, &place->address, sizeof six);
+  return memcmp(&six.sin6_addr, &in6addr_loopback,
+                sizeof in6addr_loopback) == 0;
+}
+
+/* The port of a socket that listens. */
+CONC__PRIVATE int conc__inspect_port(int fd) {
+  char text[128];
+  const char *colon;
+  ssize_t n = conc_address(fd, text, sizeof text);
+  if (n < 0) return (int)n;
+  colon = strrchr(text, ':');
+  return colon != NULL ? atoi(colon + 1) : 0;
+}
+
+/* Listens, and starts the thread. The port, or negative errno and nothing is
+   left. The look-up of a name may be cancelled, but by nobody: see below. */
+CONC__PRIVATE int conc__inspect_open(struct conc__inspector *in,
+                                     const conc_inspect_opts *opts) {
+  const char *address = opts->address != NULL ? opts->address : "";
+  const char *colon = strrchr(address, ':');
+  size_t n = colon != NULL ? (size_t)(colon - address) : 0;
+  conc__place place;
+  int port = 0, rc;
+  if (strchr(address, '/') != NULL || n >= sizeof in->hosts[0] ||
+      (opts->host != NULL && strlen(opts->host) >= sizeof in->hosts[1]))
+    return -EINVAL;
+  memcpy(in->hosts[0], address, n);
+  in->hosts[0][n] = 0;
+  in->hosts[1][0] = 0;
+  if (opts->host != NULL)
+    memcpy(in->hosts[1], opts->host, strlen(opts->host) + 1);
+  rc = conc__address_parse(address, true, AF_UNSPEC, CONC__NEVER, &place, 1);
+  if (rc < 0) return rc;
+  if (!opts->anywhere && !conc__inspect_is_near(&place)) return -EINVAL;
+  rc = conc__socket_open(&in->listener, place.address.ss_family, SOCK_STREAM,
+                         true);
+  if (rc != 0) return rc;
+  rc = conc__socket_bind(in->listener, &place, SOCK_STREAM, 0);
+  if (rc == 0) rc = port = conc__inspect_port(in->listener);
+  if (rc > 0) rc = conc__inspect_begin_thread(in);
+  if (rc != 0) {
+    conc__fd_close_own(&in->listener);
+    return rc;
+  }
+  in->on = true;
+  in->depth = conc__fork_depth;
+  return port;
+}
+
+/* As in conc_report_on_signal. Without `opts` the page ends. */
+CONC__PRIVATE int conc__inspect_call(const conc_inspect_opts *opts) {
+  struct conc__inspector *in = &conc__inspector;
+  conc_scope shield;
+  int rc = 0;
+  conc_shield(&shield);
+  conc_lock_acquire(&in->lock, CONC_FOREVER);
+  if (opts == NULL || (in->on && in->depth != conc__fork_depth))
+    conc__inspect_end(in);
+  if (opts != NULL) rc = in->on ? -EBUSY : conc__inspect_open(in, opts);
+  conc_lock_release(&in->lock);
+  conc_scope_end(&shield);
+  return rc;
+}
+
+CONC_API int conc_inspect_start(const conc_inspect_opts *opts) {
+  conc_inspect_opts none;
+  memset(&none, 0, sizeof none);
+  return conc__inspect_call(opts != NULL ? opts : &none);
+}
+
+CONC_API int conc_inspect(const char *address) {
+  conc_inspect_opts opts;
+  if (address == NULL) return conc__inspect_call(NULL);
+  memset(&opts, 0, sizeof opts);
+  opts.address = address;
+  return conc__inspect_call(&opts);
 }
 
 #ifdef CONC_STRICT
