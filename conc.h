@@ -426,12 +426,12 @@
                           states, bounds. If a check fails, the
                           library has an error: it writes a line to the
                           standard error and calls abort().
-     CONC_MALLOC(size)    The allocator. Define all three or none. They may use
-     CONC_REALLOC(p, size)  locks, events and semaphores of this file. They may
-     CONC_FREE(p)           not start or end processes, open or close
-                          descriptors by it, or use shared memory by name: for
-                          that it has guards of its own, with which it
-                          allocates.
+     CONC_MALLOC(size)    The allocator. Define all three or none. They may
+     CONC_REALLOC(p, size)  call what never waits (conc_now, conc_current,
+     CONC_FREE(p)           conc_name, conc_local_get), and nothing else of
+                          this file. No other task waits for them, but for
+                          those that start processes, open descriptors or
+                          shared memory, or use the same queue at Redis.
      CONC_STACK_SIZE      Bytes of a coroutine's stack; default 65536.
      CONC_SPIN_SECONDS    How long a wait spins at most before it sleeps;
                           default 50e-6. With 0 no wait spins.
@@ -9862,8 +9862,8 @@ static const conc__actor_class conc__thread_class = {
    its memory before, or lets the guard go meanwhile and looks again; and what
    is freed is kept until the guard is free. CONC_CHECKED finds what does not.
    Some guards are `slow`: they are for what makes processes, opens and closes
-   descriptors or maps memory, all of which asks the system while it has them.
-   With those memory may be taken. */
+   descriptors or maps memory, all of which asks the system while it has them;
+   and conc__mutex_slow_of. With those memory may be taken. */
 typedef struct conc__mutex {
   unsigned word; /* 0 free; 1 held; 2 held, and a thread may sleep for it: may
                     be set when none does (any longer), must be set when one
@@ -9925,42 +9925,56 @@ CONC__INLINE void conc__mutex_unlock(conc__mutex *m) {
     conc__futex_wake(&m->word, 1, false);
 }
 
-/* A power of two; the lower half and the upper half are used in pairs, see
-   conc__mutex_pair. */
-enum { CONC__MUTEXES = 256 };
-static conc__mutex conc__mutexes[CONC__MUTEXES];
+/* CONC__MUTEXES is a power of two; the lower half and the upper half of these
+   are used in pairs, see conc__mutex_pair. In front of them are the slow ones:
+   so one of the others may be taken with a slow one held. */
+enum { CONC__MUTEXES = 256, CONC__MUTEXES_SLOW = 8, CONC__MUTEXES_ALL = 264 };
+static conc__mutex conc__mutexes[CONC__MUTEXES_ALL] = {
+    CONC__MUTEX_SLOW, CONC__MUTEX_SLOW, CONC__MUTEX_SLOW, CONC__MUTEX_SLOW,
+    CONC__MUTEX_SLOW, CONC__MUTEX_SLOW, CONC__MUTEX_SLOW, CONC__MUTEX_SLOW};
+
+/* The number of an object's guard among the CONC__MUTEXES. */
+CONC__INLINE size_t conc__mutex_number(const void *object) {
+  uintptr_t h = (uintptr_t)object >> 4;
+  return (h ^ h >> 8 ^ h >> 16) % CONC__MUTEXES;
+}
 
 /* The guard of an object. Two objects may share one: so a thread must never
    hold two of them, but for those that conc__mutex_pair says. */
 CONC__INLINE conc__mutex *conc__mutex_of(const void *object) {
-  uintptr_t h = (uintptr_t)object >> 4;
-  return &conc__mutexes[(h ^ h >> 8 ^ h >> 16) % CONC__MUTEXES];
+  return &conc__mutexes[CONC__MUTEXES_SLOW + conc__mutex_number(object)];
+}
+
+/* The same for an object whose guard is held while memory is taken: what has
+   one guard for its buffers, and few tasks that use it. */
+CONC__INLINE conc__mutex *conc__mutex_slow_of(const void *object) {
+  return &conc__mutexes[conc__mutex_number(object) % CONC__MUTEXES_SLOW];
 }
 
 /* Two guards for an object whose sides rarely meet. The first is always before
    the second one in the table: what needs both takes them in this order, as
    conc__mutexes_lock does. */
 CONC__INLINE conc__mutex *conc__mutex_pair(const void *object, int which) {
-  size_t first = (size_t)(conc__mutex_of(object) - conc__mutexes);
-  return &conc__mutexes[first % (CONC__MUTEXES / 2) +
+  size_t first = conc__mutex_number(object);
+  return &conc__mutexes[CONC__MUTEXES_SLOW + first % (CONC__MUTEXES / 2) +
                         (which != 0 ? CONC__MUTEXES / 2 : 0)];
 }
 
 /* All of them: then nothing that a guard protects changes. */
 CONC__PRIVATE void conc__mutexes_lock(void) {
   size_t i;
-  for (i = 0; i < CONC__MUTEXES; i++) conc__mutex_lock(&conc__mutexes[i]);
+  for (i = 0; i < CONC__MUTEXES_ALL; i++) conc__mutex_lock(&conc__mutexes[i]);
 }
 
 CONC__PRIVATE void conc__mutexes_unlock(void) {
   size_t i;
-  for (i = 0; i < CONC__MUTEXES; i++) conc__mutex_unlock(&conc__mutexes[i]);
+  for (i = 0; i < CONC__MUTEXES_ALL; i++) conc__mutex_unlock(&conc__mutexes[i]);
 }
 
 /* For CONC__CHECK: all are held, if not for sure by the caller. */
 CONC__PRIVATE bool conc__mutexes_are_held(void) {
   size_t i;
-  for (i = 0; i < CONC__MUTEXES; i++)
+  for (i = 0; i < CONC__MUTEXES_ALL; i++)
     if (!conc__mutex_is_held(&conc__mutexes[i])) return false;
   return true;
 }
@@ -11587,7 +11601,7 @@ static conc__sentry *conc__sentries[CONC__MUTEXES];
 static struct conc__waitlist conc__followers[CONC__MUTEXES];
 
 CONC__INLINE size_t conc__sentry_bucket(const unsigned *word) {
-  return (size_t)(conc__mutex_of(word) - conc__mutexes);
+  return conc__mutex_number(word);
 }
 
 /* Those that have one sentry: all threads, NULL, or the coroutines of one
@@ -16391,12 +16405,13 @@ CONC__PRIVATE int conc__attribute_make(conc_local *local, const char *name,
   conc__mutex_lock(&conc__locals_guard);
   /* Once more, for now no other thread can add it. */
   place = conc__attribute_place(local, name);
-  if (*place == NULL)
+  if (*place == NULL) {
     conc__attribute_link(a, place);
-  else
-    CONC_FREE(a); /* another thread was faster */
+    a = NULL;
+  }
   *out = *place;
   conc__mutex_unlock(&conc__locals_guard);
+  CONC_FREE(a); /* another thread was faster */
   return 0;
 }
 
@@ -16635,34 +16650,44 @@ CONC__PRIVATE void conc__local_end(const conc_attribute *a) {
   conc__locals_trim(conc__local_task(a));
 }
 
-/* Frees the attributes of a local, of which no value is set any more: their
-   indices are free again. Under the guard. */
-CONC__PRIVATE void conc__attributes_forget(const conc_local *local) {
+/* Takes out the attributes of a local, of which no value is set any more:
+   their indices are free again. Under the guard. They are to be freed, linked
+   by `next`. */
+CONC__PRIVATE conc_attribute *
+conc__attributes_forget(const conc_local *local) {
   conc_attribute **p = &conc__attributes_all;
+  conc_attribute *out = NULL;
   CONC__CHECK(conc__mutex_is_held(&conc__locals_guard));
   while (*p != NULL) {
     conc_attribute *a = *p;
     if (a->local == local) {
       *p = a->next;
-      CONC_FREE(a);
+      a->next = out;
+      out = a;
     } else {
       p = &a->next;
     }
   }
+  return out;
 }
 
 /* Takes values out, 64 at a time, and destroys them without the guard. The
    names are forgotten under the same guard under which no value was left: or
    a task that ends meanwhile could find a value of a name that is gone. */
 CONC_API void conc_local_free(conc_local *local) {
+  conc_attribute *forgotten = NULL, *a;
   void *values[64];
   size_t n, i;
   conc__self(); /* foreign threads, too, have a task from here on */
   do {
     conc__mutex_lock(&conc__locals_guard);
     n = conc__local_take(local, values, 64);
-    if (n < 64) conc__attributes_forget(local);
+    if (n < 64) forgotten = conc__attributes_forget(local);
     conc__mutex_unlock(&conc__locals_guard);
+    while ((a = forgotten) != NULL) {
+      forgotten = a->next;
+      CONC_FREE(a);
+    }
     for (i = 0; i < n; i++)
       if (local->destructor != NULL && values[i] != NULL)
         local->destructor(values[i]);
@@ -19137,7 +19162,7 @@ static const struct conc__guard_row {
 } conc__fork_guards[] = {
     {&conc__stuck_guard, 1},          /* >>deadlock: a search takes all of the
                                          next row while it holds this */
-    {conc__mutexes, CONC__MUTEXES},   /* >>park: the objects', in the order of
+    {conc__mutexes, CONC__MUTEXES_ALL},       /* >>park: the objects', in the order of
                                          conc__mutexes_lock */
     {&conc__threads_guard, 1},        /* >>park: conc__threads. It may be taken
                                          inside an object's guard */
@@ -53663,16 +53688,19 @@ CONC__PRIVATE ssize_t conc__proxy_done_n(conc_queue *q,
 
 /* --- signs of life --- */
 
-/* Appends a lease of each task of this process that has some; how many. Under
-   the guard. */
+#define CONC__LEASE_SIZE 16 /* bytes of its number as a pickle, at most */
+
+/* Appends a lease of each task of this process that has some, as many as there
+   is room for. Under the guard. How many have some. */
 CONC__PRIVATE size_t conc__leases_living(const conc__proxy *proxy,
-                                         conc__buffer *out, int *rc) {
+                                         conc__buffer *out) {
   const conc__lessee *l;
   size_t n = 0;
-  for (l = proxy->lessees; l != NULL && *rc == 0; l = l->after) {
+  for (l = proxy->lessees; l != NULL; l = l->after) {
     if (l->youngest == NULL || l->depth != conc__fork_depth) continue;
-    *rc = conc__pickle_put_int(out, (int64_t)l->youngest->lease);
     n++;
+    if (out->capacity - out->size < CONC__LEASE_SIZE) continue;
+    (void)conc__pickle_put_int(out, (int64_t)l->youngest->lease);
   }
   return n;
 }
@@ -53686,13 +53714,18 @@ CONC__PRIVATE void conc__proxy_beat(conc__proxy *proxy) {
   conc__calling call;
   conc__exchange c;
   double end;
-  size_t n;
-  int rc = 0;
-  conc__mutex_lock(guard);
-  n = conc__leases_living(proxy, &b, &rc);
-  end = conc_now() + proxy->beat_every;
-  proxy->beat_at = n > 0 ? end : 0;
-  conc__mutex_unlock(guard);
+  size_t n = 1, room;
+  int rc;
+  do {
+    rc = conc__buffer_reserve(&b, n * CONC__LEASE_SIZE);
+    room = b.capacity / CONC__LEASE_SIZE;
+    b.size = 0;
+    conc__mutex_lock(guard);
+    n = conc__leases_living(proxy, &b);
+    end = conc_now() + proxy->beat_every;
+    proxy->beat_at = n > 0 ? end : 0;
+    conc__mutex_unlock(guard);
+  } while (rc == 0 && n > room);
   if (n > 0 && rc == 0 && ident->leases) {
     conc__call_begin(&call, proxy->manager, end, end);
     if (conc__exchange_begin(&c, proxy, ident, CONC__METHOD_ALIVE, &call) ==
@@ -56135,7 +56168,7 @@ typedef struct conc__ask {
   bool leads;            /* it is woken to lead */
 } conc__ask;
 
-/* "The guard" of a line is conc__mutex_of(it). */
+/* "The guard" of a line is conc__mutex_slow_of(it). */
 typedef struct conc__redis_line {
   conc__wire *wire; /* NULL: there is none */
   conc_lock dialing; /* held by the task that makes one */
@@ -56160,7 +56193,7 @@ typedef struct conc__node {
   char address[1]; /* as conc_connect takes it */
 } conc__node;
 
-/* Where a manager's queues are; "the guard" is conc__mutex_of(it). */
+/* Where a manager's queues are; "the guard" is conc__mutex_slow_of(it). */
 typedef struct conc__redis {
   conc__manager_data *manager;
   conc_manager *owner;
@@ -56368,7 +56401,7 @@ CONC__PRIVATE void conc__redis_greet(const conc__redis *r, conc__command *c) {
 CONC__PRIVATE int conc__redis_dial(conc__redis *r, const char *address,
                                    conc__wire **out, double deadline) {
   conc__wire *w = (conc__wire *)CONC_MALLOC(sizeof *w);
-  conc__mutex *guard = conc__mutex_of(r);
+  conc__mutex *guard = conc__mutex_slow_of(r);
   conc__buffer in = {NULL, 0, 0, 0};
   conc__command c;
   conc__channel ch;
@@ -56454,7 +56487,7 @@ CONC__PRIVATE int conc__dial_result(int rc, double end) {
 CONC__PRIVATE conc__wire *conc__line_break(conc__redis_line *l,
                                            conc__waiter **woken, bool *last) {
   conc__wire *w = l->wire;
-  CONC__CHECK(conc__mutex_is_held(conc__mutex_of(l)));
+  CONC__CHECK(conc__mutex_is_held(conc__mutex_slow_of(l)));
   *last = false;
   if (w == NULL) return NULL;
   for (; l->told < l->asked; l->told++) {
@@ -56632,7 +56665,7 @@ CONC__PRIVATE void conc__ask_forget(conc__redis_line *l, conc__ask *a) {
    meanwhile. `early`: nothing was read before. 0 or negative errno. */
 CONC__PRIVATE int conc__line_lead(conc__redis_line *l, bool early,
                                   double deadline) {
-  conc__mutex *guard = conc__mutex_of(l);
+  conc__mutex *guard = conc__mutex_slow_of(l);
   conc__wire *w = l->wire;
   int events = early ? CONC_READ : CONC_READ | CONC__TRIED;
   bool last;
@@ -56659,7 +56692,7 @@ CONC__PRIVATE int conc__line_lead(conc__redis_line *l, bool early,
 CONC__PRIVATE int conc__line_wait(conc__redis_line *l, conc__ask *a,
                                   size_t limit, double silence,
                                   double deadline) {
-  conc__mutex *guard = conc__mutex_of(l);
+  conc__mutex *guard = conc__mutex_slow_of(l);
   /* What was asked for just now is not there yet: so a thread waits for it
      before it looks for it. (A loop waits with fewer calls of the system for
      what was tried.) */
@@ -56722,7 +56755,7 @@ CONC__PRIVATE int conc__line_wait(conc__redis_line *l, conc__ask *a,
 /* The connection of a line, made if there is none. 0 or negative errno. */
 CONC__PRIVATE int conc__line_connect(conc__redis *r, const conc__node *node,
                                      conc__redis_line *l, double deadline) {
-  conc__mutex *guard = conc__mutex_of(l);
+  conc__mutex *guard = conc__mutex_slow_of(l);
   conc__wire *w = NULL;
   int rc = conc_lock_acquire(&l->dialing, conc__remaining(deadline));
   if (rc == -EOWNERDEAD) rc = 0;
@@ -56747,7 +56780,7 @@ CONC__PRIVATE int conc__line_ask(conc__redis *r, conc__node *node,
                                  conc__buffer *replies, bool *sent,
                                  double deadline) {
   conc__redis_line *l = c->apart ? &node->apart : &node->line;
-  conc__mutex *guard = conc__mutex_of(l);
+  conc__mutex *guard = conc__mutex_slow_of(l);
   size_t limit = conc__redis_limit(r);
   /* A WAIT for replicas is answered after .timeout, and is no silence. */
   double silence = r->manager->timeout + (c->apart ? 1 : 0);
@@ -56811,7 +56844,7 @@ CONC__PRIVATE int conc__line_ask(conc__redis *r, conc__node *node,
 /* A server that has not said a word for so long is given up, with all that
    waits for it. Whether there is a connection still. */
 CONC__PRIVATE bool conc__line_look(conc__redis_line *l, double silence) {
-  conc__mutex *guard = conc__mutex_of(l);
+  conc__mutex *guard = conc__mutex_slow_of(l);
   conc__waiter *woken = NULL;
   conc__wire *gone = NULL;
   bool last = false, there;
@@ -56984,7 +57017,7 @@ CONC__PRIVATE int conc__redis_parse(conc__redis *r, const char *address) {
 /* The server of an address. NULL: there is no memory. */
 CONC__PRIVATE conc__node *conc__redis_node(conc__redis *r,
                                            const char *address) {
-  conc__mutex *guard = conc__mutex_of(r);
+  conc__mutex *guard = conc__mutex_slow_of(r);
   size_t size = strlen(address);
   conc__node *n, *made = (conc__node *)CONC_MALLOC(sizeof *made + size);
   if (made != NULL) {
@@ -57046,7 +57079,7 @@ CONC__PRIVATE int conc__redis_ask_sentinel(conc__redis *r, const char *host,
    errno. */
 CONC__PRIVATE int conc__redis_home(conc__redis *r, conc__node **out,
                                    double deadline) {
-  conc__mutex *guard = conc__mutex_of(r);
+  conc__mutex *guard = conc__mutex_slow_of(r);
   char address[256];
   size_t i;
   int rc = -EINVAL;
@@ -57078,7 +57111,7 @@ CONC__PRIVATE int conc__redis_home(conc__redis *r, conc__node **out,
 /* A server has failed that is in use as the first one: the next try asks anew
    where to begin. */
 CONC__PRIVATE void conc__redis_leave_home(conc__redis *r, conc__node *node) {
-  conc__mutex *guard = conc__mutex_of(r);
+  conc__mutex *guard = conc__mutex_slow_of(r);
   size_t i;
   if (r->sentinel == NULL && r->hosts_count == 1) return;
   if (r->sentinel == NULL) {
@@ -57356,7 +57389,7 @@ typedef struct conc__redis_task {
   conc__parcel *youngest; /* under the guard of leases */
 } conc__redis_task;
 
-/* A queue at Redis. "The guard" is conc__mutex_of(it). */
+/* A queue at Redis. "The guard" is conc__mutex_slow_of(it). */
 typedef struct conc__redis_queue {
   conc_queue queue; /* first: it is a queue */
   struct conc__redis_queue *next;
@@ -57411,7 +57444,7 @@ static conc_local conc__redis_local;
 static conc_attribute conc__redis_own;
 
 CONC__INLINE conc__mutex *conc__redis_guard(void) {
-  return conc__mutex_of(&conc__redis_local);
+  return conc__mutex_slow_of(&conc__redis_local);
 }
 
 /* Takes a lease out of its task's list. Under the guard of leases. */
@@ -57693,7 +57726,7 @@ CONC__PRIVATE void conc__lease_put_back(conc__parcel *p) {
 /* Parcels are on their way from one list to another one: +1; and have come
    there: -1. */
 CONC__PRIVATE void conc__far_moves(conc__redis_queue *q, int by) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   conc__mutex_lock(guard);
   q->moving += (unsigned)by;
   q->moves++;
@@ -57873,9 +57906,9 @@ CONC__PRIVATE int conc__redis_give_back(conc__redis_queue *q,
     conc__command_int(&c, p->back_after);
     conc__command_int(&c, p->deliveries - (p->counts ? 0 : 1));
   }
-  conc__mutex_lock(conc__mutex_of(q));
+  conc__mutex_lock(conc__mutex_slow_of(q));
   q->tend_at = 0; /* the next get of this process looks there first */
-  conc__mutex_unlock(conc__mutex_of(q));
+  conc__mutex_unlock(conc__mutex_slow_of(q));
   rc = conc__redis_call_soon(q, &c, &replies, true);
   *stale = 0;
   for (i = 0; rc == 0 && i < n; i++)
@@ -58052,7 +58085,7 @@ CONC__PRIVATE void conc__recover_list(conc__command *c, size_t *n,
    has some in its hands, or has moved some from one list that was read later
    to one that was read before, it is put off. 0 or -ENOMEM. */
 CONC__PRIVATE int conc__getters_recover(conc__redis_queue *q) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   const unsigned moves = q->moves;
   conc__command c, ids;
   size_t n = 0, i;
@@ -58293,7 +58326,7 @@ CONC__PRIVATE int conc__getters_heard(conc__redis_queue *q, size_t size,
 /* Makes the connection. The guard is released meanwhile. */
 CONC__PRIVATE int conc__getters_dial(conc__redis_queue *q,
                                      conc__calling *call) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   conc__node *node = CONC__LOAD(&q->node);
   conc__wire *w = NULL;
   int rc = 0;
@@ -58316,7 +58349,7 @@ CONC__PRIVATE int conc__getters_dial(conc__redis_queue *q,
 
 /* Has the server end the wait of the getters' connection. */
 CONC__PRIVATE void conc__getters_unblock(conc__redis_queue *q, double end) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   conc__node *node;
   conc__command c;
   bool sent;
@@ -58372,7 +58405,7 @@ CONC__PRIVATE void conc__getters_learn(conc__redis_queue *q, ssize_t size) {
    take again. 0: something may have happened; or negative errno. */
 CONC__PRIVATE int conc__getters_step(conc__redis_queue *q,
                                      conc__calling *call, bool *soon) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   conc__redis *r = q->redis;
   size_t limit = conc__redis_limit(r);
   conc__wire *w, *gone = NULL;
@@ -58513,7 +58546,7 @@ CONC__PRIVATE conc__waiter *conc__getters_pick(conc__redis_queue *q) {
    errno. */
 CONC__PRIVATE int conc__getters_await(conc__redis_queue *q, size_t n,
                                       double deadline, conc__parcel **out) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   bool leads = false, soon = false, stray;
   conc__waiter *woken = NULL, w;
   conc__calling call;
@@ -58589,7 +58622,7 @@ CONC__PRIVATE int conc__getters_await(conc__redis_queue *q, size_t n,
 /* Says of messages of a queue without leases that they have arrived: with the
    next commands of the getters, or soon. */
 CONC__PRIVATE void conc__far_confirm(conc__redis_queue *q, conc__parcel *p) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   CONC_FREE(p->data);
   p->data = NULL;
   conc__mutex_lock(guard);
@@ -58631,19 +58664,19 @@ CONC__PRIVATE void conc__far_refuse(conc__redis_queue *q, conc__parcel *list,
     conc__parcels_free(list);
     return;
   }
-  conc__mutex_lock(conc__mutex_of(q));
+  conc__mutex_lock(conc__mutex_slow_of(q));
   while ((p = list) != NULL) {
     list = p->next;
     p->next = q->returns;
     q->returns = p;
   }
-  conc__mutex_unlock(conc__mutex_of(q));
+  conc__mutex_unlock(conc__mutex_slow_of(q));
   conc__redis_wake(q->redis);
 }
 
 /* Starts the thread that does what no call waits for, once in a process. */
 CONC__PRIVATE int conc__redis_tick_start(conc__redis *r) {
-  conc__mutex *guard = conc__mutex_of(r);
+  conc__mutex *guard = conc__mutex_slow_of(r);
   bool first;
   int rc;
   if (CONC__LOAD(&r->ticks)) return 0;
@@ -58709,7 +58742,7 @@ CONC__PRIVATE ssize_t conc__far_get_n(conc_queue *queue, conc__sink *sink,
 /* A lane that no other call uses; -1: there is none. Its number goes to
    *serial. */
 CONC__PRIVATE int conc__lane_take(conc__redis *r, uint64_t *serial) {
-  conc__mutex *guard = conc__mutex_of(r);
+  conc__mutex *guard = conc__mutex_slow_of(r);
   int lane = -1;
   unsigned i;
   conc__mutex_lock(guard);
@@ -58724,7 +58757,7 @@ CONC__PRIVATE int conc__lane_take(conc__redis *r, uint64_t *serial) {
 }
 
 CONC__PRIVATE void conc__lane_leave(conc__redis *r, int lane) {
-  conc__mutex *guard = conc__mutex_of(r);
+  conc__mutex *guard = conc__mutex_slow_of(r);
   if (lane < 0) return;
   conc__mutex_lock(guard);
   r->lanes_used[lane / 32] &= ~(1u << lane % 32);
@@ -58988,7 +59021,7 @@ enum {
    arrived. */
 CONC__PRIVATE int conc__far_ask(conc__redis_queue *q, int script,
                                 int64_t *counts, size_t n, double end) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   conc__buffer replies = {NULL, 0, 0, 0};
   conc__parcel *arrived;
   conc__calling call;
@@ -59239,7 +59272,7 @@ CONC__PRIVATE conc__redis_queue *conc__far_find(const conc__redis *r,
    0 or negative errno. */
 CONC__PRIVATE int conc__far_of(conc__redis *r, const char *name,
                                conc__redis_queue **out) {
-  conc__mutex *guard = conc__mutex_of(r);
+  conc__mutex *guard = conc__mutex_slow_of(r);
   conc__redis_queue *q, *made;
   int rc;
   conc__redis_enter(r);
@@ -59363,7 +59396,7 @@ CONC__PRIVATE int conc__far_bury(conc__redis_queue *q, conc__parcel *p) {
 /* What the thread is to do with a message later: it was given up by its
    getter, or is dead. */
 CONC__PRIVATE void conc__far_return(conc__redis_queue *q, conc__parcel *p) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   conc__far_moves(q, 1);
   conc__lease_leave(p);
   conc__mutex_lock(guard);
@@ -59546,7 +59579,7 @@ static const conc__queue_class conc__far_class = {
 /* The getters have gone, and left a wait behind: it is ended, and what has
    come goes back. */
 CONC__PRIVATE void conc__tick_stray(conc__redis_queue *q) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   conc__waiter *woken;
   conc__calling call;
   bool soon;
@@ -59582,7 +59615,7 @@ CONC__PRIVATE void conc__tick_stray(conc__redis_queue *q) {
 
 /* Gives back what is to be given back, and buries what is dead. */
 CONC__PRIVATE void conc__tick_returns(conc__redis_queue *q) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   conc__parcel *list, *back = NULL, *p;
   size_t stale;
   conc__mutex_lock(guard);
@@ -59620,7 +59653,7 @@ CONC__PRIVATE void conc__tick_returns(conc__redis_queue *q) {
 /* Says what has arrived, if that is due. False: there is nothing to say, nor
    will there be. */
 CONC__PRIVATE bool conc__tick_confirm(conc__redis_queue *q, double before) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   conc__buffer replies = {NULL, 0, 0, 0};
   conc__parcel *list = NULL;
   conc__command c;
@@ -59744,11 +59777,11 @@ CONC__PRIVATE void conc__tick_beat(conc__redis_queue *q) {
 /* When there is something to do again for a queue, besides its leases. */
 CONC__PRIVATE double conc__tick_next(conc__redis_queue *q) {
   double next = CONC__NEVER, now = conc_now();
-  conc__mutex_lock(conc__mutex_of(q));
+  conc__mutex_lock(conc__mutex_slow_of(q));
   if (q->confirm_at > 0) next = q->confirm_at + CONC__REDIS_CONFIRM;
   if (q->stray || q->returns != NULL)
     next = next < now + 0.2 ? next : now + 0.2;
-  conc__mutex_unlock(conc__mutex_of(q));
+  conc__mutex_unlock(conc__mutex_slow_of(q));
   return next;
 }
 
@@ -59767,7 +59800,7 @@ CONC__PRIVATE double conc__tick_rest(conc__redis *r, conc__redis_queue *q,
 
 /* The queues, as a list that only grows at its front. */
 CONC__PRIVATE conc__redis_queue *conc__far_all(const conc__redis *r) {
-  conc__mutex *guard = conc__mutex_of(r);
+  conc__mutex *guard = conc__mutex_slow_of(r);
   conc__redis_queue *q;
   conc__mutex_lock(guard);
   q = r->queues;
@@ -59818,7 +59851,7 @@ static conc__redis *conc__redis_all; /* under its guard */
 /* Others may run still, and shut one down: what this is at stays in the list
    until it goes on to the next one. */
 CONC__PRIVATE void conc__redis_exit(void) {
-  conc__mutex *guard = conc__mutex_of(&conc__redis_all);
+  conc__mutex *guard = conc__mutex_slow_of(&conc__redis_all);
   conc__redis *r;
   conc__redis_queue *q;
   conc__mutex_lock(guard);
@@ -59837,7 +59870,7 @@ CONC__PRIVATE void conc__redis_exit(void) {
 
 /* Takes a client out of the list. If exit() is at it, that comes first. */
 CONC__PRIVATE void conc__redis_leave_list(conc__redis *r) {
-  conc__mutex *guard = conc__mutex_of(&conc__redis_all);
+  conc__mutex *guard = conc__mutex_slow_of(&conc__redis_all);
   conc__redis **link;
   bool busy;
   do {
@@ -59877,7 +59910,7 @@ CONC__PRIVATE void conc__redis_free(conc__redis *r) {
    errno: then nothing stays. */
 CONC__PRIVATE int conc__redis_begin(conc_manager *manager, double deadline) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
-  conc__mutex *guard = conc__mutex_of(&conc__redis_all);
+  conc__mutex *guard = conc__mutex_slow_of(&conc__redis_all);
   conc__manager_data *m;
   conc__redis *r;
   conc__node *node = NULL;
@@ -60007,9 +60040,9 @@ CONC__PRIVATE void conc__redis_shutdown(conc__manager_data *m) {
     bool last = false;
     conc__wire *w;
     r->queues = q->next;
-    conc__mutex_lock(conc__mutex_of(q));
+    conc__mutex_lock(conc__mutex_slow_of(q));
     w = conc__getters_break(q, &last);
-    conc__mutex_unlock(conc__mutex_of(q));
+    conc__mutex_unlock(conc__mutex_slow_of(q));
     conc__wire_leave(w, last);
     conc__far_drop_leases(q);
     conc__redis_queue_free(q);
