@@ -7452,6 +7452,9 @@ conc__check_failed(const char *expr, const char *file, int line) {
   abort();
 }
 
+#ifdef __cplusplus
+extern "C" {
+#endif
 __attribute__((unused)) static bool conc__guards_are_free(void);
 __attribute__((unused)) static void *conc__checked_malloc(size_t size) {
   CONC__CHECK(conc__guards_are_free());
@@ -7466,6 +7469,9 @@ __attribute__((unused)) static void conc__checked_free(void *memory) {
   CONC__CHECK(memory == NULL || conc__guards_are_free());
   CONC_FREE(memory);
 }
+#ifdef __cplusplus
+}
+#endif
 #undef CONC_MALLOC
 #undef CONC_REALLOC
 #undef CONC_FREE
@@ -9968,7 +9974,20 @@ CONC__PRIVATE void conc__mutexes_lock(void) {
 
 CONC__PRIVATE void conc__mutexes_unlock(void) {
   size_t i;
-  for (i = 0; i < CONC__MUTEXES_ALL; i++) conc__mutex_unlock(&conc__mutexes[i]);
+  for (i = 0; i < CONC__MUTEXES_ALL; i++)
+    conc__mutex_unlock(&conc__mutexes[i]);
+}
+
+/* All of the slow ones. */
+CONC__PRIVATE void conc__mutexes_lock_slow(void) {
+  size_t i;
+  for (i = 0; i < CONC__MUTEXES_SLOW; i++) conc__mutex_lock(&conc__mutexes[i]);
+}
+
+CONC__PRIVATE void conc__mutexes_unlock_slow(void) {
+  size_t i;
+  for (i = 0; i < CONC__MUTEXES_SLOW; i++)
+    conc__mutex_unlock(&conc__mutexes[i]);
 }
 
 /* For CONC__CHECK: all are held, if not for sure by the caller. */
@@ -19162,8 +19181,8 @@ static const struct conc__guard_row {
 } conc__fork_guards[] = {
     {&conc__stuck_guard, 1},          /* >>deadlock: a search takes all of the
                                          next row while it holds this */
-    {conc__mutexes, CONC__MUTEXES_ALL},       /* >>park: the objects', in the order of
-                                         conc__mutexes_lock */
+    {conc__mutexes, CONC__MUTEXES_ALL}, /* >>park: the objects', in the order
+                                           of conc__mutexes_lock */
     {&conc__threads_guard, 1},        /* >>park: conc__threads. It may be taken
                                          inside an object's guard */
     {&conc__locals_guard, 1},         /* >>local: all arrays of values */
@@ -35496,7 +35515,8 @@ typedef struct conc__work {
 typedef struct conc__todo {
   conc__waiter *woken, *woken_last;
   conc__letter *freed; /* linked by `next` */
-  void *junk; /* memory to be freed, each begins with the address of the next */
+  void *junk; /* memory to be freed: each begins with the address of the
+                 next */
 } conc__todo;
 
 /* The first of a pair: with it held, a journal may be appended to. */
@@ -36057,8 +36077,8 @@ CONC__INLINE conc__letter **conc__work_bucket(conc__work *q, uint64_t lease) {
   return &q->buckets[lease & (q->buckets_size - 1)];
 }
 
-/* Puts the leases into other buckets, twice as many, all of which are NULL. The
-   old ones, if they are to be freed. */
+/* Puts the leases into other buckets, twice as many, all of which are NULL.
+   The old ones, if they are to be freed. */
 CONC__PRIVATE void *conc__work_rehash(conc__work *q, conc__letter **grown) {
   conc__letter **old = q->buckets;
   size_t old_size = q->buckets_size, i;
@@ -57921,14 +57941,15 @@ CONC__PRIVATE int conc__redis_give_back(conc__redis_queue *q,
 
 /* What was the parent's is forgotten: its connections are closed already, its
    leases are its own, and no task of it is here but the one that has forked.
-   That is done once, while nobody can look. */
+   That is done once, while nobody can look: all guards that there are at Redis
+   are slow ones. */
 CONC__PRIVATE void conc__redis_reset(conc__redis *r) {
   conc__redis_queue *q;
   conc__node *n;
   size_t i;
-  conc__mutexes_lock();
+  conc__mutexes_lock_slow();
   if (r->depth == conc__fork_depth) {
-    conc__mutexes_unlock();
+    conc__mutexes_unlock_slow();
     return;
   }
   for (n = r->nodes; n != NULL; n = n->next) {
@@ -57974,7 +57995,7 @@ CONC__PRIVATE void conc__redis_reset(conc__redis *r) {
   memset(r->lanes_used, 0, sizeof r->lanes_used);
   conc__redis_name(r);
   CONC__STORE(&r->depth, conc__fork_depth);
-  conc__mutexes_unlock();
+  conc__mutexes_unlock_slow();
 }
 
 /* Each call of a queue begins so. */
