@@ -426,12 +426,16 @@
                           which (DRD learns nothing). Slower, even without
                           Valgrind.
      CONC_CHECKED         Check what the library relies on inside: guards that
-                          must be held, states, bounds. If a check fails, the
+                          must be held, or must not be when it allocates;
+                          states, bounds. If a check fails, the
                           library has an error: it writes a line to the
                           standard error and calls abort().
-     CONC_MALLOC(size)    The allocator. Define all three or none.
-     CONC_REALLOC(p, size)
-     CONC_FREE(p)
+     CONC_MALLOC(size)    The allocator. Define all three or none. They may
+     CONC_REALLOC(p, size)  call what never waits (conc_now, conc_current,
+     CONC_FREE(p)           conc_name, conc_local_get), and nothing else of
+                          this file. No other task waits for them, but for
+                          those that start processes, open descriptors or
+                          shared memory, or use the same queue at Redis.
      CONC_STACK_SIZE      Bytes of a coroutine's stack; default 65536.
      CONC_SPIN_SECONDS    How long a wait spins at most before it sleeps;
                           default 50e-6. With 0 no wait spins.
@@ -7660,7 +7664,8 @@ static uint64_t conc__tcc_update(void *p, char operation, uint64_t v,
 
 /* What must be true here, whatever a caller, a peer or a file does: if it is
    not, the error is in this file. Tests define CONC_CHECKED; without it the
-   expression is not even evaluated. */
+   expression is not even evaluated. Then it is looked after, too, that memory
+   is taken and given back while no guard is held: see >>park. */
 #ifdef CONC_CHECKED
 #define CONC__CHECK(expr)                                                     \
   ((expr) ? (void)0 : conc__check_failed(#expr, __FILE__, __LINE__))
@@ -7669,6 +7674,33 @@ conc__check_failed(const char *expr, const char *file, int line) {
   fprintf(stderr, "%s:%d: conc.h: not true: %s\n", file, line, expr);
   abort();
 }
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+__attribute__((unused)) static bool conc__guards_are_free(void);
+__attribute__((unused)) static void *conc__checked_malloc(size_t size) {
+  CONC__CHECK(conc__guards_are_free());
+  return CONC_MALLOC(size);
+}
+__attribute__((unused)) static void *conc__checked_realloc(void *memory,
+                                                           size_t size) {
+  CONC__CHECK(conc__guards_are_free());
+  return CONC_REALLOC(memory, size);
+}
+__attribute__((unused)) static void conc__checked_free(void *memory) {
+  CONC__CHECK(memory == NULL || conc__guards_are_free());
+  CONC_FREE(memory);
+}
+#ifdef __cplusplus
+}
+#endif
+#undef CONC_MALLOC
+#undef CONC_REALLOC
+#undef CONC_FREE
+#define CONC_MALLOC(size) conc__checked_malloc(size)
+#define CONC_REALLOC(memory, size) conc__checked_realloc((memory), (size))
+#define CONC_FREE(memory) conc__checked_free(memory)
 #else
 #define CONC__CHECK(expr) ((void)0)
 #endif
@@ -9579,6 +9611,9 @@ typedef struct conc__thread {
   int fork_birth; /* >>park: of its fork, see conc__birth_begin */
   bool gives_way; /* >>aside: it works beside a loop, see conc__give_way */
   struct conc__trace_ring *trace; /* >>trace: where its events go; or NULL */
+#ifdef CONC_CHECKED
+  unsigned guards; /* >>park: that it holds, see conc__guards_are_free */
+#endif
 } conc__thread;
 
 #if CONC_HAVE_THREAD_LOCAL
@@ -10060,13 +10095,41 @@ static const conc__actor_class conc__thread_class = {
 
 /* The internal lock. It is never held across a park; a thread that finds it
    held sleeps as a thread, even inside a coroutine: it is held for some dozen
-   instructions at most. A cache line each. */
+   instructions at most. A cache line each.
+
+   No memory is taken or given back with one held: the allocator may be the
+   program's own, which may use locks that have a guard of this table, and that
+   of the system may have pages to fetch while others wait. So what grows gets
+   its memory before, or lets the guard go meanwhile and looks again; and what
+   is freed is kept until the guard is free. CONC_CHECKED finds what does not.
+   Some guards are `slow`: they are for what makes processes, opens and closes
+   descriptors or maps memory, all of which asks the system while it has them;
+   and conc__mutex_slow_of. With those memory may be taken. */
 typedef struct conc__mutex {
   unsigned word; /* 0 free; 1 held; 2 held, and a thread may sleep for it: may
                     be set when none does (any longer), must be set when one
                     does. All of it is cleared by the release */
-  char rest[CONC__CACHE_LINE - sizeof(unsigned)];
+  bool slow; /* constant */
+  char rest[CONC__CACHE_LINE - sizeof(unsigned) - sizeof(bool)];
 } conc__mutex;
+
+/* What a guard begins with that is slow. */
+#define CONC__MUTEX_SLOW {0, true, {0}}
+
+/* Counts the guards that a thread holds, for conc__guards_are_free. */
+#ifdef CONC_CHECKED
+#define CONC__GUARDS_MORE(m) (conc__this.guards += !(m)->slow)
+#define CONC__GUARDS_LESS(m) (conc__this.guards -= !(m)->slow)
+#define CONC__GUARDS_NONE() (conc__this.guards = 0)
+
+__attribute__((unused)) static bool conc__guards_are_free(void) {
+  return conc__this.guards == 0;
+}
+#else
+#define CONC__GUARDS_MORE(m) ((void)0)
+#define CONC__GUARDS_LESS(m) ((void)0)
+#define CONC__GUARDS_NONE() ((void)0)
+#endif
 
 /* A thread that has once slept takes the lock by 2, as if another slept: it
    cannot know. The last release of a crowd wakes in vain, which costs less
@@ -10087,6 +10150,7 @@ CONC__INLINE void conc__mutex_lock(conc__mutex *m) {
   unsigned free = 0;
   if (CONC__UNLIKELY(!CONC__CAS(&m->word, &free, 1u)))
     conc__mutex_lock_slow(m);
+  CONC__GUARDS_MORE(m);
 }
 
 /* For a thread that must not wait for it, as it holds others. */
@@ -10102,48 +10166,106 @@ CONC__INLINE bool conc__mutex_is_held(const conc__mutex *m) {
 
 CONC__INLINE void conc__mutex_unlock(conc__mutex *m) {
   CONC__CHECK(conc__mutex_is_held(m));
+  CONC__GUARDS_LESS(m);
   CONC__POINT();
   if (CONC__UNLIKELY(__atomic_exchange_n(&m->word, 0u, __ATOMIC_RELEASE) == 2))
     conc__futex_wake(&m->word, 1, false);
 }
 
-/* A power of two; the lower half and the upper half are used in pairs, see
-   conc__mutex_pair. */
-enum { CONC__MUTEXES = 256 };
-static conc__mutex conc__mutexes[CONC__MUTEXES];
+/* CONC__MUTEXES is a power of two; the lower half and the upper half of these
+   are used in pairs, see conc__mutex_pair. In front of them are the slow ones:
+   so one of the others may be taken with a slow one held. */
+enum { CONC__MUTEXES = 256, CONC__MUTEXES_SLOW = 8, CONC__MUTEXES_ALL = 264 };
+static conc__mutex conc__mutexes[CONC__MUTEXES_ALL] = {
+    CONC__MUTEX_SLOW, CONC__MUTEX_SLOW, CONC__MUTEX_SLOW, CONC__MUTEX_SLOW,
+    CONC__MUTEX_SLOW, CONC__MUTEX_SLOW, CONC__MUTEX_SLOW, CONC__MUTEX_SLOW};
+
+/* The number of an object's guard among the CONC__MUTEXES. */
+CONC__INLINE size_t conc__mutex_number(const void *object) {
+  uintptr_t h = (uintptr_t)object >> 4;
+  return (h ^ h >> 8 ^ h >> 16) % CONC__MUTEXES;
+}
 
 /* The guard of an object. Two objects may share one: so a thread must never
    hold two of them, but for those that conc__mutex_pair says. */
 CONC__INLINE conc__mutex *conc__mutex_of(const void *object) {
-  uintptr_t h = (uintptr_t)object >> 4;
-  return &conc__mutexes[(h ^ h >> 8 ^ h >> 16) % CONC__MUTEXES];
+  return &conc__mutexes[CONC__MUTEXES_SLOW + conc__mutex_number(object)];
+}
+
+/* The same for an object whose guard is held while memory is taken: what has
+   one guard for its buffers, and few tasks that use it. */
+CONC__INLINE conc__mutex *conc__mutex_slow_of(const void *object) {
+  return &conc__mutexes[conc__mutex_number(object) % CONC__MUTEXES_SLOW];
 }
 
 /* Two guards for an object whose sides rarely meet. The first is always before
    the second one in the table: what needs both takes them in this order, as
    conc__mutexes_lock does. */
 CONC__INLINE conc__mutex *conc__mutex_pair(const void *object, int which) {
-  size_t first = (size_t)(conc__mutex_of(object) - conc__mutexes);
-  return &conc__mutexes[first % (CONC__MUTEXES / 2) +
+  size_t first = conc__mutex_number(object);
+  return &conc__mutexes[CONC__MUTEXES_SLOW + first % (CONC__MUTEXES / 2) +
                         (which != 0 ? CONC__MUTEXES / 2 : 0)];
 }
 
 /* All of them: then nothing that a guard protects changes. */
 CONC__PRIVATE void conc__mutexes_lock(void) {
   size_t i;
-  for (i = 0; i < CONC__MUTEXES; i++) conc__mutex_lock(&conc__mutexes[i]);
+  for (i = 0; i < CONC__MUTEXES_ALL; i++) conc__mutex_lock(&conc__mutexes[i]);
 }
 
 CONC__PRIVATE void conc__mutexes_unlock(void) {
   size_t i;
-  for (i = 0; i < CONC__MUTEXES; i++) conc__mutex_unlock(&conc__mutexes[i]);
+  for (i = 0; i < CONC__MUTEXES_ALL; i++)
+    conc__mutex_unlock(&conc__mutexes[i]);
+}
+
+/* All of the slow ones. */
+CONC__PRIVATE void conc__mutexes_lock_slow(void) {
+  size_t i;
+  for (i = 0; i < CONC__MUTEXES_SLOW; i++) conc__mutex_lock(&conc__mutexes[i]);
+}
+
+CONC__PRIVATE void conc__mutexes_unlock_slow(void) {
+  size_t i;
+  for (i = 0; i < CONC__MUTEXES_SLOW; i++)
+    conc__mutex_unlock(&conc__mutexes[i]);
 }
 
 /* For CONC__CHECK: all are held, if not for sure by the caller. */
 CONC__PRIVATE bool conc__mutexes_are_held(void) {
   size_t i;
-  for (i = 0; i < CONC__MUTEXES; i++)
+  for (i = 0; i < CONC__MUTEXES_ALL; i++)
     if (!conc__mutex_is_held(&conc__mutexes[i])) return false;
+  return true;
+}
+
+/* Sees to it that an array that is protected by a guard has room for one
+   element more than `count`, of `unit` bytes each. `array` is the address of
+   the pointer to it. Called with the guard held, and returns with it; but
+   meanwhile it is let go, if the array has to grow: then the caller looks
+   again at all that it has seen, of which `count` is a part, and *array may
+   have moved for others. False: there is no memory. */
+CONC__PRIVATE bool conc__grow_under(conc__mutex *guard, void *array,
+                                    size_t *capacity, const size_t *count,
+                                    size_t unit) {
+  while (*count >= *capacity) {
+    size_t before = *capacity, size = 0;
+    void *grown, *old;
+    conc__mutex_unlock(guard);
+    grown = conc__grow(NULL, &size, before + 1, unit);
+    conc__mutex_lock(guard);
+    if (grown == NULL) return false;
+    if (*capacity == before) {
+      memcpy(&old, array, sizeof old);
+      if (*count > 0) memcpy(grown, old, *count * unit);
+      memcpy(array, &grown, sizeof grown);
+      *capacity = size;
+      grown = old;
+    }
+    conc__mutex_unlock(guard); /* it, or what another task has made obsolete */
+    CONC_FREE(grown);
+    conc__mutex_lock(guard);
+  }
   return true;
 }
 
@@ -10236,6 +10358,7 @@ CONC__PRIVATE void conc__atfork_parent(void) {
 CONC__PRIVATE void conc__atfork_child(void) {
   unsigned row;
   CONC__CHECK(conc__mutex_is_held(&conc__fork_guard));
+  CONC__GUARDS_NONE(); /* none is given back here: they are made anew */
   conc__birth_end(conc__this.fork_birth);
   conc__fork_guard.word = 0; /* a thread that waits for it is not here */
   conc__fork_depth++;
@@ -10295,7 +10418,7 @@ typedef struct conc__own_fd {
 /* Held while a descriptor is opened and entered, or left and closed: so no
    fork comes in between. Nothing that can wait is done under it. It is taken
    inside all guards but that of the table of forks. */
-static conc__mutex conc__own_guard;
+static conc__mutex conc__own_guard = CONC__MUTEX_SLOW;
 static int conc__own_cancel; /* of its holder: see conc__pthread_cancel_off */
 static conc__own_fd *conc__own_fds; /* by number */
 static size_t conc__own_room;       /* rows of it */
@@ -11287,7 +11410,8 @@ typedef struct conc__region {
                   or our parent */
 } conc__region;
 
-static conc__mutex conc__shared_guard; /* of all this; before other guards */
+static conc__mutex conc__shared_guard = CONC__MUTEX_SLOW; /* of all this;
+                                                   before other guards */
 static conc__region *conc__regions;
 static struct conc__registry *conc__family; /* NULL: no anonymous memory yet */
 static pthread_once_t conc__shared_once = PTHREAD_ONCE_INIT;
@@ -11745,7 +11869,7 @@ static conc__sentry *conc__sentries[CONC__MUTEXES];
 static struct conc__waitlist conc__followers[CONC__MUTEXES];
 
 CONC__INLINE size_t conc__sentry_bucket(const unsigned *word) {
-  return (size_t)(conc__mutex_of(word) - conc__mutexes);
+  return conc__mutex_number(word);
 }
 
 /* Those that have one sentry: all threads, NULL, or the coroutines of one
@@ -16601,12 +16725,13 @@ CONC__PRIVATE int conc__attribute_make(conc_local *local, const char *name,
   conc__mutex_lock(&conc__locals_guard);
   /* Once more, for now no other thread can add it. */
   place = conc__attribute_place(local, name);
-  if (*place == NULL)
+  if (*place == NULL) {
     conc__attribute_link(a, place);
-  else
-    CONC_FREE(a); /* another thread was faster */
+    a = NULL;
+  }
   *out = *place;
   conc__mutex_unlock(&conc__locals_guard);
+  CONC_FREE(a); /* another thread was faster */
   return 0;
 }
 
@@ -16845,34 +16970,44 @@ CONC__PRIVATE void conc__local_end(const conc_attribute *a) {
   conc__locals_trim(conc__local_task(a));
 }
 
-/* Frees the attributes of a local, of which no value is set any more: their
-   indices are free again. Under the guard. */
-CONC__PRIVATE void conc__attributes_forget(const conc_local *local) {
+/* Takes out the attributes of a local, of which no value is set any more:
+   their indices are free again. Under the guard. They are to be freed, linked
+   by `next`. */
+CONC__PRIVATE conc_attribute *
+conc__attributes_forget(const conc_local *local) {
   conc_attribute **p = &conc__attributes_all;
+  conc_attribute *out = NULL;
   CONC__CHECK(conc__mutex_is_held(&conc__locals_guard));
   while (*p != NULL) {
     conc_attribute *a = *p;
     if (a->local == local) {
       *p = a->next;
-      CONC_FREE(a);
+      a->next = out;
+      out = a;
     } else {
       p = &a->next;
     }
   }
+  return out;
 }
 
 /* Takes values out, 64 at a time, and destroys them without the guard. The
    names are forgotten under the same guard under which no value was left: or
    a task that ends meanwhile could find a value of a name that is gone. */
 CONC_API void conc_local_free(conc_local *local) {
+  conc_attribute *forgotten = NULL, *a;
   void *values[64];
   size_t n, i;
   conc__self(); /* foreign threads, too, have a task from here on */
   do {
     conc__mutex_lock(&conc__locals_guard);
     n = conc__local_take(local, values, 64);
-    if (n < 64) conc__attributes_forget(local);
+    if (n < 64) forgotten = conc__attributes_forget(local);
     conc__mutex_unlock(&conc__locals_guard);
+    while ((a = forgotten) != NULL) {
+      forgotten = a->next;
+      CONC_FREE(a);
+    }
     for (i = 0; i < n; i++)
       if (local->destructor != NULL && values[i] != NULL)
         local->destructor(values[i]);
@@ -19361,8 +19496,8 @@ static const struct conc__guard_row {
 } conc__fork_guards[] = {
     {&conc__stuck_guard, 1},          /* >>deadlock: a search takes all of the
                                          next row while it holds this */
-    {conc__mutexes, CONC__MUTEXES},   /* >>park: the objects', in the order of
-                                         conc__mutexes_lock */
+    {conc__mutexes, CONC__MUTEXES_ALL}, /* >>park: the objects', in the order
+                                           of conc__mutexes_lock */
     {&conc__threads_guard, 1},        /* >>park: conc__threads. It may be taken
                                          inside an object's guard */
     {&conc__locals_guard, 1},         /* >>local: all arrays of values */
@@ -22142,7 +22277,7 @@ CONC__PRIVATE int conc__shared_reserve(struct conc__registry *r,
 
 /* Held while a process is started, reaped or sent a signal, and by each fork.
    The variables of the reaper, and the lists, change under it. */
-static conc__mutex conc__processes_guard;
+static conc__mutex conc__processes_guard = CONC__MUTEX_SLOW;
 static conc_task *conc__processes; /* children that have not been reaped */
 static unsigned conc__process_numbers, conc__popen_numbers; /* atomic */
 static int conc__reaper_poller = -1; /* its epoll descriptor; -1: none now */
@@ -30400,6 +30535,7 @@ typedef struct conc__sink {
                                   are leased; NULL: the calling task's */
   uint64_t lease; /* set by such a get: the number of the lease, or 0 */
   int deliveries; /* and how often it has been got */
+  size_t lacks;   /* set by conc__entry_prepare, if that is -ENOBUFS */
 } conc__sink;
 
 /* A sink for the bytes of a message. */
@@ -30776,58 +30912,77 @@ CONC__INLINE void conc__bytering_read(const conc__bytering *ring, size_t at,
   }
 }
 
-/* Makes room for `need` bytes more, in a ring that is twice as large or more.
-   Under both guards, for the getters read in the old one. What is in use moves
-   to the front, so places are counted from 0 again: what each side remembers
-   of the other is set to that, too. 0 or -ENOMEM: nothing has changed. */
-CONC__PRIVATE int conc__bytering_grow(conc__fifo *q, size_t need) {
+/* How large the ring must be for `need` bytes more: as large as it is, or
+   twice as large or more. 0: too large. Under both guards. */
+CONC__PRIVATE size_t conc__bytering_wish(const conc__fifo *q, size_t need) {
   size_t used = q->put_at - q->got_at;
   size_t size = q->ring.size == 0 ? 512 : q->ring.size;
-  unsigned char *ring;
   CONC__CHECK(conc__mutex_is_held(conc__fifo_put_guard(q)) &&
               conc__mutex_is_held(conc__fifo_get_guard(q)));
   CONC__CHECK(used <= q->ring.size);
-  q->got_seen = q->got;
-  q->got_at_seen = q->got_at;
-  if (need > SIZE_MAX / 4 || used > SIZE_MAX / 4) return -ENOMEM;
+  if (need > SIZE_MAX / 4 || used > SIZE_MAX / 4) return 0;
   while (size < used + need) size *= 2;
-  if (size == q->ring.size) return 0;
+  return size;
+}
+
+/* Makes room for `need` bytes more. Without a guard: the memory of the new
+   ring is taken and first touched, and that of the old one is given back,
+   while others go on. It is for that moment only: others may have used the
+   room when the caller looks again. Both guards are taken for the change, for
+   the getters read in the old ring. What is in use moves to the front, so
+   places are counted from 0 again: what each side remembers of the other is
+   set to that, too. 0 or -ENOMEM: nothing has changed. */
+CONC__PRIVATE int conc__bytering_grow(conc__fifo *q, size_t need) {
+  unsigned char *ring;
+  size_t used, size, i;
+  bool larger;
+  conc__fifo_lock(q);
+  used = q->put_at - q->got_at;
+  size = conc__bytering_wish(q, need);
+  larger = size != q->ring.size;
+  conc__fifo_unlock(q);
+  if (size == 0) return -ENOMEM;
+  if (!larger) return 0;
   ring = (unsigned char *)CONC_MALLOC(size);
   if (ring == NULL) return -ENOMEM;
-  if (used > 0) conc__bytering_read(&q->ring, q->got_at, ring, used);
-  CONC_FREE(q->ring.data);
-  q->ring.data = ring;
-  q->ring.size = size;
-  q->got_at = q->got_at_seen = 0;
-  q->put_at = used;
+  for (i = 0; i < used; i += 4096) ring[i] = 0;
+  conc__fifo_lock(q);
+  if (q->ring.size < size && conc__bytering_wish(q, need) == size) {
+    unsigned char *old = q->ring.data;
+    used = q->put_at - q->got_at;
+    if (used > 0) conc__bytering_read(&q->ring, q->got_at, ring, used);
+    q->ring.data = ring;
+    q->ring.size = size;
+    q->got_at = q->got_at_seen = 0;
+    q->got_seen = q->got;
+    q->put_at = used;
+    ring = old;
+  }
+  conc__fifo_unlock(q);
+  CONC_FREE(ring);
   return 0;
 }
 
-/* Sees to it that there are `need` free bytes. Under the putters' guard. Most
-   times the getters have made room meanwhile; only if they have not, their
-   guard is taken, too. 0 or -ENOMEM. */
-CONC__PRIVATE int conc__bytering_reserve(conc__fifo *q, size_t need) {
-  conc__mutex *guard = conc__fifo_get_guard(q);
-  int rc;
+/* Whether there are `need` free bytes; if not, see conc__bytering_grow. Under
+   the putters' guard. Most times the getters have made room meanwhile. */
+CONC__PRIVATE bool conc__bytering_has_room(conc__fifo *q, size_t need) {
   CONC__CHECK(conc__mutex_is_held(conc__fifo_put_guard(q)));
   q->got_at_seen = CONC__LOAD(&q->got_at);
-  if (need <= q->ring.size - (q->put_at - q->got_at_seen)) return 0;
-  conc__mutex_lock(guard);
-  rc = conc__bytering_grow(q, need);
-  conc__mutex_unlock(guard);
-  return rc;
+  return need <= q->ring.size - (q->put_at - q->got_at_seen);
 }
 
-/* A burst is over: its memory goes back. Under the putters' guard, when the
-   queue is empty: then no getter looks at the ring. */
-CONC__PRIVATE void conc__bytering_shrink(conc__fifo *q) {
+/* A burst is over: its memory is to go back. Under the putters' guard, when
+   the queue is empty: then no getter looks at the ring. What is to be freed
+   without the guard, or NULL. */
+CONC__PRIVATE unsigned char *conc__bytering_shrink(conc__fifo *q) {
+  unsigned char *old = q->ring.data;
   CONC__CHECK(conc__mutex_is_held(conc__fifo_put_guard(q)));
   CONC__CHECK(q->put == CONC__LOAD_RELAXED(&q->got));
-  if (q->ring.size <= 65536) return;
-  CONC_FREE(q->ring.data);
+  if (q->ring.size <= 65536) return NULL;
   q->ring.data = NULL;
   q->ring.size = 0;
   q->got_at_seen = q->put_at;
+  return old;
 }
 
 /* Writes a whole entry at a place: its bytes; or, if there is a block, where
@@ -31001,20 +31156,29 @@ CONC__PRIVATE int conc__entry_suits(const conc__entry *slot,
 
 /* Makes the sink ready for a message, or says why it does not take it. Under
    the getters' guard, or of a ring of the caller's own. 0, or negative errno
-   and nothing has changed. */
-CONC__INLINE int conc__entry_prepare(conc__entry *slot,
-                                     const conc__sink *sink) {
+   and nothing has changed; -ENOBUFS: see conc__sink_widen. */
+CONC__INLINE int conc__entry_prepare(conc__entry *slot, conc__sink *sink) {
   int rc;
   if (sink->body != NULL) {
     rc = conc__entry_suits(slot, sink);
-    if (rc == 0)
-      rc = conc__buffer_reserve(sink->body, slot->size + CONC__BODY_SPARE);
+    if (rc == 0) {
+      sink->lacks = slot->size + CONC__BODY_SPARE;
+      if (sink->lacks > sink->body->capacity - sink->body->size)
+        rc = -ENOBUFS;
+    }
     if (rc == 0 && slot->kind == CONC__RAW)
       conc__pickle_put_bytes_head(sink->body, slot->size);
     return rc;
   }
   rc = slot->kind == CONC__RAW ? 0 : conc__entry_content(slot);
   return rc == 0 && slot->size > sink->size ? -EMSGSIZE : rc;
+}
+
+/* Gives the body of a sink the room that it lacked for a message, which stays
+   its queue's meanwhile: the caller gets again. Without a guard. 0 or
+   -ENOMEM. */
+CONC__PRIVATE int conc__sink_widen(conc__sink *sink) {
+  return conc__buffer_reserve(sink->body, sink->lacks);
 }
 
 /* Copies a message to a sink that is ready for it: to `data`, a place in its
@@ -31144,10 +31308,11 @@ CONC__NOINLINE int conc__fifo_await_room(conc__fifo *q, size_t need,
    other; waits for room for the first. How many, or negative errno. Entries
    are written first and counted at once at the end: a getter sees all of them
    or none, and is woken when they are there. With a block it is one message,
-   in there. */
-CONC__INLINE ssize_t conc__fifo_put_n(conc__fifo *q, const conc__message *m,
-                                      const conc__block *block, size_t n,
-                                      double deadline) {
+   in there. *lacks is how many bytes the ring must grow by, if that is what
+   has ended it. */
+CONC__INLINE ssize_t conc__fifo_put_some(conc__fifo *q, const conc__message *m,
+                                         const conc__block *block, size_t n,
+                                         double deadline, size_t *lacks) {
   conc__mutex *guard = conc__fifo_put_guard(q);
   const char *data = (const char *)m->data;
   size_t need = CONC__ENTRY_SIZE(block != NULL ? sizeof *block : m->size);
@@ -31165,8 +31330,10 @@ CONC__INLINE ssize_t conc__fifo_put_n(conc__fifo *q, const conc__message *m,
   if (q->closed) rc = -EPIPE;
   while (rc == 0) {
     if (CONC__UNLIKELY(need > q->ring.size - (q->put_at - q->got_at_seen))) {
-      rc = conc__bytering_reserve(q, need);
-      if (rc != 0) break;
+      if (!conc__bytering_has_room(q, need)) {
+        *lacks = need;
+        break;
+      }
     }
     conc__bytering_put(q, q->put_at, data, m->size, m->kind, block);
     q->put_at += need;
@@ -31187,10 +31354,42 @@ CONC__INLINE ssize_t conc__fifo_put_n(conc__fifo *q, const conc__message *m,
   conc__mutex_unlock(guard);
   if (woken != NULL) conc__wake_all(woken);
   if (CONC__UNLIKELY(next != NULL)) conc__wake_all(next);
-  /* This putter may have been woken for the room that it has not used. */
-  if (CONC__UNLIKELY(rc == -ENOMEM))
-    conc__fifo_pass(conc__fifo_get_guard(q), &q->putters);
   return done > 0 ? (ssize_t)done : rc;
+}
+
+/* The rest of a put for which the ring was too small, when `done` were put. A
+   getter may see these before the others. */
+CONC__NOINLINE ssize_t conc__fifo_put_rest(conc__fifo *q,
+                                           const conc__message *m,
+                                           const conc__block *block, size_t n,
+                                           size_t done, double deadline,
+                                           size_t lacks) {
+  conc__message rest = *m;
+  ssize_t put = 0;
+  while (lacks > 0) {
+    put = conc__bytering_grow(q, lacks);
+    lacks = 0;
+    if (put != 0) {
+      /* This putter may have been woken for the room that it has not used. */
+      conc__fifo_pass(conc__fifo_get_guard(q), &q->putters);
+      break;
+    }
+    if (m->size > 0) rest.data = (const char *)m->data + done * m->size;
+    put = conc__fifo_put_some(q, &rest, block, n - done,
+                              done > 0 ? 0 : deadline, &lacks);
+    if (put > 0) done += (size_t)put;
+  }
+  return done > 0 ? (ssize_t)done : put;
+}
+
+CONC__INLINE ssize_t conc__fifo_put_n(conc__fifo *q, const conc__message *m,
+                                      const conc__block *block, size_t n,
+                                      double deadline) {
+  size_t lacks = 0;
+  ssize_t put = conc__fifo_put_some(q, m, block, n, deadline, &lacks);
+  if (CONC__LIKELY(lacks == 0)) return put;
+  return conc__fifo_put_rest(q, m, block, n, put > 0 ? (size_t)put : 0,
+                             deadline, lacks);
 }
 
 /* Puts a large message. */
@@ -31236,7 +31435,14 @@ CONC__NOINLINE int conc__fifo_await_message(conc__fifo *q, double deadline) {
       conc__mutex_lock(other);
       if (q->put == CONC__LOAD(&q->got)) {
         int rc = q->closed ? -EPIPE : deadline <= 0 ? -ETIMEDOUT : 0;
-        conc__bytering_shrink(q); /* its getters have nothing better to do */
+        /* Its getters have nothing better to do. */
+        unsigned char *burst = conc__bytering_shrink(q);
+        if (CONC__UNLIKELY(burst != NULL)) {
+          conc__mutex_unlock(other);
+          CONC_FREE(burst);
+          conc__mutex_lock(guard);
+          continue;
+        }
         if (rc == 0)
           rc = conc__waitlist_wait(other, &q->getters, &w, front, true,
                                    deadline);
@@ -31260,13 +31466,15 @@ CONC__NOINLINE int conc__fifo_await_message(conc__fifo *q, double deadline) {
    `got_at` is stored as soon as a message has been copied, for a putter that
    needs the bytes; `got` is stored once, at the end, for it is what lets
    putters go, and what says that this get is done with the queue. If it is one
-   message, in a block, that is copied after this: it is the getter's alone. */
-CONC__INLINE ssize_t conc__fifo_get_n(conc__fifo *q, const conc__sink *sink,
+   message, in a block, that is copied after this: it is the getter's alone.
+   -ENOBUFS, of one message: see conc__sink_widen. */
+CONC__INLINE ssize_t conc__fifo_get_n(conc__fifo *q, conc__sink *sink,
                                       size_t n, double deadline) {
   conc__mutex *guard = conc__fifo_get_guard(q);
   char *data = (char *)sink->data;
   conc__waiter *woken = NULL;
   unsigned char *block = NULL;
+  void *emptied = NULL; /* blocks, each begins with the address of the next */
   size_t done = 0;
   ssize_t size;
   conc__entry slot;
@@ -31286,7 +31494,10 @@ CONC__INLINE ssize_t conc__fifo_get_n(conc__fifo *q, const conc__sink *sink,
     if (CONC__LIKELY(block == NULL) || n > 0)
       size = conc__entry_copy(&slot, sink, data);
     conc__fifo_take_off(q, &slot);
-    if (n > 0 && CONC__UNLIKELY(block != NULL)) CONC_FREE(block);
+    if (n > 0 && CONC__UNLIKELY(block != NULL)) {
+      memcpy(block, &emptied, sizeof emptied);
+      emptied = block;
+    }
     if (++done >= n || !conc__fifo_has(q, done)) break;
     if (size > 0) data += size;
   }
@@ -31302,8 +31513,14 @@ CONC__INLINE ssize_t conc__fifo_get_n(conc__fifo *q, const conc__sink *sink,
     size = conc__entry_copy_block(&slot, sink, data);
     conc__block_free(block, slot.whole);
   }
+  while (CONC__UNLIKELY(emptied != NULL)) {
+    void *next;
+    memcpy(&next, emptied, sizeof next);
+    CONC_FREE(emptied);
+    emptied = next;
+  }
   /* A message stayed that another getter may be able to take. */
-  if (CONC__UNLIKELY(size < 0))
+  if (CONC__UNLIKELY(size < 0) && size != -ENOBUFS)
     conc__fifo_pass(conc__fifo_put_guard(q), &q->getters);
   return done > 0 && n > 0 ? (ssize_t)done : size;
 }
@@ -31311,7 +31528,14 @@ CONC__INLINE ssize_t conc__fifo_get_n(conc__fifo *q, const conc__sink *sink,
 CONC__PRIVATE ssize_t conc__fifo_get(conc_queue *queue, conc__sink *sink,
                                      double deadline) {
   conc__fifo *q = (conc__fifo *)queue;
-  return conc__fifo_get_n(q, sink, 0, deadline);
+  for (;;) {
+    ssize_t size = conc__fifo_get_n(q, sink, 0, deadline);
+    if (CONC__LIKELY(size != -ENOBUFS)) return size;
+    size = conc__sink_widen(sink);
+    if (size == 0) continue;
+    conc__fifo_pass(conc__fifo_put_guard(q), &q->getters);
+    return size;
+  }
 }
 
 /* Keeps a message that comes back in the buffer that it was got into, which
@@ -31349,12 +31573,20 @@ CONC__PRIVATE int conc__fifo_unget(conc_queue *queue, const conc__message *m,
   conc__message back = *m;
   conc__block block;
   size_t need = CONC__ENTRY_SIZE(large ? sizeof block : m->size);
-  int rc = -ENOMEM;
+  int rc = -ENOMEM, grown = 0;
   back.keep = b;
   if (large && conc__block_make(&block, &back) != 0) return -ENOMEM;
   conc__fifo_lock(q);
   if (q->returned != NULL) rc = conc__returned_keep(q, m, b);
-  if (rc != 0 && (rc = conc__bytering_grow(q, need)) == 0) {
+  while (rc != 0 && grown == 0 &&
+         need > q->ring.size - (q->put_at - q->got_at)) {
+    conc__fifo_unlock(q);
+    grown = conc__bytering_grow(q, need);
+    conc__fifo_lock(q);
+    if (q->returned != NULL) rc = conc__returned_keep(q, m, b);
+  }
+  if (rc != 0 && grown == 0) {
+    rc = 0;
     conc__bytering_put(q, q->got_at - need, m->data, m->size, m->kind,
                        large ? &block : NULL);
     CONC__STORE(&q->got_at, q->got_at - need);
@@ -33944,6 +34176,8 @@ typedef struct conc__journal {
   /* Under the guard. */
   conc__sheet *first, *last; /* the batch that gathers */
   conc__sheet *spare;        /* an empty one, or NULL */
+  conc__sheet *reserve;      /* another one, see conc__journal_note. Read
+                                without the guard, too */
   uint64_t gathering;        /* the number of that batch, from 1 on */
   uint64_t settled;          /* all batches up to this one have ended */
   conc__ticket *tickets;     /* of records whose commit has not returned */
@@ -34000,15 +34234,16 @@ conc__journal_put_total(const conc_journal_record *r) {
 
 /* --- appending --- */
 
-/* Room for n bytes in the batch that gathers, or NULL: a sheet is needed. The
-   guard is held. */
-CONC__PRIVATE unsigned char *conc__journal_room(conc__journal *j, size_t n) {
+/* Room for n bytes in the batch that gathers, if need be in the empty sheet
+   *spare; or NULL: a sheet is needed. The guard is held. */
+CONC__PRIVATE unsigned char *conc__journal_room(conc__journal *j, size_t n,
+                                                conc__sheet **spare) {
   conc__sheet *s = j->last;
   if (s == NULL || s->room - s->size < n) {
-    s = j->spare;
+    s = *spare;
     if (s == NULL) return NULL;
     CONC__CHECK(s->next == NULL && n <= s->room - s->size);
-    j->spare = NULL;
+    CONC__STORE_RELAXED(spare, (conc__sheet *)NULL);
     if (j->last != NULL) j->last->next = s;
     else j->first = s;
     j->last = s;
@@ -34023,7 +34258,7 @@ CONC__PRIVATE unsigned char *conc__journal_room_made(conc__journal *j,
                                                      size_t n) {
   conc__mutex *guard = conc__journal_guard(j);
   unsigned char *p;
-  while ((p = conc__journal_room(j, n)) == NULL) {
+  while ((p = conc__journal_room(j, n, &j->spare)) == NULL) {
     conc__sheet *s;
     conc__mutex_unlock(guard);
     s = conc__sheet_new(CONC__SHEET_ROOM - CONC__SHEET_FROM);
@@ -34038,6 +34273,34 @@ CONC__PRIVATE unsigned char *conc__journal_room_made(conc__journal *j,
     conc__mutex_lock(guard);
   }
   return p;
+}
+
+/* How many records without a body there is room for at least, while a queue
+   has its guard, if conc__journal_is_ready when it has taken it. */
+#define CONC__JOURNAL_READY                                                   \
+  ((CONC__SHEET_ROOM - CONC__SHEET_FROM) / CONC__RECORD_HEAD)
+
+/* A queue asks with its guard held, under which alone the reserve is used. */
+CONC__INLINE bool conc__journal_is_ready(const conc__journal *j) {
+  return CONC__LOAD_RELAXED(&j->reserve) != NULL;
+}
+
+/* Makes it so, without any guard; but others may use it first. False: there is
+   no memory, or it is another process's. */
+CONC__PRIVATE bool conc__journal_make_ready(conc__journal *j) {
+  conc__mutex *guard = conc__journal_guard(j);
+  conc__sheet *s;
+  if (conc__journal_is_foreign(j)) return false;
+  s = conc__sheet_new(CONC__SHEET_ROOM - CONC__SHEET_FROM);
+  if (s == NULL) return false;
+  conc__mutex_lock(guard);
+  if (j->reserve == NULL) {
+    CONC__STORE_RELAXED(&j->reserve, s);
+    s = NULL;
+  }
+  conc__mutex_unlock(guard);
+  CONC_FREE(s);
+  return true;
 }
 
 /* What a call returns at once; 0: it may go on. The guard is held. */
@@ -34117,11 +34380,12 @@ CONC__PRIVATE void conc__record_fill(unsigned char *p, int type,
    -EPERM: a forked child; -ENOMEM, or the error by which the journal has
    failed: then nothing was appended, and no commit follows. What is to be
    woken afterwards is in *woken: so a short record, without a body,
-   can be appended with the guard of a queue held. */
+   can be appended with the guard of a queue held (`guarded`). Its memory is
+   there before, see CONC__JOURNAL_READY. */
 CONC__PRIVATE int conc__journal_note(conc__journal *j, int type,
                                      const conc_journal_record *r,
-                                     size_t length, conc__ticket *t,
-                                     conc__waiter **woken) {
+                                     size_t length, bool guarded,
+                                     conc__ticket *t, conc__waiter **woken) {
   conc__mutex *guard = conc__journal_guard(j);
   uint64_t whole = conc__record_total(length);
   size_t total = (size_t)whole;
@@ -34146,7 +34410,8 @@ CONC__PRIVATE int conc__journal_note(conc__journal *j, int type,
     else j->first = own;
     j->last = own;
   } else if (rc == 0) {
-    p = conc__journal_room_made(j, total);
+    p = guarded ? conc__journal_room(j, total, &j->reserve)
+                : conc__journal_room_made(j, total);
     if (p == NULL) rc = -ENOMEM;
     else memcpy(p, small, total);
   }
@@ -34174,7 +34439,7 @@ CONC__PRIVATE int conc__journal_append(conc__journal *j, int type,
                                        const conc_journal_record *r,
                                        size_t length, conc__ticket *t) {
   conc__waiter *woken;
-  int rc = conc__journal_note(j, type, r, length, t, &woken);
+  int rc = conc__journal_note(j, type, r, length, false, t, &woken);
   conc__wake_all(woken);
   return rc;
 }
@@ -35278,6 +35543,7 @@ CONC__PRIVATE void conc__journal_free(conc__journal *j) {
   conc__journal_shut(&j->directory);
   conc__sheets_free(j->first);
   conc__sheets_free(j->spare);
+  conc__sheets_free(j->reserve);
   CONC_FREE(j);
 }
 
@@ -35625,6 +35891,8 @@ typedef struct conc__work {
 typedef struct conc__todo {
   conc__waiter *woken, *woken_last;
   conc__letter *freed; /* linked by `next` */
+  void *junk; /* memory to be freed: each begins with the address of the
+                 next */
 } conc__todo;
 
 /* The first of a pair: with it held, a journal may be appended to. */
@@ -35770,8 +36038,14 @@ CONC__PRIVATE conc__holder *conc__holder_new(const char *name, uint64_t seen) {
   return h;
 }
 
+/* One does not refer to it any more: whether it was the last one, and it is to
+   be freed. */
+CONC__PRIVATE bool conc__holder_is_last(conc__holder *h) {
+  return __atomic_sub_fetch(&h->refs, 1u, __ATOMIC_ACQ_REL) == 0;
+}
+
 CONC__PRIVATE void conc__holder_unref(conc__holder *h) {
-  if (__atomic_sub_fetch(&h->refs, 1u, __ATOMIC_ACQ_REL) == 0) CONC_FREE(h);
+  if (conc__holder_is_last(h)) CONC_FREE(h);
 }
 
 /* The holder has given a sign of life. */
@@ -35847,21 +36121,10 @@ CONC__PRIVATE conc__stake *conc__stake_make(conc__holder *h, conc__work *q) {
 }
 
 /* Notes that a lease was lost. If there is no room, the oldest note goes: what
-   is asked for is the youngest. */
+   is asked for is the youngest. Room is made when a lease begins: see
+   conc__work_reserve. */
 CONC__PRIVATE void conc__stake_lose(conc__stake *s, uint64_t lease) {
   size_t i;
-  if (s->lost_count == s->lost_room && s->lost_room < CONC__LOST_MOST) {
-    size_t room = s->lost_room * 4;
-    uint64_t *lost;
-    if (room > CONC__LOST_MOST) room = CONC__LOST_MOST;
-    lost = (uint64_t *)CONC_MALLOC(room * sizeof *lost);
-    if (lost != NULL) {
-      memcpy(lost, s->lost, s->lost_count * sizeof *lost);
-      if (s->lost != s->few) CONC_FREE(s->lost);
-      s->lost = lost;
-      s->lost_room = room;
-    }
-  }
   if (s->lost_count == s->lost_room) {
     if (lease < s->lost[0]) return;
     s->lost_count--;
@@ -35974,14 +36237,37 @@ CONC__INLINE void conc__work_enter(conc__work *q) {
   q->arriving = 0;
 }
 
+/* Takes the guard. With a journal, there is the memory for what is noted until
+   it is let go, if there is memory. */
+CONC__NOINLINE void conc__work_lock_again(conc__work *q) {
+  bool ready = false;
+  while (!ready) {
+    conc__mutex_unlock(conc__work_guard(q));
+    ready = !conc__journal_make_ready(q->journal);
+    conc__mutex_lock(conc__work_guard(q));
+    ready |= conc__journal_is_ready(q->journal);
+  }
+}
+
 CONC__INLINE void conc__work_lock(conc__work *q) {
   conc__mutex_lock(conc__work_guard(q));
+  if (CONC__UNLIKELY(q->journal != NULL) &&
+      !conc__journal_is_ready(q->journal))
+    conc__work_lock_again(q);
   conc__work_enter(q);
 }
 
 CONC__INLINE void conc__todo_begin(conc__todo *todo) {
   todo->woken = todo->woken_last = NULL;
   todo->freed = NULL;
+  todo->junk = NULL;
+}
+
+/* Has memory freed, unless it is NULL, when the guard has been released. */
+CONC__PRIVATE void conc__todo_junk(conc__todo *todo, void *memory) {
+  if (memory == NULL) return;
+  memcpy(memory, &todo->junk, sizeof todo->junk);
+  todo->junk = memory;
 }
 
 /* Notes a waiter that was taken off its list; NULL: there was none. */
@@ -36001,7 +36287,8 @@ CONC__PRIVATE void conc__todo_wake_all(conc__todo *todo,
 /* A letter is gone. One that a get copies is freed by that. */
 CONC__PRIVATE void conc__todo_free(conc__todo *todo, conc__letter *l) {
   if (l->copying > 0) {
-    if (l->state == CONC__LETTER_DYING) conc__holder_unref(l->by.holder);
+    if (l->state == CONC__LETTER_DYING && conc__holder_is_last(l->by.holder))
+      conc__todo_junk(todo, l->by.holder);
     l->state = CONC__LETTER_GONE;
     return;
   }
@@ -36047,6 +36334,11 @@ CONC__PRIVATE void conc__work_unlock(conc__work *q, conc__todo *todo) {
     todo->freed = l->next;
     conc__letter_free(l);
   }
+  while (todo->junk != NULL) {
+    void *junk = todo->junk;
+    memcpy(&todo->junk, junk, sizeof todo->junk);
+    CONC_FREE(junk);
+  }
   conc__todo_begin(todo);
 }
 
@@ -36088,7 +36380,7 @@ CONC__PRIVATE int conc__work_note(conc__work *q, const conc__letter *l,
   r.size = l->size;
   r.id_size = l->id_size;
   if (span > 0) r.due = conc__wall_clock() + (double)span / 1e9;
-  rc = conc__journal_note(q->journal, type, &r, 0, t, &woken);
+  rc = conc__journal_note(q->journal, type, &r, 0, true, t, &woken);
   conc__todo_wake(todo, woken);
   conc__work_check(q, rc, todo);
   return rc;
@@ -36161,18 +36453,13 @@ CONC__INLINE conc__letter **conc__work_bucket(conc__work *q, uint64_t lease) {
   return &q->buckets[lease & (q->buckets_size - 1)];
 }
 
-/* Numbers follow each other, so they spread evenly over the buckets. Without
-   memory there are as many as before, and they are longer. */
-CONC__PRIVATE void conc__work_more_buckets(conc__work *q) {
-  size_t old_size = q->buckets_size, size = old_size * 2, i;
+/* Puts the leases into other buckets, twice as many, all of which are NULL.
+   The old ones, if they are to be freed. */
+CONC__PRIVATE void *conc__work_rehash(conc__work *q, conc__letter **grown) {
   conc__letter **old = q->buckets;
-  conc__letter **grown;
-  if (size > SIZE_MAX / sizeof *grown) return;
-  grown = (conc__letter **)CONC_MALLOC(size * sizeof *grown);
-  if (grown == NULL) return;
-  memset(grown, 0, size * sizeof *grown);
+  size_t old_size = q->buckets_size, i;
   q->buckets = grown;
-  q->buckets_size = size;
+  q->buckets_size = old_size * 2;
   for (i = 0; i < old_size; i++)
     while (old[i] != NULL) {
       conc__letter *l = old[i];
@@ -36181,7 +36468,56 @@ CONC__PRIVATE void conc__work_more_buckets(conc__work *q) {
       l->chain = *p;
       *p = l;
     }
-  if (old != q->few) CONC_FREE(old);
+  return old != q->few ? old : NULL;
+}
+
+/* Has room for the notes of so many lost leases in memory that is large enough
+   for them. What is to be freed, or NULL. */
+CONC__PRIVATE void *conc__stake_widen(conc__stake *s, uint64_t *lost,
+                                      size_t room) {
+  uint64_t *old = s->lost;
+  memcpy(lost, old, s->lost_count * sizeof *lost);
+  s->lost = lost;
+  s->lost_room = room;
+  return old != s->few ? old : NULL;
+}
+
+/* How many notes of lost leases a stake must have room for before it gets one
+   lease more; 0: it has. */
+CONC__INLINE size_t conc__stake_wish(const conc__stake *s) {
+  size_t need = s->lost_count + s->count + 1, room = s->lost_room * 4;
+  if (need <= s->lost_room || s->lost_room >= CONC__LOST_MOST) return 0;
+  if (room < need) room = need;
+  return room < CONC__LOST_MOST ? room : CONC__LOST_MOST;
+}
+
+/* Sees to it that there is room for one lease more, of this stake or, if that
+   is NULL, a loan. Called with the guard held, and returns with it; but it is
+   let go meanwhile, if memory is needed: the caller has seen nothing yet.
+   Numbers follow each other, so they spread evenly over the buckets. Without
+   memory there are as many as before, and they are longer; and of the leases
+   that are lost some are not told. */
+CONC__PRIVATE void conc__work_reserve(conc__work *q, conc__stake *s,
+                                      conc__todo *todo) {
+  size_t size = q->leased_count >= q->buckets_size ? q->buckets_size * 2 : 0;
+  size_t room = s != NULL ? conc__stake_wish(s) : 0;
+  conc__letter **grown = NULL;
+  uint64_t *lost = NULL;
+  if (CONC__LIKELY(size == 0 && room == 0)) return;
+  conc__work_unlock(q, todo);
+  if (size > 0 && size <= SIZE_MAX / sizeof *grown)
+    grown = (conc__letter **)CONC_MALLOC(size * sizeof *grown);
+  if (grown != NULL) memset(grown, 0, size * sizeof *grown);
+  if (room > 0) lost = (uint64_t *)CONC_MALLOC(room * sizeof *lost);
+  conc__work_lock(q);
+  if (grown != NULL && size == q->buckets_size * 2)
+    conc__todo_junk(todo, conc__work_rehash(q, grown));
+  else
+    conc__todo_junk(todo, grown);
+  if (lost != NULL && room > s->lost_room)
+    conc__todo_junk(todo, conc__stake_widen(s, lost, room));
+  else
+    conc__todo_junk(todo, lost);
 }
 
 CONC__PRIVATE conc__letter *conc__work_find(conc__work *q, uint64_t lease) {
@@ -36215,7 +36551,7 @@ CONC__PRIVATE void conc__work_lend(conc__work *q, conc__letter *l,
                                    conc__stake *s) {
   conc__letter **p;
   conc__work_unready(q, l);
-  if (q->leased_count++ >= q->buckets_size) conc__work_more_buckets(q);
+  q->leased_count++;
   l->lease = ++q->lease_last;
   l->deliveries++;
   q->got++;
@@ -36511,6 +36847,12 @@ CONC__PRIVATE bool conc__stake_end_some(conc__stake *s) {
     return false;
   }
   conc__work_enter(q);
+  if (CONC__UNLIKELY(q->journal != NULL) &&
+      !conc__journal_is_ready(q->journal)) {
+    q->users++; /* it stays while its guard is let go */
+    conc__work_lock_again(q);
+    conc__work_unuse(q, &todo);
+  }
   for (moves = 0; moves < CONC__MOVES_MOST && s->youngest != NULL; moves++)
     conc__work_return(q, s->youngest, CONC__BACK_ENDED, -1, NULL, &todo);
   more = s->youngest != NULL;
@@ -36655,18 +36997,28 @@ CONC__INLINE conc__put_id **conc__put_id_bucket(conc__put_ids *ids,
   return &ids->buckets[hash & (ids->size - 1)];
 }
 
-/* Makes room for one id more. 0 or -ENOMEM: there is no bucket at all. */
-CONC__PRIVATE int conc__put_id_reserve(conc__put_ids *ids) {
-  size_t size = ids->size > 0 ? ids->size * 2 : 64;
-  conc__put_id **buckets;
-  conc__put_id *k;
+/* How many buckets there are to be before one id more is entered; 0: there are
+   enough. */
+CONC__INLINE size_t conc__put_ids_wish(const conc__put_ids *ids) {
   if (ids->count < ids->size) return 0;
-  buckets = size > SIZE_MAX / sizeof *buckets
-                ? NULL
-                : (conc__put_id **)CONC_MALLOC(size * sizeof *buckets);
-  if (buckets == NULL) return ids->buckets != NULL ? 0 : -ENOMEM;
-  memset(buckets, 0, size * sizeof *buckets);
-  CONC_FREE(ids->buckets);
+  return ids->size > 0 ? ids->size * 2 : 64;
+}
+
+/* So many empty ones, or NULL. */
+CONC__PRIVATE conc__put_id **conc__put_ids_make(size_t size) {
+  conc__put_id **buckets = NULL;
+  if (size <= SIZE_MAX / sizeof *buckets)
+    buckets = (conc__put_id **)CONC_MALLOC(size * sizeof *buckets);
+  if (buckets != NULL) memset(buckets, 0, size * sizeof *buckets);
+  return buckets;
+}
+
+/* Puts the ids into these. The old ones, to be freed. */
+CONC__PRIVATE conc__put_id **conc__put_ids_rehash(conc__put_ids *ids,
+                                                  conc__put_id **buckets,
+                                                  size_t size) {
+  conc__put_id **old = ids->buckets;
+  conc__put_id *k;
   ids->buckets = buckets;
   ids->size = size;
   for (k = ids->oldest; k != NULL; k = k->newer) {
@@ -36674,23 +37026,37 @@ CONC__PRIVATE int conc__put_id_reserve(conc__put_ids *ids) {
     k->chain = *p;
     *p = k;
   }
-  return 0;
+  return old;
 }
 
-/* Forgets ids whose time is over, some of them at a time: there may be
-   millions, and a put that comes behind them is not to wait for that. */
-CONC__PRIVATE void conc__put_id_forget(conc__put_ids *ids, uint64_t now,
-                                       size_t most) {
-  conc__put_id *k;
-  while (most-- > 0 && (k = ids->oldest) != NULL && k->until <= now) {
-    conc__put_id **p = conc__put_id_bucket(ids, k->hash);
-    while (*p != k) p = &(*p)->chain;
-    *p = k->chain;
-    ids->oldest = k->newer;
-    if (ids->oldest == NULL) ids->newest = NULL;
-    ids->count--;
-    CONC_FREE(k);
-  }
+/* Makes room for one id more. Called with the guard held, and returns with it;
+   but it is let go meanwhile, if memory is needed. 0 or -ENOMEM: there is no
+   bucket at all. */
+CONC__PRIVATE int conc__put_ids_reserve(conc__work *q, conc__todo *todo) {
+  size_t size = conc__put_ids_wish(&q->known);
+  conc__put_id **buckets;
+  if (CONC__LIKELY(size == 0)) return 0;
+  conc__work_unlock(q, todo);
+  buckets = conc__put_ids_make(size);
+  conc__work_lock(q);
+  if (buckets != NULL && size > q->known.size)
+    buckets = conc__put_ids_rehash(&q->known, buckets, size);
+  conc__todo_junk(todo, buckets);
+  return q->known.buckets != NULL ? 0 : -ENOMEM;
+}
+
+/* Takes out the oldest id, if its time is over; else NULL. */
+CONC__PRIVATE conc__put_id *conc__put_ids_take(conc__put_ids *ids,
+                                               uint64_t now) {
+  conc__put_id *k = ids->oldest, **p;
+  if (k == NULL || k->until > now) return NULL;
+  p = conc__put_id_bucket(ids, k->hash);
+  while (*p != k) p = &(*p)->chain;
+  *p = k->chain;
+  ids->oldest = k->newer;
+  if (ids->oldest == NULL) ids->newest = NULL;
+  ids->count--;
+  return k;
 }
 
 /* An id that is to be known. NULL: there is no memory. */
@@ -36704,11 +37070,18 @@ CONC__PRIVATE conc__put_id *conc__put_id_new(const char *id) {
   return k;
 }
 
-/* Whether an id is known. Under the guard. */
+/* Whether an id is known. Under the guard. Forgets ids whose time is over,
+   some of them at a time: there may be millions, and a put that comes behind
+   them is not to wait for that. */
 CONC__PRIVATE bool conc__put_id_has(conc__put_ids *ids,
-                                   const conc__put_id *which, uint64_t now) {
+                                    const conc__put_id *which, uint64_t now,
+                                    conc__todo *todo) {
+  conc__put_id *old;
   const conc__put_id *k;
-  conc__put_id_forget(ids, now, CONC__MOVES_MOST);
+  int some = 0;
+  while (some++ < CONC__MOVES_MOST &&
+         (old = conc__put_ids_take(ids, now)) != NULL)
+    conc__todo_junk(todo, old);
   if (ids->buckets == NULL) return false;
   for (k = *conc__put_id_bucket(ids, which->hash); k != NULL; k = k->chain)
     if (k->hash == which->hash && k->until > now &&
@@ -36758,15 +37131,16 @@ CONC__PRIVATE int conc__work_await_room(conc__work *q, size_t bytes,
   wait.begun = false;
   for (;;) {
     bool arriving = false;
+    int room = id != NULL ? conc__put_ids_reserve(q, todo) : 0;
     conc__work_move_due(q, todo);
     if (q->closed) rc = -EPIPE;
     if (rc == 0) rc = q->failed;
     if (rc == 0 && id != NULL) {
       arriving = conc__put_id_is_arriving(q, id);
-      if (!arriving && conc__put_id_has(&q->known, id, conc__due_now()))
+      if (!arriving && conc__put_id_has(&q->known, id, conc__due_now(), todo))
         rc = 1;
       else
-        rc = conc__put_id_reserve(&q->known);
+        rc = room;
     }
     if (rc != 0 || (!arriving && conc__work_fits(q, bytes))) break;
     /* Room that this one was woken for is another one's, if it has to wait for
@@ -37118,7 +37492,7 @@ CONC__PRIVATE ssize_t conc__work_get_one(conc__work *q, conc__sink *sink,
   conc__letter *l;
   conc__entry slot;
   ssize_t size;
-  int rc;
+  int rc, widened;
   if (sink->holder != NULL) lent = true;
   if (q->queue.leases) {
     conc__holder *h =
@@ -37128,13 +37502,23 @@ CONC__PRIVATE ssize_t conc__work_get_one(conc__work *q, conc__sink *sink,
   }
   conc__todo_begin(&todo);
   conc__work_lock(q);
-  l = conc__work_await_letter(q, deadline, &rc, &todo);
-  if (l == NULL) {
-    conc__work_leave(q, &todo);
-    return rc;
+  for (;;) {
+    if (stake != NULL || lent) conc__work_reserve(q, stake, &todo);
+    l = conc__work_await_letter(q, deadline, &rc, &todo);
+    if (l == NULL) {
+      conc__work_leave(q, &todo);
+      return rc;
+    }
+    conc__letter_entry(l, &slot);
+    size = conc__entry_prepare(&slot, sink);
+    if (CONC__LIKELY(size != -ENOBUFS)) break;
+    conc__work_unlock(q, &todo);
+    widened = conc__sink_widen(sink);
+    conc__work_lock(q);
+    if (widened == 0) continue;
+    size = widened;
+    break;
   }
-  conc__letter_entry(l, &slot);
-  size = conc__entry_prepare(&slot, sink);
   if (size == 0 && sink->body == NULL)
     size = conc__sink_takes(sink, slot.size);
   if (sink->holder != NULL && CONC__LOAD_RELAXED(&sink->holder->leaving))
@@ -37396,8 +37780,9 @@ CONC__PRIVATE int conc__work_done_some(conc__work *q, conc__stake *s,
   return end != 0 ? end : rc;
 }
 
-/* How many end while the guard is held, at most. */
-#define CONC__ENDINGS_MOST ((size_t)1024)
+/* How many end while the guard is held, at most: with CONC__MOVES_MOST others
+   no more than CONC__JOURNAL_READY. */
+#define CONC__ENDINGS_MOST ((size_t)512)
 
 /* As conc__lease_class says it. With a journal, as many wait for the disk
    together as there is memory for. */
@@ -37662,6 +38047,7 @@ CONC__PRIVATE void conc__work_free(conc_queue *queue) {
   conc__waiter w;
   conc__stake *s;
   conc__letter *l;
+  conc__put_id *id;
   size_t i;
   conc__work_lock(q);
   while (q->users > 0) {
@@ -37689,7 +38075,8 @@ CONC__PRIVATE void conc__work_free(conc_queue *queue) {
     q->dying = l->next;
     conc__letter_free(l);
   }
-  conc__put_id_forget(&q->known, CONC__DUE_NEVER, SIZE_MAX);
+  while ((id = conc__put_ids_take(&q->known, CONC__DUE_NEVER)) != NULL)
+    CONC_FREE(id);
   CONC_FREE(q->known.buckets);
   if (q->buckets != q->few) CONC_FREE(q->buckets);
   if (q->before != NULL) conc__holder_unref(q->before);
@@ -37736,12 +38123,17 @@ CONC__PRIVATE bool conc__work_is_allowed(const conc_queue_opts *o) {
 CONC__PRIVATE int conc__work_find_id(conc__work *q,
                                      const conc_journal_record *r) {
   double left = r->put_at - conc__wall_clock();
-  conc__put_id *k;
+  conc__put_id *k, **buckets;
+  size_t size;
   char id[CONC__ID_MOST + 1];
   if (q->dedup == 0 || r->id_size > CONC__ID_MOST) return 0;
   memcpy(id, r->id, r->id_size);
   id[r->id_size] = 0;
-  if (conc__put_id_reserve(&q->known) != 0) return -ENOMEM;
+  size = conc__put_ids_wish(&q->known);
+  buckets = size > 0 ? conc__put_ids_make(size) : NULL;
+  if (buckets != NULL)
+    CONC_FREE(conc__put_ids_rehash(&q->known, buckets, size));
+  if (q->known.buckets == NULL) return -ENOMEM;
   k = conc__put_id_new(id);
   if (k == NULL) return -ENOMEM;
   if (left > 0) left = 0; /* the clock was set */
@@ -45526,20 +45918,26 @@ CONC__PRIVATE conc__object *conc__object_new(const conc__class *type,
   return o;
 }
 
-/* Gives an object a place, and so its number. 0, -ENOMEM; -ENOSPC: there are
-   too many. The guard is held. */
-CONC__PRIVATE int conc__object_place(conc__objects *t, conc__object *o) {
+/* Sees to it that there is a place for one object more. 0, -ENOMEM; -ENOSPC:
+   there are too many. With the guard held, but not all the while: see
+   conc__grow_under. */
+CONC__PRIVATE int conc__object_reserve(conc__objects *t) {
+  if (t->free != 0) return 0;
+  if (t->slots_count == CONC__OBJECTS_MAX) return -ENOSPC;
+  return conc__grow_under(conc__mutex_of(t), &t->slots, &t->slots_size,
+                          &t->slots_count, sizeof *t->slots)
+             ? 0
+             : -ENOMEM;
+}
+
+/* Gives an object a place, which there is, and so its number. The guard is
+   held. */
+CONC__PRIVATE void conc__object_place(conc__objects *t, conc__object *o) {
   size_t place = t->free;
   conc__slot *slot;
   CONC__CHECK(conc__mutex_is_held(conc__mutex_of(t)) && o->number == 0);
   if (place == 0) {
-    if (t->slots_count == CONC__OBJECTS_MAX) return -ENOSPC;
-    if (t->slots_count == t->slots_size) {
-      void *slots = conc__grow(t->slots, &t->slots_size, t->slots_count + 1,
-                               sizeof *t->slots);
-      if (slots == NULL) return -ENOMEM;
-      t->slots = (conc__slot *)slots;
-    }
+    CONC__CHECK(t->slots_count < t->slots_size);
     place = ++t->slots_count;
     t->slots[place - 1].number = place;
   }
@@ -45548,16 +45946,19 @@ CONC__PRIVATE int conc__object_place(conc__objects *t, conc__object *o) {
   slot->object = o;
   o->table = t;
   o->number = slot->number;
-  return 0;
 }
 
 /* The same without the guard, for an object without a name. */
 CONC__PRIVATE int conc__object_enter(conc__objects *t, conc__object *o) {
   conc__mutex *guard = conc__mutex_of(t);
-  int rc = -ENOSPC;
+  int rc;
   conc__mutex_lock(guard);
-  if (t->most == 0 || t->made < t->most) rc = conc__object_place(t, o);
-  if (rc == 0) t->made++;
+  rc = conc__object_reserve(t); /* before the count is looked at */
+  if (rc == 0 && t->most != 0 && t->made >= t->most) rc = -ENOSPC;
+  if (rc == 0) {
+    conc__object_place(t, o);
+    t->made++;
+  }
   conc__mutex_unlock(guard);
   return rc;
 }
@@ -45833,8 +46234,8 @@ CONC__PRIVATE bool conc__names_get(conc__objects *t, const char *text,
 }
 
 /* Adds a name of a class, or of an object if there is one, which then stays
-   until the end: the name takes it over. Under the guard nothing is allocated
-   that may as well be allocated outside. 0, -EEXIST or -ENOMEM. */
+   until the end: the name takes it over. The places are made first, for that
+   lets the guard go. 0, -EEXIST or -ENOMEM. */
 CONC__PRIVATE int conc__names_add(conc__objects *t, const char *text,
                                   const conc__class *type, conc__object *o) {
   conc__mutex *guard = conc__mutex_of(t);
@@ -45844,17 +46245,16 @@ CONC__PRIVATE int conc__names_add(conc__objects *t, const char *text,
   if (copy == NULL) return -ENOMEM;
   memcpy(copy, text, size);
   conc__mutex_lock(guard);
-  if (conc__names_find(t, text) != NULL) {
-    rc = -EEXIST;
-  } else if (t->names_count == t->names_size) {
-    void *names = conc__grow(t->names, &t->names_size, t->names_count + 1,
-                             sizeof *t->names);
-    if (names != NULL) t->names = (conc__served_name *)names;
-    else rc = -ENOMEM;
-  }
-  if (rc == 0 && o != NULL && conc__object_place(t, o) != 0) rc = -ENOMEM;
+  do {
+    if (!conc__grow_under(guard, &t->names, &t->names_size, &t->names_count,
+                          sizeof *t->names) ||
+        (o != NULL && conc__object_reserve(t) != 0))
+      rc = -ENOMEM;
+  } while (rc == 0 && t->names_count == t->names_size);
+  if (conc__names_find(t, text) != NULL) rc = -EEXIST;
   if (rc == 0) {
     conc__served_name *name = &t->names[t->names_count++];
+    if (o != NULL) conc__object_place(t, o);
     if (o != NULL) o->named = true;
     if (o == NULL) t->makes = true;
     name->text = copy;
@@ -53720,16 +54120,19 @@ CONC__PRIVATE ssize_t conc__proxy_done_n(conc_queue *q,
 
 /* --- signs of life --- */
 
-/* Appends a lease of each task of this process that has some; how many. Under
-   the guard. */
+#define CONC__LEASE_SIZE 16 /* bytes of its number as a pickle, at most */
+
+/* Appends a lease of each task of this process that has some, as many as there
+   is room for. Under the guard. How many have some. */
 CONC__PRIVATE size_t conc__leases_living(const conc__proxy *proxy,
-                                         conc__buffer *out, int *rc) {
+                                         conc__buffer *out) {
   const conc__lessee *l;
   size_t n = 0;
-  for (l = proxy->lessees; l != NULL && *rc == 0; l = l->after) {
+  for (l = proxy->lessees; l != NULL; l = l->after) {
     if (l->youngest == NULL || l->depth != conc__fork_depth) continue;
-    *rc = conc__pickle_put_int(out, (int64_t)l->youngest->lease);
     n++;
+    if (out->capacity - out->size < CONC__LEASE_SIZE) continue;
+    (void)conc__pickle_put_int(out, (int64_t)l->youngest->lease);
   }
   return n;
 }
@@ -53743,13 +54146,18 @@ CONC__PRIVATE void conc__proxy_beat(conc__proxy *proxy) {
   conc__calling call;
   conc__exchange c;
   double end;
-  size_t n;
-  int rc = 0;
-  conc__mutex_lock(guard);
-  n = conc__leases_living(proxy, &b, &rc);
-  end = conc_now() + proxy->beat_every;
-  proxy->beat_at = n > 0 ? end : 0;
-  conc__mutex_unlock(guard);
+  size_t n = 1, room;
+  int rc;
+  do {
+    rc = conc__buffer_reserve(&b, n * CONC__LEASE_SIZE);
+    room = b.capacity / CONC__LEASE_SIZE;
+    b.size = 0;
+    conc__mutex_lock(guard);
+    n = conc__leases_living(proxy, &b);
+    end = conc_now() + proxy->beat_every;
+    proxy->beat_at = n > 0 ? end : 0;
+    conc__mutex_unlock(guard);
+  } while (rc == 0 && n > room);
   if (n > 0 && rc == 0 && ident->leases) {
     conc__call_begin(&call, proxy->manager, end, end);
     if (conc__exchange_begin(&c, proxy, ident, CONC__METHOD_ALIVE, &call) ==
@@ -56195,7 +56603,7 @@ typedef struct conc__ask {
   bool leads;            /* it is woken to lead */
 } conc__ask;
 
-/* "The guard" of a line is conc__mutex_of(it). */
+/* "The guard" of a line is conc__mutex_slow_of(it). */
 typedef struct conc__redis_line {
   conc__wire *wire; /* NULL: there is none */
   conc_lock dialing; /* held by the task that makes one */
@@ -56220,7 +56628,7 @@ typedef struct conc__node {
   char address[1]; /* as conc_connect takes it */
 } conc__node;
 
-/* Where a manager's queues are; "the guard" is conc__mutex_of(it). */
+/* Where a manager's queues are; "the guard" is conc__mutex_slow_of(it). */
 typedef struct conc__redis {
   conc__manager_data *manager;
   conc_manager *owner;
@@ -56428,7 +56836,7 @@ CONC__PRIVATE void conc__redis_greet(const conc__redis *r, conc__command *c) {
 CONC__PRIVATE int conc__redis_dial(conc__redis *r, const char *address,
                                    conc__wire **out, double deadline) {
   conc__wire *w = (conc__wire *)CONC_MALLOC(sizeof *w);
-  conc__mutex *guard = conc__mutex_of(r);
+  conc__mutex *guard = conc__mutex_slow_of(r);
   conc__buffer in = {NULL, 0, 0, 0};
   conc__command c;
   conc__channel ch;
@@ -56514,7 +56922,7 @@ CONC__PRIVATE int conc__dial_result(int rc, double end) {
 CONC__PRIVATE conc__wire *conc__line_break(conc__redis_line *l,
                                            conc__waiter **woken, bool *last) {
   conc__wire *w = l->wire;
-  CONC__CHECK(conc__mutex_is_held(conc__mutex_of(l)));
+  CONC__CHECK(conc__mutex_is_held(conc__mutex_slow_of(l)));
   *last = false;
   if (w == NULL) return NULL;
   for (; l->told < l->asked; l->told++) {
@@ -56692,7 +57100,7 @@ CONC__PRIVATE void conc__ask_forget(conc__redis_line *l, conc__ask *a) {
    meanwhile. `early`: nothing was read before. 0 or negative errno. */
 CONC__PRIVATE int conc__line_lead(conc__redis_line *l, bool early,
                                   double deadline) {
-  conc__mutex *guard = conc__mutex_of(l);
+  conc__mutex *guard = conc__mutex_slow_of(l);
   conc__wire *w = l->wire;
   int events = early ? CONC_READ : CONC_READ | CONC__TRIED;
   bool last;
@@ -56719,7 +57127,7 @@ CONC__PRIVATE int conc__line_lead(conc__redis_line *l, bool early,
 CONC__PRIVATE int conc__line_wait(conc__redis_line *l, conc__ask *a,
                                   size_t limit, double silence,
                                   double deadline) {
-  conc__mutex *guard = conc__mutex_of(l);
+  conc__mutex *guard = conc__mutex_slow_of(l);
   /* What was asked for just now is not there yet: so a thread waits for it
      before it looks for it. (A loop waits with fewer calls of the system for
      what was tried.) */
@@ -56782,7 +57190,7 @@ CONC__PRIVATE int conc__line_wait(conc__redis_line *l, conc__ask *a,
 /* The connection of a line, made if there is none. 0 or negative errno. */
 CONC__PRIVATE int conc__line_connect(conc__redis *r, const conc__node *node,
                                      conc__redis_line *l, double deadline) {
-  conc__mutex *guard = conc__mutex_of(l);
+  conc__mutex *guard = conc__mutex_slow_of(l);
   conc__wire *w = NULL;
   int rc = conc_lock_acquire(&l->dialing, conc__remaining(deadline));
   if (rc == -EOWNERDEAD) rc = 0;
@@ -56807,7 +57215,7 @@ CONC__PRIVATE int conc__line_ask(conc__redis *r, conc__node *node,
                                  conc__buffer *replies, bool *sent,
                                  double deadline) {
   conc__redis_line *l = c->apart ? &node->apart : &node->line;
-  conc__mutex *guard = conc__mutex_of(l);
+  conc__mutex *guard = conc__mutex_slow_of(l);
   size_t limit = conc__redis_limit(r);
   /* A WAIT for replicas is answered after .timeout, and is no silence. */
   double silence = r->manager->timeout + (c->apart ? 1 : 0);
@@ -56871,7 +57279,7 @@ CONC__PRIVATE int conc__line_ask(conc__redis *r, conc__node *node,
 /* A server that has not said a word for so long is given up, with all that
    waits for it. Whether there is a connection still. */
 CONC__PRIVATE bool conc__line_look(conc__redis_line *l, double silence) {
-  conc__mutex *guard = conc__mutex_of(l);
+  conc__mutex *guard = conc__mutex_slow_of(l);
   conc__waiter *woken = NULL;
   conc__wire *gone = NULL;
   bool last = false, there;
@@ -57044,7 +57452,7 @@ CONC__PRIVATE int conc__redis_parse(conc__redis *r, const char *address) {
 /* The server of an address. NULL: there is no memory. */
 CONC__PRIVATE conc__node *conc__redis_node(conc__redis *r,
                                            const char *address) {
-  conc__mutex *guard = conc__mutex_of(r);
+  conc__mutex *guard = conc__mutex_slow_of(r);
   size_t size = strlen(address);
   conc__node *n, *made = (conc__node *)CONC_MALLOC(sizeof *made + size);
   if (made != NULL) {
@@ -57106,7 +57514,7 @@ CONC__PRIVATE int conc__redis_ask_sentinel(conc__redis *r, const char *host,
    errno. */
 CONC__PRIVATE int conc__redis_home(conc__redis *r, conc__node **out,
                                    double deadline) {
-  conc__mutex *guard = conc__mutex_of(r);
+  conc__mutex *guard = conc__mutex_slow_of(r);
   char address[256];
   size_t i;
   int rc = -EINVAL;
@@ -57138,7 +57546,7 @@ CONC__PRIVATE int conc__redis_home(conc__redis *r, conc__node **out,
 /* A server has failed that is in use as the first one: the next try asks anew
    where to begin. */
 CONC__PRIVATE void conc__redis_leave_home(conc__redis *r, conc__node *node) {
-  conc__mutex *guard = conc__mutex_of(r);
+  conc__mutex *guard = conc__mutex_slow_of(r);
   size_t i;
   if (r->sentinel == NULL && r->hosts_count == 1) return;
   if (r->sentinel == NULL) {
@@ -57416,7 +57824,7 @@ typedef struct conc__redis_task {
   conc__parcel *youngest; /* under the guard of leases */
 } conc__redis_task;
 
-/* A queue at Redis. "The guard" is conc__mutex_of(it). */
+/* A queue at Redis. "The guard" is conc__mutex_slow_of(it). */
 typedef struct conc__redis_queue {
   conc_queue queue; /* first: it is a queue */
   struct conc__redis_queue *next;
@@ -57471,7 +57879,7 @@ static conc_local conc__redis_local;
 static conc_attribute conc__redis_own;
 
 CONC__INLINE conc__mutex *conc__redis_guard(void) {
-  return conc__mutex_of(&conc__redis_local);
+  return conc__mutex_slow_of(&conc__redis_local);
 }
 
 /* Takes a lease out of its task's list. Under the guard of leases. */
@@ -57753,7 +58161,7 @@ CONC__PRIVATE void conc__lease_put_back(conc__parcel *p) {
 /* Parcels are on their way from one list to another one: +1; and have come
    there: -1. */
 CONC__PRIVATE void conc__far_moves(conc__redis_queue *q, int by) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   conc__mutex_lock(guard);
   q->moving += (unsigned)by;
   q->moves++;
@@ -57933,9 +58341,9 @@ CONC__PRIVATE int conc__redis_give_back(conc__redis_queue *q,
     conc__command_int(&c, p->back_after);
     conc__command_int(&c, p->deliveries - (p->counts ? 0 : 1));
   }
-  conc__mutex_lock(conc__mutex_of(q));
+  conc__mutex_lock(conc__mutex_slow_of(q));
   q->tend_at = 0; /* the next get of this process looks there first */
-  conc__mutex_unlock(conc__mutex_of(q));
+  conc__mutex_unlock(conc__mutex_slow_of(q));
   rc = conc__redis_call_soon(q, &c, &replies, true);
   *stale = 0;
   for (i = 0; rc == 0 && i < n; i++)
@@ -57948,14 +58356,15 @@ CONC__PRIVATE int conc__redis_give_back(conc__redis_queue *q,
 
 /* What was the parent's is forgotten: its connections are closed already, its
    leases are its own, and no task of it is here but the one that has forked.
-   That is done once, while nobody can look. */
+   That is done once, while nobody can look: all guards that there are at Redis
+   are slow ones. */
 CONC__PRIVATE void conc__redis_reset(conc__redis *r) {
   conc__redis_queue *q;
   conc__node *n;
   size_t i;
-  conc__mutexes_lock();
+  conc__mutexes_lock_slow();
   if (r->depth == conc__fork_depth) {
-    conc__mutexes_unlock();
+    conc__mutexes_unlock_slow();
     return;
   }
   for (n = r->nodes; n != NULL; n = n->next) {
@@ -58001,7 +58410,7 @@ CONC__PRIVATE void conc__redis_reset(conc__redis *r) {
   memset(r->lanes_used, 0, sizeof r->lanes_used);
   conc__redis_name(r);
   CONC__STORE(&r->depth, conc__fork_depth);
-  conc__mutexes_unlock();
+  conc__mutexes_unlock_slow();
 }
 
 /* Each call of a queue begins so. */
@@ -58112,7 +58521,7 @@ CONC__PRIVATE void conc__recover_list(conc__command *c, size_t *n,
    has some in its hands, or has moved some from one list that was read later
    to one that was read before, it is put off. 0 or -ENOMEM. */
 CONC__PRIVATE int conc__getters_recover(conc__redis_queue *q) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   const unsigned moves = q->moves;
   conc__command c, ids;
   size_t n = 0, i;
@@ -58353,7 +58762,7 @@ CONC__PRIVATE int conc__getters_heard(conc__redis_queue *q, size_t size,
 /* Makes the connection. The guard is released meanwhile. */
 CONC__PRIVATE int conc__getters_dial(conc__redis_queue *q,
                                      conc__calling *call) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   conc__node *node = CONC__LOAD(&q->node);
   conc__wire *w = NULL;
   int rc = 0;
@@ -58376,7 +58785,7 @@ CONC__PRIVATE int conc__getters_dial(conc__redis_queue *q,
 
 /* Has the server end the wait of the getters' connection. */
 CONC__PRIVATE void conc__getters_unblock(conc__redis_queue *q, double end) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   conc__node *node;
   conc__command c;
   bool sent;
@@ -58432,7 +58841,7 @@ CONC__PRIVATE void conc__getters_learn(conc__redis_queue *q, ssize_t size) {
    take again. 0: something may have happened; or negative errno. */
 CONC__PRIVATE int conc__getters_step(conc__redis_queue *q,
                                      conc__calling *call, bool *soon) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   conc__redis *r = q->redis;
   size_t limit = conc__redis_limit(r);
   conc__wire *w, *gone = NULL;
@@ -58573,7 +58982,7 @@ CONC__PRIVATE conc__waiter *conc__getters_pick(conc__redis_queue *q) {
    errno. */
 CONC__PRIVATE int conc__getters_await(conc__redis_queue *q, size_t n,
                                       double deadline, conc__parcel **out) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   bool leads = false, soon = false, stray;
   conc__waiter *woken = NULL, w;
   conc__calling call;
@@ -58650,7 +59059,7 @@ CONC__PRIVATE int conc__getters_await(conc__redis_queue *q, size_t n,
 /* Says of messages of a queue without leases that they have arrived: with the
    next commands of the getters, or soon. */
 CONC__PRIVATE void conc__far_confirm(conc__redis_queue *q, conc__parcel *p) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   CONC_FREE(p->data);
   p->data = NULL;
   conc__mutex_lock(guard);
@@ -58692,19 +59101,19 @@ CONC__PRIVATE void conc__far_refuse(conc__redis_queue *q, conc__parcel *list,
     conc__parcels_free(list);
     return;
   }
-  conc__mutex_lock(conc__mutex_of(q));
+  conc__mutex_lock(conc__mutex_slow_of(q));
   while ((p = list) != NULL) {
     list = p->next;
     p->next = q->returns;
     q->returns = p;
   }
-  conc__mutex_unlock(conc__mutex_of(q));
+  conc__mutex_unlock(conc__mutex_slow_of(q));
   conc__redis_wake(q->redis);
 }
 
 /* Starts the thread that does what no call waits for, once in a process. */
 CONC__PRIVATE int conc__redis_tick_start(conc__redis *r) {
-  conc__mutex *guard = conc__mutex_of(r);
+  conc__mutex *guard = conc__mutex_slow_of(r);
   bool first;
   int rc;
   if (CONC__LOAD(&r->ticks)) return 0;
@@ -58770,7 +59179,7 @@ CONC__PRIVATE ssize_t conc__far_get_n(conc_queue *queue, conc__sink *sink,
 /* A lane that no other call uses; -1: there is none. Its number goes to
    *serial. */
 CONC__PRIVATE int conc__lane_take(conc__redis *r, uint64_t *serial) {
-  conc__mutex *guard = conc__mutex_of(r);
+  conc__mutex *guard = conc__mutex_slow_of(r);
   int lane = -1;
   unsigned i;
   conc__mutex_lock(guard);
@@ -58785,7 +59194,7 @@ CONC__PRIVATE int conc__lane_take(conc__redis *r, uint64_t *serial) {
 }
 
 CONC__PRIVATE void conc__lane_leave(conc__redis *r, int lane) {
-  conc__mutex *guard = conc__mutex_of(r);
+  conc__mutex *guard = conc__mutex_slow_of(r);
   if (lane < 0) return;
   conc__mutex_lock(guard);
   r->lanes_used[lane / 32] &= ~(1u << lane % 32);
@@ -59049,7 +59458,7 @@ enum {
    arrived. */
 CONC__PRIVATE int conc__far_ask(conc__redis_queue *q, int script,
                                 int64_t *counts, size_t n, double end) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   conc__buffer replies = {NULL, 0, 0, 0};
   conc__parcel *arrived;
   conc__calling call;
@@ -59303,7 +59712,7 @@ CONC__PRIVATE conc__redis_queue *conc__far_find(const conc__redis *r,
    0 or negative errno. */
 CONC__PRIVATE int conc__far_of(conc__redis *r, const char *name,
                                conc__redis_queue **out) {
-  conc__mutex *guard = conc__mutex_of(r);
+  conc__mutex *guard = conc__mutex_slow_of(r);
   conc__redis_queue *q, *made;
   int rc;
   conc__redis_enter(r);
@@ -59427,7 +59836,7 @@ CONC__PRIVATE int conc__far_bury(conc__redis_queue *q, conc__parcel *p) {
 /* What the thread is to do with a message later: it was given up by its
    getter, or is dead. */
 CONC__PRIVATE void conc__far_return(conc__redis_queue *q, conc__parcel *p) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   conc__far_moves(q, 1);
   conc__lease_leave(p);
   conc__mutex_lock(guard);
@@ -59610,7 +60019,7 @@ static const conc__queue_class conc__far_class = {
 /* The getters have gone, and left a wait behind: it is ended, and what has
    come goes back. */
 CONC__PRIVATE void conc__tick_stray(conc__redis_queue *q) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   conc__waiter *woken;
   conc__calling call;
   bool soon;
@@ -59646,7 +60055,7 @@ CONC__PRIVATE void conc__tick_stray(conc__redis_queue *q) {
 
 /* Gives back what is to be given back, and buries what is dead. */
 CONC__PRIVATE void conc__tick_returns(conc__redis_queue *q) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   conc__parcel *list, *back = NULL, *p;
   size_t stale;
   conc__mutex_lock(guard);
@@ -59684,7 +60093,7 @@ CONC__PRIVATE void conc__tick_returns(conc__redis_queue *q) {
 /* Says what has arrived, if that is due. False: there is nothing to say, nor
    will there be. */
 CONC__PRIVATE bool conc__tick_confirm(conc__redis_queue *q, double before) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   conc__buffer replies = {NULL, 0, 0, 0};
   conc__parcel *list = NULL;
   conc__command c;
@@ -59808,11 +60217,11 @@ CONC__PRIVATE void conc__tick_beat(conc__redis_queue *q) {
 /* When there is something to do again for a queue, besides its leases. */
 CONC__PRIVATE double conc__tick_next(conc__redis_queue *q) {
   double next = CONC__NEVER, now = conc_now();
-  conc__mutex_lock(conc__mutex_of(q));
+  conc__mutex_lock(conc__mutex_slow_of(q));
   if (q->confirm_at > 0) next = q->confirm_at + CONC__REDIS_CONFIRM;
   if (q->stray || q->returns != NULL)
     next = next < now + 0.2 ? next : now + 0.2;
-  conc__mutex_unlock(conc__mutex_of(q));
+  conc__mutex_unlock(conc__mutex_slow_of(q));
   return next;
 }
 
@@ -59831,7 +60240,7 @@ CONC__PRIVATE double conc__tick_rest(conc__redis *r, conc__redis_queue *q,
 
 /* The queues, as a list that only grows at its front. */
 CONC__PRIVATE conc__redis_queue *conc__far_all(const conc__redis *r) {
-  conc__mutex *guard = conc__mutex_of(r);
+  conc__mutex *guard = conc__mutex_slow_of(r);
   conc__redis_queue *q;
   conc__mutex_lock(guard);
   q = r->queues;
@@ -59882,7 +60291,7 @@ static conc__redis *conc__redis_all; /* under its guard */
 /* Others may run still, and shut one down: what this is at stays in the list
    until it goes on to the next one. */
 CONC__PRIVATE void conc__redis_exit(void) {
-  conc__mutex *guard = conc__mutex_of(&conc__redis_all);
+  conc__mutex *guard = conc__mutex_slow_of(&conc__redis_all);
   conc__redis *r;
   conc__redis_queue *q;
   conc__mutex_lock(guard);
@@ -59901,7 +60310,7 @@ CONC__PRIVATE void conc__redis_exit(void) {
 
 /* Takes a client out of the list. If exit() is at it, that comes first. */
 CONC__PRIVATE void conc__redis_leave_list(conc__redis *r) {
-  conc__mutex *guard = conc__mutex_of(&conc__redis_all);
+  conc__mutex *guard = conc__mutex_slow_of(&conc__redis_all);
   conc__redis **link;
   bool busy;
   do {
@@ -59941,7 +60350,7 @@ CONC__PRIVATE void conc__redis_free(conc__redis *r) {
    errno: then nothing stays. */
 CONC__PRIVATE int conc__redis_begin(conc_manager *manager, double deadline) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
-  conc__mutex *guard = conc__mutex_of(&conc__redis_all);
+  conc__mutex *guard = conc__mutex_slow_of(&conc__redis_all);
   conc__manager_data *m;
   conc__redis *r;
   conc__node *node = NULL;
@@ -60071,9 +60480,9 @@ CONC__PRIVATE void conc__redis_shutdown(conc__manager_data *m) {
     bool last = false;
     conc__wire *w;
     r->queues = q->next;
-    conc__mutex_lock(conc__mutex_of(q));
+    conc__mutex_lock(conc__mutex_slow_of(q));
     w = conc__getters_break(q, &last);
-    conc__mutex_unlock(conc__mutex_of(q));
+    conc__mutex_unlock(conc__mutex_slow_of(q));
     conc__wire_leave(w, last);
     conc__far_drop_leases(q);
     conc__redis_queue_free(q);
