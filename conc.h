@@ -17019,6 +17019,7 @@ typedef struct conc__poller {
   int fd;       /* epoll's or kqueue's descriptor; unused with poll() */
   int waker[2]; /* which other threads write to: the poller watches [0] */
   bool lost;    /* one of these is not ours any more: see conc__poller_renew */
+  bool asked;   /* for this turn of the loop, which so need not ask */
 } conc__poller;
 
 /* What other threads have woken. A poster and the loop agree by the guard:
@@ -18410,6 +18411,12 @@ CONC__PRIVATE void conc__loop_give_up(conc__loop *loop) {
   for (t = loop->tasks; t != NULL; t = t->next) conc_cancel(t);
 }
 
+/* Asks the poller before a turn of the loop. */
+CONC__INLINE bool conc__loop_ask(conc__loop *loop, double until) {
+  loop->poller.asked = true;
+  return loop->poller.ops->wait(loop, until);
+}
+
 /* A busy wait before the sleep, as a waiting thread has it and for the same
    reason: see conc__spin. Not past the next timer, if that is what the
    loop waits for. Returns whether something has come. */
@@ -18419,7 +18426,7 @@ CONC__PRIVATE bool conc__loop_spin(conc__loop *loop, double until) {
   conc__spin_begin(&spin, &loop->spin_failed, until);
   while (!paid && conc__spin_again(&spin, 1))
     paid = CONC__LOAD(&loop->inbox.first) != NULL ||
-           (loop->fds.waited > 0 && loop->poller.ops->wait(loop, 0));
+           (loop->fds.waited > 0 && conc__loop_ask(loop, 0));
   conc__spin_end(&spin, paid);
   return paid;
 }
@@ -18430,7 +18437,7 @@ CONC__PRIVATE bool conc__loop_spin(conc__loop *loop, double until) {
    something is ready. */
 CONC__PRIVATE bool conc__loop_end_doubts(conc__loop *loop) {
   if (loop->fds.doubted == 0) return false;
-  if (loop->poller.ops->wait(loop, 0)) return true;
+  if (conc__loop_ask(loop, 0)) return true;
   conc__fds_verify(loop);
   return loop->ready.count > 0;
 }
@@ -18499,11 +18506,11 @@ CONC__PRIVATE bool conc__loop_poll(conc__loop *loop, double until) {
   conc__actor *self = loop->thread_actor;
   bool heeds = conc__loop_heeds(loop);
   bool came = true;
-  if (!heeds) return loop->poller.ops->wait(loop, until);
+  if (!heeds) return conc__loop_ask(loop, until);
   conc__this.polled = loop->poller.waker;
   if (conc__park_announce(self, conc__cancel_bit(self),
                           CONC__PARKED | CONC__POLLING))
-    came = loop->poller.ops->wait(loop, conc__scope_limit(self, until));
+    came = conc__loop_ask(loop, conc__scope_limit(self, until));
   conc__loop_polled(loop);
   return came;
 }
@@ -18513,6 +18520,7 @@ CONC__PRIVATE void conc__loop_sleep(conc__loop *loop) {
   double until = CONC__NEVER;
   /* No timer and no descriptor will wake it: only another thread could. */
   bool lonely = loop->timers.count == 0 && loop->fds.waited == 0;
+  loop->poller.asked = false; /* by an earlier sleep, in vain */
   if (loop->timers.count > 0)
     until = (double)conc__timers_first(&loop->timers)->time / CONC__TIMER_UNIT;
   if (conc__loop_spin(loop, until)) return;
@@ -18607,7 +18615,11 @@ CONC__PRIVATE void conc__loop_run(conc__loop *loop, const conc_task *until) {
       now = conc_now();
       continue; /* with the inbox and the timers, which may have woken it */
     }
-    if (loop->fds.waited > 0) loop->poller.ops->wait(loop, 0);
+    /* A loop that has just slept has asked by that: a server with one client
+       has one call for each request, not two. */
+    if (loop->fds.waited > 0 && !loop->poller.asked)
+      loop->poller.ops->wait(loop, 0);
+    loop->poller.asked = false;
     began = now;
     loop->batch = loop->batch_size;
     loop->turn_ends = 0;
