@@ -17455,6 +17455,7 @@ typedef struct conc__poller {
   int fd;       /* epoll's or kqueue's descriptor; unused with poll() */
   int waker[2]; /* which other threads write to: the poller watches [0] */
   bool lost;    /* one of these is not ours any more: see conc__poller_renew */
+  bool asked;   /* for this turn of the loop, which so need not ask */
 } conc__poller;
 
 /* What other threads have woken. A poster and the loop agree by the guard:
@@ -18860,6 +18861,12 @@ CONC__PRIVATE void conc__loop_give_up(conc__loop *loop) {
   for (t = loop->tasks; t != NULL; t = t->next) conc_cancel(t);
 }
 
+/* Asks the poller before a turn of the loop. */
+CONC__INLINE bool conc__loop_ask(conc__loop *loop, double until) {
+  loop->poller.asked = true;
+  return loop->poller.ops->wait(loop, until);
+}
+
 /* A busy wait before the sleep, as a waiting thread has it and for the same
    reason: see conc__spin. Not past the next timer, if that is what the
    loop waits for. Returns whether something has come. */
@@ -18869,7 +18876,7 @@ CONC__PRIVATE bool conc__loop_spin(conc__loop *loop, double until) {
   conc__spin_begin(&spin, &loop->spin_failed, until);
   while (!paid && conc__spin_again(&spin, 1))
     paid = CONC__LOAD(&loop->inbox.first) != NULL ||
-           (loop->fds.waited > 0 && loop->poller.ops->wait(loop, 0));
+           (loop->fds.waited > 0 && conc__loop_ask(loop, 0));
   conc__spin_end(&spin, paid);
   return paid;
 }
@@ -18880,7 +18887,7 @@ CONC__PRIVATE bool conc__loop_spin(conc__loop *loop, double until) {
    something is ready. */
 CONC__PRIVATE bool conc__loop_end_doubts(conc__loop *loop) {
   if (loop->fds.doubted == 0) return false;
-  if (loop->poller.ops->wait(loop, 0)) return true;
+  if (conc__loop_ask(loop, 0)) return true;
   conc__fds_verify(loop);
   return loop->ready.count > 0;
 }
@@ -18949,11 +18956,11 @@ CONC__PRIVATE bool conc__loop_poll(conc__loop *loop, double until) {
   conc__actor *self = loop->thread_actor;
   bool heeds = conc__loop_heeds(loop);
   bool came = true;
-  if (!heeds) return loop->poller.ops->wait(loop, until);
+  if (!heeds) return conc__loop_ask(loop, until);
   conc__this.polled = loop->poller.waker;
   if (conc__park_announce(self, conc__cancel_bit(self),
                           CONC__PARKED | CONC__POLLING))
-    came = loop->poller.ops->wait(loop, conc__scope_limit(self, until));
+    came = conc__loop_ask(loop, conc__scope_limit(self, until));
   conc__loop_polled(loop);
   return came;
 }
@@ -18963,6 +18970,7 @@ CONC__PRIVATE void conc__loop_sleep(conc__loop *loop) {
   double until = CONC__NEVER;
   /* No timer and no descriptor will wake it: only another thread could. */
   bool lonely = loop->timers.count == 0 && loop->fds.waited == 0;
+  loop->poller.asked = false; /* by an earlier sleep, in vain */
   if (loop->timers.count > 0)
     until = (double)conc__timers_first(&loop->timers)->time / CONC__TIMER_UNIT;
   if (conc__loop_spin(loop, until)) return;
@@ -19057,7 +19065,11 @@ CONC__PRIVATE void conc__loop_run(conc__loop *loop, const conc_task *until) {
       now = conc_now();
       continue; /* with the inbox and the timers, which may have woken it */
     }
-    if (loop->fds.waited > 0) loop->poller.ops->wait(loop, 0);
+    /* A loop that has just slept has asked by that: a server with one client
+       has one call for each request, not two. */
+    if (loop->fds.waited > 0 && !loop->poller.asked)
+      loop->poller.ops->wait(loop, 0);
+    loop->poller.asked = false;
     began = now;
     loop->batch = loop->batch_size;
     loop->turn_ends = 0;
@@ -20150,10 +20162,22 @@ CONC__PRIVATE void conc__fd_close(int *fd) {
 }
 
 /* The same for a descriptor that may be entered in conc__own_fds. If the
-   number belongs to another file by now, that is left alone. */
-CONC__PRIVATE void conc__fd_close_own(int *fd) {
-  if (conc__own_fd_is(*fd) || !conc__own_fd_close(*fd)) conc__fd_close(fd);
+   number belongs to another file by now, that is left alone. `shut`: it is a
+   connection, and is shut down first: then the peer sees the end even if a
+   copy is left somewhere, of a child that was made without fork(), say. */
+CONC__PRIVATE void conc__fd_end_own(int *fd, bool shut) {
+  if (conc__own_fd_is(*fd)) {
+    if (shut) shutdown(*fd, SHUT_RDWR);
+    conc__fd_forget(*fd);
+    conc__own_fd_close(*fd);
+  } else if (!conc__own_fd_close(*fd)) {
+    conc__fd_close(fd);
+  }
   *fd = -1;
+}
+
+CONC__PRIVATE void conc__fd_close_own(int *fd) {
+  conc__fd_end_own(fd, false);
 }
 
 /* A new socket in *fd, or -1. With `own` it is entered in conc__own_fds from
@@ -44940,9 +44964,12 @@ typedef struct conc__channel {
   size_t drop;       /* bytes of a frame that was refused, still to come */
   bool serves;       /* the server's end */
   bool tcp;          /* else a unix socket */
-  bool eager;        /* in a handshake: small messages in both directions */
+  bool eager;        /* at the end of a handshake: the peer may send two small
+                        messages without one of ours in between */
   bool waited;       /* set by a flush that had to wait, and by the server,
                         which clears it: edges may have gone unseen */
+  unsigned char vain; /* waits that begin without a look for what is there;
+                         see conc__channel_more */
   size_t read_limit; /* bytes that may still be read; SIZE_MAX: any number */
   size_t in_frame;   /* bytes of the frame that was received last, its header
                         counted. They stand right before in.first until more
@@ -44967,12 +44994,9 @@ CONC__PRIVATE void conc__channel_free(conc__channel *ch) {
   conc__buffer_free(&ch->out);
 }
 
-/* Ends a connection. It is shut down first: then the peer sees the end even if
-   a copy is left somewhere, of a child that was made without fork(), say.
-   Unless its number has become another file's, which is left alone. */
+/* Ends a connection. */
 CONC__PRIVATE void conc__channel_close(conc__channel *ch) {
-  if (conc__own_fd_is(ch->fd)) shutdown(ch->fd, SHUT_RDWR);
-  conc__fd_close_own(&ch->fd);
+  conc__fd_end_own(&ch->fd, true);
   conc__channel_free(ch);
 }
 
@@ -44989,8 +45013,9 @@ CONC__PRIVATE int conc__channel_connect(conc__channel *ch, const char *address,
    small message after another one waits at its side until the first has been
    acknowledged, and Linux delays the acknowledgement by 40 ms unless it is
    asked not to. It must be asked each time. That is done only where two
-   messages follow each other: in the handshake, and between the length and the
-   payload of a long message. */
+   messages follow each other: at the end of the handshake, see
+   conc__auth_welcome, and between the length and the payload of a long
+   message. */
 CONC__PRIVATE void conc__channel_quickack(conc__channel *ch) {
   int one = 1;
   if (ch->tcp && CONC__TCP_QUICKACK >= 0)
@@ -45165,6 +45190,9 @@ CONC__PRIVATE bool conc__channel_has_begun(const conc__channel *ch) {
 #define CONC__READ_MAX ((size_t)128 << 10)
 /* Room for less than this is not worth a system call, if more is missing. */
 #define CONC__READ_LEAST 4096
+/* The first memory of a buffer: what comes in a handshake fits, and most
+   replies do. */
+#define CONC__READ_FIRST 256
 
 /* Makes room for what is missing of a frame, or for a part of that: memory
    grows with what has arrived and not with what a header claims, so a peer
@@ -45176,6 +45204,8 @@ CONC__PRIVATE int conc__channel_make_room(conc__channel *ch, size_t missing) {
   size_t have = conc__buffer_count(&ch->in);
   size_t room;
   if (missing > 65536) missing = 65536;
+  if (ch->in.capacity == 0 && missing < CONC__READ_FIRST)
+    missing = CONC__READ_FIRST;
   /* What a read may bring is more than what is missing: half of the room is
      had again before it is needed. */
   if (have == 0 || ch->in.first >= ch->in.capacity / 2)
@@ -45204,13 +45234,31 @@ CONC__PRIVATE ssize_t conc__channel_read(conc__channel *ch, size_t missing) {
   return n;
 }
 
+/* After a look that has found nothing, so many waits begin without one. */
+#define CONC__LOOKS_SPARED 8
+
+/* Whether it is worth a look before the wait. A request has just gone out: if
+   the server has a CPU of its own, its reply is not there yet, and the look is
+   a call in vain; on the same CPU the reply may be there. So it is tried now
+   and then. A coroutine looks in any case: see CONC__TRIED. */
+CONC__INLINE bool conc__channel_looks(conc__channel *ch) {
+  if (ch->vain == 0 || conc__buffer_count(&ch->in) > 0 || ch->eager ||
+      conc__is_coro(conc__self()))
+    return true;
+  ch->vain--;
+  return false;
+}
+
 /* Reads what is there of `missing` bytes, and waits until there is something.
    0, -EPIPE at the end, or negative errno. */
 CONC__PRIVATE int conc__channel_more(conc__channel *ch, size_t missing,
                                      double deadline) {
+  bool looks = conc__channel_looks(ch);
   for (;;) {
-    ssize_t n = conc__channel_read(ch, missing);
+    ssize_t n = looks ? conc__channel_read(ch, missing) : -EAGAIN;
     int rc;
+    if (n == -EAGAIN && looks) ch->vain = CONC__LOOKS_SPARED;
+    looks = true;
     if (n > 0) return 0;
     if (n == 0) return -EPIPE;
     if (n != -EAGAIN) return (int)n;
@@ -45515,11 +45563,14 @@ CONC__PRIVATE int conc__auth_reply(conc__channel *ch, const conc__key *key,
 }
 
 /* Waits for what the peer says to that answer. 0; -EACCES if it refuses it;
-   or negative errno. */
+   or negative errno. Behind that a server of Python sends its own answer, and
+   a client of Python its first request. */
 CONC__PRIVATE int conc__auth_welcome(conc__channel *ch, double deadline) {
   const unsigned char *p;
   size_t size;
-  int rc = conc__channel_receive(ch, CONC__HANDSHAKE_MESSAGE, &p, &size,
+  int rc;
+  ch->eager = true;
+  rc = conc__channel_receive(ch, CONC__HANDSHAKE_MESSAGE, &p, &size,
                                  deadline);
   if (rc != 0) return rc;
   return size == 9 && memcmp(p, CONC__WELCOME, 9) == 0 ? 0 : -EACCES;
@@ -45534,7 +45585,7 @@ CONC__PRIVATE int conc__auth_serve(conc__channel *ch, const conc__key *key,
   conc__challenge mine;
   size_t sent;
   int rc;
-  ch->eager = ch->serves = true;
+  ch->serves = true;
   ch->read_limit = CONC__HANDSHAKE_BYTES;
   rc = conc__auth_ask(ch, message, &mine);
   if (rc == 0) {
@@ -45562,7 +45613,6 @@ CONC__PRIVATE int conc__auth_connect(conc__channel *ch, const conc__key *key,
   conc__challenge mine;
   size_t sent;
   int rc;
-  ch->eager = true;
   ch->read_limit = CONC__HANDSHAKE_BYTES;
   rc = conc__auth_reply(ch, key, deadline);
   if (rc == 0) rc = conc__auth_ask(ch, message, &mine);
@@ -45573,6 +45623,7 @@ CONC__PRIVATE int conc__auth_connect(conc__channel *ch, const conc__key *key,
     conc__challenge_end(&mine);
   }
   ch->read_limit = SIZE_MAX;
+  ch->eager = false; /* from now on it answers, and says nothing else */
   return rc != 0 ? rc : conc__frame_append(&ch->out, CONC__WELCOME, 9);
 }
 
@@ -51738,6 +51789,24 @@ CONC__PRIVATE bool conc__is_lost(int rc) {
 #define CONC__FORGOTTEN_PAUSE 0.5 /* seconds, at most */
 #define CONC__FORGOTTEN_TIMES 8
 
+#define CONC__FORGOTTEN_LOOK 0.1  /* seconds: then it may be a forgotten one */
+
+/* Waits for the first that a server says. If it is silent, the system asks the
+   other end often, until the handshake is over: then *silent. 0 or negative
+   errno. */
+CONC__PRIVATE int conc__peer_hear(conc__manager_data *m, conc__peer *p,
+                                  bool *silent, double deadline) {
+  double soon = conc_now() + CONC__FORGOTTEN_LOOK;
+  int rc;
+  conc__channel_keepalive(&p->channel, m->keepalive, false);
+  rc = conc__fd_wait(p->channel.fd, CONC_READ,
+                     soon < deadline ? soon : deadline);
+  *silent = rc == -ETIMEDOUT;
+  if (*silent) conc__channel_ask(&p->channel, m->keepalive, true);
+  if (rc < 0 && p->channel.fd < 0) return -EPIPE; /* a fork has closed it */
+  return rc > 0 || *silent ? 0 : rc;
+}
+
 /* A new connection, authenticated. Its first request is not sent yet: `out`
    has the end of the handshake, to go with it in one segment. *forgotten: see
    below. */
@@ -51745,6 +51814,7 @@ CONC__PRIVATE int conc__peer_open_once(conc__manager_data *m, conc__peer **out,
                                        bool *forgotten, double deadline) {
   conc__peer *p = (conc__peer *)CONC_MALLOC(sizeof *p);
   double began;
+  bool silent;
   int rc;
   *forgotten = false;
   if (p == NULL) return -ENOMEM;
@@ -51755,10 +51825,10 @@ CONC__PRIVATE int conc__peer_open_once(conc__manager_data *m, conc__peer **out,
     return rc;
   }
   began = conc_now();
-  conc__channel_keepalive(&p->channel, m->keepalive, true);
-  rc = conc__auth_connect(&p->channel, &m->key, deadline);
+  rc = conc__peer_hear(m, p, &silent, deadline);
+  if (rc == 0) rc = conc__auth_connect(&p->channel, &m->key, deadline);
   if (rc == 0) {
-    conc__channel_ask(&p->channel, m->keepalive, false);
+    if (silent) conc__channel_ask(&p->channel, m->keepalive, false);
     *out = p;
     return 0;
   }
@@ -51954,7 +52024,6 @@ CONC__PRIVATE int conc__peer_find(conc__manager_data *m, conc__peer **out,
   conc_value_free(reply);
   if (rc != 0) return rc;
   (*out)->itself = itself;
-  (*out)->channel.eager = false;
   if (named) {
     (*out)->manager = m;
     memcpy((*out)->name, name, sizeof name);
