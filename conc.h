@@ -1026,6 +1026,7 @@ typedef struct conc_lock {
   };
   unsigned depth;      /* of a conc_rlock: its levels, less the first */
   unsigned char order; /* the number of its name; see conc_on_lock_order */
+  unsigned short hint; /* of a conc_rlock: of whose it may be; 0: of none */
 } conc_lock;
 
 /* Acquires the lock.
@@ -7735,6 +7736,44 @@ __attribute__((unused)) static void conc__checked_free(void *memory) {
 #define CONC__AND(p, v) \
   (CONC__POINT(), __atomic_fetch_and((p), (v), __ATOMIC_ACQ_REL))
 
+/* Whether the process has one thread, as the C library knows: then what only
+   the threads of this process change is changed without shutting out the other
+   CPUs, which would take 20 cycles each time. So do glibc's own mutexes.
+   Nothing can come between the steps: a thread begins by a call, and no signal
+   handler may change what is the library's (>>contract). Of what lies in
+   memory that processes share this must not be asked. */
+#ifndef CONC_HAVE_SINGLE_THREADED
+#define CONC_HAVE_SINGLE_THREADED 0
+#if defined(__GLIBC__) && defined(__has_include) && !defined(CONC_PORTABLE)
+#if __has_include(<sys/single_threaded.h>) /* 2.32 */
+#undef CONC_HAVE_SINGLE_THREADED
+#define CONC_HAVE_SINGLE_THREADED 1
+#endif
+#endif
+#endif
+#if CONC_HAVE_SINGLE_THREADED
+#include <sys/single_threaded.h>
+#define CONC__SINGLE_THREADED() (__libc_single_threaded != 0)
+#else
+#define CONC__SINGLE_THREADED() false
+#endif
+
+/* CONC__CAS and CONC__AND of what is this process's alone; `v` and `p` without
+   side effects. */
+#define CONC__CAS_OWN(p, e, v)                                     \
+  (CONC__SINGLE_THREADED()                                         \
+       ? CONC__LOAD(p) == *(e)                                     \
+             ? (__atomic_store_n((p), (v), __ATOMIC_RELEASE), true) \
+             : (*(e) = CONC__LOAD_RELAXED(p), false)               \
+       : CONC__CAS(p, e, v))
+CONC__INLINE unsigned conc__and_own(unsigned *p, unsigned v) {
+  unsigned was;
+  if (!CONC__SINGLE_THREADED()) return CONC__AND(p, v);
+  was = CONC__LOAD(p);
+  __atomic_store_n(p, was & v, __ATOMIC_RELEASE);
+  return was;
+}
+
 /* From here to the end of the file. */
 #ifdef __cplusplus
 extern "C" {
@@ -9687,8 +9726,8 @@ CONC__INLINE void conc__unpark_tell(conc__actor *actor, unsigned bit,
   CONC__CHECK(bit == CONC__WOKEN || bit == CONC__POKED || bit == CONC__NUDGED);
   /* The exchange releases what the waker has written (a message, a result) to
      the actor, which acquires it when it sees the bit. */
-  while (!CONC__CAS(&actor->word, &seen,
-                   (seen | bit) & ~(CONC__PARKED | CONC__POLLING))) {
+  while (!CONC__CAS_OWN(&actor->word, &seen,
+                        (seen | bit) & ~(CONC__PARKED | CONC__POLLING))) {
   }
   if (!(seen & CONC__PARKED)) return;
   if (tracer != NULL) tracer->wakes(&wakeup);
@@ -9721,7 +9760,7 @@ CONC__PRIVATE bool conc__park_announce(conc__actor *self, unsigned bits,
   do {
     CONC__CHECK(!(seen & (CONC__PARKED | CONC__POLLING)));
     if (seen & bits) return false;
-  } while (!CONC__CAS(&self->word, &seen, seen | how));
+  } while (!CONC__CAS_OWN(&self->word, &seen, seen | how));
   return true;
 }
 
@@ -9729,7 +9768,7 @@ CONC__PRIVATE bool conc__park_announce(conc__actor *self, unsigned bits,
    cleared CONC__PARKED first, and so has woken it or is about to. */
 CONC__PRIVATE bool conc__park_retract(conc__actor *self) {
   unsigned how = CONC__PARKED | CONC__POLLING;
-  return (CONC__AND(&self->word, ~how) & CONC__PARKED) != 0;
+  return (conc__and_own(&self->word, ~how) & CONC__PARKED) != 0;
 }
 
 /* --- cancellation and time limits ---
@@ -10148,7 +10187,7 @@ CONC__PRIVATE void conc__mutex_lock_slow(conc__mutex *m) {
 
 CONC__INLINE void conc__mutex_lock(conc__mutex *m) {
   unsigned free = 0;
-  if (CONC__UNLIKELY(!CONC__CAS(&m->word, &free, 1u)))
+  if (CONC__UNLIKELY(!CONC__CAS_OWN(&m->word, &free, 1u)))
     conc__mutex_lock_slow(m);
   CONC__GUARDS_MORE(m);
 }
@@ -10165,10 +10204,15 @@ CONC__INLINE bool conc__mutex_is_held(const conc__mutex *m) {
 }
 
 CONC__INLINE void conc__mutex_unlock(conc__mutex *m) {
+  unsigned was = 1;
   CONC__CHECK(conc__mutex_is_held(m));
   CONC__GUARDS_LESS(m);
   CONC__POINT();
-  if (CONC__UNLIKELY(__atomic_exchange_n(&m->word, 0u, __ATOMIC_RELEASE) == 2))
+  if (CONC__SINGLE_THREADED()) /* so no thread sleeps for it */
+    __atomic_store_n(&m->word, 0u, __ATOMIC_RELEASE);
+  else
+    was = __atomic_exchange_n(&m->word, 0u, __ATOMIC_RELEASE);
+  if (CONC__UNLIKELY(was == 2))
     conc__futex_wake(&m->word, 1, false);
 }
 
@@ -11219,7 +11263,7 @@ CONC__PRIVATE void conc__waiter_await_wakeup(const conc__waiter *w) {
    waiter or the actor. Returns how the wait has ended. */
 CONC__INLINE int conc__waiter_take_wakeup(conc__waiter *w) {
   CONC__CHECK(CONC__LOAD_RELAXED(&w->actor->word) & CONC__WOKEN);
-  CONC__AND(&w->actor->word, ~CONC__WOKEN);
+  conc__and_own(&w->actor->word, ~CONC__WOKEN);
   return w->failure;
 }
 
@@ -12562,6 +12606,7 @@ CONC_API int conc_lock_init_shared(conc_lock *lock) {
   if (r == NULL) return -EINVAL;
   memset(&lock->claim, 0, sizeof lock->claim);
   lock->depth = 0;
+  lock->hint = 0;
   lock->order = CONC__ORDER_SHARED;
   CONC__STORE(&lock->word, conc__shared_word(lock, r));
   return 0;
@@ -12631,7 +12676,7 @@ CONC__NOINLINE int conc__shared_lock_release(conc_lock *lock,
 CONC__PRIVATE bool conc__lock_try(conc_lock *lock, uintptr_t me) {
   uintptr_t seen = CONC__LOAD_RELAXED(&lock->word);
   return (seen & ~CONC__LOCK_WAITERS) == 0 &&
-         CONC__CAS(&lock->word, &seen, seen | me);
+         CONC__CAS_OWN(&lock->word, &seen, seen | me);
 }
 
 /* Relaxed: only the caller writes its own id there, or one that hands it the
@@ -12720,7 +12765,7 @@ CONC_API int conc_lock_acquire(conc_lock *lock, double timeout) {
   conc__actor *self = conc__self();
   uintptr_t seen = 0;
   if (CONC__UNLIKELY(CONC__LOAD_RELAXED(&lock->order) == CONC__ORDER_SHARED ||
-                     !CONC__CAS(&lock->word, &seen, self->id)))
+                     !CONC__CAS_OWN(&lock->word, &seen, self->id)))
     return conc__lock_acquire_held(lock, self, timeout);
   conc__lock_acquired(lock, self, timeout <= 0);
   return 0;
@@ -12750,8 +12795,7 @@ CONC__NOINLINE int conc__lock_release_slow(conc_lock *lock,
   return 0;
 }
 
-CONC_API int conc_lock_release(conc_lock *lock) {
-  conc__actor *self = conc__self();
+CONC__INLINE int conc__lock_release(conc_lock *lock, conc__actor *self) {
   uintptr_t seen = self->id;
   /* Read now: the lock may be gone once it has been released. */
   unsigned char order = CONC__LOAD_RELAXED(&lock->order);
@@ -12759,7 +12803,7 @@ CONC_API int conc_lock_release(conc_lock *lock) {
   if (CONC_HAVE_TSAN && conc__lock_is_mine(lock, self->id))
     conc__tsan_released(lock, false);
   if (CONC__UNLIKELY(order == CONC__ORDER_SHARED ||
-                     !CONC__CAS(&lock->word, &seen, (uintptr_t)0))) {
+                     !CONC__CAS_OWN(&lock->word, &seen, (uintptr_t)0))) {
     if (conc__is_shared(CONC__LOAD_RELAXED(&lock->word)))
       return conc__shared_lock_release(lock, self);
     rc = conc__lock_release_slow(lock, self);
@@ -12767,6 +12811,10 @@ CONC_API int conc_lock_release(conc_lock *lock) {
   if (CONC__UNLIKELY(order > CONC__ORDER_NONE) && rc == 0)
     self->held &= ~CONC__LOCK_ORDER_BIT(order);
   return rc;
+}
+
+CONC_API int conc_lock_release(conc_lock *lock) {
+  return conc__lock_release(lock, conc__self());
 }
 
 /* The caller is the owner, or acts for it, and will never release the lock,
@@ -12797,32 +12845,68 @@ CONC_API bool conc_lock_locked(const conc_lock *lock) {
 /* --- conc_rlock ---
 
    A conc_lock, and `depth`, which only the owner touches: how often it has
-   acquired the lock beyond the first time. */
+   acquired the lock beyond the first time; and `hint`, which tells without a
+   look at the word what that probably says: 0 that it is free, else some bits
+   of the owner's id. Each call confirms by the word what it was told: where it
+   changes it, at no cost; else by a load, which then comes long after the last
+   change, and so is cheap, too: see CONC__ORDER_SHARED. */
 
-CONC_API int conc_rlock_acquire(conc_rlock *rlock, double timeout) {
-  int rc;
-  if (conc__lock_is_mine(&rlock->lock, conc__self()->id)) {
-    rlock->lock.depth++;
-    return 0;
+CONC__INLINE unsigned short conc__rlock_hint(const conc__actor *self) {
+  return (unsigned short)(self->id / CONC__OWNER_ONE % 0x8000 + 0x8000);
+}
+
+/* The caller has just acquired the lock. A new owner starts at the first
+   level, whatever the last one left: a dead one, or one that used
+   conc_lock_release. */
+CONC__INLINE void conc__rlock_begin(conc_lock *lock, conc__actor *self) {
+  lock->depth = 0;
+  if (CONC__LOAD_RELAXED(&lock->order) != CONC__ORDER_SHARED)
+    CONC__STORE_RELAXED(&lock->hint, conc__rlock_hint(self));
+}
+
+/* Not at the first attempt: it may be the caller's. */
+CONC__NOINLINE int conc__rlock_acquire_held(conc_lock *lock, conc__actor *self,
+                                            double timeout) {
+  int rc = 0;
+  if (!conc__lock_is_mine(lock, self->id)) {
+    rc = conc_lock_acquire(lock, timeout);
+    if (rc == 0 || rc == -EOWNERDEAD) conc__rlock_begin(lock, self);
+    /* A shared lock tells only now that it is the caller's. */
+    if (rc != -EDEADLK || !conc__is_shared(CONC__LOAD_RELAXED(&lock->word)))
+      return rc;
   }
-  rc = conc_lock_acquire(&rlock->lock, timeout);
-  /* A new owner starts at the first level, whatever the last one left: a dead
-     one, or one that used conc_lock_release. */
-  if (rc == 0 || rc == -EOWNERDEAD) rlock->lock.depth = 0;
-  /* A shared lock tells only now that it is the caller's. */
-  if (rc != -EDEADLK ||
-      !conc__is_shared(CONC__LOAD_RELAXED(&rlock->lock.word)))
-    return rc;
-  rlock->lock.depth++;
+  lock->depth++;
   return 0;
 }
 
+CONC_API int conc_rlock_acquire(conc_rlock *rlock, double timeout) {
+  conc_lock *lock = &rlock->lock;
+  conc__actor *self = conc__self();
+  uintptr_t seen = 0;
+  if (CONC__LOAD_RELAXED(&lock->hint) != 0 ||
+      CONC__LOAD_RELAXED(&lock->order) == CONC__ORDER_SHARED ||
+      !CONC__CAS_OWN(&lock->word, &seen, self->id))
+    return conc__rlock_acquire_held(lock, self, timeout);
+  conc__rlock_begin(lock, self);
+  conc__lock_acquired(lock, self, timeout <= 0);
+  return 0;
+}
+
+/* With the caller's hint, `depth` is the caller's to read, or what is read is
+   of no account: then the lock is not its, and its release fails. */
 CONC_API int conc_rlock_release(conc_rlock *rlock) {
-  if (!conc__lock_is_mine(&rlock->lock, conc__self()->id) &&
-      !conc__shared_lock_is_mine(&rlock->lock, conc__self()))
+  conc_lock *lock = &rlock->lock;
+  conc__actor *self = conc__self();
+  bool mine = CONC__LOAD_RELAXED(&lock->hint) == conc__rlock_hint(self);
+  if (mine && CONC__LOAD_RELAXED(&lock->depth) == 0) {
+    CONC__STORE_RELAXED(&lock->hint, (unsigned short)0);
+    return conc__lock_release(lock, self);
+  }
+  if (!conc__lock_is_mine(lock, self->id) &&
+      !conc__shared_lock_is_mine(lock, self))
     return -EPERM;
-  if (rlock->lock.depth == 0) return conc_lock_release(&rlock->lock);
-  rlock->lock.depth--;
+  if (lock->depth == 0) return conc__lock_release(lock, self);
+  lock->depth--;
   return 0;
 }
 
@@ -13301,7 +13385,7 @@ CONC__INLINE int conc__rwlock_acquire(conc_rwlock *rwlock, bool write,
     uintptr_t waiters = seen & CONC__LOCK_WAITERS, held = seen - waiters;
     if (!conc__rwlock_open(held, write, waiters == 0)) break;
     held = conc__rwlock_with(held, write, self);
-    done = CONC__CAS(&rwlock->word, &seen, held | waiters);
+    done = CONC__CAS_OWN(&rwlock->word, &seen, held | waiters);
   }
   if (!write) {
     if (done) conc__reads_add(self, rwlock);
@@ -13322,22 +13406,25 @@ CONC_API int conc_rwlock_write_acquire(conc_rwlock *rwlock, double timeout) {
 }
 
 /* For a reader in the order of conc__rwlock_acquire, backwards: out of `reads`
-   while `changing` is set, then the word. */
+   while `changing` is set, then the word. Of a reader that its actor remembers
+   the word is not looked at first, but taken to count no other: see
+   CONC__ORDER_SHARED. */
 CONC_API int conc_rwlock_release(conc_rwlock *rwlock) {
   conc__actor *self = conc__self();
-  uintptr_t seen = CONC__LOAD_RELAXED(&rwlock->word);
-  if ((seen & ~CONC__LOCK_WAITERS) != self->id) {
-    conc_rwlock **place = conc__reads_find(self, rwlock);
-    if (!(seen & CONC__READ_FLAG) || place == NULL) {
+  conc_rwlock **place = conc__reads_find(self, rwlock);
+  uintptr_t seen = CONC__READ_FLAG + CONC__READ_ONE;
+  if (place != NULL) {
+    CONC__STORE_RELAXED(&self->changing, rwlock);
+    CONC__STORE(place, (conc_rwlock *)NULL);
+  } else {
+    seen = CONC__LOAD_RELAXED(&rwlock->word);
+    if ((seen & ~CONC__LOCK_WAITERS) != self->id) {
       if (conc__is_shared(seen))
         return conc__shared_rwlock_release(rwlock, self);
       if (!(seen & CONC__READ_FLAG) || self->more_reads == 0) return -EPERM;
-    }
-    CONC__STORE_RELAXED(&self->changing, rwlock);
-    if (place != NULL)
-      CONC__STORE(place, (conc_rwlock *)NULL);
-    else
+      CONC__STORE_RELAXED(&self->changing, rwlock);
       self->more_reads--;
+    }
   }
   conc__tsan_released(rwlock, (seen & CONC__READ_FLAG) != 0);
   for (;;) {
@@ -13347,7 +13434,14 @@ CONC_API int conc_rwlock_release(conc_rwlock *rwlock) {
       conc__rwlock_settle(rwlock, true);
       break;
     }
-    if (CONC__CAS(&rwlock->word, &seen, word)) break;
+    if (CONC__CAS_OWN(&rwlock->word, &seen, word)) break;
+    if (place != NULL &&
+        (!(seen & CONC__READ_FLAG) || conc__is_shared(seen))) {
+      /* What was remembered was another lock, never released, at this
+         address. Now it is forgotten. */
+      CONC__STORE(&self->changing, (conc_rwlock *)NULL);
+      return conc_rwlock_release(rwlock);
+    }
   }
   CONC__STORE(&self->changing, (conc_rwlock *)NULL);
   return 0;
@@ -13635,7 +13729,7 @@ CONC__NOINLINE int conc__event_set_awaited(conc_event *event) {
 CONC_API int conc_event_set(conc_event *event) {
   uintptr_t seen = CONC__CLEAR;
   /* Either way the word is the last touch of the event. */
-  if (CONC__CAS(&event->word, &seen, CONC__SET) || seen == CONC__SET) return 0;
+  if (CONC__CAS_OWN(&event->word, &seen, CONC__SET) || seen == CONC__SET) return 0;
   if (conc__is_remote(seen))
     return (int)conc__remote_ask(event, CONC__REMOTE_SET, 0);
   if (conc__is_shared(seen)) return conc__shared_event_set(event);
@@ -13644,7 +13738,7 @@ CONC_API int conc_event_set(conc_event *event) {
 
 CONC_API int conc_event_clear(conc_event *event) {
   uintptr_t seen = CONC__SET;
-  if (CONC__CAS(&event->word, &seen, CONC__CLEAR)) return 0;
+  if (CONC__CAS_OWN(&event->word, &seen, CONC__CLEAR)) return 0;
   if (conc__is_remote(seen))
     return (int)conc__remote_ask(event, CONC__REMOTE_CLEAR, 0);
   return conc__is_shared(seen) ? conc__shared_event_clear(event) : 0;
@@ -13663,7 +13757,7 @@ CONC_API bool conc_event_is_set(const conc_event *event) {
 CONC__PRIVATE bool conc__event_await(conc_event *event) {
   uintptr_t seen = CONC__CLEAR;
   CONC__CHECK(conc__mutex_is_held(conc__mutex_of(event)));
-  return CONC__CAS(&event->word, &seen, CONC__AWAITED) ||
+  return CONC__CAS_OWN(&event->word, &seen, CONC__AWAITED) ||
          seen == CONC__AWAITED;
 }
 
@@ -13953,7 +14047,7 @@ CONC_API int conc_sem_init_shared(conc_sem *sem) {
 
 /* 0, -ETIMEDOUT, -ECANCELED. The deadline is only worked out, which costs a
    look at the clock, when there is nothing to take. */
-CONC__PRIVATE int conc__shared_sem_acquire(conc_sem *sem, double timeout) {
+CONC__NOINLINE int conc__shared_sem_await(conc_sem *sem, double timeout) {
   unsigned seen = CONC__LOAD(&sem->shared);
   unsigned waiters = 0; /* CONC__SHARED_WAITERS once this task has slept */
   conc__sentry sentry = CONC__SENTRY_NEW;
@@ -13978,6 +14072,14 @@ CONC__PRIVATE int conc__shared_sem_acquire(conc_sem *sem, double timeout) {
   }
   conc__sentry_end(&sentry);
   return rc;
+}
+
+/* The flag stays as it is: a unit beside it is free to all that come. */
+CONC__INLINE int conc__shared_sem_acquire(conc_sem *sem, double timeout) {
+  unsigned seen = CONC__LOAD(&sem->shared);
+  while (seen & CONC__SEM_MAX)
+    if (CONC__CAS(&sem->shared, &seen, seen - 1)) return 0;
+  return conc__shared_sem_await(sem, timeout);
 }
 
 CONC__PRIVATE int conc__shared_sem_release(conc_sem *sem, size_t n) {
@@ -14030,7 +14132,7 @@ CONC_API int conc_sem_acquire(conc_sem *sem, double timeout) {
   size_t seen = CONC__LOAD_RELAXED(&sem->value);
   /* By one comparison: not 0, not CONC__SEM_WAITERS, not a shared one's. */
   while (seen - 1 < CONC__SEM_WAITERS - 1)
-    if (CONC__CAS(&sem->value, &seen, seen - 1)) return 0;
+    if (CONC__CAS_OWN(&sem->value, &seen, seen - 1)) return 0;
   if (conc__is_remote(seen))
     return (int)conc__remote_wait(sem, CONC__REMOTE_ACQUIRE, NULL, timeout);
   if (conc__is_shared(seen)) return conc__shared_sem_acquire(sem, timeout);
@@ -14063,7 +14165,7 @@ CONC_API int conc_sem_release(conc_sem *sem, size_t n) {
   if (n == 0) return -EINVAL;
   while (seen < CONC__SEM_WAITERS) {
     if (seen > bound || n > bound - seen) return -EOVERFLOW;
-    if (CONC__CAS(&sem->value, &seen, seen + n)) return 0;
+    if (CONC__CAS_OWN(&sem->value, &seen, seen + n)) return 0;
   }
   if (conc__is_remote(seen))
     return (int)conc__remote_ask(sem, CONC__REMOTE_RELEASE, n);
@@ -14666,8 +14768,13 @@ CONC__PRIVATE void conc__listed_leave(conc__listed *l) {
 
 /* --- how a task begins and ends --- */
 
+/* conc_event_is_set of `done`, which is never one between processes. */
+CONC__INLINE bool conc__task_has_ended(const conc_task *t) {
+  return CONC__LOAD(&t->done.word) == CONC__SET;
+}
+
 CONC__INLINE bool conc__task_may_begin(const conc_task *t) {
-  return t->kind == NULL || conc_event_is_set(&t->done);
+  return t->kind == NULL || conc__task_has_ended(t);
 }
 
 /* The task could not be started after all: it is as if new, whatever it was
@@ -14705,7 +14812,7 @@ CONC__INLINE bool conc__task_enter(conc_task *t, conc__actor *actor) {
   conc__actor *none = NULL;
   /* First: a deadlock's search follows the id of a task that runs. */
   CONC__STORE_RELAXED(&t->id, actor->id);
-  return CONC__CAS(&t->actor, &none, actor);
+  return CONC__CAS_OWN(&t->actor, &none, actor);
 }
 
 /* What the end of a task has to do with its group: set by conc_group_start, so
@@ -14729,7 +14836,7 @@ CONC__INLINE const conc__group_class *conc__group_ops(void) {
    it. Its group, which it has left before, is there until it is told. */
 CONC__INLINE void conc__task_set_done(conc_task *t, conc_group *group) {
   uintptr_t clear = CONC__CLEAR;
-  if (CONC__UNLIKELY(!CONC__CAS(&t->done.word, &clear, CONC__SET)))
+  if (CONC__UNLIKELY(!CONC__CAS_OWN(&t->done.word, &clear, CONC__SET)))
     conc_event_set(&t->done);
   if (CONC__UNLIKELY(group != NULL)) conc__group_ops()->forget(group);
 }
@@ -14826,14 +14933,12 @@ CONC__PRIVATE int conc__task_check(conc_task *task) {
 
 /* Waits for the end of a task that can be waited for. 0, -ETIMEDOUT,
    -ECANCELED, -EDEADLK; `uncancellable`: the wait must not fail, by a deadlock
-   neither (the caller has shielded it from cancellations). Three ways: a kind
-   may have its own; a worker of a pool runs other jobs meanwhile; all else
-   waits for the event, and names the task as the owner that is waited for. */
-CONC__PRIVATE int conc__task_await(conc_task *task, bool uncancellable,
-                                   double timeout) {
+   neither (the caller has shielded it from cancellations). Two ways: a worker
+   of a pool runs other jobs meanwhile; all else waits for the event, and names
+   the task as the owner that is waited for. */
+CONC__PRIVATE int conc__task_await_end(conc_task *task, bool uncancellable,
+                                       double timeout) {
   conc__waiter w;
-  if (task->kind->await != NULL)
-    return task->kind->await(task, uncancellable, timeout);
   if (conc__this.worker != NULL)
     return conc__jobs->await(task, uncancellable, timeout);
   conc__waiter_init(&w, conc__self(), "the end", NULL);
@@ -14843,14 +14948,26 @@ CONC__PRIVATE int conc__task_await(conc_task *task, bool uncancellable,
   return conc__event_park(&task->done, &w, timeout);
 }
 
+/* The same; a kind may have its own way. */
+CONC__PRIVATE int conc__task_await(conc_task *task, bool uncancellable,
+                                   double timeout) {
+  if (task->kind->await != NULL)
+    return task->kind->await(task, uncancellable, timeout);
+  return conc__task_await_end(task, uncancellable, timeout);
+}
+
+/* conc__task_join, if the task has not ended: apart, for it keeps much on the
+   stack. */
+CONC__NOINLINE int conc__task_join_slow(conc_task *task, double timeout) {
+  int rc = conc__task_check(task);
+  if (rc == 0) rc = conc__task_await(task, false, timeout);
+  return rc != 0 ? rc : task->status;
+}
+
 /* conc_join, but for what a pool's worker does first. */
-CONC__PRIVATE int conc__task_join(conc_task *task, double timeout) {
-  if (!conc_event_is_set(&task->done)) {
-    int rc = conc__task_check(task);
-    if (rc == 0) rc = conc__task_await(task, false, timeout);
-    if (rc != 0) return rc;
-  }
-  return task->status;
+CONC__INLINE int conc__task_join(conc_task *task, double timeout) {
+  return conc__task_has_ended(task) ? task->status
+                                    : conc__task_join_slow(task, timeout);
 }
 
 CONC_API int conc_join(conc_task *task, double timeout) {
@@ -17534,6 +17651,14 @@ CONC__INLINE void conc__ready_push(conc__ready_ring *ring, conc__ready item) {
   ring->items[at] = item;
 }
 
+/* Whether this is what was appended last, and is there still. */
+CONC__INLINE bool conc__ready_is_last(const conc__ready_ring *ring,
+                                      conc__ready item) {
+  return ring->count > 0 &&
+         ring->items[(ring->first + ring->count - 1) & (ring->size - 1)] ==
+             item;
+}
+
 /* Puts what is to run before all others. There is room for it, too. */
 CONC__INLINE void conc__ready_push_first(conc__ready_ring *ring,
                                          conc__ready item) {
@@ -19002,7 +19127,7 @@ CONC__PRIVATE void conc__loop_sleep(conc__loop *loop) {
 CONC__INLINE bool conc__loop_goes_on(const conc__loop *loop,
                                      const conc_task *until) {
   if (until->kind == NULL) return until->next != NULL;
-  return loop->alive > 0 && !conc_event_is_set(&until->done);
+  return loop->alive > 0 && !conc__task_has_ended(until);
 }
 
 /* Unmaps the stacks that ended coroutines have left. Only here is it certain
@@ -19125,8 +19250,28 @@ CONC__PRIVATE void conc__loop_close(conc__loop *loop) {
   CONC_FREE(loop->fds.entries);
 }
 
+/* conc__kind.await. A coroutine that waits for the task that it has started
+   just now first lets it run, as if by conc_yield_now: often that is short, and
+   its end is there without a waiter on a list and a timer for the search for
+   deadlocks. (What is last in the ring is a task of this loop that has not
+   begun.) The wait itself comes after it, unless there is nothing left to wait
+   for; so does all that may end it. */
+CONC__PRIVATE int conc__coro_await(conc_task *task, bool uncancellable,
+                                   double timeout) {
+  conc__actor *self = conc__self();
+  conc__loop *loop = conc__this.loop;
+  if (timeout > 0 && conc__is_coro(self) && !conc__may_be_cancelled(self) &&
+      conc__ready_is_last(&loop->ready, (conc__ready)task | 1)) {
+    conc__ready_push(&loop->ready, (conc__ready)self);
+    conc__loop_switch(loop, &self->fiber, false);
+    conc__this.credit = CONC__CREDIT;
+    if (conc__task_has_ended(task)) return 0;
+  }
+  return conc__task_await_end(task, uncancellable, timeout);
+}
+
 static const conc__kind conc__coro_kind = {
-    "Task", true, false, false, NULL, NULL, NULL, NULL, NULL, NULL};
+    "Task", true, false, false, NULL, NULL, conc__coro_await, NULL, NULL, NULL};
 
 /* How often all that is left of a loop is cancelled at its end, before no task
    may start another one. */
