@@ -8180,6 +8180,45 @@ CONC__PRIVATE void conc__futex_init(void) {
 
 #endif
 
+/* --- a fence for two sides, of which the rare one pays --- */
+
+/* Two threads that each write a word and then read the other's word need a
+   full fence in between, or both may read what was there before. Where one
+   side comes often and the other one seldom, the seldom one takes the heavy
+   fence: the kernel makes all threads of the process pass a fence (membarrier,
+   Linux 4.14). Then the often one needs the light fence only, which merely
+   keeps the compiler from reordering. If the kernel does not help, both are
+   full fences. */
+static bool conc__fence_is_light; /* the kernel helps; false until it has said
+                                     so */
+
+/* Asks the kernel whether it helps. That also registers the process, for its
+   children too; without it conc__fence_heavy's call would fail. */
+CONC__PRIVATE void conc__fence_init(void) {
+  CONC__STORE_RELAXED(&conc__fence_is_light,
+                      CONC__MEMBARRIER(CONC__MEMBARRIER_REGISTER) == 0);
+}
+
+/* The seldom side: all threads of the process pass a fence before this
+   returns. It asks the kernel even if none has asked before: another thread
+   may be about to, and its fences are light from then on. */
+CONC__PRIVATE void conc__fence_heavy(void) {
+  conc__fence_full();
+  if (CONC__MEMBARRIER(CONC__MEMBARRIER_EXPEDITED) == 0) return;
+  conc__fence_init();
+  if (CONC__LOAD_RELAXED(&conc__fence_is_light))
+    (void)CONC__MEMBARRIER(CONC__MEMBARRIER_EXPEDITED);
+}
+
+/* The often side: keeps the order of the caller's own steps only. */
+CONC__INLINE void conc__fence_light(void) {
+  CONC__POINT();
+  if (CONC__LIKELY(CONC__LOAD_RELAXED(&conc__fence_is_light)))
+    __asm__ __volatile__("" ::: "memory");
+  else
+    conc__fence_full();
+}
+
 /* --- what is found out once --- */
 
 static int conc__cpus = 1;       /* where a busy wait can pay: see >>park */
@@ -8192,6 +8231,7 @@ CONC__PRIVATE void conc__os_init(void) {
   CONC__CHECK((conc__page & (conc__page - 1)) == 0);
   conc__cpus = conc__count_cpus();
   conc__futex_init();
+  conc__fence_init();
 }
 
 /* --- descriptors ---
@@ -9827,43 +9867,94 @@ static const conc__actor_class conc__thread_class = {
    held sleeps as a thread, even inside a coroutine: it is held for some dozen
    instructions at most. A cache line each. */
 typedef struct conc__mutex {
-  unsigned word; /* 0 free; 1 held; 2 held, and a thread may sleep for it: may
-                    be set when none does (any longer), must be set when one
-                    does. All of it is cleared by the release */
+  unsigned word; /* the bits below; 0: free */
   char rest[CONC__CACHE_LINE - sizeof(unsigned)];
 } conc__mutex;
 
-/* A thread that has once slept takes the lock by 2, as if another slept: it
-   cannot know. The last release of a crowd wakes in vain, which costs less
-   than to count. */
+/* The two bits are in two bytes of the word. So a release can clear the one by
+   a plain store, and leaves alone what another thread does to the other one.
+
+     CONC__MUTEX_HELD    a thread has it.
+     CONC__MUTEX_WANTED  a thread may sleep for it: may be set when none does
+                         (any longer), must be set when one does, unless a
+                         thread that was woken for it is about to set it.
+
+   A thread that is about to sleep sets WANTED, and then looks at HELD; one
+   that releases it clears HELD, and then looks at WANTED: one of the two sees
+   what the other has done. The sleeper pays for that: see conc__fence_heavy. */
+#define CONC__MUTEX_HELD 1u
+#define CONC__MUTEX_WANTED 256u
+
+/* Whether it can be so: then byte 0 has HELD, and byte 1 WANTED. A tool that
+   looks at threads knows no order that the kernel makes. */
+#if CONC_HAVE_MEMBARRIER && !CONC_HAVE_TSAN && defined(__BYTE_ORDER__) &&    \
+    __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define CONC__MUTEX_LIGHT 1
+#else
+#define CONC__MUTEX_LIGHT 0
+#endif
+
+/* A thread that has once slept takes the lock with WANTED, as if another
+   slept: it cannot know. The last release of a crowd wakes in vain, which
+   costs less than to count. The exchange may come while a release is under way
+   that still has its store before it: that store clears HELD alone, and the
+   heavy fence awaits it. Then the word is not what the sleep expects. */
 CONC__PRIVATE void conc__mutex_lock_slow(conc__mutex *m) {
+  const unsigned taken = CONC__MUTEX_HELD | CONC__MUTEX_WANTED;
   int i;
   for (i = 0; i < 40 && conc__cpus > 1; i++) {
-    unsigned free = 0;
-    if (CONC__LOAD_RELAXED(&m->word) == 0 && CONC__CAS(&m->word, &free, 1u))
+    unsigned seen = CONC__LOAD_RELAXED(&m->word);
+    if (!(seen & CONC__MUTEX_HELD) &&
+        CONC__CAS(&m->word, &seen, seen | CONC__MUTEX_HELD))
       return;
     conc__pause();
   }
-  while (__atomic_exchange_n(&m->word, 2u, __ATOMIC_ACQUIRE) != 0)
-    conc__futex_wait(&m->word, 2, CONC__NEVER, false);
+  while (__atomic_exchange_n(&m->word, taken, __ATOMIC_ACQUIRE) &
+         CONC__MUTEX_HELD) {
+    if (CONC__MUTEX_LIGHT) conc__fence_heavy();
+    conc__futex_wait(&m->word, taken, CONC__NEVER, false);
+  }
 }
 
 CONC__INLINE void conc__mutex_lock(conc__mutex *m) {
   unsigned free = 0;
-  if (CONC__UNLIKELY(!CONC__CAS(&m->word, &free, 1u)))
+  if (CONC__UNLIKELY(!CONC__CAS(&m->word, &free, CONC__MUTEX_HELD)))
     conc__mutex_lock_slow(m);
 }
 
 /* For CONC__CHECK: it is held, if not for sure by the caller. */
 CONC__INLINE bool conc__mutex_is_held(const conc__mutex *m) {
-  return CONC__LOAD_RELAXED(&m->word) != 0;
+  return (CONC__LOAD_RELAXED(&m->word) & CONC__MUTEX_HELD) != 0;
 }
 
-CONC__INLINE void conc__mutex_unlock(conc__mutex *m) {
+/* The release of a guard that may be gone as soon as it is free: one step
+   releases it and tells whether a thread sleeps, and that is the last touch. */
+CONC__INLINE void conc__mutex_unlock_last(conc__mutex *m) {
   CONC__CHECK(conc__mutex_is_held(m));
   CONC__POINT();
-  if (CONC__UNLIKELY(__atomic_exchange_n(&m->word, 0u, __ATOMIC_RELEASE) == 2))
+  if (CONC__UNLIKELY(__atomic_exchange_n(&m->word, 0u, __ATOMIC_RELEASE) &
+                     CONC__MUTEX_WANTED))
     conc__futex_wake(&m->word, 1, false);
+}
+
+/* The release of a guard that stays: those of the table, and static ones. If
+   no thread sleeps, it is a store, and a second look. What this look finds has
+   come after the first one: it stays set, and the next release clears it. */
+CONC__INLINE void conc__mutex_unlock(conc__mutex *m) {
+#if CONC__MUTEX_LIGHT
+  unsigned char *bytes = (unsigned char *)&m->word;
+  if (CONC__LIKELY(CONC__LOAD_RELAXED(&bytes[1]) == 0 &&
+                   CONC__LOAD_RELAXED(&conc__fence_is_light))) {
+    CONC__CHECK(conc__mutex_is_held(m));
+    CONC__STORE(&bytes[0], (unsigned char)0);
+    __asm__ __volatile__("" ::: "memory"); /* the light fence */
+    CONC__POINT();
+    if (CONC__UNLIKELY(CONC__LOAD_RELAXED(&bytes[1]) != 0))
+      conc__futex_wake(&m->word, 1, false);
+    return;
+  }
+#endif
+  conc__mutex_unlock_last(m);
 }
 
 /* A power of two; the lower half and the upper half are used in pairs, see
@@ -18130,7 +18221,7 @@ CONC__PRIVATE void conc__coro_wake(conc__actor *actor, unsigned seen) {
     loop->inbox.sleeping = false;
     conc__waker_wake(loop->poller.waker);
   }
-  conc__mutex_unlock(&loop->inbox.guard);
+  conc__mutex_unlock_last(&loop->inbox.guard);
 }
 
 /* Makes ready what other threads have woken, in the order in which it was
@@ -18142,7 +18233,7 @@ CONC__PRIVATE void conc__inbox_take(conc__loop *loop) {
   conc__mutex_lock(&loop->inbox.guard);
   co = loop->inbox.first;
   CONC__STORE(&loop->inbox.first, (conc__coro *)NULL);
-  conc__mutex_unlock(&loop->inbox.guard);
+  conc__mutex_unlock_last(&loop->inbox.guard);
   while (co != NULL) { /* oldest first */
     conc__coro *next = co->next;
     co->next = first;
@@ -18595,7 +18686,7 @@ CONC__PRIVATE void conc__loop_run(conc__loop *loop, const conc_task *until) {
       conc__mutex_lock(&loop->inbox.guard);
       conc__poller_stop(loop);
       conc__poller_renew(loop);
-      conc__mutex_unlock(&loop->inbox.guard);
+      conc__mutex_unlock_last(&loop->inbox.guard);
       if (loop->poller.lost) (void)poll(NULL, 0, 1); /* not to spin */
     }
     conc__inbox_take(loop);
@@ -18653,7 +18744,7 @@ CONC__PRIVATE void conc__loop_close(conc__loop *loop) {
   /* Once this guard is ours, the last thread that posted is gone. */
   conc__mutex_lock(&loop->inbox.guard);
   CONC__CHECK(loop->inbox.first == NULL && !loop->inbox.sleeping);
-  conc__mutex_unlock(&loop->inbox.guard);
+  conc__mutex_unlock_last(&loop->inbox.guard);
   conc__poller_stop(loop);
   conc__stacks_trim(&loop->stacks, false); /* all of them */
   CONC__CHECK(loop->stacks.slabs == NULL && loop->stacks.free == NULL);
@@ -30373,6 +30464,21 @@ typedef struct conc__entry {
   conc__bytering alone; /* the ring of a block, which has this message alone */
 } conc__entry;
 
+/* What is copied most often is a pointer or a number, or two of them: that
+   needs no call. */
+CONC__INLINE void conc__copy_few(void *to, const void *from, size_t size) {
+  const size_t word = sizeof(uint64_t);
+  if (CONC__LIKELY(size - word <= word)) { /* two words, which may overlap */
+    uint64_t first, last;
+    memcpy(&first, from, word);
+    memcpy(&last, (const char *)from + size - word, word);
+    memcpy(to, &first, word);
+    memcpy((char *)to + size - word, &last, word);
+  } else if (size > 0) {
+    memcpy(to, from, size);
+  }
+}
+
 /* Copies bytes to a place, around the end of the ring if need be. The caller
    knows that there is room. */
 CONC__INLINE void conc__bytering_write(conc__bytering *ring, size_t at,
@@ -30764,14 +30870,34 @@ CONC__NOINLINE int conc__fifo_await_room(conc__fifo *q, size_t need,
   return 0;
 }
 
+/* The usual put: of a small message, into a ring that has room for it in one
+   piece, while no getter waits. Under the putters' guard. False: nothing has
+   changed, and the put is one for conc__fifo_put_n. */
+CONC__INLINE bool conc__fifo_put_quick(conc__fifo *q, const conc__message *m) {
+  size_t size = m->size, need = CONC__ENTRY_SIZE(size), head;
+  size_t at = q->put_at & (q->ring.size - 1);
+  unsigned char *entry = q->ring.data + at;
+  if (CONC__UNLIKELY(q->closed || q->getters.first != NULL ||
+                     q->queue.max_total > 0 ||
+                     need > q->ring.size - (q->put_at - q->got_at_seen) ||
+                     need > q->ring.size - at || !conc__fifo_fits(q, 0, need)))
+    return false;
+  head = size << 2 | (size_t)m->kind;
+  memcpy(entry, &head, sizeof head);
+  conc__copy_few(entry + sizeof head, m->data, size);
+  q->put_at += need;
+  CONC__STORE(&q->put, q->put + 1); /* the last touch of the queue */
+  return true;
+}
+
 /* Puts as many as there is room for of n messages, whose bytes follow each
    other; waits for room for the first. How many, or negative errno. Entries
    are written first and counted at once at the end: a getter sees all of them
    or none, and is woken when they are there. With a block it is one message,
-   in there. */
-CONC__INLINE ssize_t conc__fifo_put_n(conc__fifo *q, const conc__message *m,
-                                      const conc__block *block, size_t n,
-                                      double deadline) {
+   in there. Called with the putters' guard held, which it releases. */
+CONC__PRIVATE ssize_t conc__fifo_put_n(conc__fifo *q, const conc__message *m,
+                                       const conc__block *block, size_t n,
+                                       double deadline) {
   conc__mutex *guard = conc__fifo_put_guard(q);
   const char *data = (const char *)m->data;
   size_t need = CONC__ENTRY_SIZE(block != NULL ? sizeof *block : m->size);
@@ -30780,7 +30906,6 @@ CONC__INLINE ssize_t conc__fifo_put_n(conc__fifo *q, const conc__message *m,
   conc__waiter *woken = NULL, *next = NULL;
   bool waited = false;
   int rc = 0;
-  conc__mutex_lock(guard);
   if (CONC__UNLIKELY(!q->closed && !conc__fifo_fits(q, 0, bytes))) {
     rc = conc__fifo_await_room(q, bytes, deadline);
     if (rc != 0) return rc;
@@ -30824,6 +30949,7 @@ CONC__NOINLINE ssize_t conc__fifo_put_large(conc__fifo *q,
   conc__block block;
   ssize_t n = conc__block_make(&block, m);
   if (n != 0) return n;
+  conc__mutex_lock(conc__fifo_put_guard(q));
   n = conc__fifo_put_n(q, m, &block, 1, deadline);
   conc__block_settle(&block, m, n > 0);
   return n;
@@ -30832,9 +30958,18 @@ CONC__NOINLINE ssize_t conc__fifo_put_large(conc__fifo *q,
 CONC__PRIVATE int conc__fifo_put(conc_queue *queue, const conc__message *m,
                                  double deadline) {
   conc__fifo *q = (conc__fifo *)queue;
-  ssize_t n = CONC__LIKELY(m->size < CONC__ENTRY_LARGE)
-                  ? conc__fifo_put_n(q, m, NULL, 1, deadline)
-                  : conc__fifo_put_large(q, m, deadline);
+  conc__mutex *guard = conc__fifo_put_guard(q);
+  ssize_t n;
+  if (CONC__UNLIKELY(m->size >= CONC__ENTRY_LARGE)) {
+    n = conc__fifo_put_large(q, m, deadline);
+  } else {
+    conc__mutex_lock(guard);
+    if (CONC__LIKELY(conc__fifo_put_quick(q, m))) {
+      conc__mutex_unlock(guard);
+      return 0;
+    }
+    n = conc__fifo_put_n(q, m, NULL, 1, deadline);
+  }
   return n < 0 ? (int)n : 0;
 }
 
@@ -30878,14 +31013,38 @@ CONC__NOINLINE int conc__fifo_await_message(conc__fifo *q, double deadline) {
   return 0;
 }
 
+/* The usual get: of a small message of bytes that lies in one piece, while no
+   putter waits. Under the getters' guard. Its size; -1: nothing has changed,
+   and the get is one for conc__fifo_get_n. */
+CONC__INLINE ssize_t conc__fifo_get_quick(conc__fifo *q,
+                                          const conc__sink *sink) {
+  size_t at = q->got_at & (q->ring.size - 1), head, size;
+  const unsigned char *entry;
+  if (CONC__UNLIKELY(q->returned != NULL || q->putters.first != NULL ||
+                     q->queue.max_total > 0 || sink->body != NULL ||
+                     !conc__fifo_has(q, 0)))
+    return -1;
+  entry = q->ring.data + at;
+  memcpy(&head, entry, sizeof head);
+  size = head >> 2;
+  if (CONC__UNLIKELY((head & 3) != 0 || size > sink->size ||
+                     CONC__ENTRY_SIZE(size) > q->ring.size - at))
+    return -1;
+  conc__copy_few(sink->data, entry + sizeof head, size);
+  CONC__STORE(&q->got_at, q->got_at + CONC__ENTRY_SIZE(size));
+  CONC__STORE(&q->got, q->got + 1); /* the last touch of the queue */
+  return (ssize_t)size;
+}
+
 /* Gets as many as there are of n messages, each of as many bytes as the sink
    has; waits for the first. How many, or negative errno. If n is 0: one
    message of any size that the sink takes, and its size.
    `got_at` is stored as soon as a message has been copied, for a putter that
    needs the bytes; `got` is stored once, at the end, for it is what lets
    putters go, and what says that this get is done with the queue. If it is one
-   message, in a block, that is copied after this: it is the getter's alone. */
-CONC__INLINE ssize_t conc__fifo_get_n(conc__fifo *q, const conc__sink *sink,
+   message, in a block, that is copied after this: it is the getter's alone.
+   Called with the getters' guard held, which it releases. */
+CONC__PRIVATE ssize_t conc__fifo_get_n(conc__fifo *q, const conc__sink *sink,
                                       size_t n, double deadline) {
   conc__mutex *guard = conc__fifo_get_guard(q);
   char *data = (char *)sink->data;
@@ -30894,7 +31053,6 @@ CONC__INLINE ssize_t conc__fifo_get_n(conc__fifo *q, const conc__sink *sink,
   size_t done = 0;
   ssize_t size;
   conc__entry slot;
-  conc__mutex_lock(guard);
   if (CONC__UNLIKELY(!conc__fifo_has(q, 0))) {
     int rc = conc__fifo_await_message(q, deadline);
     if (rc != 0) return rc;
@@ -30935,7 +31093,13 @@ CONC__INLINE ssize_t conc__fifo_get_n(conc__fifo *q, const conc__sink *sink,
 CONC__PRIVATE ssize_t conc__fifo_get(conc_queue *queue, conc__sink *sink,
                                      double deadline) {
   conc__fifo *q = (conc__fifo *)queue;
-  return conc__fifo_get_n(q, sink, 0, deadline);
+  conc__mutex *guard = conc__fifo_get_guard(q);
+  ssize_t n;
+  conc__mutex_lock(guard);
+  n = conc__fifo_get_quick(q, sink);
+  if (CONC__UNLIKELY(n < 0)) return conc__fifo_get_n(q, sink, 0, deadline);
+  conc__mutex_unlock(guard);
+  return n;
 }
 
 /* Keeps a message that comes back in the buffer that it was got into, which
@@ -31143,8 +31307,10 @@ CONC__PRIVATE ssize_t conc__fifo_put_many(conc_queue *queue,
   conc__message one = *m;
   size_t done = 0;
   ssize_t rc = 0;
-  if (m->size < CONC__ENTRY_LARGE)
+  if (m->size < CONC__ENTRY_LARGE) {
+    conc__mutex_lock(conc__fifo_put_guard(q));
     return conc__fifo_put_n(q, m, NULL, n, deadline);
+  }
   for (; done < n && rc >= 0; done += rc > 0) {
     one.data = (const char *)m->data + done * m->size;
     rc = conc__fifo_put_large(q, &one, done == 0 ? deadline : 0);
@@ -31155,6 +31321,7 @@ CONC__PRIVATE ssize_t conc__fifo_put_many(conc_queue *queue,
 CONC__PRIVATE ssize_t conc__fifo_get_many(conc_queue *queue, conc__sink *sink,
                                           size_t n, double deadline) {
   conc__fifo *q = (conc__fifo *)queue;
+  conc__mutex_lock(conc__fifo_get_guard(q));
   return conc__fifo_get_n(q, sink, n, deadline);
 }
 
@@ -40190,41 +40357,6 @@ CONC_API ssize_t conc_select(conc_case *cases, size_t n, double timeout) {
 
 typedef struct conc__pool_data conc__pool_data;
 
-/* --- a fence for two sides, of which the rare one pays --- */
-
-/* Two threads that each write a word and then read the other's word need a
-   full fence in between, or both may read what was there before. Where one
-   side comes often and the other one seldom, the seldom one takes the heavy
-   fence: the kernel makes all threads of the process pass a fence (membarrier,
-   Linux 4.14). Then the often one needs the light fence only, which merely
-   keeps the compiler from reordering. If the kernel does not help, both are
-   full fences. Set before there is any pool. */
-static bool conc__fence_is_heavy; /* the kernel does not help */
-
-/* Asks the kernel, once, whether it helps. That also registers the process,
-   without which conc__fence_heavy's call would fail. */
-CONC__PRIVATE void conc__fence_init(void) {
-  CONC__STORE_RELAXED(&conc__fence_is_heavy,
-                      CONC__MEMBARRIER(CONC__MEMBARRIER_REGISTER) != 0);
-}
-
-/* The seldom side: all threads of the process pass a fence before this
-   returns. */
-CONC__PRIVATE void conc__fence_heavy(void) {
-  conc__fence_full();
-  if (!CONC__LOAD_RELAXED(&conc__fence_is_heavy))
-    (void)CONC__MEMBARRIER(CONC__MEMBARRIER_EXPEDITED);
-}
-
-/* The often side: keeps the order of the caller's own steps only. */
-CONC__INLINE void conc__fence_light(void) {
-  CONC__POINT();
-  if (CONC__UNLIKELY(CONC__LOAD_RELAXED(&conc__fence_is_heavy)))
-    conc__fence_full();
-  else
-    __asm__ __volatile__("" ::: "memory");
-}
-
 /* --- deques: what they have --- */
 
 /* The jobs of a worker thread, after Chase and Lev: the owner pushes and pops
@@ -40343,7 +40475,7 @@ CONC__NOINLINE void conc__deque_fence(conc__deque *d) {
   if (top != d->calm_top) {
     d->calm_top = top;
     d->calm = 0;
-  } else if (++d->calm % CONC__CALM == 0 && !conc__fence_is_heavy) {
+  } else if (++d->calm % CONC__CALM == 0 && conc__fence_is_light) {
     /* Fails if a thief is counted. This pop passes the fence all the same: a
        thief that comes now reads `guests` after this, and passes the heavy
        one. */
@@ -41194,7 +41326,6 @@ CONC__PRIVATE void conc__pool_init_once(void) {
   static const conc__fork_row row = {NULL, NULL, conc__pool_fork_child};
   conc__jobs = &jobs;
   conc__init();
-  conc__fence_init();
   conc__fork_enter(CONC__FORK_POOL, &row);
 }
 
@@ -41251,7 +41382,7 @@ CONC__PRIVATE conc__pool_data *conc__pool_new(const conc_pool *options,
     w->batch.array = &w->batch_array.array;
     /* For good: each pop passes the fence, since no thief could have it pass
        one. */
-    if (conc__fence_is_heavy) w->own.guests = CONC__FENCED;
+    if (!conc__fence_is_light) w->own.guests = CONC__FENCED;
     snprintf(w->name, sizeof w->name, "Worker-%lu", (unsigned long)(i + 1));
     w->task.name = w->name;
     w->task.target = conc__worker_main;
@@ -71152,11 +71283,9 @@ CONC__PRIVATE size_t conc__report_fill(const conc__report_state *r, char *buf,
 
 /* All but the filling. 0 or -ENOMEM; conc__report_drop must follow. */
 CONC__PRIVATE int conc__report_make(conc__report_state *r, bool json) {
-  static pthread_once_t once = PTHREAD_ONCE_INIT;
   memset(r, 0, sizeof *r);
   r->json = json;
   conc__self(); /* the caller's thread is one of those that are told */
-  pthread_once(&once, conc__fence_init);
   return conc__report_collect(r);
 }
 
