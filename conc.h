@@ -9357,6 +9357,7 @@ typedef struct conc__thread {
   conc__actor *current;    /* >>coroutine: the thread's actor, or that of its
                               running coroutine; NULL: not entered yet */
   struct conc__loop *loop; /* >>loop: that it runs; NULL: none */
+  unsigned short_failed;   /* >>fifo: what conc__fifo_spin has learnt */
   int credit; /* >>coroutine: calls that need not wait until one takes a turn;
                  see conc__take_turn */
   conc__actor actor __attribute__((aligned(CONC__ACTOR_ALIGN)));
@@ -9627,6 +9628,34 @@ CONC__INLINE bool conc__spin_again(conc__spin *spin, unsigned pauses) {
 CONC__INLINE void conc__spin_end(conc__spin *spin, bool paid) {
   if (paid && spin->looks == 1) return;
   conc__spin_learn(spin->failed, paid);
+}
+
+/* A task that follows right behind the other side of a queue takes each cache
+   line away while the other side works on it, and then both wait for the line
+   more than they work. So after a spin that has paid, the task stays behind
+   for about a microsecond, as long as this lets more than one message come. If
+   it does not, this is tried once in 64 such waits:
+
+     conc__linger_begin(&lone);
+     conc__linger_end(&lone, more_than_one_has_come());
+
+   `lone` is how often it was one alone, of a side of the queue; zero at first.
+   Relaxed, since an old value costs time only. */
+#define CONC__LINGER 40
+
+CONC__PRIVATE void conc__linger_begin(const unsigned *lone) {
+  int i;
+  if (CONC__LOAD_RELAXED(lone) >= 5) return;
+  for (i = 0; i < CONC__LINGER; i++) conc__pause();
+}
+
+CONC__PRIVATE void conc__linger_end(unsigned *lone, bool more) {
+  unsigned n = CONC__LOAD_RELAXED(lone);
+  if (more && n < 5)
+    n = 0;
+  else
+    n = n < 5 + 64 ? n + 1 : 4;
+  CONC__STORE_RELAXED(lone, n);
 }
 
 /* A busy wait for what takes a running thread a few instructions: some pauses,
@@ -30308,6 +30337,7 @@ typedef struct conc__fifo {
   size_t got_seen, got_at_seen;
   size_t put_bytes; /* as .max_total counts them; if there is such a bound */
   struct conc__waitlist getters;
+  unsigned put_lone; /* of the putters, see conc__linger_begin; atomic */
   CONC__APART(2);
   /* Under the getters' guard. */
   size_t got;      /* messages ever; less one for each that came back */
@@ -30317,6 +30347,7 @@ typedef struct conc__fifo {
   size_t done;     /* reported by conc_task_done */
   conc__returned *returned; /* come before all in the ring */
   struct conc__waitlist putters, joiners;
+  unsigned got_lone; /* of the getters; atomic */
   CONC__APART(3);
 } conc__fifo;
 
@@ -30800,20 +30831,36 @@ CONC__PRIVATE void conc__fifo_pass(conc__mutex *guard,
 }
 
 /* Waits until the other side's counter is no longer as it was, as long as that
-   is likely to be soon. A coroutine's CPU is better given to the next one. */
+   is likely to be soon: for about a microsecond if this thread's last such
+   waits have paid, so that the one that answers at once is met awake; then it
+   lets others run. Afterwards it lingers, so that the next waits are fewer. A
+   coroutine's CPU is better given to the next one. */
 CONC__PRIVATE bool conc__fifo_spin(conc__actor *self, const size_t *counter,
-                                   size_t seen, double deadline) {
+                                   size_t seen, unsigned *lone,
+                                   double deadline) {
   /* When it was last seen that a thread that lets others run does not come
      back soon: those others are not the ones that it waits for, but some with
      work of their own. A thread that sleeps instead is better served. */
   static unsigned yield_was_slow_at;
-  conc__short_spin spin = {0, 0};
+  conc__short_spin yields = {3, 0};
+  unsigned *failed = &conc__this.short_failed;
+  int looks = *failed < 5 ? 64 : 8, i;
   double limit = 10e-3;
+  bool paid = false;
   if (conc__cpus < 2 || !self->ops->blocks) return false;
-  if (deadline < CONC__NEVER && deadline - conc_now() < limit) limit = 0;
-  while (conc__short_spin_again(&spin, limit, &yield_was_slow_at))
-    if (CONC__LOAD(counter) != seen) return true;
-  return false;
+  for (i = 0; i < looks && !paid; i++) {
+    conc__pause();
+    paid = CONC__LOAD(counter) != seen;
+  }
+  if (!paid || i > 1) conc__spin_learn(failed, paid); /* see conc__spin */
+  if (!paid && deadline < CONC__NEVER && deadline - conc_now() < limit)
+    limit = 0;
+  while (!paid && conc__short_spin_again(&yields, limit, &yield_was_slow_at))
+    paid = CONC__LOAD(counter) != seen;
+  if (!paid) return false;
+  conc__linger_begin(lone);
+  conc__linger_end(lone, CONC__LOAD(counter) - seen > 1);
+  return true;
 }
 
 /* The bound is one of bytes, so a message that was got may have made room for
@@ -30848,7 +30895,7 @@ CONC__NOINLINE int conc__fifo_await_room(conc__fifo *q, size_t need,
     size_t seen = q->got_seen;
     conc__mutex_unlock(guard);
     if (deadline <= 0) return -ETIMEDOUT;
-    if (!conc__fifo_spin(w.actor, &q->got, seen, deadline)) {
+    if (!conc__fifo_spin(w.actor, &q->got, seen, &q->put_lone, deadline)) {
       /* Under this guard no get advances `got`: so either it is not full, or
          the next get finds this waiter in the list. */
       conc__mutex_lock(other);
@@ -30988,7 +31035,8 @@ CONC__NOINLINE int conc__fifo_await_message(conc__fifo *q, double deadline) {
   do {
     size_t seen = q->put_seen;
     conc__mutex_unlock(guard);
-    if (deadline <= 0 || !conc__fifo_spin(w.actor, &q->put, seen, deadline)) {
+    if (deadline <= 0 ||
+        !conc__fifo_spin(w.actor, &q->put, seen, &q->got_lone, deadline)) {
       /* Here, for up to 4 MiB may go back to the system, which takes long. */
       if (CONC__LOAD(&q->put) == seen)
         conc__spare_blocks_shrink(CONC__BLOCKS_FEW);
@@ -31018,12 +31066,13 @@ CONC__NOINLINE int conc__fifo_await_message(conc__fifo *q, double deadline) {
    and the get is one for conc__fifo_get_n. */
 CONC__INLINE ssize_t conc__fifo_get_quick(conc__fifo *q,
                                           const conc__sink *sink) {
-  size_t at = q->got_at & (q->ring.size - 1), head, size;
   const unsigned char *entry;
+  size_t at, head, size;
   if (CONC__UNLIKELY(q->returned != NULL || q->putters.first != NULL ||
                      q->queue.max_total > 0 || sink->body != NULL ||
                      !conc__fifo_has(q, 0)))
     return -1;
+  at = q->got_at & (q->ring.size - 1);
   entry = q->ring.data + at;
   memcpy(&head, entry, sizeof head);
   size = head >> 2;
@@ -31547,7 +31596,7 @@ typedef struct conc__cells_queue {
   conc_queue *stash; /* of this process: got, but could not be handed over */
   unsigned stashed;  /* there may be something in it */
   unsigned inside;   /* tasks that touch this after what lets others go */
-  unsigned lone[2];  /* see conc__cells_pause_for_batch; getters, putters */
+  unsigned lone[2];  /* see conc__linger_begin; getters, putters */
 } conc__cells_queue;
 
 /* What a cell says of its message. */
@@ -32028,28 +32077,16 @@ typedef struct conc__cells_wait {
   bool slept;     /* it may have been woken in place of another one */
 } conc__cells_wait;
 
-/* A task that follows right behind the other side takes each cell's cache line
-   away while the other side works on it, and then both wait for the line more
-   than they work. So after a spin that has paid, the task stays behind for
-   about a microsecond, as long as this lets more than one cell get ready. If
-   it does not, this is tried again now and then (conc__spin_learn). */
-#define CONC__CELLS_LINGER 40
-
-CONC__PRIVATE void
-conc__cells_pause_for_batch(conc__cells_queue *s, int side,
-                            const conc__cells_position *spot) {
+/* Stays behind the other side, see conc__linger_begin. */
+CONC__PRIVATE void conc__cells_linger(conc__cells_queue *s, int side,
+                                      const conc__cells_position *spot) {
   uint64_t next = conc__at_next(s, spot->at);
-  unsigned lone = CONC__LOAD_RELAXED(&s->lone[side]), i;
   uint64_t ready = CONC__CELL(
       CONC__AT_LAP(next), 0,
       side == CONC__GETTERS ? CONC__CELL_FULL : CONC__CELL_FREE);
-  bool paid = false;
-  if (lone < 5) {
-    for (i = 0; i < CONC__CELLS_LINGER; i++) conc__pause();
-    paid = CONC__LOAD_RELAXED(&conc__cell_at(s, next)->word) == ready;
-  }
-  conc__spin_learn(&lone, paid);
-  CONC__STORE_RELAXED(&s->lone[side], lone);
+  conc__linger_begin(&s->lone[side]);
+  conc__linger_end(&s->lone[side],
+                   CONC__LOAD_RELAXED(&conc__cell_at(s, next)->word) == ready);
 }
 
 /* Waits busily until the cell's word changes. */
@@ -32063,7 +32100,7 @@ CONC__PRIVATE bool conc__cells_spin(conc__cells_queue *s, int side,
   conc__spin_begin(&spin, &self->spin_failed, deadline);
   while (!paid && conc__spin_again(&spin, 1))
     paid = CONC__LOAD(&spot->cell->word) != spot->word;
-  if (paid) conc__cells_pause_for_batch(s, side, spot);
+  if (paid) conc__cells_linger(s, side, spot);
   conc__spin_end(&spin, paid);
   return paid;
 }
