@@ -9966,9 +9966,10 @@ CONC__INLINE void conc__mutex_unlock_last(conc__mutex *m) {
     conc__futex_wake(&m->word, 1, false);
 }
 
-/* The release of a guard that stays: those of the table, and static ones. If
-   no thread sleeps, it is a store, and a second look. What this look finds has
-   come after the first one: it stays set, and the next release clears it. */
+/* The release of a guard that stays until this returns, as those of the table
+   do. If no thread sleeps, it is a store, and a second look. What this look
+   finds has come after the first one: it stays set, and the next release
+   clears it. */
 CONC__INLINE void conc__mutex_unlock(conc__mutex *m) {
 #if CONC__MUTEX_LIGHT
   unsigned char *bytes = (unsigned char *)&m->word;
@@ -42806,6 +42807,17 @@ CONC__PRIVATE void conc__procpool_wake_keeper(conc__procpool *procs) {
 
 /* --- in the parent: how jobs end --- */
 
+/* So many jobs have ended that the pool has counted: with the last one it may
+   be gone. */
+CONC__PRIVATE void conc__procpool_count_off(conc__pool_data *p, size_t n) {
+  conc__mutex_lock(&p->guard);
+  CONC__CHECK(p->procs->unfinished >= n);
+  p->procs->unfinished -= n;
+  if (p->procs->unfinished == 0 && (CONC__LOAD(&p->inbox) & CONC__CLOSED))
+    conc__procpool_wake_keeper(p->procs);
+  conc__mutex_unlock_last(&p->guard);
+}
+
 /* Ends a job, without the guard, since callbacks may submit others. The job
    may be freed from then on; the pool may not, since it counts the job until
    the end of this. */
@@ -42813,11 +42825,7 @@ CONC__PRIVATE void conc__procpool_finish_job(conc__pool_data *p, conc_task *t,
                                              void *result, int status) {
   CONC__TRACE(finished(t));
   conc__task_finish(t, result, status);
-  conc__mutex_lock(&p->guard);
-  CONC__CHECK(p->procs->unfinished > 0);
-  if (--p->procs->unfinished == 0 && (CONC__LOAD(&p->inbox) & CONC__CLOSED))
-    conc__procpool_wake_keeper(p->procs);
-  conc__mutex_unlock(&p->guard);
+  conc__procpool_count_off(p, 1);
 }
 
 /* Ends the jobs on a list of conc__procpool_drop. Without the guard. */
@@ -42830,82 +42838,132 @@ CONC__PRIVATE void conc__procpool_finish_jobs(conc__pool_data *p,
   }
 }
 
-/* Slot i, whose word was `seen`, is over: takes it, copies back what a DONE
-   one has, and ends its job, with `status` if it is not DONE; or, if `again`,
-   puts the job back, to be run once more. False if the word has changed
-   meanwhile: another thread, or the worker, was faster, and nothing has
-   happened. Without the guard. */
-CONC__PRIVATE bool conc__procpool_slot_end(conc__pool_data *p, unsigned i,
-                                           uint64_t seen, int status,
-                                           int exitcode, bool again) {
+/* A job that has ended, and that is to be told so. */
+typedef struct conc__procpool_end {
+  conc_task *task;
+  void *result;
+  int status;
+  unsigned slot;
+} conc__procpool_end;
+
+/* Takes slot i, whose word was `seen`, and copies back what a DONE one has.
+   e->status is what its job ends with if it is not DONE. False if the word has
+   changed meanwhile: another thread, or the worker, was faster, and nothing
+   has happened. Without the guard. */
+CONC__PRIVATE bool conc__procpool_slot_take(conc__pool_data *p, unsigned i,
+                                            uint64_t seen, int exitcode,
+                                            conc__procpool_end *e) {
   conc__procpool *procs = p->procs;
   conc__procpool_slot *slot = &procs->shared->slots[i];
-  conc_task *ended = NULL;
-  void *result = NULL;
   conc_task *t;
   /* The swap decides which thread ends the job. FREE here does not yet mean
-     that the slot may be used: it is on the list of free ones only below. */
+     that the slot may be used: it is on the list of free ones only after
+     conc__procpool_slot_free. */
   if (!CONC__CAS(&slot->state, &seen,
                  CONC__JOB_SLOT_WORD(0, 0, CONC__JOB_SLOT_FREE)))
     return false;
-  t = procs->jobs[i].task;
+  e->task = t = procs->jobs[i].task;
+  e->slot = i;
+  e->result = NULL;
   if (conc__job_slot_state(seen) == CONC__JOB_SLOT_DONE) {
     if (t->size > 0)
       memcpy(t->arg, conc__procpool_argument(slot, procs->memory), t->size);
-    result = slot->result;
-    status = slot->status;
+    e->result = slot->result;
+    e->status = slot->status;
   }
   t->pid = slot->pid;
   t->exitcode = exitcode;
+  return true;
+}
+
+/* Slot i, whose word was `seen`, is over: takes it (conc__procpool_slot_take),
+   and ends its job; or, if `again`, puts the job back, to be run once more.
+   False if another thread was faster. Without the guard. */
+CONC__PRIVATE bool conc__procpool_slot_end(conc__pool_data *p, unsigned i,
+                                           uint64_t seen, int status,
+                                           int exitcode, bool again) {
+  conc_task *ended = NULL;
+  conc__procpool_end e;
+  e.status = status;
+  if (!conc__procpool_slot_take(p, i, seen, exitcode, &e)) return false;
   conc__mutex_lock(&p->guard);
   /* After the argument was copied out of the block. */
   conc__procpool_slot_free(p, i);
   if (again) {
-    t->as.job.slot = CONC__JOB_WAITS;
-    t->as.job.retries--;
-    conc__backlog_put_back(&p->backlog, t);
+    e.task->as.job.slot = CONC__JOB_WAITS;
+    e.task->as.job.retries--;
+    conc__backlog_put_back(&p->backlog, e.task);
   }
   conc__procpool_pump(p, &ended);
   conc__mutex_unlock(&p->guard);
-  if (!again) conc__procpool_finish_job(p, t, result, status);
+  if (!again) conc__procpool_finish_job(p, e.task, e.result, e.status);
   conc__procpool_finish_jobs(p, ended);
   return true;
+}
+
+/* Takes those of 64 slots, from the number `first` on, that `bits` has and
+   that are DONE, and ends their jobs, whose ends run no code of the program.
+   The guard is taken twice for all of them, and not twice for each: a thread
+   that submits jobs meanwhile wants it, too. Without the guard. */
+CONC__PRIVATE void conc__procpool_end_plain(conc__pool_data *p, unsigned first,
+                                            uint64_t bits) {
+  conc__procpool_end ends[64];
+  conc_task *ended = NULL;
+  size_t n = 0, k;
+  for (; bits != 0; bits &= bits - 1) {
+    unsigned i = first + conc__lowest_bit(bits);
+    uint64_t seen = CONC__LOAD(&p->procs->shared->slots[i].state);
+    /* Another thread has taken it already, or the keeper at a burial. */
+    if (conc__job_slot_state(seen) == CONC__JOB_SLOT_DONE &&
+        conc__procpool_slot_take(p, i, seen, CONC_NO_EXITCODE, &ends[n]))
+      n++;
+  }
+  if (n == 0) return;
+  conc__mutex_lock(&p->guard);
+  for (k = 0; k < n; k++) conc__procpool_slot_free(p, ends[k].slot);
+  conc__procpool_pump(p, &ended);
+  conc__mutex_unlock(&p->guard);
+  for (k = 0; k < n; k++) {
+    CONC__TRACE(finished(ends[k].task));
+    conc__task_finish(ends[k].task, ends[k].result, ends[k].status);
+  }
+  conc__procpool_finish_jobs(p, ended);
+  conc__procpool_count_off(p, n);
 }
 
 /* Takes all slots that are noted as done. A thread that is not the keeper
    leaves those to it whose end runs code of the program (a callback, or what a
    group does): that is not for a thread that merely waits for a job of its
-   own. */
+   own. Such code may wait for another job that has ended: so these are ended
+   one by one, after the others. */
 CONC__PRIVATE void conc__procpool_collect(conc__pool_data *p, bool keeper) {
   conc__procpool *procs = p->procs;
   conc__procpool_shared *s = procs->shared;
   unsigned k;
   for (k = 0; k < CONC__JOB_SLOTS / 64; k++) {
-    uint64_t bits = 0;
-    if (__atomic_load_n(&s->done[k], __ATOMIC_SEQ_CST) != 0)
-      bits = __atomic_exchange_n(&s->done[k], (uint64_t)0, __ATOMIC_SEQ_CST);
-    for (; bits != 0; bits &= bits - 1) {
-      unsigned i = k * 64 + conc__lowest_bit(bits);
+    uint64_t bits, others = 0, rest;
+    if (__atomic_load_n(&s->done[k], __ATOMIC_SEQ_CST) == 0) continue;
+    bits = __atomic_exchange_n(&s->done[k], (uint64_t)0, __ATOMIC_SEQ_CST);
+    /* The task may be looked at only under the guard, by which it is still in
+       the slot. */
+    conc__mutex_lock(&p->guard);
+    for (rest = bits; rest != 0; rest &= rest - 1) {
+      const conc_task *t =
+          procs->jobs[k * 64 + conc__lowest_bit(rest)].task;
+      if (t != NULL && (t->callback != NULL || t->group != NULL))
+        others |= rest & (~rest + 1);
+    }
+    conc__mutex_unlock(&p->guard);
+    conc__procpool_end_plain(p, k * 64, bits & ~others);
+    if (others != 0 && !keeper) {
+      __atomic_fetch_or(&s->done[k], others, __ATOMIC_SEQ_CST);
+      conc__procpool_wake_keeper(procs);
+    }
+    for (; others != 0 && keeper; others &= others - 1) {
+      unsigned i = k * 64 + conc__lowest_bit(others);
       uint64_t seen = CONC__LOAD(&s->slots[i].state);
-      bool leave = false;
-      /* Another thread has taken it already, or the keeper at a burial. */
-      if (conc__job_slot_state(seen) != CONC__JOB_SLOT_DONE) continue;
-      /* The task may be looked at only under the guard, by which it is still
-         in the slot. */
-      if (!keeper) {
-        conc__mutex_lock(&p->guard);
-        leave = procs->jobs[i].task != NULL &&
-                (procs->jobs[i].task->callback != NULL ||
-                 procs->jobs[i].task->group != NULL);
-        conc__mutex_unlock(&p->guard);
-      }
-      if (leave) {
-        __atomic_fetch_or(&s->done[k], (uint64_t)1 << i % 64,
-                          __ATOMIC_SEQ_CST);
-        conc__procpool_wake_keeper(procs);
-      } else {
+      if (conc__job_slot_state(seen) == CONC__JOB_SLOT_DONE)
         conc__procpool_slot_end(p, i, seen, 0, CONC_NO_EXITCODE, false);
-      }
     }
   }
 }
