@@ -6683,8 +6683,9 @@ static const int *const conc__version_check __attribute__((used)) =
                   time; bits, and a pause; Valgrind and Helgrind; a fiber, and
                   what the sanitizers learn of it; CPUs
      >>os         pthread_cancel; calls that may be refused; sleeping on a
-                  word; what is found out once; descriptors; stdio in a forked
-                  child; wakers; random bytes, files, pages
+                  word; a fence for two sides, of which the rare one pays; what
+                  is found out once; descriptors; stdio in a forked child;
+                  wakers; random bytes, files, pages
      >>bytes      memory that grows; buffers; hashes: MD5 (RFC 1321), SHA-256
                   (FIPS 180-4), HMAC (RFC 2104); hashes: what is alike; secrets
      >>hooks      where a trace listens
@@ -6805,12 +6806,11 @@ static const int *const conc__version_check __attribute__((used)) =
      >>leases     leases, retries, priorities, delays: conc_lease
      >>select     cases; waiting: lists; waiting: shared queues; waiting: all
                   together; the call
-     >>jobs       a fence for two sides, of which the rare one pays; deques:
-                  what they have; deques: the owner's end; deques: the thieves'
-                  end; the pool of threads: what it has; finding a job; waking
-                  a worker; resting and searching; running a job; a job that
-                  ends its thread; waiting for jobs; fork; the life of a pool;
-                  handing in a job
+     >>jobs       deques: what they have; deques: the owner's end; deques: the
+                  thieves' end; the pool of threads: what it has; finding a
+                  job; waking a worker; resting and searching; running a job; a
+                  job that ends its thread; waiting for jobs; fork; the life of
+                  a pool; handing in a job
      >>forkserver the server: its children; the server: its life; the spare;
                   the server: its turns; the owner's side
      >>procpool   what is shared, and what the parent knows; in a worker:
@@ -8474,6 +8474,45 @@ CONC__PRIVATE void conc__futex_init(void) {
 
 #endif
 
+/* --- a fence for two sides, of which the rare one pays --- */
+
+/* Two threads that each write a word and then read the other's word need a
+   full fence in between, or both may read what was there before. Where one
+   side comes often and the other one seldom, the seldom one takes the heavy
+   fence: the kernel makes all threads of the process pass a fence (membarrier,
+   Linux 4.14). Then the often one needs the light fence only, which merely
+   keeps the compiler from reordering. If the kernel does not help, both are
+   full fences. */
+static bool conc__fence_is_light; /* the kernel helps; false until it has said
+                                     so */
+
+/* Asks the kernel whether it helps. That also registers the process, for its
+   children too; without it conc__fence_heavy's call would fail. */
+CONC__PRIVATE void conc__fence_init(void) {
+  CONC__STORE_RELAXED(&conc__fence_is_light,
+                      CONC__MEMBARRIER(CONC__MEMBARRIER_REGISTER) == 0);
+}
+
+/* The seldom side: all threads of the process pass a fence before this
+   returns. It asks the kernel even if none has asked before: another thread
+   may be about to, and its fences are light from then on. */
+CONC__PRIVATE void conc__fence_heavy(void) {
+  conc__fence_full();
+  if (CONC__MEMBARRIER(CONC__MEMBARRIER_EXPEDITED) == 0) return;
+  conc__fence_init();
+  if (CONC__LOAD_RELAXED(&conc__fence_is_light))
+    (void)CONC__MEMBARRIER(CONC__MEMBARRIER_EXPEDITED);
+}
+
+/* The often side: keeps the order of the caller's own steps only. */
+CONC__INLINE void conc__fence_light(void) {
+  CONC__POINT();
+  if (CONC__LIKELY(CONC__LOAD_RELAXED(&conc__fence_is_light)))
+    __asm__ __volatile__("" ::: "memory");
+  else
+    conc__fence_full();
+}
+
 /* --- what is found out once --- */
 
 static int conc__cpus = 1;       /* where a busy wait can pay: see >>park */
@@ -8486,6 +8525,7 @@ CONC__PRIVATE void conc__os_init(void) {
   CONC__CHECK((conc__page & (conc__page - 1)) == 0);
   conc__cpus = conc__count_cpus();
   conc__futex_init();
+  conc__fence_init();
 }
 
 /* --- descriptors ---
@@ -9623,6 +9663,7 @@ typedef struct conc__thread {
   conc__actor *current;    /* >>coroutine: the thread's actor, or that of its
                               running coroutine; NULL: not entered yet */
   struct conc__loop *loop; /* >>loop: that it runs; NULL: none */
+  unsigned short_failed;   /* >>fifo: what conc__fifo_spin has learnt */
   int credit; /* >>coroutine: calls that need not wait until one takes a turn;
                  see conc__take_turn */
   conc__actor actor __attribute__((aligned(CONC__ACTOR_ALIGN)));
@@ -9898,6 +9939,34 @@ CONC__INLINE void conc__spin_end(conc__spin *spin, bool paid) {
   conc__spin_learn(spin->failed, paid);
 }
 
+/* A task that follows right behind the other side of a queue takes each cache
+   line away while the other side works on it, and then both wait for the line
+   more than they work. So after a spin that has paid, the task stays behind
+   for about a microsecond, as long as this lets more than one message come. If
+   it does not, this is tried once in 64 such waits:
+
+     conc__linger_begin(&lone);
+     conc__linger_end(&lone, more_than_one_has_come());
+
+   `lone` is how often it was one alone, of a side of the queue; zero at first.
+   Relaxed, since an old value costs time only. */
+#define CONC__LINGER 40
+
+CONC__PRIVATE void conc__linger_begin(const unsigned *lone) {
+  int i;
+  if (CONC__LOAD_RELAXED(lone) >= 5) return;
+  for (i = 0; i < CONC__LINGER; i++) conc__pause();
+}
+
+CONC__PRIVATE void conc__linger_end(unsigned *lone, bool more) {
+  unsigned n = CONC__LOAD_RELAXED(lone);
+  if (more && n < 5)
+    n = 0;
+  else
+    n = n < 5 + 64 ? n + 1 : 4;
+  CONC__STORE_RELAXED(lone, n);
+}
+
 /* A busy wait for what takes a running thread a few instructions: some pauses,
    which another thread that spins answers; then it lets others run a few
    times, since with more threads than CPUs the awaited one may not run. It
@@ -10145,10 +10214,8 @@ static const conc__actor_class conc__thread_class = {
    descriptors or maps memory, all of which asks the system while it has them;
    and conc__mutex_slow_of. With those memory may be taken. */
 typedef struct conc__mutex {
-  unsigned word; /* 0 free; 1 held; 2 held, and a thread may sleep for it: may
-                    be set when none does (any longer), must be set when one
-                    does. All of it is cleared by the release */
-  bool slow; /* constant */
+  unsigned word; /* the bits below; 0: free */
+  bool slow;     /* constant */
   char rest[CONC__CACHE_LINE - sizeof(unsigned) - sizeof(bool)];
 } conc__mutex;
 
@@ -10170,24 +10237,62 @@ __attribute__((unused)) static bool conc__guards_are_free(void) {
 #define CONC__GUARDS_NONE() ((void)0)
 #endif
 
-/* A thread that has once slept takes the lock by 2, as if another slept: it
-   cannot know. The last release of a crowd wakes in vain, which costs less
-   than to count. */
+/* The two bits are in two bytes of the word. So a release can clear the one by
+   a plain store, and leaves alone what another thread does to the other one.
+
+     CONC__MUTEX_HELD    a thread has it.
+     CONC__MUTEX_WANTED  a thread may sleep for it: may be set when none does
+                         (any longer), must be set when one does, unless a
+                         thread that was woken for it is about to set it.
+
+   A thread that is about to sleep sets WANTED, and then looks at HELD; one
+   that releases it clears HELD, and then looks at WANTED: one of the two sees
+   what the other has done. The sleeper pays for it: see conc__fence_heavy. */
+#define CONC__MUTEX_HELD 1u
+#define CONC__MUTEX_WANTED 256u
+
+/* Whether it can be so: then byte 0 has HELD, and byte 1 WANTED. A tool that
+   looks at threads knows no order that the kernel makes. */
+#if CONC_HAVE_MEMBARRIER && !CONC_HAVE_TSAN && defined(__BYTE_ORDER__) &&    \
+    __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define CONC__MUTEX_LIGHT 1
+#else
+#define CONC__MUTEX_LIGHT 0
+#endif
+
+/* A thread that has once slept takes the lock with WANTED, as if another
+   slept: it cannot know. The last release of a crowd wakes in vain, which
+   costs less than to count. The exchange may come while a release is under way
+   that still has its store before it: that store clears HELD alone, and the
+   heavy fence awaits it. Then the word is not what the sleep expects. */
 CONC__PRIVATE void conc__mutex_lock_slow(conc__mutex *m) {
+  const unsigned taken = CONC__MUTEX_HELD | CONC__MUTEX_WANTED;
   int i;
   for (i = 0; i < 40 && conc__cpus > 1; i++) {
-    unsigned free = 0;
-    if (CONC__LOAD_RELAXED(&m->word) == 0 && CONC__CAS(&m->word, &free, 1u))
+    unsigned seen = CONC__LOAD_RELAXED(&m->word);
+    if (!(seen & CONC__MUTEX_HELD) &&
+        CONC__CAS(&m->word, &seen, seen | CONC__MUTEX_HELD))
       return;
     conc__pause();
   }
-  while (__atomic_exchange_n(&m->word, 2u, __ATOMIC_ACQUIRE) != 0)
-    conc__futex_wait(&m->word, 2, CONC__NEVER, false);
+  while (__atomic_exchange_n(&m->word, taken, __ATOMIC_ACQUIRE) &
+         CONC__MUTEX_HELD) {
+    double until = CONC__NEVER;
+    if (CONC__MUTEX_LIGHT) {
+      bool was_light = CONC__LOAD_RELAXED(&conc__fence_is_light);
+      conc__fence_heavy();
+      /* The kernel has begun to refuse that, for a sandbox say: then this look
+         may have been one too early, for the last time. */
+      if (was_light && !CONC__LOAD_RELAXED(&conc__fence_is_light))
+        until = conc_now() + 0.01;
+    }
+    conc__futex_wait(&m->word, taken, until, false);
+  }
 }
 
 CONC__INLINE void conc__mutex_lock(conc__mutex *m) {
   unsigned free = 0;
-  if (CONC__UNLIKELY(!CONC__CAS_OWN(&m->word, &free, 1u)))
+  if (CONC__UNLIKELY(!CONC__CAS_OWN(&m->word, &free, CONC__MUTEX_HELD)))
     conc__mutex_lock_slow(m);
   CONC__GUARDS_MORE(m);
 }
@@ -10195,25 +10300,50 @@ CONC__INLINE void conc__mutex_lock(conc__mutex *m) {
 /* For a thread that must not wait for it, as it holds others. */
 CONC__INLINE bool conc__mutex_try(conc__mutex *m) {
   unsigned free = 0;
-  return CONC__CAS(&m->word, &free, 1u);
+  if (!CONC__CAS(&m->word, &free, CONC__MUTEX_HELD)) return false;
+  CONC__GUARDS_MORE(m);
+  return true;
 }
 
 /* For CONC__CHECK: it is held, if not for sure by the caller. */
 CONC__INLINE bool conc__mutex_is_held(const conc__mutex *m) {
-  return CONC__LOAD_RELAXED(&m->word) != 0;
+  return (CONC__LOAD_RELAXED(&m->word) & CONC__MUTEX_HELD) != 0;
 }
 
-CONC__INLINE void conc__mutex_unlock(conc__mutex *m) {
-  unsigned was = 1;
+/* The release of a guard that may be gone as soon as it is free: one step
+   releases it and tells whether a thread sleeps, and is the last touch. */
+CONC__INLINE void conc__mutex_unlock_last(conc__mutex *m) {
   CONC__CHECK(conc__mutex_is_held(m));
   CONC__GUARDS_LESS(m);
   CONC__POINT();
   if (CONC__SINGLE_THREADED()) /* so no thread sleeps for it */
     __atomic_store_n(&m->word, 0u, __ATOMIC_RELEASE);
-  else
-    was = __atomic_exchange_n(&m->word, 0u, __ATOMIC_RELEASE);
-  if (CONC__UNLIKELY(was == 2))
+  else if (CONC__UNLIKELY(
+               __atomic_exchange_n(&m->word, 0u, __ATOMIC_RELEASE) &
+               CONC__MUTEX_WANTED))
     conc__futex_wake(&m->word, 1, false);
+}
+
+/* The release of a guard that stays until this returns, as those of the table
+   do. If no thread sleeps, it is a store, and a second look. What this look
+   finds has come after the first one: it stays set, and the next release
+   clears it. */
+CONC__INLINE void conc__mutex_unlock(conc__mutex *m) {
+#if CONC__MUTEX_LIGHT
+  unsigned char *bytes = (unsigned char *)&m->word;
+  if (CONC__LIKELY(CONC__LOAD_RELAXED(&bytes[1]) == 0 &&
+                   CONC__LOAD_RELAXED(&conc__fence_is_light))) {
+    CONC__CHECK(conc__mutex_is_held(m));
+    CONC__GUARDS_LESS(m);
+    CONC__STORE(&bytes[0], (unsigned char)0);
+    __asm__ __volatile__("" ::: "memory"); /* the light fence */
+    CONC__POINT();
+    if (CONC__UNLIKELY(CONC__LOAD_RELAXED(&bytes[1]) != 0))
+      conc__futex_wake(&m->word, 1, false);
+    return;
+  }
+#endif
+  conc__mutex_unlock_last(m);
 }
 
 /* CONC__MUTEXES is a power of two; the lower half and the upper half of these
@@ -12795,7 +12925,7 @@ CONC__NOINLINE int conc__lock_release_slow(conc_lock *lock,
   return 0;
 }
 
-CONC__INLINE int conc__lock_release(conc_lock *lock, conc__actor *self) {
+CONC__INLINE int conc__lock_let_go(conc_lock *lock, conc__actor *self) {
   uintptr_t seen = self->id;
   /* Read now: the lock may be gone once it has been released. */
   unsigned char order = CONC__LOAD_RELAXED(&lock->order);
@@ -12814,7 +12944,7 @@ CONC__INLINE int conc__lock_release(conc_lock *lock, conc__actor *self) {
 }
 
 CONC_API int conc_lock_release(conc_lock *lock) {
-  return conc__lock_release(lock, conc__self());
+  return conc__lock_let_go(lock, conc__self());
 }
 
 /* The caller is the owner, or acts for it, and will never release the lock,
@@ -12900,12 +13030,12 @@ CONC_API int conc_rlock_release(conc_rlock *rlock) {
   bool mine = CONC__LOAD_RELAXED(&lock->hint) == conc__rlock_hint(self);
   if (mine && CONC__LOAD_RELAXED(&lock->depth) == 0) {
     CONC__STORE_RELAXED(&lock->hint, (unsigned short)0);
-    return conc__lock_release(lock, self);
+    return conc__lock_let_go(lock, self);
   }
   if (!conc__lock_is_mine(lock, self->id) &&
       !conc__shared_lock_is_mine(lock, self))
     return -EPERM;
-  if (lock->depth == 0) return conc__lock_release(lock, self);
+  if (lock->depth == 0) return conc__lock_let_go(lock, self);
   lock->depth--;
   return 0;
 }
@@ -13729,7 +13859,8 @@ CONC__NOINLINE int conc__event_set_awaited(conc_event *event) {
 CONC_API int conc_event_set(conc_event *event) {
   uintptr_t seen = CONC__CLEAR;
   /* Either way the word is the last touch of the event. */
-  if (CONC__CAS_OWN(&event->word, &seen, CONC__SET) || seen == CONC__SET) return 0;
+  if (CONC__CAS_OWN(&event->word, &seen, CONC__SET) || seen == CONC__SET)
+    return 0;
   if (conc__is_remote(seen))
     return (int)conc__remote_ask(event, CONC__REMOTE_SET, 0);
   if (conc__is_shared(seen)) return conc__shared_event_set(event);
@@ -18706,7 +18837,7 @@ CONC__PRIVATE void conc__coro_wake(conc__actor *actor, unsigned seen) {
     loop->inbox.sleeping = false;
     conc__waker_wake(loop->poller.waker);
   }
-  conc__mutex_unlock(&loop->inbox.guard);
+  conc__mutex_unlock_last(&loop->inbox.guard);
 }
 
 /* Makes ready what other threads have woken, in the order in which it was
@@ -18718,7 +18849,7 @@ CONC__PRIVATE void conc__inbox_take(conc__loop *loop) {
   conc__mutex_lock(&loop->inbox.guard);
   co = loop->inbox.first;
   CONC__STORE(&loop->inbox.first, (conc__coro *)NULL);
-  conc__mutex_unlock(&loop->inbox.guard);
+  conc__mutex_unlock_last(&loop->inbox.guard);
   while (co != NULL) { /* oldest first */
     conc__coro *next = co->next;
     co->next = first;
@@ -19178,7 +19309,7 @@ CONC__PRIVATE void conc__loop_run(conc__loop *loop, const conc_task *until) {
       conc__mutex_lock(&loop->inbox.guard);
       conc__poller_stop(loop);
       conc__poller_renew(loop);
-      conc__mutex_unlock(&loop->inbox.guard);
+      conc__mutex_unlock_last(&loop->inbox.guard);
       if (loop->poller.lost) (void)poll(NULL, 0, 1); /* not to spin */
     }
     conc__inbox_take(loop);
@@ -19240,7 +19371,7 @@ CONC__PRIVATE void conc__loop_close(conc__loop *loop) {
   /* Once this guard is ours, the last thread that posted is gone. */
   conc__mutex_lock(&loop->inbox.guard);
   CONC__CHECK(loop->inbox.first == NULL && !loop->inbox.sleeping);
-  conc__mutex_unlock(&loop->inbox.guard);
+  conc__mutex_unlock_last(&loop->inbox.guard);
   conc__poller_stop(loop);
   conc__stacks_trim(&loop->stacks, false); /* all of them */
   CONC__CHECK(loop->stacks.slabs == NULL && loop->stacks.free == NULL);
@@ -19250,17 +19381,18 @@ CONC__PRIVATE void conc__loop_close(conc__loop *loop) {
   CONC_FREE(loop->fds.entries);
 }
 
-/* conc__kind.await. A coroutine that waits for the task that it has started
-   just now first lets it run, as if by conc_yield_now: often that is short, and
-   its end is there without a waiter on a list and a timer for the search for
-   deadlocks. (What is last in the ring is a task of this loop that has not
-   begun.) The wait itself comes after it, unless there is nothing left to wait
-   for; so does all that may end it. */
+/* conc__kind.await. A coroutine that waits without a limit for the task that
+   it has started just now first lets it run, as if by conc_yield_now: often
+   that is short, and its end is there without a waiter on a list and a timer
+   for the search for deadlocks. (What is last in the ring is a task of this
+   loop that has not begun.) The wait itself comes after it, unless there is
+   nothing left to wait for; so does all that may end it. */
 CONC__PRIVATE int conc__coro_await(conc_task *task, bool uncancellable,
                                    double timeout) {
   conc__actor *self = conc__self();
   conc__loop *loop = conc__this.loop;
-  if (timeout > 0 && conc__is_coro(self) && !conc__may_be_cancelled(self) &&
+  if (timeout >= CONC_FOREVER && conc__is_coro(self) &&
+      !conc__may_be_cancelled(self) &&
       conc__ready_is_last(&loop->ready, (conc__ready)task | 1)) {
     conc__ready_push(&loop->ready, (conc__ready)self);
     conc__loop_switch(loop, &self->fiber, false);
@@ -19271,7 +19403,8 @@ CONC__PRIVATE int conc__coro_await(conc_task *task, bool uncancellable,
 }
 
 static const conc__kind conc__coro_kind = {
-    "Task", true, false, false, NULL, NULL, conc__coro_await, NULL, NULL, NULL};
+    "Task",           true, false, false, NULL, NULL,
+    conc__coro_await, NULL, NULL,  NULL};
 
 /* How often all that is left of a loop is cancelled at its end, before no task
    may start another one. */
@@ -30898,6 +31031,7 @@ typedef struct conc__fifo {
   size_t got_seen, got_at_seen;
   size_t put_bytes; /* as .max_total counts them; if there is such a bound */
   struct conc__waitlist getters;
+  unsigned put_lone; /* of the putters, see conc__linger_begin; atomic */
   CONC__APART(2);
   /* Under the getters' guard. */
   size_t got;      /* messages ever; less one for each that came back */
@@ -30907,6 +31041,7 @@ typedef struct conc__fifo {
   size_t done;     /* reported by conc_task_done */
   conc__returned *returned; /* come before all in the ring */
   struct conc__waitlist putters, joiners;
+  unsigned got_lone; /* of the getters; atomic */
   CONC__APART(3);
 } conc__fifo;
 
@@ -31053,6 +31188,21 @@ typedef struct conc__entry {
   int kind;
   conc__bytering alone; /* the ring of a block, which has this message alone */
 } conc__entry;
+
+/* What is copied most often is a pointer or a number, or two of them: that
+   needs no call. */
+CONC__INLINE void conc__copy_few(void *to, const void *from, size_t size) {
+  const size_t word = sizeof(uint64_t);
+  if (CONC__LIKELY(size - word <= word)) { /* two words, which may overlap */
+    uint64_t first, last;
+    memcpy(&first, from, word);
+    memcpy(&last, (const char *)from + size - word, word);
+    memcpy(to, &first, word);
+    memcpy((char *)to + size - word, &last, word);
+  } else if (size > 0) {
+    memcpy(to, from, size);
+  }
+}
 
 /* Copies bytes to a place, around the end of the ring if need be. The caller
    knows that there is room. */
@@ -31403,20 +31553,36 @@ CONC__PRIVATE void conc__fifo_pass(conc__mutex *guard,
 }
 
 /* Waits until the other side's counter is no longer as it was, as long as that
-   is likely to be soon. A coroutine's CPU is better given to the next one. */
+   is likely to be soon: for about a microsecond if this thread's last such
+   waits have paid, so that the one that answers at once is met awake; then it
+   lets others run. Afterwards it lingers, so that the next waits are fewer. A
+   coroutine's CPU is better given to the next one. */
 CONC__PRIVATE bool conc__fifo_spin(conc__actor *self, const size_t *counter,
-                                   size_t seen, double deadline) {
+                                   size_t seen, unsigned *lone,
+                                   double deadline) {
   /* When it was last seen that a thread that lets others run does not come
      back soon: those others are not the ones that it waits for, but some with
      work of their own. A thread that sleeps instead is better served. */
   static unsigned yield_was_slow_at;
-  conc__short_spin spin = {0, 0};
+  conc__short_spin yields = {3, 0};
+  unsigned *failed = &conc__this.short_failed;
+  int looks = *failed < 5 ? 64 : 8, i;
   double limit = 10e-3;
+  bool paid = false;
   if (conc__cpus < 2 || !self->ops->blocks) return false;
-  if (deadline < CONC__NEVER && deadline - conc_now() < limit) limit = 0;
-  while (conc__short_spin_again(&spin, limit, &yield_was_slow_at))
-    if (CONC__LOAD(counter) != seen) return true;
-  return false;
+  for (i = 0; i < looks && !paid; i++) {
+    conc__pause();
+    paid = CONC__LOAD(counter) != seen;
+  }
+  if (!paid || i > 1) conc__spin_learn(failed, paid); /* see conc__spin */
+  if (!paid && deadline < CONC__NEVER && deadline - conc_now() < limit)
+    limit = 0;
+  while (!paid && conc__short_spin_again(&yields, limit, &yield_was_slow_at))
+    paid = CONC__LOAD(counter) != seen;
+  if (!paid) return false;
+  conc__linger_begin(lone);
+  conc__linger_end(lone, CONC__LOAD(counter) - seen > 1);
+  return true;
 }
 
 /* The bound is one of bytes, so a message that was got may have made room for
@@ -31451,7 +31617,7 @@ CONC__NOINLINE int conc__fifo_await_room(conc__fifo *q, size_t need,
     size_t seen = q->got_seen;
     conc__mutex_unlock(guard);
     if (deadline <= 0) return -ETIMEDOUT;
-    if (!conc__fifo_spin(w.actor, &q->got, seen, deadline)) {
+    if (!conc__fifo_spin(w.actor, &q->got, seen, &q->put_lone, deadline)) {
       /* Under this guard no get advances `got`: so either it is not full, or
          the next get finds this waiter in the list. */
       conc__mutex_lock(other);
@@ -31473,15 +31639,36 @@ CONC__NOINLINE int conc__fifo_await_room(conc__fifo *q, size_t need,
   return 0;
 }
 
+/* The usual put: of a small message, into a ring that has room for it in one
+   piece, while no getter waits. Under the putters' guard. False: nothing has
+   changed, and the put is one for conc__fifo_put_n. */
+CONC__INLINE bool conc__fifo_put_quick(conc__fifo *q, const conc__message *m) {
+  size_t size = m->size, need = CONC__ENTRY_SIZE(size), head;
+  size_t at = q->put_at & (q->ring.size - 1);
+  unsigned char *entry = q->ring.data + at;
+  if (CONC__UNLIKELY(q->closed || q->getters.first != NULL ||
+                     q->queue.max_total > 0 ||
+                     need > q->ring.size - (q->put_at - q->got_at_seen) ||
+                     need > q->ring.size - at || !conc__fifo_fits(q, 0, need)))
+    return false;
+  head = size << 2 | (size_t)m->kind;
+  memcpy(entry, &head, sizeof head);
+  conc__copy_few(entry + sizeof head, m->data, size);
+  q->put_at += need;
+  CONC__STORE(&q->put, q->put + 1); /* the last touch of the queue */
+  return true;
+}
+
 /* Puts as many as there is room for of n messages, whose bytes follow each
    other; waits for room for the first. How many, or negative errno. Entries
    are written first and counted at once at the end: a getter sees all of them
    or none, and is woken when they are there. With a block it is one message,
    in there. *lacks is how many bytes the ring must grow by, if that is what
-   has ended it. */
-CONC__INLINE ssize_t conc__fifo_put_some(conc__fifo *q, const conc__message *m,
-                                         const conc__block *block, size_t n,
-                                         double deadline, size_t *lacks) {
+   has ended it. Called with the putters' guard held, which it releases. */
+CONC__PRIVATE ssize_t
+conc__fifo_put_some(conc__fifo *q, const conc__message *m,
+                    const conc__block *block, size_t n, double deadline,
+                    size_t *lacks) {
   conc__mutex *guard = conc__fifo_put_guard(q);
   const char *data = (const char *)m->data;
   size_t need = CONC__ENTRY_SIZE(block != NULL ? sizeof *block : m->size);
@@ -31490,7 +31677,6 @@ CONC__INLINE ssize_t conc__fifo_put_some(conc__fifo *q, const conc__message *m,
   conc__waiter *woken = NULL, *next = NULL;
   bool waited = false;
   int rc = 0;
-  conc__mutex_lock(guard);
   if (CONC__UNLIKELY(!q->closed && !conc__fifo_fits(q, 0, bytes))) {
     rc = conc__fifo_await_room(q, bytes, deadline);
     if (rc != 0) return rc;
@@ -31544,6 +31730,7 @@ CONC__NOINLINE ssize_t conc__fifo_put_rest(conc__fifo *q,
       break;
     }
     if (m->size > 0) rest.data = (const char *)m->data + done * m->size;
+    conc__mutex_lock(conc__fifo_put_guard(q));
     put = conc__fifo_put_some(q, &rest, block, n - done,
                               done > 0 ? 0 : deadline, &lacks);
     if (put > 0) done += (size_t)put;
@@ -31551,9 +31738,10 @@ CONC__NOINLINE ssize_t conc__fifo_put_rest(conc__fifo *q,
   return done > 0 ? (ssize_t)done : put;
 }
 
-CONC__INLINE ssize_t conc__fifo_put_n(conc__fifo *q, const conc__message *m,
-                                      const conc__block *block, size_t n,
-                                      double deadline) {
+/* The same, and the ring grows. */
+CONC__PRIVATE ssize_t conc__fifo_put_n(conc__fifo *q, const conc__message *m,
+                                       const conc__block *block, size_t n,
+                                       double deadline) {
   size_t lacks = 0;
   ssize_t put = conc__fifo_put_some(q, m, block, n, deadline, &lacks);
   if (CONC__LIKELY(lacks == 0)) return put;
@@ -31568,6 +31756,7 @@ CONC__NOINLINE ssize_t conc__fifo_put_large(conc__fifo *q,
   conc__block block;
   ssize_t n = conc__block_make(&block, m);
   if (n != 0) return n;
+  conc__mutex_lock(conc__fifo_put_guard(q));
   n = conc__fifo_put_n(q, m, &block, 1, deadline);
   conc__block_settle(&block, m, n > 0);
   return n;
@@ -31576,9 +31765,18 @@ CONC__NOINLINE ssize_t conc__fifo_put_large(conc__fifo *q,
 CONC__PRIVATE int conc__fifo_put(conc_queue *queue, const conc__message *m,
                                  double deadline) {
   conc__fifo *q = (conc__fifo *)queue;
-  ssize_t n = CONC__LIKELY(m->size < CONC__ENTRY_LARGE)
-                  ? conc__fifo_put_n(q, m, NULL, 1, deadline)
-                  : conc__fifo_put_large(q, m, deadline);
+  conc__mutex *guard = conc__fifo_put_guard(q);
+  ssize_t n;
+  if (CONC__UNLIKELY(m->size >= CONC__ENTRY_LARGE)) {
+    n = conc__fifo_put_large(q, m, deadline);
+  } else {
+    conc__mutex_lock(guard);
+    if (CONC__LIKELY(conc__fifo_put_quick(q, m))) {
+      conc__mutex_unlock(guard);
+      return 0;
+    }
+    n = conc__fifo_put_n(q, m, NULL, 1, deadline);
+  }
   return n < 0 ? (int)n : 0;
 }
 
@@ -31597,7 +31795,8 @@ CONC__NOINLINE int conc__fifo_await_message(conc__fifo *q, double deadline) {
   do {
     size_t seen = q->put_seen;
     conc__mutex_unlock(guard);
-    if (deadline <= 0 || !conc__fifo_spin(w.actor, &q->put, seen, deadline)) {
+    if (deadline <= 0 ||
+        !conc__fifo_spin(w.actor, &q->put, seen, &q->got_lone, deadline)) {
       /* Here, for up to 4 MiB may go back to the system, which takes long. */
       if (CONC__LOAD(&q->put) == seen)
         conc__spare_blocks_shrink(CONC__BLOCKS_FEW);
@@ -31629,6 +31828,30 @@ CONC__NOINLINE int conc__fifo_await_message(conc__fifo *q, double deadline) {
   return 0;
 }
 
+/* The usual get: of a small message of bytes that lies in one piece, while no
+   putter waits. Under the getters' guard. Its size; -1: nothing has changed,
+   and the get is one for conc__fifo_get_n. */
+CONC__INLINE ssize_t conc__fifo_get_quick(conc__fifo *q,
+                                          const conc__sink *sink) {
+  const unsigned char *entry;
+  size_t at, head, size;
+  if (CONC__UNLIKELY(q->returned != NULL || q->putters.first != NULL ||
+                     q->queue.max_total > 0 || sink->body != NULL ||
+                     !conc__fifo_has(q, 0)))
+    return -1;
+  at = q->got_at & (q->ring.size - 1);
+  entry = q->ring.data + at;
+  memcpy(&head, entry, sizeof head);
+  size = head >> 2;
+  if (CONC__UNLIKELY((head & 3) != 0 || size > sink->size ||
+                     CONC__ENTRY_SIZE(size) > q->ring.size - at))
+    return -1;
+  conc__copy_few(sink->data, entry + sizeof head, size);
+  CONC__STORE(&q->got_at, q->got_at + CONC__ENTRY_SIZE(size));
+  CONC__STORE(&q->got, q->got + 1); /* the last touch of the queue */
+  return (ssize_t)size;
+}
+
 /* Gets as many as there are of n messages, each of as many bytes as the sink
    has; waits for the first. How many, or negative errno. If n is 0: one
    message of any size that the sink takes, and its size.
@@ -31636,9 +31859,10 @@ CONC__NOINLINE int conc__fifo_await_message(conc__fifo *q, double deadline) {
    needs the bytes; `got` is stored once, at the end, for it is what lets
    putters go, and what says that this get is done with the queue. If it is one
    message, in a block, that is copied after this: it is the getter's alone.
-   -ENOBUFS, of one message: see conc__sink_widen. */
-CONC__INLINE ssize_t conc__fifo_get_n(conc__fifo *q, conc__sink *sink,
-                                      size_t n, double deadline) {
+   -ENOBUFS, of one message: see conc__sink_widen.
+   Called with the getters' guard held, which it releases. */
+CONC__PRIVATE ssize_t conc__fifo_get_n(conc__fifo *q, conc__sink *sink,
+                                       size_t n, double deadline) {
   conc__mutex *guard = conc__fifo_get_guard(q);
   char *data = (char *)sink->data;
   conc__waiter *woken = NULL;
@@ -31647,7 +31871,6 @@ CONC__INLINE ssize_t conc__fifo_get_n(conc__fifo *q, conc__sink *sink,
   size_t done = 0;
   ssize_t size;
   conc__entry slot;
-  conc__mutex_lock(guard);
   if (CONC__UNLIKELY(!conc__fifo_has(q, 0))) {
     int rc = conc__fifo_await_message(q, deadline);
     if (rc != 0) return rc;
@@ -31697,8 +31920,16 @@ CONC__INLINE ssize_t conc__fifo_get_n(conc__fifo *q, conc__sink *sink,
 CONC__PRIVATE ssize_t conc__fifo_get(conc_queue *queue, conc__sink *sink,
                                      double deadline) {
   conc__fifo *q = (conc__fifo *)queue;
+  conc__mutex *guard = conc__fifo_get_guard(q);
   for (;;) {
-    ssize_t size = conc__fifo_get_n(q, sink, 0, deadline);
+    ssize_t size;
+    conc__mutex_lock(guard);
+    size = conc__fifo_get_quick(q, sink);
+    if (CONC__LIKELY(size >= 0)) {
+      conc__mutex_unlock(guard);
+      return size;
+    }
+    size = conc__fifo_get_n(q, sink, 0, deadline);
     if (CONC__LIKELY(size != -ENOBUFS)) return size;
     size = conc__sink_widen(sink);
     if (size == 0) continue;
@@ -31920,8 +32151,10 @@ CONC__PRIVATE ssize_t conc__fifo_put_many(conc_queue *queue,
   conc__message one = *m;
   size_t done = 0;
   ssize_t rc = 0;
-  if (m->size < CONC__ENTRY_LARGE)
+  if (m->size < CONC__ENTRY_LARGE) {
+    conc__mutex_lock(conc__fifo_put_guard(q));
     return conc__fifo_put_n(q, m, NULL, n, deadline);
+  }
   for (; done < n && rc >= 0; done += rc > 0) {
     one.data = (const char *)m->data + done * m->size;
     rc = conc__fifo_put_large(q, &one, done == 0 ? deadline : 0);
@@ -31932,6 +32165,7 @@ CONC__PRIVATE ssize_t conc__fifo_put_many(conc_queue *queue,
 CONC__PRIVATE ssize_t conc__fifo_get_many(conc_queue *queue, conc__sink *sink,
                                           size_t n, double deadline) {
   conc__fifo *q = (conc__fifo *)queue;
+  conc__mutex_lock(conc__fifo_get_guard(q));
   return conc__fifo_get_n(q, sink, n, deadline);
 }
 
@@ -32157,7 +32391,7 @@ typedef struct conc__cells_queue {
   conc_queue *stash; /* of this process: got, but could not be handed over */
   unsigned stashed;  /* there may be something in it */
   unsigned inside;   /* tasks that touch this after what lets others go */
-  unsigned lone[2];  /* see conc__cells_pause_for_batch; getters, putters */
+  unsigned lone[2];  /* see conc__linger_begin; getters, putters */
 } conc__cells_queue;
 
 /* What a cell says of its message. */
@@ -32638,28 +32872,16 @@ typedef struct conc__cells_wait {
   bool slept;     /* it may have been woken in place of another one */
 } conc__cells_wait;
 
-/* A task that follows right behind the other side takes each cell's cache line
-   away while the other side works on it, and then both wait for the line more
-   than they work. So after a spin that has paid, the task stays behind for
-   about a microsecond, as long as this lets more than one cell get ready. If
-   it does not, this is tried again now and then (conc__spin_learn). */
-#define CONC__CELLS_LINGER 40
-
-CONC__PRIVATE void
-conc__cells_pause_for_batch(conc__cells_queue *s, int side,
-                            const conc__cells_position *spot) {
+/* Stays behind the other side, see conc__linger_begin. */
+CONC__PRIVATE void conc__cells_linger(conc__cells_queue *s, int side,
+                                      const conc__cells_position *spot) {
   uint64_t next = conc__at_next(s, spot->at);
-  unsigned lone = CONC__LOAD_RELAXED(&s->lone[side]), i;
   uint64_t ready = CONC__CELL(
       CONC__AT_LAP(next), 0,
       side == CONC__GETTERS ? CONC__CELL_FULL : CONC__CELL_FREE);
-  bool paid = false;
-  if (lone < 5) {
-    for (i = 0; i < CONC__CELLS_LINGER; i++) conc__pause();
-    paid = CONC__LOAD_RELAXED(&conc__cell_at(s, next)->word) == ready;
-  }
-  conc__spin_learn(&lone, paid);
-  CONC__STORE_RELAXED(&s->lone[side], lone);
+  conc__linger_begin(&s->lone[side]);
+  conc__linger_end(&s->lone[side],
+                   CONC__LOAD_RELAXED(&conc__cell_at(s, next)->word) == ready);
 }
 
 /* Waits busily until the cell's word changes. */
@@ -32673,7 +32895,7 @@ CONC__PRIVATE bool conc__cells_spin(conc__cells_queue *s, int side,
   conc__spin_begin(&spin, &self->spin_failed, deadline);
   while (!paid && conc__spin_again(&spin, 1))
     paid = CONC__LOAD(&spot->cell->word) != spot->word;
-  if (paid) conc__cells_pause_for_batch(s, side, spot);
+  if (paid) conc__cells_linger(s, side, spot);
   conc__spin_end(&spin, paid);
   return paid;
 }
@@ -41153,41 +41375,6 @@ CONC_API ssize_t conc_select(conc_case *cases, size_t n, double timeout) {
 
 typedef struct conc__pool_data conc__pool_data;
 
-/* --- a fence for two sides, of which the rare one pays --- */
-
-/* Two threads that each write a word and then read the other's word need a
-   full fence in between, or both may read what was there before. Where one
-   side comes often and the other one seldom, the seldom one takes the heavy
-   fence: the kernel makes all threads of the process pass a fence (membarrier,
-   Linux 4.14). Then the often one needs the light fence only, which merely
-   keeps the compiler from reordering. If the kernel does not help, both are
-   full fences. Set before there is any pool. */
-static bool conc__fence_is_heavy; /* the kernel does not help */
-
-/* Asks the kernel, once, whether it helps. That also registers the process,
-   without which conc__fence_heavy's call would fail. */
-CONC__PRIVATE void conc__fence_init(void) {
-  CONC__STORE_RELAXED(&conc__fence_is_heavy,
-                      CONC__MEMBARRIER(CONC__MEMBARRIER_REGISTER) != 0);
-}
-
-/* The seldom side: all threads of the process pass a fence before this
-   returns. */
-CONC__PRIVATE void conc__fence_heavy(void) {
-  conc__fence_full();
-  if (!CONC__LOAD_RELAXED(&conc__fence_is_heavy))
-    (void)CONC__MEMBARRIER(CONC__MEMBARRIER_EXPEDITED);
-}
-
-/* The often side: keeps the order of the caller's own steps only. */
-CONC__INLINE void conc__fence_light(void) {
-  CONC__POINT();
-  if (CONC__UNLIKELY(CONC__LOAD_RELAXED(&conc__fence_is_heavy)))
-    conc__fence_full();
-  else
-    __asm__ __volatile__("" ::: "memory");
-}
-
 /* --- deques: what they have --- */
 
 /* The jobs of a worker thread, after Chase and Lev: the owner pushes and pops
@@ -41306,7 +41493,7 @@ CONC__NOINLINE void conc__deque_fence(conc__deque *d) {
   if (top != d->calm_top) {
     d->calm_top = top;
     d->calm = 0;
-  } else if (++d->calm % CONC__CALM == 0 && !conc__fence_is_heavy) {
+  } else if (++d->calm % CONC__CALM == 0 && conc__fence_is_light) {
     /* Fails if a thief is counted. This pop passes the fence all the same: a
        thief that comes now reads `guests` after this, and passes the heavy
        one. */
@@ -42158,7 +42345,6 @@ CONC__PRIVATE void conc__pool_init_once(void) {
   static const conc__fork_row row = {NULL, NULL, conc__pool_fork_child};
   conc__jobs = &jobs;
   conc__init();
-  conc__fence_init();
   conc__fork_enter(CONC__FORK_POOL, &row);
 }
 
@@ -42215,7 +42401,7 @@ CONC__PRIVATE conc__pool_data *conc__pool_new(const conc_pool *options,
     w->batch.array = &w->batch_array.array;
     /* For good: each pop passes the fence, since no thief could have it pass
        one. */
-    if (conc__fence_is_heavy) w->own.guests = CONC__FENCED;
+    if (!conc__fence_is_light) w->own.guests = CONC__FENCED;
     snprintf(w->name, sizeof w->name, "Worker-%lu", (unsigned long)(i + 1));
     w->task.name = w->name;
     w->task.target = conc__worker_main;
@@ -43602,6 +43788,17 @@ CONC__PRIVATE void conc__procpool_wake_keeper(conc__procpool *procs) {
 
 /* --- in the parent: how jobs end --- */
 
+/* So many jobs have ended that the pool has counted: with the last one it may
+   be gone. */
+CONC__PRIVATE void conc__procpool_count_off(conc__pool_data *p, size_t n) {
+  conc__mutex_lock(&p->guard);
+  CONC__CHECK(p->procs->unfinished >= n);
+  p->procs->unfinished -= n;
+  if (p->procs->unfinished == 0 && (CONC__LOAD(&p->inbox) & CONC__CLOSED))
+    conc__procpool_wake_keeper(p->procs);
+  conc__mutex_unlock_last(&p->guard);
+}
+
 /* Ends a job, without the guard, since callbacks may submit others. The job
    may be freed from then on; the pool may not, since it counts the job until
    the end of this. */
@@ -43609,11 +43806,7 @@ CONC__PRIVATE void conc__procpool_finish_job(conc__pool_data *p, conc_task *t,
                                              void *result, int status) {
   CONC__TRACE(finished(t));
   conc__task_finish(t, result, status);
-  conc__mutex_lock(&p->guard);
-  CONC__CHECK(p->procs->unfinished > 0);
-  if (--p->procs->unfinished == 0 && (CONC__LOAD(&p->inbox) & CONC__CLOSED))
-    conc__procpool_wake_keeper(p->procs);
-  conc__mutex_unlock(&p->guard);
+  conc__procpool_count_off(p, 1);
 }
 
 /* Ends the jobs on a list of conc__procpool_drop. Without the guard. */
@@ -43626,82 +43819,132 @@ CONC__PRIVATE void conc__procpool_finish_jobs(conc__pool_data *p,
   }
 }
 
-/* Slot i, whose word was `seen`, is over: takes it, copies back what a DONE
-   one has, and ends its job, with `status` if it is not DONE; or, if `again`,
-   puts the job back, to be run once more. False if the word has changed
-   meanwhile: another thread, or the worker, was faster, and nothing has
-   happened. Without the guard. */
-CONC__PRIVATE bool conc__procpool_slot_end(conc__pool_data *p, unsigned i,
-                                           uint64_t seen, int status,
-                                           int exitcode, bool again) {
+/* A job that has ended, and that is to be told so. */
+typedef struct conc__procpool_end {
+  conc_task *task;
+  void *result;
+  int status;
+  unsigned slot;
+} conc__procpool_end;
+
+/* Takes slot i, whose word was `seen`, and copies back what a DONE one has.
+   e->status is what its job ends with if it is not DONE. False if the word has
+   changed meanwhile: another thread, or the worker, was faster, and nothing
+   has happened. Without the guard. */
+CONC__PRIVATE bool conc__procpool_slot_take(conc__pool_data *p, unsigned i,
+                                            uint64_t seen, int exitcode,
+                                            conc__procpool_end *e) {
   conc__procpool *procs = p->procs;
   conc__procpool_slot *slot = &procs->shared->slots[i];
-  conc_task *ended = NULL;
-  void *result = NULL;
   conc_task *t;
   /* The swap decides which thread ends the job. FREE here does not yet mean
-     that the slot may be used: it is on the list of free ones only below. */
+     that the slot may be used: it is on the list of free ones only after
+     conc__procpool_slot_free. */
   if (!CONC__CAS(&slot->state, &seen,
                  CONC__JOB_SLOT_WORD(0, 0, CONC__JOB_SLOT_FREE)))
     return false;
-  t = procs->jobs[i].task;
+  e->task = t = procs->jobs[i].task;
+  e->slot = i;
+  e->result = NULL;
   if (conc__job_slot_state(seen) == CONC__JOB_SLOT_DONE) {
     if (t->size > 0)
       memcpy(t->arg, conc__procpool_argument(slot, procs->memory), t->size);
-    result = slot->result;
-    status = slot->status;
+    e->result = slot->result;
+    e->status = slot->status;
   }
   t->pid = slot->pid;
   t->exitcode = exitcode;
+  return true;
+}
+
+/* Slot i, whose word was `seen`, is over: takes it (conc__procpool_slot_take),
+   and ends its job; or, if `again`, puts the job back, to be run once more.
+   False if another thread was faster. Without the guard. */
+CONC__PRIVATE bool conc__procpool_slot_end(conc__pool_data *p, unsigned i,
+                                           uint64_t seen, int status,
+                                           int exitcode, bool again) {
+  conc_task *ended = NULL;
+  conc__procpool_end e;
+  e.status = status;
+  if (!conc__procpool_slot_take(p, i, seen, exitcode, &e)) return false;
   conc__mutex_lock(&p->guard);
   /* After the argument was copied out of the block. */
   conc__procpool_slot_free(p, i);
   if (again) {
-    t->as.job.slot = CONC__JOB_WAITS;
-    t->as.job.retries--;
-    conc__backlog_put_back(&p->backlog, t);
+    e.task->as.job.slot = CONC__JOB_WAITS;
+    e.task->as.job.retries--;
+    conc__backlog_put_back(&p->backlog, e.task);
   }
   conc__procpool_pump(p, &ended);
   conc__mutex_unlock(&p->guard);
-  if (!again) conc__procpool_finish_job(p, t, result, status);
+  if (!again) conc__procpool_finish_job(p, e.task, e.result, e.status);
   conc__procpool_finish_jobs(p, ended);
   return true;
+}
+
+/* Takes those of 64 slots, from the number `first` on, that `bits` has and
+   that are DONE, and ends their jobs, whose ends run no code of the program.
+   The guard is taken twice for all of them, and not twice for each: a thread
+   that submits jobs meanwhile wants it, too. Without the guard. */
+CONC__PRIVATE void conc__procpool_end_plain(conc__pool_data *p, unsigned first,
+                                            uint64_t bits) {
+  conc__procpool_end ends[64];
+  conc_task *ended = NULL;
+  size_t n = 0, k;
+  for (; bits != 0; bits &= bits - 1) {
+    unsigned i = first + conc__lowest_bit(bits);
+    uint64_t seen = CONC__LOAD(&p->procs->shared->slots[i].state);
+    /* Another thread has taken it already, or the keeper at a burial. */
+    if (conc__job_slot_state(seen) == CONC__JOB_SLOT_DONE &&
+        conc__procpool_slot_take(p, i, seen, CONC_NO_EXITCODE, &ends[n]))
+      n++;
+  }
+  if (n == 0) return;
+  conc__mutex_lock(&p->guard);
+  for (k = 0; k < n; k++) conc__procpool_slot_free(p, ends[k].slot);
+  conc__procpool_pump(p, &ended);
+  conc__mutex_unlock(&p->guard);
+  for (k = 0; k < n; k++) {
+    CONC__TRACE(finished(ends[k].task));
+    conc__task_finish(ends[k].task, ends[k].result, ends[k].status);
+  }
+  conc__procpool_finish_jobs(p, ended);
+  conc__procpool_count_off(p, n);
 }
 
 /* Takes all slots that are noted as done. A thread that is not the keeper
    leaves those to it whose end runs code of the program (a callback, or what a
    group does): that is not for a thread that merely waits for a job of its
-   own. */
+   own. Such code may wait for another job that has ended: so these are ended
+   one by one, after the others. */
 CONC__PRIVATE void conc__procpool_collect(conc__pool_data *p, bool keeper) {
   conc__procpool *procs = p->procs;
   conc__procpool_shared *s = procs->shared;
   unsigned k;
   for (k = 0; k < CONC__JOB_SLOTS / 64; k++) {
-    uint64_t bits = 0;
-    if (__atomic_load_n(&s->done[k], __ATOMIC_SEQ_CST) != 0)
-      bits = __atomic_exchange_n(&s->done[k], (uint64_t)0, __ATOMIC_SEQ_CST);
-    for (; bits != 0; bits &= bits - 1) {
-      unsigned i = k * 64 + conc__lowest_bit(bits);
+    uint64_t bits, others = 0, rest;
+    if (__atomic_load_n(&s->done[k], __ATOMIC_SEQ_CST) == 0) continue;
+    bits = __atomic_exchange_n(&s->done[k], (uint64_t)0, __ATOMIC_SEQ_CST);
+    /* The task may be looked at only under the guard, by which it is still in
+       the slot. */
+    conc__mutex_lock(&p->guard);
+    for (rest = bits; rest != 0; rest &= rest - 1) {
+      const conc_task *t =
+          procs->jobs[k * 64 + conc__lowest_bit(rest)].task;
+      if (t != NULL && (t->callback != NULL || t->group != NULL))
+        others |= rest & (~rest + 1);
+    }
+    conc__mutex_unlock(&p->guard);
+    conc__procpool_end_plain(p, k * 64, bits & ~others);
+    if (others != 0 && !keeper) {
+      __atomic_fetch_or(&s->done[k], others, __ATOMIC_SEQ_CST);
+      conc__procpool_wake_keeper(procs);
+    }
+    for (; others != 0 && keeper; others &= others - 1) {
+      unsigned i = k * 64 + conc__lowest_bit(others);
       uint64_t seen = CONC__LOAD(&s->slots[i].state);
-      bool leave = false;
-      /* Another thread has taken it already, or the keeper at a burial. */
-      if (conc__job_slot_state(seen) != CONC__JOB_SLOT_DONE) continue;
-      /* The task may be looked at only under the guard, by which it is still
-         in the slot. */
-      if (!keeper) {
-        conc__mutex_lock(&p->guard);
-        leave = procs->jobs[i].task != NULL &&
-                (procs->jobs[i].task->callback != NULL ||
-                 procs->jobs[i].task->group != NULL);
-        conc__mutex_unlock(&p->guard);
-      }
-      if (leave) {
-        __atomic_fetch_or(&s->done[k], (uint64_t)1 << i % 64,
-                          __ATOMIC_SEQ_CST);
-        conc__procpool_wake_keeper(procs);
-      } else {
+      if (conc__job_slot_state(seen) == CONC__JOB_SLOT_DONE)
         conc__procpool_slot_end(p, i, seen, 0, CONC_NO_EXITCODE, false);
-      }
     }
   }
 }
