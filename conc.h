@@ -10215,12 +10215,17 @@ static const conc__actor_class conc__thread_class = {
    and conc__mutex_slow_of. With those memory may be taken. */
 typedef struct conc__mutex {
   unsigned word; /* the bits below; 0: free */
-  bool slow;     /* constant */
+  bool slow;     /* constant; see CONC__MUTEX_SLOW */
   char rest[CONC__CACHE_LINE - sizeof(unsigned) - sizeof(bool)];
 } conc__mutex;
 
-/* What a guard begins with that is slow. */
+/* What a guard begins with that is slow. Only CONC_CHECKED asks for that;
+   otherwise all are zeros, which take no room in the program's file. */
+#ifdef CONC_CHECKED
 #define CONC__MUTEX_SLOW {0, true, {0}}
+#else
+#define CONC__MUTEX_SLOW {0, false, {0}}
+#endif
 
 /* Counts the guards that a thread holds, for conc__guards_are_free. */
 #ifdef CONC_CHECKED
