@@ -51,10 +51,12 @@
      >>limits      known holes
      >>platform    versions, errors, clock, memory
      >>strict      CONC_STRICT: what a compiler can check; CONC_GUARDED_BY
+     >>tools       what Valgrind and the sanitizers are told (private)
      >>os          what is asked of the system (private)
      >>bytes       buffers and hashes (private)
      >>hooks       where a trace listens (private)
      >>park        what a wait is; cancellation; threads; forks
+     >>descriptors the library's own (private)
      >>waiters     lists of what waits (private)
      >>deadlock    conc_deadlock_report: which task waits for which
      >>wait        a waiter on a list parks (private)
@@ -86,6 +88,7 @@
      >>format      conc_value_text, conc_build, conc_parse
      >>json        conc_json_dumps, conc_json_loads
      >>pipe        conc_pipe: send, recv, poll: messages between processes
+     >>entries     what every queue is, and a ring of messages (private)
      >>fifo        the queue of one process (private)
      >>ring        the cells that it lies in, between processes (private)
      >>cells       the queue between processes (private)
@@ -94,6 +97,7 @@
      >>journal     conc_journal_read: the file that keeps a queue's messages
      >>letters     messages that stay after they were got (private)
      >>work        the queue that leases (private)
+     >>ends        how its leases end (private)
      >>house       the queue that leases, for other processes (private)
      >>guest       ... as another process has it (private)
      >>queue       conc_queue: put, get, one or many, close, join
@@ -6680,8 +6684,9 @@ static const int *const conc__version_check __attribute__((used)) =
                   be refused at run time; the coroutine switch, and tools that
                   must know of it; what the user may replace; atomics for tcc;
                   checks, cache lines, atomic access; versions and errors;
-                  time; bits, and a pause; Valgrind and Helgrind; a fiber, and
-                  what the sanitizers learn of it; CPUs
+                  time; bits, and a pause; CPUs
+     >>tools      Valgrind and Helgrind; a fiber, and what the sanitizers learn
+                  of it
      >>os         pthread_cancel; calls that may be refused; sleeping on a
                   word; a fence for two sides, of which the rare one pays; what
                   is found out once; descriptors; stdio in a forked child;
@@ -6691,8 +6696,9 @@ static const int *const conc__version_check __attribute__((used)) =
      >>hooks      where a trace listens
      >>park       actors; what belongs to a thread; parking and waking;
                   cancellation and time limits; spinning; threads as actors;
-                  guards; what a fork calls; what is made once; descriptors of
-                  the library's own; how a thread becomes an actor
+                  guards; what a fork calls; what is made once; how a thread
+                  becomes an actor
+     >>descriptors descriptors of the library's own
      >>waiters    wait lists; waiting for many
      >>deadlock   what is looked at; the report; the search; what a wait calls
      >>wait       a waiter on a list parks: the one wait
@@ -6784,7 +6790,8 @@ static const int *const conc__version_check __attribute__((used)) =
      >>json       reading JSON: strings and numbers; reading JSON: structure;
                   writing JSON
      >>pipe       making; packets; sending; receiving; typed values
-     >>fifo       the ring of bytes; putting and getting; the class
+     >>entries    the ring of bytes
+     >>fifo       putting and getting; the class
      >>ring       what the dead leave behind; blocks
      >>cells      waiting; the ringer: wake-ups of coroutines, by name; put and
                   get; what is not done yet; opening
@@ -6797,8 +6804,8 @@ static const int *const conc__version_check __attribute__((used)) =
      >>letters    time; orders; holders; letters; calls; what the journal is
                   told; all under the guard; from place to place; all under the
                   guard; dead letters; the end of a holder
-     >>work       waiting; putting; getting; the ends of leases; what else a
-                  queue does; the class
+     >>work       waiting; putting; getting
+     >>ends       the ends of leases; what else a queue does; the class
      >>house      the host: what visitors want; the host: its loop
      >>guest      wires; a guest's calls; signs of life; the class of a guest's
                   queue; making it; the two classes
@@ -7994,6 +8001,40 @@ CONC__INLINE void conc__pause(void) {
 #endif
 }
 
+/* --- CPUs --- */
+
+/* How many the process may run on: what taskset or a container leaves it.
+   At least 1. */
+CONC__PRIVATE int conc__count_cpus(void) {
+  long n;
+#if CONC__LINUX
+  unsigned long mask[1024 / (8 * sizeof(unsigned long))];
+  long size = syscall(SYS_sched_getaffinity, 0, sizeof mask, mask);
+  if (size > 0) { /* it fails if there are more than 1024 */
+    int count = 0;
+    size_t i;
+    for (i = 0; i < (size_t)size / sizeof *mask; i++)
+      for (; mask[i] != 0; mask[i] &= mask[i] - 1) count++;
+    return count > 0 ? count : 1;
+  }
+#endif
+#ifdef _SC_NPROCESSORS_ONLN
+  n = sysconf(_SC_NPROCESSORS_ONLN);
+#else
+  n = 1;
+#endif
+  return n > 0 ? (int)n : 1;
+}
+
+CONC_API int conc_cpu_count(void) { return conc__count_cpus(); }
+
+/* ---------------------------------------------------------------------------
+   >>tools: what Valgrind and the sanitizers are told
+
+   They know neither the guards nor the stacks of this library unless it tells
+   them. It uses >>platform alone.
+   ------------------------------------------------------------------------ */
+
 /* --- Valgrind and Helgrind --- */
 
 /* A client request of Valgrind: instructions that change nothing, by which a
@@ -8243,33 +8284,6 @@ CONC__PRIVATE void conc__fence_full(void) {
   __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 #endif
-
-/* --- CPUs --- */
-
-/* How many the process may run on: what taskset or a container leaves it.
-   At least 1. */
-CONC__PRIVATE int conc__count_cpus(void) {
-  long n;
-#if CONC__LINUX
-  unsigned long mask[1024 / (8 * sizeof(unsigned long))];
-  long size = syscall(SYS_sched_getaffinity, 0, sizeof mask, mask);
-  if (size > 0) { /* it fails if there are more than 1024 */
-    int count = 0;
-    size_t i;
-    for (i = 0; i < (size_t)size / sizeof *mask; i++)
-      for (; mask[i] != 0; mask[i] &= mask[i] - 1) count++;
-    return count > 0 ? count : 1;
-  }
-#endif
-#ifdef _SC_NPROCESSORS_ONLN
-  n = sysconf(_SC_NPROCESSORS_ONLN);
-#else
-  n = 1;
-#endif
-  return n > 0 ? (int)n : 1;
-}
-
-CONC_API int conc_cpu_count(void) { return conc__count_cpus(); }
 
 /* ---------------------------------------------------------------------------
    >>os: what the library asks of the system, in one place each
@@ -10573,6 +10587,87 @@ CONC__PRIVATE void conc__init(void) {
   pthread_once(&once, conc__init_once);
 }
 
+/* --- how a thread becomes an actor --- */
+
+/* Lists of tasks: the threads, and the coroutines of each loop. The list's own
+   guard is held, or its loop's thread is the caller. The stores are such that
+   a reader of `next` alone finds the list whole at any moment: a fork may stop
+   the thread between any two of them, and the child reads it (>>fork). */
+CONC__INLINE void conc__task_link(conc_task **list, conc_task *t) {
+  t->link = list;
+  t->next = *list;
+  if (t->next != NULL) t->next->link = &t->next;
+  CONC__STORE(list, t);
+}
+
+CONC__INLINE void conc__task_unlink(conc_task *t) {
+  CONC__CHECK(*t->link == t);
+  CONC__STORE(t->link, t->next);
+  if (t->next != NULL) t->next->link = t->link;
+}
+
+/* The end of a thread that has been in a trace: set by >>trace. */
+static void (*conc__trace_leave)(void);
+/* A thread that the library did not start. */
+static const conc__kind conc__foreign_kind = {
+    "Dummy", false, false, false, NULL, NULL, NULL, NULL, NULL, NULL};
+static unsigned conc__foreign_numbers; /* of default names */
+
+/* The tasks of all threads that use the library: a fork needs to know. */
+static conc_task *conc__threads;
+static conc__mutex conc__threads_guard; /* may be taken inside other guards */
+
+CONC__PRIVATE void conc__threads_enter(conc_task *task) {
+  conc__mutex_lock(&conc__threads_guard);
+  conc__task_link(&conc__threads, task);
+  conc__mutex_unlock(&conc__threads_guard);
+}
+
+/* The main thread is the one that runs constructors; see >>thread. */
+static pthread_t conc__main_thread;
+
+#define CONC__CREDIT 64 /* of a thread: calls between two turns */
+
+/* Makes the calling thread an actor: with the task that it was started for,
+   or (a foreign thread, the main thread) with one of its own. */
+CONC__PRIVATE conc__actor *conc__thread_enter(conc_task *task) {
+  conc__thread *thread = &conc__this;
+  conc__init();
+  if (task == NULL) {
+    task = &thread->own;
+    task->kind = &conc__foreign_kind;
+    if (pthread_equal(pthread_self(), conc__main_thread))
+      task->name = "MainThread";
+    else
+      task->number = __atomic_add_fetch(&conc__foreign_numbers, 1u,
+                                        __ATOMIC_RELAXED);
+    task->actor = &thread->actor;
+    task->id = 0; /* no task joins it: it is no owner in a deadlock */
+    memset(&task->done, 0, sizeof task->done);
+    conc__threads_enter(task);
+  }
+  pthread_setspecific(conc__thread_key, thread);
+  thread->actor.word = 0; /* what the thread was before may be cancelled */
+  thread->credit = CONC__CREDIT;
+  conc__actor_init(&thread->actor, &conc__thread_class, task);
+  if (thread->id == 0) thread->id = conc__owners_take(1);
+  /* A thread that has ended, and begins anew in a destructor, is the same. The
+     thread that a child begins with is not the one that forked. */
+  if (thread->actor.id == 0)
+    conc__actor_renew(&thread->actor, thread->id);
+  else if (conc__owner_is_gone(thread->actor.id))
+    conc__actor_renew(&thread->actor, conc__owners_take(1));
+  thread->current = &thread->actor;
+  return thread->current;
+}
+
+/* ---------------------------------------------------------------------------
+   >>descriptors: those that are the library's own
+
+   Sockets and pipes that no program of the user may find, close or take over.
+   It uses >>park.
+   ------------------------------------------------------------------------ */
+
 /* --- descriptors of the library's own ---
 
    A fork copies every descriptor. But a copy of the end of a pipe keeps its
@@ -10759,80 +10854,6 @@ CONC__PRIVATE bool conc__own_fd_close(int fd) {
   conc__own_fd_leave(fd);
   conc__own_fds_unlock();
   return entered;
-}
-
-/* --- how a thread becomes an actor --- */
-
-/* Lists of tasks: the threads, and the coroutines of each loop. The list's own
-   guard is held, or its loop's thread is the caller. The stores are such that
-   a reader of `next` alone finds the list whole at any moment: a fork may stop
-   the thread between any two of them, and the child reads it (>>fork). */
-CONC__INLINE void conc__task_link(conc_task **list, conc_task *t) {
-  t->link = list;
-  t->next = *list;
-  if (t->next != NULL) t->next->link = &t->next;
-  CONC__STORE(list, t);
-}
-
-CONC__INLINE void conc__task_unlink(conc_task *t) {
-  CONC__CHECK(*t->link == t);
-  CONC__STORE(t->link, t->next);
-  if (t->next != NULL) t->next->link = t->link;
-}
-
-/* The end of a thread that has been in a trace: set by >>trace. */
-static void (*conc__trace_leave)(void);
-/* A thread that the library did not start. */
-static const conc__kind conc__foreign_kind = {
-    "Dummy", false, false, false, NULL, NULL, NULL, NULL, NULL, NULL};
-static unsigned conc__foreign_numbers; /* of default names */
-
-/* The tasks of all threads that use the library: a fork needs to know. */
-static conc_task *conc__threads;
-static conc__mutex conc__threads_guard; /* may be taken inside other guards */
-
-CONC__PRIVATE void conc__threads_enter(conc_task *task) {
-  conc__mutex_lock(&conc__threads_guard);
-  conc__task_link(&conc__threads, task);
-  conc__mutex_unlock(&conc__threads_guard);
-}
-
-/* The main thread is the one that runs constructors; see >>thread. */
-static pthread_t conc__main_thread;
-
-#define CONC__CREDIT 64 /* of a thread: calls between two turns */
-
-/* Makes the calling thread an actor: with the task that it was started for,
-   or (a foreign thread, the main thread) with one of its own. */
-CONC__PRIVATE conc__actor *conc__thread_enter(conc_task *task) {
-  conc__thread *thread = &conc__this;
-  conc__init();
-  if (task == NULL) {
-    task = &thread->own;
-    task->kind = &conc__foreign_kind;
-    if (pthread_equal(pthread_self(), conc__main_thread))
-      task->name = "MainThread";
-    else
-      task->number = __atomic_add_fetch(&conc__foreign_numbers, 1u,
-                                        __ATOMIC_RELAXED);
-    task->actor = &thread->actor;
-    task->id = 0; /* no task joins it: it is no owner in a deadlock */
-    memset(&task->done, 0, sizeof task->done);
-    conc__threads_enter(task);
-  }
-  pthread_setspecific(conc__thread_key, thread);
-  thread->actor.word = 0; /* what the thread was before may be cancelled */
-  thread->credit = CONC__CREDIT;
-  conc__actor_init(&thread->actor, &conc__thread_class, task);
-  if (thread->id == 0) thread->id = conc__owners_take(1);
-  /* A thread that has ended, and begins anew in a destructor, is the same. The
-     thread that a child begins with is not the one that forked. */
-  if (thread->actor.id == 0)
-    conc__actor_renew(&thread->actor, thread->id);
-  else if (conc__owner_is_gone(thread->actor.id))
-    conc__actor_renew(&thread->actor, conc__owners_take(1));
-  thread->current = &thread->actor;
-  return thread->current;
 }
 
 /* ---------------------------------------------------------------------------
@@ -30783,7 +30804,7 @@ CONC_API int conc_pipe_recv_value(int pipe, conc_value **out,
 }
 
 /* ---------------------------------------------------------------------------
-   >>fifo: what every queue is, and the queue of one process
+   >>entries: what every queue is, and the ring that one of a process is
 
    A queue is a class, a row of functions, and what that class needs behind the
    common beginning, struct conc_queue. The public calls are in >>queue; they
@@ -31529,6 +31550,13 @@ CONC__PRIVATE ssize_t conc__entry_copy_block(const conc__entry *slot,
   conc__copy_in_pieces(data, slot->alone.data + slot->at, slot->size);
   return (ssize_t)slot->size;
 }
+
+/* ---------------------------------------------------------------------------
+   >>fifo: the queue of one process
+
+   How messages are put into the ring of >>entries, and got: who waits, and who
+   is woken. It uses >>waiters and >>wait.
+   ------------------------------------------------------------------------ */
 
 /* --- putting and getting ---
 
@@ -37976,6 +38004,13 @@ CONC__PRIVATE ssize_t conc__work_get_many(conc_queue *queue, conc__sink *sink,
   }
   return done > 0 ? (ssize_t)done : size;
 }
+
+/* ---------------------------------------------------------------------------
+   >>ends: how the leases of such a queue end, and its class
+
+   What the holder of a lease says of its message, and what else such a queue
+   does. It uses >>work and >>letters.
+   ------------------------------------------------------------------------ */
 
 /* --- the ends of leases --- */
 
