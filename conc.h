@@ -45399,6 +45399,7 @@ typedef struct conc__channel {
   unsigned char vain; /* waits that begin without a look for what is there;
                          see conc__channel_more */
   size_t read_limit; /* bytes that may still be read; SIZE_MAX: any number */
+  bool emptied;      /* the last read has left the socket empty */
   size_t in_frame;   /* bytes of the frame that was received last, its header
                         counted. They stand right before in.first until more
                         is read. 0: none, or received again */
@@ -45643,21 +45644,42 @@ CONC__PRIVATE int conc__channel_make_room(conc__channel *ch, size_t missing) {
   return conc__buffer_reserve(&ch->in, missing);
 }
 
+/* A frame of so many bytes is long: see conc__channel_wants. */
+#define CONC__FRAME_LONG ((size_t)16 << 10)
+
+/* How many bytes to ask for. Of long frames it is one at a time: what came of
+   the next one would have to be moved to the front of the buffer before the
+   rest of it has room, nearly all of it each time if they are about as long as
+   half the buffer. How long a frame is that has not begun is guessed by the
+   last one. Some bytes more are asked for: if they are not there, the socket
+   is empty. */
+CONC__INLINE size_t conc__channel_wants(const conc__channel *ch,
+                                        size_t missing) {
+  size_t have = conc__buffer_count(&ch->in);
+  if (have + missing >= CONC__FRAME_LONG) return missing + 64;
+  if (have == 0 && ch->in_frame >= CONC__FRAME_LONG) return ch->in_frame + 64;
+  return CONC__READ_MAX;
+}
+
 /* Reads what is there, without waiting, and not only what is missing: the next
    frames may be there, too. Bytes, 0 at the end, or negative errno: -EAGAIN if
    there is nothing, -EMSGSIZE if a handshake has used up its limit. */
 CONC__PRIVATE ssize_t conc__channel_read(conc__channel *ch, size_t missing) {
   ssize_t n = conc__channel_make_room(ch, missing);
-  size_t room;
+  size_t room, wants;
+  ch->emptied = false;
   if (n != 0) return n;
   room = ch->in.capacity - ch->in.size;
   if (room > CONC__READ_MAX) room = CONC__READ_MAX;
+  wants = conc__channel_wants(ch, missing);
+  if (room > wants) room = wants;
   if (room > ch->read_limit) room = ch->read_limit;
   if (room == 0) return -EMSGSIZE;
   do n = recv(ch->fd, ch->in.data + ch->in.size, room, MSG_DONTWAIT);
   while (n < 0 && errno == EINTR);
   if (n < 0) return conc__would_block(errno) ? -EAGAIN : -errno;
   ch->in.size += (size_t)n;
+  ch->emptied = n > 0 && (size_t)n < room;
   if (ch->read_limit != SIZE_MAX) ch->read_limit -= (size_t)n;
   return n;
 }
@@ -50885,8 +50907,7 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
     if (conc__watch_repeats() || !empty || ch->waited || c->hangup) {
       ch->waited = false;
       n = conc__session_read(s, size);
-      empty = n > 0 && n < (ssize_t)CONC__READ_MAX &&
-              ch->in.size < ch->in.capacity;
+      empty = ch->emptied;
       if (n > 0) rc = conc__session_spend(s, (size_t)n, 0);
     }
     if (n > 0) {
