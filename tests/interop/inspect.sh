@@ -1,7 +1,7 @@
 #!/bin/sh
 # The page of a running program, as a real browser shows it: Chromium, headless.
-#   BUILD=build/default sh tests/interop/inspect.sh
-: "${BUILD:=build/default}"
+#   BUILD=build/default EXAMPLES=build/examples sh tests/interop/inspect.sh
+: "${BUILD:=build/default}" "${EXAMPLES:=build/examples}"
 title='interop: Chromium shows the page of a program'
 case $title in *"$FILTER"*) ;; *) exit 0 ;; esac
 skip() { echo "skip $title: $1"; exit 0; }
@@ -20,6 +20,11 @@ fail() {
   echo "FAIL $title"
   exit 1
 }
+# The option of an example, at an address that is refused.
+"$EXAMPLES/task_master" --inspect 0.0.0.0:1 >"$tmp/page" 2>&1 &&
+  fail 'task_master does not heed --inspect'
+grep -q 'no page at 0.0.0.0:1' "$tmp/page" || fail 'task_master does not say why'
+
 # It ends when its standard input does, however this script ends.
 "$program" <"$tmp/stop" >"$tmp/port" &
 exec 9>"$tmp/stop"
