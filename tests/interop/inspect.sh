@@ -61,4 +61,11 @@ has 'Show more'
 has 'queue'
 has 'client &lt;em&gt;1' # a name is text
 ! grep -q '<em>' "$tmp/page" || fail 'a name became markup'
+
+# What Prometheus says of /metrics, if its promtool is here.
+if command -v promtool >"$tmp/which" && command -v curl >"$tmp/which"; then
+  curl -s "http://127.0.0.1:$port/metrics" >"$tmp/metrics"
+  promtool check metrics <"$tmp/metrics" >"$tmp/page" 2>&1 &&
+    [ ! -s "$tmp/page" ] || fail 'promtool does not like /metrics'
+fi
 echo "ok   $title"
