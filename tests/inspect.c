@@ -363,6 +363,31 @@ TEST(bad_requests) {
   end();
 }
 
+/* Whatever comes, there is an end to it. */
+TEST(garbage) {
+  static const char good[] =
+      "GET /process.json?x=y HTTP/1.1\r\nHost: [::1]:80\r\n"
+      "Connection: close\r\nContent-Length: 0\r\nSec-Fetch-Site: none\r\n"
+      "\r\nHEAD /metrics HTTP/1.0\r\n\r\n";
+  int port = begin(), i, n;
+  for (i = 0; i < 300; i++) {
+    char text[sizeof good];
+    size_t size = sizeof good - 1;
+    int fd = call(port);
+    memcpy(text, good, sizeof good);
+    for (n = (int)(test_random() % 4); n >= 0; n--)
+      text[test_random() % size] =
+          n % 2 ? (char)test_random() : "\r\n :[]?\0/"[test_random() % 9];
+    if (test_random() % 3 == 0) size = test_random() % size;
+    (void)conc_write(fd, text, size, 10); /* it may have been refused */
+    shutdown(fd, SHUT_WR);
+    while (conc_read(fd, answer, ROOM, 20 * test_slow()) > 0) continue;
+    conc_close(fd);
+  }
+  CHECK_EQ(ask(port, "GET / HTTP/1.0\r\n\r\n"), 200);
+  end();
+}
+
 TEST(hosts) {
   static const struct { int status; const char *host; } rows[] = {
       {200, "localhost"}, {200, "LocalHost:8080"}, {200, "127.0.0.1"},
