@@ -6311,6 +6311,7 @@ CONC_API int conc_inspect(const char *address);
    -EAGAIN         the system has no room for the thread, or no server answers
                    that could know the host's name
    -ENOMEM         there is no memory
+   -ENOTSUP        no coroutine can run in the new thread: see conc_run
    others          what socket(), bind() and listen() fail with */
 CONC_API int conc_inspect_start(const conc_inspect_opts *opts);
 
@@ -74354,22 +74355,21 @@ CONC__PRIVATE int conc__inspect_send_body(conc__asker *v, const char *type,
 
 /* --- reports --- */
 
-/* A report, and a NUL behind it. What grows meanwhile needs one more try. */
+/* A report, and a NUL behind it: in as much memory as the last one needed, and
+   some more. What does not fit is made again. */
 CONC__PRIVATE int conc__inspect_report(conc__buffer *b, bool json) {
   struct conc__inspector *in = &conc__inspector;
-  if (in->guess < 16384) in->guess = 16384;
   for (;;) {
     ssize_t n;
-    int rc = conc__buffer_reserve(b, in->guess);
+    int rc = conc__buffer_reserve(b, in->guess + 16384);
     if (rc != 0) return rc;
     n = json ? conc_report_json((char *)b->data, b->capacity)
              : conc_report((char *)b->data, b->capacity);
     if (n < 0) return (int)n;
-    if ((size_t)n < b->capacity) {
-      b->size = (size_t)n;
-      return 0;
-    }
     in->guess = (size_t)n + (size_t)n / 8;
+    if ((size_t)n >= b->capacity) continue;
+    b->size = (size_t)n;
+    return 0;
   }
 }
 

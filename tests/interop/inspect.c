@@ -2,7 +2,6 @@
    that look like markup, for inspect.sh to look at by a browser. Prints the
    port of its page, and ends when its standard input does.
      inspect [TASKS] */
-#define CONC_IMPLEMENTATION
 #include "../../conc.h"
 #include <stdio.h>
 #include <stdlib.h>

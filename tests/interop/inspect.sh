@@ -1,7 +1,7 @@
 #!/bin/sh
 # The page of a running program, as a real browser shows it: Chromium, headless.
-#   BUILD=build/default sh tests/interop/inspect.sh
-: "${BUILD:=build/default}"
+#   BUILD=build/default EXAMPLES=build/examples sh tests/interop/inspect.sh
+: "${BUILD:=build/default}" "${EXAMPLES:=build/examples}"
 title='interop: Chromium shows the page of a program'
 case $title in *"$FILTER"*) ;; *) exit 0 ;; esac
 skip() { echo "skip $title: $1"; exit 0; }
@@ -20,6 +20,11 @@ fail() {
   echo "FAIL $title"
   exit 1
 }
+# The option of an example, at an address that is refused.
+"$EXAMPLES/task_master" --inspect 0.0.0.0:1 >"$tmp/page" 2>&1 &&
+  fail 'task_master does not heed --inspect'
+grep -q 'no page at 0.0.0.0:1' "$tmp/page" || fail 'task_master does not say why'
+
 # It ends when its standard input does, however this script ends.
 "$program" <"$tmp/stop" >"$tmp/port" &
 exec 9>"$tmp/stop"
@@ -56,4 +61,11 @@ has 'Show more'
 has 'queue'
 has 'client &lt;em&gt;1' # a name is text
 ! grep -q '<em>' "$tmp/page" || fail 'a name became markup'
+
+# What Prometheus says of /metrics, if its promtool is here.
+if command -v promtool >"$tmp/which" && command -v curl >"$tmp/which"; then
+  curl -s "http://127.0.0.1:$port/metrics" >"$tmp/metrics"
+  promtool check metrics <"$tmp/metrics" >"$tmp/page" 2>&1 &&
+    [ ! -s "$tmp/page" ] || fail 'promtool does not like /metrics'
+fi
 echo "ok   $title"
