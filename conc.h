@@ -11434,20 +11434,14 @@ CONC__INLINE void conc__waiter_end(conc__waiter *w) {
 /* Parks a waiter that was put on a list; `guard` is the list's, and is not
    held. 0: taken off and woken; -ETIMEDOUT or -ECANCELED: it took itself off;
    -EDEADLK: it was taken off for that; or what else w->failure says.
-   `cancellable` false: it cannot fail, and a cancellation stays pending. The
-   list's address is all that is used of it here. */
-CONC__PRIVATE int conc__wait_on_list(conc__mutex *guard,
-                                     const struct conc__waitlist *list,
-                                     conc__waiter *w, bool cancellable,
-                                     double deadline) {
-  const conc__meter *meter = CONC__LOAD_RELAXED(&conc__meter_now);
+   `cancellable` false: it cannot fail, and a cancellation stays pending. It is
+   compiled into both its callers, as what it calls. */
+CONC__INLINE int conc__wait_on_list(conc__mutex *guard, conc__waiter *w,
+                                    bool cancellable, double deadline) {
   conc__actor *self = w->actor;
   unsigned bits =
       CONC__WOKEN | w->extra_bits | (cancellable ? conc__cancel_bit(self) : 0);
-  double began = 0;
-  size_t place = 0;
   int rc;
-  if (CONC__UNLIKELY(meter != NULL)) place = meter->begins(w, list, &began);
   if (!cancellable) w->uncancellable = true;
   if (cancellable) deadline = conc__scope_limit(self, deadline);
   if (conc__waiter_park(w, bits, w->owner != NULL, deadline)) {
@@ -11462,7 +11456,20 @@ CONC__PRIVATE int conc__wait_on_list(conc__mutex *guard,
   }
   conc__waiter_end(w);
   conc__this.credit = CONC__CREDIT; /* others had their turn */
-  if (CONC__UNLIKELY(meter != NULL)) meter->ends(place, began);
+  return rc;
+}
+
+/* The same while waits are counted. The list's address is all that is used of
+   it here. */
+CONC__NOINLINE int conc__wait_metered(conc__mutex *guard,
+                                      const struct conc__waitlist *list,
+                                      conc__waiter *w, bool cancellable,
+                                      double deadline) {
+  const conc__meter *meter = CONC__LOAD_RELAXED(&conc__meter_now);
+  double began = 0;
+  size_t place = meter != NULL ? meter->begins(w, list, &began) : 0;
+  int rc = conc__wait_on_list(guard, w, cancellable, deadline);
+  if (meter != NULL) meter->ends(place, began);
   return rc;
 }
 
@@ -11480,7 +11487,9 @@ CONC__PRIVATE int conc__waitlist_wait(conc__mutex *guard,
   }
   conc__waitlist_insert(list, w, front);
   conc__mutex_unlock(guard);
-  return conc__wait_on_list(guard, list, w, cancellable, deadline);
+  if (CONC__UNLIKELY(CONC__LOAD_RELAXED(&conc__meter_now) != NULL))
+    return conc__wait_metered(guard, list, w, cancellable, deadline);
+  return conc__wait_on_list(guard, w, cancellable, deadline);
 }
 
 /* Waits until `want` waiters of a wait for many were taken off. 0; -ETIMEDOUT,
@@ -14128,7 +14137,7 @@ CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout) {
   conc__mutex_unlock(guard);
   lock->depth = 0;
   conc_lock_release(lock);
-  rc = conc__wait_on_list(guard, &cond->waiters, &w, true, deadline);
+  rc = conc__wait_metered(guard, &cond->waiters, &w, true, deadline);
   /* However the wait ended, the caller has the lock again. This wait cannot be
      cancelled and has no limit, but for an owner that is not here any more. */
   if (!conc__lock_try(lock, self->id) &&
