@@ -5914,6 +5914,23 @@ CONC_API conc_instance *conc_instance_open(conc_instance *instance,
                                            const conc_value *args,
                                            double timeout);
 
+/* Finds the object that a value names: a proxy, which a client that is Python
+   has put into a list, a dict or a queue, say. What reads that in C gets a
+   CONC_OBJECT, of the module multiprocessing.managers. The object must be one
+   of this server: its address in the proxy is not looked at. While it is in
+   that list or dict, it lives; later, if a client has it.
+   Returns the instance; or NULL, and errno.
+   Errors:
+   EINVAL   the manager neither serves nor is connected; or the value is no
+            proxy
+   ENOTSUP  the manager serves, or it is a Redis
+   ENOENT   the object has ended
+   ENOMEM   there is no memory for the instance
+   others   what conc_manager_call fails with */
+CONC_API conc_instance *conc_manager_instance_of(conc_manager *manager,
+                                                 const conc_value *proxy,
+                                                 double timeout);
+
 /* Gives an object back: unless another client has it, or the server has it
    under a name, it ends. If the server does not answer within half a second,
    it may keep the object until it ends itself. `instance` may be NULL. No call
@@ -6393,7 +6410,8 @@ CONC_API int conc_report_on_signal(int signal);
              conc_dict_update conc_dict_contains conc_dict_keys conc_dict_copy
              conc_dict_clear conc_variable_get conc_variable_set
    methods    conc_instance conc_manager_instance conc_instance_call
-             conc_instance_call_build conc_instance_open conc_instance_free
+             conc_instance_call_build conc_instance_open
+             conc_manager_instance_of conc_instance_free
    extras     conc_progress (.total .name .unit .scale .above .fd .off
              .interval .width) conc_progress_update conc_progress_total
              conc_progress_close conc_interval (.seconds) conc_interval_next
@@ -68032,10 +68050,11 @@ CONC__PRIVATE int conc__call_method(conc__answer *a, conc__manager_data *m,
   return rc;
 }
 
-/* The same for create, which is the call itself. */
-CONC__PRIVATE int conc__call_create(conc__answer *a, conc__manager_data *m,
-                                    const char *name, const conc_value *args,
-                                    int protocol, double end) {
+/* The same for a function of the server, whose first argument is a str. */
+CONC__PRIVATE int conc__call_function(conc__answer *a, conc__manager_data *m,
+                                      const char *function, const char *first,
+                                      const conc_value *args, int protocol,
+                                      double end) {
   conc__peer *p;
   size_t at = 0;
   int rc = conc__peer_open(m, &p, end);
@@ -68045,9 +68064,9 @@ CONC__PRIVATE int conc__call_create(conc__answer *a, conc__manager_data *m,
   }
   at = p->channel.out.size; /* behind the end of the handshake */
   rc = conc__request_begin(&p->channel.out, &at, protocol & ~CONC_PASS, NULL,
-                           "create");
+                           function);
   if (rc == 0)
-    rc = conc__arguments_put(&p->channel.out, name, args, protocol);
+    rc = conc__arguments_put(&p->channel.out, first, args, protocol);
   return conc__answer_get(a, m, p, false, at, rc, end);
 }
 
@@ -68061,7 +68080,7 @@ CONC__PRIVATE int conc__call_as_python(conc__answer *a, conc__manager_data *m,
   conc_scope shield;
   int rc;
   if (protocol == 0) protocol = 2;
-  rc = conc__call_create(a, m, name, args, protocol, end);
+  rc = conc__call_function(a, m, "create", name, args, protocol, end);
   if (rc != 0) return rc;
   rc = conc__ident_read(a->result, &ident);
   if (rc != 0) return rc;
@@ -69019,13 +69038,38 @@ CONC_API conc_instance *conc_manager_instance(conc_manager *manager,
   m = manager->state;
   x = conc__instance_new(m);
   if (x == NULL) return NULL;
-  rc = conc__call_create(&a, m, name, args, conc__instance_protocol(m, false),
-                         conc__deadline(timeout));
+  rc = conc__call_function(&a, m, "create", name, args,
+                           conc__instance_protocol(m, false),
+                           conc__deadline(timeout));
   if (rc == 0) {
     const unsigned lost = x->ident.lost;
     rc = conc__ident_read(a.result, &x->ident);
     x->ident.lost = lost;
   }
+  conc_value_free(a.reply);
+  return conc__instance_enter(x, rc);
+}
+
+/* The server counts one reference more, which is the instance's. */
+CONC_API conc_instance *conc_manager_instance_of(conc_manager *manager,
+                                                 const conc_value *proxy,
+                                                 double timeout) {
+  const char *id = conc__proxy_id(proxy);
+  conc__answer a;
+  conc_instance *x;
+  bool asks;
+  int rc;
+  if (!conc__manager_may_find(manager, "", &asks)) return NULL;
+  if (!asks || id == NULL || strlen(id) >= sizeof x->ident.text) {
+    errno = asks ? EINVAL : ENOTSUP;
+    return NULL;
+  }
+  x = conc__instance_new(manager->state);
+  if (x == NULL) return NULL;
+  memcpy(x->ident.text, id, strlen(id) + 1);
+  rc = conc__call_function(&a, manager->state, "incref", id, NULL,
+                           conc__instance_protocol(manager->state, false),
+                           conc__deadline(timeout));
   conc_value_free(a.reply);
   return conc__instance_enter(x, rc);
 }

@@ -1200,6 +1200,46 @@ TEST(a_forked_child_uses_its_parents_instances_and_leaves_them) {
 
 /* --- Python --- */
 
+/* What a client that is Python has put there: a proxy of the dict "ages". */
+static void use_a_proxy(conc_manager *m, ssize_t at) {
+  conc_list *l = conc_manager_list(m, "names");
+  const int before = objects_of(m);
+  conc_value *v;
+  CHECK_EQ(conc_list_get(l, at, &v), 0);
+  CHECK_EQ(conc_value_type(v), CONC_OBJECT);
+  conc_instance *ages = conc_manager_instance_of(m, v, long_time());
+  CHECK(ages != NULL);
+  GETS("30", ask(ages, "__getitem__", "\"Ann\""));
+  conc_instance_free(ages);
+  GETS("30", conc_dict_get(conc_manager_dict(m, "ages"), json("\"Ann\""),
+                           &got));
+  CHECK(objects_of(m) - before <= 1); /* that dict */
+  errno = 0;
+  CHECK(conc_manager_instance_of(m, json("1"), 1) == NULL && errno == EINVAL);
+  CHECK(conc_manager_instance_of(m, NULL, 1) == NULL && errno == EINVAL);
+  conc_value_free(v);
+}
+
+/* By a client, whose server has no such object, and by a server. */
+TEST(a_proxy_of_what_has_ended_names_nothing) {
+  static const char proxy[] =
+      "cmultiprocessing.managers\nRebuildProxy\n(cmultiprocessing.managers\n"
+      "ListProxy\nccopy_reg\n_reconstructor\n(cmultiprocessing.managers\n"
+      "Token\nc__builtin__\nobject\nNtR(S'list'\nNS'7.7'\ntbS'pickle'\n"
+      "(dtR.";
+  served s = nobody();
+  conc_value *v;
+  serve(&s);
+  CHECK_EQ(conc_pickle_loads_objects(&v, proxy, sizeof proxy - 1), 0);
+  errno = 0;
+  CHECK(conc_manager_instance_of(&s.client, v, long_time()) == NULL);
+  CHECK_EQ(errno, ENOENT);
+  CHECK(conc_manager_instance_of(&s.server, v, long_time()) == NULL);
+  CHECK_EQ(errno, ENOTSUP);
+  conc_value_free(v);
+  end_all(&s);
+}
+
 static void with_a_client_of(const char *program) {
   served s = nobody();
   serve(&s);
@@ -1230,6 +1270,7 @@ static void with_a_client_of(const char *program) {
   SAYS("None", &p, "names.append(ages)");
   SAYS("30", &p, "names[3]['Ann']");
   CHECK_EQ(conc_list_len(l), 4);
+  use_a_proxy(&s.client, 3);
   end_python(&p);
   end_all(&s);
 }
@@ -1356,6 +1397,11 @@ static void with_a_server_and_its_classes(const char *program) {
   use_instances(&m);
   run(use_instances_in_a_task, &m);
   use_a_class_of_python(&m, p.pid);
+  python client = begin_python(program, "data.py", "client", path);
+  CHECK_STR(hear(&client), "ready");
+  SAYS("None", &client, "ages.update(Ann=30) or names.append(ages)");
+  use_a_proxy(&m, -1);
+  end_python(&client);
   start_python_anew(program, &p, path, &m);
   end_python(&p);
   CHECK_EQ(conc_manager_shutdown(&m), 0);
