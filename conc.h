@@ -141,6 +141,7 @@
      >>types       conc_manager_register_types: locks, events and others
      >>functions   conc_manager_register, conc_manager_call: C functions
      >>data        conc_list, conc_dict, conc_variable, which machines share
+     >>methods     conc_instance: any object of a server, by its methods
      >>extras      conc_progress: a bar that grows; conc_interval,
                    conc_limiter, conc_broadcast
      >>trace       conc_trace_start: what ran and waited, to be looked at
@@ -409,6 +410,7 @@
      and its like                               of conc.h (see >>types)
      manager's list, any machine                what it has put there stays
      dict, variable
+     conc_instance   any machine                the server keeps the object
      pool            no: its own process only   the job fails with -ECHILD, or
                                                 is run again; a new worker
                                                 takes the dead one's place
@@ -4582,7 +4584,8 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
    >>manager: queues and more over the network
 
    A manager serves queues by name to every client that knows its key; or it is
-   such a client. What it serves besides is in >>types, >>functions and >>data.
+   such a client. What it serves besides is in >>types, >>functions and >>data;
+   what any other server has, in >>methods.
    Both sides speak the protocol of Python's multiprocessing.managers, so
    either may be Python (2.7, 3.6 and later).
 
@@ -5782,6 +5785,168 @@ CONC_API int conc_variable_set(conc_variable *variable,
                                const conc_value *value);
 
 /* ---------------------------------------------------------------------------
+   >>methods: conc_instance: any object of a server, by its methods
+
+   A client in C has calls of its own for queues, locks, lists and dicts, which
+   are in the sections above. Whatever else a server has is reached through a
+   conc_instance, which does what a proxy of Python does: the method is said by
+   its name. The server is one of Python, say, with a class of its own:
+
+     class Maths:
+         def add(self, x, y):
+             return x + y
+
+     Manager.register('Maths', Maths)
+
+   In C, an object of it is made, and called:
+
+     conc_instance *maths = conc_manager_instance(&m, "Maths", NULL, 5.0);
+     conc_value *sum;
+     int rc = conc_instance_call_build(maths, "add", &sum, 1.0, "ii", 4, 3);
+     if (rc == 0) ...                         // 7
+     else if (sum != NULL) ...                // "TypeError: ...", say
+     conc_value_free(sum);
+     conc_instance_free(maths);
+
+   Or it is a server of conc.h, after conc_manager_register_types, with a pool
+   that calls the functions of the server's program:
+
+     conc_value *two, *squares;
+     conc_build(&two, "i", 2);
+     conc_instance *pool = conc_manager_instance(&m, "Pool", two, 5.0);
+     conc_instance_call_build(pool, "map", &squares, 9.0,
+                           "s[iii]", "square", 1, 2, 3);     // [1, 4, 9]
+
+   What a list or dict can do besides what >>data has is called so, too: sort,
+   index, popitem.
+
+   Threads    any number, mixed with coroutines of any loops; the last call of
+              an instance must be conc_instance_free
+   Processes  that is what a manager is for; in a forked child, what its parent
+              has made can be called
+   Signals    no
+   Memory     an instance is the manager's, until conc_instance_free or
+              conc_manager_shutdown; a result is the caller's, for
+              conc_value_free
+   Blocks     calls, with a timeout; conc_instance_free for at most half a
+              second
+   ------------------------------------------------------------------------ */
+
+/* An object of a server, as a client has it: what Python calls a proxy. */
+typedef struct conc_instance conc_instance;
+
+/* Makes an object of a server, or finds the one that it has under a name: that
+   is what Python's m.name(*args) does. `args` is a tuple, what the class or
+   the function gets that register() was given there; another value is its only
+   argument; NULL: it has none. The object lives as long as a client has it:
+   here until conc_instance_free. After an error that leaves it open whether
+   the object was made, it may stay until the server ends.
+   Returns the instance; or NULL, and errno.
+   Errors:
+   EINVAL        the manager neither serves nor is connected; or there is no
+                 name; or Python has raised a TypeError or a ValueError
+   ENOTSUP       the manager serves: the program has the objects itself; or it
+                 is a Redis
+   ENOENT        the server has nothing under that name
+   ENAMETOOLONG  the name has more than 255 bytes
+   ENOMEM        there is no memory for it; or the server has .max_objects
+   EACCES        the arguments have a CONC_OBJECT in them, and .objects is not
+                 CONC_PASS
+   ETIMEDOUT     the server has not answered in time
+   ECANCELED     the caller was cancelled
+   others        what conc_manager_call fails with */
+CONC_API conc_instance *conc_manager_instance(conc_manager *manager,
+                                              const char *name,
+                                              const conc_value *args,
+                                              double timeout);
+
+/* Calls a method, and waits for its result. `args` is a tuple, the arguments
+   of the method; another value is its only argument; NULL: it has none. What
+   can be called is what the class exposes to clients: in Python all methods
+   whose names do not begin with an underscore, if register() was told nothing
+   else; and "#GETVALUE", which copies the object itself, as _getvalue() does.
+   The call is made once: if it is not known whether the method has run, it is
+   not called again. If the caller gives up, a server of conc.h gives up, too;
+   in one of Python the method runs on.
+   Several calls of an instance may be under way at a time, by any connections.
+   So what a connection owns is not for this: locks are acquired by >>types,
+   and messages come safely by conc_get.
+   *result is to be freed by conc_value_free. `result` may be NULL. If the
+   method returns another object of the server, *result is None, and nobody has
+   that object: see conc_instance_open.
+   Returns 0. If the server has answered by an exception, *result says which,
+   as a str: "IndexError: list index out of range". After another error it is
+   NULL.
+   Errors: what the method has raised, as in the table of conc_manager_fn;
+   those of conc_manager_connect; and
+   -EINVAL      there is no instance, or no method
+   -ENOTSUP     the object has no such method, or does not expose it
+   -ENOENT      a KeyError; or the server was started anew, and the object has
+                gone with the old one. Then *result is NULL, or a KeyError that
+                names no key of the caller's. If a connection to a server of
+                Python was lost, it may be another server by now, so then it
+                is this, too
+   -ETIMEDOUT   the method has not returned in time
+   -ECANCELED   the caller was cancelled
+   -EREMOTEIO   the method has raised an exception that has no errno; or Python
+                cannot pickle its result
+   -EMSGSIZE    the arguments are more than .max_message, here or at the
+                server, and were not sent or not read; or the result is
+   -EACCES      the arguments have a CONC_OBJECT in them, and .objects is not
+                CONC_PASS, here or at the server
+   -EPIPE       the connection was lost, and the method may have run
+   -ECONNRESET  likewise
+   -EPROTO      what the server has answered is no reply */
+CONC_API int conc_instance_call(conc_instance *instance, const char *method,
+                                const conc_value *args, conc_value **result,
+                                double timeout);
+
+/* Does conc_build and conc_instance_call in one.
+   Returns 0.
+   Errors: as conc_build and conc_instance_call. */
+CONC_API int conc_instance_call_build(conc_instance *instance,
+                                      const char *method, conc_value **result,
+                                      double timeout, const char *format, ...);
+
+/* Calls a method that returns another object of the server, and hands out an
+   instance of that. Of what Python's SyncManager has these are apply_async,
+   map_async, starmap_async, imap and imap_unordered of a Pool, and __iter__ of
+   a dict; and of classes of the user what register() was told as
+   method_to_typeid.
+   Returns the instance; or NULL, and errno.
+   Errors: as conc_instance_call, but positive, and
+   ENOTSUP  also if what the method has returned is no such object; it has run
+   ENOMEM   there is no memory for the instance */
+CONC_API conc_instance *conc_instance_open(conc_instance *instance,
+                                           const char *method,
+                                           const conc_value *args,
+                                           double timeout);
+
+/* Finds the object that a value names: a proxy, which a client that is Python
+   has put into a list, a dict or a queue, say. What reads that in C gets a
+   CONC_OBJECT, of the module multiprocessing.managers. The object must be one
+   of this server: its address in the proxy is not looked at. While it is in
+   that list or dict, it lives; later, if a client has it.
+   Returns the instance; or NULL, and errno.
+   Errors:
+   EINVAL   the manager neither serves nor is connected; or the value is no
+            proxy
+   ENOTSUP  the manager serves, or it is a Redis
+   ENOENT   the object has ended
+   ENOMEM   there is no memory for the instance
+   others   what conc_manager_call fails with */
+CONC_API conc_instance *conc_manager_instance_of(conc_manager *manager,
+                                                 const conc_value *proxy,
+                                                 double timeout);
+
+/* Gives an object back: unless another client has it, or the server has it
+   under a name, it ends. If the server does not answer within half a second,
+   it may keep the object until it ends itself. `instance` may be NULL. No call
+   of it may be under way. What the parent of a forked child has made is only
+   freed in the child; the parent does not notice. */
+CONC_API void conc_instance_free(conc_instance *instance);
+
+/* ---------------------------------------------------------------------------
    >>extras: conc_progress, conc_interval, conc_limiter, conc_broadcast
 
    Threads    any number, mixed with coroutines of any loops; an interval is of
@@ -6455,6 +6620,9 @@ CONC_API int conc_inspect_start(const conc_inspect_opts *opts);
              conc_dict_get conc_dict_set conc_dict_setdefault conc_dict_pop
              conc_dict_update conc_dict_contains conc_dict_keys conc_dict_copy
              conc_dict_clear conc_variable_get conc_variable_set
+   methods    conc_instance conc_manager_instance conc_instance_call
+             conc_instance_call_build conc_instance_open
+             conc_manager_instance_of conc_instance_free
    extras     conc_progress (.total .name .unit .scale .above .fd .off
              .interval .width) conc_progress_update conc_progress_total
              conc_progress_close conc_interval (.seconds) conc_interval_next
@@ -6500,7 +6668,8 @@ CONC_API int conc_inspect_start(const conc_inspect_opts *opts);
                       CONC_STRICT: compilers check more (CONC_GUARDED_BY).
                       New in a manager: all that Python's SyncManager serves
                       (conc_manager_register_types); lists, dicts and variables
-                      from C (conc_manager_dict); locks, events and
+                      from C (conc_manager_dict), and objects of any
+                      other class (conc_manager_instance); locks, events and
                       others of a program (conc_manager_register_lock), and
                       proxies of them (conc_manager_lock); C functions
                       (conc_manager_register, conc_manager_call); objects of
@@ -6897,6 +7066,7 @@ static const int *const conc__version_check __attribute__((used)) =
      >>data       what a method is called; a call of a client; a call in the
                   serving process; calls; finding and freeing them;
                   registering; a list; a dict; a variable
+     >>methods    making and freeing them; calls
      >>extras     text in columns; a line; where and when it is written;
                   conc_interval; conc_limiter; conc_broadcast
      >>trace      events; rings; rows; what the hooks call; the file; from
@@ -47238,6 +47408,8 @@ typedef struct conc__manager_data {
                                under the guard */
   /* Frees these; set with the first of them. */
   void (*data_end)(struct conc__manager_data *m);
+  struct conc_instance *instances; /* likewise; see >>methods */
+  void (*instances_end)(struct conc__manager_data *m);
   conc__listed listed; /* for reports, while it has a role */
 } conc__manager_data;
 
@@ -61327,6 +61499,7 @@ CONC_API int conc_manager_shutdown(conc_manager *manager) {
     if (m->server.pools_end != NULL) m->server.pools_end(m);
   }
   if (m->data_end != NULL) m->data_end(m);
+  if (m->instances_end != NULL) m->instances_end(m);
   if (m->redis != NULL) {
     conc__redis_shutdown(m);
   } else if (m->role == CONC__MANAGER_CONNECTED) {
@@ -69223,28 +69396,39 @@ CONC__PRIVATE int conc__arguments_put(conc__buffer *out, const char *first,
   return rc != 0 ? rc : conc__pickle_put_op(out, CONC__OP_TUPLE);
 }
 
-/* A request for a method, or for CONC__CALLS. */
-CONC__PRIVATE int conc__call_method(conc__answer *a, conc__manager_data *m,
-                                    const char *ident, const char *method,
-                                    const conc_value *args, int protocol,
-                                    double end) {
-  conc__peer *p;
+/* A request for a method, or for CONC__CALLS, over a connection that is idle
+   afterwards. To `protocol` CONC_PASS may be added: then there may be objects
+   among the arguments. */
+CONC__PRIVATE int conc__call_over(conc__answer *a, conc__manager_data *m,
+                                  conc__peer *p, const char *ident,
+                                  const char *method, const conc_value *args,
+                                  int protocol, double end) {
   size_t at = 0;
-  int rc = conc__peer_get(m, &p, end);
-  if (rc != 0) {
-    memset(a, 0, sizeof *a);
-    return rc;
-  }
-  rc = conc__request_begin(&p->channel.out, &at, protocol, ident, method);
+  int rc = conc__request_begin(&p->channel.out, &at, protocol & ~CONC_PASS,
+                               ident, method);
   if (rc == 0)
     rc = conc__arguments_put(&p->channel.out, NULL, args, protocol);
   return conc__answer_get(a, m, p, true, at, rc, end);
 }
 
-/* The same for create, which is the call itself. */
-CONC__PRIVATE int conc__call_create(conc__answer *a, conc__manager_data *m,
-                                    const char *name, const conc_value *args,
-                                    int protocol, double end) {
+/* The same over any connection. */
+CONC__PRIVATE int conc__call_method(conc__answer *a, conc__manager_data *m,
+                                    const char *ident, const char *method,
+                                    const conc_value *args, int protocol,
+                                    double end) {
+  conc__peer *p;
+  int rc = conc__peer_get(m, &p, end);
+  if (rc == 0)
+    return conc__call_over(a, m, p, ident, method, args, protocol, end);
+  memset(a, 0, sizeof *a);
+  return rc;
+}
+
+/* The same for a function of the server, whose first argument is a str. */
+CONC__PRIVATE int conc__call_function(conc__answer *a, conc__manager_data *m,
+                                      const char *function, const char *first,
+                                      const conc_value *args, int protocol,
+                                      double end) {
   conc__peer *p;
   size_t at = 0;
   int rc = conc__peer_open(m, &p, end);
@@ -69253,9 +69437,10 @@ CONC__PRIVATE int conc__call_create(conc__answer *a, conc__manager_data *m,
     return rc;
   }
   at = p->channel.out.size; /* behind the end of the handshake */
-  rc = conc__request_begin(&p->channel.out, &at, protocol, NULL, "create");
+  rc = conc__request_begin(&p->channel.out, &at, protocol & ~CONC_PASS, NULL,
+                           function);
   if (rc == 0)
-    rc = conc__arguments_put(&p->channel.out, name, args, protocol);
+    rc = conc__arguments_put(&p->channel.out, first, args, protocol);
   return conc__answer_get(a, m, p, false, at, rc, end);
 }
 
@@ -69269,7 +69454,7 @@ CONC__PRIVATE int conc__call_as_python(conc__answer *a, conc__manager_data *m,
   conc_scope shield;
   int rc;
   if (protocol == 0) protocol = 2;
-  rc = conc__call_create(a, m, name, args, protocol, end);
+  rc = conc__call_function(a, m, "create", name, args, protocol, end);
   if (rc != 0) return rc;
   rc = conc__ident_read(a->result, &ident);
   if (rc != 0) return rc;
@@ -70089,6 +70274,295 @@ CONC_API int conc_variable_get(conc_variable *variable, conc_value **out) {
 CONC_API int conc_variable_set(conc_variable *variable,
                                const conc_value *value) {
   return conc__data_tell(variable, "set", value, NULL, 1);
+}
+
+/* ---------------------------------------------------------------------------
+   >>methods: conc_instance: any object of a server, by its methods
+
+   An instance is the id of an object, and one reference to it, which the
+   server counts: that of create, or that of a reply that is no value but an
+   object. The calls are those of >>functions, with an id in the place of
+   CONC__CALLS.
+
+   An id of conc.h is never used again. One of Python is a place in the memory
+   of its server, where after a new start another object may be. So an instance
+   has the number of losses that its manager had seen when it was made; and a
+   call looks for that number once it has its connection: for then that one is
+   to the server that it was to.
+
+   Uses >>functions, >>types, >>dispatch for the id in a Token, and >>peer. Its
+   user is the program.
+   ------------------------------------------------------------------------ */
+
+struct conc_instance {
+  conc_instance *next, **link; /* of the manager; under its guard */
+  conc__manager_data *manager;
+  conc__ident ident; /* and how many connections were lost when it was got */
+  unsigned depth; /* of the process that has the reference: a forked child has
+                     none, and must give none back */
+};
+
+/* What requests are written in, and whether objects may be in them. */
+CONC__PRIVATE int conc__instance_protocol(const conc__manager_data *m,
+                                          bool ours) {
+  int protocol = CONC__LOAD_RELAXED(&m->client.protocol);
+  if (ours) protocol = 4;
+  else if (protocol == 0) protocol = 2; /* which every Python can read */
+  return protocol | (m->options->objects & CONC_PASS);
+}
+
+/* Gives a reference back. Whatever comes of that, the instance is of no more
+   use. */
+CONC__PRIVATE void conc__instance_give_back(conc__manager_data *m,
+                                            const conc__ident *ident,
+                                            double end) {
+  const conc_value *result;
+  conc_value *reply;
+  conc_scope shield;
+  bool lost;
+  if (end <= conc_now()) return;
+  if (!conc__ident_is_ours(ident) &&
+      ident->lost != CONC__LOAD(&m->client.lost))
+    return; /* the id may be that of another object by now */
+  conc_shield(&shield);
+  conc__peer_ask(m, "decref", ident->text, &reply, &result, &lost, end);
+  conc_value_free(reply);
+  conc_scope_end(&shield);
+}
+
+/* --- making and freeing them --- */
+
+/* The manager ends. No call is under way. */
+CONC__PRIVATE void conc__instances_end(conc__manager_data *m) {
+  double end = conc_now() + 1;
+  while (m->instances != NULL) {
+    conc_instance *x = m->instances;
+    m->instances = x->next;
+    if (x->depth == conc__fork_depth)
+      conc__instance_give_back(m, &x->ident, end);
+    CONC_FREE(x);
+  }
+}
+
+/* Memory for one. That comes before the request: so what the server has made
+   does not get lost here. */
+CONC__PRIVATE conc_instance *conc__instance_new(conc__manager_data *m) {
+  conc_instance *x = (conc_instance *)CONC_MALLOC(sizeof *x);
+  if (x == NULL) {
+    errno = ENOMEM;
+    return NULL;
+  }
+  memset(x, 0, sizeof *x);
+  x->manager = m;
+  x->depth = conc__fork_depth;
+  x->ident.lost = CONC__LOAD(&m->client.lost);
+  return x;
+}
+
+/* What became of it: the instance, which now has an id; or NULL, and errno. */
+CONC__PRIVATE conc_instance *conc__instance_enter(conc_instance *x, int rc) {
+  conc__manager_data *m = x->manager;
+  conc__mutex *guard = conc__mutex_of(m);
+  if (rc != 0) {
+    CONC_FREE(x);
+    errno = -rc;
+    return NULL;
+  }
+  conc__mutex_lock(guard);
+  m->instances_end = conc__instances_end;
+  x->next = m->instances;
+  x->link = &m->instances;
+  if (x->next != NULL) x->next->link = &x->next;
+  m->instances = x;
+  conc__mutex_unlock(guard);
+  return x;
+}
+
+CONC_API void conc_instance_free(conc_instance *instance) {
+  conc__manager_data *m;
+  conc__mutex *guard;
+  if (instance == NULL) return;
+  m = instance->manager;
+  guard = conc__mutex_of(m);
+  conc__mutex_lock(guard);
+  *instance->link = instance->next;
+  if (instance->next != NULL) instance->next->link = instance->link;
+  conc__mutex_unlock(guard);
+  if (instance->depth == conc__fork_depth)
+    conc__instance_give_back(m, &instance->ident,
+                             conc_now() + CONC__REPLY_SLACK);
+  CONC_FREE(instance);
+}
+
+/* The reference that create has counted is the instance's. */
+CONC_API conc_instance *conc_manager_instance(conc_manager *manager,
+                                              const char *name,
+                                              const conc_value *args,
+                                              double timeout) {
+  conc__manager_data *m;
+  conc__answer a;
+  conc_instance *x;
+  bool asks;
+  int rc;
+  if (!conc__manager_may_find(manager, name, &asks)) return NULL;
+  if (!asks) {
+    errno = ENOTSUP;
+    return NULL;
+  }
+  m = manager->state;
+  x = conc__instance_new(m);
+  if (x == NULL) return NULL;
+  rc = conc__call_function(&a, m, "create", name, args,
+                           conc__instance_protocol(m, false),
+                           conc__deadline(timeout));
+  if (rc == 0) {
+    const unsigned lost = x->ident.lost;
+    rc = conc__ident_read(a.result, &x->ident);
+    x->ident.lost = lost;
+  }
+  conc_value_free(a.reply);
+  return conc__instance_enter(x, rc);
+}
+
+/* The server counts one reference more, which is the instance's. */
+CONC_API conc_instance *conc_manager_instance_of(conc_manager *manager,
+                                                 const conc_value *proxy,
+                                                 double timeout) {
+  const char *id = conc__proxy_id(proxy);
+  conc__answer a;
+  conc_instance *x;
+  bool asks;
+  int rc;
+  if (!conc__manager_may_find(manager, "", &asks)) return NULL;
+  if (!asks || id == NULL || strlen(id) >= sizeof x->ident.text) {
+    errno = asks ? EINVAL : ENOTSUP;
+    return NULL;
+  }
+  x = conc__instance_new(manager->state);
+  if (x == NULL) return NULL;
+  memcpy(x->ident.text, id, strlen(id) + 1);
+  rc = conc__call_function(&a, manager->state, "incref", id, NULL,
+                           conc__instance_protocol(manager->state, false),
+                           conc__deadline(timeout));
+  conc_value_free(a.reply);
+  return conc__instance_enter(x, rc);
+}
+
+/* --- calls --- */
+
+/* Whether the server has said that there is no such method, or that the object
+   does not expose it. What the method itself has raised is told in another
+   way. Python looks for such a name among the methods that all objects have,
+   too, and says then that it is not there. */
+CONC__PRIVATE bool conc__instance_has_no(const conc__answer *a,
+                                         const char *method) {
+  static const char key[] = "KeyError: '";
+  size_t n = strlen(method);
+  if (!a->refused) return false;
+  if (strncmp(a->said, "AttributeError", 14) == 0) return true;
+  return strncmp(a->said, key, sizeof key - 1) == 0 &&
+         strncmp(a->said + sizeof key - 1, method, n) == 0 &&
+         strcmp(a->said + sizeof key - 1 + n, "'") == 0;
+}
+
+/* One call. `a` is filled in whatever is returned. */
+CONC__PRIVATE int conc__instance_ask(const conc_instance *x, conc__answer *a,
+                                     const char *method,
+                                     const conc_value *args, double timeout) {
+  const double end = conc__deadline(timeout);
+  const bool ours = conc__ident_is_ours(&x->ident);
+  conc__manager_data *m = x->manager;
+  conc__peer *p;
+  int rc;
+  memset(a, 0, sizeof *a);
+  rc = conc__peer_get(m, &p, end);
+  if (rc != 0) return rc;
+  if (!ours && x->ident.lost != CONC__LOAD(&m->client.lost)) {
+    conc__peer_put(m, p);
+    return -ENOENT;
+  }
+  rc = conc__call_over(a, m, p, x->ident.text, method, args,
+                       conc__instance_protocol(m, ours), end);
+  if (a->reply == NULL && (rc == -EPIPE || rc == -ECONNRESET))
+    conc__client_has_lost(m); /* for those that ask next */
+  return conc__instance_has_no(a, method) ? -ENOTSUP : rc;
+}
+
+/* The id of the object that a reply hands out: ('#PROXY', (methods, Token)).
+   False: it is another reply. */
+CONC__PRIVATE bool conc__instance_told(const conc_instance *from,
+                                       const conc__answer *a,
+                                       conc__ident *ident) {
+  const conc_value *kind = conc_value_item(a->reply, 0);
+  const conc_value *pair = conc_value_item(a->reply, 1);
+  const char *text = conc_value_str(kind, NULL), *id;
+  if (text == NULL || strcmp(text, "#PROXY") != 0 ||
+      conc_value_type(pair) != CONC_TUPLE || conc_value_size(pair) != 2)
+    return false;
+  id = conc__token_id(conc_value_item(pair, 1));
+  if (id == NULL || strlen(id) >= sizeof ident->text) return false;
+  *ident = from->ident; /* the server is the same */
+  memcpy(ident->text, id, strlen(id) + 1);
+  return true;
+}
+
+CONC_API int conc_instance_call(conc_instance *instance, const char *method,
+                                const conc_value *args, conc_value **result,
+                                double timeout) {
+  conc_value *got = NULL;
+  conc__answer a;
+  conc__ident ident;
+  int rc;
+  if (result != NULL) *result = NULL;
+  if (instance == NULL || method == NULL) return -EINVAL;
+  rc = conc__instance_ask(instance, &a, method, args, timeout);
+  if (rc == -EPROTO && conc__instance_told(instance, &a, &ident)) {
+    conc__instance_give_back(instance->manager, &ident,
+                             conc_now() + CONC__REPLY_SLACK);
+    conc_value_free(a.reply);
+    return result != NULL ? conc_build(result, "N") : 0;
+  }
+  rc = conc__answer_take(&a, rc, &got);
+  if (result != NULL) *result = got;
+  else conc_value_free(got);
+  return rc;
+}
+
+CONC_API int conc_instance_call_build(conc_instance *instance,
+                                      const char *method, conc_value **result,
+                                      double timeout, const char *format,
+                                      ...) {
+  conc_value *args;
+  va_list ap;
+  int rc;
+  if (result != NULL) *result = NULL;
+  va_start(ap, format);
+  rc = conc__build_va(&args, format, ap);
+  va_end(ap);
+  if (rc != 0) return rc;
+  rc = conc_instance_call(instance, method, args, result, timeout);
+  conc_value_free(args);
+  return rc;
+}
+
+CONC_API conc_instance *conc_instance_open(conc_instance *instance,
+                                           const char *method,
+                                           const conc_value *args,
+                                           double timeout) {
+  conc__answer a;
+  conc_instance *x;
+  int rc;
+  if (instance == NULL || method == NULL) {
+    errno = EINVAL;
+    return NULL;
+  }
+  x = conc__instance_new(instance->manager);
+  if (x == NULL) return NULL;
+  rc = conc__instance_ask(instance, &a, method, args, timeout);
+  if (rc == -EPROTO && conc__instance_told(instance, &a, &x->ident)) rc = 0;
+  else if (rc == 0) rc = -ENOTSUP;
+  conc_value_free(a.reply);
+  return conc__instance_enter(x, rc);
 }
 
 /* ---------------------------------------------------------------------------
