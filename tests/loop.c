@@ -196,6 +196,67 @@ static void *sleep_a_moment(void *arg) {
 }
 TEST(a_sleep_however_short_lets_others_run) { run(sleep_a_moment, NULL); }
 
+/* --- a join of what was just started --- */
+
+typedef struct just_started {
+  conc_task *parent;
+  int order;  /* how many had begun when it began */
+  int rounds; /* that it goes before it ends */
+  bool cancels;
+  bool waited; /* its parent was on a list when it began */
+} just_started;
+
+static int beginnings;
+
+static void *begin_and_look(void *arg) {
+  just_started *s = (just_started *)arg;
+  s->order = beginnings++;
+  s->waited = s->parent->actor->waiting != NULL ||
+              conc__this.loop->timers.count > 0;
+  if (s->cancels) CHECK_EQ(conc_cancel(s->parent), 0);
+  for (int i = 0; i < s->rounds; i++) CHECK_EQ(conc_yield_now(), 0);
+  return arg;
+}
+
+/* With more than one round the join has to wait after all. */
+static void *join_at_once(void *arg) {
+  just_started s[3];
+  conc_task t[3];
+  memset(s, 0, sizeof s);
+  beginnings = 0;
+  for (int i = 0; i < 3; i++) {
+    s[i].parent = conc_current();
+    start(conc_coro_start, &t[i], begin_and_look, &s[i]);
+  }
+  CHECK_EQ(conc_join(&t[2], CONC_FOREVER), 0);
+  for (int i = 0; i < 3; i++) {
+    CHECK_EQ(s[i].order, i);
+    CHECK(!s[i].waited);
+    CHECK_EQ(conc_join(&t[i], 0), 0);
+  }
+  s[0].rounds = 10 * CONC__LOOP_BATCH; /* it has the time */
+  start(conc_coro_start, &t[0], begin_and_look, &s[0]);
+  CHECK_EQ(conc_join(&t[0], 0), -ETIMEDOUT);
+  CHECK_EQ(conc_join(&t[0], 1e-9), -ETIMEDOUT);
+  CHECK(!s[0].waited);
+  CHECK_EQ(conc_join(&t[0], CONC_FOREVER), 0);
+  /* What it was woken for comes first; the cancellation is kept. */
+  s[0].rounds = 0;
+  s[0].cancels = true;
+  start(conc_coro_start, &t[0], begin_and_look, &s[0]);
+  CHECK_EQ(conc_join(&t[0], CONC_FOREVER), 0);
+  CHECK_EQ(conc_yield_now(), -ECANCELED);
+  s[0].rounds = 3;
+  start(conc_coro_start, &t[0], begin_and_look, &s[0]);
+  CHECK_EQ(conc_join(&t[0], CONC_FOREVER), -ECANCELED);
+  CHECK_EQ(conc_join(&t[0], CONC_FOREVER), 0);
+  CHECK_EQ(conc_set_status(0), 0);
+  return arg;
+}
+TEST(a_join_first_lets_run_what_was_just_started) {
+  run(join_at_once, NULL);
+}
+
 /* --- very many --- */
 
 static void *wait_for_event(void *arg) {

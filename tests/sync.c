@@ -440,6 +440,34 @@ TEST(a_recursive_lock_is_released_as_often_as_it_was_acquired) {
   CHECK_EQ(conc_rlock_acquire(r, 0), 0);
   CHECK_EQ(conc_rlock_release(r), 0);
   CHECK(!conc_lock_locked(&r->lock));
+  /* The first level was acquired by the wrong function. */
+  CHECK_EQ(conc_lock_acquire(&r->lock, 0), 0);
+  CHECK_EQ(conc_rlock_acquire(r, 0), 0);
+  CHECK_EQ(conc_rlock_release(r), 0);
+  CHECK(others_are_refused(&a));
+  CHECK_EQ(conc_rlock_release(r), 0);
+  CHECK(!conc_lock_locked(&r->lock));
+}
+
+/* The task's memory of what it reads is older than the lock that is there
+   now: the release is refused, and the other reader stays. */
+static void read_and_go(void *arg, member *me) {
+  (void)me;
+  CHECK_EQ(conc_rwlock_read_acquire((conc_rwlock *)arg, 0), 0);
+}
+
+TEST(what_was_read_at_an_address_before_is_not_given_back) {
+  conc_rwlock rw;
+  memset(&rw, 0, sizeof rw);
+  CHECK_EQ(conc_rwlock_read_acquire(&rw, 0), 0);
+  memset(&rw, 0, sizeof rw);
+  CHECK_EQ(conc_rwlock_release(&rw), -EPERM);
+  crew_run(1, read_and_go, &rw);
+  CHECK_EQ(conc_rwlock_release(&rw), -EPERM);
+  CHECK_EQ(conc_rwlock_write_acquire(&rw, 0), -ETIMEDOUT);
+  memset(&rw, 0, sizeof rw);
+  CHECK_EQ(conc_rwlock_write_acquire(&rw, 0), 0);
+  CHECK_EQ(conc_rwlock_release(&rw), 0);
 }
 
 /* --- conc_event ---------------------------------------------------------- */
