@@ -31926,7 +31926,7 @@ conc__fifo_put_some(conc__fifo *q, const conc__message *m,
 }
 
 /* The rest of a put for which the ring was too small, when `done` were put. A
-   getter may see these before the others. */
+   getter may see these before the others. Without the guard. */
 CONC__NOINLINE ssize_t conc__fifo_put_rest(conc__fifo *q,
                                            const conc__message *m,
                                            const conc__block *block, size_t n,
@@ -72112,8 +72112,6 @@ CONC__PRIVATE void conc__walker_end(conc__walker *r) {
 /* Stands before the first task of a loop; no task of it is gone as long as the
    guard is held. */
 CONC__PRIVATE void conc__walker_enter_loop(conc__walker *r, conc__loop *loop) {
-  static pthread_once_t once = PTHREAD_ONCE_INIT;
-  pthread_once(&once, conc__fence_init);
   r->loop = loop;
   CONC__STORE(&loop->watched,
               CONC__LOAD_RELAXED(&loop->watched) + CONC__LOOP_WALKER);
