@@ -51,10 +51,12 @@
      >>limits      known holes
      >>platform    versions, errors, clock, memory
      >>strict      CONC_STRICT: what a compiler can check; CONC_GUARDED_BY
+     >>tools       what Valgrind and the sanitizers are told (private)
      >>os          what is asked of the system (private)
      >>bytes       buffers and hashes (private)
      >>hooks       where a trace listens (private)
      >>park        what a wait is; cancellation; threads; forks
+     >>descriptors the library's own (private)
      >>waiters     lists of what waits (private)
      >>deadlock    conc_deadlock_report: which task waits for which
      >>wait        a waiter on a list parks (private)
@@ -86,6 +88,7 @@
      >>format      conc_value_text, conc_build, conc_parse
      >>json        conc_json_dumps, conc_json_loads
      >>pipe        conc_pipe: send, recv, poll: messages between processes
+     >>entries     what every queue is, and a ring of messages (private)
      >>fifo        the queue of one process (private)
      >>ring        the cells that it lies in, between processes (private)
      >>cells       the queue between processes (private)
@@ -94,6 +97,7 @@
      >>journal     conc_journal_read: the file that keeps a queue's messages
      >>letters     messages that stay after they were got (private)
      >>work        the queue that leases (private)
+     >>ends        how its leases end (private)
      >>house       the queue that leases, for other processes (private)
      >>guest       ... as another process has it (private)
      >>queue       conc_queue: put, get, one or many, close, join
@@ -137,10 +141,15 @@
      >>types       conc_manager_register_types: locks, events and others
      >>functions   conc_manager_register, conc_manager_call: C functions
      >>data        conc_list, conc_dict, conc_variable, which machines share
+     >>methods     conc_instance: any object of a server, by its methods
      >>extras      conc_progress: a bar that grows; conc_interval,
                    conc_limiter, conc_broadcast
      >>trace       conc_trace_start: what ran and waited, to be looked at
+     >>sight       what a report sees (private)
+     >>slow        conc_slow_turns, conc_contention_start: what takes the time
      >>report      conc_report: what every task of the process does
+     >>inspected   the page that shows it (private)
+     >>inspect     conc_inspect: who serves that page to browsers
      >>index       every public name
      >>version     what the numbers promise; history
 
@@ -401,6 +410,7 @@
      and its like                               of conc.h (see >>types)
      manager's list, any machine                what it has put there stays
      dict, variable
+     conc_instance   any machine                the server keeps the object
      pool            no: its own process only   the job fails with -ECHILD, or
                                                 is run again; a new worker
                                                 takes the dead one's place
@@ -422,12 +432,16 @@
                           which (DRD learns nothing). Slower, even without
                           Valgrind.
      CONC_CHECKED         Check what the library relies on inside: guards that
-                          must be held, states, bounds. If a check fails, the
+                          must be held, or must not be when it allocates;
+                          states, bounds. If a check fails, the
                           library has an error: it writes a line to the
                           standard error and calls abort().
-     CONC_MALLOC(size)    The allocator. Define all three or none.
-     CONC_REALLOC(p, size)
-     CONC_FREE(p)
+     CONC_MALLOC(size)    The allocator. Define all three or none. They may
+     CONC_REALLOC(p, size)  call what never waits (conc_now, conc_current,
+     CONC_FREE(p)           conc_name, conc_local_get), and nothing else of
+                          this file. No other task waits for them, but for
+                          those that start processes, open descriptors or
+                          shared memory, or use the same queue at Redis.
      CONC_STACK_SIZE      Bytes of a coroutine's stack; default 65536.
      CONC_SPIN_SECONDS    How long a wait spins at most before it sleeps;
                           default 50e-6. With 0 no wait spins.
@@ -742,12 +756,9 @@
      and one of them cannot be reached.
    - The workers of a pool of processes are forked, never spawned. In a program
      with many threads, or with much memory, start the pool first: its fork
-     server keeps a copy of the memory that the program had then. The server
-     has a spare only where there is SOCK_SEQPACKET. Where there is no F_SETSIG
-     (which Linux has), conc_pool_join waits for a spare that is stopped.
-   - A pipe needs SOCK_SEQPACKET, which Linux and the BSDs have. macOS lacks
-     it: there conc_pipe returns -EPROTONOSUPPORT, and conc_queue_new fails for
-     a shared queue that has an option of >>leases.
+     server keeps a copy of the memory that the program had then. Where there
+     is no F_SETSIG (which Linux has), conc_pool_join waits for a spare that is
+     stopped.
    - Objects between processes must be made shared (..._init_shared, .shared),
      serve at most 1,024 processes at one time, and cannot hold pointers.
      Deadlocks that involve shared objects are not detected. Where there are no
@@ -3450,8 +3461,9 @@ CONC_API int conc_json_loads(conc_value **out, const void *text, size_t size,
    Processes  that is what a pipe is for: a forked child has the ends, too
    Signals    no; SIGPIPE is not raised
    Memory     the system's, until both descriptors are closed. A message of
-              more than 32 KiB is in a file without a name until it is received
-              (in memory, where there is CONC_HAVE_MEMFD)
+              more than 32 KiB (without CONC_HAVE_SEQPACKET: about 1 KiB) is in
+              a file without a name until it is received (in memory, where
+              there is CONC_HAVE_MEMFD)
    Blocks     send while the pipe is full, recv and poll while it is empty;
               with a timeout
 
@@ -3468,9 +3480,8 @@ CONC_API int conc_json_loads(conc_value **out, const void *text, size_t size,
    Pipe()). *a and *b are the descriptors, close-on-exec.
    Returns 0. After an error both are -1.
    Errors:
-   -EMFILE           the process has too many descriptors
-   -ENFILE           the system has too many
-   -EPROTONOSUPPORT  the system has no SOCK_SEQPACKET */
+   -EMFILE  the process has too many descriptors
+   -ENFILE  the system has too many */
 CONC_API int conc_pipe(int *a, int *b);
 
 /* Makes a pipe for one direction (Python's Pipe(False)): to send at the
@@ -3775,8 +3786,6 @@ typedef struct conc_queue_opts {
    EIO     .journal cannot be read
    EMFILE  of a shared queue: the process has too many descriptors
    ENFILE  of a shared queue: the system has too many
-   EPROTONOSUPPORT  of a shared queue with an option of >>leases: the system
-           has no SOCK_SEQPACKET
    others  of a shared queue with a name: what conc_shared_open fails with, for
            example ENOSPC, ETIMEDOUT. Of .journal: what open() and its like do
  */
@@ -4575,7 +4584,8 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
    >>manager: queues and more over the network
 
    A manager serves queues by name to every client that knows its key; or it is
-   such a client. What it serves besides is in >>types, >>functions and >>data.
+   such a client. What it serves besides is in >>types, >>functions and >>data;
+   what any other server has, in >>methods.
    Both sides speak the protocol of Python's multiprocessing.managers, so
    either may be Python (2.7, 3.6 and later).
 
@@ -5775,6 +5785,168 @@ CONC_API int conc_variable_set(conc_variable *variable,
                                const conc_value *value);
 
 /* ---------------------------------------------------------------------------
+   >>methods: conc_instance: any object of a server, by its methods
+
+   A client in C has calls of its own for queues, locks, lists and dicts, which
+   are in the sections above. Whatever else a server has is reached through a
+   conc_instance, which does what a proxy of Python does: the method is said by
+   its name. The server is one of Python, say, with a class of its own:
+
+     class Maths:
+         def add(self, x, y):
+             return x + y
+
+     Manager.register('Maths', Maths)
+
+   In C, an object of it is made, and called:
+
+     conc_instance *maths = conc_manager_instance(&m, "Maths", NULL, 5.0);
+     conc_value *sum;
+     int rc = conc_instance_call_build(maths, "add", &sum, 1.0, "ii", 4, 3);
+     if (rc == 0) ...                         // 7
+     else if (sum != NULL) ...                // "TypeError: ...", say
+     conc_value_free(sum);
+     conc_instance_free(maths);
+
+   Or it is a server of conc.h, after conc_manager_register_types, with a pool
+   that calls the functions of the server's program:
+
+     conc_value *two, *squares;
+     conc_build(&two, "i", 2);
+     conc_instance *pool = conc_manager_instance(&m, "Pool", two, 5.0);
+     conc_instance_call_build(pool, "map", &squares, 9.0,
+                           "s[iii]", "square", 1, 2, 3);     // [1, 4, 9]
+
+   What a list or dict can do besides what >>data has is called so, too: sort,
+   index, popitem.
+
+   Threads    any number, mixed with coroutines of any loops; the last call of
+              an instance must be conc_instance_free
+   Processes  that is what a manager is for; in a forked child, what its parent
+              has made can be called
+   Signals    no
+   Memory     an instance is the manager's, until conc_instance_free or
+              conc_manager_shutdown; a result is the caller's, for
+              conc_value_free
+   Blocks     calls, with a timeout; conc_instance_free for at most half a
+              second
+   ------------------------------------------------------------------------ */
+
+/* An object of a server, as a client has it: what Python calls a proxy. */
+typedef struct conc_instance conc_instance;
+
+/* Makes an object of a server, or finds the one that it has under a name: that
+   is what Python's m.name(*args) does. `args` is a tuple, what the class or
+   the function gets that register() was given there; another value is its only
+   argument; NULL: it has none. The object lives as long as a client has it:
+   here until conc_instance_free. After an error that leaves it open whether
+   the object was made, it may stay until the server ends.
+   Returns the instance; or NULL, and errno.
+   Errors:
+   EINVAL        the manager neither serves nor is connected; or there is no
+                 name; or Python has raised a TypeError or a ValueError
+   ENOTSUP       the manager serves: the program has the objects itself; or it
+                 is a Redis
+   ENOENT        the server has nothing under that name
+   ENAMETOOLONG  the name has more than 255 bytes
+   ENOMEM        there is no memory for it; or the server has .max_objects
+   EACCES        the arguments have a CONC_OBJECT in them, and .objects is not
+                 CONC_PASS
+   ETIMEDOUT     the server has not answered in time
+   ECANCELED     the caller was cancelled
+   others        what conc_manager_call fails with */
+CONC_API conc_instance *conc_manager_instance(conc_manager *manager,
+                                              const char *name,
+                                              const conc_value *args,
+                                              double timeout);
+
+/* Calls a method, and waits for its result. `args` is a tuple, the arguments
+   of the method; another value is its only argument; NULL: it has none. What
+   can be called is what the class exposes to clients: in Python all methods
+   whose names do not begin with an underscore, if register() was told nothing
+   else; and "#GETVALUE", which copies the object itself, as _getvalue() does.
+   The call is made once: if it is not known whether the method has run, it is
+   not called again. If the caller gives up, a server of conc.h gives up, too;
+   in one of Python the method runs on.
+   Several calls of an instance may be under way at a time, by any connections.
+   So what a connection owns is not for this: locks are acquired by >>types,
+   and messages come safely by conc_get.
+   *result is to be freed by conc_value_free. `result` may be NULL. If the
+   method returns another object of the server, *result is None, and nobody has
+   that object: see conc_instance_open.
+   Returns 0. If the server has answered by an exception, *result says which,
+   as a str: "IndexError: list index out of range". After another error it is
+   NULL.
+   Errors: what the method has raised, as in the table of conc_manager_fn;
+   those of conc_manager_connect; and
+   -EINVAL      there is no instance, or no method
+   -ENOTSUP     the object has no such method, or does not expose it
+   -ENOENT      a KeyError; or the server was started anew, and the object has
+                gone with the old one. Then *result is NULL, or a KeyError that
+                names no key of the caller's. If a connection to a server of
+                Python was lost, it may be another server by now, so then it
+                is this, too
+   -ETIMEDOUT   the method has not returned in time
+   -ECANCELED   the caller was cancelled
+   -EREMOTEIO   the method has raised an exception that has no errno; or Python
+                cannot pickle its result
+   -EMSGSIZE    the arguments are more than .max_message, here or at the
+                server, and were not sent or not read; or the result is
+   -EACCES      the arguments have a CONC_OBJECT in them, and .objects is not
+                CONC_PASS, here or at the server
+   -EPIPE       the connection was lost, and the method may have run
+   -ECONNRESET  likewise
+   -EPROTO      what the server has answered is no reply */
+CONC_API int conc_instance_call(conc_instance *instance, const char *method,
+                                const conc_value *args, conc_value **result,
+                                double timeout);
+
+/* Does conc_build and conc_instance_call in one.
+   Returns 0.
+   Errors: as conc_build and conc_instance_call. */
+CONC_API int conc_instance_call_build(conc_instance *instance,
+                                      const char *method, conc_value **result,
+                                      double timeout, const char *format, ...);
+
+/* Calls a method that returns another object of the server, and hands out an
+   instance of that. Of what Python's SyncManager has these are apply_async,
+   map_async, starmap_async, imap and imap_unordered of a Pool, and __iter__ of
+   a dict; and of classes of the user what register() was told as
+   method_to_typeid.
+   Returns the instance; or NULL, and errno.
+   Errors: as conc_instance_call, but positive, and
+   ENOTSUP  also if what the method has returned is no such object; it has run
+   ENOMEM   there is no memory for the instance */
+CONC_API conc_instance *conc_instance_open(conc_instance *instance,
+                                           const char *method,
+                                           const conc_value *args,
+                                           double timeout);
+
+/* Finds the object that a value names: a proxy, which a client that is Python
+   has put into a list, a dict or a queue, say. What reads that in C gets a
+   CONC_OBJECT, of the module multiprocessing.managers. The object must be one
+   of this server: its address in the proxy is not looked at. While it is in
+   that list or dict, it lives; later, if a client has it.
+   Returns the instance; or NULL, and errno.
+   Errors:
+   EINVAL   the manager neither serves nor is connected; or the value is no
+            proxy
+   ENOTSUP  the manager serves, or it is a Redis
+   ENOENT   the object has ended
+   ENOMEM   there is no memory for the instance
+   others   what conc_manager_call fails with */
+CONC_API conc_instance *conc_manager_instance_of(conc_manager *manager,
+                                                 const conc_value *proxy,
+                                                 double timeout);
+
+/* Gives an object back: unless another client has it, or the server has it
+   under a name, it ends. If the server does not answer within half a second,
+   it may keep the object until it ends itself. `instance` may be NULL. No call
+   of it may be under way. What the parent of a forked child has made is only
+   freed in the child; the parent does not notice. */
+CONC_API void conc_instance_free(conc_instance *instance);
+
+/* ---------------------------------------------------------------------------
    >>extras: conc_progress, conc_interval, conc_limiter, conc_broadcast
 
    Threads    any number, mixed with coroutines of any loops; an interval is of
@@ -6013,6 +6185,95 @@ CONC_API int conc_trace_start(const char *path, size_t bytes);
 CONC_API ssize_t conc_trace_stop(void);
 
 /* ---------------------------------------------------------------------------
+   >>slow: conc_slow_turns, conc_contention_start: what takes the time
+
+   Threads    any, mixed with coroutines
+   Processes  each asks for itself; a forked child has to ask anew for
+              conc_slow_turns
+   Signals    no
+   Memory     45 KiB for conc_contention_start
+   Blocks     no
+
+   A coroutine that computes for long, or that makes a call which blocks its
+   thread, keeps all others of its loop waiting. What it does from one switch
+   to the next is a turn. And locks make tasks wait that hold them for long, or
+   that many want. Both can be found out while the program runs:
+
+     static void tell(const conc_slow_turn *turn, void *arg) {
+       fprintf(stderr, "%s takes %.3f s\n", turn->task, turn->seconds);
+     }
+
+     conc_slow_turns(0.1, tell, NULL);
+     conc_contention_start();
+     serve();
+
+   A report (>>report) has the longest turn of each loop then, says since when
+   each task waits, and has a line for all waits of one name:
+
+     contention: lock 'a', waits 3021, seconds 14.2, longest 0.3
+     contention: queue 'tasks', get, waits 17, seconds 96.0, longest 40.1
+
+   A program that asks for neither pays one look at a pointer for each wait. A
+   loop pays nothing for conc_slow_turns, in force or not: a thread looks at it
+   from outside. With conc_contention_start in force each wait takes some 100
+   ns more; what does not wait takes no longer.
+   ------------------------------------------------------------------------ */
+
+/* A turn that takes long. What the pointers point to is there until the
+   callback returns. */
+typedef struct conc_slow_turn {
+  const char *task;   /* the coroutine's name; NULL: the turn had ended before
+                         that was found */
+  const char *thread; /* the name of the thread that runs it */
+  double seconds;     /* that it has taken by now, or took in all: at least */
+  bool ended;         /* false: it goes on */
+} conc_slow_turn;
+
+/* Has `callback` called for each turn that takes `seconds` or more: once while
+   it goes on, and once more after it has ended. It is told of no turn that
+   takes less, and of each that takes a quarter more; a time in which the whole
+   process did not run, or the machine was too busy for the thread, does not
+   count. If `callback` is NULL, only the longest turns are measured, for
+   reports. 0 `seconds` undo the call: then the callback does not run any more.
+   The thread that looks, called conc-slow, wakes up four times in `seconds`,
+   and calls the callback. This may use the library, and block; meanwhile
+   nothing is measured. It gets no stack of the coroutine, which runs: gdb
+   shows that, see tests/gdb/conc.py. While there is this thread, a loop whose
+   tasks wait for each other is not told of by conc_deadlock_report unless they
+   wait for locks.
+   Returns 0.
+   Errors:
+   -EINVAL   `seconds` is negative, below 0.001 or no number
+   -EBUSY    a call is in force already
+   -EDEADLK  the callback calls this
+   -EAGAIN   the system has no room for the thread
+   -ENOMEM   there is no memory for it */
+CONC_API int conc_slow_turns(double seconds,
+                             void (*callback)(const conc_slow_turn *turn,
+                                              void *arg),
+                             void *arg);
+
+/* From now on, all waits for locks, queues, events and their like of this
+   process are counted, and their times added up: for all objects of one name
+   together, and for each that has none by its address. Counted is what begins
+   after this call, and ends; a task that is woken in vain begins anew. Not
+   among them are sleeps, waits for descriptors, for objects that processes
+   share and for several things at once, and the busy wait before a sleep. Of
+   more than some 400 names and addresses the others are one, "others". What
+   was counted before is forgotten.
+   Returns 0.
+   Errors:
+   -EBUSY   they are being counted already
+   -ENOMEM  there is no memory for it */
+CONC_API int conc_contention_start(void);
+
+/* Ends that. A report has no lines of it any more.
+   Returns 0.
+   Errors:
+   -EINVAL  nothing is counted */
+CONC_API int conc_contention_stop(void);
+
+/* ---------------------------------------------------------------------------
    >>report: conc_report: what every task of the process does
 
    Threads    any number at once, mixed with coroutines of any loops
@@ -6037,13 +6298,18 @@ CONC_API ssize_t conc_trace_stop(void);
      thread Thread-A: waits for lock 'a' held by Thread-B, since 12.5 s
      thread Thread-B: runs
      process Process-1: pid 4712
+     queue 'tasks': messages 0, getters 1, putters 0, put 7, got 7
+     pool of threads at 0x55d0c8a012c0: workers 4, running 1, waiting 0
+     server '/tmp/tasks': clients 2, handshakes 0, waiting 1, requests 95, ...
      waited for: lock 'a' held by Thread-B, by 1
      total: threads 3, coroutines 3, processes 1
 
    (The lines are not broken; here they are.) A thread that `runs` computes, or
    is in a call that is none of the library's. A coroutine that `runs` keeps
-   the others of its loop waiting; one that is `ready` has its turn soon.
-   Since when a task waits is told for locks only: elsewhere it is not noted.
+   the others of its loop waiting; one that is `ready` has its turn soon. Of a
+   task that waits for several things the first eight are named.
+   Since when a task waits is told for locks only: elsewhere it is not noted,
+   unless conc_contention_start has asked for it (>>slow).
    The stack is what a coroutine that does not run has in use now. What a pool
    has its threads do is told as what these threads wait for.
 
@@ -6067,11 +6333,35 @@ CONC_API ssize_t conc_report(char *buf, size_t size);
                    thread"), "state" ("runs", "waits", "runs a loop", "not
                    begun"), perhaps "waits_for", and of a thread that runs a
                    loop "loop": an object with the numbers "tasks", "ready",
-                   "timers", "descriptors", and the array "coroutines"
+                   "timers", "descriptors", perhaps the seconds of its
+                   "longest_turn" (see conc_slow_turns), and the array
+                   "coroutines"
      "processes"   an array; each has "name", "kind" ("process" or "program")
                    and "pid"
+     "queues"      an array; each has "kind" ("queue", "shared queue", "remote
+                   queue", "queue at Redis"), "object" (an address), and
+                   perhaps "name" and "capacity". Of a queue of this process
+                   "messages", the numbers of tasks that wait, "getters" and
+                   "putters" (they have no waits for several things among
+                   them), the messages ever, "put" and "got", perhaps
+                   "closed", 1; of one of >>leases also "delayed", "leased",
+                   "done", "returned" and "dead". Of a shared queue "messages"
+                   is about right. A queue that is elsewhere has no numbers
+     "pools"       an array; each has "kind" ("pool of threads" or "pool of
+                   processes"), "object" and the numbers "workers", "running"
+                   (workers that have a job, or look for one) and "waiting"
+                   (jobs; above 10,000 of one pool not all are counted)
+     "managers"    an array; each has "kind" ("server", "client" or "client of
+                   Redis"), "name" (the address) and "object"; a server has
+                   numbers as in conc_manager_counts, "clients", "handshakes",
+                   "waiting", "requests", "put", "got", "returned" and
+                   "memory", and the sum of five of its "refused"
      "waited_for"  an array: objects with waiters, "waiters" and what is in
                    "waits_for"
+     "contention"  an array, empty without conc_contention_start, with what
+                   has taken most time first; each has "what", "name" or
+                   "object", perhaps "for", the number "waits", and the
+                   "seconds" of all of them and of the "longest"
      "total"       an object with the numbers "threads", "coroutines" and
                    "processes"
    A coroutine has "name", "kind" ("coroutine"), "state" ("runs", "ready",
@@ -6079,7 +6369,9 @@ CONC_API ssize_t conc_report(char *buf, size_t size);
    "stack" and "stack_size" in bytes. "waits_for" is an object with "what"
    ("lock", "queue", "descriptor", "sleep", ...), and perhaps "name", "for"
    ("get", "put", "reading", "writing"), "owner", "descriptor", "object" (an
-   address), "since" and "until", in seconds before and after now. */
+   address), "since" and "until", in seconds before and after now, and
+   "several", an array of up to eight objects with "what", and perhaps "name"
+   and "for". */
 CONC_API ssize_t conc_report_json(char *buf, size_t size);
 
 /* Writes a report, as text, to a descriptor. The calling thread waits until it
@@ -6104,6 +6396,89 @@ CONC_API int conc_report_fd(int fd);
    -EAGAIN  the system has no room for the thread
    -ENOMEM  there is no memory for it */
 CONC_API int conc_report_on_signal(int signal);
+
+/* ---------------------------------------------------------------------------
+   >>inspect: conc_inspect: a page that shows a running program
+
+   Threads    any; the page has a thread of its own, called conc-inspect
+   Processes  one: a forked child has no page, until it asks for one
+   Signals    no
+   Memory     10 KiB for each client, and what it is being sent: up to 64 MiB
+              for all, beyond which only one gets more
+   Blocks     never for a task; at a start as conc_listen does; at the end
+              until the thread has ended, which waits for no client
+
+     conc_inspect("127.0.0.1:8080");
+
+   Then a browser shows at http://127.0.0.1:8080/ what a report tells, anew
+   every two seconds: the tasks, and what each waits for; loops, and whatever
+   lists a report has; who waits for whom, the last deadlock and the order of
+   locks as graphs. The page keeps the samples of its plots itself, for five
+   minutes, so a program that nobody looks at does nothing. It is whole in
+   itself, without a link to the outside. For programs there are:
+
+     /report            as conc_report
+     /report.json       as conc_report_json
+     /process.json      an object with "version", "now" and "cpu_seconds" (as
+                        conc_now; of the process), "deadlock" (as
+                        conc_deadlock_report, or ""), "lock_names" (see
+                        conc_on_lock_order), "lock_order" and
+                        "inverted_lock_order": lists of pairs of numbers of
+                        these names; the first was held when the second was
+                        acquired
+     /metrics           text for Prometheus: how many tasks there are, by
+                        "kind" and "state", and more; each number has a line
+                        that says what it is
+     /trace?seconds=5   a trace (see >>trace) of so many seconds, up to 60; 409
+                        if there is one already
+
+   The server speaks HTTP/1.1, and only GET and HEAD. It changes nothing; but a
+   trace slows the program down a little. 32 clients are served at one time,
+   others wait. A request must come within 5 s and have at most 8 KiB; a client
+   must take 32 KiB of an answer in 5 s.
+   Whoever can connect sees names of tasks, locks and queues, and no messages.
+   There is no password: by default only programs of this machine can connect.
+   A web page elsewhere cannot read it through a browser: the host that a
+   request asks for must be a number (an address of IPv4 or IPv6), "localhost",
+   the host of the address or `.host`.
+   The thread is one of the program's: so conc_run does not tell -EDEADLK while
+   there is a page. The page shows what hangs.
+   ------------------------------------------------------------------------ */
+
+/* What conc_inspect_start takes. */
+typedef struct conc_inspect_opts {
+  const char *address; /* as for conc_listen, but no unix socket; default: this
+                          machine only, and a port that the system chooses */
+  bool anywhere;       /* other machines may connect, if the address is such
+                          that they can */
+  const char *host;    /* one more name that requests may ask for, say of a
+                          proxy; default none. Up to 255 bytes; it is copied */
+} conc_inspect_opts;
+
+/* Serves the page at an address of this machine's own: "127.0.0.1:8080",
+   "localhost:8080", "[::1]:8080", "8080", or "" for a port that the system
+   chooses. NULL ends it, or does nothing if there is none.
+   Returns the number of the port; 0 for NULL.
+   Errors: as conc_inspect_start. */
+CONC_API int conc_inspect(const char *address);
+
+/* The same with options. NULL stands for the defaults.
+   Returns the number of the port.
+   Errors:
+   -EINVAL         this is not an address, or a unix socket, or one at which
+                   other machines can connect, without .anywhere; or .host is
+                   too long
+   -EBUSY          there is a page already
+   -EADDRINUSE     another socket has this address
+   -EADDRNOTAVAIL  this machine does not have the address
+   -ENOENT         there is no such host
+   -EMFILE         the process has too many descriptors
+   -EAGAIN         the system has no room for the thread, or no server answers
+                   that could know the host's name
+   -ENOMEM         there is no memory
+   -ENOTSUP        no coroutine can run in the new thread: see conc_run
+   others          what socket(), bind() and listen() fail with */
+CONC_API int conc_inspect_start(const conc_inspect_opts *opts);
 
 /* ---------------------------------------------------------------------------
    >>index: every public name, by section; a type with its fields
@@ -6245,6 +6620,9 @@ CONC_API int conc_report_on_signal(int signal);
              conc_dict_get conc_dict_set conc_dict_setdefault conc_dict_pop
              conc_dict_update conc_dict_contains conc_dict_keys conc_dict_copy
              conc_dict_clear conc_variable_get conc_variable_set
+   methods    conc_instance conc_manager_instance conc_instance_call
+             conc_instance_call_build conc_instance_open
+             conc_manager_instance_of conc_instance_free
    extras     conc_progress (.total .name .unit .scale .above .fd .off
              .interval .width) conc_progress_update conc_progress_total
              conc_progress_close conc_interval (.seconds) conc_interval_next
@@ -6253,7 +6631,11 @@ CONC_API int conc_report_on_signal(int signal);
              conc_broadcast_subscribe conc_broadcast_unsubscribe
              conc_broadcast_put
    trace      conc_trace_start conc_trace_stop
+   slow       conc_slow_turn (.task .thread .seconds .ended) conc_slow_turns
+             conc_contention_start conc_contention_stop
    report     conc_report conc_report_json conc_report_fd conc_report_on_signal
+   inspect    conc_inspect_opts (.address .anywhere .host) conc_inspect
+             conc_inspect_start
    ------------------------------------------------------------------------ */
 
 /* ---------------------------------------------------------------------------
@@ -6286,7 +6668,8 @@ CONC_API int conc_report_on_signal(int signal);
                       CONC_STRICT: compilers check more (CONC_GUARDED_BY).
                       New in a manager: all that Python's SyncManager serves
                       (conc_manager_register_types); lists, dicts and variables
-                      from C (conc_manager_dict); locks, events and
+                      from C (conc_manager_dict), and objects of any
+                      other class (conc_manager_instance); locks, events and
                       others of a program (conc_manager_register_lock), and
                       proxies of them (conc_manager_lock); C functions
                       (conc_manager_register, conc_manager_call); objects of
@@ -6471,18 +6854,21 @@ static const int *const conc__version_check __attribute__((used)) =
                   be refused at run time; the coroutine switch, and tools that
                   must know of it; what the user may replace; atomics for tcc;
                   checks, cache lines, atomic access; versions and errors;
-                  time; bits, and a pause; Valgrind and Helgrind; a fiber, and
-                  what the sanitizers learn of it; CPUs
+                  time; bits, and a pause; CPUs
+     >>tools      Valgrind and Helgrind; a fiber, and what the sanitizers learn
+                  of it
      >>os         pthread_cancel; calls that may be refused; sleeping on a
-                  word; what is found out once; descriptors; stdio in a forked
-                  child; wakers; random bytes, files, pages
+                  word; a fence for two sides, of which the rare one pays; what
+                  is found out once; descriptors; stdio in a forked child;
+                  wakers; random bytes, files, pages
      >>bytes      memory that grows; buffers; hashes: MD5 (RFC 1321), SHA-256
                   (FIPS 180-4), HMAC (RFC 2104); hashes: what is alike; secrets
      >>hooks      where a trace listens
      >>park       actors; what belongs to a thread; parking and waking;
                   cancellation and time limits; spinning; threads as actors;
-                  guards; what a fork calls; what is made once; descriptors of
-                  the library's own; how a thread becomes an actor
+                  guards; what a fork calls; what is made once; how a thread
+                  becomes an actor
+     >>descriptors descriptors of the library's own
      >>waiters    wait lists; waiting for many
      >>deadlock   what is looked at; the report; the search; what a wait calls
      >>wait       a waiter on a list parks: the one wait
@@ -6504,11 +6890,11 @@ static const int *const conc__version_check __attribute__((used)) =
                   processes: which parties are there; conc_barrier between
                   processes: wait; conc_barrier in one process; what a barrier
                   tells
-     >>task       reading the lists of tasks from outside; how a task begins
-                  and ends; one task: join, cancel, name; several tasks: one
-                  waiter on the list of each; several tasks: conc_wait,
-                  conc_gather, conc_as_completed; scopes; groups; groups:
-                  leaving
+     >>task       reading the lists of tasks from outside; what a report tells
+                  of besides tasks; how a task begins and ends; one task: join,
+                  cancel, name; several tasks: one waiter on the list of each;
+                  several tasks: conc_wait, conc_gather, conc_as_completed;
+                  scopes; groups; groups: leaving
      >>stack      the switch; fibers; control blocks and slabs; where a handler
                   runs when a stack has overflowed; the memory of stacks; what
                   a burst leaves
@@ -6574,7 +6960,8 @@ static const int *const conc__version_check __attribute__((used)) =
      >>json       reading JSON: strings and numbers; reading JSON: structure;
                   writing JSON
      >>pipe       making; packets; sending; receiving; typed values
-     >>fifo       the ring of bytes; putting and getting; the class
+     >>entries    the ring of bytes
+     >>fifo       putting and getting; the class
      >>ring       what the dead leave behind; blocks
      >>cells      waiting; the ringer: wake-ups of coroutines, by name; put and
                   get; what is not done yet; opening
@@ -6587,8 +6974,8 @@ static const int *const conc__version_check __attribute__((used)) =
      >>letters    time; orders; holders; letters; calls; what the journal is
                   told; all under the guard; from place to place; all under the
                   guard; dead letters; the end of a holder
-     >>work       waiting; putting; getting; the ends of leases; what else a
-                  queue does; the class
+     >>work       waiting; putting; getting
+     >>ends       the ends of leases; what else a queue does; the class
      >>house      the host: what visitors want; the host: its loop
      >>guest      wires; a guest's calls; signs of life; the class of a guest's
                   queue; making it; the two classes
@@ -6596,12 +6983,11 @@ static const int *const conc__version_check __attribute__((used)) =
      >>leases     leases, retries, priorities, delays: conc_lease
      >>select     cases; waiting: lists; waiting: shared queues; waiting: all
                   together; the call
-     >>jobs       a fence for two sides, of which the rare one pays; deques:
-                  what they have; deques: the owner's end; deques: the thieves'
-                  end; the pool of threads: what it has; finding a job; waking
-                  a worker; resting and searching; running a job; a job that
-                  ends its thread; waiting for jobs; fork; the life of a pool;
-                  handing in a job
+     >>jobs       deques: what they have; deques: the owner's end; deques: the
+                  thieves' end; the pool of threads: what it has; finding a
+                  job; waking a worker; resting and searching; running a job; a
+                  job that ends its thread; waiting for jobs; fork; the life of
+                  a pool; handing in a job
      >>forkserver the server: its children; the server: its life; the spare;
                   the server: its turns; the owner's side
      >>procpool   what is shared, and what the parent knows; in a worker:
@@ -6680,14 +7066,23 @@ static const int *const conc__version_check __attribute__((used)) =
      >>data       what a method is called; a call of a client; a call in the
                   serving process; calls; finding and freeing them;
                   registering; a list; a dict; a variable
+     >>methods    making and freeing them; calls
      >>extras     text in columns; a line; where and when it is written;
                   conc_interval; conc_limiter; conc_broadcast
      >>trace      events; rings; rows; what the hooks call; the file; from
                   events to spans; starting and stopping
-     >>report     what is seen of an actor; the report that is being made;
-                  words and numbers; what a task waits for; objects with
-                  waiters; the tasks of a portion; the names of owners; the
-                  walk; processes, and what comes last; the calls; a signal
+     >>sight      walking; what is seen of an actor; the report that is being
+                  made; words and numbers; what a task waits for; of several
+                  things, what they are; objects with waiters; queues, pools,
+                  managers
+     >>slow       slow turns: looking; slow turns: telling; slow turns: the
+                  call; contention
+     >>report     the tasks of a portion; the names of owners; the walk;
+                  processes, and what comes last; the calls; a signal
+     >>inspected  the page that conc_inspect serves
+     >>inspect    reading a request; sending an answer; reports; /metrics:
+                  Prometheus' text format, 0.0.4; /trace; answers; clients; the
+                  thread; beginning
    ======================================================================== */
 
 #if defined(CONC_IMPLEMENTATION) && !defined(CONC__IMPLEMENTED)
@@ -7059,6 +7454,16 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC__MADV_DONTFORK MADV_DONTFORK
 #else
 #define CONC__MADV_DONTFORK (-1)
+#endif
+
+/* Pairs of unix sockets that keep the bounds of messages (SOCK_SEQPACKET):
+   everywhere but on macOS. Otherwise >>pipe makes do with streams. */
+#ifndef CONC_HAVE_SEQPACKET
+#ifdef __APPLE__
+#define CONC_HAVE_SEQPACKET 0
+#else
+#define CONC_HAVE_SEQPACKET 1
+#endif
 #endif
 
 /* Pipes whose room can be changed (F_SETPIPE_SZ): Linux. */
@@ -7438,7 +7843,8 @@ static uint64_t conc__tcc_update(void *p, char operation, uint64_t v,
 
 /* What must be true here, whatever a caller, a peer or a file does: if it is
    not, the error is in this file. Tests define CONC_CHECKED; without it the
-   expression is not even evaluated. */
+   expression is not even evaluated. Then it is looked after, too, that memory
+   is taken and given back while no guard is held: see >>park. */
 #ifdef CONC_CHECKED
 #define CONC__CHECK(expr)                                                     \
   ((expr) ? (void)0 : conc__check_failed(#expr, __FILE__, __LINE__))
@@ -7447,6 +7853,33 @@ conc__check_failed(const char *expr, const char *file, int line) {
   fprintf(stderr, "%s:%d: conc.h: not true: %s\n", file, line, expr);
   abort();
 }
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+__attribute__((unused)) static bool conc__guards_are_free(void);
+__attribute__((unused)) static void *conc__checked_malloc(size_t size) {
+  CONC__CHECK(conc__guards_are_free());
+  return CONC_MALLOC(size);
+}
+__attribute__((unused)) static void *conc__checked_realloc(void *memory,
+                                                           size_t size) {
+  CONC__CHECK(conc__guards_are_free());
+  return CONC_REALLOC(memory, size);
+}
+__attribute__((unused)) static void conc__checked_free(void *memory) {
+  CONC__CHECK(memory == NULL || conc__guards_are_free());
+  CONC_FREE(memory);
+}
+#ifdef __cplusplus
+}
+#endif
+#undef CONC_MALLOC
+#undef CONC_REALLOC
+#undef CONC_FREE
+#define CONC_MALLOC(size) conc__checked_malloc(size)
+#define CONC_REALLOC(memory, size) conc__checked_realloc((memory), (size))
+#define CONC_FREE(memory) conc__checked_free(memory)
 #else
 #define CONC__CHECK(expr) ((void)0)
 #endif
@@ -7739,6 +8172,40 @@ CONC__INLINE void conc__pause(void) {
 #endif
 }
 
+/* --- CPUs --- */
+
+/* How many the process may run on: what taskset or a container leaves it.
+   At least 1. */
+CONC__PRIVATE int conc__count_cpus(void) {
+  long n;
+#if CONC__LINUX
+  unsigned long mask[1024 / (8 * sizeof(unsigned long))];
+  long size = syscall(SYS_sched_getaffinity, 0, sizeof mask, mask);
+  if (size > 0) { /* it fails if there are more than 1024 */
+    int count = 0;
+    size_t i;
+    for (i = 0; i < (size_t)size / sizeof *mask; i++)
+      for (; mask[i] != 0; mask[i] &= mask[i] - 1) count++;
+    return count > 0 ? count : 1;
+  }
+#endif
+#ifdef _SC_NPROCESSORS_ONLN
+  n = sysconf(_SC_NPROCESSORS_ONLN);
+#else
+  n = 1;
+#endif
+  return n > 0 ? (int)n : 1;
+}
+
+CONC_API int conc_cpu_count(void) { return conc__count_cpus(); }
+
+/* ---------------------------------------------------------------------------
+   >>tools: what Valgrind and the sanitizers are told
+
+   They know neither the guards nor the stacks of this library unless it tells
+   them. It uses >>platform alone.
+   ------------------------------------------------------------------------ */
+
 /* --- Valgrind and Helgrind --- */
 
 /* A client request of Valgrind: instructions that change nothing, by which a
@@ -7989,33 +8456,6 @@ CONC__PRIVATE void conc__fence_full(void) {
 }
 #endif
 
-/* --- CPUs --- */
-
-/* How many the process may run on: what taskset or a container leaves it.
-   At least 1. */
-CONC__PRIVATE int conc__count_cpus(void) {
-  long n;
-#if CONC__LINUX
-  unsigned long mask[1024 / (8 * sizeof(unsigned long))];
-  long size = syscall(SYS_sched_getaffinity, 0, sizeof mask, mask);
-  if (size > 0) { /* it fails if there are more than 1024 */
-    int count = 0;
-    size_t i;
-    for (i = 0; i < (size_t)size / sizeof *mask; i++)
-      for (; mask[i] != 0; mask[i] &= mask[i] - 1) count++;
-    return count > 0 ? count : 1;
-  }
-#endif
-#ifdef _SC_NPROCESSORS_ONLN
-  n = sysconf(_SC_NPROCESSORS_ONLN);
-#else
-  n = 1;
-#endif
-  return n > 0 ? (int)n : 1;
-}
-
-CONC_API int conc_cpu_count(void) { return conc__count_cpus(); }
-
 /* ---------------------------------------------------------------------------
    >>os: what the library asks of the system, in one place each
 
@@ -8219,6 +8659,45 @@ CONC__PRIVATE void conc__futex_init(void) {
 
 #endif
 
+/* --- a fence for two sides, of which the rare one pays --- */
+
+/* Two threads that each write a word and then read the other's word need a
+   full fence in between, or both may read what was there before. Where one
+   side comes often and the other one seldom, the seldom one takes the heavy
+   fence: the kernel makes all threads of the process pass a fence (membarrier,
+   Linux 4.14). Then the often one needs the light fence only, which merely
+   keeps the compiler from reordering. If the kernel does not help, both are
+   full fences. */
+static bool conc__fence_is_light; /* the kernel helps; false until it has said
+                                     so */
+
+/* Asks the kernel whether it helps. That also registers the process, for its
+   children too; without it conc__fence_heavy's call would fail. */
+CONC__PRIVATE void conc__fence_init(void) {
+  CONC__STORE_RELAXED(&conc__fence_is_light,
+                      CONC__MEMBARRIER(CONC__MEMBARRIER_REGISTER) == 0);
+}
+
+/* The seldom side: all threads of the process pass a fence before this
+   returns. It asks the kernel even if none has asked before: another thread
+   may be about to, and its fences are light from then on. */
+CONC__PRIVATE void conc__fence_heavy(void) {
+  conc__fence_full();
+  if (CONC__MEMBARRIER(CONC__MEMBARRIER_EXPEDITED) == 0) return;
+  conc__fence_init();
+  if (CONC__LOAD_RELAXED(&conc__fence_is_light))
+    (void)CONC__MEMBARRIER(CONC__MEMBARRIER_EXPEDITED);
+}
+
+/* The often side: keeps the order of the caller's own steps only. */
+CONC__INLINE void conc__fence_light(void) {
+  CONC__POINT();
+  if (CONC__LIKELY(CONC__LOAD_RELAXED(&conc__fence_is_light)))
+    __asm__ __volatile__("" ::: "memory");
+  else
+    conc__fence_full();
+}
+
 /* --- what is found out once --- */
 
 static int conc__cpus = 1;       /* where a busy wait can pay: see >>park */
@@ -8231,6 +8710,7 @@ CONC__PRIVATE void conc__os_init(void) {
   CONC__CHECK((conc__page & (conc__page - 1)) == 0);
   conc__cpus = conc__count_cpus();
   conc__futex_init();
+  conc__fence_init();
 }
 
 /* --- descriptors ---
@@ -9123,6 +9603,18 @@ static const conc__tracer *conc__tracer_now;
     }                                                                         \
   } while (0)
 
+/* Where waits are counted (>>slow), in the same manner: NULL, or a table of
+   functions. `begins` is called before a waiter sleeps on a list, and says
+   where it has noted that; this is given to `ends`, with the time at which the
+   wait began. `object`: an address that is this object's alone. */
+typedef struct conc__meter {
+  size_t (*begins)(struct conc__waiter *w, const void *object,
+                   double *began);
+  void (*ends)(size_t place, double began);
+} conc__meter;
+
+static const conc__meter *conc__meter_now; /* relaxed */
+
 /* A call that counts down until it has to do something more compares its count
    with this and not with 0. In a trace each call then does more: it goes the
    way that also looks at the tracer. Atomic. */
@@ -9356,6 +9848,7 @@ typedef struct conc__thread {
   conc__actor *current;    /* >>coroutine: the thread's actor, or that of its
                               running coroutine; NULL: not entered yet */
   struct conc__loop *loop; /* >>loop: that it runs; NULL: none */
+  unsigned short_failed;   /* >>fifo: what conc__fifo_spin has learnt */
   int credit; /* >>coroutine: calls that need not wait until one takes a turn;
                  see conc__take_turn */
   conc__actor actor __attribute__((aligned(CONC__ACTOR_ALIGN)));
@@ -9383,6 +9876,9 @@ typedef struct conc__thread {
   int fork_birth; /* >>park: of its fork, see conc__birth_begin */
   bool gives_way; /* >>aside: it works beside a loop, see conc__give_way */
   struct conc__trace_ring *trace; /* >>trace: where its events go; or NULL */
+#ifdef CONC_CHECKED
+  unsigned guards; /* >>park: that it holds, see conc__guards_are_free */
+#endif
 } conc__thread;
 
 #if CONC_HAVE_THREAD_LOCAL
@@ -9628,6 +10124,34 @@ CONC__INLINE void conc__spin_end(conc__spin *spin, bool paid) {
   conc__spin_learn(spin->failed, paid);
 }
 
+/* A task that follows right behind the other side of a queue takes each cache
+   line away while the other side works on it, and then both wait for the line
+   more than they work. So after a spin that has paid, the task stays behind
+   for about a microsecond, as long as this lets more than one message come. If
+   it does not, this is tried once in 64 such waits:
+
+     conc__linger_begin(&lone);
+     conc__linger_end(&lone, more_than_one_has_come());
+
+   `lone` is how often it was one alone, of a side of the queue; zero at first.
+   Relaxed, since an old value costs time only. */
+#define CONC__LINGER 40
+
+CONC__PRIVATE void conc__linger_begin(const unsigned *lone) {
+  int i;
+  if (CONC__LOAD_RELAXED(lone) >= 5) return;
+  for (i = 0; i < CONC__LINGER; i++) conc__pause();
+}
+
+CONC__PRIVATE void conc__linger_end(unsigned *lone, bool more) {
+  unsigned n = CONC__LOAD_RELAXED(lone);
+  if (more && n < 5)
+    n = 0;
+  else
+    n = n < 5 + 64 ? n + 1 : 4;
+  CONC__STORE_RELAXED(lone, n);
+}
+
 /* A busy wait for what takes a running thread a few instructions: some pauses,
    which another thread that spins answers; then it lets others run a few
    times, since with more threads than CPUs the awaited one may not run. It
@@ -9864,89 +10388,248 @@ static const conc__actor_class conc__thread_class = {
 
 /* The internal lock. It is never held across a park; a thread that finds it
    held sleeps as a thread, even inside a coroutine: it is held for some dozen
-   instructions at most. A cache line each. */
+   instructions at most. A cache line each.
+
+   No memory is taken or given back with one held: the allocator may be the
+   program's own, which may use locks that have a guard of this table, and that
+   of the system may have pages to fetch while others wait. So what grows gets
+   its memory before, or lets the guard go meanwhile and looks again; and what
+   is freed is kept until the guard is free. CONC_CHECKED finds what does not.
+   Some guards are `slow`: they are for what makes processes, opens and closes
+   descriptors or maps memory, all of which asks the system while it has them;
+   and conc__mutex_slow_of. With those memory may be taken. */
 typedef struct conc__mutex {
-  unsigned word; /* 0 free; 1 held; 2 held, and a thread may sleep for it: may
-                    be set when none does (any longer), must be set when one
-                    does. All of it is cleared by the release */
-  char rest[CONC__CACHE_LINE - sizeof(unsigned)];
+  unsigned word; /* the bits below; 0: free */
+  bool slow;     /* constant; see CONC__MUTEX_SLOW */
+  char rest[CONC__CACHE_LINE - sizeof(unsigned) - sizeof(bool)];
 } conc__mutex;
 
-/* A thread that has once slept takes the lock by 2, as if another slept: it
-   cannot know. The last release of a crowd wakes in vain, which costs less
-   than to count. */
+/* What a guard begins with that is slow. Only CONC_CHECKED asks for that;
+   otherwise all are zeros, which take no room in the program's file. */
+#ifdef CONC_CHECKED
+#define CONC__MUTEX_SLOW {0, true, {0}}
+#else
+#define CONC__MUTEX_SLOW {0, false, {0}}
+#endif
+
+/* Counts the guards that a thread holds, for conc__guards_are_free. */
+#ifdef CONC_CHECKED
+#define CONC__GUARDS_MORE(m) (conc__this.guards += !(m)->slow)
+#define CONC__GUARDS_LESS(m) (conc__this.guards -= !(m)->slow)
+#define CONC__GUARDS_NONE() (conc__this.guards = 0)
+
+__attribute__((unused)) static bool conc__guards_are_free(void) {
+  return conc__this.guards == 0;
+}
+#else
+#define CONC__GUARDS_MORE(m) ((void)0)
+#define CONC__GUARDS_LESS(m) ((void)0)
+#define CONC__GUARDS_NONE() ((void)0)
+#endif
+
+/* The two bits are in two bytes of the word. So a release can clear the one by
+   a plain store, and leaves alone what another thread does to the other one.
+
+     CONC__MUTEX_HELD    a thread has it.
+     CONC__MUTEX_WANTED  a thread may sleep for it: may be set when none does
+                         (any longer), must be set when one does, unless a
+                         thread that was woken for it is about to set it.
+
+   A thread that is about to sleep sets WANTED, and then looks at HELD; one
+   that releases it clears HELD, and then looks at WANTED: one of the two sees
+   what the other has done. The sleeper pays for it: see conc__fence_heavy. */
+#define CONC__MUTEX_HELD 1u
+#define CONC__MUTEX_WANTED 256u
+
+/* Whether it can be so: then byte 0 has HELD, and byte 1 WANTED. A tool that
+   looks at threads knows no order that the kernel makes. */
+#if CONC_HAVE_MEMBARRIER && !CONC_HAVE_TSAN && defined(__BYTE_ORDER__) &&    \
+    __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define CONC__MUTEX_LIGHT 1
+#else
+#define CONC__MUTEX_LIGHT 0
+#endif
+
+/* A thread that has once slept takes the lock with WANTED, as if another
+   slept: it cannot know. The last release of a crowd wakes in vain, which
+   costs less than to count. The exchange may come while a release is under way
+   that still has its store before it: that store clears HELD alone, and the
+   heavy fence awaits it. Then the word is not what the sleep expects. */
 CONC__PRIVATE void conc__mutex_lock_slow(conc__mutex *m) {
+  const unsigned taken = CONC__MUTEX_HELD | CONC__MUTEX_WANTED;
   int i;
   for (i = 0; i < 40 && conc__cpus > 1; i++) {
-    unsigned free = 0;
-    if (CONC__LOAD_RELAXED(&m->word) == 0 && CONC__CAS(&m->word, &free, 1u))
+    unsigned seen = CONC__LOAD_RELAXED(&m->word);
+    if (!(seen & CONC__MUTEX_HELD) &&
+        CONC__CAS(&m->word, &seen, seen | CONC__MUTEX_HELD))
       return;
     conc__pause();
   }
-  while (__atomic_exchange_n(&m->word, 2u, __ATOMIC_ACQUIRE) != 0)
-    conc__futex_wait(&m->word, 2, CONC__NEVER, false);
+  while (__atomic_exchange_n(&m->word, taken, __ATOMIC_ACQUIRE) &
+         CONC__MUTEX_HELD) {
+    double until = CONC__NEVER;
+    if (CONC__MUTEX_LIGHT) {
+      bool was_light = CONC__LOAD_RELAXED(&conc__fence_is_light);
+      conc__fence_heavy();
+      /* The kernel has begun to refuse that, for a sandbox say: then this look
+         may have been one too early, for the last time. */
+      if (was_light && !CONC__LOAD_RELAXED(&conc__fence_is_light))
+        until = conc_now() + 0.01;
+    }
+    conc__futex_wait(&m->word, taken, until, false);
+  }
 }
 
 CONC__INLINE void conc__mutex_lock(conc__mutex *m) {
   unsigned free = 0;
-  if (CONC__UNLIKELY(!CONC__CAS_OWN(&m->word, &free, 1u)))
+  if (CONC__UNLIKELY(!CONC__CAS_OWN(&m->word, &free, CONC__MUTEX_HELD)))
     conc__mutex_lock_slow(m);
+  CONC__GUARDS_MORE(m);
+}
+
+/* For a thread that must not wait for it, as it holds others. */
+CONC__INLINE bool conc__mutex_try(conc__mutex *m) {
+  unsigned free = 0;
+  if (!CONC__CAS(&m->word, &free, CONC__MUTEX_HELD)) return false;
+  CONC__GUARDS_MORE(m);
+  return true;
 }
 
 /* For CONC__CHECK: it is held, if not for sure by the caller. */
 CONC__INLINE bool conc__mutex_is_held(const conc__mutex *m) {
-  return CONC__LOAD_RELAXED(&m->word) != 0;
+  return (CONC__LOAD_RELAXED(&m->word) & CONC__MUTEX_HELD) != 0;
 }
 
-CONC__INLINE void conc__mutex_unlock(conc__mutex *m) {
-  unsigned was = 1;
+/* The release of a guard that may be gone as soon as it is free: one step
+   releases it and tells whether a thread sleeps, and is the last touch. */
+CONC__INLINE void conc__mutex_unlock_last(conc__mutex *m) {
   CONC__CHECK(conc__mutex_is_held(m));
+  CONC__GUARDS_LESS(m);
   CONC__POINT();
   if (CONC__SINGLE_THREADED()) /* so no thread sleeps for it */
     __atomic_store_n(&m->word, 0u, __ATOMIC_RELEASE);
-  else
-    was = __atomic_exchange_n(&m->word, 0u, __ATOMIC_RELEASE);
-  if (CONC__UNLIKELY(was == 2))
+  else if (CONC__UNLIKELY(
+               __atomic_exchange_n(&m->word, 0u, __ATOMIC_RELEASE) &
+               CONC__MUTEX_WANTED))
     conc__futex_wake(&m->word, 1, false);
 }
 
-/* A power of two; the lower half and the upper half are used in pairs, see
-   conc__mutex_pair. */
-enum { CONC__MUTEXES = 256 };
-static conc__mutex conc__mutexes[CONC__MUTEXES];
+/* The release of a guard that stays until this returns, as those of the table
+   do. If no thread sleeps, it is a store, and a second look. What this look
+   finds has come after the first one: it stays set, and the next release
+   clears it. */
+CONC__INLINE void conc__mutex_unlock(conc__mutex *m) {
+#if CONC__MUTEX_LIGHT
+  unsigned char *bytes = (unsigned char *)&m->word;
+  if (CONC__LIKELY(CONC__LOAD_RELAXED(&bytes[1]) == 0 &&
+                   CONC__LOAD_RELAXED(&conc__fence_is_light))) {
+    CONC__CHECK(conc__mutex_is_held(m));
+    CONC__GUARDS_LESS(m);
+    CONC__STORE(&bytes[0], (unsigned char)0);
+    __asm__ __volatile__("" ::: "memory"); /* the light fence */
+    CONC__POINT();
+    if (CONC__UNLIKELY(CONC__LOAD_RELAXED(&bytes[1]) != 0))
+      conc__futex_wake(&m->word, 1, false);
+    return;
+  }
+#endif
+  conc__mutex_unlock_last(m);
+}
+
+/* CONC__MUTEXES is a power of two; the lower half and the upper half of these
+   are used in pairs, see conc__mutex_pair. In front of them are the slow ones:
+   so one of the others may be taken with a slow one held. */
+enum { CONC__MUTEXES = 256, CONC__MUTEXES_SLOW = 8, CONC__MUTEXES_ALL = 264 };
+static conc__mutex conc__mutexes[CONC__MUTEXES_ALL] = {
+    CONC__MUTEX_SLOW, CONC__MUTEX_SLOW, CONC__MUTEX_SLOW, CONC__MUTEX_SLOW,
+    CONC__MUTEX_SLOW, CONC__MUTEX_SLOW, CONC__MUTEX_SLOW, CONC__MUTEX_SLOW};
+
+/* The number of an object's guard among the CONC__MUTEXES. */
+CONC__INLINE size_t conc__mutex_number(const void *object) {
+  uintptr_t h = (uintptr_t)object >> 4;
+  return (h ^ h >> 8 ^ h >> 16) % CONC__MUTEXES;
+}
 
 /* The guard of an object. Two objects may share one: so a thread must never
    hold two of them, but for those that conc__mutex_pair says. */
 CONC__INLINE conc__mutex *conc__mutex_of(const void *object) {
-  uintptr_t h = (uintptr_t)object >> 4;
-  return &conc__mutexes[(h ^ h >> 8 ^ h >> 16) % CONC__MUTEXES];
+  return &conc__mutexes[CONC__MUTEXES_SLOW + conc__mutex_number(object)];
+}
+
+/* The same for an object whose guard is held while memory is taken: what has
+   one guard for its buffers, and few tasks that use it. */
+CONC__INLINE conc__mutex *conc__mutex_slow_of(const void *object) {
+  return &conc__mutexes[conc__mutex_number(object) % CONC__MUTEXES_SLOW];
 }
 
 /* Two guards for an object whose sides rarely meet. The first is always before
    the second one in the table: what needs both takes them in this order, as
    conc__mutexes_lock does. */
 CONC__INLINE conc__mutex *conc__mutex_pair(const void *object, int which) {
-  size_t first = (size_t)(conc__mutex_of(object) - conc__mutexes);
-  return &conc__mutexes[first % (CONC__MUTEXES / 2) +
+  size_t first = conc__mutex_number(object);
+  return &conc__mutexes[CONC__MUTEXES_SLOW + first % (CONC__MUTEXES / 2) +
                         (which != 0 ? CONC__MUTEXES / 2 : 0)];
 }
 
 /* All of them: then nothing that a guard protects changes. */
 CONC__PRIVATE void conc__mutexes_lock(void) {
   size_t i;
-  for (i = 0; i < CONC__MUTEXES; i++) conc__mutex_lock(&conc__mutexes[i]);
+  for (i = 0; i < CONC__MUTEXES_ALL; i++) conc__mutex_lock(&conc__mutexes[i]);
 }
 
 CONC__PRIVATE void conc__mutexes_unlock(void) {
   size_t i;
-  for (i = 0; i < CONC__MUTEXES; i++) conc__mutex_unlock(&conc__mutexes[i]);
+  for (i = 0; i < CONC__MUTEXES_ALL; i++)
+    conc__mutex_unlock(&conc__mutexes[i]);
+}
+
+/* All of the slow ones. */
+CONC__PRIVATE void conc__mutexes_lock_slow(void) {
+  size_t i;
+  for (i = 0; i < CONC__MUTEXES_SLOW; i++) conc__mutex_lock(&conc__mutexes[i]);
+}
+
+CONC__PRIVATE void conc__mutexes_unlock_slow(void) {
+  size_t i;
+  for (i = 0; i < CONC__MUTEXES_SLOW; i++)
+    conc__mutex_unlock(&conc__mutexes[i]);
 }
 
 /* For CONC__CHECK: all are held, if not for sure by the caller. */
 CONC__PRIVATE bool conc__mutexes_are_held(void) {
   size_t i;
-  for (i = 0; i < CONC__MUTEXES; i++)
+  for (i = 0; i < CONC__MUTEXES_ALL; i++)
     if (!conc__mutex_is_held(&conc__mutexes[i])) return false;
+  return true;
+}
+
+/* Sees to it that an array that is protected by a guard has room for one
+   element more than `count`, of `unit` bytes each. `array` is the address of
+   the pointer to it. Called with the guard held, and returns with it; but
+   meanwhile it is let go, if the array has to grow: then the caller looks
+   again at all that it has seen, of which `count` is a part, and *array may
+   have moved for others. False: there is no memory. */
+CONC__PRIVATE bool conc__grow_under(conc__mutex *guard, void *array,
+                                    size_t *capacity, const size_t *count,
+                                    size_t unit) {
+  while (*count >= *capacity) {
+    size_t before = *capacity, size = 0;
+    void *grown, *old;
+    conc__mutex_unlock(guard);
+    grown = conc__grow(NULL, &size, before + 1, unit);
+    conc__mutex_lock(guard);
+    if (grown == NULL) return false;
+    if (*capacity == before) {
+      memcpy(&old, array, sizeof old);
+      if (*count > 0) memcpy(grown, old, *count * unit);
+      memcpy(array, &grown, sizeof grown);
+      *capacity = size;
+      grown = old;
+    }
+    conc__mutex_unlock(guard); /* it, or what another task has made obsolete */
+    CONC_FREE(grown);
+    conc__mutex_lock(guard);
+  }
   return true;
 }
 
@@ -10039,6 +10722,7 @@ CONC__PRIVATE void conc__atfork_parent(void) {
 CONC__PRIVATE void conc__atfork_child(void) {
   unsigned row;
   CONC__CHECK(conc__mutex_is_held(&conc__fork_guard));
+  CONC__GUARDS_NONE(); /* none is given back here: they are made anew */
   conc__birth_end(conc__this.fork_birth);
   conc__fork_guard.word = 0; /* a thread that waits for it is not here */
   conc__fork_depth++;
@@ -10074,6 +10758,87 @@ CONC__PRIVATE void conc__init(void) {
   pthread_once(&once, conc__init_once);
 }
 
+/* --- how a thread becomes an actor --- */
+
+/* Lists of tasks: the threads, and the coroutines of each loop. The list's own
+   guard is held, or its loop's thread is the caller. The stores are such that
+   a reader of `next` alone finds the list whole at any moment: a fork may stop
+   the thread between any two of them, and the child reads it (>>fork). */
+CONC__INLINE void conc__task_link(conc_task **list, conc_task *t) {
+  t->link = list;
+  t->next = *list;
+  if (t->next != NULL) t->next->link = &t->next;
+  CONC__STORE(list, t);
+}
+
+CONC__INLINE void conc__task_unlink(conc_task *t) {
+  CONC__CHECK(*t->link == t);
+  CONC__STORE(t->link, t->next);
+  if (t->next != NULL) t->next->link = t->link;
+}
+
+/* The end of a thread that has been in a trace: set by >>trace. */
+static void (*conc__trace_leave)(void);
+/* A thread that the library did not start. */
+static const conc__kind conc__foreign_kind = {
+    "Dummy", false, false, false, NULL, NULL, NULL, NULL, NULL, NULL};
+static unsigned conc__foreign_numbers; /* of default names */
+
+/* The tasks of all threads that use the library: a fork needs to know. */
+static conc_task *conc__threads;
+static conc__mutex conc__threads_guard; /* may be taken inside other guards */
+
+CONC__PRIVATE void conc__threads_enter(conc_task *task) {
+  conc__mutex_lock(&conc__threads_guard);
+  conc__task_link(&conc__threads, task);
+  conc__mutex_unlock(&conc__threads_guard);
+}
+
+/* The main thread is the one that runs constructors; see >>thread. */
+static pthread_t conc__main_thread;
+
+#define CONC__CREDIT 64 /* of a thread: calls between two turns */
+
+/* Makes the calling thread an actor: with the task that it was started for,
+   or (a foreign thread, the main thread) with one of its own. */
+CONC__PRIVATE conc__actor *conc__thread_enter(conc_task *task) {
+  conc__thread *thread = &conc__this;
+  conc__init();
+  if (task == NULL) {
+    task = &thread->own;
+    task->kind = &conc__foreign_kind;
+    if (pthread_equal(pthread_self(), conc__main_thread))
+      task->name = "MainThread";
+    else
+      task->number = __atomic_add_fetch(&conc__foreign_numbers, 1u,
+                                        __ATOMIC_RELAXED);
+    task->actor = &thread->actor;
+    task->id = 0; /* no task joins it: it is no owner in a deadlock */
+    memset(&task->done, 0, sizeof task->done);
+    conc__threads_enter(task);
+  }
+  pthread_setspecific(conc__thread_key, thread);
+  thread->actor.word = 0; /* what the thread was before may be cancelled */
+  thread->credit = CONC__CREDIT;
+  conc__actor_init(&thread->actor, &conc__thread_class, task);
+  if (thread->id == 0) thread->id = conc__owners_take(1);
+  /* A thread that has ended, and begins anew in a destructor, is the same. The
+     thread that a child begins with is not the one that forked. */
+  if (thread->actor.id == 0)
+    conc__actor_renew(&thread->actor, thread->id);
+  else if (conc__owner_is_gone(thread->actor.id))
+    conc__actor_renew(&thread->actor, conc__owners_take(1));
+  thread->current = &thread->actor;
+  return thread->current;
+}
+
+/* ---------------------------------------------------------------------------
+   >>descriptors: those that are the library's own
+
+   Sockets and pipes that no program of the user may find, close or take over.
+   It uses >>park.
+   ------------------------------------------------------------------------ */
+
 /* --- descriptors of the library's own ---
 
    A fork copies every descriptor. But a copy of the end of a pipe keeps its
@@ -10098,7 +10863,7 @@ typedef struct conc__own_fd {
 /* Held while a descriptor is opened and entered, or left and closed: so no
    fork comes in between. Nothing that can wait is done under it. It is taken
    inside all guards but that of the table of forks. */
-static conc__mutex conc__own_guard;
+static conc__mutex conc__own_guard = CONC__MUTEX_SLOW;
 static int conc__own_cancel; /* of its holder: see conc__pthread_cancel_off */
 static conc__own_fd *conc__own_fds; /* by number */
 static size_t conc__own_room;       /* rows of it */
@@ -10260,80 +11025,6 @@ CONC__PRIVATE bool conc__own_fd_close(int fd) {
   conc__own_fd_leave(fd);
   conc__own_fds_unlock();
   return entered;
-}
-
-/* --- how a thread becomes an actor --- */
-
-/* Lists of tasks: the threads, and the coroutines of each loop. The list's own
-   guard is held, or its loop's thread is the caller. The stores are such that
-   a reader of `next` alone finds the list whole at any moment: a fork may stop
-   the thread between any two of them, and the child reads it (>>fork). */
-CONC__INLINE void conc__task_link(conc_task **list, conc_task *t) {
-  t->link = list;
-  t->next = *list;
-  if (t->next != NULL) t->next->link = &t->next;
-  CONC__STORE(list, t);
-}
-
-CONC__INLINE void conc__task_unlink(conc_task *t) {
-  CONC__CHECK(*t->link == t);
-  CONC__STORE(t->link, t->next);
-  if (t->next != NULL) t->next->link = t->link;
-}
-
-/* The end of a thread that has been in a trace: set by >>trace. */
-static void (*conc__trace_leave)(void);
-/* A thread that the library did not start. */
-static const conc__kind conc__foreign_kind = {
-    "Dummy", false, false, false, NULL, NULL, NULL, NULL, NULL, NULL};
-static unsigned conc__foreign_numbers; /* of default names */
-
-/* The tasks of all threads that use the library: a fork needs to know. */
-static conc_task *conc__threads;
-static conc__mutex conc__threads_guard; /* may be taken inside other guards */
-
-CONC__PRIVATE void conc__threads_enter(conc_task *task) {
-  conc__mutex_lock(&conc__threads_guard);
-  conc__task_link(&conc__threads, task);
-  conc__mutex_unlock(&conc__threads_guard);
-}
-
-/* The main thread is the one that runs constructors; see >>thread. */
-static pthread_t conc__main_thread;
-
-#define CONC__CREDIT 64 /* of a thread: calls between two turns */
-
-/* Makes the calling thread an actor: with the task that it was started for,
-   or (a foreign thread, the main thread) with one of its own. */
-CONC__PRIVATE conc__actor *conc__thread_enter(conc_task *task) {
-  conc__thread *thread = &conc__this;
-  conc__init();
-  if (task == NULL) {
-    task = &thread->own;
-    task->kind = &conc__foreign_kind;
-    if (pthread_equal(pthread_self(), conc__main_thread))
-      task->name = "MainThread";
-    else
-      task->number = __atomic_add_fetch(&conc__foreign_numbers, 1u,
-                                        __ATOMIC_RELAXED);
-    task->actor = &thread->actor;
-    task->id = 0; /* no task joins it: it is no owner in a deadlock */
-    memset(&task->done, 0, sizeof task->done);
-    conc__threads_enter(task);
-  }
-  pthread_setspecific(conc__thread_key, thread);
-  thread->actor.word = 0; /* what the thread was before may be cancelled */
-  thread->credit = CONC__CREDIT;
-  conc__actor_init(&thread->actor, &conc__thread_class, task);
-  if (thread->id == 0) thread->id = conc__owners_take(1);
-  /* A thread that has ended, and begins anew in a destructor, is the same. The
-     thread that a child begins with is not the one that forked. */
-  if (thread->actor.id == 0)
-    conc__actor_renew(&thread->actor, thread->id);
-  else if (conc__owner_is_gone(thread->actor.id))
-    conc__actor_renew(&thread->actor, conc__owners_take(1));
-  thread->current = &thread->actor;
-  return thread->current;
 }
 
 /* ---------------------------------------------------------------------------
@@ -10913,9 +11604,10 @@ CONC__INLINE void conc__waiter_end(conc__waiter *w) {
 /* Parks a waiter that was put on a list; `guard` is the list's, and is not
    held. 0: taken off and woken; -ETIMEDOUT or -ECANCELED: it took itself off;
    -EDEADLK: it was taken off for that; or what else w->failure says.
-   `cancellable` false: it cannot fail, and a cancellation stays pending. */
-CONC__PRIVATE int conc__wait_on_list(conc__mutex *guard, conc__waiter *w,
-                                     bool cancellable, double deadline) {
+   `cancellable` false: it cannot fail, and a cancellation stays pending. It is
+   compiled into both its callers, as what it calls. */
+CONC__INLINE int conc__wait_on_list(conc__mutex *guard, conc__waiter *w,
+                                    bool cancellable, double deadline) {
   conc__actor *self = w->actor;
   unsigned bits =
       CONC__WOKEN | w->extra_bits | (cancellable ? conc__cancel_bit(self) : 0);
@@ -10937,6 +11629,20 @@ CONC__PRIVATE int conc__wait_on_list(conc__mutex *guard, conc__waiter *w,
   return rc;
 }
 
+/* The same while waits are counted. The list's address is all that is used of
+   it here. */
+CONC__NOINLINE int conc__wait_metered(conc__mutex *guard,
+                                      const struct conc__waitlist *list,
+                                      conc__waiter *w, bool cancellable,
+                                      double deadline) {
+  const conc__meter *meter = CONC__LOAD_RELAXED(&conc__meter_now);
+  double began = 0;
+  size_t place = meter != NULL ? meter->begins(w, list, &began) : 0;
+  int rc = conc__wait_on_list(guard, w, cancellable, deadline);
+  if (meter != NULL) meter->ends(place, began);
+  return rc;
+}
+
 /* The one wait. Called with the guard held, which it releases. Appends the
    waiter (or puts it in front, for one that was woken in vain) and parks.
    Returns what conc__wait_on_list does; -ECANCELED also at once. */
@@ -10951,6 +11657,8 @@ CONC__PRIVATE int conc__waitlist_wait(conc__mutex *guard,
   }
   conc__waitlist_insert(list, w, front);
   conc__mutex_unlock(guard);
+  if (CONC__UNLIKELY(CONC__LOAD_RELAXED(&conc__meter_now) != NULL))
+    return conc__wait_metered(guard, list, w, cancellable, deadline);
   return conc__wait_on_list(guard, w, cancellable, deadline);
 }
 
@@ -11082,7 +11790,8 @@ typedef struct conc__region {
                   or our parent */
 } conc__region;
 
-static conc__mutex conc__shared_guard; /* of all this; before other guards */
+static conc__mutex conc__shared_guard = CONC__MUTEX_SLOW; /* of all this;
+                                                   before other guards */
 static conc__region *conc__regions;
 static struct conc__registry *conc__family; /* NULL: no anonymous memory yet */
 static pthread_once_t conc__shared_once = PTHREAD_ONCE_INIT;
@@ -11540,7 +12249,7 @@ static conc__sentry *conc__sentries[CONC__MUTEXES];
 static struct conc__waitlist conc__followers[CONC__MUTEXES];
 
 CONC__INLINE size_t conc__sentry_bucket(const unsigned *word) {
-  return (size_t)(conc__mutex_of(word) - conc__mutexes);
+  return conc__mutex_number(word);
 }
 
 /* Those that have one sentry: all threads, NULL, or the coroutines of one
@@ -12422,7 +13131,7 @@ CONC__NOINLINE int conc__lock_release_slow(conc_lock *lock,
   return 0;
 }
 
-CONC__INLINE int conc__lock_release(conc_lock *lock, conc__actor *self) {
+CONC__INLINE int conc__lock_let_go(conc_lock *lock, conc__actor *self) {
   uintptr_t seen = self->id;
   /* Read now: the lock may be gone once it has been released. */
   unsigned char order = CONC__LOAD_RELAXED(&lock->order);
@@ -12441,7 +13150,7 @@ CONC__INLINE int conc__lock_release(conc_lock *lock, conc__actor *self) {
 }
 
 CONC_API int conc_lock_release(conc_lock *lock) {
-  return conc__lock_release(lock, conc__self());
+  return conc__lock_let_go(lock, conc__self());
 }
 
 /* The caller is the owner, or acts for it, and will never release the lock,
@@ -12527,12 +13236,12 @@ CONC_API int conc_rlock_release(conc_rlock *rlock) {
   bool mine = CONC__LOAD_RELAXED(&lock->hint) == conc__rlock_hint(self);
   if (mine && CONC__LOAD_RELAXED(&lock->depth) == 0) {
     CONC__STORE_RELAXED(&lock->hint, (unsigned short)0);
-    return conc__lock_release(lock, self);
+    return conc__lock_let_go(lock, self);
   }
   if (!conc__lock_is_mine(lock, self->id) &&
       !conc__shared_lock_is_mine(lock, self))
     return -EPERM;
-  if (lock->depth == 0) return conc__lock_release(lock, self);
+  if (lock->depth == 0) return conc__lock_let_go(lock, self);
   lock->depth--;
   return 0;
 }
@@ -13356,7 +14065,8 @@ CONC__NOINLINE int conc__event_set_awaited(conc_event *event) {
 CONC_API int conc_event_set(conc_event *event) {
   uintptr_t seen = CONC__CLEAR;
   /* Either way the word is the last touch of the event. */
-  if (CONC__CAS_OWN(&event->word, &seen, CONC__SET) || seen == CONC__SET) return 0;
+  if (CONC__CAS_OWN(&event->word, &seen, CONC__SET) || seen == CONC__SET)
+    return 0;
   if (conc__is_remote(seen))
     return (int)conc__remote_ask(event, CONC__REMOTE_SET, 0);
   if (conc__is_shared(seen)) return conc__shared_event_set(event);
@@ -13597,7 +14307,7 @@ CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout) {
   conc__mutex_unlock(guard);
   lock->depth = 0;
   conc_lock_release(lock);
-  rc = conc__wait_on_list(guard, &w, true, deadline);
+  rc = conc__wait_metered(guard, &cond->waiters, &w, true, deadline);
   /* However the wait ended, the caller has the lock again. This wait cannot be
      cancelled and has no limit, but for an owner that is not here any more. */
   if (!conc__lock_try(lock, self->id) &&
@@ -14310,6 +15020,7 @@ typedef struct conc__walker {
   conc_task *thread;       /* the next thread to look at; NULL: none is left */
   struct conc__loop *loop; /* whose tasks it walks through; NULL: none */
   conc_task *task;         /* the next of those; NULL: none is left */
+  struct conc__listed *listed; /* the next to look at; NULL: none is left */
 } conc__walker;
 
 static conc__walker *conc__walkers; /* under conc__threads_guard */
@@ -14338,6 +15049,57 @@ CONC__PRIVATE void conc__threads_leave(conc_task *task) {
   conc__mutex_lock(&conc__threads_guard);
   if (CONC__UNLIKELY(conc__walkers != NULL)) conc__walkers_pass(task);
   conc__task_unlink(task);
+  conc__mutex_unlock(&conc__threads_guard);
+}
+
+/* --- what a report tells of besides tasks --- */
+
+enum {
+  CONC__LISTED_QUEUES,
+  CONC__LISTED_POOLS,
+  CONC__LISTED_MANAGERS,
+  CONC__LISTED_LISTS
+};
+
+/* It is a part of what is told. Zero: that is in no list. The links are under
+   conc__threads_guard, which puts and gets never take. */
+typedef struct conc__listed {
+  struct conc__listed *next, **link; /* link: what points to this */
+  const void *object; /* the queue, or the state of a pool or a manager; NULL:
+                         it is in no list */
+  const char *kind;   /* in words; a literal */
+  unsigned depth;     /* conc__fork_depth of the process that entered it */
+} conc__listed;
+
+static conc__listed *conc__listed_lists[CONC__LISTED_LISTS]; /* the latest
+                                                                first */
+
+/* Afterwards the object may be looked at by a report at any time. */
+CONC__PRIVATE void conc__listed_enter(conc__listed *l, int list,
+                                      const void *object, const char *kind) {
+  conc__listed **first = &conc__listed_lists[list];
+  CONC__CHECK(l->object == NULL);
+  l->object = object;
+  l->kind = kind;
+  l->depth = conc__fork_depth;
+  conc__mutex_lock(&conc__threads_guard);
+  l->link = first;
+  l->next = *first;
+  if (l->next != NULL) l->next->link = &l->next;
+  *first = l;
+  conc__mutex_unlock(&conc__threads_guard);
+}
+
+/* Afterwards no report looks at it: the object may go. */
+CONC__PRIVATE void conc__listed_leave(conc__listed *l) {
+  conc__walker *r;
+  if (l->object == NULL) return;
+  conc__mutex_lock(&conc__threads_guard);
+  for (r = conc__walkers; r != NULL; r = r->next)
+    if (r->listed == l) r->listed = l->next;
+  *l->link = l->next;
+  if (l->next != NULL) l->next->link = l->link;
+  l->object = NULL;
   conc__mutex_unlock(&conc__threads_guard);
 }
 
@@ -16417,12 +17179,13 @@ CONC__PRIVATE int conc__attribute_make(conc_local *local, const char *name,
   conc__mutex_lock(&conc__locals_guard);
   /* Once more, for now no other thread can add it. */
   place = conc__attribute_place(local, name);
-  if (*place == NULL)
+  if (*place == NULL) {
     conc__attribute_link(a, place);
-  else
-    CONC_FREE(a); /* another thread was faster */
+    a = NULL;
+  }
   *out = *place;
   conc__mutex_unlock(&conc__locals_guard);
+  CONC_FREE(a); /* another thread was faster */
   return 0;
 }
 
@@ -16661,34 +17424,44 @@ CONC__PRIVATE void conc__local_end(const conc_attribute *a) {
   conc__locals_trim(conc__local_task(a));
 }
 
-/* Frees the attributes of a local, of which no value is set any more: their
-   indices are free again. Under the guard. */
-CONC__PRIVATE void conc__attributes_forget(const conc_local *local) {
+/* Takes out the attributes of a local, of which no value is set any more:
+   their indices are free again. Under the guard. They are to be freed, linked
+   by `next`. */
+CONC__PRIVATE conc_attribute *
+conc__attributes_forget(const conc_local *local) {
   conc_attribute **p = &conc__attributes_all;
+  conc_attribute *out = NULL;
   CONC__CHECK(conc__mutex_is_held(&conc__locals_guard));
   while (*p != NULL) {
     conc_attribute *a = *p;
     if (a->local == local) {
       *p = a->next;
-      CONC_FREE(a);
+      a->next = out;
+      out = a;
     } else {
       p = &a->next;
     }
   }
+  return out;
 }
 
 /* Takes values out, 64 at a time, and destroys them without the guard. The
    names are forgotten under the same guard under which no value was left: or
    a task that ends meanwhile could find a value of a name that is gone. */
 CONC_API void conc_local_free(conc_local *local) {
+  conc_attribute *forgotten = NULL, *a;
   void *values[64];
   size_t n, i;
   conc__self(); /* foreign threads, too, have a task from here on */
   do {
     conc__mutex_lock(&conc__locals_guard);
     n = conc__local_take(local, values, 64);
-    if (n < 64) conc__attributes_forget(local);
+    if (n < 64) forgotten = conc__attributes_forget(local);
     conc__mutex_unlock(&conc__locals_guard);
+    while ((a = forgotten) != NULL) {
+      forgotten = a->next;
+      CONC_FREE(a);
+    }
     for (i = 0; i < n; i++)
       if (local->destructor != NULL && values[i] != NULL)
         local->destructor(values[i]);
@@ -17136,6 +17909,7 @@ typedef struct conc__poller {
   int fd;       /* epoll's or kqueue's descriptor; unused with poll() */
   int waker[2]; /* which other threads write to: the poller watches [0] */
   bool lost;    /* one of these is not ours any more: see conc__poller_renew */
+  bool asked;   /* for this turn of the loop, which so need not ask */
 } conc__poller;
 
 /* What other threads have woken. A poster and the loop agree by the guard:
@@ -17156,9 +17930,22 @@ typedef struct conc__lookout {
   bool deadlocked; /* conc__loop_give_up has cancelled all tasks */
 } conc__lookout;
 
+/* The turn that >>slow has last seen in the loop, from outside. Under
+   conc__threads_guard. */
+typedef struct conc__seen_turn {
+  const conc__actor *actor; /* that ran; NULL: none */
+  unsigned turns;           /* of the loop, */
+  int batch;                /* and this: the same turn has the same */
+  int state;                /* CONC__TURN_... */
+  double since, seconds;    /* seen first; how long it has gone on */
+  double longest;           /* of all, in seconds; 0: none was measured */
+  char task[64], thread[64]; /* their names, once told */
+} conc__seen_turn;
+
 /* --- the loop --- */
 
-/* There is one for each conc_run. All but the inbox is its thread's alone. */
+/* There is one for each conc_run. All but what stands last is its thread's
+   alone. */
 typedef struct conc__loop {
   /* First what each switch uses, and the start and the end of a task: 64
      bytes on 64-bit machines. */
@@ -17189,6 +17976,7 @@ typedef struct conc__loop {
   conc__lookout lookout;
   CONC__APART(0); /* below, other threads write */
   conc__inbox inbox;
+  conc__seen_turn seen;
 } conc__loop;
 
 /* --- ready --- */
@@ -18255,7 +19043,7 @@ CONC__PRIVATE void conc__coro_wake(conc__actor *actor, unsigned seen) {
     loop->inbox.sleeping = false;
     conc__waker_wake(loop->poller.waker);
   }
-  conc__mutex_unlock(&loop->inbox.guard);
+  conc__mutex_unlock_last(&loop->inbox.guard);
 }
 
 /* Makes ready what other threads have woken, in the order in which it was
@@ -18267,7 +19055,7 @@ CONC__PRIVATE void conc__inbox_take(conc__loop *loop) {
   conc__mutex_lock(&loop->inbox.guard);
   co = loop->inbox.first;
   CONC__STORE(&loop->inbox.first, (conc__coro *)NULL);
-  conc__mutex_unlock(&loop->inbox.guard);
+  conc__mutex_unlock_last(&loop->inbox.guard);
   while (co != NULL) { /* oldest first */
     conc__coro *next = co->next;
     co->next = first;
@@ -18535,6 +19323,12 @@ CONC__PRIVATE void conc__loop_give_up(conc__loop *loop) {
   for (t = loop->tasks; t != NULL; t = t->next) conc_cancel(t);
 }
 
+/* Asks the poller before a turn of the loop. */
+CONC__INLINE bool conc__loop_ask(conc__loop *loop, double until) {
+  loop->poller.asked = true;
+  return loop->poller.ops->wait(loop, until);
+}
+
 /* A busy wait before the sleep, as a waiting thread has it and for the same
    reason: see conc__spin. Not past the next timer, if that is what the
    loop waits for. Returns whether something has come. */
@@ -18544,7 +19338,7 @@ CONC__PRIVATE bool conc__loop_spin(conc__loop *loop, double until) {
   conc__spin_begin(&spin, &loop->spin_failed, until);
   while (!paid && conc__spin_again(&spin, 1))
     paid = CONC__LOAD(&loop->inbox.first) != NULL ||
-           (loop->fds.waited > 0 && loop->poller.ops->wait(loop, 0));
+           (loop->fds.waited > 0 && conc__loop_ask(loop, 0));
   conc__spin_end(&spin, paid);
   return paid;
 }
@@ -18555,7 +19349,7 @@ CONC__PRIVATE bool conc__loop_spin(conc__loop *loop, double until) {
    something is ready. */
 CONC__PRIVATE bool conc__loop_end_doubts(conc__loop *loop) {
   if (loop->fds.doubted == 0) return false;
-  if (loop->poller.ops->wait(loop, 0)) return true;
+  if (conc__loop_ask(loop, 0)) return true;
   conc__fds_verify(loop);
   return loop->ready.count > 0;
 }
@@ -18624,11 +19418,11 @@ CONC__PRIVATE bool conc__loop_poll(conc__loop *loop, double until) {
   conc__actor *self = loop->thread_actor;
   bool heeds = conc__loop_heeds(loop);
   bool came = true;
-  if (!heeds) return loop->poller.ops->wait(loop, until);
+  if (!heeds) return conc__loop_ask(loop, until);
   conc__this.polled = loop->poller.waker;
   if (conc__park_announce(self, conc__cancel_bit(self),
                           CONC__PARKED | CONC__POLLING))
-    came = loop->poller.ops->wait(loop, conc__scope_limit(self, until));
+    came = conc__loop_ask(loop, conc__scope_limit(self, until));
   conc__loop_polled(loop);
   return came;
 }
@@ -18638,6 +19432,7 @@ CONC__PRIVATE void conc__loop_sleep(conc__loop *loop) {
   double until = CONC__NEVER;
   /* No timer and no descriptor will wake it: only another thread could. */
   bool lonely = loop->timers.count == 0 && loop->fds.waited == 0;
+  loop->poller.asked = false; /* by an earlier sleep, in vain */
   if (loop->timers.count > 0)
     until = (double)conc__timers_first(&loop->timers)->time / CONC__TIMER_UNIT;
   if (conc__loop_spin(loop, until)) return;
@@ -18720,7 +19515,7 @@ CONC__PRIVATE void conc__loop_run(conc__loop *loop, const conc_task *until) {
       conc__mutex_lock(&loop->inbox.guard);
       conc__poller_stop(loop);
       conc__poller_renew(loop);
-      conc__mutex_unlock(&loop->inbox.guard);
+      conc__mutex_unlock_last(&loop->inbox.guard);
       if (loop->poller.lost) (void)poll(NULL, 0, 1); /* not to spin */
     }
     conc__inbox_take(loop);
@@ -18732,7 +19527,11 @@ CONC__PRIVATE void conc__loop_run(conc__loop *loop, const conc_task *until) {
       now = conc_now();
       continue; /* with the inbox and the timers, which may have woken it */
     }
-    if (loop->fds.waited > 0) loop->poller.ops->wait(loop, 0);
+    /* A loop that has just slept has asked by that: a server with one client
+       has one call for each request, not two. */
+    if (loop->fds.waited > 0 && !loop->poller.asked)
+      loop->poller.ops->wait(loop, 0);
+    loop->poller.asked = false;
     began = now;
     loop->batch = loop->batch_size;
     loop->turn_ends = 0;
@@ -18778,7 +19577,7 @@ CONC__PRIVATE void conc__loop_close(conc__loop *loop) {
   /* Once this guard is ours, the last thread that posted is gone. */
   conc__mutex_lock(&loop->inbox.guard);
   CONC__CHECK(loop->inbox.first == NULL && !loop->inbox.sleeping);
-  conc__mutex_unlock(&loop->inbox.guard);
+  conc__mutex_unlock_last(&loop->inbox.guard);
   conc__poller_stop(loop);
   conc__stacks_trim(&loop->stacks, false); /* all of them */
   CONC__CHECK(loop->stacks.slabs == NULL && loop->stacks.free == NULL);
@@ -18788,17 +19587,18 @@ CONC__PRIVATE void conc__loop_close(conc__loop *loop) {
   CONC_FREE(loop->fds.entries);
 }
 
-/* conc__kind.await. A coroutine that waits for the task that it has started
-   just now first lets it run, as if by conc_yield_now: often that is short, and
-   its end is there without a waiter on a list and a timer for the search for
-   deadlocks. (What is last in the ring is a task of this loop that has not
-   begun.) The wait itself comes after it, unless there is nothing left to wait
-   for; a cancellation that is there already comes before both. */
+/* conc__kind.await. A coroutine that waits without a limit for the task that
+   it has started just now first lets it run, as if by conc_yield_now: often
+   that is short, and its end is there without a waiter on a list and a timer
+   for the search for deadlocks. (What is last in the ring is a task of this
+   loop that has not begun.) The wait itself comes after it, unless there is
+   nothing left to wait for; a cancellation that is there already comes before
+   both. */
 CONC__PRIVATE int conc__coro_await(conc_task *task, bool uncancellable,
                                    double timeout) {
   conc__actor *self = conc__self();
   conc__loop *loop = conc__this.loop;
-  if (timeout > 0 && conc__is_coro(self) &&
+  if (timeout >= CONC_FOREVER && conc__is_coro(self) &&
       conc__ready_is_last(&loop->ready, (conc__ready)task | 1)) {
     if (conc__take_cancel(self)) return -ECANCELED;
     conc__ready_push(&loop->ready, (conc__ready)self);
@@ -18810,7 +19610,8 @@ CONC__PRIVATE int conc__coro_await(conc_task *task, bool uncancellable,
 }
 
 static const conc__kind conc__coro_kind = {
-    "Task", true, false, false, NULL, NULL, conc__coro_await, NULL, NULL, NULL};
+    "Task",           true, false, false, NULL, NULL,
+    conc__coro_await, NULL, NULL,  NULL};
 
 /* How often all that is left of a loop is cancelled at its end, before no task
    may start another one. */
@@ -19192,8 +19993,8 @@ static const struct conc__guard_row {
 } conc__fork_guards[] = {
     {&conc__stuck_guard, 1},          /* >>deadlock: a search takes all of the
                                          next row while it holds this */
-    {conc__mutexes, CONC__MUTEXES},   /* >>park: the objects', in the order of
-                                         conc__mutexes_lock */
+    {conc__mutexes, CONC__MUTEXES_ALL}, /* >>park: the objects', in the order
+                                           of conc__mutexes_lock */
     {&conc__threads_guard, 1},        /* >>park: conc__threads. It may be taken
                                          inside an object's guard */
     {&conc__locals_guard, 1},         /* >>local: all arrays of values */
@@ -19846,10 +20647,22 @@ CONC__PRIVATE void conc__fd_close(int *fd) {
 }
 
 /* The same for a descriptor that may be entered in conc__own_fds. If the
-   number belongs to another file by now, that is left alone. */
-CONC__PRIVATE void conc__fd_close_own(int *fd) {
-  if (conc__own_fd_is(*fd) || !conc__own_fd_close(*fd)) conc__fd_close(fd);
+   number belongs to another file by now, that is left alone. `shut`: it is a
+   connection, and is shut down first: then the peer sees the end even if a
+   copy is left somewhere, of a child that was made without fork(), say. */
+CONC__PRIVATE void conc__fd_end_own(int *fd, bool shut) {
+  if (conc__own_fd_is(*fd)) {
+    if (shut) shutdown(*fd, SHUT_RDWR);
+    conc__fd_forget(*fd);
+    conc__own_fd_close(*fd);
+  } else if (!conc__own_fd_close(*fd)) {
+    conc__fd_close(fd);
+  }
   *fd = -1;
+}
+
+CONC__PRIVATE void conc__fd_close_own(int *fd) {
+  conc__fd_end_own(fd, false);
 }
 
 /* A new socket in *fd, or -1. With `own` it is entered in conc__own_fds from
@@ -21973,7 +22786,7 @@ CONC__PRIVATE int conc__shared_reserve(struct conc__registry *r,
 
 /* Held while a process is started, reaped or sent a signal, and by each fork.
    The variables of the reaper, and the lists, change under it. */
-static conc__mutex conc__processes_guard;
+static conc__mutex conc__processes_guard = CONC__MUTEX_SLOW;
 static conc_task *conc__processes; /* children that have not been reaped */
 static unsigned conc__process_numbers, conc__popen_numbers; /* atomic */
 static int conc__reaper_poller = -1; /* its epoll descriptor; -1: none now */
@@ -29664,13 +30477,26 @@ CONC_API int conc_json_dumps(const conc_value *value, int indent, char **out,
    receiver would have to put together or throw away. A long message brings
    32 KiB along all the same, so that a pipe is full after some of them.
 
+   Without SOCK_SEQPACKET the sockets are a stream. All packets have the same
+   size there, so that a receiver knows where each ends; and they are short. A
+   system takes so few bytes in one piece: Linux in one buffer; those that come
+   from BSD unless there is less room than that, and then they take nothing, if
+   the low-water mark of the socket (SO_SNDLOWAT) is above it. So a packet is
+   sent and received as a whole there, too.
+
    Nothing here has a guard: the system's socket buffer is the queue. Several
    tasks and processes may receive at one end: what one of them has seen by a
    peek, another one may take, so a receiver looks at what it has taken as if
    it had not seen it. Uses io to wait, os for files, pickle for values.
    ------------------------------------------------------------------------ */
 
-#define CONC__PACKET_DATA 32768 /* bytes beside the head, at most */
+/* Bytes beside the head: at most; in a stream always. */
+#if CONC_HAVE_SEQPACKET
+#define CONC__PACKET_DATA 32768
+#else
+#define CONC__PACKET_DATA 1008
+#define CONC__PACKET_ROOM 32768 /* bytes that may be under way */
+#endif
 #define CONC__PACKET_MAGIC 0x636f6e63u
 
 enum { CONC__PACKET_MESSAGE, CONC__PACKET_DESCRIPTOR };
@@ -29692,9 +30518,23 @@ typedef union conc__control {
 
 /* --- making; packets --- */
 
+#if !CONC_HAVE_SEQPACKET
+/* What a packet in a stream has behind its data. */
+static const unsigned char conc__packet_padding[CONC__PACKET_DATA] = {0};
+
+/* A system that does not know one of these options does without. */
+CONC__PRIVATE void conc__pipe_shape(int fd) {
+  int room = CONC__PACKET_ROOM, low = 4 * CONC__PACKET_DATA;
+  setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
+  setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &room, sizeof room);
+  setsockopt(fd, SOL_SOCKET, SO_SNDLOWAT, &low, sizeof low);
+}
+#endif
+
 /* 0; or negative errno, and both are -1. */
 CONC__PRIVATE int conc__pipe_open(int *a, int *b) {
-  int type = SOCK_SEQPACKET | CONC__SOCK_CLOEXEC;
+  int type = (CONC_HAVE_SEQPACKET ? SOCK_SEQPACKET : SOCK_STREAM) |
+             CONC__SOCK_CLOEXEC;
   int birth = conc__birth_begin(CONC_HAVE_CLOEXEC);
   int fds[2];
   int rc = socketpair(AF_UNIX, type, 0, fds) < 0 ? -errno : 0;
@@ -29707,6 +30547,10 @@ CONC__PRIVATE int conc__pipe_open(int *a, int *b) {
   }
   conc__birth_end(birth);
   if (rc != 0) return rc;
+#if !CONC_HAVE_SEQPACKET
+  conc__pipe_shape(fds[0]);
+  conc__pipe_shape(fds[1]);
+#endif
   *a = fds[0];
   *b = fds[1];
   return 0;
@@ -29729,7 +30573,7 @@ CONC__PRIVATE int conc__packet_send(int pipe, conc__packet *head,
                                     const void *data, size_t n, int fd,
                                     double deadline) {
   struct msghdr m;
-  struct iovec parts[2];
+  struct iovec parts[3];
   conc__control control;
   CONC__CHECK(n <= CONC__PACKET_DATA);
   memset(&m, 0, sizeof m);
@@ -29739,6 +30583,10 @@ CONC__PRIVATE int conc__packet_send(int pipe, conc__packet *head,
   parts[1].iov_len = n;
   m.msg_iov = parts;
   m.msg_iovlen = n > 0 ? 2 : 1;
+#if !CONC_HAVE_SEQPACKET
+  parts[m.msg_iovlen].iov_base = (void *)(uintptr_t)conc__packet_padding;
+  parts[m.msg_iovlen++].iov_len = CONC__PACKET_DATA - n;
+#endif
   if (fd >= 0) {
     memset(&control, 0, sizeof control);
     m.msg_control = &control;
@@ -29864,16 +30712,18 @@ CONC__PRIVATE bool conc__packet_is_whole(const conc__packet *head, ssize_t n) {
   return (size_t)n - sizeof *head >= head->size;
 }
 
-/* On Linux MSG_TRUNC asks for the length that the packet has. */
+/* Whether a peek tells all of a packet. On Linux MSG_TRUNC asks for the length
+   that it has; elsewhere a peek need not bring the descriptor. */
+#define CONC__PACKET_SHOWN (CONC__LINUX && CONC_HAVE_SEQPACKET)
 #define CONC__PACKET_PEEK \
-  (MSG_PEEK | MSG_DONTWAIT | (CONC__LINUX ? MSG_TRUNC : 0))
+  (MSG_PEEK | MSG_DONTWAIT | (CONC__PACKET_SHOWN ? MSG_TRUNC : 0))
 
 /* Looks at the file of the packet that comes next, while both stay where they
    are: the task that takes the packet must find the bytes of which its head
    speaks, in a file that is never waited for. It may be another packet than
-   was seen before, so its head is looked at anew. On Linux alone: elsewhere a
-   peek need not bring the descriptor. 0; -EPROTO: they are not there; -EAGAIN:
-   there is no packet now; -EMFILE. */
+   was seen before, so its head is looked at anew. Only where packets are
+   shown. 0; -EPROTO: they are not there; -EAGAIN: there is no packet now;
+   -EMFILE. */
 CONC__PRIVATE int conc__packet_peek_file(int pipe, conc__packet *head) {
   conc__control control;
   struct msghdr m;
@@ -29915,6 +30765,13 @@ CONC__PRIVATE int conc__packet_peek_file(int pipe, conc__packet *head) {
   return rc;
 }
 
+/* Removes what comes next, which is no packet of ours. */
+CONC__PRIVATE void conc__packet_drop(int pipe) {
+  unsigned char all[sizeof(conc__packet) +
+                    (CONC_HAVE_SEQPACKET ? 0 : CONC__PACKET_DATA)];
+  recv(pipe, all, sizeof all, MSG_DONTWAIT);
+}
+
 /* Waits for a packet, and says what it is, while it stays where it is. Of one
    whose message is in a file also whether it is there, if it is `whole`ly
    looked at. 0 or negative errno: -EPIPE at the end, -EPROTO for what is none
@@ -29926,13 +30783,14 @@ CONC__PRIVATE int conc__packet_peek(int pipe, conc__packet *head, bool whole,
     int rc = 0;
     if (n == 0) return -EPIPE;
     if (n >= (ssize_t)sizeof *head &&
-        conc__packet_is_good(head, CONC__LINUX ? n : -1)) {
-      if (!whole || !CONC__LINUX || conc__packet_is_whole(head, n)) return 0;
+        conc__packet_is_good(head, CONC__PACKET_SHOWN ? n : -1)) {
+      if (!whole || !CONC__PACKET_SHOWN || conc__packet_is_whole(head, n))
+        return 0;
       rc = conc__packet_peek_file(pipe, head);
       if (rc != -EPROTO && rc != -EAGAIN) return rc;
     }
     if (n > 0 && rc != -EAGAIN) {
-      recv(pipe, head, sizeof *head, MSG_DONTWAIT);
+      conc__packet_drop(pipe);
       return -EPROTO;
     }
     if (n > 0) continue; /* another receiver has taken it */
@@ -29955,13 +30813,17 @@ CONC__PRIVATE int conc__packet_peek(int pipe, conc__packet *head, bool whole,
 CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
                                         void *buf, size_t size, int *fd) {
   struct msghdr m;
-  struct iovec parts[2];
+  struct iovec parts[3];
   conc__control control;
   ssize_t n;
   int birth, flags = MSG_DONTWAIT;
+#if !CONC_HAVE_SEQPACKET
+  unsigned char padding[CONC__PACKET_DATA];
+  if (size > sizeof padding) size = sizeof padding;
+#endif
   *fd = -1;
   if (head->kind == CONC__PACKET_DESCRIPTOR ||
-      (!CONC__LINUX && head->size > CONC__PACKET_DATA)) {
+      (!CONC__PACKET_SHOWN && head->size > CONC__PACKET_DATA)) {
     /* The system would take the packet and drop its descriptor if the process
        has no number free for it. So one is asked for before, unless the peek
        has had one for the file: if there is none, the packet stays. Another
@@ -29983,6 +30845,10 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
     parts[1].iov_len = size;
     m.msg_iov = parts;
     m.msg_iovlen = size > 0 ? 2 : 1;
+#if !CONC_HAVE_SEQPACKET
+    parts[m.msg_iovlen].iov_base = padding;
+    parts[m.msg_iovlen++].iov_len = sizeof padding - size;
+#endif
     m.msg_control = &control;
     m.msg_controllen = sizeof control;
     /* The descriptor before anything is refused: it is in this process now,
@@ -29994,6 +30860,13 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
   } while (n < 0 && (errno == EINTR || errno == ECONNRESET));
   if (n < 0) return conc__would_block(errno) ? -EAGAIN : -errno;
   if (n == 0) return -EAGAIN; /* the end: the next peek says so */
+#if !CONC_HAVE_SEQPACKET
+  /* Part of a packet is a stranger's. Of the data of one of ours, what is
+     behind them is not counted. */
+  if (n < (ssize_t)(sizeof *head + sizeof padding)) return -EPROTO;
+  if (head->size < sizeof padding) n = (ssize_t)(sizeof *head + head->size);
+  if ((size_t)n - sizeof *head > size) m.msg_flags |= MSG_TRUNC;
+#endif
   if (n < (ssize_t)sizeof *head || !conc__packet_is_good(head, n))
     return -EPROTO;
   /* Longer than what was seen, so another one than that. */
@@ -30112,7 +30985,7 @@ CONC_API int conc_pipe_recv_value(int pipe, conc_value **out,
 }
 
 /* ---------------------------------------------------------------------------
-   >>fifo: what every queue is, and the queue of one process
+   >>entries: what every queue is, and the ring that one of a process is
 
    A queue is a class, a row of functions, and what that class needs behind the
    common beginning, struct conc_queue. The public calls are in >>queue; they
@@ -30171,6 +31044,7 @@ typedef struct conc__sink {
                                   are leased; NULL: the calling task's */
   uint64_t lease; /* set by such a get: the number of the lease, or 0 */
   int deliveries; /* and how often it has been got */
+  size_t lacks;   /* set by conc__entry_prepare, if that is -ENOBUFS */
 } conc__sink;
 
 /* A sink for the bytes of a message. */
@@ -30341,6 +31215,7 @@ struct conc_queue {
                        in every queue but that of one process */
   int objects;                /* 0 or CONC_PASS: what a put may have in it */
   bool leases, knows; /* there is a .lease; a .dedup */
+  conc__listed listed; /* for reports; not entered: the library's own */
 };
 
 /* A ring of bytes; `size` is a power of two, or 0. */
@@ -30363,6 +31238,7 @@ typedef struct conc__fifo {
   size_t got_seen, got_at_seen;
   size_t put_bytes; /* as .max_total counts them; if there is such a bound */
   struct conc__waitlist getters;
+  unsigned put_lone; /* of the putters, see conc__linger_begin; atomic */
   CONC__APART(2);
   /* Under the getters' guard. */
   size_t got;      /* messages ever; less one for each that came back */
@@ -30372,6 +31248,7 @@ typedef struct conc__fifo {
   size_t done;     /* reported by conc_task_done */
   conc__returned *returned; /* come before all in the ring */
   struct conc__waitlist putters, joiners;
+  unsigned got_lone; /* of the getters; atomic */
   CONC__APART(3);
 } conc__fifo;
 
@@ -30519,6 +31396,21 @@ typedef struct conc__entry {
   conc__bytering alone; /* the ring of a block, which has this message alone */
 } conc__entry;
 
+/* What is copied most often is a pointer or a number, or two of them: that
+   needs no call. */
+CONC__INLINE void conc__copy_few(void *to, const void *from, size_t size) {
+  const size_t word = sizeof(uint64_t);
+  if (CONC__LIKELY(size - word <= word)) { /* two words, which may overlap */
+    uint64_t first, last;
+    memcpy(&first, from, word);
+    memcpy(&last, (const char *)from + size - word, word);
+    memcpy(to, &first, word);
+    memcpy((char *)to + size - word, &last, word);
+  } else if (size > 0) {
+    memcpy(to, from, size);
+  }
+}
+
 /* Copies bytes to a place, around the end of the ring if need be. The caller
    knows that there is room. */
 CONC__INLINE void conc__bytering_write(conc__bytering *ring, size_t at,
@@ -30546,58 +31438,77 @@ CONC__INLINE void conc__bytering_read(const conc__bytering *ring, size_t at,
   }
 }
 
-/* Makes room for `need` bytes more, in a ring that is twice as large or more.
-   Under both guards, for the getters read in the old one. What is in use moves
-   to the front, so places are counted from 0 again: what each side remembers
-   of the other is set to that, too. 0 or -ENOMEM: nothing has changed. */
-CONC__PRIVATE int conc__bytering_grow(conc__fifo *q, size_t need) {
+/* How large the ring must be for `need` bytes more: as large as it is, or
+   twice as large or more. 0: too large. Under both guards. */
+CONC__PRIVATE size_t conc__bytering_wish(const conc__fifo *q, size_t need) {
   size_t used = q->put_at - q->got_at;
   size_t size = q->ring.size == 0 ? 512 : q->ring.size;
-  unsigned char *ring;
   CONC__CHECK(conc__mutex_is_held(conc__fifo_put_guard(q)) &&
               conc__mutex_is_held(conc__fifo_get_guard(q)));
   CONC__CHECK(used <= q->ring.size);
-  q->got_seen = q->got;
-  q->got_at_seen = q->got_at;
-  if (need > SIZE_MAX / 4 || used > SIZE_MAX / 4) return -ENOMEM;
+  if (need > SIZE_MAX / 4 || used > SIZE_MAX / 4) return 0;
   while (size < used + need) size *= 2;
-  if (size == q->ring.size) return 0;
+  return size;
+}
+
+/* Makes room for `need` bytes more. Without a guard: the memory of the new
+   ring is taken and first touched, and that of the old one is given back,
+   while others go on. It is for that moment only: others may have used the
+   room when the caller looks again. Both guards are taken for the change, for
+   the getters read in the old ring. What is in use moves to the front, so
+   places are counted from 0 again: what each side remembers of the other is
+   set to that, too. 0 or -ENOMEM: nothing has changed. */
+CONC__PRIVATE int conc__bytering_grow(conc__fifo *q, size_t need) {
+  unsigned char *ring;
+  size_t used, size, i;
+  bool larger;
+  conc__fifo_lock(q);
+  used = q->put_at - q->got_at;
+  size = conc__bytering_wish(q, need);
+  larger = size != q->ring.size;
+  conc__fifo_unlock(q);
+  if (size == 0) return -ENOMEM;
+  if (!larger) return 0;
   ring = (unsigned char *)CONC_MALLOC(size);
   if (ring == NULL) return -ENOMEM;
-  if (used > 0) conc__bytering_read(&q->ring, q->got_at, ring, used);
-  CONC_FREE(q->ring.data);
-  q->ring.data = ring;
-  q->ring.size = size;
-  q->got_at = q->got_at_seen = 0;
-  q->put_at = used;
+  for (i = 0; i < used; i += 4096) ring[i] = 0;
+  conc__fifo_lock(q);
+  if (q->ring.size < size && conc__bytering_wish(q, need) == size) {
+    unsigned char *old = q->ring.data;
+    used = q->put_at - q->got_at;
+    if (used > 0) conc__bytering_read(&q->ring, q->got_at, ring, used);
+    q->ring.data = ring;
+    q->ring.size = size;
+    q->got_at = q->got_at_seen = 0;
+    q->got_seen = q->got;
+    q->put_at = used;
+    ring = old;
+  }
+  conc__fifo_unlock(q);
+  CONC_FREE(ring);
   return 0;
 }
 
-/* Sees to it that there are `need` free bytes. Under the putters' guard. Most
-   times the getters have made room meanwhile; only if they have not, their
-   guard is taken, too. 0 or -ENOMEM. */
-CONC__PRIVATE int conc__bytering_reserve(conc__fifo *q, size_t need) {
-  conc__mutex *guard = conc__fifo_get_guard(q);
-  int rc;
+/* Whether there are `need` free bytes; if not, see conc__bytering_grow. Under
+   the putters' guard. Most times the getters have made room meanwhile. */
+CONC__PRIVATE bool conc__bytering_has_room(conc__fifo *q, size_t need) {
   CONC__CHECK(conc__mutex_is_held(conc__fifo_put_guard(q)));
   q->got_at_seen = CONC__LOAD(&q->got_at);
-  if (need <= q->ring.size - (q->put_at - q->got_at_seen)) return 0;
-  conc__mutex_lock(guard);
-  rc = conc__bytering_grow(q, need);
-  conc__mutex_unlock(guard);
-  return rc;
+  return need <= q->ring.size - (q->put_at - q->got_at_seen);
 }
 
-/* A burst is over: its memory goes back. Under the putters' guard, when the
-   queue is empty: then no getter looks at the ring. */
-CONC__PRIVATE void conc__bytering_shrink(conc__fifo *q) {
+/* A burst is over: its memory is to go back. Under the putters' guard, when
+   the queue is empty: then no getter looks at the ring. What is to be freed
+   without the guard, or NULL. */
+CONC__PRIVATE unsigned char *conc__bytering_shrink(conc__fifo *q) {
+  unsigned char *old = q->ring.data;
   CONC__CHECK(conc__mutex_is_held(conc__fifo_put_guard(q)));
   CONC__CHECK(q->put == CONC__LOAD_RELAXED(&q->got));
-  if (q->ring.size <= 65536) return;
-  CONC_FREE(q->ring.data);
+  if (q->ring.size <= 65536) return NULL;
   q->ring.data = NULL;
   q->ring.size = 0;
   q->got_at_seen = q->put_at;
+  return old;
 }
 
 /* Writes a whole entry at a place: its bytes; or, if there is a block, where
@@ -30771,20 +31682,29 @@ CONC__PRIVATE int conc__entry_suits(const conc__entry *slot,
 
 /* Makes the sink ready for a message, or says why it does not take it. Under
    the getters' guard, or of a ring of the caller's own. 0, or negative errno
-   and nothing has changed. */
-CONC__INLINE int conc__entry_prepare(conc__entry *slot,
-                                     const conc__sink *sink) {
+   and nothing has changed; -ENOBUFS: see conc__sink_widen. */
+CONC__INLINE int conc__entry_prepare(conc__entry *slot, conc__sink *sink) {
   int rc;
   if (sink->body != NULL) {
     rc = conc__entry_suits(slot, sink);
-    if (rc == 0)
-      rc = conc__buffer_reserve(sink->body, slot->size + CONC__BODY_SPARE);
+    if (rc == 0) {
+      sink->lacks = slot->size + CONC__BODY_SPARE;
+      if (sink->lacks > sink->body->capacity - sink->body->size)
+        rc = -ENOBUFS;
+    }
     if (rc == 0 && slot->kind == CONC__RAW)
       conc__pickle_put_bytes_head(sink->body, slot->size);
     return rc;
   }
   rc = slot->kind == CONC__RAW ? 0 : conc__entry_content(slot);
   return rc == 0 && slot->size > sink->size ? -EMSGSIZE : rc;
+}
+
+/* Gives the body of a sink the room that it lacked for a message, which stays
+   its queue's meanwhile: the caller gets again. Without a guard. 0 or
+   -ENOMEM. */
+CONC__PRIVATE int conc__sink_widen(conc__sink *sink) {
+  return conc__buffer_reserve(sink->body, sink->lacks);
 }
 
 /* Copies a message to a sink that is ready for it: to `data`, a place in its
@@ -30811,6 +31731,13 @@ CONC__PRIVATE ssize_t conc__entry_copy_block(const conc__entry *slot,
   conc__copy_in_pieces(data, slot->alone.data + slot->at, slot->size);
   return (ssize_t)slot->size;
 }
+
+/* ---------------------------------------------------------------------------
+   >>fifo: the queue of one process
+
+   How messages are put into the ring of >>entries, and got: who waits, and who
+   is woken. It uses >>waiters and >>wait.
+   ------------------------------------------------------------------------ */
 
 /* --- putting and getting ---
 
@@ -30840,20 +31767,36 @@ CONC__PRIVATE void conc__fifo_pass(conc__mutex *guard,
 }
 
 /* Waits until the other side's counter is no longer as it was, as long as that
-   is likely to be soon. A coroutine's CPU is better given to the next one. */
+   is likely to be soon: for about a microsecond if this thread's last such
+   waits have paid, so that the one that answers at once is met awake; then it
+   lets others run. Afterwards it lingers, so that the next waits are fewer. A
+   coroutine's CPU is better given to the next one. */
 CONC__PRIVATE bool conc__fifo_spin(conc__actor *self, const size_t *counter,
-                                   size_t seen, double deadline) {
+                                   size_t seen, unsigned *lone,
+                                   double deadline) {
   /* When it was last seen that a thread that lets others run does not come
      back soon: those others are not the ones that it waits for, but some with
      work of their own. A thread that sleeps instead is better served. */
   static unsigned yield_was_slow_at;
-  conc__short_spin spin = {0, 0};
+  conc__short_spin yields = {3, 0};
+  unsigned *failed = &conc__this.short_failed;
+  int looks = *failed < 5 ? 64 : 8, i;
   double limit = 10e-3;
+  bool paid = false;
   if (conc__cpus < 2 || !self->ops->blocks) return false;
-  if (deadline < CONC__NEVER && deadline - conc_now() < limit) limit = 0;
-  while (conc__short_spin_again(&spin, limit, &yield_was_slow_at))
-    if (CONC__LOAD(counter) != seen) return true;
-  return false;
+  for (i = 0; i < looks && !paid; i++) {
+    conc__pause();
+    paid = CONC__LOAD(counter) != seen;
+  }
+  if (!paid || i > 1) conc__spin_learn(failed, paid); /* see conc__spin */
+  if (!paid && deadline < CONC__NEVER && deadline - conc_now() < limit)
+    limit = 0;
+  while (!paid && conc__short_spin_again(&yields, limit, &yield_was_slow_at))
+    paid = CONC__LOAD(counter) != seen;
+  if (!paid) return false;
+  conc__linger_begin(lone);
+  conc__linger_end(lone, CONC__LOAD(counter) - seen > 1);
+  return true;
 }
 
 /* The bound is one of bytes, so a message that was got may have made room for
@@ -30888,7 +31831,7 @@ CONC__NOINLINE int conc__fifo_await_room(conc__fifo *q, size_t need,
     size_t seen = q->got_seen;
     conc__mutex_unlock(guard);
     if (deadline <= 0) return -ETIMEDOUT;
-    if (!conc__fifo_spin(w.actor, &q->got, seen, deadline)) {
+    if (!conc__fifo_spin(w.actor, &q->got, seen, &q->put_lone, deadline)) {
       /* Under this guard no get advances `got`: so either it is not full, or
          the next get finds this waiter in the list. */
       conc__mutex_lock(other);
@@ -30910,14 +31853,36 @@ CONC__NOINLINE int conc__fifo_await_room(conc__fifo *q, size_t need,
   return 0;
 }
 
+/* The usual put: of a small message, into a ring that has room for it in one
+   piece, while no getter waits. Under the putters' guard. False: nothing has
+   changed, and the put is one for conc__fifo_put_n. */
+CONC__INLINE bool conc__fifo_put_quick(conc__fifo *q, const conc__message *m) {
+  size_t size = m->size, need = CONC__ENTRY_SIZE(size), head;
+  size_t at = q->put_at & (q->ring.size - 1);
+  unsigned char *entry = q->ring.data + at;
+  if (CONC__UNLIKELY(q->closed || q->getters.first != NULL ||
+                     q->queue.max_total > 0 ||
+                     need > q->ring.size - (q->put_at - q->got_at_seen) ||
+                     need > q->ring.size - at || !conc__fifo_fits(q, 0, need)))
+    return false;
+  head = size << 2 | (size_t)m->kind;
+  memcpy(entry, &head, sizeof head);
+  conc__copy_few(entry + sizeof head, m->data, size);
+  q->put_at += need;
+  CONC__STORE(&q->put, q->put + 1); /* the last touch of the queue */
+  return true;
+}
+
 /* Puts as many as there is room for of n messages, whose bytes follow each
    other; waits for room for the first. How many, or negative errno. Entries
    are written first and counted at once at the end: a getter sees all of them
    or none, and is woken when they are there. With a block it is one message,
-   in there. */
-CONC__INLINE ssize_t conc__fifo_put_n(conc__fifo *q, const conc__message *m,
-                                      const conc__block *block, size_t n,
-                                      double deadline) {
+   in there. *lacks is how many bytes the ring must grow by, if that is what
+   has ended it. Called with the putters' guard held, which it releases. */
+CONC__PRIVATE ssize_t
+conc__fifo_put_some(conc__fifo *q, const conc__message *m,
+                    const conc__block *block, size_t n, double deadline,
+                    size_t *lacks) {
   conc__mutex *guard = conc__fifo_put_guard(q);
   const char *data = (const char *)m->data;
   size_t need = CONC__ENTRY_SIZE(block != NULL ? sizeof *block : m->size);
@@ -30926,7 +31891,6 @@ CONC__INLINE ssize_t conc__fifo_put_n(conc__fifo *q, const conc__message *m,
   conc__waiter *woken = NULL, *next = NULL;
   bool waited = false;
   int rc = 0;
-  conc__mutex_lock(guard);
   if (CONC__UNLIKELY(!q->closed && !conc__fifo_fits(q, 0, bytes))) {
     rc = conc__fifo_await_room(q, bytes, deadline);
     if (rc != 0) return rc;
@@ -30935,8 +31899,10 @@ CONC__INLINE ssize_t conc__fifo_put_n(conc__fifo *q, const conc__message *m,
   if (q->closed) rc = -EPIPE;
   while (rc == 0) {
     if (CONC__UNLIKELY(need > q->ring.size - (q->put_at - q->got_at_seen))) {
-      rc = conc__bytering_reserve(q, need);
-      if (rc != 0) break;
+      if (!conc__bytering_has_room(q, need)) {
+        *lacks = need;
+        break;
+      }
     }
     conc__bytering_put(q, q->put_at, data, m->size, m->kind, block);
     q->put_at += need;
@@ -30957,10 +31923,44 @@ CONC__INLINE ssize_t conc__fifo_put_n(conc__fifo *q, const conc__message *m,
   conc__mutex_unlock(guard);
   if (woken != NULL) conc__wake_all(woken);
   if (CONC__UNLIKELY(next != NULL)) conc__wake_all(next);
-  /* This putter may have been woken for the room that it has not used. */
-  if (CONC__UNLIKELY(rc == -ENOMEM))
-    conc__fifo_pass(conc__fifo_get_guard(q), &q->putters);
   return done > 0 ? (ssize_t)done : rc;
+}
+
+/* The rest of a put for which the ring was too small, when `done` were put. A
+   getter may see these before the others. Without the guard. */
+CONC__NOINLINE ssize_t conc__fifo_put_rest(conc__fifo *q,
+                                           const conc__message *m,
+                                           const conc__block *block, size_t n,
+                                           size_t done, double deadline,
+                                           size_t lacks) {
+  conc__message rest = *m;
+  ssize_t put = 0;
+  while (lacks > 0) {
+    put = conc__bytering_grow(q, lacks);
+    lacks = 0;
+    if (put != 0) {
+      /* This putter may have been woken for the room that it has not used. */
+      conc__fifo_pass(conc__fifo_get_guard(q), &q->putters);
+      break;
+    }
+    if (m->size > 0) rest.data = (const char *)m->data + done * m->size;
+    conc__mutex_lock(conc__fifo_put_guard(q));
+    put = conc__fifo_put_some(q, &rest, block, n - done,
+                              done > 0 ? 0 : deadline, &lacks);
+    if (put > 0) done += (size_t)put;
+  }
+  return done > 0 ? (ssize_t)done : put;
+}
+
+/* The same, and the ring grows. */
+CONC__PRIVATE ssize_t conc__fifo_put_n(conc__fifo *q, const conc__message *m,
+                                       const conc__block *block, size_t n,
+                                       double deadline) {
+  size_t lacks = 0;
+  ssize_t put = conc__fifo_put_some(q, m, block, n, deadline, &lacks);
+  if (CONC__LIKELY(lacks == 0)) return put;
+  return conc__fifo_put_rest(q, m, block, n, put > 0 ? (size_t)put : 0,
+                             deadline, lacks);
 }
 
 /* Puts a large message. */
@@ -30970,6 +31970,7 @@ CONC__NOINLINE ssize_t conc__fifo_put_large(conc__fifo *q,
   conc__block block;
   ssize_t n = conc__block_make(&block, m);
   if (n != 0) return n;
+  conc__mutex_lock(conc__fifo_put_guard(q));
   n = conc__fifo_put_n(q, m, &block, 1, deadline);
   conc__block_settle(&block, m, n > 0);
   return n;
@@ -30978,9 +31979,18 @@ CONC__NOINLINE ssize_t conc__fifo_put_large(conc__fifo *q,
 CONC__PRIVATE int conc__fifo_put(conc_queue *queue, const conc__message *m,
                                  double deadline) {
   conc__fifo *q = (conc__fifo *)queue;
-  ssize_t n = CONC__LIKELY(m->size < CONC__ENTRY_LARGE)
-                  ? conc__fifo_put_n(q, m, NULL, 1, deadline)
-                  : conc__fifo_put_large(q, m, deadline);
+  conc__mutex *guard = conc__fifo_put_guard(q);
+  ssize_t n;
+  if (CONC__UNLIKELY(m->size >= CONC__ENTRY_LARGE)) {
+    n = conc__fifo_put_large(q, m, deadline);
+  } else {
+    conc__mutex_lock(guard);
+    if (CONC__LIKELY(conc__fifo_put_quick(q, m))) {
+      conc__mutex_unlock(guard);
+      return 0;
+    }
+    n = conc__fifo_put_n(q, m, NULL, 1, deadline);
+  }
   return n < 0 ? (int)n : 0;
 }
 
@@ -30999,14 +32009,22 @@ CONC__NOINLINE int conc__fifo_await_message(conc__fifo *q, double deadline) {
   do {
     size_t seen = q->put_seen;
     conc__mutex_unlock(guard);
-    if (deadline <= 0 || !conc__fifo_spin(w.actor, &q->put, seen, deadline)) {
+    if (deadline <= 0 ||
+        !conc__fifo_spin(w.actor, &q->put, seen, &q->got_lone, deadline)) {
       /* Here, for up to 4 MiB may go back to the system, which takes long. */
       if (CONC__LOAD(&q->put) == seen)
         conc__spare_blocks_shrink(CONC__BLOCKS_FEW);
       conc__mutex_lock(other);
       if (q->put == CONC__LOAD(&q->got)) {
         int rc = q->closed ? -EPIPE : deadline <= 0 ? -ETIMEDOUT : 0;
-        conc__bytering_shrink(q); /* its getters have nothing better to do */
+        /* Its getters have nothing better to do. */
+        unsigned char *burst = conc__bytering_shrink(q);
+        if (CONC__UNLIKELY(burst != NULL)) {
+          conc__mutex_unlock(other);
+          CONC_FREE(burst);
+          conc__mutex_lock(guard);
+          continue;
+        }
         if (rc == 0)
           rc = conc__waitlist_wait(other, &q->getters, &w, front, true,
                                    deadline);
@@ -31024,23 +32042,49 @@ CONC__NOINLINE int conc__fifo_await_message(conc__fifo *q, double deadline) {
   return 0;
 }
 
+/* The usual get: of a small message of bytes that lies in one piece, while no
+   putter waits. Under the getters' guard. Its size; -1: nothing has changed,
+   and the get is one for conc__fifo_get_n. */
+CONC__INLINE ssize_t conc__fifo_get_quick(conc__fifo *q,
+                                          const conc__sink *sink) {
+  const unsigned char *entry;
+  size_t at, head, size;
+  if (CONC__UNLIKELY(q->returned != NULL || q->putters.first != NULL ||
+                     q->queue.max_total > 0 || sink->body != NULL ||
+                     !conc__fifo_has(q, 0)))
+    return -1;
+  at = q->got_at & (q->ring.size - 1);
+  entry = q->ring.data + at;
+  memcpy(&head, entry, sizeof head);
+  size = head >> 2;
+  if (CONC__UNLIKELY((head & 3) != 0 || size > sink->size ||
+                     CONC__ENTRY_SIZE(size) > q->ring.size - at))
+    return -1;
+  conc__copy_few(sink->data, entry + sizeof head, size);
+  CONC__STORE(&q->got_at, q->got_at + CONC__ENTRY_SIZE(size));
+  CONC__STORE(&q->got, q->got + 1); /* the last touch of the queue */
+  return (ssize_t)size;
+}
+
 /* Gets as many as there are of n messages, each of as many bytes as the sink
    has; waits for the first. How many, or negative errno. If n is 0: one
    message of any size that the sink takes, and its size.
    `got_at` is stored as soon as a message has been copied, for a putter that
    needs the bytes; `got` is stored once, at the end, for it is what lets
    putters go, and what says that this get is done with the queue. If it is one
-   message, in a block, that is copied after this: it is the getter's alone. */
-CONC__INLINE ssize_t conc__fifo_get_n(conc__fifo *q, const conc__sink *sink,
-                                      size_t n, double deadline) {
+   message, in a block, that is copied after this: it is the getter's alone.
+   -ENOBUFS, of one message: see conc__sink_widen.
+   Called with the getters' guard held, which it releases. */
+CONC__PRIVATE ssize_t conc__fifo_get_n(conc__fifo *q, conc__sink *sink,
+                                       size_t n, double deadline) {
   conc__mutex *guard = conc__fifo_get_guard(q);
   char *data = (char *)sink->data;
   conc__waiter *woken = NULL;
   unsigned char *block = NULL;
+  void *emptied = NULL; /* blocks, each begins with the address of the next */
   size_t done = 0;
   ssize_t size;
   conc__entry slot;
-  conc__mutex_lock(guard);
   if (CONC__UNLIKELY(!conc__fifo_has(q, 0))) {
     int rc = conc__fifo_await_message(q, deadline);
     if (rc != 0) return rc;
@@ -31056,7 +32100,10 @@ CONC__INLINE ssize_t conc__fifo_get_n(conc__fifo *q, const conc__sink *sink,
     if (CONC__LIKELY(block == NULL) || n > 0)
       size = conc__entry_copy(&slot, sink, data);
     conc__fifo_take_off(q, &slot);
-    if (n > 0 && CONC__UNLIKELY(block != NULL)) CONC_FREE(block);
+    if (n > 0 && CONC__UNLIKELY(block != NULL)) {
+      memcpy(block, &emptied, sizeof emptied);
+      emptied = block;
+    }
     if (++done >= n || !conc__fifo_has(q, done)) break;
     if (size > 0) data += size;
   }
@@ -31072,8 +32119,14 @@ CONC__INLINE ssize_t conc__fifo_get_n(conc__fifo *q, const conc__sink *sink,
     size = conc__entry_copy_block(&slot, sink, data);
     conc__block_free(block, slot.whole);
   }
+  while (CONC__UNLIKELY(emptied != NULL)) {
+    void *next;
+    memcpy(&next, emptied, sizeof next);
+    CONC_FREE(emptied);
+    emptied = next;
+  }
   /* A message stayed that another getter may be able to take. */
-  if (CONC__UNLIKELY(size < 0))
+  if (CONC__UNLIKELY(size < 0) && size != -ENOBUFS)
     conc__fifo_pass(conc__fifo_put_guard(q), &q->getters);
   return done > 0 && n > 0 ? (ssize_t)done : size;
 }
@@ -31081,7 +32134,22 @@ CONC__INLINE ssize_t conc__fifo_get_n(conc__fifo *q, const conc__sink *sink,
 CONC__PRIVATE ssize_t conc__fifo_get(conc_queue *queue, conc__sink *sink,
                                      double deadline) {
   conc__fifo *q = (conc__fifo *)queue;
-  return conc__fifo_get_n(q, sink, 0, deadline);
+  conc__mutex *guard = conc__fifo_get_guard(q);
+  for (;;) {
+    ssize_t size;
+    conc__mutex_lock(guard);
+    size = conc__fifo_get_quick(q, sink);
+    if (CONC__LIKELY(size >= 0)) {
+      conc__mutex_unlock(guard);
+      return size;
+    }
+    size = conc__fifo_get_n(q, sink, 0, deadline);
+    if (CONC__LIKELY(size != -ENOBUFS)) return size;
+    size = conc__sink_widen(sink);
+    if (size == 0) continue;
+    conc__fifo_pass(conc__fifo_put_guard(q), &q->getters);
+    return size;
+  }
 }
 
 /* Keeps a message that comes back in the buffer that it was got into, which
@@ -31119,12 +32187,20 @@ CONC__PRIVATE int conc__fifo_unget(conc_queue *queue, const conc__message *m,
   conc__message back = *m;
   conc__block block;
   size_t need = CONC__ENTRY_SIZE(large ? sizeof block : m->size);
-  int rc = -ENOMEM;
+  int rc = -ENOMEM, grown = 0;
   back.keep = b;
   if (large && conc__block_make(&block, &back) != 0) return -ENOMEM;
   conc__fifo_lock(q);
   if (q->returned != NULL) rc = conc__returned_keep(q, m, b);
-  if (rc != 0 && (rc = conc__bytering_grow(q, need)) == 0) {
+  while (rc != 0 && grown == 0 &&
+         need > q->ring.size - (q->put_at - q->got_at)) {
+    conc__fifo_unlock(q);
+    grown = conc__bytering_grow(q, need);
+    conc__fifo_lock(q);
+    if (q->returned != NULL) rc = conc__returned_keep(q, m, b);
+  }
+  if (rc != 0 && grown == 0) {
+    rc = 0;
     conc__bytering_put(q, q->got_at - need, m->data, m->size, m->kind,
                        large ? &block : NULL);
     CONC__STORE(&q->got_at, q->got_at - need);
@@ -31289,8 +32365,10 @@ CONC__PRIVATE ssize_t conc__fifo_put_many(conc_queue *queue,
   conc__message one = *m;
   size_t done = 0;
   ssize_t rc = 0;
-  if (m->size < CONC__ENTRY_LARGE)
+  if (m->size < CONC__ENTRY_LARGE) {
+    conc__mutex_lock(conc__fifo_put_guard(q));
     return conc__fifo_put_n(q, m, NULL, n, deadline);
+  }
   for (; done < n && rc >= 0; done += rc > 0) {
     one.data = (const char *)m->data + done * m->size;
     rc = conc__fifo_put_large(q, &one, done == 0 ? deadline : 0);
@@ -31301,6 +32379,7 @@ CONC__PRIVATE ssize_t conc__fifo_put_many(conc_queue *queue,
 CONC__PRIVATE ssize_t conc__fifo_get_many(conc_queue *queue, conc__sink *sink,
                                           size_t n, double deadline) {
   conc__fifo *q = (conc__fifo *)queue;
+  conc__mutex_lock(conc__fifo_get_guard(q));
   return conc__fifo_get_n(q, sink, n, deadline);
 }
 
@@ -31526,7 +32605,7 @@ typedef struct conc__cells_queue {
   conc_queue *stash; /* of this process: got, but could not be handed over */
   unsigned stashed;  /* there may be something in it */
   unsigned inside;   /* tasks that touch this after what lets others go */
-  unsigned lone[2];  /* see conc__cells_pause_for_batch; getters, putters */
+  unsigned lone[2];  /* see conc__linger_begin; getters, putters */
 } conc__cells_queue;
 
 /* What a cell says of its message. */
@@ -32007,28 +33086,16 @@ typedef struct conc__cells_wait {
   bool slept;     /* it may have been woken in place of another one */
 } conc__cells_wait;
 
-/* A task that follows right behind the other side takes each cell's cache line
-   away while the other side works on it, and then both wait for the line more
-   than they work. So after a spin that has paid, the task stays behind for
-   about a microsecond, as long as this lets more than one cell get ready. If
-   it does not, this is tried again now and then (conc__spin_learn). */
-#define CONC__CELLS_LINGER 40
-
-CONC__PRIVATE void
-conc__cells_pause_for_batch(conc__cells_queue *s, int side,
-                            const conc__cells_position *spot) {
+/* Stays behind the other side, see conc__linger_begin. */
+CONC__PRIVATE void conc__cells_linger(conc__cells_queue *s, int side,
+                                      const conc__cells_position *spot) {
   uint64_t next = conc__at_next(s, spot->at);
-  unsigned lone = CONC__LOAD_RELAXED(&s->lone[side]), i;
   uint64_t ready = CONC__CELL(
       CONC__AT_LAP(next), 0,
       side == CONC__GETTERS ? CONC__CELL_FULL : CONC__CELL_FREE);
-  bool paid = false;
-  if (lone < 5) {
-    for (i = 0; i < CONC__CELLS_LINGER; i++) conc__pause();
-    paid = CONC__LOAD_RELAXED(&conc__cell_at(s, next)->word) == ready;
-  }
-  conc__spin_learn(&lone, paid);
-  CONC__STORE_RELAXED(&s->lone[side], lone);
+  conc__linger_begin(&s->lone[side]);
+  conc__linger_end(&s->lone[side],
+                   CONC__LOAD_RELAXED(&conc__cell_at(s, next)->word) == ready);
 }
 
 /* Waits busily until the cell's word changes. */
@@ -32042,7 +33109,7 @@ CONC__PRIVATE bool conc__cells_spin(conc__cells_queue *s, int side,
   conc__spin_begin(&spin, &self->spin_failed, deadline);
   while (!paid && conc__spin_again(&spin, 1))
     paid = CONC__LOAD(&spot->cell->word) != spot->word;
-  if (paid) conc__cells_pause_for_batch(s, side, spot);
+  if (paid) conc__cells_linger(s, side, spot);
   conc__spin_end(&spin, paid);
   return paid;
 }
@@ -33714,6 +34781,8 @@ typedef struct conc__journal {
   /* Under the guard. */
   conc__sheet *first, *last; /* the batch that gathers */
   conc__sheet *spare;        /* an empty one, or NULL */
+  conc__sheet *reserve;      /* another one, see conc__journal_note. Read
+                                without the guard, too */
   uint64_t gathering;        /* the number of that batch, from 1 on */
   uint64_t settled;          /* all batches up to this one have ended */
   conc__ticket *tickets;     /* of records whose commit has not returned */
@@ -33770,15 +34839,16 @@ conc__journal_put_total(const conc_journal_record *r) {
 
 /* --- appending --- */
 
-/* Room for n bytes in the batch that gathers, or NULL: a sheet is needed. The
-   guard is held. */
-CONC__PRIVATE unsigned char *conc__journal_room(conc__journal *j, size_t n) {
+/* Room for n bytes in the batch that gathers, if need be in the empty sheet
+   *spare; or NULL: a sheet is needed. The guard is held. */
+CONC__PRIVATE unsigned char *conc__journal_room(conc__journal *j, size_t n,
+                                                conc__sheet **spare) {
   conc__sheet *s = j->last;
   if (s == NULL || s->room - s->size < n) {
-    s = j->spare;
+    s = *spare;
     if (s == NULL) return NULL;
     CONC__CHECK(s->next == NULL && n <= s->room - s->size);
-    j->spare = NULL;
+    CONC__STORE_RELAXED(spare, (conc__sheet *)NULL);
     if (j->last != NULL) j->last->next = s;
     else j->first = s;
     j->last = s;
@@ -33793,7 +34863,7 @@ CONC__PRIVATE unsigned char *conc__journal_room_made(conc__journal *j,
                                                      size_t n) {
   conc__mutex *guard = conc__journal_guard(j);
   unsigned char *p;
-  while ((p = conc__journal_room(j, n)) == NULL) {
+  while ((p = conc__journal_room(j, n, &j->spare)) == NULL) {
     conc__sheet *s;
     conc__mutex_unlock(guard);
     s = conc__sheet_new(CONC__SHEET_ROOM - CONC__SHEET_FROM);
@@ -33808,6 +34878,34 @@ CONC__PRIVATE unsigned char *conc__journal_room_made(conc__journal *j,
     conc__mutex_lock(guard);
   }
   return p;
+}
+
+/* How many records without a body there is room for at least, while a queue
+   has its guard, if conc__journal_is_ready when it has taken it. */
+#define CONC__JOURNAL_READY                                                   \
+  ((CONC__SHEET_ROOM - CONC__SHEET_FROM) / CONC__RECORD_HEAD)
+
+/* A queue asks with its guard held, under which alone the reserve is used. */
+CONC__INLINE bool conc__journal_is_ready(const conc__journal *j) {
+  return CONC__LOAD_RELAXED(&j->reserve) != NULL;
+}
+
+/* Makes it so, without any guard; but others may use it first. False: there is
+   no memory, or it is another process's. */
+CONC__PRIVATE bool conc__journal_make_ready(conc__journal *j) {
+  conc__mutex *guard = conc__journal_guard(j);
+  conc__sheet *s;
+  if (conc__journal_is_foreign(j)) return false;
+  s = conc__sheet_new(CONC__SHEET_ROOM - CONC__SHEET_FROM);
+  if (s == NULL) return false;
+  conc__mutex_lock(guard);
+  if (j->reserve == NULL) {
+    CONC__STORE_RELAXED(&j->reserve, s);
+    s = NULL;
+  }
+  conc__mutex_unlock(guard);
+  CONC_FREE(s);
+  return true;
 }
 
 /* What a call returns at once; 0: it may go on. The guard is held. */
@@ -33887,11 +34985,12 @@ CONC__PRIVATE void conc__record_fill(unsigned char *p, int type,
    -EPERM: a forked child; -ENOMEM, or the error by which the journal has
    failed: then nothing was appended, and no commit follows. What is to be
    woken afterwards is in *woken: so a short record, without a body,
-   can be appended with the guard of a queue held. */
+   can be appended with the guard of a queue held (`guarded`). Its memory is
+   there before, see CONC__JOURNAL_READY. */
 CONC__PRIVATE int conc__journal_note(conc__journal *j, int type,
                                      const conc_journal_record *r,
-                                     size_t length, conc__ticket *t,
-                                     conc__waiter **woken) {
+                                     size_t length, bool guarded,
+                                     conc__ticket *t, conc__waiter **woken) {
   conc__mutex *guard = conc__journal_guard(j);
   uint64_t whole = conc__record_total(length);
   size_t total = (size_t)whole;
@@ -33916,7 +35015,8 @@ CONC__PRIVATE int conc__journal_note(conc__journal *j, int type,
     else j->first = own;
     j->last = own;
   } else if (rc == 0) {
-    p = conc__journal_room_made(j, total);
+    p = guarded ? conc__journal_room(j, total, &j->reserve)
+                : conc__journal_room_made(j, total);
     if (p == NULL) rc = -ENOMEM;
     else memcpy(p, small, total);
   }
@@ -33944,7 +35044,7 @@ CONC__PRIVATE int conc__journal_append(conc__journal *j, int type,
                                        const conc_journal_record *r,
                                        size_t length, conc__ticket *t) {
   conc__waiter *woken;
-  int rc = conc__journal_note(j, type, r, length, t, &woken);
+  int rc = conc__journal_note(j, type, r, length, false, t, &woken);
   conc__wake_all(woken);
   return rc;
 }
@@ -35048,6 +36148,7 @@ CONC__PRIVATE void conc__journal_free(conc__journal *j) {
   conc__journal_shut(&j->directory);
   conc__sheets_free(j->first);
   conc__sheets_free(j->spare);
+  conc__sheets_free(j->reserve);
   CONC_FREE(j);
 }
 
@@ -35395,6 +36496,8 @@ typedef struct conc__work {
 typedef struct conc__todo {
   conc__waiter *woken, *woken_last;
   conc__letter *freed; /* linked by `next` */
+  void *junk; /* memory to be freed: each begins with the address of the
+                 next */
 } conc__todo;
 
 /* The first of a pair: with it held, a journal may be appended to. */
@@ -35540,8 +36643,14 @@ CONC__PRIVATE conc__holder *conc__holder_new(const char *name, uint64_t seen) {
   return h;
 }
 
+/* One does not refer to it any more: whether it was the last one, and it is to
+   be freed. */
+CONC__PRIVATE bool conc__holder_is_last(conc__holder *h) {
+  return __atomic_sub_fetch(&h->refs, 1u, __ATOMIC_ACQ_REL) == 0;
+}
+
 CONC__PRIVATE void conc__holder_unref(conc__holder *h) {
-  if (__atomic_sub_fetch(&h->refs, 1u, __ATOMIC_ACQ_REL) == 0) CONC_FREE(h);
+  if (conc__holder_is_last(h)) CONC_FREE(h);
 }
 
 /* The holder has given a sign of life. */
@@ -35617,21 +36726,10 @@ CONC__PRIVATE conc__stake *conc__stake_make(conc__holder *h, conc__work *q) {
 }
 
 /* Notes that a lease was lost. If there is no room, the oldest note goes: what
-   is asked for is the youngest. */
+   is asked for is the youngest. Room is made when a lease begins: see
+   conc__work_reserve. */
 CONC__PRIVATE void conc__stake_lose(conc__stake *s, uint64_t lease) {
   size_t i;
-  if (s->lost_count == s->lost_room && s->lost_room < CONC__LOST_MOST) {
-    size_t room = s->lost_room * 4;
-    uint64_t *lost;
-    if (room > CONC__LOST_MOST) room = CONC__LOST_MOST;
-    lost = (uint64_t *)CONC_MALLOC(room * sizeof *lost);
-    if (lost != NULL) {
-      memcpy(lost, s->lost, s->lost_count * sizeof *lost);
-      if (s->lost != s->few) CONC_FREE(s->lost);
-      s->lost = lost;
-      s->lost_room = room;
-    }
-  }
   if (s->lost_count == s->lost_room) {
     if (lease < s->lost[0]) return;
     s->lost_count--;
@@ -35744,14 +36842,37 @@ CONC__INLINE void conc__work_enter(conc__work *q) {
   q->arriving = 0;
 }
 
+/* Takes the guard. With a journal, there is the memory for what is noted until
+   it is let go, if there is memory. */
+CONC__NOINLINE void conc__work_lock_again(conc__work *q) {
+  bool ready = false;
+  while (!ready) {
+    conc__mutex_unlock(conc__work_guard(q));
+    ready = !conc__journal_make_ready(q->journal);
+    conc__mutex_lock(conc__work_guard(q));
+    ready |= conc__journal_is_ready(q->journal);
+  }
+}
+
 CONC__INLINE void conc__work_lock(conc__work *q) {
   conc__mutex_lock(conc__work_guard(q));
+  if (CONC__UNLIKELY(q->journal != NULL) &&
+      !conc__journal_is_ready(q->journal))
+    conc__work_lock_again(q);
   conc__work_enter(q);
 }
 
 CONC__INLINE void conc__todo_begin(conc__todo *todo) {
   todo->woken = todo->woken_last = NULL;
   todo->freed = NULL;
+  todo->junk = NULL;
+}
+
+/* Has memory freed, unless it is NULL, when the guard has been released. */
+CONC__PRIVATE void conc__todo_junk(conc__todo *todo, void *memory) {
+  if (memory == NULL) return;
+  memcpy(memory, &todo->junk, sizeof todo->junk);
+  todo->junk = memory;
 }
 
 /* Notes a waiter that was taken off its list; NULL: there was none. */
@@ -35771,7 +36892,8 @@ CONC__PRIVATE void conc__todo_wake_all(conc__todo *todo,
 /* A letter is gone. One that a get copies is freed by that. */
 CONC__PRIVATE void conc__todo_free(conc__todo *todo, conc__letter *l) {
   if (l->copying > 0) {
-    if (l->state == CONC__LETTER_DYING) conc__holder_unref(l->by.holder);
+    if (l->state == CONC__LETTER_DYING && conc__holder_is_last(l->by.holder))
+      conc__todo_junk(todo, l->by.holder);
     l->state = CONC__LETTER_GONE;
     return;
   }
@@ -35817,6 +36939,11 @@ CONC__PRIVATE void conc__work_unlock(conc__work *q, conc__todo *todo) {
     todo->freed = l->next;
     conc__letter_free(l);
   }
+  while (todo->junk != NULL) {
+    void *junk = todo->junk;
+    memcpy(&todo->junk, junk, sizeof todo->junk);
+    CONC_FREE(junk);
+  }
   conc__todo_begin(todo);
 }
 
@@ -35858,7 +36985,7 @@ CONC__PRIVATE int conc__work_note(conc__work *q, const conc__letter *l,
   r.size = l->size;
   r.id_size = l->id_size;
   if (span > 0) r.due = conc__wall_clock() + (double)span / 1e9;
-  rc = conc__journal_note(q->journal, type, &r, 0, t, &woken);
+  rc = conc__journal_note(q->journal, type, &r, 0, true, t, &woken);
   conc__todo_wake(todo, woken);
   conc__work_check(q, rc, todo);
   return rc;
@@ -35931,18 +37058,13 @@ CONC__INLINE conc__letter **conc__work_bucket(conc__work *q, uint64_t lease) {
   return &q->buckets[lease & (q->buckets_size - 1)];
 }
 
-/* Numbers follow each other, so they spread evenly over the buckets. Without
-   memory there are as many as before, and they are longer. */
-CONC__PRIVATE void conc__work_more_buckets(conc__work *q) {
-  size_t old_size = q->buckets_size, size = old_size * 2, i;
+/* Puts the leases into other buckets, twice as many, all of which are NULL.
+   The old ones, if they are to be freed. */
+CONC__PRIVATE void *conc__work_rehash(conc__work *q, conc__letter **grown) {
   conc__letter **old = q->buckets;
-  conc__letter **grown;
-  if (size > SIZE_MAX / sizeof *grown) return;
-  grown = (conc__letter **)CONC_MALLOC(size * sizeof *grown);
-  if (grown == NULL) return;
-  memset(grown, 0, size * sizeof *grown);
+  size_t old_size = q->buckets_size, i;
   q->buckets = grown;
-  q->buckets_size = size;
+  q->buckets_size = old_size * 2;
   for (i = 0; i < old_size; i++)
     while (old[i] != NULL) {
       conc__letter *l = old[i];
@@ -35951,7 +37073,56 @@ CONC__PRIVATE void conc__work_more_buckets(conc__work *q) {
       l->chain = *p;
       *p = l;
     }
-  if (old != q->few) CONC_FREE(old);
+  return old != q->few ? old : NULL;
+}
+
+/* Has room for the notes of so many lost leases in memory that is large enough
+   for them. What is to be freed, or NULL. */
+CONC__PRIVATE void *conc__stake_widen(conc__stake *s, uint64_t *lost,
+                                      size_t room) {
+  uint64_t *old = s->lost;
+  memcpy(lost, old, s->lost_count * sizeof *lost);
+  s->lost = lost;
+  s->lost_room = room;
+  return old != s->few ? old : NULL;
+}
+
+/* How many notes of lost leases a stake must have room for before it gets one
+   lease more; 0: it has. */
+CONC__INLINE size_t conc__stake_wish(const conc__stake *s) {
+  size_t need = s->lost_count + s->count + 1, room = s->lost_room * 4;
+  if (need <= s->lost_room || s->lost_room >= CONC__LOST_MOST) return 0;
+  if (room < need) room = need;
+  return room < CONC__LOST_MOST ? room : CONC__LOST_MOST;
+}
+
+/* Sees to it that there is room for one lease more, of this stake or, if that
+   is NULL, a loan. Called with the guard held, and returns with it; but it is
+   let go meanwhile, if memory is needed: the caller has seen nothing yet.
+   Numbers follow each other, so they spread evenly over the buckets. Without
+   memory there are as many as before, and they are longer; and of the leases
+   that are lost some are not told. */
+CONC__PRIVATE void conc__work_reserve(conc__work *q, conc__stake *s,
+                                      conc__todo *todo) {
+  size_t size = q->leased_count >= q->buckets_size ? q->buckets_size * 2 : 0;
+  size_t room = s != NULL ? conc__stake_wish(s) : 0;
+  conc__letter **grown = NULL;
+  uint64_t *lost = NULL;
+  if (CONC__LIKELY(size == 0 && room == 0)) return;
+  conc__work_unlock(q, todo);
+  if (size > 0 && size <= SIZE_MAX / sizeof *grown)
+    grown = (conc__letter **)CONC_MALLOC(size * sizeof *grown);
+  if (grown != NULL) memset(grown, 0, size * sizeof *grown);
+  if (room > 0) lost = (uint64_t *)CONC_MALLOC(room * sizeof *lost);
+  conc__work_lock(q);
+  if (grown != NULL && size == q->buckets_size * 2)
+    conc__todo_junk(todo, conc__work_rehash(q, grown));
+  else
+    conc__todo_junk(todo, grown);
+  if (lost != NULL && room > s->lost_room)
+    conc__todo_junk(todo, conc__stake_widen(s, lost, room));
+  else
+    conc__todo_junk(todo, lost);
 }
 
 CONC__PRIVATE conc__letter *conc__work_find(conc__work *q, uint64_t lease) {
@@ -35985,7 +37156,7 @@ CONC__PRIVATE void conc__work_lend(conc__work *q, conc__letter *l,
                                    conc__stake *s) {
   conc__letter **p;
   conc__work_unready(q, l);
-  if (q->leased_count++ >= q->buckets_size) conc__work_more_buckets(q);
+  q->leased_count++;
   l->lease = ++q->lease_last;
   l->deliveries++;
   q->got++;
@@ -36281,6 +37452,12 @@ CONC__PRIVATE bool conc__stake_end_some(conc__stake *s) {
     return false;
   }
   conc__work_enter(q);
+  if (CONC__UNLIKELY(q->journal != NULL) &&
+      !conc__journal_is_ready(q->journal)) {
+    q->users++; /* it stays while its guard is let go */
+    conc__work_lock_again(q);
+    conc__work_unuse(q, &todo);
+  }
   for (moves = 0; moves < CONC__MOVES_MOST && s->youngest != NULL; moves++)
     conc__work_return(q, s->youngest, CONC__BACK_ENDED, -1, NULL, &todo);
   more = s->youngest != NULL;
@@ -36390,6 +37567,9 @@ CONC__PRIVATE int conc__work_await(conc__work *q, struct conc__waitlist *list,
     conc__waiter_init(w, conc__self(),
                       list == &q->joiners ? "the end of queue" : "queue",
                       q->queue.name);
+    w->relation = list == &q->getters   ? "get"
+                  : list == &q->putters ? "put"
+                                        : NULL;
     w->recheck_after_fork = true;
   }
   /* Before it waits it keeps the time for all, if none does. */
@@ -36422,18 +37602,28 @@ CONC__INLINE conc__put_id **conc__put_id_bucket(conc__put_ids *ids,
   return &ids->buckets[hash & (ids->size - 1)];
 }
 
-/* Makes room for one id more. 0 or -ENOMEM: there is no bucket at all. */
-CONC__PRIVATE int conc__put_id_reserve(conc__put_ids *ids) {
-  size_t size = ids->size > 0 ? ids->size * 2 : 64;
-  conc__put_id **buckets;
-  conc__put_id *k;
+/* How many buckets there are to be before one id more is entered; 0: there are
+   enough. */
+CONC__INLINE size_t conc__put_ids_wish(const conc__put_ids *ids) {
   if (ids->count < ids->size) return 0;
-  buckets = size > SIZE_MAX / sizeof *buckets
-                ? NULL
-                : (conc__put_id **)CONC_MALLOC(size * sizeof *buckets);
-  if (buckets == NULL) return ids->buckets != NULL ? 0 : -ENOMEM;
-  memset(buckets, 0, size * sizeof *buckets);
-  CONC_FREE(ids->buckets);
+  return ids->size > 0 ? ids->size * 2 : 64;
+}
+
+/* So many empty ones, or NULL. */
+CONC__PRIVATE conc__put_id **conc__put_ids_make(size_t size) {
+  conc__put_id **buckets = NULL;
+  if (size <= SIZE_MAX / sizeof *buckets)
+    buckets = (conc__put_id **)CONC_MALLOC(size * sizeof *buckets);
+  if (buckets != NULL) memset(buckets, 0, size * sizeof *buckets);
+  return buckets;
+}
+
+/* Puts the ids into these. The old ones, to be freed. */
+CONC__PRIVATE conc__put_id **conc__put_ids_rehash(conc__put_ids *ids,
+                                                  conc__put_id **buckets,
+                                                  size_t size) {
+  conc__put_id **old = ids->buckets;
+  conc__put_id *k;
   ids->buckets = buckets;
   ids->size = size;
   for (k = ids->oldest; k != NULL; k = k->newer) {
@@ -36441,23 +37631,37 @@ CONC__PRIVATE int conc__put_id_reserve(conc__put_ids *ids) {
     k->chain = *p;
     *p = k;
   }
-  return 0;
+  return old;
 }
 
-/* Forgets ids whose time is over, some of them at a time: there may be
-   millions, and a put that comes behind them is not to wait for that. */
-CONC__PRIVATE void conc__put_id_forget(conc__put_ids *ids, uint64_t now,
-                                       size_t most) {
-  conc__put_id *k;
-  while (most-- > 0 && (k = ids->oldest) != NULL && k->until <= now) {
-    conc__put_id **p = conc__put_id_bucket(ids, k->hash);
-    while (*p != k) p = &(*p)->chain;
-    *p = k->chain;
-    ids->oldest = k->newer;
-    if (ids->oldest == NULL) ids->newest = NULL;
-    ids->count--;
-    CONC_FREE(k);
-  }
+/* Makes room for one id more. Called with the guard held, and returns with it;
+   but it is let go meanwhile, if memory is needed. 0 or -ENOMEM: there is no
+   bucket at all. */
+CONC__PRIVATE int conc__put_ids_reserve(conc__work *q, conc__todo *todo) {
+  size_t size = conc__put_ids_wish(&q->known);
+  conc__put_id **buckets;
+  if (CONC__LIKELY(size == 0)) return 0;
+  conc__work_unlock(q, todo);
+  buckets = conc__put_ids_make(size);
+  conc__work_lock(q);
+  if (buckets != NULL && size > q->known.size)
+    buckets = conc__put_ids_rehash(&q->known, buckets, size);
+  conc__todo_junk(todo, buckets);
+  return q->known.buckets != NULL ? 0 : -ENOMEM;
+}
+
+/* Takes out the oldest id, if its time is over; else NULL. */
+CONC__PRIVATE conc__put_id *conc__put_ids_take(conc__put_ids *ids,
+                                               uint64_t now) {
+  conc__put_id *k = ids->oldest, **p;
+  if (k == NULL || k->until > now) return NULL;
+  p = conc__put_id_bucket(ids, k->hash);
+  while (*p != k) p = &(*p)->chain;
+  *p = k->chain;
+  ids->oldest = k->newer;
+  if (ids->oldest == NULL) ids->newest = NULL;
+  ids->count--;
+  return k;
 }
 
 /* An id that is to be known. NULL: there is no memory. */
@@ -36471,11 +37675,18 @@ CONC__PRIVATE conc__put_id *conc__put_id_new(const char *id) {
   return k;
 }
 
-/* Whether an id is known. Under the guard. */
+/* Whether an id is known. Under the guard. Forgets ids whose time is over,
+   some of them at a time: there may be millions, and a put that comes behind
+   them is not to wait for that. */
 CONC__PRIVATE bool conc__put_id_has(conc__put_ids *ids,
-                                   const conc__put_id *which, uint64_t now) {
+                                    const conc__put_id *which, uint64_t now,
+                                    conc__todo *todo) {
+  conc__put_id *old;
   const conc__put_id *k;
-  conc__put_id_forget(ids, now, CONC__MOVES_MOST);
+  int some = 0;
+  while (some++ < CONC__MOVES_MOST &&
+         (old = conc__put_ids_take(ids, now)) != NULL)
+    conc__todo_junk(todo, old);
   if (ids->buckets == NULL) return false;
   for (k = *conc__put_id_bucket(ids, which->hash); k != NULL; k = k->chain)
     if (k->hash == which->hash && k->until > now &&
@@ -36525,15 +37736,16 @@ CONC__PRIVATE int conc__work_await_room(conc__work *q, size_t bytes,
   wait.begun = false;
   for (;;) {
     bool arriving = false;
+    int room = id != NULL ? conc__put_ids_reserve(q, todo) : 0;
     conc__work_move_due(q, todo);
     if (q->closed) rc = -EPIPE;
     if (rc == 0) rc = q->failed;
     if (rc == 0 && id != NULL) {
       arriving = conc__put_id_is_arriving(q, id);
-      if (!arriving && conc__put_id_has(&q->known, id, conc__due_now()))
+      if (!arriving && conc__put_id_has(&q->known, id, conc__due_now(), todo))
         rc = 1;
       else
-        rc = conc__put_id_reserve(&q->known);
+        rc = room;
     }
     if (rc != 0 || (!arriving && conc__work_fits(q, bytes))) break;
     /* Room that this one was woken for is another one's, if it has to wait for
@@ -36885,7 +38097,7 @@ CONC__PRIVATE ssize_t conc__work_get_one(conc__work *q, conc__sink *sink,
   conc__letter *l;
   conc__entry slot;
   ssize_t size;
-  int rc;
+  int rc, widened;
   if (sink->holder != NULL) lent = true;
   if (q->queue.leases) {
     conc__holder *h =
@@ -36895,13 +38107,23 @@ CONC__PRIVATE ssize_t conc__work_get_one(conc__work *q, conc__sink *sink,
   }
   conc__todo_begin(&todo);
   conc__work_lock(q);
-  l = conc__work_await_letter(q, deadline, &rc, &todo);
-  if (l == NULL) {
-    conc__work_leave(q, &todo);
-    return rc;
+  for (;;) {
+    if (stake != NULL || lent) conc__work_reserve(q, stake, &todo);
+    l = conc__work_await_letter(q, deadline, &rc, &todo);
+    if (l == NULL) {
+      conc__work_leave(q, &todo);
+      return rc;
+    }
+    conc__letter_entry(l, &slot);
+    size = conc__entry_prepare(&slot, sink);
+    if (CONC__LIKELY(size != -ENOBUFS)) break;
+    conc__work_unlock(q, &todo);
+    widened = conc__sink_widen(sink);
+    conc__work_lock(q);
+    if (widened == 0) continue;
+    size = widened;
+    break;
   }
-  conc__letter_entry(l, &slot);
-  size = conc__entry_prepare(&slot, sink);
   if (size == 0 && sink->body == NULL)
     size = conc__sink_takes(sink, slot.size);
   if (sink->holder != NULL && CONC__LOAD_RELAXED(&sink->holder->leaving))
@@ -36963,6 +38185,13 @@ CONC__PRIVATE ssize_t conc__work_get_many(conc_queue *queue, conc__sink *sink,
   }
   return done > 0 ? (ssize_t)done : size;
 }
+
+/* ---------------------------------------------------------------------------
+   >>ends: how the leases of such a queue end, and its class
+
+   What the holder of a lease says of its message, and what else such a queue
+   does. It uses >>work and >>letters.
+   ------------------------------------------------------------------------ */
 
 /* --- the ends of leases --- */
 
@@ -37163,8 +38392,9 @@ CONC__PRIVATE int conc__work_done_some(conc__work *q, conc__stake *s,
   return end != 0 ? end : rc;
 }
 
-/* How many end while the guard is held, at most. */
-#define CONC__ENDINGS_MOST ((size_t)1024)
+/* How many end while the guard is held, at most: with CONC__MOVES_MOST others
+   no more than CONC__JOURNAL_READY. */
+#define CONC__ENDINGS_MOST ((size_t)512)
 
 /* As conc__lease_class says it. With a journal, as many wait for the disk
    together as there is memory for. */
@@ -37429,6 +38659,7 @@ CONC__PRIVATE void conc__work_free(conc_queue *queue) {
   conc__waiter w;
   conc__stake *s;
   conc__letter *l;
+  conc__put_id *id;
   size_t i;
   conc__work_lock(q);
   while (q->users > 0) {
@@ -37456,7 +38687,8 @@ CONC__PRIVATE void conc__work_free(conc_queue *queue) {
     q->dying = l->next;
     conc__letter_free(l);
   }
-  conc__put_id_forget(&q->known, CONC__DUE_NEVER, SIZE_MAX);
+  while ((id = conc__put_ids_take(&q->known, CONC__DUE_NEVER)) != NULL)
+    CONC_FREE(id);
   CONC_FREE(q->known.buckets);
   if (q->buckets != q->few) CONC_FREE(q->buckets);
   if (q->before != NULL) conc__holder_unref(q->before);
@@ -37503,12 +38735,17 @@ CONC__PRIVATE bool conc__work_is_allowed(const conc_queue_opts *o) {
 CONC__PRIVATE int conc__work_find_id(conc__work *q,
                                      const conc_journal_record *r) {
   double left = r->put_at - conc__wall_clock();
-  conc__put_id *k;
+  conc__put_id *k, **buckets;
+  size_t size;
   char id[CONC__ID_MOST + 1];
   if (q->dedup == 0 || r->id_size > CONC__ID_MOST) return 0;
   memcpy(id, r->id, r->id_size);
   id[r->id_size] = 0;
-  if (conc__put_id_reserve(&q->known) != 0) return -ENOMEM;
+  size = conc__put_ids_wish(&q->known);
+  buckets = size > 0 ? conc__put_ids_make(size) : NULL;
+  if (buckets != NULL)
+    CONC_FREE(conc__put_ids_rehash(&q->known, buckets, size));
+  if (q->known.buckets == NULL) return -ENOMEM;
   k = conc__put_id_new(id);
   if (k == NULL) return -ENOMEM;
   if (left > 0) left = 0; /* the clock was set */
@@ -37700,10 +38937,10 @@ CONC__INLINE bool conc__queue_is_work(const conc_queue *q) {
 #define CONC__BEAT_LEAST 1e-4
 
 /* Bytes of the messages that go along with one request; that come with one
-   answer, which is to need no file (see >>pipe); and how many of them, for the
-   host does nothing else meanwhile. */
+   answer, which is to need no file where packets are long (see >>pipe); and
+   how many of them, for the host does nothing else meanwhile. */
 #define CONC__GUEST_TRIP ((size_t)256 << 10)
-#define CONC__GUEST_FETCH (CONC__PACKET_DATA - sizeof(conc__outcome))
+#define CONC__GUEST_FETCH (32768 - sizeof(conc__outcome))
 #define CONC__GUEST_MANY ((size_t)4096)
 
 /* What a guest asks for. There is no answer to the last three. */
@@ -39347,16 +40584,24 @@ CONC__PRIVATE conc_queue *conc__house_new(const conc_queue_opts *options) {
 /* The one place that names the classes. */
 CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options) {
   bool works = options != NULL && conc__work_is_asked_for(options);
+  bool shared = options != NULL && options->shared;
+  conc_queue *q;
   conc__init();
   if (works)
-    return options->shared ? conc__house_new(options)
-                           : conc__work_new(options);
-  return options != NULL && options->shared ? conc__cells_new(options)
-                                            : conc__fifo_new(options);
+    q = shared ? conc__house_new(options) : conc__work_new(options);
+  else
+    q = shared ? conc__cells_new(options) : conc__fifo_new(options);
+  if (q != NULL)
+    conc__listed_enter(&q->listed, CONC__LISTED_QUEUES, q,
+                       shared ? "shared queue" : "queue");
+  return q;
 }
 
+/* One that is its manager's stays. */
 CONC_API void conc_queue_free(conc_queue *queue) {
-  if (queue != NULL && queue->ops->free != NULL) queue->ops->free(queue);
+  if (queue == NULL || queue->ops->free == NULL) return;
+  conc__listed_leave(&queue->listed);
+  queue->ops->free(queue);
 }
 
 /* A client's queue is not its own to close: other clients use the same. */
@@ -40173,6 +41418,20 @@ CONC__PRIVATE void conc__select_sleep(conc__selection *s, bool polls,
   conc__this.credit = CONC__CREDIT; /* others had their turn */
 }
 
+/* For reports: what the waiter of a case waits for. */
+CONC__PRIVATE void conc__select_name(const conc__select_entry *e,
+                                     conc__waiter *w) {
+  if (e->does == CONC__SELECT_EVENT) {
+    w->what = "event";
+    w->name = e->what->event->name;
+  } else if (e->does == CONC__SELECT_GET || e->does == CONC__SELECT_PUT) {
+    bool gets = e->does == CONC__SELECT_GET;
+    w->what = "queue";
+    w->name = (gets ? e->what->get : e->what->put)->name;
+    w->relation = gets ? "get" : "put";
+  }
+}
+
 /* One wait: until something may have come, or the deadline. All waiters are on
    their lists only in here. A fork in another thread finds them by
    self->many, from before the first is on a list. */
@@ -40184,6 +41443,7 @@ CONC__PRIVATE void conc__select_wait(conc__selection *s, double deadline) {
   for (i = 0; i < s->n; i++) {
     conc__waiter_init(&s->nodes[i].waiter, self, NULL, NULL);
     s->nodes[i].waiter.many = &s->many;
+    conc__select_name(&s->entries[i], &s->nodes[i].waiter);
     s->entries[i].fd = -1;
     s->entries[i].ready = s->entries[i].waiter.ready = 0;
   }
@@ -40336,41 +41596,6 @@ CONC_API ssize_t conc_select(conc_case *cases, size_t n, double timeout) {
 
 typedef struct conc__pool_data conc__pool_data;
 
-/* --- a fence for two sides, of which the rare one pays --- */
-
-/* Two threads that each write a word and then read the other's word need a
-   full fence in between, or both may read what was there before. Where one
-   side comes often and the other one seldom, the seldom one takes the heavy
-   fence: the kernel makes all threads of the process pass a fence (membarrier,
-   Linux 4.14). Then the often one needs the light fence only, which merely
-   keeps the compiler from reordering. If the kernel does not help, both are
-   full fences. Set before there is any pool. */
-static bool conc__fence_is_heavy; /* the kernel does not help */
-
-/* Asks the kernel, once, whether it helps. That also registers the process,
-   without which conc__fence_heavy's call would fail. */
-CONC__PRIVATE void conc__fence_init(void) {
-  CONC__STORE_RELAXED(&conc__fence_is_heavy,
-                      CONC__MEMBARRIER(CONC__MEMBARRIER_REGISTER) != 0);
-}
-
-/* The seldom side: all threads of the process pass a fence before this
-   returns. */
-CONC__PRIVATE void conc__fence_heavy(void) {
-  conc__fence_full();
-  if (!CONC__LOAD_RELAXED(&conc__fence_is_heavy))
-    (void)CONC__MEMBARRIER(CONC__MEMBARRIER_EXPEDITED);
-}
-
-/* The often side: keeps the order of the caller's own steps only. */
-CONC__INLINE void conc__fence_light(void) {
-  CONC__POINT();
-  if (CONC__UNLIKELY(CONC__LOAD_RELAXED(&conc__fence_is_heavy)))
-    conc__fence_full();
-  else
-    __asm__ __volatile__("" ::: "memory");
-}
-
 /* --- deques: what they have --- */
 
 /* The jobs of a worker thread, after Chase and Lev: the owner pushes and pops
@@ -40489,7 +41714,7 @@ CONC__NOINLINE void conc__deque_fence(conc__deque *d) {
   if (top != d->calm_top) {
     d->calm_top = top;
     d->calm = 0;
-  } else if (++d->calm % CONC__CALM == 0 && !conc__fence_is_heavy) {
+  } else if (++d->calm % CONC__CALM == 0 && conc__fence_is_light) {
     /* Fails if a thief is counted. This pop passes the fence all the same: a
        thief that comes now reads `guests` after this, and passes the heavy
        one. */
@@ -40691,6 +41916,7 @@ struct conc__pool_data {
   bool lazy;        /* workers are started when there is work */
   bool over;        /* the workers end; set by the last one to rest */
   bool terminated;  /* jobs that have not begun never do; set once */
+  conc__listed listed; /* for reports */
 };
 
 /* Appends a chain of jobs, of which `end` is the next of the last one, which
@@ -41340,7 +42566,6 @@ CONC__PRIVATE void conc__pool_init_once(void) {
   static const conc__fork_row row = {NULL, NULL, conc__pool_fork_child};
   conc__jobs = &jobs;
   conc__init();
-  conc__fence_init();
   conc__fork_enter(CONC__FORK_POOL, &row);
 }
 
@@ -41397,7 +42622,7 @@ CONC__PRIVATE conc__pool_data *conc__pool_new(const conc_pool *options,
     w->batch.array = &w->batch_array.array;
     /* For good: each pop passes the fence, since no thief could have it pass
        one. */
-    if (conc__fence_is_heavy) w->own.guests = CONC__FENCED;
+    if (!conc__fence_is_light) w->own.guests = CONC__FENCED;
     snprintf(w->name, sizeof w->name, "Worker-%lu", (unsigned long)(i + 1));
     w->task.name = w->name;
     w->task.target = conc__worker_main;
@@ -42784,6 +44009,17 @@ CONC__PRIVATE void conc__procpool_wake_keeper(conc__procpool *procs) {
 
 /* --- in the parent: how jobs end --- */
 
+/* So many jobs have ended that the pool has counted: with the last one it may
+   be gone. */
+CONC__PRIVATE void conc__procpool_count_off(conc__pool_data *p, size_t n) {
+  conc__mutex_lock(&p->guard);
+  CONC__CHECK(p->procs->unfinished >= n);
+  p->procs->unfinished -= n;
+  if (p->procs->unfinished == 0 && (CONC__LOAD(&p->inbox) & CONC__CLOSED))
+    conc__procpool_wake_keeper(p->procs);
+  conc__mutex_unlock_last(&p->guard);
+}
+
 /* Ends a job, without the guard, since callbacks may submit others. The job
    may be freed from then on; the pool may not, since it counts the job until
    the end of this. */
@@ -42791,11 +44027,7 @@ CONC__PRIVATE void conc__procpool_finish_job(conc__pool_data *p, conc_task *t,
                                              void *result, int status) {
   CONC__TRACE(finished(t));
   conc__task_finish(t, result, status);
-  conc__mutex_lock(&p->guard);
-  CONC__CHECK(p->procs->unfinished > 0);
-  if (--p->procs->unfinished == 0 && (CONC__LOAD(&p->inbox) & CONC__CLOSED))
-    conc__procpool_wake_keeper(p->procs);
-  conc__mutex_unlock(&p->guard);
+  conc__procpool_count_off(p, 1);
 }
 
 /* Ends the jobs on a list of conc__procpool_drop. Without the guard. */
@@ -42808,82 +44040,132 @@ CONC__PRIVATE void conc__procpool_finish_jobs(conc__pool_data *p,
   }
 }
 
-/* Slot i, whose word was `seen`, is over: takes it, copies back what a DONE
-   one has, and ends its job, with `status` if it is not DONE; or, if `again`,
-   puts the job back, to be run once more. False if the word has changed
-   meanwhile: another thread, or the worker, was faster, and nothing has
-   happened. Without the guard. */
-CONC__PRIVATE bool conc__procpool_slot_end(conc__pool_data *p, unsigned i,
-                                           uint64_t seen, int status,
-                                           int exitcode, bool again) {
+/* A job that has ended, and that is to be told so. */
+typedef struct conc__procpool_end {
+  conc_task *task;
+  void *result;
+  int status;
+  unsigned slot;
+} conc__procpool_end;
+
+/* Takes slot i, whose word was `seen`, and copies back what a DONE one has.
+   e->status is what its job ends with if it is not DONE. False if the word has
+   changed meanwhile: another thread, or the worker, was faster, and nothing
+   has happened. Without the guard. */
+CONC__PRIVATE bool conc__procpool_slot_take(conc__pool_data *p, unsigned i,
+                                            uint64_t seen, int exitcode,
+                                            conc__procpool_end *e) {
   conc__procpool *procs = p->procs;
   conc__procpool_slot *slot = &procs->shared->slots[i];
-  conc_task *ended = NULL;
-  void *result = NULL;
   conc_task *t;
   /* The swap decides which thread ends the job. FREE here does not yet mean
-     that the slot may be used: it is on the list of free ones only below. */
+     that the slot may be used: it is on the list of free ones only after
+     conc__procpool_slot_free. */
   if (!CONC__CAS(&slot->state, &seen,
                  CONC__JOB_SLOT_WORD(0, 0, CONC__JOB_SLOT_FREE)))
     return false;
-  t = procs->jobs[i].task;
+  e->task = t = procs->jobs[i].task;
+  e->slot = i;
+  e->result = NULL;
   if (conc__job_slot_state(seen) == CONC__JOB_SLOT_DONE) {
     if (t->size > 0)
       memcpy(t->arg, conc__procpool_argument(slot, procs->memory), t->size);
-    result = slot->result;
-    status = slot->status;
+    e->result = slot->result;
+    e->status = slot->status;
   }
   t->pid = slot->pid;
   t->exitcode = exitcode;
+  return true;
+}
+
+/* Slot i, whose word was `seen`, is over: takes it (conc__procpool_slot_take),
+   and ends its job; or, if `again`, puts the job back, to be run once more.
+   False if another thread was faster. Without the guard. */
+CONC__PRIVATE bool conc__procpool_slot_end(conc__pool_data *p, unsigned i,
+                                           uint64_t seen, int status,
+                                           int exitcode, bool again) {
+  conc_task *ended = NULL;
+  conc__procpool_end e;
+  e.status = status;
+  if (!conc__procpool_slot_take(p, i, seen, exitcode, &e)) return false;
   conc__mutex_lock(&p->guard);
   /* After the argument was copied out of the block. */
   conc__procpool_slot_free(p, i);
   if (again) {
-    t->as.job.slot = CONC__JOB_WAITS;
-    t->as.job.retries--;
-    conc__backlog_put_back(&p->backlog, t);
+    e.task->as.job.slot = CONC__JOB_WAITS;
+    e.task->as.job.retries--;
+    conc__backlog_put_back(&p->backlog, e.task);
   }
   conc__procpool_pump(p, &ended);
   conc__mutex_unlock(&p->guard);
-  if (!again) conc__procpool_finish_job(p, t, result, status);
+  if (!again) conc__procpool_finish_job(p, e.task, e.result, e.status);
   conc__procpool_finish_jobs(p, ended);
   return true;
+}
+
+/* Takes those of 64 slots, from the number `first` on, that `bits` has and
+   that are DONE, and ends their jobs, whose ends run no code of the program.
+   The guard is taken twice for all of them, and not twice for each: a thread
+   that submits jobs meanwhile wants it, too. Without the guard. */
+CONC__PRIVATE void conc__procpool_end_plain(conc__pool_data *p, unsigned first,
+                                            uint64_t bits) {
+  conc__procpool_end ends[64];
+  conc_task *ended = NULL;
+  size_t n = 0, k;
+  for (; bits != 0; bits &= bits - 1) {
+    unsigned i = first + conc__lowest_bit(bits);
+    uint64_t seen = CONC__LOAD(&p->procs->shared->slots[i].state);
+    /* Another thread has taken it already, or the keeper at a burial. */
+    if (conc__job_slot_state(seen) == CONC__JOB_SLOT_DONE &&
+        conc__procpool_slot_take(p, i, seen, CONC_NO_EXITCODE, &ends[n]))
+      n++;
+  }
+  if (n == 0) return;
+  conc__mutex_lock(&p->guard);
+  for (k = 0; k < n; k++) conc__procpool_slot_free(p, ends[k].slot);
+  conc__procpool_pump(p, &ended);
+  conc__mutex_unlock(&p->guard);
+  for (k = 0; k < n; k++) {
+    CONC__TRACE(finished(ends[k].task));
+    conc__task_finish(ends[k].task, ends[k].result, ends[k].status);
+  }
+  conc__procpool_finish_jobs(p, ended);
+  conc__procpool_count_off(p, n);
 }
 
 /* Takes all slots that are noted as done. A thread that is not the keeper
    leaves those to it whose end runs code of the program (a callback, or what a
    group does): that is not for a thread that merely waits for a job of its
-   own. */
+   own. Such code may wait for another job that has ended: so these are ended
+   one by one, after the others. */
 CONC__PRIVATE void conc__procpool_collect(conc__pool_data *p, bool keeper) {
   conc__procpool *procs = p->procs;
   conc__procpool_shared *s = procs->shared;
   unsigned k;
   for (k = 0; k < CONC__JOB_SLOTS / 64; k++) {
-    uint64_t bits = 0;
-    if (__atomic_load_n(&s->done[k], __ATOMIC_SEQ_CST) != 0)
-      bits = __atomic_exchange_n(&s->done[k], (uint64_t)0, __ATOMIC_SEQ_CST);
-    for (; bits != 0; bits &= bits - 1) {
-      unsigned i = k * 64 + conc__lowest_bit(bits);
+    uint64_t bits, others = 0, rest;
+    if (__atomic_load_n(&s->done[k], __ATOMIC_SEQ_CST) == 0) continue;
+    bits = __atomic_exchange_n(&s->done[k], (uint64_t)0, __ATOMIC_SEQ_CST);
+    /* The task may be looked at only under the guard, by which it is still in
+       the slot. */
+    conc__mutex_lock(&p->guard);
+    for (rest = bits; rest != 0; rest &= rest - 1) {
+      const conc_task *t =
+          procs->jobs[k * 64 + conc__lowest_bit(rest)].task;
+      if (t != NULL && (t->callback != NULL || t->group != NULL))
+        others |= rest & (~rest + 1);
+    }
+    conc__mutex_unlock(&p->guard);
+    conc__procpool_end_plain(p, k * 64, bits & ~others);
+    if (others != 0 && !keeper) {
+      __atomic_fetch_or(&s->done[k], others, __ATOMIC_SEQ_CST);
+      conc__procpool_wake_keeper(procs);
+    }
+    for (; others != 0 && keeper; others &= others - 1) {
+      unsigned i = k * 64 + conc__lowest_bit(others);
       uint64_t seen = CONC__LOAD(&s->slots[i].state);
-      bool leave = false;
-      /* Another thread has taken it already, or the keeper at a burial. */
-      if (conc__job_slot_state(seen) != CONC__JOB_SLOT_DONE) continue;
-      /* The task may be looked at only under the guard, by which it is still
-         in the slot. */
-      if (!keeper) {
-        conc__mutex_lock(&p->guard);
-        leave = procs->jobs[i].task != NULL &&
-                (procs->jobs[i].task->callback != NULL ||
-                 procs->jobs[i].task->group != NULL);
-        conc__mutex_unlock(&p->guard);
-      }
-      if (leave) {
-        __atomic_fetch_or(&s->done[k], (uint64_t)1 << i % 64,
-                          __ATOMIC_SEQ_CST);
-        conc__procpool_wake_keeper(procs);
-      } else {
+      if (conc__job_slot_state(seen) == CONC__JOB_SLOT_DONE)
         conc__procpool_slot_end(p, i, seen, 0, CONC_NO_EXITCODE, false);
-      }
     }
   }
 }
@@ -43455,6 +44737,7 @@ CONC__PRIVATE void *conc__procpool_keeper_main(void *arg) {
    made. */
 CONC__PRIVATE void conc__procpool_free(conc__pool_data *p) {
   conc__procpool *procs = p->procs;
+  conc__listed_leave(&p->listed);
   if (procs != NULL) {
     conc__forkserver_free(&procs->server);
     if (procs->shared != NULL) conc_shared_free(procs->shared);
@@ -43664,15 +44947,22 @@ CONC__PRIVATE int conc__procpool_join(conc__pool_data *p, double timeout) {
 CONC_API int conc_pool_start(conc_pool *pool) {
   conc__pool_data *old = pool->state;
   size_t n = pool->workers > 0 ? pool->workers : (size_t)conc_cpu_count();
+  bool threads = pool->kind == CONC_THREAD;
+  int rc = -EINVAL;
   pthread_once(&conc__pool_once, conc__pool_init_once);
   conc__self();
   if (old != NULL && !conc__pool_is_gone(old)) return -EBUSY;
   /* It has stayed behind in the parent: this is our copy of its memory. */
   if (old != NULL) conc__procpool_free(old);
   pool->state = NULL;
-  if (pool->kind == CONC_THREAD) return conc__pool_start_threads(pool, n);
-  if (pool->kind == CONC_PROCESS) return conc__procpool_start(pool, n);
-  return -EINVAL;
+  if (threads)
+    rc = conc__pool_start_threads(pool, n);
+  else if (pool->kind == CONC_PROCESS)
+    rc = conc__procpool_start(pool, n);
+  if (rc == 0)
+    conc__listed_enter(&pool->state->listed, CONC__LISTED_POOLS, pool->state,
+                       threads ? "pool of threads" : "pool of processes");
+  return rc;
 }
 
 CONC_API int conc_pool_submit(conc_pool *pool, conc_task *job) {
@@ -44283,10 +45573,14 @@ typedef struct conc__channel {
   size_t drop;       /* bytes of a frame that was refused, still to come */
   bool serves;       /* the server's end */
   bool tcp;          /* else a unix socket */
-  bool eager;        /* in a handshake: small messages in both directions */
+  bool eager;        /* at the end of a handshake: the peer may send two small
+                        messages without one of ours in between */
   bool waited;       /* set by a flush that had to wait, and by the server,
                         which clears it: edges may have gone unseen */
+  unsigned char vain; /* waits that begin without a look for what is there;
+                         see conc__channel_more */
   size_t read_limit; /* bytes that may still be read; SIZE_MAX: any number */
+  bool emptied;      /* the last read has left the socket empty */
   size_t in_frame;   /* bytes of the frame that was received last, its header
                         counted. They stand right before in.first until more
                         is read. 0: none, or received again */
@@ -44310,12 +45604,9 @@ CONC__PRIVATE void conc__channel_free(conc__channel *ch) {
   conc__buffer_free(&ch->out);
 }
 
-/* Ends a connection. It is shut down first: then the peer sees the end even if
-   a copy is left somewhere, of a child that was made without fork(), say.
-   Unless its number has become another file's, which is left alone. */
+/* Ends a connection. */
 CONC__PRIVATE void conc__channel_close(conc__channel *ch) {
-  if (conc__own_fd_is(ch->fd)) shutdown(ch->fd, SHUT_RDWR);
-  conc__fd_close_own(&ch->fd);
+  conc__fd_end_own(&ch->fd, true);
   conc__channel_free(ch);
 }
 
@@ -44332,8 +45623,9 @@ CONC__PRIVATE int conc__channel_connect(conc__channel *ch, const char *address,
    small message after another one waits at its side until the first has been
    acknowledged, and Linux delays the acknowledgement by 40 ms unless it is
    asked not to. It must be asked each time. That is done only where two
-   messages follow each other: in the handshake, and between the length and the
-   payload of a long message. */
+   messages follow each other: at the end of the handshake, see
+   conc__auth_welcome, and between the length and the payload of a long
+   message. */
 CONC__PRIVATE void conc__channel_quickack(conc__channel *ch) {
   int one = 1;
   if (ch->tcp && CONC__TCP_QUICKACK >= 0)
@@ -44508,6 +45800,9 @@ CONC__PRIVATE bool conc__channel_has_begun(const conc__channel *ch) {
 #define CONC__READ_MAX ((size_t)128 << 10)
 /* Room for less than this is not worth a system call, if more is missing. */
 #define CONC__READ_LEAST 4096
+/* The first memory of a buffer: what comes in a handshake fits, and most
+   replies do. */
+#define CONC__READ_FIRST 256
 
 /* Makes room for what is missing of a frame, or for a part of that: memory
    grows with what has arrived and not with what a header claims, so a peer
@@ -44519,6 +45814,8 @@ CONC__PRIVATE int conc__channel_make_room(conc__channel *ch, size_t missing) {
   size_t have = conc__buffer_count(&ch->in);
   size_t room;
   if (missing > 65536) missing = 65536;
+  if (ch->in.capacity == 0 && missing < CONC__READ_FIRST)
+    missing = CONC__READ_FIRST;
   /* What a read may bring is more than what is missing: half of the room is
      had again before it is needed. */
   if (have == 0 || ch->in.first >= ch->in.capacity / 2)
@@ -44528,32 +45825,71 @@ CONC__PRIVATE int conc__channel_make_room(conc__channel *ch, size_t missing) {
   return conc__buffer_reserve(&ch->in, missing);
 }
 
+/* A frame of so many bytes is long: see conc__channel_wants. */
+#define CONC__FRAME_LONG ((size_t)16 << 10)
+
+/* How many bytes to ask for. Of long frames it is one at a time: what came of
+   the next one would have to be moved to the front of the buffer before the
+   rest of it has room, nearly all of it each time if they are about as long as
+   half the buffer. How long a frame is that has not begun is guessed by the
+   last one. Some bytes more are asked for: if they are not there, the socket
+   is empty. */
+CONC__INLINE size_t conc__channel_wants(const conc__channel *ch,
+                                        size_t missing) {
+  size_t have = conc__buffer_count(&ch->in);
+  if (have + missing >= CONC__FRAME_LONG) return missing + 64;
+  if (have == 0 && ch->in_frame >= CONC__FRAME_LONG) return ch->in_frame + 64;
+  return CONC__READ_MAX;
+}
+
 /* Reads what is there, without waiting, and not only what is missing: the next
    frames may be there, too. Bytes, 0 at the end, or negative errno: -EAGAIN if
    there is nothing, -EMSGSIZE if a handshake has used up its limit. */
 CONC__PRIVATE ssize_t conc__channel_read(conc__channel *ch, size_t missing) {
   ssize_t n = conc__channel_make_room(ch, missing);
-  size_t room;
+  size_t room, wants;
+  ch->emptied = false;
   if (n != 0) return n;
   room = ch->in.capacity - ch->in.size;
   if (room > CONC__READ_MAX) room = CONC__READ_MAX;
+  wants = conc__channel_wants(ch, missing);
+  if (room > wants) room = wants;
   if (room > ch->read_limit) room = ch->read_limit;
   if (room == 0) return -EMSGSIZE;
   do n = recv(ch->fd, ch->in.data + ch->in.size, room, MSG_DONTWAIT);
   while (n < 0 && errno == EINTR);
   if (n < 0) return conc__would_block(errno) ? -EAGAIN : -errno;
   ch->in.size += (size_t)n;
+  ch->emptied = n > 0 && (size_t)n < room;
   if (ch->read_limit != SIZE_MAX) ch->read_limit -= (size_t)n;
   return n;
+}
+
+/* After a look that has found nothing, so many waits begin without one. */
+#define CONC__LOOKS_SPARED 8
+
+/* Whether it is worth a look before the wait. A request has just gone out: if
+   the server has a CPU of its own, its reply is not there yet, and the look is
+   a call in vain; on the same CPU the reply may be there. So it is tried now
+   and then. A coroutine looks in any case: see CONC__TRIED. */
+CONC__INLINE bool conc__channel_looks(conc__channel *ch) {
+  if (ch->vain == 0 || conc__buffer_count(&ch->in) > 0 || ch->eager ||
+      conc__is_coro(conc__self()))
+    return true;
+  ch->vain--;
+  return false;
 }
 
 /* Reads what is there of `missing` bytes, and waits until there is something.
    0, -EPIPE at the end, or negative errno. */
 CONC__PRIVATE int conc__channel_more(conc__channel *ch, size_t missing,
                                      double deadline) {
+  bool looks = conc__channel_looks(ch);
   for (;;) {
-    ssize_t n = conc__channel_read(ch, missing);
+    ssize_t n = looks ? conc__channel_read(ch, missing) : -EAGAIN;
     int rc;
+    if (n == -EAGAIN && looks) ch->vain = CONC__LOOKS_SPARED;
+    looks = true;
     if (n > 0) return 0;
     if (n == 0) return -EPIPE;
     if (n != -EAGAIN) return (int)n;
@@ -44858,11 +46194,14 @@ CONC__PRIVATE int conc__auth_reply(conc__channel *ch, const conc__key *key,
 }
 
 /* Waits for what the peer says to that answer. 0; -EACCES if it refuses it;
-   or negative errno. */
+   or negative errno. Behind that a server of Python sends its own answer, and
+   a client of Python its first request. */
 CONC__PRIVATE int conc__auth_welcome(conc__channel *ch, double deadline) {
   const unsigned char *p;
   size_t size;
-  int rc = conc__channel_receive(ch, CONC__HANDSHAKE_MESSAGE, &p, &size,
+  int rc;
+  ch->eager = true;
+  rc = conc__channel_receive(ch, CONC__HANDSHAKE_MESSAGE, &p, &size,
                                  deadline);
   if (rc != 0) return rc;
   return size == 9 && memcmp(p, CONC__WELCOME, 9) == 0 ? 0 : -EACCES;
@@ -44877,7 +46216,7 @@ CONC__PRIVATE int conc__auth_serve(conc__channel *ch, const conc__key *key,
   conc__challenge mine;
   size_t sent;
   int rc;
-  ch->eager = ch->serves = true;
+  ch->serves = true;
   ch->read_limit = CONC__HANDSHAKE_BYTES;
   rc = conc__auth_ask(ch, message, &mine);
   if (rc == 0) {
@@ -44905,7 +46244,6 @@ CONC__PRIVATE int conc__auth_connect(conc__channel *ch, const conc__key *key,
   conc__challenge mine;
   size_t sent;
   int rc;
-  ch->eager = true;
   ch->read_limit = CONC__HANDSHAKE_BYTES;
   rc = conc__auth_reply(ch, key, deadline);
   if (rc == 0) rc = conc__auth_ask(ch, message, &mine);
@@ -44916,6 +46254,7 @@ CONC__PRIVATE int conc__auth_connect(conc__channel *ch, const conc__key *key,
     conc__challenge_end(&mine);
   }
   ch->read_limit = SIZE_MAX;
+  ch->eager = false; /* from now on it answers, and says nothing else */
   return rc != 0 ? rc : conc__frame_append(&ch->out, CONC__WELCOME, 9);
 }
 
@@ -45261,20 +46600,26 @@ CONC__PRIVATE conc__object *conc__object_new(const conc__class *type,
   return o;
 }
 
-/* Gives an object a place, and so its number. 0, -ENOMEM; -ENOSPC: there are
-   too many. The guard is held. */
-CONC__PRIVATE int conc__object_place(conc__objects *t, conc__object *o) {
+/* Sees to it that there is a place for one object more. 0, -ENOMEM; -ENOSPC:
+   there are too many. With the guard held, but not all the while: see
+   conc__grow_under. */
+CONC__PRIVATE int conc__object_reserve(conc__objects *t) {
+  if (t->free != 0) return 0;
+  if (t->slots_count == CONC__OBJECTS_MAX) return -ENOSPC;
+  return conc__grow_under(conc__mutex_of(t), &t->slots, &t->slots_size,
+                          &t->slots_count, sizeof *t->slots)
+             ? 0
+             : -ENOMEM;
+}
+
+/* Gives an object a place, which there is, and so its number. The guard is
+   held. */
+CONC__PRIVATE void conc__object_place(conc__objects *t, conc__object *o) {
   size_t place = t->free;
   conc__slot *slot;
   CONC__CHECK(conc__mutex_is_held(conc__mutex_of(t)) && o->number == 0);
   if (place == 0) {
-    if (t->slots_count == CONC__OBJECTS_MAX) return -ENOSPC;
-    if (t->slots_count == t->slots_size) {
-      void *slots = conc__grow(t->slots, &t->slots_size, t->slots_count + 1,
-                               sizeof *t->slots);
-      if (slots == NULL) return -ENOMEM;
-      t->slots = (conc__slot *)slots;
-    }
+    CONC__CHECK(t->slots_count < t->slots_size);
     place = ++t->slots_count;
     t->slots[place - 1].number = place;
   }
@@ -45283,16 +46628,19 @@ CONC__PRIVATE int conc__object_place(conc__objects *t, conc__object *o) {
   slot->object = o;
   o->table = t;
   o->number = slot->number;
-  return 0;
 }
 
 /* The same without the guard, for an object without a name. */
 CONC__PRIVATE int conc__object_enter(conc__objects *t, conc__object *o) {
   conc__mutex *guard = conc__mutex_of(t);
-  int rc = -ENOSPC;
+  int rc;
   conc__mutex_lock(guard);
-  if (t->most == 0 || t->made < t->most) rc = conc__object_place(t, o);
-  if (rc == 0) t->made++;
+  rc = conc__object_reserve(t); /* before the count is looked at */
+  if (rc == 0 && t->most != 0 && t->made >= t->most) rc = -ENOSPC;
+  if (rc == 0) {
+    conc__object_place(t, o);
+    t->made++;
+  }
   conc__mutex_unlock(guard);
   return rc;
 }
@@ -45568,8 +46916,8 @@ CONC__PRIVATE bool conc__names_get(conc__objects *t, const char *text,
 }
 
 /* Adds a name of a class, or of an object if there is one, which then stays
-   until the end: the name takes it over. Under the guard nothing is allocated
-   that may as well be allocated outside. 0, -EEXIST or -ENOMEM. */
+   until the end: the name takes it over. The places are made first, for that
+   lets the guard go. 0, -EEXIST or -ENOMEM. */
 CONC__PRIVATE int conc__names_add(conc__objects *t, const char *text,
                                   const conc__class *type, conc__object *o) {
   conc__mutex *guard = conc__mutex_of(t);
@@ -45579,17 +46927,16 @@ CONC__PRIVATE int conc__names_add(conc__objects *t, const char *text,
   if (copy == NULL) return -ENOMEM;
   memcpy(copy, text, size);
   conc__mutex_lock(guard);
-  if (conc__names_find(t, text) != NULL) {
-    rc = -EEXIST;
-  } else if (t->names_count == t->names_size) {
-    void *names = conc__grow(t->names, &t->names_size, t->names_count + 1,
-                             sizeof *t->names);
-    if (names != NULL) t->names = (conc__served_name *)names;
-    else rc = -ENOMEM;
-  }
-  if (rc == 0 && o != NULL && conc__object_place(t, o) != 0) rc = -ENOMEM;
+  do {
+    if (!conc__grow_under(guard, &t->names, &t->names_size, &t->names_count,
+                          sizeof *t->names) ||
+        (o != NULL && conc__object_reserve(t) != 0))
+      rc = -ENOMEM;
+  } while (rc == 0 && t->names_count == t->names_size);
+  if (conc__names_find(t, text) != NULL) rc = -EEXIST;
   if (rc == 0) {
     conc__served_name *name = &t->names[t->names_count++];
+    if (o != NULL) conc__object_place(t, o);
     if (o != NULL) o->named = true;
     if (o == NULL) t->makes = true;
     name->text = copy;
@@ -46062,6 +47409,9 @@ typedef struct conc__manager_data {
                                under the guard */
   /* Frees these; set with the first of them. */
   void (*data_end)(struct conc__manager_data *m);
+  struct conc_instance *instances; /* likewise; see >>methods */
+  void (*instances_end)(struct conc__manager_data *m);
+  conc__listed listed; /* for reports, while it has a role */
 } conc__manager_data;
 
 /* Makes the state of a manager, if there is none yet. The caller of register,
@@ -49740,8 +51090,7 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
     if (conc__watch_repeats() || !empty || ch->waited || c->hangup) {
       ch->waited = false;
       n = conc__session_read(s, size);
-      empty = n > 0 && n < (ssize_t)CONC__READ_MAX &&
-              ch->in.size < ch->in.capacity;
+      empty = ch->emptied;
       if (n > 0) rc = conc__session_spend(s, (size_t)n, 0);
     }
     if (n > 0) {
@@ -51072,6 +52421,24 @@ CONC__PRIVATE bool conc__is_lost(int rc) {
 #define CONC__FORGOTTEN_PAUSE 0.5 /* seconds, at most */
 #define CONC__FORGOTTEN_TIMES 8
 
+#define CONC__FORGOTTEN_LOOK 0.1  /* seconds: then it may be a forgotten one */
+
+/* Waits for the first that a server says. If it is silent, the system asks the
+   other end often, until the handshake is over: then *silent. 0 or negative
+   errno. */
+CONC__PRIVATE int conc__peer_hear(conc__manager_data *m, conc__peer *p,
+                                  bool *silent, double deadline) {
+  double soon = conc_now() + CONC__FORGOTTEN_LOOK;
+  int rc;
+  conc__channel_keepalive(&p->channel, m->keepalive, false);
+  rc = conc__fd_wait(p->channel.fd, CONC_READ,
+                     soon < deadline ? soon : deadline);
+  *silent = rc == -ETIMEDOUT;
+  if (*silent) conc__channel_ask(&p->channel, m->keepalive, true);
+  if (rc < 0 && p->channel.fd < 0) return -EPIPE; /* a fork has closed it */
+  return rc > 0 || *silent ? 0 : rc;
+}
+
 /* A new connection, authenticated. Its first request is not sent yet: `out`
    has the end of the handshake, to go with it in one segment. *forgotten: see
    below. */
@@ -51079,6 +52446,7 @@ CONC__PRIVATE int conc__peer_open_once(conc__manager_data *m, conc__peer **out,
                                        bool *forgotten, double deadline) {
   conc__peer *p = (conc__peer *)CONC_MALLOC(sizeof *p);
   double began;
+  bool silent;
   int rc;
   *forgotten = false;
   if (p == NULL) return -ENOMEM;
@@ -51089,10 +52457,10 @@ CONC__PRIVATE int conc__peer_open_once(conc__manager_data *m, conc__peer **out,
     return rc;
   }
   began = conc_now();
-  conc__channel_keepalive(&p->channel, m->keepalive, true);
-  rc = conc__auth_connect(&p->channel, &m->key, deadline);
+  rc = conc__peer_hear(m, p, &silent, deadline);
+  if (rc == 0) rc = conc__auth_connect(&p->channel, &m->key, deadline);
   if (rc == 0) {
-    conc__channel_ask(&p->channel, m->keepalive, false);
+    if (silent) conc__channel_ask(&p->channel, m->keepalive, false);
     *out = p;
     return 0;
   }
@@ -51288,7 +52656,6 @@ CONC__PRIVATE int conc__peer_find(conc__manager_data *m, conc__peer **out,
   conc_value_free(reply);
   if (rc != 0) return rc;
   (*out)->itself = itself;
-  (*out)->channel.eager = false;
   if (named) {
     (*out)->manager = m;
     memcpy((*out)->name, name, sizeof name);
@@ -53454,16 +54821,19 @@ CONC__PRIVATE ssize_t conc__proxy_done_n(conc_queue *q,
 
 /* --- signs of life --- */
 
-/* Appends a lease of each task of this process that has some; how many. Under
-   the guard. */
+#define CONC__LEASE_SIZE 16 /* bytes of its number as a pickle, at most */
+
+/* Appends a lease of each task of this process that has some, as many as there
+   is room for. Under the guard. How many have some. */
 CONC__PRIVATE size_t conc__leases_living(const conc__proxy *proxy,
-                                         conc__buffer *out, int *rc) {
+                                         conc__buffer *out) {
   const conc__lessee *l;
   size_t n = 0;
-  for (l = proxy->lessees; l != NULL && *rc == 0; l = l->after) {
+  for (l = proxy->lessees; l != NULL; l = l->after) {
     if (l->youngest == NULL || l->depth != conc__fork_depth) continue;
-    *rc = conc__pickle_put_int(out, (int64_t)l->youngest->lease);
     n++;
+    if (out->capacity - out->size < CONC__LEASE_SIZE) continue;
+    (void)conc__pickle_put_int(out, (int64_t)l->youngest->lease);
   }
   return n;
 }
@@ -53477,13 +54847,18 @@ CONC__PRIVATE void conc__proxy_beat(conc__proxy *proxy) {
   conc__calling call;
   conc__exchange c;
   double end;
-  size_t n;
-  int rc = 0;
-  conc__mutex_lock(guard);
-  n = conc__leases_living(proxy, &b, &rc);
-  end = conc_now() + proxy->beat_every;
-  proxy->beat_at = n > 0 ? end : 0;
-  conc__mutex_unlock(guard);
+  size_t n = 1, room;
+  int rc;
+  do {
+    rc = conc__buffer_reserve(&b, n * CONC__LEASE_SIZE);
+    room = b.capacity / CONC__LEASE_SIZE;
+    b.size = 0;
+    conc__mutex_lock(guard);
+    n = conc__leases_living(proxy, &b);
+    end = conc_now() + proxy->beat_every;
+    proxy->beat_at = n > 0 ? end : 0;
+    conc__mutex_unlock(guard);
+  } while (rc == 0 && n > room);
   if (n > 0 && rc == 0 && ident->leases) {
     conc__call_begin(&call, proxy->manager, end, end);
     if (conc__exchange_begin(&c, proxy, ident, CONC__METHOD_ALIVE, &call) ==
@@ -54058,6 +55433,7 @@ CONC__PRIVATE conc__proxy *conc__proxy_find(conc__manager_data *m,
 /* Frees a proxy that is in no list any more. */
 CONC__PRIVATE void conc__proxy_free(conc__proxy *p) {
   conc__ident *ident = (conc__ident *)(uintptr_t)p->ident;
+  conc__listed_leave(&p->queue.listed);
   while (ident != NULL) {
     conc__ident *before = ident->before;
     CONC_FREE(ident);
@@ -54083,7 +55459,7 @@ CONC__PRIVATE int conc__proxy_new(conc__manager_data *m, const char *name,
   if (rc != 0) return rc;
   ident->before = NULL;
   p = (conc__proxy *)conc__queue_make(&conc__proxy_class, sizeof *p);
-  if (p != NULL) p->stash = conc_queue_new(NULL);
+  if (p != NULL) p->stash = conc__fifo_new(NULL);
   if (p == NULL || p->stash == NULL) {
     CONC_FREE(p);
     CONC_FREE(ident);
@@ -54096,6 +55472,8 @@ CONC__PRIVATE int conc__proxy_new(conc__manager_data *m, const char *name,
   p->queue.leases = ident->leases;
   p->queue.knows = ident->works; /* its server says if it does not */
   p->manager = m;
+  conc__listed_enter(&p->queue.listed, CONC__LISTED_QUEUES, &p->queue,
+                     "remote queue");
   *out = p;
   return 0;
 }
@@ -55926,7 +57304,7 @@ typedef struct conc__ask {
   bool leads;            /* it is woken to lead */
 } conc__ask;
 
-/* "The guard" of a line is conc__mutex_of(it). */
+/* "The guard" of a line is conc__mutex_slow_of(it). */
 typedef struct conc__redis_line {
   conc__wire *wire; /* NULL: there is none */
   conc_lock dialing; /* held by the task that makes one */
@@ -55951,7 +57329,7 @@ typedef struct conc__node {
   char address[1]; /* as conc_connect takes it */
 } conc__node;
 
-/* Where a manager's queues are; "the guard" is conc__mutex_of(it). */
+/* Where a manager's queues are; "the guard" is conc__mutex_slow_of(it). */
 typedef struct conc__redis {
   conc__manager_data *manager;
   conc_manager *owner;
@@ -56159,7 +57537,7 @@ CONC__PRIVATE void conc__redis_greet(const conc__redis *r, conc__command *c) {
 CONC__PRIVATE int conc__redis_dial(conc__redis *r, const char *address,
                                    conc__wire **out, double deadline) {
   conc__wire *w = (conc__wire *)CONC_MALLOC(sizeof *w);
-  conc__mutex *guard = conc__mutex_of(r);
+  conc__mutex *guard = conc__mutex_slow_of(r);
   conc__buffer in = {NULL, 0, 0, 0};
   conc__command c;
   conc__channel ch;
@@ -56245,7 +57623,7 @@ CONC__PRIVATE int conc__dial_result(int rc, double end) {
 CONC__PRIVATE conc__wire *conc__line_break(conc__redis_line *l,
                                            conc__waiter **woken, bool *last) {
   conc__wire *w = l->wire;
-  CONC__CHECK(conc__mutex_is_held(conc__mutex_of(l)));
+  CONC__CHECK(conc__mutex_is_held(conc__mutex_slow_of(l)));
   *last = false;
   if (w == NULL) return NULL;
   for (; l->told < l->asked; l->told++) {
@@ -56423,7 +57801,7 @@ CONC__PRIVATE void conc__ask_forget(conc__redis_line *l, conc__ask *a) {
    meanwhile. `early`: nothing was read before. 0 or negative errno. */
 CONC__PRIVATE int conc__line_lead(conc__redis_line *l, bool early,
                                   double deadline) {
-  conc__mutex *guard = conc__mutex_of(l);
+  conc__mutex *guard = conc__mutex_slow_of(l);
   conc__wire *w = l->wire;
   int events = early ? CONC_READ : CONC_READ | CONC__TRIED;
   bool last;
@@ -56450,7 +57828,7 @@ CONC__PRIVATE int conc__line_lead(conc__redis_line *l, bool early,
 CONC__PRIVATE int conc__line_wait(conc__redis_line *l, conc__ask *a,
                                   size_t limit, double silence,
                                   double deadline) {
-  conc__mutex *guard = conc__mutex_of(l);
+  conc__mutex *guard = conc__mutex_slow_of(l);
   /* What was asked for just now is not there yet: so a thread waits for it
      before it looks for it. (A loop waits with fewer calls of the system for
      what was tried.) */
@@ -56513,7 +57891,7 @@ CONC__PRIVATE int conc__line_wait(conc__redis_line *l, conc__ask *a,
 /* The connection of a line, made if there is none. 0 or negative errno. */
 CONC__PRIVATE int conc__line_connect(conc__redis *r, const conc__node *node,
                                      conc__redis_line *l, double deadline) {
-  conc__mutex *guard = conc__mutex_of(l);
+  conc__mutex *guard = conc__mutex_slow_of(l);
   conc__wire *w = NULL;
   int rc = conc_lock_acquire(&l->dialing, conc__remaining(deadline));
   if (rc == -EOWNERDEAD) rc = 0;
@@ -56538,7 +57916,7 @@ CONC__PRIVATE int conc__line_ask(conc__redis *r, conc__node *node,
                                  conc__buffer *replies, bool *sent,
                                  double deadline) {
   conc__redis_line *l = c->apart ? &node->apart : &node->line;
-  conc__mutex *guard = conc__mutex_of(l);
+  conc__mutex *guard = conc__mutex_slow_of(l);
   size_t limit = conc__redis_limit(r);
   /* A WAIT for replicas is answered after .timeout, and is no silence. */
   double silence = r->manager->timeout + (c->apart ? 1 : 0);
@@ -56602,7 +57980,7 @@ CONC__PRIVATE int conc__line_ask(conc__redis *r, conc__node *node,
 /* A server that has not said a word for so long is given up, with all that
    waits for it. Whether there is a connection still. */
 CONC__PRIVATE bool conc__line_look(conc__redis_line *l, double silence) {
-  conc__mutex *guard = conc__mutex_of(l);
+  conc__mutex *guard = conc__mutex_slow_of(l);
   conc__waiter *woken = NULL;
   conc__wire *gone = NULL;
   bool last = false, there;
@@ -56775,7 +58153,7 @@ CONC__PRIVATE int conc__redis_parse(conc__redis *r, const char *address) {
 /* The server of an address. NULL: there is no memory. */
 CONC__PRIVATE conc__node *conc__redis_node(conc__redis *r,
                                            const char *address) {
-  conc__mutex *guard = conc__mutex_of(r);
+  conc__mutex *guard = conc__mutex_slow_of(r);
   size_t size = strlen(address);
   conc__node *n, *made = (conc__node *)CONC_MALLOC(sizeof *made + size);
   if (made != NULL) {
@@ -56837,7 +58215,7 @@ CONC__PRIVATE int conc__redis_ask_sentinel(conc__redis *r, const char *host,
    errno. */
 CONC__PRIVATE int conc__redis_home(conc__redis *r, conc__node **out,
                                    double deadline) {
-  conc__mutex *guard = conc__mutex_of(r);
+  conc__mutex *guard = conc__mutex_slow_of(r);
   char address[256];
   size_t i;
   int rc = -EINVAL;
@@ -56869,7 +58247,7 @@ CONC__PRIVATE int conc__redis_home(conc__redis *r, conc__node **out,
 /* A server has failed that is in use as the first one: the next try asks anew
    where to begin. */
 CONC__PRIVATE void conc__redis_leave_home(conc__redis *r, conc__node *node) {
-  conc__mutex *guard = conc__mutex_of(r);
+  conc__mutex *guard = conc__mutex_slow_of(r);
   size_t i;
   if (r->sentinel == NULL && r->hosts_count == 1) return;
   if (r->sentinel == NULL) {
@@ -57147,7 +58525,7 @@ typedef struct conc__redis_task {
   conc__parcel *youngest; /* under the guard of leases */
 } conc__redis_task;
 
-/* A queue at Redis. "The guard" is conc__mutex_of(it). */
+/* A queue at Redis. "The guard" is conc__mutex_slow_of(it). */
 typedef struct conc__redis_queue {
   conc_queue queue; /* first: it is a queue */
   struct conc__redis_queue *next;
@@ -57202,7 +58580,7 @@ static conc_local conc__redis_local;
 static conc_attribute conc__redis_own;
 
 CONC__INLINE conc__mutex *conc__redis_guard(void) {
-  return conc__mutex_of(&conc__redis_local);
+  return conc__mutex_slow_of(&conc__redis_local);
 }
 
 /* Takes a lease out of its task's list. Under the guard of leases. */
@@ -57484,7 +58862,7 @@ CONC__PRIVATE void conc__lease_put_back(conc__parcel *p) {
 /* Parcels are on their way from one list to another one: +1; and have come
    there: -1. */
 CONC__PRIVATE void conc__far_moves(conc__redis_queue *q, int by) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   conc__mutex_lock(guard);
   q->moving += (unsigned)by;
   q->moves++;
@@ -57664,9 +59042,9 @@ CONC__PRIVATE int conc__redis_give_back(conc__redis_queue *q,
     conc__command_int(&c, p->back_after);
     conc__command_int(&c, p->deliveries - (p->counts ? 0 : 1));
   }
-  conc__mutex_lock(conc__mutex_of(q));
+  conc__mutex_lock(conc__mutex_slow_of(q));
   q->tend_at = 0; /* the next get of this process looks there first */
-  conc__mutex_unlock(conc__mutex_of(q));
+  conc__mutex_unlock(conc__mutex_slow_of(q));
   rc = conc__redis_call_soon(q, &c, &replies, true);
   *stale = 0;
   for (i = 0; rc == 0 && i < n; i++)
@@ -57679,14 +59057,15 @@ CONC__PRIVATE int conc__redis_give_back(conc__redis_queue *q,
 
 /* What was the parent's is forgotten: its connections are closed already, its
    leases are its own, and no task of it is here but the one that has forked.
-   That is done once, while nobody can look. */
+   That is done once, while nobody can look: all guards that there are at Redis
+   are slow ones. */
 CONC__PRIVATE void conc__redis_reset(conc__redis *r) {
   conc__redis_queue *q;
   conc__node *n;
   size_t i;
-  conc__mutexes_lock();
+  conc__mutexes_lock_slow();
   if (r->depth == conc__fork_depth) {
-    conc__mutexes_unlock();
+    conc__mutexes_unlock_slow();
     return;
   }
   for (n = r->nodes; n != NULL; n = n->next) {
@@ -57732,7 +59111,7 @@ CONC__PRIVATE void conc__redis_reset(conc__redis *r) {
   memset(r->lanes_used, 0, sizeof r->lanes_used);
   conc__redis_name(r);
   CONC__STORE(&r->depth, conc__fork_depth);
-  conc__mutexes_unlock();
+  conc__mutexes_unlock_slow();
 }
 
 /* Each call of a queue begins so. */
@@ -57843,7 +59222,7 @@ CONC__PRIVATE void conc__recover_list(conc__command *c, size_t *n,
    has some in its hands, or has moved some from one list that was read later
    to one that was read before, it is put off. 0 or -ENOMEM. */
 CONC__PRIVATE int conc__getters_recover(conc__redis_queue *q) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   const unsigned moves = q->moves;
   conc__command c, ids;
   size_t n = 0, i;
@@ -58084,7 +59463,7 @@ CONC__PRIVATE int conc__getters_heard(conc__redis_queue *q, size_t size,
 /* Makes the connection. The guard is released meanwhile. */
 CONC__PRIVATE int conc__getters_dial(conc__redis_queue *q,
                                      conc__calling *call) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   conc__node *node = CONC__LOAD(&q->node);
   conc__wire *w = NULL;
   int rc = 0;
@@ -58107,7 +59486,7 @@ CONC__PRIVATE int conc__getters_dial(conc__redis_queue *q,
 
 /* Has the server end the wait of the getters' connection. */
 CONC__PRIVATE void conc__getters_unblock(conc__redis_queue *q, double end) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   conc__node *node;
   conc__command c;
   bool sent;
@@ -58163,7 +59542,7 @@ CONC__PRIVATE void conc__getters_learn(conc__redis_queue *q, ssize_t size) {
    take again. 0: something may have happened; or negative errno. */
 CONC__PRIVATE int conc__getters_step(conc__redis_queue *q,
                                      conc__calling *call, bool *soon) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   conc__redis *r = q->redis;
   size_t limit = conc__redis_limit(r);
   conc__wire *w, *gone = NULL;
@@ -58304,7 +59683,7 @@ CONC__PRIVATE conc__waiter *conc__getters_pick(conc__redis_queue *q) {
    errno. */
 CONC__PRIVATE int conc__getters_await(conc__redis_queue *q, size_t n,
                                       double deadline, conc__parcel **out) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   bool leads = false, soon = false, stray;
   conc__waiter *woken = NULL, w;
   conc__calling call;
@@ -58339,6 +59718,7 @@ CONC__PRIVATE int conc__getters_await(conc__redis_queue *q, size_t n,
       rc = -ETIMEDOUT; /* another one waits already, and so there is none */
     } else {
       conc__waiter_init(&w, conc__self(), "queue", q->queue.name);
+      w.relation = "get";
       rc = conc__waitlist_wait(guard, &q->getters, &w, false, true,
                                deadline > 0 ? deadline : call.end);
       conc__mutex_lock(guard);
@@ -58380,7 +59760,7 @@ CONC__PRIVATE int conc__getters_await(conc__redis_queue *q, size_t n,
 /* Says of messages of a queue without leases that they have arrived: with the
    next commands of the getters, or soon. */
 CONC__PRIVATE void conc__far_confirm(conc__redis_queue *q, conc__parcel *p) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   CONC_FREE(p->data);
   p->data = NULL;
   conc__mutex_lock(guard);
@@ -58422,19 +59802,19 @@ CONC__PRIVATE void conc__far_refuse(conc__redis_queue *q, conc__parcel *list,
     conc__parcels_free(list);
     return;
   }
-  conc__mutex_lock(conc__mutex_of(q));
+  conc__mutex_lock(conc__mutex_slow_of(q));
   while ((p = list) != NULL) {
     list = p->next;
     p->next = q->returns;
     q->returns = p;
   }
-  conc__mutex_unlock(conc__mutex_of(q));
+  conc__mutex_unlock(conc__mutex_slow_of(q));
   conc__redis_wake(q->redis);
 }
 
 /* Starts the thread that does what no call waits for, once in a process. */
 CONC__PRIVATE int conc__redis_tick_start(conc__redis *r) {
-  conc__mutex *guard = conc__mutex_of(r);
+  conc__mutex *guard = conc__mutex_slow_of(r);
   bool first;
   int rc;
   if (CONC__LOAD(&r->ticks)) return 0;
@@ -58500,7 +59880,7 @@ CONC__PRIVATE ssize_t conc__far_get_n(conc_queue *queue, conc__sink *sink,
 /* A lane that no other call uses; -1: there is none. Its number goes to
    *serial. */
 CONC__PRIVATE int conc__lane_take(conc__redis *r, uint64_t *serial) {
-  conc__mutex *guard = conc__mutex_of(r);
+  conc__mutex *guard = conc__mutex_slow_of(r);
   int lane = -1;
   unsigned i;
   conc__mutex_lock(guard);
@@ -58515,7 +59895,7 @@ CONC__PRIVATE int conc__lane_take(conc__redis *r, uint64_t *serial) {
 }
 
 CONC__PRIVATE void conc__lane_leave(conc__redis *r, int lane) {
-  conc__mutex *guard = conc__mutex_of(r);
+  conc__mutex *guard = conc__mutex_slow_of(r);
   if (lane < 0) return;
   conc__mutex_lock(guard);
   r->lanes_used[lane / 32] &= ~(1u << lane % 32);
@@ -58779,7 +60159,7 @@ enum {
    arrived. */
 CONC__PRIVATE int conc__far_ask(conc__redis_queue *q, int script,
                                 int64_t *counts, size_t n, double end) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   conc__buffer replies = {NULL, 0, 0, 0};
   conc__parcel *arrived;
   conc__calling call;
@@ -58909,6 +60289,7 @@ CONC__PRIVATE int conc__far_join(conc_queue *queue, double deadline) {
 /* Frees a queue that is in no list any more. */
 CONC__PRIVATE void conc__redis_queue_free(conc__redis_queue *q) {
   size_t i;
+  conc__listed_leave(&q->queue.listed);
   conc__parcels_free(q->ready);
   conc__parcels_free(q->confirms);
   conc__parcels_free(q->confirming);
@@ -59011,6 +60392,8 @@ CONC__PRIVATE conc__redis_queue *conc__far_new(conc__redis *r,
              i == CONC__KEY_LANES ? r->consumer : "");
   }
   q->queue.name = q->keys[CONC__KEY_STREAM];
+  conc__listed_enter(&q->queue.listed, CONC__LISTED_QUEUES, &q->queue,
+                     "queue at Redis");
   return q;
 }
 
@@ -59030,7 +60413,7 @@ CONC__PRIVATE conc__redis_queue *conc__far_find(const conc__redis *r,
    0 or negative errno. */
 CONC__PRIVATE int conc__far_of(conc__redis *r, const char *name,
                                conc__redis_queue **out) {
-  conc__mutex *guard = conc__mutex_of(r);
+  conc__mutex *guard = conc__mutex_slow_of(r);
   conc__redis_queue *q, *made;
   int rc;
   conc__redis_enter(r);
@@ -59154,7 +60537,7 @@ CONC__PRIVATE int conc__far_bury(conc__redis_queue *q, conc__parcel *p) {
 /* What the thread is to do with a message later: it was given up by its
    getter, or is dead. */
 CONC__PRIVATE void conc__far_return(conc__redis_queue *q, conc__parcel *p) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   conc__far_moves(q, 1);
   conc__lease_leave(p);
   conc__mutex_lock(guard);
@@ -59337,7 +60720,7 @@ static const conc__queue_class conc__far_class = {
 /* The getters have gone, and left a wait behind: it is ended, and what has
    come goes back. */
 CONC__PRIVATE void conc__tick_stray(conc__redis_queue *q) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   conc__waiter *woken;
   conc__calling call;
   bool soon;
@@ -59373,7 +60756,7 @@ CONC__PRIVATE void conc__tick_stray(conc__redis_queue *q) {
 
 /* Gives back what is to be given back, and buries what is dead. */
 CONC__PRIVATE void conc__tick_returns(conc__redis_queue *q) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   conc__parcel *list, *back = NULL, *p;
   size_t stale;
   conc__mutex_lock(guard);
@@ -59411,7 +60794,7 @@ CONC__PRIVATE void conc__tick_returns(conc__redis_queue *q) {
 /* Says what has arrived, if that is due. False: there is nothing to say, nor
    will there be. */
 CONC__PRIVATE bool conc__tick_confirm(conc__redis_queue *q, double before) {
-  conc__mutex *guard = conc__mutex_of(q);
+  conc__mutex *guard = conc__mutex_slow_of(q);
   conc__buffer replies = {NULL, 0, 0, 0};
   conc__parcel *list = NULL;
   conc__command c;
@@ -59535,11 +60918,11 @@ CONC__PRIVATE void conc__tick_beat(conc__redis_queue *q) {
 /* When there is something to do again for a queue, besides its leases. */
 CONC__PRIVATE double conc__tick_next(conc__redis_queue *q) {
   double next = CONC__NEVER, now = conc_now();
-  conc__mutex_lock(conc__mutex_of(q));
+  conc__mutex_lock(conc__mutex_slow_of(q));
   if (q->confirm_at > 0) next = q->confirm_at + CONC__REDIS_CONFIRM;
   if (q->stray || q->returns != NULL)
     next = next < now + 0.2 ? next : now + 0.2;
-  conc__mutex_unlock(conc__mutex_of(q));
+  conc__mutex_unlock(conc__mutex_slow_of(q));
   return next;
 }
 
@@ -59558,7 +60941,7 @@ CONC__PRIVATE double conc__tick_rest(conc__redis *r, conc__redis_queue *q,
 
 /* The queues, as a list that only grows at its front. */
 CONC__PRIVATE conc__redis_queue *conc__far_all(const conc__redis *r) {
-  conc__mutex *guard = conc__mutex_of(r);
+  conc__mutex *guard = conc__mutex_slow_of(r);
   conc__redis_queue *q;
   conc__mutex_lock(guard);
   q = r->queues;
@@ -59609,7 +60992,7 @@ static conc__redis *conc__redis_all; /* under its guard */
 /* Others may run still, and shut one down: what this is at stays in the list
    until it goes on to the next one. */
 CONC__PRIVATE void conc__redis_exit(void) {
-  conc__mutex *guard = conc__mutex_of(&conc__redis_all);
+  conc__mutex *guard = conc__mutex_slow_of(&conc__redis_all);
   conc__redis *r;
   conc__redis_queue *q;
   conc__mutex_lock(guard);
@@ -59628,7 +61011,7 @@ CONC__PRIVATE void conc__redis_exit(void) {
 
 /* Takes a client out of the list. If exit() is at it, that comes first. */
 CONC__PRIVATE void conc__redis_leave_list(conc__redis *r) {
-  conc__mutex *guard = conc__mutex_of(&conc__redis_all);
+  conc__mutex *guard = conc__mutex_slow_of(&conc__redis_all);
   conc__redis **link;
   bool busy;
   do {
@@ -59668,7 +61051,7 @@ CONC__PRIVATE void conc__redis_free(conc__redis *r) {
    errno: then nothing stays. */
 CONC__PRIVATE int conc__redis_begin(conc_manager *manager, double deadline) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
-  conc__mutex *guard = conc__mutex_of(&conc__redis_all);
+  conc__mutex *guard = conc__mutex_slow_of(&conc__redis_all);
   conc__manager_data *m;
   conc__redis *r;
   conc__node *node = NULL;
@@ -59798,9 +61181,9 @@ CONC__PRIVATE void conc__redis_shutdown(conc__manager_data *m) {
     bool last = false;
     conc__wire *w;
     r->queues = q->next;
-    conc__mutex_lock(conc__mutex_of(q));
+    conc__mutex_lock(conc__mutex_slow_of(q));
     w = conc__getters_break(q, &last);
-    conc__mutex_unlock(conc__mutex_of(q));
+    conc__mutex_unlock(conc__mutex_slow_of(q));
     conc__wire_leave(w, last);
     conc__far_drop_leases(q);
     conc__redis_queue_free(q);
@@ -60000,9 +61383,20 @@ CONC_API int conc_manager_register_queue(conc_manager *manager,
                                 conc__queue_class_of(queue), queue, queue);
 }
 
+/* The manager has its role: reports tell of it. Returns 0. */
+CONC__PRIVATE int conc__manager_enter(conc__manager_data *m,
+                                      const char *kind) {
+  conc__listed_enter(&m->listed, CONC__LISTED_MANAGERS, m, kind);
+  return 0;
+}
+
 CONC_API int conc_manager_start(conc_manager *manager) {
-  if (conc__redis_is(manager->address)) return conc__redis_start(manager);
-  return conc__server_start(manager, false);
+  bool redis = conc__redis_is(manager->address);
+  int rc = redis ? conc__redis_start(manager)
+                 : conc__server_start(manager, false);
+  if (rc != 0) return rc;
+  return conc__manager_enter(manager->state,
+                             redis ? "client of Redis" : "server");
 }
 
 /* The server's thread, and a join of it. So the caller may be a thread or a
@@ -60014,6 +61408,7 @@ CONC_API int conc_manager_serve_forever(conc_manager *manager) {
   if (!conc__redis_is(manager->address))
     rc = conc__server_start(manager, true);
   if (rc != 0) return rc;
+  conc__manager_enter(manager->state, "server");
   server = &manager->state->server;
   rc = conc_join(&server->thread, CONC_FOREVER);
   /* How the thread ends when it is asked to, is how this ends: well. */
@@ -60030,8 +61425,11 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout) {
   conc__peer *p;
   conc__calling call;
   int rc;
-  if (conc__redis_is(manager->address))
-    return conc__redis_begin(manager, deadline);
+  if (conc__redis_is(manager->address)) {
+    rc = conc__redis_begin(manager, deadline);
+    return rc != 0 ? rc
+                   : conc__manager_enter(manager->state, "client of Redis");
+  }
   rc = conc__manager_apply_options(manager);
   if (rc != 0) return rc;
   m = manager->state;
@@ -60046,7 +61444,7 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout) {
   m->client.depth = conc__fork_depth;
   conc__clients_enter(m);
   conc__peer_put(m, p);
-  return 0;
+  return conc__manager_enter(m, "client");
 }
 
 /* A server's program gets the queue itself, without the way over the network.
@@ -60102,6 +61500,7 @@ CONC_API int conc_manager_shutdown(conc_manager *manager) {
     if (m->server.pools_end != NULL) m->server.pools_end(m);
   }
   if (m->data_end != NULL) m->data_end(m);
+  if (m->instances_end != NULL) m->instances_end(m);
   if (m->redis != NULL) {
     conc__redis_shutdown(m);
   } else if (m->role == CONC__MANAGER_CONNECTED) {
@@ -60109,6 +61508,9 @@ CONC_API int conc_manager_shutdown(conc_manager *manager) {
     conc__proxies_shutdown(m);
   }
   conc__objects_free(&m->objects);
+  /* Not before: a conc_manager_serve_forever that has just started enters it
+     before it lets go. */
+  conc__listed_leave(&m->listed);
   CONC_FREE(m);
   manager->state = NULL;
   return rc;
@@ -67995,28 +69397,39 @@ CONC__PRIVATE int conc__arguments_put(conc__buffer *out, const char *first,
   return rc != 0 ? rc : conc__pickle_put_op(out, CONC__OP_TUPLE);
 }
 
-/* A request for a method, or for CONC__CALLS. */
-CONC__PRIVATE int conc__call_method(conc__answer *a, conc__manager_data *m,
-                                    const char *ident, const char *method,
-                                    const conc_value *args, int protocol,
-                                    double end) {
-  conc__peer *p;
+/* A request for a method, or for CONC__CALLS, over a connection that is idle
+   afterwards. To `protocol` CONC_PASS may be added: then there may be objects
+   among the arguments. */
+CONC__PRIVATE int conc__call_over(conc__answer *a, conc__manager_data *m,
+                                  conc__peer *p, const char *ident,
+                                  const char *method, const conc_value *args,
+                                  int protocol, double end) {
   size_t at = 0;
-  int rc = conc__peer_get(m, &p, end);
-  if (rc != 0) {
-    memset(a, 0, sizeof *a);
-    return rc;
-  }
-  rc = conc__request_begin(&p->channel.out, &at, protocol, ident, method);
+  int rc = conc__request_begin(&p->channel.out, &at, protocol & ~CONC_PASS,
+                               ident, method);
   if (rc == 0)
     rc = conc__arguments_put(&p->channel.out, NULL, args, protocol);
   return conc__answer_get(a, m, p, true, at, rc, end);
 }
 
-/* The same for create, which is the call itself. */
-CONC__PRIVATE int conc__call_create(conc__answer *a, conc__manager_data *m,
-                                    const char *name, const conc_value *args,
-                                    int protocol, double end) {
+/* The same over any connection. */
+CONC__PRIVATE int conc__call_method(conc__answer *a, conc__manager_data *m,
+                                    const char *ident, const char *method,
+                                    const conc_value *args, int protocol,
+                                    double end) {
+  conc__peer *p;
+  int rc = conc__peer_get(m, &p, end);
+  if (rc == 0)
+    return conc__call_over(a, m, p, ident, method, args, protocol, end);
+  memset(a, 0, sizeof *a);
+  return rc;
+}
+
+/* The same for a function of the server, whose first argument is a str. */
+CONC__PRIVATE int conc__call_function(conc__answer *a, conc__manager_data *m,
+                                      const char *function, const char *first,
+                                      const conc_value *args, int protocol,
+                                      double end) {
   conc__peer *p;
   size_t at = 0;
   int rc = conc__peer_open(m, &p, end);
@@ -68025,9 +69438,10 @@ CONC__PRIVATE int conc__call_create(conc__answer *a, conc__manager_data *m,
     return rc;
   }
   at = p->channel.out.size; /* behind the end of the handshake */
-  rc = conc__request_begin(&p->channel.out, &at, protocol, NULL, "create");
+  rc = conc__request_begin(&p->channel.out, &at, protocol & ~CONC_PASS, NULL,
+                           function);
   if (rc == 0)
-    rc = conc__arguments_put(&p->channel.out, name, args, protocol);
+    rc = conc__arguments_put(&p->channel.out, first, args, protocol);
   return conc__answer_get(a, m, p, false, at, rc, end);
 }
 
@@ -68041,7 +69455,7 @@ CONC__PRIVATE int conc__call_as_python(conc__answer *a, conc__manager_data *m,
   conc_scope shield;
   int rc;
   if (protocol == 0) protocol = 2;
-  rc = conc__call_create(a, m, name, args, protocol, end);
+  rc = conc__call_function(a, m, "create", name, args, protocol, end);
   if (rc != 0) return rc;
   rc = conc__ident_read(a->result, &ident);
   if (rc != 0) return rc;
@@ -68861,6 +70275,295 @@ CONC_API int conc_variable_get(conc_variable *variable, conc_value **out) {
 CONC_API int conc_variable_set(conc_variable *variable,
                                const conc_value *value) {
   return conc__data_tell(variable, "set", value, NULL, 1);
+}
+
+/* ---------------------------------------------------------------------------
+   >>methods: conc_instance: any object of a server, by its methods
+
+   An instance is the id of an object, and one reference to it, which the
+   server counts: that of create, or that of a reply that is no value but an
+   object. The calls are those of >>functions, with an id in the place of
+   CONC__CALLS.
+
+   An id of conc.h is never used again. One of Python is a place in the memory
+   of its server, where after a new start another object may be. So an instance
+   has the number of losses that its manager had seen when it was made; and a
+   call looks for that number once it has its connection: for then that one is
+   to the server that it was to.
+
+   Uses >>functions, >>types, >>dispatch for the id in a Token, and >>peer. Its
+   user is the program.
+   ------------------------------------------------------------------------ */
+
+struct conc_instance {
+  conc_instance *next, **link; /* of the manager; under its guard */
+  conc__manager_data *manager;
+  conc__ident ident; /* and how many connections were lost when it was got */
+  unsigned depth; /* of the process that has the reference: a forked child has
+                     none, and must give none back */
+};
+
+/* What requests are written in, and whether objects may be in them. */
+CONC__PRIVATE int conc__instance_protocol(const conc__manager_data *m,
+                                          bool ours) {
+  int protocol = CONC__LOAD_RELAXED(&m->client.protocol);
+  if (ours) protocol = 4;
+  else if (protocol == 0) protocol = 2; /* which every Python can read */
+  return protocol | (m->options->objects & CONC_PASS);
+}
+
+/* Gives a reference back. Whatever comes of that, the instance is of no more
+   use. */
+CONC__PRIVATE void conc__instance_give_back(conc__manager_data *m,
+                                            const conc__ident *ident,
+                                            double end) {
+  const conc_value *result;
+  conc_value *reply;
+  conc_scope shield;
+  bool lost;
+  if (end <= conc_now()) return;
+  if (!conc__ident_is_ours(ident) &&
+      ident->lost != CONC__LOAD(&m->client.lost))
+    return; /* the id may be that of another object by now */
+  conc_shield(&shield);
+  conc__peer_ask(m, "decref", ident->text, &reply, &result, &lost, end);
+  conc_value_free(reply);
+  conc_scope_end(&shield);
+}
+
+/* --- making and freeing them --- */
+
+/* The manager ends. No call is under way. */
+CONC__PRIVATE void conc__instances_end(conc__manager_data *m) {
+  double end = conc_now() + 1;
+  while (m->instances != NULL) {
+    conc_instance *x = m->instances;
+    m->instances = x->next;
+    if (x->depth == conc__fork_depth)
+      conc__instance_give_back(m, &x->ident, end);
+    CONC_FREE(x);
+  }
+}
+
+/* Memory for one. That comes before the request: so what the server has made
+   does not get lost here. */
+CONC__PRIVATE conc_instance *conc__instance_new(conc__manager_data *m) {
+  conc_instance *x = (conc_instance *)CONC_MALLOC(sizeof *x);
+  if (x == NULL) {
+    errno = ENOMEM;
+    return NULL;
+  }
+  memset(x, 0, sizeof *x);
+  x->manager = m;
+  x->depth = conc__fork_depth;
+  x->ident.lost = CONC__LOAD(&m->client.lost);
+  return x;
+}
+
+/* What became of it: the instance, which now has an id; or NULL, and errno. */
+CONC__PRIVATE conc_instance *conc__instance_enter(conc_instance *x, int rc) {
+  conc__manager_data *m = x->manager;
+  conc__mutex *guard = conc__mutex_of(m);
+  if (rc != 0) {
+    CONC_FREE(x);
+    errno = -rc;
+    return NULL;
+  }
+  conc__mutex_lock(guard);
+  m->instances_end = conc__instances_end;
+  x->next = m->instances;
+  x->link = &m->instances;
+  if (x->next != NULL) x->next->link = &x->next;
+  m->instances = x;
+  conc__mutex_unlock(guard);
+  return x;
+}
+
+CONC_API void conc_instance_free(conc_instance *instance) {
+  conc__manager_data *m;
+  conc__mutex *guard;
+  if (instance == NULL) return;
+  m = instance->manager;
+  guard = conc__mutex_of(m);
+  conc__mutex_lock(guard);
+  *instance->link = instance->next;
+  if (instance->next != NULL) instance->next->link = instance->link;
+  conc__mutex_unlock(guard);
+  if (instance->depth == conc__fork_depth)
+    conc__instance_give_back(m, &instance->ident,
+                             conc_now() + CONC__REPLY_SLACK);
+  CONC_FREE(instance);
+}
+
+/* The reference that create has counted is the instance's. */
+CONC_API conc_instance *conc_manager_instance(conc_manager *manager,
+                                              const char *name,
+                                              const conc_value *args,
+                                              double timeout) {
+  conc__manager_data *m;
+  conc__answer a;
+  conc_instance *x;
+  bool asks;
+  int rc;
+  if (!conc__manager_may_find(manager, name, &asks)) return NULL;
+  if (!asks) {
+    errno = ENOTSUP;
+    return NULL;
+  }
+  m = manager->state;
+  x = conc__instance_new(m);
+  if (x == NULL) return NULL;
+  rc = conc__call_function(&a, m, "create", name, args,
+                           conc__instance_protocol(m, false),
+                           conc__deadline(timeout));
+  if (rc == 0) {
+    const unsigned lost = x->ident.lost;
+    rc = conc__ident_read(a.result, &x->ident);
+    x->ident.lost = lost;
+  }
+  conc_value_free(a.reply);
+  return conc__instance_enter(x, rc);
+}
+
+/* The server counts one reference more, which is the instance's. */
+CONC_API conc_instance *conc_manager_instance_of(conc_manager *manager,
+                                                 const conc_value *proxy,
+                                                 double timeout) {
+  const char *id = conc__proxy_id(proxy);
+  conc__answer a;
+  conc_instance *x;
+  bool asks;
+  int rc;
+  if (!conc__manager_may_find(manager, "", &asks)) return NULL;
+  if (!asks || id == NULL || strlen(id) >= sizeof x->ident.text) {
+    errno = asks ? EINVAL : ENOTSUP;
+    return NULL;
+  }
+  x = conc__instance_new(manager->state);
+  if (x == NULL) return NULL;
+  memcpy(x->ident.text, id, strlen(id) + 1);
+  rc = conc__call_function(&a, manager->state, "incref", id, NULL,
+                           conc__instance_protocol(manager->state, false),
+                           conc__deadline(timeout));
+  conc_value_free(a.reply);
+  return conc__instance_enter(x, rc);
+}
+
+/* --- calls --- */
+
+/* Whether the server has said that there is no such method, or that the object
+   does not expose it. What the method itself has raised is told in another
+   way. Python looks for such a name among the methods that all objects have,
+   too, and says then that it is not there. */
+CONC__PRIVATE bool conc__instance_has_no(const conc__answer *a,
+                                         const char *method) {
+  static const char key[] = "KeyError: '";
+  size_t n = strlen(method);
+  if (!a->refused) return false;
+  if (strncmp(a->said, "AttributeError", 14) == 0) return true;
+  return strncmp(a->said, key, sizeof key - 1) == 0 &&
+         strncmp(a->said + sizeof key - 1, method, n) == 0 &&
+         strcmp(a->said + sizeof key - 1 + n, "'") == 0;
+}
+
+/* One call. `a` is filled in whatever is returned. */
+CONC__PRIVATE int conc__instance_ask(const conc_instance *x, conc__answer *a,
+                                     const char *method,
+                                     const conc_value *args, double timeout) {
+  const double end = conc__deadline(timeout);
+  const bool ours = conc__ident_is_ours(&x->ident);
+  conc__manager_data *m = x->manager;
+  conc__peer *p;
+  int rc;
+  memset(a, 0, sizeof *a);
+  rc = conc__peer_get(m, &p, end);
+  if (rc != 0) return rc;
+  if (!ours && x->ident.lost != CONC__LOAD(&m->client.lost)) {
+    conc__peer_put(m, p);
+    return -ENOENT;
+  }
+  rc = conc__call_over(a, m, p, x->ident.text, method, args,
+                       conc__instance_protocol(m, ours), end);
+  if (a->reply == NULL && (rc == -EPIPE || rc == -ECONNRESET))
+    conc__client_has_lost(m); /* for those that ask next */
+  return conc__instance_has_no(a, method) ? -ENOTSUP : rc;
+}
+
+/* The id of the object that a reply hands out: ('#PROXY', (methods, Token)).
+   False: it is another reply. */
+CONC__PRIVATE bool conc__instance_told(const conc_instance *from,
+                                       const conc__answer *a,
+                                       conc__ident *ident) {
+  const conc_value *kind = conc_value_item(a->reply, 0);
+  const conc_value *pair = conc_value_item(a->reply, 1);
+  const char *text = conc_value_str(kind, NULL), *id;
+  if (text == NULL || strcmp(text, "#PROXY") != 0 ||
+      conc_value_type(pair) != CONC_TUPLE || conc_value_size(pair) != 2)
+    return false;
+  id = conc__token_id(conc_value_item(pair, 1));
+  if (id == NULL || strlen(id) >= sizeof ident->text) return false;
+  *ident = from->ident; /* the server is the same */
+  memcpy(ident->text, id, strlen(id) + 1);
+  return true;
+}
+
+CONC_API int conc_instance_call(conc_instance *instance, const char *method,
+                                const conc_value *args, conc_value **result,
+                                double timeout) {
+  conc_value *got = NULL;
+  conc__answer a;
+  conc__ident ident;
+  int rc;
+  if (result != NULL) *result = NULL;
+  if (instance == NULL || method == NULL) return -EINVAL;
+  rc = conc__instance_ask(instance, &a, method, args, timeout);
+  if (rc == -EPROTO && conc__instance_told(instance, &a, &ident)) {
+    conc__instance_give_back(instance->manager, &ident,
+                             conc_now() + CONC__REPLY_SLACK);
+    conc_value_free(a.reply);
+    return result != NULL ? conc_build(result, "N") : 0;
+  }
+  rc = conc__answer_take(&a, rc, &got);
+  if (result != NULL) *result = got;
+  else conc_value_free(got);
+  return rc;
+}
+
+CONC_API int conc_instance_call_build(conc_instance *instance,
+                                      const char *method, conc_value **result,
+                                      double timeout, const char *format,
+                                      ...) {
+  conc_value *args;
+  va_list ap;
+  int rc;
+  if (result != NULL) *result = NULL;
+  va_start(ap, format);
+  rc = conc__build_va(&args, format, ap);
+  va_end(ap);
+  if (rc != 0) return rc;
+  rc = conc_instance_call(instance, method, args, result, timeout);
+  conc_value_free(args);
+  return rc;
+}
+
+CONC_API conc_instance *conc_instance_open(conc_instance *instance,
+                                           const char *method,
+                                           const conc_value *args,
+                                           double timeout) {
+  conc__answer a;
+  conc_instance *x;
+  int rc;
+  if (instance == NULL || method == NULL) {
+    errno = EINVAL;
+    return NULL;
+  }
+  x = conc__instance_new(instance->manager);
+  if (x == NULL) return NULL;
+  rc = conc__instance_ask(instance, &a, method, args, timeout);
+  if (rc == -EPROTO && conc__instance_told(instance, &a, &x->ident)) rc = 0;
+  else if (rc == 0) rc = -ENOTSUP;
+  conc_value_free(a.reply);
+  return conc__instance_enter(x, rc);
 }
 
 /* ---------------------------------------------------------------------------
@@ -70293,20 +71996,21 @@ CONC__PRIVATE int conc__trace_open(const char *path) {
   return rc;
 }
 
-/* The file is opened now, so that what is wrong with it is told now. The
-   number comes before the hooks: without it they would note nothing. */
-CONC_API int conc_trace_start(const char *path, size_t bytes) {
+/* The file is opened now, so that what is wrong with it is told now; without a
+   path it is `fd`, a descriptor of our own, which conc_trace_stop closes if
+   this succeeds. The number comes before the hooks: without it they would note
+   nothing. */
+CONC__PRIVATE int conc__trace_begin(const char *path, int fd, size_t bytes) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
   struct conc__trace *t = &conc__trace;
   unsigned off = CONC__TRACE_OFF;
-  int state, fd;
-  if (path == NULL) return -EINVAL;
+  int state;
   pthread_once(&once, conc__trace_init_once);
   conc__self(); /* the caller has a row */
   if (!CONC__CAS(&t->state, &off, (unsigned)CONC__TRACE_CHANGES))
     return -EBUSY;
   state = conc__pthread_cancel_off(); /* to open is a point of cancellation */
-  fd = conc__trace_open(path);
+  if (path != NULL) fd = conc__trace_open(path);
   conc__pthread_cancel_back(state);
   if (fd < 0) {
     CONC__STORE(&t->state, (unsigned)CONC__TRACE_OFF);
@@ -70323,6 +72027,10 @@ CONC_API int conc_trace_start(const char *path, size_t bytes) {
   CONC__STORE(&conc__tracer_now, &conc__trace_hooks);
   CONC__STORE(&t->state, (unsigned)CONC__TRACE_ON);
   return 0;
+}
+
+CONC_API int conc_trace_start(const char *path, size_t bytes) {
+  return path != NULL ? conc__trace_begin(path, -1, bytes) : -EINVAL;
 }
 
 /* Waits until no thread writes an event: none begins to. It may take as long
@@ -70361,23 +72069,21 @@ CONC_API ssize_t conc_trace_stop(void) {
 }
 
 /* ---------------------------------------------------------------------------
-   >>report: conc_report: what every task of the process does
+   >>sight: what a report sees, and how that is written
 
-   A report is made in portions. For each one takes all guards, as a search for
-   a deadlock does, and that of the threads; it looks at some tasks, writes
-   what it sees to memory that was reserved before, and lets go. Where it
-   stands in the lists is a walker (>>task); why that may be read while the
-   loop's thread goes on is said in >>coroutine.
-   While the guards are held, no waiter gets on a list or off it, so what a
-   task on a list waits for is there. But a task that was taken off before may
-   go on at any moment, and with it goes its waiter: so a waiter is believed
-   only if afterwards its actor is still seen to sleep with it. It sleeps on:
-   it could only be woken by a task that takes a guard first.
-   An owner is known by its id. What it is called is looked up in a second
-   walk, and put into the text afterwards, in the gaps that were left for it.
+   What is read of tasks, queues, pools and managers, none of which are stopped
+   meanwhile; and how it becomes words and numbers. All of it is done while all
+   guards are held, see >>report: then no waiter gets on a list or off it, so
+   what a task on a list waits for is there. But a task that was taken off
+   before may go on at any moment, and with it goes its waiter: so a waiter is
+   believed only if afterwards its actor is still seen to sleep with it. It
+   sleeps on: it could only be woken by a task that takes a guard first.
+   An owner is known by its id, for the walk may not have come to it yet. In
+   the text a gap is left for its name.
 
-   Uses the lists of >>park, >>schedule and >>child, and the fence that >>jobs
-   has, and the wakers of >>signals. No other room uses it.
+   Uses the types of many rooms, and of their functions only those of lists, so
+   that a report brings none of what it tells of into a program. Only >>report
+   uses it.
    ------------------------------------------------------------------------ */
 
 /* How long guards are held at a time, in seconds, and how many bytes and gaps
@@ -70388,6 +72094,54 @@ CONC_API ssize_t conc_trace_stop(void) {
 #define CONC__REPORT_LINE 4096 /* no line is as long */
 #define CONC__REPORT_NAME 100  /* bytes of a name that are told */
 
+/* --- walking ---
+
+   All under the guard of the threads, which may be released in between: what
+   ends moves the walker on, or takes the loop from it. */
+
+CONC__PRIVATE void conc__walker_begin(conc__walker *r) {
+  r->next = conc__walkers;
+  conc__walkers = r;
+}
+
+CONC__PRIVATE void conc__walker_end(conc__walker *r) {
+  conc__walker **p = &conc__walkers;
+  while (*p != r) p = &(*p)->next;
+  *p = r->next;
+}
+
+/* Stands before the first task of a loop; no task of it is gone as long as the
+   guard is held. */
+CONC__PRIVATE void conc__walker_enter_loop(conc__walker *r, conc__loop *loop) {
+  r->loop = loop;
+  CONC__STORE(&loop->watched,
+              CONC__LOAD_RELAXED(&loop->watched) + CONC__LOOP_WALKER);
+  conc__fence_heavy(); /* see conc__loop_unlink */
+  r->task = CONC__LOAD(&loop->tasks);
+}
+
+/* The loop is not read any more. */
+CONC__PRIVATE void conc__walker_leave_loop(conc__walker *r) {
+  conc__loop *loop = r->loop;
+  if (loop != NULL)
+    CONC__STORE(&loop->watched,
+                CONC__LOAD_RELAXED(&loop->watched) - CONC__LOOP_WALKER);
+  r->loop = NULL;
+  r->task = NULL;
+}
+
+/* What the thread of a loop runs at this moment. */
+CONC__TSAN_IGNORES CONC__PRIVATE const conc__actor *
+conc__sight_current(const conc__thread *thread) {
+  return CONC__LOAD(&thread->current);
+}
+
+/* The thread whose actor it is. */
+CONC__INLINE const conc__thread *conc__sight_thread(const conc__actor *a) {
+  return (const conc__thread *)(const void *)((const char *)a -
+                                              offsetof(conc__thread, actor));
+}
+
 /* --- what is seen of an actor --- */
 
 typedef struct conc__sight {
@@ -70397,8 +72151,10 @@ typedef struct conc__sight {
   const char *relation;   /* to its owner; or what it wants there; or NULL */
   const void *object;     /* the list that it waits on; NULL: none */
   uintptr_t owner;        /* its id; 0: none, or not known */
+  const conc__waiter *several; /* all of several things; NULL: for one */
   const conc_group *group; /* of whose tasks it awaits the ends; or NULL */
   const conc_group *member; /* the task's own group; or NULL */
+  const conc_task *task;  /* of several things: whose end it awaits */
   bool owned;             /* what it waits for has an owner, known or not */
   bool generator;         /* it is inside of one */
   double since, until;    /* 0, CONC__NEVER: not known */
@@ -70440,6 +72196,7 @@ conc__sight_of_wait(conc__sight *s, const conc__actor *a) {
   if (w == NULL) return true;
   if (s->object == NULL) { /* a wait for many, or one that is about to end */
     s->what = "several tasks or things";
+    s->several = w;
     s->name = s->relation = NULL;
     s->group = NULL;
     s->since = 0;
@@ -70496,8 +72253,7 @@ conc__sight_of_thread(conc__sight *s, const conc_task *t,
     s->state = "not begun";
     return NULL;
   }
-  thread = (const conc__thread *)(const void *)((const char *)a -
-                                                offsetof(conc__thread, actor));
+  thread = conc__sight_thread(a);
   *loop = CONC__LOAD(&thread->loop);
   if (*loop != NULL)
     s->state = "runs a loop";
@@ -70566,17 +72322,22 @@ CONC__INLINE void conc__report_put(conc__buffer *b, const char *text) {
 
 CONC__PRIVATE void conc__report_number(conc__buffer *b, uint64_t n) {
   char digits[24];
-  size_t at = sizeof digits - 1;
-  digits[at] = 0;
+  size_t at = sizeof digits;
   do digits[--at] = (char)('0' + n % 10);
   while ((n /= 10) > 0);
-  conc__report_put(b, digits + at);
+  conc__report_bytes(b, digits + at, sizeof digits - at);
 }
 
+/* By hand, for a report may have a hundred thousand of them. */
 CONC__PRIVATE void conc__report_address(conc__buffer *b, const void *p) {
   char digits[24];
-  snprintf(digits, sizeof digits, "0x%" PRIxPTR, (uintptr_t)p);
-  conc__report_put(b, digits);
+  size_t at = sizeof digits;
+  uintptr_t n = (uintptr_t)p;
+  do digits[--at] = "0123456789abcdef"[n % 16];
+  while ((n /= 16) > 0);
+  digits[--at] = 'x';
+  digits[--at] = '0';
+  conc__report_bytes(b, digits + at, sizeof digits - at);
 }
 
 /* With a point in every locale; in tenths for people. */
@@ -70603,7 +72364,16 @@ CONC__PRIVATE void conc__report_name(conc__buffer *b, const char *name,
   if (json) conc__report_put(b, "\"");
   while (left > 0) {
     uint32_t c = 0;
-    size_t n = conc__utf8_get(p, left, &c);
+    size_t n = 0;
+    /* What most names consist of comes at once. */
+    while (n < left && p[n] > ' ' && p[n] < 0x7f && p[n] != '"' &&
+           p[n] != '\\')
+      n++;
+    conc__report_bytes(b, (const char *)p, n);
+    p += n;
+    left -= n;
+    if (left == 0) break;
+    n = conc__utf8_get(p, left, &c);
     bool good = n > 0 && c >= 0x20 && c != 0x7f && (c < 0xd800 || c >= 0xe000);
     if (n == 0) n = 1;
     if (json && (c == '"' || c == '\\')) conc__report_put(b, "\\");
@@ -70630,15 +72400,21 @@ CONC__PRIVATE void conc__report_task_name(conc__buffer *b, const conc_task *t,
   if (json) conc__report_put(b, "\"");
 }
 
-/* A key of a JSON object, and what separates it from the one before. */
-CONC__PRIVATE void conc__report_key(conc__buffer *b, const char *key) {
-  if (b->size > 0 && b->data[b->size - 1] != '{') conc__report_put(b, ",");
-  conc__report_put(b, "\"");
-  conc__report_put(b, key);
-  conc__report_put(b, "\":");
+/* A key of a JSON object, and what separates it from the one before. Inlined,
+   as conc__report_put. */
+CONC__INLINE void conc__report_key(conc__buffer *b, const char *key) {
+  size_t n = strlen(key);
+  unsigned char *p = b->data + b->size;
+  if (n + 4 > b->capacity - b->size) return;
+  if (b->size > 0 && p[-1] != '{') *p++ = ',';
+  *p++ = '"';
+  memcpy(p, key, n);
+  p[n] = '"';
+  p[n + 1] = ':';
+  b->size = (size_t)(p + n + 2 - b->data);
 }
 
-CONC__PRIVATE void conc__report_pair(conc__buffer *b, const char *key,
+CONC__INLINE void conc__report_pair(conc__buffer *b, const char *key,
                                      const char *word) {
   conc__report_key(b, key);
   conc__report_put(b, "\"");
@@ -70646,7 +72422,7 @@ CONC__PRIVATE void conc__report_pair(conc__buffer *b, const char *key,
   conc__report_put(b, "\"");
 }
 
-CONC__PRIVATE void conc__report_count(conc__buffer *b, const char *key,
+CONC__INLINE void conc__report_count(conc__buffer *b, const char *key,
                                       uint64_t n) {
   conc__report_key(b, key);
   conc__report_number(b, n);
@@ -70731,6 +72507,81 @@ CONC__PRIVATE void conc__report_descriptor(const conc__report_state *r,
   conc__report_put(b, what);
 }
 
+/* --- of several things, what they are --- */
+
+#define CONC__SIGHT_SEVERAL 8 /* so many are told */
+/* A wait for few has its nodes beside itself, on the stack that sleeps. */
+#define CONC__SIGHT_NEAR 16384
+
+/* Takes in what an actor waits for that waits for many, up to eight of them;
+   `all` is its waiter. Returns how many. The guards are held, so no task that
+   waits can end, and its stack stays. But the wait might be about to end, if
+   what it waits for is not on lists: so nothing is believed before the actor
+   is seen to sleep with the same waiter, and nodes that are on the heap are
+   looked at only if some are on lists, which it must leave first. */
+CONC__ASAN_IGNORES CONC__TSAN_IGNORES CONC__PRIVATE size_t
+conc__sight_several(const conc__waiter *all, conc__sight *out) {
+  const conc__actor *a = CONC__LOAD(&all->actor);
+  const conc__multiwait *m = CONC__LOAD(&all->many);
+  const conc__multiwait_node *nodes;
+  uintptr_t distance;
+  size_t n, count, i;
+  if (m == NULL) return 0;
+  nodes = CONC__LOAD(&m->nodes);
+  n = CONC__LOAD_RELAXED(&m->n);
+  count = CONC__LOAD(&m->count);
+  distance = (uintptr_t)nodes - ((uintptr_t)m - CONC__SIGHT_NEAR);
+  if (!conc__sight_sleeps(CONC__LOAD(&a->word)) ||
+      CONC__LOAD(&a->waiting) != all)
+    return 0;
+  if (distance > 2 * CONC__SIGHT_NEAR &&
+      (all->relation == NULL || count >= n))
+    return 0;
+  for (i = count = 0; i < n && count < CONC__SIGHT_SEVERAL; i++) {
+    const conc__waiter *w = &nodes[i].waiter;
+    conc__sight *s = &out[count];
+    memset(s, 0, sizeof *s);
+    s->object = CONC__LOAD(&w->list);
+    if (s->object == NULL || CONC__LOAD(&w->many) != m) continue;
+    s->what = CONC__LOAD(&w->what);
+    s->name = CONC__LOAD(&w->name);
+    s->relation = CONC__LOAD(&w->relation);
+    s->task = CONC__LOAD(&nodes[i].task);
+    count++;
+  }
+  if (!conc__sight_sleeps(CONC__LOAD(&a->word)) ||
+      CONC__LOAD(&a->waiting) != all)
+    return 0;
+  return count;
+}
+
+/* Words for them; a task has a name even if it was given none. */
+CONC__PRIVATE void conc__report_several(conc__report_state *r,
+                                        const conc__waiter *all) {
+  conc__sight some[CONC__SIGHT_SEVERAL];
+  conc__buffer *b = &r->text;
+  size_t n = conc__sight_several(all, some), i;
+  if (n > 0 && r->json) conc__report_key(b, "several");
+  if (n > 0) conc__report_put(b, r->json ? "[" : ": ");
+  for (i = 0; i < n; i++) {
+    const conc__sight *s = &some[i];
+    if (r->json) conc__report_open(b);
+    else if (i > 0) conc__report_put(b, "; ");
+    if (s->task == NULL) {
+      conc__report_thing(r, b, s);
+    } else if (r->json) {
+      conc__report_pair(b, "what", "the end");
+      conc__report_key(b, "name");
+      conc__report_task_name(b, s->task, true);
+    } else {
+      conc__report_put(b, "the end of ");
+      conc__report_task_name(b, s->task, false);
+    }
+    if (r->json) conc__report_put(b, "}");
+  }
+  if (n > 0 && r->json) conc__report_put(b, "]");
+}
+
 /* All of a wait: what for, since when and until when. */
 CONC__PRIVATE void conc__report_wait_for(conc__report_state *r,
                                          const conc__sight *s) {
@@ -70745,6 +72596,7 @@ CONC__PRIVATE void conc__report_wait_for(conc__report_state *r,
   }
   if (s->what != NULL) {
     conc__report_thing(r, b, s);
+    if (s->several != NULL) conc__report_several(r, s->several);
     if (s->owner != 0) conc__report_owner_gap(r, s->relation, s->owner);
   } else if (s->fd > 0)
     conc__report_descriptor(r, b, s->fd);
@@ -70818,6 +72670,602 @@ CONC__PRIVATE int conc__report_grow_objects(conc__report_state *r) {
   CONC_FREE(old);
   return 0;
 }
+
+/* --- queues, pools, managers --- */
+
+/* The begin of what is told of one of them: what it is, and its name. */
+CONC__PRIVATE void conc__report_thing_begin(conc__report_state *r,
+                                            const conc__listed *l,
+                                            const char *name) {
+  conc__buffer *b = &r->text;
+  if (r->json) {
+    conc__report_open(b);
+    conc__report_pair(b, "kind", l->kind);
+    if (name != NULL) {
+      conc__report_key(b, "name");
+      conc__report_name(b, name, true);
+    }
+    conc__report_key(b, "object");
+    conc__report_put(b, "\"");
+    conc__report_address(b, l->object);
+    conc__report_put(b, "\"");
+    return;
+  }
+  conc__report_put(b, l->kind);
+  if (name != NULL) {
+    conc__report_put(b, " '");
+    conc__report_name(b, name, false);
+    conc__report_put(b, "'");
+  } else {
+    conc__report_put(b, " at ");
+    conc__report_address(b, l->object);
+  }
+}
+
+/* One number of it; `first`: no other was told before. */
+CONC__PRIVATE void conc__report_fact(conc__report_state *r, bool first,
+                                     const char *key, uint64_t n) {
+  conc__buffer *b = &r->text;
+  if (r->json) {
+    conc__report_count(b, key, n);
+    return;
+  }
+  conc__report_put(b, first ? ": " : ", ");
+  conc__report_put(b, key);
+  conc__report_put(b, " ");
+  conc__report_number(b, n);
+}
+
+CONC__PRIVATE void conc__report_thing_end(conc__report_state *r) {
+  conc__report_put(&r->text, r->json ? "}" : "\n");
+}
+
+/* How many tasks wait on a list: the walk has counted them. Those that wait
+   for several things are not among them. */
+CONC__PRIVATE uint64_t conc__report_waiters(const conc__report_state *r,
+                                            const struct conc__waitlist *l) {
+  return conc__report_find_object(r, l)->waiters;
+}
+
+/* The queue of one process. Its guards are held. */
+CONC__PRIVATE void conc__report_fifo(conc__report_state *r,
+                                     const conc__fifo *q) {
+  conc__report_fact(r, true, "messages", (uint64_t)(q->put - q->got));
+  if (q->closed) conc__report_fact(r, false, "closed", 1);
+  conc__report_fact(r, false, "getters", conc__report_waiters(r, &q->getters));
+  conc__report_fact(r, false, "putters", conc__report_waiters(r, &q->putters));
+  conc__report_fact(r, false, "put", (uint64_t)q->put);
+  conc__report_fact(r, false, "got", (uint64_t)q->got);
+}
+
+/* A queue that leases, in the process whose it is. Its guard is held. */
+CONC__PRIVATE void conc__report_work(conc__report_state *r,
+                                     const conc__work *q) {
+  conc__report_fact(r, true, "messages", (uint64_t)q->ready_count);
+  conc__report_fact(r, false, "delayed", (uint64_t)q->delayed_count);
+  conc__report_fact(r, false, "leased", (uint64_t)q->leased_count);
+  if (q->closed) conc__report_fact(r, false, "closed", 1);
+  conc__report_fact(r, false, "getters", conc__report_waiters(r, &q->getters));
+  conc__report_fact(r, false, "putters", conc__report_waiters(r, &q->putters));
+  conc__report_fact(r, false, "put", q->put);
+  conc__report_fact(r, false, "got", q->got);
+  conc__report_fact(r, false, "done", q->done);
+  conc__report_fact(r, false, "returned", q->returned);
+  conc__report_fact(r, false, "dead", q->dead);
+}
+
+/* What all processes together have in the cells, as far as the two hints tell.
+   They may lag, or be of two moments. */
+CONC__PRIVATE void conc__report_cells(conc__report_state *r,
+                                      const conc__cells_queue *q) {
+  ssize_t n = conc__cells_between(q, CONC__LOAD(&q->cells->head),
+                                  CONC__LOAD(&q->cells->tail));
+  if (n < 0) n = 0;
+  if (n > (ssize_t)q->count) n = (ssize_t)q->count;
+  conc__report_fact(r, true, "messages", (uint64_t)n);
+}
+
+/* Of a queue of a server, or of another process, only the name is here. The
+   class is known by its properties: by its name it would come into programs
+   that do not use it. */
+CONC__PRIVATE void conc__report_queue(conc__report_state *r,
+                                      const conc__listed *l) {
+  const conc_queue *q = (const conc_queue *)l->object;
+  const conc__lease_class *leases = q->ops->leases;
+  const int by = q->ops->selected;
+  conc__report_thing_begin(r, l, q->name);
+  if (by == CONC__SELECT_BY_LIST)
+    conc__report_fifo(r, (const conc__fifo *)(const void *)q);
+  else if (by == CONC__SELECT_BY_CELLS)
+    conc__report_cells(r, (const conc__cells_queue *)(const void *)q);
+  else if (leases != NULL && leases->here)
+    conc__report_work(r, (const conc__work *)(const void *)q);
+  else
+    return;
+  if (q->capacity > 0)
+    conc__report_fact(r, false, "capacity", (uint64_t)q->capacity);
+}
+
+/* How many jobs wait in a pool of threads. Those that were handed in last are
+   counted up to a bound, and only if the guard can be had at once: for it may
+   be held by a thread that waits for a guard which is held here. */
+CONC__TSAN_IGNORES CONC__PRIVATE uint64_t
+conc__report_jobs(conc__pool_data *p) {
+  const conc_task *t;
+  uint64_t n = 0;
+  size_t i;
+  int left = 10000;
+  for (i = 0; i < p->n; i++) {
+    const conc__worker *w = &p->workers[i];
+    size_t own = CONC__LOAD(&w->own.bottom) - CONC__LOAD(&w->own.top);
+    size_t batch = CONC__LOAD(&w->batch.bottom) - CONC__LOAD(&w->batch.top);
+    if (own < SIZE_MAX / 2) n += own; /* else it changes just now */
+    if (batch < SIZE_MAX / 2) n += batch;
+  }
+  if (!conc__mutex_try(&p->guard)) return n;
+  n += p->backlog.count;
+  t = (const conc_task *)(CONC__LOAD(&p->inbox) & ~CONC__CLOSED);
+  for (; t != NULL && left > 0; t = t->next, left--) n++;
+  conc__mutex_unlock(&p->guard);
+  return n;
+}
+
+CONC__TSAN_IGNORES CONC__PRIVATE void
+conc__report_pool(conc__report_state *r, const conc__listed *l) {
+  conc__pool_data *p = (conc__pool_data *)(uintptr_t)l->object;
+  uint64_t running, waiting;
+  if (p->procs != NULL) {
+    waiting = CONC__LOAD(&p->procs->shared->tail) -
+              CONC__LOAD(&p->procs->shared->head);
+    running = CONC__LOAD_RELAXED(&p->procs->unfinished);
+    if (waiting > running) waiting = running;
+    running -= waiting;
+  } else {
+    waiting = conc__report_jobs(p);
+    running = CONC__LOAD(&p->idle.active);
+  }
+  conc__report_thing_begin(r, l, NULL);
+  conc__report_fact(r, true, "workers", (uint64_t)p->n);
+  conc__report_fact(r, false, "running", running);
+  conc__report_fact(r, false, "waiting", waiting);
+}
+
+/* A client knows no more of its server than the address. */
+CONC__PRIVATE void conc__report_manager(conc__report_state *r,
+                                        const conc__listed *l) {
+  const conc__manager_data *m = (const conc__manager_data *)l->object;
+  const conc_manager_counts *from = &m->server.account.counts;
+  if (m->role != CONC__MANAGER_SERVES) {
+    conc__report_thing_begin(r, l, m->options->address);
+    return;
+  }
+  conc__report_thing_begin(r, l, m->server.address);
+  conc__report_fact(r, true, "clients", CONC__LOAD_RELAXED(&from->clients));
+  conc__report_fact(r, false, "handshakes",
+                    CONC__LOAD_RELAXED(&from->handshakes));
+  conc__report_fact(r, false, "waiting", CONC__LOAD_RELAXED(&from->waiting));
+  conc__report_fact(r, false, "requests", CONC__LOAD_RELAXED(&from->requests));
+  conc__report_fact(r, false, "put", CONC__LOAD_RELAXED(&from->puts));
+  conc__report_fact(r, false, "got", CONC__LOAD_RELAXED(&from->gets));
+  conc__report_fact(r, false, "returned", CONC__LOAD_RELAXED(&from->returned));
+  conc__report_fact(r, false, "memory", CONC__LOAD_RELAXED(&from->memory));
+  conc__report_fact(r, false, "refused",
+                    CONC__LOAD_RELAXED(&from->refused_key) +
+                        CONC__LOAD_RELAXED(&from->refused_late) +
+                        CONC__LOAD_RELAXED(&from->refused_full) +
+                        CONC__LOAD_RELAXED(&from->refused_address) +
+                        CONC__LOAD_RELAXED(&from->refused_failures));
+}
+
+/* A pool or a manager that was begun before a fork has stayed behind; a queue
+   has come along. */
+CONC__PRIVATE void conc__report_listed(conc__report_state *r, int list,
+                                       const conc__listed *l) {
+  if (list == CONC__LISTED_QUEUES)
+    conc__report_queue(r, l);
+  else if (l->depth != conc__fork_depth)
+    return;
+  else if (list == CONC__LISTED_POOLS)
+    conc__report_pool(r, l);
+  else
+    conc__report_manager(r, l);
+  conc__report_thing_end(r);
+}
+
+/* ---------------------------------------------------------------------------
+   >>slow: conc_slow_turns, conc_contention_start: what takes the time
+
+   A thread looks at all loops, every now and then: what each runs, and its
+   counts of turns and switches. If both are as they were, the same turn has
+   gone on all the while. So loops have nothing to do for it; only the name of
+   the task is missing, and is looked up in the loop's list.
+   Waits are counted where each wait passes (>>wait), by a hook: in a table
+   that the name of the object finds, or its address.
+
+   Uses >>sight. >>report reads what is here.
+   ------------------------------------------------------------------------ */
+
+/* --- slow turns: looking --- */
+
+/* What has become of the turn that was last seen: it was not told of; its
+   thread has to tell of it now; has told; has to tell that it ended. */
+enum {
+  CONC__TURN_SEEN,
+  CONC__TURN_IS_SLOW,
+  CONC__TURN_TOLD,
+  CONC__TURN_ENDED
+};
+
+/* The one call that is in force. */
+static struct conc__slow_call {
+  conc_lock lock;  /* held by those that make the call */
+  bool on;
+  unsigned depth;  /* conc__fork_depth of the process that made it */
+  double limit;    /* constant while it is on */
+  void (*callback)(const conc_slow_turn *turn, void *arg);
+  void *arg;
+  conc_task thread;
+} conc__slow_call;
+
+/* Looks at what a loop does. Its thread changes that meanwhile: a turn counts
+   only if all is as it was, twice. */
+CONC__TSAN_IGNORES CONC__PRIVATE void
+conc__slow_look(conc__loop *loop, const conc__thread *thread, double now,
+                double limit) {
+  conc__seen_turn *seen = &loop->seen;
+  const conc__actor *actor = conc__sight_current(thread);
+  unsigned turns = CONC__LOAD_RELAXED(&loop->turns);
+  int batch = CONC__LOAD_RELAXED(&loop->batch);
+  if (actor == CONC__LOAD_RELAXED(&loop->thread_actor)) actor = NULL;
+  if (actor != NULL && actor == seen->actor && turns == seen->turns &&
+      batch == seen->batch) {
+    seen->seconds = now - seen->since;
+    if (seen->seconds > seen->longest) seen->longest = seen->seconds;
+    if (seen->state == CONC__TURN_SEEN && seen->seconds >= limit)
+      seen->state = CONC__TURN_IS_SLOW;
+    return;
+  }
+  if (seen->state == CONC__TURN_TOLD) {
+    seen->state = CONC__TURN_ENDED;
+    seen->actor = NULL;
+    return;
+  }
+  seen->actor = actor;
+  seen->turns = turns;
+  seen->batch = batch;
+  seen->since = now;
+}
+
+/* The loop that the thread of a task runs; NULL: none. Under the guard of the
+   threads, so it does not end. */
+CONC__PRIVATE conc__loop *conc__slow_loop(const conc_task *t,
+                                          const conc__thread **thread) {
+  const conc__actor *a = CONC__LOAD(&t->actor);
+  if (a == NULL || a == CONC__NEVER_BEGIN) return NULL;
+  *thread = conc__sight_thread(a);
+  return CONC__LOAD(&(*thread)->loop);
+}
+
+/* Looks at all loops. `late`: how much later than it was meant to: then it is
+   not known whether the turns were running at all, and that does not count. */
+CONC__PRIVATE void conc__slow_look_at_all(double limit, double now,
+                                          double late) {
+  const conc__thread *thread = NULL;
+  const conc_task *t;
+  conc__mutex_lock(&conc__threads_guard);
+  for (t = conc__threads; t != NULL; t = t->next) {
+    conc__loop *loop = conc__slow_loop(t, &thread);
+    if (loop == NULL) continue;
+    loop->seen.since += late;
+    conc__slow_look(loop, thread, now, limit);
+  }
+  conc__mutex_unlock(&conc__threads_guard);
+}
+
+/* --- slow turns: telling --- */
+
+CONC__PRIVATE void conc__slow_put_name(char *to, size_t size,
+                                       const conc_task *t) {
+  conc__buffer b;
+  memset(&b, 0, sizeof b);
+  b.data = (unsigned char *)to;
+  b.capacity = size - 1;
+  conc__report_task_name(&b, t, false);
+  to[b.size] = 0;
+}
+
+/* Finds the coroutine that is in the turn, and its name. Under the guard,
+   which is let go every now and then, for a loop may have many tasks. False:
+   the turn has ended meanwhile, or even the loop, which must not be touched
+   then. */
+CONC__PRIVATE bool conc__slow_find(conc__loop *loop) {
+  const struct timespec moment = {0, 20000};
+  const conc__actor *actor = loop->seen.actor;
+  conc__walker r;
+  bool found = false;
+  unsigned n;
+  memset(&r, 0, sizeof r);
+  conc__walker_begin(&r);
+  conc__walker_enter_loop(&r, loop);
+  for (n = 1; r.loop != NULL && r.task != NULL && !found; n++) {
+    const conc_task *t = r.task;
+    r.task = CONC__LOAD(&t->next);
+    found = t->kind != NULL && CONC__LOAD(&t->actor) == actor;
+    if (found)
+      conc__slow_put_name(loop->seen.task, sizeof loop->seen.task, t);
+    if (n % 1024 != 0 || found) continue;
+    conc__mutex_unlock(&conc__threads_guard);
+    nanosleep(&moment, NULL);
+    conc__mutex_lock(&conc__threads_guard);
+  }
+  if (!found && r.loop != NULL) loop->seen.state = CONC__TURN_SEEN;
+  conc__walker_leave_loop(&r);
+  conc__walker_end(&r);
+  return found;
+}
+
+/* Whether the turn that was last seen goes on. */
+CONC__TSAN_IGNORES CONC__PRIVATE bool
+conc__slow_goes_on(const conc__loop *loop, const conc__thread *thread) {
+  return conc__sight_current(thread) == loop->seen.actor &&
+         CONC__LOAD_RELAXED(&loop->turns) == loop->seen.turns &&
+         CONC__LOAD_RELAXED(&loop->batch) == loop->seen.batch;
+}
+
+/* A turn is slow: fills in `copy`, with the names. One that has ended while
+   its task was looked for has no name, and is told of as ended, once. */
+CONC__PRIVATE void conc__slow_begin_to_tell(conc__seen_turn *copy,
+                                            conc__loop *loop,
+                                            const conc__thread *thread,
+                                            const conc_task *t) {
+  conc__seen_turn *seen = &loop->seen;
+  seen->state = CONC__TURN_TOLD;
+  seen->task[0] = 0;
+  conc__slow_put_name(seen->thread, sizeof seen->thread, t);
+  *copy = *seen;
+  copy->state = CONC__TURN_ENDED;
+  if (!conc__slow_find(loop)) return;
+  if (conc__slow_goes_on(loop, thread))
+    *copy = *seen;
+  else
+    seen->state = CONC__TURN_SEEN;
+}
+
+/* What is to be told next: copied to `copy`. False: nothing. */
+CONC__PRIVATE bool conc__slow_next(conc__seen_turn *copy) {
+  const conc__thread *thread = NULL;
+  const conc_task *t;
+  bool some = false;
+  conc__mutex_lock(&conc__threads_guard);
+  for (t = conc__threads; t != NULL && !some; t = t->next) {
+    conc__loop *loop = conc__slow_loop(t, &thread);
+    if (loop == NULL) continue;
+    some = loop->seen.state == CONC__TURN_IS_SLOW ||
+           loop->seen.state == CONC__TURN_ENDED;
+    if (loop->seen.state == CONC__TURN_IS_SLOW) {
+      conc__slow_begin_to_tell(copy, loop, thread, t);
+      break; /* the thread may be gone */
+    }
+    if (!some) continue;
+    *copy = loop->seen;
+    loop->seen.state = CONC__TURN_SEEN;
+  }
+  conc__mutex_unlock(&conc__threads_guard);
+  return some;
+}
+
+/* A cancellation is no more than a hint: the callback may have taken it. */
+CONC__PRIVATE void *conc__slow_main(void *arg) {
+  const struct conc__slow_call *call = (const struct conc__slow_call *)arg;
+  const double period = call->limit / 4;
+  double last = conc_now();
+  while (CONC__LOAD(&call->on)) {
+    conc__seen_turn seen;
+    double now, gap;
+    conc_sleep(period);
+    now = conc_now();
+    gap = now - last;
+    last = now;
+    conc__slow_look_at_all(call->limit, now,
+                           gap > 2 * period ? gap - period : 0);
+    while (call->callback != NULL && CONC__LOAD(&call->on) &&
+           conc__slow_next(&seen)) {
+      conc_slow_turn turn;
+      turn.task = seen.task[0] != 0 ? seen.task : NULL;
+      turn.thread = seen.thread;
+      turn.seconds = seen.seconds;
+      turn.ended = seen.state == CONC__TURN_ENDED;
+      call->callback(&turn, call->arg);
+    }
+  }
+  return NULL;
+}
+
+/* --- slow turns: the call --- */
+
+/* Ends the thread; a forked child has none. The lock is held. */
+CONC__PRIVATE void conc__slow_undo(struct conc__slow_call *call) {
+  if (!call->on) return;
+  CONC__STORE(&call->on, false);
+  if (call->depth != conc__fork_depth) return;
+  conc_cancel(&call->thread);
+  conc__task_await(&call->thread, true, CONC_FOREVER);
+}
+
+/* Starts the thread: 0, or negative errno and there is none. */
+CONC__PRIVATE int conc__slow_begin(struct conc__slow_call *call) {
+  int rc;
+  call->depth = conc__fork_depth;
+  memset(&call->thread, 0, sizeof call->thread);
+  call->thread.target = conc__slow_main;
+  call->thread.arg = call;
+  call->thread.name = "conc-slow";
+  CONC__STORE(&call->on, true);
+  rc = conc_thread_start(&call->thread);
+  if (rc != 0) CONC__STORE(&call->on, false);
+  return rc;
+}
+
+/* As conc_report_on_signal; but the lock is held as long as a callback runs
+   whose thread is awaited. */
+CONC_API int conc_slow_turns(double seconds,
+                             void (*callback)(const conc_slow_turn *turn,
+                                              void *arg),
+                             void *arg) {
+  struct conc__slow_call *call = &conc__slow_call;
+  conc_scope shield;
+  int rc = 0;
+  if (!(seconds == 0 || seconds >= 0.001)) return -EINVAL;
+  if (conc__self()->task == &call->thread) return -EDEADLK;
+  if (seconds > 1e9) seconds = 1e9;
+  conc_shield(&shield);
+  conc_lock_acquire(&call->lock, CONC_FOREVER);
+  if (seconds <= 0 || call->depth != conc__fork_depth) conc__slow_undo(call);
+  if (seconds > 0) rc = call->on ? -EBUSY : 0;
+  if (seconds > 0 && rc == 0) {
+    call->limit = seconds;
+    call->callback = callback;
+    call->arg = arg;
+    rc = conc__slow_begin(call);
+  }
+  conc_lock_release(&call->lock);
+  conc_scope_end(&shield);
+  return rc;
+}
+
+/* --- contention --- */
+
+#define CONC__CONTENDED 512    /* entries; the last is that of all others */
+#define CONC__CONTENDED_STEPS 64 /* so many are looked at for a free one */
+
+typedef struct conc__contended {
+  const char *what, *relation; /* as a waiter's; what: NULL: it is free */
+  const void *object;          /* NULL: those of the name */
+  char name[40];               /* empty: it has none */
+  uint64_t waits;
+  double seconds, longest;
+} conc__contended;
+
+/* Under its guard. */
+static struct conc__contention {
+  conc__contended *table; /* NULL: nothing is counted */
+  size_t round;           /* how often that has begun */
+} conc__contention;
+
+/* Both are NULL or literals; the same words may be in several places. */
+CONC__PRIVATE bool conc__same_words(const char *a, const char *b) {
+  return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0);
+}
+
+/* The entry of this name or object, or a free one, or that of the others. */
+CONC__PRIVATE conc__contended *
+conc__contention_find(conc__contended *table, const conc__contended *key) {
+  const unsigned char *p = (const unsigned char *)key->name;
+  uintptr_t hash = (uintptr_t)key->object >> 4;
+  size_t i;
+  for (hash ^= hash >> 9; *p != 0; p++) hash = hash * 31 + *p;
+  for (i = 0; i < CONC__CONTENDED_STEPS; i++) {
+    conc__contended *c = &table[(hash + i) % (CONC__CONTENDED - 1)];
+    if (c->what == NULL ||
+        (c->object == key->object && strcmp(c->name, key->name) == 0 &&
+         conc__same_words(c->what, key->what) &&
+         conc__same_words(c->relation, key->relation)))
+      return c;
+  }
+  return &table[CONC__CONTENDED - 1];
+}
+
+/* conc__meter.begins. The object may be gone when the wait ends: so the entry
+   is found, or made, now. Since the time is known now, reports tell it. */
+CONC__PRIVATE size_t conc__contention_begins(conc__waiter *w,
+                                             const void *object,
+                                             double *began) {
+  conc__mutex *guard = conc__mutex_of(&conc__contention);
+  conc__contended key;
+  size_t place = 0;
+  memset(&key, 0, sizeof key);
+  key.what = w->what != NULL ? w->what : "something";
+  key.relation = w->owner == NULL ? w->relation : NULL;
+  if (w->name != NULL) strncpy(key.name, w->name, sizeof key.name - 1);
+  if (key.name[0] == 0) key.object = object;
+  conc__mutex_lock(guard);
+  if (conc__contention.table != NULL) {
+    conc__contended *c = conc__contention_find(conc__contention.table, &key);
+    if (c->what == NULL) *c = key;
+    place = conc__contention.round * CONC__CONTENDED +
+            (size_t)(c - conc__contention.table);
+  }
+  conc__mutex_unlock(guard);
+  *began = conc_now();
+  if (!(w->since > 0)) w->since = *began;
+  return place;
+}
+
+/* conc__meter.ends. It may have been begun in an earlier round. */
+CONC__PRIVATE void conc__contention_ends(size_t place, double began) {
+  conc__mutex *guard = conc__mutex_of(&conc__contention);
+  double seconds = conc_now() - began;
+  conc__mutex_lock(guard);
+  if (conc__contention.table != NULL &&
+      place / CONC__CONTENDED == conc__contention.round) {
+    conc__contended *c = &conc__contention.table[place % CONC__CONTENDED];
+    c->waits++;
+    c->seconds += seconds;
+    if (seconds > c->longest) c->longest = seconds;
+  }
+  conc__mutex_unlock(guard);
+}
+
+/* From then on each wait that begins finds the hook. */
+CONC_API int conc_contention_start(void) {
+  static const conc__meter meter = {conc__contention_begins,
+                                    conc__contention_ends};
+  conc__mutex *guard = conc__mutex_of(&conc__contention);
+  const size_t size = CONC__CONTENDED * sizeof(conc__contended);
+  conc__contended *table = (conc__contended *)CONC_MALLOC(size);
+  bool busy;
+  if (table == NULL) return -ENOMEM;
+  conc__init();
+  memset(table, 0, size);
+  table[CONC__CONTENDED - 1].what = "others";
+  conc__mutex_lock(guard);
+  busy = conc__contention.table != NULL;
+  if (!busy) {
+    conc__contention.table = table;
+    conc__contention.round++; /* from 1 on: a place is never 0 */
+    CONC__STORE_RELAXED(&conc__meter_now, &meter);
+  }
+  conc__mutex_unlock(guard);
+  if (busy) CONC_FREE(table);
+  return busy ? -EBUSY : 0;
+}
+
+/* Waits that are under way find that there is no table any more. */
+CONC_API int conc_contention_stop(void) {
+  conc__mutex *guard = conc__mutex_of(&conc__contention);
+  conc__contended *table;
+  conc__mutex_lock(guard);
+  table = conc__contention.table;
+  conc__contention.table = NULL;
+  CONC__STORE_RELAXED(&conc__meter_now, (const conc__meter *)NULL);
+  conc__mutex_unlock(guard);
+  CONC_FREE(table);
+  return table != NULL ? 0 : -EINVAL;
+}
+/* ---------------------------------------------------------------------------
+   >>report: conc_report: what every task of the process does
+
+   A report is made in portions. For each one takes all guards, as a search for
+   a deadlock does, and that of the threads; it looks at some tasks, writes
+   what it sees to memory that was reserved before, and lets go. Where it
+   stands in the lists is a walker (>>task); why that may be read while the
+   loop's thread goes on is said in >>coroutine.
+   The names of owners are looked up in a second walk, and put into the text
+   afterwards, in the gaps that were left for them.
+
+   Uses the lists of >>park, >>schedule and >>child, the fence that >>jobs has,
+   the wakers of >>signals, and >>sight. No other room uses it.
+   ------------------------------------------------------------------------ */
 
 /* --- the tasks of a portion --- */
 
@@ -70902,6 +73350,12 @@ conc__report_loop(conc__report_state *r, const conc__loop *loop) {
     conc__report_put(b, keys[i]);
     conc__report_put(b, " ");
     conc__report_number(b, counts[i]);
+  }
+  if (loop->seen.longest > 0) {
+    if (r->json) conc__report_key(b, "longest_turn");
+    else conc__report_put(b, ", longest turn ");
+    conc__report_seconds(b, loop->seen.longest, r->json);
+    if (!r->json) conc__report_put(b, " s");
   }
   if (r->json) {
     conc__report_key(b, "coroutines");
@@ -71015,16 +73469,6 @@ CONC__PRIVATE void conc__report_let_go(void) {
   conc__mutex_unlock(&conc__stuck_guard);
 }
 
-/* The loop is not read any more. Under the guard of the threads. */
-CONC__PRIVATE void conc__report_leave_loop(conc__report_state *r) {
-  conc__loop *loop = r->walker.loop;
-  if (loop != NULL)
-    CONC__STORE(&loop->watched,
-                CONC__LOAD_RELAXED(&loop->watched) - CONC__LOOP_WALKER);
-  r->walker.loop = NULL;
-  r->walker.task = NULL;
-}
-
 /* Begins with the next thread; false: there is none. */
 CONC__PRIVATE bool conc__report_next_thread(conc__report_state *r) {
   conc_task *t = r->walker.thread;
@@ -71043,39 +73487,34 @@ CONC__PRIVATE bool conc__report_next_thread(conc__report_state *r) {
     conc__report_thread_end(r);
     return true;
   }
-  r->walker.loop = loop;
   r->thread = thread;
-  CONC__STORE(&loop->watched,
-              CONC__LOAD_RELAXED(&loop->watched) + CONC__LOOP_WALKER);
-  conc__fence_heavy(); /* see conc__loop_unlink */
-  r->walker.task = CONC__LOAD(&loop->tasks);
+  conc__walker_enter_loop(&r->walker, loop);
   return true;
-}
-
-/* What the loop's thread runs at this moment. */
-CONC__TSAN_IGNORES CONC__PRIVATE const conc__actor *
-conc__report_current(const conc__thread *thread) {
-  return CONC__LOAD(&thread->current);
 }
 
 /* One step: a coroutine, the end of a loop, or a thread. False: there is
    nothing left. */
 CONC__PRIVATE bool conc__report_step(conc__report_state *r) {
-  const conc_task *t = r->walker.task;
+  const conc_task *t = r->walker.task, *next;
   if (!r->in_loop) return conc__report_next_thread(r);
   if (r->walker.loop == NULL || t == NULL) {
-    conc__report_leave_loop(r);
+    conc__walker_leave_loop(&r->walker);
     conc__report_thread_end(r);
     r->in_loop = false;
     return true;
   }
   r->walker.task = CONC__LOAD(&t->next);
+  next = r->walker.task;
+  if (next != NULL) { /* tasks and their stacks are all over the memory */
+    __builtin_prefetch(CONC__LOAD_RELAXED(&next->actor));
+    __builtin_prefetch(CONC__LOAD_RELAXED(&next->next));
+  }
   if (t->kind == NULL) return true; /* a mark: see conc__loop_end_rest */
   if (r->names_only) {
     conc__report_meet(r, t, CONC__LOAD_RELAXED(&t->id));
     return true;
   }
-  r->current = conc__report_current(r->thread);
+  r->current = conc__sight_current(r->thread);
   conc__report_coroutine(r, t);
   return true;
 }
@@ -71120,13 +73559,10 @@ CONC__PRIVATE int conc__report_reserve(conc__report_state *r) {
    -ENOMEM. */
 CONC__PRIVATE int conc__report_walk(conc__report_state *r) {
   const struct timespec moment = {0, 20000};
-  conc__walker **p;
   bool more = true;
   int rc;
   conc__mutex_lock(&conc__threads_guard);
   r->walker.thread = conc__threads;
-  r->walker.next = conc__walkers;
-  conc__walkers = &r->walker;
   conc__mutex_unlock(&conc__threads_guard);
   for (;;) {
     rc = conc__report_reserve(r);
@@ -71138,12 +73574,35 @@ CONC__PRIVATE int conc__report_walk(conc__report_state *r) {
     nanosleep(&moment, NULL);
   }
   conc__mutex_lock(&conc__threads_guard);
-  conc__report_leave_loop(r);
-  for (p = &conc__walkers; *p != &r->walker;) p = &(*p)->next;
-  *p = r->walker.next;
+  conc__walker_leave_loop(&r->walker);
   conc__mutex_unlock(&conc__threads_guard);
   r->in_loop = false;
   return rc;
+}
+
+/* All queues, or all pools, or all managers, in portions. 0 or -ENOMEM. */
+CONC__PRIVATE int conc__report_list(conc__report_state *r, int list) {
+  const struct timespec moment = {0, 20000};
+  bool begun = false;
+  for (;;) {
+    double until;
+    int rc = conc__report_reserve(r);
+    if (rc != 0) return rc;
+    conc__report_hold();
+    if (!begun) r->walker.listed = conc__listed_lists[list];
+    begun = true;
+    until = conc_now() + CONC__REPORT_HOLD;
+    while (r->walker.listed != NULL && conc__report_has_room(r) &&
+           conc_now() < until) {
+      const conc__listed *l = r->walker.listed;
+      r->walker.listed = l->next;
+      conc__report_listed(r, list, l);
+    }
+    begun = r->walker.listed != NULL;
+    conc__report_let_go();
+    if (!begun) return 0;
+    nanosleep(&moment, NULL);
+  }
 }
 
 /* --- processes, and what comes last --- */
@@ -71220,6 +73679,64 @@ CONC__PRIVATE int conc__report_objects(conc__report_state *r) {
   return 0;
 }
 
+/* A name, or an address: what the waits of one entry were for. */
+CONC__PRIVATE void conc__report_contended(conc__report_state *r,
+                                          const conc__contended *c) {
+  conc__buffer *b = &r->text;
+  conc__sight s;
+  memset(&s, 0, sizeof s);
+  s.what = c->what;
+  s.name = c->name[0] != 0 ? c->name : NULL;
+  s.relation = c->relation;
+  s.object = c->object;
+  if (r->json) conc__report_open(b);
+  else conc__report_put(b, "contention: ");
+  conc__report_thing(r, b, &s);
+  if (r->json) conc__report_count(b, "waits", c->waits);
+  else conc__report_put(b, ", waits ");
+  if (!r->json) conc__report_number(b, c->waits);
+  if (r->json) conc__report_key(b, "seconds");
+  else conc__report_put(b, ", seconds ");
+  conc__report_seconds(b, c->seconds, r->json);
+  if (r->json) conc__report_key(b, "longest");
+  else conc__report_put(b, ", longest ");
+  conc__report_seconds(b, c->longest, r->json);
+  conc__report_put(b, r->json ? "}" : "\n");
+}
+
+CONC__PRIVATE int conc__report_compare_contended(const void *a,
+                                                 const void *b) {
+  const conc__contended *x = (const conc__contended *)a;
+  const conc__contended *y = (const conc__contended *)b;
+  if (x->seconds > y->seconds) return -1;
+  return x->seconds < y->seconds;
+}
+
+/* The waits that were counted, as long as they are: a copy, for it takes long
+   to sort them. 0 or -ENOMEM. */
+CONC__PRIVATE int conc__report_contention(conc__report_state *r) {
+  conc__mutex *guard = conc__mutex_of(&conc__contention);
+  const size_t size = CONC__CONTENDED * sizeof(conc__contended);
+  conc__contended *copy;
+  size_t n = 0, i;
+  int rc = 0;
+  if (CONC__LOAD_RELAXED(&conc__meter_now) == NULL) return 0;
+  copy = (conc__contended *)CONC_MALLOC(size);
+  if (copy == NULL) return -ENOMEM;
+  conc__mutex_lock(guard);
+  for (i = 0; conc__contention.table != NULL && i < CONC__CONTENDED; i++)
+    if (conc__contention.table[i].waits > 0)
+      copy[n++] = conc__contention.table[i];
+  conc__mutex_unlock(guard);
+  qsort(copy, n, sizeof *copy, conc__report_compare_contended);
+  for (i = 0; i < n && rc == 0; i++) {
+    rc = conc__report_reserve(r);
+    if (rc == 0) conc__report_contended(r, &copy[i]);
+  }
+  CONC_FREE(copy);
+  return rc;
+}
+
 CONC__PRIVATE int conc__report_total(conc__report_state *r) {
   conc__buffer *b = &r->text;
   int rc = conc__report_reserve(r);
@@ -71244,7 +73761,10 @@ CONC__PRIVATE int conc__report_total(conc__report_state *r) {
 
 /* Text and names, part after part. 0 or -ENOMEM. */
 CONC__PRIVATE int conc__report_collect(conc__report_state *r) {
+  static const char *const lists[CONC__LISTED_LISTS] = {
+      "],\"queues\":[", "],\"pools\":[", "],\"managers\":["};
   int rc = conc__report_reserve(r);
+  int i;
   if (rc != 0) return rc;
   if (r->json) {
     conc__report_put(&r->text, "{");
@@ -71254,8 +73774,14 @@ CONC__PRIVATE int conc__report_collect(conc__report_state *r) {
   rc = conc__report_walk(r);
   if (rc == 0 && r->json) conc__report_put(&r->text, "],\"processes\":[");
   if (rc == 0) rc = conc__report_processes(r);
+  for (i = 0; i < CONC__LISTED_LISTS && rc == 0; i++) {
+    if (r->json) conc__report_put(&r->text, lists[i]);
+    rc = conc__report_list(r, i);
+  }
   if (rc == 0 && r->json) conc__report_put(&r->text, "],\"waited_for\":[");
   if (rc == 0) rc = conc__report_objects(r);
+  if (rc == 0 && r->json) conc__report_put(&r->text, "],\"contention\":[");
+  if (rc == 0) rc = conc__report_contention(r);
   if (rc == 0) rc = conc__report_total(r);
   if (rc != 0 || r->gaps_count == 0) return rc;
   rc = conc__report_list_owners(r);
@@ -71298,12 +73824,18 @@ CONC__PRIVATE size_t conc__report_fill(const conc__report_state *r, char *buf,
 
 /* All but the filling. 0 or -ENOMEM; conc__report_drop must follow. */
 CONC__PRIVATE int conc__report_make(conc__report_state *r, bool json) {
-  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  int rc;
   memset(r, 0, sizeof *r);
   r->json = json;
   conc__self(); /* the caller's thread is one of those that are told */
-  pthread_once(&once, conc__fence_init);
-  return conc__report_collect(r);
+  conc__mutex_lock(&conc__threads_guard);
+  conc__walker_begin(&r->walker);
+  conc__mutex_unlock(&conc__threads_guard);
+  rc = conc__report_collect(r);
+  conc__mutex_lock(&conc__threads_guard);
+  conc__walker_end(&r->walker);
+  conc__mutex_unlock(&conc__threads_guard);
+  return rc;
 }
 
 CONC__PRIVATE void conc__report_drop(conc__report_state *r) {
@@ -71482,6 +74014,1531 @@ CONC_API int conc_report_on_signal(int signal) {
   conc_lock_release(&call->lock);
   conc_scope_end(&shield);
   return rc;
+}
+
+/* ---------------------------------------------------------------------------
+   >>inspected: the page that conc_inspect serves
+
+   HTML, CSS and JavaScript, each line of it one line here. It is in pieces,
+   for C99 has literals of up to 4,095 characters; they are sent one after the
+   other. Names come from the program that is shown, and perhaps from its
+   peers: so scripts make text of them, and never markup.
+
+   Uses nothing; >>inspect sends it.
+   ------------------------------------------------------------------------ */
+
+static const char *const conc__inspected[] = {
+  "<!doctype html>\n"
+  "<html lang=en>\n"
+  "<head>\n"
+  "<meta charset=utf-8>\n"
+  "<meta name=viewport content='width=device-width,initial-scale=1'>\n"
+  "<title>conc.h</title>\n"
+  "<link rel=icon href='data:,'>\n"
+  "<style>\n"
+  ":root { color-scheme: light dark; --back: #f5f6f8; --card: #fff;\n"
+  "  --text: #1b1f24; --dim: #626b76; --line: #dde1e6; --main: #2563eb;\n"
+  "  --bad: #c4242b; --good: #1a7f4b; --soft: #2563eb22; }\n"
+  "@media (prefers-color-scheme: dark) { :root { --back: #101317;\n"
+  "  --card: #191d23; --text: #e4e8ed; --dim: #98a2ae; --line: #2c323a;\n"
+  "  --main: #75a7ff; --bad: #ff7b78; --good: #58c98b;\n"
+  "  --soft: #75a7ff2b; } }\n"
+  "* { box-sizing: border-box; }\n"
+  "body { margin: 0 auto; max-width: 1240px; padding: 14px;\n"
+  "  background: var(--back); color: var(--text);\n"
+  "  font: 14px/1.45 system-ui, sans-serif; }\n"
+  "header, .bar { display: flex; flex-wrap: wrap; gap: 6px 14px;\n"
+  "  align-items: center; }\n"
+  "h1 { font-size: 19px; margin: 0; }\n"
+  "h2 { font-size: 15px; margin: 0 0 8px; }\n"
+  "header nav { margin-left: auto; display: flex; flex-wrap: wrap;\n"
+  "  gap: 4px 14px; align-items: center; }\n"
+  "a { color: var(--main); }\n"
+  "button { font: inherit; color: inherit; background: var(--card);\n"
+  "  border: 1px solid var(--line); border-radius: 6px; padding: 3px 10px;\n"
+  "  cursor: pointer; }\n"
+  "section { background: var(--card); border: 1px solid var(--line);\n"
+  "  border-radius: 9px; padding: 12px 14px; margin-top: 12px; }\n"
+  "section.bad { border-color: var(--bad); }\n"
+  "section.bad h2 { color: var(--bad); }\n"
+  "#cards { display: grid; gap: 10px; margin-top: 12px;\n"
+  "  grid-template-columns: repeat(auto-fit, minmax(160px, 1fr)); }\n"
+  "#cards div { background: var(--card); border: 1px solid var(--line);\n"
+  "  border-radius: 9px; padding: 9px 12px; }\n"
+  "#cards b { display: block; font-size: 21px; line-height: 1.2; }\n"
+  "#cards svg { width: 100%; }\n"
+  ".dim, #cards span { color: var(--dim); }\n"
+  ".dead { color: var(--bad); }\n"
+  ".wide { overflow-x: auto; }\n"
+  "table { border-collapse: collapse; width: 100%; }\n"
+  "th { text-align: left; font-weight: 600; color: var(--dim);\n"
+  "  white-space: nowrap; }\n"
+  "th, td { padding: 3px 12px 3px 0; border-bottom: 1px solid var(--line);\n"
+  "  vertical-align: top; }\n"
+  "tr:last-child td { border-bottom: 0; }\n"
+  "td.n, th.n { text-align: right; white-space: nowrap;\n"
+  "  font-variant-numeric: tabular-nums; }\n"
+  "td { overflow-wrap: anywhere; }\n"
+  ".wide td { overflow-wrap: normal; white-space: nowrap; }\n"
+  ".state { border-radius: 9px; padding: 0 8px; white-space: nowrap;\n"
+  "  border: 1px solid var(--line); color: var(--dim); }\n"
+  ".state.runs { color: var(--good); border-color: var(--good); }\n"
+  ".state.ready { color: var(--main); border-color: var(--main); }\n"
+  ".fold { border: 0; padding: 0 6px 0 0; background: none;\n"
+  "  color: var(--dim); }\n"
+  ".count { display: grid; gap: 2px 12px; align-items: center;\n"
+  "  grid-template-columns: minmax(0, max-content) 1fr max-content; }\n"
+  ".count i { background: var(--main); height: 9px; border-radius: 4px;\n"
+  "  min-width: 2px; opacity: .75; }\n"
+  "input { font: inherit; color: inherit; background: var(--back);\n"
+  "  border: 1px solid var(--line); border-radius: 6px; padding: 4px 9px;\n"
+  "  flex: 1 1 180px; min-width: 0; }\n"
+  "svg { display: block; }\n"
+  "svg.plot { height: 30px; width: 110px; }\n"
+  ".plot path { fill: var(--soft); }\n"
+  ".plot polyline { fill: none; stroke: var(--main); stroke-width: 1.5;\n"
+  "  vector-effect: non-scaling-stroke; }\n"
+  ".graph { max-width: none; font-size: 12px; }\n"
+  ".graph rect { fill: var(--back); stroke: var(--dim); }\n"
+  ".graph text { fill: var(--text); text-anchor: middle; }\n"
+  ".graph .edge { fill: none; stroke: var(--dim); stroke-width: 1.3; }\n"
+  ".graph .label { fill: var(--dim); font-size: 11px; }\n"
+  ".graph .bad { stroke: var(--bad); stroke-width: 1.8; }\n"
+  "@media (max-width: 640px) { body { padding: 8px; }\n"
+  "  header nav { margin-left: 0; }\n"
+  "  #cards { grid-template-columns: 1fr 1fr; gap: 8px; }\n"
+  "  section { padding: 10px; }\n"
+  "  #tasks thead { display: none; }\n"
+  "  #tasks tr { display: block; padding: 5px 0;\n"
+  "    border-bottom: 1px solid var(--line); }\n"
+  "  #tasks td { display: inline; border: 0; padding: 0 8px 0 0; }\n"
+  "  #tasks td.n:empty { display: none; } }\n"
+  "</style>\n"
+  "</head>\n",
+
+  "<body>\n"
+  "<header><h1>conc.h</h1><span id=who class=dim></span>\n"
+  "<nav><span id=live class=dim>connecting</span>\n"
+  "<button id=pause>Pause</button>\n"
+  "<a href=/report>report</a> <a href=/report.json>report.json</a>\n"
+  "<a href=/metrics>metrics</a>\n"
+  "<a href='/trace?seconds=5' download=trace.json>trace of 5 s</a></nav>\n"
+  "</header>\n"
+  "<div id=cards></div>\n"
+  "<div id=parts></div>\n"
+  "<section><div class=bar><h2>Tasks</h2>\n"
+  "<input id=find type=search placeholder='Search: name, state, wait'>\n"
+  "<span id=found class=dim></span></div>\n"
+  "<table id=tasks><thead><tr><th>Task<th>Kind<th>State<th>Waits for\n"
+  "<th class=n>Stack</thead><tbody></tbody></table>\n"
+  "<p class=bar><button id=more hidden>Show more</button></p></section>\n"
+  "<noscript>This page needs scripts; /report does not.</noscript>\n"
+  "<script>\n"
+  "'use strict';\n"
+  "const $ = id => document.getElementById(id);\n"
+  "const KEEP = 150, EVERY = 2000; // samples of a plot; milliseconds\n"
+  "const past = new Map(), before = new Map(), folded = new Set();\n"
+  "let last = null, paused = false, samples = 0, shown = 200, cpu = null;\n"
+  "\n"
+  "// All text comes from the program: it never becomes markup.\n"
+  "function make(tag, text, name) {\n"
+  "  const e = document.createElement(tag);\n"
+  "  if (text !== undefined) e.textContent = text;\n"
+  "  if (name) e.className = name;\n"
+  "  return e;\n"
+  "}\n"
+  "function draw(tag, values, text) {\n"
+  "  const e = document.createElementNS('http://www.w3.org/2000/svg', tag);\n"
+  "  for (const key in values) e.setAttribute(key, values[key]);\n"
+  "  if (text !== undefined) e.textContent = text;\n"
+  "  return e;\n"
+  "}\n"
+  "const count = n => n.toLocaleString('en');\n"
+  "function seconds(s) {\n"
+  "  if (s >= 3600) return (s / 3600).toFixed(1) + ' h';\n"
+  "  if (s >= 60) return (s / 60).toFixed(1) + ' min';\n"
+  "  return (s >= 1 ? s.toFixed(1) : s.toFixed(3)) + ' s';\n"
+  "}\n"
+  "\n"
+  "// Samples are kept here, while the page is open, and not in the program.\n"
+  "function note(key, value) {\n"
+  "  const p = past.get(key) || { values: [] };\n"
+  "  p.values.push(value);\n"
+  "  if (p.values.length > KEEP) p.values.shift();\n"
+  "  p.sample = samples;\n"
+  "  past.set(key, p);\n"
+  "}\n"
+  "function plot(key) {\n"
+  "  const v = (past.get(key) || { values: [] }).values;\n"
+  "  const top = Math.max(1, ...v), w = KEEP - 1;\n"
+  "  const at = v.map((y, i) =>\n"
+  "    (w - v.length + 1 + i) + ',' + (29 - y / top * 27).toFixed(1));\n"
+  "  const svg = draw('svg', { class: 'plot', preserveAspectRatio: 'none',\n"
+  "    viewBox: '0 0 ' + w + ' 30' });\n"
+  "  svg.append(draw('title', {}, 'up to ' + value('', top) +\n"
+  "    ' in the last ' + seconds(v.length * EVERY / 1000)));\n"
+  "  if (at.length < 2) return svg;\n"
+  "  svg.append(draw('path', { d: 'M' + (w - v.length + 1) + ',30L' +\n"
+  "    at.join('L') + 'L' + w + ',30Z' }));\n"
+  "  svg.append(draw('polyline', { points: at.join(' ') }));\n"
+  "  return svg;\n"
+  "}\n"
+  "\n"
+  "// --- what a task waits for, in words ---\n"
+  "function wait(w) {\n"
+  "  if (!w) return '';\n"
+  "  if (w.several) return w.what + ': ' + w.several.map(wait).join('; ');\n"
+  "  let s = w.what;\n"
+  "  if (w.name !== undefined) s += \" '\" + w.name + \"'\";\n"
+  "  else if (w.descriptor !== undefined) s += ' ' + w.descriptor;\n"
+  "  else if (w.object) s += ' ' + w.object;\n"
+  "  if (w.for) s += (w.descriptor !== undefined ? ' for ' : ', ') + w.for;\n"
+  "  return s;\n"
+  "}\n"
+  "function holder(w) {\n"
+  "  return w && typeof w.owner === 'string' ? w.owner : '';\n"
+  "}\n"
+  "function times(w) {\n"
+  "  if (!w) return '';\n"
+  "  return (w.since !== undefined ? ', since ' + seconds(w.since) : '') +\n"
+  "    (w.until !== undefined ? ', for ' + seconds(w.until) + ' more' : '');\n"
+  "}\n"
+  "function all(report) {\n"
+  "  const list = [];\n"
+  "  for (const t of report.threads) {\n"
+  "    list.push({ task: t, depth: 0, loop: t.loop });\n"
+  "    for (const c of t.loop ? t.loop.coroutines : [])\n"
+  "      list.push({ task: c, depth: 1, of: t });\n"
+  "  }\n"
+  "  for (const p of report.processes)\n"
+  "    list.push({ task: p, depth: 0 });\n"
+  "  for (const x of list) {\n"
+  "    const w = x.task.waits_for, by = holder(w);\n"
+  "    x.wait = wait(w);\n"
+  "    x.words = x.wait + (by ? ' held by ' + by : '');\n"
+  "    x.text = [x.task.name, x.task.kind, x.task.state, x.words,\n"
+  "      x.task.group].join(' ').toLowerCase();\n"
+  "  }\n"
+  "  return list;\n"
+  "}\n"
+  "\n",
+
+  "// --- graphs: boxes, and arrows from left to right ---\n"
+  "function graph(edges) {\n"
+  "  const names = [...new Set(edges.flatMap(e => [e.from, e.to]))];\n"
+  "  const out = new Map(names.map(n => [n, []])), level = new Map();\n"
+  "  for (const e of edges) out.get(e.from).push(e);\n"
+  "  const rank = (n, seen) => {\n"
+  "    if (level.has(n)) return level.get(n);\n"
+  "    if (seen.has(n)) return -1;\n"
+  "    seen.add(n);\n"
+  "    const r = 1 + Math.max(-1, ...out.get(n).map(e => rank(e.to, seen)));\n"
+  "    seen.delete(n);\n"
+  "    level.set(n, r);\n"
+  "    return r;\n"
+  "  };\n"
+  "  for (const n of names) rank(n, new Set());\n"
+  "  const most = Math.max(...level.values()), rows = [], place = new Map();\n"
+  "  for (const n of names) {\n"
+  "    const x = most - level.get(n);\n"
+  "    rows[x] = (rows[x] || 0) + 1;\n"
+  "    place.set(n, { x: 70 + x * 215, y: 24 + (rows[x] - 1) * 62 });\n"
+  "  }\n"
+  "  const back = edges.some(e => place.get(e.to).x <= place.get(e.from).x);\n"
+  "  const w = 140 + most * 215;\n"
+  "  const h = 62 * Math.max(...rows) + (back ? 24 : 0);\n"
+  "  const svg = draw('svg', { class: 'graph', width: w, height: h,\n"
+  "    viewBox: '0 0 ' + w + ' ' + h });\n"
+  "  const tip = draw('marker', { id: 'tip', viewBox: '0 0 8 8', refX: 8,\n"
+  "    refY: 4, markerWidth: 8, markerHeight: 8, orient: 'auto' });\n"
+  "  tip.append(draw('path', { d: 'M0,0L8,4L0,8Z',\n"
+  "    fill: 'context-stroke' }));\n"
+  "  svg.append(tip);\n"
+  "  const cut = (s, n) => s.length > n ? s.slice(0, n - 1) + '\\u2026' : s;\n"
+  "  for (const e of edges) {\n"
+  "    const a = place.get(e.from), b = place.get(e.to), on = b.x > a.x;\n"
+  "    const x = on ? a.x + 62 : a.x, y = on ? a.y : a.y + 15;\n"
+  "    const u = on ? b.x - 62 : b.x, v = on ? b.y : b.y + 15;\n"
+  "    const low = Math.max(a.y, b.y) + 50;\n"
+  "    const bend = on ? 'L' : 'C' + [x, low, u, low, ''];\n"
+  "    svg.append(draw('path', { class: e.bad ? 'edge bad' : 'edge',\n"
+  "      'marker-end': 'url(#tip)', d: 'M' + x + ',' + y + bend + u +\n"
+  "        ',' + v }));\n"
+  "    const label = draw('text', { class: 'label', x: (x + u) / 2,\n"
+  "      y: on ? (y + v) / 2 - 5 : low - 12 }, cut(e.label || '', 15));\n"
+  "    label.append(draw('title', {}, e.label || ''));\n"
+  "    svg.append(label);\n"
+  "  }\n"
+  "  for (const n of names) {\n"
+  "    const p = place.get(n);\n"
+  "    svg.append(draw('rect', { x: p.x - 62, y: p.y - 15, width: 124,\n"
+  "      height: 30, rx: 6 }));\n"
+  "    const t = draw('text', { x: p.x, y: p.y + 4 }, cut(n, 18));\n"
+  "    t.append(draw('title', {}, n));\n"
+  "    svg.append(t);\n"
+  "  }\n"
+  "  const div = make('div', undefined, 'wide');\n"
+  "  div.append(svg);\n"
+  "  return div;\n"
+  "}\n"
+  "// Edges that are part of a circle are bad.\n"
+  "function circles(edges) {\n"
+  "  const next = new Map();\n"
+  "  for (const e of edges) next.set(e.from, e.to);\n"
+  "  for (const e of edges) {\n"
+  "    let n = e.to, steps = 0;\n"
+  "    while (n !== undefined && n !== e.from && steps++ < edges.length)\n"
+  "      n = next.get(n);\n"
+  "    e.bad = n === e.from;\n"
+  "  }\n"
+  "  return edges;\n"
+  "}\n"
+  "const STEP = /^(.+?) waits for (.+?) held by (.+)$/;\n"
+  "function deadlock(text) {\n"
+  "  const edges = [];\n"
+  "  let from = null;\n"
+  "  for (const part of text.split(', which waits for ')) {\n"
+  "    const m = (from === null ? part : from + ' waits for ' + part)\n"
+  "      .match(STEP);\n"
+  "    if (!m) return null;\n"
+  "    edges.push({ from: m[1], to: m[3], label: m[2], bad: true });\n"
+  "    from = m[3];\n"
+  "  }\n"
+  "  return edges;\n"
+  "}\n"
+  "\n"
+  "// --- tables of whatever the report has ---\n"
+  "function value(key, v) {\n"
+  "  if (v === null || v === undefined) return '';\n"
+  "  if (Array.isArray(v)) return v.map(x => value(key, x)).join('; ');\n"
+  "  if (typeof v === 'object')\n"
+  "    return Object.entries(v).map(([k, x]) =>\n"
+  "      k.replace(/_/g, ' ') + ' ' + value(k, x)).join(', ');\n"
+  "  if (typeof v !== 'number') return String(v);\n"
+  "  return /seconds|since|until|longest|waited/.test(key) ? seconds(v)\n"
+  "    : count(Math.round(v * 1000) / 1000);\n"
+  "}\n",
+
+  "// How much a count grows in a second.\n"
+  "function rate(key, n) {\n"
+  "  const was = before.get(key), now = last.more.now;\n"
+  "  before.set(key, { n: n, now: now });\n"
+  "  return was && now > was.now && n >= was.n ?\n"
+  "    (n - was.n) / (now - was.now) : 0;\n"
+  "}\n"
+  "function table(title, rows, plots) {\n"
+  "  const s = part(title), box = make('div', '', 'wide'), seen = {};\n"
+  "  const t = make('table'), top = make('thead'), body = make('tbody');\n"
+  "  const number = k => rows.every(r => r[k] === undefined ||\n"
+  "    typeof r[k] === 'number');\n"
+  "  const has = k => rows.some(r => r[k] !== undefined && r[k] !== null);\n"
+  "  const keys = new Set(['name', 'what', 'for', 'kind', 'owner']);\n"
+  "  for (const r of rows) for (const k in r) keys.add(k);\n"
+  "  const texts = [...keys].filter(k => has(k) && !number(k) &&\n"
+  "    k !== 'object');\n"
+  "  const rest = [...keys].filter(k => has(k) && number(k));\n"
+  "  if (has('object')) rest.push('object');\n"
+  "  plots = plots.filter(has);\n"
+  "  const head = top.insertRow();\n"
+  "  const title_of = k => k.replace(/_/g, ' ');\n"
+  "  for (const k of texts) head.append(make('th', title_of(k)));\n"
+  "  for (const k of plots) head.append(make('th', title_of(k) +\n"
+  "    (RATES.includes(k) ? ' / s' : '')));\n"
+  "  for (const k of rest)\n"
+  "    head.append(make('th', title_of(k), number(k) ? 'n' : ''));\n"
+  "  for (const r of rows.slice(0, 100)) {\n"
+  "    const row = body.insertRow(), id = r.object || r.name || r.what;\n"
+  "    const cell = k => row.append(make('td', value(k, r[k]),\n"
+  "      number(k) ? 'n' : ''));\n"
+  "    seen[id] = (seen[id] || 0) + 1;\n"
+  "    for (const k of texts) cell(k);\n"
+  "    for (const k of plots) {\n"
+  "      const key = [title, id, seen[id], k].join('\\n');\n"
+  "      if (k in r) note(key, RATES.includes(k) ? rate(key, r[k]) : r[k]);\n"
+  "      row.insertCell().append(k in r ? plot(key) : '');\n"
+  "    }\n"
+  "    for (const k of rest) cell(k);\n"
+  "  }\n"
+  "  t.append(top, body);\n"
+  "  box.append(t);\n"
+  "  s.append(box);\n"
+  "  if (rows.length > 100)\n"
+  "    s.append(make('p', count(rows.length - 100) + ' more', 'dim'));\n"
+  "}\n"
+  "function part(title, name) {\n"
+  "  const s = make('section', undefined, name);\n"
+  "  s.append(make('h2', title));\n"
+  "  $('parts').append(s);\n"
+  "  return s;\n"
+  "}\n"
+  "function card(title, n, text) {\n"
+  "  note('card ' + title, n);\n"
+  "  const d = make('div');\n"
+  "  d.append(make('span', title), make('b', text || count(n)),\n"
+  "    plot('card ' + title));\n"
+  "  $('cards').append(d);\n"
+  "}\n"
+  "\n",
+
+  "// --- the parts of the page ---\n"
+  "const PLOTS = { queues: ['messages', 'put', 'got'],\n"
+  "  pools: ['running', 'waiting'], managers: ['clients', 'requests'],\n"
+  "  waited_for: ['waiters'], contention: ['waits'] };\n"
+  "const RATES = ['put', 'got', 'requests', 'waits'];\n"
+  "const TITLES = { waited_for: 'Waited for' };\n"
+  "function show(report, more) {\n"
+  "  const list = all(report), total = report.total;\n"
+  "  const now = more.now, spent = more.cpu_seconds;\n"
+  "  const load = cpu && now > cpu.now ?\n"
+  "    (spent - cpu.spent) / (now - cpu.now) * 100 : 0;\n"
+  "  cpu = { now: now, spent: spent };\n"
+  "  $('who').textContent = 'process ' + report.pid + ', version ' +\n"
+  "    more.version;\n"
+  "  $('cards').replaceChildren();\n"
+  "  $('parts').replaceChildren();\n"
+  "  card('Threads', total.threads);\n"
+  "  card('Coroutines', total.coroutines);\n"
+  "  card('Processes', total.processes);\n"
+  "  card('Tasks that wait',\n"
+  "    list.filter(x => x.task.state === 'waits').length);\n"
+  "  card('CPU', load, load.toFixed(0) + ' %');\n"
+  "  if (more.deadlock) {\n"
+  "    const s = part('The last deadlock', 'bad');\n"
+  "    const edges = deadlock(more.deadlock);\n"
+  "    if (edges) s.append(graph(edges));\n"
+  "    s.append(make('p', more.deadlock));\n"
+  "  }\n"
+  "  const holds = circles(list.filter(x => holder(x.task.waits_for))\n"
+  "    .slice(0, 30).map(x => ({ from: x.task.name, label: x.wait,\n"
+  "      to: holder(x.task.waits_for) })));\n"
+  "  if (holds.length) part('Who waits for whom').append(graph(holds));\n"
+  "  orders(more);\n"
+  "  kinds(list);\n"
+  "  const loops = report.threads.filter(t => t.loop).map(t => {\n"
+  "    const l = Object.assign({ name: t.name }, t.loop);\n"
+  "    delete l.coroutines;\n"
+  "    return l;\n"
+  "  });\n"
+  "  if (loops.length) table('Loops', loops, ['tasks', 'ready']);\n"
+  "  for (const key in report)\n"
+  "    if (Array.isArray(report[key]) && report[key].length &&\n"
+  "        key !== 'threads' && key !== 'processes')\n"
+  "      table(TITLES[key] || key[0].toUpperCase() + key.slice(1),\n"
+  "        report[key], PLOTS[key] || []);\n"
+  "  tasks(list);\n"
+  "}\n",
+
+  "// Of orders that follow from others only the others are drawn.\n"
+  "function orders(more) {\n"
+  "  const pairs = list => list.flatMap((a, i) => i % 2 ? [] :\n"
+  "    [[a, list[i + 1]]]);\n"
+  "  const n = more.lock_names, order = pairs(more.lock_order);\n"
+  "  const has = new Set(order.map(String));\n"
+  "  const edges = order.filter(([a, b]) => !n.some((_, c) =>\n"
+  "    has.has(String([a, c])) && has.has(String([c, b]))));\n"
+  "  const bad = pairs(more.inverted_lock_order);\n"
+  "  if (!edges.length && !bad.length) return;\n"
+  "  const s = part(bad.length ? 'Locks in inverted orders' :\n"
+  "    'The order of locks', bad.length ? 'bad' : '');\n"
+  "  s.append(graph(edges.concat(bad).map(([a, b], i) => ({ from: n[a],\n"
+  "    to: n[b], bad: i >= edges.length,\n"
+  "    label: i < edges.length ? 'before' : 'inverted' }))));\n"
+  "}\n"
+  "function kinds(list) {\n"
+  "  const sum = new Map();\n"
+  "  for (const x of list) {\n"
+  "    const t = x.task, w = x.wait.replace(/ (0x)?[\\da-f]+\\b/g, '');\n"
+  "    const key = t.kind + ': ' + (!w ? t.state || 'alive' :\n"
+  "      w === 'sleep' ? 'sleeps' : 'waits for ' + w);\n"
+  "    sum.set(key, (sum.get(key) || 0) + 1);\n"
+  "  }\n"
+  "  const rows = [...sum].sort((a, b) => b[1] - a[1]).slice(0, 12);\n"
+  "  const s = part('What most tasks do'), d = make('div', '', 'count');\n"
+  "  for (const [key, n] of rows) {\n"
+  "    const i = make('i');\n"
+  "    i.style.width = n / rows[0][1] * 100 + '%';\n"
+  "    d.append(make('span', key), i, make('span', count(n)));\n"
+  "  }\n"
+  "  s.append(d);\n"
+  "}\n"
+  "function tasks(list) {\n"
+  "  const words = $('find').value.toLowerCase().split(' ');\n"
+  "  const hit = x => words.every(w => x.text.includes(w));\n"
+  "  const found = list.filter(hit), keep = new Set(found);\n"
+  "  const rows = [], body = document.createDocumentFragment();\n"
+  "  // A thread stands above its coroutines even if only these are found.\n"
+  "  for (const x of found) {\n"
+  "    if (x.of && rows.of !== x.of && !folded.has(x.of.name)) {\n"
+  "      const up = list.find(y => y.task === x.of);\n"
+  "      if (!keep.has(up)) rows.push(up);\n"
+  "    }\n"
+  "    if (x.of) rows.of = x.of;\n"
+  "    if (!x.of || !folded.has(x.of.name)) rows.push(x);\n"
+  "  }\n"
+  "  for (const x of rows.slice(0, shown)) body.append(line(x));\n"
+  "  $('tasks').tBodies[0].replaceChildren(body);\n"
+  "  $('found').textContent = count(found.length) + ' of ' +\n"
+  "    count(list.length);\n"
+  "  $('more').hidden = rows.length <= shown;\n"
+  "}\n"
+  "function line(x) {\n"
+  "  const t = x.task, row = make('tr'), name = make('td');\n"
+  "  name.style.paddingLeft = x.depth * 22 + 'px';\n"
+  "  if (x.loop) {\n"
+  "    const b = make('button', folded.has(t.name) ? '\\u25b8' : '\\u25be',\n"
+  "      'fold');\n"
+  "    b.onclick = () => {\n"
+  "      if (!folded.delete(t.name)) folded.add(t.name);\n"
+  "      tasks(all(last.report));\n"
+  "    };\n"
+  "    b.setAttribute('aria-label', 'coroutines of ' + t.name);\n"
+  "    name.append(b);\n"
+  "  }\n"
+  "  name.append(t.name);\n"
+  "  const state = make('td');\n"
+  "  state.append(make('span', t.state || 'pid ' + t.pid, 'state ' +\n"
+  "    (t.state || '').split(' ')[0]));\n"
+  "  row.append(name, make('td', t.kind, 'dim'), state,\n"
+  "    make('td', x.words + times(t.waits_for), 'wait'),\n"
+  "    make('td', t.stack === undefined ? '' :\n"
+  "      (t.stack / 1024).toFixed(1) + ' KiB', 'n dim'));\n"
+  "  return row;\n"
+  "}\n"
+  "\n",
+
+  "// --- the program is asked again and again ---\n"
+  "async function ask(path) {\n"
+  "  const answer = await fetch(path);\n"
+  "  if (!answer.ok) throw new Error('answer ' + answer.status);\n"
+  "  return answer.json();\n"
+  "}\n"
+  "async function tick() {\n"
+  "  const began = performance.now();\n"
+  "  try {\n"
+  "    if (!paused) {\n"
+  "      const [report, more] = await Promise.all([ask('/report.json'),\n"
+  "        ask('/process.json')]);\n"
+  "      last = { report: report, more: more };\n"
+  "      samples++;\n"
+  "      show(report, more);\n"
+  "      for (const [key, p] of past)\n"
+  "        if (p.sample < samples - 5) past.delete(key), before.delete(key);\n"
+  "      $('live').textContent = 'live';\n"
+  "      $('live').className = 'dim';\n"
+  "      document.body.dataset.samples = samples;\n"
+  "    }\n"
+  "  } catch (e) {\n"
+  "    $('live').textContent = 'no answer (' + e.message + ')';\n"
+  "    $('live').className = 'dead';\n"
+  "  }\n"
+  "  const took = performance.now() - began;\n"
+  "  setTimeout(tick, Math.max(EVERY - took, 5 * took, 100));\n"
+  "}\n"
+  "$('pause').onclick = () => {\n"
+  "  paused = !paused;\n"
+  "  $('pause').textContent = paused ? 'Go on' : 'Pause';\n"
+  "  if (paused) $('live').textContent = 'paused';\n"
+  "};\n"
+  "const again = () => { if (last) tasks(all(last.report)); };\n"
+  "$('find').oninput = () => { shown = 200; again(); };\n"
+  "$('more').onclick = () => { shown += 500; again(); };\n"
+  "tick();\n"
+  "</script>\n"
+  "</body>\n"
+  "</html>\n",
+  NULL
+};
+
+/* ---------------------------------------------------------------------------
+   >>inspect: conc_inspect: a page that shows a running program
+
+   A thread runs a loop, whose first coroutine is a conc_serve; each client has
+   a coroutine, which reads a request and answers it, again and again. All of
+   this trusts nobody: a request is bounded in bytes and in time, what is no
+   plain GET or HEAD is refused, and so is what a browser sends for a page of
+   somebody else. A name that leads to this machine only because its owner says
+   so (DNS rebinding) is told by the Host header, and a request of a foreign
+   page by Sec-Fetch-Site.
+
+   Answers are made whole, then sent in pieces. /metrics are made of the JSON
+   of a report: so each list of it can have its numbers here by a row of
+   conc__metric_fields.
+
+   Uses >>trace, >>report, >>json, conc_serve and streams; nothing uses it.
+   ------------------------------------------------------------------------ */
+
+#define CONC__INSPECT_CLIENTS 32   /* at one time */
+#define CONC__INSPECT_REQUEST 8192 /* bytes, with all headers */
+#define CONC__INSPECT_PIECE 32768  /* bytes of an answer */
+#define CONC__INSPECT_BODIES ((size_t)64 << 20) /* bytes that are being sent */
+#define CONC__INSPECT_TRACE 60.0   /* seconds */
+#ifndef CONC__INSPECT_SECONDS      /* tests have fewer */
+#define CONC__INSPECT_SECONDS 5.0  /* for a request; for a piece */
+#endif
+
+/* The one page. What is not said otherwise is written under the lock, while
+   there is no thread. */
+static struct conc__inspector {
+  conc_lock lock; /* held by those that make the call */
+  bool on;        /* there is a page, or was, in the parent */
+  unsigned depth; /* conc__fork_depth of the process that made it */
+  int listener;   /* -1: none */
+  conc_task thread, root; /* root: the coroutine that accepts */
+  conc_event ready; /* `error` stands, or the root has begun */
+  int error;        /* of conc_run; written by the thread */
+  bool serves;      /* likewise */
+  char hosts[2][256]; /* of the address, and .host; "": none */
+  size_t bodies;    /* bytes that are being sent; the thread's */
+  size_t guess;     /* bytes that a report needs perhaps; the thread's */
+} conc__inspector;
+
+/* A client, and the request that it is at. */
+typedef struct conc__asker {
+  conc_stream stream;
+  size_t left;   /* bytes that the request may still have */
+  bool head;     /* HEAD: nothing but headers is sent */
+  bool newer;    /* it is HTTP/1.1 */
+  bool keeps;    /* more requests may follow */
+  bool hosted;   /* there was a Host, */
+  bool trusted;  /* and it is one of ours */
+  bool foreign;  /* a page of another site asks */
+  char target[1024]; /* with its query, which `query` points at, or NULL */
+  char *query;
+  char line[CONC__INSPECT_REQUEST + 1];
+} conc__asker;
+
+/* --- reading a request --- */
+
+/* ASCII, whatever the locale. */
+CONC__PRIVATE bool conc__inspect_same(const char *a, const char *b) {
+  for (; *a != 0 || *b != 0; a++, b++) {
+    int x = *a >= 'A' && *a <= 'Z' ? *a + 32 : *a;
+    int y = *b >= 'A' && *b <= 'Z' ? *b + 32 : *b;
+    if (x != y) return false;
+  }
+  return true;
+}
+
+/* Whether a Host, with or without a port, is a number or one of our names. No
+   name in the DNS consists of digits and dots, nor has one brackets. */
+CONC__PRIVATE bool conc__inspect_host_is_ours(char *host) {
+  size_t n;
+  char *port;
+  if (*host == '[') {
+    n = strspn(host + 1, "0123456789abcdefABCDEF:.") + 1;
+    if (n == 1 || host[n] != ']') return false;
+    n++;
+  } else {
+    n = strcspn(host, ":");
+  }
+  port = host + n;
+  if (*port != 0 && (*port != ':' || port[1 + strspn(port + 1, "0123456789")]))
+    return false;
+  *port = 0;
+  if (*host == '[') return true;
+  if (n == 0) return false;
+  return strspn(host, "0123456789.") == n ||
+         conc__inspect_same(host, "localhost") ||
+         conc__inspect_same(host, conc__inspector.hosts[0]) ||
+         conc__inspect_same(host, conc__inspector.hosts[1]);
+}
+
+/* Reads a line into v->line, without its end. Its length; -EBADMSG: it is no
+   text; -EPIPE: the client has gone; or as conc_stream_read_line. */
+CONC__PRIVATE ssize_t conc__inspect_line(conc__asker *v, double deadline) {
+  ssize_t n = conc_stream_read_line(&v->stream, v->line, v->left + 1,
+                                    conc__remaining(deadline));
+  size_t size = (size_t)n;
+  if (n < 0) return n;
+  if (n == 0 || v->line[size - 1] != '\n') return -EPIPE;
+  v->left -= size;
+  size--;
+  if (size > 0 && v->line[size - 1] == '\r') size--;
+  v->line[size] = 0;
+  if (strlen(v->line) != size || strchr(v->line, '\r') != NULL)
+    return -EBADMSG;
+  return (ssize_t)size;
+}
+
+/* "GET /target HTTP/1.1". A status of HTTP, 200 if all is well. */
+CONC__PRIVATE int conc__inspect_first(conc__asker *v) {
+  char *target = strchr(v->line, ' ');
+  char *version = target != NULL ? strchr(target + 1, ' ') : NULL;
+  if (version == NULL || target[1] != '/' || strchr(version + 1, ' ') != NULL)
+    return 400;
+  *target++ = *version++ = 0;
+  if (strncmp(version, "HTTP/", 5) != 0) return 400;
+  v->newer = strcmp(version, "HTTP/1.1") == 0;
+  if (!v->newer && strcmp(version, "HTTP/1.0") != 0) return 505;
+  v->keeps = v->newer;
+  v->head = strcmp(v->line, "HEAD") == 0;
+  if (!v->head && strcmp(v->line, "GET") != 0) return 405;
+  if (strlen(target) >= sizeof v->target) return 414;
+  memcpy(v->target, target, strlen(target) + 1);
+  v->query = strchr(v->target, '?');
+  if (v->query != NULL) *v->query++ = 0;
+  return 200;
+}
+
+/* A header: most say nothing to us. A status of HTTP, likewise. A body is
+   refused, and so it need not be read. */
+CONC__PRIVATE int conc__inspect_header(conc__asker *v) {
+  char *name = v->line, *value = strchr(name, ':'), *end;
+  if (value == NULL || value == name ||
+      strcspn(name, " \t") < (size_t)(value - name))
+    return 400;
+  *value++ = 0;
+  value += strspn(value, " \t");
+  for (end = value + strlen(value);
+       end > value && (end[-1] == ' ' || end[-1] == '\t');)
+    *--end = 0;
+  if (conc__inspect_same(name, "Host")) {
+    if (v->hosted) return 400; /* which one would a proxy have taken? */
+    v->hosted = true;
+    v->trusted = conc__inspect_host_is_ours(value);
+  } else if (conc__inspect_same(name, "Connection")) {
+    if (conc__inspect_same(value, "close")) v->keeps = false;
+  } else if (conc__inspect_same(name, "Sec-Fetch-Site")) {
+    v->foreign = conc__inspect_same(value, "cross-site");
+  } else if (conc__inspect_same(name, "Transfer-Encoding") ||
+             (conc__inspect_same(name, "Content-Length") &&
+              strcmp(value, "0") != 0)) {
+    return 413;
+  }
+  return 200;
+}
+
+/* Reads a request whole. 200, or the status to refuse it by; 0: the client has
+   gone, or asks for nothing more. */
+CONC__PRIVATE int conc__inspect_request(conc__asker *v) {
+  double deadline = conc__deadline(CONC__INSPECT_SECONDS);
+  ssize_t n;
+  int status = 0;
+  v->left = CONC__INSPECT_REQUEST;
+  v->head = v->newer = v->keeps = false;
+  v->hosted = v->trusted = v->foreign = false;
+  while ((n = conc__inspect_line(v, deadline)) > 0) {
+    status = status == 0 ? conc__inspect_first(v) : conc__inspect_header(v);
+    if (status != 200) return status;
+  }
+  if (n == -ETIMEDOUT && status == 0 &&
+      conc__buffer_count(&v->stream.in) == 0)
+    return 0; /* idle */
+  if (n == -ETIMEDOUT) return 408;
+  if (n == -EMSGSIZE) return 431;
+  if (n == -EBADMSG || (n == 0 && status == 0)) return 400;
+  if (n < 0) return 0;
+  if (v->newer && !v->hosted) return 400;
+  if (v->hosted && !v->trusted) return 403;
+  return 200;
+}
+
+/* --- sending an answer --- */
+
+static const struct conc__inspect_status {
+  int status;
+  const char *words;
+} conc__inspect_statuses[] = {
+    {200, "OK"},
+    {400, "Bad Request"},
+    {403, "Forbidden"},
+    {404, "Not Found"},
+    {405, "Method Not Allowed"},
+    {408, "Request Timeout"},
+    {409, "Conflict"},
+    {413, "Content Too Large"},
+    {414, "URI Too Long"},
+    {431, "Request Header Fields Too Large"},
+    {503, "Service Unavailable"},
+    {505, "HTTP Version Not Supported"},
+};
+
+CONC__PRIVATE const char *conc__inspect_words(int status) {
+  size_t i = 0;
+  while (conc__inspect_statuses[i].status != status) i++;
+  return conc__inspect_statuses[i].words;
+}
+
+/* Some bytes of the answer. 0 or negative errno. */
+CONC__PRIVATE int conc__inspect_write(conc__asker *v, const char *data,
+                                      size_t size) {
+  int rc = 0;
+  while (size > 0 && rc == 0) {
+    size_t n = size < CONC__INSPECT_PIECE ? size : CONC__INSPECT_PIECE;
+    rc = conc_stream_write(&v->stream, data, n, CONC__INSPECT_SECONDS);
+    data += n;
+    size -= n;
+  }
+  return rc;
+}
+
+/* The first line and the headers, of an answer of `size` bytes. A browser is
+   told that the page may do nothing but ask this server. */
+CONC__PRIVATE int conc__inspect_begin(conc__asker *v, int status,
+                                      const char *type, size_t size) {
+  char text[1024];
+  int n = snprintf(
+      text, sizeof text,
+      "HTTP/1.1 %d %s\r\n"
+      "Content-Type: %s\r\n"
+      "Content-Length: %zu\r\n"
+      "Connection: %s\r\n"
+      "%s"
+      "Cache-Control: no-store\r\n"
+      "Content-Security-Policy: default-src 'none'; connect-src 'self'; "
+      "script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
+      "base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n"
+      "Cross-Origin-Resource-Policy: same-origin\r\n"
+      "Referrer-Policy: no-referrer\r\n"
+      "X-Content-Type-Options: nosniff\r\n\r\n",
+      status, conc__inspect_words(status), type, size,
+      v->keeps ? "keep-alive" : "close",
+      status == 405 ? "Allow: GET, HEAD\r\n" : "");
+  v->stream.high_water = CONC__INSPECT_PIECE;
+  return conc__inspect_write(v, text, (size_t)n);
+}
+
+/* A whole answer but for its last flush, which comes before the next request
+   is read. 0 or negative errno. */
+CONC__PRIVATE int conc__inspect_send(conc__asker *v, const char *type,
+                                     const void *data, size_t size) {
+  int rc = conc__inspect_begin(v, 200, type, size);
+  if (rc != 0 || v->head) return rc;
+  return conc__inspect_write(v, (const char *)data, size);
+}
+
+#define CONC__INSPECT_TEXT "text/plain; charset=utf-8"
+#define CONC__INSPECT_JSON "application/json"
+
+/* What is wrong with the request itself may be wrong with what follows it. */
+CONC__PRIVATE int conc__inspect_refuse(conc__asker *v, int status) {
+  char text[64];
+  int rc, n = snprintf(text, sizeof text, "%d %s\n", status,
+                       conc__inspect_words(status));
+  if (status != 404 && status != 409 && status != 503) v->keeps = false;
+  rc = conc__inspect_begin(v, status, CONC__INSPECT_TEXT, (size_t)n);
+  if (rc != 0 || v->head) return rc;
+  return conc__inspect_write(v, text, (size_t)n);
+}
+
+/* Sends a body that is in memory, unless others have too much of that. */
+CONC__PRIVATE int conc__inspect_send_body(conc__asker *v, const char *type,
+                                          const conc__buffer *body) {
+  struct conc__inspector *in = &conc__inspector;
+  int rc;
+  if (in->bodies > 0 && in->bodies + body->size > CONC__INSPECT_BODIES)
+    return conc__inspect_refuse(v, 503);
+  in->bodies += body->size;
+  rc = conc__inspect_send(v, type, body->data, body->size);
+  if (rc == 0) rc = conc_stream_flush(&v->stream, CONC__INSPECT_SECONDS);
+  in->bodies -= body->size;
+  return rc;
+}
+
+/* --- reports --- */
+
+/* A report, and a NUL behind it: in as much memory as the last one needed, and
+   some more. What does not fit is made again. */
+CONC__PRIVATE int conc__inspect_report(conc__buffer *b, bool json) {
+  struct conc__inspector *in = &conc__inspector;
+  for (;;) {
+    ssize_t n;
+    int rc = conc__buffer_reserve(b, in->guess + 16384);
+    if (rc != 0) return rc;
+    n = json ? conc_report_json((char *)b->data, b->capacity)
+             : conc_report((char *)b->data, b->capacity);
+    if (n < 0) return (int)n;
+    in->guess = (size_t)n + (size_t)n / 8;
+    if ((size_t)n >= b->capacity) continue;
+    b->size = (size_t)n;
+    return 0;
+  }
+}
+
+/* What is no UTF-8 in a text of the program becomes a question mark, and it is
+   cut to `size` bytes. */
+CONC__PRIVATE void conc__inspect_mend(char *text, size_t size) {
+  size_t at = 0, n = strnlen(text, size);
+  uint32_t c;
+  while (at < n) {
+    size_t step = conc__utf8_get((unsigned char *)text + at, n - at, &c);
+    if (step == 0 || (c >= 0xd800 && c < 0xe000)) {
+      text[at] = '?';
+      step = 1;
+    }
+    at += step;
+  }
+  text[n < size ? n : size - 1] = 0;
+}
+
+/* What is known of the order of locks, copied under its guard. */
+typedef struct conc__inspect_orders {
+  char names[CONC__LOCK_ORDERS][48];
+  uintptr_t before[CONC__LOCK_ORDERS], known[CONC__LOCK_ORDERS];
+  const char *list[CONC__LOCK_ORDERS]; /* of `names` */
+  size_t count;
+  /* Pairs of places in `list`: [0] orders, [1] inverted ones. */
+  int pairs[2][2 * CONC__LOCK_ORDERS * CONC__LOCK_ORDERS];
+  size_t found[2]; /* numbers in `pairs` */
+  char deadlock[2048];
+} conc__inspect_orders;
+
+/* What is known, and is no order, was inverted. */
+CONC__PRIVATE void conc__inspect_find_orders(conc__inspect_orders *o) {
+  const size_t first = CONC__ORDER_FIRST;
+  size_t i, h;
+  conc__mutex_lock(&conc__lock_order_guard);
+  o->count = conc__lock_orders - first;
+  memcpy(o->names, conc__lock_order_names, sizeof o->names);
+  memcpy(o->before, conc__lock_order_before, sizeof o->before);
+  memcpy(o->known, conc__lock_order_known, sizeof o->known);
+  conc__mutex_unlock(&conc__lock_order_guard);
+  for (i = 0; i < o->count; i++) {
+    conc__inspect_mend(o->names[first + i], sizeof o->names[0]);
+    o->list[i] = o->names[first + i];
+    for (h = 0; h < o->count; h++) {
+      uintptr_t bit = CONC__LOCK_ORDER_BIT(first + h);
+      bool inverted = (o->before[first + i] & bit) == 0;
+      if (h == i || !((o->before[first + i] | o->known[first + i]) & bit))
+        continue;
+      o->pairs[inverted][o->found[inverted]++] = (int)h;
+      o->pairs[inverted][o->found[inverted]++] = (int)i;
+    }
+  }
+}
+
+CONC__PRIVATE double conc__inspect_cpu(void) {
+  struct rusage use;
+  if (getrusage(RUSAGE_SELF, &use) != 0) return 0;
+  return (double)(use.ru_utime.tv_sec + use.ru_stime.tv_sec) +
+         (double)(use.ru_utime.tv_usec + use.ru_stime.tv_usec) * 1e-6;
+}
+
+/* What a report does not tell, as JSON. 0 or negative errno. */
+CONC__PRIVATE int conc__inspect_process(conc__buffer *b) {
+  conc__inspect_orders *o = (conc__inspect_orders *)CONC_MALLOC(sizeof *o);
+  conc_value *all = NULL;
+  char *text = NULL;
+  size_t size = 0;
+  int rc;
+  if (o == NULL) return -ENOMEM;
+  memset(o, 0, sizeof *o);
+  conc__inspect_find_orders(o);
+  (void)conc_deadlock_report(o->deadlock, sizeof o->deadlock);
+  conc__inspect_mend(o->deadlock, sizeof o->deadlock);
+  rc = conc_build(&all, "{s:s,s:d,s:d,s:s,s:[s*],s:[i*],s:[i*]}", "version",
+                  conc_version(), "now", conc_now(), "cpu_seconds",
+                  conc__inspect_cpu(), "deadlock", o->deadlock, "lock_names",
+                  o->count, o->list, "lock_order", o->found[0], o->pairs[0],
+                  "inverted_lock_order", o->found[1], o->pairs[1]);
+  if (rc == 0) rc = conc_json_dumps(all, 0, &text, &size);
+  if (rc == 0) rc = conc__buffer_append(b, text, size);
+  conc_free(text);
+  conc_value_free(all);
+  CONC_FREE(o);
+  return rc;
+}
+
+/* --- /metrics: Prometheus' text format, 0.0.4 --- */
+
+#define CONC__METRIC_ROWS 1000 /* of one metric; further ones are added up */
+
+/* What is equal in all labels is one row: their values are added up. */
+typedef struct conc__metric_row {
+  char labels[512];
+  double value;
+} conc__metric_row;
+
+typedef struct conc__metrics {
+  conc__buffer *out;
+  int rc;            /* the first error */
+  conc__metric_row *rows; /* of the metric that is being made */
+  size_t count, capacity;
+} conc__metrics;
+
+/* Appends key="value" to the labels of a row, escaped, as much as fits; half
+   of the room is one label's at most. */
+CONC__PRIVATE void conc__metric_label(char *labels, const char *key,
+                                      const char *value) {
+  size_t at = strlen(labels);
+  size_t most = at + sizeof((conc__metric_row *)NULL)->labels / 2 - 8;
+  at += (size_t)snprintf(labels + at, 32, "%s%s=\"", at > 0 ? "," : "", key);
+  for (; *value != 0 && at < most; value++) {
+    if (*value == '\n' || *value == '"' || *value == '\\')
+      labels[at++] = '\\';
+    labels[at++] = *value == '\n' ? 'n' : *value;
+  }
+  /* A character that was cut: its first byte goes, too. */
+  if (*value != 0)
+    while (((unsigned char)*value & 0xc0) == 0x80 && at > 0) value--, at--;
+  labels[at++] = '"';
+  labels[at] = 0;
+}
+
+CONC__PRIVATE void conc__metric_add(conc__metrics *m, const char *labels,
+                                    double value) {
+  size_t i = 0;
+  if (m->count > CONC__METRIC_ROWS) labels = "";
+  while (i < m->count && strcmp(m->rows[i].labels, labels) != 0) i++;
+  if (i == m->count) {
+    void *rows = conc__grow(m->rows, &m->capacity, i + 1, sizeof *m->rows);
+    if (rows == NULL) {
+      m->rc = -ENOMEM;
+      return;
+    }
+    m->rows = (conc__metric_row *)rows;
+    memcpy(m->rows[i].labels, labels, strlen(labels) + 1);
+    m->rows[i].value = 0;
+    m->count++;
+  }
+  m->rows[i].value += value;
+}
+
+/* Writes the metric that the rows are of; one without rows is left out. */
+CONC__PRIVATE void conc__metric_end(conc__metrics *m, const char *name,
+                                    const char *type, const char *help) {
+  conc__buffer *b = m->out;
+  size_t i;
+  for (i = 0; i < m->count && m->rc == 0; i++) {
+    const conc__metric_row *row = &m->rows[i];
+    m->rc = conc__buffer_reserve(b, 2048);
+    if (m->rc != 0) break;
+    if (i == 0)
+      b->size += (size_t)snprintf((char *)b->data + b->size, 1024,
+                                  "# HELP %s %s\n# TYPE %s %s\n", name, help,
+                                  name, type);
+    conc__report_put(b, name);
+    if (row->labels[0] != 0) {
+      conc__report_put(b, "{");
+      conc__report_put(b, row->labels);
+      conc__report_put(b, "}");
+    }
+    conc__report_put(b, " ");
+    /* With a point in every locale. */
+    if (row->value == (double)(uint64_t)row->value)
+      conc__report_number(b, (uint64_t)row->value);
+    else
+      conc__report_seconds(b, row->value, true);
+    conc__report_put(b, "\n");
+  }
+  m->count = 0;
+}
+
+/* A text of a dict; "" if it has none. */
+CONC__PRIVATE const char *conc__metric_word(const conc_value *dict,
+                                            const char *key) {
+  const conc_value *v = conc_value_get(dict, key);
+  const char *word = v != NULL ? conc_value_str(v, NULL) : NULL;
+  return word != NULL ? word : "";
+}
+
+/* The numbers that the lists of a report have. A list, or a number, that is
+   not there makes no metric. */
+static const struct conc__metric_field {
+  const char *list;   /* of the report, */
+  const char *inside; /* and of each item, if not NULL, */
+  const char *field;
+  const char *name, *label, *type, *help;
+} conc__metric_fields[] = {
+    {"threads", "loop", "tasks", "conc_loop_tasks", "loop", "gauge",
+     "Coroutines of a loop."},
+    {"threads", "loop", "ready", "conc_loop_ready_tasks", "loop", "gauge",
+     "Coroutines that wait for their turn."},
+    {"threads", "loop", "timers", "conc_loop_timers", "loop", "gauge",
+     "Waits with a time limit."},
+    {"threads", "loop", "descriptors", "conc_loop_descriptors", "loop",
+     "gauge", "Waits for a descriptor."},
+    {"waited_for", NULL, "waiters", "conc_waiters", "name", "gauge",
+     "Tasks that wait for an object."},
+    {"queues", NULL, "messages", "conc_queue_messages", "queue", "gauge",
+     "Messages in a queue."},
+    {"queues", NULL, "capacity", "conc_queue_capacity_messages", "queue",
+     "gauge", "How many messages a queue may have."},
+    {"queues", NULL, "getters", "conc_queue_getters", "queue", "gauge",
+     "Tasks that wait for a message."},
+    {"queues", NULL, "putters", "conc_queue_putters", "queue", "gauge",
+     "Tasks that wait for room."},
+    {"queues", NULL, "put", "conc_queue_put_messages_total", "queue",
+     "counter", "Messages that were put."},
+    {"queues", NULL, "got", "conc_queue_got_messages_total", "queue",
+     "counter", "Messages that were got."},
+    {"queues", NULL, "leased", "conc_queue_leased_messages", "queue", "gauge",
+     "Messages that tasks have leased."},
+    {"queues", NULL, "delayed", "conc_queue_delayed_messages", "queue",
+     "gauge", "Messages whose time has not come."},
+    {"queues", NULL, "dead", "conc_queue_dead_messages_total", "queue",
+     "counter", "Messages that became dead letters."},
+    {"pools", NULL, "workers", "conc_pool_workers", "pool", "gauge",
+     "Workers of a pool."},
+    {"pools", NULL, "running", "conc_pool_running_workers", "pool", "gauge",
+     "Workers that have a job, or look for one."},
+    {"pools", NULL, "waiting", "conc_pool_waiting_jobs", "pool", "gauge",
+     "Jobs that wait for a worker."},
+    {"managers", NULL, "clients", "conc_manager_clients", "address", "gauge",
+     "Clients of a server."},
+    {"managers", NULL, "requests", "conc_manager_requests_total", "address",
+     "counter", "Requests of clients."},
+    {"managers", NULL, "refused", "conc_manager_refused_total", "address",
+     "counter", "What a server has refused."},
+    {"managers", NULL, "memory", "conc_manager_memory_bytes", "address",
+     "gauge", "Memory that clients make a server use."},
+};
+
+CONC__PRIVATE void conc__metric_list(conc__metrics *m,
+                                     const struct conc__metric_field *f,
+                                     const conc_value *report) {
+  const conc_value *list = conc_value_get(report, f->list);
+  size_t i;
+  for (i = 0; list != NULL && i < conc_value_size(list); i++) {
+    const conc_value *item = conc_value_item(list, i), *v = item;
+    char labels[sizeof((conc__metric_row *)NULL)->labels] = "";
+    double value;
+    if (f->inside != NULL) v = conc_value_get(item, f->inside);
+    if (v != NULL) v = conc_value_get(v, f->field);
+    if (v == NULL || conc_value_float(v, &value) != 0) continue;
+    conc__metric_label(labels, f->label, conc__metric_word(item, "name"));
+    if (f->inside == NULL) {
+      const char *kind = conc_value_get(item, "what") ? "what" : "kind";
+      conc__metric_label(labels, kind, conc__metric_word(item, kind));
+    }
+    conc__metric_add(m, labels, value);
+  }
+  conc__metric_end(m, f->name, f->type, f->help);
+}
+
+/* A task of a report. What it waits for is counted in `waits`. */
+CONC__PRIVATE void conc__metric_task(conc__metrics *m, conc__metrics *waits,
+                                     const conc_value *task) {
+  const conc_value *wait = conc_value_get(task, "waits_for");
+  char labels[sizeof((conc__metric_row *)NULL)->labels] = "";
+  const char *state = conc__metric_word(task, "state");
+  conc__metric_label(labels, "kind", conc__metric_word(task, "kind"));
+  conc__metric_label(labels, "state", *state != 0 ? state : "alive");
+  conc__metric_add(m, labels, 1);
+  if (wait == NULL) return;
+  labels[0] = 0;
+  conc__metric_label(labels, "what", conc__metric_word(wait, "what"));
+  conc__metric_add(waits, labels, 1);
+}
+
+/* The end of a JSON object that begins at `at`, by its brackets. */
+CONC__PRIVATE const char *conc__metric_object_end(const char *at) {
+  int depth = 0;
+  bool text = false;
+  for (; *at != 0; at++) {
+    if (*at == '\\' && at[1] != 0)
+      at++;
+    else if (*at == '"')
+      text = !text;
+    else if (!text && *at == '{')
+      depth++;
+    else if (!text && *at == '}' && --depth == 0)
+      return at + 1;
+  }
+  return at;
+}
+
+/* Counts the coroutines in the text of a report, and takes them out of it: a
+   value has at most a million parts, and a program may have more. 0 or
+   negative errno. */
+CONC__PRIVATE int conc__metric_coroutines(conc__metrics *m,
+                                          conc__metrics *waits, char *text) {
+  static const char key[] = "\"coroutines\":[";
+  const char *from = text, *at;
+  char *to = text;
+  int rc = 0;
+  while (rc == 0 && (at = strstr(from, key)) != NULL) {
+    size_t n;
+    at += sizeof key - 1;
+    n = (size_t)(at - from);
+    memmove(to, from, n);
+    to += n;
+    while (rc == 0 && *at == '{') {
+      const char *end = conc__metric_object_end(at);
+      conc_value *task;
+      rc = conc_json_loads(&task, at, (size_t)(end - at), NULL);
+      if (rc == 0) conc__metric_task(m, waits, task);
+      conc_value_free(task);
+      at = end + (*end == ',');
+    }
+    from = at;
+  }
+  memmove(to, from, strlen(from) + 1);
+  return rc;
+}
+
+/* Counts the tasks of a report. */
+CONC__PRIVATE int conc__metric_tasks(conc__metrics *m, conc__buffer *text,
+                                     conc_value **report) {
+  static const char *const lists[] = {"threads", "processes"};
+  conc__metrics waits = {NULL, 0, NULL, 0, 0};
+  size_t k, i;
+  int rc = conc__metric_coroutines(m, &waits, (char *)text->data);
+  waits.out = m->out;
+  if (rc == 0)
+    rc = conc_json_loads(report, text->data, strlen((char *)text->data), NULL);
+  for (k = 0; k < 2 && rc == 0; k++) {
+    const conc_value *list = conc_value_get(*report, lists[k]);
+    for (i = 0; list != NULL && i < conc_value_size(list); i++)
+      conc__metric_task(m, &waits, conc_value_item(list, i));
+  }
+  if (rc == 0) {
+    conc__metric_end(m, "conc_tasks", "gauge",
+                     "Threads, coroutines and processes.");
+    conc__metric_end(&waits, "conc_waiting_tasks", "gauge",
+                     "Tasks that wait, by what they wait for.");
+  }
+  CONC_FREE(waits.rows);
+  return rc != 0 ? rc : waits.rc;
+}
+
+/* All metrics. 0 or negative errno. */
+CONC__PRIVATE int conc__inspect_metrics(conc__buffer *b) {
+  conc__metrics m = {NULL, 0, NULL, 0, 0};
+  conc__buffer text = {NULL, 0, 0, 0};
+  conc_value *report = NULL;
+  char labels[sizeof((conc__metric_row *)NULL)->labels] = "";
+  size_t i;
+  int rc = conc__inspect_report(&text, true);
+  m.out = b;
+  if (rc == 0) rc = conc__metric_tasks(&m, &text, &report);
+  conc__buffer_free(&text);
+  for (i = 0; rc == 0 && i < sizeof conc__metric_fields /
+                                sizeof *conc__metric_fields; i++)
+    conc__metric_list(&m, &conc__metric_fields[i], report);
+  conc_value_free(report);
+  if (rc == 0) {
+    conc__metric_add(&m, "", conc_deadlock_report(NULL, 0) > 0);
+    conc__metric_end(&m, "conc_deadlock_found", "gauge",
+                     "1 if there has been a deadlock.");
+    conc__metric_add(&m, "", conc__inspect_cpu());
+    conc__metric_end(&m, "process_cpu_seconds_total", "counter",
+                     "User and system CPU time spent in seconds.");
+    conc__metric_label(labels, "version", conc_version());
+    conc__metric_add(&m, labels, 1);
+    conc__metric_end(&m, "conc_info", "gauge", "The version of conc.h.");
+    rc = m.rc;
+  }
+  CONC_FREE(m.rows);
+  return rc;
+}
+
+/* --- /trace --- */
+
+/* The seconds that are asked for. 0, -EINVAL or -ENOMEM. */
+CONC__PRIVATE int conc__inspect_seconds(const char *query, double *seconds) {
+  conc_value *v = NULL;
+  int rc = 0;
+  *seconds = 5;
+  if (query == NULL) return 0;
+  if (strncmp(query, "seconds=", 8) != 0) return -EINVAL;
+  rc = conc_json_loads(&v, query + 8, strlen(query + 8), NULL);
+  if (rc == 0) rc = conc_value_float(v, seconds);
+  conc_value_free(v);
+  if (rc == -ENOMEM) return rc;
+  return rc == 0 && *seconds > 0 && *seconds <= CONC__INSPECT_TRACE ? 0
+                                                                    : -EINVAL;
+}
+
+/* Traces for so long, or until the client goes: what it has sent already is
+   its next request. 0 or negative errno. */
+CONC__PRIVATE int conc__inspect_record(conc__asker *v, int fd,
+                                       double seconds) {
+  double deadline = conc__deadline(seconds);
+  char c;
+  ssize_t lost;
+  int rc, copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+  if (copy < 0) return -errno;
+  rc = conc__own_fd_add(copy);
+  if (rc == 0) rc = conc__trace_begin(NULL, copy, 0);
+  if (rc != 0) {
+    conc_close(copy);
+    return rc;
+  }
+  rc = conc_wait_fd(v->stream.fd, CONC_READ, seconds);
+  if (rc > 0 && recv(v->stream.fd, &c, 1, MSG_PEEK | MSG_DONTWAIT) > 0)
+    rc = conc_sleep(conc__remaining(deadline));
+  else if (rc > 0)
+    rc = -EPIPE;
+  lost = conc_trace_stop();
+  if (rc == -ETIMEDOUT || rc == 0) rc = lost < 0 ? (int)lost : 0;
+  return rc;
+}
+
+/* Sends what is in a file of our own. */
+CONC__PRIVATE int conc__inspect_send_file(conc__asker *v, int fd) {
+  char *piece = (char *)CONC_MALLOC(CONC__INSPECT_PIECE);
+  struct stat st;
+  size_t at = 0, size;
+  int rc = piece != NULL ? 0 : -ENOMEM;
+  if (rc == 0 && fstat(fd, &st) != 0) rc = -errno;
+  size = rc == 0 ? (size_t)st.st_size : 0;
+  if (rc == 0) rc = conc__inspect_begin(v, 200, CONC__INSPECT_JSON, size);
+  while (rc == 0 && at < size) {
+    size_t n = size - at;
+    if (n > CONC__INSPECT_PIECE) n = CONC__INSPECT_PIECE;
+    rc = conc__file_get(fd, piece, n, at);
+    if (rc == 0) rc = conc__inspect_write(v, piece, n);
+    at += n;
+  }
+  CONC_FREE(piece);
+  return rc;
+}
+
+CONC__PRIVATE int conc__inspect_trace(conc__asker *v) {
+  double seconds;
+  int fd, rc = conc__inspect_seconds(v->query, &seconds);
+  if (rc != 0) return conc__inspect_refuse(v, rc == -ENOMEM ? 503 : 400);
+  if (v->head) return conc__inspect_send(v, CONC__INSPECT_JSON, "", 0);
+  fd = conc__file_open();
+  if (fd < 0) return conc__inspect_refuse(v, 503);
+  rc = conc__own_fd_add(fd);
+  if (rc == 0) rc = conc__inspect_record(v, fd, seconds);
+  if (rc == 0)
+    rc = conc__inspect_send_file(v, fd);
+  else if (rc != -EPIPE && rc != -ECANCELED)
+    rc = conc__inspect_refuse(v, rc == -EBUSY ? 409 : 503);
+  conc_close(fd);
+  return rc;
+}
+
+/* --- answers --- */
+
+CONC__PRIVATE int conc__inspect_text(conc__buffer *b) {
+  return conc__inspect_report(b, false);
+}
+
+CONC__PRIVATE int conc__inspect_json(conc__buffer *b) {
+  return conc__inspect_report(b, true);
+}
+
+CONC__PRIVATE int conc__inspect_page(conc__buffer *b) {
+  size_t i;
+  int rc = 0;
+  for (i = 0; rc == 0 && conc__inspected[i] != NULL; i++)
+    rc = conc__buffer_append(b, conc__inspected[i],
+                             strlen(conc__inspected[i]));
+  return rc;
+}
+
+static const struct conc__inspect_path {
+  const char *path, *type;
+  int (*make)(conc__buffer *body);
+} conc__inspect_paths[] = {
+    {"/", "text/html; charset=utf-8", conc__inspect_page},
+    {"/report", CONC__INSPECT_TEXT, conc__inspect_text},
+    {"/report.json", CONC__INSPECT_JSON, conc__inspect_json},
+    {"/process.json", CONC__INSPECT_JSON, conc__inspect_process},
+    {"/metrics", "text/plain; version=0.0.4; charset=utf-8",
+     conc__inspect_metrics},
+};
+
+/* Answers a request that is well. A link from elsewhere may lead to the page,
+   and to nothing else. 0 or negative errno. */
+CONC__PRIVATE int conc__inspect_answer(conc__asker *v) {
+  conc__buffer body = {NULL, 0, 0, 0};
+  size_t i;
+  int rc;
+  if (v->foreign && strcmp(v->target, "/") != 0)
+    return conc__inspect_refuse(v, 403);
+  if (strcmp(v->target, "/trace") == 0) return conc__inspect_trace(v);
+  for (i = 0; i < sizeof conc__inspect_paths / sizeof *conc__inspect_paths;
+       i++) {
+    const struct conc__inspect_path *path = &conc__inspect_paths[i];
+    if (strcmp(v->target, path->path) != 0) continue;
+    rc = path->make(&body);
+    rc = rc == 0 ? conc__inspect_send_body(v, path->type, &body)
+                 : conc__inspect_refuse(v, 503);
+    conc__buffer_free(&body);
+    return rc;
+  }
+  return conc__inspect_refuse(v, 404);
+}
+
+/* --- clients --- */
+
+/* Were the connection closed while something has come that was not read, the
+   client might lose the last answer. So it is told that there is no more, and
+   gets a moment to go. */
+CONC__PRIVATE void conc__inspect_linger(conc__asker *v) {
+  double deadline = conc__deadline(1.0);
+  char rest[256];
+  size_t n;
+  ssize_t got = 1;
+  shutdown(v->stream.fd, SHUT_WR);
+  for (n = 0; n < 65536 && got > 0; n += (size_t)got) {
+    got = conc_read(v->stream.fd, rest, sizeof rest,
+                    conc__remaining(deadline));
+    if (got < 0) break;
+  }
+}
+
+/* What conc_serve calls for each client. */
+CONC__PRIVATE void conc__inspect_client(int fd, void *arg) {
+  conc__asker *v = (conc__asker *)CONC_MALLOC(sizeof *v);
+  int status, rc = v != NULL ? conc__own_fd_add(fd) : -ENOMEM;
+  (void)arg;
+  if (rc != 0) {
+    conc_close(fd);
+    CONC_FREE(v);
+    return;
+  }
+  memset(v, 0, sizeof *v);
+  v->stream.fd = fd;
+  do {
+    status = conc__inspect_request(v);
+    if (status == 0) break;
+    rc = status == 200 ? conc__inspect_answer(v)
+                       : conc__inspect_refuse(v, status);
+    if (rc == 0) rc = conc_stream_flush(&v->stream, CONC__INSPECT_SECONDS);
+  } while (rc == 0 && v->keeps);
+  if (status != 0 && rc == 0) conc__inspect_linger(v);
+  /* A child that was forked meanwhile may have the connection, too. */
+  shutdown(fd, SHUT_RDWR);
+  conc_stream_close(&v->stream, 0);
+  CONC_FREE(v);
+}
+
+/* --- the thread --- */
+
+/* The first coroutine. It ends when it is cancelled, or when the program has
+   closed the listener. */
+CONC__PRIVATE void *conc__inspect_root(void *arg) {
+  struct conc__inspector *in = (struct conc__inspector *)arg;
+  in->serves = true;
+  conc_event_set(&in->ready);
+  (void)conc_serve(in->listener, conc__inspect_client, NULL,
+                   CONC__INSPECT_CLIENTS);
+  return NULL;
+}
+
+CONC__PRIVATE void *conc__inspect_main(void *arg) {
+  struct conc__inspector *in = (struct conc__inspector *)arg;
+  in->error = conc_run(&in->root);
+  conc_event_set(&in->ready);
+  return NULL;
+}
+
+/* Starts the thread. 0, and it serves; or negative errno, and there is no
+   thread. */
+CONC__PRIVATE int conc__inspect_begin_thread(struct conc__inspector *in) {
+  int rc;
+  memset(&in->thread, 0, sizeof in->thread);
+  memset(&in->root, 0, sizeof in->root);
+  in->thread.target = conc__inspect_main;
+  in->thread.name = "conc-inspect";
+  in->root.target = conc__inspect_root;
+  in->root.name = "conc-inspect-listener";
+  in->thread.arg = in->root.arg = in;
+  in->serves = false;
+  in->bodies = 0;
+  conc_event_clear(&in->ready);
+  rc = conc_thread_start(&in->thread);
+  if (rc != 0) return rc;
+  conc_event_wait(&in->ready, CONC_FOREVER); /* behind a shield */
+  if (in->serves) return 0;
+  conc__task_await(&in->thread, true, CONC_FOREVER);
+  return in->error;
+}
+
+/* Ends the page, or what a forked child has of its parent's. */
+CONC__PRIVATE void conc__inspect_end(struct conc__inspector *in) {
+  if (!in->on) return;
+  in->on = false;
+  if (in->depth != conc__fork_depth) return;
+  conc_cancel(&in->thread);
+  conc__task_await(&in->thread, true, CONC_FOREVER);
+  conc__fd_close_own(&in->listener);
+}
+
+/* --- beginning --- */
+
+/* Whether only programs of this machine can connect. */
+CONC__PRIVATE bool conc__inspect_is_near(const conc__place *place) {
+  struct sockaddr_in four;
+  struct sockaddr_in6 six;
+  if (place->address.ss_family == AF_INET) {
+    memcpy(&four, &place->address, sizeof four);
+    return ntohl(four.sin_addr.s_addr) >> 24 == 127;
+  }
+  if (place->address.ss_family != AF_INET6) return false;
+  memcpy(&six, &place->address, sizeof six);
+  return memcmp(&six.sin6_addr, &in6addr_loopback,
+                sizeof in6addr_loopback) == 0;
+}
+
+/* The port of a socket that listens. */
+CONC__PRIVATE int conc__inspect_port(int fd) {
+  char text[128];
+  const char *colon;
+  ssize_t n = conc_address(fd, text, sizeof text);
+  if (n < 0) return (int)n;
+  colon = strrchr(text, ':');
+  return colon != NULL ? atoi(colon + 1) : 0;
+}
+
+/* Listens, and starts the thread. The port, or negative errno and nothing is
+   left. The look-up of a name may be cancelled, but by nobody: see below. */
+CONC__PRIVATE int conc__inspect_open(struct conc__inspector *in,
+                                     const conc_inspect_opts *opts) {
+  const char *address = opts->address != NULL ? opts->address : "";
+  const char *colon = strrchr(address, ':');
+  size_t n = colon != NULL ? (size_t)(colon - address) : 0;
+  conc__place place;
+  int port = 0, rc;
+  if (strchr(address, '/') != NULL || n >= sizeof in->hosts[0] ||
+      (opts->host != NULL && strlen(opts->host) >= sizeof in->hosts[1]))
+    return -EINVAL;
+  memcpy(in->hosts[0], address, n);
+  in->hosts[0][n] = 0;
+  in->hosts[1][0] = 0;
+  if (opts->host != NULL)
+    memcpy(in->hosts[1], opts->host, strlen(opts->host) + 1);
+  rc = conc__address_parse(address, true, AF_UNSPEC, CONC__NEVER, &place, 1);
+  if (rc < 0) return rc;
+  if (!opts->anywhere && !conc__inspect_is_near(&place)) return -EINVAL;
+  rc = conc__socket_open(&in->listener, place.address.ss_family, SOCK_STREAM,
+                         true);
+  if (rc != 0) return rc;
+  rc = conc__socket_bind(in->listener, &place, SOCK_STREAM, 0);
+  if (rc == 0) rc = port = conc__inspect_port(in->listener);
+  if (rc > 0) rc = conc__inspect_begin_thread(in);
+  if (rc != 0) {
+    conc__fd_close_own(&in->listener);
+    return rc;
+  }
+  in->on = true;
+  in->depth = conc__fork_depth;
+  return port;
+}
+
+/* As in conc_report_on_signal. Without `opts` the page ends. */
+CONC__PRIVATE int conc__inspect_call(const conc_inspect_opts *opts) {
+  struct conc__inspector *in = &conc__inspector;
+  conc_scope shield;
+  int rc = 0;
+  conc_shield(&shield);
+  conc_lock_acquire(&in->lock, CONC_FOREVER);
+  if (opts == NULL || (in->on && in->depth != conc__fork_depth))
+    conc__inspect_end(in);
+  if (opts != NULL) rc = in->on ? -EBUSY : conc__inspect_open(in, opts);
+  conc_lock_release(&in->lock);
+  conc_scope_end(&shield);
+  return rc;
+}
+
+CONC_API int conc_inspect_start(const conc_inspect_opts *opts) {
+  conc_inspect_opts none;
+  memset(&none, 0, sizeof none);
+  return conc__inspect_call(opts != NULL ? opts : &none);
+}
+
+CONC_API int conc_inspect(const char *address) {
+  conc_inspect_opts opts;
+  if (address == NULL) return conc__inspect_call(NULL);
+  memset(&opts, 0, sizeof opts);
+  opts.address = address;
+  return conc__inspect_call(&opts);
 }
 
 #ifdef CONC_STRICT

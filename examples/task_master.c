@@ -2,9 +2,11 @@
    follow: puts ten tasks on a queue that workers on other machines share, and
    prints the ten results.
      cc task_master.c -pthread
-     ./a.out [--lease SECONDS] [--journal PATH] [ADDRESS [AUTHKEY]]
+     ./a.out [--lease SECONDS] [--journal PATH] [--inspect ADDRESS]
+             [ADDRESS [AUTHKEY]]
    With --lease a task whose worker is killed goes to another one. With
-   --journal the tasks that are not done survive this program, too. */
+   --journal the tasks that are not done survive this program, too. With
+   --inspect a browser shows what the program does: --inspect 127.0.0.1:8080 */
 
 #define CONC_IMPLEMENTATION
 #include "../conc.h"
@@ -16,8 +18,10 @@
 
 int main(int argc, char **argv) {
   conc_queue_opts opts = {0};
+  const char *inspect = NULL;
   for (; argc > 2 && strncmp(argv[1], "--", 2) == 0; argc -= 2, argv += 2) {
     if (strcmp(argv[1], "--lease") == 0) opts.lease = atof(argv[2]);
+    else if (strcmp(argv[1], "--inspect") == 0) inspect = argv[2];
     else opts.journal = argv[2];
   }
   conc_queue *task_queue = conc_queue_new(&opts);  /* tasks go out here */
@@ -28,7 +32,11 @@ int main(int argc, char **argv) {
   }
   conc_manager manager = {.address = argc > 1 ? argv[1] : "127.0.0.1:5000",
                           .authkey = argc > 2 ? argv[2] : "abc"};
-  int rc;
+  int rc = conc_inspect(inspect); /* of NULL does nothing */
+  if (rc < 0) {
+    fprintf(stderr, "no page at %s: %s\n", inspect, conc_strerror(rc));
+    return 1;
+  }
 
   setvbuf(stdout, NULL, _IOLBF, 0);
   srand((unsigned)time(NULL));

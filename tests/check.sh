@@ -34,39 +34,43 @@ aarch64="$less CC=$cross WRAPPER=\"qemu-aarch64 -L /usr/aarch64-linux-gnu\""
 emulated() { # TRIPLE, and how qemu calls the CPU
   echo "$less CC=$1-gcc WRAPPER=\"qemu-$2 -L /usr/$1\" OPT=-Og CFLAGS=-g1"
 }
-arm=arm-linux-gnueabihf ppc64=powerpc64le-linux-gnu
+arm=arm-linux-gnueabihf ppc64le=powerpc64le-linux-gnu
+ppc64=powerpc64-linux-gnu
 # 32 bits that this machine runs by itself, with the C library of the compiler.
 i686=i686-linux-gnu
 i686_loader="-Wl,--dynamic-linker=/usr/$i686/lib/ld-linux.so.2"
-i686_flags="CC=$i686-gcc OPT=-Og LDFLAGS=$i686_loader,-rpath,/usr/$i686/lib"
+i686_flags="LDFLAGS='-L/usr/$i686/lib $i686_loader,-rpath,/usr/$i686/lib'"
+i686_flags="$i686_flags OPT=-Og $lines"
+i686_clang="CC='clang -target $i686 -isystem /usr/$i686/include'"
 # What was stopped or killed at every step once need not be so in every row.
 few='PARK_SECONDS=0.01 QUEUE_KILLS=100 QUEUE_SECONDS=0.1 CRASH_KILLS=20'
 few="$few CRASH_SECONDS=0.1 PIPE_KILLS=100 THREAD_ROUNDS=100 PROCESS_STARTS=200"
 few="$few DEADLOCK_ROUNDS=50 DEADLOCK_OPERATIONS=200000 SYNC_STEPS=3000"
 coroutines='core loop generator tasks asyncio stack park'
 cat >"$logs/list" <<EOS
-gcc-tsan | gcc | CC=gcc $lines OPT=-Og $few $tsan TESTS="core thread sync model deadlock memory park loop tasks queue manager stream datagram connect serve signals shared pool work lessee report trace"
-clang-asan | clang | CC=clang OPT=-O0 $few $san TESTS="sync memory loop park queue pipe shared spoiled spoiled_queue fork process programs pool workers value json pass fuzz errors ended delivery manager server limits many reconnect types containers functions data pools work guests journal journaled survive guards nothreads report trace"
-portable | gcc | CC=gcc OPT=-Og STD=c99 DEFS="-DCONC_PORTABLE -DCONC_HAVE_THREAD_LOCAL=0" $few TESTS="target core thread sync deadlock park loop stream datagram connect serve signals queue queue_processes pipe shared spoiled_queue named owner fork process programs pool manager server work guests report trace"
-kqueue | gcc | CC=gcc OPT=-Og $few DEFS="$kqueue" LDFLAGS=$lkqueue TESTS="core loop stream datagram connect serve pipe signals progress queue manager process fork"
+gcc-tsan | gcc | CC=gcc $lines OPT=-Og $few $tsan TESTS="core thread sync model deadlock memory park loop tasks queue manager stream datagram connect serve signals shared pool work lessee report slow trace inspect"
+clang-asan | clang | CC=clang OPT=-O0 $few $san TESTS="sync memory loop park queue queue_processes pipe shared spoiled spoiled_queue fork process programs pool workers value json pass fuzz errors ended delivery manager server limits many reconnect remote types containers functions data pools work lessee guests journal journaled survive guards nothreads report slow trace inspect"
+portable | gcc | CC=gcc OPT=-Og STD=c99 DEFS="-DCONC_PORTABLE -DCONC_HAVE_THREAD_LOCAL=0" $few TESTS="target core thread sync deadlock park loop stream datagram connect serve signals queue queue_processes pipe shared spoiled_queue named owner fork process programs pool closed delivery manager server reconnect work lessee guests journal report slow trace inspect"
+kqueue | gcc | CC=gcc OPT=-Og $few DEFS="$kqueue" LDFLAGS=$lkqueue TESTS="core loop stream datagram connect serve pipe signals progress queue manager process fork guests pool"
 musl | musl-gcc | CC=musl-gcc OPT=-Os CFLAGS="$alpine" LDFLAGS=-static $few TESTS="core thread sync queue process pool manager"
-c++20 | g++ | CXX=g++ OPT=-Og STD=c++20 $few TESTS="core sync queue process value types"
+c++20 | g++ | CXX=g++ OPT=-Og STD=c++20 $few TESTS="core sync queue process value manager types work"
 malformed | gcc | CC=gcc $lines OPT=-O2 MANAGER_FRAMES=40000 VALUE_INPUTS=300000 TESTS="manager value"
-aarch64 | $cross qemu-aarch64 | $aarch64 OPT=-O1 TESTS="target core value loop generator"
-i686 | $i686-gcc | $i686_flags $lines $few TESTS="target core loop value process queue_processes"
-i686-time64 | $i686-gcc | $i686_flags $lines $few DEFS="-D_TIME_BITS=64 -D_FILE_OFFSET_BITS=64" TESTS="target core"
+aarch64 | $cross qemu-aarch64 | $aarch64 OPT=-O1 TESTS="target core value park loop queue generator"
+i686 | $i686-gcc | CC=$i686-gcc $i686_flags $few TESTS="target core loop value process queue_processes"
+i686-time64 | clang $i686-gcc | $i686_clang $i686_flags $few DEFS="-D_TIME_BITS=64 -D_FILE_OFFSET_BITS=64" TESTS="target core"
 armhf | $arm-gcc qemu-arm | $(emulated $arm arm) TESTS="target core"
 riscv64 | riscv64-linux-gnu-gcc qemu-riscv64 | $(emulated riscv64-linux-gnu riscv64) TESTS="target core"
 s390x | s390x-linux-gnu-gcc qemu-s390x | $(emulated s390x-linux-gnu s390x) TESTS="target core value"
 s390x-ucontext | s390x-linux-gnu-gcc qemu-s390x | $(emulated s390x-linux-gnu s390x) $ucontext TESTS="target generator"
-ppc64le | $ppc64-gcc qemu-ppc64le | $(emulated $ppc64 ppc64le) TESTS="target core"
+ppc64le | $ppc64le-gcc qemu-ppc64le | $(emulated $ppc64le ppc64le) TESTS="target core"
+ppc64 | $ppc64-gcc qemu-ppc64 | $(emulated $ppc64 ppc64) TESTS="target core"
 ucontext | gcc | CC=gcc OPT=-Og $few DEFS="-DCONC_USE_UCONTEXT -DCONC_HAVE_SPAWN=0 -DCONC_HAVE_PTHREAD_CANCEL=0" TESTS="target $coroutines queue fork process"
 implementation-c++17 | g++ | CXX=g++ OPT=-O0 IMPL=c++17 $few TESTS="core public deadlock json asyncio"
 ucontext-asan | clang | CC=clang OPT=-O0 $few $ucontext $san TESTS="$coroutines"
 portable-tsan | gcc | CC=gcc $lines OPT=-Og $few $portable $tsan TESTS="core sync park loop queue"
 tcc | tcc | CC=tcc TESTS=examples
-valgrind | gcc valgrind | CC=gcc $lines $less OPT=-O1 WRAPPER="valgrind -q --error-exitcode=99" TESTS="core generator stack loop stream signals queue value"
-checked | gcc | CC=gcc OPT=-Og DEFS=-DCONC_CHECKED $few TESTS="core public asyncio"
+valgrind | gcc valgrind | CC=gcc $lines $less OPT=-O1 WRAPPER="valgrind -q --error-exitcode=99" TESTS="core generator stack loop stream datagram connect signals queue value json"
+checked | gcc | CC=gcc OPT=-Og DEFS=-DCONC_CHECKED $few TESTS="core deadlock json public asyncio"
 netns | gcc ip |
 denied | gcc |
 redis | gcc redis-server | CC=gcc $lines OPT=-O1 $san REDIS_CHAOS=10 TESTS="redis redis_answers redis_chaos"
@@ -77,10 +81,10 @@ compile-all | cc |
 targets | cc |
 vendor-all | cc |
 gdb-all | gcc g++ gdb |
-gcc-O2 | gcc | CC=gcc OPT=-O2 $few TESTS="core thread sync model park loop queue queue_processes pool shared work"
-long | cc | OPT=-O2 TEST_SLOW=4 DEADLOCK_ROUNDS=1000 DEADLOCK_OPERATIONS=10000000 FORK_ROUNDS=1000 SYNC_STEPS=1000000 PROCESS_MIB=256 PROCESS_STARTS=5000 QUEUE_KILLS=5000 SURVIVE_MESSAGES=100000 SURVIVE_TELL=1 POWER_CUTS=1000 TESTS="deadlock fork process queue_processes sync model survive power"
+gcc-O2 | gcc | CC=gcc OPT=-O2 $few TESTS="core thread sync model park loop queue queue_processes pool shared manager many work"
+long | cc | OPT=-O2 TEST_SLOW=4 DEADLOCK_ROUNDS=1000 DEADLOCK_OPERATIONS=10000000 FORK_ROUNDS=1000 SYNC_STEPS=1000000 PROCESS_MIB=256 PROCESS_STARTS=5000 QUEUE_KILLS=5000 SURVIVE_MESSAGES=200000 SURVIVE_TELL=1 POWER_CUTS=1000 TESTS="deadlock fork process queue_processes sync model survive power"
 chaos | gcc | CC=gcc OPT=-O2 CHAOS_MESSAGES=200000 CHAOS_TELL=1 TEST_SLOW=4 TESTS=chaos
-crash | gcc | CC=gcc $lines OPT=-O3 CRASH_KILLS=800 CRASH_SECONDS=4 TEST_SLOW=4 TESTS=crash
+crash | gcc | CC=gcc $lines OPT=-O3 CRASH_KILLS=1250 CRASH_SECONDS=4 TEST_SLOW=4 TESTS=crash
 EOS
 
 configuration() { # NAME TOOLS ARGUMENTS
@@ -92,7 +96,7 @@ configuration() { # NAME TOOLS ARGUMENTS
   case $1 in
   fuzz) # each target for so long; skipped without libFuzzer
     CC=clang BUILD=build/check timeout -k 10 "$LIMIT" sh tests/fuzz/run.sh \
-      "${FUZZ_SECONDS:-5}" ;;
+      "${FUZZ_SECONDS:-10}" ;;
   denied) # whole programs to which the system refuses a call
     make build/default/deny && TEST_SLOW=4 timeout -k 10 "$LIMIT" \
       env $few sh tests/deny.sh ;;
@@ -133,15 +137,17 @@ configuration() { # NAME TOOLS ARGUMENTS
   echo "FAIL $1: $sum ($seconds s), see $log"
 }
 
-lane() {
+lane() { # [NAME]: all rows that nobody has taken yet, or this one
   while IFS='|' read -r name tools arguments; do
     name=${name% }
     case " ${only:-$name} " in *" $name "*) ;; *) continue ;; esac
+    [ "${1:-$name}" = "$name" ] || continue
     mkdir "$logs/$name.taken" 2>/dev/null || continue
     configuration "$name" "$tools" "$arguments" >"$logs/$name.line"
     cat "$logs/$name.line"
   done <"$logs/list"
 }
+lane netns & # it only waits: so it takes no place
 lane &
 lane
 wait
@@ -152,6 +158,37 @@ for taken in "$logs"/*.taken; do
       tee "$line"
   }
 done
+
+# A line for each configuration, and for each system that `targets` compiles
+# for: what was made of it, and what was seen.
+line_of() { # NAME COMPILED LINKED RUN PASSED FAILED SKIPPED
+  printf '%-46s %-8s %-6s %-3s %6s %6s %7s\n' "$@"
+}
+line_of configuration compiled linked run passed failed skipped
+while IFS='|' read -r name tools arguments; do
+  name=${name% }
+  [ -s "$logs/$name.line" ] || continue
+  sum=$(sed -n 's/.*: \([0-9]*\) passed, \([0-9]*\) failed, \([0-9]*\) .*/\1 \2 \3/p' \
+    "$logs/$name.line")
+  case $name in
+  compile-all | clang-tidy | cppcheck) made='yes - -' ;;
+  targets) made='yes yes -' ;;
+  *) made='yes yes yes' ;;
+  esac
+  line_of "$name" ${sum:+$made} ${sum:-- - - - - 1}
+  [ "$name" != targets ] ||
+    sed -n 's/^\(ok  \|FAIL\) targets: \([^:]*\): \(.*\)/\2|\1|\3/p' \
+      "$logs/targets.log" | awk -F'|' '
+        !($1 in n) { n[$1] = 0; names[++many] = $1 }
+        { n[$1]++; if ($2 == "FAIL") bad[$1]++; if ($3 ~ /linked/) linked[$1] = 1 }
+        END {
+          for (i = 1; i <= many; i++) {
+            t = names[i]
+            printf "  %-44s %-8s %-6s %-3s %6d %6d %7d\n", t, "yes",
+              t in linked ? "yes" : "-", "-", n[t] - bad[t], bad[t], 0
+          }
+        }'
+done <"$logs/list"
 
 count() { cat "$logs"/*.line 2>/dev/null | grep -c "^$1 "; }
 failed=$(count FAIL)

@@ -1,6 +1,6 @@
 /* Lists, dicts and variables of a manager, from C: by its clients, and by the
    program that serves them. The server is one of this process, of another, or
-   one of Python. */
+   one of Python. And any object of a server, by its methods. */
 #include "inside.h"
 #include "child.h"
 #include "python.h"
@@ -871,7 +871,374 @@ TEST(with_reconnect_a_call_waits_for_the_server_to_come_back) {
   free_values();
 }
 
+/* --- any object of a server --- */
+
+/* An object of the client's server, made of one argument, in JSON,
+   or of none. */
+static conc_instance *instance_of(conc_manager *m, const char *name,
+                               const char *arg) {
+  conc_instance *p = conc_manager_instance(
+      m, name, arg != NULL ? json(arg) : NULL, long_time());
+  CHECK(p != NULL);
+  return p;
+}
+
+/* A call with one such argument, or with none. */
+static int ask(conc_instance *p, const char *method, const char *arg) {
+  return conc_instance_call(p, method, arg != NULL ? json(arg) : NULL, &got,
+                            long_time());
+}
+
+#define RAISES(rc, want, call)                                                \
+  (CHECK_EQ(call, rc), CHECK(got != NULL), CHECK_STR(text_of_it(), want))
+
+static int square(const conc_value *args, const conc_value *kwds,
+                  conc_value **result, void *arg) {
+  int64_t n;
+  (void)kwds, (void)arg;
+  if (conc_value_int(conc_value_item(args, 0), &n) != 0)
+    return conc_manager_raise(result, "TypeError", "no number");
+  return conc_build(result, "L", (long long)(n * n));
+}
+
+/* A function that waits until it is cancelled. */
+typedef struct waits {
+  int begun, cancelled; /* how often */
+} waits;
+
+static int wait_for_ever(const conc_value *args, const conc_value *kwds,
+                         conc_value **result, void *arg) {
+  waits *w = (waits *)arg;
+  int rc;
+  (void)args, (void)kwds, (void)result;
+  ADD_FETCH(w->begun, 1);
+  rc = conc_sleep(1e6);
+  if (rc == -ECANCELED) ADD_FETCH(w->cancelled, 1);
+  return rc;
+}
+
+/* With all types, and these functions. */
+static void serve_types(served *s, waits *w) {
+  memset(w, 0, sizeof *w);
+  CHECK_EQ(conc_manager_register(&s->server, "square", square, NULL), 0);
+  CHECK_EQ(conc_manager_register(&s->server, "wait", wait_for_ever, w), 0);
+  CHECK_EQ(conc_manager_register_types(&s->server), 0);
+  serve(s);
+}
+
+/* As both servers, of C and of Python, have them. */
+static void use_instances(conc_manager *m) {
+  const int before = objects_of(m);
+  conc_instance *list = instance_of(m, "list", "[3, 1, 2]");
+  conc_instance *dict = instance_of(m, "dict", NULL);
+  GETS("None", ask(list, "sort", NULL));
+  GETS("[1, 2, 3]", ask(list, "#GETVALUE", NULL));
+  GETS("1", ask(list, "index", "2"));
+  RAISES(-EINVAL, "ValueError: 7 is not in list", ask(list, "index", "7"));
+  RAISES(-EREMOTEIO, "IndexError: list index out of range",
+         ask(list, "__getitem__", "5"));
+  GETS("2", conc_instance_call_build(list, "__getitem__", &got, long_time(),
+                                     "i", 1));
+  CHECK_EQ(conc_instance_call_build(list, "insert", NULL, long_time(), "is", 0,
+                                    "first"),
+           0);
+  CHECK_EQ(conc_instance_call(list, "reverse", NULL, NULL, long_time()), 0);
+  GETS("[3, 2, 1, 'first']", ask(list, "#GETVALUE", NULL));
+  RAISES(-ENOENT, "KeyError: a", ask(dict, "__getitem__", "\"a\""));
+  CHECK_EQ(conc_instance_call_build(dict, "__setitem__", NULL, long_time(),
+                                    "si", "a", 1),
+           0);
+  GETS("('a', 1)", ask(dict, "popitem", NULL));
+  CHECK_EQ(ask(dict, "no_such", NULL), -ENOTSUP);
+  CHECK(got != NULL && strstr(text_of_it(), "no_such") != NULL);
+  CHECK_EQ(ask(dict, "clear", "1"), -EINVAL);
+  CHECK(got != NULL && strncmp(text_of_it(), "TypeError: ", 11) == 0);
+  CHECK_EQ(objects_of(m), before + 2);
+  conc_instance_free(list);
+  CHECK_EQ(objects_of(m), before + 1);
+  conc_instance_free(dict);
+  conc_instance_free(NULL);
+
+  /* What a method returns may be an object. */
+  dict = instance_of(m, "dict", "{\"k\": 1}");
+  conc_instance *keys =
+      conc_instance_open(dict, "__iter__", NULL, long_time());
+  CHECK(keys != NULL);
+  GETS("k", ask(keys, "__next__", NULL));
+  RAISES(-EREMOTEIO, "StopIteration", ask(keys, "__next__", NULL));
+  CHECK_EQ(objects_of(m), before + 2);
+  GETS("None", ask(dict, "__iter__", NULL)); /* nobody has that one */
+  CHECK_EQ(objects_of(m), before + 2);
+  errno = 0;
+  CHECK(conc_instance_open(dict, "__len__", NULL, long_time()) == NULL);
+  CHECK_EQ(errno, ENOTSUP);
+  CHECK(conc_instance_open(dict, "no_such", NULL, long_time()) == NULL);
+  CHECK_EQ(errno, ENOTSUP);
+  CHECK(conc_instance_open(dict, "__getitem__", json("7"), long_time()) ==
+        NULL);
+  CHECK_EQ(errno, ENOENT);
+  conc_instance_free(dict);
+  conc_instance_free(keys);
+  CHECK_EQ(objects_of(m), before);
+}
+
+static void *use_instances_in_a_task(void *arg) {
+  use_instances((conc_manager *)arg);
+  return NULL;
+}
+
+TEST(an_instance_has_any_method_of_any_object) {
+  served s = nobody();
+  waits w;
+  serve_types(&s, &w);
+  use_instances(&s.client);
+  run(use_instances_in_a_task, &s.client);
+  /* What has a name is not made anew, and stays. */
+  conc_instance *names = instance_of(&s.client, "names", NULL);
+  CHECK_EQ(conc_instance_call(names, "reverse", NULL, NULL, long_time()), 0);
+  conc_instance_free(names);
+  GETS("['Bob', 'Ann']",
+       conc_list_copy(conc_manager_list(&s.client, "names"), &got));
+  conc_instance *q = instance_of(&s.client, "q", NULL);
+  CHECK_EQ(ask(q, "put", "\"job\""), 0);
+  conc_value_free(got);
+  conc_instance_free(q);
+  q = instance_of(&s.client, "q", NULL);
+  GETS("1", ask(q, "qsize", NULL));
+  GETS("job", ask(q, "get", NULL));
+  end_all(&s); /* and with it what is still there */
+}
+
+TEST(a_pool_of_a_server_is_used_from_c) {
+  served s = nobody();
+  waits w;
+  serve_types(&s, &w);
+  const int before = objects_of(&s.client);
+  conc_instance *pool = instance_of(&s.client, "Pool", "2"), *result, *slow;
+  GETS("[0, 1, 4]", conc_instance_call_build(pool, "map", &got, long_time(),
+                                             "s[iii]", "square", 0, 1, 2));
+  conc_value *job;
+  CHECK_EQ(conc_build(&job, "s(i)", "square", 5), 0);
+  result = conc_instance_open(pool, "apply_async", job, long_time());
+  CHECK(result != NULL);
+  GETS("25",
+       conc_instance_call_build(result, "get", &got, long_time(), "i", 9));
+  GETS("True", ask(result, "successful", NULL));
+  conc_instance_free(result);
+  result = conc_instance_open(pool, "imap", NULL, long_time());
+  CHECK(result == NULL && errno == EINVAL); /* a TypeError */
+  RAISES(-EINVAL, "TypeError: no number",
+         conc_instance_call_build(pool, "apply", &got, long_time(), "s(s)",
+                                  "square", "x"));
+  slow =
+      conc_instance_open(pool, "apply_async", json("\"wait\""), long_time());
+  CHECK(slow != NULL);
+  UNTIL(LOAD(w.begun) == 1);
+  RAISES(-ETIMEDOUT, "TimeoutError",
+         conc_instance_call_build(slow, "get", &got, long_time(), "d", 0.001));
+  FAILS(-ETIMEDOUT, conc_instance_call(slow, "get", NULL, &got, 0.02));
+  conc_instance_free(slow);
+  CHECK_EQ(ask(pool, "terminate", NULL), 0);
+  conc_value_free(got);
+  UNTIL(LOAD(w.cancelled) == 1);
+  conc_instance_free(pool);
+  CHECK_EQ(objects_of(&s.client), before);
+  conc_value_free(job);
+  end_all(&s);
+}
+
+static void *wait_in_a_pool(void *arg) {
+  conc_value *v;
+  CHECK_EQ(conc_instance_call((conc_instance *)arg, "apply", json("\"wait\""),
+                              &v, CONC_FOREVER),
+           -ECANCELED);
+  CHECK(v == NULL);
+  return NULL;
+}
+
+TEST(a_call_of_an_instance_that_is_given_up_is_given_up_by_the_server) {
+  served s = nobody();
+  conc_task t;
+  waits w;
+  serve_types(&s, &w);
+  conc_instance *pool = instance_of(&s.client, "Pool", "1");
+  start(conc_thread_start, &t, wait_in_a_pool, pool);
+  UNTIL(LOAD(w.begun) == 1);
+  CHECK_EQ(conc_cancel(&t), 0);
+  CHECK_EQ(conc_join(&t, long_time()), -ECANCELED);
+  UNTIL(LOAD(w.cancelled) == 1);
+  FAILS(-ETIMEDOUT,
+        conc_instance_call(pool, "apply", json("\"wait\""), &got, 0.02));
+  GETS("9", conc_instance_call_build(pool, "apply", &got, long_time(), "s(i)",
+                                     "square", 3));
+  CHECK_EQ(w.cancelled, w.begun);
+  end_all(&s);
+}
+
+TEST(what_instances_refuse) {
+  static const char object[] = "cdecimal\nDecimal\n(S'1'\ntR.";
+  served s = nobody();
+  conc_value *v;
+  char name[300];
+  waits w;
+  memset(name, 'n', sizeof name);
+  name[299] = 0;
+  memset(&s.client, 0, sizeof s.client);
+  errno = 0;
+  CHECK(conc_manager_instance(&s.client, "list", NULL, 1) == NULL);
+  CHECK_EQ(errno, EINVAL);
+  s.server.max_objects = 2;
+  serve_types(&s, &w);
+#define REFUSED(error, m, name, args)                                         \
+  (errno = 0,                                                                 \
+   CHECK(conc_manager_instance(m, name, args, long_time()) == NULL),          \
+   CHECK_EQ(errno, error))
+  REFUSED(ENOTSUP, &s.server, "list", NULL);
+  REFUSED(EINVAL, &s.client, NULL, NULL);
+  REFUSED(ENAMETOOLONG, &s.client, name, NULL);
+  REFUSED(ENOENT, &s.client, "none", NULL);
+  REFUSED(EINVAL, &s.client, "list", json("5")); /* a TypeError */
+  CHECK_EQ(conc_pickle_loads_objects(&v, object, sizeof object - 1), 0);
+  REFUSED(EACCES, &s.client, "list", v);
+  conc_instance *a = instance_of(&s.client, "list", NULL);
+  conc_instance *b = instance_of(&s.client, "list", NULL);
+  REFUSED(ENOMEM, &s.client, "list", NULL);
+  FAILS(-EACCES, conc_instance_call(a, "append", v, &got, long_time()));
+  FAILS(-EINVAL, conc_instance_call(NULL, "append", v, &got, long_time()));
+  FAILS(-EINVAL, conc_instance_call(a, NULL, v, &got, long_time()));
+  FAILS(-EINVAL,
+        conc_instance_call_build(a, "append", &got, long_time(), "?"));
+  errno = 0;
+  CHECK(conc_instance_open(NULL, "copy", NULL, 1) == NULL && errno == EINVAL);
+  CHECK(conc_instance_open(b, NULL, NULL, 1) == NULL && errno == EINVAL);
+  GETS("[]", ask(a, "#GETVALUE", NULL)); /* the connection is as good as new */
+  conc_value_free(v);
+  end_all(&s);
+}
+
+TEST(an_instance_of_a_server_that_was_started_anew_is_of_nothing) {
+  served s = nobody();
+  waits w;
+  serve_types(&s, &w);
+  conc_instance *a = instance_of(&s.client, "list", NULL);
+  conc_manager client = s.client;
+  char address[60];
+  snprintf(address, sizeof address, "%s", client.address);
+  CHECK_EQ(conc_manager_shutdown(&s.server), 0);
+  CHECK(conc_instance_call(a, "append", json("1"), NULL, long_time()) < 0);
+  s.server.address = address;
+  CHECK_EQ(conc_manager_register_types(&s.server), 0);
+  register_all(&s.server);
+  CHECK_EQ(conc_manager_register_queue(&s.server, "q", s.queue), 0);
+  CHECK_EQ(conc_manager_start(&s.server), 0);
+  s.client.address = address;
+  CHECK_EQ(conc_instance_call(a, "append", json("1"), NULL, long_time()),
+           -ENOENT);
+  conc_instance_free(a);
+  a = instance_of(&s.client, "list", NULL);
+  CHECK_EQ(conc_instance_call(a, "append", json("1"), NULL, long_time()), 0);
+  conc_instance_free(a);
+  end_all(&s);
+}
+
+/* A list, an iterator over a dict, and their calls; whatever fails. */
+static void try_instances(conc_manager *m, const conc_value *v,
+                          const conc_value *zero) {
+  conc_instance *list = conc_manager_instance(m, "list", v, long_time());
+  conc_instance *dict = conc_manager_instance(m, "dict", NULL, long_time());
+  conc_instance *keys =
+      dict != NULL ? conc_instance_open(dict, "__iter__", NULL, long_time())
+                   : NULL;
+  if (list != NULL && conc_instance_call(list, "__getitem__", zero, &got,
+                                         long_time()) != 0)
+    CHECK(got == NULL || conc_value_type(got) == CONC_STR);
+  conc_value_free(got);
+  got = NULL;
+  if (dict != NULL) conc_instance_call(dict, "__iter__", NULL, NULL, 1);
+  conc_instance_free(list);
+  conc_instance_free(dict);
+  conc_instance_free(keys);
+}
+
+TEST(a_want_of_memory_for_instances_is_told_and_leaks_nothing) {
+  for (long at = 1; at < 90; at++) {
+    served s = nobody();
+    waits w;
+    serve_types(&s, &w);
+    const conc_value *v = json("[\"a longer text than fits in a node\"]");
+    const conc_value *zero = json("0");
+    __atomic_store_n(&test_fail_at, at, __ATOMIC_RELAXED);
+    try_instances(&s.client, v, zero);
+    __atomic_store_n(&test_fail_at, 0, __ATOMIC_RELAXED);
+    conc_instance *list = instance_of(&s.client, "list", "[1]");
+    GETS("[1]", ask(list, "#GETVALUE", NULL)); /* it works on */
+    end_all(&s);
+  }
+}
+
+TEST(a_forked_child_uses_its_parents_instances_and_leaves_them) {
+  served s = nobody();
+  waits w;
+  NEEDS_FORK;
+  serve_types(&s, &w);
+  conc_instance *a = instance_of(&s.client, "list", NULL);
+  conc_instance *b = instance_of(&s.client, "list", NULL);
+  const conc_value *one = json("1");
+  pid_t pid = begin_child();
+  if (pid == 0) {
+    CHECK_CHILD(conc_instance_call(a, "append", one, NULL, long_time()) == 0);
+    conc_instance_free(a);
+    CHECK_CHILD(conc_manager_shutdown(&s.client) == 0);
+    _exit(0);
+  }
+  reap(pid, 0);
+  GETS("[1]", ask(a, "#GETVALUE", NULL));
+  GETS("[]", ask(b, "#GETVALUE", NULL));
+  conc_instance_free(b);
+  end_all(&s);
+}
+
 /* --- Python --- */
+
+/* What a client that is Python has put there: a proxy of the dict "ages". */
+static void use_a_proxy(conc_manager *m, ssize_t at) {
+  conc_list *l = conc_manager_list(m, "names");
+  const int before = objects_of(m);
+  conc_value *v;
+  CHECK_EQ(conc_list_get(l, at, &v), 0);
+  CHECK_EQ(conc_value_type(v), CONC_OBJECT);
+  conc_instance *ages = conc_manager_instance_of(m, v, long_time());
+  CHECK(ages != NULL);
+  GETS("30", ask(ages, "__getitem__", "\"Ann\""));
+  conc_instance_free(ages);
+  GETS("30", conc_dict_get(conc_manager_dict(m, "ages"), json("\"Ann\""),
+                           &got));
+  CHECK(objects_of(m) - before <= 1); /* that dict */
+  errno = 0;
+  CHECK(conc_manager_instance_of(m, json("1"), 1) == NULL && errno == EINVAL);
+  CHECK(conc_manager_instance_of(m, NULL, 1) == NULL && errno == EINVAL);
+  conc_value_free(v);
+}
+
+/* By a client, whose server has no such object, and by a server. */
+TEST(a_proxy_of_what_has_ended_names_nothing) {
+  static const char proxy[] =
+      "cmultiprocessing.managers\nRebuildProxy\n(cmultiprocessing.managers\n"
+      "ListProxy\nccopy_reg\n_reconstructor\n(cmultiprocessing.managers\n"
+      "Token\nc__builtin__\nobject\nNtR(S'list'\nNS'7.7'\ntbS'pickle'\n"
+      "(dtR.";
+  served s = nobody();
+  conc_value *v;
+  serve(&s);
+  CHECK_EQ(conc_pickle_loads_objects(&v, proxy, sizeof proxy - 1), 0);
+  errno = 0;
+  CHECK(conc_manager_instance_of(&s.client, v, long_time()) == NULL);
+  CHECK_EQ(errno, ENOENT);
+  CHECK(conc_manager_instance_of(&s.server, v, long_time()) == NULL);
+  CHECK_EQ(errno, ENOTSUP);
+  conc_value_free(v);
+  end_all(&s);
+}
 
 static void with_a_client_of(const char *program) {
   served s = nobody();
@@ -903,6 +1270,7 @@ static void with_a_client_of(const char *program) {
   SAYS("None", &p, "names.append(ages)");
   SAYS("30", &p, "names[3]['Ann']");
   CHECK_EQ(conc_list_len(l), 4);
+  use_a_proxy(&s.client, 3);
   end_python(&p);
   end_all(&s);
 }
@@ -972,6 +1340,80 @@ TEST(a_server_of_python_311_has_data_for_c) {
 }
 TEST(a_server_of_python_313_has_data_for_c) {
   with_python("3.13", with_a_server_of);
+}
+
+/* A class that Python has, and C has not. */
+static void use_a_class_of_python(conc_manager *m, pid_t pid) {
+  const int before = objects_of(m);
+  conc_instance *maths = instance_of(m, "Maths", "10"), *other;
+  GETS("17",
+       conc_instance_call_build(maths, "add", &got, long_time(), "ii", 4, 3));
+  RAISES(-EREMOTEIO, "ZeroDivisionError: integer division or modulo by zero",
+         ask(maths, "divide", "0"));
+  CHECK_EQ(ask(maths, "_hidden", NULL), -ENOTSUP);
+  conc_value_free(got);
+  errno = 0;
+  CHECK(conc_manager_instance(m, "Maths", NULL, long_time()) == NULL);
+  CHECK_EQ(errno, EINVAL); /* it takes an argument */
+  other = conc_instance_open(maths, "another", json("20"), long_time());
+  CHECK(other != NULL);
+  GETS("21",
+       conc_instance_call_build(other, "add", &got, long_time(), "ii", 1, 0));
+  CHECK_EQ(objects_of(m), before + 2);
+  conc_instance_free(other);
+  CHECK_EQ(objects_of(m), before + 1);
+  /* Slower than its caller wants, and gone. */
+  FAILS(-ETIMEDOUT,
+        conc_instance_call(maths, "sleep", json("0.3"), &got, 0.02));
+  GETS("10", ask(maths, "sleep", "0"));
+  stop(pid);
+  FAILS(-ETIMEDOUT, conc_instance_call(maths, "sleep", json("0"), &got, 0.05));
+  CHECK_EQ(kill(pid, SIGCONT), 0);
+  GETS("10", ask(maths, "sleep", "0"));
+}
+
+/* A new server may have another object at the same place in its memory. */
+static void start_python_anew(const char *program, python *p, const char *path,
+                              conc_manager *m) {
+  conc_instance *list = instance_of(m, "list", "[1]");
+  end_python(p);
+  unlink(path);
+  *p = begin_python(program, "data.py", "serve", path);
+  CHECK_STR(hear(p), "ready");
+  CHECK(conc_instance_call(list, "pop", NULL, NULL, long_time()) < 0);
+  CHECK_EQ(conc_instance_call(list, "pop", NULL, NULL, long_time()), -ENOENT);
+  conc_instance_free(list);
+  use_instances(m);
+}
+
+static void with_a_server_and_its_classes(const char *program) {
+  char path[100];
+  snprintf(path, sizeof path, "/tmp/conc-data-%d", (int)getpid());
+  unlink(path);
+  python p = begin_python(program, "data.py", "serve", path);
+  CHECK_STR(hear(&p), "ready");
+  conc_manager m = client_at(path);
+  CHECK_EQ(conc_manager_connect(&m, long_time()), 0);
+  use_instances(&m);
+  run(use_instances_in_a_task, &m);
+  use_a_class_of_python(&m, p.pid);
+  python client = begin_python(program, "data.py", "client", path);
+  CHECK_STR(hear(&client), "ready");
+  SAYS("None", &client, "ages.update(Ann=30) or names.append(ages)");
+  use_a_proxy(&m, -1);
+  end_python(&client);
+  start_python_anew(program, &p, path, &m);
+  end_python(&p);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  unlink(path);
+  free_values();
+}
+
+TEST(c_uses_classes_of_a_server_of_python_38) {
+  with_python("3.8", with_a_server_and_its_classes);
+}
+TEST(c_uses_classes_of_a_server_of_python_313) {
+  with_python("3.13", with_a_server_and_its_classes);
 }
 
 TEST_MAIN

@@ -1185,7 +1185,7 @@ static int find_pipes(bool *is) {
     int type = 0;
     socklen_t size = sizeof type;
     is[fd] = getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 &&
-             type == SOCK_SEQPACKET;
+             type == (CONC_HAVE_SEQPACKET ? SOCK_SEQPACKET : SOCK_STREAM);
     n += is[fd];
   }
   return n;

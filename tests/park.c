@@ -301,6 +301,21 @@ static int wait_fd(void) {
   return rc == CONC_READ ? 0 : rc;
 }
 static int wake_fd(void) { return write(ends[1], "x", 1) == 1 ? 0 : -1; }
+
+/* Both want a guard: one may be about to sleep for it, at each step of the
+   other one's release. */
+static conc__mutex guard;
+static int use_guard(void) {
+  for (int i = 0; i < 2; i++) {
+    conc__mutex_lock(&guard);
+    CHECK_EQ(flag++, 0);
+    CONC__POINT();
+    flag--;
+    conc__mutex_unlock(&guard);
+  }
+  return 0;
+}
+static void check_guard(void) { CHECK(!conc__mutex_is_held(&guard)); }
 static void check_fd(void) {
   char c;
   CHECK_EQ(read(ends[0], &c, 1), 1);
@@ -432,9 +447,13 @@ static const scenario a_get = {"get", NO_OTHER(reset, NULL),
 static const scenario a_put = {"put", NO_OTHER(fill, NULL),
                                NO_OTHER(wait_put, wake_get), check_put,
                                false};
+static const scenario a_guard = {"guard", NO_OTHER(reset, NULL),
+                                 NO_OTHER(use_guard, use_guard), check_guard,
+                                 false};
 static const scenario a_fd = {"descriptor", NO_OTHER(reset, NULL),
                               NO_OTHER(wait_fd, wake_fd), check_fd, false};
 
+TEST(a_release_of_a_guard_is_never_missed) { play(&a_guard, CONC_FOREVER); }
 TEST(an_event_is_never_missed) { play(&an_event, CONC_FOREVER); }
 TEST(an_event_and_a_timeout_exclude_each_other) { play(&an_event, 0.3e-3); }
 TEST(an_event_wakes_a_loop_that_then_ends) {

@@ -145,7 +145,7 @@ TEST(a_job_is_popped_or_stolen_once) {
   for (int round = 0; arrivals < slow(100); round++) {
     int n = 1 + round % DEQUE_TASKS;
     int seen = CONC__LOAD(&deque.guests) != 0;
-    arrivals += seen > guests || (conc__fence_is_heavy && round % 500 == 0);
+    arrivals += seen > guests || (!conc__fence_is_light && round % 500 == 0);
     since = seen == guests ? since + 1 : 0;
     guests = seen;
     /* They come when the owner is at ease, for a moment only. */
@@ -206,7 +206,7 @@ TEST(a_pop_and_a_thief_see_each_other) {
   CHECK_EQ(conc_thread_start(&thief), 0);
   for (int round = 1; round <= rounds; round++) {
     CONC__STORE(&deque.guests,
-                conc__fence_is_heavy || round % 2 ? CONC__FENCED : 0u);
+                !conc__fence_is_light || round % 2 ? CONC__FENCED : 0u);
     for (int i = 0; i < 2; i++) {
       CONC__STORE(&deque_taken[i], 0);
       if (conc__deque_is_full(&deque)) CHECK_EQ(conc__deque_grow(&deque), 0);

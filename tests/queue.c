@@ -326,14 +326,15 @@ TEST(room_that_one_putter_cannot_use_goes_to_the_next) {
   w[0].size = w[1].size = 1;
   employ(w, 2, q, work_put, &AS_FIFO(q)->putters);
   conc__fifo_lock(AS_FIFO(q));
-  CONC_FREE(
-      AS_FIFO(q)->ring.data); /* as after a burst: the next put needs memory */
-  AS_FIFO(q)->ring.data = NULL;
+  void *ring = AS_FIFO(q)->ring.data;
+  AS_FIFO(q)->ring.data = NULL; /* as after a burst: the next put needs
+                                   memory */
   AS_FIFO(q)->ring.size = 0;
   AS_FIFO(q)->got = AS_FIFO(q)->put;
   AS_FIFO(q)->got_at = AS_FIFO(q)->got_at_seen = AS_FIFO(q)->put_at;
   __atomic_store_n(&test_fail_at, 1, __ATOMIC_RELAXED);
   conc__fifo_unlock(AS_FIFO(q));
+  CONC_FREE(ring);
   conc__fifo_pass(conc__fifo_get_guard(AS_FIFO(q)), &AS_FIFO(q)->putters);
   dismiss(w, 2);
   CHECK_EQ(w[0].result, -ENOMEM);

@@ -339,12 +339,229 @@ TEST(until_when_is_told_of_a_limit_alone) {
   both[1] = &limited;
   thread(&many, gather, both, "Many");
   rest = rest_of("thread Many: waits for several tasks or things");
-  CHECK_EQ(rest[0], 0);
+  CHECK(strcmp(rest, ": the end of Holder; the end of Limited") == 0);
   free(rest);
   set_stop(true);
   CHECK_EQ(conc_join(&many, CONC_FOREVER), 0);
   CHECK_EQ(conc_join(&limited, CONC_FOREVER), 0);
   CHECK_EQ(conc_join(&holder, CONC_FOREVER), 0);
+}
+
+/* --- queues, pools, managers --- */
+
+/* The only one of a list that is of this kind. */
+static const conc_value *of_kind(const conc_value *report, const char *list,
+                                 const char *kind) {
+  const conc_value *all = conc_value_get(report, list);
+  const conc_value *found = NULL;
+  size_t i;
+  CHECK(all != NULL);
+  for (i = 0; i < conc_value_size(all); i++) {
+    if (!is_word(conc_value_item(all, i), "kind", kind)) continue;
+    CHECK(found == NULL);
+    found = conc_value_item(all, i);
+  }
+  return found;
+}
+
+static conc_queue *new_queue(const char *name, size_t capacity, bool shared,
+                             double lease) {
+  conc_queue_opts opts;
+  conc_queue *q;
+  memset(&opts, 0, sizeof opts);
+  opts.name = name;
+  opts.capacity = capacity;
+  opts.shared = shared;
+  opts.lease = lease;
+  q = conc_queue_new(&opts);
+  CHECK(q != NULL);
+  return q;
+}
+
+static void *put_one(void *arg) {
+  CHECK_EQ(conc_put((conc_queue *)arg, "x", 1, CONC_FOREVER), 0);
+  return arg;
+}
+
+static void *get_from(void *arg) {
+  char c;
+  CHECK_EQ(conc_get((conc_queue *)arg, &c, 1, CONC_FOREVER), 1);
+  return arg;
+}
+
+/* Each queue is told of, also one for which nobody waits; and none that was
+   freed. */
+TEST(queues_are_told_with_their_numbers) {
+  conc_queue *idle = new_queue("idle", 5, false, 0);
+  conc_queue *full = new_queue("full", 1, false, 0);
+  conc_queue *leased = new_queue("leased", 0, false, 60);
+  conc_queue *shared = new_queue(NULL, 9, true, 0);
+  conc_task putter, taker;
+  conc_lease lease;
+  conc_value *v;
+  const conc_value *queues, *q;
+  char c;
+  CHECK_EQ(conc_put(idle, "a", 1, 0), 0);
+  CHECK_EQ(conc_put(idle, "b", 1, 0), 0);
+  CHECK_EQ(conc_get(idle, &c, 1, 0), 1);
+  put_one(full);
+  put_one(leased);
+  put_one(shared);
+  CHECK_EQ(conc_get_leased(leased, &lease, &c, 1, 0), 1);
+  thread(&putter, put_one, full, "Putter");
+  thread(&taker, get_from, leased, "Taker");
+  await("thread Putter: waits for queue 'full', put");
+  await("thread Taker: waits for queue 'leased', get");
+  CHECK(says("queue 'idle': messages 1, getters 0, putters 0, put 2, got 1, "
+             "capacity 5\n"));
+  v = take_json();
+  queues = conc_value_get(v, "queues");
+  CHECK_EQ(conc_value_size(queues), 4);
+  q = named(queues, "full");
+  CHECK(number(q, "messages") == 1 && number(q, "putters") == 1);
+  CHECK(number(q, "getters") == 0 && number(q, "capacity") == 1);
+  q = named(queues, "leased");
+  CHECK(number(q, "messages") == 0 && number(q, "leased") == 1);
+  CHECK(number(q, "getters") == 1 && number(q, "put") == 1);
+  CHECK(conc_value_get(q, "capacity") == NULL);
+  q = of_kind(v, "queues", "shared queue");
+  CHECK(number(q, "messages") == 1 && number(q, "capacity") == 9);
+  conc_value_free(v);
+  get_from(full);
+  CHECK_EQ(conc_lease_release(&lease, 0), 0);
+  CHECK_EQ(conc_join(&putter, CONC_FOREVER), 0);
+  CHECK_EQ(conc_join(&taker, CONC_FOREVER), 0);
+  conc_queue_free(idle);
+  conc_queue_free(shared);
+  conc_queue_free(leased);
+  conc_queue_free(full);
+  v = take_json();
+  CHECK_EQ(conc_value_size(conc_value_get(v, "queues")), 0);
+  conc_value_free(v);
+}
+
+static void *select_these(void *arg) {
+  CHECK(conc_select((conc_case *)arg, 3, CONC_FOREVER) >= 0);
+  return arg;
+}
+
+TEST(what_a_select_waits_for_is_named) {
+  static conc_event event;
+  conc_queue *q = new_queue("jobs", 0, false, 0);
+  conc_case cases[3];
+  conc_task selector;
+  conc_value *v;
+  const conc_value *several;
+  char c;
+  memset(cases, 0, sizeof cases);
+  event.name = "quit";
+  cases[0].get = q;
+  cases[0].buf = &c;
+  cases[0].size = 1;
+  cases[1].event = &event;
+  set_stop(false);
+  thread(&holder, hold, NULL, "Holder");
+  cases[2].join = &holder;
+  thread(&selector, select_these, cases, "Selector");
+  await("thread Selector: waits for several tasks or things: queue 'jobs', "
+        "get; event 'quit'; the end of Holder\n");
+  v = take_json();
+  several = conc_value_get(conc_value_get(find(v, "Selector"), "waits_for"),
+                           "several");
+  CHECK_EQ(conc_value_size(several), 3);
+  CHECK(is_word(named(several, "jobs"), "for", "get"));
+  CHECK(is_word(named(several, "Holder"), "what", "the end"));
+  conc_value_free(v);
+  conc_event_set(&event);
+  CHECK_EQ(conc_join(&selector, CONC_FOREVER), 0);
+  set_stop(true);
+  CHECK_EQ(conc_join(&holder, CONC_FOREVER), 0);
+  conc_queue_free(q);
+}
+
+static void *wait_for_stop(void *arg) {
+  while (!stopped()) CHECK_EQ(conc_sleep(0.001), 0);
+  return arg;
+}
+
+/* A worker each has a job, and three more jobs wait. */
+static void look_at_pool(int kind, const char *name) {
+  conc_task jobs[5];
+  conc_pool pool;
+  double end = conc_now() + 20;
+  bool seen = false;
+  size_t i;
+  memset(jobs, 0, sizeof jobs);
+  memset(&pool, 0, sizeof pool);
+  pool.kind = kind;
+  pool.workers = 2;
+  set_stop(false);
+  CHECK_EQ(conc_pool_start(&pool), 0);
+  for (i = 0; i < 5; i++) {
+    jobs[i].target = kind == CONC_THREAD ? wait_for_stop : sleep_long;
+    CHECK_EQ(conc_pool_submit(&pool, &jobs[i]), 0);
+  }
+  while (!seen && conc_now() < end) {
+    conc_value *v = take_json();
+    const conc_value *p = of_kind(v, "pools", name);
+    CHECK_EQ(number(p, "workers"), 2);
+    seen = number(p, "running") == 2 && number(p, "waiting") == 3;
+    conc_value_free(v);
+    usleep(1000);
+  }
+  CHECK(seen);
+  set_stop(true);
+  if (kind == CONC_THREAD) {
+    for (i = 0; i < 5; i++) CHECK_EQ(conc_join(&jobs[i], CONC_FOREVER), 0);
+    CHECK_EQ(conc_pool_close(&pool), 0);
+  } else {
+    CHECK_EQ(conc_pool_terminate(&pool), 0);
+  }
+  CHECK_EQ(conc_pool_join(&pool, CONC_FOREVER), 0);
+  CHECK(!says(name));
+}
+
+TEST(pools_are_told_with_their_jobs) {
+  look_at_pool(CONC_THREAD, "pool of threads");
+  if (!TEST_TSAN) look_at_pool(CONC_PROCESS, "pool of processes");
+}
+
+TEST(managers_are_told_with_their_clients) {
+  conc_manager server, client;
+  conc_queue *q = new_queue("here", 0, false, 0);
+  conc_value *v;
+  int status;
+  pid_t pid;
+  memset(&server, 0, sizeof server);
+  memset(&client, 0, sizeof client);
+  server.address = "127.0.0.1:0";
+  server.authkey = client.authkey = "key";
+  CHECK_EQ(conc_manager_register_queue(&server, "there", q), 0);
+  CHECK_EQ(conc_manager_start(&server), 0);
+  client.address = conc_manager_address(&server);
+  CHECK_EQ(conc_manager_connect(&client, CONC_FOREVER), 0);
+  CHECK(conc_manager_get(&client, "there") != NULL);
+  v = take_json();
+  CHECK_EQ(number(of_kind(v, "managers", "server"), "clients"), 1);
+  CHECK(is_word(of_kind(v, "managers", "client"), "name", client.address));
+  CHECK(is_word(of_kind(v, "queues", "remote queue"), "name", "there"));
+  conc_value_free(v);
+  pid = fork(); /* they stay behind; the queue comes along */
+  if (pid == 0) {
+    v = take_json();
+    if (conc_value_size(conc_value_get(v, "managers")) != 0) _exit(1);
+    if (of_kind(v, "queues", "queue") == NULL) _exit(2);
+    _exit(7);
+  }
+  CHECK_EQ(waitpid(pid, &status, 0), pid);
+  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 7);
+  CHECK_EQ(conc_manager_shutdown(&client), 0);
+  CHECK_EQ(conc_manager_shutdown(&server), 0);
+  conc_queue_free(q);
+  v = take_json();
+  CHECK_EQ(conc_value_size(conc_value_get(v, "managers")), 0);
+  CHECK_EQ(conc_value_size(conc_value_get(v, "queues")), 0);
+  conc_value_free(v);
 }
 
 /* --- the calls --- */
@@ -558,12 +775,26 @@ static void *churn(void *arg) {
 }
 
 /* Loops that begin and end, each in a thread that does. */
+/* A queue comes and goes; and waits for several things are short. */
+static void select_and_free(conc_task *t) {
+  conc_queue *q = new_queue("churned", 0, false, 0);
+  conc_case cases[2];
+  ssize_t rc;
+  memset(cases, 0, sizeof cases);
+  cases[0].get = q;
+  cases[1].join = t;
+  rc = conc_select(cases, 2, 1e-4);
+  CHECK(rc == 1 || rc == -ETIMEDOUT);
+  conc_queue_free(q);
+}
+
 static void *churn_threads(void *arg) {
   while (!stopped()) {
     conc_task t, inner;
     memset(&inner, 0, sizeof inner);
     inner.target = nothing;
     thread(&t, run_one, &inner, NULL);
+    select_and_free(&t);
     CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
   }
   return arg;

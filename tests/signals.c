@@ -260,7 +260,8 @@ static void forked_once_more(void) {
 }
 
 /* Runs fn in a child, which gets the signal each time that it has said
-   something; returns how it has ended. */
+   something; returns how it has ended. ThreadSanitizer may hold a signal back
+   until there is another one: there they come until it has ended. */
 static int dies(void (*fn)(void), int number, int times) {
   char byte;
   pid_t child;
@@ -271,18 +272,21 @@ static int dies(void (*fn)(void), int number, int times) {
     fn();
     _exit(99);
   }
-  for (int i = 0; i < times; i++) {
+  for (int i = 0; i < (TEST_TSAN ? 1 : times); i++) {
     CHECK_EQ(read(said[0], &byte, 1), 1);
     kill(child, number);
   }
-  CHECK_EQ(waitpid(child, &how, 0), child);
+  while (TEST_TSAN && waitpid(child, &how, WNOHANG) == 0) {
+    usleep(10000);
+    kill(child, number);
+  }
+  if (!TEST_TSAN) CHECK_EQ(waitpid(child, &how, 0), child);
   close(said[0]);
   close(said[1]);
   return how;
 }
 
 TEST(a_second_signal_ends_at_once) {
-  if (TEST_TSAN) SKIP("ThreadSanitizer delays signals");
   int how = dies(first_and_second, SIGINT, 2);
   CHECK(WIFSIGNALED(how) && WTERMSIG(how) == SIGINT);
   how = dies(first_and_second, SIGTERM, 2);

@@ -1088,7 +1088,8 @@ TEST(a_semaphore_is_looked_at_again_under_its_guard) {
   crew_start(&c, 1, acquire_when_told, &p);
   conc__mutex_lock(guard);
   STORE(p.inside, 1);
-  UNTIL(LOAD(guard->word) == 2); /* it has seen that, and wants the guard */
+  /* It has seen that, and wants the guard. */
+  UNTIL(LOAD(guard->word) & CONC__MUTEX_WANTED);
   STORE(p.sem.value, (size_t)1); /* as a release does that came first */
   conc__mutex_unlock(guard);
   crew_join(&c);

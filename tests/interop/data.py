@@ -12,6 +12,7 @@ from __future__ import print_function
 import array
 import multiprocessing
 import sys
+import time
 from multiprocessing.managers import (ArrayProxy, DictProxy, ListProxy,
                                       Namespace, NamespaceProxy, SyncManager,
                                       Value, ValueProxy)
@@ -19,6 +20,29 @@ from multiprocessing.managers import (ArrayProxy, DictProxy, ListProxy,
 
 class Manager(SyncManager):
     pass
+
+
+class Maths(object):
+    """A class of which C knows nothing."""
+
+    def __init__(self, base):
+        self.base = base
+
+    def add(self, x, y):
+        return self.base + x + y
+
+    def divide(self, x):
+        return self.base // x
+
+    def another(self, base):
+        return Maths(base)
+
+    def sleep(self, seconds):
+        time.sleep(seconds)
+        return self.base
+
+    def _hidden(self):
+        return 0
 
 
 MADE = {'names': ([], ListProxy), 'ages': ({}, DictProxy),
@@ -31,6 +55,10 @@ for name, (made, proxy) in MADE.items():
                      else None, proxytype=proxy)
 # One without a class of proxies: they are made of the object's methods.
 Manager.register('bare', callable=lambda: MADE['names'][0])
+EXPOSED = ('add', 'divide', 'another', 'sleep')
+Manager.register('Maths', Maths, exposed=EXPOSED,
+                 method_to_typeid={'another': 'Another'})
+Manager.register('Another', exposed=EXPOSED)  # what the method has returned
 
 
 def address(text):

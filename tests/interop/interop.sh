@@ -24,4 +24,5 @@ fi
 status=$?
 PYTHON=$driver sh "$here/tunnel.sh" || status=1
 sh "$here/redis.sh" || status=1
+sh "$here/inspect.sh" || status=1
 exit $status
