@@ -52,7 +52,8 @@ int main(void) {
   conc_task a = {.target = clerk, .name = "clerk"};
   conc_task b = {.target = auditor, .name = "auditor"};
   conc_task w = {.target = watch, .name = "watch"};
-  orders = conc_queue_new(NULL);
+  conc_queue_opts opts = {.name = "orders"};
+  orders = conc_queue_new(&opts);
   conc_thread_start(&a);
   conc_thread_start(&b);
   return conc_run(&w);

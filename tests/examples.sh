@@ -39,6 +39,7 @@
 #   asyncio.timeout, signal.sigwait                     timeout
 #   asyncio.to_thread                                   offload
 #   asyncio.all_tasks, faulthandler                     report
+#   loop.slow_callback_duration                         slow
 #   asyncio.start_server, socketserver                  http
 #   multiprocessing.Manager                             manager_server,
 #                                                         shared_dict
