@@ -74347,7 +74347,8 @@ static const char *const conc__inspected[] = {
   "  for (const k of rest)\n"
   "    head.append(make('th', title_of(k), number(k) ? 'n' : ''));\n"
   "  for (const r of rows.slice(0, 100)) {\n"
-  "    const row = body.insertRow(), id = r.object || r.name || r.what;\n"
+  "    const row = body.insertRow();\n"
+  "    const id = [r.object, r.name, r.what, r.for].join();\n"
   "    const cell = k => row.append(make('td', value(k, r[k]),\n"
   "      number(k) ? 'n' : ''));\n"
   "    seen[id] = (seen[id] || 0) + 1;\n"
@@ -75068,6 +75069,10 @@ static const struct conc__metric_field {
      "gauge", "Messages whose time has not come."},
     {"queues", NULL, "dead", "conc_queue_dead_messages_total", "queue",
      "counter", "Messages that became dead letters."},
+    {"contention", NULL, "waits", "conc_contention_waits_total", "name",
+     "counter", "Waits that have ended, while they are counted."},
+    {"contention", NULL, "seconds", "conc_contention_wait_seconds_total",
+     "name", "counter", "How long these waits have lasted in seconds."},
     {"pools", NULL, "workers", "conc_pool_workers", "pool", "gauge",
      "Workers of a pool."},
     {"pools", NULL, "running", "conc_pool_running_workers", "pool", "gauge",
