@@ -122,18 +122,19 @@ TEST(a_tracker_is_waited_for_without_the_guard) {
 
 /* --- while the allocator is at work, others use the same object --- */
 
-static pthread_t allocating; /* the thread for whose allocations they run */
+static __thread bool allocates; /* of the thread for whose allocations they
+                                   run */
 static void *(*other)(void *); /* NULL: none do */
 static int others;             /* how often they did */
 
 /* Runs them to their end, unless something that this thread holds lets them
    wait. */
 static void at_allocator(void) {
-  void *(*fn)(void *) = other;
+  void *(*fn)(void *) = __atomic_load_n(&other, __ATOMIC_ACQUIRE);
   struct timespec end;
   pthread_t t;
-  if (fn == NULL || !pthread_equal(pthread_self(), allocating)) return;
-  other = NULL;
+  if (fn == NULL || !allocates) return;
+  __atomic_store_n(&other, NULL, __ATOMIC_RELEASE);
   CHECK_EQ(pthread_create(&t, NULL, fn, NULL), 0);
 #ifdef __GLIBC__
   clock_gettime(CLOCK_REALTIME, &end);
@@ -144,17 +145,17 @@ static void at_allocator(void) {
   CHECK_EQ(pthread_join(t, NULL), 0);
 #endif
   others++;
-  other = fn;
+  __atomic_store_n(&other, fn, __ATOMIC_RELEASE);
 }
 
 static void let_in(void *(*fn)(void *)) {
-  allocating = pthread_self();
+  allocates = true;
   others = 0;
-  other = fn;
+  __atomic_store_n(&other, fn, __ATOMIC_RELEASE);
 }
 
 static void let_in_none(int least) {
-  other = NULL;
+  __atomic_store_n(&other, NULL, __ATOMIC_RELEASE);
   CHECK(others >= least);
 }
 
