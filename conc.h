@@ -70457,13 +70457,15 @@ CONC_API conc_instance *conc_manager_instance_of(conc_manager *manager,
    too, and says then that it is not there. */
 CONC__PRIVATE bool conc__instance_has_no(const conc__answer *a,
                                          const char *method) {
-  static const char key[] = "KeyError: '";
+  static const char key[] = "KeyError: ";
+  const char *name = a->said + sizeof key - 1;
   size_t n = strlen(method);
   if (!a->refused) return false;
   if (strncmp(a->said, "AttributeError", 14) == 0) return true;
-  return strncmp(a->said, key, sizeof key - 1) == 0 &&
-         strncmp(a->said + sizeof key - 1, method, n) == 0 &&
-         strcmp(a->said + sizeof key - 1 + n, "'") == 0;
+  if (strncmp(a->said, key, sizeof key - 1) != 0) return false;
+  name += *name == 'u'; /* Python 2 */
+  return *name == '\'' && strncmp(name + 1, method, n) == 0 &&
+         strcmp(name + 1 + n, "'") == 0;
 }
 
 /* One call. `a` is filled in whatever is returned. */

@@ -1409,6 +1409,25 @@ static void with_a_server_and_its_classes(const char *program) {
   free_values();
 }
 
+/* Its iterators have other methods. */
+static void with_a_server_of_python_2(const char *program) {
+  char path[100];
+  snprintf(path, sizeof path, "/tmp/conc-data-%d", (int)getpid());
+  unlink(path);
+  python p = begin_python(program, "data.py", "serve", path);
+  CHECK_STR(hear(&p), "ready");
+  conc_manager m = client_at(path);
+  CHECK_EQ(conc_manager_connect(&m, long_time()), 0);
+  use_a_class_of_python(&m, p.pid);
+  end_python(&p);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  unlink(path);
+  free_values();
+}
+
+TEST(c_uses_classes_of_a_server_of_python_27) {
+  with_python("2.7", with_a_server_of_python_2);
+}
 TEST(c_uses_classes_of_a_server_of_python_38) {
   with_python("3.8", with_a_server_and_its_classes);
 }

@@ -61,7 +61,7 @@ TEST_FN void with_python(const char *version, void (*fn)(const char *)) {
   const char *home = getenv("HOME");
   glob_t found;
   NEEDS_FORK;
-  snprintf(text, sizeof text, "%s/.pyenv/versions/%s.*/bin/python3",
+  snprintf(text, sizeof text, "%s/.pyenv/versions/%s.*/bin/python",
            home != NULL ? home : "", version);
   if (glob(text, 0, NULL, &found) == 0) {
     fn(found.gl_pathv[0]);
