@@ -405,4 +405,134 @@ TEST(a_large_put_between_processes_is_copied_beside_the_loop) {
   free(long_message);
 }
 
+/* --- calls of the system that are spared --- */
+
+enum { PINGS = 50 };
+static const conc__poller_class *real_poller;
+static conc__poller_class counting_poller;
+static unsigned asked;
+static conc__loop *asked_loop;
+static int ping_fds[2];
+
+static bool ask_and_count(conc__loop *loop, double deadline) {
+  asked++;
+  return real_poller->wait(loop, deadline);
+}
+
+static bool loop_sleeps(conc__loop *loop) {
+  bool sleeps;
+  conc__mutex_lock(&loop->inbox.guard);
+  sleeps = loop->inbox.sleeping;
+  conc__mutex_unlock(&loop->inbox.guard);
+  return sleeps;
+}
+
+/* Sends a byte each time when the loop is about to sleep. */
+static void *ping(void *arg) {
+  char c = 0;
+  int i;
+  for (i = 0; i < PINGS; i++) {
+    while (!loop_sleeps(asked_loop)) sched_yield();
+    CHECK_EQ(write(ping_fds[1], &c, 1), 1);
+    CHECK_EQ(read(ping_fds[1], &c, 1), 1);
+  }
+  return arg;
+}
+
+static void *answer_pings(void *arg) {
+  conc_task thread;
+  char c;
+  int i, cpus = conc__cpus;
+  memset(&thread, 0, sizeof thread);
+  thread.target = ping;
+  asked_loop = conc__this.loop;
+  real_poller = asked_loop->poller.ops;
+  counting_poller = *real_poller;
+  counting_poller.wait = ask_and_count;
+  asked_loop->poller.ops = &counting_poller;
+  conc__cpus = 1; /* a spin asks, too */
+  CHECK_EQ(conc_thread_start(&thread), 0);
+  for (i = 0; i < PINGS; i++) {
+    CHECK_EQ(conc_read(ping_fds[0], &c, 1, 10), 1);
+    CHECK_EQ(conc_write(ping_fds[0], &c, 1, 10), 1);
+  }
+  CHECK_EQ(conc_join(&thread, 10), 0);
+  conc__cpus = cpus;
+  asked_loop->poller.ops = real_poller;
+  return arg;
+}
+
+/* What has ended a sleep is what the turn begins with. It asks once before the
+   sleep, and by the sleep. */
+TEST(a_turn_after_a_sleep_does_not_ask_again) {
+  asked = 0;
+  CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, ping_fds), 0);
+  run(answer_pings, NULL);
+  CHECK(asked >= PINGS);
+  CHECK(asked < 2 * PINGS + PINGS / 2);
+  CHECK_EQ(close(ping_fds[0]), 0);
+  CHECK_EQ(close(ping_fds[1]), 0);
+}
+
+static void open_channel(conc__channel *ch, int *peer) {
+  int fds[2], room = 256 << 10;
+  CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
+  CHECK_EQ(setsockopt(fds[1], SOL_SOCKET, SO_SNDBUF, &room, sizeof room), 0);
+  memset(ch, 0, sizeof *ch);
+  ch->fd = fds[0];
+  conc__channel_begin(ch);
+  *peer = fds[1];
+}
+
+/* Of the next frame there are a few bytes at most, which cost nothing to be
+   moved to the front of the buffer. */
+TEST(of_long_frames_one_is_read_at_a_time) {
+  enum { FRAME_BYTES = 20000, FRAMES = 4 };
+  const unsigned char *payload;
+  conc__buffer out = {NULL, 0, 0, 0};
+  conc__channel ch;
+  size_t size;
+  int i, peer;
+  open_channel(&ch, &peer);
+  for (i = 0; i < FRAMES; i++) {
+    memset(space, 'a' + i, FRAME_BYTES);
+    CHECK_EQ(conc__frame_append(&out, space, FRAME_BYTES), 0);
+  }
+  CHECK_EQ(write(peer, out.data, out.size), (ssize_t)out.size);
+  for (i = 0; i < FRAMES; i++) {
+    CHECK_EQ(conc__channel_receive(&ch, FRAME_BYTES, &payload, &size,
+                                   CONC__NEVER), 0);
+    CHECK_EQ(size, FRAME_BYTES);
+    CHECK(payload[0] == 'a' + i && payload[FRAME_BYTES - 1] == 'a' + i);
+    CHECK(conc__buffer_count(&ch.in) <= 64);
+    CHECK(ch.emptied == (i == FRAMES - 1));
+  }
+  conc__buffer_free(&out);
+  conc__channel_free(&ch);
+  CHECK_EQ(close(ch.fd), 0);
+  CHECK_EQ(close(peer), 0);
+}
+
+/* A thread that has looked for a reply in vain waits for the next ones before
+   it looks; but not for ever. */
+TEST(a_look_in_vain_is_spared_some_times) {
+  const unsigned char *payload;
+  conc__channel ch;
+  size_t size;
+  int i, peer;
+  open_channel(&ch, &peer);
+  CHECK_EQ(conc__channel_receive(&ch, 1, &payload, &size, conc_now() + 1e-3),
+           -ETIMEDOUT);
+  for (i = CONC__LOOKS_SPARED; i >= 0; i--) {
+    CHECK_EQ(ch.vain, i);
+    CHECK_EQ(write(peer, "\0\0\0\1x", 5), 5);
+    CHECK_EQ(conc__channel_receive(&ch, 1, &payload, &size, CONC__NEVER), 0);
+    CHECK_EQ(size, 1);
+  }
+  CHECK_EQ(ch.vain, 0); /* it has looked, and found it */
+  conc__channel_free(&ch);
+  CHECK_EQ(close(ch.fd), 0);
+  CHECK_EQ(close(peer), 0);
+}
+
 TEST_MAIN
