@@ -4953,7 +4953,11 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
    If the client is killed before, or ends by _exit(), or the connection is
    lost, the message is in its queue again, at its place: so the last message
    of a client that died, or whose connection was lost, may be got a second
-   time. A server of Python forgets a message when it sends it. If the buffer
+   time. If it is the server that is killed, a message that it has sent and
+   that has not arrived yet is lost with what else it has in memory. A queue
+   with .journal has it again when the next server opens it, and then also one
+   that has arrived and is not confirmed yet.
+   A server of Python forgets a message when it sends it. If the buffer
    of the get is too small for such a message, or the get was cancelled, the
    message waits in this client for the next get of the queue;
    conc_manager_shutdown puts it back, behind the others. A message that no get
