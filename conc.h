@@ -14611,39 +14611,49 @@ CONC__PRIVATE int conc__shared_barrier_end(conc_barrier *barrier,
 
 /* --- conc_barrier between processes: which parties are there --- */
 
-/* Enters the guard of `parts`, if that can be had at once. */
+/* Looks at the guard of `parts`: a process that has it, and that runs, lets go
+   at once; one that has to wait for a CPU does so soon. One that is stopped is
+   given up after so many looks, of which each takes a millisecond. */
+enum { CONC__PARTS_GLANCE = 20, CONC__PARTS_PATIENCE = 200 };
+
+/* Enters that guard. False: it could not be had. */
 CONC__PRIVATE bool conc__shared_barrier_enter(conc_barrier *barrier,
                                               struct conc__registry *r,
-                                              unsigned id) {
+                                              unsigned id, int looks) {
   unsigned *guard = &barrier->shared.guard;
-  unsigned seen = 0;
   int i;
-  for (i = 0; i < 20; i++, seen = 0) {
+  for (i = 0; i < looks; i++) {
+    unsigned seen = 0;
     if (CONC__CAS(guard, &seen, id)) return true;
     if (i < 10)
       conc__pause();
-    else
+    else if (i < CONC__PARTS_GLANCE - 1)
       sched_yield();
+    else if (conc__registry_is_dead(r, seen & CONC__PROCESS_ID) &&
+             CONC__CAS(guard, &seen, id))
+      return true;
+    else if (i + 1 < looks)
+      conc__futex_wait(guard, seen, conc_now() + 1e-3, true);
   }
-  seen = CONC__LOAD(guard);
-  return seen != 0 && conc__registry_is_dead(r, seen & CONC__PROCESS_ID) &&
-         CONC__CAS(guard, &seen, id);
+  return false;
 }
 
 /* The caller is about to be counted in the generation of `state`: from now on
-   its death is that of a part. */
-CONC__PRIVATE void conc__shared_barrier_part(conc_barrier *barrier,
+   its death is that of a part. False: it could not be noted. */
+CONC__PRIVATE bool conc__shared_barrier_part(conc_barrier *barrier,
                                              struct conc__registry *r,
-                                             unsigned id, unsigned state) {
+                                             unsigned id, unsigned state,
+                                             int looks) {
   struct conc__barrier_shared *s = &barrier->shared;
   unsigned round = state >> CONC__BARRIER_GENERATION;
-  if (!conc__shared_barrier_enter(barrier, r, id)) return;
+  if (!conc__shared_barrier_enter(barrier, r, id, looks)) return false;
   if (CONC__LOAD(&s->state) >> CONC__BARRIER_GENERATION == round) {
     if (s->round != round) memset(s->parts, 0, sizeof s->parts);
     s->round = round;
     conc__places_add(s->parts, id);
   }
   CONC__STORE(&s->guard, 0u);
+  return true;
 }
 
 /* Whether one that is to be waited for in the generation of `state` has died:
@@ -14656,7 +14666,8 @@ CONC__PRIVATE bool conc__shared_barrier_lost(conc_barrier *barrier,
   bool lost;
   if (conc__barrier_come(state) >= (unsigned)barrier->parties && runner != 0)
     return conc__registry_is_dead(r, runner);
-  if (!conc__shared_barrier_enter(barrier, r, id)) return false;
+  if (!conc__shared_barrier_enter(barrier, r, id, CONC__PARTS_GLANCE))
+    return false;
   lost = s->round == state >> CONC__BARRIER_GENERATION &&
          conc__places_drop_dead(s->parts, r);
   CONC__STORE(&s->guard, 0u);
@@ -14710,6 +14721,9 @@ CONC__PRIVATE int conc__shared_barrier_failure(struct conc__barrier_call *c,
   bool complete =
       conc__barrier_come(state) >= (unsigned)c->barrier->parties;
   if (rc != 0 && !complete) return rc;
+  if (c->sentry.round > 0 && !c->part)
+    c->part = conc__shared_barrier_part(c->barrier, c->r, c->id, c->before,
+                                        CONC__PARTS_GLANCE);
   if (c->sentry.round > 0 &&
       conc__shared_barrier_lost(c->barrier, c->r, c->id, state))
     return -EOWNERDEAD;
@@ -14736,11 +14750,13 @@ CONC__PRIVATE int conc__shared_barrier_await(struct conc__barrier_call *c) {
     }
     rc = conc__shared_barrier_failure(c, seen, failed);
     if (rc != 0) {
-      if (!conc__shared_barrier_advance(c->barrier, &seen, true, true))
-        continue;
       if (failed == -ECANCELED && rc != failed)
         conc__unpark(c->self, CONC__POKED);
-      return rc;
+      if (conc__shared_barrier_advance(c->barrier, &seen, true, true))
+        return rc;
+      failed = rc; /* a death is told once: it is not forgotten if another
+                      one has come meanwhile */
+      continue;
     }
     complete = conc__barrier_come(seen) >= (unsigned)c->barrier->parties;
     rc = conc__sentry_wait(&c->sentry, state, seen, !complete,
@@ -14795,8 +14811,9 @@ CONC__PRIVATE int conc__shared_barrier_arrive(struct conc__barrier_call *c) {
       if (conc__shared_barrier_advance(barrier, &seen, false, false))
         return (int)come;
     } else {
-      if (!c->part) conc__shared_barrier_part(barrier, c->r, c->id, seen);
-      c->part = true;
+      if (!c->part)
+        c->part = conc__shared_barrier_part(barrier, c->r, c->id, seen,
+                                            CONC__PARTS_PATIENCE);
       if (CONC__CAS(state, &seen, seen + 1)) break;
     }
   }

@@ -1137,6 +1137,28 @@ TEST(a_death_at_a_barrier_breaks_it) {
   conc_shared_free(its);
 }
 
+/* A process that finds the list of those that wait in use is not counted
+   before it is on it: else nobody would know of its death. */
+TEST(a_death_at_a_barrier_is_known_whoever_has_the_list) {
+  struct conc__registry *r;
+  pid_t a, killed;
+  lay();
+  its->barrier.parties = 4;
+  r = conc__shared_registry(&its->barrier, its->barrier.word);
+  STORE(its->barrier.shared.guard, conc__registry_self(r));
+  killed = begin_doing(wait_barrier, false);
+  usleep(20000);
+  CHECK_EQ(conc_barrier_n_waiting(&its->barrier), 0);
+  STORE(its->barrier.shared.guard, 0);
+  await_waiting(1);
+  a = begin_doing(wait_barrier, false);
+  await_waiting(2);
+  end(killed);
+  reap(a, 0);
+  CHECK_EQ(its->done, 1);
+  conc_shared_free(its);
+}
+
 static int act_for_ever(void *arg) {
   stay();
   return arg != NULL;
