@@ -10,15 +10,6 @@
 static int load(int *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 static void store(int *p, int n) { __atomic_store_n(p, n, __ATOMIC_RELEASE); }
 
-/* Until the task sleeps in a wait. */
-static void wait_parked(conc_task *t) {
-  for (int i = 0;; let_others_run(i++)) {
-    conc__actor *actor = CONC__LOAD(&t->actor);
-    CHECK(conc_is_alive(t));
-    if (actor != NULL && (CONC__LOAD(&actor->word) & CONC__PARKED)) return;
-  }
-}
-
 /* --- pthread_exit and pthread_cancel --- */
 
 static void *exits(void *arg) {

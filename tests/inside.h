@@ -29,4 +29,17 @@ TEST_FN bool test_has_pidfds(void) {
   return false;
 #endif
 }
+
+/* Until the task sleeps in a wait. */
+TEST_FN void wait_parked(conc_task *t) {
+  for (;;) {
+    conc__actor *actor = CONC__LOAD(&t->actor);
+    if (actor != NULL && actor != CONC__NEVER_BEGIN &&
+        (CONC__LOAD(&actor->word) & CONC__PARKED))
+      return;
+    CHECK(conc_is_alive(t));
+    conc_yield_now();
+  }
+}
+
 #endif

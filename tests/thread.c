@@ -13,18 +13,6 @@ static void wait_for_count(int *p, int n) {
   while (load(p) < n) conc_yield_now();
 }
 
-/* Until the task sleeps in a wait. */
-static void wait_parked(conc_task *t) {
-  for (;;) {
-    conc__actor *actor = CONC__LOAD(&t->actor);
-    if (actor != NULL && actor != CONC__NEVER_BEGIN &&
-        (CONC__LOAD(&actor->word) & CONC__PARKED))
-      return;
-    CHECK(conc_is_alive(t));
-    conc_yield_now();
-  }
-}
-
 /* --- from one thread to two ----------------------------------------------- */
 
 /* What the only thread of the process does is not atomic for other CPUs: the
