@@ -31880,12 +31880,13 @@ CONC__NOINLINE int conc__fifo_await_room(conc__fifo *q, size_t need,
 CONC__INLINE bool conc__fifo_put_quick(conc__fifo *q, const conc__message *m) {
   size_t size = m->size, need = CONC__ENTRY_SIZE(size), head;
   size_t at = q->put_at & (q->ring.size - 1);
-  unsigned char *entry = q->ring.data + at;
+  unsigned char *entry;
   if (CONC__UNLIKELY(q->closed || q->getters.first != NULL ||
                      q->queue.max_total > 0 ||
                      need > q->ring.size - (q->put_at - q->got_at_seen) ||
                      need > q->ring.size - at || !conc__fifo_fits(q, 0, need)))
     return false;
+  entry = q->ring.data + at;
   head = size << 2 | (size_t)m->kind;
   memcpy(entry, &head, sizeof head);
   conc__copy_few(entry + sizeof head, m->data, size);
