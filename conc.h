@@ -52877,8 +52877,9 @@ CONC__PRIVATE bool conc__call_again(conc__calling *call, int *rc) {
   pause = call->pause * (0.5 + chance / 512.0);
   call->pause *= 2;
   if (call->pause > CONC__PAUSE_MOST) call->pause = CONC__PAUSE_MOST;
-  if (now + pause >= limit) return false;
-  if (conc_sleep(pause) == 0) return true;
+  if (now >= limit) return false;
+  /* The last try is at the end of the time. */
+  if (conc_sleep(pause < limit - now ? pause : limit - now) == 0) return true;
   *rc = -ECANCELED;
   return false;
 }
