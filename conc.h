@@ -7926,8 +7926,8 @@ __attribute__((unused)) static void conc__checked_free(void *memory) {
    memory that processes share this must not be asked. */
 #ifndef CONC_HAVE_SINGLE_THREADED
 #define CONC_HAVE_SINGLE_THREADED 0
-#if defined(__GLIBC__) && defined(__has_include) && !defined(CONC_PORTABLE)
-#if __has_include(<sys/single_threaded.h>) /* 2.32 */
+#if defined(__GLIBC_PREREQ) && !defined(CONC_PORTABLE)
+#if __GLIBC_PREREQ(2, 32)
 #undef CONC_HAVE_SINGLE_THREADED
 #define CONC_HAVE_SINGLE_THREADED 1
 #endif
