@@ -15,7 +15,8 @@ static conc_event noticed;
 
 /* Called by a thread of the library. */
 static void tell(const conc_slow_turn *turn, void *arg) {
-  if (turn->ended || turn->task == NULL || strcmp(turn->task, arg) != 0)
+  const char *name = (const char *)arg;
+  if (turn->ended || turn->task == NULL || strcmp(turn->task, name) != 0)
     return; /* on a busy machine any turn may be slow */
   printf("%s keeps the loop of %s waiting\n", turn->task, turn->thread);
   fflush(stdout);
@@ -52,8 +53,9 @@ static void contend(void) {
 }
 
 int main(void) {
-  conc_task t = {.target = crunch, .name = "crunch"};
-  conc_slow_turns(0.1, tell, "crunch");
+  static char name[] = "crunch";
+  conc_task t = {.target = crunch, .name = name};
+  conc_slow_turns(0.1, tell, name);
   conc_run(&t);
   conc_slow_turns(0, NULL, NULL);
   contend();
