@@ -100,6 +100,7 @@ try 'a task master and two task workers (make run)' \
 # It prints where it serves, and ends well when it is asked to end. What it
 # serves tests/interop tries.
 serves() {
+  rm -f "$log.address" # of a run before this one: it is not to be read
   # Not below timeout, whose own status may be that of the signal.
   $WRAPPER "$EXAMPLES/manager_server" 127.0.0.1:0 key >"$log.address" &
   served=$!
