@@ -40598,9 +40598,9 @@ CONC__PRIVATE conc_queue *conc__house_new(const conc_queue_opts *options) {
 /* ---------------------------------------------------------------------------
    >>queue: conc_queue: one interface to every distance
 
-   Every call goes through the queue's class, see >>fifo. What is common to all
-   distances is here: the limit of bytes, the put of many for a class that has
-   none of its own, and values, which travel as the body of a pickle.
+   Every call goes through the queue's class, see >>entries. What is common to
+   all distances is here: the limit of bytes, the put of many for a class that
+   has none of its own, and values, which travel as the body of a pickle.
    ------------------------------------------------------------------------ */
 
 /* The one place that names the classes. */
@@ -40792,8 +40792,8 @@ CONC_API int conc_queue_join(conc_queue *queue, double timeout) {
 /* --- typed values ---
 
    They are for the calls below what bytes are for those above: the message is
-   the body of a pickle (see >>fifo), which is made and read here, outside of
-   all guards. */
+   the body of a pickle (see >>entries), which is made and read here, outside
+   of all guards. */
 
 /* Bytes are a raw message, so that conc_get takes them without a pickle. */
 CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,

@@ -175,6 +175,7 @@ while IFS='|' read -r name tools arguments; do
   targets) made='yes yes -' ;;
   *) made='yes yes yes' ;;
   esac
+  case $sum in 0\ *) made='no - -' ;; esac # it has not come so far
   line_of "$name" ${sum:+$made} ${sum:-- - - - - 1}
   [ "$name" != targets ] ||
     sed -n 's/^\(ok  \|FAIL\) targets: \([^:]*\): \(.*\)/\2|\1|\3/p' \
@@ -184,8 +185,9 @@ while IFS='|' read -r name tools arguments; do
         END {
           for (i = 1; i <= many; i++) {
             t = names[i]
-            printf "  %-44s %-8s %-6s %-3s %6d %6d %7d\n", t, "yes",
-              t in linked ? "yes" : "-", "-", n[t] - bad[t], bad[t], 0
+            printf "  %-44s %-8s %-6s %-3s %6d %6d %7d\n", t,
+              t in bad ? "no" : "yes", t in bad ? "no" : t in linked ? "yes" : "-",
+              "-", n[t] - bad[t], bad[t], 0
           }
         }'
 done <"$logs/list"

@@ -1279,12 +1279,18 @@ TEST(c_and_python_38_share_data) { with_python("3.8", with_a_client_of); }
 TEST(c_and_python_311_share_data) { with_python("3.11", with_a_client_of); }
 TEST(c_and_python_313_share_data) { with_python("3.13", with_a_client_of); }
 
-static void with_a_server_of(const char *program) {
-  char path[100];
-  snprintf(path, sizeof path, "/tmp/conc-data-%d", (int)getpid());
+/* A server in Python, which is there when this returns. */
+static python begin_server(const char *program, const char *path) {
   unlink(path);
   python p = begin_python(program, "data.py", "serve", path);
   CHECK_STR(hear(&p), "ready");
+  return p;
+}
+
+static void with_a_server_of(const char *program) {
+  char path[100];
+  snprintf(path, sizeof path, "/tmp/conc-data-%d", (int)getpid());
+  python p = begin_server(program, path);
   conc_manager a = client_at(path), b = a;
   CHECK_EQ(conc_manager_connect(&a, long_time()), 0);
   CHECK_EQ(conc_manager_connect(&b, long_time()), 0);
@@ -1377,9 +1383,7 @@ static void start_python_anew(const char *program, python *p, const char *path,
                               conc_manager *m) {
   conc_instance *list = instance_of(m, "list", "[1]");
   end_python(p);
-  unlink(path);
-  *p = begin_python(program, "data.py", "serve", path);
-  CHECK_STR(hear(p), "ready");
+  *p = begin_server(program, path);
   CHECK(conc_instance_call(list, "pop", NULL, NULL, long_time()) < 0);
   CHECK_EQ(conc_instance_call(list, "pop", NULL, NULL, long_time()), -ENOENT);
   conc_instance_free(list);
@@ -1389,9 +1393,7 @@ static void start_python_anew(const char *program, python *p, const char *path,
 static void with_a_server_and_its_classes(const char *program) {
   char path[100];
   snprintf(path, sizeof path, "/tmp/conc-data-%d", (int)getpid());
-  unlink(path);
-  python p = begin_python(program, "data.py", "serve", path);
-  CHECK_STR(hear(&p), "ready");
+  python p = begin_server(program, path);
   conc_manager m = client_at(path);
   CHECK_EQ(conc_manager_connect(&m, long_time()), 0);
   use_instances(&m);
@@ -1413,9 +1415,7 @@ static void with_a_server_and_its_classes(const char *program) {
 static void with_a_server_of_python_2(const char *program) {
   char path[100];
   snprintf(path, sizeof path, "/tmp/conc-data-%d", (int)getpid());
-  unlink(path);
-  python p = begin_python(program, "data.py", "serve", path);
-  CHECK_STR(hear(&p), "ready");
+  python p = begin_server(program, path);
   conc_manager m = client_at(path);
   CHECK_EQ(conc_manager_connect(&m, long_time()), 0);
   use_a_class_of_python(&m, p.pid);
