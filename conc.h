@@ -39579,10 +39579,13 @@ CONC__PRIVATE void *conc__host_main(void *arg) {
   conc__fd_close_own(&f->door[0]);
   f->ending = true;
   /* They are cancelled again and again: a visitor that waits for its second
-     coroutine is not ended by a cancel. */
+     coroutine is not ended by a cancel. One that was let in last may not have
+     begun: then it never does, and does not leave by itself. */
   while (f->visitors != NULL) {
     for (v = f->visitors; v != NULL; v = v->next) conc_cancel(&v->task);
-    conc_join(&f->visitors->task, 0.01);
+    v = f->visitors;
+    conc_join(&v->task, 0.01);
+    if (v == f->visitors && !conc_is_alive(&v->task)) conc__visitor_leave(v);
   }
   conc__visitors_reap(f);
   conc__buffer_free(&f->in);

@@ -416,12 +416,12 @@ TEST(a_call_of_the_serving_program_keeps_its_timeout_and_can_be_cancelled) {
   served s = nobody();
   keeper k = {0, 0};
   conc_task t, waits[3];
-  s.server.timeout = 0.05;
   CHECK_EQ(conc_manager_register(&s.server, "keep", keep_the_loop, &k), 0);
   serve(&s);
   conc_list *l = conc_manager_list(&s.server, "names");
   const conc_value *v = json("1");
   begin_keeping(&s, &k, &t);
+  s.server.state->timeout = 0.05;
   CHECK_EQ(conc_list_append(l, v), -ETIMEDOUT);
   CHECK_EQ(errands(&s.server), 0);
   /* Of three, the one in the middle goes first. */
@@ -756,11 +756,11 @@ TEST(calls_return_in_time_when_the_server_is_stopped) {
   NEEDS_FORK;
   serve_far(&f);
   conc_manager m = client_at(f.path);
-  m.timeout = 0.3;
   CHECK_EQ(conc_manager_connect(&m, long_time()), 0);
   conc_list *l = conc_manager_list(&m, "names");
   CHECK_EQ(conc_list_len(l), 2);
   stop(f.pid);
+  m.state->timeout = 0.3;
   double begin = conc_now();
   FAILS(-ETIMEDOUT, conc_list_get(l, 0, &got));
   in_time(begin, 0.3);
@@ -1119,6 +1119,7 @@ TEST(what_instances_refuse) {
 TEST(an_instance_of_a_server_that_was_started_anew_is_of_nothing) {
   served s = nobody();
   waits w;
+  s.server.address = private_address();
   serve_types(&s, &w);
   conc_instance *a = instance_of(&s.client, "list", NULL);
   conc_manager client = s.client;

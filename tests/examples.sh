@@ -95,7 +95,7 @@ try 'each includes what it uses, also without the implementation' includes
 
 # Not so short that a worker comes when the other has done all the work.
 try 'a task master and two task workers (make run)' \
-  env TIME_SCALE="$(awk "BEGIN { print 0.1 * ${TEST_SLOW:-1} }")" \
+  env TIME_SCALE="$(awk "BEGIN { print 0.2 * ${TEST_SLOW:-1} }")" \
   sh tests/run_demo.sh "$EXAMPLES"
 # It prints where it serves, and ends well when it is asked to end. What it
 # serves tests/interop tries.

@@ -41,9 +41,9 @@ TEST(a_proxy_is_a_queue_like_any_other) {
   CHECK_EQ(conc_put_build(q, 1, "(is)", 7, "seven"), 0);
   CHECK_EQ(conc_qsize(q), 2);
   CHECK_EQ(conc_get(q, buf, 2, 1), -EMSGSIZE); /* it stays */
-  CHECK_EQ(conc_get(q, buf, 16, 1), 5);
+  CHECK_EQ(conc_get(q, buf, 16, 20), 5);
   CHECK_EQ(conc_get(q, buf, 16, 1), -EBADMSG); /* so does this */
-  CHECK_EQ(conc_get_value(q, &v, 1), 0);
+  CHECK_EQ(conc_get_value(q, &v, 20), 0);
   CHECK_EQ(conc_parse(v, "(iO)", &n, &part), 0);
   CHECK_EQ(n, 7);
   conc_value_free(v);
@@ -87,7 +87,7 @@ TEST(a_wrong_key_is_refused_on_either_side_and_the_server_goes_on) {
     wrong.authkey = i % 2 ? "abd" : "";
     CHECK_EQ(conc_manager_connect(&wrong, 5), -EACCES);
   }
-  CHECK_EQ(conc_put(join_as_client(&s, &m), "x", 1, 1), 0);
+  CHECK_EQ(conc_put(join_as_client(&s, &m), "x", 1, 20), 0);
   CHECK_EQ(conc_manager_shutdown(&m), 0);
   end(&s);
 }
@@ -100,13 +100,13 @@ TEST(many_are_moved_through_a_manager) {
   char text[8];
   serve(&s, 0);
   q = join_as_client(&s, &m);
-  CHECK_EQ(conc_put_many(q, in, sizeof *in, 5, 1), 5);
+  CHECK_EQ(conc_put_many(q, in, sizeof *in, 5, 20), 5);
   CHECK_EQ(conc_put_build(q, 1, "s", "sixth"), 0);
-  CHECK_EQ(conc_get_many(q, out, sizeof *out, 2, 1), 2);
-  CHECK_EQ(conc_get_many(q, out + 2, sizeof *out, 5, 1), 3);
+  CHECK_EQ(conc_get_many(q, out, sizeof *out, 2, 20), 2);
+  CHECK_EQ(conc_get_many(q, out + 2, sizeof *out, 5, 20), 3);
   CHECK(memcmp(in, out, sizeof in) == 0);
   CHECK_EQ(conc_get_many(q, out, sizeof *out, 5, 1), -EMSGSIZE);
-  CHECK_EQ(conc_get_many(q, text, 5, 5, 1), 1); /* it stayed as it was */
+  CHECK_EQ(conc_get_many(q, text, 5, 5, 20), 1); /* it stayed as it was */
   CHECK(memcmp(text, "sixth", 5) == 0);
   CHECK_EQ(conc_get_many(q, text, 5, 5, 0), -ETIMEDOUT);
   CHECK_EQ(conc_manager_shutdown(&m), 0);
@@ -181,7 +181,7 @@ TEST(a_getter_whose_client_has_gone_takes_no_item) {
     CHECK_EQ(conc_join(&t, CONC_FOREVER), -ECANCELED);
     while (somebody_waits(s.queue))
       conc_sleep(0.001); /* until it is taken off */
-    CHECK_EQ(conc_put(q, "x", 1, 1), 0);
+    CHECK_EQ(conc_put(q, "x", 1, 20), 0);
     CHECK_EQ(conc_get(q, buf, 8, 5), 1);
   }
   CHECK_EQ(conc_manager_shutdown(&m), 0);

@@ -806,6 +806,7 @@ static void *cancel_waiting(void *arg) {
   conc_task t = job_of(wait_in_pool, arg, 0);
   bool in_loop = conc_coro_start(&t) == 0;
   if (!in_loop) CHECK_EQ(conc_thread_start(&t), 0);
+  if (!in_loop) wait_parked(&t); /* one that has not begun would never do so */
   CHECK_EQ(conc_sleep(0.02), 0);
   CHECK_EQ(conc_cancel(&t), 0);
   conc_join(&t, CONC_FOREVER);

