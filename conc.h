@@ -38901,6 +38901,11 @@ CONC__PRIVATE conc_queue *conc__work_new(const conc_queue_opts *options) {
   q->serial = (uint64_t)1 << 63;
   q->front = q->serial;
   q->chance = conc__due_now() | 1;
+  /* A client that does not know yet that its server has begun anew may end a
+     lease of the one before by its number. That must not be another task's
+     lease by now: so the numbers go on from the time in nanoseconds, for no
+     queue leases a message in less than one. */
+  q->lease_last = (uint64_t)(conc__wall_clock() * 1e9);
   q->depth = conc__fork_depth;
   q->put_rate.since = q->done_rate.since = conc__work_tick();
   rc = options->journal != NULL ? conc__work_open(q, options) : 0;

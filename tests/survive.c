@@ -44,7 +44,7 @@ enum { NO_CUT, CLOSE, RESET, SILENCE };
 enum { GAVE_UP = 7 }; /* the exit code of a worker that has lost its server */
 
 typedef struct table {
-  char address[64], proxy[64];
+  char first_address[64], address[64], proxy[64];
   char python[PYTHONS][200];
   char path[64];
   int messages, stop, all_put, all_done, cut;
@@ -342,7 +342,7 @@ static void be_server(int number) {
   (void)number;
   memset(&o, 0, sizeof o);
   memset(&m, 0, sizeof m);
-  m.address = its->address[0] != 0 ? its->address : "127.0.0.1:0";
+  m.address = its->address[0] != 0 ? its->address : its->first_address;
   m.authkey = "survive";
   o.lease = its->lease;
   o.max_lease = its->lease * 2;
@@ -387,10 +387,15 @@ static int socket_at(const char *address, bool listens) {
   struct sockaddr_in at;
   int fd = socket(AF_INET, SOCK_STREAM, 0), on = 1;
   const char *colon = address != NULL ? strrchr(address, ':') : NULL;
+  char host[64];
   memset(&at, 0, sizeof at);
   at.sin_family = AF_INET;
   at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  at.sin_port = htons((uint16_t)(colon != NULL ? atoi(colon + 1) : 0));
+  if (colon != NULL) {
+    snprintf(host, sizeof host, "%.*s", (int)(colon - address), address);
+    at.sin_addr.s_addr = inet_addr(host);
+    at.sin_port = htons((uint16_t)atoi(colon + 1));
+  }
   CHECK_CHILD(fd >= 0);
   setsockopt(fd, IPPROTO_TCP, 1 /* TCP_NODELAY */, &on, sizeof on);
   if (listens)
@@ -667,6 +672,8 @@ static void survive(int messages, int restarts) {
   int status;
   make_tables(messages);
   its->restarts = restarts;
+  snprintf(its->first_address, sizeof its->first_address, "%s",
+           private_address());
   find_pythons();
   server = run_as(be_server, 0);
   while (!LOAD(its->address[0])) usleep(1000);
