@@ -9095,28 +9095,43 @@ CONC__PRIVATE int conc__file_sync_all(int fd) {
   return rc < 0 && errno != EINVAL ? -errno : 0;
 }
 
+/* What Linux says of a page in 8 bytes of a file: a page that is there (bit
+   63) or swapped out (bit 62) and of no file (bit 61) is private. Of shared
+   memory a child has nothing at all before it touches it. */
+CONC__INLINE bool conc__pagemap_private(uint64_t entry) {
+  return (entry >> 62) != 0 && !(entry >> 61 & 1);
+}
+
+/* Whether this may be what the system says of a page that was written to just
+   now. Bits 58 to 60 are always 0, and so are those from 40 of the page's
+   frame number, which has 55 bits: no machine has 2^40 frames. An emulator of
+   a CPU with another order of bytes hands on the bytes of the system that it
+   runs on, and 3 of 8 of them look like those of a private page otherwise. */
+CONC__INLINE bool conc__pagemap_sound(uint64_t entry) {
+  return conc__pagemap_private(entry) && (entry >> 58 & 7) == 0 &&
+         (entry >> 40 & 0x7fff) == 0;
+}
+
 /* Whether the page at p, which has been written to, is this process's own: a
-   forked child's copy, and no memory that others see, too. Linux says so for
-   each page in 8 bytes of a file: a page that is there (bit 63) or swapped out
-   (bit 62) and of no file (bit 61) is private; of shared memory a child has
-   nothing at all before it touches it. *fd is -1 at first, and -2 from when it
-   cannot be asked: then any page is taken for private. Whether the answers
-   mean something is asked once, of the stack: under an emulator, for example,
-   they are about other addresses. */
+   forked child's copy, and no memory that others see, too. *fd is -1 at first,
+   and -2 from when the system cannot be asked: then any page is taken for
+   private. Whether the answers mean something is asked once, of the stack:
+   under an emulator, for example, they are about other addresses. */
 CONC__PRIVATE bool conc__page_is_private(int *fd, const void *p) {
   uint64_t entry = 0;
-  bool begins = *fd == -1;
-  if (begins) *fd = conc__fd_lift(open(CONC__PAGEMAP, O_RDONLY | O_CLOEXEC));
-  if (*fd < 0) *fd = -2;
-  if (begins && *fd >= 0 && !conc__page_is_private(fd, &entry)) {
-    close(*fd);
-    *fd = -2;
+  if (*fd == -1) {
+    *fd = conc__fd_lift(open(CONC__PAGEMAP, O_RDONLY | O_CLOEXEC));
+    if (*fd >= 0 && (conc__file_get(*fd, &entry, sizeof entry,
+                                    (uintptr_t)&entry / conc__page *
+                                        sizeof entry) != 0 ||
+                     !conc__pagemap_sound(entry)))
+      close(*fd), *fd = -1;
+    if (*fd < 0) *fd = -2;
   }
-  if (*fd < 0) return true;
-  if (conc__file_get(*fd, &entry, sizeof entry,
-                     (uintptr_t)p / conc__page * sizeof entry) != 0)
-    return true;
-  return (entry >> 62) != 0 && !(entry >> 61 & 1);
+  return *fd < 0 ||
+         conc__file_get(*fd, &entry, sizeof entry,
+                        (uintptr_t)p / conc__page * sizeof entry) != 0 ||
+         conc__pagemap_private(entry);
 }
 
 /* Whether this process may have a file of that size. A write above the limit
@@ -38886,6 +38901,11 @@ CONC__PRIVATE conc_queue *conc__work_new(const conc_queue_opts *options) {
   q->serial = (uint64_t)1 << 63;
   q->front = q->serial;
   q->chance = conc__due_now() | 1;
+  /* A client that does not know yet that its server has begun anew may end a
+     lease of the one before by its number. That must not be another task's
+     lease by now: so the numbers go on from the time in nanoseconds, for no
+     queue leases a message in less than one. */
+  q->lease_last = (uint64_t)(conc__wall_clock() * 1e9);
   q->depth = conc__fork_depth;
   q->put_rate.since = q->done_rate.since = conc__work_tick();
   rc = options->journal != NULL ? conc__work_open(q, options) : 0;

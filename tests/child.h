@@ -19,4 +19,16 @@ TEST_FN void reap(pid_t pid, int want) {
   CHECK_EQ(WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), want);
 }
 
+/* An address that no other program is given. A server that ends and begins
+   anew finds its port free there, and until then nobody else answers. */
+TEST_FN const char *private_address(void) {
+  static char text[32] = "127.0.0.1:0"; /* other systems have this one only */
+#ifdef __linux__
+  const unsigned pid = (unsigned)getpid();
+  snprintf(text, sizeof text, "127.%u.%u.%u:0", 1 + pid / 65536 % 254,
+           pid / 256 % 256, pid % 256);
+#endif
+  return text;
+}
+
 #endif

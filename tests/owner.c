@@ -362,6 +362,22 @@ TEST(nor_does_it_in_memory_that_the_program_has_mapped) {
   munmap(p, sizeof *p);
 }
 
+/* An emulator of another order of bytes hands on the answers of the system on
+   which it runs: they are none, whatever frame the page is in. */
+TEST(what_the_system_says_of_pages_has_a_known_form) {
+  uint64_t frame;
+  for (frame = 256; frame < (uint64_t)1 << 24; frame++) {
+    uint64_t entry = (uint64_t)0x81 << 56 | frame;
+    CHECK(conc__pagemap_sound(entry));
+    /* A few of the first MiB are left out, where no program is. */
+    if ((frame & 0xff7f00) != 0)
+      CHECK(!conc__pagemap_sound(__builtin_bswap64(entry)));
+  }
+  CHECK(!conc__pagemap_sound(0));
+  CHECK(!conc__pagemap_sound((uint64_t)0xa1 << 56 | 4096)); /* of a file */
+  CHECK(conc__pagemap_private((uint64_t)1 << 62)); /* swapped out */
+}
+
 static void *read_for_ever(void *arg) {
   conc_rwlock *p = (conc_rwlock *)arg;
   CHECK_EQ(conc_rwlock_read_acquire(p, 0), 0);
