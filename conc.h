@@ -3002,7 +3002,8 @@ typedef struct conc_output {
    -ECANCELED  the wait for a FIFO, or for the program's file, was cancelled
    -ECHILD     another coroutine has forked during such a wait, and this is the
                child: the program, if it begins, is the parent's
-   -ENOSYS     .task.daemon, and there is no CONC_HAVE_SETSIG (which Linux has)
+   -ENOSYS     .task.daemon, and there is no CONC_HAVE_SETSIG (which Linux
+               has), or a sandbox denies F_SETSIG of fcntl()
    -EAGAIN     the system has no room for another process
    -ENOMEM     there is no memory for it
    -EMFILE     the process has too many descriptors
@@ -3665,7 +3666,8 @@ typedef struct conc_journal_record {
    -ENOENT  there is no such file
    -EACCES  the file may not be read
    -EPROTO  it is no journal, or one of a later version
-   -EBUSY   without CONC_HAVE_FLOCK: this process has it open
+   -EBUSY   without CONC_HAVE_FLOCK, or where a sandbox denies flock(): this
+            process has it open
    -ENOMEM  there is no memory for a record
    -EIO     the disk cannot be read
    others   what open() fails with */
@@ -7678,12 +7680,44 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
      MADV_GUARD_INSTALL 6.13      mprotect()
      F_OFD_SETLK        3.15      locks of a process: then each forked child
                                   takes its own at once
+     flock              2.0       a journal is locked by fcntl(); two servers
+                                  may take a dead one's socket file for free
+
+   ENOSYS, EPERM, EACCES and EINVAL mean the same, also at once: refused. But
+   where a call may fail by one of them for a reason of its own, the other way
+   is tried first: accept4, of what is no listener.
 
    Of others no note is needed, since they are made once, or stand in front of
-   what is done in any case: pidfd_send_signal (kill), close_range (a close for
-   each), membarrier (a fence in each thread), madvise, F_SETSIG (a thread),
-   F_SETPIPE_SZ (a smaller pipe), sched_getaffinity (the CPUs that there are).
-   Nothing stands in for futex, nor for pipe2, of which libc makes pipe(). */
+   what is done in any case:
+
+     call               since     refused, by any errno
+     pidfd_send_signal  5.1       kill()
+     close_range        5.9       a close for each descriptor
+     membarrier         4.14      a fence in each thread
+     madvise            2.4       memory is neither large pages nor kept out of
+                                  a fork; a tracker maps its own anew
+     MADV_DONTFORK      2.6.16    locks of a process
+     F_GET_SEALS        3.17      files that come with packets are taken as
+                                  they are, if ours cannot be asked either
+     F_SETPIPE_SZ       2.6.35    a smaller pipe
+     F_SETSIG           2.4       a thread; but no program can be a daemon:
+                                  conc_popen_start returns -ENOSYS
+     fallocate          2.6.23    no room is set aside: a full file system is
+                                  noticed at the first use
+     fstatfs            2.0       room is not asked for beforehand
+     prlimit64          2.6.36    nor is the limit of a file's size
+     sched_getaffinity  2.5.8     the CPUs that there are
+     sched_yield        2.0       others have to wait for the end of a slice
+     prctl              2.2       threads have no names for ps and top
+     sigaltstack        2.2       an overflow is not reported
+     SO_PEERCRED        2.2       a client's process is not known
+     TCP_NODELAY etc.   2.0       what is small waits for an answer; a lost
+                                  machine is noticed by the next heartbeat
+     clone3             5.3       libc uses clone(), if the errno is ENOSYS;
+                                  else there are no threads and processes
+
+   Nothing stands in for futex (2.6.28, a wait with a limit of the monotonic
+   clock), nor for pipe2, of which libc makes pipe(). */
 enum {
   CONC__CALL_MEMFD = 1,
   CONC__CALL_GETRANDOM = 2,
@@ -7694,7 +7728,8 @@ enum {
   CONC__CALL_SIGNALFD = 64,
   CONC__CALL_PIDFD = 128,
   CONC__CALL_GUARD = 256,
-  CONC__CALL_OPEN_LOCK = 512
+  CONC__CALL_OPEN_LOCK = 512,
+  CONC__CALL_FLOCK = 1024
 };
 
 /* --- the coroutine switch, and tools that must know of it --- */
@@ -8522,6 +8557,11 @@ CONC__INLINE bool conc__open_locks(void) {
   return CONC__OFD_SETLK >= 0 && conc__call_may(CONC__CALL_OPEN_LOCK);
 }
 
+/* Whether there are locks of flock(), as far as is known. */
+CONC__INLINE bool conc__file_locks(void) {
+  return CONC_HAVE_FLOCK && conc__call_may(CONC__CALL_FLOCK);
+}
+
 /* --- sleeping on a word ---
 
    A word of memory on which threads sleep as long as it has a value. The
@@ -9164,8 +9204,11 @@ CONC__PRIVATE int conc__file_reserve(int fd, size_t at, size_t size) {
     at += n;
     size -= n;
   }
-  /* The file system has no such thing: then it is as it was before. */
-  if (rc == -EOPNOTSUPP || rc == -EINVAL || rc == -ENOSYS) rc = 0;
+  /* The file system has no such thing, or a sandbox: then it is as it was
+     before. */
+  if (rc == -EOPNOTSUPP || rc == -EINVAL || rc == -ENOSYS || rc == -EPERM ||
+      rc == -EACCES)
+    rc = 0;
 #else
   (void)fd;
 #endif
@@ -11925,8 +11968,10 @@ CONC__PRIVATE int conc__record_lock(int fd, int command, unsigned first,
   lock.l_len = (off_t)n;
   do rc = fcntl(fd, command, &lock);
   while (rc < 0 && errno == EINTR);
-  if (rc < 0 && open_lock && errno == EINVAL)
-    conc__call_refused(CONC__CALL_OPEN_LOCK);
+  /* EACCES may also mean, by POSIX, that another one has it; not on Linux. */
+  if (rc < 0 && open_lock && (CONC__LINUX || errno != EACCES) &&
+      conc__call_refused(CONC__CALL_OPEN_LOCK))
+    errno = EINVAL;
   *type = lock.l_type;
   return rc;
 }
@@ -22239,7 +22284,13 @@ CONC__PRIVATE void conc__tracker_drop(uintptr_t from, uintptr_t to,
       if (from >= first && from < last) kept = last;
       if (first > from && first < end) end = first;
     }
-    if (kept == 0) madvise((void *)from, end - from, MADV_DONTNEED);
+    /* Where a sandbox denies advice, new memory in its place does the same.
+     */
+    if (kept == 0 && madvise((void *)from, end - from, MADV_DONTNEED) != 0)
+      mmap((void *)from, end - from, PROT_READ | PROT_WRITE,
+           MAP_PRIVATE | MAP_FIXED | CONC__MAP_ANONYMOUS |
+               CONC__MAP_NORESERVE,
+           -1, 0);
     from = kept != 0 ? kept : end;
   }
 }
@@ -22286,6 +22337,7 @@ CONC__PRIVATE void conc__tracker_shrink(void) {
   fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
   if (fd < 0) return;
   madvise(NULL, 0, MADV_DONTNEED);
+  mmap(NULL, 0, PROT_READ, MAP_PRIVATE | CONC__MAP_ANONYMOUS, -1, 0);
   while ((n = read(fd, text + have, sizeof text - 1 - have)) > 0) {
     have += (size_t)n;
     for (start = i = 0; i < have; i++)
@@ -23837,8 +23889,10 @@ CONC__PRIVATE bool conc__exec_child_bind(int fd, bool group) {
   gone.fd = fd;
   gone.events = POLLIN;
   if (fcntl(fd, F_SETOWN, group ? -getpid() : getpid()) < 0 ||
-      fcntl(fd, F_SETSIG, SIGKILL) < 0 || fcntl(fd, F_SETFL, O_ASYNC) < 0)
+      fcntl(fd, F_SETSIG, SIGKILL) < 0 || fcntl(fd, F_SETFL, O_ASYNC) < 0) {
+    if (conc__call_may_be_refused()) errno = ENOSYS;
     return false;
+  }
   /* The signal comes for changes from now on: it may be too late already. */
   if (poll(&gone, 1, 0) > 0) kill(getpid(), SIGKILL);
   return true;
@@ -30754,6 +30808,26 @@ CONC__PRIVATE bool conc__packet_is_whole(const conc__packet *head, ssize_t n) {
 #define CONC__PACKET_PEEK \
   (MSG_PEEK | MSG_DONTWAIT | (CONC__PACKET_SHOWN ? MSG_TRUNC : 0))
 
+/* Whether a file that came with a packet may be one of the library: in memory,
+   therefore, since of a file elsewhere a stranger may be asked. Such a file
+   has seals. Where a file that we make has none either, or nobody may ask for
+   them, any file will do. */
+CONC__PRIVATE bool conc__packet_file_is_ours(int fd) {
+#if CONC_HAVE_MEMFD && defined(F_GET_SEALS)
+  int own;
+  bool told;
+  if (fcntl(fd, F_GET_SEALS) >= 0) return true;
+  own = conc__file_open();
+  if (own < 0) return false;
+  told = fcntl(own, F_GET_SEALS) >= 0;
+  close(own);
+  return !told;
+#else
+  (void)fd;
+  return true;
+#endif
+}
+
 /* Looks at the file of the packet that comes next, while both stay where they
    are: the task that takes the packet must find the bytes of which its head
    speaks, in a file that is never waited for. It may be another packet than
@@ -30792,11 +30866,8 @@ CONC__PRIVATE int conc__packet_peek_file(int pipe, conc__packet *head) {
   else if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) ||
            (uint64_t)st.st_size + CONC__PACKET_DATA < head->size)
     rc = -EPROTO;
-#if CONC_HAVE_MEMFD && defined(F_GET_SEALS)
-  /* In memory, therefore: of a file elsewhere a stranger may be asked. */
-  else if (fcntl(fd, F_GET_SEALS) < 0)
+  else if (!conc__packet_file_is_ours(fd))
     rc = -EPROTO;
-#endif
   if (fd >= 0) close(fd);
   return rc;
 }
@@ -35552,10 +35623,12 @@ CONC__PRIVATE void conc__journal_shut(int *holder) {
    0; -EBUSY: another one has it; or negative errno. */
 CONC__PRIVATE int conc__journal_lock(int fd) {
   short type = F_WRLCK;
-  if (CONC__FLOCK(fd) != 0)
-    return errno == EWOULDBLOCK || errno == EAGAIN ? -EBUSY : -errno;
-  if (!CONC_HAVE_FLOCK &&
-      conc__record_lock(fd, F_SETLK, 0, 1, &type) != 0)
+  if (conc__file_locks()) {
+    if (CONC__FLOCK(fd) == 0) return 0;
+    if (errno == EWOULDBLOCK || errno == EAGAIN) return -EBUSY;
+    if (!conc__call_refused(CONC__CALL_FLOCK)) return -errno;
+  }
+  if (conc__record_lock(fd, F_SETLK, 0, 1, &type) != 0)
     return errno == EACCES || errno == EAGAIN ? -EBUSY : -errno;
   return 0;
 }
@@ -36330,7 +36403,8 @@ CONC_API int conc_journal_read(const char *path,
   struct stat st;
   int fd, rc;
   conc__init();
-  if (!CONC_HAVE_FLOCK && stat(path, &st) == 0 && conc__journal_is_open(&st))
+  if (!conc__file_locks() && stat(path, &st) == 0 &&
+      conc__journal_is_open(&st))
     return -EBUSY; /* the lock would go with this descriptor */
   rc = conc__journal_open_at(AT_FDCWD, path, O_RDONLY, 0, &fd);
   if (rc == 0) rc = conc__journal_tell_all(fd, fn, arg);

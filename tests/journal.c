@@ -348,7 +348,7 @@ TEST(anybody_reads_a_journal_while_it_is_open) {
   CHECK_EQ(conc__journal_commit(j, &t, CONC__NEVER), 0);
   CHECK_EQ(back(j, 2, 7, 2e9), 0);
   forget();
-  if (CONC_HAVE_FLOCK) {
+  if (conc__file_locks()) {
     CHECK_EQ(conc_journal_read(here, read_all, &n), 0);
     CHECK_EQ(n, 4);
     CHECK_EQ(found.lost + found.torn, 0);

@@ -1,7 +1,9 @@
 /* The manager against itself and against peers that do not keep to the
    protocol: before and after the handshake. From inside, for the handshake. */
 #include "inside.h"
+#include "idle.h"
 #include "served.h"
+#include "tasks.h"
 
 #include <sys/ioctl.h>
 
@@ -638,6 +640,65 @@ TEST(malformed_frames_after_the_handshake_disturb_nobody) {
   }
   CHECK_EQ(conc_manager_shutdown(&m), 0);
   end(&s);
+}
+
+/* --- waits at a server --- */
+
+static void *get_idly(void *arg) {
+  char c;
+  CHECK_EQ(conc_get((conc_queue *)arg, &c, 1, CONC_FOREVER), -ECANCELED);
+  return arg;
+}
+static void *wait_idly(void *arg) {
+  CHECK_EQ(conc_event_wait((conc_event *)arg, 60), -ECANCELED);
+  return arg;
+}
+/* What two tasks spend that wait for what a server has, and the server. */
+static void idle_at_server(int (*how)(conc_task *), conc_queue *proxy,
+                           conc_event *event) {
+  conc_task getter, waiter;
+  double spent;
+  start(how, &getter, get_idly, proxy);
+  start(how, &waiter, wait_idly, event);
+  spent = spent_idly(idle_limit());
+  CHECK_EQ(conc_cancel(&getter), 0);
+  CHECK_EQ(conc_join(&getter, CONC_FOREVER), -ECANCELED);
+  CHECK_EQ(conc_cancel(&waiter), 0);
+  CHECK_EQ(conc_join(&waiter, CONC_FOREVER), -ECANCELED);
+  if (spent > idle_limit())
+    TEST_FAIL("a second's wait took %.3f s of the CPU", spent);
+}
+static conc_queue *idle_proxy;
+static conc_event *idle_event;
+static void *idle_coroutines(void *arg) {
+  idle_at_server(conc_coro_start, idle_proxy, idle_event);
+  return arg;
+}
+TEST(tasks_that_wait_for_a_server_take_no_time) {
+  conc_manager server, client;
+  conc_queue *q = conc_queue_new(NULL);
+  conc_event unset;
+  if (TEST_TSAN || TEST_ASAN || test_wrapped("valgrind"))
+    SKIP("a tool's own threads take some");
+  memset(&server, 0, sizeof server);
+  memset(&client, 0, sizeof client);
+  memset(&unset, 0, sizeof unset);
+  CHECK(q != NULL);
+  server.address = "127.0.0.1:0";
+  server.authkey = client.authkey = "abc";
+  CHECK_EQ(conc_manager_register_queue(&server, "queue", q), 0);
+  CHECK_EQ(conc_manager_register_event(&server, "event", &unset), 0);
+  CHECK_EQ(conc_manager_start(&server), 0);
+  client.address = conc_manager_address(&server);
+  CHECK_EQ(conc_manager_connect(&client, 60), 0);
+  idle_proxy = conc_manager_get(&client, "queue");
+  idle_event = conc_manager_event(&client, "event");
+  CHECK(idle_proxy != NULL && idle_event != NULL);
+  idle_at_server(conc_thread_start, idle_proxy, idle_event);
+  run(idle_coroutines, NULL);
+  CHECK_EQ(conc_manager_shutdown(&client), 0);
+  CHECK_EQ(conc_manager_shutdown(&server), 0);
+  conc_queue_free(q);
 }
 
 TEST_MAIN
