@@ -25833,6 +25833,16 @@ CONC__PRIVATE size_t conc__utf8_cut(const void *text, size_t n) {
                                                                       : n;
 }
 
+/* Copies a text, or as many of its characters as `size` bytes have room for,
+   with a NUL. Returns its bytes. */
+CONC__PRIVATE size_t conc__utf8_copy(char *to, size_t size, const char *text) {
+  size_t n = strnlen(text, size);
+  if (n == size) n = conc__utf8_cut(text, size - 1);
+  memcpy(to, text, n);
+  to[n] = 0;
+  return n;
+}
+
 /* From ASCII to ASCII in long steps, in between by characters. */
 CONC__PRIVATE bool conc__utf8_valid(const unsigned char *p, size_t n) {
   size_t i = 0, length;
@@ -60816,7 +60826,9 @@ CONC__PRIVATE ssize_t conc__far_holders(conc_queue *queue,
       conc_queue_holder *h = &out[count];
       memset(h, 0, sizeof *h);
       snprintf(h->name, sizeof h->name, "%.*s",
-               (int)(name.size < 47 ? name.size : 47), name.text);
+               (int)(name.size < 48 ? name.size
+                                    : conc__utf8_cut(name.text, 47)),
+               name.text);
       h->leases = (size_t)pending;
       h->silence =
           conc__part_is(&name, q->redis->consumer) ? 0 : (double)idle / 1000;
@@ -73093,14 +73105,17 @@ CONC__PRIVATE void conc__slow_look_at_all(double limit, double now,
 
 /* --- slow turns: telling --- */
 
+/* The name of a task; of a long one the first characters. */
 CONC__PRIVATE void conc__slow_put_name(char *to, size_t size,
                                        const conc_task *t) {
+  char name[CONC__REPORT_NAME + 1];
   conc__buffer b;
   memset(&b, 0, sizeof b);
-  b.data = (unsigned char *)to;
-  b.capacity = size - 1;
+  b.data = (unsigned char *)name;
+  b.capacity = sizeof name - 1;
   conc__report_task_name(&b, t, false);
-  to[b.size] = 0;
+  name[b.size] = 0;
+  conc__utf8_copy(to, size, name);
 }
 
 /* Finds the coroutine that is in the turn, and its name. Under the guard,
@@ -73315,7 +73330,7 @@ CONC__PRIVATE size_t conc__contention_begins(conc__waiter *w,
   memset(&key, 0, sizeof key);
   key.what = w->what != NULL ? w->what : "something";
   key.relation = w->owner == NULL ? w->relation : NULL;
-  if (w->name != NULL) strncpy(key.name, w->name, sizeof key.name - 1);
+  if (w->name != NULL) conc__utf8_copy(key.name, sizeof key.name, w->name);
   if (key.name[0] == 0) key.object = object;
   conc__mutex_lock(guard);
   if (conc__contention.table != NULL) {
