@@ -7897,6 +7897,7 @@ conc__check_failed(const char *expr, const char *file, int line) {
 extern "C" {
 #endif
 __attribute__((unused)) static bool conc__guards_are_free(void);
+__attribute__((unused)) static bool conc__guards_are_none(void);
 __attribute__((unused)) static void *conc__checked_malloc(size_t size) {
   CONC__CHECK(conc__guards_are_free());
   return CONC_MALLOC(size);
@@ -7921,6 +7922,26 @@ __attribute__((unused)) static void conc__checked_free(void *memory) {
 #define CONC_FREE(memory) conc__checked_free(memory)
 #else
 #define CONC__CHECK(expr) ((void)0)
+#endif
+
+/* Around a call of the system that may wait for something else than this
+   process: for another one, for a peer, for what is at the other end of a pipe
+   or a terminal, for a disk, for time to pass. It is made with no guard held,
+   not even with a slow one: or else all that want the guard wait, too, for as
+   long as that takes. tests/waits.sh says which calls are such, and finds the
+   one that is made without this. What does not wait as it is called says so by
+   CONC__AT_ONCE. These are the reasons: the descriptor is nonblocking (a
+   waker, a signalfd, a listener), or has room for all (a byte on a pipe of its
+   own); the child has ended, the signal is pending; the file is one of /proc,
+   /dev/zero or /dev/null, or is in memory; or there is no other task that
+   could want a guard, in a process of the library's own that makes system
+   calls only. */
+#define CONC__WAITS(call) (CONC__MAY_WAIT(), (call))
+#define CONC__AT_ONCE(call) (call)
+#ifdef CONC__CHECK_WAITS /* with CONC_CHECKED: abort if a guard is held */
+#define CONC__MAY_WAIT() CONC__CHECK(conc__guards_are_none())
+#else
+#define CONC__MAY_WAIT() ((void)0)
 #endif
 
 /* What different CPUs write at the same time lies in different lines of the
@@ -8854,7 +8875,7 @@ CONC__PRIVATE int conc__accept_raw(int fd) {
 #endif
   flags = fcntl(fd, F_GETFL);
   birth = conc__birth_begin(flags < 0 || (flags & O_NONBLOCK) == 0);
-  client = accept(fd, NULL, NULL);
+  client = CONC__AT_ONCE(accept(fd, NULL, NULL));
   error = errno;
   CONC__POINT();
   if (client >= 0) {
@@ -8943,7 +8964,7 @@ CONC__PRIVATE unsigned conc__stdio_before_fork(void) {
   for (i = 0; i < 2; i++) {
     FILE *stream = conc__stdio(i);
     if (ftrylockfile(stream) != 0) continue;
-    fflush(stream);
+    CONC__WAITS(fflush(stream));
     if (CONC_HAVE_FPURGE) funlockfile(stream);
     else locked |= 1u << i;
   }
@@ -8968,7 +8989,7 @@ CONC__PRIVATE void conc__stdio_after_fork(unsigned locked, bool is_child) {
 CONC__PRIVATE void conc__stdio_end(void) {
   unsigned i;
   for (i = 0; i < 2; i++)
-    if (!(conc__stdio_spoiled & 1u << i)) fflush(conc__stdio(i));
+    if (!(conc__stdio_spoiled & 1u << i)) CONC__WAITS(fflush(conc__stdio(i)));
 }
 
 /* A connection; or negative errno. */
@@ -9020,7 +9041,7 @@ CONC__PRIVATE void conc__waker_wake(const int fds[2]) {
   ssize_t n;
   int state = conc__pthread_cancel_off();
   CONC__POINT();
-  do n = write(fds[1], &one, sizeof one);
+  do n = CONC__AT_ONCE(write(fds[1], &one, sizeof one));
   while (n < 0 && errno == EINTR);
   conc__pthread_cancel_back(state);
 }
@@ -9029,7 +9050,7 @@ CONC__PRIVATE void conc__waker_wake(const int fds[2]) {
 CONC__PRIVATE void conc__waker_drain(const int fds[2]) {
   unsigned char bytes[64];
   ssize_t n;
-  do n = read(fds[0], bytes, sizeof bytes);
+  do n = CONC__AT_ONCE(read(fds[0], bytes, sizeof bytes));
   while (n == (ssize_t)sizeof bytes || (n < 0 && errno == EINTR));
 }
 
@@ -9044,10 +9065,11 @@ CONC__PRIVATE int conc__random(void *out, size_t size) {
     bool call = CONC_HAVE_GETRANDOM && conc__call_may(CONC__CALL_GETRANDOM);
     ssize_t n;
     if (!call && fd < 0) {
-      fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
+      fd = CONC__WAITS(open("/dev/urandom", O_RDONLY | O_CLOEXEC));
       if (fd < 0) return -errno;
     }
-    n = call ? CONC__GETRANDOM(p, size) : read(fd, p, size);
+    n = call ? CONC__WAITS(CONC__GETRANDOM(p, size))
+             : CONC__WAITS(read(fd, p, size));
     if (n > 0) {
       p += n;
       size -= (size_t)n;
@@ -9079,7 +9101,7 @@ CONC__PRIVATE int conc__file_open(void) {
     fd = conc__fd_lift(CONC__MKSTEMP(names[i]));
     if (fd >= 0 && !CONC_HAVE_CLOEXEC) conc__set_cloexec(fd);
     conc__birth_end(birth);
-    if (fd >= 0) unlink(names[i]);
+    if (fd >= 0) CONC__AT_ONCE(unlink(names[i]));
   }
   return fd;
 }
@@ -9090,7 +9112,7 @@ CONC__PRIVATE int conc__file_open(void) {
 CONC__PRIVATE int conc__file_get(int fd, void *data, size_t size, size_t at) {
   char *p = (char *)data;
   while (size > 0) {
-    ssize_t n = pread(fd, p, size, (off_t)at);
+    ssize_t n = CONC__WAITS(pread(fd, p, size, (off_t)at));
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) return -EPROTO;
     p += n;
@@ -9106,7 +9128,7 @@ CONC__PRIVATE int conc__file_put_at(int fd, const void *data, size_t size,
                                     uint64_t at) {
   const char *p = (const char *)data;
   while (size > 0) {
-    ssize_t n = pwrite(fd, p, size, (off_t)at);
+    ssize_t n = CONC__WAITS(pwrite(fd, p, size, (off_t)at));
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) return n < 0 ? -errno : -EIO;
     p += n;
@@ -9121,7 +9143,7 @@ CONC__PRIVATE int conc__file_put_at(int fd, const void *data, size_t size,
    say nothing about it. */
 CONC__PRIVATE int conc__file_sync(int fd) {
   int rc;
-  do rc = CONC__FILE_SYNC(fd);
+  do rc = CONC__WAITS(CONC__FILE_SYNC(fd));
   while (rc < 0 && errno == EINTR);
   return rc < 0 ? -errno : 0;
 }
@@ -9130,7 +9152,7 @@ CONC__PRIVATE int conc__file_sync(int fd) {
    names in it. A file system that cannot do that for a directory needs not. */
 CONC__PRIVATE int conc__file_sync_all(int fd) {
   int rc;
-  do rc = fsync(fd);
+  do rc = CONC__WAITS(fsync(fd));
   while (rc < 0 && errno == EINTR);
   return rc < 0 && errno != EINVAL ? -errno : 0;
 }
@@ -9160,7 +9182,8 @@ CONC__INLINE bool conc__pagemap_sound(uint64_t entry) {
 CONC__PRIVATE bool conc__page_is_private(int *fd, const void *p) {
   uint64_t entry = 0;
   if (*fd == -1) {
-    *fd = conc__fd_lift(open(CONC__PAGEMAP, O_RDONLY | O_CLOEXEC));
+    *fd = conc__fd_lift(
+        CONC__AT_ONCE(open(CONC__PAGEMAP, O_RDONLY | O_CLOEXEC)));
     if (*fd >= 0 && (conc__file_get(*fd, &entry, sizeof entry,
                                     (uintptr_t)&entry / conc__page *
                                         sizeof entry) != 0 ||
@@ -9196,7 +9219,7 @@ CONC__PRIVATE int conc__file_reserve(int fd, size_t at, size_t size) {
   const size_t step = (size_t)1 << 20;
   while (rc == 0 && size > 0) {
     size_t n = size < step ? size : step;
-    rc = -posix_fallocate(fd, (off_t)at, (off_t)n);
+    rc = -CONC__WAITS(posix_fallocate(fd, (off_t)at, (off_t)n));
     if (rc == -EINTR) {
       rc = 0;
       continue;
@@ -9223,7 +9246,7 @@ CONC__PRIVATE void *conc__pages_map(size_t size) {
   int fd = -1;
   void *p;
   if (CONC__MAP_ANONYMOUS == 0) {
-    fd = open("/dev/zero", O_RDWR | O_CLOEXEC);
+    fd = CONC__AT_ONCE(open("/dev/zero", O_RDWR | O_CLOEXEC));
     if (fd < 0) return NULL;
   }
   p = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, fd, 0);
@@ -9939,7 +9962,8 @@ typedef struct conc__thread {
   bool gives_way; /* >>aside: it works beside a loop, see conc__give_way */
   struct conc__trace_ring *trace; /* >>trace: where its events go; or NULL */
 #ifdef CONC_CHECKED
-  unsigned guards; /* >>park: that it holds, see conc__guards_are_free */
+  unsigned guards[2]; /* >>park: that it holds, see conc__guards_are_free; and
+                         of the slow ones */
 #endif
 } conc__thread;
 
@@ -10284,7 +10308,7 @@ CONC__PRIVATE void conc__thread_sleep(conc__actor *self, unsigned bits,
     unsigned seen = CONC__LOAD(&self->word);
     self->until = deadline;
     if (seen & CONC__PARKED)
-      conc__futex_wait(&self->word, seen, deadline, false);
+      CONC__WAITS(conc__futex_wait(&self->word, seen, deadline, false));
     /* Whether a waker was faster does not matter: the next turn looks. */
     conc__park_retract(self);
     if (deadline < CONC__NEVER && conc_now() >= deadline) return;
@@ -10295,6 +10319,7 @@ CONC__PRIVATE void conc__thread_sleep(conc__actor *self, unsigned bits,
 CONC__PRIVATE void conc__thread_park(conc__actor *self, unsigned bits,
                                      double deadline) {
   CONC__CHECK(self == &conc__this.actor);
+  CONC__MAY_WAIT();
   if (CONC__LOAD(&self->word) & bits) return;
   CONC__TRACE(stops(self));
   conc__thread_sleep(self, bits, deadline);
@@ -10374,7 +10399,8 @@ CONC__PRIVATE int conc__thread_poll_until(conc__actor *self, struct pollfd *p,
       CONC__TRACE(stops(self));
     }
     CONC__POINT();
-    ready = poll(p, (nfds_t)n + 1, ms);
+    if (ms != 0) CONC__MAY_WAIT();
+    ready = CONC__AT_ONCE(poll(p, (nfds_t)n + 1, ms)); /* or a look */
     error = errno;
     if (sleeps) CONC__TRACE(goes_on(self));
     self->fd = 0;
@@ -10382,7 +10408,7 @@ CONC__PRIVATE int conc__thread_poll_until(conc__actor *self, struct pollfd *p,
     /* The canceller was faster, and is about to write to the waker: not before
        that may this thread end and close it. */
     if (sleeps && !conc__park_retract(self) && thread->has_waker)
-      while (waker->revents == 0) ready += poll(waker, 1, -1) > 0;
+      while (waker->revents == 0) ready += CONC__WAITS(poll(waker, 1, -1)) > 0;
     if (waker->revents) {
       ready--;
       if (!(waker->revents & POLLNVAL) && conc__waker_is_ours(thread->waker)) {
@@ -10474,14 +10500,18 @@ typedef struct conc__mutex {
 #define CONC__MUTEX_SLOW {0, false, {0}}
 #endif
 
-/* Counts the guards that a thread holds, for conc__guards_are_free. */
+/* Counts the guards that a thread holds: no memory may be taken with one but
+   the slow ones, and nothing may wait with any. */
 #ifdef CONC_CHECKED
-#define CONC__GUARDS_MORE(m) (conc__this.guards += !(m)->slow)
-#define CONC__GUARDS_LESS(m) (conc__this.guards -= !(m)->slow)
-#define CONC__GUARDS_NONE() (conc__this.guards = 0)
+#define CONC__GUARDS_MORE(m) (conc__this.guards[(m)->slow]++)
+#define CONC__GUARDS_LESS(m) (conc__this.guards[(m)->slow]--)
+#define CONC__GUARDS_NONE() (conc__this.guards[0] = conc__this.guards[1] = 0)
 
 __attribute__((unused)) static bool conc__guards_are_free(void) {
-  return conc__this.guards == 0;
+  return conc__this.guards[0] == 0;
+}
+__attribute__((unused)) static bool conc__guards_are_none(void) {
+  return conc__this.guards[0] == 0 && conc__this.guards[1] == 0;
 }
 #else
 #define CONC__GUARDS_MORE(m) ((void)0)
@@ -10538,7 +10568,7 @@ CONC__PRIVATE void conc__mutex_lock_slow(conc__mutex *m) {
       if (was_light && !CONC__LOAD_RELAXED(&conc__fence_is_light))
         until = conc_now() + 0.01;
     }
-    conc__futex_wait(&m->word, taken, until, false);
+    CONC__AT_ONCE(conc__futex_wait(&m->word, taken, until, false));
   }
 }
 
@@ -10744,6 +10774,11 @@ CONC__PRIVATE void conc__fork_enter(unsigned row,
   conc__mutex_unlock(&conc__fork_guard);
 }
 
+/* How many forks this process has made, for one that asks whether one has come
+   in between. Written while all guards of the rows are held: so read with any
+   of them. */
+static unsigned conc__forks;
+
 /* Releases what conc__atfork_prepare has taken, by the rows of `which`. */
 CONC__PRIVATE void conc__fork_undo(unsigned which) {
   unsigned row;
@@ -10776,6 +10811,7 @@ CONC__PRIVATE void conc__atfork_prepare(void) {
 }
 
 CONC__PRIVATE void conc__atfork_parent(void) {
+  conc__forks++;
   conc__birth_end(conc__this.fork_birth);
   conc__mutex_unlock(&conc__fork_guard);
   conc__fork_undo(conc__this.fork_rows);
@@ -11997,7 +12033,7 @@ CONC__PRIVATE int conc__registry_fd(struct conc__registry *r) {
   if (conc__registry_has(mine, lost)) return lost;
   if (lost < 0) return -1;
   snprintf(path, sizeof path, "/proc/%ld/fd/%d", (long)getppid(), lost);
-  fd = conc__fd_lift(open(path, O_RDWR | O_CLOEXEC));
+  fd = conc__fd_lift(CONC__AT_ONCE(open(path, O_RDWR | O_CLOEXEC)));
   if (fd >= 0 && !conc__registry_has(mine, fd)) {
     close(fd);
     fd = -1;
@@ -12015,7 +12051,7 @@ CONC__PRIVATE int conc__registry_reopen(struct conc__registry *r) {
   if (r != conc__family || !conc__open_locks() || CONC__MADV_DONTFORK < 0)
     return -1;
   snprintf(path, sizeof path, "/proc/self/fd/%d", conc__registry_local(r)->fd);
-  return conc__fd_lift(open(path, O_RDWR | O_CLOEXEC));
+  return conc__fd_lift(CONC__AT_ONCE(open(path, O_RDWR | O_CLOEXEC)));
 }
 
 /* Makes a mapping, which a forked child does not get, that keeps the locks of
@@ -12113,7 +12149,7 @@ CONC__PRIVATE char *conc__shared_map(void *at, size_t size) {
   void *p;
   if (at != NULL) flags |= MAP_FIXED;
   if (CONC__MAP_ANONYMOUS == 0) {
-    fd = open("/dev/zero", O_RDWR | O_CLOEXEC);
+    fd = CONC__AT_ONCE(open("/dev/zero", O_RDWR | O_CLOEXEC));
     if (fd < 0) return NULL;
   }
   p = mmap(at, size, PROT_READ | PROT_WRITE, flags, fd, 0);
@@ -12242,7 +12278,8 @@ CONC__PRIVATE void conc__shared_sleep(conc__actor *self, unsigned *word,
     until += CONC__SHARED_LOOK;
     CONC__TRACE(reason("another process", -1));
     CONC__TRACE(stops(self));
-    conc__futex_wait(word, value, until < deadline ? until : deadline, true);
+    CONC__WAITS(conc__futex_wait(word, value,
+                                 until < deadline ? until : deadline, true));
     CONC__TRACE(goes_on(self));
     return;
   }
@@ -14693,7 +14730,7 @@ CONC__PRIVATE bool conc__shared_barrier_enter(conc_barrier *barrier,
              CONC__CAS(guard, &seen, id))
       return true;
     else if (i + 1 < looks)
-      conc__futex_wait(guard, seen, conc_now() + 1e-3, true);
+      CONC__WAITS(conc__futex_wait(guard, seen, conc_now() + 1e-3, true));
   }
   return false;
 }
@@ -17630,7 +17667,7 @@ typedef struct conc__quitter {
 CONC__PRIVATE int conc__thread_outcome(const conc_task *task, pthread_t thread,
                                        void **result) {
   *result = NULL;
-  if (pthread_join(thread, result) != 0) return -ECHILD;
+  if (CONC__WAITS(pthread_join(thread, result)) != 0) return -ECHILD;
 #if CONC_HAVE_PTHREAD_CANCEL
   if (*result == PTHREAD_CANCELED) {
     *result = NULL;
@@ -18585,18 +18622,19 @@ CONC__PRIVATE int conc__epoll_ask(int poller, struct epoll_event *e, int n,
     int rc, error;
     time[0] = (int64_t)t.tv_sec;
     time[1] = (int64_t)t.tv_nsec;
-    rc = (int)syscall(CONC__SYS_EPOLL_PWAIT2, poller, e, n, time, NULL, 0);
+    rc = (int)CONC__WAITS(
+        syscall(CONC__SYS_EPOLL_PWAIT2, poller, e, n, time, NULL, 0));
     if (rc >= 0 || errno == EINTR || errno == EBADF) return rc;
     /* EINVAL may mean the descriptor, which is no poller. Then the other call
        fails, too. */
     error = errno;
-    rc = epoll_wait(poller, e, n, conc__milliseconds(deadline));
+    rc = CONC__WAITS(epoll_wait(poller, e, n, conc__milliseconds(deadline)));
     if (rc < 0) return rc;
     errno = error;
     (void)conc__call_refused(CONC__CALL_EPOLL_PWAIT);
     return rc;
   }
-  return epoll_wait(poller, e, n, conc__milliseconds(deadline));
+  return CONC__WAITS(epoll_wait(poller, e, n, conc__milliseconds(deadline)));
 }
 
 /* What does not fit into the array is reported by the next look: the kernel
@@ -18642,7 +18680,9 @@ CONC__PRIVATE int conc__kqueue_change(conc__loop *loop, int fd, short filter,
                                       unsigned short flags) {
   struct kevent e;
   EV_SET(&e, (uintptr_t)fd, filter, flags, 0, 0, 0);
-  return kevent(loop->poller.fd, &e, 1, NULL, 0, NULL) < 0 ? -errno : 0;
+  return CONC__AT_ONCE(kevent(loop->poller.fd, &e, 1, NULL, 0, NULL)) < 0
+             ? -errno
+             : 0;
 }
 
 /* A kqueue above the numbers of stdio (see conc__fd_lift; not every system can
@@ -18716,8 +18756,8 @@ CONC__PRIVATE bool conc__kqueue_wait(conc__loop *loop, double deadline) {
   struct timespec t = {0, 0};
   int n, i;
   if (deadline < CONC__NEVER) t = conc__timespec(conc__remaining(deadline));
-  n = kevent(loop->poller.fd, NULL, 0, e, 128,
-             deadline < CONC__NEVER ? &t : NULL);
+  n = CONC__WAITS(kevent(loop->poller.fd, NULL, 0, e, 128,
+                         deadline < CONC__NEVER ? &t : NULL));
   if (n < 0 && (errno == EBADF || errno == EINVAL)) loop->poller.lost = true;
   for (i = 0; i < n; i++) {
     int events = e[i].filter == EVFILT_READ ? CONC_READ : CONC_WRITE;
@@ -18802,7 +18842,7 @@ CONC__PRIVATE bool conc__poll_wait(conc__loop *loop, double deadline) {
     }
   }
   count = conc__poll_fill(loop, p, room);
-  n = poll(p, (nfds_t)count, conc__milliseconds(deadline));
+  n = CONC__WAITS(poll(p, (nfds_t)count, conc__milliseconds(deadline)));
   if (n > 0 && p[0].revents && !conc__poll_is_ours(loop))
     loop->poller.lost = true;
   else if (n > 0 && p[0].revents)
@@ -19374,9 +19414,9 @@ CONC__PRIVATE bool conc__thread_is_only(void) {
   const char *p;
   ssize_t n;
   int field;
-  int fd = open("/proc/self/stat", O_RDONLY | O_CLOEXEC);
+  int fd = CONC__AT_ONCE(open("/proc/self/stat", O_RDONLY | O_CLOEXEC));
   if (fd < 0) return false;
-  n = read(fd, text, sizeof text - 1);
+  n = CONC__AT_ONCE(read(fd, text, sizeof text - 1));
   close(fd);
   text[n > 0 ? n : 0] = 0;
   p = strrchr(text, ')'); /* the second of its fields: the program's name */
@@ -19597,7 +19637,8 @@ CONC__PRIVATE void conc__loop_run(conc__loop *loop, const conc_task *until) {
       conc__poller_stop(loop);
       conc__poller_renew(loop);
       conc__mutex_unlock_last(&loop->inbox.guard);
-      if (loop->poller.lost) (void)poll(NULL, 0, 1); /* not to spin */
+      if (loop->poller.lost)
+        (void)CONC__WAITS(poll(NULL, 0, 1)); /* not to spin */
     }
     conc__inbox_take(loop);
     if (loop->timers.count > 0) conc__timers_expire(loop, now);
@@ -20006,7 +20047,8 @@ CONC__PRIVATE void conc__overflow_caught(int number, siginfo_t *info,
                      "(.stack_size)\n",
                      what, conc_name(self->task),
                      co->map_size - conc__stack_guard());
-    if (n > 0 && write(2, text, (size_t)n) < 0) n = 0; /* it is not heard */
+    if (n > 0 && CONC__AT_ONCE(write(2, text, (size_t)n)) < 0)
+      n = 0; /* it is not heard */
   }
   if (before->sa_flags & SA_SIGINFO) {
     before->sa_sigaction(number, info, context);
@@ -20611,7 +20653,7 @@ CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout) {
         continue;
       }
     } else {
-      n = read(fd, buf, size);
+      n = CONC__WAITS(read(fd, buf, size));
       conc__pipe_widen(fd, n);
     }
     if (n >= 0) {
@@ -20675,7 +20717,8 @@ CONC__PRIVATE ssize_t conc__write_some(int fd, const void *buf, size_t size,
       }
       /* A blocking pipe that is ready takes PIPE_BUF bytes without waiting;
          with more, write() waits for a reader. */
-      n = write(fd, buf, blocking && size > PIPE_BUF ? PIPE_BUF : size);
+      n = CONC__WAITS(
+          write(fd, buf, blocking && size > PIPE_BUF ? PIPE_BUF : size));
       if (n < (ssize_t)size) conc__pipe_widen(fd, n); /* it is full now */
     }
     conc__turn_charge(n);
@@ -20803,7 +20846,8 @@ CONC__PRIVATE int conc__resolve_now(conc__resolve *r, int flags) {
   hints.ai_flags = flags | (r->passive ? AI_PASSIVE : 0);
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_family = r->family;
-  rc = getaddrinfo(r->host[0] ? r->host : NULL, r->port, &hints, &info);
+  rc = CONC__WAITS(
+      getaddrinfo(r->host[0] ? r->host : NULL, r->port, &hints, &info));
   for (i = rc == 0 ? info : NULL; i != NULL && r->count < CONC__ADDRESSES;
        i = i->ai_next) {
     conc__place *place = &r->places[r->count];
@@ -20976,12 +21020,14 @@ CONC__PRIVATE bool conc__socket_file_is_stale(const conc__place *place) {
   struct stat st;
   bool stale;
   int fd;
-  if (lstat(un->sun_path, &st) < 0 || !S_ISSOCK(st.st_mode)) return false;
+  if (CONC__WAITS(lstat(un->sun_path, &st)) < 0 || !S_ISSOCK(st.st_mode))
+    return false;
   fd = conc__socket(AF_UNIX, SOCK_DGRAM);
   if (fd < 0) return false;
-  stale = connect(fd, addr, place->size) < 0 && errno == ECONNREFUSED;
+  stale = CONC__AT_ONCE(connect(fd, addr, place->size)) < 0 &&
+          errno == ECONNREFUSED;
   close(fd);
-  return stale && unlink(un->sun_path) == 0;
+  return stale && CONC__WAITS(unlink(un->sun_path)) == 0;
 }
 
 /* Locks the directory of a socket file, and returns a descriptor for
@@ -20996,7 +21042,7 @@ CONC__PRIVATE int conc__socket_file_lock(const conc__place *place) {
          sizeof path);
   slash = strrchr(path, '/');
   slash[slash == path] = 0; /* of "/x" the directory is "/" */
-  fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  fd = CONC__WAITS(open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (fd < 0) return -ENOTSUP; /* it may be entered, but not read */
   if (CONC__FLOCK(fd) == 0) return fd;
   rc = errno == EWOULDBLOCK ? -EAGAIN : -ENOTSUP;
@@ -21045,12 +21091,12 @@ CONC__PRIVATE int conc__socket_file_mode(const conc__place *place,
   const struct sockaddr_un *un = (const struct sockaddr_un *)&place->address;
   struct stat st;
   int rc;
-  if (lstat(un->sun_path, &st) != 0) return -errno;
+  if (CONC__WAITS(lstat(un->sun_path, &st)) != 0) return -errno;
   if (!S_ISSOCK(st.st_mode)) return -EADDRINUSE; /* another one's by now */
   if ((st.st_mode & 0777) == (mode_t)mode) return 0;
-  if (chmod(un->sun_path, (mode_t)mode) == 0) return 0;
+  if (CONC__WAITS(chmod(un->sun_path, (mode_t)mode)) == 0) return 0;
   rc = -errno;
-  unlink(un->sun_path);
+  CONC__WAITS(unlink(un->sun_path));
   return rc;
 }
 
@@ -21058,7 +21104,7 @@ CONC__PRIVATE int conc__socket_file_mode(const conc__place *place,
    gives it those of the socket. Elsewhere this fails, and in its place
    conc__socket_file_mode is in time, too. */
 CONC__PRIVATE void conc__socket_mode(int fd, unsigned mode) {
-  int rc = fchmod(fd, (mode_t)mode);
+  int rc = CONC__WAITS(fchmod(fd, (mode_t)mode));
   (void)rc;
 }
 
@@ -21337,7 +21383,7 @@ CONC__PRIVATE int conc__socket_connect(int *fd, const conc__place *place,
   const struct sockaddr *addr = (const struct sockaddr *)&place->address;
   int rc = conc__socket_open(fd, place->address.ss_family, SOCK_STREAM, own);
   if (rc != 0) return rc;
-  while (connect(*fd, addr, place->size) < 0) {
+  while (CONC__AT_ONCE(connect(*fd, addr, place->size)) < 0) {
     rc = -errno;
     /* It goes on in the system, also after a signal: connect() is not called
        again, which would say EALREADY. When the socket can be written to, its
@@ -21781,7 +21827,7 @@ CONC__PRIVATE int conc__signal_take(const sigset_t *set) {
     for (i = 1; i < 128; i++) /* no system has more */
       if (sigismember(set, i) == 1 && sigismember(&pending, i) == 1)
         any |= sigaddset(&both, i) == 0;
-  if (any && sigwait(&both, &number) != 0) number = 0;
+  if (any && CONC__AT_ONCE(sigwait(&both, &number)) != 0) number = 0;
   CONC__STORE(&taken_by, 0ul);
   return number;
 #endif
@@ -21816,7 +21862,7 @@ CONC__PRIVATE int conc__signal_await(const sigset_t *set, double deadline) {
   fd = conc__fd_lift(fd);
   if (fd < 0) return fd;
   do {
-    rc = read(fd, &info, sizeof info) == (ssize_t)sizeof info
+    rc = CONC__AT_ONCE(read(fd, &info, sizeof info)) == (ssize_t)sizeof info
              ? (int)info.ssi_signo
              : -errno;
     if (rc != -EAGAIN && rc != -EINTR) break;
@@ -21866,7 +21912,9 @@ CONC__PRIVATE int conc__signal_waker_open(int *waker) {
 /* By a handler: nothing else is safe in it. */
 CONC__PRIVATE void conc__signal_waker_write(const int *waker) {
   uint64_t one = 1;
-  while (write(waker[1], &one, sizeof one) < 0 && errno == EINTR) continue;
+  while (CONC__AT_ONCE(write(waker[1], &one, sizeof one)) < 0 &&
+         errno == EINTR)
+    continue;
 }
 
 /* --- signals that end a task --- */
@@ -22218,7 +22266,8 @@ enum { CONC__NAMED_PATH = 256 };
 CONC__PRIVATE void conc__named_path(char path[CONC__NAMED_PATH],
                                     const char *name) {
   snprintf(path, CONC__NAMED_PATH, "%s/conc.%s",
-           access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp", name);
+           CONC__AT_ONCE(access("/dev/shm", W_OK)) == 0 ? "/dev/shm" : "/tmp",
+           name);
 }
 
 /* Removes the file that is open as `fd`, by a process that has its OPENS. The
@@ -22227,9 +22276,10 @@ CONC__PRIVATE void conc__named_path(char path[CONC__NAMED_PATH],
 CONC__PRIVATE int conc__named_remove(const char *path, int fd) {
   struct stat is, there;
   if (fstat(fd, &is) != 0) return -errno;
-  if (lstat(path, &there) != 0) return errno == ENOENT ? 0 : -errno;
+  if (CONC__AT_ONCE(lstat(path, &there)) != 0)
+    return errno == ENOENT ? 0 : -errno;
   if (is.st_ino != there.st_ino || is.st_dev != there.st_dev) return 0;
-  return unlink(path) == 0 ? 0 : -errno;
+  return CONC__AT_ONCE(unlink(path)) == 0 ? 0 : -errno;
 }
 
 /* The last user of this process leaves, and is about to close the descriptor,
@@ -22334,11 +22384,12 @@ CONC__PRIVATE void conc__tracker_shrink(void) {
   keep[1] = (uintptr_t)(void *)&errno & ~page;
   keep[2] = (uintptr_t)pthread_self() & ~page;
   if (conc__valgrind(CONC__VALGRIND_RUNNING, NULL, NULL) != 0) return;
-  fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+  fd = CONC__AT_ONCE(open("/proc/self/maps", O_RDONLY | O_CLOEXEC));
   if (fd < 0) return;
   madvise(NULL, 0, MADV_DONTNEED);
   mmap(NULL, 0, PROT_READ, MAP_PRIVATE | CONC__MAP_ANONYMOUS, -1, 0);
-  while ((n = read(fd, text + have, sizeof text - 1 - have)) > 0) {
+  while ((n = CONC__AT_ONCE(read(fd, text + have, sizeof text - 1 - have))) >
+         0) {
     have += (size_t)n;
     for (start = i = 0; i < have; i++)
       if (text[i] == '\n') {
@@ -22397,11 +22448,11 @@ CONC__PRIVATE void conc__tracker_main(const char *path, int fd) {
   struct flock all;
   short type = F_WRLCK;
   conc__tracker_signals();
-  if (fstat(fd, &was) != 0 || chdir("/") != 0) return;
+  if (fstat(fd, &was) != 0 || CONC__AT_ONCE(chdir("/")) != 0) return;
   /* Opened anew, as descriptor 0: the inherited one shares the lock on USES
      with the process that opened the file. */
   close(0);
-  if (open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC) != 0) return;
+  if (CONC__AT_ONCE(open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC)) != 0) return;
   /* Nothing that was inherited is in use here. Descriptors would keep other
      programs' pipes and sockets open. And the inherited descriptors of named
      files, as well as their mappings, which hold the open file, too, would
@@ -22421,7 +22472,7 @@ CONC__PRIVATE void conc__tracker_main(const char *path, int fd) {
   all.l_whence = SEEK_SET;
   all.l_len = CONC__BYTE_USES + 1;
   conc__named_remove("", 0); /* the first call of what is called below */
-  unlink("");
+  CONC__AT_ONCE(unlink(""));
   conc__tracker_shrink();
   /* Ends when no process uses the file. This one has OPENS from then on: no
      other can begin to use the file before it is removed. */
@@ -22463,7 +22514,7 @@ CONC__PRIVATE pid_t conc__tracker_await(pid_t pid) {
   int tries;
   for (tries = 0; pid > 0 && tries < 50; tries++) {
     if (conc__tracker_has_ended(pid)) return 0;
-    poll(NULL, 0, 1);
+    CONC__WAITS(poll(NULL, 0, 1));
   }
   return pid;
 }
@@ -22531,7 +22582,8 @@ CONC__PRIVATE void conc__tracker_start(conc__region *g, const char *path,
   if (!CONC__LINUX) conc__mutex_lock(&conc__shared_guard);
   if (ours && pid > 0) g->tracker = pid;
   conc__mutex_unlock(&conc__shared_guard);
-  while (!ours && pid > 0 && waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
+  while (!ours && pid > 0 && CONC__WAITS(waitpid(pid, NULL, 0)) < 0 &&
+         errno == EINTR) {
   }
 }
 
@@ -22551,8 +22603,8 @@ CONC__PRIVATE int conc__named_file(const char *path, double deadline,
   for (;;) {
     struct stat st;
     int rc = 0;
-    int fd = conc__fd_lift(
-        open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600));
+    int fd = conc__fd_lift(CONC__WAITS(
+        open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600)));
     if (fd < 0) return fd == -ELOOP ? -EACCES : fd; /* a link */
     /* /dev/shm and /tmp are open to all users: a file that another user made,
        or may change, is no place for memory. Nor is one that has a second name
@@ -22605,7 +22657,8 @@ CONC__PRIVATE int conc__named_is_made(int fd, off_t size, uint64_t want,
   struct conc__registry old;
   short type = F_WRLCK;
   memset(&old, 0, sizeof old);
-  if (size > 0 && pread(fd, &old, sizeof old, 0) < 0) return -errno;
+  if (size > 0 && CONC__WAITS(pread(fd, &old, sizeof old, 0)) < 0)
+    return -errno;
   /* Not marked as ready: it is new, or its maker died in init(), which may
      have left anything. */
   if (old.made == 0) return 0;
@@ -22653,7 +22706,7 @@ CONC__PRIVATE int conc__named_grow(int fd, size_t size, size_t reserve) {
   if (fstatvfs(fd, &room) == 0 && room.f_frsize > 0 && room.f_blocks > 0 &&
       reserve / room.f_frsize > room.f_bavail)
     return -ENOSPC;
-  if (ftruncate(fd, (off_t)size) != 0) return -errno;
+  if (CONC__WAITS(ftruncate(fd, (off_t)size)) != 0) return -errno;
   return conc__file_reserve(fd, 0, reserve);
 }
 
@@ -22953,8 +23006,10 @@ CONC__PRIVATE int conc__helper_start(void *(*fn)(void *), uintptr_t arg) {
   pthread_sigmask(SIG_SETMASK, &all, &old);
   rc = conc__thread_create(conc__helper_main, &h, 0, true);
   pthread_sigmask(SIG_SETMASK, &old, NULL);
+  /* Guards may be held by a starter that wants no fork to come in between: all
+     that the thread needs until then is a turn on some CPU. */
   while (rc == 0 && CONC__LOAD(&h.begun) == 0)
-    conc__futex_wait(&h.begun, 0, CONC__NEVER, false);
+    CONC__AT_ONCE(conc__futex_wait(&h.begun, 0, CONC__NEVER, false));
   return rc;
 }
 
@@ -23005,7 +23060,7 @@ CONC__PRIVATE void conc__process_collect(conc_task *t) {
   struct rusage used;
   pid_t pid;
   CONC__CHECK(t->as.process.program);
-  do pid = wait4(t->pid, NULL, 0, &used);
+  do pid = CONC__AT_ONCE(wait4(t->pid, NULL, 0, &used));
   while (pid < 0 && errno == EINTR);
   if (pid < 0) return;
   usage->user =
@@ -23017,7 +23072,8 @@ CONC__PRIVATE void conc__process_collect(conc_task *t) {
   usage->max_memory *= 1024;
 #endif
 #else
-  while (waitpid(t->pid, NULL, 0) < 0 && errno == EINTR) continue;
+  while (CONC__AT_ONCE(waitpid(t->pid, NULL, 0)) < 0 && errno == EINTR)
+    continue;
 #endif
 }
 
@@ -23085,7 +23141,7 @@ CONC__PRIVATE void *conc__process_await_main(void *arg) {
   /* WNOWAIT leaves the process as it is, so that conc__process_reap can wait
      for it under the guard. Until then the number stays taken: so it is safe
      to use it here without the guard. */
-  while (waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT) < 0 &&
+  while (CONC__WAITS(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT)) < 0 &&
          errno == EINTR) {
   }
   conc__process_reap(t);
@@ -23221,17 +23277,18 @@ CONC__PRIVATE void *conc__reaper_main(void *arg) {
     conc__mutex_unlock(&conc__processes_guard);
     if (poller < 0) {
       if (until <= 0) until = conc_now() + CONC__REAPER_STAYS;
-      conc__futex_wait(&conc__reaper_sleeps, 1, until, false);
+      CONC__WAITS(conc__futex_wait(&conc__reaper_sleeps, 1, until, false));
       continue;
     }
     /* The poller holds children, which only this thread reaps, and it is not
        closed before they are: so the descriptor stays good meanwhile. */
-    n = epoll_wait(poller, e, 64, CONC__REAPER_LOOKS);
+    n = CONC__WAITS(epoll_wait(poller, e, 64, CONC__REAPER_LOOKS));
     if (n < 0) lost = errno != EINTR;
     for (i = 0; i < n; i++) lost |= !conc__reaper_event(e[i].data.ptr);
     /* A poller that cannot be made anew must not make this thread spin. */
-    if (lost) conc__futex_wait(&conc__reaper_sleeps, 0, conc_now() + 0.05,
-                               false);
+    if (lost)
+      CONC__WAITS(
+          conc__futex_wait(&conc__reaper_sleeps, 0, conc_now() + 0.05, false));
     if (lost || n == 0) conc__reaper_look(lost);
   }
   conc__reaper_lives = false;
@@ -23497,7 +23554,7 @@ CONC__PRIVATE void conc__process_abandon(void) {
 CONC__PRIVATE void *conc__parent_watch(void *arg) {
   char byte;
   ssize_t n;
-  do n = read((int)(intptr_t)arg, &byte, 1);
+  do n = CONC__WAITS(read((int)(intptr_t)arg, &byte, 1));
   while (n < 0 && errno == EINTR);
   if (n >= 0) kill(getpid(), SIGKILL);
   return arg;
@@ -23637,7 +23694,7 @@ CONC__PRIVATE int conc__process_start_finish(conc_task *t, pid_t pid, int rc,
   conc__mutex_unlock(&conc__processes_guard);
   if (unknown) { /* its target has hardly begun */
     kill(pid, SIGKILL);
-    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
+    while (CONC__WAITS(waitpid(pid, NULL, 0)) < 0 && errno == EINTR) {
     }
   }
   /* The reaper is woken without the guard, which would only stop it again. It
@@ -23777,7 +23834,8 @@ CONC__PRIVATE int conc__spawn_file(conc__spawning *s, const char *path) {
   char *const *argv = (char *const *)(uintptr_t)s->x->argv;
   const char **shell;
   size_t n = 0;
-  int rc = -posix_spawn(s->pid, path, &s->actions, &s->attr, argv, s->env);
+  int rc = -CONC__WAITS(
+      posix_spawn(s->pid, path, &s->actions, &s->attr, argv, s->env));
   if (rc != -ENOEXEC) return rc;
   while (argv[n] != NULL) n++;
   shell = (const char **)CONC_MALLOC((n + 3) * sizeof *shell);
@@ -23787,8 +23845,8 @@ CONC__PRIVATE int conc__spawn_file(conc__spawning *s, const char *path) {
   /* From argv[1] on, with the NULL; there may be no argv[0]. */
   if (n > 0) memcpy(shell + 2, argv + 1, n * sizeof *shell);
   else shell[2] = NULL;
-  rc = -posix_spawn(s->pid, shell[0], &s->actions, &s->attr,
-                    (char *const *)(uintptr_t)shell, s->env);
+  rc = -CONC__WAITS(posix_spawn(s->pid, shell[0], &s->actions, &s->attr,
+                                (char *const *)(uintptr_t)shell, s->env));
   CONC_FREE(shell);
   return rc;
 }
@@ -23829,7 +23887,8 @@ CONC__PRIVATE int conc__spawn_search(conc__spawning *s) {
       rc = -ENAMETOOLONG;
     } else {
       snprintf(place, sizeof place, "%.*s%s%s", (int)n, from, slash, name);
-      if ((*place == '/' || s->x->cwd == NULL) && stat(place, &st) < 0)
+      if ((*place == '/' || s->x->cwd == NULL) &&
+          CONC__WAITS(stat(place, &st)) < 0)
         rc = -errno;
       if (rc == 0) rc = conc__spawn_file(s, place);
       if (rc != 0 && !conc__exec_elsewhere(rc)) return rc;
@@ -23868,7 +23927,7 @@ CONC__PRIVATE int conc__exec_spawn(conc__exec *x, pid_t *pid) {
 CONC__PRIVATE bool conc__exec_child_stdio(const conc__exec *x, int i) {
   int fd = x->stdio[i];
   if (x->file[i] != NULL) {
-    fd = open(x->file[i], conc__exec_file_flags(i), 0666);
+    fd = CONC__WAITS(open(x->file[i], conc__exec_file_flags(i), 0666));
     if (fd < 0) return false;
     if (fd == i) return true;
     if (dup2(fd, i) < 0) return false;
@@ -23924,7 +23983,7 @@ CONC__PRIVATE void conc__exec_child(const conc__exec *x) {
   for (i = 0; i < 2; i++)
     if (x->keep[i] >= 0) fcntl(x->keep[i], F_SETFD, 0);
   if (x->daemon && !conc__exec_child_bind(x->keep[1], x->new_group)) return;
-  if (x->cwd != NULL && chdir(x->cwd) < 0) return;
+  if (x->cwd != NULL && CONC__WAITS(chdir(x->cwd)) < 0) return;
   /* So its PATH is what execvp() looks into. */
   if (x->env != NULL) environ = (char **)(uintptr_t)x->env;
   execvp(x->path, (char *const *)(uintptr_t)x->argv);
@@ -23939,7 +23998,7 @@ CONC__PRIVATE int conc__exec_report(const conc__exec *x, int fd) {
   int rc = x->waits ? conc__fd_wait(fd, CONC_READ, CONC__NEVER) : 1;
   ssize_t n = 0;
   if (rc < 0) return rc;
-  do n = read(fd, &error, sizeof error);
+  do n = CONC__WAITS(read(fd, &error, sizeof error));
   while (n < 0 && errno == EINTR);
   return n == (ssize_t)sizeof error ? -error : 0;
 }
@@ -23975,7 +24034,7 @@ CONC__PRIVATE int conc__exec_fork(conc__exec *x, pid_t *pid) {
   if (*pid == 0) {
     conc__exec_child(x);
     error = errno;
-    n = write(report[1], &error, sizeof error);
+    n = CONC__AT_ONCE(write(report[1], &error, sizeof error));
     _exit(n == (ssize_t)sizeof error ? 127 : 126);
   }
   /* Or the report would wait for our own copy. */
@@ -23988,7 +24047,7 @@ CONC__PRIVATE int conc__exec_fork(conc__exec *x, pid_t *pid) {
     /* Nothing else knows this child: it is waited for here. It is about to
        exit, or its start was cancelled. */
     kill(*pid, SIGKILL);
-    while (waitpid(*pid, NULL, 0) < 0 && errno == EINTR) {
+    while (CONC__WAITS(waitpid(*pid, NULL, 0)) < 0 && errno == EINTR) {
     }
   }
   conc__mutex_lock(&conc__processes_guard);
@@ -24061,7 +24120,7 @@ typedef struct conc__spawn_message {
 CONC__PRIVATE int conc__file_put(int fd, const void *data, size_t size) {
   const char *p = (const char *)data;
   while (size > 0) {
-    ssize_t n = write(fd, p, size);
+    ssize_t n = CONC__WAITS(write(fd, p, size));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return -errno;
     p += n;
@@ -24096,7 +24155,7 @@ CONC__PRIVATE int conc__spawn_message_write(int fd, const conc_task *t,
 /* Reads a file of /proc, which tells no size, with a NUL behind it. For
    CONC_FREE; or NULL. */
 CONC__PRIVATE char *conc__proc_read(const char *name, size_t *size) {
-  int fd = open(name, O_RDONLY | O_CLOEXEC);
+  int fd = CONC__AT_ONCE(open(name, O_RDONLY | O_CLOEXEC));
   char *data = NULL;
   size_t room = 0;
   ssize_t n = -1;
@@ -24107,7 +24166,7 @@ CONC__PRIVATE char *conc__proc_read(const char *name, size_t *size) {
     n = -1;
     if (more == NULL) break;
     data = more;
-    n = read(fd, data + *size, room - *size - 1);
+    n = CONC__AT_ONCE(read(fd, data + *size, room - *size - 1));
     if (n > 0) *size += (size_t)n;
   } while (n > 0 || (n < 0 && errno == EINTR));
   close(fd);
@@ -24152,7 +24211,7 @@ typedef struct conc__spawn_command {
 CONC__PRIVATE void conc__spawn_command_load(conc__spawn_command *c) {
   static bool plain; /* there is no loader: it need not be asked again */
   char exe[4096];
-  ssize_t n = readlink(c->path, exe, sizeof exe - 1);
+  ssize_t n = CONC__AT_ONCE(readlink(c->path, exe, sizeof exe - 1));
   size_t size, before = 0, i;
   const char *program, *arg;
   const char **argv;
@@ -24193,7 +24252,9 @@ CONC__PRIVATE void conc__spawn_command_make(conc__spawn_command *c,
   }
   c->few[4] = NULL;
   c->path = conc__program;
-  if (!CONC__PROC_SELF_EXE || access("/proc/self/exe", X_OK) != 0) return;
+  if (!CONC__PROC_SELF_EXE ||
+      CONC__AT_ONCE(access("/proc/self/exe", X_OK)) != 0)
+    return;
   c->path = "/proc/self/exe";
   conc__spawn_command_load(c);
 }
@@ -24388,7 +24449,8 @@ CONC__PRIVATE int conc__popen_redirect(int i, int what, const char *file,
   *made = file == NULL && what < 0;
   if (file != NULL) return 0;
   if (what == CONC_DEVNULL) {
-    *theirs = conc__fd_lift(open("/dev/null", O_RDWR | O_CLOEXEC));
+    *theirs =
+        conc__fd_lift(CONC__AT_ONCE(open("/dev/null", O_RDWR | O_CLOEXEC)));
   } else if (what == CONC_PIPE) {
     int rc = conc__pipe_high(fds);
     if (rc != 0) return rc;
@@ -24426,19 +24488,19 @@ CONC__PRIVATE bool conc__popen_same_file(const char *a, const char *b) {
   char place[4096];
   struct stat of_a, of_b;
   if (strcmp(a, b) == 0) return true;
-  if (stat(a, &of_a) < 0) {
+  if (CONC__WAITS(stat(a, &of_a)) < 0) {
     /* Then it is one by its last name, if the directories are one. */
     if (strcmp(last_a != NULL ? last_a + 1 : a,
                last_b != NULL ? last_b + 1 : b) != 0)
       return false;
     snprintf(place, sizeof place, "%.*s.",
              last_a != NULL ? (int)(last_a + 1 - a) : 0, a);
-    if (stat(place, &of_a) < 0) return false;
+    if (CONC__WAITS(stat(place, &of_a)) < 0) return false;
     snprintf(place, sizeof place, "%.*s.",
              last_b != NULL ? (int)(last_b + 1 - b) : 0, b);
     b = place;
   }
-  return stat(b, &of_b) == 0 && of_a.st_dev == of_b.st_dev &&
+  return CONC__WAITS(stat(b, &of_b)) == 0 && of_a.st_dev == of_b.st_dev &&
          of_a.st_ino == of_b.st_ino;
 }
 
@@ -24466,7 +24528,8 @@ CONC__PRIVATE void conc__popen_describe(const conc_popen *p, conc__exec *x) {
   for (i = 0; i < 3; i++) {
     struct stat st;
     x->stdio[i] = -1;
-    x->waits |= x->file[i] != NULL && stat(x->file[i], &st) == 0 &&
+    x->waits |= x->file[i] != NULL &&
+                CONC__WAITS(stat(x->file[i], &st)) == 0 &&
                 S_ISFIFO(st.st_mode);
   }
 }
@@ -24687,13 +24750,14 @@ CONC__PRIVATE ssize_t conc__pipe_write(int fd, const void *data, size_t size) {
   sigaddset(&pipe_only, SIGPIPE);
   pthread_sigmask(SIG_BLOCK, &pipe_only, &old);
   sigpending(&pending);
-  n = write(fd, data, size);
+  n = CONC__WAITS(write(fd, data, size));
   if (n < 0) n = -errno;
   if (n == -EPIPE && !sigismember(&pending, SIGPIPE)) {
     /* Only if it is there: sigwait() for an ignored signal would not
        return. */
     sigpending(&pending);
-    if (sigismember(&pending, SIGPIPE)) sigwait(&pipe_only, &number);
+    if (sigismember(&pending, SIGPIPE))
+      CONC__AT_ONCE(sigwait(&pipe_only, &number));
   }
   pthread_sigmask(SIG_SETMASK, &old, NULL);
   return n;
@@ -24734,7 +24798,7 @@ CONC__PRIVATE int conc__popen_read_some(conc_popen *p, int *fd,
     o->data = (char *)data;
   }
   CONC__CHECK(o->size < r->room);
-  n = read(*fd, o->data + o->size, r->room - o->size - 1);
+  n = CONC__WAITS(read(*fd, o->data + o->size, r->room - o->size - 1));
   conc__pipe_widen(*fd, n);
   if (n == 0) conc__popen_fd_close(p, fd);
   if (n > 0 && r->wanted) o->size += (size_t)n;
@@ -25835,6 +25899,16 @@ CONC__PRIVATE size_t conc__utf8_cut(const void *text, size_t n) {
   back--;
   return n - back < (p[back] < 0xe0 ? 2u : p[back] < 0xf0 ? 3u : 4u) ? back
                                                                       : n;
+}
+
+/* Copies a text, or as many of its characters as `size` bytes have room for,
+   with a NUL. Returns its bytes. */
+CONC__PRIVATE size_t conc__utf8_copy(char *to, size_t size, const char *text) {
+  size_t n = strnlen(text, size);
+  if (n == size) n = conc__utf8_cut(text, size - 1);
+  memcpy(to, text, n);
+  to[n] = 0;
+  return n;
 }
 
 /* From ASCII to ASCII in long steps, in between by characters. */
@@ -30961,7 +31035,7 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
     /* The descriptor before anything is refused: it is in this process now,
        and must not be lost from sight. */
     birth = conc__birth_begin(CONC_HAVE_CLOEXEC);
-    n = recvmsg(pipe, &m, flags);
+    n = CONC__AT_ONCE(recvmsg(pipe, &m, flags));
     if (n > 0) *fd = conc__control_take(&m);
     conc__birth_end(birth);
   } while (n < 0 && (errno == EINTR || errno == ECONNRESET));
@@ -33253,7 +33327,7 @@ CONC__PRIVATE void *conc__ringer_main(void *arg) {
   while ((unsigned)CONC__LOAD(&s->ringer) != CONC__RINGER_MUST_END) {
     unsigned now = CONC__LOAD(&s->cells->bell);
     if (now == heard) {
-      conc__futex_wait(&s->cells->bell, heard, CONC__NEVER, true);
+      CONC__WAITS(conc__futex_wait(&s->cells->bell, heard, CONC__NEVER, true));
       continue;
     }
     heard = now;
@@ -33272,7 +33346,7 @@ CONC__PRIVATE void conc__ringer_end(conc__cells_queue *s) {
   CONC__STORE(&s->ringer, conc__ringer(CONC__RINGER_MUST_END));
   conc__cells_ring(s);
   while (CONC__LOAD(&s->ended) == 0)
-    conc__futex_wait(&s->ended, 0, CONC__NEVER, false);
+    CONC__WAITS(conc__futex_wait(&s->ended, 0, CONC__NEVER, false));
 }
 
 /* Sees to it that a coroutine's wait for a queue with a name will be ended by
@@ -34053,7 +34127,8 @@ CONC__PRIVATE int conc__cells_close(conc_queue *q) {
 CONC__PRIVATE void conc__cells_free(conc_queue *q) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   int i;
-  for (i = 0; CONC__LOAD(&s->inside) > 0 && i < 100; i++) poll(NULL, 0, 1);
+  for (i = 0; CONC__LOAD(&s->inside) > 0 && i < 100; i++)
+    CONC__WAITS(poll(NULL, 0, 1));
   conc__ringer_end(s);
   for (i = 0; i < 6; i++) /* they may be known to the caller's loop */
     if (s->wakers[i / 2][i % 2] >= 0 &&
@@ -34400,8 +34475,8 @@ CONC__PRIVATE int conc__scan_load(conc__scan *s, uint64_t at, size_t n) {
   }
   s->from = at;
   while (s->have < n) {
-    ssize_t got =
-        pread(s->fd, s->window + s->have, n - s->have, (off_t)(at + s->have));
+    ssize_t got = CONC__WAITS(
+        pread(s->fd, s->window + s->have, n - s->have, (off_t)(at + s->have)));
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0) {
       s->have = 0;
@@ -35384,7 +35459,7 @@ CONC__PRIVATE int conc__journal_sync(conc__journal *j) {
    behind later records: so the cut is on the disk before there are any. */
 CONC__PRIVATE int conc__journal_cut(conc__journal *j) {
   int rc;
-  do rc = ftruncate(j->fd, (off_t)j->size);
+  do rc = CONC__WAITS(ftruncate(j->fd, (off_t)j->size));
   while (rc < 0 && errno == EINTR);
   if (rc != 0 || conc__file_sync_all(j->fd) != 0)
     return conc__journal_fail(j, -EIO);
@@ -35600,14 +35675,35 @@ CONC__PRIVATE void conc__journal_settle(conc__journal *j, conc__sheet *batch,
 CONC__PRIVATE int conc__journal_open_at(int directory, const char *name,
                                         int flags, unsigned mode,
                                         int *holder) {
-  int rc;
-  conc__own_fds_lock();
-  rc = conc__fd_lift(
-      openat(directory, name, flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY,
-             mode));
-  *holder = rc < 0 ? -1 : rc;
-  if (rc >= 0) rc = conc__own_fd_enter_held(holder);
-  conc__own_fds_unlock();
+  int state = conc__pthread_cancel_off(); /* open() would be a point of it */
+  int rc = 0, tries = 0;
+  *holder = -1;
+  /* A disk may take its time: so the guard, which every fork and every
+     connection wants, is not held meanwhile. If a fork has come in between,
+     its child may have the file, too, and would keep it locked: that one is
+     left to it, and opened anew. Not for ever: a program might fork more often
+     than its disk opens a file. */
+  while (rc == 0 && *holder < 0) {
+    unsigned forks;
+    conc__own_fds_lock();
+    forks = conc__forks;
+    conc__own_fds_unlock();
+    if (tries++ > 0 && (flags & O_EXCL)) /* ours, of a moment ago */
+      CONC__WAITS(unlinkat(directory, name, 0));
+    rc = conc__fd_lift(CONC__WAITS(openat(
+        directory, name, flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, mode)));
+    if (rc < 0) break;
+    conc__own_fds_lock();
+    if (forks != conc__forks && tries < 100) {
+      close(rc);
+      rc = 0;
+    } else {
+      *holder = rc;
+      rc = conc__own_fd_enter_held(holder);
+    }
+    conc__own_fds_unlock();
+  }
+  conc__pthread_cancel_back(state);
   return rc;
 }
 
@@ -35669,14 +35765,15 @@ CONC__PRIVATE int conc__renewal_make(conc__journal *j) {
   int rc = conc__random(&n->head.number, sizeof n->head.number);
   if (rc != 0) return rc;
   if (fstat(j->fd, &st) != 0) return -errno;
-  unlinkat(j->directory, j->new_name, 0); /* of a process that was killed */
+  /* Of a process that was killed. */
+  CONC__WAITS(unlinkat(j->directory, j->new_name, 0));
   rc = conc__journal_open_at(j->directory, j->new_name,
                              O_RDWR | O_CREAT | O_EXCL, 0600, &j->new_fd);
   if (rc == 0) rc = conc__journal_lock(j->new_fd);
   if (rc != 0) return rc;
   /* Its owner, if that is not us, has it again if the system lets us. */
   if (fchown(j->new_fd, st.st_uid, st.st_gid) != 0) errno = 0;
-  if (fchmod(j->new_fd, st.st_mode & 0777) != 0) return -errno;
+  if (CONC__WAITS(fchmod(j->new_fd, st.st_mode & 0777)) != 0) return -errno;
   n->head.serial = conc__journal_serial(j);
   n->head.made = conc__to_microseconds(conc__wall_clock());
   n->seed = conc__journal_seed(n->head.number);
@@ -35741,7 +35838,7 @@ CONC__PRIVATE int conc__renewal_copy(conc__journal *j, const conc__logged *l,
 CONC__PRIVATE void conc__renewal_end(conc__journal *j) {
   conc__renewal *n = &j->renewal;
   if (j->new_fd >= 0) {
-    unlinkat(j->directory, j->new_name, 0);
+    CONC__WAITS(unlinkat(j->directory, j->new_name, 0));
     conc__journal_shut(&j->new_fd);
   }
   conc__survey_free(&n->survey);
@@ -35758,8 +35855,8 @@ CONC__PRIVATE int conc__renewal_finish(conc__journal *j) {
   int old = j->fd;
   int rc = conc__renewal_flush(j);
   if (rc == 0) rc = conc__file_sync_all(j->new_fd);
-  if (rc == 0 &&
-      renameat(j->directory, j->new_name, j->directory, j->name) != 0)
+  if (rc == 0 && CONC__WAITS(renameat(j->directory, j->new_name, j->directory,
+                                      j->name)) != 0)
     rc = -errno;
   if (rc != 0) return rc;
   conc__own_fds_lock();
@@ -36016,7 +36113,7 @@ CONC__PRIVATE int conc__journal_acquire(conc__journal *j) {
   for (tries = 0; tries < 100; tries++) {
     /* A process's own lock would go with the descriptor: so it is not even
        opened again. */
-    if (fstatat(j->directory, j->name, &there, 0) == 0) {
+    if (CONC__WAITS(fstatat(j->directory, j->name, &there, 0)) == 0) {
       if (!S_ISREG(there.st_mode))
         return S_ISDIR(there.st_mode) ? -EISDIR : -EPROTO;
       if (conc__journal_is_open(&there)) return -EBUSY;
@@ -36026,7 +36123,8 @@ CONC__PRIVATE int conc__journal_acquire(conc__journal *j) {
     if (rc == 0) rc = conc__journal_lock(j->fd);
     if (rc == 0 && fstat(j->fd, &is) != 0) rc = -errno;
     if (rc == 0 && !S_ISREG(is.st_mode)) rc = -EPROTO;
-    if (rc == 0 && fstatat(j->directory, j->name, &there, 0) == 0 &&
+    if (rc == 0 &&
+        CONC__WAITS(fstatat(j->directory, j->name, &there, 0)) == 0 &&
         is.st_dev == there.st_dev && is.st_ino == there.st_ino)
       return 0;
     if (j->fd >= 0 && rc != 0) { /* the lock is not ours to give back */
@@ -36204,7 +36302,7 @@ CONC__PRIVATE int conc__journal_load(conc__journal *j, conc__journal_fn *found,
     rc = conc__file_put_at(j->fd, bytes, sizeof bytes, 0);
     if (rc != 0) return rc;
   }
-  unlinkat(j->directory, j->new_name, 0); /* left by a crash */
+  CONC__WAITS(unlinkat(j->directory, j->new_name, 0)); /* left by a crash */
   j->file = head.number;
   j->seed = conc__journal_seed(j->file);
   j->serial = head.serial;
@@ -36283,8 +36381,8 @@ CONC__PRIVATE int conc__journal_open(conc__journal **out, const char *path,
   conc__init();
   pthread_once(&conc__crc_once, conc__crc_make_tables);
   /* The new file must not take the place of a symbolic link. */
-  if (lstat(path, &st) == 0 && S_ISLNK(st.st_mode)) {
-    target = realpath(path, NULL);
+  if (CONC__WAITS(lstat(path, &st)) == 0 && S_ISLNK(st.st_mode)) {
+    target = CONC__WAITS(realpath(path, NULL));
     if (target == NULL) return -errno;
   }
   j = conc__journal_make(target != NULL ? target : path, &rc);
@@ -36403,7 +36501,7 @@ CONC_API int conc_journal_read(const char *path,
   struct stat st;
   int fd, rc;
   conc__init();
-  if (!conc__file_locks() && stat(path, &st) == 0 &&
+  if (!conc__file_locks() && CONC__WAITS(stat(path, &st)) == 0 &&
       conc__journal_is_open(&st))
     return -EBUSY; /* the lock would go with this descriptor */
   rc = conc__journal_open_at(AT_FDCWD, path, O_RDONLY, 0, &fd);
@@ -40185,7 +40283,7 @@ CONC__PRIVATE void *conc__guest_beat_main(void *arg) {
         wire = NULL;
       }
     }
-    conc__futex_wait(&f->beats, state, conc_now() + every, false);
+    CONC__WAITS(conc__futex_wait(&f->beats, state, conc_now() + every, false));
   }
   if (wire != NULL) conc__cable_free(wire);
   CONC__STORE(&f->beats, (unsigned)CONC__BEATS_ENDED); /* the last touch */
@@ -40212,7 +40310,7 @@ CONC__PRIVATE void conc__guest_beat_end(conc__house *f) {
   CONC__STORE(&f->beats, (unsigned)CONC__BEATS_MUST_END);
   conc__futex_wake(&f->beats, 1, false);
   while ((state = CONC__LOAD(&f->beats)) != CONC__BEATS_ENDED)
-    conc__futex_wait(&f->beats, state, CONC__NEVER, false);
+    CONC__WAITS(conc__futex_wait(&f->beats, state, CONC__NEVER, false));
 }
 
 /* --- the class of a guest's queue --- */
@@ -43175,7 +43273,7 @@ CONC__PRIVATE void conc__forkserver_strike(conc__forkserver_own *own) {
     kill(own->pid, SIGKILL);
   } else if (!own->killed) {
     /* SIGPIPE, by one that has ended just now, is blocked. */
-    do n = write(own->life, "", 1);
+    do n = CONC__AT_ONCE(write(own->life, "", 1));
     while (n < 0 && errno == EINTR);
     own->killed = true;
   }
@@ -43336,7 +43434,7 @@ CONC__PRIVATE bool conc__forkserver_spare_main(conc__forkserver *fs) {
   p[0].events = p[1].events = POLLIN;
   while ((rc = conc__forkserver_hear(fs)) == 0) {
     if (p[1].revents != 0) return false;
-    (void)poll(p, 2, -1);
+    (void)CONC__WAITS(poll(p, 2, -1));
   }
   if (rc != -EPIPE) return false;
   conc__forkserver_take_over(fs);
@@ -43363,7 +43461,7 @@ CONC__PRIVATE bool conc__forkserver_sleep(conc__forkserver *fs) {
       p[count].events = p[count].revents = 0; /* only its end */
       count++;
     }
-  (void)poll(p, count, -1);
+  (void)CONC__WAITS(poll(p, count, -1));
   return p[2].revents == 0;
 }
 
@@ -43573,7 +43671,7 @@ CONC__PRIVATE void conc__forkserver_end(conc__forkserver *fs) {
   memset(&p, 0, sizeof p);
   p.fd = fs->fds[0];
   p.events = POLLIN;
-  while (!conc__forkserver_is_gone(fs)) (void)poll(&p, 1, -1);
+  while (!conc__forkserver_is_gone(fs)) (void)CONC__WAITS(poll(&p, 1, -1));
   conc__fd_close_own(&fs->fds[0]);
 }
 
@@ -43778,7 +43876,8 @@ CONC__INLINE size_t conc__job_slot_worker(uint64_t state) {
    wake another it pauses, longer with each round. */
 CONC__PRIVATE void conc__procpool_sleep(unsigned *word, unsigned value,
                                         double deadline, unsigned round) {
-  if (CONC_HAVE_FUTEX) conc__futex_wait(word, value, deadline, true);
+  if (CONC_HAVE_FUTEX)
+    CONC__WAITS(conc__futex_wait(word, value, deadline, true));
   else
     conc__shared_sleep(&conc__this.actor, word, value, deadline, round, false);
 }
@@ -43895,7 +43994,7 @@ CONC__PRIVATE void conc__procpool_slot_done(void *result, int status) {
   if (!CONC__CAS(&slot->state, &seen,
                  CONC__JOB_SLOT_WORD(seen >> 24, conc__job_slot_worker(seen),
                                      CONC__JOB_SLOT_DONE)))
-    for (;;) pause(); /* condemned: until the SIGKILL comes */
+    for (;;) CONC__WAITS(pause()); /* condemned: until the SIGKILL comes */
   CONC__POINT();
   __atomic_fetch_or(&s->done[i / 64], (uint64_t)1 << i % 64,
                     __ATOMIC_SEQ_CST);
@@ -44578,7 +44677,7 @@ CONC__PRIVATE void *conc__procpool_mourn(void *arg) {
   memset(&p, 0, sizeof p);
   p.fd = procs->server.fds[0];
   p.events = POLLIN;
-  while (conc__forkserver_drain(p.fd)) (void)poll(&p, 1, -1);
+  while (conc__forkserver_drain(p.fd)) (void)CONC__WAITS(poll(&p, 1, -1));
   CONC__STORE(&procs->gone, true);
   conc__forkserver_ring(&procs->server);
   return NULL;
@@ -51988,9 +52087,9 @@ CONC__PRIVATE int conc__server_accept(conc__manager_data *m) {
    and its inode's number is not another file's. */
 CONC__PRIVATE void conc__server_unlisten(conc__server_side *server) {
   struct stat st;
-  if (server->path != NULL && lstat(server->path, &st) == 0 &&
+  if (server->path != NULL && CONC__WAITS(lstat(server->path, &st)) == 0 &&
       st.st_dev == server->device && st.st_ino == server->inode)
-    unlink(server->path);
+    CONC__WAITS(unlink(server->path));
   CONC_FREE(server->path);
   server->path = NULL;
   conc__fd_close_own(&server->listener);
@@ -52119,7 +52218,7 @@ CONC__PRIVATE int conc__server_note_path(conc__server_side *server,
   struct stat st;
   server->path = conc__path_from_root(address);
   if (server->path == NULL) return -ENOMEM;
-  if (lstat(server->path, &st) != 0) return -errno;
+  if (CONC__WAITS(lstat(server->path, &st)) != 0) return -errno;
   server->device = st.st_dev;
   server->inode = st.st_ino;
   /* What others are told holds for them, too, if there is room for it. */
@@ -52727,15 +52826,25 @@ CONC__PRIVATE bool conc__client_key(conc__manager_data *m,
                                     unsigned char *key) {
   conc__client_side *client = &m->client;
   conc__mutex *guard = conc__mutex_of(m);
+  unsigned char fresh[sizeof client->session];
   uint64_t serial;
   bool made;
   size_t i;
   conc__mutex_lock(guard);
   /* A forked child is another client: its numbers are its own. */
-  if (client->session_of != conc__fork_depth + 1 &&
-      conc__random(client->session, sizeof client->session) == 0)
-    client->session_of = conc__fork_depth + 1;
   made = client->session_of == conc__fork_depth + 1;
+  if (!made) {
+    /* Early after its start a system waits for random bytes. */
+    conc__mutex_unlock(guard);
+    made = conc__random(fresh, sizeof fresh) == 0;
+    conc__mutex_lock(guard);
+    /* Another thread may have been faster. */
+    if (made && client->session_of != conc__fork_depth + 1) {
+      memcpy(client->session, fresh, sizeof fresh);
+      client->session_of = conc__fork_depth + 1;
+    }
+    made = client->session_of == conc__fork_depth + 1;
+  }
   memcpy(key, client->session, sizeof client->session);
   serial = ++client->serial;
   conc__mutex_unlock(guard);
@@ -60812,7 +60921,9 @@ CONC__PRIVATE ssize_t conc__far_holders(conc_queue *queue,
       conc_queue_holder *h = &out[count];
       memset(h, 0, sizeof *h);
       snprintf(h->name, sizeof h->name, "%.*s",
-               (int)(name.size < 47 ? name.size : 47), name.text);
+               (int)(name.size < 48 ? name.size
+                                    : conc__utf8_cut(name.text, 47)),
+               name.text);
       h->leases = (size_t)pending;
       h->silence =
           conc__part_is(&name, q->redis->consumer) ? 0 : (double)idle / 1000;
@@ -63594,10 +63705,10 @@ CONC__INLINE bool conc__text_is_enough(const conc__session *s,
 
 /* ('#RETURN', repr(object)). */
 CONC__PRIVATE int conc__reply_repr(conc__session *s, const conc__object *o,
-                                   conc__write_fn *write) {
+                                   conc__write_fn *tell) {
   conc__buffer *out = &s->client->channel.out;
   conc__buffer b = {NULL, 0, 0, 0};
-  int rc = write(s, o, &b);
+  int rc = tell(s, o, &b);
   if (rc == 0) rc = CONC__REPLY_BEGIN(s, "#RETURN");
   if (rc == 0) rc = conc__pickle_put_str(out, (const char *)b.data, b.size);
   conc__buffer_free(&b);
@@ -70891,8 +71002,9 @@ CONC__PRIVATE int conc__progress_send(int fd, const char *line, size_t n) {
   size_t at = 0;
   while (at < n) {
     /* First as to a socket, which is the only way to be spared SIGPIPE. */
-    ssize_t rc = send(fd, line + at, n - at, MSG_NOSIGNAL);
-    if (rc < 0 && errno == ENOTSOCK) rc = write(fd, line + at, n - at);
+    ssize_t rc = CONC__WAITS(send(fd, line + at, n - at, MSG_NOSIGNAL));
+    if (rc < 0 && errno == ENOTSOCK)
+      rc = CONC__WAITS(write(fd, line + at, n - at));
     if (rc < 0 && errno != EINTR) return -errno;
     if (rc > 0) at += (size_t)rc;
   }
@@ -71681,7 +71793,7 @@ typedef struct conc__trace_file {
 CONC__PRIVATE void conc__trace_flush(conc__trace_file *f) {
   size_t at = 0;
   while (f->error == 0 && at < f->out.size) {
-    ssize_t n = write(f->fd, f->out.data + at, f->out.size - at);
+    ssize_t n = CONC__WAITS(write(f->fd, f->out.data + at, f->out.size - at));
     if (n >= 0)
       at += (size_t)n;
     else if (errno != EINTR)
@@ -72109,7 +72221,9 @@ CONC__PRIVATE void conc__trace_init_once(void) {
    negative errno. */
 CONC__PRIVATE int conc__trace_open(const char *path) {
   int fd, rc;
-  do fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  do
+    fd = CONC__WAITS(
+        open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
   while (fd < 0 && errno == EINTR);
   if (fd < 0) return -errno;
   rc = conc__own_fd_add(fd);
@@ -73086,14 +73200,17 @@ CONC__PRIVATE void conc__slow_look_at_all(double limit, double now,
 
 /* --- slow turns: telling --- */
 
+/* The name of a task; of a long one the first characters. */
 CONC__PRIVATE void conc__slow_put_name(char *to, size_t size,
                                        const conc_task *t) {
+  char name[CONC__REPORT_NAME + 1];
   conc__buffer b;
   memset(&b, 0, sizeof b);
-  b.data = (unsigned char *)to;
-  b.capacity = size - 1;
+  b.data = (unsigned char *)name;
+  b.capacity = sizeof name - 1;
   conc__report_task_name(&b, t, false);
-  to[b.size] = 0;
+  name[b.size] = 0;
+  conc__utf8_copy(to, size, name);
 }
 
 /* Finds the coroutine that is in the turn, and its name. Under the guard,
@@ -73117,7 +73234,7 @@ CONC__PRIVATE bool conc__slow_find(conc__loop *loop) {
       conc__slow_put_name(loop->seen.task, sizeof loop->seen.task, t);
     if (n % 1024 != 0 || found) continue;
     conc__mutex_unlock(&conc__threads_guard);
-    nanosleep(&moment, NULL);
+    CONC__WAITS(nanosleep(&moment, NULL));
     conc__mutex_lock(&conc__threads_guard);
   }
   if (!found && r.loop != NULL) loop->seen.state = CONC__TURN_SEEN;
@@ -73308,7 +73425,7 @@ CONC__PRIVATE size_t conc__contention_begins(conc__waiter *w,
   memset(&key, 0, sizeof key);
   key.what = w->what != NULL ? w->what : "something";
   key.relation = w->owner == NULL ? w->relation : NULL;
-  if (w->name != NULL) strncpy(key.name, w->name, sizeof key.name - 1);
+  if (w->name != NULL) conc__utf8_copy(key.name, sizeof key.name, w->name);
   if (key.name[0] == 0) key.object = object;
   conc__mutex_lock(guard);
   if (conc__contention.table != NULL) {
@@ -73693,7 +73810,7 @@ CONC__PRIVATE int conc__report_walk(conc__report_state *r) {
     more = conc__report_portion(r);
     conc__report_let_go();
     if (!more) break;
-    nanosleep(&moment, NULL);
+    CONC__WAITS(nanosleep(&moment, NULL));
   }
   conc__mutex_lock(&conc__threads_guard);
   conc__walker_leave_loop(&r->walker);
@@ -73723,7 +73840,7 @@ CONC__PRIVATE int conc__report_list(conc__report_state *r, int list) {
     begun = r->walker.listed != NULL;
     conc__report_let_go();
     if (!begun) return 0;
-    nanosleep(&moment, NULL);
+    CONC__WAITS(nanosleep(&moment, NULL));
   }
 }
 
@@ -73994,14 +74111,14 @@ CONC_API ssize_t conc_report_json(char *buf, size_t size) {
 CONC__PRIVATE int conc__report_write(int fd, const char *text, size_t size) {
   size_t at = 0;
   while (at < size) {
-    ssize_t n = write(fd, text + at, size - at);
+    ssize_t n = CONC__WAITS(write(fd, text + at, size - at));
     if (n >= 0) {
       at += (size_t)n;
     } else if (errno == EAGAIN) {
       struct pollfd p;
       p.fd = fd;
       p.events = POLLOUT;
-      (void)poll(&p, 1, -1);
+      (void)CONC__WAITS(poll(&p, 1, -1));
     } else if (errno != EINTR) {
       return -errno;
     }

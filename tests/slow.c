@@ -384,4 +384,24 @@ TEST(very_many_names_are_others) {
   CHECK_EQ(conc_contention_stop(), 0);
 }
 
+/* A name for which there is no room is cut between two characters. */
+TEST(long_names_are_cut_between_characters) {
+  char name[100] = "x", shown[64], text[40];
+  conc_task t;
+  memset(&t, 0, sizeof t);
+  for (int i = 0; i < 45; i++) strcat(name, "\xc3\xa4");
+  t.name = name;
+  conc__slow_put_name(shown, sizeof shown, &t);
+  CHECK_EQ(strlen(shown), 63);
+  CHECK_EQ(memcmp(shown, name, 63), 0);
+  t.name = name + 1;
+  conc__slow_put_name(shown, sizeof shown, &t);
+  CHECK_EQ(strlen(shown), 62);
+  CHECK_EQ(conc__utf8_copy(text, sizeof text, name), 39);
+  CHECK_EQ(conc__utf8_copy(text, sizeof text, name + 1), 38);
+  CHECK_EQ(strlen(text), 38);
+  CHECK_EQ(conc__utf8_copy(text, sizeof text, "short"), 5);
+  CHECK_STR(text, "short");
+}
+
 TEST_MAIN
