@@ -6,9 +6,9 @@
  *   row SECTION NAME UNIT higher|lower conc|peer|limit CONTENDER SAMPLES
  *
  * where the samples, one of each round, have spaces between them, and there is
- * none if the contender is not here. rows.awk reads that: it works out medians,
- * quartiles and ratios for table.awk, which prints them, and for page.awk,
- * which draws them. Whatever else a benchmark prints is a note. */
+ * none if the contender is not here. rows.awk reads that: it works out
+ * medians, quartiles and ratios for table.awk, which prints them, and for
+ * page.awk, which draws them. Whatever else a benchmark prints is a note. */
 #ifndef BENCH_H
 #define BENCH_H
 
@@ -132,8 +132,8 @@ static inline bool bench_hurries(void) {
 /* --- output --- */
 
 /* Prints what one contender of a row has shown, in each of several rounds, so
-   that the reader sees how much they differ. A round that is NAN is left out. A
-   contender that is not installed has none.
+   that the reader sees how much they differ. A round that is NAN is left out.
+   A contender that is not installed has none.
 
    A contender whose name begins with "conc" is ours. The first of a row is the
    one that is compared with the peers. A name that begins with "limit: " is of

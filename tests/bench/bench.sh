@@ -21,6 +21,8 @@ row|Locks|late|M/s|higher|limit|bare|40 40 40
 row|Locks|late|M/s|higher|peer|good peer|20 21 22 
 row|Queues|late|ns|lower|conc|conc|5 9 7 
 row|Queues|late|ns|lower|peer|good peer|6 8 6 
+row|Queues|nothing|KiB|lower|conc|conc|-1 -1 -1 
+row|Queues|nothing|KiB|lower|peer|good peer|4 4 4 
 row|Queues|alone|bytes|lower|conc|conc|1234567 
 row|Queues|nobody|ns|lower|conc|conc|5 
 row|Queues|nobody|ns|lower|peer|absent peer| 
@@ -48,12 +50,15 @@ Queues
 late
 conc 7.00 ns [6.00 .. 8.00] 0.86x of good peer behind, within the noise
 good peer 6.00 ns [6.00 .. 7.00]
+nothing
+conc -1.00 KiB [-1.00 .. -1.00] over 100x of good peer
+good peer 4.00 KiB [4.00 .. 4.00]
 alone 1,234,567 bytes [1,234,567 .. 1,234,567]
 nobody
 conc 5.00 ns [5.00 .. 5.00]
 absent peer not here
 a note
-5 rows: ahead of each peer 1, behind one 1, behind by less than the noise 1
+6 rows: ahead of each peer 2, behind one 1, behind by less than the noise 1
 behind 0.52x Locks: late (good peer)
 close 0.86x Queues: late (good peer)
 EOS
@@ -69,7 +74,7 @@ try 'the table of made-up rows' table
 page() {
   read_rows $here/page.awk >"$tmp/page.html" || return
   # Each bar that there is, and nothing that a reader's browser would fetch.
-  [ "$(grep -c '<svg class=bar' "$tmp/page.html")" = 10 ] &&
+  [ "$(grep -c '<svg class=bar' "$tmp/page.html")" = 12 ] &&
     grep -q 'a &lt;fast&gt; one' "$tmp/page.html" &&
     grep -q "class='chip behind'>behind, 0.52&times;" "$tmp/page.html" &&
     ! grep -qE 'src=|href=.?http|url\(' "$tmp/page.html"

@@ -57,7 +57,7 @@ static double compile(const char *compiler, const char *option,
   char command[3 * sizeof base];
   struct rusage before, after;
   int size = snprintf(command, sizeof command,
-                      "%s %s -I'%s' -o '%s_program' '%s%s' -pthread "
+                      "%s%s -I'%s' -o '%s_program' '%s%s' -pthread "
                       ">/dev/null 2>&1", compiler, option, root, base, base,
                       program);
   if (size >= (int)sizeof command) return NAN;
@@ -84,8 +84,8 @@ static void rows(const char *compiler, const char *option) {
   static const char *const programs[] = {"_static.c", "_default.c"};
   double seconds[2][BENCH_RUNS], size[2] = {NAN, NAN}, empty;
   char name[80];
-  int most = bench_hurries() ? 1 : 2;
-  snprintf(name, sizeof name, "compile, %s %s", compiler, option);
+  int most = bench_hurries() ? 1 : 2; /* all of it takes half a minute */
+  snprintf(name, sizeof name, "compile, %s%s", compiler, option);
   if (!bench_wanted(name)) return;
   empty = isnan(compile(compiler, option, "_empty.c")) ? NAN : program_size();
   for (int r = 0; r < bench_rounds; r++)
@@ -97,8 +97,9 @@ static void rows(const char *compiler, const char *option) {
     }
   for (int i = 0; i < most; i++)
     bench_print(name, "s", ways[i], seconds[i], (size_t)bench_rounds);
-  snprintf(name, sizeof name, "added by %s %s", compiler, option);
-  for (int i = 0; i < most; i++) bench_print(name, "KiB", ways[i], &size[i], 1);
+  snprintf(name, sizeof name, "added by %s%s", compiler, option);
+  for (int i = 0; i < most; i++)
+    bench_print(name, "KiB", ways[i], &size[i], 1);
 }
 
 int main(int argc, char **argv) {
@@ -114,10 +115,10 @@ int main(int argc, char **argv) {
     puts("  compile: README.md has no program");
     return 1;
   }
-  rows("gcc", "-O0");
-  rows("gcc", "-O2");
-  rows("clang", "-O0");
-  rows("clang", "-O2");
+  rows("gcc", " -O0");
+  rows("gcc", " -O2");
+  rows("clang", " -O0");
+  rows("clang", " -O2");
   rows("tcc", "");
   return 0;
 }

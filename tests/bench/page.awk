@@ -48,7 +48,9 @@ function alone_row() {
 
 function quartiles(i) { return number(low[i]) " &ndash; " number(high[i]) }
 
-function percent(x) { return sprintf("%.2f%%", most > 0 ? 100 * x / most : 0) }
+function percent(x) {
+  return sprintf("%.2f%%", most > 0 && x > 0 ? 100 * x / most : 0)
+}
 
 # The bar and the whisker of a contender.
 function bar(i,    kind) {
@@ -68,14 +70,14 @@ function bar(i,    kind) {
 function chip() {
   return (verdict == "" ? "" : against_peer()) \
          (ours > 0 && limit > 0 ? " <small class=chip>" \
-          sprintf("%.2f&times; of the limit", times(ours, limit)) "</small>" : "")
+          in_words(times(ours, limit), "&times;") " of the limit</small>" : "")
 }
 
 function against_peer() {
   return "<span class='chip " verdict "'>" \
          (verdict == "behind" ? "behind, " \
           : verdict == "close" ? "behind, within the noise, " : "") \
-         sprintf("%.2f&times; of ", ratio) escaped(who[best]) "</span>"
+         in_words(ratio, "&times;") " of " escaped(who[best]) "</span>"
 }
 
 function on_row(    i, k) {
@@ -101,7 +103,7 @@ function on_row(    i, k) {
   if (reason != "") put("<p class=why>Why: " escaped(reason) "</p>")
   put("</article>")
   if (verdict == "behind" || verdict == "close")
-    list = list "<li>" escaped(section) ": " escaped(row) " " chip()
+    list = list "<li>" escaped(section) ": " escaped(row) " " against_peer()
 }
 
 END {
@@ -120,17 +122,20 @@ END {
   print "--soft:#9aa5b1;--line:#2a323b;--ours:#5aa2ff;--also:#2f5f9c;"
   print "--peer:#66717d;--limit:#222a33;--bad:#ffb1b1;--badbg:#4d1a1f;"
   print "--even:#ffd58a;--evenbg:#43320f;--good:#9be3ab;--goodbg:#143820}}"
-  print "*{box-sizing:border-box}body{margin:0 auto;padding:1rem;max-width:70rem;"
+  print "*{box-sizing:border-box}"
+  print "body{margin:0 auto;padding:1rem;max-width:70rem;"
   print "background:var(--bg);color:var(--fg);"
   print "font:15px/1.45 system-ui,sans-serif}"
-  print "h1{font-size:1.6rem;margin:.3em 0}h2{font-size:1.25rem;margin:2.2em 0 .4em;"
+  print "h1{font-size:1.6rem;margin:.3em 0}"
+  print "h2{font-size:1.25rem;margin:2.2em 0 .4em;"
   print "border-bottom:1px solid var(--line);padding-bottom:.2em}"
   print "h3{font-size:1rem;margin:1.3em 0 .35em}small{color:var(--soft);"
   print "font-weight:400;font-size:.82em}a{color:var(--ours)}"
   print "nav{display:flex;flex-wrap:wrap;gap:.2em 1em;margin:1em 0}"
   print "dl{display:grid;grid-template-columns:max-content 1fr;gap:.1em 1em;"
   print "margin:1em 0}dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}"
-  print ".one{display:grid;grid-template-columns:15rem 1fr 13rem;gap:.1em .8em;"
+  print ".one{display:grid;gap:.1em .8em;"
+  print "grid-template-columns:15rem 1fr 13rem;"
   print "grid-template-areas:'who bar v';align-items:center;margin:.1em 0}"
   print ".who{text-align:right;grid-area:who}.us{font-weight:600}"
   print ".one .v{grid-area:v}.none{grid-area:bar}"
@@ -147,7 +152,8 @@ END {
   print ".behind{color:var(--bad);background:var(--badbg)}"
   print ".close{color:var(--even);background:var(--evenbg)}"
   print ".wide{overflow-x:auto}table{border-collapse:collapse;margin:.6em 0}"
-  print "td{padding:.1em 1em .1em 0}td.q{color:var(--soft)}td.v{text-align:right}"
+  print "td{padding:.1em 1em .1em 0}td.q{color:var(--soft)}"
+  print "td.v{text-align:right}"
   print "li{margin:.2em 0}"
   print "@media(max-width:46rem){.one{grid-template-columns:1fr max-content;"
   print "grid-template-areas:'who v' 'bar bar';margin:.3em 0}"

@@ -10,8 +10,8 @@
 #
 #   who[i] role[i] median[i] low[i] high[i] rounds[i]    (low, high: quartiles)
 #
-# order[k], which is the contender to show in the k-th place: ours first; and of
-# the row: section, row, unit, better; ours (the contender of conc.h that is
+# order[k], which is the contender to show in the k-th place: ours first; and
+# of the row: section, row, unit, better; ours (the contender of conc.h that is
 # compared, 0: none); best (the peer that is best, 0: none); limit (the first
 # one, 0: none); ratio (how many times ours is as good as the best peer);
 # verdict ("", "ahead", "behind", or "close": behind, but the quartiles
@@ -42,7 +42,8 @@ function sorted(text, values,    n, i, k, x) {
 function quantile(values, n, p,    at, i) {
   at = 1 + p * (n - 1)
   i = int(at)
-  return i >= n ? values[n] + 0 : values[i] + (at - i) * (values[i + 1] - values[i])
+  if (i >= n) return values[n] + 0
+  return values[i] + (at - i) * (values[i + 1] - values[i])
 }
 
 # Whether the contender i is better than the contender k.
@@ -50,9 +51,18 @@ function beats(i, k) {
   return better == "higher" ? median[i] > median[k] : median[i] < median[k]
 }
 
-function times(i, k) {
-  if (better == "higher") return median[k] > 0 ? median[i] / median[k] : 0
-  return median[i] > 0 ? median[k] / median[i] : 0
+# How many times as good as k is i. Of nothing at all (memory that has become
+# less, say) nobody has less: that is very many times.
+function times(i, k,    more, less) {
+  more = better == "higher" ? median[i] : median[k]
+  less = better == "higher" ? median[k] : median[i]
+  if (less <= 0) return more <= 0 ? 1 : 1e9
+  return more / less
+}
+
+# That in words, but for what stands behind the number.
+function in_words(ratio, sign) {
+  return ratio >= 100 ? "over 100" sign : sprintf("%.2f", ratio) sign
 }
 
 # Three digits, and no exponent.

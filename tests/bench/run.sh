@@ -3,8 +3,8 @@
 # variables BUILD and CC, as "make bench" does.
 #
 #   BENCH="switch threads"   only these programs (default: all)
-#   QUICK=1                  in under a minute: few and short rounds, and only
-#                            the programs that meet peers in all rows
+#   QUICK=1                  few and short rounds, and only the programs that
+#                            meet most peers
 #   ARGS="switch"            their arguments: rows by name
 #   PYTHON=python3.13        the Python to compare with
 #   CFLAGS=...               more options for the compiler
@@ -22,7 +22,7 @@ mkdir -p "$build" || exit 1
 
 if [ "${QUICK:-0}" != 0 ]; then
   ARGS="--quick $ARGS"
-  names="switch threads pool queue_processes echo network compile"
+  names="switch threads pool queue_processes echo network"
 else
   names="switch echo threads process pool network attack queue_processes
     journal leases redis cost compile"
@@ -128,7 +128,8 @@ for name in $names; do
   echo) build_go echo echo_go ;;
   pool) build_pool_peers ;;
   esac
-  # One for each of two CPUs; nothing is measured yet. The probes have one file.
+  # One for each of two CPUs: nothing is measured yet. All probes have the
+  # same file.
   peers=$(peers_of "$name")
   build_one "$name" "$peers" &
   begun=$((begun + 1))

@@ -30,17 +30,19 @@ function on_row(    i, k, line, mark) {
     if (i == ours && best > 0) {
       mark = verdict == "behind" ? "  BEHIND" \
              : verdict == "close" ? "  behind, within the noise" : ""
-      line = line sprintf(" %6.2fx of %s%s", ratio, who[best], mark)
+      line = line sprintf(" %7s of %s%s", in_words(ratio, "x"), who[best],
+                          mark)
     }
     if (i == ours && limit > 0)
-      line = line sprintf(" %6.2fx of the limit", times(ours, limit))
+      line = line sprintf(" %7s of the limit",
+                          in_words(times(ours, limit), "x"))
     sub(/ +$/, "", line)
     print line
   }
   if (reason != "") print "      why: " reason
   if (verdict == "behind" || verdict == "close")
-    list = list sprintf("  %-8s %.2fx  %s: %s (%s)\n", verdict, ratio, section,
-                        row, who[best])
+    list = list sprintf("  %-8s %s  %s: %s (%s)\n", verdict,
+                        in_words(ratio, "x"), section, row, who[best])
   fflush()
 }
 
