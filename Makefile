@@ -101,7 +101,7 @@ example_bin := $(example_c:examples/%.c=$(EX)/%)
 
 # Tests that are scripts: tests/NAME.sh or tests/NAME/NAME.sh.
 SCRIPTS ?= harness examples compile attributes manual rooms waits vendor \
-            races gdb interop
+            races gdb interop bench
 
 # A program that holds the implementation compiles only what it uses of it, for
 # it is static there. conc.o has all of it, optimised more.
