@@ -2209,8 +2209,9 @@ CONC_API int conc_thread_start(conc_task *task);
    -EINVAL   the task has no target, or is detached
    -EBUSY    this thread is inside another conc_run, or the task runs already
    -EDEADLK  all coroutines waited for what none of them could do any more, in
-             a process without other threads. They were cancelled, and
-             conc_deadlock_report tells what they waited for
+             a process without other threads (those of conc_inspect,
+             conc_slow_turns and conc_report_on_signal do not count). They were
+             cancelled, and conc_deadlock_report tells what they waited for
    -ENOMEM   there is no memory for the loop
    -EMFILE   the process has too many descriptors
    -ENOTSUP  the CPU checks the returns of this thread: see above, on shadow
@@ -6228,11 +6229,17 @@ CONC_API ssize_t conc_trace_stop(void);
 /* A turn that takes long. What the pointers point to is there until the
    callback returns. */
 typedef struct conc_slow_turn {
-  const char *task;   /* the coroutine's name; NULL: the turn had ended before
-                         that was found */
+  const char *task;   /* the coroutine's name, or "(loop)": the loop itself,
+                         when it calls a callback, or serves the clients of a
+                         manager, say; NULL: the turn had ended before that was
+                         found */
   const char *thread; /* the name of the thread that runs it */
   double seconds;     /* that it has taken by now, or took in all: at least */
   bool ended;         /* false: it goes on */
+  void *const *frames; /* where it is while it goes on: the address in its
+                          innermost function, and those that it was called
+                          from; see conc_slow_backtraces */
+  int frames_count;   /* 0: they are not known */
 } conc_slow_turn;
 
 /* Has `callback` called for each turn that takes `seconds` or more: once while
@@ -6243,10 +6250,8 @@ typedef struct conc_slow_turn {
    reports. 0 `seconds` undo the call: then the callback does not run any more.
    The thread that looks, called conc-slow, wakes up four times in `seconds`,
    and calls the callback. This may use the library, and block; meanwhile
-   nothing is measured. It gets no stack of the coroutine, which runs: gdb
-   shows that, see tests/gdb/conc.py. While there is this thread, a loop whose
-   tasks wait for each other is not told of by conc_deadlock_report unless they
-   wait for locks.
+   nothing is measured. conc_run tells -EDEADLK as if there were no such
+   thread, unless a callback runs, or is to tell of a turn's end.
    Returns 0.
    Errors:
    -EINVAL   `seconds` is negative, below 0.001 or no number
@@ -6258,6 +6263,34 @@ CONC_API int conc_slow_turns(double seconds,
                              void (*callback)(const conc_slow_turn *turn,
                                               void *arg),
                              void *arg);
+
+/* From now on a turn that goes on is told of with the functions that it is in
+   (.frames). Its thread is sent `signal` for that, the handler of which this
+   call installs; SIGURG is a good one, as it is ignored elsewhere. The signal
+   comes once in each slow turn. As any other it interrupts system calls that
+   are not begun anew (sleep(), poll()), so a program has to ask for this. 0
+   undoes the call: the handler that was there before comes back.
+   backtrace() and addr2line make names of the addresses:
+
+     static void tell(const conc_slow_turn *turn, void *arg) {
+       fprintf(stderr, "%s takes %.3f s\n", turn->task, turn->seconds);
+       backtrace_symbols_fd(turn->frames, turn->frames_count, STDERR_FILENO);
+     }
+
+     conc_slow_backtraces(SIGURG);
+     conc_slow_turns(0.1, tell, NULL);
+
+   The caller, and each thread that makes a coroutine from now on, gets an
+   alternate signal stack, unless it has one. A thread that blocks the signal,
+   or that has less than 16 KiB of its stack left and no other, is told of
+   without the functions. A forked child has the handler, too.
+   Returns 0.
+   Errors:
+   -EINVAL   no program can catch the signal
+   -EBUSY    a call is in force already
+   -ENOMEM   there is no memory for the signal stack
+   -ENOTSUP  the system cannot do it: only glibc can */
+CONC_API int conc_slow_backtraces(int signal);
 
 /* From now on, all waits for locks, queues, events and their like of this
    process are counted, and their times added up: for all objects of one name
@@ -6447,8 +6480,8 @@ CONC_API int conc_report_on_signal(int signal);
    A web page elsewhere cannot read it through a browser: the host that a
    request asks for must be a number (an address of IPv4 or IPv6), "localhost",
    the host of the address or `.host`.
-   The thread is one of the program's: so conc_run does not tell -EDEADLK while
-   there is a page. The page shows what hangs.
+   The thread wakes no task of the program: so conc_run tells -EDEADLK as if
+   there were no page.
    ------------------------------------------------------------------------ */
 
 /* What conc_inspect_start takes. */
@@ -6637,7 +6670,8 @@ CONC_API int conc_inspect_start(const conc_inspect_opts *opts);
              conc_broadcast_subscribe conc_broadcast_unsubscribe
              conc_broadcast_put
    trace      conc_trace_start conc_trace_stop
-   slow       conc_slow_turn (.task .thread .seconds .ended) conc_slow_turns
+   slow       conc_slow_turn (.task .thread .seconds .ended .frames
+             .frames_count) conc_slow_turns conc_slow_backtraces
              conc_contention_start conc_contention_stop
    report     conc_report conc_report_json conc_report_fd conc_report_on_signal
    inspect    conc_inspect_opts (.address .anywhere .host) conc_inspect
@@ -6669,7 +6703,8 @@ CONC_API int conc_inspect_start(const conc_inspect_opts *opts);
                       ("redis://host"); conc_select, conc_spawn, .detached,
                       conc_stop_on_signals, conc_interval, conc_limiter,
                       conc_broadcast, conc_popen_stop, conc_popen_read_line,
-                      .daemon of a program, conc_report, conc_trace_start.
+                      .daemon of a program, conc_report, conc_trace_start,
+                      conc_slow_backtraces.
                       System calls that are refused have a stand-in.
                       CONC_STRICT: compilers check more (CONC_GUARDED_BY).
                       New in a manager: all that Python's SyncManager serves
@@ -7081,8 +7116,8 @@ static const int *const conc__version_check __attribute__((used)) =
                   made; words and numbers; what a task waits for; of several
                   things, what they are; objects with waiters; queues, pools,
                   managers
-     >>slow       slow turns: looking; slow turns: telling; slow turns: the
-                  call; contention
+     >>slow       slow turns: looking; slow turns: where they are; slow turns:
+                  telling; slow turns: the call; contention
      >>report     the tasks of a portion; the names of owners; the walk;
                   processes, and what comes last; the calls; a signal
      >>inspected  the page that conc_inspect serves
@@ -7566,6 +7601,22 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #else
 #define CONC_HAVE_WAIT4 1
 #endif
+#endif
+
+/* Which functions a thread is in (backtrace()): glibc. Otherwise a slow turn
+   is told of without them. */
+#ifndef CONC_HAVE_BACKTRACE
+#if CONC__LINUX && defined(__GLIBC__) && !defined(__UCLIBC__)
+#define CONC_HAVE_BACKTRACE 1
+#else
+#define CONC_HAVE_BACKTRACE 0
+#endif
+#endif
+#if CONC_HAVE_BACKTRACE
+#include <execinfo.h>
+#define CONC__BACKTRACE(frames, size) backtrace((frames), (size))
+#else
+#define CONC__BACKTRACE(frames, size) ((void)(frames), 0 * (size))
 #endif
 
 /* A file that is nowhere but in memory: Linux 3.17, for which old glibc has no
@@ -16520,9 +16571,12 @@ typedef struct conc__stacks {
 
 /* --- where a handler runs when a stack has overflowed --- */
 
-/* Whether conc_report_overflow was called. Set once; a thread that does not
-   see it yet makes its first stacks without an alternate one. */
+/* Whether conc_report_overflow was called. Set once. */
 static bool conc__overflow_report;
+/* Whether threads that make stacks are to have an alternate one: for that, or
+   for >>slow. Set once; a thread that does not see it yet makes its first
+   stacks without one. */
+static bool conc__alternate_wanted;
 
 #define CONC__ALTERNATE_SIZE 65536
 
@@ -16589,7 +16643,7 @@ CONC__PRIVATE conc__coro *conc__stack_make(unsigned char *map, size_t size,
                                    sizeof(conc__coro)) &
                                   ~(uintptr_t)63);
   if (conc__pages_guard(map, conc__stack_guard()) != 0) return NULL;
-  if (CONC__LOAD_RELAXED(&conc__overflow_report)) conc__alternate_open();
+  if (CONC__LOAD_RELAXED(&conc__alternate_wanted)) conc__alternate_open();
   memset(co, 0, sizeof *co);
   co->map = map;
   co->map_size = size;
@@ -18086,6 +18140,7 @@ typedef struct conc__loop {
   int batch_size;       /* switches of the next batch */
   double turn_ends;     /* when a task that need not wait lets the loop's fiber
                            have its turn; 0: not known yet */
+  pthread_t thread;     /* that runs it: where >>slow sends a signal */
   conc_task *main;      /* that conc_run was called with; NULL: not started */
   unsigned rounds;      /* how often all tasks were cancelled at the end */
   conc_task mark;       /* on the list of tasks, in such a round; else its
@@ -19408,8 +19463,37 @@ CONC__PRIVATE bool conc__is_coro(const conc__actor *actor) {
 
 /* --- the sleep of a loop --- */
 
-/* Whether the process has one thread. If it cannot be found out: no. */
+/* Threads of the library that only look on, and wake nobody: that of a page,
+   for one. Each counts itself, while it is there, so the count is never too
+   high. The low 8 bits count; a change of it changes the others, too. */
+static unsigned conc__onlookers;
+static unsigned conc__onlookers_awaited; /* tasks that wait for the end of one:
+                                            that can wake them */
+
+CONC__PRIVATE void conc__onlooker_begin(void) {
+  __atomic_fetch_add(&conc__onlookers, 0x100u + 1, __ATOMIC_SEQ_CST);
+}
+
+/* What the thread has posted to loops before is seen by a loop that sees this
+   change. */
+CONC__PRIVATE void conc__onlooker_end(void) {
+  __atomic_fetch_add(&conc__onlookers, 0x100u - 1, __ATOMIC_SEQ_CST);
+}
+
+/* Ends such a thread, and waits for that: it cannot be cancelled. */
+CONC__PRIVATE void conc__onlooker_await(conc_task *thread) {
+  __atomic_fetch_add(&conc__onlookers_awaited, 1u, __ATOMIC_SEQ_CST);
+  conc_cancel(thread);
+  conc__task_await(thread, true, CONC_FOREVER);
+  __atomic_fetch_sub(&conc__onlookers_awaited, 1u, __ATOMIC_SEQ_CST);
+}
+
+/* Whether the process has one thread, but for those that only look on. If it
+   cannot be found out: no. Were the number of those that look on another one
+   before the file was read than afterwards, it would not be that of the moment
+   in between. */
 CONC__PRIVATE bool conc__thread_is_only(void) {
+  unsigned onlookers = CONC__LOAD(&conc__onlookers);
   char text[512];
   const char *p;
   ssize_t n;
@@ -19421,7 +19505,9 @@ CONC__PRIVATE bool conc__thread_is_only(void) {
   text[n > 0 ? n : 0] = 0;
   p = strrchr(text, ')'); /* the second of its fields: the program's name */
   for (field = 2; p != NULL && field < 20; field++) p = strchr(p + 1, ' ');
-  return p != NULL && strtol(p, NULL, 10) == 1;
+  return p != NULL && strtol(p, NULL, 10) == 1 + (long)(onlookers & 0xff) &&
+         CONC__LOAD(&conc__onlookers) == onlookers &&
+         CONC__LOAD(&conc__onlookers_awaited) == 0;
 }
 
 /* All coroutines wait, and nothing is left that could wake one: says so, and
@@ -19572,10 +19658,11 @@ CONC__PRIVATE void conc__loop_sleep(conc__loop *loop) {
   /* Nothing has come if the inbox is empty, too: a poster writes to the waker
      only after it has posted, maybe after the poller's time was out. */
   lonely = conc__inbox_end_sleep(&loop->inbox) && lonely;
+  loop->batch--; /* for >>slow: what follows is not the turn that has slept */
   if (!lonely)
     loop->lookout.patience = 0;
-  else if (conc__thread_is_only())
-    conc__loop_give_up(loop);
+  else if (conc__thread_is_only() && CONC__LOAD(&loop->inbox.first) == NULL)
+    conc__loop_give_up(loop); /* none has posted and gone meanwhile, either */
 }
 
 /* --- a turn of the loop --- */
@@ -19687,6 +19774,7 @@ CONC__PRIVATE int conc__loop_open(conc__loop *loop) {
   loop->watched = conc__loop_needs_guard();
   loop->batch_size = CONC__LOOP_BATCH / 8;
   loop->thread_actor = conc__self();
+  loop->thread = pthread_self();
   conc__fiber_init_thread(&loop->fiber);
   return conc__poller_start(loop);
 }
@@ -20083,6 +20171,7 @@ CONC_API int conc_report_overflow(void) {
     sigaction(SIGSEGV, &action, NULL);
     sigaction(SIGBUS, &action, NULL);
     CONC__STORE_RELAXED(&conc__overflow_report, true);
+    CONC__STORE_RELAXED(&conc__alternate_wanted, true);
   }
   conc__mutex_unlock(&guard);
   return 0;
@@ -20484,6 +20573,7 @@ CONC__PRIVATE void conc__fork_child(void) {
   conc__fork_each_guard(conc__fork_reset_guard);
   conc__futex_init();
   conc__walkers = NULL; /* reports that other threads were making */
+  conc__onlookers = conc__onlookers_awaited = 0;
   if (conc__this.loop != NULL) conc__this.loop->watched &= 1;
   /* Before anything asks whether an owner is gone. */
   conc__fork_count_survivors();
@@ -71531,10 +71621,9 @@ CONC__PRIVATE conc__trace_event *conc__trace_add(conc__trace_ring *ring,
 }
 
 CONC__PRIVATE void conc__trace_text(conc__trace_event *e, const char *text) {
-  size_t i = 0;
-  if (text == NULL) return;
-  for (; i < sizeof e->text - 1 && text[i] != 0; i++) e->text[i] = text[i];
-  e->text[i] = 0;
+  size_t n = text != NULL ? strnlen(text, sizeof e->text - 1) : 0;
+  if (n > 0) memcpy(e->text, text, n);
+  e->text[n] = 0;
 }
 
 /* --- rows --- */
@@ -73114,7 +73203,8 @@ CONC__PRIVATE void conc__report_listed(conc__report_state *r, int list,
    A thread looks at all loops, every now and then: what each runs, and its
    counts of turns and switches. If both are as they were, the same turn has
    gone on all the while. So loops have nothing to do for it; only the name of
-   the task is missing, and is looked up in the loop's list.
+   the task is missing, and is looked up in the loop's list. What the loop
+   itself runs is a turn, too, unless it sleeps.
    Waits are counted where each wait passes (>>wait), by a hook: in a table
    that the name of the object finds, or its address.
 
@@ -73152,7 +73242,8 @@ conc__slow_look(conc__loop *loop, const conc__thread *thread, double now,
   const conc__actor *actor = conc__sight_current(thread);
   unsigned turns = CONC__LOAD_RELAXED(&loop->turns);
   int batch = CONC__LOAD_RELAXED(&loop->batch);
-  if (actor == CONC__LOAD_RELAXED(&loop->thread_actor)) actor = NULL;
+  if (actor == loop->thread_actor && CONC__LOAD_RELAXED(&loop->inbox.sleeping))
+    actor = NULL;
   if (actor != NULL && actor == seen->actor && turns == seen->turns &&
       batch == seen->batch) {
     seen->seconds = now - seen->since;
@@ -73198,6 +73289,150 @@ CONC__PRIVATE void conc__slow_look_at_all(double limit, double now,
   conc__mutex_unlock(&conc__threads_guard);
 }
 
+/* --- slow turns: where they are --- */
+
+/* What becomes of a question: it was asked; its thread is at the answer; has
+   given it. */
+enum { CONC__SLOW_NONE, CONC__SLOW_ASKED, CONC__SLOW_TAKES, CONC__SLOW_TAKEN };
+#define CONC__SLOW_STATES 4u
+#define CONC__SLOW_FRAMES 64
+#define CONC__SLOW_STACK 16384 /* bytes that the handler must find */
+#ifndef CONC__SLOW_PATIENCE    /* tests have another one */
+#define CONC__SLOW_PATIENCE 0.2 /* seconds: a thread may block the signal */
+#endif
+
+static struct conc__slow_where {
+  conc_lock lock; /* held by those that make the call */
+  int number;     /* of the signal; 0: none. Under the guard of the threads */
+  struct sigaction before;
+  conc__loop *loop; /* which is asked */
+  unsigned state;   /* of the question; above it the question's number, so that
+                       a signal that comes late answers no other one */
+  void *frames[CONC__SLOW_FRAMES]; /* the handler's; once taken, the asker's */
+  int first, count; /* from which on they count */
+} conc__slow_where;
+
+/* Whether the handler has room. A coroutine's stack may be small, or nearly
+   full; on an alternate stack, or on a thread's own, there is room. */
+CONC__PRIVATE bool conc__slow_has_room(void) {
+  const conc__actor *self = conc__this.current;
+  const unsigned char *here;
+  here = (const unsigned char *)__builtin_frame_address(0);
+  if (self == conc__this.loop->thread_actor) return true;
+  const conc__coro *co = (const conc__coro *)self;
+  size_t left = (size_t)(here - conc__stack_low(co));
+  return left >= co->map_size || left >= CONC__SLOW_STACK;
+}
+
+/* The handler. It returns to what the system calls handlers from: what is
+   above that in the list was interrupted. */
+CONC__NOINLINE void conc__slow_caught(int number) {
+  struct conc__slow_where *where = &conc__slow_where;
+  unsigned state = CONC__LOAD(&where->state);
+  int error = errno, i = 0;
+  void *caller;
+  (void)number;
+  caller = __builtin_extract_return_addr(__builtin_return_address(0));
+  if (state % CONC__SLOW_STATES == CONC__SLOW_ASKED &&
+      CONC__LOAD(&where->loop) == conc__this.loop &&
+      CONC__CAS(&where->state, &state, state + 1)) {
+    where->count = 0;
+    if (conc__slow_has_room())
+      where->count = CONC__BACKTRACE(where->frames, CONC__SLOW_FRAMES);
+    while (i < where->count && where->frames[i] != caller) i++;
+    where->first = i < where->count ? i + 1 : 0;
+    CONC__STORE(&where->state, state + 2);
+  }
+  errno = error;
+}
+
+/* Asks the thread of a loop where it is, and waits for the answer. Under the
+   guard of the threads, which is let go meanwhile. False: the loop has ended
+   meanwhile, and must not be touched. */
+CONC__PRIVATE bool conc__slow_ask(conc__loop *loop) {
+  struct conc__slow_where *where = &conc__slow_where;
+  const struct timespec moment = {0, 50000};
+  const double end = conc_now() + CONC__SLOW_PATIENCE;
+  unsigned none = (where->state / CONC__SLOW_STATES + 1) * CONC__SLOW_STATES;
+  unsigned asked = none + CONC__SLOW_ASKED;
+  bool there;
+  conc__walker r; /* knows when the loop ends */
+  memset(&r, 0, sizeof r);
+  conc__walker_begin(&r);
+  r.loop = loop;
+  CONC__STORE(&where->loop, loop);
+  CONC__STORE(&where->state, asked);
+  (void)pthread_kill(loop->thread, where->number);
+  conc__mutex_unlock(&conc__threads_guard);
+  while (CONC__LOAD(&where->state) != none + CONC__SLOW_TAKEN) {
+    unsigned expected = asked;
+    if (conc_now() >= end && CONC__CAS(&where->state, &expected, none)) break;
+    nanosleep(&moment, NULL);
+  }
+  conc__mutex_lock(&conc__threads_guard);
+  there = r.loop != NULL;
+  conc__walker_end(&r);
+  return there;
+}
+
+/* What is on its way to a thread is ignored, and so dropped: what was there
+   before might end the process. */
+CONC__PRIVATE void conc__slow_unask(struct conc__slow_where *where) {
+  struct sigaction now, ignore;
+  memset(&ignore, 0, sizeof ignore);
+  ignore.sa_handler = SIG_IGN;
+  sigemptyset(&ignore.sa_mask);
+  conc__mutex_lock(&conc__threads_guard);
+  if (where->number != 0 && sigaction(where->number, NULL, &now) == 0 &&
+      now.sa_handler == conc__slow_caught) {
+    sigaction(where->number, &ignore, NULL);
+    sigaction(where->number, &where->before, NULL);
+  }
+  where->number = 0;
+  conc__mutex_unlock(&conc__threads_guard);
+}
+
+/* 0 or negative errno. The first call of backtrace() loads a library, which no
+   handler may do. */
+CONC__PRIVATE int conc__slow_prepare(struct conc__slow_where *where,
+                                     int number) {
+  struct sigaction action;
+  int rc;
+  if (number == SIGKILL || number == SIGSTOP ||
+      sigaction(number, NULL, &where->before) != 0)
+    return -EINVAL;
+  rc = conc__alternate_open();
+  if (rc != 0) return rc;
+  CONC__STORE_RELAXED(&conc__alternate_wanted, true);
+  (void)CONC__BACKTRACE(where->frames, 1);
+  memset(&action, 0, sizeof action);
+  action.sa_handler = conc__slow_caught;
+  action.sa_flags = SA_RESTART | SA_ONSTACK;
+  sigemptyset(&action.sa_mask);
+  if (sigaction(number, &action, NULL) != 0) return -EINVAL;
+  conc__mutex_lock(&conc__threads_guard);
+  where->number = number;
+  conc__mutex_unlock(&conc__threads_guard);
+  return 0;
+}
+
+/* As in conc_report_on_signal. The callback may call it. */
+CONC_API int conc_slow_backtraces(int signal) {
+  struct conc__slow_where *where = &conc__slow_where;
+  conc_scope shield;
+  int rc = 0;
+  if (!CONC_HAVE_BACKTRACE) return -ENOTSUP;
+  conc_shield(&shield);
+  conc_lock_acquire(&where->lock, CONC_FOREVER);
+  if (signal == 0)
+    conc__slow_unask(where);
+  else
+    rc = where->number != 0 ? -EBUSY : conc__slow_prepare(where, signal);
+  conc_lock_release(&where->lock);
+  conc_scope_end(&shield);
+  return rc;
+}
+
 /* --- slow turns: telling --- */
 
 /* The name of a task; of a long one the first characters. */
@@ -73223,6 +73458,10 @@ CONC__PRIVATE bool conc__slow_find(conc__loop *loop) {
   conc__walker r;
   bool found = false;
   unsigned n;
+  if (actor == loop->thread_actor) {
+    memcpy(loop->seen.task, "(loop)", 7);
+    return true;
+  }
   memset(&r, 0, sizeof r);
   conc__walker_begin(&r);
   conc__walker_enter_loop(&r, loop);
@@ -73264,6 +73503,7 @@ CONC__PRIVATE void conc__slow_begin_to_tell(conc__seen_turn *copy,
   *copy = *seen;
   copy->state = CONC__TURN_ENDED;
   if (!conc__slow_find(loop)) return;
+  if (conc__slow_where.number != 0 && !conc__slow_ask(loop)) return;
   if (conc__slow_goes_on(loop, thread))
     *copy = *seen;
   else
@@ -73293,6 +73533,47 @@ CONC__PRIVATE bool conc__slow_next(conc__seen_turn *copy) {
   return some;
 }
 
+/* Whether the end of a turn is still to be told of. */
+CONC__PRIVATE bool conc__slow_owes(void) {
+  const conc__thread *thread = NULL;
+  const conc_task *t;
+  bool owes = false;
+  conc__mutex_lock(&conc__threads_guard);
+  for (t = conc__threads; t != NULL && !owes; t = t->next) {
+    const conc__loop *loop = conc__slow_loop(t, &thread);
+    owes = loop != NULL && loop->seen.state != CONC__TURN_SEEN;
+  }
+  conc__mutex_unlock(&conc__threads_guard);
+  return owes;
+}
+
+/* Sleeps until the next look. Meanwhile the thread wakes nobody; nor does it
+   afterwards if all loops sleep, unless a callback is due. */
+CONC__PRIVATE void conc__slow_pause(const struct conc__slow_call *call) {
+  bool idle = call->callback == NULL || !conc__slow_owes();
+  if (idle) conc__onlooker_begin();
+  conc_sleep(call->limit / 4);
+  if (idle) conc__onlooker_end();
+}
+
+CONC__PRIVATE void conc__slow_tell(const struct conc__slow_call *call,
+                                   const conc__seen_turn *seen) {
+  struct conc__slow_where *where = &conc__slow_where;
+  unsigned state = CONC__LOAD(&where->state);
+  conc_slow_turn turn;
+  memset(&turn, 0, sizeof turn);
+  turn.task = seen->task[0] != 0 ? seen->task : NULL;
+  turn.thread = seen->thread;
+  turn.seconds = seen->seconds;
+  turn.ended = seen->state == CONC__TURN_ENDED;
+  turn.frames = where->frames + where->first;
+  if (state % CONC__SLOW_STATES == CONC__SLOW_TAKEN) {
+    if (!turn.ended) turn.frames_count = where->count - where->first;
+    CONC__STORE(&where->state, state - CONC__SLOW_TAKEN); /* it counts once */
+  }
+  call->callback(&turn, call->arg);
+}
+
 /* A cancellation is no more than a hint: the callback may have taken it. */
 CONC__PRIVATE void *conc__slow_main(void *arg) {
   const struct conc__slow_call *call = (const struct conc__slow_call *)arg;
@@ -73301,21 +73582,15 @@ CONC__PRIVATE void *conc__slow_main(void *arg) {
   while (CONC__LOAD(&call->on)) {
     conc__seen_turn seen;
     double now, gap;
-    conc_sleep(period);
+    conc__slow_pause(call);
     now = conc_now();
     gap = now - last;
     last = now;
     conc__slow_look_at_all(call->limit, now,
                            gap > 2 * period ? gap - period : 0);
     while (call->callback != NULL && CONC__LOAD(&call->on) &&
-           conc__slow_next(&seen)) {
-      conc_slow_turn turn;
-      turn.task = seen.task[0] != 0 ? seen.task : NULL;
-      turn.thread = seen.thread;
-      turn.seconds = seen.seconds;
-      turn.ended = seen.state == CONC__TURN_ENDED;
-      call->callback(&turn, call->arg);
-    }
+           conc__slow_next(&seen))
+      conc__slow_tell(call, &seen);
   }
   return NULL;
 }
@@ -73327,8 +73602,7 @@ CONC__PRIVATE void conc__slow_undo(struct conc__slow_call *call) {
   if (!call->on) return;
   CONC__STORE(&call->on, false);
   if (call->depth != conc__fork_depth) return;
-  conc_cancel(&call->thread);
-  conc__task_await(&call->thread, true, CONC_FOREVER);
+  conc__onlooker_await(&call->thread);
 }
 
 /* Starts the thread: 0, or negative errno and there is none. */
@@ -74182,10 +74456,12 @@ CONC__PRIVATE void *conc__report_main(void *arg) {
   sigemptyset(&pipe_only);
   sigaddset(&pipe_only, SIGPIPE);
   pthread_sigmask(SIG_BLOCK, &pipe_only, NULL);
+  conc__onlooker_begin();
   while (conc__fd_wait(waker[0], CONC_READ, CONC__NEVER) > 0) {
     conc__waker_drain(waker);
     (void)conc_report_fd(STDERR_FILENO);
   }
+  conc__onlooker_end();
   return NULL;
 }
 
@@ -74200,8 +74476,7 @@ CONC__PRIVATE void conc__report_undo(struct conc__report_call *call) {
   call->number = 0;
   if (call->depth != conc__fork_depth) return;
   while (CONC__LOAD(&call->inside) > 0) sched_yield();
-  conc_cancel(&call->thread);
-  conc__task_await(&call->thread, true, CONC_FOREVER);
+  conc__onlooker_await(&call->thread);
   conc__signal_waker_close(call->waker);
 }
 
@@ -75651,8 +75926,10 @@ CONC__PRIVATE void *conc__inspect_root(void *arg) {
   struct conc__inspector *in = (struct conc__inspector *)arg;
   in->serves = true;
   conc_event_set(&in->ready);
+  conc__onlooker_begin();
   (void)conc_serve(in->listener, conc__inspect_client, NULL,
                    CONC__INSPECT_CLIENTS);
+  conc__onlooker_end();
   return NULL;
 }
 
@@ -75690,8 +75967,7 @@ CONC__PRIVATE void conc__inspect_end(struct conc__inspector *in) {
   if (!in->on) return;
   in->on = false;
   if (in->depth != conc__fork_depth) return;
-  conc_cancel(&in->thread);
-  conc__task_await(&in->thread, true, CONC_FOREVER);
+  conc__onlooker_await(&in->thread);
   conc__fd_close_own(&in->listener);
 }
 

@@ -40,11 +40,13 @@
 #   asyncio.to_thread                                   offload
 #   asyncio.all_tasks, faulthandler                     report
 #   loop.slow_callback_duration                         slow
+#   asyncio.sleep(0)                                    turns
+#   Popen.stdout, terminate, then kill                  lines
 #   asyncio.start_server, socketserver                  http
 #   multiprocessing.Manager                             manager_server,
 #                                                         shared_dict
-#   (queues that lease, or have a journal, are not      lease, journal
-#     Python's)
+#   (queues that lease, or have a journal, are not      lease, journal,
+#     Python's, nor are these)                            values, chat
 : "${EXAMPLES:=build/examples}"
 export TIME_SCALE=0.01
 log=$EXAMPLES/examples.log
