@@ -56949,7 +56949,8 @@ CONC__PRIVATE conc_rlock *conc__remote_lock_of(const conc_cond *cond) {
 typedef struct conc__command {
   conc__buffer b;
   size_t replies; /* how many there will be: one for each command */
-  bool apart;     /* the server may be slow to answer */
+  unsigned apart; /* 0; or which line it goes by, for the server may be slow
+                     to answer: see conc__aparts_take */
   int rc;         /* 0 or -ENOMEM */
 } conc__command;
 
@@ -57442,11 +57443,17 @@ typedef struct conc__redis_line {
                    it reads again; or when a reply was due again */
 } conc__redis_line;
 
+/* Lines of a server for what may be slow. WAIT keeps a connection from all
+   that stands behind it until the replicas have answered, or its time is over:
+   by one line alone each put would wait for all before it, one after the
+   other. Replicas answer to all connections at once. */
+#define CONC__APARTS 16
+
 /* A server. */
 typedef struct conc__node {
   struct conc__node *next;
   conc__redis_line line;
-  conc__redis_line apart; /* for puts that wait for replicas */
+  conc__redis_line apart[CONC__APARTS]; /* for puts that wait for replicas */
   char address[1]; /* as conc_connect takes it */
 } conc__node;
 
@@ -57469,6 +57476,7 @@ typedef struct conc__redis {
   char consumer[80];
   unsigned lanes_used[8]; /* under the guard: bits of lanes that are in use */
   uint64_t lanes_last[256];
+  unsigned aparts_used[CONC__APARTS]; /* under the guard: calls of each */
   struct conc__redis_queue *queues; /* under the guard; see >>streams */
   const struct conc__queue_class *queue_class; /* of >>tended, as is */
   void *(*tick)(void *); /* what a thread does, see >>tended; */
@@ -58030,17 +58038,45 @@ CONC__PRIVATE int conc__line_connect(conc__redis *r, const conc__node *node,
   return rc > 0 ? 0 : rc;
 }
 
+/* The line that a command goes by. */
+CONC__INLINE conc__redis_line *conc__node_line(conc__node *node,
+                                               const conc__command *c) {
+  return c->apart > 0 ? &node->apart[c->apart - 1] : &node->line;
+}
+
+/* The lines apart that the fewest calls use, of each server the same; the
+   first of them, so that few connections are made for few calls. To be given
+   back by conc__aparts_leave. */
+CONC__PRIVATE unsigned conc__aparts_take(conc__redis *r) {
+  conc__mutex *guard = conc__mutex_slow_of(r);
+  unsigned i, best = 0;
+  conc__mutex_lock(guard);
+  for (i = 1; i < CONC__APARTS; i++)
+    if (r->aparts_used[i] < r->aparts_used[best]) best = i;
+  r->aparts_used[best]++;
+  conc__mutex_unlock(guard);
+  return best + 1;
+}
+
+CONC__PRIVATE void conc__aparts_leave(conc__redis *r, unsigned apart) {
+  conc__mutex *guard = conc__mutex_slow_of(r);
+  if (apart == 0) return;
+  conc__mutex_lock(guard);
+  r->aparts_used[apart - 1]--;
+  conc__mutex_unlock(guard);
+}
+
 /* Sends commands, and waits for their replies, which are appended to
    `replies`. 0 or negative errno. *sent: they may have been carried out. */
 CONC__PRIVATE int conc__line_ask(conc__redis *r, conc__node *node,
                                  const conc__command *c,
                                  conc__buffer *replies, bool *sent,
                                  double deadline) {
-  conc__redis_line *l = c->apart ? &node->apart : &node->line;
+  conc__redis_line *l = conc__node_line(node, c);
   conc__mutex *guard = conc__mutex_slow_of(l);
   size_t limit = conc__redis_limit(r);
   /* A WAIT for replicas is answered after .timeout, and is no silence. */
-  double silence = r->manager->timeout + (c->apart ? 1 : 0);
+  double silence = r->manager->timeout + (c->apart > 0 ? 1 : 0);
   conc__ask a;
   int rc = c->rc;
   memset(&a, 0, sizeof a);
@@ -58513,8 +58549,8 @@ CONC__PRIVATE int conc__redis_try(conc__redis *r, conc__node **place,
       *soon = rc == -EROFS || rc == -EAGAIN;
       /* A call that had little time says nothing of the server. */
       if (node != NULL && call->lost &&
-          !(conc__line_look(c->apart ? &node->apart : &node->line,
-                            r->manager->timeout + (c->apart ? 1 : 0)) &&
+          !(conc__line_look(conc__node_line(node, c),
+                            r->manager->timeout + (c->apart > 0 ? 1 : 0)) &&
             rc == -ETIMEDOUT)) {
         conc__redis_leave_home(r, node);
         if (r->cluster) CONC__STORE(place, (conc__node *)NULL);
@@ -59191,7 +59227,7 @@ CONC__PRIVATE void conc__redis_reset(conc__redis *r) {
   }
   for (n = r->nodes; n != NULL; n = n->next) {
     conc__line_reset(&n->line);
-    conc__line_reset(&n->apart);
+    for (i = 0; i < CONC__APARTS; i++) conc__line_reset(&n->apart[i]);
   }
   for (q = r->queues; q != NULL; q = q->next) {
     conc__parcels_free(q->ready);
@@ -59230,6 +59266,7 @@ CONC__PRIVATE void conc__redis_reset(conc__redis *r) {
   r->exits = false;
   r->pins = 0;
   memset(r->lanes_used, 0, sizeof r->lanes_used);
+  memset(r->aparts_used, 0, sizeof r->aparts_used);
   conc__redis_name(r);
   CONC__STORE(&r->depth, conc__fork_depth);
   conc__mutexes_unlock_slow();
@@ -60169,11 +60206,11 @@ CONC__PRIVATE ssize_t conc__put_once_over(conc__redis_queue *q,
     conc__command_begin(&c, 3, "WAIT");
     conc__command_int(&c, (int64_t)r->owner->replicas);
     conc__command_int(&c, 1 + (int64_t)(left * 1000));
-    c.apart = true;
+    c.apart = conc__aparts_take(r);
   }
   conc__call_begin(&call, r->manager, deadline,
                    conc__call_end(r->manager, deadline));
-  if (c.apart && call.end < conc_now() + r->manager->timeout + 1)
+  if (c.apart > 0 && call.end < conc_now() + r->manager->timeout + 1)
     call.end = conc_now() + r->manager->timeout + 1;
   call.acts = true;
   call.has_key = number >= 0;
@@ -60181,6 +60218,7 @@ CONC__PRIVATE ssize_t conc__put_once_over(conc__redis_queue *q,
   if (done == 0) done = conc__redis_call(q, &c, &replies, &call);
   if (done == 0) done = conc__far_result(r, &replies, script, n);
   conc__lane_leave(r, number);
+  conc__aparts_leave(r, c.apart);
   conc__buffer_free(&c.b);
   conc__buffer_free(&replies);
   return done;
@@ -61148,17 +61186,21 @@ CONC__PRIVATE void conc__redis_leave_list(conc__redis *r) {
 
 CONC__PRIVATE void conc__redis_exit_once(void) { atexit(conc__redis_exit); }
 
+/* Closes and frees a line, which nobody uses. */
+CONC__PRIVATE void conc__line_end(conc__redis_line *l) {
+  conc__wire_leave(l->wire, l->wire != NULL);
+  l->wire = NULL;
+  conc__line_reset(l);
+}
+
 /* Frees all of it. */
 CONC__PRIVATE void conc__redis_free(conc__redis *r) {
   conc__node *n;
   size_t i;
   while ((n = r->nodes) != NULL) {
     r->nodes = n->next;
-    if (n->line.wire != NULL) conc__wire_leave(n->line.wire, true);
-    if (n->apart.wire != NULL) conc__wire_leave(n->apart.wire, true);
-    n->line.wire = n->apart.wire = NULL;
-    conc__line_reset(&n->line);
-    conc__line_reset(&n->apart);
+    conc__line_end(&n->line);
+    for (i = 0; i < CONC__APARTS; i++) conc__line_end(&n->apart[i]);
     CONC_FREE(n);
   }
   for (i = 0; i < r->hosts_count; i++) CONC_FREE(r->hosts[i]);
