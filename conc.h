@@ -710,7 +710,8 @@
      eight processes on four machines.
    - A process has one connection to each node for what does not wait, and one
      for each queue that it waits at: 3,000 of them with two nodes. A server
-     takes 10,000 ("maxclients").
+     takes 10,000 ("maxclients"). With .replicas there are up to 16 more to
+     each node, one for each put that is waited for at the same time.
    - If the workers stand still for an hour, 28.8 million tasks wait. One of
      200 bytes takes some 220 bytes there, and 85 more while it is leased: that
      is 6 GiB. A bound (.capacity) makes the putters wait before that.
@@ -58721,6 +58722,7 @@ typedef struct conc__redis_queue {
   conc__parcel *confirming;  /* of which that was said, and not answered */
   double confirm_at;         /* 0: there are none */
   conc__parcel *returns;     /* that are to be given back */
+  bool dies; /* one of these has come, and the thread was not told yet */
   bool stray; /* nobody waits, but a reply may have messages */
   bool recover; /* a connection was lost, maybe with messages on their way */
   unsigned moving; /* calls that have parcels which are in none of the lists */
@@ -59255,7 +59257,7 @@ CONC__PRIVATE void conc__redis_reset(conc__redis *r) {
     memset(&q->getters, 0, sizeof q->getters);
     q->getters_count = q->wanted = 0;
     q->due_count = q->moving = 0;
-    q->recover = false;
+    q->recover = q->dies = false;
     q->led = q->blocked = q->unblocked = q->stray = false;
     q->wake[0] = 0;
   }
@@ -59489,6 +59491,7 @@ CONC__PRIVATE void conc__getters_add(conc__redis_queue *q, conc__parcel *p) {
   if (p->dead) {
     p->next = q->returns;
     q->returns = p;
+    q->dies = true;
     return;
   }
   p->next = NULL;
@@ -59847,6 +59850,7 @@ CONC__PRIVATE int conc__getters_await(conc__redis_queue *q, size_t n,
   conc__calling call;
   uint64_t rounds;
   const size_t wants = n;
+  bool dies;
   int rc = 0;
   *out = NULL;
   conc__call_begin(&call, q->redis->manager, deadline,
@@ -59881,9 +59885,14 @@ CONC__PRIVATE int conc__getters_await(conc__redis_queue *q, size_t n,
                                deadline > 0 ? deadline : call.end);
       conc__mutex_lock(guard);
     }
-    if (woken != NULL) {
+    /* A dead letter does not wait until this call ends, which may go on for
+       ever. */
+    dies = q->dies;
+    q->dies = false;
+    if (woken != NULL || dies) {
       conc__mutex_unlock(guard);
       conc__wake_all(woken);
+      if (dies) conc__redis_wake(q->redis);
       woken = NULL;
       conc__mutex_lock(guard);
     }
