@@ -710,7 +710,8 @@
      eight processes on four machines.
    - A process has one connection to each node for what does not wait, and one
      for each queue that it waits at: 3,000 of them with two nodes. A server
-     takes 10,000 ("maxclients").
+     takes 10,000 ("maxclients"). With .replicas there are up to 16 more to
+     each node, one for each put that is waited for at the same time.
    - If the workers stand still for an hour, 28.8 million tasks wait. One of
      200 bytes takes some 220 bytes there, and 85 more while it is leased: that
      is 6 GiB. A bound (.capacity) makes the putters wait before that.
@@ -5505,13 +5506,31 @@ CONC_API int conc_manager_raise(conc_value **result, const char *exception,
                 Python cannot pickle its result
    -EMSGSIZE    the arguments are more than .max_message, here or at the
                 server, and were not sent or not read; or the result is
-   -EACCES      the arguments have a CONC_OBJECT in them, and were not sent
+   -EACCES      the arguments have a CONC_OBJECT in them that is no proxy, and
+                were not sent
    -EPIPE       the connection was lost, and the function may have run
    -ECONNRESET  likewise
    -EPROTO      what the server has answered is no reply */
 CONC_API int conc_manager_call(conc_manager *manager, const char *name,
                                const conc_value *args, conc_value **result,
                                double timeout);
+
+/* Does what conc_manager_call does, and passes keyword arguments: `kwds` is a
+   dict whose keys are strs; NULL: there are none. What Python writes as
+   m.scale(7, by=3) is
+
+     conc_value *kwds;
+     conc_build(&kwds, "{s:i}", "by", 3);
+     conc_build(&args, "i", 7);
+     conc_manager_call_with(&m, "scale", args, kwds, &result, 1.0);
+
+   Returns 0.
+   Errors: as conc_manager_call, and
+   -EINVAL  `kwds` is no such dict */
+CONC_API int conc_manager_call_with(conc_manager *manager, const char *name,
+                                    const conc_value *args,
+                                    const conc_value *kwds,
+                                    conc_value **result, double timeout);
 
 /* Does conc_build and conc_manager_call in one:
    conc_manager_call_build(&m, "square", &result, 1.0, "i", 7).
@@ -5619,7 +5638,7 @@ CONC_API int conc_manager_register_variable(conc_manager *manager,
      -ENOTSUP     an Array or a Namespace has no such call
      -EACCES      there is a CONC_OBJECT in the value, and .objects is not
                   CONC_PASS, here or at the server; the value was not sent, or
-                  not taken
+                  not taken. Proxies are taken (conc_manager_proxy)
      -ENOMEM      there is no memory here, or at the server, or there the
                   object would have more than 256 MiB
      -EMSGSIZE    the request would be larger than .max_message, and was not
@@ -5857,8 +5876,8 @@ typedef struct conc_instance conc_instance;
    ENOENT        the server has nothing under that name
    ENAMETOOLONG  the name has more than 255 bytes
    ENOMEM        there is no memory for it; or the server has .max_objects
-   EACCES        the arguments have a CONC_OBJECT in them, and .objects is not
-                 CONC_PASS
+   EACCES        the arguments have a CONC_OBJECT in them that is no proxy, and
+                 .objects is not CONC_PASS
    ETIMEDOUT     the server has not answered in time
    ECANCELED     the caller was cancelled
    others        what conc_manager_call fails with */
@@ -5866,6 +5885,18 @@ CONC_API conc_instance *conc_manager_instance(conc_manager *manager,
                                               const char *name,
                                               const conc_value *args,
                                               double timeout);
+
+/* Does what conc_manager_instance does, and passes keyword arguments to the
+   class or function: `kwds` is a dict whose keys are strs; NULL: there are
+   none.
+   Returns the instance; or NULL, and errno.
+   Errors: as conc_manager_instance, and
+   EINVAL  `kwds` is no such dict */
+CONC_API conc_instance *conc_manager_instance_with(conc_manager *manager,
+                                                   const char *name,
+                                                   const conc_value *args,
+                                                   const conc_value *kwds,
+                                                   double timeout);
 
 /* Calls a method, and waits for its result. `args` is a tuple, the arguments
    of the method; another value is its only argument; NULL: it has none. What
@@ -5899,14 +5930,27 @@ CONC_API conc_instance *conc_manager_instance(conc_manager *manager,
                 cannot pickle its result
    -EMSGSIZE    the arguments are more than .max_message, here or at the
                 server, and were not sent or not read; or the result is
-   -EACCES      the arguments have a CONC_OBJECT in them, and .objects is not
-                CONC_PASS, here or at the server
+   -EACCES      the arguments have a CONC_OBJECT in them that is no proxy, and
+                .objects is not CONC_PASS, here or at the server
    -EPIPE       the connection was lost, and the method may have run
    -ECONNRESET  likewise
    -EPROTO      what the server has answered is no reply */
 CONC_API int conc_instance_call(conc_instance *instance, const char *method,
                                 const conc_value *args, conc_value **result,
                                 double timeout);
+
+/* Does what conc_instance_call does, and passes keyword arguments to the
+   method: `kwds` is a dict whose keys are strs; NULL: there are none. So
+   pool.map('square', range(4), chunksize=2) of Python is called with two
+   arguments in a tuple, and with {"chunksize": 2}.
+   Returns 0.
+   Errors: as conc_instance_call, and
+   -EINVAL  `kwds` is no such dict */
+CONC_API int conc_instance_call_with(conc_instance *instance,
+                                     const char *method,
+                                     const conc_value *args,
+                                     const conc_value *kwds,
+                                     conc_value **result, double timeout);
 
 /* Does conc_build and conc_instance_call in one.
    Returns 0.
@@ -5928,6 +5972,53 @@ CONC_API conc_instance *conc_instance_open(conc_instance *instance,
                                            const char *method,
                                            const conc_value *args,
                                            double timeout);
+
+/* Does what conc_instance_open does, and passes keyword arguments to the
+   method, as conc_instance_call_with.
+   Returns the instance; or NULL, and errno.
+   Errors: as conc_instance_open, and
+   EINVAL  `kwds` is no dict whose keys are strs */
+CONC_API conc_instance *conc_instance_open_with(conc_instance *instance,
+                                                const char *method,
+                                                const conc_value *args,
+                                                const conc_value *kwds,
+                                                double timeout);
+
+/* Makes a value that names an object of the server: a proxy. It goes into
+   lists, dicts and variables of that server, or into the arguments of a call,
+   at any place inside of a value, and needs no CONC_PASS there. So a list may
+   contain lists that are changed in place, and a client can tell another one
+   which queue to use:
+
+     conc_value *proxy;
+     conc_manager_proxy(&m, conc_manager_get(&m, "answers"), &proxy);
+     conc_dict_set(conc_manager_dict(&m, "queues"), key, proxy);
+     conc_value_free(proxy);
+
+   `object` is what a call of this manager has found or made: a queue, a list,
+   a dict, a variable, a lock or what else >>types has, an instance. In the
+   serving process it is a queue, list, dict or variable that has a name there.
+   A client in Python that reads the proxy can use it at once, and one in C by
+   conc_manager_instance_of. To Python the server is where .address says.
+   The value itself keeps nothing alive. The object must live until the server
+   has it in a list, a dict or a variable, and lives as long as that then. In a
+   queue, which takes objects with CONC_PASS alone, it is kept by nobody: there
+   the client must have it until another one has got it.
+   A server of Python 3 up to 3.8 takes no proxy of a queue or an instance, by
+   a fault of its own: the call fails. One of Python 2 puts the object itself
+   in the place of its proxy.
+   The call asks the server, for at most .timeout; not in the serving process.
+   *proxy is to be freed by conc_value_free; after an error it is NULL.
+   Returns 0.
+   Errors:
+   -EINVAL   the manager neither serves nor is connected; or it has no such
+             object
+   -ENOTSUP  it is a Redis
+   -ENOENT   the object has ended, or the server was started anew without it
+   -ENOMEM   there is no memory for the value
+   others    what conc_manager_call fails with */
+CONC_API int conc_manager_proxy(conc_manager *manager, const void *object,
+                                conc_value **proxy);
 
 /* Finds the object that a value names: a proxy, which a client that is Python
    has put into a list, a dict or a queue, say. What reads that in C gets a
@@ -6649,7 +6740,7 @@ CONC_API int conc_inspect_start(const conc_inspect_opts *opts);
              conc_manager_cond_lock conc_manager_barrier
    functions  conc_manager_fn conc_manager_register
              conc_manager_register_pooled conc_manager_raise conc_manager_call
-             conc_manager_call_build
+             conc_manager_call_with conc_manager_call_build
    data       conc_list conc_dict conc_variable conc_manager_register_list
              conc_manager_register_dict conc_manager_register_variable
              conc_manager_list conc_manager_dict conc_manager_variable
@@ -6659,8 +6750,10 @@ CONC_API int conc_inspect_start(const conc_inspect_opts *opts);
              conc_dict_get conc_dict_set conc_dict_setdefault conc_dict_pop
              conc_dict_update conc_dict_contains conc_dict_keys conc_dict_copy
              conc_dict_clear conc_variable_get conc_variable_set
-   methods    conc_instance conc_manager_instance conc_instance_call
+   methods    conc_instance conc_manager_instance conc_manager_instance_with
+             conc_instance_call conc_instance_call_with
              conc_instance_call_build conc_instance_open
+             conc_instance_open_with conc_manager_proxy
              conc_manager_instance_of conc_instance_free
    extras     conc_progress (.total .name .unit .scale .above .fd .off
              .interval .width) conc_progress_update conc_progress_total
@@ -6796,7 +6889,8 @@ CONC__USE(conc_pool_imap); CONC__USE(conc_pool_imap_unordered);
 CONC__USE(conc_imap_next); CONC__USE(conc_manager_random_key);
 CONC__USE(conc_manager_register_queue); CONC__USE(conc_manager_start);
 CONC__USE(conc_manager_connect); CONC__USE(conc_manager_call);
-CONC__USE(conc_manager_call_build); CONC__USE(conc_limiter_acquire);
+CONC__USE(conc_manager_call_with); CONC__USE(conc_manager_call_build);
+CONC__USE(conc_limiter_acquire);
 CONC__USE(conc_broadcast_subscribe); CONC__USE(conc_broadcast_unsubscribe);
 #define CONC__NEEDS(f, ...) \
   CONC_API __typeof__(f) f __attribute__((nonnull(__VA_ARGS__)))
@@ -7107,7 +7201,7 @@ static const int *const conc__version_check __attribute__((used)) =
      >>data       what a method is called; a call of a client; a call in the
                   serving process; calls; finding and freeing them;
                   registering; a list; a dict; a variable
-     >>methods    making and freeing them; calls
+     >>methods    making and freeing them; calls; proxies, as values
      >>extras     text in columns; a line; where and when it is written;
                   conc_interval; conc_limiter; conc_broadcast
      >>trace      events; rings; rows; what the hooks call; the file; from
@@ -52519,11 +52613,16 @@ CONC__PRIVATE int conc__request_begin(conc__buffer *out, size_t *at,
   return rc != 0 ? rc : conc__pickle_put_str(out, method, strlen(method));
 }
 
+/* Ends a request, whose dict of keyword arguments the caller has appended. */
+CONC__PRIVATE int conc__request_close(conc__buffer *out, size_t at) {
+  int rc = conc__pickle_put_ops(out, CONC__OP_TUPLE, CONC__OP_STOP);
+  return rc != 0 ? rc : conc__frame_end(out, at);
+}
+
 /* Ends a request behind its tuple of arguments. There are no keywords. */
 CONC__PRIVATE int conc__request_end(conc__buffer *out, size_t at) {
   int rc = conc__pickle_put_op(out, CONC__OP_EMPTY_DICT);
-  if (rc == 0) rc = conc__pickle_put_ops(out, CONC__OP_TUPLE, CONC__OP_STOP);
-  return rc != 0 ? rc : conc__frame_end(out, at);
+  return rc != 0 ? rc : conc__request_close(out, at);
 }
 
 /* A whole request for a function of the server. Its only argument is a str, or
@@ -57147,7 +57246,8 @@ CONC__PRIVATE conc_rlock *conc__remote_lock_of(const conc_cond *cond) {
 typedef struct conc__command {
   conc__buffer b;
   size_t replies; /* how many there will be: one for each command */
-  bool apart;     /* the server may be slow to answer */
+  unsigned apart; /* 0; or which line it goes by, for the server may be slow
+                     to answer: see conc__aparts_take */
   int rc;         /* 0 or -ENOMEM */
 } conc__command;
 
@@ -57640,11 +57740,17 @@ typedef struct conc__redis_line {
                    it reads again; or when a reply was due again */
 } conc__redis_line;
 
+/* Lines of a server for what may be slow. WAIT keeps a connection from all
+   that stands behind it until the replicas have answered, or its time is over:
+   by one line alone each put would wait for all before it, one after the
+   other. Replicas answer to all connections at once. */
+#define CONC__APARTS 16
+
 /* A server. */
 typedef struct conc__node {
   struct conc__node *next;
   conc__redis_line line;
-  conc__redis_line apart; /* for puts that wait for replicas */
+  conc__redis_line apart[CONC__APARTS]; /* for puts that wait for replicas */
   char address[1]; /* as conc_connect takes it */
 } conc__node;
 
@@ -57667,6 +57773,7 @@ typedef struct conc__redis {
   char consumer[80];
   unsigned lanes_used[8]; /* under the guard: bits of lanes that are in use */
   uint64_t lanes_last[256];
+  unsigned aparts_used[CONC__APARTS]; /* under the guard: calls of each */
   struct conc__redis_queue *queues; /* under the guard; see >>streams */
   const struct conc__queue_class *queue_class; /* of >>tended, as is */
   void *(*tick)(void *); /* what a thread does, see >>tended; */
@@ -58228,17 +58335,45 @@ CONC__PRIVATE int conc__line_connect(conc__redis *r, const conc__node *node,
   return rc > 0 ? 0 : rc;
 }
 
+/* The line that a command goes by. */
+CONC__INLINE conc__redis_line *conc__node_line(conc__node *node,
+                                               const conc__command *c) {
+  return c->apart > 0 ? &node->apart[c->apart - 1] : &node->line;
+}
+
+/* The lines apart that the fewest calls use, of each server the same; the
+   first of them, so that few connections are made for few calls. To be given
+   back by conc__aparts_leave. */
+CONC__PRIVATE unsigned conc__aparts_take(conc__redis *r) {
+  conc__mutex *guard = conc__mutex_slow_of(r);
+  unsigned i, best = 0;
+  conc__mutex_lock(guard);
+  for (i = 1; i < CONC__APARTS; i++)
+    if (r->aparts_used[i] < r->aparts_used[best]) best = i;
+  r->aparts_used[best]++;
+  conc__mutex_unlock(guard);
+  return best + 1;
+}
+
+CONC__PRIVATE void conc__aparts_leave(conc__redis *r, unsigned apart) {
+  conc__mutex *guard = conc__mutex_slow_of(r);
+  if (apart == 0) return;
+  conc__mutex_lock(guard);
+  r->aparts_used[apart - 1]--;
+  conc__mutex_unlock(guard);
+}
+
 /* Sends commands, and waits for their replies, which are appended to
    `replies`. 0 or negative errno. *sent: they may have been carried out. */
 CONC__PRIVATE int conc__line_ask(conc__redis *r, conc__node *node,
                                  const conc__command *c,
                                  conc__buffer *replies, bool *sent,
                                  double deadline) {
-  conc__redis_line *l = c->apart ? &node->apart : &node->line;
+  conc__redis_line *l = conc__node_line(node, c);
   conc__mutex *guard = conc__mutex_slow_of(l);
   size_t limit = conc__redis_limit(r);
   /* A WAIT for replicas is answered after .timeout, and is no silence. */
-  double silence = r->manager->timeout + (c->apart ? 1 : 0);
+  double silence = r->manager->timeout + (c->apart > 0 ? 1 : 0);
   conc__ask a;
   int rc = c->rc;
   memset(&a, 0, sizeof a);
@@ -58711,8 +58846,8 @@ CONC__PRIVATE int conc__redis_try(conc__redis *r, conc__node **place,
       *soon = rc == -EROFS || rc == -EAGAIN;
       /* A call that had little time says nothing of the server. */
       if (node != NULL && call->lost &&
-          !(conc__line_look(c->apart ? &node->apart : &node->line,
-                            r->manager->timeout + (c->apart ? 1 : 0)) &&
+          !(conc__line_look(conc__node_line(node, c),
+                            r->manager->timeout + (c->apart > 0 ? 1 : 0)) &&
             rc == -ETIMEDOUT)) {
         conc__redis_leave_home(r, node);
         if (r->cluster) CONC__STORE(place, (conc__node *)NULL);
@@ -58883,6 +59018,7 @@ typedef struct conc__redis_queue {
   conc__parcel *confirming;  /* of which that was said, and not answered */
   double confirm_at;         /* 0: there are none */
   conc__parcel *returns;     /* that are to be given back */
+  bool dies; /* one of these has come, and the thread was not told yet */
   bool stray; /* nobody waits, but a reply may have messages */
   bool recover; /* a connection was lost, maybe with messages on their way */
   unsigned moving; /* calls that have parcels which are in none of the lists */
@@ -59389,7 +59525,7 @@ CONC__PRIVATE void conc__redis_reset(conc__redis *r) {
   }
   for (n = r->nodes; n != NULL; n = n->next) {
     conc__line_reset(&n->line);
-    conc__line_reset(&n->apart);
+    for (i = 0; i < CONC__APARTS; i++) conc__line_reset(&n->apart[i]);
   }
   for (q = r->queues; q != NULL; q = q->next) {
     conc__parcels_free(q->ready);
@@ -59417,7 +59553,7 @@ CONC__PRIVATE void conc__redis_reset(conc__redis *r) {
     memset(&q->getters, 0, sizeof q->getters);
     q->getters_count = q->wanted = 0;
     q->due_count = q->moving = 0;
-    q->recover = false;
+    q->recover = q->dies = false;
     q->led = q->blocked = q->unblocked = q->stray = false;
     q->wake[0] = 0;
   }
@@ -59428,6 +59564,7 @@ CONC__PRIVATE void conc__redis_reset(conc__redis *r) {
   r->exits = false;
   r->pins = 0;
   memset(r->lanes_used, 0, sizeof r->lanes_used);
+  memset(r->aparts_used, 0, sizeof r->aparts_used);
   conc__redis_name(r);
   CONC__STORE(&r->depth, conc__fork_depth);
   conc__mutexes_unlock_slow();
@@ -59650,6 +59787,7 @@ CONC__PRIVATE void conc__getters_add(conc__redis_queue *q, conc__parcel *p) {
   if (p->dead) {
     p->next = q->returns;
     q->returns = p;
+    q->dies = true;
     return;
   }
   p->next = NULL;
@@ -60008,6 +60146,7 @@ CONC__PRIVATE int conc__getters_await(conc__redis_queue *q, size_t n,
   conc__calling call;
   uint64_t rounds;
   const size_t wants = n;
+  bool dies;
   int rc = 0;
   *out = NULL;
   conc__call_begin(&call, q->redis->manager, deadline,
@@ -60042,9 +60181,14 @@ CONC__PRIVATE int conc__getters_await(conc__redis_queue *q, size_t n,
                                deadline > 0 ? deadline : call.end);
       conc__mutex_lock(guard);
     }
-    if (woken != NULL) {
+    /* A dead letter does not wait until this call ends, which may go on for
+       ever. */
+    dies = q->dies;
+    q->dies = false;
+    if (woken != NULL || dies) {
       conc__mutex_unlock(guard);
       conc__wake_all(woken);
+      if (dies) conc__redis_wake(q->redis);
       woken = NULL;
       conc__mutex_lock(guard);
     }
@@ -60367,11 +60511,11 @@ CONC__PRIVATE ssize_t conc__put_once_over(conc__redis_queue *q,
     conc__command_begin(&c, 3, "WAIT");
     conc__command_int(&c, (int64_t)r->owner->replicas);
     conc__command_int(&c, 1 + (int64_t)(left * 1000));
-    c.apart = true;
+    c.apart = conc__aparts_take(r);
   }
   conc__call_begin(&call, r->manager, deadline,
                    conc__call_end(r->manager, deadline));
-  if (c.apart && call.end < conc_now() + r->manager->timeout + 1)
+  if (c.apart > 0 && call.end < conc_now() + r->manager->timeout + 1)
     call.end = conc_now() + r->manager->timeout + 1;
   call.acts = true;
   call.has_key = number >= 0;
@@ -60379,6 +60523,7 @@ CONC__PRIVATE ssize_t conc__put_once_over(conc__redis_queue *q,
   if (done == 0) done = conc__redis_call(q, &c, &replies, &call);
   if (done == 0) done = conc__far_result(r, &replies, script, n);
   conc__lane_leave(r, number);
+  conc__aparts_leave(r, c.apart);
   conc__buffer_free(&c.b);
   conc__buffer_free(&replies);
   return done;
@@ -61348,17 +61493,21 @@ CONC__PRIVATE void conc__redis_leave_list(conc__redis *r) {
 
 CONC__PRIVATE void conc__redis_exit_once(void) { atexit(conc__redis_exit); }
 
+/* Closes and frees a line, which nobody uses. */
+CONC__PRIVATE void conc__line_end(conc__redis_line *l) {
+  conc__wire_leave(l->wire, l->wire != NULL);
+  l->wire = NULL;
+  conc__line_reset(l);
+}
+
 /* Frees all of it. */
 CONC__PRIVATE void conc__redis_free(conc__redis *r) {
   conc__node *n;
   size_t i;
   while ((n = r->nodes) != NULL) {
     r->nodes = n->next;
-    if (n->line.wire != NULL) conc__wire_leave(n->line.wire, true);
-    if (n->apart.wire != NULL) conc__wire_leave(n->apart.wire, true);
-    n->line.wire = n->apart.wire = NULL;
-    conc__line_reset(&n->line);
-    conc__line_reset(&n->apart);
+    conc__line_end(&n->line);
+    for (i = 0; i < CONC__APARTS; i++) conc__line_end(&n->apart[i]);
     CONC_FREE(n);
   }
   for (i = 0; i < r->hosts_count; i++) CONC_FREE(r->hosts[i]);
@@ -63601,16 +63750,16 @@ CONC__PRIVATE int conc__put_address(conc__session *s, conc__buffer *b) {
 
 /* {'exposed': names}: what Python must know to make a proxy by the names of an
    object's methods. */
-CONC__PRIVATE int conc__put_exposed(conc__session *s, conc__buffer *b,
-                                    const conc__class *type) {
+CONC__PRIVATE int conc__put_exposed(conc__buffer *b, const conc__class *type,
+                                    int protocol) {
   size_t i;
   int rc = conc__pickle_put_ops(b, CONC__OP_EMPTY_DICT, CONC__OP_MARK);
-  if (rc == 0) rc = conc__put_native(b, "exposed", s->protocol);
+  if (rc == 0) rc = conc__put_native(b, "exposed", protocol);
   if (rc == 0) rc = conc__pickle_put_op(b, CONC__OP_MARK);
   for (; rc == 0 && type != NULL; type = type->base)
     for (i = 0; rc == 0 && i < type->count; i++)
       if (conc__method_is_told(&type->methods[i], false))
-        rc = conc__put_native(b, type->methods[i].name, s->protocol);
+        rc = conc__put_native(b, type->methods[i].name, protocol);
   return rc != 0 ? rc
                  : conc__pickle_put_ops(b, CONC__OP_TUPLE, CONC__OP_SETITEMS);
 }
@@ -63656,7 +63805,7 @@ CONC__PRIVATE int conc__reference_put_proxy(conc__buffer *b,
   if (rc == 0) rc = conc__put_native(b, "pickle", s->protocol);
   if (rc != 0) return rc;
   rc = strcmp(proxy, CONC__PROXY_AUTO) == 0
-           ? conc__put_exposed(s, b, o->type)
+           ? conc__put_exposed(b, o->type, s->protocol)
            : conc__pickle_put_op(b, CONC__OP_EMPTY_DICT);
   return rc != 0 ? rc
                  : conc__pickle_put_ops(b, CONC__OP_TUPLE, CONC__OP_REDUCE);
@@ -69666,8 +69815,8 @@ CONC__PRIVATE int conc__answer_read(conc__answer *a) {
 }
 
 /* Sends the request that begins at `at` of the peer's `out`, and takes its
-   answer; `rc` is how it went to write that request. Then the peer is idle if
-   it is to be kept, and closed otherwise. */
+   answer; `rc` is how it went to write that request, up to its arguments. Then
+   the peer is idle if it is to be kept, and closed otherwise. */
 CONC__PRIVATE int conc__answer_get(conc__answer *a, conc__manager_data *m,
                                    conc__peer *p, bool keep, size_t at, int rc,
                                    double end) {
@@ -69676,7 +69825,7 @@ CONC__PRIVATE int conc__answer_get(conc__answer *a, conc__manager_data *m,
   bool broken = false;
   size_t size;
   memset(a, 0, sizeof *a);
-  if (rc == 0) rc = conc__request_end(out, at);
+  if (rc == 0) rc = conc__request_close(out, at);
   if (rc == 0 && out->size - at - 4 > m->max_message) rc = -EMSGSIZE;
   if (rc == 0) {
     broken = true;
@@ -69698,10 +69847,58 @@ CONC__PRIVATE int conc__answer_get(conc__answer *a, conc__manager_data *m,
 
 /* --- calling --- */
 
+/* What a program passes: a tuple, any other value, or NULL; and a dict of what
+   it passes by keyword, or NULL. */
+typedef struct conc__passed {
+  const conc_value *args, *kwds;
+} conc__passed;
+
+CONC__INLINE conc__passed conc__passed_of(const conc_value *args,
+                                                const conc_value *kwds) {
+  conc__passed x;
+  x.args = args;
+  x.kwds = kwds;
+  return x;
+}
+
+/* Whether these can be keyword arguments: Python takes no other keys. */
+CONC__PRIVATE bool conc__keywords_fit(const conc_value *kwds) {
+  size_t i, n = kwds != NULL ? conc_value_size(kwds) : 0;
+  if (kwds != NULL && conc_value_type(kwds) != CONC_DICT) return false;
+  for (i = 0; i < n; i++)
+    if (conc_value_type(conc_value_key(kwds, i)) != CONC_STR) return false;
+  return true;
+}
+
 /* How many arguments a value is. */
 CONC__INLINE size_t conc__arguments_count(const conc_value *args) {
   if (args == NULL) return 0;
   return conc_value_type(args) == CONC_TUPLE ? conc_value_size(args) : 1;
+}
+
+/* Whether all objects in a value are proxies. */
+CONC__PRIVATE bool conc__only_proxies(const conc_value *v) {
+  conc__walk w;
+  int step;
+  conc__walk_begin(&w, v);
+  while ((step = conc__walk_step(&w)) != CONC__WALK_END) {
+    if (step != CONC__WALK_OPEN || w.value->type != CONC_OBJECT) continue;
+    if (!conc__is_object(w.value, CONC__MANAGERS, CONC__PROXY_CLASS))
+      return false;
+    conc__walk_skip(&w);
+  }
+  return true;
+}
+
+/* Appends one argument. A proxy is no code of the program's: it names an
+   object that the server has, and needs no CONC_PASS. They are looked for only
+   when a value was refused, so that all others cost nothing more. */
+CONC__PRIVATE int conc__argument_put(conc__buffer *out, const conc_value *v,
+                                     int protocol) {
+  int rc = conc__pickle_encode(out, v, protocol);
+  if (rc != -EACCES || (protocol & CONC_PASS) || !conc__only_proxies(v))
+    return rc;
+  return conc__pickle_encode(out, v, protocol | CONC_PASS);
 }
 
 /* Appends a tuple of the arguments, behind `first` if that is not NULL. */
@@ -69713,35 +69910,45 @@ CONC__PRIVATE int conc__arguments_put(conc__buffer *out, const char *first,
   if (rc == 0 && first != NULL)
     rc = conc__pickle_put_str(out, first, strlen(first));
   for (i = 0; rc == 0 && i < n; i++)
-    rc = conc__pickle_encode(out, tuple ? conc_value_item(args, i) : args,
-                             protocol);
+    rc = conc__argument_put(out, tuple ? conc_value_item(args, i) : args,
+                            protocol);
   return rc != 0 ? rc : conc__pickle_put_op(out, CONC__OP_TUPLE);
 }
 
+/* Appends that tuple, and the dict behind it. To `protocol` CONC_PASS may be
+   added: then there may be objects in them. */
+CONC__PRIVATE int conc__arguments_put_all(conc__buffer *out, const char *first,
+                                          const conc__passed *x,
+                                          int protocol) {
+  int rc = conc__arguments_put(out, first, x->args, protocol);
+  if (rc != 0) return rc;
+  return x->kwds != NULL ? conc__argument_put(out, x->kwds, protocol)
+                         : conc__pickle_put_op(out, CONC__OP_EMPTY_DICT);
+}
+
 /* A request for a method, or for CONC__CALLS, over a connection that is idle
-   afterwards. To `protocol` CONC_PASS may be added: then there may be objects
-   among the arguments. */
+   afterwards. */
 CONC__PRIVATE int conc__call_over(conc__answer *a, conc__manager_data *m,
                                   conc__peer *p, const char *ident,
-                                  const char *method, const conc_value *args,
+                                  const char *method, const conc__passed *x,
                                   int protocol, double end) {
   size_t at = 0;
   int rc = conc__request_begin(&p->channel.out, &at, protocol & ~CONC_PASS,
                                ident, method);
   if (rc == 0)
-    rc = conc__arguments_put(&p->channel.out, NULL, args, protocol);
+    rc = conc__arguments_put_all(&p->channel.out, NULL, x, protocol);
   return conc__answer_get(a, m, p, true, at, rc, end);
 }
 
 /* The same over any connection. */
 CONC__PRIVATE int conc__call_method(conc__answer *a, conc__manager_data *m,
                                     const char *ident, const char *method,
-                                    const conc_value *args, int protocol,
+                                    const conc__passed *x, int protocol,
                                     double end) {
   conc__peer *p;
   int rc = conc__peer_get(m, &p, end);
   if (rc == 0)
-    return conc__call_over(a, m, p, ident, method, args, protocol, end);
+    return conc__call_over(a, m, p, ident, method, x, protocol, end);
   memset(a, 0, sizeof *a);
   return rc;
 }
@@ -69749,7 +69956,7 @@ CONC__PRIVATE int conc__call_method(conc__answer *a, conc__manager_data *m,
 /* The same for a function of the server, whose first argument is a str. */
 CONC__PRIVATE int conc__call_function(conc__answer *a, conc__manager_data *m,
                                       const char *function, const char *first,
-                                      const conc_value *args, int protocol,
+                                      const conc__passed *x, int protocol,
                                       double end) {
   conc__peer *p;
   size_t at = 0;
@@ -69762,7 +69969,7 @@ CONC__PRIVATE int conc__call_function(conc__answer *a, conc__manager_data *m,
   rc = conc__request_begin(&p->channel.out, &at, protocol & ~CONC_PASS, NULL,
                            function);
   if (rc == 0)
-    rc = conc__arguments_put(&p->channel.out, first, args, protocol);
+    rc = conc__arguments_put_all(&p->channel.out, first, x, protocol);
   return conc__answer_get(a, m, p, false, at, rc, end);
 }
 
@@ -69770,20 +69977,21 @@ CONC__PRIVATE int conc__call_function(conc__answer *a, conc__manager_data *m,
    asked for, and which is given back whatever happens. */
 CONC__PRIVATE int conc__call_as_python(conc__answer *a, conc__manager_data *m,
                                        const char *name,
-                                       const conc_value *args, double end) {
+                                       const conc__passed *x, double end) {
+  const conc__passed none = conc__passed_of(NULL, NULL);
   int protocol = CONC__LOAD_RELAXED(&m->client.protocol);
   conc__ident ident;
   conc_scope shield;
   int rc;
   if (protocol == 0) protocol = 2;
-  rc = conc__call_function(a, m, "create", name, args, protocol, end);
+  rc = conc__call_function(a, m, "create", name, x, protocol, end);
   if (rc != 0) return rc;
   rc = conc__ident_read(a->result, &ident);
   if (rc != 0) return rc;
   /* Ours says more than Python: it has been started in the place of one. */
   CONC__STORE_RELAXED(&m->client.no_calls, ident.most == SIZE_MAX);
   conc_value_free(a->reply);
-  rc = conc__call_method(a, m, ident.text, "#GETVALUE", NULL, protocol, end);
+  rc = conc__call_method(a, m, ident.text, "#GETVALUE", &none, protocol, end);
   conc_shield(&shield);
   conc__ident_give_back(m, &ident, conc_now() + CONC__REPLY_SLACK);
   conc_scope_end(&shield);
@@ -69801,25 +70009,26 @@ CONC__PRIVATE int conc__answer_take(conc__answer *a, int rc,
 }
 
 CONC__PRIVATE int conc__call_remote(conc__manager_data *m, const char *name,
-                                    const conc_value *args,
+                                    const conc__passed *x,
                                     conc_value **result, double end) {
   conc__answer a;
   int rc;
   a.refused = CONC__LOAD_RELAXED(&m->client.no_calls);
   if (!a.refused) {
-    rc = conc__call_method(&a, m, CONC__CALLS, name, args, 4, end);
+    rc = conc__call_method(&a, m, CONC__CALLS, name, x, 4, end);
     if (!a.refused) return conc__answer_take(&a, rc, result);
     conc_value_free(a.reply);
   }
-  rc = conc__call_as_python(&a, m, name, args, end);
+  rc = conc__call_as_python(&a, m, name, x, end);
   return conc__answer_take(&a, rc, result);
 }
 
 /* A call in the serving process. */
 CONC__PRIVATE int conc__call_here(conc__manager_data *m, const char *name,
-                                  const conc_value *args, conc_value **result,
-                                  double timeout) {
+                                  const conc__passed *x,
+                                  conc_value **result, double timeout) {
   const conc__class *type;
+  const conc_value *args = x->args;
   conc_value *tuple = NULL, *kwds = NULL;
   const char *text, *class_name;
   conc_scope limit;
@@ -69837,8 +70046,8 @@ CONC__PRIVATE int conc__call_here(conc__manager_data *m, const char *name,
                         : conc_build(&tuple, "(O)", args);
     c.args = tuple;
   }
-  if (c.rc == 0) c.rc = conc_build(&kwds, "{}");
-  c.kwds = kwds;
+  if (c.rc == 0 && x->kwds == NULL) c.rc = conc_build(&kwds, "{}");
+  c.kwds = x->kwds != NULL ? x->kwds : kwds;
   if (c.rc == 0) {
     conc_timeout(&limit, timeout);
     conc__function_run(&c);
@@ -69857,22 +70066,31 @@ CONC__PRIVATE int conc__call_here(conc__manager_data *m, const char *name,
   return c.rc;
 }
 
-CONC_API int conc_manager_call(conc_manager *manager, const char *name,
-                               const conc_value *args, conc_value **result,
-                               double timeout) {
+CONC_API int conc_manager_call_with(conc_manager *manager, const char *name,
+                                    const conc_value *args,
+                                    const conc_value *kwds,
+                                    conc_value **result, double timeout) {
+  const conc__passed x = conc__passed_of(args, kwds);
   conc__manager_data *m = manager->state;
   conc_value *got = NULL;
   int rc;
   if (result != NULL) *result = NULL;
-  if (m == NULL || m->role == CONC__MANAGER_UNUSED || name == NULL)
+  if (m == NULL || m->role == CONC__MANAGER_UNUSED || name == NULL ||
+      !conc__keywords_fit(kwds))
     return -EINVAL;
   if (m->redis != NULL) return -ENOTSUP;
   rc = m->role == CONC__MANAGER_SERVES
-           ? conc__call_here(m, name, args, &got, timeout)
-           : conc__call_remote(m, name, args, &got, conc__deadline(timeout));
+           ? conc__call_here(m, name, &x, &got, timeout)
+           : conc__call_remote(m, name, &x, &got, conc__deadline(timeout));
   if (result != NULL) *result = got;
   else conc_value_free(got);
   return rc;
+}
+
+CONC_API int conc_manager_call(conc_manager *manager, const char *name,
+                               const conc_value *args, conc_value **result,
+                               double timeout) {
+  return conc_manager_call_with(manager, name, args, NULL, result, timeout);
 }
 
 CONC_API int conc_manager_call_build(conc_manager *manager, const char *name,
@@ -70717,24 +70935,26 @@ CONC_API void conc_instance_free(conc_instance *instance) {
 }
 
 /* The reference that create has counted is the instance's. */
-CONC_API conc_instance *conc_manager_instance(conc_manager *manager,
-                                              const char *name,
-                                              const conc_value *args,
-                                              double timeout) {
+CONC_API conc_instance *conc_manager_instance_with(conc_manager *manager,
+                                                   const char *name,
+                                                   const conc_value *args,
+                                                   const conc_value *kwds,
+                                                   double timeout) {
+  const conc__passed arguments = conc__passed_of(args, kwds);
   conc__manager_data *m;
   conc__answer a;
   conc_instance *x;
   bool asks;
   int rc;
   if (!conc__manager_may_find(manager, name, &asks)) return NULL;
-  if (!asks) {
-    errno = ENOTSUP;
+  if (!asks || !conc__keywords_fit(kwds)) {
+    errno = asks ? EINVAL : ENOTSUP;
     return NULL;
   }
   m = manager->state;
   x = conc__instance_new(m);
   if (x == NULL) return NULL;
-  rc = conc__call_function(&a, m, "create", name, args,
+  rc = conc__call_function(&a, m, "create", name, &arguments,
                            conc__instance_protocol(m, false),
                            conc__deadline(timeout));
   if (rc == 0) {
@@ -70746,10 +70966,18 @@ CONC_API conc_instance *conc_manager_instance(conc_manager *manager,
   return conc__instance_enter(x, rc);
 }
 
+CONC_API conc_instance *conc_manager_instance(conc_manager *manager,
+                                              const char *name,
+                                              const conc_value *args,
+                                              double timeout) {
+  return conc_manager_instance_with(manager, name, args, NULL, timeout);
+}
+
 /* The server counts one reference more, which is the instance's. */
 CONC_API conc_instance *conc_manager_instance_of(conc_manager *manager,
                                                  const conc_value *proxy,
                                                  double timeout) {
+  const conc__passed none = conc__passed_of(NULL, NULL);
   const char *id = conc__proxy_id(proxy);
   conc__answer a;
   conc_instance *x;
@@ -70763,7 +70991,7 @@ CONC_API conc_instance *conc_manager_instance_of(conc_manager *manager,
   x = conc__instance_new(manager->state);
   if (x == NULL) return NULL;
   memcpy(x->ident.text, id, strlen(id) + 1);
-  rc = conc__call_function(&a, manager->state, "incref", id, NULL,
+  rc = conc__call_function(&a, manager->state, "incref", id, &none,
                            conc__instance_protocol(manager->state, false),
                            conc__deadline(timeout));
   conc_value_free(a.reply);
@@ -70792,7 +71020,8 @@ CONC__PRIVATE bool conc__instance_has_no(const conc__answer *a,
 /* One call. `a` is filled in whatever is returned. */
 CONC__PRIVATE int conc__instance_ask(const conc_instance *x, conc__answer *a,
                                      const char *method,
-                                     const conc_value *args, double timeout) {
+                                     const conc__passed *arguments,
+                                     double timeout) {
   const double end = conc__deadline(timeout);
   const bool ours = conc__ident_is_ours(&x->ident);
   conc__manager_data *m = x->manager;
@@ -70805,7 +71034,7 @@ CONC__PRIVATE int conc__instance_ask(const conc_instance *x, conc__answer *a,
     conc__peer_put(m, p);
     return -ENOENT;
   }
-  rc = conc__call_over(a, m, p, x->ident.text, method, args,
+  rc = conc__call_over(a, m, p, x->ident.text, method, arguments,
                        conc__instance_protocol(m, ours), end);
   if (a->reply == NULL && (rc == -EPIPE || rc == -ECONNRESET))
     conc__client_has_lost(m); /* for those that ask next */
@@ -70830,16 +71059,21 @@ CONC__PRIVATE bool conc__instance_told(const conc_instance *from,
   return true;
 }
 
-CONC_API int conc_instance_call(conc_instance *instance, const char *method,
-                                const conc_value *args, conc_value **result,
-                                double timeout) {
+/* An object that the method hands out is given back: nobody would have it. */
+CONC_API int conc_instance_call_with(conc_instance *instance,
+                                     const char *method,
+                                     const conc_value *args,
+                                     const conc_value *kwds,
+                                     conc_value **result, double timeout) {
+  const conc__passed arguments = conc__passed_of(args, kwds);
   conc_value *got = NULL;
   conc__answer a;
   conc__ident ident;
   int rc;
   if (result != NULL) *result = NULL;
-  if (instance == NULL || method == NULL) return -EINVAL;
-  rc = conc__instance_ask(instance, &a, method, args, timeout);
+  if (instance == NULL || method == NULL || !conc__keywords_fit(kwds))
+    return -EINVAL;
+  rc = conc__instance_ask(instance, &a, method, &arguments, timeout);
   if (rc == -EPROTO && conc__instance_told(instance, &a, &ident)) {
     conc__instance_give_back(instance->manager, &ident,
                              conc_now() + CONC__REPLY_SLACK);
@@ -70850,6 +71084,13 @@ CONC_API int conc_instance_call(conc_instance *instance, const char *method,
   if (result != NULL) *result = got;
   else conc_value_free(got);
   return rc;
+}
+
+CONC_API int conc_instance_call(conc_instance *instance, const char *method,
+                                const conc_value *args, conc_value **result,
+                                double timeout) {
+  return conc_instance_call_with(instance, method, args, NULL, result,
+                                 timeout);
 }
 
 CONC_API int conc_instance_call_build(conc_instance *instance,
@@ -70869,24 +71110,296 @@ CONC_API int conc_instance_call_build(conc_instance *instance,
   return rc;
 }
 
-CONC_API conc_instance *conc_instance_open(conc_instance *instance,
-                                           const char *method,
-                                           const conc_value *args,
-                                           double timeout) {
+CONC_API conc_instance *conc_instance_open_with(conc_instance *instance,
+                                                const char *method,
+                                                const conc_value *args,
+                                                const conc_value *kwds,
+                                                double timeout) {
+  const conc__passed arguments = conc__passed_of(args, kwds);
   conc__answer a;
   conc_instance *x;
   int rc;
-  if (instance == NULL || method == NULL) {
+  if (instance == NULL || method == NULL || !conc__keywords_fit(kwds)) {
     errno = EINVAL;
     return NULL;
   }
   x = conc__instance_new(instance->manager);
   if (x == NULL) return NULL;
-  rc = conc__instance_ask(instance, &a, method, args, timeout);
+  rc = conc__instance_ask(instance, &a, method, &arguments, timeout);
   if (rc == -EPROTO && conc__instance_told(instance, &a, &x->ident)) rc = 0;
   else if (rc == 0) rc = -ENOTSUP;
   conc_value_free(a.reply);
   return conc__instance_enter(x, rc);
+}
+
+CONC_API conc_instance *conc_instance_open(conc_instance *instance,
+                                           const char *method,
+                                           const conc_value *args,
+                                           double timeout) {
+  return conc_instance_open_with(instance, method, args, NULL, timeout);
+}
+
+/* --- proxies, as values ---
+
+   What Python makes of a proxy that it pickles: a call of RebuildProxy with
+   the class of the proxy, a Token, and for a class that is made by the names
+   of the methods these names. A server of conc.h looks at the id alone; one of
+   Python, and whoever gets the value from there, executes all of it. */
+
+typedef struct conc__naming {
+  const char *type;  /* a name of the server's, for the Token */
+  const char *proxy; /* the class */
+  const char *id;
+  const char *address; /* of the server */
+  int protocol;        /* 2: a Python 2 reads it */
+} conc__naming;
+
+/* Appends an address as Python has it: of a unix socket the path, else a host
+   and a port. */
+CONC__PRIVATE int conc__naming_address(const conc__naming *n,
+                                       conc__buffer *b) {
+  conc__resolve r;
+  int rc;
+  if (n->address == NULL || strchr(n->address, '/') != NULL)
+    return conc__put_native(b, n->address != NULL ? n->address : "",
+                            n->protocol);
+  rc = conc__address_split(&r, n->address, false);
+  if (rc == 0) rc = conc__put_native(b, r.host, n->protocol);
+  if (rc == 0) rc = conc__pickle_put_int(b, strtol(r.port, NULL, 10));
+  return rc != 0 ? rc : conc__pickle_put_op(b, CONC__OP_TUPLE2);
+}
+
+/* Appends the state of a Token, which ends it. */
+CONC__PRIVATE int conc__naming_state(const conc__naming *n, conc__buffer *b) {
+  int rc = conc__put_native(b, n->type, n->protocol);
+  if (rc == 0) rc = conc__naming_address(n, b);
+  if (rc == 0) rc = conc__put_native(b, n->id, n->protocol);
+  return rc != 0 ? rc
+                 : conc__pickle_put_ops(b, CONC__OP_TUPLE3, CONC__OP_BUILD);
+}
+
+/* {'exposed': names} of what the server has told. */
+CONC__PRIVATE int conc__naming_exposed(const conc__naming *n, conc__buffer *b,
+                                       const conc_value *methods) {
+  size_t i, count = conc_value_size(methods);
+  int rc = conc__pickle_put_ops(b, CONC__OP_EMPTY_DICT, CONC__OP_MARK);
+  if (rc == 0) rc = conc__put_native(b, "exposed", n->protocol);
+  if (rc == 0) rc = conc__pickle_put_op(b, CONC__OP_MARK);
+  for (i = 0; rc == 0 && i < count; i++) {
+    const char *name = conc__request_text(conc_value_item(methods, i));
+    rc = name != NULL ? conc__put_native(b, name, n->protocol) : -EPROTO;
+  }
+  return rc != 0 ? rc
+                 : conc__pickle_put_ops(b, CONC__OP_TUPLE, CONC__OP_SETITEMS);
+}
+
+/* Reads what has been written, which ends here. */
+CONC__PRIVATE int conc__naming_read(conc__buffer *b, int rc,
+                                    conc_value **out) {
+  *out = NULL;
+  if (rc == 0) rc = conc__pickle_put_op(b, CONC__OP_STOP);
+  if (rc == 0)
+    rc = conc__pickle_decode(b->data, b->size, &conc__pickle_body_limits, out,
+                             NULL);
+  conc__buffer_free(b);
+  return rc;
+}
+
+/* The Token alone, as get_methods wants it. */
+CONC__PRIVATE int conc__naming_token(const conc__naming *n, conc_value **out) {
+  conc__buffer b = {NULL, 0, 0, 0};
+  int rc = conc__pickle_put_global(&b, CONC__MANAGERS, "Token");
+  if (rc == 0)
+    rc = conc__pickle_put_ops(&b, CONC__OP_EMPTY_TUPLE, CONC__OP_NEWOBJ);
+  if (rc == 0) rc = conc__naming_state(n, &b);
+  return conc__naming_read(&b, rc, out);
+}
+
+/* All of it. The names of the methods: `methods`, or those of `type`. */
+CONC__PRIVATE int conc__naming_value(const conc__naming *n,
+                                     const conc_value *methods,
+                                     const conc__class *type,
+                                     conc_value **out) {
+  conc__buffer b = {NULL, 0, 0, 0};
+  int rc = conc__put_proxy_class(&b, n->proxy);
+  if (rc == 0) rc = conc__naming_state(n, &b);
+  if (rc == 0) rc = conc__put_native(&b, "pickle", n->protocol);
+  if (rc == 0) {
+    if (strcmp(n->proxy, CONC__PROXY_AUTO) != 0)
+      rc = conc__pickle_put_op(&b, CONC__OP_EMPTY_DICT);
+    else if (type != NULL)
+      rc = conc__put_exposed(&b, type, n->protocol);
+    else
+      rc = conc__naming_exposed(n, &b, methods);
+  }
+  if (rc == 0)
+    rc = conc__pickle_put_ops(&b, CONC__OP_TUPLE, CONC__OP_REDUCE);
+  return conc__naming_read(&b, rc, out);
+}
+
+/* One try with an id: the server is asked for the methods of that object, so
+   it is there. -ESTALE: it is not. */
+CONC__PRIVATE int conc__naming_try(conc__manager_data *m, conc__naming *n,
+                                   const conc__ident *ident, conc_value **out,
+                                   double end) {
+  conc__passed x = conc__passed_of(NULL, NULL);
+  conc_value *token;
+  conc__answer a;
+  int rc, protocol = CONC__LOAD_RELAXED(&m->client.protocol);
+  n->id = ident->text;
+  /* Ours may have answered in a protocol that every Python reads. */
+  n->protocol = protocol == 0 || conc__ident_is_ours(ident) ? 4 : protocol;
+  n->address = m->options->address;
+  rc = conc__naming_token(n, &token);
+  if (rc != 0) return rc;
+  x.args = token;
+  rc = conc__call_function(&a, m, "get_methods", NULL, &x,
+                           conc__instance_protocol(m, false) | CONC_PASS, end);
+  if (rc == 0) rc = conc__naming_value(n, a.result, NULL, out);
+  else if (rc == -ENOENT) rc = -ESTALE;
+  conc_value_free(a.reply);
+  conc_value_free(token);
+  return rc;
+}
+
+/* Of a queue, a list, ... that is a conc__proxy: with the id that its name has
+   now. What was made by the name of a type has its first one for ever. */
+CONC__PRIVATE int conc__naming_of_proxy(conc__proxy *p, conc__naming *n,
+                                        bool made, conc_value **out) {
+  conc__manager_data *m = p->manager;
+  double end = conc_now() + m->timeout;
+  const conc__ident *ident = conc__proxy_ident(p);
+  conc__calling call;
+  int rc;
+  n->type = p->name;
+  if (made) return conc__naming_try(m, n, ident, out, end);
+  conc__call_begin(&call, m, end, end);
+  do {
+    rc = conc__proxy_current(p, &call, &ident);
+    if (rc == 0) rc = conc__naming_try(m, n, ident, out, end);
+  } while (rc != 0 && conc__proxy_again(p, &call, ident, &rc));
+  return rc;
+}
+
+/* Of a lock, an event, ... */
+CONC__PRIVATE int conc__naming_of_remote(conc__remote *r, conc__naming *n,
+                                         conc_value **out) {
+  static const char *const proxies[] = {"AcquirerProxy", "EventProxy",
+                                        "AcquirerProxy", "ConditionProxy",
+                                        "BarrierProxy"};
+  double end = conc_now() + r->manager->timeout;
+  int i, rc;
+  n->type = r->name;
+  n->proxy = proxies[r->kind];
+  for (i = 0;; i++) {
+    const conc__ident *ident = conc__remote_ident(r);
+    rc = conc__naming_try(r->manager, n, ident, out, end);
+    if (rc != -ESTALE || i == CONC__RESOLVE_TIMES) return rc;
+    rc = conc__remote_resolve(r, ident, end);
+    if (rc != 0) return rc;
+  }
+}
+
+/* The list, dict or variable at that address in memory. NULL: it is none. */
+CONC__PRIVATE conc__data *conc__data_at(conc__manager_data *m,
+                                        const void *object) {
+  conc__mutex *guard = conc__mutex_of(m);
+  conc__data *d;
+  conc__mutex_lock(guard);
+  for (d = m->data; d != NULL && (const void *)d != object; d = d->next) {
+  }
+  conc__mutex_unlock(guard);
+  return d;
+}
+
+CONC__PRIVATE conc__proxy *conc__proxy_at(conc__manager_data *m,
+                                          const void *object) {
+  conc__mutex *guard = conc__mutex_of(m);
+  conc__proxy *p;
+  conc__mutex_lock(guard);
+  for (p = m->client.proxies; p != NULL && (const void *)p != object;)
+    p = p->next;
+  conc__mutex_unlock(guard);
+  return p;
+}
+
+CONC__PRIVATE conc_instance *conc__instance_at(conc__manager_data *m,
+                                               const void *object) {
+  conc__mutex *guard = conc__mutex_of(m);
+  conc_instance *x;
+  conc__mutex_lock(guard);
+  for (x = m->instances; x != NULL && (const void *)x != object; x = x->next) {
+  }
+  conc__mutex_unlock(guard);
+  return x;
+}
+
+/* What a client has. */
+CONC__PRIVATE int conc__naming_there(conc__manager_data *m, const void *object,
+                                     conc_value **out) {
+  static const char *const proxies[] = {"ListProxy", "ArrayProxy", "DictProxy",
+                                        "NamespaceProxy", "ValueProxy"};
+  conc__data *d = conc__data_at(m, object);
+  conc__proxy *p = conc__proxy_at(m, object);
+  conc__remote *r = conc__remote_find(object);
+  conc_instance *x = conc__instance_at(m, object);
+  conc__naming n;
+  memset(&n, 0, sizeof n);
+  n.proxy = CONC__PROXY_AUTO;
+  if (d != NULL) {
+    n.proxy = proxies[d->kind];
+    return conc__naming_of_proxy(&d->proxy, &n, d->made, out);
+  }
+  if (p != NULL) return conc__naming_of_proxy(p, &n, false, out);
+  if (r != NULL && r->manager == m)
+    return conc__naming_of_remote(r, &n, out);
+  if (x == NULL) return -EINVAL;
+  if (!conc__ident_is_ours(&x->ident) &&
+      x->ident.lost != CONC__LOAD(&m->client.lost))
+    return -ESTALE; /* the id may be that of another object by now */
+  n.type = "object";
+  return conc__naming_try(m, &n, &x->ident, out, conc_now() + m->timeout);
+}
+
+/* What the serving process has: its data, and queues of the program. */
+CONC__PRIVATE int conc__naming_here(conc__manager_data *m, const void *object,
+                                    conc_value **out) {
+  conc__data *d = conc__data_at(m, object);
+  conc__object *o = d != NULL ? d->object : NULL;
+  conc__objects *t = &m->objects;
+  conc__mutex *guard = conc__mutex_of(t);
+  char id[CONC__ID_SIZE];
+  conc__naming n;
+  size_t i;
+  conc__mutex_lock(guard);
+  for (i = 0; o == NULL && i < t->names_count; i++)
+    if (t->names[i].object != NULL &&
+        (const void *)t->names[i].object->queue == object)
+      o = t->names[i].object;
+  conc__mutex_unlock(guard);
+  if (o == NULL) return -EINVAL;
+  conc__object_id(o, m->server.number, id);
+  memset(&n, 0, sizeof n);
+  n.type = conc__object_name_of(t, o);
+  n.proxy = conc__object_proxy(o);
+  n.id = id;
+  n.address = m->server.path != NULL ? m->server.path : m->server.address;
+  n.protocol = 4;
+  return conc__naming_value(&n, NULL, o->type, out);
+}
+
+CONC_API int conc_manager_proxy(conc_manager *manager, const void *object,
+                                conc_value **proxy) {
+  conc__manager_data *m = manager->state;
+  int rc;
+  *proxy = NULL;
+  if (m == NULL || m->role == CONC__MANAGER_UNUSED || object == NULL)
+    return -EINVAL;
+  if (m->redis != NULL) return -ENOTSUP;
+  rc = m->role == CONC__MANAGER_SERVES
+           ? conc__naming_here(m, object, proxy)
+           : conc__naming_there(m, object, proxy);
+  return rc == -ESTALE ? -ENOENT : rc;
 }
 
 /* ---------------------------------------------------------------------------

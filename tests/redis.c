@@ -923,6 +923,52 @@ TEST(replicas_are_waited_for) {
   redis_end(&master);
 }
 
+/* A put of many that are made at the same time. */
+typedef struct put_beside {
+  conc_task task;
+  conc_queue *q;
+  int rc;
+} put_beside;
+
+static void *put_beside_others(void *arg) {
+  put_beside *p = (put_beside *)arg;
+  p->rc = conc_put(p->q, "beside", 6, soon());
+  return NULL;
+}
+
+/* There is no replica, so each wait lasts until its time is over. If one of
+   them began when the one before it has ended, the later ones had no time for
+   their own. */
+TEST(waits_for_replicas_do_not_wait_for_each_other) {
+  enum { TASKS = 16 };
+  put_beside all[TASKS];
+  redis real;
+  conc_manager m;
+  conc_queue *q;
+  NEEDS_REDIS;
+  redis_begin(&real, "");
+  CHECK_EQ(start_with(real.address, leasing(0)), 0);
+  memset(&m, 0, sizeof m);
+  memset(all, 0, sizeof all);
+  m.address = real.address;
+  m.replicas = 1;
+  m.timeout = 1 * test_slow();
+  CHECK_EQ(conc_manager_connect(&m, soon()), 0);
+  q = conc_manager_get(&m, "q");
+  CHECK(q != NULL);
+  for (int i = 0; i < TASKS; i++) {
+    all[i].q = q;
+    start(conc_thread_start, &all[i].task, put_beside_others, &all[i]);
+  }
+  for (int i = 0; i < TASKS; i++) {
+    CHECK_EQ(conc_join(&all[i].task, CONC_FOREVER), 0);
+    CHECK_EQ(all[i].rc, -ENOLINK);
+  }
+  CHECK_EQ(conc_qsize(q), TASKS);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  redis_end(&real);
+}
+
 static int tried(ssize_t rc, long fail_at) {
   if (rc < 0 && rc != -ENOMEM && rc != -ECONNRESET)
     TEST_FAIL("%ld: %s", fail_at, conc_strerror((int)rc));
