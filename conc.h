@@ -73880,7 +73880,7 @@ CONC__PRIVATE bool conc__slow_ask(conc__loop *loop) {
   while (CONC__LOAD(&where->state) != none + CONC__SLOW_TAKEN) {
     unsigned expected = asked;
     if (conc_now() >= end && CONC__CAS(&where->state, &expected, none)) break;
-    nanosleep(&moment, NULL);
+    CONC__WAITS(nanosleep(&moment, NULL));
   }
   conc__mutex_lock(&conc__threads_guard);
   there = r.loop != NULL;
