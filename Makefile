@@ -100,8 +100,8 @@ whole_bin   := $(whole_c:tests/%.c=$(B)/%)
 example_bin := $(example_c:examples/%.c=$(EX)/%)
 
 # Tests that are scripts: tests/NAME.sh or tests/NAME/NAME.sh.
-SCRIPTS ?= harness examples compile attributes manual rooms vendor races \
-            gdb interop
+SCRIPTS ?= harness examples compile attributes manual rooms waits vendor \
+            races gdb interop bench
 
 # A program that holds the implementation compiles only what it uses of it, for
 # it is static there. conc.o has all of it, optimised more.

@@ -710,7 +710,8 @@
      eight processes on four machines.
    - A process has one connection to each node for what does not wait, and one
      for each queue that it waits at: 3,000 of them with two nodes. A server
-     takes 10,000 ("maxclients").
+     takes 10,000 ("maxclients"). With .replicas there are up to 16 more to
+     each node, one for each put that is waited for at the same time.
    - If the workers stand still for an hour, 28.8 million tasks wait. One of
      200 bytes takes some 220 bytes there, and 85 more while it is leased: that
      is 6 GiB. A bound (.capacity) makes the putters wait before that.
@@ -2209,8 +2210,9 @@ CONC_API int conc_thread_start(conc_task *task);
    -EINVAL   the task has no target, or is detached
    -EBUSY    this thread is inside another conc_run, or the task runs already
    -EDEADLK  all coroutines waited for what none of them could do any more, in
-             a process without other threads. They were cancelled, and
-             conc_deadlock_report tells what they waited for
+             a process without other threads (those of conc_inspect,
+             conc_slow_turns and conc_report_on_signal do not count). They were
+             cancelled, and conc_deadlock_report tells what they waited for
    -ENOMEM   there is no memory for the loop
    -EMFILE   the process has too many descriptors
    -ENOTSUP  the CPU checks the returns of this thread: see above, on shadow
@@ -3002,7 +3004,8 @@ typedef struct conc_output {
    -ECANCELED  the wait for a FIFO, or for the program's file, was cancelled
    -ECHILD     another coroutine has forked during such a wait, and this is the
                child: the program, if it begins, is the parent's
-   -ENOSYS     .task.daemon, and there is no CONC_HAVE_SETSIG (which Linux has)
+   -ENOSYS     .task.daemon, and there is no CONC_HAVE_SETSIG (which Linux
+               has), or a sandbox denies F_SETSIG of fcntl()
    -EAGAIN     the system has no room for another process
    -ENOMEM     there is no memory for it
    -EMFILE     the process has too many descriptors
@@ -3665,7 +3668,8 @@ typedef struct conc_journal_record {
    -ENOENT  there is no such file
    -EACCES  the file may not be read
    -EPROTO  it is no journal, or one of a later version
-   -EBUSY   without CONC_HAVE_FLOCK: this process has it open
+   -EBUSY   without CONC_HAVE_FLOCK, or where a sandbox denies flock(): this
+            process has it open
    -ENOMEM  there is no memory for a record
    -EIO     the disk cannot be read
    others   what open() fails with */
@@ -5502,13 +5506,31 @@ CONC_API int conc_manager_raise(conc_value **result, const char *exception,
                 Python cannot pickle its result
    -EMSGSIZE    the arguments are more than .max_message, here or at the
                 server, and were not sent or not read; or the result is
-   -EACCES      the arguments have a CONC_OBJECT in them, and were not sent
+   -EACCES      the arguments have a CONC_OBJECT in them that is no proxy, and
+                were not sent
    -EPIPE       the connection was lost, and the function may have run
    -ECONNRESET  likewise
    -EPROTO      what the server has answered is no reply */
 CONC_API int conc_manager_call(conc_manager *manager, const char *name,
                                const conc_value *args, conc_value **result,
                                double timeout);
+
+/* Does what conc_manager_call does, and passes keyword arguments: `kwds` is a
+   dict whose keys are strs; NULL: there are none. What Python writes as
+   m.scale(7, by=3) is
+
+     conc_value *kwds;
+     conc_build(&kwds, "{s:i}", "by", 3);
+     conc_build(&args, "i", 7);
+     conc_manager_call_with(&m, "scale", args, kwds, &result, 1.0);
+
+   Returns 0.
+   Errors: as conc_manager_call, and
+   -EINVAL  `kwds` is no such dict */
+CONC_API int conc_manager_call_with(conc_manager *manager, const char *name,
+                                    const conc_value *args,
+                                    const conc_value *kwds,
+                                    conc_value **result, double timeout);
 
 /* Does conc_build and conc_manager_call in one:
    conc_manager_call_build(&m, "square", &result, 1.0, "i", 7).
@@ -5616,7 +5638,7 @@ CONC_API int conc_manager_register_variable(conc_manager *manager,
      -ENOTSUP     an Array or a Namespace has no such call
      -EACCES      there is a CONC_OBJECT in the value, and .objects is not
                   CONC_PASS, here or at the server; the value was not sent, or
-                  not taken
+                  not taken. Proxies are taken (conc_manager_proxy)
      -ENOMEM      there is no memory here, or at the server, or there the
                   object would have more than 256 MiB
      -EMSGSIZE    the request would be larger than .max_message, and was not
@@ -5854,8 +5876,8 @@ typedef struct conc_instance conc_instance;
    ENOENT        the server has nothing under that name
    ENAMETOOLONG  the name has more than 255 bytes
    ENOMEM        there is no memory for it; or the server has .max_objects
-   EACCES        the arguments have a CONC_OBJECT in them, and .objects is not
-                 CONC_PASS
+   EACCES        the arguments have a CONC_OBJECT in them that is no proxy, and
+                 .objects is not CONC_PASS
    ETIMEDOUT     the server has not answered in time
    ECANCELED     the caller was cancelled
    others        what conc_manager_call fails with */
@@ -5863,6 +5885,18 @@ CONC_API conc_instance *conc_manager_instance(conc_manager *manager,
                                               const char *name,
                                               const conc_value *args,
                                               double timeout);
+
+/* Does what conc_manager_instance does, and passes keyword arguments to the
+   class or function: `kwds` is a dict whose keys are strs; NULL: there are
+   none.
+   Returns the instance; or NULL, and errno.
+   Errors: as conc_manager_instance, and
+   EINVAL  `kwds` is no such dict */
+CONC_API conc_instance *conc_manager_instance_with(conc_manager *manager,
+                                                   const char *name,
+                                                   const conc_value *args,
+                                                   const conc_value *kwds,
+                                                   double timeout);
 
 /* Calls a method, and waits for its result. `args` is a tuple, the arguments
    of the method; another value is its only argument; NULL: it has none. What
@@ -5896,14 +5930,27 @@ CONC_API conc_instance *conc_manager_instance(conc_manager *manager,
                 cannot pickle its result
    -EMSGSIZE    the arguments are more than .max_message, here or at the
                 server, and were not sent or not read; or the result is
-   -EACCES      the arguments have a CONC_OBJECT in them, and .objects is not
-                CONC_PASS, here or at the server
+   -EACCES      the arguments have a CONC_OBJECT in them that is no proxy, and
+                .objects is not CONC_PASS, here or at the server
    -EPIPE       the connection was lost, and the method may have run
    -ECONNRESET  likewise
    -EPROTO      what the server has answered is no reply */
 CONC_API int conc_instance_call(conc_instance *instance, const char *method,
                                 const conc_value *args, conc_value **result,
                                 double timeout);
+
+/* Does what conc_instance_call does, and passes keyword arguments to the
+   method: `kwds` is a dict whose keys are strs; NULL: there are none. So
+   pool.map('square', range(4), chunksize=2) of Python is called with two
+   arguments in a tuple, and with {"chunksize": 2}.
+   Returns 0.
+   Errors: as conc_instance_call, and
+   -EINVAL  `kwds` is no such dict */
+CONC_API int conc_instance_call_with(conc_instance *instance,
+                                     const char *method,
+                                     const conc_value *args,
+                                     const conc_value *kwds,
+                                     conc_value **result, double timeout);
 
 /* Does conc_build and conc_instance_call in one.
    Returns 0.
@@ -5925,6 +5972,53 @@ CONC_API conc_instance *conc_instance_open(conc_instance *instance,
                                            const char *method,
                                            const conc_value *args,
                                            double timeout);
+
+/* Does what conc_instance_open does, and passes keyword arguments to the
+   method, as conc_instance_call_with.
+   Returns the instance; or NULL, and errno.
+   Errors: as conc_instance_open, and
+   EINVAL  `kwds` is no dict whose keys are strs */
+CONC_API conc_instance *conc_instance_open_with(conc_instance *instance,
+                                                const char *method,
+                                                const conc_value *args,
+                                                const conc_value *kwds,
+                                                double timeout);
+
+/* Makes a value that names an object of the server: a proxy. It goes into
+   lists, dicts and variables of that server, or into the arguments of a call,
+   at any place inside of a value, and needs no CONC_PASS there. So a list may
+   contain lists that are changed in place, and a client can tell another one
+   which queue to use:
+
+     conc_value *proxy;
+     conc_manager_proxy(&m, conc_manager_get(&m, "answers"), &proxy);
+     conc_dict_set(conc_manager_dict(&m, "queues"), key, proxy);
+     conc_value_free(proxy);
+
+   `object` is what a call of this manager has found or made: a queue, a list,
+   a dict, a variable, a lock or what else >>types has, an instance. In the
+   serving process it is a queue, list, dict or variable that has a name there.
+   A client in Python that reads the proxy can use it at once, and one in C by
+   conc_manager_instance_of. To Python the server is where .address says.
+   The value itself keeps nothing alive. The object must live until the server
+   has it in a list, a dict or a variable, and lives as long as that then. In a
+   queue, which takes objects with CONC_PASS alone, it is kept by nobody: there
+   the client must have it until another one has got it.
+   A server of Python 3 up to 3.8 takes no proxy of a queue or an instance, by
+   a fault of its own: the call fails. One of Python 2 puts the object itself
+   in the place of its proxy.
+   The call asks the server, for at most .timeout; not in the serving process.
+   *proxy is to be freed by conc_value_free; after an error it is NULL.
+   Returns 0.
+   Errors:
+   -EINVAL   the manager neither serves nor is connected; or it has no such
+             object
+   -ENOTSUP  it is a Redis
+   -ENOENT   the object has ended, or the server was started anew without it
+   -ENOMEM   there is no memory for the value
+   others    what conc_manager_call fails with */
+CONC_API int conc_manager_proxy(conc_manager *manager, const void *object,
+                                conc_value **proxy);
 
 /* Finds the object that a value names: a proxy, which a client that is Python
    has put into a list, a dict or a queue, say. What reads that in C gets a
@@ -6226,11 +6320,17 @@ CONC_API ssize_t conc_trace_stop(void);
 /* A turn that takes long. What the pointers point to is there until the
    callback returns. */
 typedef struct conc_slow_turn {
-  const char *task;   /* the coroutine's name; NULL: the turn had ended before
-                         that was found */
+  const char *task;   /* the coroutine's name, or "(loop)": the loop itself,
+                         when it calls a callback, or serves the clients of a
+                         manager, say; NULL: the turn had ended before that was
+                         found */
   const char *thread; /* the name of the thread that runs it */
   double seconds;     /* that it has taken by now, or took in all: at least */
   bool ended;         /* false: it goes on */
+  void *const *frames; /* where it is while it goes on: the address in its
+                          innermost function, and those that it was called
+                          from; see conc_slow_backtraces */
+  int frames_count;   /* 0: they are not known */
 } conc_slow_turn;
 
 /* Has `callback` called for each turn that takes `seconds` or more: once while
@@ -6241,10 +6341,8 @@ typedef struct conc_slow_turn {
    reports. 0 `seconds` undo the call: then the callback does not run any more.
    The thread that looks, called conc-slow, wakes up four times in `seconds`,
    and calls the callback. This may use the library, and block; meanwhile
-   nothing is measured. It gets no stack of the coroutine, which runs: gdb
-   shows that, see tests/gdb/conc.py. While there is this thread, a loop whose
-   tasks wait for each other is not told of by conc_deadlock_report unless they
-   wait for locks.
+   nothing is measured. conc_run tells -EDEADLK as if there were no such
+   thread, unless a callback runs, or is to tell of a turn's end.
    Returns 0.
    Errors:
    -EINVAL   `seconds` is negative, below 0.001 or no number
@@ -6256,6 +6354,34 @@ CONC_API int conc_slow_turns(double seconds,
                              void (*callback)(const conc_slow_turn *turn,
                                               void *arg),
                              void *arg);
+
+/* From now on a turn that goes on is told of with the functions that it is in
+   (.frames). Its thread is sent `signal` for that, the handler of which this
+   call installs; SIGURG is a good one, as it is ignored elsewhere. The signal
+   comes once in each slow turn. As any other it interrupts system calls that
+   are not begun anew (sleep(), poll()), so a program has to ask for this. 0
+   undoes the call: the handler that was there before comes back.
+   backtrace() and addr2line make names of the addresses:
+
+     static void tell(const conc_slow_turn *turn, void *arg) {
+       fprintf(stderr, "%s takes %.3f s\n", turn->task, turn->seconds);
+       backtrace_symbols_fd(turn->frames, turn->frames_count, STDERR_FILENO);
+     }
+
+     conc_slow_backtraces(SIGURG);
+     conc_slow_turns(0.1, tell, NULL);
+
+   The caller, and each thread that makes a coroutine from now on, gets an
+   alternate signal stack, unless it has one. A thread that blocks the signal,
+   or that has less than 16 KiB of its stack left and no other, is told of
+   without the functions. A forked child has the handler, too.
+   Returns 0.
+   Errors:
+   -EINVAL   no program can catch the signal
+   -EBUSY    a call is in force already
+   -ENOMEM   there is no memory for the signal stack
+   -ENOTSUP  the system cannot do it: only glibc can */
+CONC_API int conc_slow_backtraces(int signal);
 
 /* From now on, all waits for locks, queues, events and their like of this
    process are counted, and their times added up: for all objects of one name
@@ -6445,8 +6571,8 @@ CONC_API int conc_report_on_signal(int signal);
    A web page elsewhere cannot read it through a browser: the host that a
    request asks for must be a number (an address of IPv4 or IPv6), "localhost",
    the host of the address or `.host`.
-   The thread is one of the program's: so conc_run does not tell -EDEADLK while
-   there is a page. The page shows what hangs.
+   The thread wakes no task of the program: so conc_run tells -EDEADLK as if
+   there were no page.
    ------------------------------------------------------------------------ */
 
 /* What conc_inspect_start takes. */
@@ -6614,7 +6740,7 @@ CONC_API int conc_inspect_start(const conc_inspect_opts *opts);
              conc_manager_cond_lock conc_manager_barrier
    functions  conc_manager_fn conc_manager_register
              conc_manager_register_pooled conc_manager_raise conc_manager_call
-             conc_manager_call_build
+             conc_manager_call_with conc_manager_call_build
    data       conc_list conc_dict conc_variable conc_manager_register_list
              conc_manager_register_dict conc_manager_register_variable
              conc_manager_list conc_manager_dict conc_manager_variable
@@ -6624,8 +6750,10 @@ CONC_API int conc_inspect_start(const conc_inspect_opts *opts);
              conc_dict_get conc_dict_set conc_dict_setdefault conc_dict_pop
              conc_dict_update conc_dict_contains conc_dict_keys conc_dict_copy
              conc_dict_clear conc_variable_get conc_variable_set
-   methods    conc_instance conc_manager_instance conc_instance_call
+   methods    conc_instance conc_manager_instance conc_manager_instance_with
+             conc_instance_call conc_instance_call_with
              conc_instance_call_build conc_instance_open
+             conc_instance_open_with conc_manager_proxy
              conc_manager_instance_of conc_instance_free
    extras     conc_progress (.total .name .unit .scale .above .fd .off
              .interval .width) conc_progress_update conc_progress_total
@@ -6635,7 +6763,8 @@ CONC_API int conc_inspect_start(const conc_inspect_opts *opts);
              conc_broadcast_subscribe conc_broadcast_unsubscribe
              conc_broadcast_put
    trace      conc_trace_start conc_trace_stop
-   slow       conc_slow_turn (.task .thread .seconds .ended) conc_slow_turns
+   slow       conc_slow_turn (.task .thread .seconds .ended .frames
+             .frames_count) conc_slow_turns conc_slow_backtraces
              conc_contention_start conc_contention_stop
    report     conc_report conc_report_json conc_report_fd conc_report_on_signal
    inspect    conc_inspect_opts (.address .anywhere .host) conc_inspect
@@ -6667,7 +6796,8 @@ CONC_API int conc_inspect_start(const conc_inspect_opts *opts);
                       ("redis://host"); conc_select, conc_spawn, .detached,
                       conc_stop_on_signals, conc_interval, conc_limiter,
                       conc_broadcast, conc_popen_stop, conc_popen_read_line,
-                      .daemon of a program, conc_report, conc_trace_start.
+                      .daemon of a program, conc_report, conc_trace_start,
+                      conc_slow_backtraces.
                       System calls that are refused have a stand-in.
                       CONC_STRICT: compilers check more (CONC_GUARDED_BY).
                       New in a manager: all that Python's SyncManager serves
@@ -6759,7 +6889,8 @@ CONC__USE(conc_pool_imap); CONC__USE(conc_pool_imap_unordered);
 CONC__USE(conc_imap_next); CONC__USE(conc_manager_random_key);
 CONC__USE(conc_manager_register_queue); CONC__USE(conc_manager_start);
 CONC__USE(conc_manager_connect); CONC__USE(conc_manager_call);
-CONC__USE(conc_manager_call_build); CONC__USE(conc_limiter_acquire);
+CONC__USE(conc_manager_call_with); CONC__USE(conc_manager_call_build);
+CONC__USE(conc_limiter_acquire);
 CONC__USE(conc_broadcast_subscribe); CONC__USE(conc_broadcast_unsubscribe);
 #define CONC__NEEDS(f, ...) \
   CONC_API __typeof__(f) f __attribute__((nonnull(__VA_ARGS__)))
@@ -7070,7 +7201,7 @@ static const int *const conc__version_check __attribute__((used)) =
      >>data       what a method is called; a call of a client; a call in the
                   serving process; calls; finding and freeing them;
                   registering; a list; a dict; a variable
-     >>methods    making and freeing them; calls
+     >>methods    making and freeing them; calls; proxies, as values
      >>extras     text in columns; a line; where and when it is written;
                   conc_interval; conc_limiter; conc_broadcast
      >>trace      events; rings; rows; what the hooks call; the file; from
@@ -7079,8 +7210,8 @@ static const int *const conc__version_check __attribute__((used)) =
                   made; words and numbers; what a task waits for; of several
                   things, what they are; objects with waiters; queues, pools,
                   managers
-     >>slow       slow turns: looking; slow turns: telling; slow turns: the
-                  call; contention
+     >>slow       slow turns: looking; slow turns: where they are; slow turns:
+                  telling; slow turns: the call; contention
      >>report     the tasks of a portion; the names of owners; the walk;
                   processes, and what comes last; the calls; a signal
      >>inspected  the page that conc_inspect serves
@@ -7566,6 +7697,22 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #endif
 #endif
 
+/* Which functions a thread is in (backtrace()): glibc. Otherwise a slow turn
+   is told of without them. */
+#ifndef CONC_HAVE_BACKTRACE
+#if CONC__LINUX && defined(__GLIBC__) && !defined(__UCLIBC__)
+#define CONC_HAVE_BACKTRACE 1
+#else
+#define CONC_HAVE_BACKTRACE 0
+#endif
+#endif
+#if CONC_HAVE_BACKTRACE
+#include <execinfo.h>
+#define CONC__BACKTRACE(frames, size) backtrace((frames), (size))
+#else
+#define CONC__BACKTRACE(frames, size) ((void)(frames), 0 * (size))
+#endif
+
 /* A file that is nowhere but in memory: Linux 3.17, for which old glibc has no
    function. Otherwise in /dev/shm, or in /tmp. */
 #ifndef CONC_HAVE_MEMFD
@@ -7678,12 +7825,44 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
      MADV_GUARD_INSTALL 6.13      mprotect()
      F_OFD_SETLK        3.15      locks of a process: then each forked child
                                   takes its own at once
+     flock              2.0       a journal is locked by fcntl(); two servers
+                                  may take a dead one's socket file for free
+
+   ENOSYS, EPERM, EACCES and EINVAL mean the same, also at once: refused. But
+   where a call may fail by one of them for a reason of its own, the other way
+   is tried first: accept4, of what is no listener.
 
    Of others no note is needed, since they are made once, or stand in front of
-   what is done in any case: pidfd_send_signal (kill), close_range (a close for
-   each), membarrier (a fence in each thread), madvise, F_SETSIG (a thread),
-   F_SETPIPE_SZ (a smaller pipe), sched_getaffinity (the CPUs that there are).
-   Nothing stands in for futex, nor for pipe2, of which libc makes pipe(). */
+   what is done in any case:
+
+     call               since     refused, by any errno
+     pidfd_send_signal  5.1       kill()
+     close_range        5.9       a close for each descriptor
+     membarrier         4.14      a fence in each thread
+     madvise            2.4       memory is neither large pages nor kept out of
+                                  a fork; a tracker maps its own anew
+     MADV_DONTFORK      2.6.16    locks of a process
+     F_GET_SEALS        3.17      files that come with packets are taken as
+                                  they are, if ours cannot be asked either
+     F_SETPIPE_SZ       2.6.35    a smaller pipe
+     F_SETSIG           2.4       a thread; but no program can be a daemon:
+                                  conc_popen_start returns -ENOSYS
+     fallocate          2.6.23    no room is set aside: a full file system is
+                                  noticed at the first use
+     fstatfs            2.0       room is not asked for beforehand
+     prlimit64          2.6.36    nor is the limit of a file's size
+     sched_getaffinity  2.5.8     the CPUs that there are
+     sched_yield        2.0       others have to wait for the end of a slice
+     prctl              2.2       threads have no names for ps and top
+     sigaltstack        2.2       an overflow is not reported
+     SO_PEERCRED        2.2       a client's process is not known
+     TCP_NODELAY etc.   2.0       what is small waits for an answer; a lost
+                                  machine is noticed by the next heartbeat
+     clone3             5.3       libc uses clone(), if the errno is ENOSYS;
+                                  else there are no threads and processes
+
+   Nothing stands in for futex (2.6.28, a wait with a limit of the monotonic
+   clock), nor for pipe2, of which libc makes pipe(). */
 enum {
   CONC__CALL_MEMFD = 1,
   CONC__CALL_GETRANDOM = 2,
@@ -7694,7 +7873,8 @@ enum {
   CONC__CALL_SIGNALFD = 64,
   CONC__CALL_PIDFD = 128,
   CONC__CALL_GUARD = 256,
-  CONC__CALL_OPEN_LOCK = 512
+  CONC__CALL_OPEN_LOCK = 512,
+  CONC__CALL_FLOCK = 1024
 };
 
 /* --- the coroutine switch, and tools that must know of it --- */
@@ -7862,6 +8042,7 @@ conc__check_failed(const char *expr, const char *file, int line) {
 extern "C" {
 #endif
 __attribute__((unused)) static bool conc__guards_are_free(void);
+__attribute__((unused)) static bool conc__guards_are_none(void);
 __attribute__((unused)) static void *conc__checked_malloc(size_t size) {
   CONC__CHECK(conc__guards_are_free());
   return CONC_MALLOC(size);
@@ -7886,6 +8067,26 @@ __attribute__((unused)) static void conc__checked_free(void *memory) {
 #define CONC_FREE(memory) conc__checked_free(memory)
 #else
 #define CONC__CHECK(expr) ((void)0)
+#endif
+
+/* Around a call of the system that may wait for something else than this
+   process: for another one, for a peer, for what is at the other end of a pipe
+   or a terminal, for a disk, for time to pass. It is made with no guard held,
+   not even with a slow one: or else all that want the guard wait, too, for as
+   long as that takes. tests/waits.sh says which calls are such, and finds the
+   one that is made without this. What does not wait as it is called says so by
+   CONC__AT_ONCE. These are the reasons: the descriptor is nonblocking (a
+   waker, a signalfd, a listener), or has room for all (a byte on a pipe of its
+   own); the child has ended, the signal is pending; the file is one of /proc,
+   /dev/zero or /dev/null, or is in memory; or there is no other task that
+   could want a guard, in a process of the library's own that makes system
+   calls only. */
+#define CONC__WAITS(call) (CONC__MAY_WAIT(), (call))
+#define CONC__AT_ONCE(call) (call)
+#ifdef CONC__CHECK_WAITS /* with CONC_CHECKED: abort if a guard is held */
+#define CONC__MAY_WAIT() CONC__CHECK(conc__guards_are_none())
+#else
+#define CONC__MAY_WAIT() ((void)0)
 #endif
 
 /* What different CPUs write at the same time lies in different lines of the
@@ -8522,6 +8723,11 @@ CONC__INLINE bool conc__open_locks(void) {
   return CONC__OFD_SETLK >= 0 && conc__call_may(CONC__CALL_OPEN_LOCK);
 }
 
+/* Whether there are locks of flock(), as far as is known. */
+CONC__INLINE bool conc__file_locks(void) {
+  return CONC_HAVE_FLOCK && conc__call_may(CONC__CALL_FLOCK);
+}
+
 /* --- sleeping on a word ---
 
    A word of memory on which threads sleep as long as it has a value. The
@@ -8814,7 +9020,7 @@ CONC__PRIVATE int conc__accept_raw(int fd) {
 #endif
   flags = fcntl(fd, F_GETFL);
   birth = conc__birth_begin(flags < 0 || (flags & O_NONBLOCK) == 0);
-  client = accept(fd, NULL, NULL);
+  client = CONC__AT_ONCE(accept(fd, NULL, NULL));
   error = errno;
   CONC__POINT();
   if (client >= 0) {
@@ -8903,7 +9109,7 @@ CONC__PRIVATE unsigned conc__stdio_before_fork(void) {
   for (i = 0; i < 2; i++) {
     FILE *stream = conc__stdio(i);
     if (ftrylockfile(stream) != 0) continue;
-    fflush(stream);
+    CONC__WAITS(fflush(stream));
     if (CONC_HAVE_FPURGE) funlockfile(stream);
     else locked |= 1u << i;
   }
@@ -8928,7 +9134,7 @@ CONC__PRIVATE void conc__stdio_after_fork(unsigned locked, bool is_child) {
 CONC__PRIVATE void conc__stdio_end(void) {
   unsigned i;
   for (i = 0; i < 2; i++)
-    if (!(conc__stdio_spoiled & 1u << i)) fflush(conc__stdio(i));
+    if (!(conc__stdio_spoiled & 1u << i)) CONC__WAITS(fflush(conc__stdio(i)));
 }
 
 /* A connection; or negative errno. */
@@ -8980,7 +9186,7 @@ CONC__PRIVATE void conc__waker_wake(const int fds[2]) {
   ssize_t n;
   int state = conc__pthread_cancel_off();
   CONC__POINT();
-  do n = write(fds[1], &one, sizeof one);
+  do n = CONC__AT_ONCE(write(fds[1], &one, sizeof one));
   while (n < 0 && errno == EINTR);
   conc__pthread_cancel_back(state);
 }
@@ -8989,7 +9195,7 @@ CONC__PRIVATE void conc__waker_wake(const int fds[2]) {
 CONC__PRIVATE void conc__waker_drain(const int fds[2]) {
   unsigned char bytes[64];
   ssize_t n;
-  do n = read(fds[0], bytes, sizeof bytes);
+  do n = CONC__AT_ONCE(read(fds[0], bytes, sizeof bytes));
   while (n == (ssize_t)sizeof bytes || (n < 0 && errno == EINTR));
 }
 
@@ -9004,10 +9210,11 @@ CONC__PRIVATE int conc__random(void *out, size_t size) {
     bool call = CONC_HAVE_GETRANDOM && conc__call_may(CONC__CALL_GETRANDOM);
     ssize_t n;
     if (!call && fd < 0) {
-      fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
+      fd = CONC__WAITS(open("/dev/urandom", O_RDONLY | O_CLOEXEC));
       if (fd < 0) return -errno;
     }
-    n = call ? CONC__GETRANDOM(p, size) : read(fd, p, size);
+    n = call ? CONC__WAITS(CONC__GETRANDOM(p, size))
+             : CONC__WAITS(read(fd, p, size));
     if (n > 0) {
       p += n;
       size -= (size_t)n;
@@ -9039,7 +9246,7 @@ CONC__PRIVATE int conc__file_open(void) {
     fd = conc__fd_lift(CONC__MKSTEMP(names[i]));
     if (fd >= 0 && !CONC_HAVE_CLOEXEC) conc__set_cloexec(fd);
     conc__birth_end(birth);
-    if (fd >= 0) unlink(names[i]);
+    if (fd >= 0) CONC__AT_ONCE(unlink(names[i]));
   }
   return fd;
 }
@@ -9050,7 +9257,7 @@ CONC__PRIVATE int conc__file_open(void) {
 CONC__PRIVATE int conc__file_get(int fd, void *data, size_t size, size_t at) {
   char *p = (char *)data;
   while (size > 0) {
-    ssize_t n = pread(fd, p, size, (off_t)at);
+    ssize_t n = CONC__WAITS(pread(fd, p, size, (off_t)at));
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) return -EPROTO;
     p += n;
@@ -9066,7 +9273,7 @@ CONC__PRIVATE int conc__file_put_at(int fd, const void *data, size_t size,
                                     uint64_t at) {
   const char *p = (const char *)data;
   while (size > 0) {
-    ssize_t n = pwrite(fd, p, size, (off_t)at);
+    ssize_t n = CONC__WAITS(pwrite(fd, p, size, (off_t)at));
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) return n < 0 ? -errno : -EIO;
     p += n;
@@ -9081,7 +9288,7 @@ CONC__PRIVATE int conc__file_put_at(int fd, const void *data, size_t size,
    say nothing about it. */
 CONC__PRIVATE int conc__file_sync(int fd) {
   int rc;
-  do rc = CONC__FILE_SYNC(fd);
+  do rc = CONC__WAITS(CONC__FILE_SYNC(fd));
   while (rc < 0 && errno == EINTR);
   return rc < 0 ? -errno : 0;
 }
@@ -9090,7 +9297,7 @@ CONC__PRIVATE int conc__file_sync(int fd) {
    names in it. A file system that cannot do that for a directory needs not. */
 CONC__PRIVATE int conc__file_sync_all(int fd) {
   int rc;
-  do rc = fsync(fd);
+  do rc = CONC__WAITS(fsync(fd));
   while (rc < 0 && errno == EINTR);
   return rc < 0 && errno != EINVAL ? -errno : 0;
 }
@@ -9120,7 +9327,8 @@ CONC__INLINE bool conc__pagemap_sound(uint64_t entry) {
 CONC__PRIVATE bool conc__page_is_private(int *fd, const void *p) {
   uint64_t entry = 0;
   if (*fd == -1) {
-    *fd = conc__fd_lift(open(CONC__PAGEMAP, O_RDONLY | O_CLOEXEC));
+    *fd = conc__fd_lift(
+        CONC__AT_ONCE(open(CONC__PAGEMAP, O_RDONLY | O_CLOEXEC)));
     if (*fd >= 0 && (conc__file_get(*fd, &entry, sizeof entry,
                                     (uintptr_t)&entry / conc__page *
                                         sizeof entry) != 0 ||
@@ -9156,7 +9364,7 @@ CONC__PRIVATE int conc__file_reserve(int fd, size_t at, size_t size) {
   const size_t step = (size_t)1 << 20;
   while (rc == 0 && size > 0) {
     size_t n = size < step ? size : step;
-    rc = -posix_fallocate(fd, (off_t)at, (off_t)n);
+    rc = -CONC__WAITS(posix_fallocate(fd, (off_t)at, (off_t)n));
     if (rc == -EINTR) {
       rc = 0;
       continue;
@@ -9164,8 +9372,11 @@ CONC__PRIVATE int conc__file_reserve(int fd, size_t at, size_t size) {
     at += n;
     size -= n;
   }
-  /* The file system has no such thing: then it is as it was before. */
-  if (rc == -EOPNOTSUPP || rc == -EINVAL || rc == -ENOSYS) rc = 0;
+  /* The file system has no such thing, or a sandbox: then it is as it was
+     before. */
+  if (rc == -EOPNOTSUPP || rc == -EINVAL || rc == -ENOSYS || rc == -EPERM ||
+      rc == -EACCES)
+    rc = 0;
 #else
   (void)fd;
 #endif
@@ -9180,7 +9391,7 @@ CONC__PRIVATE void *conc__pages_map(size_t size) {
   int fd = -1;
   void *p;
   if (CONC__MAP_ANONYMOUS == 0) {
-    fd = open("/dev/zero", O_RDWR | O_CLOEXEC);
+    fd = CONC__AT_ONCE(open("/dev/zero", O_RDWR | O_CLOEXEC));
     if (fd < 0) return NULL;
   }
   p = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, fd, 0);
@@ -9896,7 +10107,8 @@ typedef struct conc__thread {
   bool gives_way; /* >>aside: it works beside a loop, see conc__give_way */
   struct conc__trace_ring *trace; /* >>trace: where its events go; or NULL */
 #ifdef CONC_CHECKED
-  unsigned guards; /* >>park: that it holds, see conc__guards_are_free */
+  unsigned guards[2]; /* >>park: that it holds, see conc__guards_are_free; and
+                         of the slow ones */
 #endif
 } conc__thread;
 
@@ -10241,7 +10453,7 @@ CONC__PRIVATE void conc__thread_sleep(conc__actor *self, unsigned bits,
     unsigned seen = CONC__LOAD(&self->word);
     self->until = deadline;
     if (seen & CONC__PARKED)
-      conc__futex_wait(&self->word, seen, deadline, false);
+      CONC__WAITS(conc__futex_wait(&self->word, seen, deadline, false));
     /* Whether a waker was faster does not matter: the next turn looks. */
     conc__park_retract(self);
     if (deadline < CONC__NEVER && conc_now() >= deadline) return;
@@ -10252,6 +10464,7 @@ CONC__PRIVATE void conc__thread_sleep(conc__actor *self, unsigned bits,
 CONC__PRIVATE void conc__thread_park(conc__actor *self, unsigned bits,
                                      double deadline) {
   CONC__CHECK(self == &conc__this.actor);
+  CONC__MAY_WAIT();
   if (CONC__LOAD(&self->word) & bits) return;
   CONC__TRACE(stops(self));
   conc__thread_sleep(self, bits, deadline);
@@ -10331,7 +10544,8 @@ CONC__PRIVATE int conc__thread_poll_until(conc__actor *self, struct pollfd *p,
       CONC__TRACE(stops(self));
     }
     CONC__POINT();
-    ready = poll(p, (nfds_t)n + 1, ms);
+    if (ms != 0) CONC__MAY_WAIT();
+    ready = CONC__AT_ONCE(poll(p, (nfds_t)n + 1, ms)); /* or a look */
     error = errno;
     if (sleeps) CONC__TRACE(goes_on(self));
     self->fd = 0;
@@ -10339,7 +10553,7 @@ CONC__PRIVATE int conc__thread_poll_until(conc__actor *self, struct pollfd *p,
     /* The canceller was faster, and is about to write to the waker: not before
        that may this thread end and close it. */
     if (sleeps && !conc__park_retract(self) && thread->has_waker)
-      while (waker->revents == 0) ready += poll(waker, 1, -1) > 0;
+      while (waker->revents == 0) ready += CONC__WAITS(poll(waker, 1, -1)) > 0;
     if (waker->revents) {
       ready--;
       if (!(waker->revents & POLLNVAL) && conc__waker_is_ours(thread->waker)) {
@@ -10431,14 +10645,18 @@ typedef struct conc__mutex {
 #define CONC__MUTEX_SLOW {0, false, {0}}
 #endif
 
-/* Counts the guards that a thread holds, for conc__guards_are_free. */
+/* Counts the guards that a thread holds: no memory may be taken with one but
+   the slow ones, and nothing may wait with any. */
 #ifdef CONC_CHECKED
-#define CONC__GUARDS_MORE(m) (conc__this.guards += !(m)->slow)
-#define CONC__GUARDS_LESS(m) (conc__this.guards -= !(m)->slow)
-#define CONC__GUARDS_NONE() (conc__this.guards = 0)
+#define CONC__GUARDS_MORE(m) (conc__this.guards[(m)->slow]++)
+#define CONC__GUARDS_LESS(m) (conc__this.guards[(m)->slow]--)
+#define CONC__GUARDS_NONE() (conc__this.guards[0] = conc__this.guards[1] = 0)
 
 __attribute__((unused)) static bool conc__guards_are_free(void) {
-  return conc__this.guards == 0;
+  return conc__this.guards[0] == 0;
+}
+__attribute__((unused)) static bool conc__guards_are_none(void) {
+  return conc__this.guards[0] == 0 && conc__this.guards[1] == 0;
 }
 #else
 #define CONC__GUARDS_MORE(m) ((void)0)
@@ -10495,7 +10713,7 @@ CONC__PRIVATE void conc__mutex_lock_slow(conc__mutex *m) {
       if (was_light && !CONC__LOAD_RELAXED(&conc__fence_is_light))
         until = conc_now() + 0.01;
     }
-    conc__futex_wait(&m->word, taken, until, false);
+    CONC__AT_ONCE(conc__futex_wait(&m->word, taken, until, false));
   }
 }
 
@@ -10701,6 +10919,11 @@ CONC__PRIVATE void conc__fork_enter(unsigned row,
   conc__mutex_unlock(&conc__fork_guard);
 }
 
+/* How many forks this process has made, for one that asks whether one has come
+   in between. Written while all guards of the rows are held: so read with any
+   of them. */
+static unsigned conc__forks;
+
 /* Releases what conc__atfork_prepare has taken, by the rows of `which`. */
 CONC__PRIVATE void conc__fork_undo(unsigned which) {
   unsigned row;
@@ -10733,6 +10956,7 @@ CONC__PRIVATE void conc__atfork_prepare(void) {
 }
 
 CONC__PRIVATE void conc__atfork_parent(void) {
+  conc__forks++;
   conc__birth_end(conc__this.fork_birth);
   conc__mutex_unlock(&conc__fork_guard);
   conc__fork_undo(conc__this.fork_rows);
@@ -11925,8 +12149,10 @@ CONC__PRIVATE int conc__record_lock(int fd, int command, unsigned first,
   lock.l_len = (off_t)n;
   do rc = fcntl(fd, command, &lock);
   while (rc < 0 && errno == EINTR);
-  if (rc < 0 && open_lock && errno == EINVAL)
-    conc__call_refused(CONC__CALL_OPEN_LOCK);
+  /* EACCES may also mean, by POSIX, that another one has it; not on Linux. */
+  if (rc < 0 && open_lock && (CONC__LINUX || errno != EACCES) &&
+      conc__call_refused(CONC__CALL_OPEN_LOCK))
+    errno = EINVAL;
   *type = lock.l_type;
   return rc;
 }
@@ -11952,7 +12178,7 @@ CONC__PRIVATE int conc__registry_fd(struct conc__registry *r) {
   if (conc__registry_has(mine, lost)) return lost;
   if (lost < 0) return -1;
   snprintf(path, sizeof path, "/proc/%ld/fd/%d", (long)getppid(), lost);
-  fd = conc__fd_lift(open(path, O_RDWR | O_CLOEXEC));
+  fd = conc__fd_lift(CONC__AT_ONCE(open(path, O_RDWR | O_CLOEXEC)));
   if (fd >= 0 && !conc__registry_has(mine, fd)) {
     close(fd);
     fd = -1;
@@ -11970,7 +12196,7 @@ CONC__PRIVATE int conc__registry_reopen(struct conc__registry *r) {
   if (r != conc__family || !conc__open_locks() || CONC__MADV_DONTFORK < 0)
     return -1;
   snprintf(path, sizeof path, "/proc/self/fd/%d", conc__registry_local(r)->fd);
-  return conc__fd_lift(open(path, O_RDWR | O_CLOEXEC));
+  return conc__fd_lift(CONC__AT_ONCE(open(path, O_RDWR | O_CLOEXEC)));
 }
 
 /* Makes a mapping, which a forked child does not get, that keeps the locks of
@@ -12068,7 +12294,7 @@ CONC__PRIVATE char *conc__shared_map(void *at, size_t size) {
   void *p;
   if (at != NULL) flags |= MAP_FIXED;
   if (CONC__MAP_ANONYMOUS == 0) {
-    fd = open("/dev/zero", O_RDWR | O_CLOEXEC);
+    fd = CONC__AT_ONCE(open("/dev/zero", O_RDWR | O_CLOEXEC));
     if (fd < 0) return NULL;
   }
   p = mmap(at, size, PROT_READ | PROT_WRITE, flags, fd, 0);
@@ -12197,7 +12423,8 @@ CONC__PRIVATE void conc__shared_sleep(conc__actor *self, unsigned *word,
     until += CONC__SHARED_LOOK;
     CONC__TRACE(reason("another process", -1));
     CONC__TRACE(stops(self));
-    conc__futex_wait(word, value, until < deadline ? until : deadline, true);
+    CONC__WAITS(conc__futex_wait(word, value,
+                                 until < deadline ? until : deadline, true));
     CONC__TRACE(goes_on(self));
     return;
   }
@@ -14648,7 +14875,7 @@ CONC__PRIVATE bool conc__shared_barrier_enter(conc_barrier *barrier,
              CONC__CAS(guard, &seen, id))
       return true;
     else if (i + 1 < looks)
-      conc__futex_wait(guard, seen, conc_now() + 1e-3, true);
+      CONC__WAITS(conc__futex_wait(guard, seen, conc_now() + 1e-3, true));
   }
   return false;
 }
@@ -16438,9 +16665,12 @@ typedef struct conc__stacks {
 
 /* --- where a handler runs when a stack has overflowed --- */
 
-/* Whether conc_report_overflow was called. Set once; a thread that does not
-   see it yet makes its first stacks without an alternate one. */
+/* Whether conc_report_overflow was called. Set once. */
 static bool conc__overflow_report;
+/* Whether threads that make stacks are to have an alternate one: for that, or
+   for >>slow. Set once; a thread that does not see it yet makes its first
+   stacks without one. */
+static bool conc__alternate_wanted;
 
 #define CONC__ALTERNATE_SIZE 65536
 
@@ -16507,7 +16737,7 @@ CONC__PRIVATE conc__coro *conc__stack_make(unsigned char *map, size_t size,
                                    sizeof(conc__coro)) &
                                   ~(uintptr_t)63);
   if (conc__pages_guard(map, conc__stack_guard()) != 0) return NULL;
-  if (CONC__LOAD_RELAXED(&conc__overflow_report)) conc__alternate_open();
+  if (CONC__LOAD_RELAXED(&conc__alternate_wanted)) conc__alternate_open();
   memset(co, 0, sizeof *co);
   co->map = map;
   co->map_size = size;
@@ -17585,7 +17815,7 @@ typedef struct conc__quitter {
 CONC__PRIVATE int conc__thread_outcome(const conc_task *task, pthread_t thread,
                                        void **result) {
   *result = NULL;
-  if (pthread_join(thread, result) != 0) return -ECHILD;
+  if (CONC__WAITS(pthread_join(thread, result)) != 0) return -ECHILD;
 #if CONC_HAVE_PTHREAD_CANCEL
   if (*result == PTHREAD_CANCELED) {
     *result = NULL;
@@ -18004,6 +18234,7 @@ typedef struct conc__loop {
   int batch_size;       /* switches of the next batch */
   double turn_ends;     /* when a task that need not wait lets the loop's fiber
                            have its turn; 0: not known yet */
+  pthread_t thread;     /* that runs it: where >>slow sends a signal */
   conc_task *main;      /* that conc_run was called with; NULL: not started */
   unsigned rounds;      /* how often all tasks were cancelled at the end */
   conc_task mark;       /* on the list of tasks, in such a round; else its
@@ -18540,18 +18771,19 @@ CONC__PRIVATE int conc__epoll_ask(int poller, struct epoll_event *e, int n,
     int rc, error;
     time[0] = (int64_t)t.tv_sec;
     time[1] = (int64_t)t.tv_nsec;
-    rc = (int)syscall(CONC__SYS_EPOLL_PWAIT2, poller, e, n, time, NULL, 0);
+    rc = (int)CONC__WAITS(
+        syscall(CONC__SYS_EPOLL_PWAIT2, poller, e, n, time, NULL, 0));
     if (rc >= 0 || errno == EINTR || errno == EBADF) return rc;
     /* EINVAL may mean the descriptor, which is no poller. Then the other call
        fails, too. */
     error = errno;
-    rc = epoll_wait(poller, e, n, conc__milliseconds(deadline));
+    rc = CONC__WAITS(epoll_wait(poller, e, n, conc__milliseconds(deadline)));
     if (rc < 0) return rc;
     errno = error;
     (void)conc__call_refused(CONC__CALL_EPOLL_PWAIT);
     return rc;
   }
-  return epoll_wait(poller, e, n, conc__milliseconds(deadline));
+  return CONC__WAITS(epoll_wait(poller, e, n, conc__milliseconds(deadline)));
 }
 
 /* What does not fit into the array is reported by the next look: the kernel
@@ -18597,7 +18829,9 @@ CONC__PRIVATE int conc__kqueue_change(conc__loop *loop, int fd, short filter,
                                       unsigned short flags) {
   struct kevent e;
   EV_SET(&e, (uintptr_t)fd, filter, flags, 0, 0, 0);
-  return kevent(loop->poller.fd, &e, 1, NULL, 0, NULL) < 0 ? -errno : 0;
+  return CONC__AT_ONCE(kevent(loop->poller.fd, &e, 1, NULL, 0, NULL)) < 0
+             ? -errno
+             : 0;
 }
 
 /* A kqueue above the numbers of stdio (see conc__fd_lift; not every system can
@@ -18671,8 +18905,8 @@ CONC__PRIVATE bool conc__kqueue_wait(conc__loop *loop, double deadline) {
   struct timespec t = {0, 0};
   int n, i;
   if (deadline < CONC__NEVER) t = conc__timespec(conc__remaining(deadline));
-  n = kevent(loop->poller.fd, NULL, 0, e, 128,
-             deadline < CONC__NEVER ? &t : NULL);
+  n = CONC__WAITS(kevent(loop->poller.fd, NULL, 0, e, 128,
+                         deadline < CONC__NEVER ? &t : NULL));
   if (n < 0 && (errno == EBADF || errno == EINVAL)) loop->poller.lost = true;
   for (i = 0; i < n; i++) {
     int events = e[i].filter == EVFILT_READ ? CONC_READ : CONC_WRITE;
@@ -18757,7 +18991,7 @@ CONC__PRIVATE bool conc__poll_wait(conc__loop *loop, double deadline) {
     }
   }
   count = conc__poll_fill(loop, p, room);
-  n = poll(p, (nfds_t)count, conc__milliseconds(deadline));
+  n = CONC__WAITS(poll(p, (nfds_t)count, conc__milliseconds(deadline)));
   if (n > 0 && p[0].revents && !conc__poll_is_ours(loop))
     loop->poller.lost = true;
   else if (n > 0 && p[0].revents)
@@ -19323,20 +19557,51 @@ CONC__PRIVATE bool conc__is_coro(const conc__actor *actor) {
 
 /* --- the sleep of a loop --- */
 
-/* Whether the process has one thread. If it cannot be found out: no. */
+/* Threads of the library that only look on, and wake nobody: that of a page,
+   for one. Each counts itself, while it is there, so the count is never too
+   high. The low 8 bits count; a change of it changes the others, too. */
+static unsigned conc__onlookers;
+static unsigned conc__onlookers_awaited; /* tasks that wait for the end of one:
+                                            that can wake them */
+
+CONC__PRIVATE void conc__onlooker_begin(void) {
+  __atomic_fetch_add(&conc__onlookers, 0x100u + 1, __ATOMIC_SEQ_CST);
+}
+
+/* What the thread has posted to loops before is seen by a loop that sees this
+   change. */
+CONC__PRIVATE void conc__onlooker_end(void) {
+  __atomic_fetch_add(&conc__onlookers, 0x100u - 1, __ATOMIC_SEQ_CST);
+}
+
+/* Ends such a thread, and waits for that: it cannot be cancelled. */
+CONC__PRIVATE void conc__onlooker_await(conc_task *thread) {
+  __atomic_fetch_add(&conc__onlookers_awaited, 1u, __ATOMIC_SEQ_CST);
+  conc_cancel(thread);
+  conc__task_await(thread, true, CONC_FOREVER);
+  __atomic_fetch_sub(&conc__onlookers_awaited, 1u, __ATOMIC_SEQ_CST);
+}
+
+/* Whether the process has one thread, but for those that only look on. If it
+   cannot be found out: no. Were the number of those that look on another one
+   before the file was read than afterwards, it would not be that of the moment
+   in between. */
 CONC__PRIVATE bool conc__thread_is_only(void) {
+  unsigned onlookers = CONC__LOAD(&conc__onlookers);
   char text[512];
   const char *p;
   ssize_t n;
   int field;
-  int fd = open("/proc/self/stat", O_RDONLY | O_CLOEXEC);
+  int fd = CONC__AT_ONCE(open("/proc/self/stat", O_RDONLY | O_CLOEXEC));
   if (fd < 0) return false;
-  n = read(fd, text, sizeof text - 1);
+  n = CONC__AT_ONCE(read(fd, text, sizeof text - 1));
   close(fd);
   text[n > 0 ? n : 0] = 0;
   p = strrchr(text, ')'); /* the second of its fields: the program's name */
   for (field = 2; p != NULL && field < 20; field++) p = strchr(p + 1, ' ');
-  return p != NULL && strtol(p, NULL, 10) == 1;
+  return p != NULL && strtol(p, NULL, 10) == 1 + (long)(onlookers & 0xff) &&
+         CONC__LOAD(&conc__onlookers) == onlookers &&
+         CONC__LOAD(&conc__onlookers_awaited) == 0;
 }
 
 /* All coroutines wait, and nothing is left that could wake one: says so, and
@@ -19487,10 +19752,11 @@ CONC__PRIVATE void conc__loop_sleep(conc__loop *loop) {
   /* Nothing has come if the inbox is empty, too: a poster writes to the waker
      only after it has posted, maybe after the poller's time was out. */
   lonely = conc__inbox_end_sleep(&loop->inbox) && lonely;
+  loop->batch--; /* for >>slow: what follows is not the turn that has slept */
   if (!lonely)
     loop->lookout.patience = 0;
-  else if (conc__thread_is_only())
-    conc__loop_give_up(loop);
+  else if (conc__thread_is_only() && CONC__LOAD(&loop->inbox.first) == NULL)
+    conc__loop_give_up(loop); /* none has posted and gone meanwhile, either */
 }
 
 /* --- a turn of the loop --- */
@@ -19552,7 +19818,8 @@ CONC__PRIVATE void conc__loop_run(conc__loop *loop, const conc_task *until) {
       conc__poller_stop(loop);
       conc__poller_renew(loop);
       conc__mutex_unlock_last(&loop->inbox.guard);
-      if (loop->poller.lost) (void)poll(NULL, 0, 1); /* not to spin */
+      if (loop->poller.lost)
+        (void)CONC__WAITS(poll(NULL, 0, 1)); /* not to spin */
     }
     conc__inbox_take(loop);
     if (loop->timers.count > 0) conc__timers_expire(loop, now);
@@ -19601,6 +19868,7 @@ CONC__PRIVATE int conc__loop_open(conc__loop *loop) {
   loop->watched = conc__loop_needs_guard();
   loop->batch_size = CONC__LOOP_BATCH / 8;
   loop->thread_actor = conc__self();
+  loop->thread = pthread_self();
   conc__fiber_init_thread(&loop->fiber);
   return conc__poller_start(loop);
 }
@@ -19961,7 +20229,8 @@ CONC__PRIVATE void conc__overflow_caught(int number, siginfo_t *info,
                      "(.stack_size)\n",
                      what, conc_name(self->task),
                      co->map_size - conc__stack_guard());
-    if (n > 0 && write(2, text, (size_t)n) < 0) n = 0; /* it is not heard */
+    if (n > 0 && CONC__AT_ONCE(write(2, text, (size_t)n)) < 0)
+      n = 0; /* it is not heard */
   }
   if (before->sa_flags & SA_SIGINFO) {
     before->sa_sigaction(number, info, context);
@@ -19996,6 +20265,7 @@ CONC_API int conc_report_overflow(void) {
     sigaction(SIGSEGV, &action, NULL);
     sigaction(SIGBUS, &action, NULL);
     CONC__STORE_RELAXED(&conc__overflow_report, true);
+    CONC__STORE_RELAXED(&conc__alternate_wanted, true);
   }
   conc__mutex_unlock(&guard);
   return 0;
@@ -20397,6 +20667,7 @@ CONC__PRIVATE void conc__fork_child(void) {
   conc__fork_each_guard(conc__fork_reset_guard);
   conc__futex_init();
   conc__walkers = NULL; /* reports that other threads were making */
+  conc__onlookers = conc__onlookers_awaited = 0;
   if (conc__this.loop != NULL) conc__this.loop->watched &= 1;
   /* Before anything asks whether an owner is gone. */
   conc__fork_count_survivors();
@@ -20566,7 +20837,7 @@ CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout) {
         continue;
       }
     } else {
-      n = read(fd, buf, size);
+      n = CONC__WAITS(read(fd, buf, size));
       conc__pipe_widen(fd, n);
     }
     if (n >= 0) {
@@ -20630,7 +20901,8 @@ CONC__PRIVATE ssize_t conc__write_some(int fd, const void *buf, size_t size,
       }
       /* A blocking pipe that is ready takes PIPE_BUF bytes without waiting;
          with more, write() waits for a reader. */
-      n = write(fd, buf, blocking && size > PIPE_BUF ? PIPE_BUF : size);
+      n = CONC__WAITS(
+          write(fd, buf, blocking && size > PIPE_BUF ? PIPE_BUF : size));
       if (n < (ssize_t)size) conc__pipe_widen(fd, n); /* it is full now */
     }
     conc__turn_charge(n);
@@ -20758,7 +21030,8 @@ CONC__PRIVATE int conc__resolve_now(conc__resolve *r, int flags) {
   hints.ai_flags = flags | (r->passive ? AI_PASSIVE : 0);
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_family = r->family;
-  rc = getaddrinfo(r->host[0] ? r->host : NULL, r->port, &hints, &info);
+  rc = CONC__WAITS(
+      getaddrinfo(r->host[0] ? r->host : NULL, r->port, &hints, &info));
   for (i = rc == 0 ? info : NULL; i != NULL && r->count < CONC__ADDRESSES;
        i = i->ai_next) {
     conc__place *place = &r->places[r->count];
@@ -20931,12 +21204,14 @@ CONC__PRIVATE bool conc__socket_file_is_stale(const conc__place *place) {
   struct stat st;
   bool stale;
   int fd;
-  if (lstat(un->sun_path, &st) < 0 || !S_ISSOCK(st.st_mode)) return false;
+  if (CONC__WAITS(lstat(un->sun_path, &st)) < 0 || !S_ISSOCK(st.st_mode))
+    return false;
   fd = conc__socket(AF_UNIX, SOCK_DGRAM);
   if (fd < 0) return false;
-  stale = connect(fd, addr, place->size) < 0 && errno == ECONNREFUSED;
+  stale = CONC__AT_ONCE(connect(fd, addr, place->size)) < 0 &&
+          errno == ECONNREFUSED;
   close(fd);
-  return stale && unlink(un->sun_path) == 0;
+  return stale && CONC__WAITS(unlink(un->sun_path)) == 0;
 }
 
 /* Locks the directory of a socket file, and returns a descriptor for
@@ -20951,7 +21226,7 @@ CONC__PRIVATE int conc__socket_file_lock(const conc__place *place) {
          sizeof path);
   slash = strrchr(path, '/');
   slash[slash == path] = 0; /* of "/x" the directory is "/" */
-  fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  fd = CONC__WAITS(open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (fd < 0) return -ENOTSUP; /* it may be entered, but not read */
   if (CONC__FLOCK(fd) == 0) return fd;
   rc = errno == EWOULDBLOCK ? -EAGAIN : -ENOTSUP;
@@ -21000,12 +21275,12 @@ CONC__PRIVATE int conc__socket_file_mode(const conc__place *place,
   const struct sockaddr_un *un = (const struct sockaddr_un *)&place->address;
   struct stat st;
   int rc;
-  if (lstat(un->sun_path, &st) != 0) return -errno;
+  if (CONC__WAITS(lstat(un->sun_path, &st)) != 0) return -errno;
   if (!S_ISSOCK(st.st_mode)) return -EADDRINUSE; /* another one's by now */
   if ((st.st_mode & 0777) == (mode_t)mode) return 0;
-  if (chmod(un->sun_path, (mode_t)mode) == 0) return 0;
+  if (CONC__WAITS(chmod(un->sun_path, (mode_t)mode)) == 0) return 0;
   rc = -errno;
-  unlink(un->sun_path);
+  CONC__WAITS(unlink(un->sun_path));
   return rc;
 }
 
@@ -21013,7 +21288,7 @@ CONC__PRIVATE int conc__socket_file_mode(const conc__place *place,
    gives it those of the socket. Elsewhere this fails, and in its place
    conc__socket_file_mode is in time, too. */
 CONC__PRIVATE void conc__socket_mode(int fd, unsigned mode) {
-  int rc = fchmod(fd, (mode_t)mode);
+  int rc = CONC__WAITS(fchmod(fd, (mode_t)mode));
   (void)rc;
 }
 
@@ -21292,7 +21567,7 @@ CONC__PRIVATE int conc__socket_connect(int *fd, const conc__place *place,
   const struct sockaddr *addr = (const struct sockaddr *)&place->address;
   int rc = conc__socket_open(fd, place->address.ss_family, SOCK_STREAM, own);
   if (rc != 0) return rc;
-  while (connect(*fd, addr, place->size) < 0) {
+  while (CONC__AT_ONCE(connect(*fd, addr, place->size)) < 0) {
     rc = -errno;
     /* It goes on in the system, also after a signal: connect() is not called
        again, which would say EALREADY. When the socket can be written to, its
@@ -21736,7 +22011,7 @@ CONC__PRIVATE int conc__signal_take(const sigset_t *set) {
     for (i = 1; i < 128; i++) /* no system has more */
       if (sigismember(set, i) == 1 && sigismember(&pending, i) == 1)
         any |= sigaddset(&both, i) == 0;
-  if (any && sigwait(&both, &number) != 0) number = 0;
+  if (any && CONC__AT_ONCE(sigwait(&both, &number)) != 0) number = 0;
   CONC__STORE(&taken_by, 0ul);
   return number;
 #endif
@@ -21771,7 +22046,7 @@ CONC__PRIVATE int conc__signal_await(const sigset_t *set, double deadline) {
   fd = conc__fd_lift(fd);
   if (fd < 0) return fd;
   do {
-    rc = read(fd, &info, sizeof info) == (ssize_t)sizeof info
+    rc = CONC__AT_ONCE(read(fd, &info, sizeof info)) == (ssize_t)sizeof info
              ? (int)info.ssi_signo
              : -errno;
     if (rc != -EAGAIN && rc != -EINTR) break;
@@ -21821,7 +22096,9 @@ CONC__PRIVATE int conc__signal_waker_open(int *waker) {
 /* By a handler: nothing else is safe in it. */
 CONC__PRIVATE void conc__signal_waker_write(const int *waker) {
   uint64_t one = 1;
-  while (write(waker[1], &one, sizeof one) < 0 && errno == EINTR) continue;
+  while (CONC__AT_ONCE(write(waker[1], &one, sizeof one)) < 0 &&
+         errno == EINTR)
+    continue;
 }
 
 /* --- signals that end a task --- */
@@ -22173,7 +22450,8 @@ enum { CONC__NAMED_PATH = 256 };
 CONC__PRIVATE void conc__named_path(char path[CONC__NAMED_PATH],
                                     const char *name) {
   snprintf(path, CONC__NAMED_PATH, "%s/conc.%s",
-           access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp", name);
+           CONC__AT_ONCE(access("/dev/shm", W_OK)) == 0 ? "/dev/shm" : "/tmp",
+           name);
 }
 
 /* Removes the file that is open as `fd`, by a process that has its OPENS. The
@@ -22182,9 +22460,10 @@ CONC__PRIVATE void conc__named_path(char path[CONC__NAMED_PATH],
 CONC__PRIVATE int conc__named_remove(const char *path, int fd) {
   struct stat is, there;
   if (fstat(fd, &is) != 0) return -errno;
-  if (lstat(path, &there) != 0) return errno == ENOENT ? 0 : -errno;
+  if (CONC__AT_ONCE(lstat(path, &there)) != 0)
+    return errno == ENOENT ? 0 : -errno;
   if (is.st_ino != there.st_ino || is.st_dev != there.st_dev) return 0;
-  return unlink(path) == 0 ? 0 : -errno;
+  return CONC__AT_ONCE(unlink(path)) == 0 ? 0 : -errno;
 }
 
 /* The last user of this process leaves, and is about to close the descriptor,
@@ -22239,7 +22518,13 @@ CONC__PRIVATE void conc__tracker_drop(uintptr_t from, uintptr_t to,
       if (from >= first && from < last) kept = last;
       if (first > from && first < end) end = first;
     }
-    if (kept == 0) madvise((void *)from, end - from, MADV_DONTNEED);
+    /* Where a sandbox denies advice, new memory in its place does the same.
+     */
+    if (kept == 0 && madvise((void *)from, end - from, MADV_DONTNEED) != 0)
+      mmap((void *)from, end - from, PROT_READ | PROT_WRITE,
+           MAP_PRIVATE | MAP_FIXED | CONC__MAP_ANONYMOUS |
+               CONC__MAP_NORESERVE,
+           -1, 0);
     from = kept != 0 ? kept : end;
   }
 }
@@ -22283,10 +22568,12 @@ CONC__PRIVATE void conc__tracker_shrink(void) {
   keep[1] = (uintptr_t)(void *)&errno & ~page;
   keep[2] = (uintptr_t)pthread_self() & ~page;
   if (conc__valgrind(CONC__VALGRIND_RUNNING, NULL, NULL) != 0) return;
-  fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+  fd = CONC__AT_ONCE(open("/proc/self/maps", O_RDONLY | O_CLOEXEC));
   if (fd < 0) return;
   madvise(NULL, 0, MADV_DONTNEED);
-  while ((n = read(fd, text + have, sizeof text - 1 - have)) > 0) {
+  mmap(NULL, 0, PROT_READ, MAP_PRIVATE | CONC__MAP_ANONYMOUS, -1, 0);
+  while ((n = CONC__AT_ONCE(read(fd, text + have, sizeof text - 1 - have))) >
+         0) {
     have += (size_t)n;
     for (start = i = 0; i < have; i++)
       if (text[i] == '\n') {
@@ -22345,11 +22632,11 @@ CONC__PRIVATE void conc__tracker_main(const char *path, int fd) {
   struct flock all;
   short type = F_WRLCK;
   conc__tracker_signals();
-  if (fstat(fd, &was) != 0 || chdir("/") != 0) return;
+  if (fstat(fd, &was) != 0 || CONC__AT_ONCE(chdir("/")) != 0) return;
   /* Opened anew, as descriptor 0: the inherited one shares the lock on USES
      with the process that opened the file. */
   close(0);
-  if (open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC) != 0) return;
+  if (CONC__AT_ONCE(open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC)) != 0) return;
   /* Nothing that was inherited is in use here. Descriptors would keep other
      programs' pipes and sockets open. And the inherited descriptors of named
      files, as well as their mappings, which hold the open file, too, would
@@ -22369,7 +22656,7 @@ CONC__PRIVATE void conc__tracker_main(const char *path, int fd) {
   all.l_whence = SEEK_SET;
   all.l_len = CONC__BYTE_USES + 1;
   conc__named_remove("", 0); /* the first call of what is called below */
-  unlink("");
+  CONC__AT_ONCE(unlink(""));
   conc__tracker_shrink();
   /* Ends when no process uses the file. This one has OPENS from then on: no
      other can begin to use the file before it is removed. */
@@ -22411,7 +22698,7 @@ CONC__PRIVATE pid_t conc__tracker_await(pid_t pid) {
   int tries;
   for (tries = 0; pid > 0 && tries < 50; tries++) {
     if (conc__tracker_has_ended(pid)) return 0;
-    poll(NULL, 0, 1);
+    CONC__WAITS(poll(NULL, 0, 1));
   }
   return pid;
 }
@@ -22479,7 +22766,8 @@ CONC__PRIVATE void conc__tracker_start(conc__region *g, const char *path,
   if (!CONC__LINUX) conc__mutex_lock(&conc__shared_guard);
   if (ours && pid > 0) g->tracker = pid;
   conc__mutex_unlock(&conc__shared_guard);
-  while (!ours && pid > 0 && waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
+  while (!ours && pid > 0 && CONC__WAITS(waitpid(pid, NULL, 0)) < 0 &&
+         errno == EINTR) {
   }
 }
 
@@ -22499,8 +22787,8 @@ CONC__PRIVATE int conc__named_file(const char *path, double deadline,
   for (;;) {
     struct stat st;
     int rc = 0;
-    int fd = conc__fd_lift(
-        open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600));
+    int fd = conc__fd_lift(CONC__WAITS(
+        open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600)));
     if (fd < 0) return fd == -ELOOP ? -EACCES : fd; /* a link */
     /* /dev/shm and /tmp are open to all users: a file that another user made,
        or may change, is no place for memory. Nor is one that has a second name
@@ -22553,7 +22841,8 @@ CONC__PRIVATE int conc__named_is_made(int fd, off_t size, uint64_t want,
   struct conc__registry old;
   short type = F_WRLCK;
   memset(&old, 0, sizeof old);
-  if (size > 0 && pread(fd, &old, sizeof old, 0) < 0) return -errno;
+  if (size > 0 && CONC__WAITS(pread(fd, &old, sizeof old, 0)) < 0)
+    return -errno;
   /* Not marked as ready: it is new, or its maker died in init(), which may
      have left anything. */
   if (old.made == 0) return 0;
@@ -22601,7 +22890,7 @@ CONC__PRIVATE int conc__named_grow(int fd, size_t size, size_t reserve) {
   if (fstatvfs(fd, &room) == 0 && room.f_frsize > 0 && room.f_blocks > 0 &&
       reserve / room.f_frsize > room.f_bavail)
     return -ENOSPC;
-  if (ftruncate(fd, (off_t)size) != 0) return -errno;
+  if (CONC__WAITS(ftruncate(fd, (off_t)size)) != 0) return -errno;
   return conc__file_reserve(fd, 0, reserve);
 }
 
@@ -22901,8 +23190,10 @@ CONC__PRIVATE int conc__helper_start(void *(*fn)(void *), uintptr_t arg) {
   pthread_sigmask(SIG_SETMASK, &all, &old);
   rc = conc__thread_create(conc__helper_main, &h, 0, true);
   pthread_sigmask(SIG_SETMASK, &old, NULL);
+  /* Guards may be held by a starter that wants no fork to come in between: all
+     that the thread needs until then is a turn on some CPU. */
   while (rc == 0 && CONC__LOAD(&h.begun) == 0)
-    conc__futex_wait(&h.begun, 0, CONC__NEVER, false);
+    CONC__AT_ONCE(conc__futex_wait(&h.begun, 0, CONC__NEVER, false));
   return rc;
 }
 
@@ -22953,7 +23244,7 @@ CONC__PRIVATE void conc__process_collect(conc_task *t) {
   struct rusage used;
   pid_t pid;
   CONC__CHECK(t->as.process.program);
-  do pid = wait4(t->pid, NULL, 0, &used);
+  do pid = CONC__AT_ONCE(wait4(t->pid, NULL, 0, &used));
   while (pid < 0 && errno == EINTR);
   if (pid < 0) return;
   usage->user =
@@ -22965,7 +23256,8 @@ CONC__PRIVATE void conc__process_collect(conc_task *t) {
   usage->max_memory *= 1024;
 #endif
 #else
-  while (waitpid(t->pid, NULL, 0) < 0 && errno == EINTR) continue;
+  while (CONC__AT_ONCE(waitpid(t->pid, NULL, 0)) < 0 && errno == EINTR)
+    continue;
 #endif
 }
 
@@ -23033,7 +23325,7 @@ CONC__PRIVATE void *conc__process_await_main(void *arg) {
   /* WNOWAIT leaves the process as it is, so that conc__process_reap can wait
      for it under the guard. Until then the number stays taken: so it is safe
      to use it here without the guard. */
-  while (waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT) < 0 &&
+  while (CONC__WAITS(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT)) < 0 &&
          errno == EINTR) {
   }
   conc__process_reap(t);
@@ -23169,17 +23461,18 @@ CONC__PRIVATE void *conc__reaper_main(void *arg) {
     conc__mutex_unlock(&conc__processes_guard);
     if (poller < 0) {
       if (until <= 0) until = conc_now() + CONC__REAPER_STAYS;
-      conc__futex_wait(&conc__reaper_sleeps, 1, until, false);
+      CONC__WAITS(conc__futex_wait(&conc__reaper_sleeps, 1, until, false));
       continue;
     }
     /* The poller holds children, which only this thread reaps, and it is not
        closed before they are: so the descriptor stays good meanwhile. */
-    n = epoll_wait(poller, e, 64, CONC__REAPER_LOOKS);
+    n = CONC__WAITS(epoll_wait(poller, e, 64, CONC__REAPER_LOOKS));
     if (n < 0) lost = errno != EINTR;
     for (i = 0; i < n; i++) lost |= !conc__reaper_event(e[i].data.ptr);
     /* A poller that cannot be made anew must not make this thread spin. */
-    if (lost) conc__futex_wait(&conc__reaper_sleeps, 0, conc_now() + 0.05,
-                               false);
+    if (lost)
+      CONC__WAITS(
+          conc__futex_wait(&conc__reaper_sleeps, 0, conc_now() + 0.05, false));
     if (lost || n == 0) conc__reaper_look(lost);
   }
   conc__reaper_lives = false;
@@ -23445,7 +23738,7 @@ CONC__PRIVATE void conc__process_abandon(void) {
 CONC__PRIVATE void *conc__parent_watch(void *arg) {
   char byte;
   ssize_t n;
-  do n = read((int)(intptr_t)arg, &byte, 1);
+  do n = CONC__WAITS(read((int)(intptr_t)arg, &byte, 1));
   while (n < 0 && errno == EINTR);
   if (n >= 0) kill(getpid(), SIGKILL);
   return arg;
@@ -23585,7 +23878,7 @@ CONC__PRIVATE int conc__process_start_finish(conc_task *t, pid_t pid, int rc,
   conc__mutex_unlock(&conc__processes_guard);
   if (unknown) { /* its target has hardly begun */
     kill(pid, SIGKILL);
-    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
+    while (CONC__WAITS(waitpid(pid, NULL, 0)) < 0 && errno == EINTR) {
     }
   }
   /* The reaper is woken without the guard, which would only stop it again. It
@@ -23725,7 +24018,8 @@ CONC__PRIVATE int conc__spawn_file(conc__spawning *s, const char *path) {
   char *const *argv = (char *const *)(uintptr_t)s->x->argv;
   const char **shell;
   size_t n = 0;
-  int rc = -posix_spawn(s->pid, path, &s->actions, &s->attr, argv, s->env);
+  int rc = -CONC__WAITS(
+      posix_spawn(s->pid, path, &s->actions, &s->attr, argv, s->env));
   if (rc != -ENOEXEC) return rc;
   while (argv[n] != NULL) n++;
   shell = (const char **)CONC_MALLOC((n + 3) * sizeof *shell);
@@ -23735,8 +24029,8 @@ CONC__PRIVATE int conc__spawn_file(conc__spawning *s, const char *path) {
   /* From argv[1] on, with the NULL; there may be no argv[0]. */
   if (n > 0) memcpy(shell + 2, argv + 1, n * sizeof *shell);
   else shell[2] = NULL;
-  rc = -posix_spawn(s->pid, shell[0], &s->actions, &s->attr,
-                    (char *const *)(uintptr_t)shell, s->env);
+  rc = -CONC__WAITS(posix_spawn(s->pid, shell[0], &s->actions, &s->attr,
+                                (char *const *)(uintptr_t)shell, s->env));
   CONC_FREE(shell);
   return rc;
 }
@@ -23777,7 +24071,8 @@ CONC__PRIVATE int conc__spawn_search(conc__spawning *s) {
       rc = -ENAMETOOLONG;
     } else {
       snprintf(place, sizeof place, "%.*s%s%s", (int)n, from, slash, name);
-      if ((*place == '/' || s->x->cwd == NULL) && stat(place, &st) < 0)
+      if ((*place == '/' || s->x->cwd == NULL) &&
+          CONC__WAITS(stat(place, &st)) < 0)
         rc = -errno;
       if (rc == 0) rc = conc__spawn_file(s, place);
       if (rc != 0 && !conc__exec_elsewhere(rc)) return rc;
@@ -23816,7 +24111,7 @@ CONC__PRIVATE int conc__exec_spawn(conc__exec *x, pid_t *pid) {
 CONC__PRIVATE bool conc__exec_child_stdio(const conc__exec *x, int i) {
   int fd = x->stdio[i];
   if (x->file[i] != NULL) {
-    fd = open(x->file[i], conc__exec_file_flags(i), 0666);
+    fd = CONC__WAITS(open(x->file[i], conc__exec_file_flags(i), 0666));
     if (fd < 0) return false;
     if (fd == i) return true;
     if (dup2(fd, i) < 0) return false;
@@ -23837,8 +24132,10 @@ CONC__PRIVATE bool conc__exec_child_bind(int fd, bool group) {
   gone.fd = fd;
   gone.events = POLLIN;
   if (fcntl(fd, F_SETOWN, group ? -getpid() : getpid()) < 0 ||
-      fcntl(fd, F_SETSIG, SIGKILL) < 0 || fcntl(fd, F_SETFL, O_ASYNC) < 0)
+      fcntl(fd, F_SETSIG, SIGKILL) < 0 || fcntl(fd, F_SETFL, O_ASYNC) < 0) {
+    if (conc__call_may_be_refused()) errno = ENOSYS;
     return false;
+  }
   /* The signal comes for changes from now on: it may be too late already. */
   if (poll(&gone, 1, 0) > 0) kill(getpid(), SIGKILL);
   return true;
@@ -23870,7 +24167,7 @@ CONC__PRIVATE void conc__exec_child(const conc__exec *x) {
   for (i = 0; i < 2; i++)
     if (x->keep[i] >= 0) fcntl(x->keep[i], F_SETFD, 0);
   if (x->daemon && !conc__exec_child_bind(x->keep[1], x->new_group)) return;
-  if (x->cwd != NULL && chdir(x->cwd) < 0) return;
+  if (x->cwd != NULL && CONC__WAITS(chdir(x->cwd)) < 0) return;
   /* So its PATH is what execvp() looks into. */
   if (x->env != NULL) environ = (char **)(uintptr_t)x->env;
   execvp(x->path, (char *const *)(uintptr_t)x->argv);
@@ -23885,7 +24182,7 @@ CONC__PRIVATE int conc__exec_report(const conc__exec *x, int fd) {
   int rc = x->waits ? conc__fd_wait(fd, CONC_READ, CONC__NEVER) : 1;
   ssize_t n = 0;
   if (rc < 0) return rc;
-  do n = read(fd, &error, sizeof error);
+  do n = CONC__WAITS(read(fd, &error, sizeof error));
   while (n < 0 && errno == EINTR);
   return n == (ssize_t)sizeof error ? -error : 0;
 }
@@ -23921,7 +24218,7 @@ CONC__PRIVATE int conc__exec_fork(conc__exec *x, pid_t *pid) {
   if (*pid == 0) {
     conc__exec_child(x);
     error = errno;
-    n = write(report[1], &error, sizeof error);
+    n = CONC__AT_ONCE(write(report[1], &error, sizeof error));
     _exit(n == (ssize_t)sizeof error ? 127 : 126);
   }
   /* Or the report would wait for our own copy. */
@@ -23934,7 +24231,7 @@ CONC__PRIVATE int conc__exec_fork(conc__exec *x, pid_t *pid) {
     /* Nothing else knows this child: it is waited for here. It is about to
        exit, or its start was cancelled. */
     kill(*pid, SIGKILL);
-    while (waitpid(*pid, NULL, 0) < 0 && errno == EINTR) {
+    while (CONC__WAITS(waitpid(*pid, NULL, 0)) < 0 && errno == EINTR) {
     }
   }
   conc__mutex_lock(&conc__processes_guard);
@@ -24007,7 +24304,7 @@ typedef struct conc__spawn_message {
 CONC__PRIVATE int conc__file_put(int fd, const void *data, size_t size) {
   const char *p = (const char *)data;
   while (size > 0) {
-    ssize_t n = write(fd, p, size);
+    ssize_t n = CONC__WAITS(write(fd, p, size));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return -errno;
     p += n;
@@ -24042,7 +24339,7 @@ CONC__PRIVATE int conc__spawn_message_write(int fd, const conc_task *t,
 /* Reads a file of /proc, which tells no size, with a NUL behind it. For
    CONC_FREE; or NULL. */
 CONC__PRIVATE char *conc__proc_read(const char *name, size_t *size) {
-  int fd = open(name, O_RDONLY | O_CLOEXEC);
+  int fd = CONC__AT_ONCE(open(name, O_RDONLY | O_CLOEXEC));
   char *data = NULL;
   size_t room = 0;
   ssize_t n = -1;
@@ -24053,7 +24350,7 @@ CONC__PRIVATE char *conc__proc_read(const char *name, size_t *size) {
     n = -1;
     if (more == NULL) break;
     data = more;
-    n = read(fd, data + *size, room - *size - 1);
+    n = CONC__AT_ONCE(read(fd, data + *size, room - *size - 1));
     if (n > 0) *size += (size_t)n;
   } while (n > 0 || (n < 0 && errno == EINTR));
   close(fd);
@@ -24098,7 +24395,7 @@ typedef struct conc__spawn_command {
 CONC__PRIVATE void conc__spawn_command_load(conc__spawn_command *c) {
   static bool plain; /* there is no loader: it need not be asked again */
   char exe[4096];
-  ssize_t n = readlink(c->path, exe, sizeof exe - 1);
+  ssize_t n = CONC__AT_ONCE(readlink(c->path, exe, sizeof exe - 1));
   size_t size, before = 0, i;
   const char *program, *arg;
   const char **argv;
@@ -24139,7 +24436,9 @@ CONC__PRIVATE void conc__spawn_command_make(conc__spawn_command *c,
   }
   c->few[4] = NULL;
   c->path = conc__program;
-  if (!CONC__PROC_SELF_EXE || access("/proc/self/exe", X_OK) != 0) return;
+  if (!CONC__PROC_SELF_EXE ||
+      CONC__AT_ONCE(access("/proc/self/exe", X_OK)) != 0)
+    return;
   c->path = "/proc/self/exe";
   conc__spawn_command_load(c);
 }
@@ -24334,7 +24633,8 @@ CONC__PRIVATE int conc__popen_redirect(int i, int what, const char *file,
   *made = file == NULL && what < 0;
   if (file != NULL) return 0;
   if (what == CONC_DEVNULL) {
-    *theirs = conc__fd_lift(open("/dev/null", O_RDWR | O_CLOEXEC));
+    *theirs =
+        conc__fd_lift(CONC__AT_ONCE(open("/dev/null", O_RDWR | O_CLOEXEC)));
   } else if (what == CONC_PIPE) {
     int rc = conc__pipe_high(fds);
     if (rc != 0) return rc;
@@ -24372,19 +24672,19 @@ CONC__PRIVATE bool conc__popen_same_file(const char *a, const char *b) {
   char place[4096];
   struct stat of_a, of_b;
   if (strcmp(a, b) == 0) return true;
-  if (stat(a, &of_a) < 0) {
+  if (CONC__WAITS(stat(a, &of_a)) < 0) {
     /* Then it is one by its last name, if the directories are one. */
     if (strcmp(last_a != NULL ? last_a + 1 : a,
                last_b != NULL ? last_b + 1 : b) != 0)
       return false;
     snprintf(place, sizeof place, "%.*s.",
              last_a != NULL ? (int)(last_a + 1 - a) : 0, a);
-    if (stat(place, &of_a) < 0) return false;
+    if (CONC__WAITS(stat(place, &of_a)) < 0) return false;
     snprintf(place, sizeof place, "%.*s.",
              last_b != NULL ? (int)(last_b + 1 - b) : 0, b);
     b = place;
   }
-  return stat(b, &of_b) == 0 && of_a.st_dev == of_b.st_dev &&
+  return CONC__WAITS(stat(b, &of_b)) == 0 && of_a.st_dev == of_b.st_dev &&
          of_a.st_ino == of_b.st_ino;
 }
 
@@ -24412,7 +24712,8 @@ CONC__PRIVATE void conc__popen_describe(const conc_popen *p, conc__exec *x) {
   for (i = 0; i < 3; i++) {
     struct stat st;
     x->stdio[i] = -1;
-    x->waits |= x->file[i] != NULL && stat(x->file[i], &st) == 0 &&
+    x->waits |= x->file[i] != NULL &&
+                CONC__WAITS(stat(x->file[i], &st)) == 0 &&
                 S_ISFIFO(st.st_mode);
   }
 }
@@ -24633,13 +24934,14 @@ CONC__PRIVATE ssize_t conc__pipe_write(int fd, const void *data, size_t size) {
   sigaddset(&pipe_only, SIGPIPE);
   pthread_sigmask(SIG_BLOCK, &pipe_only, &old);
   sigpending(&pending);
-  n = write(fd, data, size);
+  n = CONC__WAITS(write(fd, data, size));
   if (n < 0) n = -errno;
   if (n == -EPIPE && !sigismember(&pending, SIGPIPE)) {
     /* Only if it is there: sigwait() for an ignored signal would not
        return. */
     sigpending(&pending);
-    if (sigismember(&pending, SIGPIPE)) sigwait(&pipe_only, &number);
+    if (sigismember(&pending, SIGPIPE))
+      CONC__AT_ONCE(sigwait(&pipe_only, &number));
   }
   pthread_sigmask(SIG_SETMASK, &old, NULL);
   return n;
@@ -24680,7 +24982,7 @@ CONC__PRIVATE int conc__popen_read_some(conc_popen *p, int *fd,
     o->data = (char *)data;
   }
   CONC__CHECK(o->size < r->room);
-  n = read(*fd, o->data + o->size, r->room - o->size - 1);
+  n = CONC__WAITS(read(*fd, o->data + o->size, r->room - o->size - 1));
   conc__pipe_widen(*fd, n);
   if (n == 0) conc__popen_fd_close(p, fd);
   if (n > 0 && r->wanted) o->size += (size_t)n;
@@ -25781,6 +26083,16 @@ CONC__PRIVATE size_t conc__utf8_cut(const void *text, size_t n) {
   back--;
   return n - back < (p[back] < 0xe0 ? 2u : p[back] < 0xf0 ? 3u : 4u) ? back
                                                                       : n;
+}
+
+/* Copies a text, or as many of its characters as `size` bytes have room for,
+   with a NUL. Returns its bytes. */
+CONC__PRIVATE size_t conc__utf8_copy(char *to, size_t size, const char *text) {
+  size_t n = strnlen(text, size);
+  if (n == size) n = conc__utf8_cut(text, size - 1);
+  memcpy(to, text, n);
+  to[n] = 0;
+  return n;
 }
 
 /* From ASCII to ASCII in long steps, in between by characters. */
@@ -30754,6 +31066,26 @@ CONC__PRIVATE bool conc__packet_is_whole(const conc__packet *head, ssize_t n) {
 #define CONC__PACKET_PEEK \
   (MSG_PEEK | MSG_DONTWAIT | (CONC__PACKET_SHOWN ? MSG_TRUNC : 0))
 
+/* Whether a file that came with a packet may be one of the library: in memory,
+   therefore, since of a file elsewhere a stranger may be asked. Such a file
+   has seals. Where a file that we make has none either, or nobody may ask for
+   them, any file will do. */
+CONC__PRIVATE bool conc__packet_file_is_ours(int fd) {
+#if CONC_HAVE_MEMFD && defined(F_GET_SEALS)
+  int own;
+  bool told;
+  if (fcntl(fd, F_GET_SEALS) >= 0) return true;
+  own = conc__file_open();
+  if (own < 0) return false;
+  told = fcntl(own, F_GET_SEALS) >= 0;
+  close(own);
+  return !told;
+#else
+  (void)fd;
+  return true;
+#endif
+}
+
 /* Looks at the file of the packet that comes next, while both stay where they
    are: the task that takes the packet must find the bytes of which its head
    speaks, in a file that is never waited for. It may be another packet than
@@ -30792,11 +31124,8 @@ CONC__PRIVATE int conc__packet_peek_file(int pipe, conc__packet *head) {
   else if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) ||
            (uint64_t)st.st_size + CONC__PACKET_DATA < head->size)
     rc = -EPROTO;
-#if CONC_HAVE_MEMFD && defined(F_GET_SEALS)
-  /* In memory, therefore: of a file elsewhere a stranger may be asked. */
-  else if (fcntl(fd, F_GET_SEALS) < 0)
+  else if (!conc__packet_file_is_ours(fd))
     rc = -EPROTO;
-#endif
   if (fd >= 0) close(fd);
   return rc;
 }
@@ -30890,7 +31219,7 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
     /* The descriptor before anything is refused: it is in this process now,
        and must not be lost from sight. */
     birth = conc__birth_begin(CONC_HAVE_CLOEXEC);
-    n = recvmsg(pipe, &m, flags);
+    n = CONC__AT_ONCE(recvmsg(pipe, &m, flags));
     if (n > 0) *fd = conc__control_take(&m);
     conc__birth_end(birth);
   } while (n < 0 && (errno == EINTR || errno == ECONNRESET));
@@ -33182,7 +33511,7 @@ CONC__PRIVATE void *conc__ringer_main(void *arg) {
   while ((unsigned)CONC__LOAD(&s->ringer) != CONC__RINGER_MUST_END) {
     unsigned now = CONC__LOAD(&s->cells->bell);
     if (now == heard) {
-      conc__futex_wait(&s->cells->bell, heard, CONC__NEVER, true);
+      CONC__WAITS(conc__futex_wait(&s->cells->bell, heard, CONC__NEVER, true));
       continue;
     }
     heard = now;
@@ -33201,7 +33530,7 @@ CONC__PRIVATE void conc__ringer_end(conc__cells_queue *s) {
   CONC__STORE(&s->ringer, conc__ringer(CONC__RINGER_MUST_END));
   conc__cells_ring(s);
   while (CONC__LOAD(&s->ended) == 0)
-    conc__futex_wait(&s->ended, 0, CONC__NEVER, false);
+    CONC__WAITS(conc__futex_wait(&s->ended, 0, CONC__NEVER, false));
 }
 
 /* Sees to it that a coroutine's wait for a queue with a name will be ended by
@@ -33982,7 +34311,8 @@ CONC__PRIVATE int conc__cells_close(conc_queue *q) {
 CONC__PRIVATE void conc__cells_free(conc_queue *q) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   int i;
-  for (i = 0; CONC__LOAD(&s->inside) > 0 && i < 100; i++) poll(NULL, 0, 1);
+  for (i = 0; CONC__LOAD(&s->inside) > 0 && i < 100; i++)
+    CONC__WAITS(poll(NULL, 0, 1));
   conc__ringer_end(s);
   for (i = 0; i < 6; i++) /* they may be known to the caller's loop */
     if (s->wakers[i / 2][i % 2] >= 0 &&
@@ -34329,8 +34659,8 @@ CONC__PRIVATE int conc__scan_load(conc__scan *s, uint64_t at, size_t n) {
   }
   s->from = at;
   while (s->have < n) {
-    ssize_t got =
-        pread(s->fd, s->window + s->have, n - s->have, (off_t)(at + s->have));
+    ssize_t got = CONC__WAITS(
+        pread(s->fd, s->window + s->have, n - s->have, (off_t)(at + s->have)));
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0) {
       s->have = 0;
@@ -35313,7 +35643,7 @@ CONC__PRIVATE int conc__journal_sync(conc__journal *j) {
    behind later records: so the cut is on the disk before there are any. */
 CONC__PRIVATE int conc__journal_cut(conc__journal *j) {
   int rc;
-  do rc = ftruncate(j->fd, (off_t)j->size);
+  do rc = CONC__WAITS(ftruncate(j->fd, (off_t)j->size));
   while (rc < 0 && errno == EINTR);
   if (rc != 0 || conc__file_sync_all(j->fd) != 0)
     return conc__journal_fail(j, -EIO);
@@ -35529,14 +35859,35 @@ CONC__PRIVATE void conc__journal_settle(conc__journal *j, conc__sheet *batch,
 CONC__PRIVATE int conc__journal_open_at(int directory, const char *name,
                                         int flags, unsigned mode,
                                         int *holder) {
-  int rc;
-  conc__own_fds_lock();
-  rc = conc__fd_lift(
-      openat(directory, name, flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY,
-             mode));
-  *holder = rc < 0 ? -1 : rc;
-  if (rc >= 0) rc = conc__own_fd_enter_held(holder);
-  conc__own_fds_unlock();
+  int state = conc__pthread_cancel_off(); /* open() would be a point of it */
+  int rc = 0, tries = 0;
+  *holder = -1;
+  /* A disk may take its time: so the guard, which every fork and every
+     connection wants, is not held meanwhile. If a fork has come in between,
+     its child may have the file, too, and would keep it locked: that one is
+     left to it, and opened anew. Not for ever: a program might fork more often
+     than its disk opens a file. */
+  while (rc == 0 && *holder < 0) {
+    unsigned forks;
+    conc__own_fds_lock();
+    forks = conc__forks;
+    conc__own_fds_unlock();
+    if (tries++ > 0 && (flags & O_EXCL)) /* ours, of a moment ago */
+      CONC__WAITS(unlinkat(directory, name, 0));
+    rc = conc__fd_lift(CONC__WAITS(openat(
+        directory, name, flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, mode)));
+    if (rc < 0) break;
+    conc__own_fds_lock();
+    if (forks != conc__forks && tries < 100) {
+      close(rc);
+      rc = 0;
+    } else {
+      *holder = rc;
+      rc = conc__own_fd_enter_held(holder);
+    }
+    conc__own_fds_unlock();
+  }
+  conc__pthread_cancel_back(state);
   return rc;
 }
 
@@ -35552,10 +35903,12 @@ CONC__PRIVATE void conc__journal_shut(int *holder) {
    0; -EBUSY: another one has it; or negative errno. */
 CONC__PRIVATE int conc__journal_lock(int fd) {
   short type = F_WRLCK;
-  if (CONC__FLOCK(fd) != 0)
-    return errno == EWOULDBLOCK || errno == EAGAIN ? -EBUSY : -errno;
-  if (!CONC_HAVE_FLOCK &&
-      conc__record_lock(fd, F_SETLK, 0, 1, &type) != 0)
+  if (conc__file_locks()) {
+    if (CONC__FLOCK(fd) == 0) return 0;
+    if (errno == EWOULDBLOCK || errno == EAGAIN) return -EBUSY;
+    if (!conc__call_refused(CONC__CALL_FLOCK)) return -errno;
+  }
+  if (conc__record_lock(fd, F_SETLK, 0, 1, &type) != 0)
     return errno == EACCES || errno == EAGAIN ? -EBUSY : -errno;
   return 0;
 }
@@ -35596,14 +35949,15 @@ CONC__PRIVATE int conc__renewal_make(conc__journal *j) {
   int rc = conc__random(&n->head.number, sizeof n->head.number);
   if (rc != 0) return rc;
   if (fstat(j->fd, &st) != 0) return -errno;
-  unlinkat(j->directory, j->new_name, 0); /* of a process that was killed */
+  /* Of a process that was killed. */
+  CONC__WAITS(unlinkat(j->directory, j->new_name, 0));
   rc = conc__journal_open_at(j->directory, j->new_name,
                              O_RDWR | O_CREAT | O_EXCL, 0600, &j->new_fd);
   if (rc == 0) rc = conc__journal_lock(j->new_fd);
   if (rc != 0) return rc;
   /* Its owner, if that is not us, has it again if the system lets us. */
   if (fchown(j->new_fd, st.st_uid, st.st_gid) != 0) errno = 0;
-  if (fchmod(j->new_fd, st.st_mode & 0777) != 0) return -errno;
+  if (CONC__WAITS(fchmod(j->new_fd, st.st_mode & 0777)) != 0) return -errno;
   n->head.serial = conc__journal_serial(j);
   n->head.made = conc__to_microseconds(conc__wall_clock());
   n->seed = conc__journal_seed(n->head.number);
@@ -35668,7 +36022,7 @@ CONC__PRIVATE int conc__renewal_copy(conc__journal *j, const conc__logged *l,
 CONC__PRIVATE void conc__renewal_end(conc__journal *j) {
   conc__renewal *n = &j->renewal;
   if (j->new_fd >= 0) {
-    unlinkat(j->directory, j->new_name, 0);
+    CONC__WAITS(unlinkat(j->directory, j->new_name, 0));
     conc__journal_shut(&j->new_fd);
   }
   conc__survey_free(&n->survey);
@@ -35685,8 +36039,8 @@ CONC__PRIVATE int conc__renewal_finish(conc__journal *j) {
   int old = j->fd;
   int rc = conc__renewal_flush(j);
   if (rc == 0) rc = conc__file_sync_all(j->new_fd);
-  if (rc == 0 &&
-      renameat(j->directory, j->new_name, j->directory, j->name) != 0)
+  if (rc == 0 && CONC__WAITS(renameat(j->directory, j->new_name, j->directory,
+                                      j->name)) != 0)
     rc = -errno;
   if (rc != 0) return rc;
   conc__own_fds_lock();
@@ -35943,7 +36297,7 @@ CONC__PRIVATE int conc__journal_acquire(conc__journal *j) {
   for (tries = 0; tries < 100; tries++) {
     /* A process's own lock would go with the descriptor: so it is not even
        opened again. */
-    if (fstatat(j->directory, j->name, &there, 0) == 0) {
+    if (CONC__WAITS(fstatat(j->directory, j->name, &there, 0)) == 0) {
       if (!S_ISREG(there.st_mode))
         return S_ISDIR(there.st_mode) ? -EISDIR : -EPROTO;
       if (conc__journal_is_open(&there)) return -EBUSY;
@@ -35953,7 +36307,8 @@ CONC__PRIVATE int conc__journal_acquire(conc__journal *j) {
     if (rc == 0) rc = conc__journal_lock(j->fd);
     if (rc == 0 && fstat(j->fd, &is) != 0) rc = -errno;
     if (rc == 0 && !S_ISREG(is.st_mode)) rc = -EPROTO;
-    if (rc == 0 && fstatat(j->directory, j->name, &there, 0) == 0 &&
+    if (rc == 0 &&
+        CONC__WAITS(fstatat(j->directory, j->name, &there, 0)) == 0 &&
         is.st_dev == there.st_dev && is.st_ino == there.st_ino)
       return 0;
     if (j->fd >= 0 && rc != 0) { /* the lock is not ours to give back */
@@ -36131,7 +36486,7 @@ CONC__PRIVATE int conc__journal_load(conc__journal *j, conc__journal_fn *found,
     rc = conc__file_put_at(j->fd, bytes, sizeof bytes, 0);
     if (rc != 0) return rc;
   }
-  unlinkat(j->directory, j->new_name, 0); /* left by a crash */
+  CONC__WAITS(unlinkat(j->directory, j->new_name, 0)); /* left by a crash */
   j->file = head.number;
   j->seed = conc__journal_seed(j->file);
   j->serial = head.serial;
@@ -36210,8 +36565,8 @@ CONC__PRIVATE int conc__journal_open(conc__journal **out, const char *path,
   conc__init();
   pthread_once(&conc__crc_once, conc__crc_make_tables);
   /* The new file must not take the place of a symbolic link. */
-  if (lstat(path, &st) == 0 && S_ISLNK(st.st_mode)) {
-    target = realpath(path, NULL);
+  if (CONC__WAITS(lstat(path, &st)) == 0 && S_ISLNK(st.st_mode)) {
+    target = CONC__WAITS(realpath(path, NULL));
     if (target == NULL) return -errno;
   }
   j = conc__journal_make(target != NULL ? target : path, &rc);
@@ -36330,7 +36685,8 @@ CONC_API int conc_journal_read(const char *path,
   struct stat st;
   int fd, rc;
   conc__init();
-  if (!CONC_HAVE_FLOCK && stat(path, &st) == 0 && conc__journal_is_open(&st))
+  if (!conc__file_locks() && CONC__WAITS(stat(path, &st)) == 0 &&
+      conc__journal_is_open(&st))
     return -EBUSY; /* the lock would go with this descriptor */
   rc = conc__journal_open_at(AT_FDCWD, path, O_RDONLY, 0, &fd);
   if (rc == 0) rc = conc__journal_tell_all(fd, fn, arg);
@@ -39599,10 +39955,13 @@ CONC__PRIVATE void *conc__host_main(void *arg) {
   conc__fd_close_own(&f->door[0]);
   f->ending = true;
   /* They are cancelled again and again: a visitor that waits for its second
-     coroutine is not ended by a cancel. */
+     coroutine is not ended by a cancel. One that was let in last may not have
+     begun: then it never does, and does not leave by itself. */
   while (f->visitors != NULL) {
     for (v = f->visitors; v != NULL; v = v->next) conc_cancel(&v->task);
-    conc_join(&f->visitors->task, 0.01);
+    v = f->visitors;
+    conc_join(&v->task, 0.01);
+    if (v == f->visitors && !conc_is_alive(&v->task)) conc__visitor_leave(v);
   }
   conc__visitors_reap(f);
   conc__buffer_free(&f->in);
@@ -40108,7 +40467,7 @@ CONC__PRIVATE void *conc__guest_beat_main(void *arg) {
         wire = NULL;
       }
     }
-    conc__futex_wait(&f->beats, state, conc_now() + every, false);
+    CONC__WAITS(conc__futex_wait(&f->beats, state, conc_now() + every, false));
   }
   if (wire != NULL) conc__cable_free(wire);
   CONC__STORE(&f->beats, (unsigned)CONC__BEATS_ENDED); /* the last touch */
@@ -40135,7 +40494,7 @@ CONC__PRIVATE void conc__guest_beat_end(conc__house *f) {
   CONC__STORE(&f->beats, (unsigned)CONC__BEATS_MUST_END);
   conc__futex_wake(&f->beats, 1, false);
   while ((state = CONC__LOAD(&f->beats)) != CONC__BEATS_ENDED)
-    conc__futex_wait(&f->beats, state, CONC__NEVER, false);
+    CONC__WAITS(conc__futex_wait(&f->beats, state, CONC__NEVER, false));
 }
 
 /* --- the class of a guest's queue --- */
@@ -43098,7 +43457,7 @@ CONC__PRIVATE void conc__forkserver_strike(conc__forkserver_own *own) {
     kill(own->pid, SIGKILL);
   } else if (!own->killed) {
     /* SIGPIPE, by one that has ended just now, is blocked. */
-    do n = write(own->life, "", 1);
+    do n = CONC__AT_ONCE(write(own->life, "", 1));
     while (n < 0 && errno == EINTR);
     own->killed = true;
   }
@@ -43259,7 +43618,7 @@ CONC__PRIVATE bool conc__forkserver_spare_main(conc__forkserver *fs) {
   p[0].events = p[1].events = POLLIN;
   while ((rc = conc__forkserver_hear(fs)) == 0) {
     if (p[1].revents != 0) return false;
-    (void)poll(p, 2, -1);
+    (void)CONC__WAITS(poll(p, 2, -1));
   }
   if (rc != -EPIPE) return false;
   conc__forkserver_take_over(fs);
@@ -43286,7 +43645,7 @@ CONC__PRIVATE bool conc__forkserver_sleep(conc__forkserver *fs) {
       p[count].events = p[count].revents = 0; /* only its end */
       count++;
     }
-  (void)poll(p, count, -1);
+  (void)CONC__WAITS(poll(p, count, -1));
   return p[2].revents == 0;
 }
 
@@ -43496,7 +43855,7 @@ CONC__PRIVATE void conc__forkserver_end(conc__forkserver *fs) {
   memset(&p, 0, sizeof p);
   p.fd = fs->fds[0];
   p.events = POLLIN;
-  while (!conc__forkserver_is_gone(fs)) (void)poll(&p, 1, -1);
+  while (!conc__forkserver_is_gone(fs)) (void)CONC__WAITS(poll(&p, 1, -1));
   conc__fd_close_own(&fs->fds[0]);
 }
 
@@ -43701,7 +44060,8 @@ CONC__INLINE size_t conc__job_slot_worker(uint64_t state) {
    wake another it pauses, longer with each round. */
 CONC__PRIVATE void conc__procpool_sleep(unsigned *word, unsigned value,
                                         double deadline, unsigned round) {
-  if (CONC_HAVE_FUTEX) conc__futex_wait(word, value, deadline, true);
+  if (CONC_HAVE_FUTEX)
+    CONC__WAITS(conc__futex_wait(word, value, deadline, true));
   else
     conc__shared_sleep(&conc__this.actor, word, value, deadline, round, false);
 }
@@ -43818,7 +44178,7 @@ CONC__PRIVATE void conc__procpool_slot_done(void *result, int status) {
   if (!CONC__CAS(&slot->state, &seen,
                  CONC__JOB_SLOT_WORD(seen >> 24, conc__job_slot_worker(seen),
                                      CONC__JOB_SLOT_DONE)))
-    for (;;) pause(); /* condemned: until the SIGKILL comes */
+    for (;;) CONC__WAITS(pause()); /* condemned: until the SIGKILL comes */
   CONC__POINT();
   __atomic_fetch_or(&s->done[i / 64], (uint64_t)1 << i % 64,
                     __ATOMIC_SEQ_CST);
@@ -44501,7 +44861,7 @@ CONC__PRIVATE void *conc__procpool_mourn(void *arg) {
   memset(&p, 0, sizeof p);
   p.fd = procs->server.fds[0];
   p.events = POLLIN;
-  while (conc__forkserver_drain(p.fd)) (void)poll(&p, 1, -1);
+  while (conc__forkserver_drain(p.fd)) (void)CONC__WAITS(poll(&p, 1, -1));
   CONC__STORE(&procs->gone, true);
   conc__forkserver_ring(&procs->server);
   return NULL;
@@ -51911,9 +52271,9 @@ CONC__PRIVATE int conc__server_accept(conc__manager_data *m) {
    and its inode's number is not another file's. */
 CONC__PRIVATE void conc__server_unlisten(conc__server_side *server) {
   struct stat st;
-  if (server->path != NULL && lstat(server->path, &st) == 0 &&
+  if (server->path != NULL && CONC__WAITS(lstat(server->path, &st)) == 0 &&
       st.st_dev == server->device && st.st_ino == server->inode)
-    unlink(server->path);
+    CONC__WAITS(unlink(server->path));
   CONC_FREE(server->path);
   server->path = NULL;
   conc__fd_close_own(&server->listener);
@@ -52042,7 +52402,7 @@ CONC__PRIVATE int conc__server_note_path(conc__server_side *server,
   struct stat st;
   server->path = conc__path_from_root(address);
   if (server->path == NULL) return -ENOMEM;
-  if (lstat(server->path, &st) != 0) return -errno;
+  if (CONC__WAITS(lstat(server->path, &st)) != 0) return -errno;
   server->device = st.st_dev;
   server->inode = st.st_ino;
   /* What others are told holds for them, too, if there is room for it. */
@@ -52253,11 +52613,16 @@ CONC__PRIVATE int conc__request_begin(conc__buffer *out, size_t *at,
   return rc != 0 ? rc : conc__pickle_put_str(out, method, strlen(method));
 }
 
+/* Ends a request, whose dict of keyword arguments the caller has appended. */
+CONC__PRIVATE int conc__request_close(conc__buffer *out, size_t at) {
+  int rc = conc__pickle_put_ops(out, CONC__OP_TUPLE, CONC__OP_STOP);
+  return rc != 0 ? rc : conc__frame_end(out, at);
+}
+
 /* Ends a request behind its tuple of arguments. There are no keywords. */
 CONC__PRIVATE int conc__request_end(conc__buffer *out, size_t at) {
   int rc = conc__pickle_put_op(out, CONC__OP_EMPTY_DICT);
-  if (rc == 0) rc = conc__pickle_put_ops(out, CONC__OP_TUPLE, CONC__OP_STOP);
-  return rc != 0 ? rc : conc__frame_end(out, at);
+  return rc != 0 ? rc : conc__request_close(out, at);
 }
 
 /* A whole request for a function of the server. Its only argument is a str, or
@@ -52650,15 +53015,25 @@ CONC__PRIVATE bool conc__client_key(conc__manager_data *m,
                                     unsigned char *key) {
   conc__client_side *client = &m->client;
   conc__mutex *guard = conc__mutex_of(m);
+  unsigned char fresh[sizeof client->session];
   uint64_t serial;
   bool made;
   size_t i;
   conc__mutex_lock(guard);
   /* A forked child is another client: its numbers are its own. */
-  if (client->session_of != conc__fork_depth + 1 &&
-      conc__random(client->session, sizeof client->session) == 0)
-    client->session_of = conc__fork_depth + 1;
   made = client->session_of == conc__fork_depth + 1;
+  if (!made) {
+    /* Early after its start a system waits for random bytes. */
+    conc__mutex_unlock(guard);
+    made = conc__random(fresh, sizeof fresh) == 0;
+    conc__mutex_lock(guard);
+    /* Another thread may have been faster. */
+    if (made && client->session_of != conc__fork_depth + 1) {
+      memcpy(client->session, fresh, sizeof fresh);
+      client->session_of = conc__fork_depth + 1;
+    }
+    made = client->session_of == conc__fork_depth + 1;
+  }
   memcpy(key, client->session, sizeof client->session);
   serial = ++client->serial;
   conc__mutex_unlock(guard);
@@ -56871,7 +57246,8 @@ CONC__PRIVATE conc_rlock *conc__remote_lock_of(const conc_cond *cond) {
 typedef struct conc__command {
   conc__buffer b;
   size_t replies; /* how many there will be: one for each command */
-  bool apart;     /* the server may be slow to answer */
+  unsigned apart; /* 0; or which line it goes by, for the server may be slow
+                     to answer: see conc__aparts_take */
   int rc;         /* 0 or -ENOMEM */
 } conc__command;
 
@@ -57364,11 +57740,17 @@ typedef struct conc__redis_line {
                    it reads again; or when a reply was due again */
 } conc__redis_line;
 
+/* Lines of a server for what may be slow. WAIT keeps a connection from all
+   that stands behind it until the replicas have answered, or its time is over:
+   by one line alone each put would wait for all before it, one after the
+   other. Replicas answer to all connections at once. */
+#define CONC__APARTS 16
+
 /* A server. */
 typedef struct conc__node {
   struct conc__node *next;
   conc__redis_line line;
-  conc__redis_line apart; /* for puts that wait for replicas */
+  conc__redis_line apart[CONC__APARTS]; /* for puts that wait for replicas */
   char address[1]; /* as conc_connect takes it */
 } conc__node;
 
@@ -57391,6 +57773,7 @@ typedef struct conc__redis {
   char consumer[80];
   unsigned lanes_used[8]; /* under the guard: bits of lanes that are in use */
   uint64_t lanes_last[256];
+  unsigned aparts_used[CONC__APARTS]; /* under the guard: calls of each */
   struct conc__redis_queue *queues; /* under the guard; see >>streams */
   const struct conc__queue_class *queue_class; /* of >>tended, as is */
   void *(*tick)(void *); /* what a thread does, see >>tended; */
@@ -57952,17 +58335,45 @@ CONC__PRIVATE int conc__line_connect(conc__redis *r, const conc__node *node,
   return rc > 0 ? 0 : rc;
 }
 
+/* The line that a command goes by. */
+CONC__INLINE conc__redis_line *conc__node_line(conc__node *node,
+                                               const conc__command *c) {
+  return c->apart > 0 ? &node->apart[c->apart - 1] : &node->line;
+}
+
+/* The lines apart that the fewest calls use, of each server the same; the
+   first of them, so that few connections are made for few calls. To be given
+   back by conc__aparts_leave. */
+CONC__PRIVATE unsigned conc__aparts_take(conc__redis *r) {
+  conc__mutex *guard = conc__mutex_slow_of(r);
+  unsigned i, best = 0;
+  conc__mutex_lock(guard);
+  for (i = 1; i < CONC__APARTS; i++)
+    if (r->aparts_used[i] < r->aparts_used[best]) best = i;
+  r->aparts_used[best]++;
+  conc__mutex_unlock(guard);
+  return best + 1;
+}
+
+CONC__PRIVATE void conc__aparts_leave(conc__redis *r, unsigned apart) {
+  conc__mutex *guard = conc__mutex_slow_of(r);
+  if (apart == 0) return;
+  conc__mutex_lock(guard);
+  r->aparts_used[apart - 1]--;
+  conc__mutex_unlock(guard);
+}
+
 /* Sends commands, and waits for their replies, which are appended to
    `replies`. 0 or negative errno. *sent: they may have been carried out. */
 CONC__PRIVATE int conc__line_ask(conc__redis *r, conc__node *node,
                                  const conc__command *c,
                                  conc__buffer *replies, bool *sent,
                                  double deadline) {
-  conc__redis_line *l = c->apart ? &node->apart : &node->line;
+  conc__redis_line *l = conc__node_line(node, c);
   conc__mutex *guard = conc__mutex_slow_of(l);
   size_t limit = conc__redis_limit(r);
   /* A WAIT for replicas is answered after .timeout, and is no silence. */
-  double silence = r->manager->timeout + (c->apart ? 1 : 0);
+  double silence = r->manager->timeout + (c->apart > 0 ? 1 : 0);
   conc__ask a;
   int rc = c->rc;
   memset(&a, 0, sizeof a);
@@ -58435,8 +58846,8 @@ CONC__PRIVATE int conc__redis_try(conc__redis *r, conc__node **place,
       *soon = rc == -EROFS || rc == -EAGAIN;
       /* A call that had little time says nothing of the server. */
       if (node != NULL && call->lost &&
-          !(conc__line_look(c->apart ? &node->apart : &node->line,
-                            r->manager->timeout + (c->apart ? 1 : 0)) &&
+          !(conc__line_look(conc__node_line(node, c),
+                            r->manager->timeout + (c->apart > 0 ? 1 : 0)) &&
             rc == -ETIMEDOUT)) {
         conc__redis_leave_home(r, node);
         if (r->cluster) CONC__STORE(place, (conc__node *)NULL);
@@ -58607,6 +59018,7 @@ typedef struct conc__redis_queue {
   conc__parcel *confirming;  /* of which that was said, and not answered */
   double confirm_at;         /* 0: there are none */
   conc__parcel *returns;     /* that are to be given back */
+  bool dies; /* one of these has come, and the thread was not told yet */
   bool stray; /* nobody waits, but a reply may have messages */
   bool recover; /* a connection was lost, maybe with messages on their way */
   unsigned moving; /* calls that have parcels which are in none of the lists */
@@ -59113,7 +59525,7 @@ CONC__PRIVATE void conc__redis_reset(conc__redis *r) {
   }
   for (n = r->nodes; n != NULL; n = n->next) {
     conc__line_reset(&n->line);
-    conc__line_reset(&n->apart);
+    for (i = 0; i < CONC__APARTS; i++) conc__line_reset(&n->apart[i]);
   }
   for (q = r->queues; q != NULL; q = q->next) {
     conc__parcels_free(q->ready);
@@ -59141,7 +59553,7 @@ CONC__PRIVATE void conc__redis_reset(conc__redis *r) {
     memset(&q->getters, 0, sizeof q->getters);
     q->getters_count = q->wanted = 0;
     q->due_count = q->moving = 0;
-    q->recover = false;
+    q->recover = q->dies = false;
     q->led = q->blocked = q->unblocked = q->stray = false;
     q->wake[0] = 0;
   }
@@ -59152,6 +59564,7 @@ CONC__PRIVATE void conc__redis_reset(conc__redis *r) {
   r->exits = false;
   r->pins = 0;
   memset(r->lanes_used, 0, sizeof r->lanes_used);
+  memset(r->aparts_used, 0, sizeof r->aparts_used);
   conc__redis_name(r);
   CONC__STORE(&r->depth, conc__fork_depth);
   conc__mutexes_unlock_slow();
@@ -59374,6 +59787,7 @@ CONC__PRIVATE void conc__getters_add(conc__redis_queue *q, conc__parcel *p) {
   if (p->dead) {
     p->next = q->returns;
     q->returns = p;
+    q->dies = true;
     return;
   }
   p->next = NULL;
@@ -59732,6 +60146,7 @@ CONC__PRIVATE int conc__getters_await(conc__redis_queue *q, size_t n,
   conc__calling call;
   uint64_t rounds;
   const size_t wants = n;
+  bool dies;
   int rc = 0;
   *out = NULL;
   conc__call_begin(&call, q->redis->manager, deadline,
@@ -59766,9 +60181,14 @@ CONC__PRIVATE int conc__getters_await(conc__redis_queue *q, size_t n,
                                deadline > 0 ? deadline : call.end);
       conc__mutex_lock(guard);
     }
-    if (woken != NULL) {
+    /* A dead letter does not wait until this call ends, which may go on for
+       ever. */
+    dies = q->dies;
+    q->dies = false;
+    if (woken != NULL || dies) {
       conc__mutex_unlock(guard);
       conc__wake_all(woken);
+      if (dies) conc__redis_wake(q->redis);
       woken = NULL;
       conc__mutex_lock(guard);
     }
@@ -60091,11 +60511,11 @@ CONC__PRIVATE ssize_t conc__put_once_over(conc__redis_queue *q,
     conc__command_begin(&c, 3, "WAIT");
     conc__command_int(&c, (int64_t)r->owner->replicas);
     conc__command_int(&c, 1 + (int64_t)(left * 1000));
-    c.apart = true;
+    c.apart = conc__aparts_take(r);
   }
   conc__call_begin(&call, r->manager, deadline,
                    conc__call_end(r->manager, deadline));
-  if (c.apart && call.end < conc_now() + r->manager->timeout + 1)
+  if (c.apart > 0 && call.end < conc_now() + r->manager->timeout + 1)
     call.end = conc_now() + r->manager->timeout + 1;
   call.acts = true;
   call.has_key = number >= 0;
@@ -60103,6 +60523,7 @@ CONC__PRIVATE ssize_t conc__put_once_over(conc__redis_queue *q,
   if (done == 0) done = conc__redis_call(q, &c, &replies, &call);
   if (done == 0) done = conc__far_result(r, &replies, script, n);
   conc__lane_leave(r, number);
+  conc__aparts_leave(r, c.apart);
   conc__buffer_free(&c.b);
   conc__buffer_free(&replies);
   return done;
@@ -60735,7 +61156,9 @@ CONC__PRIVATE ssize_t conc__far_holders(conc_queue *queue,
       conc_queue_holder *h = &out[count];
       memset(h, 0, sizeof *h);
       snprintf(h->name, sizeof h->name, "%.*s",
-               (int)(name.size < 47 ? name.size : 47), name.text);
+               (int)(name.size < 48 ? name.size
+                                    : conc__utf8_cut(name.text, 47)),
+               name.text);
       h->leases = (size_t)pending;
       h->silence =
           conc__part_is(&name, q->redis->consumer) ? 0 : (double)idle / 1000;
@@ -61070,17 +61493,21 @@ CONC__PRIVATE void conc__redis_leave_list(conc__redis *r) {
 
 CONC__PRIVATE void conc__redis_exit_once(void) { atexit(conc__redis_exit); }
 
+/* Closes and frees a line, which nobody uses. */
+CONC__PRIVATE void conc__line_end(conc__redis_line *l) {
+  conc__wire_leave(l->wire, l->wire != NULL);
+  l->wire = NULL;
+  conc__line_reset(l);
+}
+
 /* Frees all of it. */
 CONC__PRIVATE void conc__redis_free(conc__redis *r) {
   conc__node *n;
   size_t i;
   while ((n = r->nodes) != NULL) {
     r->nodes = n->next;
-    if (n->line.wire != NULL) conc__wire_leave(n->line.wire, true);
-    if (n->apart.wire != NULL) conc__wire_leave(n->apart.wire, true);
-    n->line.wire = n->apart.wire = NULL;
-    conc__line_reset(&n->line);
-    conc__line_reset(&n->apart);
+    conc__line_end(&n->line);
+    for (i = 0; i < CONC__APARTS; i++) conc__line_end(&n->apart[i]);
     CONC_FREE(n);
   }
   for (i = 0; i < r->hosts_count; i++) CONC_FREE(r->hosts[i]);
@@ -63323,16 +63750,16 @@ CONC__PRIVATE int conc__put_address(conc__session *s, conc__buffer *b) {
 
 /* {'exposed': names}: what Python must know to make a proxy by the names of an
    object's methods. */
-CONC__PRIVATE int conc__put_exposed(conc__session *s, conc__buffer *b,
-                                    const conc__class *type) {
+CONC__PRIVATE int conc__put_exposed(conc__buffer *b, const conc__class *type,
+                                    int protocol) {
   size_t i;
   int rc = conc__pickle_put_ops(b, CONC__OP_EMPTY_DICT, CONC__OP_MARK);
-  if (rc == 0) rc = conc__put_native(b, "exposed", s->protocol);
+  if (rc == 0) rc = conc__put_native(b, "exposed", protocol);
   if (rc == 0) rc = conc__pickle_put_op(b, CONC__OP_MARK);
   for (; rc == 0 && type != NULL; type = type->base)
     for (i = 0; rc == 0 && i < type->count; i++)
       if (conc__method_is_told(&type->methods[i], false))
-        rc = conc__put_native(b, type->methods[i].name, s->protocol);
+        rc = conc__put_native(b, type->methods[i].name, protocol);
   return rc != 0 ? rc
                  : conc__pickle_put_ops(b, CONC__OP_TUPLE, CONC__OP_SETITEMS);
 }
@@ -63378,7 +63805,7 @@ CONC__PRIVATE int conc__reference_put_proxy(conc__buffer *b,
   if (rc == 0) rc = conc__put_native(b, "pickle", s->protocol);
   if (rc != 0) return rc;
   rc = strcmp(proxy, CONC__PROXY_AUTO) == 0
-           ? conc__put_exposed(s, b, o->type)
+           ? conc__put_exposed(b, o->type, s->protocol)
            : conc__pickle_put_op(b, CONC__OP_EMPTY_DICT);
   return rc != 0 ? rc
                  : conc__pickle_put_ops(b, CONC__OP_TUPLE, CONC__OP_REDUCE);
@@ -63517,10 +63944,10 @@ CONC__INLINE bool conc__text_is_enough(const conc__session *s,
 
 /* ('#RETURN', repr(object)). */
 CONC__PRIVATE int conc__reply_repr(conc__session *s, const conc__object *o,
-                                   conc__write_fn *write) {
+                                   conc__write_fn *tell) {
   conc__buffer *out = &s->client->channel.out;
   conc__buffer b = {NULL, 0, 0, 0};
-  int rc = write(s, o, &b);
+  int rc = tell(s, o, &b);
   if (rc == 0) rc = CONC__REPLY_BEGIN(s, "#RETURN");
   if (rc == 0) rc = conc__pickle_put_str(out, (const char *)b.data, b.size);
   conc__buffer_free(&b);
@@ -69388,8 +69815,8 @@ CONC__PRIVATE int conc__answer_read(conc__answer *a) {
 }
 
 /* Sends the request that begins at `at` of the peer's `out`, and takes its
-   answer; `rc` is how it went to write that request. Then the peer is idle if
-   it is to be kept, and closed otherwise. */
+   answer; `rc` is how it went to write that request, up to its arguments. Then
+   the peer is idle if it is to be kept, and closed otherwise. */
 CONC__PRIVATE int conc__answer_get(conc__answer *a, conc__manager_data *m,
                                    conc__peer *p, bool keep, size_t at, int rc,
                                    double end) {
@@ -69398,7 +69825,7 @@ CONC__PRIVATE int conc__answer_get(conc__answer *a, conc__manager_data *m,
   bool broken = false;
   size_t size;
   memset(a, 0, sizeof *a);
-  if (rc == 0) rc = conc__request_end(out, at);
+  if (rc == 0) rc = conc__request_close(out, at);
   if (rc == 0 && out->size - at - 4 > m->max_message) rc = -EMSGSIZE;
   if (rc == 0) {
     broken = true;
@@ -69420,10 +69847,58 @@ CONC__PRIVATE int conc__answer_get(conc__answer *a, conc__manager_data *m,
 
 /* --- calling --- */
 
+/* What a program passes: a tuple, any other value, or NULL; and a dict of what
+   it passes by keyword, or NULL. */
+typedef struct conc__passed {
+  const conc_value *args, *kwds;
+} conc__passed;
+
+CONC__INLINE conc__passed conc__passed_of(const conc_value *args,
+                                                const conc_value *kwds) {
+  conc__passed x;
+  x.args = args;
+  x.kwds = kwds;
+  return x;
+}
+
+/* Whether these can be keyword arguments: Python takes no other keys. */
+CONC__PRIVATE bool conc__keywords_fit(const conc_value *kwds) {
+  size_t i, n = kwds != NULL ? conc_value_size(kwds) : 0;
+  if (kwds != NULL && conc_value_type(kwds) != CONC_DICT) return false;
+  for (i = 0; i < n; i++)
+    if (conc_value_type(conc_value_key(kwds, i)) != CONC_STR) return false;
+  return true;
+}
+
 /* How many arguments a value is. */
 CONC__INLINE size_t conc__arguments_count(const conc_value *args) {
   if (args == NULL) return 0;
   return conc_value_type(args) == CONC_TUPLE ? conc_value_size(args) : 1;
+}
+
+/* Whether all objects in a value are proxies. */
+CONC__PRIVATE bool conc__only_proxies(const conc_value *v) {
+  conc__walk w;
+  int step;
+  conc__walk_begin(&w, v);
+  while ((step = conc__walk_step(&w)) != CONC__WALK_END) {
+    if (step != CONC__WALK_OPEN || w.value->type != CONC_OBJECT) continue;
+    if (!conc__is_object(w.value, CONC__MANAGERS, CONC__PROXY_CLASS))
+      return false;
+    conc__walk_skip(&w);
+  }
+  return true;
+}
+
+/* Appends one argument. A proxy is no code of the program's: it names an
+   object that the server has, and needs no CONC_PASS. They are looked for only
+   when a value was refused, so that all others cost nothing more. */
+CONC__PRIVATE int conc__argument_put(conc__buffer *out, const conc_value *v,
+                                     int protocol) {
+  int rc = conc__pickle_encode(out, v, protocol);
+  if (rc != -EACCES || (protocol & CONC_PASS) || !conc__only_proxies(v))
+    return rc;
+  return conc__pickle_encode(out, v, protocol | CONC_PASS);
 }
 
 /* Appends a tuple of the arguments, behind `first` if that is not NULL. */
@@ -69435,35 +69910,45 @@ CONC__PRIVATE int conc__arguments_put(conc__buffer *out, const char *first,
   if (rc == 0 && first != NULL)
     rc = conc__pickle_put_str(out, first, strlen(first));
   for (i = 0; rc == 0 && i < n; i++)
-    rc = conc__pickle_encode(out, tuple ? conc_value_item(args, i) : args,
-                             protocol);
+    rc = conc__argument_put(out, tuple ? conc_value_item(args, i) : args,
+                            protocol);
   return rc != 0 ? rc : conc__pickle_put_op(out, CONC__OP_TUPLE);
 }
 
+/* Appends that tuple, and the dict behind it. To `protocol` CONC_PASS may be
+   added: then there may be objects in them. */
+CONC__PRIVATE int conc__arguments_put_all(conc__buffer *out, const char *first,
+                                          const conc__passed *x,
+                                          int protocol) {
+  int rc = conc__arguments_put(out, first, x->args, protocol);
+  if (rc != 0) return rc;
+  return x->kwds != NULL ? conc__argument_put(out, x->kwds, protocol)
+                         : conc__pickle_put_op(out, CONC__OP_EMPTY_DICT);
+}
+
 /* A request for a method, or for CONC__CALLS, over a connection that is idle
-   afterwards. To `protocol` CONC_PASS may be added: then there may be objects
-   among the arguments. */
+   afterwards. */
 CONC__PRIVATE int conc__call_over(conc__answer *a, conc__manager_data *m,
                                   conc__peer *p, const char *ident,
-                                  const char *method, const conc_value *args,
+                                  const char *method, const conc__passed *x,
                                   int protocol, double end) {
   size_t at = 0;
   int rc = conc__request_begin(&p->channel.out, &at, protocol & ~CONC_PASS,
                                ident, method);
   if (rc == 0)
-    rc = conc__arguments_put(&p->channel.out, NULL, args, protocol);
+    rc = conc__arguments_put_all(&p->channel.out, NULL, x, protocol);
   return conc__answer_get(a, m, p, true, at, rc, end);
 }
 
 /* The same over any connection. */
 CONC__PRIVATE int conc__call_method(conc__answer *a, conc__manager_data *m,
                                     const char *ident, const char *method,
-                                    const conc_value *args, int protocol,
+                                    const conc__passed *x, int protocol,
                                     double end) {
   conc__peer *p;
   int rc = conc__peer_get(m, &p, end);
   if (rc == 0)
-    return conc__call_over(a, m, p, ident, method, args, protocol, end);
+    return conc__call_over(a, m, p, ident, method, x, protocol, end);
   memset(a, 0, sizeof *a);
   return rc;
 }
@@ -69471,7 +69956,7 @@ CONC__PRIVATE int conc__call_method(conc__answer *a, conc__manager_data *m,
 /* The same for a function of the server, whose first argument is a str. */
 CONC__PRIVATE int conc__call_function(conc__answer *a, conc__manager_data *m,
                                       const char *function, const char *first,
-                                      const conc_value *args, int protocol,
+                                      const conc__passed *x, int protocol,
                                       double end) {
   conc__peer *p;
   size_t at = 0;
@@ -69484,7 +69969,7 @@ CONC__PRIVATE int conc__call_function(conc__answer *a, conc__manager_data *m,
   rc = conc__request_begin(&p->channel.out, &at, protocol & ~CONC_PASS, NULL,
                            function);
   if (rc == 0)
-    rc = conc__arguments_put(&p->channel.out, first, args, protocol);
+    rc = conc__arguments_put_all(&p->channel.out, first, x, protocol);
   return conc__answer_get(a, m, p, false, at, rc, end);
 }
 
@@ -69492,20 +69977,21 @@ CONC__PRIVATE int conc__call_function(conc__answer *a, conc__manager_data *m,
    asked for, and which is given back whatever happens. */
 CONC__PRIVATE int conc__call_as_python(conc__answer *a, conc__manager_data *m,
                                        const char *name,
-                                       const conc_value *args, double end) {
+                                       const conc__passed *x, double end) {
+  const conc__passed none = conc__passed_of(NULL, NULL);
   int protocol = CONC__LOAD_RELAXED(&m->client.protocol);
   conc__ident ident;
   conc_scope shield;
   int rc;
   if (protocol == 0) protocol = 2;
-  rc = conc__call_function(a, m, "create", name, args, protocol, end);
+  rc = conc__call_function(a, m, "create", name, x, protocol, end);
   if (rc != 0) return rc;
   rc = conc__ident_read(a->result, &ident);
   if (rc != 0) return rc;
   /* Ours says more than Python: it has been started in the place of one. */
   CONC__STORE_RELAXED(&m->client.no_calls, ident.most == SIZE_MAX);
   conc_value_free(a->reply);
-  rc = conc__call_method(a, m, ident.text, "#GETVALUE", NULL, protocol, end);
+  rc = conc__call_method(a, m, ident.text, "#GETVALUE", &none, protocol, end);
   conc_shield(&shield);
   conc__ident_give_back(m, &ident, conc_now() + CONC__REPLY_SLACK);
   conc_scope_end(&shield);
@@ -69523,25 +70009,26 @@ CONC__PRIVATE int conc__answer_take(conc__answer *a, int rc,
 }
 
 CONC__PRIVATE int conc__call_remote(conc__manager_data *m, const char *name,
-                                    const conc_value *args,
+                                    const conc__passed *x,
                                     conc_value **result, double end) {
   conc__answer a;
   int rc;
   a.refused = CONC__LOAD_RELAXED(&m->client.no_calls);
   if (!a.refused) {
-    rc = conc__call_method(&a, m, CONC__CALLS, name, args, 4, end);
+    rc = conc__call_method(&a, m, CONC__CALLS, name, x, 4, end);
     if (!a.refused) return conc__answer_take(&a, rc, result);
     conc_value_free(a.reply);
   }
-  rc = conc__call_as_python(&a, m, name, args, end);
+  rc = conc__call_as_python(&a, m, name, x, end);
   return conc__answer_take(&a, rc, result);
 }
 
 /* A call in the serving process. */
 CONC__PRIVATE int conc__call_here(conc__manager_data *m, const char *name,
-                                  const conc_value *args, conc_value **result,
-                                  double timeout) {
+                                  const conc__passed *x,
+                                  conc_value **result, double timeout) {
   const conc__class *type;
+  const conc_value *args = x->args;
   conc_value *tuple = NULL, *kwds = NULL;
   const char *text, *class_name;
   conc_scope limit;
@@ -69559,8 +70046,8 @@ CONC__PRIVATE int conc__call_here(conc__manager_data *m, const char *name,
                         : conc_build(&tuple, "(O)", args);
     c.args = tuple;
   }
-  if (c.rc == 0) c.rc = conc_build(&kwds, "{}");
-  c.kwds = kwds;
+  if (c.rc == 0 && x->kwds == NULL) c.rc = conc_build(&kwds, "{}");
+  c.kwds = x->kwds != NULL ? x->kwds : kwds;
   if (c.rc == 0) {
     conc_timeout(&limit, timeout);
     conc__function_run(&c);
@@ -69579,22 +70066,31 @@ CONC__PRIVATE int conc__call_here(conc__manager_data *m, const char *name,
   return c.rc;
 }
 
-CONC_API int conc_manager_call(conc_manager *manager, const char *name,
-                               const conc_value *args, conc_value **result,
-                               double timeout) {
+CONC_API int conc_manager_call_with(conc_manager *manager, const char *name,
+                                    const conc_value *args,
+                                    const conc_value *kwds,
+                                    conc_value **result, double timeout) {
+  const conc__passed x = conc__passed_of(args, kwds);
   conc__manager_data *m = manager->state;
   conc_value *got = NULL;
   int rc;
   if (result != NULL) *result = NULL;
-  if (m == NULL || m->role == CONC__MANAGER_UNUSED || name == NULL)
+  if (m == NULL || m->role == CONC__MANAGER_UNUSED || name == NULL ||
+      !conc__keywords_fit(kwds))
     return -EINVAL;
   if (m->redis != NULL) return -ENOTSUP;
   rc = m->role == CONC__MANAGER_SERVES
-           ? conc__call_here(m, name, args, &got, timeout)
-           : conc__call_remote(m, name, args, &got, conc__deadline(timeout));
+           ? conc__call_here(m, name, &x, &got, timeout)
+           : conc__call_remote(m, name, &x, &got, conc__deadline(timeout));
   if (result != NULL) *result = got;
   else conc_value_free(got);
   return rc;
+}
+
+CONC_API int conc_manager_call(conc_manager *manager, const char *name,
+                               const conc_value *args, conc_value **result,
+                               double timeout) {
+  return conc_manager_call_with(manager, name, args, NULL, result, timeout);
 }
 
 CONC_API int conc_manager_call_build(conc_manager *manager, const char *name,
@@ -70439,24 +70935,26 @@ CONC_API void conc_instance_free(conc_instance *instance) {
 }
 
 /* The reference that create has counted is the instance's. */
-CONC_API conc_instance *conc_manager_instance(conc_manager *manager,
-                                              const char *name,
-                                              const conc_value *args,
-                                              double timeout) {
+CONC_API conc_instance *conc_manager_instance_with(conc_manager *manager,
+                                                   const char *name,
+                                                   const conc_value *args,
+                                                   const conc_value *kwds,
+                                                   double timeout) {
+  const conc__passed arguments = conc__passed_of(args, kwds);
   conc__manager_data *m;
   conc__answer a;
   conc_instance *x;
   bool asks;
   int rc;
   if (!conc__manager_may_find(manager, name, &asks)) return NULL;
-  if (!asks) {
-    errno = ENOTSUP;
+  if (!asks || !conc__keywords_fit(kwds)) {
+    errno = asks ? EINVAL : ENOTSUP;
     return NULL;
   }
   m = manager->state;
   x = conc__instance_new(m);
   if (x == NULL) return NULL;
-  rc = conc__call_function(&a, m, "create", name, args,
+  rc = conc__call_function(&a, m, "create", name, &arguments,
                            conc__instance_protocol(m, false),
                            conc__deadline(timeout));
   if (rc == 0) {
@@ -70468,10 +70966,18 @@ CONC_API conc_instance *conc_manager_instance(conc_manager *manager,
   return conc__instance_enter(x, rc);
 }
 
+CONC_API conc_instance *conc_manager_instance(conc_manager *manager,
+                                              const char *name,
+                                              const conc_value *args,
+                                              double timeout) {
+  return conc_manager_instance_with(manager, name, args, NULL, timeout);
+}
+
 /* The server counts one reference more, which is the instance's. */
 CONC_API conc_instance *conc_manager_instance_of(conc_manager *manager,
                                                  const conc_value *proxy,
                                                  double timeout) {
+  const conc__passed none = conc__passed_of(NULL, NULL);
   const char *id = conc__proxy_id(proxy);
   conc__answer a;
   conc_instance *x;
@@ -70485,7 +70991,7 @@ CONC_API conc_instance *conc_manager_instance_of(conc_manager *manager,
   x = conc__instance_new(manager->state);
   if (x == NULL) return NULL;
   memcpy(x->ident.text, id, strlen(id) + 1);
-  rc = conc__call_function(&a, manager->state, "incref", id, NULL,
+  rc = conc__call_function(&a, manager->state, "incref", id, &none,
                            conc__instance_protocol(manager->state, false),
                            conc__deadline(timeout));
   conc_value_free(a.reply);
@@ -70514,7 +71020,8 @@ CONC__PRIVATE bool conc__instance_has_no(const conc__answer *a,
 /* One call. `a` is filled in whatever is returned. */
 CONC__PRIVATE int conc__instance_ask(const conc_instance *x, conc__answer *a,
                                      const char *method,
-                                     const conc_value *args, double timeout) {
+                                     const conc__passed *arguments,
+                                     double timeout) {
   const double end = conc__deadline(timeout);
   const bool ours = conc__ident_is_ours(&x->ident);
   conc__manager_data *m = x->manager;
@@ -70527,7 +71034,7 @@ CONC__PRIVATE int conc__instance_ask(const conc_instance *x, conc__answer *a,
     conc__peer_put(m, p);
     return -ENOENT;
   }
-  rc = conc__call_over(a, m, p, x->ident.text, method, args,
+  rc = conc__call_over(a, m, p, x->ident.text, method, arguments,
                        conc__instance_protocol(m, ours), end);
   if (a->reply == NULL && (rc == -EPIPE || rc == -ECONNRESET))
     conc__client_has_lost(m); /* for those that ask next */
@@ -70552,16 +71059,21 @@ CONC__PRIVATE bool conc__instance_told(const conc_instance *from,
   return true;
 }
 
-CONC_API int conc_instance_call(conc_instance *instance, const char *method,
-                                const conc_value *args, conc_value **result,
-                                double timeout) {
+/* An object that the method hands out is given back: nobody would have it. */
+CONC_API int conc_instance_call_with(conc_instance *instance,
+                                     const char *method,
+                                     const conc_value *args,
+                                     const conc_value *kwds,
+                                     conc_value **result, double timeout) {
+  const conc__passed arguments = conc__passed_of(args, kwds);
   conc_value *got = NULL;
   conc__answer a;
   conc__ident ident;
   int rc;
   if (result != NULL) *result = NULL;
-  if (instance == NULL || method == NULL) return -EINVAL;
-  rc = conc__instance_ask(instance, &a, method, args, timeout);
+  if (instance == NULL || method == NULL || !conc__keywords_fit(kwds))
+    return -EINVAL;
+  rc = conc__instance_ask(instance, &a, method, &arguments, timeout);
   if (rc == -EPROTO && conc__instance_told(instance, &a, &ident)) {
     conc__instance_give_back(instance->manager, &ident,
                              conc_now() + CONC__REPLY_SLACK);
@@ -70572,6 +71084,13 @@ CONC_API int conc_instance_call(conc_instance *instance, const char *method,
   if (result != NULL) *result = got;
   else conc_value_free(got);
   return rc;
+}
+
+CONC_API int conc_instance_call(conc_instance *instance, const char *method,
+                                const conc_value *args, conc_value **result,
+                                double timeout) {
+  return conc_instance_call_with(instance, method, args, NULL, result,
+                                 timeout);
 }
 
 CONC_API int conc_instance_call_build(conc_instance *instance,
@@ -70591,24 +71110,296 @@ CONC_API int conc_instance_call_build(conc_instance *instance,
   return rc;
 }
 
-CONC_API conc_instance *conc_instance_open(conc_instance *instance,
-                                           const char *method,
-                                           const conc_value *args,
-                                           double timeout) {
+CONC_API conc_instance *conc_instance_open_with(conc_instance *instance,
+                                                const char *method,
+                                                const conc_value *args,
+                                                const conc_value *kwds,
+                                                double timeout) {
+  const conc__passed arguments = conc__passed_of(args, kwds);
   conc__answer a;
   conc_instance *x;
   int rc;
-  if (instance == NULL || method == NULL) {
+  if (instance == NULL || method == NULL || !conc__keywords_fit(kwds)) {
     errno = EINVAL;
     return NULL;
   }
   x = conc__instance_new(instance->manager);
   if (x == NULL) return NULL;
-  rc = conc__instance_ask(instance, &a, method, args, timeout);
+  rc = conc__instance_ask(instance, &a, method, &arguments, timeout);
   if (rc == -EPROTO && conc__instance_told(instance, &a, &x->ident)) rc = 0;
   else if (rc == 0) rc = -ENOTSUP;
   conc_value_free(a.reply);
   return conc__instance_enter(x, rc);
+}
+
+CONC_API conc_instance *conc_instance_open(conc_instance *instance,
+                                           const char *method,
+                                           const conc_value *args,
+                                           double timeout) {
+  return conc_instance_open_with(instance, method, args, NULL, timeout);
+}
+
+/* --- proxies, as values ---
+
+   What Python makes of a proxy that it pickles: a call of RebuildProxy with
+   the class of the proxy, a Token, and for a class that is made by the names
+   of the methods these names. A server of conc.h looks at the id alone; one of
+   Python, and whoever gets the value from there, executes all of it. */
+
+typedef struct conc__naming {
+  const char *type;  /* a name of the server's, for the Token */
+  const char *proxy; /* the class */
+  const char *id;
+  const char *address; /* of the server */
+  int protocol;        /* 2: a Python 2 reads it */
+} conc__naming;
+
+/* Appends an address as Python has it: of a unix socket the path, else a host
+   and a port. */
+CONC__PRIVATE int conc__naming_address(const conc__naming *n,
+                                       conc__buffer *b) {
+  conc__resolve r;
+  int rc;
+  if (n->address == NULL || strchr(n->address, '/') != NULL)
+    return conc__put_native(b, n->address != NULL ? n->address : "",
+                            n->protocol);
+  rc = conc__address_split(&r, n->address, false);
+  if (rc == 0) rc = conc__put_native(b, r.host, n->protocol);
+  if (rc == 0) rc = conc__pickle_put_int(b, strtol(r.port, NULL, 10));
+  return rc != 0 ? rc : conc__pickle_put_op(b, CONC__OP_TUPLE2);
+}
+
+/* Appends the state of a Token, which ends it. */
+CONC__PRIVATE int conc__naming_state(const conc__naming *n, conc__buffer *b) {
+  int rc = conc__put_native(b, n->type, n->protocol);
+  if (rc == 0) rc = conc__naming_address(n, b);
+  if (rc == 0) rc = conc__put_native(b, n->id, n->protocol);
+  return rc != 0 ? rc
+                 : conc__pickle_put_ops(b, CONC__OP_TUPLE3, CONC__OP_BUILD);
+}
+
+/* {'exposed': names} of what the server has told. */
+CONC__PRIVATE int conc__naming_exposed(const conc__naming *n, conc__buffer *b,
+                                       const conc_value *methods) {
+  size_t i, count = conc_value_size(methods);
+  int rc = conc__pickle_put_ops(b, CONC__OP_EMPTY_DICT, CONC__OP_MARK);
+  if (rc == 0) rc = conc__put_native(b, "exposed", n->protocol);
+  if (rc == 0) rc = conc__pickle_put_op(b, CONC__OP_MARK);
+  for (i = 0; rc == 0 && i < count; i++) {
+    const char *name = conc__request_text(conc_value_item(methods, i));
+    rc = name != NULL ? conc__put_native(b, name, n->protocol) : -EPROTO;
+  }
+  return rc != 0 ? rc
+                 : conc__pickle_put_ops(b, CONC__OP_TUPLE, CONC__OP_SETITEMS);
+}
+
+/* Reads what has been written, which ends here. */
+CONC__PRIVATE int conc__naming_read(conc__buffer *b, int rc,
+                                    conc_value **out) {
+  *out = NULL;
+  if (rc == 0) rc = conc__pickle_put_op(b, CONC__OP_STOP);
+  if (rc == 0)
+    rc = conc__pickle_decode(b->data, b->size, &conc__pickle_body_limits, out,
+                             NULL);
+  conc__buffer_free(b);
+  return rc;
+}
+
+/* The Token alone, as get_methods wants it. */
+CONC__PRIVATE int conc__naming_token(const conc__naming *n, conc_value **out) {
+  conc__buffer b = {NULL, 0, 0, 0};
+  int rc = conc__pickle_put_global(&b, CONC__MANAGERS, "Token");
+  if (rc == 0)
+    rc = conc__pickle_put_ops(&b, CONC__OP_EMPTY_TUPLE, CONC__OP_NEWOBJ);
+  if (rc == 0) rc = conc__naming_state(n, &b);
+  return conc__naming_read(&b, rc, out);
+}
+
+/* All of it. The names of the methods: `methods`, or those of `type`. */
+CONC__PRIVATE int conc__naming_value(const conc__naming *n,
+                                     const conc_value *methods,
+                                     const conc__class *type,
+                                     conc_value **out) {
+  conc__buffer b = {NULL, 0, 0, 0};
+  int rc = conc__put_proxy_class(&b, n->proxy);
+  if (rc == 0) rc = conc__naming_state(n, &b);
+  if (rc == 0) rc = conc__put_native(&b, "pickle", n->protocol);
+  if (rc == 0) {
+    if (strcmp(n->proxy, CONC__PROXY_AUTO) != 0)
+      rc = conc__pickle_put_op(&b, CONC__OP_EMPTY_DICT);
+    else if (type != NULL)
+      rc = conc__put_exposed(&b, type, n->protocol);
+    else
+      rc = conc__naming_exposed(n, &b, methods);
+  }
+  if (rc == 0)
+    rc = conc__pickle_put_ops(&b, CONC__OP_TUPLE, CONC__OP_REDUCE);
+  return conc__naming_read(&b, rc, out);
+}
+
+/* One try with an id: the server is asked for the methods of that object, so
+   it is there. -ESTALE: it is not. */
+CONC__PRIVATE int conc__naming_try(conc__manager_data *m, conc__naming *n,
+                                   const conc__ident *ident, conc_value **out,
+                                   double end) {
+  conc__passed x = conc__passed_of(NULL, NULL);
+  conc_value *token;
+  conc__answer a;
+  int rc, protocol = CONC__LOAD_RELAXED(&m->client.protocol);
+  n->id = ident->text;
+  /* Ours may have answered in a protocol that every Python reads. */
+  n->protocol = protocol == 0 || conc__ident_is_ours(ident) ? 4 : protocol;
+  n->address = m->options->address;
+  rc = conc__naming_token(n, &token);
+  if (rc != 0) return rc;
+  x.args = token;
+  rc = conc__call_function(&a, m, "get_methods", NULL, &x,
+                           conc__instance_protocol(m, false) | CONC_PASS, end);
+  if (rc == 0) rc = conc__naming_value(n, a.result, NULL, out);
+  else if (rc == -ENOENT) rc = -ESTALE;
+  conc_value_free(a.reply);
+  conc_value_free(token);
+  return rc;
+}
+
+/* Of a queue, a list, ... that is a conc__proxy: with the id that its name has
+   now. What was made by the name of a type has its first one for ever. */
+CONC__PRIVATE int conc__naming_of_proxy(conc__proxy *p, conc__naming *n,
+                                        bool made, conc_value **out) {
+  conc__manager_data *m = p->manager;
+  double end = conc_now() + m->timeout;
+  const conc__ident *ident = conc__proxy_ident(p);
+  conc__calling call;
+  int rc;
+  n->type = p->name;
+  if (made) return conc__naming_try(m, n, ident, out, end);
+  conc__call_begin(&call, m, end, end);
+  do {
+    rc = conc__proxy_current(p, &call, &ident);
+    if (rc == 0) rc = conc__naming_try(m, n, ident, out, end);
+  } while (rc != 0 && conc__proxy_again(p, &call, ident, &rc));
+  return rc;
+}
+
+/* Of a lock, an event, ... */
+CONC__PRIVATE int conc__naming_of_remote(conc__remote *r, conc__naming *n,
+                                         conc_value **out) {
+  static const char *const proxies[] = {"AcquirerProxy", "EventProxy",
+                                        "AcquirerProxy", "ConditionProxy",
+                                        "BarrierProxy"};
+  double end = conc_now() + r->manager->timeout;
+  int i, rc;
+  n->type = r->name;
+  n->proxy = proxies[r->kind];
+  for (i = 0;; i++) {
+    const conc__ident *ident = conc__remote_ident(r);
+    rc = conc__naming_try(r->manager, n, ident, out, end);
+    if (rc != -ESTALE || i == CONC__RESOLVE_TIMES) return rc;
+    rc = conc__remote_resolve(r, ident, end);
+    if (rc != 0) return rc;
+  }
+}
+
+/* The list, dict or variable at that address in memory. NULL: it is none. */
+CONC__PRIVATE conc__data *conc__data_at(conc__manager_data *m,
+                                        const void *object) {
+  conc__mutex *guard = conc__mutex_of(m);
+  conc__data *d;
+  conc__mutex_lock(guard);
+  for (d = m->data; d != NULL && (const void *)d != object; d = d->next) {
+  }
+  conc__mutex_unlock(guard);
+  return d;
+}
+
+CONC__PRIVATE conc__proxy *conc__proxy_at(conc__manager_data *m,
+                                          const void *object) {
+  conc__mutex *guard = conc__mutex_of(m);
+  conc__proxy *p;
+  conc__mutex_lock(guard);
+  for (p = m->client.proxies; p != NULL && (const void *)p != object;)
+    p = p->next;
+  conc__mutex_unlock(guard);
+  return p;
+}
+
+CONC__PRIVATE conc_instance *conc__instance_at(conc__manager_data *m,
+                                               const void *object) {
+  conc__mutex *guard = conc__mutex_of(m);
+  conc_instance *x;
+  conc__mutex_lock(guard);
+  for (x = m->instances; x != NULL && (const void *)x != object; x = x->next) {
+  }
+  conc__mutex_unlock(guard);
+  return x;
+}
+
+/* What a client has. */
+CONC__PRIVATE int conc__naming_there(conc__manager_data *m, const void *object,
+                                     conc_value **out) {
+  static const char *const proxies[] = {"ListProxy", "ArrayProxy", "DictProxy",
+                                        "NamespaceProxy", "ValueProxy"};
+  conc__data *d = conc__data_at(m, object);
+  conc__proxy *p = conc__proxy_at(m, object);
+  conc__remote *r = conc__remote_find(object);
+  conc_instance *x = conc__instance_at(m, object);
+  conc__naming n;
+  memset(&n, 0, sizeof n);
+  n.proxy = CONC__PROXY_AUTO;
+  if (d != NULL) {
+    n.proxy = proxies[d->kind];
+    return conc__naming_of_proxy(&d->proxy, &n, d->made, out);
+  }
+  if (p != NULL) return conc__naming_of_proxy(p, &n, false, out);
+  if (r != NULL && r->manager == m)
+    return conc__naming_of_remote(r, &n, out);
+  if (x == NULL) return -EINVAL;
+  if (!conc__ident_is_ours(&x->ident) &&
+      x->ident.lost != CONC__LOAD(&m->client.lost))
+    return -ESTALE; /* the id may be that of another object by now */
+  n.type = "object";
+  return conc__naming_try(m, &n, &x->ident, out, conc_now() + m->timeout);
+}
+
+/* What the serving process has: its data, and queues of the program. */
+CONC__PRIVATE int conc__naming_here(conc__manager_data *m, const void *object,
+                                    conc_value **out) {
+  conc__data *d = conc__data_at(m, object);
+  conc__object *o = d != NULL ? d->object : NULL;
+  conc__objects *t = &m->objects;
+  conc__mutex *guard = conc__mutex_of(t);
+  char id[CONC__ID_SIZE];
+  conc__naming n;
+  size_t i;
+  conc__mutex_lock(guard);
+  for (i = 0; o == NULL && i < t->names_count; i++)
+    if (t->names[i].object != NULL &&
+        (const void *)t->names[i].object->queue == object)
+      o = t->names[i].object;
+  conc__mutex_unlock(guard);
+  if (o == NULL) return -EINVAL;
+  conc__object_id(o, m->server.number, id);
+  memset(&n, 0, sizeof n);
+  n.type = conc__object_name_of(t, o);
+  n.proxy = conc__object_proxy(o);
+  n.id = id;
+  n.address = m->server.path != NULL ? m->server.path : m->server.address;
+  n.protocol = 4;
+  return conc__naming_value(&n, NULL, o->type, out);
+}
+
+CONC_API int conc_manager_proxy(conc_manager *manager, const void *object,
+                                conc_value **proxy) {
+  conc__manager_data *m = manager->state;
+  int rc;
+  *proxy = NULL;
+  if (m == NULL || m->role == CONC__MANAGER_UNUSED || object == NULL)
+    return -EINVAL;
+  if (m->redis != NULL) return -ENOTSUP;
+  rc = m->role == CONC__MANAGER_SERVES
+           ? conc__naming_here(m, object, proxy)
+           : conc__naming_there(m, object, proxy);
+  return rc == -ESTALE ? -ENOENT : rc;
 }
 
 /* ---------------------------------------------------------------------------
@@ -70814,8 +71605,9 @@ CONC__PRIVATE int conc__progress_send(int fd, const char *line, size_t n) {
   size_t at = 0;
   while (at < n) {
     /* First as to a socket, which is the only way to be spared SIGPIPE. */
-    ssize_t rc = send(fd, line + at, n - at, MSG_NOSIGNAL);
-    if (rc < 0 && errno == ENOTSOCK) rc = write(fd, line + at, n - at);
+    ssize_t rc = CONC__WAITS(send(fd, line + at, n - at, MSG_NOSIGNAL));
+    if (rc < 0 && errno == ENOTSOCK)
+      rc = CONC__WAITS(write(fd, line + at, n - at));
     if (rc < 0 && errno != EINTR) return -errno;
     if (rc > 0) at += (size_t)rc;
   }
@@ -71342,10 +72134,9 @@ CONC__PRIVATE conc__trace_event *conc__trace_add(conc__trace_ring *ring,
 }
 
 CONC__PRIVATE void conc__trace_text(conc__trace_event *e, const char *text) {
-  size_t i = 0;
-  if (text == NULL) return;
-  for (; i < sizeof e->text - 1 && text[i] != 0; i++) e->text[i] = text[i];
-  e->text[i] = 0;
+  size_t n = text != NULL ? strnlen(text, sizeof e->text - 1) : 0;
+  if (n > 0) memcpy(e->text, text, n);
+  e->text[n] = 0;
 }
 
 /* --- rows --- */
@@ -71604,7 +72395,7 @@ typedef struct conc__trace_file {
 CONC__PRIVATE void conc__trace_flush(conc__trace_file *f) {
   size_t at = 0;
   while (f->error == 0 && at < f->out.size) {
-    ssize_t n = write(f->fd, f->out.data + at, f->out.size - at);
+    ssize_t n = CONC__WAITS(write(f->fd, f->out.data + at, f->out.size - at));
     if (n >= 0)
       at += (size_t)n;
     else if (errno != EINTR)
@@ -72032,7 +72823,9 @@ CONC__PRIVATE void conc__trace_init_once(void) {
    negative errno. */
 CONC__PRIVATE int conc__trace_open(const char *path) {
   int fd, rc;
-  do fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  do
+    fd = CONC__WAITS(
+        open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
   while (fd < 0 && errno == EINTR);
   if (fd < 0) return -errno;
   rc = conc__own_fd_add(fd);
@@ -72923,7 +73716,8 @@ CONC__PRIVATE void conc__report_listed(conc__report_state *r, int list,
    A thread looks at all loops, every now and then: what each runs, and its
    counts of turns and switches. If both are as they were, the same turn has
    gone on all the while. So loops have nothing to do for it; only the name of
-   the task is missing, and is looked up in the loop's list.
+   the task is missing, and is looked up in the loop's list. What the loop
+   itself runs is a turn, too, unless it sleeps.
    Waits are counted where each wait passes (>>wait), by a hook: in a table
    that the name of the object finds, or its address.
 
@@ -72961,7 +73755,8 @@ conc__slow_look(conc__loop *loop, const conc__thread *thread, double now,
   const conc__actor *actor = conc__sight_current(thread);
   unsigned turns = CONC__LOAD_RELAXED(&loop->turns);
   int batch = CONC__LOAD_RELAXED(&loop->batch);
-  if (actor == CONC__LOAD_RELAXED(&loop->thread_actor)) actor = NULL;
+  if (actor == loop->thread_actor && CONC__LOAD_RELAXED(&loop->inbox.sleeping))
+    actor = NULL;
   if (actor != NULL && actor == seen->actor && turns == seen->turns &&
       batch == seen->batch) {
     seen->seconds = now - seen->since;
@@ -73007,16 +73802,163 @@ CONC__PRIVATE void conc__slow_look_at_all(double limit, double now,
   conc__mutex_unlock(&conc__threads_guard);
 }
 
+/* --- slow turns: where they are --- */
+
+/* What becomes of a question: it was asked; its thread is at the answer; has
+   given it. */
+enum { CONC__SLOW_NONE, CONC__SLOW_ASKED, CONC__SLOW_TAKES, CONC__SLOW_TAKEN };
+#define CONC__SLOW_STATES 4u
+#define CONC__SLOW_FRAMES 64
+#define CONC__SLOW_STACK 16384 /* bytes that the handler must find */
+#ifndef CONC__SLOW_PATIENCE    /* tests have another one */
+#define CONC__SLOW_PATIENCE 0.2 /* seconds: a thread may block the signal */
+#endif
+
+static struct conc__slow_where {
+  conc_lock lock; /* held by those that make the call */
+  int number;     /* of the signal; 0: none. Under the guard of the threads */
+  struct sigaction before;
+  conc__loop *loop; /* which is asked */
+  unsigned state;   /* of the question; above it the question's number, so that
+                       a signal that comes late answers no other one */
+  void *frames[CONC__SLOW_FRAMES]; /* the handler's; once taken, the asker's */
+  int first, count; /* from which on they count */
+} conc__slow_where;
+
+/* Whether the handler has room. A coroutine's stack may be small, or nearly
+   full; on an alternate stack, or on a thread's own, there is room. */
+CONC__PRIVATE bool conc__slow_has_room(void) {
+  const conc__actor *self = conc__this.current;
+  const unsigned char *here;
+  here = (const unsigned char *)__builtin_frame_address(0);
+  if (self == conc__this.loop->thread_actor) return true;
+  const conc__coro *co = (const conc__coro *)self;
+  size_t left = (size_t)(here - conc__stack_low(co));
+  return left >= co->map_size || left >= CONC__SLOW_STACK;
+}
+
+/* The handler. It returns to what the system calls handlers from: what is
+   above that in the list was interrupted. */
+CONC__NOINLINE void conc__slow_caught(int number) {
+  struct conc__slow_where *where = &conc__slow_where;
+  unsigned state = CONC__LOAD(&where->state);
+  int error = errno, i = 0;
+  void *caller;
+  (void)number;
+  caller = __builtin_extract_return_addr(__builtin_return_address(0));
+  if (state % CONC__SLOW_STATES == CONC__SLOW_ASKED &&
+      CONC__LOAD(&where->loop) == conc__this.loop &&
+      CONC__CAS(&where->state, &state, state + 1)) {
+    where->count = 0;
+    if (conc__slow_has_room())
+      where->count = CONC__BACKTRACE(where->frames, CONC__SLOW_FRAMES);
+    while (i < where->count && where->frames[i] != caller) i++;
+    where->first = i < where->count ? i + 1 : 0;
+    CONC__STORE(&where->state, state + 2);
+  }
+  errno = error;
+}
+
+/* Asks the thread of a loop where it is, and waits for the answer. Under the
+   guard of the threads, which is let go meanwhile. False: the loop has ended
+   meanwhile, and must not be touched. */
+CONC__PRIVATE bool conc__slow_ask(conc__loop *loop) {
+  struct conc__slow_where *where = &conc__slow_where;
+  const struct timespec moment = {0, 50000};
+  const double end = conc_now() + CONC__SLOW_PATIENCE;
+  unsigned none = (where->state / CONC__SLOW_STATES + 1) * CONC__SLOW_STATES;
+  unsigned asked = none + CONC__SLOW_ASKED;
+  bool there;
+  conc__walker r; /* knows when the loop ends */
+  memset(&r, 0, sizeof r);
+  conc__walker_begin(&r);
+  r.loop = loop;
+  CONC__STORE(&where->loop, loop);
+  CONC__STORE(&where->state, asked);
+  (void)pthread_kill(loop->thread, where->number);
+  conc__mutex_unlock(&conc__threads_guard);
+  while (CONC__LOAD(&where->state) != none + CONC__SLOW_TAKEN) {
+    unsigned expected = asked;
+    if (conc_now() >= end && CONC__CAS(&where->state, &expected, none)) break;
+    CONC__WAITS(nanosleep(&moment, NULL));
+  }
+  conc__mutex_lock(&conc__threads_guard);
+  there = r.loop != NULL;
+  conc__walker_end(&r);
+  return there;
+}
+
+/* What is on its way to a thread is ignored, and so dropped: what was there
+   before might end the process. */
+CONC__PRIVATE void conc__slow_unask(struct conc__slow_where *where) {
+  struct sigaction now, ignore;
+  memset(&ignore, 0, sizeof ignore);
+  ignore.sa_handler = SIG_IGN;
+  sigemptyset(&ignore.sa_mask);
+  conc__mutex_lock(&conc__threads_guard);
+  if (where->number != 0 && sigaction(where->number, NULL, &now) == 0 &&
+      now.sa_handler == conc__slow_caught) {
+    sigaction(where->number, &ignore, NULL);
+    sigaction(where->number, &where->before, NULL);
+  }
+  where->number = 0;
+  conc__mutex_unlock(&conc__threads_guard);
+}
+
+/* 0 or negative errno. The first call of backtrace() loads a library, which no
+   handler may do. */
+CONC__PRIVATE int conc__slow_prepare(struct conc__slow_where *where,
+                                     int number) {
+  struct sigaction action;
+  int rc;
+  if (number == SIGKILL || number == SIGSTOP ||
+      sigaction(number, NULL, &where->before) != 0)
+    return -EINVAL;
+  rc = conc__alternate_open();
+  if (rc != 0) return rc;
+  CONC__STORE_RELAXED(&conc__alternate_wanted, true);
+  (void)CONC__BACKTRACE(where->frames, 1);
+  memset(&action, 0, sizeof action);
+  action.sa_handler = conc__slow_caught;
+  action.sa_flags = SA_RESTART | SA_ONSTACK;
+  sigemptyset(&action.sa_mask);
+  if (sigaction(number, &action, NULL) != 0) return -EINVAL;
+  conc__mutex_lock(&conc__threads_guard);
+  where->number = number;
+  conc__mutex_unlock(&conc__threads_guard);
+  return 0;
+}
+
+/* As in conc_report_on_signal. The callback may call it. */
+CONC_API int conc_slow_backtraces(int signal) {
+  struct conc__slow_where *where = &conc__slow_where;
+  conc_scope shield;
+  int rc = 0;
+  if (!CONC_HAVE_BACKTRACE) return -ENOTSUP;
+  conc_shield(&shield);
+  conc_lock_acquire(&where->lock, CONC_FOREVER);
+  if (signal == 0)
+    conc__slow_unask(where);
+  else
+    rc = where->number != 0 ? -EBUSY : conc__slow_prepare(where, signal);
+  conc_lock_release(&where->lock);
+  conc_scope_end(&shield);
+  return rc;
+}
+
 /* --- slow turns: telling --- */
 
+/* The name of a task; of a long one the first characters. */
 CONC__PRIVATE void conc__slow_put_name(char *to, size_t size,
                                        const conc_task *t) {
+  char name[CONC__REPORT_NAME + 1];
   conc__buffer b;
   memset(&b, 0, sizeof b);
-  b.data = (unsigned char *)to;
-  b.capacity = size - 1;
+  b.data = (unsigned char *)name;
+  b.capacity = sizeof name - 1;
   conc__report_task_name(&b, t, false);
-  to[b.size] = 0;
+  name[b.size] = 0;
+  conc__utf8_copy(to, size, name);
 }
 
 /* Finds the coroutine that is in the turn, and its name. Under the guard,
@@ -73029,6 +73971,10 @@ CONC__PRIVATE bool conc__slow_find(conc__loop *loop) {
   conc__walker r;
   bool found = false;
   unsigned n;
+  if (actor == loop->thread_actor) {
+    memcpy(loop->seen.task, "(loop)", 7);
+    return true;
+  }
   memset(&r, 0, sizeof r);
   conc__walker_begin(&r);
   conc__walker_enter_loop(&r, loop);
@@ -73040,7 +73986,7 @@ CONC__PRIVATE bool conc__slow_find(conc__loop *loop) {
       conc__slow_put_name(loop->seen.task, sizeof loop->seen.task, t);
     if (n % 1024 != 0 || found) continue;
     conc__mutex_unlock(&conc__threads_guard);
-    nanosleep(&moment, NULL);
+    CONC__WAITS(nanosleep(&moment, NULL));
     conc__mutex_lock(&conc__threads_guard);
   }
   if (!found && r.loop != NULL) loop->seen.state = CONC__TURN_SEEN;
@@ -73070,6 +74016,7 @@ CONC__PRIVATE void conc__slow_begin_to_tell(conc__seen_turn *copy,
   *copy = *seen;
   copy->state = CONC__TURN_ENDED;
   if (!conc__slow_find(loop)) return;
+  if (conc__slow_where.number != 0 && !conc__slow_ask(loop)) return;
   if (conc__slow_goes_on(loop, thread))
     *copy = *seen;
   else
@@ -73099,6 +74046,47 @@ CONC__PRIVATE bool conc__slow_next(conc__seen_turn *copy) {
   return some;
 }
 
+/* Whether the end of a turn is still to be told of. */
+CONC__PRIVATE bool conc__slow_owes(void) {
+  const conc__thread *thread = NULL;
+  const conc_task *t;
+  bool owes = false;
+  conc__mutex_lock(&conc__threads_guard);
+  for (t = conc__threads; t != NULL && !owes; t = t->next) {
+    const conc__loop *loop = conc__slow_loop(t, &thread);
+    owes = loop != NULL && loop->seen.state != CONC__TURN_SEEN;
+  }
+  conc__mutex_unlock(&conc__threads_guard);
+  return owes;
+}
+
+/* Sleeps until the next look. Meanwhile the thread wakes nobody; nor does it
+   afterwards if all loops sleep, unless a callback is due. */
+CONC__PRIVATE void conc__slow_pause(const struct conc__slow_call *call) {
+  bool idle = call->callback == NULL || !conc__slow_owes();
+  if (idle) conc__onlooker_begin();
+  conc_sleep(call->limit / 4);
+  if (idle) conc__onlooker_end();
+}
+
+CONC__PRIVATE void conc__slow_tell(const struct conc__slow_call *call,
+                                   const conc__seen_turn *seen) {
+  struct conc__slow_where *where = &conc__slow_where;
+  unsigned state = CONC__LOAD(&where->state);
+  conc_slow_turn turn;
+  memset(&turn, 0, sizeof turn);
+  turn.task = seen->task[0] != 0 ? seen->task : NULL;
+  turn.thread = seen->thread;
+  turn.seconds = seen->seconds;
+  turn.ended = seen->state == CONC__TURN_ENDED;
+  turn.frames = where->frames + where->first;
+  if (state % CONC__SLOW_STATES == CONC__SLOW_TAKEN) {
+    if (!turn.ended) turn.frames_count = where->count - where->first;
+    CONC__STORE(&where->state, state - CONC__SLOW_TAKEN); /* it counts once */
+  }
+  call->callback(&turn, call->arg);
+}
+
 /* A cancellation is no more than a hint: the callback may have taken it. */
 CONC__PRIVATE void *conc__slow_main(void *arg) {
   const struct conc__slow_call *call = (const struct conc__slow_call *)arg;
@@ -73107,21 +74095,15 @@ CONC__PRIVATE void *conc__slow_main(void *arg) {
   while (CONC__LOAD(&call->on)) {
     conc__seen_turn seen;
     double now, gap;
-    conc_sleep(period);
+    conc__slow_pause(call);
     now = conc_now();
     gap = now - last;
     last = now;
     conc__slow_look_at_all(call->limit, now,
                            gap > 2 * period ? gap - period : 0);
     while (call->callback != NULL && CONC__LOAD(&call->on) &&
-           conc__slow_next(&seen)) {
-      conc_slow_turn turn;
-      turn.task = seen.task[0] != 0 ? seen.task : NULL;
-      turn.thread = seen.thread;
-      turn.seconds = seen.seconds;
-      turn.ended = seen.state == CONC__TURN_ENDED;
-      call->callback(&turn, call->arg);
-    }
+           conc__slow_next(&seen))
+      conc__slow_tell(call, &seen);
   }
   return NULL;
 }
@@ -73133,8 +74115,7 @@ CONC__PRIVATE void conc__slow_undo(struct conc__slow_call *call) {
   if (!call->on) return;
   CONC__STORE(&call->on, false);
   if (call->depth != conc__fork_depth) return;
-  conc_cancel(&call->thread);
-  conc__task_await(&call->thread, true, CONC_FOREVER);
+  conc__onlooker_await(&call->thread);
 }
 
 /* Starts the thread: 0, or negative errno and there is none. */
@@ -73231,7 +74212,7 @@ CONC__PRIVATE size_t conc__contention_begins(conc__waiter *w,
   memset(&key, 0, sizeof key);
   key.what = w->what != NULL ? w->what : "something";
   key.relation = w->owner == NULL ? w->relation : NULL;
-  if (w->name != NULL) strncpy(key.name, w->name, sizeof key.name - 1);
+  if (w->name != NULL) conc__utf8_copy(key.name, sizeof key.name, w->name);
   if (key.name[0] == 0) key.object = object;
   conc__mutex_lock(guard);
   if (conc__contention.table != NULL) {
@@ -73616,7 +74597,7 @@ CONC__PRIVATE int conc__report_walk(conc__report_state *r) {
     more = conc__report_portion(r);
     conc__report_let_go();
     if (!more) break;
-    nanosleep(&moment, NULL);
+    CONC__WAITS(nanosleep(&moment, NULL));
   }
   conc__mutex_lock(&conc__threads_guard);
   conc__walker_leave_loop(&r->walker);
@@ -73646,7 +74627,7 @@ CONC__PRIVATE int conc__report_list(conc__report_state *r, int list) {
     begun = r->walker.listed != NULL;
     conc__report_let_go();
     if (!begun) return 0;
-    nanosleep(&moment, NULL);
+    CONC__WAITS(nanosleep(&moment, NULL));
   }
 }
 
@@ -73917,14 +74898,14 @@ CONC_API ssize_t conc_report_json(char *buf, size_t size) {
 CONC__PRIVATE int conc__report_write(int fd, const char *text, size_t size) {
   size_t at = 0;
   while (at < size) {
-    ssize_t n = write(fd, text + at, size - at);
+    ssize_t n = CONC__WAITS(write(fd, text + at, size - at));
     if (n >= 0) {
       at += (size_t)n;
     } else if (errno == EAGAIN) {
       struct pollfd p;
       p.fd = fd;
       p.events = POLLOUT;
-      (void)poll(&p, 1, -1);
+      (void)CONC__WAITS(poll(&p, 1, -1));
     } else if (errno != EINTR) {
       return -errno;
     }
@@ -73988,10 +74969,12 @@ CONC__PRIVATE void *conc__report_main(void *arg) {
   sigemptyset(&pipe_only);
   sigaddset(&pipe_only, SIGPIPE);
   pthread_sigmask(SIG_BLOCK, &pipe_only, NULL);
+  conc__onlooker_begin();
   while (conc__fd_wait(waker[0], CONC_READ, CONC__NEVER) > 0) {
     conc__waker_drain(waker);
     (void)conc_report_fd(STDERR_FILENO);
   }
+  conc__onlooker_end();
   return NULL;
 }
 
@@ -74006,8 +74989,7 @@ CONC__PRIVATE void conc__report_undo(struct conc__report_call *call) {
   call->number = 0;
   if (call->depth != conc__fork_depth) return;
   while (CONC__LOAD(&call->inside) > 0) sched_yield();
-  conc_cancel(&call->thread);
-  conc__task_await(&call->thread, true, CONC_FOREVER);
+  conc__onlooker_await(&call->thread);
   conc__signal_waker_close(call->waker);
 }
 
@@ -75457,8 +76439,10 @@ CONC__PRIVATE void *conc__inspect_root(void *arg) {
   struct conc__inspector *in = (struct conc__inspector *)arg;
   in->serves = true;
   conc_event_set(&in->ready);
+  conc__onlooker_begin();
   (void)conc_serve(in->listener, conc__inspect_client, NULL,
                    CONC__INSPECT_CLIENTS);
+  conc__onlooker_end();
   return NULL;
 }
 
@@ -75496,8 +76480,7 @@ CONC__PRIVATE void conc__inspect_end(struct conc__inspector *in) {
   if (!in->on) return;
   in->on = false;
   if (in->depth != conc__fork_depth) return;
-  conc_cancel(&in->thread);
-  conc__task_await(&in->thread, true, CONC_FOREVER);
+  conc__onlooker_await(&in->thread);
   conc__fd_close_own(&in->listener);
 }
 

@@ -50,17 +50,17 @@ coroutines='core loop generator tasks asyncio stack park'
 cat >"$logs/list" <<EOS
 gcc-tsan | gcc | CC=gcc $lines OPT=-Og $few $tsan TESTS="core thread sync model deadlock memory park loop tasks queue manager stream datagram connect serve signals shared pool work lessee report slow trace inspect"
 clang-asan | clang | CC=clang OPT=-O0 $few $san TESTS="sync memory loop park queue queue_processes pipe shared spoiled spoiled_queue fork process programs pool workers value json pass fuzz errors ended delivery manager server limits many reconnect remote types containers functions data pools work lessee guests journal journaled survive guards nothreads report slow trace inspect"
-portable | gcc | CC=gcc OPT=-Og STD=c99 DEFS="-DCONC_PORTABLE -DCONC_HAVE_THREAD_LOCAL=0" $few TESTS="target core thread sync deadlock park loop stream datagram connect serve signals queue queue_processes pipe shared spoiled_queue named owner fork process programs pool closed delivery manager server reconnect work lessee guests journal report slow trace inspect"
-kqueue | gcc | CC=gcc OPT=-Og $few DEFS="$kqueue" LDFLAGS=$lkqueue TESTS="core loop stream datagram connect serve pipe signals progress queue manager process fork guests pool"
-musl | musl-gcc | CC=musl-gcc OPT=-Os CFLAGS="$alpine" LDFLAGS=-static $few TESTS="core thread sync queue process pool manager"
+portable | gcc | CC=gcc OPT=-Og STD=c99 DEFS="-DCONC_PORTABLE -DCONC_HAVE_THREAD_LOCAL=0" $few TESTS="target core thread sync deadlock park loop stream datagram connect serve signals progress queue queue_processes pipe shared spoiled_queue named owner fork process programs pool closed delivery manager server reconnect work lessee guests journal report slow trace inspect"
+kqueue | gcc | CC=gcc OPT=-Og $few DEFS="$kqueue" LDFLAGS=$lkqueue TESTS="target core loop stream datagram connect serve pipe signals progress queue manager process named fork guests pool"
+musl | musl-gcc | CC=musl-gcc OPT=-Os CFLAGS="$alpine" LDFLAGS=-static $few TESTS="target core thread sync signals queue process pool shared named manager"
 c++20 | g++ | CXX=g++ OPT=-Og STD=c++20 $few TESTS="core sync queue process value manager types work"
 malformed | gcc | CC=gcc $lines OPT=-O2 MANAGER_FRAMES=40000 VALUE_INPUTS=300000 TESTS="manager value"
-aarch64 | $cross qemu-aarch64 | $aarch64 OPT=-O1 TESTS="target core value park loop queue generator"
+aarch64 | $cross qemu-aarch64 | $aarch64 OPT=-O1 TESTS="target core value park loop queue generator process"
 i686 | $i686-gcc | CC=$i686-gcc $i686_flags $few TESTS="target core loop value process queue_processes"
 i686-time64 | clang $i686-gcc | $i686_clang $i686_flags $few DEFS="-D_TIME_BITS=64 -D_FILE_OFFSET_BITS=64" TESTS="target core"
-armhf | $arm-gcc qemu-arm | $(emulated $arm arm) TESTS="target core"
+armhf | $arm-gcc qemu-arm | $(emulated $arm arm) TESTS="target core process"
 riscv64 | riscv64-linux-gnu-gcc qemu-riscv64 | $(emulated riscv64-linux-gnu riscv64) TESTS="target core"
-s390x | s390x-linux-gnu-gcc qemu-s390x | $(emulated s390x-linux-gnu s390x) TESTS="target core value"
+s390x | s390x-linux-gnu-gcc qemu-s390x | $(emulated s390x-linux-gnu s390x) TESTS="target core value process"
 s390x-ucontext | s390x-linux-gnu-gcc qemu-s390x | $(emulated s390x-linux-gnu s390x) $ucontext TESTS="target generator"
 ppc64le | $ppc64le-gcc qemu-ppc64le | $(emulated $ppc64le ppc64le) TESTS="target core"
 ppc64 | $ppc64-gcc qemu-ppc64 | $(emulated $ppc64 ppc64) TESTS="target core"
@@ -159,8 +159,9 @@ for taken in "$logs"/*.taken; do
   }
 done
 
-# A line for each configuration, and for each system that `targets` compiles
-# for: what was made of it, and what was seen.
+# A line for each configuration, for each system that `targets` compiles for,
+# and for each call that `denied` does without: what was made of it, and what
+# was seen. (Of a call: the programs that were run, by each errno.)
 line_of() { # NAME COMPILED LINKED RUN PASSED FAILED SKIPPED
   printf '%-46s %-8s %-6s %-3s %6s %6s %7s\n' "$@"
 }
@@ -177,19 +178,30 @@ while IFS='|' read -r name tools arguments; do
   esac
   case $sum in 0\ *) made='no - -' ;; esac # it has not come so far
   line_of "$name" ${sum:+$made} ${sum:-- - - - - 1}
-  [ "$name" != targets ] ||
+  case $name in
+  targets)
     sed -n 's/^\(ok  \|FAIL\) targets: \([^:]*\): \(.*\)/\2|\1|\3/p' \
-      "$logs/targets.log" | awk -F'|' '
-        !($1 in n) { n[$1] = 0; names[++many] = $1 }
-        { n[$1]++; if ($2 == "FAIL") bad[$1]++; if ($3 ~ /linked/) linked[$1] = 1 }
-        END {
-          for (i = 1; i <= many; i++) {
-            t = names[i]
-            printf "  %-44s %-8s %-6s %-3s %6d %6d %7d\n", t,
-              t in bad ? "no" : "yes", t in bad ? "no" : t in linked ? "yes" : "-",
-              "-", n[t] - bad[t], bad[t], 0
-          }
-        }'
+      "$logs/targets.log" ;;
+  denied)
+    sed -n 's/^\(ok  \|FAIL\|skip\) [^ ]* without \([^ ]*\) (.*/without \2|\1|ran/p' \
+      "$logs/denied.log" ;;
+  esac | awk -F'|' '
+    !($1 in n) { n[$1] = 0; names[++many] = $1 }
+    { n[$1]++ }
+    $2 == "FAIL" { bad[$1]++ }
+    $2 == "skip" { skipped[$1]++ }
+    $3 ~ /linked|ran/ { linked[$1] = 1 }
+    $3 == "ran" { ran[$1] = 1 }
+    END {
+      for (i = 1; i <= many; i++) {
+        t = names[i]
+        made = t in bad && !(t in ran) ? "no" : "yes"
+        printf "  %-44s %-8s %-6s %-3s %6d %6d %7d\n", t, made,
+          made == "no" ? "no" : t in linked ? "yes" : "-",
+          t in ran ? "yes" : "-", n[t] - bad[t] - skipped[t], bad[t],
+          skipped[t]
+      }
+    }'
 done <"$logs/list"
 
 count() { cat "$logs"/*.line 2>/dev/null | grep -c "^$1 "; }

@@ -16,7 +16,7 @@ static double long_time(void) { return 15 * test_slow(); }
 /* --- values --- */
 
 /* A value as JSON, which free_values() frees. */
-static conc_value *kept[200];
+static conc_value *kept[400];
 static size_t kept_count;
 
 static const conc_value *json(const char *text) {
@@ -64,8 +64,12 @@ static void serve(served *s) {
   CHECK_EQ(conc_manager_connect(&s->client, 5 * test_slow()), 0);
 }
 
+/* What a thread has for its locks it has until it ends: the main thread's. */
+static void end_owners(void) { conc_local_free(&conc__remote_owners); }
+
 static void end_all(served *s) {
   end(s);
+  end_owners();
   free_values();
 }
 
@@ -416,12 +420,12 @@ TEST(a_call_of_the_serving_program_keeps_its_timeout_and_can_be_cancelled) {
   served s = nobody();
   keeper k = {0, 0};
   conc_task t, waits[3];
-  s.server.timeout = 0.05;
   CHECK_EQ(conc_manager_register(&s.server, "keep", keep_the_loop, &k), 0);
   serve(&s);
   conc_list *l = conc_manager_list(&s.server, "names");
   const conc_value *v = json("1");
   begin_keeping(&s, &k, &t);
+  s.server.state->timeout = 0.05;
   CHECK_EQ(conc_list_append(l, v), -ETIMEDOUT);
   CHECK_EQ(errands(&s.server), 0);
   /* Of three, the one in the middle goes first. */
@@ -756,11 +760,11 @@ TEST(calls_return_in_time_when_the_server_is_stopped) {
   NEEDS_FORK;
   serve_far(&f);
   conc_manager m = client_at(f.path);
-  m.timeout = 0.3;
   CHECK_EQ(conc_manager_connect(&m, long_time()), 0);
   conc_list *l = conc_manager_list(&m, "names");
   CHECK_EQ(conc_list_len(l), 2);
   stop(f.pid);
+  m.state->timeout = 0.3;
   double begin = conc_now();
   FAILS(-ETIMEDOUT, conc_list_get(l, 0, &got));
   in_time(begin, 0.3);
@@ -1047,6 +1051,319 @@ TEST(a_pool_of_a_server_is_used_from_c) {
   end_all(&s);
 }
 
+/* --- keyword arguments --- */
+
+/* Tells what it was called with. */
+static int echo(const conc_value *args, const conc_value *kwds,
+                conc_value **result, void *arg) {
+  (void)arg;
+  return conc_build(result, "(OO)", args, kwds);
+}
+
+/* By a client, and by the program that serves. */
+static void echo_by_keyword(conc_manager *m) {
+  const conc_value *by = json("{\"by\": [1], \"x\": null}");
+  GETS("((7,), {'by': [1], 'x': None})",
+       conc_manager_call_with(m, "echo", json("7"), by, &got, long_time()));
+  GETS("((), {'by': [1], 'x': None})",
+       conc_manager_call_with(m, "echo", NULL, by, &got, long_time()));
+  GETS("((7,), {})", conc_manager_call_with(m, "echo", json("7"), json("{}"),
+                                            &got, long_time()));
+  GETS("((7,), {})", conc_manager_call_with(m, "echo", json("7"), NULL, &got,
+                                            long_time()));
+  GETS("((7,), {})",
+       conc_manager_call(m, "echo", json("7"), &got, long_time()));
+  FAILS(-EINVAL, conc_manager_call_with(m, "echo", NULL, json("[1]"), &got,
+                                        long_time()));
+  conc_value *numbers;
+  CHECK_EQ(conc_build(&numbers, "{i:i}", 1, 2), 0);
+  FAILS(-EINVAL, conc_manager_call_with(m, "echo", NULL, numbers, &got,
+                                        long_time()));
+  conc_value_free(numbers);
+}
+
+TEST(a_function_gets_keyword_arguments) {
+  served s = nobody();
+  CHECK_EQ(conc_manager_register(&s.server, "echo", echo, NULL), 0);
+  serve(&s);
+  echo_by_keyword(&s.client);
+  echo_by_keyword(&s.server);
+  end_all(&s);
+}
+
+TEST(an_instance_gets_keyword_arguments) {
+  served s = nobody();
+  waits w;
+  serve_types(&s, &w);
+  conc_instance *sem = conc_manager_instance_with(
+      &s.client, "Semaphore", NULL, json("{\"value\": 0}"), long_time());
+  CHECK(sem != NULL);
+  GETS("False", conc_instance_call_with(sem, "acquire", NULL,
+                                        json("{\"blocking\": false}"), &got,
+                                        long_time()));
+  CHECK_EQ(conc_instance_call_with(sem, "acquire", NULL,
+                                   json("{\"no_such\": 1}"), &got,
+                                   long_time()),
+           -EINVAL);
+  CHECK(strncmp(text_of_it(), "TypeError: ", 11) == 0);
+  conc_instance_free(sem);
+  errno = 0;
+  CHECK(conc_manager_instance_with(&s.client, "Semaphore", NULL,
+                                   json("{\"no_such\": 1}"),
+                                   long_time()) == NULL);
+  CHECK_EQ(errno, EINVAL);
+  errno = 0;
+  CHECK(conc_manager_instance_with(&s.client, "Semaphore", NULL, json("[]"),
+                                   long_time()) == NULL);
+  CHECK_EQ(errno, EINVAL);
+  conc_instance *pool = instance_of(&s.client, "Pool", "2"), *result;
+  conc_value *job;
+  CHECK_EQ(conc_build(&job, "(s[iii])", "square", 1, 2, 3), 0);
+  GETS("[1, 4, 9]",
+       conc_instance_call_with(pool, "map", job, json("{\"chunksize\": 2}"),
+                               &got, long_time()));
+  FAILS(-EINVAL, conc_instance_call_with(pool, "map", job, json("2"), &got,
+                                         long_time()));
+  result = conc_instance_open_with(pool, "map_async", job,
+                                   json("{\"chunksize\": 1}"), long_time());
+  CHECK(result != NULL);
+  GETS("[1, 4, 9]",
+       conc_instance_call_with(result, "get", NULL, json("{\"timeout\": 9}"),
+                               &got, long_time()));
+  conc_instance_free(result);
+  errno = 0;
+  CHECK(conc_instance_open_with(pool, "map_async", job, json("2"),
+                                long_time()) == NULL);
+  CHECK_EQ(errno, EINVAL);
+  conc_instance_free(pool);
+  conc_value_free(job);
+  end_all(&s);
+}
+
+/* --- proxies that C makes --- */
+
+/* A proxy of what this manager has, which the caller frees. */
+static conc_value *proxy_of(conc_manager *m, const void *object) {
+  conc_value *v;
+  CHECK_EQ(conc_manager_proxy(m, object, &v), 0);
+  CHECK_EQ(conc_value_type(v), CONC_OBJECT);
+  return v;
+}
+
+/* The object that the proxy behind that key of a dict names. */
+static conc_instance *named_in(conc_manager *m, conc_dict *d,
+                               const char *key) {
+  conc_value *v;
+  CHECK_EQ(conc_dict_get(d, json(key), &v), 0);
+  conc_instance *x = conc_manager_instance_of(m, v, long_time());
+  CHECK(x != NULL);
+  conc_value_free(v);
+  return x;
+}
+
+/* Puts a proxy of an object behind a key, and finds the object there. */
+static conc_instance *by_dict(conc_manager *m, conc_dict *d, const char *key,
+                              const void *object) {
+  conc_value *v = proxy_of(m, object);
+  CHECK_EQ(conc_dict_set(d, json(key), v), 0);
+  conc_value_free(v);
+  return named_in(m, d, key);
+}
+
+/* Lists, dicts and others in a dict, as both kinds of server have them. */
+static void use_proxies(conc_manager *m) {
+  const int before = objects_of(m);
+  conc_dict *d = conc_manager_dict(m, "ages");
+  conc_list *names = conc_manager_list(m, "names"), *own;
+  conc_variable *v = conc_manager_variable(m, "variable");
+  conc_instance *x = by_dict(m, d, "\"names\"", names);
+  CHECK_EQ(conc_instance_call(x, "append", json("\"Eve\""), NULL,
+                              long_time()), 0);
+  GETS("Eve", conc_list_get(names, -1, &got));
+  conc_instance_free(x);
+  x = by_dict(m, d, "\"variable\"", v);
+  CHECK_EQ(ask(x, "set", "8"), 0);
+  conc_value_free(got);
+  GETS("8", conc_variable_get(v, &got));
+  conc_instance_free(x);
+  x = by_dict(m, d, "\"itself\"", d);
+  GETS("True", ask(x, "__contains__", "\"names\""));
+  conc_instance_free(x);
+  /* What one client alone has lives as long as it is in there. */
+  own = conc_manager_list(m, "list");
+  CHECK(own != NULL);
+  CHECK_EQ(conc_list_append(own, json("1")), 0);
+  x = by_dict(m, d, "\"own\"", own);
+  GETS("[1]", ask(x, "#GETVALUE", NULL));
+  conc_instance_free(x);
+  /* Deep inside of a value, and twice. */
+  conc_value *p = proxy_of(m, own), *deep;
+  CHECK_EQ(conc_build(&deep, "[i(OO)]", 1, p, p), 0);
+  CHECK_EQ(conc_list_append(names, deep), 0);
+  conc_value_free(deep);
+  conc_value_free(p);
+  CHECK_EQ(conc_list_get(names, -1, &deep), 0);
+  x = conc_manager_instance_of(
+      m, conc_value_item(conc_value_item(deep, 1), 1), long_time());
+  CHECK(x != NULL);
+  GETS("[1]", ask(x, "#GETVALUE", NULL));
+  conc_instance_free(x);
+  conc_value_free(deep);
+  CHECK_EQ(conc_list_pop(names, -1, NULL), 0);
+  for (int i = 0; i < 4; i++) {
+    static const char *const keys[] = {"\"names\"", "\"variable\"",
+                                       "\"itself\"", "\"own\""};
+    CHECK_EQ(conc_dict_pop(d, json(keys[i]), NULL), 0);
+  }
+  CHECK_EQ(conc_list_pop(names, -1, NULL), 0);
+  CHECK_EQ(conc_variable_set(v, json("7")), 0);
+  CHECK(objects_of(m) >= before);
+}
+
+/* What has the proxies of its methods, and what waits. */
+static void use_other_proxies(conc_manager *m) {
+  conc_dict *d = conc_manager_dict(m, "ages");
+  conc_queue *q = conc_manager_get(m, "jobs");
+  CHECK(q != NULL);
+  conc_instance *x = by_dict(m, d, "\"q\"", q);
+  CHECK_EQ(ask(x, "put", "\"job\""), 0);
+  conc_value_free(got);
+  GETS("job", conc_get_value(q, &got, long_time()));
+  conc_instance_free(x);
+  conc_instance *space = instance_of(m, "list", "[5]");
+  x = by_dict(m, d, "\"instance\"", space);
+  conc_instance_free(space); /* it lives on, in the dict */
+  GETS("5", ask(x, "__getitem__", "0"));
+  conc_instance_free(x);
+  conc_lock *lock = conc_manager_lock(m, "Lock");
+  x = by_dict(m, d, "\"lock\"", lock);
+  GETS("True", ask(x, "acquire", "false"));
+  CHECK_EQ(conc_lock_acquire(lock, 0), -ETIMEDOUT);
+  CHECK_EQ(ask(x, "release", NULL), 0);
+  conc_value_free(got);
+  conc_instance_free(x);
+  conc_event *event = conc_manager_event(m, "Event");
+  x = by_dict(m, d, "\"event\"", event);
+  CHECK_EQ(ask(x, "set", NULL), 0);
+  conc_value_free(got);
+  CHECK(conc_event_is_set(event));
+  conc_instance_free(x);
+  for (int i = 0; i < 4; i++) {
+    static const char *const keys[] = {"\"q\"", "\"instance\"",
+                                       "\"lock\"", "\"event\""};
+    CHECK_EQ(conc_dict_pop(d, json(keys[i]), NULL), 0);
+  }
+}
+
+TEST(a_proxy_goes_into_what_is_served) {
+  served s = nobody();
+  waits w;
+  conc_queue *jobs = conc_queue_new(NULL);
+  CHECK_EQ(conc_manager_register_queue(&s.server, "jobs", jobs), 0);
+  serve_types(&s, &w);
+  use_proxies(&s.client);
+  use_other_proxies(&s.client);
+
+  /* The object lives as long as it is named there. */
+  conc_dict *d = conc_manager_dict(&s.client, "ages");
+  conc_instance *a = instance_of(&s.client, "list", NULL);
+  const int before = objects_of(&s.client);
+  conc_instance *x = by_dict(&s.client, d, "\"k\"", a);
+  conc_instance_free(a);
+  conc_instance_free(x);
+  CHECK(objects_of(&s.client) <= before);
+  x = named_in(&s.client, d, "\"k\"");
+  conc_value *p = proxy_of(&s.client, x);
+  conc_instance_free(x);
+  CHECK_EQ(conc_dict_pop(d, json("\"k\""), NULL), 0);
+  CHECK(conc_dict_set(d, json("\"k\""), p) < 0); /* it has ended */
+  conc_value_free(p);
+
+  /* The program that serves. */
+  conc_list *names = conc_manager_list(&s.server, "names");
+  d = conc_manager_dict(&s.server, "ages");
+  p = proxy_of(&s.server, names);
+  CHECK_EQ(conc_dict_set(d, json("\"k\""), p), 0);
+  conc_value_free(p);
+  x = named_in(&s.client, conc_manager_dict(&s.client, "ages"), "\"k\"");
+  GETS("['Ann', 'Bob']", ask(x, "#GETVALUE", NULL));
+  conc_instance_free(x);
+  p = proxy_of(&s.server, jobs);
+  CHECK_EQ(conc_dict_set(d, json("\"k\""), p), 0);
+  conc_value_free(p);
+  x = named_in(&s.client, conc_manager_dict(&s.client, "ages"), "\"k\"");
+  CHECK_EQ(ask(x, "put", "1"), 0);
+  conc_value_free(got);
+  CHECK_EQ(conc_qsize(jobs), 1);
+  conc_instance_free(x);
+  end_all(&s);
+  conc_queue_free(jobs);
+}
+
+TEST(a_proxy_is_an_argument) {
+  served s = nobody();
+  CHECK_EQ(conc_manager_register(&s.server, "echo", echo, NULL), 0);
+  CHECK_EQ(conc_manager_register_types(&s.server), 0);
+  serve(&s);
+  conc_list *names = conc_manager_list(&s.client, "names");
+  conc_value *p = proxy_of(&s.client, names), *kwds;
+  CHECK_EQ(conc_build(&kwds, "{s:O}", "lock", p), 0);
+  /* A function of C gets it as the object that it is, and cannot return it. */
+  CHECK_EQ(conc_manager_call(&s.client, "echo", p, &got, long_time()),
+           -EINVAL);
+  CHECK_STR(text_of_it(),
+            "TypeError: the result has an instance of a class in it");
+  conc_value_free(kwds);
+  conc_value_free(p);
+  conc_lock *lock = conc_manager_lock(&s.client, "Lock");
+  p = proxy_of(&s.client, lock);
+  CHECK_EQ(conc_build(&kwds, "{s:O}", "lock", p), 0);
+  conc_instance *cond = conc_manager_instance_with(&s.client, "Condition",
+                                                   NULL, kwds, long_time());
+  CHECK(cond != NULL);
+  GETS("True", ask(cond, "acquire", NULL));
+  CHECK_EQ(conc_lock_acquire(lock, 0), -ETIMEDOUT); /* it is the same */
+  conc_instance_free(cond);
+  conc_value_free(kwds);
+  conc_value_free(p);
+  end_all(&s);
+}
+
+TEST(what_has_no_proxy) {
+  served s = nobody();
+  conc_value *v;
+  int other = 0;
+  CHECK_EQ(conc_manager_proxy(&s.client, &other, &v), -EINVAL);
+  serve(&s);
+  CHECK_EQ(conc_manager_proxy(&s.client, NULL, &v), -EINVAL);
+  CHECK_EQ(conc_manager_proxy(&s.client, &other, &v), -EINVAL);
+  CHECK(v == NULL);
+  CHECK_EQ(conc_manager_proxy(&s.server, &other, &v), -EINVAL);
+  /* What another manager has. */
+  conc_list *names = conc_manager_list(&s.server, "names");
+  CHECK_EQ(conc_manager_proxy(&s.client, names, &v), -EINVAL);
+  /* An object of another class is no proxy, also beside one. */
+  static const char object[] = "cdecimal\nDecimal\n(S'1'\ntR.";
+  conc_value *decimal, *both;
+  names = conc_manager_list(&s.client, "names");
+  conc_value *p = proxy_of(&s.client, names);
+  CHECK_EQ(conc_pickle_loads_objects(&decimal, object, sizeof object - 1), 0);
+  CHECK_EQ(conc_build(&both, "[OO]", p, decimal), 0);
+  CHECK_EQ(conc_list_append(names, both), -EACCES);
+  CHECK_EQ(conc_list_len(names), 2);
+  conc_value_free(both);
+  conc_value_free(decimal);
+  conc_value_free(p);
+  /* The server goes. */
+  s.client.state->timeout = 0.2;
+  CHECK_EQ(conc_manager_shutdown(&s.server), 0);
+  CHECK(conc_manager_proxy(&s.client, names, &v) < 0);
+  CHECK(v == NULL);
+  conc_queue_free(s.queue);
+  CHECK_EQ(conc_manager_shutdown(&s.client), 0);
+  free_values();
+}
+
 static void *wait_in_a_pool(void *arg) {
   conc_value *v;
   CHECK_EQ(conc_instance_call((conc_instance *)arg, "apply", json("\"wait\""),
@@ -1119,6 +1436,7 @@ TEST(what_instances_refuse) {
 TEST(an_instance_of_a_server_that_was_started_anew_is_of_nothing) {
   served s = nobody();
   waits w;
+  s.server.address = private_address();
   serve_types(&s, &w);
   conc_instance *a = instance_of(&s.client, "list", NULL);
   conc_manager client = s.client;
@@ -1155,13 +1473,20 @@ static void try_instances(conc_manager *m, const conc_value *v,
   conc_value_free(got);
   got = NULL;
   if (dict != NULL) conc_instance_call(dict, "__iter__", NULL, NULL, 1);
+  conc_value *proxy = NULL;
+  if (list != NULL && conc_manager_proxy(m, list, &proxy) == 0 &&
+      conc_instance_call(list, "append", proxy, &got, long_time()) != 0)
+    CHECK(got == NULL || conc_value_type(got) == CONC_STR);
+  conc_value_free(proxy);
+  conc_value_free(got);
+  got = NULL;
   conc_instance_free(list);
   conc_instance_free(dict);
   conc_instance_free(keys);
 }
 
 TEST(a_want_of_memory_for_instances_is_told_and_leaks_nothing) {
-  for (long at = 1; at < 90; at++) {
+  for (long at = 1; at < 130; at++) {
     served s = nobody();
     waits w;
     serve_types(&s, &w);
@@ -1242,6 +1567,7 @@ TEST(a_proxy_of_what_has_ended_names_nothing) {
 
 static void with_a_client_of(const char *program) {
   served s = nobody();
+  CHECK_EQ(conc_manager_register(&s.server, "echo", echo, NULL), 0);
   serve(&s);
   conc_list *l = conc_manager_list(&s.server, "names");
   conc_dict *d = conc_manager_dict(&s.client, "ages");
@@ -1271,6 +1597,13 @@ static void with_a_client_of(const char *program) {
   SAYS("30", &p, "names[3]['Ann']");
   CHECK_EQ(conc_list_len(l), 4);
   use_a_proxy(&s.client, 3);
+  /* One that C has put there. */
+  conc_value *proxy = proxy_of(&s.client, conc_manager_get(&s.client, "q"));
+  CHECK_EQ(conc_list_append(l, proxy), 0);
+  conc_value_free(proxy);
+  SAYS("None", &p, "names[4].put('job')");
+  GETS("job", conc_get_value(s.queue, &got, long_time()));
+  SAYS("((1, 'x'), {'by': 2})", &p, "manager.echo(1, 'x', by=2)._getvalue()");
   end_python(&p);
   end_all(&s);
 }
@@ -1376,6 +1709,27 @@ static void use_a_class_of_python(conc_manager *m, pid_t pid) {
   FAILS(-ETIMEDOUT, conc_instance_call(maths, "sleep", json("0"), &got, 0.05));
   CHECK_EQ(kill(pid, SIGCONT), 0);
   GETS("10", ask(maths, "sleep", "0"));
+  /* By keyword. */
+  GETS("17", conc_instance_call_with(maths, "add", json("4"),
+                                     json("{\"y\": 3}"), &got, long_time()));
+  CHECK_EQ(conc_instance_call_with(maths, "add", json("4"),
+                                   json("{\"z\": 3}"), &got, long_time()),
+           -EINVAL);
+  CHECK(strstr(text_of_it(), "unexpected keyword argument") != NULL);
+  other = conc_manager_instance_with(m, "Maths", NULL, json("{\"base\": 30}"),
+                                     long_time());
+  CHECK(other != NULL);
+  GETS("30", ask(other, "sleep", "0"));
+  conc_instance_free(other);
+  other = conc_instance_open_with(maths, "another", NULL,
+                                  json("{\"base\": 40}"), long_time());
+  CHECK(other != NULL);
+  GETS("40", ask(other, "sleep", "0"));
+  conc_instance_free(other);
+  /* A function, whose result is a value. */
+  GETS("[1, {'by': 2}]",
+       conc_manager_call_with(m, "echo", json("1"), json("{\"by\": 2}"), &got,
+                              long_time()));
 }
 
 /* A new server may have another object at the same place in its memory. */
@@ -1403,10 +1757,35 @@ static void with_a_server_and_its_classes(const char *program) {
   CHECK_STR(hear(&client), "ready");
   SAYS("None", &client, "ages.update(Ann=30) or names.append(ages)");
   use_a_proxy(&m, -1);
+  SAYS("30", &client, "names.pop()['Ann']");
+  use_proxies(&m);
+  /* What C has put there is of use to a client that is Python. */
+  conc_list *names = conc_manager_list(&m, "names");
+  conc_value *v = proxy_of(&m, conc_manager_dict(&m, "ages"));
+  CHECK_EQ(conc_list_append(names, v), 0);
+  SAYS("30", &client, "names[-1]['Ann']");
+  SAYS("None", &client, "names[-1].update(Bob=31)");
+  GETS("31", conc_dict_get(conc_manager_dict(&m, "ages"), json("\"Bob\""),
+                           &got));
+  conc_value_free(v);
+  if (strstr(program, "3.8") == NULL) {
+    use_other_proxies(&m);
+    v = proxy_of(&m, conc_manager_get(&m, "jobs"));
+    CHECK_EQ(conc_list_append(names, v), 0);
+    conc_value_free(v);
+    SAYS("None", &client, "names[-1].put([1, 2])");
+    GETS("[1, 2]", conc_get_value(conc_manager_get(&m, "jobs"), &got,
+                                  long_time()));
+  } else {
+    v = proxy_of(&m, conc_manager_get(&m, "jobs"));
+    CHECK(conc_list_append(names, v) < 0); /* by a fault of its own */
+    conc_value_free(v);
+  }
   end_python(&client);
   start_python_anew(program, &p, path, &m);
   end_python(&p);
   CHECK_EQ(conc_manager_shutdown(&m), 0);
+  end_owners();
   unlink(path);
   free_values();
 }
@@ -1419,6 +1798,17 @@ static void with_a_server_of_python_2(const char *program) {
   conc_manager m = client_at(path);
   CHECK_EQ(conc_manager_connect(&m, long_time()), 0);
   use_a_class_of_python(&m, p.pid);
+  /* It puts what a proxy names in the place of the proxy. */
+  conc_list *names = conc_manager_list(&m, "names");
+  conc_value *v = proxy_of(&m, conc_manager_dict(&m, "ages"));
+  CHECK_EQ(conc_list_append(names, v), 0);
+  conc_value_free(v);
+  GETS("{}", conc_list_get(names, -1, &got));
+  conc_instance *x = instance_of(&m, "jobs", NULL);
+  v = proxy_of(&m, conc_manager_get(&m, "jobs"));
+  GETS("['jobs', {}]", conc_manager_call(&m, "echo", v, &got, long_time()));
+  conc_value_free(v);
+  conc_instance_free(x);
   end_python(&p);
   CHECK_EQ(conc_manager_shutdown(&m), 0);
   unlink(path);
@@ -1430,6 +1820,9 @@ TEST(c_uses_classes_of_a_server_of_python_27) {
 }
 TEST(c_uses_classes_of_a_server_of_python_38) {
   with_python("3.8", with_a_server_and_its_classes);
+}
+TEST(c_uses_classes_of_a_server_of_python_311) {
+  with_python("3.11", with_a_server_and_its_classes);
 }
 TEST(c_uses_classes_of_a_server_of_python_313) {
   with_python("3.13", with_a_server_and_its_classes);

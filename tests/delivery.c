@@ -50,9 +50,9 @@ TEST(what_a_get_refuses_stays_for_everybody_at_its_place) {
   serve(&s, 0);
   qa = join_as_client(&s, &a);
   qb = join_as_client(&s, &b);
-  CHECK_EQ(conc_put(qa, "0123456789", 10, 1), 0);
+  CHECK_EQ(conc_put(qa, "0123456789", 10, 20), 0);
   CHECK_EQ(conc_put_build(qa, 1, "(i)", 7), 0);
-  CHECK_EQ(conc_put(qa, "last", 4, 1), 0);
+  CHECK_EQ(conc_put(qa, "last", 4, 20), 0);
   for (int i = 0; i < 3; i++) {
     CHECK_EQ(conc_get(qa, buf, 9, 1), -EMSGSIZE);
     CHECK_EQ(conc_get_many(qa, buf, 4, 4, 1), -EMSGSIZE);
@@ -63,7 +63,7 @@ TEST(what_a_get_refuses_stays_for_everybody_at_its_place) {
   expect(qb, "0123456789");
   CHECK_EQ(conc_get(qa, buf, 16, 1), -EBADMSG);
   CHECK_EQ(conc_get_many(qa, buf, 4, 4, 1), -EBADMSG);
-  CHECK_EQ(conc_get_value(qb, &v, 1), 0);
+  CHECK_EQ(conc_get_value(qb, &v, 20), 0);
   CHECK_EQ(conc_parse(v, "(i)", &n), 0);
   conc_value_free(v);
   CHECK_EQ(conc_manager_shutdown(&a), 0);
@@ -80,15 +80,15 @@ static void parse_refuses(conc_queue *q, conc_queue *other) {
   long large = 0;
   char buf[8];
   for (int i = 0; i < 3; i++) {
-    CHECK_EQ(conc_put(q, "raw", 3, 1), 0);
+    CHECK_EQ(conc_put(q, "raw", 3, 20), 0);
     CHECK_EQ(conc_put_build(q, 1, "(il)", 7, -(1L << 30)), 0);
-    CHECK_EQ(conc_put(q, "last", 4, 1), 0);
+    CHECK_EQ(conc_put(q, "last", 4, 20), 0);
     CHECK_EQ(conc_get_parse(q, 1, "s", NULL), -EINVAL);
     CHECK_EQ(conc_get_parse(q, 1, "q", NULL), -EINVAL);
     CHECK_EQ(conc_get_parse(q, 1, "i", &n), -EBADMSG);
     CHECK_EQ(conc_get_parse(q, 0, "i", &n), -EBADMSG);
     CHECK_EQ(conc_qsize(q), 3);
-    CHECK_EQ(conc_get(other, buf, sizeof buf, 1), 3);
+    CHECK_EQ(conc_get(other, buf, sizeof buf, 20), 3);
     CHECK_EQ(conc_get_parse(q, 1, "(iii)", &n, &n, &n), -EBADMSG);
     CHECK_EQ(conc_get_parse(q, 1, "(iI)", &n, &m), -ERANGE);
     CHECK_EQ(conc_get_parse(other, 1, "(i)", &n), -EBADMSG);
@@ -230,9 +230,9 @@ TEST(a_message_comes_back_unless_more_is_heard_of_its_reader) {
     CHECK_EQ(conc_put(s.queue, "second", 6, 1), 0);
     fd = handed_out(&m, q, buf);
     CHECK_EQ(conc_qsize(s.queue), 1);
-    if (i % 4 == 1) CHECK_EQ(conc_write(fd, "\0\0\0\0", 4, 1), 4);
-    if (i % 4 == 2) CHECK_EQ(conc_write(fd, "\0", 1, 1), 1); /* its begin */
-    if (i % 4 == 3) CHECK_EQ(conc_write(fd, "\0\0\0\2\x80\4", 6, 1), 6);
+    if (i % 4 == 1) CHECK_EQ(conc_write(fd, "\0\0\0\0", 4, 20), 4);
+    if (i % 4 == 2) CHECK_EQ(conc_write(fd, "\0", 1, 20), 1); /* its begin */
+    if (i % 4 == 3) CHECK_EQ(conc_write(fd, "\0\0\0\2\x80\4", 6, 20), 6);
     close(fd);
     if (!confirmed) until_size(s.queue, 2); /* before the second */
     else conc_sleep(2e-3);
@@ -642,7 +642,7 @@ TEST(what_a_client_of_a_server_that_forgets_refused_is_put_back_at_its_end) {
   serve(&s, 0);
   q = join_as_client(&s, &m);
   forget_that_it_confirms(q);
-  CHECK_EQ(conc_put(q, "12345", 5, 1), 0);
+  CHECK_EQ(conc_put(q, "12345", 5, 20), 0);
   CHECK_EQ(conc_get(q, buf, 4, 1), -EMSGSIZE);
   CHECK_EQ(conc_qsize(s.queue), 0);
   CHECK_EQ(conc_qsize(q), 1);
@@ -709,7 +709,7 @@ TEST(a_put_that_no_reader_may_get_is_refused_and_nothing_is_queued) {
     int rc = conc_put(q, data, i, 1);
     CHECK(rc == 0 || rc == -EMSGSIZE);
     CHECK_EQ(conc_qsize(s.queue), rc == 0);
-    if (rc == 0) CHECK_EQ(conc_get(q, data, LARGE, 1), i); /* what is put */
+    if (rc == 0) CHECK_EQ(conc_get(q, data, LARGE, 20), i); /* what is put */
   }
   CHECK_EQ(conc_qsize(s.queue), 0);
   CHECK_EQ(conc_manager_shutdown(&m), 0);
@@ -737,8 +737,8 @@ TEST(the_bound_of_a_queue_is_told_to_its_clients) {
   /* Nor does it come back there: it stays with the client. */
   CHECK_EQ(q->ops->unget(q, &back, NULL), 0);
   CHECK_EQ(conc_qsize(s.queue), 0);
-  CHECK_EQ(conc_get(q, buf, sizeof buf, 1), 11);
-  CHECK_EQ(conc_put(q, "1234567890", 10, 1), 0);
+  CHECK_EQ(conc_get(q, buf, sizeof buf, 20), 11);
+  CHECK_EQ(conc_put(q, "1234567890", 10, 20), 0);
   CHECK_EQ(conc_manager_shutdown(&m), 0);
   end(&s);
 }
@@ -762,7 +762,7 @@ TEST(every_value_can_be_put_and_got_however_deep) {
     for (int depth = 96; depth <= 100; depth++) {
       conc_value *v = nested(depth), *w = NULL;
       CHECK_EQ(conc_put_value(depth % 2 ? q : s.queue, v, 1), 0);
-      CHECK_EQ(conc_get_value(q, &w, 1), 0);
+      CHECK_EQ(conc_get_value(q, &w, 20), 0);
       CHECK(conc_value_equal(v, w));
       conc_value_free(v);
       conc_value_free(w);
@@ -817,9 +817,9 @@ TEST(a_proxy_finds_its_queue_at_a_server_that_was_started_anew) {
       CHECK(r != NULL);
     }
     if (i < 3) {
-      CHECK_EQ(conc_put(r, "x", 1, 1), 0);
+      CHECK_EQ(conc_put(r, "x", 1, 20), 0);
       CHECK_EQ(conc_qsize(r), 1);
-      CHECK_EQ(conc_get(r, buf, 8, 1), 1);
+      CHECK_EQ(conc_get(r, buf, 8, 20), 1);
       CHECK_EQ(conc_task_done(r), 0);
     } else { /* it has another one only */
       CHECK_EQ(conc_put(r, "x", 1, 1), -ENOENT);
@@ -945,15 +945,16 @@ TEST(a_name_has_one_proxy_whoever_asks_at_the_same_time) {
 
 /* --- time --- */
 
-/* Half a second longer than its timeout, at most. */
+/* Half a second longer than its timeout, at most; a machine with other things
+   to do takes longer. */
 static void took(double start, double timeout) {
-  CHECK(test_now() - start < timeout + 0.5 + 0.4 * test_slow());
+  CHECK(test_now() - start < timeout + 0.5 + 3 * test_slow());
 }
 
 TEST(a_server_that_hangs_costs_a_call_its_timeout_and_little_more) {
   char *address = (char *)mmap(NULL, 64, PROT_READ | PROT_WRITE,
                                MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-  conc_manager m = {.authkey = "abc", .timeout = 0.1};
+  conc_manager m = {.authkey = "abc"};
   conc_queue *q;
   char buf[8];
   double t;
@@ -973,10 +974,11 @@ TEST(a_server_that_hangs_costs_a_call_its_timeout_and_little_more) {
   CHECK_EQ(conc_manager_connect(&m, 5), 0);
   q = conc_manager_get(&m, "q");
   CHECK(q != NULL);
-  CHECK_EQ(conc_put(q, "x", 1, 1), 0);
+  CHECK_EQ(conc_put(q, "x", 1, 20), 0);
   expect(q, "x");
   CHECK_EQ(kill(pid, SIGSTOP), 0);
   CHECK_EQ(waitpid(pid, NULL, WUNTRACED), pid);
+  m.state->timeout = 0.1;
   t = test_now();
   CHECK_EQ(conc_get(q, buf, 8, 0), -ETIMEDOUT);
   took(t, 0), t = test_now();

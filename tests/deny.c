@@ -15,35 +15,76 @@
 #if TEST_CAN_REFUSE
 
 /* Those that the library can do without: its table in >>platform, and those
- * below that. */
+   below that. What has one name is refused at once. */
 static const struct call {
   const char *name;
-  long number;
+  refused what;
 } calls[] = {
-    {"memfd_create", SYS_memfd_create},
-    {"getrandom", SYS_getrandom},
-    {"eventfd2", SYS_eventfd2},
-    {"accept4", SYS_accept4},
-    {"epoll_create1", SYS_epoll_create1},
+    {"memfd_create", {SYS_memfd_create, -1, 0}},
+    {"getrandom", {SYS_getrandom, -1, 0}},
+    {"eventfd2", {SYS_eventfd2, -1, 0}},
+    {"accept4", {SYS_accept4, -1, 0}},
+    {"epoll_create1", {SYS_epoll_create1, -1, 0}},
 #ifdef SYS_epoll_pwait2
-    {"epoll_pwait2", SYS_epoll_pwait2},
+    {"epoll_pwait2", {SYS_epoll_pwait2, -1, 0}},
 #endif
-    {"signalfd4", SYS_signalfd4},
+    {"signalfd4", {SYS_signalfd4, -1, 0}},
 #ifdef SYS_pidfd_open
-    {"pidfd_open", SYS_pidfd_open},
-    {"pidfd_send_signal", SYS_pidfd_send_signal},
+    {"pidfd_open", {SYS_pidfd_open, -1, 0}},
+    {"pidfd_send_signal", {SYS_pidfd_send_signal, -1, 0}},
 #endif
 #ifdef SYS_close_range
-    {"close_range", SYS_close_range},
+    {"close_range", {SYS_close_range, -1, 0}},
 #endif
-    {"membarrier", SYS_membarrier},
-    {"madvise", SYS_madvise},
-    {"sched_getaffinity", SYS_sched_getaffinity},
-    {"flock", SYS_flock},
-    {"fallocate", SYS_fallocate},
-    {"prlimit64", SYS_prlimit64},
+    {"membarrier", {SYS_membarrier, -1, 0}},
+    {"madvise", {SYS_madvise, -1, 0}},
+    {"MADV_GUARD_INSTALL", {SYS_madvise, 2, 102}},
+    {"MADV_DONTFORK", {SYS_madvise, 2, 10}},
+    {"sched_getaffinity", {SYS_sched_getaffinity, -1, 0}},
+    {"sched_yield", {SYS_sched_yield, -1, 0}},
+    {"flock", {SYS_flock, -1, 0}},
+    {"fallocate", {SYS_fallocate, -1, 0}},
+    {"fstatfs", {SYS_fstatfs, -1, 0}},
+    {"prlimit64", {SYS_prlimit64, -1, 0}},
+    {"prctl", {SYS_prctl, -1, 0}},
+    {"sigaltstack", {SYS_sigaltstack, -1, 0}},
+    {"F_OFD_SETLK", {SYS_fcntl, 1, 36}}, /* GETLK */
+    {"F_OFD_SETLK", {SYS_fcntl, 1, 37}},
+    {"F_OFD_SETLK", {SYS_fcntl, 1, 38}}, /* SETLKW */
+    {"F_GET_SEALS", {SYS_fcntl, 1, 1034}},
+    {"F_SETPIPE_SZ", {SYS_fcntl, 1, 1031}},
+    {"F_SETPIPE_SZ", {SYS_fcntl, 1, 1032}}, /* F_GETPIPE_SZ */
+    {"F_SETSIG", {SYS_fcntl, 1, 10}},
+#ifdef SYS_getsockopt
+    {"SO_PEERCRED", {SYS_getsockopt, 2, 17}},
+    {"TCP_NODELAY", {SYS_setsockopt, 1, 6}}, /* all of IPPROTO_TCP */
+#endif
+#ifdef SYS_clone3 /* only as of an older kernel: see can_be_denied */
+    {"clone3", {SYS_clone3, -1, 0}},
+#endif
 };
 enum { CALLS = sizeof calls / sizeof *calls };
+
+/* Whether the i-th row is the first one of its name. */
+static bool is_first(size_t i) {
+  return i == 0 || strcmp(calls[i].name, calls[i - 1].name) != 0;
+}
+
+/* libc itself makes neither a thread nor a process where clone3 is refused by
+   any errno but that of an older kernel. */
+static bool can_be_denied(const char *name, int error) {
+  return error == ENOSYS || strcmp(name, "clone3") != 0;
+}
+
+/* What has that name; or all of them. How many it is. */
+static size_t chosen(const char *name, int error, refused *out) {
+  size_t n = 0, i;
+  for (i = 0; i < CALLS; i++)
+    if (name == NULL ? can_be_denied(calls[i].name, error)
+                     : strcmp(name, calls[i].name) == 0)
+      out[n++] = calls[i].what;
+  return n;
+}
 
 /* What Docker's and Podman's usual profiles deny to a program without
  * privileges, by their documentation, as far as this system has a number. */
@@ -177,28 +218,52 @@ static void network(void) {
 
 /* All of it in a child that the calls are denied to; without any: all that
    came after Linux 3.10. */
-static void without(const long *numbers, size_t n, int error,
-                    const char *name) {
-  int status, signals[1] = {SIGUSR1};
-  pid_t pid = (fflush(NULL), fork());
-  if (pid == 0) {
-    if (!(n > 0 ? can_refuse(numbers, n, error) : can_be_linux_3_10()))
-      _exit(77);
-    CHECK_EQ(conc_block_signals(signals, 1), 0);
-    run(in_a_loop, NULL);
-    processes();
-    network();
-    _exit(0);
-  }
+static void child_without(const refused *some, size_t n, int error) {
+  int signals[1] = {SIGUSR1};
+  if (!(n > 0 ? can_refuse_some(some, n, error) : can_be_linux_3_10()))
+    _exit(77);
+  CHECK_EQ(conc_block_signals(signals, 1), 0);
+  run(in_a_loop, NULL);
+  processes();
+  network();
+  _exit(0);
+}
+
+static void end_of(pid_t pid, const char *name, int error) {
+  int status;
   CHECK(waitpid(pid, &status, 0) == pid);
   if (WIFEXITED(status) && WEXITSTATUS(status) == 77) SKIP("no seccomp here");
   if (status != 0) test_fail(__FILE__, __LINE__, "%s: %d", name, error);
 }
 
+static void without(const refused *some, size_t n, int error,
+                    const char *name) {
+  pid_t pid = (fflush(NULL), fork());
+  if (pid == 0) child_without(some, n, error);
+  end_of(pid, name, error);
+}
+
+/* Some of them at a time, for most of it is waits. */
 static void without_each(int error) {
-  size_t i;
-  for (i = 0; i < CALLS; i++)
-    without(&calls[i].number, 1, error, calls[i].name);
+  enum { AT_A_TIME = 6 };
+  const char *names[AT_A_TIME];
+  pid_t children[AT_A_TIME];
+  size_t i, k, n = 0;
+  for (i = 0; i <= CALLS; i++) {
+    if (n == AT_A_TIME || i == CALLS) {
+      for (k = 0; k < n; k++) end_of(children[k], names[k], error);
+      n = 0;
+    }
+    if (i == CALLS || !is_first(i) || !can_be_denied(calls[i].name, error))
+      continue;
+    names[n] = calls[i].name;
+    children[n] = (fflush(NULL), fork());
+    if (children[n] == 0) {
+      refused some[CALLS];
+      child_without(some, chosen(names[n], error, some), error);
+    }
+    CHECK(children[n++] > 0);
+  }
 }
 
 TEST(an_older_kernel_has_fewer_calls) {
@@ -211,13 +276,27 @@ TEST(a_sandbox_denies_calls) {
   NEEDS_REFUSAL;
   without_each(EPERM);
 }
-TEST(a_kernel_has_none_of_these_calls) {
-  long all[CALLS];
-  size_t i;
+TEST(a_sandbox_denies_calls_by_another_error) {
   NEEDS_FORK;
   NEEDS_REFUSAL;
-  for (i = 0; i < CALLS; i++) all[i] = calls[i].number;
-  without(all, CALLS, ENOSYS, "all");
+  without_each(EACCES);
+}
+TEST(a_sandbox_does_not_like_the_arguments_of_calls) {
+  NEEDS_FORK;
+  NEEDS_REFUSAL;
+  without_each(EINVAL);
+}
+TEST(a_kernel_has_none_of_these_calls) {
+  refused all[CALLS];
+  NEEDS_FORK;
+  NEEDS_REFUSAL;
+  without(all, chosen(NULL, ENOSYS, all), ENOSYS, "all");
+}
+TEST(a_sandbox_denies_all_of_these_calls) {
+  refused all[CALLS];
+  NEEDS_FORK;
+  NEEDS_REFUSAL;
+  without(all, chosen(NULL, EPERM, all), EPERM, "all");
 }
 /* What is newer fails in this child; what is as old does not. */
 static void is_linux_3_10(void) {
@@ -236,6 +315,7 @@ static void is_linux_3_10(void) {
   lock.l_type = F_WRLCK;
   for (i = 36; i <= 38; i++) /* F_OFD_GETLK, SETLK, SETLKW */
     CHECK_CHILD(fcntl(0, (int)i, &lock) < 0 && errno == EINVAL);
+  CHECK_CHILD(fcntl(0, 1034) < 0 && errno == EINVAL); /* F_GET_SEALS */
   CHECK_CHILD(fcntl(0, F_GETFD) >= 0);
 }
 TEST(linux_3_10_does_not_know_what_is_newer) {
@@ -259,10 +339,20 @@ TEST(a_kernel_is_as_old_as_linux_3_10) {
   NEEDS_REFUSAL;
   without(NULL, 0, ENOSYS, "Linux 3.10");
 }
+static size_t denied_by_docker(refused *out) {
+  size_t n = sizeof docker / sizeof *docker, i;
+  for (i = 0; i < n; i++) {
+    out[i].call = docker[i];
+    out[i].argument = -1;
+    out[i].value = 0;
+  }
+  return n;
+}
 TEST(the_usual_profile_of_containers_denies_nothing_that_is_needed) {
+  refused some[REFUSED_MOST];
   NEEDS_FORK;
   NEEDS_REFUSAL;
-  without(docker, sizeof docker / sizeof *docker, EPERM, "docker");
+  without(some, denied_by_docker(some), EPERM, "docker");
 }
 
 static int launch(char **argv) {
@@ -273,29 +363,29 @@ static int launch(char **argv) {
       {"ENOSYS", ENOSYS}, {"EPERM", EPERM}, {"EACCES", EACCES},
       {"EINVAL", EINVAL},
   };
-  const long *numbers = docker;
-  size_t n = strcmp(argv[1], "docker") == 0 ? sizeof docker / sizeof *docker
-                                            : 0;
-  size_t i;
+  refused some[REFUSED_MOST];
+  size_t n = 0, i;
   int error = 0, old = strcmp(argv[1], "linux-3.10") == 0;
-  for (i = 0; i < CALLS && n == 0; i++)
-    if (strcmp(argv[1], calls[i].name) == 0) n = 1, numbers = &calls[i].number;
   for (i = 0; i < sizeof errors / sizeof *errors; i++)
     if (strcmp(argv[2], errors[i].name) == 0) error = errors[i].number;
+  if (strcmp(argv[1], "docker") == 0) n = denied_by_docker(some);
+  else n = chosen(argv[1], error, some);
   if ((n == 0 && !old) || error == 0) return 2;
-  if (!(old ? can_be_linux_3_10() : can_refuse(numbers, n, error))) return 2;
+  if (!(old ? can_be_linux_3_10() : can_refuse_some(some, n, error))) return 2;
   execv(argv[3], argv + 3);
   return 2;
 }
 
 int main(int argc, char **argv) {
   size_t i;
-  if (argc == 2 && strcmp(argv[1], "--calls") == 0)
-    for (i = 0; i < CALLS; i++) puts(calls[i].name);
-  else if (argc > 3 && strncmp(argv[1], "--", 2) != 0)
+  if (argc == 2 && strcmp(argv[1], "--calls") == 0) {
+    for (i = 0; i < CALLS; i++)
+      if (is_first(i)) puts(calls[i].name);
+  } else if (argc > 3 && strncmp(argv[1], "--", 2) != 0) {
     return launch(argv);
-  else
+  } else {
     return test_main(argc, argv);
+  }
   return 0;
 }
 

@@ -40,11 +40,13 @@
 #   asyncio.to_thread                                   offload
 #   asyncio.all_tasks, faulthandler                     report
 #   loop.slow_callback_duration                         slow
+#   asyncio.sleep(0)                                    turns
+#   Popen.stdout, terminate, then kill                  lines
 #   asyncio.start_server, socketserver                  http
 #   multiprocessing.Manager                             manager_server,
 #                                                         shared_dict
-#   (queues that lease, or have a journal, are not      lease, journal
-#     Python's)
+#   (queues that lease, or have a journal, are not      lease, journal,
+#     Python's, nor are these)                            values, chat
 : "${EXAMPLES:=build/examples}"
 export TIME_SCALE=0.01
 log=$EXAMPLES/examples.log
@@ -95,7 +97,7 @@ try 'each includes what it uses, also without the implementation' includes
 
 # Not so short that a worker comes when the other has done all the work.
 try 'a task master and two task workers (make run)' \
-  env TIME_SCALE="$(awk "BEGIN { print 0.1 * ${TEST_SLOW:-1} }")" \
+  env TIME_SCALE="$(awk "BEGIN { print 0.2 * ${TEST_SLOW:-1} }")" \
   sh tests/run_demo.sh "$EXAMPLES"
 # It prints where it serves, and ends well when it is asked to end. What it
 # serves tests/interop tries.

@@ -1002,6 +1002,7 @@ TEST(without_memory_a_call_fails_and_nothing_is_left) {
 TEST(a_server_that_was_started_anew_is_called_again) {
   served s = nobody();
   char address[128];
+  s.server.address = private_address();
   serve(&s);
   SAYS(&s.client, "square", 0, "49", "i", 7);
   snprintf(address, sizeof address, "%s", conc_manager_address(&s.server));

@@ -21,6 +21,8 @@ static int journal_fdatasync(int fd);
 static int journal_fsync(int fd);
 static int journal_renameat(int a, const char *from, int b, const char *to);
 static int journal_unlinkat(int directory, const char *name, int flags);
+static int journal_openat(int directory, const char *name, int flags,
+                          mode_t mode);
 
 static ssize_t (*const real_pwrite)(int, const void *, size_t, off_t) = pwrite;
 static int (*const real_ftruncate)(int, off_t) = ftruncate;
@@ -33,6 +35,8 @@ static int (*const real_fsync)(int) = fsync;
 #define fsync(fd) journal_fsync(fd)
 #define renameat(a, from, b, to) journal_renameat(a, from, b, to)
 #define unlinkat(directory, name, flags) journal_unlinkat(directory, name, flags)
+#define openat(directory, name, flags, mode)                                  \
+  journal_openat(directory, name, flags, mode)
 /* So that small files are made anew. */
 static uint64_t renew_least = 1 << 20;
 #define CONC__RENEW_LEAST renew_least
@@ -46,6 +50,7 @@ static uint64_t renew_least = 1 << 20;
 #undef fsync
 #undef renameat
 #undef unlinkat
+#undef openat
 #include "powercut.h"
 #include "tasks.h"
 
@@ -348,7 +353,7 @@ TEST(anybody_reads_a_journal_while_it_is_open) {
   CHECK_EQ(conc__journal_commit(j, &t, CONC__NEVER), 0);
   CHECK_EQ(back(j, 2, 7, 2e9), 0);
   forget();
-  if (CONC_HAVE_FLOCK) {
+  if (conc__file_locks()) {
     CHECK_EQ(conc_journal_read(here, read_all, &n), 0);
     CHECK_EQ(n, 4);
     CHECK_EQ(found.lost + found.torn, 0);
@@ -772,6 +777,45 @@ TEST(a_journal_has_one_owner) {
   close(ends[0]), close(ends[1]);
   CHECK_EQ(waitpid(heir, &status, 0), heir);
   CHECK_EQ(status, 0);
+  clean();
+}
+
+/* A fork comes while the journal's file is opened, and another one while the
+   new file is: no guard is in its way, and as its child may have the file, it
+   is opened again. */
+static int opens[2]; /* [1]: of a file that was not there */
+static bool forks_in_open;
+static int journal_openat(int directory, const char *name, int flags,
+                          mode_t mode) {
+  int fd = openat(directory, name, flags, mode), status;
+  pid_t pid;
+  if (!forks_in_open || !(flags & O_CREAT)) return fd;
+  CHECK(fd >= 0);
+  if (++opens[(flags & O_EXCL) != 0] > 1) return fd;
+  CHECK(conc__mutex_try(&conc__own_guard));
+  conc__mutex_unlock(&conc__own_guard);
+  pid = fork();
+  if (pid == 0) _exit(0);
+  CHECK_EQ(waitpid(pid, &status, 0), pid);
+  CHECK_EQ(status, 0);
+  return fd;
+}
+
+TEST(a_fork_while_a_journal_is_opened_does_not_wait_nor_get_it) {
+  conc__journal *j;
+  NEEDS_FORK;
+  clean(), fill_text();
+  opens[0] = opens[1] = 0;
+  forks_in_open = true;
+  j = open_it(ALWAYS, 0);
+  forks_in_open = false;
+  CHECK_EQ(opens[0], 2);
+  CHECK_EQ(opens[1], 2); /* an empty file is made anew at once */
+  CHECK_EQ(put(j, 1, 10), 0);
+  CHECK_EQ(conc__journal_close(j), 0);
+  j = open_it(ALWAYS, 0);
+  CHECK(is_right(1, 10));
+  CHECK_EQ(conc__journal_close(j), 0);
   clean();
 }
 

@@ -966,7 +966,7 @@ static conc_manager client_at(void) {
   memset(&m, 0, sizeof m);
   m.address = server_at;
   m.authkey = "abc";
-  m.timeout = 0.5 * test_slow();
+  m.timeout = 5 * test_slow();
   return m;
 }
 static void *put_until_killed(void *arg) {
@@ -979,7 +979,7 @@ static void *put_until_killed(void *arg) {
     unsigned n = ADD_FETCH(next_number, 1);
     CHECK(n < NUMBERS);
     STORE(put_state[n], 1);
-    if (conc_put(q, &n, sizeof n, 1) != 0) break;
+    if (conc_put(q, &n, sizeof n, 10) != 0) break;
     STORE(put_state[n], 2);
     ADD_FETCH(puts_answered, 1);
   }

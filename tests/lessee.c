@@ -11,6 +11,7 @@ static void serve(served *s, const conc_queue_opts *o) {
   conc_queue *q = conc_queue_new(o);
   CHECK(q != NULL);
   *s = nobody();
+  s->server.address = private_address();
   serve_queue(s, q);
 }
 
@@ -302,7 +303,7 @@ TEST(what_a_killed_process_had_comes_back) {
 TEST(what_a_stopped_process_had_comes_back) {
   NEEDS_FORK;
   served s;
-  serve_leases(&s, 0.5 * test_slow());
+  serve_leases(&s, 0.8 * test_slow());
   conc_queue *q = join_as_client(&s, &s.client);
   conc_lease lease;
   int fd[2];
@@ -326,23 +327,32 @@ TEST(what_a_stopped_process_had_comes_back) {
   end(&s);
 }
 
-/* A job that takes several times the lease is not given to another one. */
-TEST(a_long_job_keeps_its_message) {
-  const double lease = 0.4 * test_slow();
+static bool keeps_for(double lease) {
+  bool kept;
   served s;
   serve_leases(&s, lease);
   conc_queue *q = join_as_client(&s, &s.client);
   char buf[8];
   put(q, "a");
   expect(q, "a", NULL);
-  CHECK_EQ(conc_get(s.queue, buf, sizeof buf, 4 * lease), -ETIMEDOUT);
-  CHECK_EQ(conc_task_done(q), 0);
-  put(q, "b"); /* and again, after a while without any lease */
-  expect(q, "b", NULL);
-  CHECK_EQ(conc_get(s.queue, buf, sizeof buf, 3 * lease), -ETIMEDOUT);
-  CHECK_EQ(conc_task_done(q), 0);
-  CHECK_EQ(counts(s.queue).returned, 0);
+  kept = conc_get(s.queue, buf, sizeof buf, 4 * lease) == -ETIMEDOUT &&
+         conc_task_done(q) == 0;
+  if (kept) {
+    put(q, "b"); /* and again, after a while without any lease */
+    expect(q, "b", NULL);
+    kept = conc_get(s.queue, buf, sizeof buf, 3 * lease) == -ETIMEDOUT &&
+           conc_task_done(q) == 0;
+  }
+  CHECK(counts(s.queue).returned == 0 || !kept);
   end(&s);
+  return kept;
+}
+
+/* A job that takes several times the lease is not given to another one; unless
+   the thread that says that its task lives does not run for so long. */
+TEST(a_long_job_keeps_its_message) {
+  double lease = 0.4 * test_slow();
+  for (; !keeps_for(lease); lease *= 2) CHECK(lease < 2 * test_slow());
 }
 
 TEST(a_lease_that_was_made_longer) {
@@ -350,7 +360,7 @@ TEST(a_lease_that_was_made_longer) {
   served s;
   memset(&o, 0, sizeof o);
   o.lease = 60;
-  o.max_lease = 0.3 * test_slow();
+  o.max_lease = 0.7 * test_slow();
   serve(&s, &o);
   conc_queue *q = join_as_client(&s, &s.client);
   conc_lease lease;
@@ -358,7 +368,7 @@ TEST(a_lease_that_was_made_longer) {
   put(q, "a");
   expect(q, "a", &lease);
   CHECK_EQ(conc_lease_extend(&lease, 60), 0);
-  CHECK_EQ(conc_get(s.queue, buf, sizeof buf, 0.6 * test_slow()), -ETIMEDOUT);
+  CHECK_EQ(conc_get(s.queue, buf, sizeof buf, 1.1 * test_slow()), -ETIMEDOUT);
   CHECK_EQ(conc_lease_release(&lease, 0), 0);
   expect(q, "a", &lease);
   expect(s.queue, "a", NULL); /* for it is over without that */
@@ -445,32 +455,43 @@ TEST(a_server_that_is_started_anew_has_no_lease_of_before) {
   end(&t);
 }
 
+/* If the others are not got before the late one may be due it is done again,
+   with more time. */
 TEST(delays_priorities_and_ids_over_the_network) {
-  conc_queue_opts o;
-  served s;
-  memset(&o, 0, sizeof o);
-  o.priorities = 3;
-  o.dedup = 60;
-  serve(&s, &o);
-  conc_queue *q = join_as_client(&s, &s.client);
-  double start = test_now();
-  CHECK_EQ(conc_put_after(q, "later", 5, 0.2, 5), 0);
-  CHECK_EQ(conc_put_priority(q, "low", 3, 2, 5), 0);
-  CHECK_EQ(conc_put_priority(q, "high", 4, 0, 5), 0);
-  CHECK_EQ(conc_put_priority(q, "none", 4, 3, 5), -EINVAL);
-  CHECK_EQ(conc_put_once(q, "id", "once", 4, 5), 0);
-  CHECK_EQ(conc_put_once(q, "id", "once", 4, 5), 0);
-  CHECK_EQ(counts(q).put, 4);
-  CHECK_EQ(counts(q).delayed, 1);
-  expect(q, "high", NULL);
-  expect(q, "low", NULL);
-  expect(q, "once", NULL);
-  expect(q, "later", NULL);
-  CHECK(test_now() - start >= 0.19);
-  expect_none(q, 0);
-  CHECK_EQ(conc_queue_holders(q, NULL, 0), -ENOTSUP);
-  CHECK_EQ(conc_task_done(q), 0);
-  end(&s);
+  static const char *const order[] = {"high", "low", "once", "later"};
+  bool in_time = false;
+  for (double after = 0.2; !in_time; after *= 4) {
+    conc_queue_counts c;
+    conc_queue_opts o;
+    char got[4][8];
+    served s;
+    memset(&o, 0, sizeof o);
+    memset(got, 0, sizeof got);
+    o.priorities = 3;
+    o.dedup = 60;
+    serve(&s, &o);
+    conc_queue *q = join_as_client(&s, &s.client);
+    double start = test_now();
+    CHECK_EQ(conc_put_after(q, "later", 5, after, 20), 0);
+    CHECK_EQ(conc_put_priority(q, "low", 3, 2, 20), 0);
+    CHECK_EQ(conc_put_priority(q, "high", 4, 0, 20), 0);
+    CHECK_EQ(conc_put_priority(q, "none", 4, 3, 20), -EINVAL);
+    CHECK_EQ(conc_put_once(q, "id", "once", 4, 20), 0);
+    CHECK_EQ(conc_put_once(q, "id", "once", 4, 20), 0);
+    c = counts(q);
+    CHECK_EQ(c.put, 4);
+    for (int i = 0; i < 4; i++) {
+      CHECK(conc_get(q, got[i], 7, 15 * test_slow()) > 0);
+      if (i == 2) in_time = test_now() - start < after;
+    }
+    CHECK(test_now() - start >= after - 0.01);
+    if (in_time) CHECK_EQ(c.delayed, 1);
+    for (int i = 0; i < 4 && in_time; i++) CHECK_STR(got[i], order[i]);
+    expect_none(q, 0);
+    CHECK_EQ(conc_queue_holders(q, NULL, 0), -ENOTSUP);
+    CHECK_EQ(conc_task_done(q), 0);
+    end(&s);
+  }
 }
 
 TEST(a_plain_queue_has_none_of_it) {
@@ -628,7 +649,7 @@ TEST(some_of_many_are_lost) {
   conc_queue_opts o;
   memset(&o, 0, sizeof o);
   o.lease = 60;
-  o.max_lease = 0.2 * test_slow();
+  o.max_lease = 0.7 * test_slow();
   serve(&s, &o);
   conc_queue *q = join_as_client(&s, &s.client);
   char buf[8];

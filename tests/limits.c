@@ -1282,6 +1282,7 @@ TEST(a_server_ends_when_its_clients_have_all_that_there_is) {
   int at = 0;
   keep_diary(&s, &d);
   s.server.drain = 60;
+  s.server.address = private_address();
   serve_queue(&s, conc_queue_new(NULL));
   q = join_as_client(&s, &s.client);
   late = client_of(&s);

@@ -173,7 +173,7 @@ static void *sleep_among_busy(void *arg) {
     double before = conc_now();
     int seen = turns;
     CHECK_EQ(conc_sleep(1e-3), 0);
-    CHECK(conc_now() - before < 1 * test_slow());
+    CHECK(conc_now() - before < 5 * test_slow());
     CHECK(turns > seen);
   }
   return NULL; /* which cancels them */

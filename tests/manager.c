@@ -1,7 +1,9 @@
 /* The manager against itself and against peers that do not keep to the
    protocol: before and after the handshake. From inside, for the handshake. */
 #include "inside.h"
+#include "idle.h"
 #include "served.h"
+#include "tasks.h"
 
 #include <sys/ioctl.h>
 
@@ -41,9 +43,9 @@ TEST(a_proxy_is_a_queue_like_any_other) {
   CHECK_EQ(conc_put_build(q, 1, "(is)", 7, "seven"), 0);
   CHECK_EQ(conc_qsize(q), 2);
   CHECK_EQ(conc_get(q, buf, 2, 1), -EMSGSIZE); /* it stays */
-  CHECK_EQ(conc_get(q, buf, 16, 1), 5);
+  CHECK_EQ(conc_get(q, buf, 16, 20), 5);
   CHECK_EQ(conc_get(q, buf, 16, 1), -EBADMSG); /* so does this */
-  CHECK_EQ(conc_get_value(q, &v, 1), 0);
+  CHECK_EQ(conc_get_value(q, &v, 20), 0);
   CHECK_EQ(conc_parse(v, "(iO)", &n, &part), 0);
   CHECK_EQ(n, 7);
   conc_value_free(v);
@@ -87,7 +89,7 @@ TEST(a_wrong_key_is_refused_on_either_side_and_the_server_goes_on) {
     wrong.authkey = i % 2 ? "abd" : "";
     CHECK_EQ(conc_manager_connect(&wrong, 5), -EACCES);
   }
-  CHECK_EQ(conc_put(join_as_client(&s, &m), "x", 1, 1), 0);
+  CHECK_EQ(conc_put(join_as_client(&s, &m), "x", 1, 20), 0);
   CHECK_EQ(conc_manager_shutdown(&m), 0);
   end(&s);
 }
@@ -100,13 +102,13 @@ TEST(many_are_moved_through_a_manager) {
   char text[8];
   serve(&s, 0);
   q = join_as_client(&s, &m);
-  CHECK_EQ(conc_put_many(q, in, sizeof *in, 5, 1), 5);
+  CHECK_EQ(conc_put_many(q, in, sizeof *in, 5, 20), 5);
   CHECK_EQ(conc_put_build(q, 1, "s", "sixth"), 0);
-  CHECK_EQ(conc_get_many(q, out, sizeof *out, 2, 1), 2);
-  CHECK_EQ(conc_get_many(q, out + 2, sizeof *out, 5, 1), 3);
+  CHECK_EQ(conc_get_many(q, out, sizeof *out, 2, 20), 2);
+  CHECK_EQ(conc_get_many(q, out + 2, sizeof *out, 5, 20), 3);
   CHECK(memcmp(in, out, sizeof in) == 0);
   CHECK_EQ(conc_get_many(q, out, sizeof *out, 5, 1), -EMSGSIZE);
-  CHECK_EQ(conc_get_many(q, text, 5, 5, 1), 1); /* it stayed as it was */
+  CHECK_EQ(conc_get_many(q, text, 5, 5, 20), 1); /* it stayed as it was */
   CHECK(memcmp(text, "sixth", 5) == 0);
   CHECK_EQ(conc_get_many(q, text, 5, 5, 0), -ETIMEDOUT);
   CHECK_EQ(conc_manager_shutdown(&m), 0);
@@ -181,7 +183,7 @@ TEST(a_getter_whose_client_has_gone_takes_no_item) {
     CHECK_EQ(conc_join(&t, CONC_FOREVER), -ECANCELED);
     while (somebody_waits(s.queue))
       conc_sleep(0.001); /* until it is taken off */
-    CHECK_EQ(conc_put(q, "x", 1, 1), 0);
+    CHECK_EQ(conc_put(q, "x", 1, 20), 0);
     CHECK_EQ(conc_get(q, buf, 8, 5), 1);
   }
   CHECK_EQ(conc_manager_shutdown(&m), 0);
@@ -638,6 +640,65 @@ TEST(malformed_frames_after_the_handshake_disturb_nobody) {
   }
   CHECK_EQ(conc_manager_shutdown(&m), 0);
   end(&s);
+}
+
+/* --- waits at a server --- */
+
+static void *get_idly(void *arg) {
+  char c;
+  CHECK_EQ(conc_get((conc_queue *)arg, &c, 1, CONC_FOREVER), -ECANCELED);
+  return arg;
+}
+static void *wait_idly(void *arg) {
+  CHECK_EQ(conc_event_wait((conc_event *)arg, 60), -ECANCELED);
+  return arg;
+}
+/* What two tasks spend that wait for what a server has, and the server. */
+static void idle_at_server(int (*how)(conc_task *), conc_queue *proxy,
+                           conc_event *event) {
+  conc_task getter, waiter;
+  double spent;
+  start(how, &getter, get_idly, proxy);
+  start(how, &waiter, wait_idly, event);
+  spent = spent_idly(idle_limit());
+  CHECK_EQ(conc_cancel(&getter), 0);
+  CHECK_EQ(conc_join(&getter, CONC_FOREVER), -ECANCELED);
+  CHECK_EQ(conc_cancel(&waiter), 0);
+  CHECK_EQ(conc_join(&waiter, CONC_FOREVER), -ECANCELED);
+  if (spent > idle_limit())
+    TEST_FAIL("a second's wait took %.3f s of the CPU", spent);
+}
+static conc_queue *idle_proxy;
+static conc_event *idle_event;
+static void *idle_coroutines(void *arg) {
+  idle_at_server(conc_coro_start, idle_proxy, idle_event);
+  return arg;
+}
+TEST(tasks_that_wait_for_a_server_take_no_time) {
+  conc_manager server, client;
+  conc_queue *q = conc_queue_new(NULL);
+  conc_event unset;
+  if (TEST_TSAN || TEST_ASAN || test_wrapped("valgrind"))
+    SKIP("a tool's own threads take some");
+  memset(&server, 0, sizeof server);
+  memset(&client, 0, sizeof client);
+  memset(&unset, 0, sizeof unset);
+  CHECK(q != NULL);
+  server.address = "127.0.0.1:0";
+  server.authkey = client.authkey = "abc";
+  CHECK_EQ(conc_manager_register_queue(&server, "queue", q), 0);
+  CHECK_EQ(conc_manager_register_event(&server, "event", &unset), 0);
+  CHECK_EQ(conc_manager_start(&server), 0);
+  client.address = conc_manager_address(&server);
+  CHECK_EQ(conc_manager_connect(&client, 60), 0);
+  idle_proxy = conc_manager_get(&client, "queue");
+  idle_event = conc_manager_event(&client, "event");
+  CHECK(idle_proxy != NULL && idle_event != NULL);
+  idle_at_server(conc_thread_start, idle_proxy, idle_event);
+  run(idle_coroutines, NULL);
+  CHECK_EQ(conc_manager_shutdown(&client), 0);
+  CHECK_EQ(conc_manager_shutdown(&server), 0);
+  conc_queue_free(q);
 }
 
 TEST_MAIN

@@ -52,7 +52,7 @@ static void expect_numbers(conc_queue *q, int from, int to) {
 }
 
 static void put_numbers(conc_queue *q, int count) {
-  for (int i = 0; i < count; i++) CHECK_EQ(conc_put(q, &i, sizeof i, 1), 0);
+  for (int i = 0; i < count; i++) CHECK_EQ(conc_put(q, &i, sizeof i, 20), 0);
 }
 
 static void until_size(conc_queue *q, ssize_t n) {
@@ -134,15 +134,15 @@ TEST(of_many_those_are_put_for_which_there_is_room) {
   serve(&s, 10);
   q = join_as_client(&s, &m);
   for (int i = 0; i < 30; i++) text[i] = (char)('a' + i);
-  CHECK_EQ(conc_put_many(q, text, 1, 30, 1), 10);
+  CHECK_EQ(conc_put_many(q, text, 1, 30, 20), 10);
   CHECK_EQ(conc_put_many(q, text, 1, 30, 0), -ETIMEDOUT);
   CHECK_EQ(conc_put_many(q, text, 1, 30, 0.02), -ETIMEDOUT);
-  CHECK_EQ(conc_get_many(q, got, 1, 4, 1), 4);
-  CHECK_EQ(conc_put_many(q, text + 10, 1, 20, 1), 4);
-  CHECK_EQ(conc_get_many(q, got + 4, 1, 26, 1), 10);
+  CHECK_EQ(conc_get_many(q, got, 1, 4, 20), 4);
+  CHECK_EQ(conc_put_many(q, text + 10, 1, 20, 20), 4);
+  CHECK_EQ(conc_get_many(q, got + 4, 1, 26, 20), 10);
   CHECK(memcmp(text, got, 14) == 0);
   CHECK_EQ(conc_get_many(q, got, 1, 30, 0.02), -ETIMEDOUT);
-  CHECK_EQ(conc_put_many(q, text, 1, 0, 1), 0);
+  CHECK_EQ(conc_put_many(q, text, 1, 0, 20), 0);
   CHECK_EQ(conc_manager_shutdown(&m), 0);
   end(&s);
 }
@@ -205,7 +205,7 @@ static void half_taken(served *s, bool confirmed) {
   CHECK_EQ(conc_put(s->queue, "ccc", 3, 1), 0);
   CHECK_EQ(conc_put(s->queue, "other", 5, 1), 0);
   CHECK_EQ(conc_put(s->queue, "ddd", 3, 1), 0);
-  CHECK_EQ(conc_get_many(q, buf, 3, 8, 1), 3);
+  CHECK_EQ(conc_get_many(q, buf, 3, 8, 20), 3);
   CHECK(memcmp(buf, "aaabbbccc", 9) == 0);
   CHECK_EQ(conc_qsize(s->queue), 2);
   if (confirmed) {
@@ -352,7 +352,7 @@ TEST(what_is_no_request_for_many_is_refused) {
   ask_for(&m, q, CONC__METHOD_GET_MANY, "(diiiii)", 0.0, 0, 9, 9, 9, 9);
   ask_for(&m, q, CONC__METHOD_GET_MANY, "(diii)", 0.0, 0, 9, 9);
   CHECK_EQ(conc_qsize(s.queue), 0);
-  CHECK_EQ(conc_put_many(q, "ab", 1, 2, 1), 2);
+  CHECK_EQ(conc_put_many(q, "ab", 1, 2, 20), 2);
   CHECK_EQ(conc_qsize(s.queue), 2);
   CHECK_EQ(conc_manager_shutdown(&m), 0);
   end(&s);
@@ -385,7 +385,7 @@ TEST(what_was_fetched_is_at_its_place_again_when_the_client_ends) {
     q = join_fetching(&s, &m, 8);
     put_numbers(s.queue, 10);
     for (int i = 0; i < taken; i++) {
-      CHECK_EQ(conc_get(q, &n, sizeof n, 1), sizeof n);
+      CHECK_EQ(conc_get(q, &n, sizeof n, 20), sizeof n);
       CHECK_EQ(n, i);
     }
     CHECK_EQ(conc_qsize(s.queue), 2);
@@ -407,11 +407,11 @@ TEST(what_was_fetched_is_at_its_place_again_when_the_client_dies) {
     q = join_fetching(&s, &m, 8);
     put_numbers(s.queue, 10);
     for (int i = 0; i < taken; i++)
-      CHECK_EQ(conc_get(q, &n, sizeof n, 1), sizeof n);
+      CHECK_EQ(conc_get(q, &n, sizeof n, 20), sizeof n);
     die(((conc__proxy *)q)->ahead);
     until_size(s.queue, 10 - taken + 1);
     /* The client notices, and does not hand over what is not its own. */
-    CHECK_EQ(conc_get(q, &n, sizeof n, 1), sizeof n);
+    CHECK_EQ(conc_get(q, &n, sizeof n, 20), sizeof n);
     CHECK_EQ(n, taken - 1);
     CHECK_EQ(conc_manager_shutdown(&m), 0);
     until_size(s.queue, 10 - taken);
@@ -429,9 +429,9 @@ TEST(what_was_fetched_and_is_not_used_is_given_back) {
   q = join_fetching(&s, &m, 8);
   for (int i = 0; i < 2; i++) {
     put_numbers(s.queue, 10);
-    CHECK_EQ(conc_get(q, &n, sizeof n, 1), sizeof n);
+    CHECK_EQ(conc_get(q, &n, sizeof n, 20), sizeof n);
     CHECK_EQ(n, 0);
-    CHECK_EQ(conc_get(q, &n, sizeof n, 1), sizeof n);
+    CHECK_EQ(conc_get(q, &n, sizeof n, 20), sizeof n);
     CHECK_EQ(n, 1);
     CHECK_EQ(conc_qsize(s.queue), 2);
     until_size(s.queue, 8); /* after a second */
@@ -454,17 +454,17 @@ TEST(what_was_fetched_and_does_not_suit_is_given_back) {
     CHECK_EQ(conc_put(s.queue, "0123456789", 10, 1), 0);
     CHECK_EQ(conc_put_build(s.queue, 1, "(ii)", 1, 2), 0);
     CHECK_EQ(conc_put(s.queue, "last", 4, 1), 0);
-    CHECK_EQ(conc_get(q, buf, 10, 1), 1);
+    CHECK_EQ(conc_get(q, buf, 10, 20), 1);
     CHECK_EQ(conc_qsize(s.queue), 2); /* the pair does not come as bytes */
     CHECK_EQ(conc_get(q, buf, 9, 1), -EMSGSIZE);
     CHECK_EQ(conc_qsize(s.queue), 3);
     expect(q, "0123456789");
     CHECK_EQ(conc_get(q, buf, 16, 1), -EBADMSG);
     CHECK_EQ(conc_qsize(s.queue), 2);
-    CHECK_EQ(conc_get_value(q, &v, 1), 0);
+    CHECK_EQ(conc_get_value(q, &v, 20), 0);
     CHECK_EQ(conc_value_size(v), 2);
     conc_value_free(v);
-    CHECK_EQ(conc_get_many(q, buf, 4, 4, 1), 1);
+    CHECK_EQ(conc_get_many(q, buf, 4, 4, 20), 1);
     CHECK_EQ(conc_qsize(s.queue), 0);
   }
   CHECK_EQ(conc_manager_shutdown(&m), 0);
@@ -484,7 +484,7 @@ TEST(a_server_that_ends_keeps_what_was_fetched_and_not_taken) {
     m.address = address; /* the server's own text goes with it */
     put_numbers(s.queue, 8);
     for (int i = 0; i < taken; i++)
-      CHECK_EQ(conc_get(q, &n, sizeof n, 1), sizeof n);
+      CHECK_EQ(conc_get(q, &n, sizeof n, 20), sizeof n);
     CHECK_EQ(conc_manager_shutdown(&s.server), 0);
     CHECK(conc_get(q, &n, sizeof n, 0.1) < 0);
     CHECK_EQ(conc_manager_shutdown(&m), 0);
@@ -539,7 +539,7 @@ TEST(a_child_has_nothing_of_what_its_parent_has_fetched) {
   serve(&s, 0);
   q = join_fetching(&s, &m, 4);
   put_numbers(s.queue, 10);
-  CHECK_EQ(conc_get(q, &n, sizeof n, 1), sizeof n);
+  CHECK_EQ(conc_get(q, &n, sizeof n, 20), sizeof n);
   pid = fork();
   if (pid == 0) {
     for (int i = 4; i < 7; i++) { /* it fetches its own, and gives one back */
@@ -553,7 +553,7 @@ TEST(a_child_has_nothing_of_what_its_parent_has_fetched) {
   CHECK_EQ(status, 0);
   until_size(s.queue, 3);
   for (int i = 1; i < 4; i++) {
-    CHECK_EQ(conc_get(q, &n, sizeof n, 1), sizeof n);
+    CHECK_EQ(conc_get(q, &n, sizeof n, 20), sizeof n);
     CHECK_EQ(n, i);
   }
   expect_numbers(q, 7, 10);

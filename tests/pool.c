@@ -806,6 +806,7 @@ static void *cancel_waiting(void *arg) {
   conc_task t = job_of(wait_in_pool, arg, 0);
   bool in_loop = conc_coro_start(&t) == 0;
   if (!in_loop) CHECK_EQ(conc_thread_start(&t), 0);
+  if (!in_loop) wait_parked(&t); /* one that has not begun would never do so */
   CHECK_EQ(conc_sleep(0.02), 0);
   CHECK_EQ(conc_cancel(&t), 0);
   conc_join(&t, CONC_FOREVER);
@@ -1396,6 +1397,83 @@ static void *add_one_slowly(void *arg) {
   ++*(long *)arg;
   return NULL;
 }
+/* Jobs while fork servers are killed, one after the other, at any moment: in
+   the midst of a fork, say, or of a report. Each server lives until it has a
+   spare: it makes one before the first beat of its pulse. */
+static void *kill_servers(void *arg) {
+  killer *k = (killer *)arg;
+  conc__forkserver *fs = &k->pool->state->procs->server;
+  while (!__atomic_load_n(&k->stop, __ATOMIC_ACQUIRE)) {
+    unsigned seat = CONC__LOAD(&fs->shared->seat), pulse;
+    double end = conc_now() + 20 * test_slow();
+    usleep(test_random() % 3000);
+    conc__forkserver_replace(fs);
+    while (CONC__LOAD(&fs->shared->seat) == seat) {
+      CHECK(conc_now() < end);
+      usleep(200);
+    }
+    pulse = CONC__LOAD(&fs->shared->pulse);
+    while (CONC__LOAD(&fs->shared->pulse) == pulse) {
+      CHECK(conc_now() < end);
+      conc__forkserver_call(fs);
+      usleep(200);
+    }
+    __atomic_add_fetch(&k->kills, 1, __ATOMIC_RELAXED);
+  }
+  return NULL;
+}
+
+/* What a job does, and how often it has begun and ended, in shared memory. */
+enum { BRIEF, NAPS, DIES, CANCELLED };
+typedef struct deed {
+  int what, begun, ended;
+} deed;
+static void *do_it(void *arg) {
+  deed *d = (deed *)arg;
+  __atomic_add_fetch(&d->begun, 1, __ATOMIC_RELAXED);
+  if (d->what == NAPS) usleep(1000);
+  if (d->what == DIES) _exit(7);
+  while (d->what == CANCELLED) usleep(100000);
+  __atomic_add_fetch(&d->ended, 1, __ATOMIC_RELAXED);
+  return NULL;
+}
+
+TEST(no_job_is_lost_while_fork_servers_are_killed_at_random) {
+  enum { JOBS = 16 };
+  int kills = (int)test_asked("POOL_SERVERS", test_slow() > 1 ? 10 : 40);
+  conc_pool p = pool_of(CONC_PROCESS, 3);
+  killer k = {&p, false, 0};
+  conc_task t = job_of(kill_servers, &k, 0), jobs[JOBS];
+  deed *deeds;
+  NEEDS_FORK;
+  deeds = (deed *)conc_shared_alloc(JOBS * sizeof *deeds);
+  CHECK(deeds != NULL);
+  CHECK_EQ(conc_pool_start(&p), 0);
+  CHECK_EQ(conc_thread_start(&t), 0);
+  while (__atomic_load_n(&k.kills, __ATOMIC_RELAXED) < kills) {
+    for (int i = 0; i < JOBS; i++) {
+      deed d = {i % 8 == 6 ? DIES : i % 8 == 7 ? CANCELLED : i % 2, 0, 0};
+      deeds[i] = d;
+      jobs[i] = job_of(do_it, &deeds[i], 0);
+      CHECK_EQ(conc_pool_submit(&p, &jobs[i]), 0);
+    }
+    for (int i = 0; i < JOBS; i++) {
+      int what = deeds[i].what;
+      if (what == CANCELLED) CHECK_EQ(conc_cancel(&jobs[i]), 0);
+      CHECK_EQ(conc_join(&jobs[i], 60 * test_slow()),
+               what == DIES        ? -ECHILD
+               : what == CANCELLED ? -ECANCELED
+                                   : 0);
+      if (what != CANCELLED) CHECK_EQ(deeds[i].begun, 1);
+      CHECK_EQ(deeds[i].ended, what == BRIEF || what == NAPS);
+    }
+  }
+  __atomic_store_n(&k.stop, true, __ATOMIC_RELEASE);
+  CHECK_EQ(conc_join(&t, 60 * test_slow()), 0);
+  finish(&p);
+  conc_shared_free(deeds);
+}
+
 static int ended_jobs;
 static void count_end(conc_task *task, int status, void *result) {
   (void)task, (void)result;

@@ -48,6 +48,13 @@ static void test_point(void);
   if (test_wrapped("qemu") || test_wrapped("valgrind"))                       \
   SKIP("this tool cannot run the same program in a child")
 
+/* In a process that was forked it aborts when a thread starts, such as one that
+   awaits a child; and its posix_spawn() tells of no error. */
+#define NEEDS_THREADS_AFTER_FORK                                              \
+  if (test_wrapped("qemu")) SKIP("qemu-user has no threads after a fork")
+#define NEEDS_SPAWN_ERRORS                                                    \
+  if (test_wrapped("qemu")) SKIP("qemu-user tells of no error of posix_spawn")
+
 static void *number(size_t n) { return (void *)(uintptr_t)n; }
 
 static void pipe_of(int fds[2]) { CHECK(pipe2(fds, O_CLOEXEC) == 0); }
@@ -185,6 +192,7 @@ static void *leave_a_thread(void *arg) {
 
 TEST(a_process_ends_with_its_target_whatever_its_threads_do) {
   NEEDS_FORK;
+  NEEDS_THREADS_AFTER_FORK;
   conc_task t = task_of(leave_a_thread, number(5));
   CHECK_EQ(conc_process_start(&t), 0);
   CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
@@ -205,6 +213,7 @@ static void *grow(void *arg) {
 
 TEST(a_process_has_processes_of_its_own) {
   NEEDS_FORK;
+  NEEDS_THREADS_AFTER_FORK;
   conc_task t = task_of(grow, number(3));
   CHECK_EQ(conc_process_start(&t), 0);
   CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
@@ -433,7 +442,7 @@ static void *start_with_all(void *arg) {
 }
 
 TEST(in_a_child_the_tasks_of_the_parent_have_ended_and_all_works) {
-  if (test_wrapped("qemu")) SKIP("qemu-user has no threads after a fork");
+  NEEDS_THREADS_AFTER_FORK;
   NEEDS_FORK;
   other = task_of(wait_for_ever, NULL);
   run_in_both(start_with_all);
@@ -965,6 +974,7 @@ TEST(a_program_gets_the_streams_that_it_was_given) {
   CHECK_EQ(run_script(both, &p, ""), 5);
   CHECK_STR(stdout_text, "out\nerr\nout\n");
   unlink(file);
+  NEEDS_SPAWN_ERRORS;
   CHECK_EQ(conc_popen_start(&p), -ENOENT);
 
   p = popen_of(NULL);
@@ -982,6 +992,7 @@ TEST(a_file_that_must_not_be_opened_is_an_error) {
   conc_popen p = popen_of(script);
   char file[64];
   int fd = (int)syscall(SYS_memfd_create, "sealed", 2u /* may be sealed */);
+  NEEDS_SPAWN_ERRORS;
   if (fd < 0) SKIP("memfd_create is refused here");
   CHECK_EQ(write(fd, "x", 1), 1);
   CHECK_EQ(fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK), 0);

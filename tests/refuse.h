@@ -17,6 +17,13 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
+/* A system call; or only where one of its arguments, from 0 on, is this value:
+   a command, a kind of advice. */
+typedef struct refused {
+  long call;
+  int argument; /* -1: the call, whatever its arguments are */
+  unsigned value;
+} refused;
 enum { REFUSED_MOST = 64 };
 
 TEST_FN struct sock_filter refuse_step(int code, unsigned k,
@@ -29,6 +36,13 @@ TEST_FN struct sock_filter refuse_step(int code, unsigned k,
   return f;
 }
 
+/* Where a filter finds an argument's lower half. */
+TEST_FN unsigned refuse_argument(int i) {
+  unsigned at = (unsigned)offsetof(struct seccomp_data, args);
+  at += 8 * (unsigned)i;
+  return __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? at : at + 4;
+}
+
 /* All that is refused now has no new privileges, nor has what it executes. */
 TEST_FN int refuse_by(struct sock_filter *code, unsigned short n) {
   struct sock_fprog program;
@@ -38,16 +52,23 @@ TEST_FN int refuse_by(struct sock_filter *code, unsigned short n) {
          prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
 }
 
-/* Each of the calls fails by that errno from now on, in this process and its
+/* Each of them fails by that errno from now on, in this process and its
    children. False: that cannot be had here. */
-TEST_FN int can_refuse(const long *calls, size_t n, int error) {
-  struct sock_filter code[2 * REFUSED_MOST + 2];
+TEST_FN int can_refuse_some(const refused *some, size_t n, int error) {
+  struct sock_filter code[5 * REFUSED_MOST + 1];
   unsigned short k = 0;
   CHECK(n <= REFUSED_MOST);
-  code[k++] = refuse_step(BPF_LD | BPF_W | BPF_ABS,
-                          (unsigned)offsetof(struct seccomp_data, nr), 0);
   for (size_t i = 0; i < n; i++) {
-    code[k++] = refuse_step(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)calls[i], 1);
+    int whole = some[i].argument < 0;
+    code[k++] = refuse_step(BPF_LD | BPF_W | BPF_ABS,
+                            (unsigned)offsetof(struct seccomp_data, nr), 0);
+    code[k++] = refuse_step(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)some[i].call,
+                            whole ? 1 : 3);
+    if (!whole) {
+      code[k++] = refuse_step(BPF_LD | BPF_W | BPF_ABS,
+                              refuse_argument(some[i].argument), 0);
+      code[k++] = refuse_step(BPF_JMP | BPF_JEQ | BPF_K, some[i].value, 1);
+    }
     code[k++] = refuse_step(BPF_RET | BPF_K,
                             SECCOMP_RET_ERRNO | (unsigned)error, 0);
   }
@@ -55,46 +76,52 @@ TEST_FN int can_refuse(const long *calls, size_t n, int error) {
   return refuse_by(code, k);
 }
 
+TEST_FN int can_refuse(const long *calls, size_t n, int error) {
+  refused some[REFUSED_MOST];
+  CHECK(n <= REFUSED_MOST);
+  for (size_t i = 0; i < n; i++) {
+    some[i].call = calls[i];
+    some[i].argument = -1;
+    some[i].value = 0;
+  }
+  return can_refuse_some(some, n, error);
+}
+
 /* What Linux 3.10 does not know fails as it does there: each call that came
    after its last one, which stand behind that in every table of calls; locks
-   of an open file (3.15); advice about memory that is newer. It has 1 to 17
-   but for 8, MADV_FREE; and to poison pages, which nothing here does. (An
-   argument's lower half comes first where the lowest byte does.) */
+   of an open file (3.15), and seals of files (3.17); advice about memory that
+   is newer. It has 1 to 17 but for 8, MADV_FREE; and to poison pages, which
+   nothing here does. */
 TEST_FN int can_be_linux_3_10(void) {
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-  enum {
-    NUMBER = offsetof(struct seccomp_data, nr),
-    SECOND = offsetof(struct seccomp_data, args[1]),
-    THIRD = offsetof(struct seccomp_data, args[2])
-  };
-  struct sock_filter code[32];
+  /* F_OFD_GETLK, SETLK, SETLKW, F_ADD_SEALS, F_GET_SEALS */
+  static const unsigned newer[] = {36, 37, 38, 1033, 1034};
+  enum { NEWER = sizeof newer / sizeof *newer };
+  const unsigned number = (unsigned)offsetof(struct seccomp_data, nr);
+  struct sock_filter code[40];
   unsigned short k = 0;
-  unsigned i;
-  code[k++] = refuse_step(BPF_LD | BPF_W | BPF_ABS, NUMBER, 0);
+  code[k++] = refuse_step(BPF_LD | BPF_W | BPF_ABS, number, 0);
 #ifdef SYS_rseq /* glibc has asked for it, and ends forked children without */
   code[k++] = refuse_step(BPF_JMP | BPF_JEQ | BPF_K, SYS_rseq, 1);
   code[k++] = refuse_step(BPF_RET | BPF_K, SECCOMP_RET_ALLOW, 0);
 #endif
   code[k++] = refuse_step(BPF_JMP | BPF_JGT | BPF_K, SYS_finit_module, 1);
   code[k++] = refuse_step(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS, 0);
-  code[k++] = refuse_step(BPF_JMP | BPF_JEQ | BPF_K, SYS_fcntl, 8);
-  code[k++] = refuse_step(BPF_LD | BPF_W | BPF_ABS, SECOND, 0);
-  for (i = 36; i <= 38; i++) { /* F_OFD_GETLK, SETLK, SETLKW */
-    code[k++] = refuse_step(BPF_JMP | BPF_JEQ | BPF_K, i, 1);
+  code[k++] = refuse_step(BPF_JMP | BPF_JEQ | BPF_K, SYS_fcntl,
+                          2 + 2 * NEWER);
+  code[k++] = refuse_step(BPF_LD | BPF_W | BPF_ABS, refuse_argument(1), 0);
+  for (size_t i = 0; i < NEWER; i++) {
+    code[k++] = refuse_step(BPF_JMP | BPF_JEQ | BPF_K, newer[i], 1);
     code[k++] = refuse_step(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EINVAL, 0);
   }
   code[k++] = refuse_step(BPF_RET | BPF_K, SECCOMP_RET_ALLOW, 0);
   code[k++] = refuse_step(BPF_JMP | BPF_JEQ | BPF_K, SYS_madvise, 5);
-  code[k++] = refuse_step(BPF_LD | BPF_W | BPF_ABS, THIRD, 0);
+  code[k++] = refuse_step(BPF_LD | BPF_W | BPF_ABS, refuse_argument(2), 0);
   code[k++] = refuse_step(BPF_JMP | BPF_JEQ | BPF_K, 8, 1);
   code[k++] = refuse_step(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EINVAL, 0);
   code[k++] = refuse_step(BPF_JMP | BPF_JGT | BPF_K, 17, 1);
   code[k++] = refuse_step(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EINVAL, 0);
   code[k++] = refuse_step(BPF_RET | BPF_K, SECCOMP_RET_ALLOW, 0);
   return refuse_by(code, k);
-#else
-  return 0;
-#endif
 }
 
 TEST_FN void refuse(const long *calls, size_t n, int error) {

@@ -162,6 +162,15 @@ static void notify(conc_lock *lock, conc_cond *cond) {
   CHECK_EQ(conc_lock_release(lock), 0);
 }
 
+/* Whether the call waits cannot be seen at a server of Python: what is to wake
+   it is done until it has. */
+#define WAKES(c, what)                                               \
+  do {                                                               \
+    do what;                                                         \
+    while (conc_join(&(c)->task, 0.1) == -ETIMEDOUT);                \
+    CHECK_EQ(result(c), 0);                                          \
+  } while (0)
+
 /* Two clients at a recursive lock. */
 static void count_levels(conc_rlock *a, conc_rlock *b) {
   CHECK_EQ(conc_rlock_acquire(a, 0), 0);
@@ -494,7 +503,6 @@ static void serve_far(far *f) {
   CHECK_EQ(read(fd[0], &byte, 1), 1);
   close(fd[0]), close(fd[1]);
   f->client = client_at(f->path);
-  f->client.timeout = 0.5;
   CHECK_EQ(conc_manager_connect(&f->client, long_time()), 0);
 }
 
@@ -779,18 +787,29 @@ TEST(a_wait_whose_time_is_out_waits_for_the_lock) {
   end_both(&t);
 }
 
-/* The call takes no longer than its timeout and a half second. */
+/* The call takes no longer than its timeout and a half second; and a while on
+   a machine with other things to do. */
 #define IN_TIME(want, seconds, call)                         \
   do {                                                       \
     double began = conc_now();                               \
     CHECK_EQ(call, want);                                    \
-    CHECK(conc_now() - began < (seconds) + 0.5 * test_slow() + 0.3); \
+    CHECK(conc_now() - began < (seconds) + 0.5 + 3 * test_slow()); \
   } while (0)
 
 /* Whether its last owner has released it is of no consequence. */
 static void acquire_after_all(conc_lock *lock) {
   int rc = conc_lock_acquire(lock, long_time());
   CHECK(rc == 0 || rc == -EOWNERDEAD);
+}
+
+/* Only while the server stands still its client is impatient. */
+static void halt(const far *f) {
+  stop(f->pid);
+  f->client.state->timeout = 0.5;
+}
+static void go_on(const far *f) {
+  f->client.state->timeout = long_time();
+  CHECK_EQ(kill(f->pid, SIGCONT), 0);
 }
 
 TEST(all_calls_return_when_the_server_is_stopped) {
@@ -802,7 +821,7 @@ TEST(all_calls_return_when_the_server_is_stopped) {
   conc_event *event = conc_manager_event(&f.client, "event");
   conc_sem *sem = conc_manager_sem(&f.client, "sem");
   conc_barrier *barrier = conc_manager_barrier(&f.client, "barrier");
-  stop(f.pid);
+  halt(&f);
   IN_TIME(-ETIMEDOUT, 0, conc_lock_acquire(lock, 0));
   IN_TIME(-ETIMEDOUT, 0.1, conc_lock_acquire(lock, 0.1));
   IN_TIME(-ETIMEDOUT, 0.1, conc_sem_acquire(sem, 0.1));
@@ -815,22 +834,22 @@ TEST(all_calls_return_when_the_server_is_stopped) {
   CHECK_EQ(conc_join(&c.task, 0.1), -ETIMEDOUT);
   CHECK_EQ(conc_cancel(&c.task), 0);
   IN_TIME(-ECANCELED, 0, conc_join(&c.task, long_time()));
-  CHECK_EQ(kill(f.pid, SIGCONT), 0);
+  go_on(&f);
   /* What the server has found when it went on is of no consequence. But the
      barrier was broken, and the set may have come. */
   CHECK_EQ(conc_sem_acquire(sem, long_time()), 0);
   CHECK_EQ(conc_sem_release(sem, 1), 0);
   acquire_after_all(lock);
-  stop(f.pid);
+  halt(&f);
   /* It asks once more if the server is there. */
   IN_TIME(-EPIPE, 1, conc_cond_wait(cond, lock, 0.1));
   CHECK_EQ(conc_lock_release(lock), -EPERM);
-  CHECK_EQ(kill(f.pid, SIGCONT), 0);
+  go_on(&f);
   acquire_after_all(lock);
-  stop(f.pid);
+  halt(&f);
   IN_TIME(-ETIMEDOUT, 0.5, conc_lock_release(lock));
   CHECK_EQ(conc_lock_release(lock), -EPERM);
-  CHECK_EQ(kill(f.pid, SIGCONT), 0);
+  go_on(&f);
   acquire_after_all(lock);
   CHECK_EQ(conc_lock_release(lock), 0);
   end_far(&f);
@@ -1069,7 +1088,7 @@ static void with_a_server_of(const char *program) {
   IN_TIME(-ECANCELED, 0.5, conc_join(&c.task, long_time()));
   CHECK_EQ(conc_lock_release(la), 0);
   conc_sleep(0.3);
-  PASSES(0, la, 0);
+  PASSES(0, la, long_time());
 
   count_levels(conc_manager_rlock(&a, "rlock"),
                conc_manager_rlock(&b, "rlock"));
@@ -1101,12 +1120,10 @@ static void with_a_server_of(const char *program) {
   CHECK_EQ(conc_lock_release(la), 0);
   begin(&c, wait_cond, conc_manager_cond(&b, "cond"), lb, CONC_FOREVER);
   CHECK_EQ(conc_join(&c.task, 0.1), -ETIMEDOUT);
-  notify(la, cond);
-  CHECK_EQ(result(&c), 0);
+  WAKES(&c, notify(la, cond));
   begin(&c, wait_cond, conc_manager_cond(&b, "cond"), lb, CONC_FOREVER);
   CHECK_EQ(conc_join(&c.task, 0.1), -ETIMEDOUT);
-  CHECK_EQ(conc_cond_notify_all(cond), 0); /* without the lock */
-  CHECK_EQ(result(&c), 0);
+  WAKES(&c, CHECK_EQ(conc_cond_notify_all(cond), 0)); /* without the lock */
   begin(&c, wait_cond, conc_manager_cond(&b, "cond"), lb, CONC_FOREVER);
   CHECK_EQ(conc_join(&c.task, 0.1), -ETIMEDOUT);
   cancel(&c);

@@ -319,10 +319,11 @@ TEST_EACH(a_close_wakes) {
 }
 
 /* An event that is set, and cleared at once, has let its waiters go. */
+static unsigned woken;
 static void *set_and_clear(void *arg) {
   conc_event *e = (conc_event *)arg;
   conc_sleep(0.005);
-  for (int i = 0; i < 200; i++) {
+  while (!LOAD(woken)) {
     conc_event_set(e);
     conc_event_clear(e);
     conc_sleep(0.0005); /* for one that came late */
@@ -335,8 +336,10 @@ TEST_EACH(an_event_that_was_set_for_a_moment_wakes) {
   conc_case c[1];
   memset(&e, 0, sizeof e);
   c[0] = event_case(&e);
+  STORE(woken, 0u);
   begin(&t, set_and_clear, &e);
   CHECK_EQ(conc_select(c, 1, 20), 0);
+  STORE(woken, 1u);
   end(&t);
 }
 

@@ -198,6 +198,7 @@ TEST_FN void test_free(void *block) {
 
 __attribute__((noreturn)) TEST_FN void test_child(const test_case *t) {
   static int before[4096]; /* the descriptors that are watched */
+  double late;
   setpgid(0, 0);           /* the parent kills what a test leaves behind */
   signal(SIGINT, SIG_DFL); /* which a shell ignores for a job in background */
   signal(SIGQUIT, SIG_DFL);
@@ -207,18 +208,21 @@ __attribute__((noreturn)) TEST_FN void test_child(const test_case *t) {
   alarm((unsigned)(40 * test_slow())); /* and elsewhere */
   for (int fd = 0; fd < 4096; fd++) before[fd] = fcntl(fd, F_GETFD);
   t->run();
-  for (int fd = 0; fd < 4096; fd++) {
-    /* Detached threads that end now may have one open for a moment: malloc's. */
-    int tries = 0;
+  /* Detached threads that end now may have a descriptor for a moment, that of
+     malloc, and memory that they are about to free. */
+  late = test_now() + 2 * test_slow();
+  for (int fd = 0; fd < 4096; fd++)
     while ((fcntl(fd, F_GETFD) == -1) != (before[fd] == -1)) {
-      if (++tries > 20)
+      if (test_now() > late)
         test_fail(t->file, 0, "descriptor %d opened or closed", fd);
-      usleep(5000);
+      usleep(1000);
     }
-  }
   if (waitpid(-1, NULL, WNOHANG) != -1) test_fail(t->file, 0, "child left");
-  if (__atomic_load_n(&test_blocks, __ATOMIC_ACQUIRE))
-    test_fail(t->file, 0, "%ld allocations left", test_blocks);
+  while (__atomic_load_n(&test_blocks, __ATOMIC_ACQUIRE)) {
+    if (test_now() > late)
+      test_fail(t->file, 0, "%ld allocations left", test_blocks);
+    usleep(1000);
+  }
   exit(0); /* not _exit: LeakSanitizer looks now */
 }
 TEST_FN int test_one(const test_case *t) { /* returns whether it failed */

@@ -49,6 +49,35 @@ static char *trace_text(const char *path, size_t *size) {
   return text;
 }
 
+static bool is_text(const conc_value *event, const char *key) {
+  const conc_value *v = conc_value_get(event, key);
+  return v != NULL && conc_value_type(v) == CONC_STR;
+}
+
+/* What the Trace Event Format demands of an event alone, by its phase. */
+static void check_event(const conc_value *e) {
+  const conc_value *args = conc_value_get(e, "args");
+  int64_t n;
+  double f;
+  CHECK_EQ(conc_value_type(e), CONC_DICT);
+  CHECK(is_text(e, "ph") && strlen(text_of(e, "ph")) == 1);
+  CHECK(strchr("BEsfbeCMi", text_of(e, "ph")[0]) != NULL);
+  CHECK(is_text(e, "name"));
+  CHECK_EQ(conc_value_int(conc_value_get(e, "pid"), &n), 0);
+  CHECK_EQ(conc_value_int(conc_value_get(e, "tid"), &n), 0);
+  CHECK_EQ(conc_value_float(conc_value_get(e, "ts"), &f), 0);
+  if (strchr("sfbe", text_of(e, "ph")[0]) != NULL)
+    CHECK(is_text(e, "id") && is_text(e, "cat"));
+  if (is_phase(e, 'f')) CHECK_STR(text_of(e, "bp"), "e");
+  if (is_phase(e, 'C') || is_phase(e, 'M')) {
+    CHECK(args != NULL && conc_value_type(args) == CONC_DICT);
+    if (is_phase(e, 'M'))
+      CHECK(is_text(args, "name"));
+    else
+      CHECK_EQ(conc_value_int(conc_value_get(args, "messages"), &n), 0);
+  }
+}
+
 /* Checks what is true of every trace, and returns its events. In each row the
    times do not fall, and each end is that of a span: all have one. An arrow's
    two halves stand together, and it does not point back in time. */
@@ -64,12 +93,20 @@ static conc_value *trace_load(const char *path) {
   n = conc_value_size(v);
   for (i = 0; i < n; i++) {
     const conc_value *e = conc_value_item(v, i);
+    check_event(e);
+    if (is_phase(e, 'b')) { /* a span that is no row's, and its end */
+      CHECK(is_phase(conc_value_item(v, i + 1), 'e'));
+      CHECK_STR(text_of(conc_value_item(v, i + 1), "id"), text_of(e, "id"));
+    }
+    if (is_phase(e, 'e')) CHECK(is_phase(conc_value_item(v, i - 1), 'b'));
     CHECK(number_of(e, "pid") == getpid());
     CHECK(number_of(e, "tid") >= 0 && number_of(e, "ts") > 0);
     if (is_phase(e, 's')) {
       const conc_value *f = conc_value_item(v, i + 1);
       CHECK(is_phase(f, 'f'));
       CHECK_STR(text_of(f, "id"), text_of(e, "id"));
+      CHECK_STR(text_of(f, "name"), text_of(e, "name"));
+      CHECK_STR(text_of(f, "cat"), text_of(e, "cat"));
       CHECK(number_of(f, "ts") >= number_of(e, "ts"));
     }
     if (is_phase(e, 'f')) CHECK(is_phase(conc_value_item(v, i - 1), 's'));

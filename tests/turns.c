@@ -140,7 +140,7 @@ static void *beside_the_greedy(void *arg) {
     for (int i = 0; i < 10; i++) {
       double before = conc_now();
       CHECK_EQ(conc_sleep(1e-3), 0);
-      CHECK(conc_now() - before < 2 * test_slow());
+      CHECK(conc_now() - before < 5 * test_slow());
     }
     for (int i = 0; i < 2; i++) {
       CHECK_EQ(conc_cancel(&g[i].task), 0);

@@ -1,7 +1,14 @@
 /* What the benchmarks share: a clock, medians, pinning, children, rows.
  *
- * A row is one line: name, value, unit, and how it compares with peers that
- * the same run measured: "2.10x of Redis" is the value divided by Redis's. */
+ * Every benchmark prints its rows in one way, a line for each contender, with
+ * tabs between these:
+ *
+ *   row SECTION NAME UNIT higher|lower conc|peer|limit CONTENDER SAMPLES
+ *
+ * where the samples, one of each round, have spaces between them, and there is
+ * none if the contender is not here. rows.awk reads that: it works out
+ * medians, quartiles and ratios for table.awk, which prints them, and for
+ * page.awk, which draws them. Whatever else a benchmark prints is a note. */
 #ifndef BENCH_H
 #define BENCH_H
 
@@ -94,31 +101,63 @@ static inline double bench_in_child(double (*measure)(void *), void *arg) {
   return value;
 }
 
+/* --- what the arguments ask for --- */
+
+enum { BENCH_RUNS = 9, BENCH_QUICK = 3, BENCH_MOST = 8 };
+static const char *bench_section = "";
+static const char *bench_filter = ""; /* only rows with this in their names */
+static bool bench_quick;
+static int bench_rounds = BENCH_RUNS; /* of a contest */
+
+/* Reads [--quick] [FILTER], and names the section that all rows belong to. */
+static inline void bench_begin(int argc, char **argv, const char *section) {
+  bench_section = section;
+  for (int i = 1; i < argc; i++)
+    if (strcmp(argv[i], "--quick") == 0) bench_quick = true;
+    else bench_filter = argv[i];
+  if (bench_quick) bench_rounds = BENCH_QUICK;
+  bench_cpus();
+}
+
+static inline bool bench_wanted(const char *row) {
+  return strstr(row, bench_filter) != NULL;
+}
+
+/* Whether rows that take long are left out: in a quick run, unless they are
+   asked for by name. */
+static inline bool bench_hurries(void) {
+  return bench_quick && *bench_filter == 0;
+}
+
 /* --- output --- */
 
-static inline void bench_row(const char *name, double value,
-                             const char *unit) {
-  const char *format =
-      value < 100 ? "  %-50s %10.3g %-8s" : "  %-50s %10.0f %-8s";
-  if (isnan(value)) printf("  %-50s %10s %-8s", name, "not here", "");
-  else printf(format, name, value, unit);
-}
+/* Prints what one contender of a row has shown, in each of several rounds, so
+   that the reader sees how much they differ. A round that is NAN is left out.
+   A contender that is not installed has none.
 
-/* Appends a comparison to the row. */
-static inline void bench_of(double value, double peer, const char *name) {
-  if (!isnan(value) && !isnan(peer) && peer != 0)
-    printf("  %6.2fx of %s", value / peer, name);
-}
-
-static inline void bench_end(void) {
+   A contender whose name begins with "conc" is ours. The first of a row is the
+   one that is compared with the peers. A name that begins with "limit: " is of
+   no peer: it does less, so nothing can be had for less. All others are peers.
+   What is counted in a second is better when it is more. All else is time or
+   memory, of which less is better. */
+static inline void bench_print(const char *row, const char *unit,
+                               const char *who, const double *samples,
+                               size_t n) {
+  size_t size = strlen(unit);
+  bool more = size >= 2 && strcmp(unit + size - 2, "/s") == 0;
+  bool limit = strncmp(who, "limit: ", 7) == 0;
+  const char *role = strncmp(who, "conc", 4) == 0 ? "conc"
+                     : limit                      ? "limit"
+                                                  : "peer";
+  printf("row\t%s\t%s\t%s\t%s\t%s\t%s\t", bench_section, row, unit,
+         more ? "higher" : "lower", role, limit ? who + 7 : who);
+  for (size_t i = 0; i < n; i++)
+    if (!isnan(samples[i])) printf("%.6g ", samples[i]);
   putchar('\n');
   fflush(stdout);
 }
 
 /* --- contenders --- */
-
-enum { BENCH_RUNS = 9, BENCH_MOST = 6 };
-static const char *bench_filter = ""; /* only rows with this in their names */
 
 typedef struct bench_contender {
   const char *name;
@@ -126,22 +165,16 @@ typedef struct bench_contender {
 } bench_contender;
 
 /* Measures the contenders in rounds, so that a drift of the machine meets all
-   of them; every median is compared with those before it. */
+   of them. */
 static inline void bench_contest(const char *row, const char *unit,
                                  const bench_contender *c, int n) {
-  double runs[BENCH_MOST][BENCH_RUNS], median[BENCH_MOST];
-  char name[80];
-  if (strstr(row, bench_filter) == NULL) return;
-  for (int r = 0; r < BENCH_RUNS; r++)
+  double runs[BENCH_MOST][BENCH_RUNS];
+  if (!bench_wanted(row)) return;
+  for (int r = 0; r < bench_rounds; r++)
     for (int i = 0; i < n; i++)
       runs[i][r] = c[i].measure == NULL ? NAN : c[i].measure();
-  for (int i = 0; i < n; i++) {
-    median[i] = bench_median(runs[i], BENCH_RUNS);
-    snprintf(name, sizeof name, "%s: %s", row, c[i].name);
-    bench_row(name, median[i], unit);
-    for (int k = 0; k < i; k++) bench_of(median[i], median[k], c[k].name);
-    bench_end();
-  }
+  for (int i = 0; i < n; i++)
+    bench_print(row, unit, c[i].name, runs[i], (size_t)bench_rounds);
 }
 
 /* ROW("lock, alone", "ns", {"pthread", pthread_alone}, ...); */

@@ -39,7 +39,7 @@ typedef struct cost_size {
   conc_value *a, *b;
   size_t written; /* bytes of its text */
   size_t bytes;   /* of one step */
-  double best;
+  double best, runs[RUNS];
 } cost_size;
 
 static void size_begin(cost_size *s, const cost_case *c, size_t n) {
@@ -91,6 +91,7 @@ static void measure(cost_size *s, const cost_case *c, int step) {
     double took;
     k = run % 2;
     took = size_run(&s[k], c, step);
+    s[k].runs[run / 2] = took;
     if (!(took >= s[k].best)) s[k].best = took;
   }
 }
@@ -99,7 +100,7 @@ static void measure(cost_size *s, const cost_case *c, int step) {
    by another codec than JSON, which has no sets, for one. */
 static int step_row(cost_size *s, const cost_case *c, int step) {
   char name[100];
-  double growth = 0, each = 0, most = 2.2;
+  double growth = 0, most = 2.2;
   int i;
   for (i = 0; i < TRIES && !(i > 0 && growth <= most); i++) {
     double now;
@@ -115,23 +116,24 @@ static int step_row(cost_size *s, const cost_case *c, int step) {
     now = pow(s[1].best / s[0].best,
               1 / log2((double)s[1].bytes / (double)s[0].bytes));
     if (i == 0 || now < growth) growth = now;
-    each = s[1].best / (double)s[1].bytes * 1e9;
-    most = each < 1 ? 3 : 2.2;
+    most = s[1].best / (double)s[1].bytes * 1e9 < 1 ? 3 : 2.2;
   }
   snprintf(name, sizeof name, "%s: %s", c->name, cost_steps[step]);
-  bench_row(name, each, "ns");
-  printf("  x %.2f%s", growth, growth > most ? "  MORE THAN LINEAR" : "");
-  bench_end();
+  /* The samples of a row are those of 8n. */
+  for (i = 0; i < RUNS; i++) s[1].runs[i] *= 1e9 / (double)s[1].bytes;
+  bench_print(name, "ns/byte", "conc", s[1].runs, RUNS);
+  snprintf(name, sizeof name, "%s: %s, growth", c->name, cost_steps[step]);
+  bench_print(name, "times", "conc", &growth, 1);
+  if (growth > most)
+    printf("  %s: x %.2f for twice the bytes: MORE THAN LINEAR\n", name, growth);
   return growth > most;
 }
 
 int main(int argc, char **argv) {
-  const char *filter = "";
   size_t n = 1 << 16;
   int i, step, dear = 0;
-  for (i = 1; i < argc; i++)
-    if (strcmp(argv[i], "--quick") == 0) n = 1 << 14;
-    else filter = argv[i];
+  bench_begin(argc, argv, "What hostile values cost");
+  if (bench_quick) n = 1 << 14;
   /* The system's pages are not what is measured. */
   mallopt(M_MMAP_THRESHOLD, 1 << 30);
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
@@ -141,7 +143,7 @@ int main(int argc, char **argv) {
   for (i = 0; i < COST_CASES; i++) {
     const cost_case *c = &cost_cases[i];
     cost_size s[2];
-    if (strstr(c->name, filter) == NULL) continue;
+    if (!bench_wanted(c->name)) continue;
     size_begin(&s[0], c, n);
     size_begin(&s[1], c, n * TIMES);
     for (step = 0; step < COST_STEPS && s[1].a != NULL; step++)

@@ -4,8 +4,8 @@
  *
  * Messages of 64 bytes over loopback, each connection has one on its way; the
  * server on one CPU, the load generator on another. The contenders take turns
- * in short rounds; a row is the median of its rounds, and is compared with
- * bare epoll (the limit: level-triggered, reads when told to).
+ * in short rounds. The limit is bare epoll, level-triggered, that reads when
+ * told to.
  *
  *   requests   n connections: requests/s; and the time that the server's CPU
  *              took for each, which counts if the load generator is the limit
@@ -14,7 +14,7 @@
  *              that say nothing, and have spoken once; without the kernel's
  *
  * Peers that are not installed are "not here": libuv1-dev (-DNO_UV), libev-dev
- * (-DNO_EV), golang, python3 ($PYTHON names another).
+ * (-DNO_EV), golang (echo.go), python3 ($PYTHON names another).
  */
 #define CONC_IMPLEMENTATION
 #include "../../conc.h"
@@ -29,12 +29,8 @@
 #include <ev.h>
 #endif
 
-enum { MESSAGE = 64, ROUNDS_MOST = 9, IDLE = 10000 };
-static int rounds = 5;
-static double span = 0.4; /* seconds of one measurement */
-static const char *filter = "";
-
-static bool wanted(const char *name) { return strstr(name, filter) != NULL; }
+enum { MESSAGE = 64, IDLE = 10000 };
+static double span = 0.3; /* seconds of one measurement */
 
 static void fail(const char *what) {
   perror(what);
@@ -175,53 +171,11 @@ static void as_three(int listener) {
   else dup2(listener, 3);
 }
 
-static char go_folder[] = "/tmp/conc-echo-XXXXXX";
-static bool have_go;
-
-static void build_go(void) {
-  char text[400];
-  FILE *f;
-  if (mkdtemp(go_folder) == NULL) return;
-  snprintf(text, sizeof text, "%s/echo.go", go_folder);
-  f = fopen(text, "w");
-  if (f == NULL) return;
-  fputs("package main\n"
-        "import (\"net\"; \"os\"; \"runtime\")\n"
-        "func main() {\n"
-        "  runtime.GOMAXPROCS(1)\n"
-        "  l, err := net.FileListener(os.NewFile(3, \"\"))\n"
-        "  if err != nil { panic(err) }\n"
-        "  for {\n"
-        "    c, err := l.Accept()\n"
-        "    if err != nil { continue }\n"
-        "    go func() {\n"
-        "      b := make([]byte, 1024)\n"
-        "      for {\n"
-        "        n, err := c.Read(b)\n"
-        "        if err == nil { _, err = c.Write(b[:n]) }\n"
-        "        if err != nil { c.Close(); return }\n"
-        "      }\n"
-        "    }()\n"
-        "  }\n"
-        "}\n", f);
-  fclose(f);
-  snprintf(text, sizeof text,
-           "cd %s && GOCACHE=$PWD GOFLAGS= GO111MODULE=off go build -o echo "
-           "echo.go >/dev/null 2>&1", go_folder);
-  have_go = system(text) == 0;
-}
-
-static void remove_go(void) {
-  char text[100];
-  snprintf(text, sizeof text, "rm -rf %s", go_folder);
-  if (system(text) != 0) puts("  (temporary files remain)");
-}
+static char go_path[4096]; /* echo.go, if run.sh has built it */
 
 static void serve_go(int listener) {
-  char path[100];
-  snprintf(path, sizeof path, "%s/echo", go_folder);
   as_three(listener);
-  execl(path, path, (char *)NULL);
+  execl(go_path, go_path, (char *)NULL);
 }
 
 static void serve_asyncio(int listener) {
@@ -245,7 +199,7 @@ typedef struct server {
   void (*serve)(int listener);
   pid_t pid;
   struct sockaddr_in address;
-  double runs[ROUNDS_MOST], cpu[ROUNDS_MOST];
+  double runs[BENCH_RUNS], cpu[BENCH_RUNS], bytes[BENCH_RUNS];
 } server;
 
 static void start_server(server *s) {
@@ -373,7 +327,7 @@ static double idle_bytes(const server *s) {
 /* --- rows --- */
 
 static server servers[] = {
-    {.name = "bare epoll", .serve = serve_epoll},
+    {.name = "limit: bare epoll", .serve = serve_epoll},
     {.name = "libev", .serve = serve_ev},
     {.name = "libuv", .serve = serve_uv},
     {.name = "Go", .serve = serve_go},
@@ -381,72 +335,72 @@ static server servers[] = {
     {.name = "conc", .serve = serve_conc}};
 enum { SERVERS = sizeof servers / sizeof *servers };
 
-static void rows_of_requests(int n) {
-  char name[80];
-  double first = NAN;
-  snprintf(name, sizeof name, "requests, %d connections", n);
-  if (!wanted(name)) return;
-  for (int r = 0; r < rounds; r++)
-    for (int i = 0; i < SERVERS; i++)
-      servers[i].runs[r] = servers[i].serve ? requests(&servers[i], n,
-                                                       &servers[i].cpu[r])
-                                            : NAN;
-  for (int i = 0; i < SERVERS; i++) {
-    double median = bench_median(servers[i].runs, (size_t)rounds);
-    snprintf(name, sizeof name, "requests, %d connections: %s", n,
-             servers[i].name);
-    bench_row(name, median, "/s");
-    if (!isnan(median))
-      printf(" %6.2f us",
-             bench_median(servers[i].cpu, (size_t)rounds) * 1e6);
-    if (i == 0) first = median;
-    else bench_of(median, first, servers[0].name);
-    bench_end();
-  }
+/* Rounds of a server; none if it is not here. */
+static size_t rounds_of(const server *s) {
+  return s->serve != NULL ? (size_t)bench_rounds : 0;
 }
 
+static void rows_of_requests(int n) {
+  char name[80];
+  snprintf(name, sizeof name, "requests, %d connections", n);
+  if (!bench_wanted(name)) return;
+  for (int r = 0; r < bench_rounds; r++)
+    for (int i = 0; i < SERVERS; i++)
+      if (servers[i].serve != NULL) {
+        servers[i].runs[r] = requests(&servers[i], n, &servers[i].cpu[r]);
+        servers[i].cpu[r] *= 1e6;
+      }
+  for (int i = 0; i < SERVERS; i++)
+    bench_print(name, "/s", servers[i].name, servers[i].runs,
+                rounds_of(&servers[i]));
+  snprintf(name, sizeof name, "server's CPU for one, %d connections", n);
+  for (int i = 0; i < SERVERS; i++)
+    bench_print(name, "us", servers[i].name, servers[i].cpu,
+                rounds_of(&servers[i]));
+}
+
+/* A server keeps what it once had, so each round has one of its own. */
 static void rows_of_memory(void) {
   struct rlimit limit;
   char name[80];
-  if (!wanted("memory")) return;
+  snprintf(name, sizeof name, "memory, %d idle, each", IDLE);
+  if (!bench_wanted(name) || bench_hurries()) return;
   getrlimit(RLIMIT_NOFILE, &limit);
   if (limit.rlim_cur < IDLE + 100) {
     puts("  memory: not here, it wants more descriptors");
     return;
   }
-  for (int i = 0; i < SERVERS; i++) {
-    snprintf(name, sizeof name, "memory, %d idle: %s", IDLE, servers[i].name);
-    bench_row(name, servers[i].serve ? idle_bytes(&servers[i]) : NAN, "bytes");
-    bench_end();
-  }
+  for (int r = 0; r < bench_rounds; r++)
+    for (int i = 0; i < SERVERS; i++) {
+      if (servers[i].serve == NULL) continue;
+      stop_server(&servers[i]);
+      start_server(&servers[i]);
+      servers[i].bytes[r] = idle_bytes(&servers[i]);
+    }
+  for (int i = 0; i < SERVERS; i++)
+    bench_print(name, "bytes", servers[i].name, servers[i].bytes,
+                rounds_of(&servers[i]));
 }
 
 int main(int argc, char **argv) {
   struct rlimit limit;
-  for (int i = 1; i < argc; i++)
-    if (strcmp(argv[i], "--quick") == 0) {
-      rounds = 3;
-      span = 0.15;
-    } else {
-      filter = argv[i];
-    }
+  bench_begin(argc, argv, "TCP echo, 64 bytes");
+  bench_rounds = bench_quick ? BENCH_QUICK : 5; /* there are six contenders */
+  if (bench_quick) span = 0.1;
   getrlimit(RLIMIT_NOFILE, &limit);
   limit.rlim_cur = limit.rlim_max;
   setrlimit(RLIMIT_NOFILE, &limit);
-  bench_cpus();
-  build_go();
-  if (!have_go)
+  snprintf(go_path, sizeof go_path, "%s_go", argv[0]);
+  if (access(go_path, X_OK) != 0)
     for (int i = 0; i < SERVERS; i++)
       if (servers[i].serve == serve_go) servers[i].serve = NULL;
   for (int i = 0; i < SERVERS; i++)
     if (servers[i].serve != NULL) start_server(&servers[i]);
   bench_pin(1);
-  puts("TCP echo, 64 bytes");
   rows_of_requests(100);
   rows_of_requests(1000);
   rows_of_memory();
   for (int i = 0; i < SERVERS; i++)
     if (servers[i].serve != NULL) stop_server(&servers[i]);
-  remove_go();
   return 0;
 }

@@ -2,8 +2,8 @@
  *
  *   journal [--quick] [FILTER]      only rows whose name contains FILTER
  *
- * Peers, in the same run: the bare system calls, which are the limit of one
- * that has nobody to share with.
+ * The limit, in the same run: the bare system calls of one that has nobody to
+ * share with.
  *
  *   read       open a journal of a million messages, of which none is done, or
  *              each has come back once, or nine in ten are done
@@ -80,11 +80,13 @@ static double read_seconds(void *arg) {
 }
 
 static void read_row(const char *row, size_t size, int what) {
-  if (strstr(row, bench_filter) == NULL) return;
+  double runs[BENCH_RUNS];
+  if (!bench_wanted(row)) return;
   message_size = size;
   what_happened = what;
-  bench_row(row, bench_in_child(read_seconds, NULL), "s");
-  bench_end();
+  for (int r = 0; r < bench_rounds; r++)
+    runs[r] = bench_in_child(read_seconds, NULL);
+  bench_print(row, "s", "conc", runs, (size_t)bench_rounds);
 }
 
 /* --- put --- */
@@ -163,51 +165,38 @@ static double bare_per_second(void *arg) {
   return n / (bench_now() - began);
 }
 
-static double median_of(double (*measure)(void *)) {
-  double runs[3];
-  for (int i = 0; i < 3; i++) runs[i] = bench_in_child(measure, NULL);
-  return bench_median(runs, 3);
-}
+static double own_puts(void) { return bench_in_child(puts_per_second, NULL); }
+static double bare_calls(void) { return bench_in_child(bare_per_second, NULL); }
 
-static void put_rows(const char *how, double sync, double bare) {
+static void put_rows(const char *how, double sync) {
   static const int tasks[] = {1, 16, 1000};
   char name[80];
   for (int i = 0; i < 3; i++) {
-    double value;
     put_sync = sync;
+    disk_waits = sync <= 0;
     put_tasks = tasks[i];
     put_coroutines = tasks[i] > 16;
     snprintf(name, sizeof name, "put, %s: %d %s", how, tasks[i],
              put_coroutines ? "coroutines" : "threads");
-    if (strstr(name, bench_filter) == NULL) continue;
-    value = median_of(puts_per_second);
-    bench_row(name, value, "puts/s");
-    bench_of(value, bare, "the bare calls");
-    bench_end();
+    ROW(name, "puts/s", {"conc", own_puts},
+        {disk_waits ? "limit: write() and fdatasync() by one"
+                    : "limit: write() by one",
+         bare_calls});
   }
 }
 
 int main(int argc, char **argv) {
-  double waits, never;
-  for (int i = 1; i < argc; i++)
-    if (strcmp(argv[i], "--quick") == 0) messages = 100000, seconds = 0.1;
-    else bench_filter = argv[i];
+  bench_begin(argc, argv, "Journal");
+  bench_rounds = bench_quick ? BENCH_QUICK : 5;
+  if (bench_quick) messages = 100000, seconds = 0.1;
   snprintf(path, sizeof path, "conc-bench-journal-%d", (int)getpid());
   printf("journal, in this directory, %zu messages\n", messages);
   read_row("read: 20 bytes each", 20, PUT_ONLY);
   read_row("read: 200 bytes each", 200, PUT_ONLY);
   read_row("read: 20 bytes each, each has come back", 20, RETURNED);
   read_row("read: 20 bytes each, nine in ten are done", 20, DONE);
-  disk_waits = true;
-  waits = median_of(bare_per_second);
-  bench_row("disk: write() and fdatasync()", waits, "calls/s");
-  bench_end();
-  disk_waits = false;
-  never = median_of(bare_per_second);
-  bench_row("disk: write()", never, "calls/s");
-  bench_end();
-  put_rows("always", 0, waits);
-  put_rows("every second", 1, never);
-  put_rows("never", CONC_FOREVER, never);
+  put_rows("always", 0);
+  put_rows("every second", 1);
+  put_rows("never", CONC_FOREVER);
   return 0;
 }

@@ -28,7 +28,7 @@
 #include "network_peers.h"
 #include <sys/stat.h>
 
-enum { CLIENTS_MOST = 1000, TOGETHER = 100, RUNS = 3, SIZE = 200 };
+enum { CLIENTS_MOST = 1000, TOGETHER = 100, SIZE = 200 };
 enum { PUTTING, GETTING, ENDING };
 static double seconds = 0.3; /* of each measurement */
 static char folder[80], path[100];
@@ -468,7 +468,7 @@ static size_t resident(pid_t pid) {
   return (size_t)pages * (size_t)sysconf(_SC_PAGESIZE);
 }
 
-static size_t memory_messages = 1000000;
+static size_t memory_messages;
 static double memory_of(void *arg) {
   peer *p = (peer *)arg;
   double value = NAN;
@@ -494,36 +494,29 @@ static double memory_of(void *arg) {
 
 static peer peers[] = {{"beanstalkd", BEANS, 0, 0, false, ""},
                        {"Redis", REDIS, 0, 0, false, ""},
-                       {"a bare client", CONC, 0, 0, false, ""},
-                       {"conc's client", CONC, 0, 0, false, ""}};
+                       {"conc, a bare client", CONC, 0, 0, false, ""},
+                       {"conc, its own client", CONC, 0, 0, false, ""}};
 enum { CONTENDERS = sizeof peers / sizeof *peers };
 
 /* The contenders take turns, so that a drift of the machine meets all. */
 static void row(const char *how) {
-  double values[CONTENDERS][RUNS], median[CONTENDERS], runs[RUNS];
-  char what[40], name[100];
-  snprintf(what, sizeof what, together > 1 ? "%d client%s, pipelined"
-                                           : "%d client%s",
-           clients, clients > 1 ? "s" : "");
-  snprintf(name, sizeof name, "%s: %s", how, what);
-  if (strstr(name, bench_filter) == NULL) return;
-  for (int r = 0; r < RUNS; r++)
+  double values[CONTENDERS + 1][BENCH_RUNS];
+  char name[100];
+  size_t n = (size_t)bench_rounds;
+  snprintf(name, sizeof name, "%s: %d client%s%s", how, clients,
+           clients > 1 ? "s" : "", together > 1 ? ", pipelined" : "");
+  if (!bench_wanted(name)) return;
+  for (size_t r = 0; r < n; r++) {
     for (int i = 0; i < CONTENDERS; i++)
       values[i][r] = bench_in_child(
           i + 1 == CONTENDERS ? ours_far : bare_far, &peers[i]);
-  for (int i = 0; i < CONTENDERS; i++) {
-    median[i] = bench_median(values[i], RUNS);
-    snprintf(name, sizeof name, "%s: %s: %s", how, what, peers[i].name);
-    bench_row(name, median[i], "rounds/s");
-    for (int k = 0; k < 2 && i >= 2; k++)
-      bench_of(median[i], median[k], peers[k].name);
-    bench_end();
+    values[CONTENDERS][r] =
+        clients > 16 ? NAN : bench_in_child(ours_near, NULL);
   }
-  if (clients > 16) return;
-  for (int r = 0; r < RUNS; r++) runs[r] = bench_in_child(ours_near, NULL);
-  snprintf(name, sizeof name, "%s: %s: no network", how, what);
-  bench_row(name, bench_median(runs, RUNS), "rounds/s");
-  bench_end();
+  for (int i = 0; i < CONTENDERS; i++)
+    bench_print(name, "rounds/s", peers[i].name, values[i], n);
+  if (clients <= 16)
+    bench_print(name, "rounds/s", "conc, no network", values[CONTENDERS], n);
 }
 
 static void rows(const char *how, bool kept, double sync, const char *beans,
@@ -542,23 +535,23 @@ static void rows(const char *how, bool kept, double sync, const char *beans,
 }
 
 static void memory_rows(void) {
-  char name[80];
+  double values[3][BENCH_RUNS];
   journal = beans_log = redis_log = NULL;
   journal_sync = 0;
-  for (int i = 0; i < 3; i++) {
-    snprintf(name, sizeof name, "memory: %s",
-             peers[i].speaks == CONC ? "conc" : peers[i].name);
-    if (strstr(name, bench_filter) == NULL) continue;
-    bench_row(name, bench_in_child(memory_of, &peers[i]), "bytes");
-    bench_end();
-  }
+  if (!bench_wanted("memory of a leased message")) return;
+  for (int r = 0; r < bench_rounds; r++)
+    for (int i = 0; i < 3; i++)
+      values[i][r] = bench_in_child(memory_of, &peers[i]);
+  for (int i = 0; i < 3; i++)
+    bench_print("memory of a leased message", "bytes", peers[i].name,
+                values[i], (size_t)bench_rounds);
 }
 
 int main(int argc, char **argv) {
-  for (int i = 1; i < argc; i++)
-    if (strcmp(argv[i], "--quick") == 0)
-      seconds = 0.1, memory_messages = 100000;
-    else bench_filter = argv[i];
+  bench_begin(argc, argv, "Leases");
+  bench_rounds = bench_quick ? BENCH_QUICK : 5;
+  if (bench_quick) seconds = 0.1;
+  memory_messages = bench_quick ? 100000 : 300000;
   signal(SIGPIPE, SIG_IGN);
   snprintf(folder, sizeof folder, "conc-bench-leases-%d", (int)getpid());
   snprintf(path, sizeof path, "%s/journal", folder);

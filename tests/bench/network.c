@@ -4,10 +4,9 @@
  *   network [--quick] [FILTER]      only rows whose name contains FILTER
  *
  * TCP over loopback; the server on one CPU and all clients on another, or,
- * where a row says so, both on one. The contenders take turns in short rounds;
- * a row is the median of its rounds, and is compared with the bare echo (the
- * limit: the same message sizes, no queue, no protocol) and with Redis
- * (redis-server, LPUSH and RPOP; BRPOP where a client waits).
+ * where a row says so, both on one. The contenders take turns in short rounds.
+ * The limit is a bare echo: the same message sizes, no queue, no protocol. Of
+ * Redis it is LPUSH and RPOP, and BRPOP where a client waits.
  *
  *   one client       put and get in turn, each awaited: pairs/s
  *   pipelined        100 puts awaited together, then 100 gets: pairs/s; with
@@ -20,9 +19,6 @@
  *   sessions         connect, authenticate, put, get, close: a second
  *   memory           the server's resident bytes a connection
  *   idle             the server's CPU time while its clients say nothing
- *
- * At the end there is a table of all of it: conc.h, the peers, and how many
- * times conc.h is as good as Redis, whether more or less is better.
  *
  * Peers that are not installed are "not here", and a line says so:
  * redis-server and libhiredis-dev (-DNO_HIREDIS), beanstalkd, python3 ($PYTHON
@@ -39,20 +35,15 @@
 #include <hiredis/hiredis.h>
 #endif
 
-enum { ROUNDS_MOST = 9, CROWD = 1000 };
-static int rounds = 5;
+enum { CROWD = 1000 };
 static double span = 0.25; /* seconds of one measurement */
-static bool quick;
-static const char *filter = "";
 
-static peer peers[] = {{"bare echo", ECHO, 0, 0, false, ""},
-                       {"bare echo that spins", SPIN, 0, 0, false, ""},
+static peer peers[] = {{"limit: bare echo", ECHO, 0, 0, false, ""},
+                       {"limit: bare echo that spins", SPIN, 0, 0, false, ""},
                        {"Redis", REDIS, 0, 0, false, ""},
                        {"beanstalkd", BEANS, 0, 0, false, ""},
                        {"Python", PYTHON, 0, 0, false, ""},
                        {"conc", CONC, 0, 0, false, ""}};
-
-static bool wanted(const char *name) { return strstr(name, filter) != NULL; }
 
 static void start_peers(const char *which, int cpu) {
   for (protocol k = ECHO; k <= CONC; k++)
@@ -63,56 +54,6 @@ static void stop_peers(void) {
   for (protocol k = ECHO; k <= CONC; k++) stop_server(&peers[k]);
 }
 
-/* --- the table ----------------------------------------------------------- */
-
-typedef struct table_row {
-  char name[56];
-  const char *unit;
-  bool less; /* is better */
-  double values[CONC + 1];
-} table_row;
-
-static table_row table[64];
-static size_t table_rows;
-
-/* Enters a value into the row of this name. */
-static void note(const char *name, const char *unit, bool less, protocol who,
-                 double value) {
-  table_row *r = table;
-  while (r < table + table_rows && strcmp(r->name, name) != 0) r++;
-  if (r == table + table_rows) {
-    if (++table_rows > sizeof table / sizeof *table) abort();
-    snprintf(r->name, sizeof r->name, "%s", name);
-    r->unit = unit;
-    r->less = less;
-    for (protocol k = ECHO; k <= CONC; k++) r->values[k] = NAN;
-  }
-  r->values[who] = value;
-}
-
-static void print_cell(double value) {
-  if (isnan(value)) printf(" %10s", "-");
-  else printf(value < 100 ? " %10.3g" : " %10.0f", value);
-}
-
-static void print_table(void) {
-  static const protocol order[] = {CONC, REDIS, BEANS, PYTHON, ECHO};
-  if (table_rows == 0) return;
-  printf("\n%-46s %10s %10s %10s %10s %10s  %s\n", "Table", "conc", "Redis",
-         "beanstalkd", "Python", "bare echo", "conc/Redis");
-  for (size_t i = 0; i < table_rows; i++) {
-    const table_row *r = &table[i];
-    double conc = r->values[CONC], redis = r->values[REDIS];
-    int width = printf("%s, %s", r->name, r->unit);
-    printf("%*s", width < 46 ? 46 - width : 0, "");
-    for (size_t k = 0; k < sizeof order / sizeof *order; k++)
-      print_cell(r->values[order[k]]);
-    if (isnan(conc) || isnan(redis) || (r->less && conc <= 0))
-      printf("           -\n");
-    else printf("     %6.2fx\n", r->less ? redis / conc : conc / redis);
-  }
-}
-
 /* --- contenders ---------------------------------------------------------- */
 
 typedef struct contender {
@@ -121,7 +62,7 @@ typedef struct contender {
   peer *p;
   load *l;
   python_client *python;
-  double runs[ROUNDS_MOST], median;
+  double runs[BENCH_RUNS];
 } contender;
 
 static contender who(const char *name, double (*measure)(contender *), peer *p,
@@ -135,39 +76,34 @@ static contender who(const char *name, double (*measure)(contender *), peer *p,
   return c;
 }
 
-/* Whether what is measured of a peer stands for it in the table. */
-static bool is_noted(const contender *c) {
-  return strcmp(c->name, c->p->name) == 0 ||
-         strcmp(c->name, "conc with a conc client") == 0;
-}
-
-/* The row's medians, compared with the contenders called "bare echo" and
-   "Redis". */
-static void print_rows(const char *row, const char *unit, contender *c,
-                       int n) {
-  char name[128];
-  for (int i = 0; i < n; i++) {
-    if (c[i].measure == NULL) continue;
-    if (is_noted(&c[i]))
-      note(row, unit, strcmp(unit, "us") == 0, c[i].p->speaks, c[i].median);
-    snprintf(name, sizeof name, "%s: %s", row, c[i].name);
-    bench_row(name, c[i].median, unit);
-    for (int k = 0; k < n; k++)
-      if (k != i && (strcmp(c[k].name, "bare echo") == 0 ||
-                     strcmp(c[k].name, "Redis") == 0))
-        bench_of(c[i].median, c[k].median, c[k].name);
-    bench_end();
-  }
-}
-
 /* Contenders without a way to measure them do not take part. */
 static void compare(const char *row, const char *unit, contender *c, int n) {
-  for (int r = 0; r < rounds; r++)
+  for (int r = 0; r < bench_rounds; r++)
     for (int i = 0; i < n; i++)
       if (c[i].measure != NULL) c[i].runs[r] = c[i].measure(&c[i]);
   for (int i = 0; i < n; i++)
-    c[i].median = bench_median(c[i].runs, (size_t)rounds);
-  print_rows(row, unit, c, n);
+    if (c[i].measure != NULL)
+      bench_print(row, unit, c[i].name, c[i].runs, (size_t)bench_rounds);
+}
+
+/* The same for the four queues, of which measure() says how one does. Several
+   values at once, a row each. */
+enum { VALUES_MOST = 3, QUEUES = 4 };
+static const protocol queue_peers[QUEUES] = {CONC, REDIS, BEANS, PYTHON};
+
+static void compare_queues(const char *const *rows, const char *const *units,
+                           int values, void (*measure)(peer *, double *)) {
+  double all[VALUES_MOST][QUEUES][BENCH_RUNS], once[VALUES_MOST];
+  for (int r = 0; r < bench_rounds; r++)
+    for (int i = 0; i < QUEUES; i++) {
+      for (int v = 0; v < values; v++) once[v] = NAN;
+      measure(&peers[queue_peers[i]], once);
+      for (int v = 0; v < values; v++) all[v][i][r] = once[v];
+    }
+  for (int v = 0; v < values; v++)
+    for (int i = 0; i < QUEUES; i++)
+      bench_print(rows[v], units[v], peers[queue_peers[i]].name, all[v][i],
+                  (size_t)bench_rounds);
 }
 
 /* --- one client, one call at a time -------------------------------------- */
@@ -294,23 +230,23 @@ static void rows_of_one_client(const char *row, int cpu, bool late) {
   peer *echo = &peers[ECHO], *redis = &peers[REDIS], *python = &peers[PYTHON];
   peer *conc = &peers[CONC];
   python_client to_python, to_conc;
-  if (!wanted(row)) return;
+  if (!bench_wanted(row)) return;
   see_all_cpus = cpu == SERVER_CPU || late;
   start_peers(cpu == SERVER_CPU ? "ESRBPC" : late ? "EC" : "ERBPC", cpu);
   to_python = start_python_client(python);
   to_conc = start_python_client(conc);
   {
     contender c[] = {
-        who("bare echo", one_bare, echo, NULL),
-        who("bare echo that spins", one_bare, &peers[SPIN], NULL),
-        who("Redis", one_hiredis, redis, NULL),
-        who("Python", one_python, python, &to_python),
+        who("conc with a conc client", one_conc, conc, NULL),
         who("conc with a Python client", one_python, conc, &to_conc),
         who("conc with a bare client", one_bare, conc, NULL),
-        who("conc with a conc client", one_conc, conc, NULL),
+        who(peers[ECHO].name, one_bare, echo, NULL),
+        who(peers[SPIN].name, one_bare, &peers[SPIN], NULL),
+        who("Redis", one_hiredis, redis, NULL),
+        who("Python", one_python, python, &to_python),
         who("beanstalkd", one_bare, &peers[BEANS], NULL)};
-    if (cpu != SERVER_CPU) c[1].measure = NULL; /* it is hopeless on one */
-    if (late) c[2].measure = c[3].measure = c[7].measure = NULL;
+    if (cpu != SERVER_CPU) c[4].measure = NULL; /* it is hopeless on one */
+    if (late) c[5].measure = c[6].measure = c[7].measure = NULL;
     compare(row, "pairs/s", c, (int)(sizeof c / sizeof *c));
   }
   stop_python_client(&to_python);
@@ -332,23 +268,27 @@ typedef struct shape {
   size_t connections, depth, item;
 } shape;
 
+/* What the slowest client gets, of what it should. */
 static void print_fairness(const shape *s, const load *l) {
+  char name[80];
+  double share;
   long least = l->conns[0].pairs, sum = 0;
   for (size_t i = 0; i < l->n; i++) {
     sum += l->conns[i].pairs;
     if (l->conns[i].pairs < least) least = l->conns[i].pairs;
   }
-  printf("  %-50s %10.2f of the average\n", "  conc's slowest client",
-         (double)least * (double)s->connections / (double)sum);
+  share = (double)least * (double)s->connections / (double)sum;
+  snprintf(name, sizeof name, "%s, the slowest one's share", s->row);
+  bench_print(name, "of the average", "conc", &share, 1);
 }
 
 /* Redis is driven by the generator here, not by hiredis: it is faster so. */
 static void rows_of_load(const shape *s, bool with_python) {
-  static const protocol order[] = {ECHO, REDIS, CONC, BEANS, PYTHON};
+  static const protocol order[] = {CONC, REDIS, BEANS, ECHO, PYTHON};
   contender c[5];
   load loads[5];
   int n = with_python ? 5 : 4;
-  if (!wanted(s->row)) return;
+  if (!bench_wanted(s->row)) return;
   start_peers(with_python ? "ERBPC" : "ERBC", SERVER_CPU);
   memset(c, 0, sizeof c);
   for (int i = 0; i < n; i++) {
@@ -359,7 +299,7 @@ static void rows_of_load(const shape *s, bool with_python) {
     open_load(&loads[i], c[i].p, s->connections, s->depth, s->item);
   }
   compare(s->row, s->unit, c, n);
-  if (s->depth == 1 && !loads[2].failed) print_fairness(s, &loads[2]);
+  if (s->depth == 1 && !loads[0].failed) print_fairness(s, &loads[0]);
   for (int i = 0; i < n; i++) close_load(&loads[i]);
   stop_peers();
 }
@@ -369,9 +309,9 @@ static void rows_of_load(const shape *s, bool with_python) {
 /* One blocked get, then a put from another connection; p50 from the put to
    the get's answer. For an echo: a message there and back, the same way. */
 static double wake_up(const peer *p, double pause) {
-  enum { TIMES = 400 };
+  enum { TIMES = 100 };
   double took[TIMES];
-  size_t n = 0, times = quick ? 100 : TIMES;
+  size_t n = 0, times = bench_quick ? 30 : TIMES;
   bytes put = {NULL, 0, 0}, get = {NULL, 0, 0};
   conn getter, putter;
   bool ok = open_conn(p, &getter) && open_conn(p, &putter), queue = true;
@@ -403,18 +343,15 @@ static double wake_up_busy(contender *c) { return wake_up(c->p, 25e-6); }
 
 static void rows_of_wake_up(const char *row, int cpu,
                             double (*measure)(contender *)) {
-  contender c[] = {who("bare echo", measure, &peers[ECHO], NULL),
+  contender c[] = {who("conc", measure, &peers[CONC], NULL),
                    who("Redis", measure, &peers[REDIS], NULL),
                    who("beanstalkd", measure, &peers[BEANS], NULL),
                    who("Python", measure, &peers[PYTHON], NULL),
-                   who("conc", measure, &peers[CONC], NULL)};
-  int all = rounds;
-  if (!wanted(row)) return;
-  rounds = 1; /* each is many */
+                   who(peers[ECHO].name, measure, &peers[ECHO], NULL)};
+  if (!bench_wanted(row)) return;
   start_peers("ERBPC", cpu);
   compare(row, "us", c, 5);
   stop_peers();
-  rounds = all;
 }
 
 /* CPU time that a process has used, all threads. */
@@ -475,7 +412,7 @@ static bool put_to_waiters(load *l, conn *putter, int items, waiters *w) {
 /* On a server of its own: Python's would hand items to the dead. */
 static waiters measure_waiters(peer *p, size_t n) {
   waiters w = {0, 0, 0}, none = {NAN, NAN, 0};
-  int items = quick ? 100 : 500;
+  int items = bench_quick ? 100 : 300;
   conn putter;
   load l;
   bool ok;
@@ -495,26 +432,20 @@ static waiters measure_waiters(peer *p, size_t n) {
   return ok ? w : none;
 }
 
+static void values_of_waiters(peer *p, double *values) {
+  waiters one = measure_waiters(p, 1), many = measure_waiters(p, CROWD);
+  values[0] = many.answers;
+  values[1] = many.cpu_us;
+  values[2] = one.cpu_us;
+}
+
 static void rows_of_waiters(void) {
-  static const protocol order[] = {REDIS, BEANS, PYTHON, CONC};
-  char name[128];
-  if (!wanted("waiters")) return;
-  for (int i = 0; i < 4; i++) {
-    peer *p = &peers[order[i]];
-    waiters one = measure_waiters(p, 1), many = measure_waiters(p, CROWD);
-    snprintf(name, sizeof name, "waiters, 1000, answered by one item: %s",
-             p->name);
-    bench_row(name, many.answers, "clients");
-    if (!isnan(many.answers)) printf("  %zu in turn", many.served);
-    bench_end();
-    note("waiters, 1000, server's CPU an item", "us", true, p->speaks,
-         many.cpu_us);
-    snprintf(name, sizeof name, "waiters, 1000, server's CPU an item: %s",
-             p->name);
-    bench_row(name, many.cpu_us, "us");
-    bench_of(many.cpu_us, one.cpu_us, "with one waiter");
-    bench_end();
-  }
+  static const char *const rows[] = {"waiters, 1000, answered by one item",
+                                     "waiters, 1000, server's CPU an item",
+                                     "waiters, one, server's CPU an item"};
+  static const char *const units[] = {"clients", "us", "us"};
+  if (bench_wanted("waiters"))
+    compare_queues(rows, units, 3, values_of_waiters);
 }
 
 /* --- timeouts ------------------------------------------------------------ */
@@ -535,27 +466,25 @@ static size_t collect_lateness(load *l, double *late) {
   return n;
 }
 
-static void rows_of_timeouts(void) {
-  static const protocol order[] = {REDIS, BEANS, PYTHON, CONC};
-  double late[CROWD], half;
-  char name[128];
+static void values_of_timeouts(peer *p, double *values) {
+  double late[CROWD];
+  size_t n = 0;
   load l;
-  if (!wanted("timeouts")) return;
-  for (int i = 0; i < 4; i++) {
-    peer *p = &peers[order[i]];
-    size_t n = 0;
-    start_peer(p, SERVER_CPU);
-    open_load(&l, p, CROWD, 1, 16);
-    if (all_ask(&l, GET_1_SECOND)) n = collect_lateness(&l, late);
-    close_load(&l);
-    stop_server(p);
-    snprintf(name, sizeof name, "timeouts, 1000 of 1 s, late by: %s", p->name);
-    half = bench_percentile(late, n, 0.5);
-    note("timeouts, 1000 of 1 s, late by", "ms", true, p->speaks, half);
-    bench_row(name, half, "ms");
-    if (n > 0) printf("  the last by %.3g ms", late[n - 1]);
-    bench_end();
-  }
+  start_peer(p, SERVER_CPU);
+  open_load(&l, p, CROWD, 1, 16);
+  if (all_ask(&l, GET_1_SECOND)) n = collect_lateness(&l, late);
+  close_load(&l);
+  stop_server(p);
+  values[0] = bench_percentile(late, n, 0.5);
+  values[1] = n > 0 ? late[n - 1] : NAN;
+}
+
+static void rows_of_timeouts(void) {
+  static const char *const rows[] = {"timeouts, 1000 of 1 s, late by",
+                                     "timeouts, 1000 of 1 s, the last is late"};
+  static const char *const units[] = {"ms", "ms"};
+  if (bench_wanted("timeouts"))
+    compare_queues(rows, units, 2, values_of_timeouts);
 }
 
 /* --- sessions ------------------------------------------------------------ */
@@ -608,19 +537,19 @@ static double sessions_conc(contender *c) {
 static void rows_of_sessions(void) {
   peer *redis = &peers[REDIS], *python = &peers[PYTHON], *conc = &peers[CONC];
   python_client to_python, to_conc;
-  if (!wanted("sessions")) return;
+  if (!bench_wanted("sessions")) return;
   start_peers("RBPC", SERVER_CPU);
   to_python = start_python_client(python);
   to_conc = start_python_client(conc);
   {
     contender c[] = {
+        who("conc with a conc client", sessions_conc, conc, NULL),
+        who("conc with a Python client", sessions_python, conc, &to_conc),
+        who("conc with a bare client", sessions_bare, conc, NULL),
         who("Redis", sessions_bare, redis, NULL),
         who("beanstalkd", sessions_bare, &peers[BEANS], NULL),
         who("Python", sessions_python, python, &to_python),
-        who("Python with a bare client", sessions_bare, python, NULL),
-        who("conc with a Python client", sessions_python, conc, &to_conc),
-        who("conc with a bare client", sessions_bare, conc, NULL),
-        who("conc with a conc client", sessions_conc, conc, NULL)};
+        who("Python with a bare client", sessions_bare, python, NULL)};
     compare("sessions", "/s", c, (int)(sizeof c / sizeof *c));
   }
   stop_python_client(&to_python);
@@ -633,26 +562,27 @@ static void rows_of_sessions(void) {
 static void rows_of_python_client(void) {
   static const char *const calls[] = {"connect()", "get_task_queue()",
                                       "put of 60000 bytes"};
-  double own[3], ours[3];
-  python_client c;
+  double own[3][BENCH_RUNS], ours[3][BENCH_RUNS], once[3];
+  size_t n = (size_t)bench_rounds;
+  python_client to_python, to_conc;
   char name[128];
-  if (!wanted("python client")) return;
+  if (!bench_wanted("python client")) return;
   start_peers("PC", SERVER_CPU);
-  c = start_python_client(&peers[PYTHON]);
-  ask_python(&c, "latency", quick ? 3 : 7, own);
-  stop_python_client(&c);
-  c = start_python_client(&peers[CONC]);
-  ask_python(&c, "latency", quick ? 20 : 100, ours);
-  stop_python_client(&c);
+  to_python = start_python_client(&peers[PYTHON]);
+  to_conc = start_python_client(&peers[CONC]);
+  for (size_t r = 0; r < n; r++) {
+    ask_python(&to_conc, "latency", bench_quick ? 10 : 50, once);
+    for (int i = 0; i < 3; i++) ours[i][r] = once[i];
+    ask_python(&to_python, "latency", bench_quick ? 1 : 5, once);
+    for (int i = 0; i < 3; i++) own[i][r] = once[i];
+  }
+  stop_python_client(&to_python);
+  stop_python_client(&to_conc);
   stop_peers();
   for (int i = 0; i < 3; i++) {
-    snprintf(name, sizeof name, "python client, %s: Python", calls[i]);
-    bench_row(name, own[i], "ms");
-    bench_end();
-    snprintf(name, sizeof name, "python client, %s: conc", calls[i]);
-    bench_row(name, ours[i], "ms");
-    bench_of(ours[i], own[i], "Python");
-    bench_end();
+    snprintf(name, sizeof name, "python client, %s", calls[i]);
+    bench_print(name, "ms", "conc", ours[i], n);
+    bench_print(name, "ms", "Python", own[i], n);
   }
 }
 
@@ -669,83 +599,66 @@ static double resident(pid_t pid) {
   return pages * (double)sysconf(_SC_PAGESIZE);
 }
 
-static void print_memory(const peer *p, size_t n, const char *what,
-                         double bytes_of_one) {
-  char name[128];
-  snprintf(name, sizeof name, "memory of connections %s", what);
-  note(name, "KiB", true, p->speaks, bytes_of_one / 1024);
-  snprintf(name, sizeof name, "memory, %zu connections %s: %s", n, what,
-           p->name);
-  bench_row(name, bytes_of_one / 1024, "KiB");
-  bench_end();
+static void values_of_memory(peer *p, double *values) {
+  /* Python has a thread for each; a tenth of them tells as much. */
+  size_t n = bench_quick || p->speaks == PYTHON ? 1000 : 10000;
+  double before;
+  load warm, l;
+  start_peer(p, CLIENT_CPU); /* one CPU: the handshakes take less time */
+  open_load(&warm, p, 10, 1, 16);
+  run_load(&warm, 0.05);
+  close_load(&warm);
+  usleep(50000);
+  before = resident(p->pid);
+  open_load(&l, p, n, 1, 16);
+  /* Redis gives its first buffers back after two seconds. */
+  if (p->speaks == REDIS && p->pid > 0) usleep(bench_quick ? 0 : 3000000);
+  if (!l.failed)
+    values[0] = (resident(p->pid) - before) / (double)n / 1024;
+  if (all_ask(&l, GET_WAIT)) {
+    usleep(500000);
+    values[1] = (resident(p->pid) - before) / (double)n / 1024;
+  }
+  close_load(&l);
+  stop_server(p);
 }
 
 static void rows_of_memory(void) {
-  static const protocol order[] = {REDIS, BEANS, PYTHON, CONC};
-  if (!wanted("memory")) return;
-  for (int i = 0; i < 4; i++) {
-    peer *p = &peers[order[i]];
-    /* Python has a thread for each; a tenth of them tells as much. */
-    size_t n = quick || p->speaks == PYTHON ? 1000 : 10000;
-    double before, idle = NAN, blocked = NAN;
-    load warm, l;
-    start_peer(p, CLIENT_CPU); /* one CPU: the handshakes take less time */
-    open_load(&warm, p, 10, 1, 16);
-    run_load(&warm, 0.05);
-    close_load(&warm);
-    usleep(50000);
-    before = resident(p->pid);
-    open_load(&l, p, n, 1, 16);
-    /* Redis gives its first buffers back after two seconds. */
-    if (p->speaks == REDIS && p->pid > 0) usleep(quick ? 0 : 3000000);
-    if (!l.failed) idle = (resident(p->pid) - before) / (double)n;
-    if (all_ask(&l, GET_WAIT)) {
-      usleep(500000);
-      blocked = (resident(p->pid) - before) / (double)n;
-    }
-    close_load(&l);
-    stop_server(p);
-    print_memory(p, n, "idle", idle);
-    print_memory(p, n, "that wait", blocked);
+  static const char *const rows[] = {"memory of a connection, idle",
+                                     "memory of a connection that waits"};
+  static const char *const units[] = {"KiB", "KiB"};
+  if (bench_wanted("memory")) compare_queues(rows, units, 2, values_of_memory);
+}
+
+static void values_of_idle(peer *p, double *values) {
+  double used = NAN;
+  load l;
+  start_peer(p, SERVER_CPU);
+  open_load(&l, p, 10, 1, 16);
+  if (!isnan(run_load(&l, 0.1))) {
+    usleep(10000);
+    used = cpu_seconds(p->pid);
+    usleep(500000);
+    used = (cpu_seconds(p->pid) - used) / 0.5 * 1e3;
   }
+  close_load(&l);
+  stop_server(p);
+  values[0] = used;
 }
 
 static void rows_of_idle(void) {
-  static const protocol order[] = {REDIS, BEANS, PYTHON, CONC};
-  char name[128];
-  if (!wanted("idle, after traffic")) return;
-  for (int i = 0; i < 4; i++) {
-    peer *p = &peers[order[i]];
-    double used = NAN;
-    load l;
-    start_peer(p, SERVER_CPU);
-    open_load(&l, p, 10, 1, 16);
-    if (!isnan(run_load(&l, 0.1))) {
-      usleep(10000);
-      used = cpu_seconds(p->pid);
-      usleep(500000);
-      used = (cpu_seconds(p->pid) - used) / 0.5 * 1e3;
-    }
-    close_load(&l);
-    stop_server(p);
-    note("idle, after traffic", "ms CPU/s", true, p->speaks, used);
-    snprintf(name, sizeof name, "idle, after traffic: %s", p->name);
-    bench_row(name, used, "ms CPU/s");
-    bench_end();
-  }
+  static const char *const row = "idle, CPU in a second after traffic";
+  static const char *const unit = "ms";
+  if (bench_wanted(row)) compare_queues(&row, &unit, 1, values_of_idle);
 }
 
 /* --- all of it ----------------------------------------------------------- */
 
 static void prepare(int argc, char **argv) {
   struct rlimit files;
-  for (int i = 1; i < argc; i++)
-    if (strcmp(argv[i], "--quick") == 0) quick = true;
-    else filter = argv[i];
-  if (quick) {
-    rounds = 3;
-    span = 0.1;
-  }
+  bench_begin(argc, argv, "Network");
+  bench_rounds = bench_quick ? BENCH_QUICK : 5;
+  if (bench_quick) span = 0.05;
   getrlimit(RLIMIT_NOFILE, &files);
   files.rlim_cur = files.rlim_max; /* ten thousand connections */
   setrlimit(RLIMIT_NOFILE, &files);
@@ -764,22 +677,26 @@ int main(int argc, char **argv) {
   static const shape crowds[] = {{"clients, 10", "pairs/s", 10, 1, 16},
                                  {"clients, 100", "pairs/s", 100, 1, 16},
                                  {"clients, 1000", "pairs/s", 1000, 1, 16}};
-  puts("Network");
   prepare(argc, argv);
   rows_of_one_client("one client, two CPUs", SERVER_CPU, false);
   rows_of_one_client("one client, one CPU", CLIENT_CPU, false);
+  if (bench_hurries()) {
+    rows_of_load(&pipelined[1], false);
+    rows_of_load(&pipelined[3], false);
+    rows_of_load(&crowds[1], false);
+    return 0;
+  }
   rows_of_one_client("one client, one CPU late", CLIENT_CPU, true);
   for (int i = 0; i < 4; i++) rows_of_load(&pipelined[i], false);
   for (int i = 0; i < 3; i++) rows_of_load(&crowds[i], true);
   rows_of_wake_up("wake-up, two CPUs", SERVER_CPU, wake_up_rested);
   rows_of_wake_up("wake-up, one CPU", CLIENT_CPU, wake_up_rested);
   rows_of_wake_up("wake-up, two CPUs, no rest", SERVER_CPU, wake_up_busy);
+  rows_of_sessions();
   rows_of_waiters();
   rows_of_python_client();
   rows_of_timeouts();
-  rows_of_sessions();
   rows_of_memory();
   rows_of_idle();
-  print_table();
   return 0;
 }

@@ -21,8 +21,8 @@
 #include "bench.h"
 
 enum { JOBS = 100000, FIB = 22, FIB_JOBS = 28656 };
-static int runs = 25;
-static const char *filter = "", *self;
+static int tries = 9; /* of each round, of which the best counts */
+static const char *self;
 
 static void *nothing(void *arg) { return arg; }
 static void *add_one(void *arg) {
@@ -156,8 +156,8 @@ static double ask(const char *command) {
 
 static double peer(const char *what, int threads) {
   char command[512];
-  snprintf(command, sizeof command, "%s_peers %s %d 2>/dev/null", self, what,
-           threads);
+  snprintf(command, sizeof command, "%s_peers %s %d %d 2>/dev/null", self, what,
+           threads, tries);
   return ask(command);
 }
 
@@ -178,77 +178,83 @@ static double python(const char *what) {
            "        a = now(); p.apply(add_one, (i,)); t.append(now() - a)\n"
            "      print(sorted(t)[250] * 1e6)\n"
            "    else:\n"
-           "      a = now(); p.map(add_one, range(200000), %s)\n"
-           "      print(200000 / (now() - a))\n"
+           "      n = %d\n"
+           "      a = now(); p.map(add_one, range(n), %s)\n"
+           "      print(n / (now() - a))\n"
            "EOF\n",
-           name ? name : "python3", what, strcmp(what, "each") ? "None" : "1");
+           name ? name : "python3", what, bench_quick ? 5000 : 50000,
+           strcmp(what, "each") ? "None" : "1");
   return ask(command);
 }
 
 /* --- rows ---------------------------------------------------------------- */
 
-static double best(double (*measure)(void), bool highest) {
-  double values[64];
-  for (int i = 0; i < runs; i++) values[i] = measure();
-  qsort(values, (size_t)runs, sizeof *values, bench_compare);
-  return values[highest ? runs - 1 : 0];
+/* What a round of each contender measures. */
+static struct {
+  int kind;
+  size_t workers;
+  double (*measure)(void);
+  bool more; /* is better */
+  const char *what;
+} now;
+
+static double ours(void) {
+  double best = NAN;
+  open_pool(now.kind, now.workers);
+  for (int i = 0; i < tries; i++) {
+    double value = now.measure();
+    if (isnan(best) || (now.more ? value > best : value < best)) best = value;
+  }
+  close_pool();
+  return best;
 }
 
-static bool wanted(const char *name) { return strstr(name, filter) != NULL; }
+static double peer_called(const char *library) {
+  char what[60];
+  snprintf(what, sizeof what, "%s-%s", library, now.what);
+  return peer(what, (int)now.workers);
+}
+static double by_tbb(void) { return peer_called("tbb"); }
+static double by_uv(void) { return peer_called("uv"); }
+static double by_gomp(void) { return peer_called("gomp"); }
+static double by_python(void) { return python(now.what); }
 
-static void row(const char *name, int kind, size_t workers,
-                double (*measure)(void), const char *unit, bool highest,
-                const char *what, const char *const *peers) {
-  double value;
-  char title[80];
-  snprintf(title, sizeof title, "%s: conc.h", name);
-  if (!wanted(name)) return;
-  open_pool(kind, workers);
-  value = best(measure, highest);
-  close_pool();
-  bench_row(title, value, unit);
-  bench_end();
-  for (; *peers != NULL; peers++) {
-    char command[60];
-    double other;
-    if (strcmp(*peers, "Python") == 0) {
-      other = python(what);
-    } else {
-      snprintf(command, sizeof command, "%s-%s", *peers, what);
-      other = peer(command, (int)workers);
-    }
-    snprintf(title, sizeof title, "%s: %s", name, *peers);
-    bench_row(title, other, unit);
-    if (!isnan(other)) printf("  conc.h is %.2fx of it", value / other);
-    bench_end();
-  }
+static void measure(int kind, size_t workers, double (*how)(void), bool more,
+                    const char *what) {
+  now.kind = kind;
+  now.workers = workers;
+  now.measure = how;
+  now.more = more;
+  now.what = what;
 }
 
 int main(int argc, char **argv) {
-  static const char *const all[] = {"tbb", "uv", NULL};
-  static const char *const tasks[] = {"tbb", "gomp", NULL};
-  static const char *const python_only[] = {"Python", NULL};
-  static const char *const nobody[] = {NULL};
   self = argv[0];
-  for (int i = 1; i < argc; i++)
-    if (strcmp(argv[i], "--quick") == 0) runs = 7;
-    else filter = argv[i];
-  row("empty job from outside, 2 threads", CONC_THREAD, 2, empty, "ns", false,
-      "empty", all);
-  row("fork/join (fib), 1 thread", CONC_THREAD, 1, fork_join, "ns", false,
-      "fib", tasks);
-  row("fork/join (fib), 2 threads", CONC_THREAD, 2, fork_join, "ns", false,
-      "fib", tasks);
-  row("parallel for, chunks of one, 2 threads", CONC_THREAD, 2, parallel_for,
-      "ns", false, "for", tasks);
-  row("trip to a process and back, p50", CONC_PROCESS, 1, trip, "us", false,
-      "trip", python_only);
+  bench_begin(argc, argv, "Pools");
+  if (bench_quick) tries = 3;
+  measure(CONC_THREAD, 2, empty, false, "empty");
+  ROW("empty job from outside, 2 threads", "ns", {"conc", ours},
+      {"TBB", by_tbb}, {"libuv", by_uv});
+  measure(CONC_THREAD, 1, fork_join, false, "fib");
+  ROW("fork/join (fib), 1 thread", "ns", {"conc", ours}, {"TBB", by_tbb},
+      {"libgomp", by_gomp});
+  measure(CONC_THREAD, 2, fork_join, false, "fib");
+  ROW("fork/join (fib), 2 threads", "ns", {"conc", ours}, {"TBB", by_tbb},
+      {"libgomp", by_gomp});
+  measure(CONC_THREAD, 2, parallel_for, false, "for");
+  ROW("parallel for, chunks of one, 2 threads", "ns", {"conc", ours},
+      {"TBB", by_tbb}, {"libgomp", by_gomp});
+  tries = 1; /* each is many */
+  measure(CONC_PROCESS, 1, trip, false, "trip");
+  ROW("trip to a process and back, p50", "us", {"conc", ours},
+      {"Python", by_python});
   trip_pause = 0.002;
-  row("trip when both sleep, p50", CONC_PROCESS, 1, trip, "us", false, "trip",
-      nobody);
-  row("map over 2 processes", CONC_PROCESS, 2, map, "items/s", true, "map",
-      python_only);
-  row("each item a job, 2 processes", CONC_PROCESS, 2, each, "items/s", true,
-      "each", python_only);
+  ROW("trip when both sleep, p50", "us", {"conc", ours});
+  measure(CONC_PROCESS, 2, map, true, "map");
+  ROW("map over 2 processes", "items/s", {"conc", ours},
+      {"Python", by_python});
+  measure(CONC_PROCESS, 2, each, true, "each");
+  ROW("each item a job, 2 processes", "items/s", {"conc", ours},
+      {"Python", by_python});
   return 0;
 }

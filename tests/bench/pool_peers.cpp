@@ -1,4 +1,5 @@
-// pool_peers WHAT THREADS: prints what one operation costs another library.
+// pool_peers WHAT THREADS TRIES: prints what one operation costs another
+// library, the best of so many tries.
 // Its own program, because they are of C++ and start threads of their own.
 #include <chrono>
 #include <cstdio>
@@ -103,7 +104,7 @@ static double gomp_for() {
 #endif
 
 int main(int argc, char **argv) {
-  if (argc < 3) return 2;
+  if (argc < 4) return 2;
   int threads = atoi(argv[2]);
   double best = 1e9;
   setenv("UV_THREADPOOL_SIZE", argv[2], 1);
@@ -114,7 +115,7 @@ int main(int argc, char **argv) {
 #ifdef _OPENMP
   omp_set_num_threads(threads);
 #endif
-  for (int i = 0; i < 25; i++) {
+  for (int i = 0; i < atoi(argv[3]); i++) {
     double (*measure)() = nullptr;
 #ifndef NO_TBB
     if (!strcmp(argv[1], "tbb-empty")) measure = tbb_empty;

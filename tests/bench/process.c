@@ -163,15 +163,12 @@ static double growing_by_popen(void) { return rate(popen_growing); }
 static double growing_by_conc(void) { return rate(conc_growing); }
 
 int main(int argc, char **argv) {
-  for (int i = 1; i < argc; i++)
-    if (strcmp(argv[i], "--quick") == 0) rounds = 20;
-    else bench_filter = argv[i];
-  bench_cpus();
+  bench_begin(argc, argv, "Processes");
+  if (bench_quick) rounds = 20;
   room = (char *)malloc(MUCH);
   memset(room, 1, MUCH);
-  puts("Processes");
   ROW("capture 100 MiB", "GB/s", {"popen, fread", into_by_popen},
-      {"read, a wide pipe", into_by_read}, {"conc_read", into_by_conc});
+      {"limit: read, a wide pipe", into_by_read}, {"conc_read", into_by_conc});
   ROW("capture 100 MiB, growing", "GB/s", {"popen, fread", growing_by_popen},
       {"conc_check_output", growing_by_conc});
   free(room);
@@ -183,7 +180,7 @@ int main(int argc, char **argv) {
     ROW(row, "us", {"posix_spawn", by_spawn}, {"fork and exec", by_exec},
         {"popen", by_popen}, {"conc_call", by_conc});
     if (mib == 10)
-      ROW("function", "us", {"fork", by_fork},
+      ROW("function", "us", {"limit: bare fork", by_fork},
           {"conc_process_start", by_process});
   }
   return 0;

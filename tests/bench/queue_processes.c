@@ -23,9 +23,8 @@
 #include <zmq.h>
 #endif
 
-enum { RUNS = 5, MOST = 65536, PINGS = 20000 };
+enum { MOST = 65536, PINGS = 20000 };
 static double span = 0.1; /* seconds of one measurement */
-static const char *filter = "";
 static unsigned char buffer[MOST];
 
 typedef struct peer {
@@ -139,15 +138,14 @@ static const peer zero = {"ZeroMQ", zero_open,  zero_begin, zero_put,
                           zero_get, zero_close, 1};
 #endif
 
-static const peer *const peers[] = {
-    &ring, &ours_pipe, &a_pipe,
-#ifndef NO_BOOST_QUEUE
-    &boost,
+#ifdef NO_BOOST_QUEUE
+static const peer boost = {"Boost", NULL, NULL, NULL, NULL, NULL, 2};
 #endif
-#ifndef NO_ZMQ
-    &zero,
+#ifdef NO_ZMQ
+static const peer zero = {"ZeroMQ", NULL, NULL, NULL, NULL, NULL, 1};
 #endif
-};
+
+static const peer *const peers[] = {&ring, &ours_pipe, &a_pipe, &boost, &zero};
 enum { PEERS = sizeof peers / sizeof *peers };
 
 /* --- measuring --- */
@@ -169,7 +167,8 @@ static double rate(const peer *p, int n, size_t size) {
   uint64_t first;
   double start;
   memset(got, 0, 4 * sizeof *got);
-  if (!p->open(0, size, size > 4096 ? 16 : 1024)) return NAN;
+  if (p->open == NULL || !p->open(0, size, size > 4096 ? 16 : 1024))
+    return NAN;
   for (int i = 0; i < 2 * n; i++) {
     pids[i] = bench_fork();
     if (pids[i] != 0) continue;
@@ -200,8 +199,10 @@ static double rate(const peer *p, int n, size_t size) {
 
 static double ping(const peer *p, size_t size) {
   static double times[PINGS];
+  int pings = bench_quick ? PINGS / 10 : PINGS;
   pid_t pid;
-  if (!p->open(0, size, 64) || !p->open(1, size, 64)) return NAN;
+  if (p->open == NULL || !p->open(0, size, 64) || !p->open(1, size, 64))
+    return NAN;
   pid = bench_fork();
   if (pid == 0) {
     bench_pin(1);
@@ -213,7 +214,7 @@ static double ping(const peer *p, size_t size) {
   }
   bench_pin(0);
   if (p->begin != NULL) p->begin(0, false), p->begin(1, true);
-  for (int i = 0; i < PINGS; i++) {
+  for (int i = 0; i < pings; i++) {
     double start = bench_now();
     p->put(0, size);
     p->get(1, size);
@@ -224,7 +225,7 @@ static double ping(const peer *p, size_t size) {
   p->close(0);
   p->close(1);
   bench_pin(-1);
-  return bench_median(times, PINGS);
+  return bench_median(times, (size_t)pings);
 }
 
 typedef struct job {
@@ -237,33 +238,50 @@ static double measure(void *arg) {
   return j->n > 0 ? rate(j->peer, j->n, j->size) : ping(j->peer, j->size);
 }
 
-/* The median of several runs, those of all peers in turn. */
+/* Python's, measured by itself. */
+static double python(size_t size) {
+  const char *python = getenv("PYTHON");
+  char command[1200];
+  double value = NAN;
+  FILE *f;
+  snprintf(command, sizeof command,
+           "%s -c 'import multiprocessing as m, time, os\n"
+           "c = m.get_context(\"fork\"); q = c.Queue(); n = 20000\n"
+           "def put():\n"
+           "    for i in range(n): q.put(b\"x\" * %zu)\n"
+           "p = c.Process(target=put); p.start(); q.get(); t = time.time()\n"
+           "for i in range(n - 1): q.get()\n"
+           "print((n - 1) / (time.time() - t) / 1e6); p.join()' 2>/dev/null",
+           python ? python : "python3", size);
+  f = popen(command, "r");
+  if (f == NULL || fscanf(f, "%lf", &value) != 1) value = NAN;
+  if (f != NULL) pclose(f);
+  return value;
+}
+
 static void rows(int n, size_t size) {
-  double values[PEERS][RUNS], median[PEERS];
+  double values[PEERS + 1][BENCH_RUNS];
+  bool with_python = n == 1 && size <= 64 && !bench_hurries();
+  const char *unit = n > 0 ? "M/s" : "us";
   char name[80];
-  for (int run = 0; run < RUNS; run++)
+  if (n > 0) snprintf(name, sizeof name, "%d -> %d, %zu B", n, n, size);
+  else snprintf(name, sizeof name, "ping, %zu B, p50", size);
+  if (!bench_wanted(name)) return;
+  for (int run = 0; run < bench_rounds; run++) {
     for (int k = 0; k < PEERS; k++) {
       job j = {peers[k], n, size};
       values[k][run] = n > peers[k]->most ? NAN : bench_in_child(measure, &j);
+      if (n > 0) values[k][run] *= 1e-6;
     }
-  for (int k = 0; k < PEERS; k++) {
-    if (n > peers[k]->most) continue;
-    median[k] = bench_median(values[k], RUNS);
-    if (n > 0)
-      snprintf(name, sizeof name, "%d -> %d, %zu B: %s", n, n, size,
-               peers[k]->name);
-    else
-      snprintf(name, sizeof name, "ping, %zu B, p50: %s", size,
-               peers[k]->name);
-    bench_row(name, n > 0 ? median[k] * 1e-6 : median[k],
-              n > 0 ? "M/s" : "us");
-    if (k > 1) { /* how ours compare */
-      printf("  %6.2fx faster: %s",
-             n > 0 ? median[0] / median[k] : median[k] / median[0],
-             ring.name);
-    }
-    bench_end();
+    if (with_python) values[PEERS][run] = python(size);
   }
+  for (int k = 0; k < PEERS; k++)
+    if (n <= peers[k]->most)
+      bench_print(name, unit, peers[k]->name, values[k],
+                  (size_t)bench_rounds);
+  if (with_python)
+    bench_print(name, unit, "Python's Queue", values[PEERS],
+                (size_t)bench_rounds);
 }
 
 static double idle(void *arg) {
@@ -283,52 +301,24 @@ static double idle(void *arg) {
          100;
 }
 
-/* Python's, measured by itself. */
-static void python(size_t size) {
-  const char *python = getenv("PYTHON");
-  char command[1200], name[80];
-  double value = NAN;
-  FILE *f;
-  snprintf(command, sizeof command,
-           "%s -c 'import multiprocessing as m, time, os\n"
-           "c = m.get_context(\"fork\"); q = c.Queue(); n = 20000\n"
-           "def put():\n"
-           "    for i in range(n): q.put(b\"x\" * %zu)\n"
-           "p = c.Process(target=put); p.start(); q.get(); t = time.time()\n"
-           "for i in range(n - 1): q.get()\n"
-           "print((n - 1) / (time.time() - t) / 1e6); p.join()' 2>/dev/null",
-           python ? python : "python3", size);
-  f = popen(command, "r");
-  if (f == NULL || fscanf(f, "%lf", &value) != 1) value = NAN;
-  if (f != NULL) pclose(f);
-  snprintf(name, sizeof name, "1 -> 1, %zu B: Python's Queue", size);
-  bench_row(name, value, "M/s");
-  bench_end();
-}
-
-static bool wanted(const char *name) { return strstr(name, filter) != NULL; }
-
 int main(int argc, char **argv) {
   static const size_t sizes[] = {8, 64, 1024, 65536};
-  for (int i = 1; i < argc; i++)
-    if (strcmp(argv[i], "--quick") == 0) span = 0.02;
-    else filter = argv[i];
-  (void)bench_cpus();
+  bench_begin(argc, argv, "Queues between processes");
+  bench_rounds = bench_quick ? BENCH_QUICK : 5;
+  if (bench_quick) span = 0.02;
   got = (struct counter *)mmap(NULL, 4 * sizeof *got, PROT_READ | PROT_WRITE,
                                MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-  printf("Queues between processes\n");
   for (size_t i = 0; i < 4; i++) {
-    if (wanted("1 -> 1")) {
-      rows(1, sizes[i]);
-      if (sizes[i] <= 64) python(sizes[i]);
-    }
-    if (wanted("2 -> 2")) rows(2, sizes[i]);
+    rows(1, sizes[i]);
+    rows(2, sizes[i]);
   }
-  if (wanted("ping")) rows(0, 64);
-  if (wanted("idle")) {
-    bench_row("idle: CPU of a waiting getter", bench_in_child(idle, NULL),
-              "%");
-    bench_end();
+  rows(0, 64);
+  if (bench_wanted("idle") && !bench_hurries()) {
+    double used[BENCH_RUNS];
+    for (int r = 0; r < bench_rounds; r++)
+      used[r] = bench_in_child(idle, NULL);
+    bench_print("idle: CPU of a waiting getter", "%", "conc ring", used,
+                (size_t)bench_rounds);
   }
   return 0;
 }

@@ -7,7 +7,7 @@
  * libev (libev-dev) for timers.
  * Everything runs on one CPU. "bare" is the switch alone, as the peers are;
  * the other rows of conc.h go through its public functions, with its
- * scheduler. A row is the median of several runs.
+ * scheduler.
  *
  *   switch        two contexts take turns; ns from one to the other
  *   yield         n tasks yield in turn; ns for each
@@ -33,13 +33,9 @@
 #include <ev.h>
 #endif
 
-enum { RUNS = 5, STACK = 65536 };
-static bool quick;
-static const char *filter = "";
+enum { STACK = 65536 };
 
-static bool wanted(const char *name) { return strstr(name, filter) != NULL; }
-
-static long scaled(long n) { return quick ? n / 10 : n; }
+static long scaled(long n) { return bench_quick ? n / 20 : n; }
 
 static void *map_memory(size_t n, size_t size) {
   void *p = mmap(NULL, n * size, PROT_READ | PROT_WRITE,
@@ -400,7 +396,7 @@ enum { INSERT, CANCEL, EXPIRE, STEPS };
 typedef struct timers {
   double at[TIMERS]; /* 0 to 1 */
   unsigned order[TIMERS];
-  double ns[2][STEPS][RUNS];
+  double ns[2][STEPS][BENCH_RUNS];
 } timers;
 
 static double per_timer(double seconds) { return seconds * 1e9 / TIMERS; }
@@ -505,8 +501,9 @@ static void conc_timers(timers *t, int run) {
 
 static void rows_of_timers(void) {
   static const char *const steps[] = {"insert", "cancel", "expire"};
+  size_t there = 0; /* rounds of libev */
   timers *t;
-  if (!wanted("timers")) return;
+  if (!bench_wanted("timers")) return;
   t = (timers *)calloc(1, sizeof *t);
   if (t == NULL) exit(1);
   srand(1);
@@ -516,25 +513,18 @@ static void rows_of_timers(void) {
     t->order[i] = t->order[other];
     t->order[other] = i;
   }
-  for (int run = 0; run < (quick ? 1 : RUNS); run++) {
+  for (int run = 0; run < bench_rounds; run++) {
 #ifndef NO_EV
     ev_timers(t, run);
+    there = (size_t)bench_rounds;
 #endif
     conc_timers(t, run);
   }
   for (int i = 0; i < STEPS; i++) {
     char name[80];
-    double ev = bench_median(t->ns[0][i], quick ? 1 : RUNS);
-    double own = bench_median(t->ns[1][i], quick ? 1 : RUNS);
-    if (ev > 0) {
-      snprintf(name, sizeof name, "timers, %s: libev", steps[i]);
-      bench_row(name, ev, "ns");
-      bench_end();
-    }
-    snprintf(name, sizeof name, "timers, %s: conc", steps[i]);
-    bench_row(name, own, "ns");
-    bench_of(own, ev, "libev");
-    bench_end();
+    snprintf(name, sizeof name, "timers, %s", steps[i]);
+    bench_print(name, "ns", "conc", t->ns[1][i], (size_t)bench_rounds);
+    bench_print(name, "ns", "libev", t->ns[0][i], there);
   }
   free(t);
 }
@@ -573,14 +563,14 @@ static double conc_memory(void *run) {
 }
 
 /* A million that sleep at once, each on a guarded stack of its own. */
-enum { ASLEEP_BYTES, ASLEEP_MS, AWAKE_MS };
+enum { ASLEEP_BYTES, ASLEEP_MS, AWAKE_MS, MILLION };
 static void *sleep_long(void *arg) {
   crew.begun++;
   conc_sleep(1e6);
   return arg;
 }
 
-static void *million_main(void *what) {
+static void *million_main(void *results) {
   double before = resident(), bytes, slept;
   crew.start = bench_now();
   start_crowd();
@@ -589,14 +579,15 @@ static void *million_main(void *what) {
   bytes = (resident() - before) / (double)crew.n;
   for (size_t i = 0; i < crew.n; i++) conc_cancel(&crew.tasks[i]);
   await_crowd();
-  crew.result = *(int *)what == ASLEEP_BYTES ? bytes
-                : *(int *)what == ASLEEP_MS  ? (slept - crew.start) * 1e3
-                                             : (bench_now() - slept) * 1e3;
+  crew.result = ((double *)results)[ASLEEP_BYTES] = bytes;
+  ((double *)results)[ASLEEP_MS] = (slept - crew.start) * 1e3;
+  ((double *)results)[AWAKE_MS] = (bench_now() - slept) * 1e3;
   return NULL;
 }
 
-static double conc_million(void *what) {
-  return run_crowd_of(1000000, sleep_long, million_main, what);
+/* Into MILLION results, in memory that is shared with the parent. */
+static double conc_million(void *results) {
+  return run_crowd_of(1000000, sleep_long, million_main, results);
 }
 
 /* The limit: the system's first touch of one page in each of a million slots,
@@ -612,34 +603,11 @@ static double touch_million(void *arg) {
 
 /* --- rows ---------------------------------------------------------------- */
 
-enum { MAX_CONTENDERS = 4 };
-typedef struct contender {
-  const char *name;
-  double (*measure)(void);
-  double runs[RUNS], median;
-} contender;
-
-/* Measures the contenders in rounds, so that a drift of the machine meets all
-   of them; every median is compared with the first one's. */
-static void compare(const char *row, contender *c, int n) {
-  char name[80];
-  if (!wanted(row)) return;
-  for (int r = 0; r < RUNS; r++)
-    for (int i = 0; i < n; i++)
-      c[i].runs[r] = c[i].measure ? c[i].measure() : NAN;
-  for (int i = 0; i < n; i++) {
-    c[i].median = bench_median(c[i].runs, RUNS);
-    snprintf(name, sizeof name, "%s: %s", row, c[i].name);
-    bench_row(name, c[i].median, "ns");
-    if (i > 0) bench_of(c[i].median, c[0].median, c[0].name);
-    bench_end();
-  }
-}
-
 #ifdef NO_BOOST
 #define boost_switch NULL
 #define boost_create NULL
 #define boost_generator NULL
+#define boost_round NULL
 #else
 static size_t boost_n;
 static double boost_round(void) { return boost_yields(boost_n); }
@@ -649,102 +617,96 @@ static double conc_round(void) { return conc_yields(conc_n); }
 
 static void rows_of_yield(size_t n) {
   char row[80];
-  contender c[] = {{"Boost, bare, no scheduler", NULL, {0}, 0},
-                   {"conc_yield_now", conc_round, {0}, 0}};
 #ifndef NO_BOOST
   boost_n = n;
-  c[0].measure = boost_round;
 #endif
   conc_n = n;
   snprintf(row, sizeof row, "yield, %zu tasks", n);
-  compare(row, c, 2);
+  ROW(row, "ns", {"conc_yield_now", conc_round},
+      {"Boost, bare, no scheduler", boost_round});
 }
 
 static bool million_fits(const char *row) {
-  if (quick) return false;
+  if (bench_quick) return false;
   if ((double)sysconf(_SC_AVPHYS_PAGES) * (double)sysconf(_SC_PAGESIZE) > 8e9)
     return true;
   printf("  %s, 1000000: not here, they want 8 GB of memory\n", row);
   return false;
 }
 
+static size_t sleeping;
+static double own_sleepers(void) {
+  return bench_in_child(conc_sleepers, &sleeping);
+}
+
 static void rows_of_sleepers(void) {
-  size_t n = 100000;
-  double peer, own;
-  if (wanted("sleepers, 100000 x 0..100 ms")) {
-    own = bench_in_child(conc_sleepers, &n);
-    peer = asyncio_sleepers();
-    bench_row("sleepers, 100000 x 0..100 ms: asyncio", peer, "ms");
-    bench_end();
-    bench_row("sleepers, 100000 x 0..100 ms: conc", own, "ms");
-    bench_of(own, peer, "asyncio");
-    bench_end();
-  }
-  n = 1000000;
-  if (wanted("sleepers, 1000000 x 0..100 ms") && million_fits("sleepers")) {
-    bench_row("sleepers, 1000000 x 0..100 ms: conc",
-              bench_in_child(conc_sleepers, &n), "ms");
-    bench_end();
-  }
+  /* asyncio takes seconds; that is not what a quick run is to wait for. */
+  if (bench_hurries()) return;
+  sleeping = 100000;
+  ROW("sleepers, 100000 x 0..100 ms", "ms", {"conc", own_sleepers},
+      {"asyncio", asyncio_sleepers});
+  sleeping = 1000000;
+  if (million_fits("sleepers"))
+    ROW("sleepers, 1000000 x 0..100 ms", "ms", {"conc", own_sleepers});
 }
 
 static void rows_of_million(void) {
-  static int whats[] = {ASLEEP_BYTES, ASLEEP_MS, AWAKE_MS};
-  double touch = bench_in_child(touch_million, NULL), slept;
-  bench_row("memory, 1000000 asleep, each",
-            bench_in_child(conc_million, &whats[0]), "bytes");
-  bench_end();
-  bench_row("memory, a page in each of 1000000 slots touched", touch, "ms");
-  bench_end();
-  slept = bench_in_child(conc_million, &whats[1]);
-  bench_row("memory, 1000000 until all are asleep", slept, "ms");
-  bench_of(slept, touch, "touched");
-  bench_end();
-  bench_row("memory, 1000000 cancelled until all have ended",
-            bench_in_child(conc_million, &whats[2]), "ms");
-  bench_end();
+  double touched[BENCH_RUNS], own[MILLION][BENCH_RUNS];
+  double *results = (double *)mmap(NULL, MILLION * sizeof *results,
+                                   PROT_READ | PROT_WRITE,
+                                   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  size_t n = 5; /* each takes long */
+  if (results == (double *)MAP_FAILED) return;
+  for (size_t r = 0; r < n; r++) {
+    double good = bench_in_child(conc_million, results);
+    for (int i = 0; i < MILLION; i++)
+      own[i][r] = isnan(good) ? NAN : results[i];
+    touched[r] = bench_in_child(touch_million, NULL);
+  }
+  munmap(results, MILLION * sizeof *results);
+  bench_print("memory, 1000000 asleep, each", "bytes", "conc",
+              own[ASLEEP_BYTES], n);
+  bench_print("1000000 until all are asleep", "ms", "conc", own[ASLEEP_MS], n);
+  bench_print("1000000 until all are asleep", "ms",
+              "limit: a page touched for each", touched, n);
+  bench_print("1000000 cancelled until all have ended", "ms", "conc",
+              own[AWAKE_MS], n);
+}
+
+static double memory_started(void) { return bench_in_child(conc_memory, NULL); }
+static double memory_waits(void) {
+  static int yes = 1;
+  return bench_in_child(conc_memory, &yes);
 }
 
 static void rows_of_memory(void) {
-  static int yes = 1;
-  if (!wanted("memory")) return;
-  bench_row("memory, started, has not run yet",
-            bench_in_child(conc_memory, NULL), "bytes");
-  bench_end();
-  bench_row("memory, waits", bench_in_child(conc_memory, &yes), "bytes");
-  bench_end();
-  if (million_fits("memory")) rows_of_million();
+  if (bench_hurries()) return;
+  ROW("memory, started, has not run yet", "bytes", {"conc", memory_started});
+  ROW("memory, waits", "bytes", {"conc", memory_waits});
+  if (bench_wanted("memory") && million_fits("memory")) rows_of_million();
 }
 
 int main(int argc, char **argv) {
-  contender two[] = {{"Boost jump_fcontext", boost_switch, {0}, 0},
-                     {"swapcontext", ucontext_switch, {0}, 0},
-                     {"conc, bare", bare_switch, {0}, 0},
-                     {"conc_yield_now", conc_two, {0}, 0}};
-  contender making[] = {{"Boost make_fcontext", boost_create, {0}, 0},
-                        {"conc, start and join", conc_create, {0}, 0},
-                        {"conc, 64 at once", conc_create_batch, {0}, 0}};
-  contender generating[] = {
-      {"Boost jump_fcontext, bare", boost_generator, {0}, 0},
-      {"conc_gen_next", conc_generator, {0}, 0},
-      {"conc_gen_next, 10 times delegated", conc_delegated, {0}, 0}};
-  contender walking[] = {{"conc_gen_next, flat", conc_generator, {0}, 0},
-                         {"one generator recurses", conc_recursive, {0}, 0},
-                         {"conc_yield_from", conc_tree, {0}, 0}};
-  for (int i = 1; i < argc; i++)
-    if (strcmp(argv[i], "--quick") == 0) quick = true;
-    else filter = argv[i];
+  bench_begin(argc, argv, "Coroutines");
   bench_pin(0);
   turns = scaled(20000000);
   items = scaled(20000000);
-  puts("Coroutines");
-  compare("switch", two, 4);
+  ROW("switch between two", "ns", {"conc, bare", bare_switch},
+      {"Boost jump_fcontext", boost_switch}, {"swapcontext", ucontext_switch},
+      {"conc_yield_now", conc_two});
   rows_of_yield(2);
   rows_of_yield(1000);
   rows_of_yield(100000);
-  compare("create, run, end", making, 3);
-  compare("generator", generating, 3);
-  compare("tree", walking, 3);
+  ROW("create, run, end, one by one", "ns", {"conc", conc_create},
+      {"Boost make_fcontext", boost_create});
+  ROW("create, run, end, 64 at once", "ns", {"conc", conc_create_batch},
+      {"Boost make_fcontext", boost_create});
+  ROW("generator", "ns", {"conc_gen_next", conc_generator},
+      {"Boost jump_fcontext, bare", boost_generator},
+      {"conc, 10 times delegated", conc_delegated});
+  ROW("tree of generators", "ns", {"conc, flat", conc_generator},
+      {"conc, one generator recurses", conc_recursive},
+      {"conc_yield_from", conc_tree});
   rows_of_sleepers();
   rows_of_timers();
   rows_of_memory();

@@ -834,9 +834,8 @@ static void *bystander(void *arg) {
 int main(int argc, char **argv) {
   conc_queue_opts bounded = {0};
   pthread_t second;
-  for (int i = 1; i < argc; i++)
-    if (strcmp(argv[i], "--quick") == 0) span = 0.01;
-    else bench_filter = argv[i];
+  bench_begin(argc, argv, "Threads");
+  if (bench_quick) span = 0.01;
   readlink("/proc/self/exe", channel_path, sizeof channel_path - 16);
   if (strrchr(channel_path, '/') != NULL)
     strcpy(strrchr(channel_path, '/'), "/channel");
@@ -854,14 +853,12 @@ int main(int argc, char **argv) {
   }
   batches = conc_queue_new(&bounded);
   if (batches == NULL) return 1;
-  bench_cpus();
   pthread_create(&second, NULL, bystander, NULL);
   begin_locks();
   begin_locals();
   if (!begin_shared()) return 1;
-  puts("Threads");
   LOCK_ROW("lock, alone", "ns", _alone);
-  ROW("CPUs", "of 2", {"2 busy threads", cpus_had});
+  ROW("CPUs that 2 busy threads get", "CPUs", {"limit: measured", cpus_had});
   LOCK_ROW("lock, 2 threads", "M op/s", _2);
   LOCK_ROW("lock, 8 threads", "M op/s", _8);
   LOCK_ROW("lock, 8 threads, longest wait", "ms", _long);
@@ -884,7 +881,7 @@ int main(int argc, char **argv) {
       {"conc", conc_meet_2});
   ROW("barrier, 8 threads", "us", {"pthread_barrier", pthread_meet_8},
       {"conc", conc_meet_8});
-  ROW("local, read", "ns", {"__thread", read_own}, {"pthread key", read_key},
+  ROW("local, read", "ns", {"limit: __thread", read_own}, {"pthread key", read_key},
       {"conc attribute", read_attribute}, {"conc name", read_name});
   ROW("queue, alone", "ns", {"mutex+cond", ring_alone},
       {"GAsyncQueue", async_alone}, {"ck_ring", spinning_alone},

@@ -3,7 +3,7 @@
 # is looked at while it runs, and as a core file; and once it has crashed.
 #   gdb.sh      compiled with -O0, and with -O2 (part of make test)
 #   gdb.sh all  in two files that have a conc.h each, with ucontext, as C++,
-#               portable, and for AArch64 (make check)
+#               portable, and for other CPUs, emulated (make check)
 : "${CC:=cc}" "${CXX:=c++}" "${BUILD:=build/default}" "${GDB:=gdb}"
 tmp=$BUILD/gdb
 rm -rf "$tmp" && mkdir -p "$tmp" || exit 1
@@ -261,21 +261,40 @@ try 'a portable program' compile gcc -std=c99 $static -DCONC_PORTABLE \
   -o "$tmp/portable" tests/gdb/planted.c
 hanging 'portable' portable.live portable
 
-# Emulated. gdb finds no address of a program that is not linked statically in
-# the core file that the emulator writes.
-cross=aarch64-linux-gnu-gcc
-for tool in $cross qemu-aarch64 gdb-multiarch; do
-  have $tool || { skip AArch64 "there is no $tool"; exit; }
-done
-try 'a program for AArch64' compile $cross -std=c99 $static -static \
-  -o "$tmp/arm" tests/gdb/planted.c
+# 32 bits, which this machine runs by itself.
+if have i686-linux-gnu-gcc; then
+  try 'a program for x86-32' compile i686-linux-gnu-gcc -std=c99 $static \
+    -static -o "$tmp/x86" tests/gdb/planted.c
+  hanging x86-32 x86.live x86
+else
+  skip x86-32 'there is no i686-linux-gnu-gcc'
+fi
+
+# Emulated: each switch that there is a compiler for. gdb finds no address of a
+# program that is not linked statically in the core file that the emulator
+# writes.
 port=$((20000 + $$ % 20000))
-qemu-aarch64 -g $port "$tmp/arm" >/dev/null 2>&1 &
-emulator=$!
-looks 'AArch64' arm.live gdb-multiarch "$tmp/arm" "target remote :$port" \
-  'break all_hang' continue
+emulated() { # TITLE NAME COMPILER EMULATOR
+  for tool in "$3" "$4" gdb-multiarch; do
+    have "$tool" || { skip "$1" "there is no $tool"; return 1; }
+  done
+  # Not every ABI has tables by which stacks are walked unless it is asked to.
+  try "a program for $1" compile "$3" -std=c99 $static -static \
+    -fasynchronous-unwind-tables -o "$tmp/$2" tests/gdb/planted.c
+  port=$((port + 1))
+  "$4" -g $port "$tmp/$2" >/dev/null 2>&1 &
+  emulator=$!
+  looks "$1" "$2.live" gdb-multiarch "$tmp/$2" "target remote :$port" \
+    'break all_hang' continue
+  kill $emulator 2>/dev/null
+  return 0
+}
+emulated ARMv7 armv7 arm-linux-gnueabihf-gcc qemu-arm
+emulated 'RISC-V 64' riscv riscv64-linux-gnu-gcc qemu-riscv64
+emulated s390x s390x s390x-linux-gnu-gcc qemu-s390x
+emulated ppc64le ppc64le powerpc64le-linux-gnu-gcc qemu-ppc64le
+emulated AArch64 arm aarch64-linux-gnu-gcc qemu-aarch64 || exit
 try '... objects in words' values arm.live.values
-kill $emulator 2>/dev/null
 wrapper=qemu-aarch64
 core=$(core_of arm arm.core)
 core=$(ls "$tmp"/arm.core/qemu_*.core 2>/dev/null | head -1)

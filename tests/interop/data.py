@@ -53,6 +53,22 @@ SERVES = sys.argv[1] == 'serve'
 for name, (made, proxy) in MADE.items():
     Manager.register(name, callable=(lambda made=made: made) if SERVES
                      else None, proxytype=proxy)
+try:
+    from queue import Queue
+except ImportError:
+    from Queue import Queue
+JOBS = Queue()
+Manager.register('jobs', callable=lambda: JOBS)
+
+
+def echo(*args, **kwds):
+    """The arguments as a list; of an object that is no data, a word."""
+    return [a if isinstance(a, int) else 'jobs' if a is JOBS else 'other'
+            for a in args] + [kwds]
+
+
+Manager.register('echo', echo if SERVES else None,
+                 proxytype=None if SERVES else ListProxy)
 # One without a class of proxies: they are made of the object's methods.
 Manager.register('bare', callable=lambda: MADE['names'][0])
 EXPOSED = ('add', 'divide', 'another', 'sleep')
