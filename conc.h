@@ -54795,15 +54795,23 @@ CONC__PRIVATE uint64_t conc__lessee_older(conc__lessee *l, uint64_t than) {
   return lease;
 }
 
+#define CONC__LEASE_SIZE 16 /* bytes of its number as a pickle, at most */
+
 /* Appends the arguments of _conc_lease_join: the leases of a lessee from
    `lease` on, which is the oldest of those that came together, are to be those
    of the other one. */
 CONC__PRIVATE int conc__join_arguments(conc__lessee *l, conc__buffer *out,
                                        uint64_t lease, uint64_t other) {
   const conc__grant *g;
+  size_t n = 0;
   int rc = conc__pickle_put_op(out, CONC__OP_MARK);
   if (rc == 0) rc = conc__pickle_put_int(out, (int64_t)lease);
   if (rc == 0) rc = conc__pickle_put_int(out, (int64_t)other);
+  conc__mutex_lock(l->guard);
+  for (g = l->youngest; g != NULL && g->lease > lease; g = g->older) n++;
+  conc__mutex_unlock(l->guard);
+  /* Only this task has more of them; others may take some out. */
+  if (rc == 0) rc = conc__buffer_reserve(out, n * CONC__LEASE_SIZE);
   conc__mutex_lock(l->guard);
   for (g = l->youngest; rc == 0 && g != NULL && g->lease > lease; g = g->older)
     rc = conc__pickle_put_int(out, (int64_t)g->lease);
@@ -55238,8 +55246,6 @@ CONC__PRIVATE ssize_t conc__proxy_done_n(conc_queue *q,
 }
 
 /* --- signs of life --- */
-
-#define CONC__LEASE_SIZE 16 /* bytes of its number as a pickle, at most */
 
 /* Appends a lease of each task of this process that has some, as many as there
    is room for. Under the guard. How many have some. */

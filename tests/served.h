@@ -2,6 +2,7 @@
  * of it. After inside.h. */
 #ifndef TEST_SERVED_H
 #define TEST_SERVED_H
+#include "child.h"
 #include "test.h"
 
 typedef struct served {
@@ -14,20 +15,6 @@ TEST_FN served nobody(void) {
   served s;
   memset(&s, 0, sizeof s);
   return s;
-}
-
-/* An address that no other program is given. A server that ends and begins
-   anew finds its port free there, and until then nobody else answers. */
-TEST_FN const char *private_address(void) {
-#ifdef __linux__
-  static char text[32];
-  const unsigned pid = (unsigned)getpid();
-  snprintf(text, sizeof text, "127.%u.%u.%u:0", 1 + pid / 65536 % 254,
-           pid / 256 % 256, pid % 256);
-  return text;
-#else
-  return NULL; /* the usual one: other systems have one address of loopback */
-#endif
 }
 
 TEST_FN void serve_queue(served *s, conc_queue *queue) {

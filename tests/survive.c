@@ -49,6 +49,7 @@ typedef struct table {
   char path[64];
   int messages, stop, all_put, all_done, cut;
   int restarts; /* the manager is killed, and has a journal */
+  bool begun;   /* the manager has, since this was cleared */
   double lease;
   unsigned killed, stopped, stopped_long, cuts, gave_up, cancelled, hung;
   unsigned stale, unsure, forgot, released, extended, told, same_delivery;
@@ -361,6 +362,7 @@ static void be_server(int number) {
     strcpy(its->address + 1, conc_manager_address(&m) + 1);
     STORE(its->address[0], conc_manager_address(&m)[0]);
   }
+  STORE(its->begun, true);
   if (!its->restarts) put_all(q);
   while (goes_on() && !LOAD(its->all_put)) usleep(1000);
   while (goes_on() && conc_queue_join(q, 0.1) != 0) {
@@ -668,7 +670,7 @@ static void kill_manager(pid_t *server) {
 static void survive(int messages, int restarts) {
   process workers[WORKERS];
   pid_t server, proxy, putter = 0;
-  double end, manager_until = test_now() + 0.1;
+  double end, manager_until = 1e18;
   int status;
   make_tables(messages);
   its->restarts = restarts;
@@ -684,14 +686,23 @@ static void survive(int messages, int restarts) {
     workers[i].pid = run_worker(i);
   }
   if (restarts) putter = run_as(be_putter, 2);
-  end = test_now() + (15 + its->messages / 500.0) * test_slow();
+  end = test_now() + 24 * test_slow(); /* a test has 30 */
   while (!LOAD(its->all_done) && test_now() < end) {
     int i = (int)(test_random() % WORKERS);
     disturb(&workers[i], i);
     for (i = 0; i < WORKERS; i++) attend(&workers[i], i, false);
-    if (restarts && test_now() > manager_until && !LOAD(its->all_done)) {
-      kill_manager(&server);
+    /* A slow machine must give it the time to do something. Now and then it
+       is killed while it begins. */
+    if (restarts && LOAD(its->begun)) {
+      STORE(its->begun, false);
       manager_until = test_now() + 0.1 + test_random() % 500 / 1000.0;
+    }
+    if (restarts && test_now() > manager_until && !LOAD(its->all_done)) {
+      STORE(its->begun, false);
+      kill_manager(&server);
+      manager_until = test_random() % 4 == 0
+                          ? test_now() + test_random() % 100 / 1000.0
+                          : 1e18;
     }
     usleep(5000 + test_random() % 30000);
   }
