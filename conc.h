@@ -57852,6 +57852,7 @@ CONC__PRIVATE int conc__wire_talk(conc__redis *r, conc__wire *w,
   ssize_t n = c->rc;
   memset(&m, 0, sizeof m);
   in->first = in->size = 0;
+  if (n == 0) n = conc__buffer_reserve(in, 4096); /* so there are bytes */
   if (n == 0)
     n = conc_write(w->fd, c->b.data, c->b.size, conc__remaining(deadline));
   while (n >= 0 && c->replies > 0) {
