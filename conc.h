@@ -22657,6 +22657,7 @@ CONC__PRIVATE void conc__tracker_main(const char *path, int fd) {
   all.l_len = CONC__BYTE_USES + 1;
   conc__named_remove("", 0); /* the first call of what is called below */
   CONC__AT_ONCE(unlink(""));
+  kill(getpid(), 0); /* as at the end: see conc__tracker_start */
   conc__tracker_shrink();
   /* Ends when no process uses the file. This one has OPENS from then on: no
      other can begin to use the file before it is removed. */

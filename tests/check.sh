@@ -50,9 +50,10 @@ coroutines='core loop generator tasks asyncio stack park'
 cat >"$logs/list" <<EOS
 gcc-tsan | gcc | CC=gcc $lines OPT=-Og $few $tsan TESTS="core thread sync model deadlock memory park loop tasks queue manager stream datagram connect serve signals shared pool work lessee report slow trace inspect"
 clang-asan | clang | CC=clang OPT=-O0 $few $san TESTS="sync memory loop park queue queue_processes pipe shared spoiled spoiled_queue fork process programs pool workers value json pass fuzz errors ended delivery manager server limits many reconnect remote types containers functions data pools work lessee guests journal journaled survive guards nothreads report slow trace inspect"
-portable | gcc | CC=gcc OPT=-Og STD=c99 DEFS="-DCONC_PORTABLE -DCONC_HAVE_THREAD_LOCAL=0" $few TESTS="target core thread sync deadlock park loop stream datagram connect serve signals progress queue queue_processes pipe shared spoiled_queue named owner fork process programs pool closed delivery manager server reconnect work lessee guests journal report slow trace inspect"
-kqueue | gcc | CC=gcc OPT=-Og $few DEFS="$kqueue" LDFLAGS=$lkqueue TESTS="target core loop stream datagram connect serve pipe signals progress queue manager process named fork guests pool"
-musl | musl-gcc | CC=musl-gcc OPT=-Os CFLAGS="$alpine" LDFLAGS=-static $few TESTS="target core thread sync signals queue process pool shared named manager"
+portable | clang | CC=clang OPT=-O0 STD=c99 DEFS="-DCONC_PORTABLE -DCONC_HAVE_THREAD_LOCAL=0" $few TESTS="target core thread sync deadlock park loop stream datagram connect serve signals progress queue queue_processes pipe shared spoiled_queue named owner fork process programs pool closed delivery manager server reconnect work lessee guests journal report slow trace inspect"
+kqueue | clang | CC=clang OPT=-O0 $few DEFS="$kqueue" LDFLAGS=$lkqueue TESTS="target core loop stream datagram connect serve pipe signals progress queue manager process named fork guests pool"
+musl | musl-gcc | CC=musl-gcc OPT=-O1 CFLAGS="$alpine" LDFLAGS=-static $few TESTS="target core thread sync signals queue process pool shared named manager"
+static | gcc | CC=gcc OPT=-Og $lines LDFLAGS=-static $few TESTS="target core"
 c++20 | g++ | CXX=g++ OPT=-Og STD=c++20 $few TESTS="core sync queue process value manager types work"
 malformed | gcc | CC=gcc $lines OPT=-O2 MANAGER_FRAMES=40000 VALUE_INPUTS=300000 TESTS="manager value"
 aarch64 | $cross qemu-aarch64 | $aarch64 OPT=-O1 TESTS="target core value park loop queue generator process"
