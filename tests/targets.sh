@@ -76,5 +76,6 @@ one x86_64-linux-gnu.2.17
 # More registers that the switch must name, and a CPU that is in no other row.
 one x86_64-linux-gnu -mapxf -mavx512f
 one loongarch64-linux-gnu
+one x86_64-linux-gnux32
 one x86-linux-gnu -D_TIME_BITS=64 -D_FILE_OFFSET_BITS=64
 one arm-linux-gnueabihf
