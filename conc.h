@@ -39734,6 +39734,7 @@ CONC__PRIVATE void *conc__visitor_wait(void *arg) {
 /* Waits until that one has ended, which the caller has seen to. */
 CONC__PRIVATE void conc__visitor_await(conc__visitor *v) {
   while (conc_is_alive(&v->waits)) conc_join(&v->waits, CONC_FOREVER);
+  v->waiting = false; /* one that never began has not said so */
 }
 
 /* The guest says that it does not wait any more, or does not want what it has
@@ -47656,6 +47657,7 @@ typedef struct conc__client {
   char *from;         /* its address, for .log; NULL: nobody listens */
   size_t charged;     /* bytes that it takes, see conc__session_charge */
   bool dropped;       /* out of that line, to make room for others */
+  bool begun;         /* its coroutine has, since it was started */
   bool placed;        /* it has had its place among the clients */
   bool methods;       /* after accept_connection: requests name methods */
   int protocol;       /* of the last request that said it; 0: none has */
@@ -51634,11 +51636,18 @@ CONC__PRIVATE double conc__handshake_wait(const conc__server_side *server) {
   return age < CONC__HANDSHAKE_OLD ? CONC__HANDSHAKE_OLD - age : 0;
 }
 
+/* Ends what the coroutine of a client waits for. One that has not begun would
+   not begin any more, and so not close its client: that one sees when it
+   begins that it is to go. */
+CONC__PRIVATE void conc__client_cancel(conc__client *c) {
+  if (c->begun) conc_cancel(&c->task);
+}
+
 /* Lets one of the line go. It leaves the line in its own coroutine, which also
    sets `changed`: here it is only told to. */
 CONC__PRIVATE void conc__handshake_drop(conc__client *c) {
   c->dropped = true;
-  conc_cancel(&c->task);
+  conc__client_cancel(c);
 }
 
 /* There is a want of descriptors: lets the next one go, if it is old. Returns
@@ -51811,7 +51820,10 @@ CONC__PRIVATE void *conc__client_main(void *arg) {
   s.keeps = 0;
   s.lacks = NULL;
   s.lacking = 0;
-  if (!c->authenticated) rc = conc__client_admit(&s);
+  c->begun = true;
+  if (!c->authenticated)
+    rc = c->dropped || s.manager->server.stopping ? -ECANCELED
+                                                  : conc__client_admit(&s);
   if (rc == 0) {
     conc__session_lend(&s);
     rc = conc__session_run(&s);
@@ -51855,6 +51867,7 @@ CONC__PRIVATE void conc__client_start(conc__client *c) {
   c->task.arg = c;
   c->task.name = "conc-client";
   c->serving = true;
+  c->begun = false;
   if (conc_coro_start(&c->task) == 0) return;
   c->serving = false;
   conc__client_tell_end(c, -ENOMEM);
@@ -52156,7 +52169,7 @@ CONC__PRIVATE void conc__server_stop(conc__manager_data *m) {
   for (c = server->clients; c != NULL; c = next) {
     next = c->next;
     if (c->serving) {
-      if (c->blocked || !c->authenticated || c->away) conc_cancel(&c->task);
+      if (c->blocked || !c->authenticated || c->away) conc__client_cancel(c);
       continue;
     }
     conc__client_settle(c);

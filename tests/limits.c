@@ -1119,6 +1119,42 @@ TEST(a_flood_from_one_address_does_not_keep_others_out) {
   end(&s);
 }
 
+static conc_event refused_one, refused_go;
+static void hold_after_refusal(conc_manager *m, const conc_manager_report *e,
+                               void *arg) {
+  (void)m, (void)arg;
+  if (e->kind != CONC_MANAGER_REFUSE || conc_event_is_set(&refused_one)) return;
+  conc_event_set(&refused_one);
+  while (!conc_event_is_set(&refused_go)) usleep(1000); /* all of the loop */
+}
+
+/* Several are accepted in one go: so one of them makes room for the next one
+   before its coroutine has begun. */
+TEST(one_that_has_not_begun_makes_room) {
+  served s = nobody();
+  conc__channel ch;
+  conc__key key = {"abc", 3, false};
+  int flood, next;
+  s.server.max_handshakes = 1;
+  s.server.handshake_timeout = 600;
+  s.server.log = hold_after_refusal;
+  serve_queue(&s, conc_queue_new(NULL));
+  close(connect_from("127.0.0.2", &s));
+  CHECK_EQ(conc_event_wait(&refused_one, 20 * test_slow()), 0);
+  flood = connect_from("127.0.0.2", &s);
+  next = connect_from("127.0.0.3", &s);
+  conc_event_set(&refused_go);
+  for (int i = 0; i < 2; i++) {
+    memset(&ch, 0, sizeof ch);
+    ch.fd = i == 0 ? next : connect_from("127.0.0.3", &s);
+    conc__channel_begin(&ch);
+    CHECK_EQ(conc__auth_connect(&ch, &key, conc_now() + 15 * test_slow()), 0);
+    conc__channel_close(&ch);
+  }
+  close(flood);
+  end(&s);
+}
+
 /* --- machines that vanish --- */
 
 static int tcp_option(int fd, int option) {
