@@ -22518,13 +22518,12 @@ CONC__PRIVATE void conc__tracker_drop(uintptr_t from, uintptr_t to,
       if (from >= first && from < last) kept = last;
       if (first > from && first < end) end = first;
     }
-    /* Where a sandbox denies advice, new memory in its place does the same.
-     */
+    /* Where a sandbox denies advice, new memory does the same. */
     if (kept == 0 && madvise((void *)from, end - from, MADV_DONTNEED) != 0)
-      mmap((void *)from, end - from, PROT_READ | PROT_WRITE,
-           MAP_PRIVATE | MAP_FIXED | CONC__MAP_ANONYMOUS |
-               CONC__MAP_NORESERVE,
-           -1, 0);
+      (void)mmap((void *)from, end - from, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_FIXED | CONC__MAP_ANONYMOUS |
+                     CONC__MAP_NORESERVE,
+                 -1, 0);
     from = kept != 0 ? kept : end;
   }
 }
@@ -22571,7 +22570,7 @@ CONC__PRIVATE void conc__tracker_shrink(void) {
   fd = CONC__AT_ONCE(open("/proc/self/maps", O_RDONLY | O_CLOEXEC));
   if (fd < 0) return;
   madvise(NULL, 0, MADV_DONTNEED);
-  mmap(NULL, 0, PROT_READ, MAP_PRIVATE | CONC__MAP_ANONYMOUS, -1, 0);
+  (void)mmap(NULL, 0, PROT_READ, MAP_PRIVATE | CONC__MAP_ANONYMOUS, -1, 0);
   while ((n = CONC__AT_ONCE(read(fd, text + have, sizeof text - 1 - have))) >
          0) {
     have += (size_t)n;

@@ -53,6 +53,7 @@ clang-asan | clang | CC=clang OPT=-O0 $few $san TESTS="sync memory loop park que
 portable | clang | CC=clang OPT=-O0 STD=c99 DEFS="-DCONC_PORTABLE -DCONC_HAVE_THREAD_LOCAL=0" $few TESTS="target core thread sync deadlock park loop stream datagram connect serve signals progress queue queue_processes pipe shared spoiled_queue named owner fork process programs pool closed delivery manager server reconnect work lessee guests journal report slow trace inspect"
 kqueue | clang | CC=clang OPT=-O0 $few DEFS="$kqueue" LDFLAGS=$lkqueue TESTS="target core loop stream datagram connect serve pipe signals progress queue manager process named fork guests pool"
 musl | musl-gcc | CC=musl-gcc OPT=-O1 CFLAGS="$alpine" LDFLAGS=-static $few TESTS="target core thread sync signals queue process pool shared named manager"
+alpine | musl-gcc | CC=musl-gcc OPT=-Os CFLAGS="$alpine" LDFLAGS=-static $few TESTS="core process"
 static | gcc | CC=gcc OPT=-Og $lines LDFLAGS=-static $few TESTS="target core"
 c++20 | g++ | CXX=g++ OPT=-Og STD=c++20 $few TESTS="core sync queue process value manager types work"
 malformed | gcc | CC=gcc $lines OPT=-O2 MANAGER_FRAMES=40000 VALUE_INPUTS=300000 TESTS="manager value"
