@@ -60,6 +60,8 @@ c++20 | g++ | CXX=g++ OPT=-Og STD=c++20 $few TESTS="core sync queue process valu
 malformed | gcc | CC=gcc $lines OPT=-O2 MANAGER_FRAMES=40000 VALUE_INPUTS=300000 TESTS="manager value"
 aarch64 | $cross qemu-aarch64 | $aarch64 OPT=-O1 TESTS="target core value park loop queue generator process"
 i686 | $i686-gcc | CC=$i686-gcc $i686_flags $few TESTS="target core loop value process queue_processes"
+i686-gcc-time64 | $i686-gcc | CC=$i686-gcc $i686_flags $few DEFS="-D_TIME_BITS=64 -D_FILE_OFFSET_BITS=64" TESTS="core"
+i686-clang | clang $i686-gcc | $i686_clang $i686_flags $few TESTS="core"
 i686-time64 | clang $i686-gcc | $i686_clang $i686_flags $few DEFS="-D_TIME_BITS=64 -D_FILE_OFFSET_BITS=64" TESTS="target core"
 armhf | $arm-gcc qemu-arm | $(emulated $arm arm) TESTS="target core process"
 riscv64 | riscv64-linux-gnu-gcc qemu-riscv64 | $(emulated riscv64-linux-gnu riscv64) TESTS="target core process"
