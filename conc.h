@@ -69874,7 +69874,7 @@ typedef struct conc__passed {
 } conc__passed;
 
 CONC__INLINE conc__passed conc__passed_of(const conc_value *args,
-                                                const conc_value *kwds) {
+                                          const conc_value *kwds) {
   conc__passed x;
   x.args = args;
   x.kwds = kwds;
